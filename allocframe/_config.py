@@ -1,0 +1,233 @@
+"""Where the cluster is and how to speak to it: arguments before ``NOMAD_*`` before defaults, in one frozen `Config`."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import ssl
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from ._errors import ConfigError
+
+DEFAULT_ADDRESS = "http://127.0.0.1:4646"
+
+_TRUE = {"1", "t", "T", "TRUE", "true", "True"}
+_FALSE = {"0", "f", "F", "FALSE", "false", "False", ""}
+
+
+class Secret:
+    """A text that is shown nowhere and cannot be pickled; `reveal` gives it to the code that sends it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __repr__(self) -> str:
+        return "Secret(***)" if self._value else "Secret()"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(Secret)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Nomad token is never pickled; make a new Client where it is needed, from NOMAD_TOKEN"
+        )
+
+
+@dataclass(frozen=True)
+class Config:
+    """How one cluster is reached. Its repr shows no secret."""
+
+    address: str
+    base_url: str
+    unix_socket: str | None
+    token: Secret
+    namespace: str | None
+    region: str | None
+    http_auth: Secret
+    ca_cert: str | None
+    ca_path: str | None
+    client_cert: str | None
+    client_key: str | None
+    tls_server_name: str | None
+    verify: bool = True
+
+    @classmethod
+    def load(
+        cls,
+        address: str | None = None,
+        *,
+        token: str | None = None,
+        namespace: str | None = None,
+        region: str | None = None,
+        ca_cert: str | os.PathLike[str] | None = None,
+        ca_path: str | os.PathLike[str] | None = None,
+        client_cert: str | os.PathLike[str] | None = None,
+        client_key: str | os.PathLike[str] | None = None,
+        tls_server_name: str | None = None,
+        verify: bool | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> Config:
+        """Resolve every setting: the argument, else the variable that the Nomad CLI reads, else the default.
+
+        Raises
+        ------
+        ConfigError
+            A value cannot be used; names the argument or variable.
+        """
+        env = _Environment(os.environ if environ is None else environ)
+        where = env.text(address, "NOMAD_ADDR") or env.text(None, "NOMAD_UNIX_ADDR") or DEFAULT_ADDRESS
+        base_url, unix_socket = _parse_address(where)
+        skip = env.flag("NOMAD_SKIP_VERIFY")
+        config = cls(
+            address=where,
+            base_url=base_url,
+            unix_socket=unix_socket,
+            token=Secret(_header_text(env.text(token, "NOMAD_TOKEN"), "token (NOMAD_TOKEN)")),
+            namespace=env.text(namespace, "NOMAD_NAMESPACE") or None,
+            region=env.text(region, "NOMAD_REGION") or None,
+            http_auth=Secret(_http_auth(env.text(None, "NOMAD_HTTP_AUTH"))),
+            ca_cert=env.path(ca_cert, "NOMAD_CACERT", "ca_cert"),
+            ca_path=env.path(ca_path, "NOMAD_CAPATH", "ca_path"),
+            client_cert=env.path(client_cert, "NOMAD_CLIENT_CERT", "client_cert"),
+            client_key=env.path(client_key, "NOMAD_CLIENT_KEY", "client_key"),
+            tls_server_name=env.text(tls_server_name, "NOMAD_TLS_SERVER_NAME") or None,
+            verify=(not skip) if verify is None else verify,
+        )
+        config._check_and_warn()
+        return config
+
+    def _check_and_warn(self) -> None:
+        if bool(self.client_cert) != bool(self.client_key):
+            missing = (
+                "client_key (NOMAD_CLIENT_KEY)" if self.client_cert else "client_cert (NOMAD_CLIENT_CERT)"
+            )
+            raise ConfigError(
+                f"a client certificate needs its key and the other way round: {missing} is not set"
+            )
+        if not self.verify:
+            warnings.warn(
+                f"TLS certificates of {self.address} are not verified: anyone on the way can read the token. "
+                "Set ca_cert (NOMAD_CACERT) instead of NOMAD_SKIP_VERIFY",
+                stacklevel=4,
+            )
+        if (
+            self.token
+            and self.base_url.startswith("http://")
+            and not self.unix_socket
+            and not self._is_loopback()
+        ):
+            warnings.warn(f"the token goes to {self.address} unencrypted; use https://", stacklevel=4)
+
+    def _is_loopback(self) -> bool:
+        host = urlsplit(self.base_url).hostname or ""
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
+
+    def ssl_context(self) -> ssl.SSLContext:
+        """Return the TLS settings: at least 1.2, verified against the given or the system's authorities."""
+        try:
+            context = ssl.create_default_context(cafile=self.ca_cert, capath=self.ca_path)
+            if self.client_cert and self.client_key:
+                context.load_cert_chain(self.client_cert, self.client_key)
+        except (ssl.SSLError, OSError) as error:
+            named = ", ".join(
+                str(p) for p in (self.ca_cert, self.ca_path, self.client_cert, self.client_key) if p
+            )
+            raise ConfigError(f"cannot use the TLS files {named}: {error}") from None
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if not self.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+class _Environment:
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
+    def text(self, argument: str | None, name: str) -> str:
+        value = self._environ.get(name, "") if argument is None else argument
+        if not isinstance(value, str):
+            raise ConfigError(f"{name} must be a text, not {type(value).__name__}")
+        return value.strip()
+
+    def flag(self, name: str) -> bool:
+        value = self._environ.get(name, "").strip()
+        if value in _TRUE:
+            return True
+        if value in _FALSE:
+            return False
+        raise ConfigError(f"{name}={value!r} is neither true nor false; write 1 or 0")
+
+    def path(self, argument: str | os.PathLike[str] | None, name: str, label: str) -> str | None:
+        value = self._environ.get(name, "").strip() if argument is None else os.fspath(argument)
+        if not value:
+            return None
+        if not Path(value).exists():
+            raise ConfigError(f"{label} ({name}) names {value}, which does not exist")
+        return value
+
+
+def _header_text(value: str, what: str) -> str:
+    if not value.isascii() or not value.isprintable():
+        raise ConfigError(f"the {what} holds characters that no header may hold; was it copied whole?")
+    return value
+
+
+def _http_auth(value: str) -> str:
+    if value and ":" not in value:
+        value += ":"
+    return _header_text(value, "HTTP user and password (NOMAD_HTTP_AUTH)")
+
+
+def _parse_address(address: str) -> tuple[str, str | None]:
+    """Return the base URL and, for ``unix://``, the path of the socket."""
+    try:
+        parts = urlsplit(address)
+        port: Any = parts.port
+    except ValueError as error:
+        raise ConfigError(f"the address {address!r} (NOMAD_ADDR) cannot be read: {error}") from None
+    if parts.scheme == "unix":
+        path = unquote(parts.netloc + parts.path)
+        if not path:
+            raise ConfigError(
+                f"the address {address!r} (NOMAD_ADDR) names no socket; write unix:///path/to/socket"
+            )
+        return "http://localhost", path
+    if parts.username is not None or parts.password is not None:
+        raise ConfigError(
+            "the address (NOMAD_ADDR) holds a user or password; put them into NOMAD_HTTP_AUTH=user:password"
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(
+            f"the address {address!r} (NOMAD_ADDR) is not one of http://host:port, https://host:port, unix:///path"
+        )
+    if parts.query or parts.fragment:
+        raise ConfigError(
+            f"the address {address!r} (NOMAD_ADDR) holds a query; leave out what follows ? or #"
+        )
+    return _base_url(parts, port), None
+
+
+def _base_url(parts: SplitResult, port: int | None) -> str:
+    host = parts.hostname or ""
+    host = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{host}{f':{port}' if port else ''}{parts.path.rstrip('/')}"

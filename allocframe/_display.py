@@ -1,0 +1,22 @@
+"""Text from a cluster made safe to look at: whoever may submit a job chooses these names and messages."""
+
+from __future__ import annotations
+
+import html
+import re
+
+_HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+_LONGEST = 200
+
+
+def visible(value: object) -> str:
+    """Return `value` as one line without control or direction-changing characters, cut at 200 characters."""
+    text = str(value)
+    shown = text[:_LONGEST]
+    shown = _HIDDEN.sub(lambda match: match.group().encode("unicode_escape", "surrogatepass").decode(), shown)
+    return shown if len(text) <= _LONGEST else f"{shown}… ({len(text)} characters)"
+
+
+def escaped(value: object) -> str:
+    """Return `value` as HTML text that is safe in an element and in a quoted attribute."""
+    return html.escape(visible(value), quote=True)

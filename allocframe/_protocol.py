@@ -1,0 +1,304 @@
+"""Nomad's rules without I/O: which request comes next, and what an answer means."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from ._errors import (
+    ApiError,
+    BadRequest,
+    ConfigError,
+    Conflict,
+    NodeUnreachable,
+    NotFound,
+    PermissionDenied,
+    Unsupported,
+)
+
+LIST = "/v1/allocations"
+SHARDS = tuple(f"{byte:02x}" for byte in range(256))
+"""ID prefixes that together hold every allocation; a prefix needs an even number of digits."""
+
+LONGEST_WAIT = 60.0
+"""Seconds that a Retry-After header is obeyed for at most."""
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_PREFIX = re.compile(r"[0-9a-f-]+")
+_TRANSIENT = (
+    "No cluster leader",
+    "Not ready to serve consistent reads",
+    "no servers",
+    "node is not the leader",
+    "leadership transfer in progress",
+    "EOF",
+)
+_CONFLICT = ("Task not running", "alloc that should not run", "Task not found", "Could not find task runner")
+
+
+@dataclass(frozen=True)
+class Query:
+    """What to list; every value is checked before anything is sent."""
+
+    namespace: str | None = None
+    region: str | None = None
+    prefix: str | None = None
+    filter: str | None = None
+    task_states: bool = True
+    resources: bool = False
+    stale: bool = False
+    newest: int | None = None
+    per_page: int = 1000
+
+    def __post_init__(self) -> None:
+        for name in ("task_states", "resources", "stale"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} must be True or False, not {getattr(self, name)!r}")
+        check_count("per_page", self.per_page)
+        if self.newest is not None:
+            check_count("newest", self.newest)
+        for name in ("namespace", "filter"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value.strip()):
+                raise ConfigError(f"{name} must be a text that is not empty, or None, not {value!r}")
+        if self.prefix is not None:
+            object.__setattr__(self, "prefix", check_prefix(self.prefix))
+
+    def params(
+        self, shard: str | None = None, token: str | None = None, *, paged: bool = True
+    ) -> dict[str, str]:
+        """Return the query string of one page; servers understand only the exact text ``true``."""
+        params = {"task_states": "true" if self.task_states else "false"}
+        if self.resources:
+            params["resources"] = "true"
+        if self.stale:
+            params["stale"] = "true"
+        named = {"namespace": self.namespace, "region": self.region, "filter": self.filter}
+        params |= {name: value for name, value in named.items() if value is not None}
+        prefix = self.prefix if shard is None else shard
+        if prefix is not None:
+            params["prefix"] = prefix
+        if self.newest is not None:
+            return {**params, "reverse": "true", "per_page": str(self.newest)}
+        if paged:
+            params["per_page"] = str(self.per_page)
+        if token is not None:
+            params["next_token"] = token
+        return params
+
+
+def check_count(name: str, value: object) -> int:
+    """Return a positive whole number, or say what is wrong with it."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{name} must be a whole number of 1 or more, not {value!r}")
+    return value
+
+
+def check_prefix(prefix: str) -> str:
+    """Return a prefix as servers take it: hexadecimal, with an even number of digits."""
+    if not isinstance(prefix, str) or not _PREFIX.fullmatch(prefix.lower()):
+        raise ConfigError(f"prefix must be hexadecimal digits of an allocation's ID, not {prefix!r}")
+    if len(prefix.replace("-", "")) % 2:
+        raise ConfigError(
+            f"prefix {prefix!r} has an odd number of digits; Nomad takes an even one: leave out the last"
+        )
+    return prefix.lower()
+
+
+def check_alloc_id(alloc_id: str) -> tuple[str, bool]:
+    """Return an allocation's ID, or the start of one, and whether it is whole."""
+    text = alloc_id.strip().lower() if isinstance(alloc_id, str) else ""
+    if _UUID.fullmatch(text):
+        return text, True
+    if len(text) < 2 or len(text) >= 36 or not _PREFIX.fullmatch(text):
+        raise ConfigError(
+            f"{alloc_id!r} is neither an allocation's ID nor at least two digits of the start of one"
+        )
+    return text, False
+
+
+def even_head(prefix: str) -> str:
+    """Return the longest start of `prefix` that servers take."""
+    return prefix if len(prefix.replace("-", "")) % 2 == 0 else prefix[:-1]
+
+
+@dataclass(frozen=True)
+class Headers:
+    """What an answer's headers say; a value that cannot be read is None."""
+
+    index: int | None = None
+    last_contact: int | None = None
+    known_leader: bool | None = None
+    next_token: str | None = None
+
+    @classmethod
+    def parse(cls, headers: Mapping[str, str]) -> Headers:
+        lower = {name.lower(): value for name, value in headers.items()}
+        return cls(
+            index=_uint(lower.get("x-nomad-index")),
+            last_contact=_uint(lower.get("x-nomad-lastcontact")),
+            known_leader={"true": True, "false": False}.get(lower.get("x-nomad-knownleader", "")),
+            next_token=lower.get("x-nomad-nexttoken") or None,
+        )
+
+
+def _uint(text: str | None) -> int | None:
+    if text is None or not re.fullmatch(r"\d{1,20}", text, re.ASCII) or int(text) >= 2**64:
+        return None
+    return int(text)
+
+
+def is_transient(status: int, text: str) -> bool:
+    """Tell whether a read is worth repeating: 500 also stands for bad input, so its text decides."""
+    return status in (429, 502, 503, 504) or (status == 500 and any(mark in text for mark in _TRANSIENT))
+
+
+def retry_after(value: str | None, now: datetime | None = None) -> float | None:
+    """Return the seconds that a Retry-After header asks for, at most `LONGEST_WAIT`; None where it says nothing."""
+    if not value:
+        return None
+    if re.fullmatch(r"\d+", value.strip(), re.ASCII):
+        return min(float(value), LONGEST_WAIT)
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return min(max((moment - (now or datetime.now(UTC))).total_seconds(), 0.0), LONGEST_WAIT)
+
+
+def backoff(attempt: int, rng: random.Random) -> float:
+    """Return the pause before repeat number `attempt`, from 1: full jitter under a doubling bound, in seconds."""
+    return rng.uniform(0.0, min(0.25 * 2 ** (attempt - 1), 8.0))
+
+
+def error_for(method: str, path: str, status: int, text: str) -> ApiError:
+    """Return the error that an answer stands for; Nomad puts the meaning into the text, not the status."""
+
+    def made(kind: type[ApiError], hint: str) -> ApiError:
+        return kind(status, text, method=method, path=path, hint=hint)
+
+    if status in (401, 403) or "Permission denied" in text or "ACL token" in text:
+        return made(
+            PermissionDenied, "Set NOMAD_TOKEN to a token whose policy allows this (reading needs read-job)"
+        )
+    if "No path to node" in text or "Unknown node" in text:
+        return made(NodeUnreachable, "The allocation's node cannot be reached by the servers")
+    if "alloc not found" in text or "allocation not found" in text or "Unknown allocation" in text:
+        return made(NotFound, "It is gone, in another region, or this token may not see it")
+    if status == 404:
+        return made(Unsupported, "This server does not have that call; is the address (NOMAD_ADDR) right?")
+    if any(mark in text for mark in _CONFLICT):
+        return made(Conflict, "Read the allocation again: its tasks have moved on")
+    if "No path to region" in text:
+        return made(BadRequest, "Check region (NOMAD_REGION) against `nomad server members`")
+    if status == 429:
+        return made(ApiError, "Nomad allows 100 connections from one address; close other clients")
+    if status == 400 or (status == 500 and ("alloc lookup failed" in text or "Failed to parse" in text)):
+        return made(BadRequest, "Check the filter and other parameters")
+    return made(ApiError, "")
+
+
+@dataclass(frozen=True)
+class PageRequest:
+    """One page to ask for: of a shard, from a token on, or the whole shard at once."""
+
+    shard: str | None = None
+    token: str | None = None
+    paged: bool = True
+
+
+@dataclass
+class Pager:
+    """Walks every allocation, right on every server.
+
+    The first request asks for one page. Where more follow, the walk is split by ID prefix, because servers
+    before 1.10.2 compare the tokens of the plain walk as text, and hand out ones that lead back. Inside a
+    prefix the token is a bare ID, which every version compares rightly. Any sign of a loop makes the pager
+    ask for the whole prefix at once.
+    """
+
+    query: Query
+    notes: list[str] = field(default_factory=list)
+    rows: int = 0
+    _ready: list[PageRequest] = field(default_factory=list)
+    _open: int = 0
+    _split: int = 0
+    _finished: int = 0
+    _seen: dict[str | None, set[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._ready.append(PageRequest())
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to ask and nothing is on its way."""
+        return not self._ready and not self._open
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the walk had to be split by prefix."""
+        return bool(self._split)
+
+    @property
+    def estimate(self) -> int | None:
+        """How many allocations there seem to be; None until something can be said."""
+        if not self._split:
+            return self.rows if self.done else None
+        return round(self.rows * self._split / self._finished) if self._finished >= 4 else None
+
+    def next_request(self) -> PageRequest | None:
+        """Return the next page to ask for, or None while others are on their way."""
+        if not self._ready:
+            return None
+        self._open += 1
+        return self._ready.pop()
+
+    def received(self, request: PageRequest, ids: list[str], next_token: str | None) -> None:
+        """Take in what a page holds, and decide what follows."""
+        self._open -= 1
+        plain_start = request.shard is None and request.token is None and self.query.prefix is None
+        if next_token is None or self.query.newest is not None:
+            self._finish(request, len(ids))
+        elif not request.paged:
+            self._finish(request, len(ids))
+            self.notes.append(
+                f"prefix {request.shard}: a token came with an answer that was not paged; overlooked"
+            )
+        elif plain_start:
+            self._split = len(SHARDS)
+            self._ready = [PageRequest(shard) for shard in reversed(SHARDS)]
+        elif (sign := self._loop_sign(request, ids, next_token)) is not None:
+            prefix = self._prefix(request)
+            self.notes.append(f"prefix {prefix}: {sign}; asked for again in one answer")
+            self._ready.append(PageRequest(request.shard, paged=False))
+        else:
+            self.rows += len(ids)
+            self._seen.setdefault(request.shard, set()).update(ids)
+            self._ready.append(PageRequest(request.shard, next_token))
+
+    def _finish(self, request: PageRequest, count: int) -> None:
+        self.rows += count
+        self._finished += 1
+        self._seen.pop(request.shard, None)
+
+    def _prefix(self, request: PageRequest) -> str | None:
+        return self.query.prefix if request.shard is None else request.shard
+
+    def _loop_sign(self, request: PageRequest, ids: list[str], next_token: str) -> str | None:
+        """Say what is wrong with a page: tokens of a prefix are IDs, and must only go up."""
+        seen = self._seen.get(request.shard, set())
+        if not ids:
+            return "an empty page with a next token"
+        if next_token == request.token or next_token in seen or next_token in ids:
+            return "a repeated next token"
+        if seen.intersection(ids) or len(set(ids)) < len(ids):
+            return "an allocation on two pages"
+        if next_token <= max(ids):
+            return "a next token that goes back"
+        return None

@@ -1,0 +1,101 @@
+"""What a table is: its columns, each declared once, and the frames made of that declaration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+Kind = Literal["text", "category", "int", "uint", "float", "bool", "time", "duration"]
+"""How a column is held: `category` is repeated text, `time` nanoseconds in UTC, `duration` nanoseconds."""
+
+_ARROW: dict[Kind, pa.DataType] = {
+    "text": pa.large_string(),
+    "category": pa.large_string(),
+    "int": pa.int64(),
+    "uint": pa.uint64(),
+    "float": pa.float64(),
+    "bool": pa.bool_(),
+    "time": pa.timestamp("ns", tz="UTC"),
+    "duration": pa.duration("ns"),
+}
+
+_TEXT_DTYPE = pd.StringDtype(storage="pyarrow", na_value=np.nan)
+_FROM_ARROW: dict[Kind, Any] = {
+    "text": _TEXT_DTYPE,
+    "int": pd.Int64Dtype(),
+    "uint": pd.UInt64Dtype(),
+    "float": pd.Float64Dtype(),
+    "bool": pd.BooleanDtype(),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its name, the SQL expression it is read with, how it is held, its unit and meaning."""
+
+    name: str
+    sql: str
+    kind: Kind
+    doc: str
+    unit: str = ""
+
+    @property
+    def arrow(self) -> pa.DataType:
+        return _ARROW[self.kind]
+
+    def series(self, values: pa.ChunkedArray[Any]) -> pd.Series[Any]:
+        """Return `values` as a pandas Series of this column's dtype."""
+        values = values.cast(self.arrow)
+        if self.kind == "category":
+            return _categorical(values)
+        if self.kind in ("time", "duration"):
+            return values.to_pandas()
+        return pd.Series(_FROM_ARROW[self.kind].__from_arrow__(values))
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: what a row is, what it is read from, its key and columns."""
+
+    name: str
+    key: tuple[str, ...]
+    doc: str
+    source: str
+    columns: tuple[Column, ...]
+
+    def select(self, schema: str, *more: str) -> str:
+        """Return the SQL query that yields this table, and `more` columns, from the views in `schema`."""
+        columns = [f"{c.sql} AS {c.name}" for c in self.columns]
+        return f"SELECT {', '.join([*columns, *more])} FROM {schema}.{self.source}"
+
+    def frame(self, data: pa.Table) -> pd.DataFrame:
+        """Return `data`, as `select` yields it, as a DataFrame with the declared dtypes."""
+        return pd.DataFrame({c.name: c.series(data.column(c.name)) for c in self.columns}, copy=False)
+
+    def empty(self) -> pd.DataFrame:
+        """Return the table without rows, with the same columns and dtypes."""
+        return self.frame(self.schema().empty_table())
+
+    def schema(self) -> pa.Schema:
+        """Return the Arrow schema of this table."""
+        return pa.schema([(c.name, c.arrow) for c in self.columns])
+
+
+def _categorical(values: pa.ChunkedArray[Any]) -> pd.Series[Any]:
+    """Return repeated text as categories in alphabetical order, so that equal data give equal frames."""
+    encoded: Any = pc.dictionary_encode(values).unify_dictionaries()
+    chunks = encoded.chunks
+    labels = np.array(chunks[0].dictionary.to_pylist() if chunks else [], dtype=np.object_)
+    codes = [chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False) for chunk in chunks]
+    order = np.argsort(labels, kind="stable")
+    rank = np.empty(len(order) + 1, dtype=np.int32)
+    rank[order] = np.arange(len(order))
+    rank[-1] = -1
+    dtype = pd.CategoricalDtype(pd.Index(labels[order], dtype=_TEXT_DTYPE))
+    taken = rank[np.concatenate(codes)] if codes else np.empty(0, dtype=np.int32)
+    return pd.Series(pd.Categorical.from_codes(taken, dtype=dtype))

@@ -1,0 +1,326 @@
+"""HTTP: one pool of connections, one deadline for each request with its repeats. The only importer of httpx."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import re
+import socket
+import threading
+import time
+import urllib.request
+import zlib
+from base64 import b64encode
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from . import _protocol
+from ._config import Config
+from ._display import visible
+from ._errors import (
+    AllocframeError,
+    ConnectionFailed,
+    DecodeError,
+    NotNomad,
+    RequestTimeout,
+    ResponseTooLarge,
+)
+from ._protocol import Headers
+
+MAX_CONNECTIONS = 8
+"""Nomad allows 100 from one address; watches, streams and other people need theirs."""
+
+MAX_BODY = 1 << 30
+"""Bytes that one answer may have, unpacked."""
+
+_JSON_STARTS = b'[{"ntf-0123456789'
+
+
+@dataclass
+class Stats:
+    """What was sent and what went wrong, counted since the client was made."""
+
+    requests: int = 0
+    retries: int = 0
+    bytes_received: int = 0
+    pages: int = 0
+    duplicates: int = 0
+    loops: int = 0
+
+
+@dataclass(frozen=True)
+class Response:
+    """One whole answer."""
+
+    headers: Headers
+    body: bytes
+
+
+class _Fault(Exception):
+    """A try that failed, the error it amounts to in the end, and the pause the server asked for."""
+
+    def __init__(
+        self, error: AllocframeError, *, pause: float | None = None, stale_connection: bool = False
+    ) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.pause = pause
+        self.stale_connection = stale_connection
+
+
+class _Credentials(httpx.Auth):
+    """Adds the token as a request leaves, so that no header collection that can be printed ever holds it."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        if self._config.token:
+            request.headers["X-Nomad-Token"] = self._config.token.reveal()
+        if self._config.http_auth:
+            request.headers["Authorization"] = (
+                "Basic " + b64encode(self._config.http_auth.reveal().encode()).decode()
+            )
+        yield request
+
+
+class Transport:
+    """Sends reads and judges what comes back; safe to use from several threads, not across a fork."""
+
+    def __init__(self, config: Config, *, timeout: float, retries: int) -> None:
+        self.stats = Stats()
+        self._config = config
+        self._timeout = timeout
+        self._retries = retries
+        self._rng = random.Random()  # noqa: S311 - jitter, not a secret
+        self._lock = threading.Lock()
+        self._sockets: set[Any] = set()
+        self._answered = False
+        self._aborted = False
+        self._pid = os.getpid()
+        self._client: httpx.Client | None = self._connect()
+
+    def _connect(self) -> httpx.Client:
+        config = self._config
+        proxy = None if config.unix_socket else _proxy_for(config.base_url)
+        transport = httpx.HTTPTransport(
+            verify=config.ssl_context() if config.base_url.startswith("https") else True,
+            uds=config.unix_socket,
+            proxy=proxy,
+            limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS),
+            trust_env=False,
+        )
+        return httpx.Client(
+            base_url=config.base_url,
+            transport=transport,
+            auth=_Credentials(config),
+            headers={"Accept-Encoding": "gzip", "Accept": "application/json", "User-Agent": "allocframe"},
+            follow_redirects=False,
+            trust_env=False,
+        )
+
+    def get(
+        self,
+        path: str,
+        params: Mapping[str, str],
+        *,
+        check: Callable[[Response], Any] = lambda response: None,
+    ) -> Any:
+        """Return what `check` makes of the answer to one read, asking again where that can help.
+
+        `check` raises DecodeError for a body that is not whole; that counts as a fault on the way.
+        """
+        deadline = time.monotonic() + self._timeout
+        attempt = 0
+        while True:
+            try:
+                return self._attempt(path, params, deadline, check)
+            except _Fault as fault:
+                attempt += 1
+                pause = fault.pause if fault.pause is not None else _protocol.backoff(attempt, self._rng)
+                if fault.stale_connection and attempt == 1:
+                    pause = 0.0
+                if attempt > self._retries or time.monotonic() + pause >= deadline or self._aborted:
+                    raise fault.error from None
+                self._count(retries=1)
+                time.sleep(pause)
+
+    def _attempt(
+        self, path: str, params: Mapping[str, str], deadline: float, check: Callable[[Response], Any]
+    ) -> Any:
+        client = self._usable()
+        self._count(requests=1)
+        left = max(deadline - time.monotonic(), 0.001)
+        where = f"GET {self._config.address}{path}"
+        reused = self._answered
+        try:
+            timeout = httpx.Timeout(left, connect=min(left, 10.0))
+            trace = {"trace": self._remember, **self._server_name()}
+            with client.stream("GET", path, params=params, timeout=timeout, extensions=trace) as answer:
+                body = b"".join(self._body(answer, deadline, where))
+                response = self._judge(answer, body, path, where)
+        except httpx.TimeoutException:
+            what = f"{where}: no whole answer within {self._timeout:g} s; raise timeout= or lower per_page="
+            raise _Fault(RequestTimeout(what)) from None
+        except httpx.ConnectError as error:
+            raise self._unreachable(error) from None
+        except (httpx.TransportError, zlib.error, OSError) as error:
+            cut = ConnectionFailed(f"{where}: the connection broke: {visible(error) or type(error).__name__}")
+            raise _Fault(cut, stale_connection=reused) from None
+        self._answered = True
+        try:
+            return check(response)
+        except DecodeError as error:
+            raise _Fault(error) from None
+
+    def _body(self, answer: httpx.Response, deadline: float, where: str) -> Iterator[bytes]:
+        """Yield the unpacked body; a packed one must reach its own end, which Content-Length does not prove."""
+        inflate = zlib.decompressobj(31) if answer.headers.get("content-encoding", "") == "gzip" else None
+        total = 0
+        for raw in answer.iter_raw():
+            if time.monotonic() > deadline:
+                raise httpx.ReadTimeout("deadline")
+            data = raw
+            while data:
+                if inflate is None:
+                    piece, data = data, b""
+                else:
+                    if inflate.eof:
+                        inflate = zlib.decompressobj(31)
+                    piece = inflate.decompress(data, 1 << 20)
+                    data = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
+                total += len(piece)
+                if total > MAX_BODY:
+                    raise ResponseTooLarge(
+                        f"{where}: more than {MAX_BODY:,} bytes in one answer; lower per_page="
+                    )
+                yield piece
+        if inflate is not None and not inflate.eof and total:
+            raise zlib.error("the compressed answer stops before its end")
+        self._count(bytes_received=total)
+
+    def _judge(self, answer: httpx.Response, body: bytes, path: str, where: str) -> Response:
+        status = answer.status_code
+        if 300 <= status < 400:
+            target = visible(answer.headers.get("location", "?"))
+            raise NotNomad(
+                f"{where}: redirected to {target}; allocframe follows none. Set NOMAD_ADDR to the final address"
+            )
+        if status != 200:
+            text = body.decode("utf-8", "replace")
+            if answer.headers.get("content-type", "").startswith("text/html"):
+                raise self._fault_or_error(status, answer, NotNomad(_not_nomad(where, status, body)))
+            error = _protocol.error_for("GET", path, status, visible(text.strip()))
+            raise self._fault_or_error(status, answer, error, text)
+        if body[:16].lstrip()[:1] not in [bytes([byte]) for byte in _JSON_STARTS] and body.strip():
+            raise NotNomad(_not_nomad(where, status, body))
+        return Response(Headers.parse(answer.headers), body)
+
+    def _fault_or_error(
+        self, status: int, answer: httpx.Response, error: AllocframeError, text: str = ""
+    ) -> Exception:
+        if not _protocol.is_transient(status, text):
+            return error
+        return _Fault(error, pause=_protocol.retry_after(answer.headers.get("retry-after")))
+
+    def _unreachable(self, error: httpx.ConnectError) -> Exception:
+        """Return the fault for a connection that was not made; one that never worked is not tried again."""
+        text = visible(error)
+        address = self._config.address
+        if re.search(r"certificate|SSL|TLS", text, re.IGNORECASE):
+            return ConnectionFailed(f"{address}: TLS failed: {text}. {_tls_hint(text)}")
+        failed = ConnectionFailed(
+            f"nothing answers at {address}: {text}. Is the agent up, and is NOMAD_ADDR (or address=) right?"
+        )
+        return _Fault(failed) if self._answered else failed
+
+    def _server_name(self) -> dict[str, Any]:
+        name = self._config.tls_server_name
+        return {"sni_hostname": name} if name else {}
+
+    def _usable(self) -> httpx.Client:
+        if self._client is None:
+            raise AllocframeError("this Client is closed; make a new one")
+        if self._pid != os.getpid():
+            raise AllocframeError("this Client was made before a fork; make a new one in the child process")
+        if self._aborted:
+            raise AllocframeError("interrupted")
+        return self._client
+
+    def _remember(self, event: str, info: dict[str, Any]) -> None:
+        """Keep each socket that is opened, so that an interrupt can end a read that waits on it."""
+        if event.endswith(("connect_tcp.complete", "connect_unix_socket.complete")):
+            with self._lock:
+                self._sockets.add(info["return_value"].get_extra_info("socket"))
+
+    def abort(self) -> None:
+        """End every read that is under way, from another thread, and start afresh."""
+        self._aborted = True
+        with self._lock:
+            for opened in self._sockets:
+                with contextlib.suppress(OSError):
+                    opened.shutdown(socket.SHUT_RDWR)
+
+    def recover(self) -> None:
+        """Make the transport usable again once all reads have ended."""
+        if self._client is not None:
+            self._client.close()
+            self._sockets.clear()
+            self._client = self._connect()
+        self._aborted = False
+
+    def _count(self, **more: int) -> None:
+        with self._lock:
+            for name, number in more.items():
+                setattr(self.stats, name, getattr(self.stats, name) + number)
+
+    def count(self, **more: int) -> None:
+        """Add to the counters."""
+        self._count(**more)
+
+    def close(self) -> None:
+        """Close every connection; doing it twice does no harm."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def counters(self) -> dict[str, int]:
+        """Return the counters as plain numbers."""
+        return asdict(self.stats)
+
+
+def parsed(response: Response) -> Any:
+    """Return an answer's JSON, for `Transport.get`."""
+    try:
+        return json.loads(response.body)
+    except (ValueError, RecursionError) as error:
+        raise DecodeError(f"the answer is not whole JSON: {error}") from None
+
+
+def _proxy_for(base_url: str) -> str | None:
+    """Return the proxy that the environment names; its .netrc is never read."""
+    parts = urlsplit(base_url)
+    if urllib.request.proxy_bypass(parts.netloc):
+        return None
+    return urllib.request.getproxies().get(parts.scheme)
+
+
+def _not_nomad(where: str, status: int, body: bytes) -> str:
+    excerpt = visible(body[:200].decode("utf-8", "replace"))
+    return f"{where}: the answer ({status}) is not Nomad's: {excerpt!r}. Does NOMAD_ADDR name a proxy or login page?"
+
+
+def _tls_hint(text: str) -> str:
+    if "Hostname mismatch" in text or "IP address mismatch" in text:
+        return "Set NOMAD_TLS_SERVER_NAME to the name in the certificate (server.<region>.nomad)"
+    if "expired" in text:
+        return "The server's certificate has expired"
+    if "alert" in text.lower():
+        return "The server wants a client certificate: set NOMAD_CLIENT_CERT and NOMAD_CLIENT_KEY"
+    return "Set NOMAD_CACERT to the authority that signed the server's certificate"

@@ -1,0 +1,189 @@
+"""Which fields of Nomad's answers are read, and of what type: the one place that says so.
+
+From this declaration come the column types that DuckDB reads with, the check for values of another type,
+and the careful reader for pages that fail it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """A JSON text, number or boolean; `sql` is its DuckDB type. A `loose` one takes any value, as text."""
+
+    sql: str
+    loose: bool = False
+
+
+@dataclass(frozen=True)
+class ListOf:
+    item: WireType
+
+    @property
+    def sql(self) -> str:
+        return f"{self.item.sql}[]"
+
+
+@dataclass(frozen=True)
+class MapOf:
+    value: WireType
+
+    @property
+    def sql(self) -> str:
+        return f"MAP(VARCHAR, {self.value.sql})"
+
+
+@dataclass(frozen=True)
+class Struct:
+    fields: Mapping[str, WireType]
+
+    @property
+    def sql(self) -> str:
+        fields = ", ".join(f'"{name}" {kind.sql}' for name, kind in self.fields.items())
+        return f"STRUCT({fields})"
+
+
+WireType: TypeAlias = Scalar | ListOf | MapOf | Struct
+
+TEXT = Scalar("VARCHAR")
+INT64 = Scalar("BIGINT")
+UINT64 = Scalar("UBIGINT")
+BOOL = Scalar("BOOLEAN")
+FLOAT = Scalar("DOUBLE")
+ANY_TEXT = Scalar("VARCHAR", loose=True)
+
+INT_RANGE = {INT64: (-(2**63), 2**63 - 1), UINT64: (0, 2**64 - 1)}
+
+
+def _struct(**fields: WireType) -> Struct:
+    return Struct(fields)
+
+
+def _texts(*names: str) -> dict[str, WireType]:
+    return dict.fromkeys(names, TEXT)
+
+
+EVENT = Struct(
+    {
+        "Type": TEXT,
+        "Time": INT64,
+        "Details": MapOf(ANY_TEXT),
+        "ExitCode": INT64,
+        "Signal": INT64,
+        "FailsTask": BOOL,
+        "StartDelay": INT64,
+        "KillTimeout": INT64,
+        "DiskLimit": INT64,
+        **_texts("Message", "DisplayMessage", "RestartReason", "KillReason", "KillError", "FailedSibling"),
+        **_texts(
+            "DriverError", "DriverMessage", "SetupError", "DownloadError", "ValidationError", "VaultError"
+        ),
+        **_texts("TaskSignal", "TaskSignalReason"),
+    }
+)
+
+TASK_STATE = Struct(
+    {
+        **_texts("State", "LastRestart", "StartedAt", "FinishedAt"),
+        "Failed": BOOL,
+        "Restarts": UINT64,
+        "Events": ListOf(EVENT),
+    }
+)
+
+_PORT = _struct(Label=TEXT, Value=INT64, To=INT64, HostIP=TEXT)
+_NETWORK = _struct(IP=TEXT, ReservedPorts=ListOf(_PORT), DynamicPorts=ListOf(_PORT))
+_TASK_RESOURCES = _struct(
+    Cpu=_struct(CpuShares=INT64),
+    Memory=_struct(MemoryMB=INT64, MemoryMaxMB=INT64),
+    Networks=ListOf(_NETWORK),
+)
+_RESOURCES = _struct(
+    Tasks=MapOf(_TASK_RESOURCES),
+    Shared=_struct(DiskMB=INT64, Networks=ListOf(_NETWORK), Ports=ListOf(_PORT)),
+)
+
+_METRICS = _struct(
+    NodesEvaluated=INT64,
+    NodesFiltered=INT64,
+    NodesExhausted=INT64,
+    NodesInPool=INT64,
+    NodePool=TEXT,
+    CoalescedFailures=INT64,
+    AllocationTime=INT64,
+    ConstraintFiltered=MapOf(INT64),
+    DimensionExhausted=MapOf(INT64),
+    ClassFiltered=MapOf(INT64),
+    ScoreMetaData=ListOf(_struct(NodeID=TEXT, NormScore=FLOAT, Scores=MapOf(FLOAT))),
+)
+
+_RESCHEDULE = _struct(PrevAllocID=TEXT, PrevNodeID=TEXT, RescheduleTime=INT64, Delay=INT64)
+
+ALLOCATION = Struct(
+    {
+        **_texts("ID", "Namespace", "Name", "JobID", "JobType", "TaskGroup", "NodeID", "NodeName", "EvalID"),
+        **_texts(
+            "FollowupEvalID", "ClientStatus", "ClientDescription", "DesiredStatus", "DesiredDescription"
+        ),
+        **_texts("PreviousAllocation", "NextAllocation", "PreemptedByAllocation"),
+        "JobVersion": UINT64,
+        "CreateIndex": UINT64,
+        "ModifyIndex": UINT64,
+        "CreateTime": INT64,
+        "ModifyTime": INT64,
+        "DeploymentStatus": _struct(Healthy=BOOL, Canary=BOOL),
+        "RescheduleTracker": _struct(Events=ListOf(_RESCHEDULE)),
+        "TaskStates": MapOf(TASK_STATE),
+        "AllocatedResources": _RESOURCES,
+        "Job": _struct(Type=TEXT, Version=UINT64),
+        "Metrics": _METRICS,
+    }
+)
+"""An allocation as the list and the full read send it; fields named nowhere here stay in the captured page."""
+
+
+def duckdb_columns() -> str:
+    """Return the ``columns`` argument of DuckDB's ``read_json`` for allocations."""
+    pairs = (f"'{name}': '{kind.sql}'" for name, kind in ALLOCATION.fields.items())
+    return "{" + ", ".join(pairs) + "}"
+
+
+def _scalars(kind: WireType) -> Iterator[tuple[str, Scalar]]:
+    if isinstance(kind, Struct):
+        for name, field in kind.fields.items():
+            if isinstance(field, Scalar):
+                yield name, field
+            else:
+                yield from _scalars(field)
+    elif isinstance(kind, ListOf):
+        yield from _scalars(kind.item)
+    elif isinstance(kind, MapOf):
+        yield from _scalars(kind.value)
+
+
+def suspect_pattern() -> str:
+    """Return a regular expression (RE2) that finds every scalar not plainly of its declared type.
+
+    DuckDB's JSON reader casts quietly (1.5 becomes 2, true becomes 1); pages where this pattern matches go
+    to the careful reader instead. A match inside a text costs time only.
+    """
+    names: dict[Scalar, set[str]] = {}
+    for name, kind in _scalars(ALLOCATION):
+        names.setdefault(kind, set()).add(name)
+
+    def keys(*kinds: Scalar) -> str:
+        return "|".join(sorted(set().union(*(names[kind] for kind in kinds))))
+
+    return "|".join(
+        [
+            r'": ?-?(?:\d+[.eE]|[Nn]a|[iI]n|\+)',
+            rf'"(?:{keys(INT64, UINT64)})": ?[^-0-9n ]',
+            rf'"(?:{keys(BOOL)})": ?[^tfn ]',
+            rf'"(?:{keys(TEXT)})": ?[^"n ]',
+            r"[\[,] ?null",
+        ]
+    )

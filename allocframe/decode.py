@@ -1,0 +1,240 @@
+"""Pages of JSON to typed columns: DuckDB reads each page as it arrives, and SQL flattens them into the tables."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from . import _careful, _wire
+from ._table import Column, Table
+from .capture import Capture, Page
+from .frames import TABLES
+from .frames._sql import MACROS
+
+MEMORY_LIMIT = "800MB"
+"""What DuckDB may hold before it spills to the capture's folder."""
+
+_SUSPECT = _wire.suspect_pattern()
+_COLUMNS = _wire.duckdb_columns()
+
+ISSUES = Table(
+    name="issues",
+    key=("file", "record", "field"),
+    doc="One row for each value that did not fit; the table holds NA in its place, the captured page what was sent.",
+    source="noted",
+    columns=(
+        Column("file", "file", "category", "the page or file"),
+        Column("record", "record", "int", "position of the record in it, from 0"),
+        Column("alloc_id", "alloc_id", "text", "the allocation, where its ID could be read"),
+        Column("field", "field", "text", "path of the field, in Nomad's names"),
+        Column("problem", "problem", "category", "what was expected, or what was done"),
+        Column("value", "value", "text", "the value, cut at 200 characters"),
+    ),
+)
+
+# What the tables read from. `pages` holds every record of every page; `listed` one row for each allocation:
+# the newest one where a walk met it more than once.
+_VIEWS = {
+    "listed": "SELECT *, rowid AS alloc_row FROM main.pages WHERE {where} ",
+    "tasks": """SELECT alloc_row, ID, t.key AS task, t.value AS ts, Namespace, JobID, coalesce(JobVersion, Job.Version) AS job_version,
+        TaskGroup, NodeName FROM (SELECT *, unnest(map_entries(TaskStates)) AS t FROM {s}.listed) WHERE t.value IS NOT NULL""",
+    "task_events": """SELECT * EXCLUDE (ts) FROM (SELECT *, unnest(ts.Events) AS e, unnest(range(len(ts.Events))) AS seq
+        FROM {s}.tasks) WHERE e IS NOT NULL""",
+    "reschedule_events": """SELECT * FROM (SELECT alloc_row, ID, unnest(RescheduleTracker.Events) AS r,
+        unnest(range(len(RescheduleTracker.Events))) AS seq FROM {s}.listed) WHERE r IS NOT NULL""",
+    "task_resources": """
+        SELECT alloc_row, ID, t.key AS task, t.value.Cpu.CpuShares AS cpu, t.value.Memory.MemoryMB AS memory,
+          t.value.Memory.MemoryMaxMB AS memory_max, NULL::BIGINT AS disk,
+          flatten(list_transform(coalesce(t.value.Networks, []),
+            lambda n: list_concat(coalesce(n.ReservedPorts, []), coalesce(n.DynamicPorts, [])))) AS ports
+        FROM (SELECT alloc_row, ID, unnest(map_entries(AllocatedResources.Tasks)) AS t FROM {s}.listed)
+        UNION ALL
+        SELECT alloc_row, ID, NULL, NULL, NULL, NULL, AllocatedResources.Shared.DiskMB, coalesce(AllocatedResources.Shared.Ports,
+          flatten(list_transform(coalesce(AllocatedResources.Shared.Networks, []),
+            lambda n: list_concat(coalesce(n.ReservedPorts, []), coalesce(n.DynamicPorts, [])))))
+        FROM {s}.listed WHERE AllocatedResources IS NOT NULL""",
+    "scored_nodes": """SELECT alloc_row, ID, Metrics AS m, unnest(CASE WHEN len(Metrics.ScoreMetaData) > 0 THEN Metrics.ScoreMetaData
+        ELSE [NULL] END) AS s FROM {s}.listed WHERE Metrics IS NOT NULL""",
+}
+
+
+@dataclass(frozen=True)
+class PageRows:
+    """What a page holds: the allocation IDs in its order."""
+
+    ids: list[str]
+
+
+class Store:
+    """The typed columns of a capture's pages, in a database of their own that spills to the capture's folder."""
+
+    def __init__(self, capture: Capture) -> None:
+        self.capture = capture
+        self._con = duckdb.connect(
+            config={
+                "memory_limit": MEMORY_LIMIT,
+                "temp_directory": str(capture.folder / "spill"),
+                "autoinstall_known_extensions": False,
+                "autoload_known_extensions": False,
+            }
+        )
+        self._lock = threading.Lock()
+        self._schemas = itertools.count(1)
+        self._notes: list[tuple[Page, _careful.Issue]] = []
+        for macro in MACROS:
+            self._con.execute(macro)
+        self._con.execute(
+            f"CREATE TABLE pages AS SELECT *, 0::BIGINT AS page FROM {_reader(Path(os.devnull), 0)} LIMIT 0"
+        )
+        self._views("main", "true")
+
+    def read(self, page: Page) -> PageRows:
+        """Type one page; safe to call from several threads.
+
+        Raises
+        ------
+        DecodeError
+            The page is not whole JSON.
+        """
+        file = self.capture.file(page)
+        body = file.read_bytes()
+        if body.startswith(b"[") and not _is_suspect(body):
+            try:
+                return self._insert(page, file, len(body))
+            except duckdb.InvalidInputException:
+                pass  # the careful reader finds out whether the page is broken or only unusual
+        plain, issues = _careful.read(body, page.source or page.file_name)
+        careful = file.with_suffix(".careful")
+        careful.write_bytes(plain)
+        try:
+            rows = self._insert(page, careful, len(plain))
+        finally:
+            careful.unlink()
+        with self._lock:
+            self._notes += [(page, issue) for issue in issues]
+        return rows
+
+    def _insert(self, page: Page, file: Path, size: int) -> PageRows:
+        query = f"INSERT INTO pages SELECT *, {page.number} FROM {_reader(file, size)} RETURNING ID"
+        with self._con.cursor() as cursor:
+            return PageRows([row[0] for row in cursor.execute(query).fetchall()])
+
+    def settle(self) -> int:
+        """Keep one row for each allocation, the one with the highest ModifyIndex; return how many others went."""
+        twice = self._con.execute(
+            """DELETE FROM pages WHERE rowid IN (SELECT row FROM (SELECT rowid AS row, row_number() OVER (
+               PARTITION BY Namespace, ID ORDER BY ModifyIndex DESC NULLS LAST, page DESC) AS place
+               FROM pages WHERE ID IS NOT NULL) WHERE place > 1)"""
+        ).fetchone()
+        return int(twice[0]) if twice else 0
+
+    def _views(self, schema: str, where: str) -> None:
+        self._con.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+        for name, body in _VIEWS.items():
+            self._con.execute(f"CREATE VIEW {schema}.{name} AS {body.format(s=schema, where=where)}")
+        for table in TABLES.values():
+            self._con.execute(f"CREATE VIEW {schema}.{table.name} AS {table.select(schema)}")
+
+    def narrow(self, schema: str, conditions: Iterable[tuple[str, Any]]) -> str:
+        """Make a schema in which every table holds only the allocations that meet `conditions`; return its name.
+
+        A condition is a column of `allocations` and the value, or list of values, that it must have.
+        """
+        name = f"view_{next(self._schemas)}"
+        terms = []
+        for column, wanted in conditions:
+            values = list(wanted) if isinstance(wanted, list | tuple | set | frozenset) else [wanted]
+            terms.append(
+                f"CAST({column} AS VARCHAR) IN ({', '.join(_quoted(str(value)) for value in values) or 'NULL'})"
+            )
+        chosen = f"SELECT alloc_id FROM {schema}.allocations WHERE {' AND '.join(terms) or 'true'}"
+        self._views(name, f"ID IN ({chosen})")
+        return name
+
+    def frame(self, name: str, schema: str = "main") -> pd.DataFrame:
+        """Return a table as a DataFrame, in the order in which the allocations were created."""
+        table = TABLES[name]
+        with self._con.cursor() as cursor:
+            data = cursor.sql(f"{table.select(schema, 'alloc_row')}").to_arrow_table()
+            order = cursor.sql(
+                f"SELECT alloc_row FROM {schema}.listed ORDER BY CreateIndex, ID, alloc_row"
+            ).fetchnumpy()
+        rows = data.column("alloc_row").to_numpy()
+        created = order["alloc_row"]
+        rank = np.zeros(int(created.max()) + 1 if len(created) else 1, dtype=np.int64)
+        rank[created] = np.arange(len(created))
+        places = rank[rows]
+        frame = table.frame(data)
+        if np.all(places[:-1] <= places[1:]):
+            return frame
+        return frame.take(np.argsort(places, kind="stable")).reset_index(drop=True)
+
+    def query(self, query: str, schema: str = "main") -> pd.DataFrame:
+        """Answer one SELECT over the tables."""
+        with self._con.cursor() as cursor:
+            statements = cursor.extract_statements(query)
+            if len(statements) != 1 or statements[0].type not in _READS:
+                raise ValueError(
+                    "give one SELECT statement: the tables of a snapshot can be read, not changed"
+                )
+            cursor.execute(f"SET search_path = '{schema},main'")
+            answer: pd.DataFrame = (
+                cursor.sql(statements[0]).to_arrow_table().to_pandas(types_mapper=_TYPES.get)
+            )
+            return answer
+
+    def issues(self) -> pd.DataFrame:
+        """Return what did not fit, as the `ISSUES` table."""
+        noted = [
+            {"file": page.source or page.file_name, "record": issue.record, "alloc_id": issue.alloc_id}
+            | {"field": issue.field, "problem": issue.problem, "value": issue.value}
+            for page, issue in sorted(self._notes, key=lambda note: (note[0].number, note[1].record))
+        ]
+        return ISSUES.frame(pa.Table.from_pylist(noted, schema=ISSUES.schema()))
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._con.close()
+
+
+_READS = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
+_TYPES = {
+    pa.string(): pd.StringDtype(storage="pyarrow", na_value=np.nan),
+    pa.int64(): pd.Int64Dtype(),
+    pa.uint64(): pd.UInt64Dtype(),
+    pa.bool_(): pd.BooleanDtype(),
+}
+
+
+def _in_utc(data: pa.Table) -> pa.Table:
+    """Say of times that they are in UTC, as those of the tables are."""
+    fields = [
+        pa.field(field.name, pa.timestamp("ns", tz="UTC")) if field.type == pa.timestamp("ns") else field
+        for field in data.schema
+    ]
+    return data.cast(pa.schema(fields))
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _is_suspect(body: bytes) -> bool:
+    found = pc.match_substring_regex(pa.array([body], pa.large_binary()), pattern=_SUSPECT)
+    return bool(found[0].as_py())
+
+
+def _reader(file: Path, size: int) -> str:
+    limit = max(size + 1, 1 << 24)
+    return f"read_json({_quoted(str(file))}, format='array', columns={_COLUMNS}, maximum_object_size={limit})"

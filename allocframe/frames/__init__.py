@@ -1,0 +1,29 @@
+"""The tables, one file each; `TABLES` names them all in the order they are shown."""
+
+from __future__ import annotations
+
+from .._table import Table
+from .allocations import ALLOCATIONS
+from .events import EVENTS
+from .placement import PLACEMENT
+from .reschedules import RESCHEDULES
+from .resources import RESOURCES
+from .task_states import TASK_STATES
+
+TABLES: dict[str, Table] = {
+    table.name: table for table in (ALLOCATIONS, TASK_STATES, EVENTS, RESCHEDULES, RESOURCES, PLACEMENT)
+}
+
+SNAPSHOT_TABLES = ("allocations", "task_states", "events", "reschedules", "resources")
+"""The tables of a list; `placement` needs full reads."""
+
+__all__ = [
+    "ALLOCATIONS",
+    "EVENTS",
+    "PLACEMENT",
+    "RESCHEDULES",
+    "RESOURCES",
+    "SNAPSHOT_TABLES",
+    "TABLES",
+    "TASK_STATES",
+]

@@ -1,0 +1,24 @@
+"""SQL that the tables share: macros of the decoder's database, and expressions made of them."""
+
+from __future__ import annotations
+
+MACROS = (
+    # Text that Nomad leaves empty is missing.
+    "CREATE MACRO given(t) AS nullif(t, '')",
+    # Nomad writes zero for a time or duration that is not there. The extremes stand for infinity in DuckDB.
+    """CREATE MACRO at_ns(n) AS CASE WHEN n <> 0 AND n BETWEEN -9223372036854775806 AND 9223372036854775806
+       THEN make_timestamp_ns(n) END""",
+    # DuckDB reads nanoseconds exactly but overlooks the offset, so that is taken off here.
+    r"""CREATE MACRO offset_ns(t) AS CASE WHEN right(t, 1) IN ('Z', 'z') THEN 0 ELSE
+       (CASE WHEN substr(t, -6, 1) = '-' THEN -60000000000 ELSE 60000000000 END)
+       * (60 * TRY_CAST(substr(t, -5, 2) AS BIGINT) + TRY_CAST(substr(t, -2, 2) AS BIGINT)) END""",
+    r"""CREATE MACRO rfc3339(t) AS CASE
+       WHEN t IS NULL OR NOT regexp_full_match(t, '\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[-+]\d\d:\d\d)') THEN NULL
+       WHEN right(t, 1) IN ('Z', 'z') THEN TRY_CAST(replace(t, 'z', 'Z') AS TIMESTAMP_NS)
+       ELSE make_timestamp_ns(epoch_ns(TRY_CAST(substr(t, 1, length(t) - 6) AS TIMESTAMP_NS)) - offset_ns(t)) END""",
+    r"""CREATE MACRO go_part(t, unit) AS coalesce(
+       TRY_CAST(regexp_extract(t, '(\d+(?:\.\d+)?)' || unit || '(?:\d|$)', 1) AS DECIMAL(38, 9)), 0)""",
+    r"""CREATE MACRO go_duration(t) AS CASE WHEN regexp_full_match(t, '(\d+(\.\d+)?(h|m|s|ms|us|µs|ns))+') THEN
+       TRY_CAST(go_part(t, 'h') * 3600000000000 + go_part(t, 'm') * 60000000000 + go_part(t, 's') * 1000000000
+       + go_part(t, 'ms') * 1000000 + go_part(t, '(?:us|µs)') * 1000 + go_part(t, 'ns') AS BIGINT) END""",
+)

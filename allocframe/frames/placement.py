@@ -1,0 +1,51 @@
+"""The placement table: how the scheduler scored nodes for an allocation. Full reads only."""
+
+from __future__ import annotations
+
+from .._table import Column, Table
+
+PLACEMENT = Table(
+    name="placement",
+    key=("alloc_id", "node_id"),
+    doc="One row for each node that the scheduler scored for the allocation, with what it left out and why.",
+    source="scored_nodes",
+    columns=(
+        Column("alloc_id", "ID", "text", "the allocation"),
+        Column("node_id", "given(s.NodeID)", "category", "the node; missing where no node was scored"),
+        Column("norm_score", "s.NormScore", "float", "final score, the highest wins"),
+        Column(
+            "scores",
+            "CASE WHEN cardinality(s.Scores) > 0 THEN CAST(to_json(s.Scores) AS VARCHAR) END",
+            "text",
+            "the parts of the score, as JSON",
+        ),
+        Column("nodes_evaluated", "m.NodesEvaluated", "int", "nodes that were looked at"),
+        Column("nodes_filtered", "m.NodesFiltered", "int", "nodes that a constraint ruled out"),
+        Column("nodes_exhausted", "m.NodesExhausted", "int", "nodes without room"),
+        Column(
+            "constraint_filtered",
+            "CASE WHEN cardinality(m.ConstraintFiltered) > 0 THEN CAST(to_json(m.ConstraintFiltered) AS VARCHAR) END",
+            "text",
+            "nodes ruled out by each constraint, as JSON",
+        ),
+        Column(
+            "class_filtered",
+            "CASE WHEN cardinality(m.ClassFiltered) > 0 THEN CAST(to_json(m.ClassFiltered) AS VARCHAR) END",
+            "text",
+            "nodes ruled out by node class, as JSON",
+        ),
+        Column(
+            "dimension_exhausted",
+            "CASE WHEN cardinality(m.DimensionExhausted) > 0 THEN CAST(to_json(m.DimensionExhausted) AS VARCHAR) END",
+            "text",
+            "nodes short of each resource, as JSON",
+        ),
+        Column(
+            "coalesced_failures",
+            "m.CoalescedFailures",
+            "int",
+            "failed placements like this one, folded into it",
+        ),
+        Column("allocation_time", "m.AllocationTime", "duration", "time the scheduler took", "ns"),
+    ),
+)

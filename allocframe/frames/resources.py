@@ -1,0 +1,30 @@
+"""The resources table: what each task, and each allocation as a whole, was given."""
+
+from __future__ import annotations
+
+from .._table import Column, Table
+
+_PORTS = """CASE WHEN len(ports) > 0 THEN CAST(to_json(list_transform(ports,
+ lambda p: {'label': p.Label, 'value': p.Value, 'to': p.To, 'host_ip': given(p.HostIP)})) AS VARCHAR) END"""
+
+RESOURCES = Table(
+    name="resources",
+    key=("alloc_id", "task"),
+    doc="One row for each task, and one without a task for what the allocation shares. Fetched with resources=True.",
+    source="task_resources",
+    columns=(
+        Column("alloc_id", "ID", "text", "the allocation"),
+        Column("task", "task", "category", "the task; missing on the row of the shared part"),
+        Column("cpu_mhz", "cpu", "int", "CPU shares reserved", "MHz"),
+        Column("memory_mib", "memory", "int", "memory reserved", "MiB"),
+        Column(
+            "memory_max_mib",
+            "nullif(memory_max, 0)",
+            "int",
+            "memory it may use at most, where oversubscribed",
+            "MiB",
+        ),
+        Column("disk_mib", "disk", "int", "ephemeral disk, on the shared row", "MiB"),
+        Column("ports", _PORTS, "text", "ports as JSON: label, value, to, host_ip"),
+    ),
+)

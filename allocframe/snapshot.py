@@ -1,0 +1,371 @@
+"""One moment of a cluster, as DataFrames, SQL and files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+
+from ._display import escaped, visible
+from ._table import Table
+from .capture import Capture, capture_files, load_capture
+from .decode import ISSUES, Store
+from .frames import SNAPSHOT_TABLES, TABLES
+
+
+class Snapshot:
+    """Every allocation that one walk over a cluster found, and what became of their tasks.
+
+    Made by `Client.snapshot`, `load` and `read_json`. Frames are made when first asked for, and kept.
+
+    Attributes
+    ----------
+    allocations, task_states, events, reschedules, resources : pandas.DataFrame
+        The tables. Times are UTC with nanoseconds; what is missing is NA, never 0 or "".
+    issues : pandas.DataFrame
+        Each value that did not fit its column: file, record, field and what was wrong.
+    info : dict
+        Where it comes from: server, query, index range, times, whether it is complete, and how much is truncated.
+
+    Examples
+    --------
+    >>> import allocframe as af
+    >>> with af.sim.Cluster("crash_loop", allocations=40, seed=1) as cluster:
+    ...     snap = af.Client(cluster.address, token=cluster.token).snapshot(namespace="*")
+    >>> len(snap) == len(snap.allocations)
+    True
+    """
+
+    def __init__(
+        self,
+        capture: Capture,
+        store: Store,
+        *,
+        conditions: Iterable[tuple[str, Any]] = (),
+        schema: str = "main",
+    ) -> None:
+        self._capture = capture
+        self._store = store
+        self._conditions = tuple(conditions)
+        self._schema = schema
+
+    @cached_property
+    def allocations(self) -> pd.DataFrame:
+        """One row for each allocation."""
+        return self._frame("allocations")
+
+    @cached_property
+    def task_states(self) -> pd.DataFrame:
+        """One row for each task of each allocation."""
+        return self._frame("task_states")
+
+    @cached_property
+    def events(self) -> pd.DataFrame:
+        """One row for each task event; Nomad keeps the last ten of each task."""
+        return self._frame("events")
+
+    @cached_property
+    def reschedules(self) -> pd.DataFrame:
+        """One row for each reschedule that a tracker remembers."""
+        return self._frame("reschedules")
+
+    @cached_property
+    def resources(self) -> pd.DataFrame:
+        """One row for each task, and one for what its allocation shares; needs ``resources=True`` when fetched."""
+        return self._frame("resources")
+
+    @cached_property
+    def issues(self) -> pd.DataFrame:
+        """One row for each value that did not fit its column."""
+        return self._described(self._store.issues(), ISSUES)
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """Where the tables come from and what they lack, as plain JSON."""
+        tasks = self.task_states
+        truncated = int(tasks["events_truncated"].sum())
+        return {
+            **self._capture.info,
+            "allocations": len(self),
+            "tasks": len(tasks),
+            "tasks_truncated": truncated,
+            "truncated_share": truncated / len(tasks) if len(tasks) else None,
+            "issues": len(self.issues),
+            "filtered": [[column, value] for column, value in self._conditions],
+        }
+
+    def _frame(self, name: str) -> pd.DataFrame:
+        return self._described(self._store.frame(name, self._schema), TABLES[name])
+
+    def _described(self, frame: pd.DataFrame, table: Table) -> pd.DataFrame:
+        frame.attrs = {
+            "table": table.name,
+            "key": list(table.key),
+            "filtered": [[column, value] for column, value in self._conditions],
+            "from": self._capture.info,
+        }
+        return frame
+
+    def sql(self, query: str) -> pd.DataFrame:
+        """Answer a SELECT over the tables `allocations`, `task_states`, `events`, `reschedules`, `resources`.
+
+        Parameters
+        ----------
+        query : str
+            One SELECT in DuckDB's SQL. Times are TIMESTAMP_NS in UTC, durations whole nanoseconds.
+
+        Examples
+        --------
+        >>> snap.sql("SELECT job_id, count(*) AS restarts FROM events WHERE type = 'Restarting' GROUP BY ALL")
+        ... # doctest: +SKIP
+        """
+        return self._store.query(query, self._schema)
+
+    def filter(self, **columns: Any) -> Snapshot:
+        """Return the snapshot of those allocations only whose columns have the values given.
+
+        Parameters
+        ----------
+        **columns
+            A column of `allocations` and its value, or a list of values of which one must match.
+
+        Examples
+        --------
+        >>> failed = snap.filter(namespace="default", client_status=["failed", "lost"])  # doctest: +SKIP
+        """
+        known = {column.name for column in TABLES["allocations"].columns}
+        for name in columns:
+            if name not in known:
+                raise ValueError(f"allocations has no column {name!r}; it has: {', '.join(sorted(known))}")
+        plain = {name: _plain_values(value) for name, value in columns.items()}
+        schema = self._store.narrow(self._schema, plain.items())
+        conditions = (*self._conditions, *plain.items())
+        return Snapshot(self._capture, self._store, conditions=conditions, schema=schema)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the evidence into one compressed file: the answers as sent, and how they were got.
+
+        `load` gives the same tables. A filtered snapshot is saved with all of its pages and its filter.
+        """
+        self._capture.describe(filters=[[column, value] for column, value in self._conditions])
+        return self._capture.save(path)
+
+    def to_parquet(self, folder: str | os.PathLike[str]) -> Path:
+        """Write one Parquet file for each table, and ``info.json``, into `folder`."""
+        target = self._folder(folder)
+        for name, frame in self._tables():
+            frame.to_parquet(target / f"{name}.parquet", index=False)
+        return target
+
+    def to_csv(self, folder: str | os.PathLike[str], *, safe: bool = True) -> Path:
+        """Write one CSV file for each table, and ``info.json``, into `folder`.
+
+        Parameters
+        ----------
+        safe : bool
+            Put an apostrophe before text that a spreadsheet would run as a formula.
+        """
+        target = self._folder(folder)
+        for name, frame in self._tables():
+            shown = frame.apply(_without_formula) if safe and len(frame) else frame
+            shown.to_csv(target / f"{name}.csv", index=False)
+        return target
+
+    def _folder(self, folder: str | os.PathLike[str]) -> Path:
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        (target / "info.json").write_text(json.dumps(self.info, indent=1), encoding="utf-8")
+        return target
+
+    def _tables(self) -> Iterable[tuple[str, pd.DataFrame]]:
+        for name in SNAPSHOT_TABLES:
+            yield name, getattr(self, name)
+        yield "issues", self.issues
+
+    def close(self) -> None:
+        """Let go of the database and of a temporary capture; frames already made stay."""
+        self._store.close()
+        self._capture.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self.allocations)
+
+    def __repr__(self) -> str:
+        return "\n".join([f"<Snapshot: {self._title()}>", *(f"  {line}" for line in self._remarks())])
+
+    def _repr_html_(self) -> str:
+        counts = self.allocations["client_status"].value_counts()
+        cells = "".join(
+            f"<tr><td style='text-align:left'>{escaped(status)}</td><td>{count:,}</td></tr>"
+            for status, count in counts.items()
+            if count
+        )
+        remarks = "".join(f"<li>{escaped(line)}</li>" for line in self._remarks())
+        head = "<tr><th>client status</th><th>allocations</th></tr>"
+        table = f"<table><thead>{head}</thead><tbody>{cells}</tbody></table>"
+        return f"<div><strong>Snapshot</strong>: {escaped(self._title())}{table}<ul>{remarks}</ul></div>"
+
+    def _title(self) -> str:
+        counts = (f"{len(frame):,} {name.replace('_', ' ')}" for name, frame in self._counted())
+        return ", ".join(counts)
+
+    def _counted(self) -> Iterable[tuple[str, pd.DataFrame]]:
+        yield "allocations", self.allocations
+        yield "task_states", self.task_states
+        yield "events", self.events
+
+    def _remarks(self) -> list[str]:
+        """Say what a reader must know: what is covered, what is missing and why."""
+        remarks = []
+        times = self.events["time"].dropna()
+        if len(times):
+            remarks.append(
+                f"events from {times.min():%Y-%m-%d %H:%M:%S} to {times.max():%Y-%m-%d %H:%M:%S} UTC"
+            )
+        complete = self.info.get("complete")
+        if complete:
+            remarks.append("complete: every allocation the server listed is here")
+        elif complete is None:
+            remarks.append("read from files: whether they hold every allocation cannot be told")
+        else:
+            remarks.append("NOT complete")
+        if self.info["tasks_truncated"]:
+            share = f"{self.info['tasks_truncated']:,} of {self.info['tasks']:,} tasks"
+            remarks.append(f"older events are gone for {share}: Nomad keeps ten for each task")
+        if self.info["issues"]:
+            remarks.append(f"{self.info['issues']:,} values did not fit and are NA; see .issues")
+        remarks += [f"only where {column} is {visible(value)}" for column, value in self._conditions]
+        return remarks + [visible(note) for note in self.info.get("notes", [])]
+
+
+class Allocation:
+    """One allocation, read in full.
+
+    Attributes
+    ----------
+    raw : dict
+        The answer as it was sent, with the job's specification; mind that it may hold secrets.
+    events, task_states, reschedules, placement, resources : pandas.DataFrame
+        The tables of this allocation; `placement` says how the scheduler scored nodes for it.
+    """
+
+    def __init__(self, capture: Capture, store: Store) -> None:
+        self._capture = capture
+        self._store = store
+        self.raw: dict[str, Any] = json.loads(capture.file(capture.pages[0]).read_bytes())
+
+    @cached_property
+    def task_states(self) -> pd.DataFrame:
+        """One row for each task."""
+        return self._store.frame("task_states")
+
+    @cached_property
+    def events(self) -> pd.DataFrame:
+        """One row for each task event."""
+        return self._store.frame("events")
+
+    @cached_property
+    def reschedules(self) -> pd.DataFrame:
+        """One row for each reschedule that its tracker remembers."""
+        return self._store.frame("reschedules")
+
+    @cached_property
+    def placement(self) -> pd.DataFrame:
+        """One row for each node that the scheduler scored."""
+        return self._store.frame("placement")
+
+    @cached_property
+    def resources(self) -> pd.DataFrame:
+        """One row for each task, and one for what the allocation shares."""
+        return self._store.frame("resources")
+
+    def __repr__(self) -> str:
+        said = (visible(self.raw.get(key, "?")) for key in ("ID", "Name", "ClientStatus", "NodeName"))
+        return "<Allocation {} {}: {} on {}>".format(*said)
+
+    def _repr_html_(self) -> str:
+        names = ("ID", "Name", "Namespace", "NodeName", "ClientStatus", "ClientDescription", "DesiredStatus")
+        left = "style='text-align:left'"
+        rows = "".join(
+            f"<tr><th {left}>{name}</th><td {left}>{escaped(self.raw.get(name, ''))}</td></tr>"
+            for name in names
+        )
+        return f"<table>{rows}</table>"
+
+
+def load(path: str | os.PathLike[str]) -> Snapshot:
+    """Open what `Snapshot.save` wrote; the tables are the same as then.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    DecodeError
+        It is not such a file, or it is damaged.
+    """
+    snapshot = _decoded(load_capture(path))
+    for column, value in snapshot._capture.info.get("filters", []):
+        snapshot = snapshot.filter(**{column: value})
+    return snapshot
+
+
+def read_json(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Snapshot:
+    """Read allocations from files: what curl or the Nomad CLI printed.
+
+    Parameters
+    ----------
+    paths : path, glob, or several of them
+        JSON arrays, NDJSON, or single objects; ``.gz`` and ``.zst`` too.
+
+    Raises
+    ------
+    FileNotFoundError
+        A path or glob matches no file.
+    DecodeError
+        A file is not whole JSON; says which file and record.
+    """
+    return _decoded(capture_files(paths))
+
+
+def _decoded(capture: Capture) -> Snapshot:
+    store = Store(capture)
+    try:
+        for page in capture.pages:
+            store.read(page)
+        store.settle()
+    except BaseException:
+        store.close()
+        capture.close()
+        raise
+    return Snapshot(capture, store)
+
+
+def _plain_values(value: Any) -> Any:
+    if isinstance(value, list | tuple | set | frozenset | pd.Series | pd.Index):
+        return [_plain_values(item) for item in value]
+    if hasattr(value, "item"):
+        return value.item()
+    return value
+
+
+def _without_formula(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Put an apostrophe before text that starts, after blanks, like a formula."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(column.cat.categories.dtype)
+    if not isinstance(column.dtype, pd.StringDtype):
+        return column
+    risky = column.str.match(r"[\s ]*[=+\-@\t\r\n＝＋－＠]", na=False) | column.str.match(
+        r"[\t\r\n]", na=False
+    )
+    return column.where(~risky, "'" + column)
