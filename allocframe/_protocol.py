@@ -259,14 +259,14 @@ class Pager:
         self._open += 1
         return self._ready.pop()
 
-    def received(self, request: PageRequest, ids: list[str], next_token: str | None) -> None:
-        """Take in what a page holds, and decide what follows."""
+    def received(self, request: PageRequest, rows: int, ids: list[str], next_token: str | None) -> None:
+        """Take in how many rows a page holds, and their IDs where a token follows; decide what comes next."""
         self._open -= 1
         plain_start = request.shard is None and request.token is None and self.query.prefix is None
         if next_token is None or self.query.newest is not None:
-            self._finish(request, len(ids))
+            self._finish(request, rows)
         elif not request.paged:
-            self._finish(request, len(ids))
+            self._finish(request, rows)
             self.notes.append(
                 f"prefix {request.shard}: a token came with an answer that was not paged; overlooked"
             )
@@ -278,7 +278,7 @@ class Pager:
             self.notes.append(f"prefix {prefix}: {sign}; asked for again in one answer")
             self._ready.append(PageRequest(request.shard, paged=False))
         else:
-            self.rows += len(ids)
+            self.rows += rows
             self._seen.setdefault(request.shard, set()).update(ids)
             self._ready.append(PageRequest(request.shard, next_token))
 

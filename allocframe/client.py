@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import weakref
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,7 +22,18 @@ from .decode import Store
 if TYPE_CHECKING:
     from .snapshot import Allocation, Snapshot
 
+_SMALL = 1 << 20
+
 Progress = bool | Callable[[int, int | None], None] | None
+
+
+@dataclass(frozen=True)
+class _Fetched:
+    """A page that is kept: how many rows it seems to have, and their IDs where they matter for the walk."""
+
+    page: Page
+    rows: int
+    ids: list[str]
 
 
 class Client:
@@ -96,6 +109,7 @@ class Client:
         )
         self.read_only = read_only
         self._transport = Transport(self._config, timeout=float(timeout), retries=retries)
+        weakref.finalize(self, self._transport.close)
 
     def snapshot(
         self,
@@ -177,15 +191,19 @@ class Client:
         started = datetime.now(UTC)
         pager = Pager(query)
         with _shown(progress) as show, ThreadPoolExecutor(workers, "allocframe") as pool:
-            running: dict[Future[tuple[Page, list[str]]], PageRequest] = {}
+            running: dict[Future[_Fetched], PageRequest] = {}
             try:
                 while not pager.done:
                     while len(running) < workers and (request := pager.next_request()) is not None:
-                        running[pool.submit(self._fetch, query, request, capture, store)] = request
+                        params = query.params(request.shard, request.token, paged=request.paged)
+                        running[pool.submit(self._fetch, params, capture, store)] = request
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        page, ids = future.result()
-                        pager.received(running.pop(future), ids, page.next_token)
+                        got = future.result()
+                        pager.received(running.pop(future), got.rows, got.ids, got.page.next_token)
                     show(pager.rows, pager.estimate)
+                for page in store.flush():
+                    capture.discard(page)
+                    self._fetch(page.params, capture, store, at_once=True)
             except BaseException:
                 self._transport.abort()
                 pool.shutdown(wait=True, cancel_futures=True)
@@ -196,11 +214,11 @@ class Client:
         capture.describe(**self._facts(query, capture, pager, started, duplicates))
 
     def _fetch(
-        self, query: Query, request: PageRequest, capture: Capture, store: Store
-    ) -> tuple[Page, list[str]]:
-        params = query.params(request.shard, request.token, paged=request.paged)
+        self, params: dict[str, str], capture: Capture, store: Store, *, at_once: bool = False
+    ) -> _Fetched:
+        """Get one page and have it typed: at once where its IDs or size matter, else together with others."""
 
-        def keep(response: Response) -> tuple[Page, list[str]]:
+        def keep(response: Response) -> _Fetched:
             headers = response.headers
             page = capture.add(
                 response.body,
@@ -212,12 +230,16 @@ class Client:
                 next_token=headers.next_token,
             )
             try:
-                return page, store.read(page).ids
+                if at_once or headers.next_token or page.size > _SMALL:
+                    ids = store.read(page).ids
+                    return _Fetched(page, len(ids), ids)
+                store.defer(page)
+                return _Fetched(page, response.body.count(b'"FollowupEvalID":'), [])
             except BaseException:
                 capture.discard(page)
                 raise
 
-        kept: tuple[Page, list[str]] = self._transport.get(_protocol.LIST, params, check=keep)
+        kept: _Fetched = self._transport.get(_protocol.LIST, params, check=keep)
         return kept
 
     def _facts(

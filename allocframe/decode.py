@@ -25,6 +25,10 @@ from .frames._sql import MACROS
 MEMORY_LIMIT = "800MB"
 """What DuckDB may hold before it spills to the capture's folder."""
 
+BATCH = 8 << 20
+"""Bytes of small pages that are typed together."""
+
+_NUMBERED = "* EXCLUDE (page_file), TRY_CAST(substr(parse_filename(page_file), 1, 6) AS BIGINT) AS page"
 _SUSPECT = _wire.suspect_pattern()
 _COLUMNS = _wire.duckdb_columns()
 
@@ -92,10 +96,12 @@ class Store:
         self._lock = threading.Lock()
         self._schemas = itertools.count(1)
         self._notes: list[tuple[Page, _careful.Issue]] = []
+        self._waiting: list[Page] = []
+        self._broken: list[Page] = []
         for macro in MACROS:
             self._con.execute(macro)
         self._con.execute(
-            f"CREATE TABLE pages AS SELECT *, 0::BIGINT AS page FROM {_reader(Path(os.devnull), 0)} LIMIT 0"
+            f"CREATE TABLE pages AS SELECT {_NUMBERED} FROM {_reader([Path(os.devnull)], 0)} LIMIT 0"
         )
         self._views("main", "true")
 
@@ -111,22 +117,63 @@ class Store:
         body = file.read_bytes()
         if body.startswith(b"[") and not _is_suspect(body):
             try:
-                return self._insert(page, file, len(body))
+                return self._insert(file, len(body))
             except duckdb.InvalidInputException:
                 pass  # the careful reader finds out whether the page is broken or only unusual
         plain, issues = _careful.read(body, page.source or page.file_name)
         careful = file.with_suffix(".careful")
         careful.write_bytes(plain)
         try:
-            rows = self._insert(page, careful, len(plain))
+            rows = self._insert(careful, len(plain))
         finally:
             careful.unlink()
         with self._lock:
             self._notes += [(page, issue) for issue in issues]
         return rows
 
-    def _insert(self, page: Page, file: Path, size: int) -> PageRows:
-        query = f"INSERT INTO pages SELECT *, {page.number} FROM {_reader(file, size)} RETURNING ID"
+    def defer(self, page: Page) -> None:
+        """Type one page together with others, which costs far less for small ones; `flush` ends it."""
+        body = self.capture.file(page).read_bytes()
+        if not body.startswith(b"[") or _is_suspect(body):
+            self.read(page)
+            return
+        with self._lock:
+            self._waiting.append(page)
+            if sum(waiting.size for waiting in self._waiting) < BATCH:
+                return
+            batch, self._waiting = self._waiting, []
+        self._read_together(batch)
+
+    def flush(self) -> list[Page]:
+        """Type what was deferred; return the pages that turned out not to be whole."""
+        with self._lock:
+            batch, self._waiting = self._waiting, []
+        self._read_together(batch)
+        with self._lock:
+            broken, self._broken = self._broken, []
+        return broken
+
+    def _read_together(self, batch: list[Page]) -> None:
+        if not batch:
+            return
+        files = [self.capture.file(page) for page in batch]
+        try:
+            with self._con.cursor() as cursor:
+                cursor.execute(
+                    f"INSERT INTO pages SELECT {_NUMBERED} FROM {_reader(files, max(p.size for p in batch))}"
+                )
+            return
+        except duckdb.InvalidInputException:
+            pass  # one of them is broken or unusual: find out which
+        for page in batch:
+            try:
+                self.read(page)
+            except DecodeError:
+                with self._lock:
+                    self._broken.append(page)
+
+    def _insert(self, file: Path, size: int) -> PageRows:
+        query = f"INSERT INTO pages SELECT {_NUMBERED} FROM {_reader([file], size)} RETURNING ID"
         with self._con.cursor() as cursor:
             return PageRows([row[0] for row in cursor.execute(query).fetchall()])
 
@@ -235,6 +282,7 @@ def _is_suspect(body: bytes) -> bool:
     return bool(found[0].as_py())
 
 
-def _reader(file: Path, size: int) -> str:
+def _reader(files: list[Path], size: int) -> str:
+    names = ", ".join(_quoted(str(file)) for file in files)
     limit = max(size + 1, 1 << 24)
-    return f"read_json({_quoted(str(file))}, format='array', columns={_COLUMNS}, maximum_object_size={limit})"
+    return f"read_json([{names}], format='array', columns={_COLUMNS}, maximum_object_size={limit}, filename='page_file')"

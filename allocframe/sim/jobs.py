@@ -1,0 +1,189 @@
+"""Job specifications of the simulated cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Any
+
+from .model import SECOND
+
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one run of a task ends: after how long, and how. `after` None means that it runs on."""
+
+    after: int | None = None
+    exit_code: int = 0
+    signal: int = 0
+    oom: bool = False
+    download_error: str = ""
+    driver_error: str = ""
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.exit_code or self.signal or self.oom or self.download_error or self.driver_error)
+
+
+RUNS_ON = Outcome()
+
+Behaviour = Callable[["Run", Random], Outcome]
+"""Decides how a run ends."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a behaviour may look at: where and when a task starts."""
+
+    task: str
+    job_version: int
+    node_id: str
+    index: int
+    time: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Task:
+    name: str
+    behaviour: Behaviour = lambda run, rng: RUNS_ON
+    sidecar: bool = False
+    leader: bool = False
+    artifact: bool = False
+    cpu: int = 100
+    memory: int = 256
+
+
+@dataclass(frozen=True)
+class RestartPolicy:
+    """Attempts in an interval, a pause, and what follows when they are used up: ``fail`` or ``delay``."""
+
+    attempts: int = 2
+    interval: int = 30 * MINUTE
+    delay: int = 15 * SECOND
+    mode: str = "fail"
+
+
+@dataclass(frozen=True)
+class ReschedulePolicy:
+    """When a failed allocation is placed anew: `unlimited`, or `attempts` in an interval."""
+
+    delay: int = 30 * SECOND
+    function: str = "exponential"
+    max_delay: int = HOUR
+    unlimited: bool = True
+    attempts: int = 0
+    interval: int = 0
+
+    def pause(self, past: list[int]) -> int | None:
+        """Return the delay after the delays so far, or None where none is allowed any more."""
+        if not self.unlimited and len(past) >= self.attempts:
+            return None
+        if not past or self.function == "constant":
+            return self.delay
+        following = (
+            past[-1] * 2
+            if self.function == "exponential"
+            else past[-1] + (past[-2] if len(past) > 1 else past[-1])
+        )
+        return min(following, self.max_delay)
+
+
+@dataclass(frozen=True)
+class Group:
+    name: str
+    count: int
+    tasks: tuple[Task, ...]
+    restart: RestartPolicy = RestartPolicy()
+    reschedule: ReschedulePolicy = ReschedulePolicy()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One version of a job."""
+
+    id: str
+    namespace: str
+    kind: str
+    groups: tuple[Group, ...]
+    version: int = 0
+    canaries: int = 0
+    auto_revert: bool = False
+    create_index: int = 0
+    modify_index: int = 0
+    submit_time: int = 0
+    status: str = field(default="running", compare=False)
+
+    def next_version(self, **changes: Any) -> Job:
+        return replace(self, version=self.version + 1, **changes)
+
+    def stub(self, version: str) -> dict[str, Any]:
+        summary = dict.fromkeys(("Complete", "Failed", "Lost", "Queued", "Running", "Starting", "Unknown"), 0)
+        answer: dict[str, Any] = {
+            "CreateIndex": self.create_index,
+            "Datacenters": ["dc1"],
+            "ID": self.id,
+            "JobModifyIndex": self.modify_index,
+            "JobSummary": {
+                "Children": {"Dead": 0, "Pending": 0, "Running": 0},
+                "CreateIndex": self.create_index,
+                "JobID": self.id,
+                "ModifyIndex": self.modify_index,
+                "Namespace": self.namespace,
+                "Summary": {group.name: dict(summary) for group in self.groups},
+            },
+            "ModifyIndex": self.modify_index,
+            "Multiregion": None,
+            "Name": self.id,
+            "Namespace": self.namespace,
+            "ParameterizedJob": False,
+            "ParentID": "",
+            "Periodic": False,
+            "Priority": 50,
+            "Status": self.status,
+            "StatusDescription": "",
+            "Stop": False,
+            "SubmitTime": self.submit_time,
+            "Type": self.kind,
+        }
+        return answer if version == "1.3.1" else {**answer, "NodePool": "default"}
+
+    def full(self, version: str) -> dict[str, Any]:
+        answer = {key: value for key, value in self.stub(version).items() if key != "JobSummary"}
+        groups = [self._group(group) for group in self.groups]
+        return {
+            **answer,
+            "Version": self.version,
+            "TaskGroups": groups,
+            "Region": "global",
+            "Meta": None,
+            "Stable": True,
+        }
+
+    struct = full
+
+    def _group(self, group: Group) -> dict[str, Any]:
+        restart, reschedule = group.restart, group.reschedule
+        return {
+            "Name": group.name,
+            "Count": group.count,
+            "RestartPolicy": {
+                "Attempts": restart.attempts,
+                "Interval": restart.interval,
+                "Delay": restart.delay,
+                "Mode": restart.mode,
+            },
+            "ReschedulePolicy": {
+                "Attempts": reschedule.attempts,
+                "Interval": reschedule.interval,
+                "Delay": reschedule.delay,
+                "DelayFunction": reschedule.function,
+                "MaxDelay": reschedule.max_delay,
+                "Unlimited": reschedule.unlimited,
+            },
+            "Tasks": [{"Name": task.name, "Driver": "docker", "Leader": task.leader} for task in group.tasks],
+        }

@@ -1,0 +1,248 @@
+"""What a simulated cluster is made of, and how each thing is rendered as Nomad renders it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+SECOND = 1_000_000_000
+RING = 10
+
+JSON = dict[str, Any]
+Event = tuple[str, int, dict[str, str] | None]
+"""Type, time in nanoseconds, and Details."""
+
+_FLAT_TEXT = [
+    "DownloadError",
+    "DriverError",
+    "DriverMessage",
+    "FailedSibling",
+    "GenericSource",
+    "KillError",
+    "KillReason",
+    "Message",
+    "RestartReason",
+    "SetupError",
+    "TaskSignal",
+    "TaskSignalReason",
+    "ValidationError",
+    "VaultError",
+]
+_FROM_DETAILS = {
+    "RestartReason": "restart_reason",
+    "DriverError": "driver_error",
+    "DriverMessage": "driver_message",
+    "DownloadError": "download_error",
+    "SetupError": "setup_error",
+    "FailedSibling": "failed_sibling",
+    "KillReason": "kill_reason",
+    "Message": "message",
+}
+
+
+def rfc3339(ns: int) -> str | None:
+    """Return a time as Go prints it, null for none."""
+    if not ns:
+        return None
+    whole = datetime.fromtimestamp(ns // SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    fraction = f"{ns % SECOND:09d}".rstrip("0")
+    return f"{whole}.{fraction}Z" if fraction else f"{whole}Z"
+
+
+def go_duration(ns: int) -> str:
+    """Return a duration of under an hour as Go prints it."""
+    minutes, rest = divmod(ns, 60 * SECOND)
+    seconds = f"{rest // SECOND}.{rest % SECOND:09d}".rstrip("0").rstrip(".")
+    return f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
+
+
+def _display(kind: str, details: dict[str, str]) -> str:
+    reason = details.get("restart_reason", "")
+    if kind == "Terminated":
+        said = f"Exit Code: {details['exit_code']}"
+        said += f", Signal: {details['signal']}" if details["signal"] != "0" else ""
+        return said + (f', Exit Message: "{details["exit_message"]}"' if details.get("exit_message") else "")
+    if kind == "Restarting":
+        pause = f"Task restarting in {go_duration(int(details['start_delay']))}"
+        return pause if reason in ("", "Restart within policy") else f"{reason} - {pause}"
+    fixed = {
+        "Received": "Task received by client",
+        "Started": "Task started by client",
+        "Killed": "Task successfully killed",
+        "Downloading Artifacts": "Client is downloading artifacts",
+        "Signaling": "Task being sent a signal",
+        "Leader Task Dead": "Leader Task in Group dead",
+    }
+    if kind in fixed:
+        return fixed[kind]
+    if kind == "Killing":
+        return f"Sent interrupt. Waiting {details['kill_timeout']} before force killing"
+    if kind == "Sibling Task Failed":
+        return f'Task\'s sibling "{details["failed_sibling"]}" failed'
+    return reason or next((details[key] for key in _FROM_DETAILS.values() if details.get(key)), "")
+
+
+def render_event(event: Event) -> JSON:
+    """Return one task event as it is sent, with the deprecated flat fields."""
+    kind, time, given = event
+    details = given or {}
+    flat: JSON = {name: details.get(_FROM_DETAILS.get(name, ""), "") for name in _FLAT_TEXT}
+    flat["Message"] = details.get("message", details.get("exit_message", ""))
+    return {
+        **flat,
+        "Details": dict(details),
+        "DiskLimit": 0,
+        "DisplayMessage": _display(kind, details),
+        "ExitCode": int(details["exit_code"]) if kind == "Terminated" else 0,
+        "FailsTask": details.get("fails_task") == "true",
+        "KillTimeout": 5 * SECOND if kind == "Killing" else 0,
+        "Signal": int(details["signal"]) if kind == "Terminated" else 0,
+        "StartDelay": int(details.get("start_delay", 0)),
+        "Time": time,
+        "Type": kind,
+    }
+
+
+@dataclass(slots=True)
+class TaskState:
+    """One task of an allocation, as its node reports it; the ring drops the oldest events."""
+
+    state: str = "pending"
+    failed: bool = False
+    restarts: int = 0
+    last_restart: int = 0
+    started_at: int = 0
+    finished_at: int = 0
+    emitted: int = 0
+    events: list[Event] = field(default_factory=list)
+
+    def emit(self, kind: str, time: int, **details: str) -> None:
+        self.emitted += 1
+        self.events.append((kind, time, details or None))
+        if len(self.events) > RING:
+            del self.events[0]
+
+    def render(self, version: str) -> JSON:
+        answer = {
+            "Events": [render_event(event) for event in self.events],
+            "Failed": self.failed,
+            "FinishedAt": rfc3339(self.finished_at),
+            "LastRestart": rfc3339(self.last_restart),
+            "Restarts": self.restarts,
+            "StartedAt": rfc3339(self.started_at),
+            "State": self.state,
+        }
+        return {**answer, "TaskHandle": None} if version == "1.3.1" else {**answer, "Paused": ""}
+
+
+@dataclass(slots=True)
+class Node:
+    id: str
+    name: str
+    node_class: str
+    create_index: int
+    modify_index: int
+    skew: int
+    status: str = "ready"
+    eligibility: str = "eligible"
+    draining: bool = False
+    namespace: None = None
+
+    def stub(self, version: str) -> JSON:
+        answer: JSON = {
+            "Address": "10.0.0.1",
+            "CreateIndex": self.create_index,
+            "Datacenter": "dc1",
+            "Drain": self.draining,
+            "Drivers": {"docker": _driver("docker"), "exec": _driver("exec")},
+            "HostVolumes": None if version == "1.3.1" else {},
+            "ID": self.id,
+            "LastDrain": None,
+            "ModifyIndex": self.modify_index,
+            "Name": self.name,
+            "NodeClass": self.node_class,
+            "SchedulingEligibility": self.eligibility,
+            "Status": self.status,
+            "StatusDescription": "",
+            "Version": version,
+        }
+        return answer if version == "1.3.1" else {**answer, "NodePool": "default"}
+
+    full = struct = stub
+
+
+def _driver(name: str) -> JSON:
+    return {
+        "Attributes": {f"driver.{name}": "true"},
+        "Detected": True,
+        "HealthDescription": "Healthy",
+        "Healthy": True,
+        "UpdateTime": "2026-01-01T00:00:00Z",
+    }
+
+
+@dataclass(slots=True)
+class Evaluation:
+    id: str
+    namespace: str
+    job_id: str
+    kind: str
+    triggered_by: str
+    create_index: int
+    modify_index: int
+    time: int
+    status: str = "complete"
+
+    def stub(self, version: str) -> JSON:
+        return {
+            "CreateIndex": self.create_index,
+            "CreateTime": self.time,
+            "ID": self.id,
+            "JobID": self.job_id,
+            "ModifyIndex": self.modify_index,
+            "ModifyTime": self.time,
+            "Namespace": self.namespace,
+            "Priority": 50,
+            "SnapshotIndex": self.create_index,
+            "Status": self.status,
+            "TriggeredBy": self.triggered_by,
+            "Type": self.kind,
+        }
+
+    full = struct = stub
+
+
+@dataclass(slots=True)
+class Deployment:
+    id: str
+    namespace: str
+    job_id: str
+    job_version: int
+    create_index: int
+    modify_index: int
+    time: int
+    groups: dict[str, JSON]
+    status: str = "running"
+    description: str = "Deployment is running"
+
+    def stub(self, version: str) -> JSON:
+        answer: JSON = {
+            "CreateIndex": self.create_index,
+            "EvalPriority": 50,
+            "ID": self.id,
+            "IsMultiregion": False,
+            "JobCreateIndex": self.create_index,
+            "JobID": self.job_id,
+            "JobModifyIndex": self.create_index,
+            "JobSpecModifyIndex": self.create_index,
+            "JobVersion": self.job_version,
+            "ModifyIndex": self.modify_index,
+            "Namespace": self.namespace,
+            "Status": self.status,
+            "StatusDescription": self.description,
+            "TaskGroups": self.groups,
+        }
+        return answer if version == "1.3.1" else {**answer, "CreateTime": self.time, "ModifyTime": self.time}
+
+    full = struct = stub

@@ -1,0 +1,95 @@
+"""Query parameters as real servers read them, and the refusals they answer with."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from .alloc import CHEAP_FIELDS
+from .filter import FilterSelectorError, FilterSyntaxError, parse
+
+_TRUE = {"1", "t", "T", "TRUE", "true", "True"}
+_FALSE = {"0", "f", "F", "FALSE", "false", "False"}
+_GO_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))+")
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class Refusal(Exception):
+    """An answer other than 200: its status and text, as recorded."""
+
+    def __init__(self, status: int, text: str, *, with_index: str = "") -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+        self.with_index = with_index
+
+
+def go_seconds(text: str | None) -> float | None:
+    """Return a Go duration in seconds."""
+    if not text:
+        return None
+    if not _GO_DURATION.fullmatch(text):
+        raise Refusal(400, "Invalid wait time")
+    return sum(float(n) * _UNITS[unit] for n, unit in re.findall(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)", text))
+
+
+def go_bool(query: Any, name: str, *, default: bool) -> bool:
+    text = query.get(name, "")
+    if not text:
+        return default
+    if text not in _TRUE | _FALSE:
+        said = f'strconv.ParseBool: parsing "{text}": invalid syntax'
+        raise Refusal(500, f'Failed to parse value of "{name}" ({text}) as a bool: {said}')
+    return text in _TRUE
+
+
+def checked_prefix(prefix: str) -> str:
+    digits = prefix.replace("-", "")
+    if len(digits) % 2:
+        raise Refusal(500, "alloc lookup failed: index error: Input (without hyphens) must be even length")
+    for character in digits:
+        if character not in "0123456789abcdefABCDEF":
+            said = f"encoding/hex: invalid byte: U+{ord(character):04X} '{character}'"
+            raise Refusal(500, f"alloc lookup failed: index error: Invalid UUID: {said}")
+    return prefix.lower()
+
+
+def page_size(text: str | None, version: str) -> int:
+    if not text:
+        return 0
+    if re.fullmatch(r"-?\d+", text):
+        return int(text)
+    if version == "1.3.1":
+        return 0
+    raise Refusal(400, "Expect a number for `per_page` query string parameter")
+
+
+def numeric(token: str) -> tuple[int, str]:
+    head, _, rest = token.partition(".")
+    return (int(head), rest) if head.isdigit() else (2**64, token)
+
+
+def compiled(expression: str | None) -> Any:
+    if not expression:
+        return None
+    try:
+        return parse(expression)
+    except FilterSyntaxError as error:
+        said = f"failed to read filter expression: {error}"
+        raise Refusal(400, f"failed to create result paginator: {said}") from None
+
+
+def passes(wanted: Any, thing: Any, version: str) -> bool:
+    rendered: dict[str, Any] = {}
+
+    def lookup(name: str) -> Any:
+        if name in CHEAP_FIELDS and hasattr(thing, "field"):
+            return thing.field(name)
+        if not rendered:
+            rendered.update(thing.struct(version))
+        return rendered[name]
+
+    try:
+        return bool(wanted(lookup))
+    except FilterSelectorError as error:
+        raise Refusal(400, f"failed to read result page: {error}") from None

@@ -1,0 +1,123 @@
+"""A simulated cluster behind a real HTTP server on this machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Iterable
+from typing import Any, Self
+
+import uvicorn
+
+from .access import Access, Grant, Guard
+from .app import build
+from .engine import Engine, State
+from .replay import Recording
+from .scenarios import Truth, run_story
+
+
+class Cluster:
+    """A simulated Nomad cluster that answers on a port of 127.0.0.1.
+
+    Parameters
+    ----------
+    story : str
+        What happened in it: calm, crash_loop, oom, bad_deploy, node_loss, artifact_outage, restart_storm or mixed.
+    allocations : int
+        How many allocations it has, about; from 10 to 1,000,000.
+    seed : int
+        The same seed gives the same cluster, up to the time of day.
+    version : str
+        ``"1.3.1"``, with its paging bug, or ``"2.0.5"``: which servers it behaves as.
+    acl : bool
+        Whether a token is needed. Without one, every program on this machine may ask.
+
+    Attributes
+    ----------
+    address, token : str
+        Where it answers, and a management token.
+    truth : Truth or None
+        What really happened, to check an analysis against; None for a recording.
+
+    Examples
+    --------
+    >>> from allocframe import sim
+    >>> with sim.Cluster("oom", allocations=50, seed=1) as cluster:
+    ...     cluster.truth.causes[0].kind
+    'oom'
+    """
+
+    def __init__(
+        self,
+        story: str = "mixed",
+        *,
+        allocations: int = 200,
+        seed: int = 0,
+        version: str = "2.0.5",
+        acl: bool = True,
+        now_ns: int | None = None,
+    ) -> None:
+        engine, truth = run_story(story, allocations=allocations, seed=seed, version=version, now_ns=now_ns)
+        self.engine: Engine | None = engine
+        self.truth: Truth | None = truth
+        self._serve(engine.state, acl=acl)
+
+    @classmethod
+    def replay(
+        cls, recordings: str | os.PathLike[str] | Iterable[dict[str, Any]], *, version: str, acl: bool = False
+    ) -> Self:
+        """Serve a recording of a real cluster: a folder of recorded exchanges, or rows of a list."""
+        made = cls.__new__(cls)
+        made.engine, made.truth = None, None
+        made._serve(Recording(recordings, version), acl=acl)
+        return made
+
+    def _serve(self, state: State | Recording, *, acl: bool) -> None:
+        self.state = state
+        self.version = state.version
+        self.token = str(uuid.uuid4()) if acl else ""
+        guard = Guard()
+        self._access = Access(acl, {self.token: Grant(known=True, management=True)})
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        self._socket.bind(("127.0.0.1", 0))
+        guard.port = self._socket.getsockname()[1]
+        self.address = f"http://127.0.0.1:{guard.port}"
+        config = uvicorn.Config(
+            build(state, self._access, guard),
+            log_level="critical",
+            lifespan="off",
+            ws="none",
+            server_header=False,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, args=([self._socket],), name="nomad-sim", daemon=True
+        )
+        self._thread.start()
+
+    def add_token(self, namespaces: Iterable[str] = ("default",)) -> str:
+        """Return a new token that may read jobs in `namespaces` and nothing else."""
+        token = str(uuid.uuid4())
+        self._access.grants[token] = Grant(known=True, readable=frozenset(namespaces))
+        return token
+
+    def revoke(self, token: str) -> None:
+        """Make a token unknown."""
+        del self._access.grants[token]
+
+    def close(self) -> None:
+        """Stop answering."""
+        self._server.should_exit = True
+        self._thread.join()
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<simulated Nomad {self.version} at {self.address}: {len(self.state.allocs):,} allocations>"
