@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from . import _careful, _wire
+from ._errors import DecodeError
 from ._table import Column, Table
 from .capture import Capture, Page
 from .frames import TABLES
@@ -28,7 +29,6 @@ MEMORY_LIMIT = "800MB"
 BATCH = 8 << 20
 """Bytes of small pages that are typed together."""
 
-_NUMBERED = "* EXCLUDE (page_file), TRY_CAST(substr(parse_filename(page_file), 1, 6) AS BIGINT) AS page"
 _SUSPECT = _wire.suspect_pattern()
 _COLUMNS = _wire.duckdb_columns()
 
@@ -101,7 +101,7 @@ class Store:
         for macro in MACROS:
             self._con.execute(macro)
         self._con.execute(
-            f"CREATE TABLE pages AS SELECT {_NUMBERED} FROM {_reader([Path(os.devnull)], 0)} LIMIT 0"
+            f"CREATE TABLE pages AS SELECT *, 0::BIGINT AS page FROM {_reader(Path(os.devnull), 0)} LIMIT 0"
         )
         self._views("main", "true")
 
@@ -117,14 +117,14 @@ class Store:
         body = file.read_bytes()
         if body.startswith(b"[") and not _is_suspect(body):
             try:
-                return self._insert(file, len(body))
+                return self._insert(page, file, len(body))
             except duckdb.InvalidInputException:
                 pass  # the careful reader finds out whether the page is broken or only unusual
         plain, issues = _careful.read(body, page.source or page.file_name)
         careful = file.with_suffix(".careful")
         careful.write_bytes(plain)
         try:
-            rows = self._insert(careful, len(plain))
+            rows = self._insert(page, careful, len(plain))
         finally:
             careful.unlink()
         with self._lock:
@@ -154,17 +154,22 @@ class Store:
         return broken
 
     def _read_together(self, batch: list[Page]) -> None:
+        """Type several pages as one array, because DuckDB takes milliseconds to open a file."""
         if not batch:
             return
-        files = [self.capture.file(page) for page in batch]
+        bodies = (self.capture.file(page).read_bytes().strip() for page in batch)
+        rows = b",\n".join(
+            inner for body in bodies if (inner := body[1:-1].strip() if body.endswith(b"]") else body)
+        )
+        together = self.capture.folder / f"{batch[0].number:06d}.batch"
+        together.write_bytes(b"[" + rows + b"]")
         try:
-            with self._con.cursor() as cursor:
-                cursor.execute(
-                    f"INSERT INTO pages SELECT {_NUMBERED} FROM {_reader(files, max(p.size for p in batch))}"
-                )
+            self._insert(batch[0], together, len(rows) + 2)
             return
         except duckdb.InvalidInputException:
             pass  # one of them is broken or unusual: find out which
+        finally:
+            together.unlink()
         for page in batch:
             try:
                 self.read(page)
@@ -172,8 +177,8 @@ class Store:
                 with self._lock:
                     self._broken.append(page)
 
-    def _insert(self, file: Path, size: int) -> PageRows:
-        query = f"INSERT INTO pages SELECT {_NUMBERED} FROM {_reader([file], size)} RETURNING ID"
+    def _insert(self, page: Page, file: Path, size: int) -> PageRows:
+        query = f"INSERT INTO pages SELECT *, {page.number} FROM {_reader(file, size)} RETURNING ID"
         with self._con.cursor() as cursor:
             return PageRows([row[0] for row in cursor.execute(query).fetchall()])
 
@@ -282,7 +287,6 @@ def _is_suspect(body: bytes) -> bool:
     return bool(found[0].as_py())
 
 
-def _reader(files: list[Path], size: int) -> str:
-    names = ", ".join(_quoted(str(file)) for file in files)
-    limit = max(size + 1, 1 << 24)
-    return f"read_json([{names}], format='array', columns={_COLUMNS}, maximum_object_size={limit}, filename='page_file')"
+def _reader(file: Path, size: int) -> str:
+    name, limit = _quoted(str(file)), max(size + 1, 1 << 20)
+    return f"read_json({name}, format='array', columns={_COLUMNS}, maximum_object_size={limit})"

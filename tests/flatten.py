@@ -45,7 +45,11 @@ def event_rows(rows: list[dict[str, Any]]) -> dict[tuple[str, str, int], dict[st
     for row in rows:
         for task, state in (row["TaskStates"] or {}).items():
             for seq, event in enumerate(state["Events"] or []):
-                found[row["ID"], task, seq] = {**_event(event), "job_id": row["JobID"], "node_name": row["NodeName"]}
+                found[row["ID"], task, seq] = {
+                    **_event(event),
+                    "job_id": row["JobID"],
+                    "node_name": row["NodeName"],
+                }
     return found
 
 
@@ -65,5 +69,6 @@ def _event(event: dict[str, Any]) -> dict[str, Any]:
         "driver_error": given(event["DriverError"]),
         "download_error": given(event["DownloadError"]),
         "failed_sibling": given(event["FailedSibling"]),
-        "task_signal": given(event["TaskSignal"]) or (details.get("signal") if event["Type"] == "Signaling" else None),
+        "task_signal": given(event["TaskSignal"])
+        or (details.get("signal") if event["Type"] == "Signaling" else None),
     }

@@ -46,7 +46,9 @@ def with_events(*events: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("version", flatten.VERSIONS)
 @pytest.mark.parametrize("name", ["list-all", "list-resources", "list-prefix", "list-pages"])
-def test_recorded_lists_give_row_for_row_what_plain_loops_give(tmp_path: Path, version: str, name: str) -> None:
+def test_recorded_lists_give_row_for_row_what_plain_loops_give(
+    tmp_path: Path, version: str, name: str
+) -> None:
     rows = flatten.recorded_rows(version, name)
     snap = read(tmp_path, rows)
 
@@ -93,7 +95,9 @@ def test_a_full_read_gives_job_version_links_and_placement(tmp_path: Path, versi
     assert len(snap.reschedules) == len(sent.get("RescheduleTracker", {}).get("Events", []))
     placement = snap._store.frame("placement")
     assert placement["node_id"].tolist() == [score["NodeID"] for score in sent["Metrics"]["ScoreMetaData"]]
-    assert placement["norm_score"].tolist() == [score["NormScore"] for score in sent["Metrics"]["ScoreMetaData"]]
+    assert placement["norm_score"].tolist() == [
+        score["NormScore"] for score in sent["Metrics"]["ScoreMetaData"]
+    ]
 
 
 def test_an_empty_answer_has_the_columns_and_dtypes_of_a_full_one(tmp_path: Path) -> None:
@@ -113,7 +117,13 @@ def test_an_empty_answer_has_the_columns_and_dtypes_of_a_full_one(tmp_path: Path
 
 
 def test_details_win_over_the_deprecated_flat_fields(tmp_path: Path) -> None:
-    event = {"Type": "Terminated", "Time": 5, "ExitCode": 1, "Signal": 0, "Details": {"exit_code": "137", "signal": "9"}}
+    event = {
+        "Type": "Terminated",
+        "Time": 5,
+        "ExitCode": 1,
+        "Signal": 0,
+        "Details": {"exit_code": "137", "signal": "9"},
+    }
     row = read(tmp_path, [with_events(event)]).events.iloc[0]
     assert (row["exit_code"], row["signal"]) == (137, 9)
 
@@ -125,18 +135,43 @@ def test_flat_fields_serve_where_details_are_missing_as_in_old_answers(tmp_path:
 
 
 def test_a_value_that_means_nothing_for_the_type_is_missing_not_zero(tmp_path: Path) -> None:
-    event = {"Type": "Started", "Time": 5, "ExitCode": 0, "Signal": 0, "StartDelay": 0, "DiskLimit": 0, "FailsTask": False}
+    event = {
+        "Type": "Started",
+        "Time": 5,
+        "ExitCode": 0,
+        "Signal": 0,
+        "StartDelay": 0,
+        "DiskLimit": 0,
+        "FailsTask": False,
+    }
     row = read(tmp_path, [with_events(event)]).events.iloc[0]
-    for column in ("exit_code", "signal", "start_delay", "kill_timeout", "disk_limit", "fails_task", "oom_killed"):
+    for column in (
+        "exit_code",
+        "signal",
+        "start_delay",
+        "kill_timeout",
+        "disk_limit",
+        "fails_task",
+        "oom_killed",
+    ):
         assert pd.isna(row[column]), column
 
 
 def test_unknown_event_types_and_details_pass_through(tmp_path: Path) -> None:
-    event = {"Type": "Teleported", "Time": 7, "Details": {"exit_code": "4", "destination": "moon", "n": 1, "deep": {"a": [1]}}}
+    event = {
+        "Type": "Teleported",
+        "Time": 7,
+        "Details": {"exit_code": "4", "destination": "moon", "n": 1, "deep": {"a": [1]}},
+    }
     row = read(tmp_path, [with_events(event)]).events.iloc[0]
     assert row["type"] == "Teleported"
     assert row["exit_code"] == 4
-    assert json.loads(row["details"]) == {"exit_code": "4", "destination": "moon", "n": "1", "deep": '{"a":[1]}'}
+    assert json.loads(row["details"]) == {
+        "exit_code": "4",
+        "destination": "moon",
+        "n": "1",
+        "deep": '{"a":[1]}',
+    }
 
 
 @pytest.mark.parametrize("states", [None, {}, {"server": None}])
@@ -174,11 +209,15 @@ def test_a_null_event_is_skipped_and_counted_and_the_others_keep_their_places(tm
         ("DeploymentStatus", 3),
     ],
 )
-def test_a_value_of_another_type_becomes_na_and_an_issue_names_it(tmp_path: Path, field: str, value: Any) -> None:
+def test_a_value_of_another_type_becomes_na_and_an_issue_names_it(
+    tmp_path: Path, field: str, value: Any
+) -> None:
     snap = read(tmp_path, [stub(Name="first"), {**stub(ID="second"), field: value}])
     assert len(snap) == 2
     row = snap.allocations.set_index("alloc_id").loc["second"]
-    column = {"CreateIndex": "create_index", "ModifyTime": "modified_at", "JobID": "job_id"}.get(field, "canary")
+    column = {"CreateIndex": "create_index", "ModifyTime": "modified_at", "JobID": "job_id"}.get(
+        field, "canary"
+    )
     assert pd.isna(row[column])
     issue = snap.issues.iloc[0]
     assert (issue["record"], issue["field"], issue["alloc_id"]) == (1, field, "second")
@@ -186,7 +225,16 @@ def test_a_value_of_another_type_becomes_na_and_an_issue_names_it(tmp_path: Path
 
 
 def test_whole_numbers_written_as_text_are_read_as_the_api_document_shows_them(tmp_path: Path) -> None:
-    tracker = {"Events": [{"PrevAllocID": "a", "PrevNodeID": "b", "RescheduleTime": 1517434161192946200, "Delay": "5000000000"}]}
+    tracker = {
+        "Events": [
+            {
+                "PrevAllocID": "a",
+                "PrevNodeID": "b",
+                "RescheduleTime": 1517434161192946200,
+                "Delay": "5000000000",
+            }
+        ]
+    }
     snap = read(tmp_path, [stub(RescheduleTracker=tracker)])
     assert snap.reschedules["delay"][0] == pd.Timedelta(seconds=5)
     assert snap.reschedules["time"][0].value == 1517434161192946200
@@ -208,7 +256,11 @@ def test_numbers_beyond_json_or_64_bits_become_na_with_an_issue(tmp_path: Path, 
 
 
 def test_invalid_utf8_and_lone_surrogates_are_replaced_and_noted(tmp_path: Path) -> None:
-    raw = json.dumps([stub(Name="A"), {**stub(ID="two"), "Name": "\ud800x"}]).encode().replace(b'"A"', b'"\xff\xfe"')
+    raw = (
+        json.dumps([stub(Name="A"), {**stub(ID="two"), "Name": "\ud800x"}])
+        .encode()
+        .replace(b'"A"', b'"\xff\xfe"')
+    )
     snap = read(tmp_path, raw=raw)
     assert snap.allocations["name"].tolist() == ["��", "�x"] or set(snap.allocations["name"]) == {"��", "�x"}
     assert snap.issues["record"].tolist() == [0, 1]
@@ -234,7 +286,9 @@ def test_nul_and_control_characters_in_names_are_kept_as_data(tmp_path: Path) ->
         (None, None),
     ],
 )
-def test_times_in_rfc_3339_are_exact_or_missing(tmp_path: Path, sent: str | None, expected: int | None) -> None:
+def test_times_in_rfc_3339_are_exact_or_missing(
+    tmp_path: Path, sent: str | None, expected: int | None
+) -> None:
     snap = read(tmp_path, [stub(TaskStates={"server": {"StartedAt": sent}})])
     assert plain(snap.task_states["started_at"][0]) == expected
 
@@ -255,7 +309,9 @@ def test_a_byte_order_mark_is_overlooked(tmp_path: Path) -> None:
     assert len(read(tmp_path, raw=b"\xef\xbb\xbf" + json.dumps([stub()]).encode())) == 1
 
 
-@pytest.mark.parametrize("raw", [b"", b"[", b'[{"ID":"a"}', b'[{"ID":"a"}]x', b'[{"ID":"a"}][', b'[{"ID":}]', b"hello"])
+@pytest.mark.parametrize(
+    "raw", [b"", b"[", b'[{"ID":"a"}', b'[{"ID":"a"}]x', b'[{"ID":"a"}][', b'[{"ID":}]', b"hello"]
+)
 def test_json_that_is_not_whole_is_an_error_naming_the_file(tmp_path: Path, raw: bytes) -> None:
     with pytest.raises(DecodeError, match=r"raw\.json"):
         read(tmp_path, raw=raw)
@@ -276,7 +332,9 @@ def test_a_thousand_levels_and_ten_thousand_details_lose_no_row(tmp_path: Path) 
     many = {f"key{n}": "v" for n in range(10_000)}
     snap = read(tmp_path, [with_events({"Type": "Driver", "Details": many}), stub(ID="deep", JobID=None)])
     assert len(json.loads(snap.events["details"][0])) == 10_000
-    body = json.dumps([with_events({"Type": "Driver", "Details": {"deep": "HERE"}}), {"ID": "odd", "JobID": 5}])
+    body = json.dumps(
+        [with_events({"Type": "Driver", "Details": {"deep": "HERE"}}), {"ID": "odd", "JobID": 5}]
+    )
     (tmp_path / "deep").mkdir()
     nested = "[" * 1000 + "]" * 1000
     snap = read(tmp_path / "deep", raw=body.replace('"HERE"', nested).encode())
@@ -304,7 +362,12 @@ def test_equal_ids_in_two_namespaces_are_two_allocations(tmp_path: Path) -> None
 
 
 _json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["", "1", "2021-11-04T09:14:22Z"]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["", "1", "2021-11-04T09:14:22Z"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=6,
 )
@@ -313,7 +376,9 @@ _json = st.recursive(
 def _of(kind: _wire.WireType) -> st.SearchStrategy[Any]:
     """Return values that mostly fit `kind`, and sometimes are anything."""
     if isinstance(kind, _wire.Struct):
-        fits: st.SearchStrategy[Any] = st.fixed_dictionaries({}, optional={k: _of(v) for k, v in kind.fields.items()})
+        fits: st.SearchStrategy[Any] = st.fixed_dictionaries(
+            {}, optional={k: _of(v) for k, v in kind.fields.items()}
+        )
     elif isinstance(kind, _wire.MapOf):
         fits = st.dictionaries(st.text(max_size=5), _of(kind.value), max_size=2)
     elif isinstance(kind, _wire.ListOf):
@@ -331,7 +396,9 @@ _KEPT = ("ID", "Namespace", "JobID", "CreateIndex", "CreateTime", "TaskStates")
 _stub = st.fixed_dictionaries({}, optional={name: _of(_wire.ALLOCATION.fields[name]) for name in _KEPT})
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 @given(rows=st.lists(_stub, max_size=4))
 def test_whatever_the_json_holds_no_row_is_lost_and_no_value_is_wrong(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]
@@ -352,5 +419,7 @@ def test_whatever_the_json_holds_no_row_is_lost_and_no_value_is_wrong(
         else:
             assert plain(got["job_id"]) is None or isinstance(job, str)
         states = row.get("TaskStates")
-        tasks = [t for t, state in states.items() if isinstance(state, dict)] if isinstance(states, dict) else []
+        tasks = (
+            [t for t, state in states.items() if isinstance(state, dict)] if isinstance(states, dict) else []
+        )
         assert (snap.task_states["alloc_id"] == row["ID"]).sum() == len(tasks)

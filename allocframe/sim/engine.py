@@ -9,6 +9,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from random import Random
 
 from .alloc import Alloc
@@ -59,7 +60,7 @@ class Engine:
         self.state = State(version, start_ns)
         self.rng = Random(seed)
         self.removed = 0
-        self._queue: list[tuple[int, int, Callable[[], None]]] = []
+        self._queue: list[tuple[int, int, Callable[[], object]]] = []
         self._order = itertools.count()
         self._live: dict[tuple[str, str, str, int], Alloc] = {}
         self._attempts: dict[tuple[str, str], list[int]] = {}
@@ -67,11 +68,11 @@ class Engine:
     def uuid(self) -> str:
         return str(uuid.UUID(int=self.rng.getrandbits(128)))
 
-    def at(self, time: int, action: Callable[[], None]) -> None:
+    def at(self, time: int, action: Callable[[], object]) -> None:
         """Do `action` at a virtual time."""
         heapq.heappush(self._queue, (time, next(self._order), action))
 
-    def after(self, delay: int, action: Callable[[], None]) -> None:
+    def after(self, delay: int, action: Callable[[], object]) -> None:
         self.at(self.state.now_ns + delay, action)
 
     def advance(self, seconds: float) -> None:
@@ -155,9 +156,7 @@ class Engine:
         pause = 20 * SECOND
         for group in job.groups:
             for step, slot in enumerate(range(group.count)):
-                self.after(
-                    step * pause, lambda g=group, s=slot: self._replace(job, g, s, evaluation, deployment)
-                )  # type: ignore[misc]
+                self.after(step * pause, partial(self._replace, job, group, slot, evaluation, deployment))
 
     def _replace(
         self, job: Job, group: Group, slot: int, evaluation: Evaluation, deployment: Deployment | None
@@ -207,7 +206,7 @@ class Engine:
         self._live[job.namespace, job.id, group.name, slot] = made
         for task in group.tasks:
             made.tasks[task.name] = TaskState()
-            self.after(self.rng.randint(5, 300) * SECOND // 1000, lambda t=task: self._receive(made, t))  # type: ignore[misc]
+            self.after(self.rng.randint(5, 300) * SECOND // 1000, partial(self._receive, made, task))  # type: ignore[misc]
         return made
 
     def clock(self, alloc: Alloc) -> int:

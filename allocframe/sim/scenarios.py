@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from random import Random
 
 from .alloc import Alloc
@@ -74,7 +75,7 @@ class Story:
         if allocations > 60:
             self.engine.submit(_system("node-exporter"))
         self.engine.at(
-            self.end - 40 * MINUTE, lambda: self.engine.submit(_batch("nightly-report", max(batch, 1)))
+            self.end - 40 * MINUTE, partial(self.engine.submit, _batch("nightly-report", max(batch, 1)))
         )
         self.engine.at(self.end - 25 * MINUTE, self._operator_restart)
 
@@ -101,7 +102,7 @@ class Story:
         groups = tuple(replace(g, tasks=(change(g.tasks[0]), *g.tasks[1:])) for g in job.groups)
         new = job.next_version(groups=groups, **changes)
         cause.job_version = new.version
-        self.engine.at(when, lambda: self.engine.submit(new) and None)
+        self.engine.at(when, partial(self.engine.submit, new))
 
     def hit(self, cause: Cause, chosen: Callable[[Alloc], bool]) -> None:
         """Note, at the end, the tasks that a cause hit."""
@@ -229,7 +230,7 @@ def _restart_storm(story: Story) -> None:
     def strike() -> None:
         for alloc in engine.live():
             if alloc.client_status == "running" and alloc.job.kind == "service" and story.rng.random() < 0.5:
-                engine.after(story.rng.randrange(90) * SECOND, lambda a=alloc: restart(a))  # type: ignore[misc]
+                engine.after(story.rng.randrange(90) * SECOND, partial(restart, alloc))  # type: ignore[misc]
 
     def restart(alloc: Alloc) -> None:
         if alloc.client_status == "running":

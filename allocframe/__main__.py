@@ -1,0 +1,20 @@
+"""``python -m allocframe`` and the ``allocframe`` command."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line; without its extra, say what to install."""
+    try:
+        from .cli import run
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("allocframe"):
+            raise
+        sys.exit("the command line needs typer: pip install 'allocframe[cli]'")
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()
