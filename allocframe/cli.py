@@ -12,9 +12,9 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from . import __version__
 from ._display import visible
 from ._errors import AllocframeError, ConfigError
+from ._version import __version__
 from .client import Client
 from .snapshot import Snapshot
 

@@ -40,7 +40,9 @@ def unit(path: Path) -> str:
 def imports(path: Path) -> list[tuple[str, bool]]:
     """Return each import as (dotted name, or a unit of this package with a leading dot) and whether it is lazy."""
     tree = ast.parse(path.read_text())
-    lazy = {id(node) for part in ast.walk(tree) if isinstance(part, ast.FunctionDef) for node in ast.walk(part)}
+    lazy = {
+        id(node) for part in ast.walk(tree) if isinstance(part, ast.FunctionDef) for node in ast.walk(part)
+    }
     typing = {
         id(node)
         for part in ast.walk(tree)

@@ -256,7 +256,7 @@ def build(state: Any, access: Access, guard: Guard) -> Starlette:
         Middleware(guard.middleware),
         Middleware(GZipMiddleware, minimum_size=1000, compresslevel=1),
     ]
-    app = Starlette(routes=Api(state, access).routes(), middleware=middleware, exception_handlers=handlers)  # type: ignore[arg-type]
+    app = Starlette(routes=Api(state, access).routes(), middleware=middleware, exception_handlers=handlers)
     app.router.redirect_slashes = False
     return app
 

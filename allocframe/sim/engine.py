@@ -206,7 +206,7 @@ class Engine:
         self._live[job.namespace, job.id, group.name, slot] = made
         for task in group.tasks:
             made.tasks[task.name] = TaskState()
-            self.after(self.rng.randint(5, 300) * SECOND // 1000, partial(self._receive, made, task))  # type: ignore[misc]
+            self.after(self.rng.randint(5, 300) * SECOND // 1000, partial(self._receive, made, task))
         return made
 
     def clock(self, alloc: Alloc) -> int:

@@ -230,7 +230,7 @@ def _restart_storm(story: Story) -> None:
     def strike() -> None:
         for alloc in engine.live():
             if alloc.client_status == "running" and alloc.job.kind == "service" and story.rng.random() < 0.5:
-                engine.after(story.rng.randrange(90) * SECOND, partial(restart, alloc))  # type: ignore[misc]
+                engine.after(story.rng.randrange(90) * SECOND, partial(restart, alloc))
 
     def restart(alloc: Alloc) -> None:
         if alloc.client_status == "running":
