@@ -218,7 +218,8 @@ class Transport:
                 raise self._fault_or_error(status, answer, NotNomad(_not_nomad(where, status, body)))
             error = _protocol.error_for("GET", path, status, visible(text.strip()))
             raise self._fault_or_error(status, answer, error, text)
-        if body[:16].lstrip()[:1] not in [bytes([byte]) for byte in _JSON_STARTS] and body.strip():
+        start = body[:16].removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+        if start and start not in _JSON_STARTS:
             raise NotNomad(_not_nomad(where, status, body))
         return Response(Headers.parse(answer.headers), body)
 

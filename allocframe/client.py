@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -355,21 +355,20 @@ class Client:
 
 
 @contextlib.contextmanager
-def _shown(progress: Progress) -> Any:
+def _shown(progress: Progress) -> Iterator[Callable[[int, int | None], None]]:
     """Yield a function that shows how far a walk is: allocations so far, and an estimate of all."""
     if callable(progress):
         yield progress
         return
+    if progress is False:
+        yield lambda done, estimate: None
+        return
     from tqdm.auto import tqdm
 
-    with tqdm(
-        desc="allocations",
-        unit="",
-        unit_scale=True,
-        delay=0 if progress else 1,
-        disable=progress is False,
-        leave=False,
-    ) as bar:
+    class Bar(tqdm):  # type: ignore[misc, type-arg]
+        monitor_interval = 0  # no thread of its own
+
+    with Bar(desc="allocations", unit="", unit_scale=True, delay=0 if progress else 1, leave=False) as bar:
 
         def show(done: int, estimate: int | None) -> None:
             bar.total = max(estimate, done) if estimate is not None else None

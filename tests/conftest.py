@@ -1,0 +1,30 @@
+"""What tests share: a simulated cluster for the whole run, and an environment without the caller's Nomad."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+import allocframe as af
+
+
+@pytest.fixture(autouse=True)
+def _no_nomad_settings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the caller's NOMAD_* away from every test but the live ones, which are there for them."""
+    if "live" not in request.node.path.parts:
+        for name in [name for name in os.environ if name.startswith("NOMAD_")]:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[af.sim.Cluster]:
+    with af.sim.Cluster("mixed", allocations=120, seed=5) as made:
+        yield made
+
+
+@pytest.fixture
+def client(cluster: af.sim.Cluster) -> Iterator[af.Client]:
+    with af.Client(cluster.address, token=cluster.token) as made:
+        yield made

@@ -1,0 +1,304 @@
+"""Broken answers: each is met by asking again or by an error that says what happened, never by a short table."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from email.utils import formatdate
+
+import pytest
+from faultserver import BODY, ROW, FaultServer, good, http, packed, reset, serving
+
+import allocframe as af
+from allocframe import _transport
+
+
+def client(server: FaultServer, **more: object) -> af.Client:
+    return af.Client(server.address, **{"timeout": 10.0, "retries": 3, **more})  # type: ignore[arg-type]
+
+
+def fetched(server: FaultServer, **more: object) -> int:
+    with client(server, **more) as c, c.snapshot(progress=False) as snap:
+        assert snap.info["complete"]
+        return len(snap)
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_transport._protocol, "backoff", lambda attempt, rng: 0.0)
+
+
+def test_row_1_a_refused_connection_names_the_address_and_the_variable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+    with (
+        af.Client(f"http://127.0.0.1:{port}") as c,
+        pytest.raises(af.ConnectionFailed, match=rf"{port}.*NOMAD_ADDR"),
+    ):
+        c.snapshot()
+
+
+def test_row_2_a_connection_that_the_server_closed_is_opened_anew() -> None:
+    with serving(good(), reset, good()) as server, client(server) as c:
+        assert len(c.snapshot(progress=False)) == 1
+        assert len(c.snapshot(progress=False)) == 1
+        assert c.stats["retries"] == 1
+
+
+@pytest.mark.parametrize("cut", range(1, len(BODY), 9))
+def test_row_3_a_body_cut_anywhere_is_fetched_again(cut: int) -> None:
+    with serving(http(BODY[:cut], length=len(BODY)), good()) as server:
+        assert fetched(server) == 1
+
+
+def test_row_3_chunks_cut_short_are_fetched_again() -> None:
+    chunk = http(b"%x\r\n%s\r\n" % (len(BODY), BODY), Transfer_Encoding="chunked")
+    with serving(chunk, good()) as server:
+        assert fetched(server) == 1
+        assert len(server.requests) == 2
+
+
+def test_row_4_gzip_that_stops_early_with_a_fitting_length_is_fetched_again() -> None:
+    rows = [{**ROW, "ID": str(n), "Name": os.urandom(8).hex()} for n in range(500)]
+    data = gzip.compress(json.dumps(rows).encode())
+    half = data[: len(data) // 2]
+    with serving(
+        http(half, length=len(half), Content_Encoding="gzip"), packed(json.dumps(rows).encode())
+    ) as server:
+        assert fetched(server) == 500
+        assert len(server.requests) == 2
+
+
+def test_row_5_gzip_with_a_wrong_checksum_is_fetched_again_then_an_error() -> None:
+    data = bytearray(gzip.compress(BODY))
+    data[-8] ^= 0xFF
+    broken = http(bytes(data), length=len(data), Content_Encoding="gzip")
+    with serving(broken, packed()) as server:
+        assert fetched(server) == 1
+    with serving(broken) as server, pytest.raises(af.ConnectionFailed, match="broke"):
+        fetched(server)
+
+
+@pytest.mark.parametrize("cut", [1, len(BODY) // 2, len(BODY) - 1])
+def test_row_6_a_body_that_ends_with_the_connection_too_early_is_fetched_again(cut: int) -> None:
+    with serving(http(BODY[:cut]), http(BODY)) as server:
+        assert fetched(server) == 1
+    with serving(http(BODY[:cut])) as server, pytest.raises(af.AllocframeError):
+        fetched(server)
+
+
+def test_row_7_a_decompression_bomb_ends_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_transport, "MAX_BODY", 1 << 20)
+    with (
+        serving(packed(b"[" + b" " * (50 << 20) + b"]")) as server,
+        pytest.raises(af.ResponseTooLarge, match="per_page"),
+    ):
+        fetched(server)
+
+
+def test_row_8_a_body_that_trickles_in_ends_at_the_deadline_of_the_request() -> None:
+    def trickle(connection: socket.socket) -> None:
+        connection.sendall(http(b"[", length=10_000))
+        while True:
+            connection.sendall(b" ")
+            time.sleep(0.05)
+
+    with serving(trickle) as server, pytest.raises(af.RequestTimeout, match="timeout="):
+        fetched(server, timeout=0.5)
+
+
+def test_row_9_a_server_that_hangs_after_the_headers_ends_at_the_deadline() -> None:
+    done = threading.Event()
+
+    def hang(connection: socket.socket) -> None:
+        connection.sendall(http(b"", length=100))
+        done.wait(20)
+
+    with serving(hang) as server:
+        with pytest.raises(af.RequestTimeout):
+            fetched(server, timeout=0.5)
+        done.set()
+
+
+@pytest.mark.parametrize("status", ["502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout"])
+def test_row_10_a_burst_of_gateway_errors_is_waited_out_and_bounded(status: str) -> None:
+    page = http(b"<html>sorry</html>", status, length=18, kind="text/html")
+    with serving(page, page, good()) as server:
+        assert fetched(server) == 1
+    with serving(page) as server:
+        with pytest.raises(af.AllocframeError):
+            fetched(server)
+        assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize("value", ["0", "garbage", formatdate(0, usegmt=True)])
+def test_row_11_and_12_429_is_waited_out_with_or_without_a_sound_retry_after(value: str) -> None:
+    busy = http(b"too many", "429 Too Many Requests", length=8, kind="text/plain", Retry_After=value)
+    with serving(busy, good()) as server:
+        assert fetched(server) == 1
+    bare = http(b"", "429 Too Many Requests", length=0, kind="text/plain")
+    with serving(bare) as server, pytest.raises(af.ApiError, match="100 connections"):
+        fetched(server)
+
+
+def test_row_11_a_retry_after_beyond_the_deadline_is_not_waited_for() -> None:
+    busy = http(b"", "429 Too Many Requests", length=0, Retry_After="1000000000")
+    with serving(busy) as server, pytest.raises(af.ApiError):
+        fetched(server, timeout=1.0)
+
+
+def test_row_12_a_connection_closed_without_a_word_is_tried_again() -> None:
+    with serving(reset, reset, good()) as server:
+        assert fetched(server) == 1
+
+
+def test_row_13_a_leader_election_is_waited_out() -> None:
+    text = b"No cluster leader"
+    election = http(text, "500 Internal Server Error", length=len(text), kind="text/plain")
+    with serving(election, election, good()) as server:
+        assert fetched(server) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["alloc lookup failed: index error: UUID must be 36 characters", "Permission denied"]
+)
+def test_row_14_a_500_for_bad_input_is_asked_once(text: str) -> None:
+    with serving(
+        http(text.encode(), "500 Internal Server Error", length=len(text), kind="text/plain")
+    ) as server:
+        with pytest.raises(af.ApiError, match=r"denied|UUID"):
+            fetched(server)
+        assert len(server.requests) == 1
+
+
+def test_row_15_a_login_page_with_200_is_not_nomad_and_its_excerpt_is_harmless() -> None:
+    page = b"<html>\x1b[31m<script>alert(1)</script> please log in"
+    with (
+        serving(http(page, length=len(page), kind="text/html")) as server,
+        pytest.raises(af.NotNomad, match="NOMAD_ADDR") as e,
+    ):
+        fetched(server)
+    assert "\x1b" not in str(e.value)
+
+
+def test_row_15_a_redirect_is_not_followed() -> None:
+    moved = http(b"", "307 Temporary Redirect", length=0, Location="http://evil.example/v1/allocations")
+    with serving(moved) as server, client(server, token="canary") as c:
+        with pytest.raises(af.NotNomad, match=r"evil\.example"):
+            c.snapshot()
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("index", ["0", "abc", str(2**64), "-5"])
+def test_row_17_an_index_that_cannot_be_is_overlooked(index: str) -> None:
+    with serving(good(X_Nomad_Index=index)) as server:
+        assert fetched(server) == 1
+
+
+def test_row_20_a_row_that_changes_between_two_pages_is_there_once_in_its_newest_form() -> None:
+    def page(connection: socket.socket) -> None:
+        target = server.requests[-1]
+        old, new = {**ROW, "ModifyIndex": 5, "JobID": "old"}, {**ROW, "ModifyIndex": 6, "JobID": "new"}
+        if "prefix" not in target:
+            connection.sendall(good(json.dumps([old]).encode(), X_Nomad_Nexttoken="1.54"))
+        else:
+            connection.sendall(good(json.dumps([new] if "prefix=54" in target else []).encode()))
+
+    with serving(page) as server, client(server) as c:
+        snap = c.snapshot(progress=False)
+        assert snap.allocations["job_id"].tolist() == ["new"]
+        assert snap.info["duplicates"] == 1
+
+
+def test_row_25_permission_lost_in_the_middle_of_a_walk_leaves_no_partial_table() -> None:
+    def page(connection: socket.socket) -> None:
+        if "prefix=07" in server.requests[-1]:
+            connection.sendall(http(b"Permission denied", "403 Forbidden", length=17, kind="text/plain"))
+        elif "prefix" in server.requests[-1]:
+            connection.sendall(good(b"[]"))
+        else:
+            connection.sendall(good(X_Nomad_Nexttoken="1.5"))
+
+    with serving(page) as server, pytest.raises(af.PermissionDenied, match="NOMAD_TOKEN"):
+        fetched(server)
+
+
+def test_row_37_two_documents_in_one_answer_are_not_taken_for_one() -> None:
+    body = BODY + BODY
+    with serving(good(body)) as server, pytest.raises(af.DecodeError):
+        fetched(server)
+    with serving(good(b"\xef\xbb\xbf" + BODY)) as server:
+        assert fetched(server) == 1
+
+
+def test_a_page_that_is_broken_among_small_ones_is_fetched_again() -> None:
+    broken = [True]
+
+    def page(connection: socket.socket) -> None:
+        target = server.requests[-1]
+        if "prefix" not in target:
+            connection.sendall(good(X_Nomad_Nexttoken="1.5"))
+        elif "prefix=54" in target and broken:
+            broken.clear()
+            connection.sendall(http(BODY[:-2]))
+        else:
+            connection.sendall(good(BODY if "prefix=54" in target else b"[]"))
+
+    with serving(page) as server, client(server) as c:
+        snap = c.snapshot(progress=False)
+        assert len(snap) == 1
+        assert sum("prefix=54" in target for target in server.requests) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_row_49_a_client_used_after_a_fork_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(good()) as server, client(server) as c:
+        monkeypatch.setattr(c._transport, "_pid", -1)
+        with pytest.raises(af.AllocframeError, match="fork"):
+            c.snapshot()
+
+
+def test_a_closed_client_says_so_and_closing_twice_does_no_harm() -> None:
+    with serving(good()) as server:
+        c = client(server)
+        c.close()
+        c.close()
+        with pytest.raises(af.AllocframeError, match="closed"):
+            c.snapshot()
+
+
+_INTERRUPTED = """
+import sys, threading
+import allocframe as af
+c = af.Client(sys.argv[1], timeout=60)
+try:
+    c.snapshot(progress=False)
+except KeyboardInterrupt:
+    alive = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
+    print("interrupted", alive, len(c.snapshot(progress=False)), flush=True)
+"""
+
+
+def test_row_48_ctrl_c_ends_a_walk_at_once_leaves_no_thread_and_the_next_call_works() -> None:
+    reached = threading.Event()
+
+    def hang(connection: socket.socket) -> None:
+        connection.sendall(http(b"", length=100))
+        reached.set()
+        connection.recv(1)
+
+    with serving(hang, good()) as server:
+        child = subprocess.Popen(
+            [sys.executable, "-c", _INTERRUPTED, server.address], stdout=subprocess.PIPE, text=True
+        )
+        assert reached.wait(30)
+        child.send_signal(signal.SIGINT)
+        said, _ = child.communicate(timeout=20)
+    assert said.split() == ["interrupted", "[]", "1"]
