@@ -241,9 +241,8 @@ class Store:
                     "give one SELECT statement: the tables of a snapshot can be read, not changed"
                 )
             cursor.execute(f"SET search_path = '{schema},main'")
-            answer: pd.DataFrame = (
-                cursor.sql(statements[0]).to_arrow_table().to_pandas(types_mapper=_TYPES.get)
-            )
+            data = _in_utc(cursor.sql(statements[0]).to_arrow_table())
+            answer: pd.DataFrame = data.to_pandas(types_mapper=_TYPES.get)
             return answer
 
     def issues(self) -> pd.DataFrame:

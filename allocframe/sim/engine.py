@@ -257,7 +257,7 @@ class Engine:
 
     def _exit(self, alloc: Alloc, task: Task, outcome: Outcome, attempt: int, mark: int) -> None:
         state = alloc.tasks[task.name]
-        if state.state != "running" or state.emitted != mark:
+        if alloc.terminal or state.state != "running" or state.emitted != mark:
             return
         details = {
             "exit_code": str(outcome.exit_code),

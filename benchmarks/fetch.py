@@ -1,0 +1,173 @@
+"""Fetch and flatten, side by side in one run: bare download, allocframe, python-nomad with pandas.
+
+Recorded real allocations are multiplied under new IDs and served by a small HTTP server in a process of
+its own. Each contender runs in a process of its own too, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import re
+import resource
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from random import Random
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+RECORDED = Path(__file__).parent.parent / "tests" / "data" / "nomad-2.0.5" / "list-all.json"
+README = Path(__file__).parent / "README.md"
+
+
+def shards(megabytes: int) -> tuple[dict[str, bytes], int]:
+    """Return the allocations of each ID prefix as JSON, and how many there are."""
+    rows = json.loads(RECORDED.read_text())[0]["json"]
+    texts = [(row["ID"], json.dumps(row, separators=(",", ":"))) for row in rows]
+    rng, parts, size, count = Random(1), [[] for _ in range(256)], 0, 0
+    while size < megabytes * 1_000_000:
+        old, text = texts[count % len(texts)]
+        identity = str(uuid.UUID(int=rng.getrandbits(128)))
+        parts[int(identity[:2], 16)].append((identity, text.replace(old, identity)))
+        size, count = size + len(text), count + 1
+    bodies = {f"{n:02x}": ("[" + ",".join(t for _, t in sorted(part)) + "]").encode() for n, part in enumerate(parts)}
+    return bodies, count
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    bodies: dict[str, bytes]
+
+    def do_GET(self) -> None:
+        target = urlsplit(self.path)
+        query = parse_qs(target.query)
+        body, token = b"[]", ""
+        if target.path == "/v1/agent/self":
+            body = b'{"config":{"Version":{"Version":"2.0.5"}}}'
+        elif "prefix" in query:
+            body = self.bodies[query["prefix"][0]]
+        elif "per_page" in query:
+            token = "1.00000000-0000-0000-0000-000000000000"
+        else:
+            body = b"[" + b",".join(part[1:-1] for part in self.bodies.values() if len(part) > 2) + b"]"
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("X-Nomad-Index", "9")
+        self.send_header("Content-Length", str(len(body)))
+        if token:
+            self.send_header("X-Nomad-Nexttoken", token)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def serve(megabytes: int, ready: Any) -> None:
+    _Handler.bodies, count = shards(megabytes)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    ready.put((server.server_port, count, sum(map(len, _Handler.bodies.values()))))
+    server.serve_forever()
+
+
+def bare_download(address: str) -> int:
+    """The same pages as allocframe, with the same HTTP client, thrown away."""
+    import httpx
+
+    with httpx.Client(base_url=address) as http:
+        return sum(len(http.get("/v1/allocations", params={"prefix": f"{n:02x}"}).content) for n in range(256))
+
+
+def with_allocframe(address: str) -> int:
+    """All five frames."""
+    import allocframe as af
+
+    with af.Client(address, timeout=600) as client, client.snapshot(namespace="*", progress=False) as snap:
+        frames = [snap.allocations, snap.task_states, snap.events, snap.reschedules, snap.resources]
+        return len(frames[2])
+
+
+def with_python_nomad(address: str) -> int:
+    """What people do today: one answer, json_normalize, and lists of dicts for tasks and events."""
+    import nomad
+    import pandas as pd
+
+    host, port = address.removeprefix("http://").split(":")
+    rows = nomad.Nomad(host=host, port=int(port), timeout=600).allocations.get_allocations()
+    allocations = pd.json_normalize([{k: v for k, v in row.items() if k != "TaskStates"} for row in rows])
+    tasks, events = [], []
+    for row in rows:
+        for task, state in (row["TaskStates"] or {}).items():
+            tasks.append({"alloc_id": row["ID"], "task": task, **{k: v for k, v in state.items() if k != "Events"}})
+            for event in state["Events"] or []:
+                flat = {k: v for k, v in event.items() if k != "Details"}
+                events.append({"alloc_id": row["ID"], "task": task, **flat, **(event["Details"] or {})})
+    frames = [allocations, pd.DataFrame(tasks), pd.DataFrame(events)]
+    return len(frames[2])
+
+
+CONTENDERS: dict[str, Callable[[str], int]] = {
+    "bare download": bare_download,
+    "allocframe": with_allocframe,
+    "python-nomad + pandas": with_python_nomad,
+}
+
+
+def _measured(name: str, address: str, said: Any) -> None:
+    CONTENDERS[name]  # the import of this module is not what is measured
+    started = time.perf_counter()
+    CONTENDERS[name](address)
+    said.put((time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+
+
+def measure(megabytes: int, skip: set[str]) -> Iterator[tuple[str, int, int, float, float]]:
+    """Yield name, allocations, bytes, seconds (the best of three; one above 100 MB) and peak memory."""
+    context = multiprocessing.get_context("spawn")
+    ready = context.Queue()
+    server = context.Process(target=serve, args=(megabytes, ready), daemon=True)
+    server.start()
+    port, count, size = ready.get()
+    try:
+        for name in CONTENDERS:
+            if name in skip:
+                continue
+            results = []
+            for _ in range(3 if megabytes <= 100 else 1):
+                said = context.Queue()
+                run = context.Process(target=_measured, args=(name, f"http://127.0.0.1:{port}", said))
+                run.start()
+                results.append(said.get())
+                run.join()
+            yield name, count, size, min(r[0] for r in results), max(r[1] for r in results)
+    finally:
+        server.terminate()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("megabytes", nargs="*", type=int, default=[40, 400, 1000])
+    lines = ["| JSON | allocations | contender | seconds | MB/s | against download | peak memory |", "|" + " --- |" * 7]
+    for megabytes in parser.parse_args().megabytes:
+        skip = {"python-nomad + pandas"} if megabytes > 400 else set()
+        download = 0.0
+        for name, count, size, seconds, memory in measure(megabytes, skip):
+            download = download or seconds
+            cells = [
+                f"{size / 1e6:,.0f} MB", f"{count:,}", name, f"{seconds:.2f}", f"{size / 1e6 / seconds:,.0f}",
+                f"{seconds / download:.1f}x", f"{memory / 1e9:.2f} GB",
+            ]  # fmt: skip
+            lines.append("| " + " | ".join(cells) + " |")
+            print(lines[-1], file=sys.stderr)
+    table = "\n".join(lines)
+    print(table)
+    kept = README.read_text()
+    README.write_text(re.sub(r"(?s)(<!-- table -->\n).*(\n<!-- end -->)", lambda m: m[1] + table + m[2], kept))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Against a real agent: the one of NOMAD_ADDR, or a development agent of the `nomad` program on PATH."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flatten import event_rows, task_rows
+
+import allocframe as af
+
+pytestmark = [
+    pytest.mark.skipif(
+        not os.environ.get("NOMAD_ADDR") and not shutil.which("nomad"),
+        reason="needs a real agent: set NOMAD_ADDR, or put a nomad program on PATH",
+    ),
+    pytest.mark.timeout(240),
+]
+
+_AGENT = """
+bind_addr = "127.0.0.1"
+disable_update_check = true
+log_level = "ERROR"
+ports {{
+  http = {http}
+  rpc  = {rpc}
+  serf = {serf}
+}}
+client {{
+  options = {{ "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean,consul,vault" }}
+}}
+plugin "raw_exec" {{
+  config {{ enabled = true }}
+}}
+"""
+
+
+def _job(name: str, kind: str, count: int, command: list[str]) -> dict[str, Any]:
+    task = {"Name": "t", "Driver": "raw_exec", "Config": {"command": command[0], "args": command[1:]}}
+    task["Resources"] = {"CPU": 1, "MemoryMB": 10}
+    policy = {"Attempts": 1, "Interval": 300_000_000_000, "Delay": 1_000_000_000, "Mode": "fail"}
+    group = {
+        "Name": "g",
+        "Count": count,
+        "RestartPolicy": policy,
+        "EphemeralDisk": {"SizeMB": 101},
+        "Tasks": [task],
+    }
+    return {"Job": {"ID": name, "Name": name, "Type": kind, "Datacenters": ["dc1"], "TaskGroups": [group]}}
+
+
+def _call(address: str, path: str, body: Any = None) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(urllib.request.Request(address + path, data=data), timeout=10) as answer:
+        return json.load(answer)
+
+
+@contextlib.contextmanager
+def _agent(folder: Path) -> Iterator[str]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    config = folder / "agent.hcl"
+    config.write_text(_AGENT.format(http=ports[0], rpc=ports[1], serf=ports[2]))
+    with (folder / "agent.log").open("w") as log:
+        agent = subprocess.Popen(["nomad", "agent", "-dev", "-config", str(config)], stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{ports[0]}"
+    try:
+        _until(lambda: _call(address, "/v1/nodes"))
+        for job in (
+            _job("web", "service", 2, ["/bin/sleep", "9999"]),
+            _job("ok", "batch", 30, ["/bin/true"]),
+        ):
+            _call(address, "/v1/jobs", job)
+        _call(address, "/v1/jobs", _job("crash", "service", 1, ["/bin/sh", "-c", "exit 7"]))
+        _until(lambda: sum(r["ClientStatus"] == "complete" for r in _call(address, "/v1/allocations")) >= 30)
+        _until(lambda: any(r["ClientStatus"] == "failed" for r in _call(address, "/v1/allocations")))
+        yield address
+    finally:
+        agent.terminate()
+        agent.wait(30)
+
+
+def _until(reached: Any) -> None:
+    for _ in range(300):
+        with contextlib.suppress(OSError):
+            if reached():
+                return
+        time.sleep(0.2)
+    raise AssertionError("the agent did not get there in a minute")
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[af.Client]:
+    with contextlib.ExitStack() as stack:
+        address = os.environ.get("NOMAD_ADDR") or stack.enter_context(
+            _agent(tmp_path_factory.mktemp("nomad"))
+        )
+        yield stack.enter_context(af.Client(address))
+
+
+def test_a_real_cluster_gives_row_for_row_what_plain_loops_give(client: af.Client, tmp_path: Path) -> None:
+    snap = client.snapshot(namespace="*", progress=False)
+    raw: dict[str, Any] = {}
+    for page in snap._capture.pages:
+        for row in json.loads(snap._capture.file(page).read_bytes()):
+            if row["ID"] not in raw or row["ModifyIndex"] >= raw[row["ID"]]["ModifyIndex"]:
+                raw[row["ID"]] = row
+    assert set(snap.allocations["alloc_id"]) == set(raw)
+    assert len(snap.task_states) == len(task_rows(list(raw.values())))
+    expected = event_rows(list(raw.values()))
+    found = snap.events.set_index(["alloc_id", "task", "seq"])
+    assert len(found) == len(expected)
+    for key, event in expected.items():
+        assert found.loc[key, "time"].value == event["time"]
+        assert found.loc[key, "type"] == event["type"]
+    assert snap.issues.empty
+    assert snap.info["version"]
+
+
+def test_small_pages_find_what_one_page_finds(client: af.Client) -> None:
+    whole = set(client.snapshot(namespace="*", progress=False, task_states=False).allocations["alloc_id"])
+    paged = client.snapshot(namespace="*", per_page=3, workers=8, progress=False, task_states=False)
+    assert whole <= set(paged.allocations["alloc_id"]) | whole
+    assert len(whole - set(paged.allocations["alloc_id"])) == 0
+    assert paged.info["paging"] == "by ID prefix"
+
+
+def test_one_allocation_is_read_with_its_placement(client: af.Client) -> None:
+    identity = client.snapshot(namespace="*", newest=1, progress=False).allocations["alloc_id"][0]
+    assert client.allocation(identity).raw["ID"] == identity
+    assert client.allocation(identity[:13]).raw["ID"] == identity
+    with pytest.raises(af.NotFound):
+        client.allocation("00000000-0000-0000-0000-000000000000")
+
+
+def test_errors_are_the_real_ones(client: af.Client) -> None:
+    with pytest.raises(af.BadRequest, match="struct field"):
+        client.snapshot(namespace="*", filter="Nope == 1")
+    with pytest.raises(af.BadRequest, match="no match found"):
+        client.snapshot(namespace="*", filter="JobID")

@@ -1,0 +1,211 @@
+"""The simulated cluster is held to what real agents answered: same status, same text, same keys, same types."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import unquote
+
+import flatten
+import httpx
+import pytest
+
+from allocframe import sim
+
+LISTS = [
+    "list-all",
+    "list-prefix",
+    "list-pages",
+    "list-pages-reverse",
+    "list-no-task-states",
+    "list-resources",
+]
+
+
+@pytest.fixture(scope="module", params=flatten.VERSIONS)
+def replay(request: pytest.FixtureRequest) -> Any:
+    with (
+        sim.Cluster.replay(flatten.DATA / f"nomad-{request.param}", version=request.param) as cluster,
+        httpx.Client(base_url=cluster.address) as http,
+    ):
+        yield request.param, http
+
+
+@pytest.fixture(scope="module", params=flatten.VERSIONS)
+def simulated(request: pytest.FixtureRequest) -> Any:
+    with (
+        sim.Cluster("mixed", allocations=150, seed=9, version=request.param, acl=False) as cluster,
+        httpx.Client(base_url=cluster.address) as http,
+    ):
+        yield request.param, http
+
+
+def asked(http: httpx.Client, exchange: dict[str, Any]) -> httpx.Response:
+    request = exchange["request"]
+    return http.request(request["method"], request["path"])
+
+
+@pytest.mark.parametrize("name", ["errors"])
+def test_recorded_reads_that_fail_fail_with_the_same_status_and_text(replay: Any, name: str) -> None:
+    version, http = replay
+    compared = 0
+    for exchange in flatten.recorded(version, name):
+        path = exchange["request"]["path"]
+        if exchange["request"]["method"] != "GET" or exchange["status"] == 200 or "/v1/client/" in path:
+            continue
+        answer = asked(http, exchange)
+        assert (answer.status_code, answer.text) == (exchange["status"], exchange["text"]), unquote(path)
+        assert answer.headers["content-type"].startswith("text/plain")
+        assert ("x-nomad-index" in answer.headers) == ("X-Nomad-Index" in exchange["headers"])
+        compared += 1
+    assert compared >= 8
+
+
+def test_a_wrong_method_is_refused_as_recorded(replay: Any) -> None:
+    version, http = replay
+    exchange = next(e for e in flatten.recorded(version, "errors") if e["request"]["method"] == "DELETE")
+    answer = asked(http, exchange)
+    assert (answer.status_code, answer.text) == (exchange["status"], exchange["text"])
+
+
+def test_odd_page_sizes_and_tokens_give_what_was_recorded(replay: Any) -> None:
+    version, http = replay
+    for exchange in flatten.recorded(version, "errors"):
+        path = exchange["request"]["path"]
+        if (
+            exchange["status"] == 200
+            and path.startswith("/v1/allocations")
+            and exchange["request"]["method"] == "GET"
+        ):
+            answer = asked(http, exchange)
+            assert answer.status_code == 200, path
+            if "per_page=x" not in path:
+                assert bool(answer.json()) == bool(exchange["json"]), path
+            assert ("x-nomad-nexttoken" in answer.headers) == ("X-Nomad-Nexttoken" in exchange["headers"]), (
+                path
+            )
+
+
+def test_the_recorded_list_comes_back_row_for_row(replay: Any) -> None:
+    version, http = replay
+    exchange = flatten.recorded(version, "list-all")[0]
+    got = {row["ID"]: row for row in asked(http, exchange).json()}
+    newest = {row["ID"]: row for row in exchange["json"]}
+    assert newest.keys() <= got.keys()
+    for identity, row in newest.items():
+        if got[identity]["ModifyIndex"] == row["ModifyIndex"]:
+            assert got[identity] == row
+
+
+@pytest.mark.parametrize("version", flatten.VERSIONS)
+@pytest.mark.parametrize("name", ["list-pages", "list-pages-reverse"])
+def test_the_recorded_pages_come_back_in_order_with_their_tokens(version: str, name: str) -> None:
+    """Served from the rows of that walk alone, because the recorded cluster went on between the walks."""
+    exchanges = flatten.recorded(version, name)
+    rows = [row for exchange in exchanges for row in exchange["json"]]
+    named = {f"{row['CreateIndex']}.{row['ID']}" for row in rows}
+    compared = 0
+    with sim.Cluster.replay(rows, version=version) as cluster, httpx.Client(base_url=cluster.address) as http:
+        for exchange in exchanges:
+            answer = asked(http, exchange)
+            assert [row["ID"] for row in answer.json()] == [row["ID"] for row in exchange["json"]]
+            token = exchange["headers"].get("X-Nomad-Nexttoken")
+            if token is None or token in named:  # the walk of 1.3.1 was given up where it looped
+                assert answer.headers.get("x-nomad-nexttoken") == token
+                compared += 1
+    assert compared >= len(exchanges) - 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "alloc-web-frontend-running", "alloc-flaky-g-failed", "alloc-batchok-g-complete",
+        "alloc-setupfail-artifact-failed", "alloc-setupfail-driverr-failed", "alloc-setupfail-nocmd-failed",
+    ],
+)  # fmt: skip
+def test_recorded_reads_come_back_whole(replay: Any, name: str) -> None:
+    version, http = replay
+    exchange = flatten.recorded(version, name)[0]
+    answer = asked(http, exchange)
+    assert answer.json() == exchange["json"]
+    assert answer.headers["x-nomad-index"] == exchange["headers"]["X-Nomad-Index"]
+
+
+def kinds(value: Any) -> str:
+    return {bool: "bool", int: "number", float: "number", str: "text", type(None): "null"}.get(
+        type(value), "nested"
+    )
+
+
+def compare(found: dict[str, Any], wanted: dict[str, Any], where: str) -> None:
+    """Compare the keys of two objects, and the types of values where neither is null."""
+    assert found.keys() == wanted.keys(), where
+    for key, value in wanted.items():
+        types = {kinds(value), kinds(found[key])} - {"null"}
+        assert len(types) <= 1, f"{where}.{key}: {types}"
+
+
+def test_simulated_rows_have_the_keys_and_types_of_recorded_ones(simulated: Any) -> None:
+    version, http = simulated
+    recorded = {row["ID"]: row for row in flatten.recorded_rows(version)}
+    wanted = next(row for row in recorded.values() if row["DeploymentStatus"] and row["TaskStates"])
+    state = next(iter(wanted["TaskStates"].values()))
+    tracked = next(row for row in recorded.values() if row["RescheduleTracker"])
+    rows = http.get("/v1/allocations", params={"namespace": "*"}).json()
+    for row in rows:
+        compare(row, wanted, "allocation")
+        if row["DeploymentStatus"]:
+            compare(row["DeploymentStatus"], wanted["DeploymentStatus"], "DeploymentStatus")
+        if row["RescheduleTracker"]:
+            event = tracked["RescheduleTracker"]["Events"][0]
+            compare(row["RescheduleTracker"]["Events"][0], event, "RescheduleTracker")
+        for task in (row["TaskStates"] or {}).values():
+            compare(task, state, "TaskState")
+            for event in task["Events"]:
+                compare(event, state["Events"][0], "TaskEvent")
+
+
+def test_simulated_events_say_the_same_as_recorded_ones_of_their_type(simulated: Any) -> None:
+    version, http = simulated
+    details: dict[str, set[str]] = {}
+    for row in flatten.recorded_rows(version):
+        for task in row["TaskStates"].values():
+            for event in task["Events"]:
+                details.setdefault(event["Type"], set()).update(event["Details"] or {})
+    seen = set()
+    for row in http.get("/v1/allocations", params={"namespace": "*"}).json():
+        for task in (row["TaskStates"] or {}).values():
+            for event in task["Events"]:
+                seen.add(event["Type"])
+                if event["Type"] in details:
+                    assert set(event["Details"]) <= details[event["Type"]] | {"exit_message"}
+    assert {"Received", "Started", "Terminated", "Restarting", "Not Restarting"} <= seen
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [("/v1/nodes", "nodes"), ("/v1/jobs", "jobs"), ("/v1/deployments", "deployments")]
+)
+def test_simulated_nodes_jobs_and_deployments_have_the_keys_of_recorded_ones(
+    simulated: Any, path: str, name: str
+) -> None:
+    version, http = simulated
+    wanted = flatten.recorded_rows(version, name)[0]
+    for row in http.get(path, params={"namespace": "*"}).json():
+        compare(row, wanted, name)
+
+
+def test_simulated_evaluations_have_no_key_that_recorded_ones_lack(simulated: Any) -> None:
+    version, http = simulated
+    known = set().union(*(row.keys() for row in flatten.recorded_rows(version, "evaluations")))
+    for row in http.get("/v1/evaluations", params={"namespace": "*"}).json():
+        assert row.keys() <= known
+
+
+def test_full_reads_have_no_key_that_recorded_ones_lack(simulated: Any) -> None:
+    version, http = simulated
+    known: set[str] = set()
+    for file in (flatten.DATA / f"nomad-{version}").glob("alloc-*.json"):
+        body = flatten.recorded(version, file.stem)[0].get("json")
+        known |= body.keys() if body and "ID" in body else set()
+    known |= {"PreviousAllocation"}  # no replaced allocation was recorded in full
+    for row in http.get("/v1/allocations", params={"namespace": "*", "per_page": "40"}).json():
+        assert http.get(f"/v1/allocation/{row['ID']}").json().keys() <= known
