@@ -73,13 +73,24 @@ class Table:
         columns = [f"{c.sql} AS {c.name}" for c in self.columns]
         return f"SELECT {', '.join([*columns, *more])} FROM {schema}.{self.source}"
 
-    def frame(self, data: pa.Table) -> pd.DataFrame:
-        """Return `data`, as `select` yields it, as a DataFrame with the declared dtypes."""
-        return pd.DataFrame({c.name: c.series(data.column(c.name)) for c in self.columns}, copy=False)
+    def frame(
+        self, columns: dict[str, pa.ChunkedArray[Any]], order: np.ndarray[Any, Any] | None = None
+    ) -> pd.DataFrame:
+        """Return `columns`, as `select` yields them, as a DataFrame with the declared dtypes.
+
+        Rows are put into `order`, where given. Each column is taken out of `columns`, so that no more than
+        one of them is held twice.
+        """
+        series = {}
+        for column in self.columns:
+            one = column.series(columns.pop(column.name))
+            series[column.name] = one if order is None else one.take(order).reset_index(drop=True)
+        return pd.DataFrame(series, copy=False)
 
     def empty(self) -> pd.DataFrame:
         """Return the table without rows, with the same columns and dtypes."""
-        return self.frame(self.schema().empty_table())
+        empty = self.schema().empty_table()
+        return self.frame(dict(zip(empty.column_names, empty.columns, strict=True)))
 
     def schema(self) -> pa.Schema:
         """Return the Arrow schema of this table."""

@@ -22,7 +22,7 @@ from .decode import Store
 if TYPE_CHECKING:
     from .snapshot import Allocation, Snapshot
 
-_SMALL = 1 << 20
+_SMALL = 4 << 20
 
 Progress = bool | Callable[[int, int | None], None] | None
 
@@ -233,7 +233,7 @@ class Client:
                 if at_once or headers.next_token or page.size > _SMALL:
                     ids = store.read(page).ids
                     return _Fetched(page, len(ids), ids)
-                store.defer(page)
+                store.defer(page, response.body)
                 return _Fetched(page, response.body.count(b'"FollowupEvalID":'), [])
             except BaseException:
                 capture.discard(page)
@@ -365,7 +365,7 @@ def _shown(progress: Progress) -> Iterator[Callable[[int, int | None], None]]:
         return
     from tqdm.auto import tqdm
 
-    class Bar(tqdm):  # type: ignore[misc, type-arg]
+    class Bar(tqdm):  # type: ignore[type-arg]
         monitor_interval = 0  # no thread of its own
 
     with Bar(desc="allocations", unit="", unit_scale=True, delay=0 if progress else 1, leave=False) as bar:

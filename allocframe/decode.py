@@ -23,7 +23,7 @@ from .capture import Capture, Page
 from .frames import TABLES
 from .frames._sql import MACROS
 
-MEMORY_LIMIT = "800MB"
+MEMORY_LIMIT = "500MB"
 """What DuckDB may hold before it spills to the capture's folder."""
 
 BATCH = 8 << 20
@@ -96,7 +96,7 @@ class Store:
         self._lock = threading.Lock()
         self._schemas = itertools.count(1)
         self._notes: list[tuple[Page, _careful.Issue]] = []
-        self._waiting: list[Page] = []
+        self._waiting: list[tuple[Page, bytes]] = []
         self._broken: list[Page] = []
         for macro in MACROS:
             self._con.execute(macro)
@@ -131,15 +131,11 @@ class Store:
             self._notes += [(page, issue) for issue in issues]
         return rows
 
-    def defer(self, page: Page) -> None:
+    def defer(self, page: Page, body: bytes) -> None:
         """Type one page together with others, which costs far less for small ones; `flush` ends it."""
-        body = self.capture.file(page).read_bytes()
-        if not body.startswith(b"[") or _is_suspect(body):
-            self.read(page)
-            return
         with self._lock:
-            self._waiting.append(page)
-            if sum(waiting.size for waiting in self._waiting) < BATCH:
+            self._waiting.append((page, body))
+            if sum(waiting.size for waiting, _ in self._waiting) < BATCH:
                 return
             batch, self._waiting = self._waiting, []
         self._read_together(batch)
@@ -148,29 +144,28 @@ class Store:
         """Type what was deferred; return the pages that turned out not to be whole."""
         with self._lock:
             batch, self._waiting = self._waiting, []
-        self._read_together(batch)
+        if batch:
+            self._read_together(batch)
         with self._lock:
             broken, self._broken = self._broken, []
         return broken
 
-    def _read_together(self, batch: list[Page]) -> None:
+    def _read_together(self, batch: list[tuple[Page, bytes]]) -> None:
         """Type several pages as one array, because DuckDB takes milliseconds to open a file."""
-        if not batch:
-            return
-        bodies = (self.capture.file(page).read_bytes().strip() for page in batch)
-        rows = b",\n".join(
-            inner for body in bodies if (inner := body[1:-1].strip() if body.endswith(b"]") else body)
-        )
-        together = self.capture.folder / f"{batch[0].number:06d}.batch"
-        together.write_bytes(b"[" + rows + b"]")
-        try:
-            self._insert(batch[0], together, len(rows) + 2)
-            return
-        except duckdb.InvalidInputException:
-            pass  # one of them is broken or unusual: find out which
-        finally:
-            together.unlink()
-        for page in batch:
+        if all(body.startswith(b"[") and body.rstrip().endswith(b"]") for _, body in batch):
+            parts = (body.strip()[1:-1].strip() for _, body in batch)
+            rows = b"[" + b",\n".join(part for part in parts if part) + b"]"
+            together = self.capture.folder / f"{batch[0][0].number:06d}.batch"
+            if not _is_suspect(rows):
+                together.write_bytes(rows)
+                try:
+                    self._insert(batch[0][0], together, len(rows))
+                    return
+                except duckdb.InvalidInputException:
+                    pass  # one of them is broken or unusual: find out which
+                finally:
+                    together.unlink()
+        for page, _ in batch:
             try:
                 self.read(page)
             except DecodeError:
@@ -222,15 +217,15 @@ class Store:
             order = cursor.sql(
                 f"SELECT alloc_row FROM {schema}.listed ORDER BY CreateIndex, ID, alloc_row"
             ).fetchnumpy()
-        rows = data.column("alloc_row").to_numpy()
+        columns = dict(zip(data.column_names, data.columns, strict=True))
+        del data
+        rows = columns.pop("alloc_row").to_numpy()
         created = order["alloc_row"]
         rank = np.zeros(int(created.max()) + 1 if len(created) else 1, dtype=np.int64)
         rank[created] = np.arange(len(created))
         places = rank[rows]
-        frame = table.frame(data)
-        if np.all(places[:-1] <= places[1:]):
-            return frame
-        return frame.take(np.argsort(places, kind="stable")).reset_index(drop=True)
+        sorted_already = bool(np.all(places[:-1] <= places[1:]))
+        return table.frame(columns, None if sorted_already else np.argsort(places, kind="stable"))
 
     def query(self, query: str, schema: str = "main") -> pd.DataFrame:
         """Answer one SELECT over the tables."""
@@ -252,7 +247,8 @@ class Store:
             | {"field": issue.field, "problem": issue.problem, "value": issue.value}
             for page, issue in sorted(self._notes, key=lambda note: (note[0].number, note[1].record))
         ]
-        return ISSUES.frame(pa.Table.from_pylist(noted, schema=ISSUES.schema()))
+        data = pa.Table.from_pylist(noted, schema=ISSUES.schema())
+        return ISSUES.frame(dict(zip(data.column_names, data.columns, strict=True)))
 
     def close(self) -> None:
         """Let go of the database."""
