@@ -28,8 +28,9 @@ from ._errors import (
     Unsupported,
 )
 from ._version import __version__
+from .allocation import Allocation
 from .client import Client
-from .snapshot import Allocation, Snapshot, load, read_json
+from .snapshot import Snapshot, load, read_json
 
 if TYPE_CHECKING:
     from . import sim

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import weakref
-from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,17 +12,17 @@ from typing import TYPE_CHECKING, Any, Self
 from . import _protocol
 from ._config import Config
 from ._errors import AllocframeError, ConfigError, NotFound
+from ._progress import Progress, shown
 from ._protocol import Pager, PageRequest, Query
 from ._transport import MAX_CONNECTIONS, Response, Transport, parsed
+from .allocation import Allocation
 from .capture import Capture, Page
 from .decode import Store
 
 if TYPE_CHECKING:
-    from .snapshot import Allocation, Snapshot
+    from .snapshot import Snapshot
 
 _SMALL = 4 << 20
-
-Progress = bool | Callable[[int, int | None], None] | None
 
 
 @dataclass(frozen=True)
@@ -190,7 +188,7 @@ class Client:
     def _walk(self, query: Query, capture: Capture, store: Store, workers: int, progress: Progress) -> None:
         started = datetime.now(UTC)
         pager = Pager(query)
-        with _shown(progress) as show, ThreadPoolExecutor(workers, "allocframe") as pool:
+        with shown(progress) as show, ThreadPoolExecutor(workers, "allocframe") as pool:
             running: dict[Future[_Fetched], PageRequest] = {}
             try:
                 while not pager.done:
@@ -291,8 +289,6 @@ class Client:
         NotFound
             There is none; or several fit, which the error lists.
         """
-        from .snapshot import Allocation
-
         path = f"/v1/allocation/{self._whole_id(alloc_id)}"
         params = {"region": self._config.region} if self._config.region else {}
         capture = Capture.create()
@@ -352,26 +348,3 @@ class Client:
     def __repr__(self) -> str:
         mode = ", read_only=True" if self.read_only else ""
         return f"Client({self._config.address!r}{mode})"
-
-
-@contextlib.contextmanager
-def _shown(progress: Progress) -> Iterator[Callable[[int, int | None], None]]:
-    """Yield a function that shows how far a walk is: allocations so far, and an estimate of all."""
-    if callable(progress):
-        yield progress
-        return
-    if progress is False:
-        yield lambda done, estimate: None
-        return
-    from tqdm.auto import tqdm
-
-    class Bar(tqdm):  # type: ignore[type-arg]
-        monitor_interval = 0  # no thread of its own
-
-    with Bar(desc="allocations", unit="", unit_scale=True, delay=0 if progress else 1, leave=False) as bar:
-
-        def show(done: int, estimate: int | None) -> None:
-            bar.total = max(estimate, done) if estimate is not None else None
-            bar.update(done - bar.n)
-
-        yield show

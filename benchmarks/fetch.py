@@ -101,7 +101,7 @@ def with_allocframe(address: str) -> int:
 
 def with_python_nomad(address: str) -> int:
     """What people do today: one answer, json_normalize, and lists of dicts for tasks and events."""
-    import nomad  # type: ignore[import-untyped]
+    import nomad
     import pandas as pd
 
     host, port = address.removeprefix("http://").split(":")

@@ -10,13 +10,13 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "allocframe"
 
 LAYERS = [
-    ["_version", "_errors", "_display"],
+    ["_version", "_errors", "_display", "_progress"],
     ["_config", "_wire", "_protocol"],
     ["_table", "_careful"],
     ["capture"],
     ["frames"],
     ["decode"],
-    ["_transport"],
+    ["_transport", "allocation"],
     ["client"],
     ["snapshot"],
     ["__init__"],
@@ -24,7 +24,7 @@ LAYERS = [
     ["__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-HOME = {"httpx": {"_transport"}, "duckdb": {"decode"}, "typer": {"cli"}, "tqdm": {"client"}}
+HOME = {"httpx": {"_transport"}, "duckdb": {"decode"}, "typer": {"cli"}, "tqdm": {"_progress"}}
 
 
 def modules() -> list[Path]:
@@ -86,5 +86,5 @@ def test_every_module_has_a_layer() -> None:
 
 def test_modules_stay_under_350_lines_of_code() -> None:
     long = {path.name: len(path.read_text().splitlines()) for path in modules()}
-    allowed = {"engine.py": 480, "client.py": 400, "snapshot.py": 400}
+    allowed = {"engine.py": 470}
     assert {name: n for name, n in long.items() if n > allowed.get(name, 350)} == {}
