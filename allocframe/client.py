@@ -249,6 +249,8 @@ class Client:
         notes = list(pager.notes)
         if any(page.known_leader is False for page in pages):
             notes.append("the cluster had no leader for part of the walk: these rows may be old")
+        asked = {"prefix": query.prefix, "filter": query.filter, "newest": query.newest}
+        notes += [f"asked only for {name} {value}" for name, value in asked.items() if value is not None]
         return {
             "source": "server",
             "server": self._config.address,

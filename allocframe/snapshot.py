@@ -235,7 +235,7 @@ class Snapshot:
             )
         complete = self.info.get("complete")
         if complete:
-            remarks.append("complete: every allocation the server listed is here")
+            remarks.append("complete: every allocation that this query and token can see is here")
         elif complete is None:
             remarks.append("read from files: whether they hold every allocation cannot be told")
         else:

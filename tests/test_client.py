@@ -48,7 +48,9 @@ def test_a_namespace_a_prefix_and_a_filter_select(cluster: af.sim.Cluster, clien
 
 def test_newest_gives_the_last_created(cluster: af.sim.Cluster, client: af.Client) -> None:
     newest = sorted(cluster.state.allocs.values(), key=lambda a: (a.create_index, a.id))[-5:]
-    assert client.snapshot(namespace="*", newest=5).allocations["alloc_id"].tolist() == [a.id for a in newest]
+    snap = client.snapshot(namespace="*", newest=5)
+    assert snap.allocations["alloc_id"].tolist() == [a.id for a in newest]
+    assert "asked only for newest 5" in repr(snap)
 
 
 def test_resources_and_task_states_are_there_when_asked_for(client: af.Client) -> None:

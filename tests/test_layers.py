@@ -86,5 +86,5 @@ def test_every_module_has_a_layer() -> None:
 
 def test_modules_stay_under_350_lines_of_code() -> None:
     long = {path.name: len(path.read_text().splitlines()) for path in modules()}
-    allowed = {"engine.py": 470}
+    allowed = {"engine.py": 470, "client.py": 355}
     assert {name: n for name, n in long.items() if n > allowed.get(name, 350)} == {}
