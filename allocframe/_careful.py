@@ -188,6 +188,8 @@ class _Checker:
             self.note(field, "expected an object", value)
             return None
         if isinstance(kind, _wire.MapOf):
+            if kind.value is _wire.ANY_TEXT:
+                self._check_details(value, field)
             return {
                 self._text(name, field): self.fit(v, kind.value, f"{field}.{name}")
                 for name, v in value.items()
@@ -213,6 +215,8 @@ class _Checker:
             return self._any_text(value, field)
         if kind is _wire.TEXT:
             fitted: Any = self._text(value, field) if isinstance(value, str) else None
+        elif kind is _wire.TIME:
+            fitted = value if isinstance(value, str) and _TIME.fullmatch(value) else None
         elif kind is _wire.BOOL:
             fitted = value if isinstance(value, bool) else None
         elif kind is _wire.FLOAT:
@@ -222,6 +226,14 @@ class _Checker:
         if fitted is None:
             self.note(field, f"expected {_NAMES[kind]}", value)
         return fitted
+
+    def _check_details(self, details: dict[str, Any], field: str) -> None:
+        """Note what its column cannot hold; the `details` column keeps it as it is."""
+        for names, allowed, expected in _DETAILS:
+            for name in names:
+                text = details.get(name)
+                if isinstance(text, str) and not allowed.fullmatch(text):
+                    self.note(f"{field}.{name}", f"expected {expected}", text)
 
     def _any_text(self, value: Any, field: str) -> str:
         if isinstance(value, str):
@@ -235,8 +247,15 @@ class _Checker:
         return scrubbed
 
 
+_TIME = re.compile(r"(?:[012]\d{3}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[-+]\d\d:\d\d))?", re.ASCII)
+_DETAILS = (
+    (_wire.DETAIL_NUMBERS, re.compile(r"(?:-?\d{1,18})?", re.ASCII), "a whole number"),
+    (_wire.DETAIL_FLAGS, re.compile(r"(?:true|false)?"), "true or false"),
+)
+
 _NAMES = {
     _wire.TEXT: "a text",
+    _wire.TIME: "a time, as RFC 3339 writes it, before the year 3000",
     _wire.BOOL: "true or false",
     _wire.FLOAT: "a number",
     _wire.INT64: "a whole number of 64 bits",

@@ -13,10 +13,14 @@ from typing import TypeAlias
 
 @dataclass(frozen=True)
 class Scalar:
-    """A JSON text, number or boolean; `sql` is its DuckDB type. A `loose` one takes any value, as text."""
+    """A JSON text, number or boolean; `sql` is its DuckDB type. A `loose` one takes any value, as text.
+
+    `name` tells apart what DuckDB reads alike.
+    """
 
     sql: str
     loose: bool = False
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ UINT64 = Scalar("UBIGINT")
 BOOL = Scalar("BOOLEAN")
 FLOAT = Scalar("DOUBLE")
 ANY_TEXT = Scalar("VARCHAR", loose=True)
+TIME = Scalar("VARCHAR", name="time")
 
 INT_RANGE = {INT64: (-(2**63), 2**63 - 1), UINT64: (0, 2**64 - 1)}
 
@@ -86,9 +91,14 @@ EVENT = Struct(
     }
 )
 
+DETAIL_NUMBERS = ("exit_code", "start_delay", "disk_limit")
+DETAIL_FLAGS = ("oom_killed", "fails_task")
+"""What `Details`, a map of texts, holds that is read as a number, and as true or false."""
+
 TASK_STATE = Struct(
     {
-        **_texts("State", "LastRestart", "StartedAt", "FinishedAt"),
+        "State": TEXT,
+        **dict.fromkeys(("LastRestart", "StartedAt", "FinishedAt"), TIME),
         "Failed": BOOL,
         "Restarts": UINT64,
         "Events": ListOf(EVENT),
@@ -184,6 +194,9 @@ def suspect_pattern() -> str:
             rf'"(?:{keys(INT64, UINT64)})": ?[^-0-9n ]',
             rf'"(?:{keys(BOOL)})": ?[^tfn ]',
             rf'"(?:{keys(TEXT)})": ?[^"n ]',
+            rf'"(?:{keys(TIME)})": ?(?:[^"n ]|"[^012])',
+            rf'"(?:{"|".join(DETAIL_NUMBERS)})": ?"-?[0-9]*[^-0-9"]',
+            rf'"(?:{"|".join(DETAIL_FLAGS)})": ?"[^tf"]',
             r"[\[,] ?null",
         ]
     )

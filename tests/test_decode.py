@@ -291,6 +291,22 @@ def test_times_in_rfc_3339_are_exact_or_missing(
 ) -> None:
     snap = read(tmp_path, [stub(TaskStates={"server": {"StartedAt": sent}})])
     assert plain(snap.task_states["started_at"][0]) == expected
+    unreadable = sent in ("yesterday", "9999-12-31T23:59:59Z")
+    assert snap.issues["field"].tolist() == (["TaskStates.server.StartedAt"] if unreadable else [])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("exit_code", "abc"), ("exit_code", "1.5"), ("start_delay", "15s"), ("oom_killed", "perhaps")],
+)
+def test_a_detail_that_its_column_cannot_hold_is_noted_and_kept_in_details(
+    tmp_path: Path, key: str, value: str
+) -> None:
+    kind = "Restarting" if key == "start_delay" else "Terminated"
+    snap = read(tmp_path, [with_events({"Type": kind, "Details": {key: value}})])
+    assert pd.isna(snap.events[key][0])
+    assert json.loads(snap.events["details"][0]) == {key: value}
+    assert snap.issues["field"].tolist() == [f"TaskStates.server.Events[0].Details.{key}"]
 
 
 @pytest.mark.parametrize("time", [0, -(2**63), 2**63 - 1, -5, 4102444800000000000])

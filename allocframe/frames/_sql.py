@@ -5,6 +5,9 @@ from __future__ import annotations
 MACROS = (
     # Text that Nomad leaves empty is missing.
     "CREATE MACRO given(t) AS nullif(t, '')",
+    # Casts of DuckDB would make 2 of '1.5', and true of '1'.
+    "CREATE MACRO whole(t) AS CASE WHEN regexp_full_match(t, '-?[0-9]{1,18}') THEN CAST(t AS BIGINT) END",
+    "CREATE MACRO flag(t) AS CASE t WHEN 'true' THEN true WHEN 'false' THEN false END",
     # Nomad writes zero for a time or duration that is not there. The extremes stand for infinity in DuckDB.
     """CREATE MACRO at_ns(n) AS CASE WHEN n <> 0 AND n BETWEEN -9223372036854775806 AND 9223372036854775806
        THEN make_timestamp_ns(n) END""",

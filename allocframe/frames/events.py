@@ -30,12 +30,12 @@ def _meant(types: tuple[str, ...], value: str, otherwise: str) -> str:
 
 
 def _number(types: tuple[str, ...], key: str, flat: str) -> str:
-    detail = f"TRY_CAST({_detail(key)} AS BIGINT)"
+    detail = f"whole({_detail(key)})"
     return _meant(types, f"coalesce({detail}, e.{flat})", detail)
 
 
 def _flag(types: tuple[str, ...], key: str, flat: str = "NULL::BOOLEAN") -> str:
-    detail = f"TRY_CAST({_detail(key)} AS BOOLEAN)"
+    detail = f"flag({_detail(key)})"
     return _meant(types, f"coalesce({detail}, {flat})", detail)
 
 

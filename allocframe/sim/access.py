@@ -17,6 +17,7 @@ class Grant:
     """What the bearer of a token may do."""
 
     known: bool
+    anonymous: bool = False
     management: bool = False
     readable: frozenset[str] = frozenset()
 
@@ -44,7 +45,7 @@ class Access:
     def grant(self, token: str | None) -> Grant:
         if not self.enabled:
             return Grant(known=True, management=True)
-        return self.grants.get(token or "", Grant(known=False))
+        return self.grants.get(token or "", Grant(known=False, anonymous=not token))
 
 
 class Guard:

@@ -153,7 +153,7 @@ class Api:
         if len(identity) != 36:
             raise Refusal(500, "alloc lookup failed: index error: UUID must be 36 characters")
         alloc = self.state.allocs.get(identity)
-        if not grant.known:
+        if not grant.known and not grant.anonymous:
             raise Refusal(403, "Permission denied")
         if alloc is not None and not grant.reads(alloc.namespace):
             raise Refusal(500, f'Unknown allocation "{identity}"')

@@ -182,6 +182,10 @@ def _driver(name: str) -> JSON:
     }
 
 
+_PLANNED = ("Canary", "DestructiveUpdate", "Disconnect", "Ignore", "InPlaceUpdate", "Migrate", "Place", "Preemptions",
+            "Reconnect", "RescheduleLater", "RescheduleNow", "Stop")  # fmt: skip
+
+
 @dataclass(slots=True)
 class Evaluation:
     id: str
@@ -192,10 +196,12 @@ class Evaluation:
     create_index: int
     modify_index: int
     time: int
+    groups: list[str]
     status: str = "complete"
+    deployment_id: str = ""
 
     def stub(self, version: str) -> JSON:
-        return {
+        answer: JSON = {
             "CreateIndex": self.create_index,
             "CreateTime": self.time,
             "ID": self.id,
@@ -204,11 +210,20 @@ class Evaluation:
             "ModifyTime": self.time,
             "Namespace": self.namespace,
             "Priority": 50,
+            "QueuedAllocations": dict.fromkeys(self.groups, 0),
             "SnapshotIndex": self.create_index,
             "Status": self.status,
             "TriggeredBy": self.triggered_by,
             "Type": self.kind,
         }
+        if self.triggered_by in ("job-register", "alloc-stop"):
+            answer["JobModifyIndex"] = self.create_index
+        if self.deployment_id:
+            answer["DeploymentID"] = self.deployment_id
+        if version != "1.3.1":
+            updates = {group: dict.fromkeys(_PLANNED, 0) for group in self.groups}
+            answer["PlanAnnotations"] = {"DesiredTGUpdates": updates, "PreemptedAllocs": None}
+        return answer
 
     full = struct = stub
 

@@ -9,7 +9,7 @@ from functools import partial
 from random import Random
 
 from .alloc import Alloc
-from .engine import Engine, State, ran
+from .engine import Engine
 from .jobs import HOUR, MINUTE, RUNS_ON, Group, Job, Outcome, ReschedulePolicy, RestartPolicy, Run, Task
 from .model import SECOND, Node
 
@@ -86,7 +86,7 @@ class Story:
             if self.engine.state.version == "1.3.1"
             else "User requested running tasks to restart"
         )
-        self.engine.restart_signaled(alloc, said)
+        self.engine.runner.restart_signaled(alloc, said)
 
     def cause(self, kind: str, description: str, job: Job | None = None, **more: object) -> Cause:
         made = Cause(kind, description, start_ns=self.incident, end_ns=self.end, **more)  # type: ignore[arg-type]
@@ -237,7 +237,7 @@ def _restart_storm(story: Story) -> None:
             cause.tasks.update(
                 (alloc.id, name) for name, state in alloc.tasks.items() if state.state == "running"
             )
-            engine.restart_signaled(alloc, "Template with change_mode restart re-rendered")
+            engine.runner.restart_signaled(alloc, "Template with change_mode restart re-rendered")
 
     engine.at(cause.start_ns, strike)
 
@@ -288,8 +288,12 @@ def run_story(
     truth = Truth(name)
     STORIES[name](Story(engine, allocations, truth))
     engine.run_until(end)
-    truth.emitted = ran(engine.state.allocs)
+    truth.emitted = {
+        (alloc.id, name): state.emitted
+        for alloc in engine.state.allocs.values()
+        for name, state in alloc.tasks.items()
+    }
     return engine, truth
 
 
-__all__ = ["STORIES", "Cause", "State", "Truth", "run_story"]
+__all__ = ["STORIES", "Cause", "Truth", "run_story"]

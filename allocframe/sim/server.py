@@ -13,9 +13,10 @@ import uvicorn
 
 from .access import Access, Grant, Guard
 from .app import build
-from .engine import Engine, State
+from .engine import Engine
 from .replay import Recording
 from .scenarios import Truth, run_story
+from .state import State
 
 
 class Cluster:

@@ -193,11 +193,16 @@ def test_simulated_nodes_jobs_and_deployments_have_the_keys_of_recorded_ones(
         compare(row, wanted, name)
 
 
-def test_simulated_evaluations_have_no_key_that_recorded_ones_lack(simulated: Any) -> None:
+def test_simulated_evaluations_have_the_keys_and_types_of_recorded_ones(simulated: Any) -> None:
     version, http = simulated
-    known = set().union(*(row.keys() for row in flatten.recorded_rows(version, "evaluations")))
+    placed = [r for r in flatten.recorded_rows(version, "evaluations") if not r.get("FailedTGAllocs")]
+    wanted = {name: value for row in placed for name, value in row.items()}
+    always = set.intersection(*(set(row) for row in placed))
     for row in http.get("/v1/evaluations", params={"namespace": "*"}).json():
-        assert row.keys() <= known
+        assert always <= row.keys() <= wanted.keys()
+        assert {name: type(value) for name, value in row.items()} == {n: type(wanted[n]) for n in row}
+        for group in row.get("PlanAnnotations", {}).get("DesiredTGUpdates", {}).values():
+            assert group.keys() == next(iter(wanted["PlanAnnotations"]["DesiredTGUpdates"].values())).keys()
 
 
 def test_full_reads_have_no_key_that_recorded_ones_lack(simulated: Any) -> None:
@@ -209,3 +214,19 @@ def test_full_reads_have_no_key_that_recorded_ones_lack(simulated: Any) -> None:
     known |= {"PreviousAllocation"}  # no replaced allocation was recorded in full
     for row in http.get("/v1/allocations", params={"namespace": "*", "per_page": "40"}).json():
         assert http.get(f"/v1/allocation/{row['ID']}").json().keys() <= known
+
+
+def test_reads_without_a_good_token_are_refused_as_recorded() -> None:
+    with (
+        sim.Cluster("calm", allocations=12, seed=1, version="2.0.5") as cluster,
+        httpx.Client(base_url=cluster.address) as http,
+    ):
+        mine = next(iter(cluster.state.allocs))
+        for exchange in flatten.recorded("2.0.5", "errors-acl"):
+            request = exchange["request"]
+            theirs = next((part for part in request["path"].split("/") if len(part) == 36), mine)
+            if request["method"] == "GET":
+                token = {"X-Nomad-Token": "no-such-token"} if request.get("token") else {}
+                answer = http.get(request["path"].replace(theirs, mine), headers=token)
+                wanted = (exchange["status"], exchange["text"].replace(theirs, mine))
+                assert (answer.status_code, answer.text) == wanted
