@@ -4,34 +4,21 @@ from __future__ import annotations
 
 import math
 import weakref
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from . import _protocol
 from ._config import Config
-from ._errors import AllocframeError, ConfigError, NotFound
-from ._progress import Progress, shown
-from ._protocol import Pager, PageRequest, Query
+from ._errors import ConfigError, NotFound
+from ._progress import Progress
+from ._protocol import Query
 from ._transport import MAX_CONNECTIONS, Response, Transport, parsed
+from ._walk import Walk
 from .allocation import Allocation
-from .capture import Capture, Page
+from .capture import Capture
 from .decode import Store
 
 if TYPE_CHECKING:
     from .snapshot import Snapshot
-
-_SMALL = 4 << 20
-
-
-@dataclass(frozen=True)
-class _Fetched:
-    """A page that is kept: how many rows it seems to have, and their IDs where they matter for the walk."""
-
-    page: Page
-    rows: int
-    ids: list[str]
 
 
 class Client:
@@ -175,108 +162,7 @@ class Client:
         )
         from .snapshot import Snapshot
 
-        capture = Capture.create()
-        store = Store(capture)
-        try:
-            self._walk(query, capture, store, workers, progress)
-        except BaseException:
-            store.close()
-            capture.close()
-            raise
-        return Snapshot(capture, store)
-
-    def _walk(self, query: Query, capture: Capture, store: Store, workers: int, progress: Progress) -> None:
-        started = datetime.now(UTC)
-        pager = Pager(query)
-        with shown(progress) as show, ThreadPoolExecutor(workers, "allocframe") as pool:
-            running: dict[Future[_Fetched], PageRequest] = {}
-            try:
-                while not pager.done:
-                    while len(running) < workers and (request := pager.next_request()) is not None:
-                        params = query.params(request.shard, request.token, paged=request.paged)
-                        running[pool.submit(self._fetch, params, capture, store)] = request
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        got = future.result()
-                        pager.received(running.pop(future), got.rows, got.ids, got.page.next_token)
-                    show(pager.rows, pager.estimate)
-                for page in store.flush():
-                    capture.discard(page)
-                    self._fetch(page.params, capture, store, at_once=True)
-            except BaseException:
-                self._transport.abort()
-                pool.shutdown(wait=True, cancel_futures=True)
-                self._transport.recover()
-                raise
-        duplicates = store.settle()
-        self._transport.count(duplicates=duplicates, pages=len(capture.pages), loops=len(pager.notes))
-        capture.describe(**self._facts(query, capture, pager, started, duplicates))
-
-    def _fetch(
-        self, params: dict[str, str], capture: Capture, store: Store, *, at_once: bool = False
-    ) -> _Fetched:
-        """Get one page and have it typed: at once where its IDs or size matter, else together with others."""
-
-        def keep(response: Response) -> _Fetched:
-            headers = response.headers
-            page = capture.add(
-                response.body,
-                path=_protocol.LIST,
-                params=params,
-                index=headers.index,
-                last_contact=headers.last_contact,
-                known_leader=headers.known_leader,
-                next_token=headers.next_token,
-            )
-            try:
-                if at_once or headers.next_token or page.size > _SMALL:
-                    ids = store.read(page).ids
-                    return _Fetched(page, len(ids), ids)
-                store.defer(page, response.body)
-                return _Fetched(page, response.body.count(b'"FollowupEvalID":'), [])
-            except BaseException:
-                capture.discard(page)
-                raise
-
-        kept: _Fetched = self._transport.get(_protocol.LIST, params, check=keep)
-        return kept
-
-    def _facts(
-        self, query: Query, capture: Capture, pager: Pager, started: datetime, duplicates: int
-    ) -> dict[str, Any]:
-        pages = capture.pages
-        indexes = [page.index for page in pages if page.index is not None]
-        contacts = [page.last_contact for page in pages if page.last_contact is not None]
-        notes = list(pager.notes)
-        if any(page.known_leader is False for page in pages):
-            notes.append("the cluster had no leader for part of the walk: these rows may be old")
-        asked = {"prefix": query.prefix, "filter": query.filter, "newest": query.newest}
-        notes += [f"asked only for {name} {value}" for name, value in asked.items() if value is not None]
-        return {
-            "source": "server",
-            "server": self._config.address,
-            "version": self._version(),
-            "region": query.region,
-            "namespace": query.namespace or "default",
-            "query": query.params(),
-            "started_at": started.isoformat(),
-            "finished_at": datetime.now(UTC).isoformat(),
-            "index_first": min(indexes, default=None),
-            "index_last": max(indexes, default=None),
-            "last_contact_ms": max(contacts, default=None),
-            "pages": len(pages),
-            "paging": "by ID prefix" if pager.sharded else "one walk",
-            "duplicates": duplicates,
-            "complete": True,
-            "notes": notes,
-        }
-
-    def _version(self) -> str | None:
-        """Return the server's version, or None where this token may not ask."""
-        try:
-            said = self._transport.get("/v1/agent/self", {}, check=parsed)
-            return str(said["config"]["Version"]["Version"])
-        except (AllocframeError, KeyError, TypeError):
-            return None
+        return Snapshot(*Walk(self._transport, query, self._config.address).run(workers, progress))
 
     def allocation(self, alloc_id: str) -> Allocation:
         """Read one allocation in full.

@@ -196,10 +196,27 @@ def test_row_15_a_redirect_is_not_followed() -> None:
         assert len(server.requests) == 1
 
 
+def test_row_16_an_index_that_goes_back_during_a_walk_is_told() -> None:
+    def page(connection: socket.socket) -> None:
+        first = "prefix" not in server.requests[-1]
+        more = {"X_Nomad_Nexttoken": "1.5", "X_Nomad_Index": "900"} if first else {"X_Nomad_Index": "7"}
+        connection.sendall(good(BODY if "prefix=54" in server.requests[-1] else b"[]", **more))
+
+    with serving(page) as server, client(server) as c:
+        assert "went back from 900 to 7" in repr(c.snapshot(progress=False))
+
+
 @pytest.mark.parametrize("index", ["0", "abc", str(2**64), "-5"])
 def test_row_17_an_index_that_cannot_be_is_overlooked(index: str) -> None:
     with serving(good(X_Nomad_Index=index)) as server:
         assert fetched(server) == 1
+
+
+def test_row_18_a_snapshot_asks_once_and_never_blocks() -> None:
+    with serving(good(X_Nomad_Index="7")) as server:
+        assert fetched(server) == 1
+        assert len(server.requests) == 1
+        assert not any(word in server.requests[0] for word in ("index=", "wait="))
 
 
 def test_row_20_a_row_that_changes_between_two_pages_is_there_once_in_its_newest_form() -> None:
@@ -215,6 +232,49 @@ def test_row_20_a_row_that_changes_between_two_pages_is_there_once_in_its_newest
         snap = c.snapshot(progress=False)
         assert snap.allocations["job_id"].tolist() == ["new"]
         assert snap.info["duplicates"] == 1
+
+
+def test_row_21_an_allocation_that_is_gone_when_it_is_read_says_so_and_its_listed_row_stays() -> None:
+    with (
+        af.sim.Cluster("crash_loop", allocations=30, seed=1) as cluster,
+        af.Client(cluster.address, token=cluster.token) as c,
+    ):
+        snap = c.snapshot(namespace="*")
+        done = snap.allocations.set_index("alloc_id")["client_status"].eq("failed").idxmax()
+        del cluster.state.allocs[done]
+        with pytest.raises(af.NotFound, match="alloc not found"):
+            c.allocation(done)
+        assert done in set(snap.allocations["alloc_id"])
+
+
+def test_row_22_rows_removed_between_pages_cost_no_other_row() -> None:
+    with (
+        af.sim.Cluster("calm", allocations=200, seed=3, version="1.3.1") as cluster,
+        af.Client(cluster.address, token=cluster.token) as c,
+    ):
+        before = set(cluster.state.allocs)
+
+        def remove_the_first_of_every_shard(done: int, estimate: int | None) -> None:
+            for head in {identity[:2] for identity in cluster.state.allocs}:
+                mine = sorted(i for i in cluster.state.allocs if i.startswith(head))
+                if len(mine) > 1 and len(cluster.state.allocs) > 150:
+                    del cluster.state.allocs[mine[0]]
+            cluster.state.commit("allocs")
+
+        snap = c.snapshot(namespace="*", per_page=1, workers=1, progress=remove_the_first_of_every_shard)
+        assert len(cluster.state.allocs) < len(before)
+        assert set(cluster.state.allocs) <= set(snap.allocations["alloc_id"]) <= before
+
+
+def test_row_23_a_node_that_cannot_be_reached_is_not_an_allocation_that_is_gone() -> None:
+    text = b"No path to node"
+    with (
+        serving(http(text, "404 Not Found", length=len(text), kind="text/plain")) as server,
+        client(server) as c,
+    ):
+        with pytest.raises(af.NodeUnreachable):
+            c.allocation("5457f16d-0f87-8e6b-5e91-0c7da3a41eb7")
+        assert len(server.requests) == 1
 
 
 def test_row_25_permission_lost_in_the_middle_of_a_walk_leaves_no_partial_table() -> None:

@@ -17,6 +17,7 @@ LAYERS = [
     ["frames"],
     ["decode"],
     ["_transport", "allocation"],
+    ["_walk"],
     ["client"],
     ["snapshot"],
     ["__init__"],
@@ -86,5 +87,4 @@ def test_every_module_has_a_layer() -> None:
 
 def test_modules_stay_under_350_lines_of_code() -> None:
     long = {path.name: len(path.read_text().splitlines()) for path in modules()}
-    allowed = {"engine.py": 470, "client.py": 355}
-    assert {name: n for name, n in long.items() if n > allowed.get(name, 350)} == {}
+    assert {name: n for name, n in long.items() if n > 350} == {}

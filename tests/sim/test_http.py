@@ -71,7 +71,10 @@ def test_nothing_is_served_without_a_token_to_another_name_or_to_another_site(
 ) -> None:
     with httpx.Client(base_url=cluster.address, headers={"X-Nomad-Token": cluster.token}) as http:
         anonymous = http.get(path, headers={"X-Nomad-Token": ""})
-        assert (anonymous.status_code, anonymous.text) in [(403, "Permission denied"), (404, "alloc not found")]
+        assert (anonymous.status_code, anonymous.text) in [
+            (403, "Permission denied"),
+            (404, "alloc not found"),
+        ]
         assert http.get(path, headers={"X-Nomad-Token": "wrong"}).status_code == 403
         assert http.get(path, headers={"Host": "evil.example"}).status_code == 403
         assert http.get(path, headers={"Host": "127.0.0.1"}).status_code == 403

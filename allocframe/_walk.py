@@ -1,0 +1,143 @@
+"""One walk over the list of allocations: pages fetched side by side, captured and typed as they come."""
+
+from __future__ import annotations
+
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from . import _protocol
+from ._errors import AllocframeError
+from ._progress import Progress, shown
+from ._protocol import Pager, PageRequest, Query
+from ._transport import Response, Transport, parsed
+from .capture import Capture, Page
+from .decode import Store
+
+_SMALL = 4 << 20
+
+
+@dataclass(frozen=True)
+class _Fetched:
+    """A page that is kept: how many rows it seems to have, and their IDs where they matter for the walk."""
+
+    page: Page
+    rows: int
+    ids: list[str]
+
+
+class Walk:
+    """Fetches everything that a query selects: all of it, or an error."""
+
+    def __init__(self, transport: Transport, query: Query, server: str) -> None:
+        self._transport = transport
+        self._query = query
+        self._server = server
+        self._capture = Capture.create()
+        self._store = Store(self._capture)
+
+    def run(self, workers: int, progress: Progress) -> tuple[Capture, Store]:
+        """Fetch with so many requests at a time; return what was captured, and its typed columns."""
+        try:
+            self._fetch_all(workers, progress)
+        except BaseException:
+            self._store.close()
+            self._capture.close()
+            raise
+        return self._capture, self._store
+
+    def _fetch_all(self, workers: int, progress: Progress) -> None:
+        started = datetime.now(UTC)
+        pager = Pager(self._query)
+        with shown(progress) as show, ThreadPoolExecutor(workers, "allocframe") as pool:
+            running: dict[Future[_Fetched], PageRequest] = {}
+            try:
+                while not pager.done:
+                    while len(running) < workers and (request := pager.next_request()) is not None:
+                        params = self._query.params(request.shard, request.token, paged=request.paged)
+                        running[pool.submit(self._fetch, params)] = request
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        got = future.result()
+                        pager.received(running.pop(future), got.rows, got.ids, got.page.next_token)
+                    show(pager.rows, pager.estimate)
+                for page in self._store.flush():
+                    self._capture.discard(page)
+                    self._fetch(page.params, at_once=True)
+            except BaseException:
+                self._transport.abort()
+                pool.shutdown(wait=True, cancel_futures=True)
+                self._transport.recover()
+                raise
+        duplicates = self._store.settle()
+        pages = len(self._capture.pages)
+        self._transport.count(duplicates=duplicates, pages=pages, loops=len(pager.notes))
+        self._capture.describe(**self._facts(pager, started, duplicates))
+
+    def _fetch(self, params: dict[str, str], *, at_once: bool = False) -> _Fetched:
+        """Get one page and have it typed: at once where its IDs or size matter, else together with others."""
+
+        def keep(response: Response) -> _Fetched:
+            headers = response.headers
+            page = self._capture.add(
+                response.body,
+                path=_protocol.LIST,
+                params=params,
+                index=headers.index,
+                last_contact=headers.last_contact,
+                known_leader=headers.known_leader,
+                next_token=headers.next_token,
+            )
+            try:
+                if at_once or headers.next_token or page.size > _SMALL:
+                    ids = self._store.read(page).ids
+                    return _Fetched(page, len(ids), ids)
+                self._store.defer(page, response.body)
+                return _Fetched(page, response.body.count(b'"FollowupEvalID":'), [])
+            except BaseException:
+                self._capture.discard(page)
+                raise
+
+        kept: _Fetched = self._transport.get(_protocol.LIST, params, check=keep)
+        return kept
+
+    def _facts(self, pager: Pager, started: datetime, duplicates: int) -> dict[str, Any]:
+        query, pages = self._query, self._capture.pages
+        indexes = [page.index for page in pages if page.index is not None]
+        contacts = [page.last_contact for page in pages if page.last_contact is not None]
+        notes = list(pager.notes)
+        if any(page.known_leader is False for page in pages):
+            notes.append("the cluster had no leader for part of the walk: these rows may be old")
+        if indexes and indexes[0] > min(indexes):
+            notes.append(
+                f"the server's index went back from {indexes[0]} to {min(indexes)}: it was restored, or another one "
+                "answered; these rows may be of two times, so fetch again"
+            )
+        asked = {"prefix": query.prefix, "filter": query.filter, "newest": query.newest}
+        notes += [f"asked only for {name} {value}" for name, value in asked.items() if value is not None]
+        return {
+            "source": "server",
+            "server": self._server,
+            "version": self._version(),
+            "region": query.region,
+            "namespace": query.namespace or "default",
+            "query": query.params(),
+            "started_at": started.isoformat(),
+            "finished_at": datetime.now(UTC).isoformat(),
+            "index_first": min(indexes, default=None),
+            "index_last": max(indexes, default=None),
+            "last_contact_ms": max(contacts, default=None),
+            "pages": len(pages),
+            "paging": "by ID prefix" if pager.sharded else "one walk",
+            "duplicates": duplicates,
+            "complete": True,
+            "notes": notes,
+        }
+
+    def _version(self) -> str | None:
+        """Return the server's version, or None where this token may not ask."""
+        try:
+            said = self._transport.get("/v1/agent/self", {}, check=parsed)
+            return str(said["config"]["Version"]["Version"])
+        except (AllocframeError, KeyError, TypeError):
+            return None
