@@ -1,7 +1,8 @@
 """allocframe: Nomad allocations and task events as pandas DataFrames.
 
->>> import allocframe as af
->>> snap = af.Client().snapshot(namespace="*")  # doctest: +SKIP
+    import allocframe as af
+
+    snap = af.Client().snapshot(namespace="*")
 """
 
 from __future__ import annotations

@@ -144,6 +144,12 @@ class Client:
             Nomad refused; no partial snapshot is made.
         ConnectionFailed, RequestTimeout, NotNomad, DecodeError
             No whole answer could be had.
+
+        Examples
+        --------
+        >>> snap = client.snapshot(namespace="*", filter='ClientStatus == "failed"')
+        >>> snap.allocations["client_status"].unique().tolist()
+        ['failed']
         """
         if _protocol.check_count("workers", workers) > MAX_CONNECTIONS:
             raise ConfigError(
@@ -176,6 +182,12 @@ class Client:
         ------
         NotFound
             There is none; or several fit, which the error lists.
+
+        Examples
+        --------
+        >>> one = client.allocation(snap.allocations["alloc_id"][0])
+        >>> one.placement[["node_id", "norm_score"]].shape
+        (1, 2)
         """
         path = f"/v1/allocation/{self._whole_id(alloc_id)}"
         params = {"region": self._config.region} if self._config.region else {}

@@ -181,7 +181,7 @@ def main() -> None:
     print(table)
     kept = README.read_text()
     README.write_text(
-        re.sub(r"(?s)(<!-- table -->\n).*(\n<!-- end -->)", lambda m: m[1] + table + m[2], kept)
+        re.sub(r"(?s)(<!-- table -->\n).*(<!-- end -->)", lambda m: m[1] + table + "\n" + m[2], kept)
     )
 
 

@@ -28,3 +28,12 @@ def cluster() -> Iterator[af.sim.Cluster]:
 def client(cluster: af.sim.Cluster) -> Iterator[af.Client]:
     with af.Client(cluster.address, token=cluster.token) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def snap(cluster: af.sim.Cluster) -> Iterator[af.Snapshot]:
+    with (
+        af.Client(cluster.address, token=cluster.token) as client,
+        client.snapshot(namespace="*", resources=True) as made,
+    ):
+        yield made

@@ -1,0 +1,65 @@
+"""The examples in docstrings run, and every public function has one."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import allocframe as af
+
+OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+def modules() -> Iterator[Any]:
+    yield af
+    for found in pkgutil.walk_packages(af.__path__, "allocframe."):
+        yield importlib.import_module(found.name)
+
+
+def examples() -> list[doctest.DocTest]:
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    found = [test for module in modules() for test in finder.find(module)]
+    return [test for test in found if test.examples]
+
+
+@pytest.mark.parametrize("example", examples(), ids=lambda example: example.name)
+def test_the_example_runs(
+    example: doctest.DocTest,
+    cluster: af.sim.Cluster,
+    client: af.Client,
+    snap: af.Snapshot,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    example.globs = {"af": af, "cluster": cluster, "client": client, "snap": snap}
+    said: list[str] = []
+    doctest.DocTestRunner(optionflags=OPTIONS).run(example, out=said.append)
+    assert not said, "".join(said)
+
+
+def public() -> Iterator[tuple[str, Any]]:
+    for name in af.__all__:
+        thing = getattr(af, name)
+        if inspect.isfunction(thing):
+            yield name, thing
+        elif inspect.isclass(thing) and not issubclass(thing, Exception):
+            for method, body in vars(thing).items():
+                if not method.startswith("_") and inspect.isfunction(body) and method != "close":
+                    yield f"{name}.{method}", body
+        elif inspect.ismodule(thing):
+            for inner in getattr(thing, "__all__", []):
+                if inspect.isfunction(getattr(thing, inner)):
+                    yield f"{name}.{inner}", getattr(thing, inner)
+
+
+@pytest.mark.parametrize(("name", "thing"), list(public()), ids=[name for name, _ in public()])
+def test_a_public_function_shows_an_example(name: str, thing: Any) -> None:
+    assert ">>>" in (thing.__doc__ or ""), f"{name} has no example"
