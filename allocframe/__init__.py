@@ -1,8 +1,8 @@
 """allocframe: Nomad allocations and task events as pandas DataFrames.
 
-    import allocframe as af
+import allocframe as af
 
-    snap = af.Client().snapshot(namespace="*")
+snap = af.Client().snapshot(namespace="*")
 """
 
 from __future__ import annotations

@@ -1,0 +1,22 @@
+"""What the documents say is held to the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TESTS = re.findall(
+    r"def (test_\w+)", "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+)
+ROWS = [line for line in (ROOT / "docs" / "faults.md").read_text().splitlines() if re.match(r"\| \d", line)]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.split("|")[1].strip())
+def test_every_fault_that_is_promised_to_be_met_has_a_test(row: str) -> None:
+    named = re.findall(r"test_\w+", row)
+    assert named
+    for name in named:
+        assert any(test.startswith(name) for test in TESTS), name
