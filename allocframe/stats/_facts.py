@@ -1,0 +1,59 @@
+"""What every statistic starts from, made once for each snapshot: explained events, attempts, tasks and spans."""
+
+from __future__ import annotations
+
+import weakref
+from functools import cached_property
+from typing import Any
+
+import narwhals as nw
+import pandas as pd
+
+from ..snapshot import Snapshot
+from . import _attempts, _meaning, _spans
+from ._input import Source, Tables, tables
+
+
+class Facts:
+    """The lazy frames of one source; those of a snapshot are kept as long as it is."""
+
+    def __init__(self, given: Tables) -> None:
+        self.given = given
+
+    @cached_property
+    def _marked(self) -> nw.LazyFrame[Any]:
+        return _attempts.marked(self.given)
+
+    @cached_property
+    def attempts(self) -> nw.LazyFrame[Any]:
+        """One row for each attempt of each task."""
+        return _attempts.attempts(self.given, self._marked)
+
+    @cached_property
+    def events(self) -> nw.LazyFrame[Any]:
+        """The events with what they mean."""
+        on = [*self.given.task, _attempts.ATTEMPT]
+        facts = self.attempts.select(*on, "killed_by_nomad", "cause_code")
+        return _meaning.with_meaning(self._marked.join(facts, on=on, how="left"))
+
+    @cached_property
+    def tasks(self) -> nw.LazyFrame[Any]:
+        """One row for each task of each allocation."""
+        return _spans.tasks(self.given)
+
+    @cached_property
+    def spans(self) -> nw.LazyFrame[Any]:
+        """One row for each attempt that ran."""
+        return _spans.spans(self.given, self.attempts, self.tasks)
+
+
+_KEPT: weakref.WeakKeyDictionary[Snapshot, Facts] = weakref.WeakKeyDictionary()
+
+
+def facts(source: Source, observed_at: pd.Timestamp | str | None = None) -> Facts:
+    """Return the facts of `source`, up to `observed_at`."""
+    if not isinstance(source, Snapshot) or observed_at is not None:
+        return Facts(tables(source, observed_at))
+    if source not in _KEPT:
+        _KEPT[source] = Facts(tables(source))
+    return _KEPT[source]

@@ -1,0 +1,170 @@
+"""What a statistic takes: a Snapshot, a DataFrame of events, or a mapping of tables, of pandas, DuckDB or another engine.
+
+This is the one place that knows engines apart. Everything above works on narwhals frames whose times are
+whole microseconds since 1970, because no engine but pandas keeps nanoseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import narwhals as nw
+import pandas as pd
+
+from ..snapshot import Snapshot
+
+Source: TypeAlias = Any
+"""A `Snapshot`; the events table as a DataFrame of any engine; or a mapping of table names to such frames."""
+
+TASK = "task_key"
+"""One whole number for each task of each allocation, or its two names where the engine has no cheap number."""
+
+_TIMES = ("time", "created_at", "modified_at", "started_at", "finished_at")
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables of one source; `observed_us` is the moment up to which they tell."""
+
+    events: nw.LazyFrame[Any]
+    allocations: nw.LazyFrame[Any] | None
+    task_states: nw.LazyFrame[Any] | None
+    observed_us: int
+    eager: bool
+
+    @property
+    def task(self) -> list[str]:
+        """The columns that name one task of one allocation."""
+        return [TASK] if self.eager else ["alloc_id", "task"]
+
+
+def tables(source: Source, observed_at: pd.Timestamp | str | None = None) -> Tables:
+    """Return the tables of `source`.
+
+    Raises
+    ------
+    TypeError
+        There is no events table in it, or a column is missing.
+    """
+    frames = _frames(source)
+    events = frames.get("events")
+    if events is None:
+        raise TypeError("give a Snapshot, an events table, or a mapping with the key 'events'")
+    native = isinstance(events, pd.DataFrame)
+    if native:
+        events = _keyed(events)
+    lazy = {name: _lazy(frame) for name, frame in {**frames, "events": events}.items() if frame is not None}
+    _check(lazy["events"])
+    return Tables(
+        lazy["events"],
+        lazy.get("allocations"),
+        lazy.get("task_states"),
+        _observed(source, observed_at, lazy),
+        native,
+    )
+
+
+def pandas_table(source: Source, name: str) -> pd.DataFrame:
+    """Return one table of `source` as a pandas DataFrame."""
+    frame = _frames(source).get(name)
+    if frame is None:
+        raise TypeError(f"this needs the {name} table: give a Snapshot, or a mapping with the key {name!r}")
+    return frame if isinstance(frame, pd.DataFrame) else collected(nw.from_native(frame).lazy())
+
+
+def has_table(source: Source, name: str) -> bool:
+    """Return whether `source` holds a table."""
+    return _frames(source).get(name) is not None
+
+
+def collected(frame: nw.LazyFrame[Any]) -> pd.DataFrame:
+    """Return the rows of a lazy frame."""
+    found: pd.DataFrame = frame.collect(backend="pandas").to_native()
+    return found
+
+
+def us(moment: pd.Timestamp | str) -> int:
+    """Return a moment as microseconds since 1970; without an offset it is UTC."""
+    stamp = pd.Timestamp(moment)
+    return int((stamp if stamp.tzinfo else stamp.tz_localize("UTC")).value // 1000)
+
+
+def moment(value: Any) -> pd.Timestamp:
+    """Return microseconds since 1970 as a time in UTC, NaT for none."""
+    return pd.NaT if pd.isna(value) else pd.Timestamp(int(value), unit="us", tz="UTC")  # type: ignore[return-value]
+
+
+def moments(values: pd.Series[Any]) -> pd.Series[Any]:
+    """Return microseconds since 1970 as times in UTC."""
+    return pd.to_datetime(values.astype("Int64"), unit="us", utc=True).astype("datetime64[ns, UTC]")
+
+
+def names(by: str | Iterable[str]) -> list[str]:
+    """Return the columns to group by as a list."""
+    return [by] if isinstance(by, str) else list(by)
+
+
+def _frames(source: Source) -> dict[str, Any]:
+    if isinstance(source, Snapshot):
+        return {
+            "events": source.events,
+            "allocations": source.allocations,
+            "task_states": source.task_states,
+            "reschedules": source.reschedules,
+        }
+    if isinstance(source, Mapping):
+        return dict(source)
+    return {"events": source}
+
+
+def _keyed(events: pd.DataFrame) -> pd.DataFrame:
+    if not {"alloc_id", "task"} <= set(events.columns):
+        return events
+    keys = events.groupby(["alloc_id", "task"], sort=False, observed=True, dropna=False).ngroup()
+    return events.assign(**{TASK: keys.to_numpy()})
+
+
+def _lazy(native: Any) -> nw.LazyFrame[Any]:
+    """Return a frame whose times are whole microseconds, under the same names with `_us` at the end."""
+    if isinstance(native, pd.DataFrame):
+        present = [name for name in _TIMES if name in native.columns]
+        whole = {f"{name}_us": _whole(native[name]) for name in present}
+        return nw.from_native(native.assign(**whole)).lazy()
+    implementation = nw.from_native(native).implementation
+    columns = list(nw.from_native(native).collect_schema().names())
+    present = [name for name in _TIMES if name in columns]
+    if implementation is nw.Implementation.DUCKDB:
+        more = ", ".join(f"epoch_us({name}) AS {name}_us" for name in present)
+        native = native.project(f"*, {more}") if present else native
+    elif implementation is nw.Implementation.PYSPARK:
+        native = native.selectExpr("*", *(f"unix_micros({name}) AS {name}_us" for name in present))
+    else:
+        raise TypeError(f"{implementation} is not supported: give pandas, DuckDB or Spark")
+    return nw.from_native(native).lazy()
+
+
+def _whole(times: pd.Series[Any]) -> pd.Series[Any]:
+    return (times.astype("int64") // 1000).astype("Int64").mask(times.isna())
+
+
+def _check(events: nw.LazyFrame[Any]) -> None:
+    needed = {"alloc_id", "task", "seq", "type", "time_us", "exit_code", "signal", "oom_killed", "restart_reason"}
+    missing = sorted(needed - set(events.collect_schema().names()))
+    if missing:
+        said = ", ".join(name.removesuffix("_us") for name in missing)
+        raise TypeError(f"the events table lacks the columns {said}; give the one of a Snapshot")
+
+
+def _observed(source: Source, given: pd.Timestamp | str | None, lazy: dict[str, nw.LazyFrame[Any]]) -> int:
+    """Return the moment up to which the tables tell: as given, when fetched, or the last time in them."""
+    if given is not None:
+        return us(given)
+    if isinstance(source, Snapshot) and source.info.get("finished_at"):
+        return us(source.info["finished_at"])
+    latest = [collected(lazy["events"].select(nw.col("time_us").max())).iloc[0, 0]]
+    if "allocations" in lazy:
+        latest.append(collected(lazy["allocations"].select(nw.col("modified_at_us").max())).iloc[0, 0])
+    known = [int(value) for value in latest if not pd.isna(value)]
+    return max(known, default=0)

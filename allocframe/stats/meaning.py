@@ -1,0 +1,105 @@
+"""What each event means: exit meaning, out of memory or not, failure or not, and the cause of an end or restart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from . import meanings
+from ._facts import facts
+from ._input import TASK, Source, pandas_table
+
+
+def explain_events(source: Source) -> Any:
+    """Add to the events what they mean.
+
+    Parameters
+    ----------
+    source : Snapshot or events table
+        A pandas DataFrame, a DuckDB relation, or a Spark DataFrame with the columns of the `events` table.
+
+    Returns
+    -------
+    pandas.DataFrame, or a frame of the engine that was given
+        The events and these columns; what is not known is "unknown", what does not apply is missing.
+
+        attempt : int
+            Number of the attempt within the events at hand, from 0; a restart begins the next one.
+        exit_meaning : str
+            Of `Terminated`: "ok", "error", "out of memory", "kill timeout exceeded", "killed by SIGSEGV", ...
+        oom : str
+            Of `Terminated`: "confirmed" by the driver, "suspected" (SIGKILL from elsewhere than Nomad), or "no".
+        failure : bool
+            A run that failed by itself or by its health check, or a start that failed.
+        cause : str
+            Why the attempt ended or restarts, one of `meanings.CAUSES`: "failure", "out of memory", "operator", ...
+
+    Notes
+    -----
+    Display messages are not parsed; two of Nomad's constants that are sent nowhere else are compared as a whole.
+    Exit code 137 after `Killing` is a kill timeout; without it, and without the driver's word, it may be an OOM kill
+    that the driver did not see (docker with cgroup v2, others before 1.7).
+
+    Examples
+    --------
+    >>> explained = af.stats.explain_events(snap)
+    >>> set(explained.loc[explained["failure"], "cause"]) >= {"failure", "out of memory"}
+    True
+    """
+    known = facts(source)
+    found = known.events
+    helpers = [name for name in found.collect_schema().names() if name.startswith("_") or name.endswith("_us")]
+    native = found.drop(*helpers, TASK, strict=False)
+    if known.given.eager:
+        return native.collect(backend="pandas").to_native()
+    return native.to_native()
+
+
+def explain_stops(source: Source, evaluations: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Add to the allocations why the servers stopped them.
+
+    Parameters
+    ----------
+    source : Snapshot or mapping
+        With the `allocations` table.
+    evaluations : pandas.DataFrame, optional
+        What `Client.evaluations` returned. Nomad says "migrated" of a drained node and of ``nomad alloc stop`` alike;
+        the evaluation that placed the replacement tells them apart.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The allocations, with `stop_reason`: missing where nothing was to stop, "unknown" where a description is not
+        one of the scheduler's, else one of `meanings.STOP_REASONS` and `meanings.MIGRATIONS`.
+
+    Examples
+    --------
+    >>> stops = af.stats.explain_stops(snap, client.evaluations(namespace="*"))
+    >>> "node down" in set(stops["stop_reason"])
+    True
+    """
+    found = pandas_table(source, "allocations").copy()
+    described = found["desired_description"].astype("str")
+    reason = described.map(meanings.STOP_REASONS)
+    stopped = found["desired_status"].isin(["stop", "evict"])
+    reason = reason.where(described.notna(), "no reason given").where(stopped).astype("str")
+    reason = reason.mask(stopped & described.notna() & ~described.isin(list(meanings.STOP_REASONS)), "unknown")
+    reason = reason.mask(stopped & found["preempted_by"].notna(), "preempted")
+    if evaluations is not None:
+        trigger = _replacement_trigger(found, evaluations)
+        told = reason.eq("migrated") & trigger.isin(list(meanings.MIGRATIONS))
+        reason = reason.mask(told, trigger.map(meanings.MIGRATIONS))
+    return found.assign(stop_reason=reason)
+
+
+def _replacement_trigger(allocations: pd.DataFrame, evaluations: pd.DataFrame) -> pd.Series[Any]:
+    """Return what triggered the evaluation that placed the replacement of each allocation."""
+    triggers = evaluations.drop_duplicates("eval_id").set_index("eval_id")["triggered_by"].astype("str")
+    by_id = allocations.drop_duplicates("alloc_id").set_index("alloc_id")["eval_id"]
+    from .rescheduling import replacements
+
+    following = replacements({"allocations": allocations, "events": None})
+    return following.map(by_id).map(triggers)
+
+
