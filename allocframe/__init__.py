@@ -34,7 +34,8 @@ from .client import Client
 from .snapshot import Snapshot, load, read_json
 
 if TYPE_CHECKING:
-    from . import sim
+    from . import plots, sim, stats
+    from .findings import findings
 
 __all__ = [
     "Allocation",
@@ -57,12 +58,21 @@ __all__ = [
     "Snapshot",
     "Unsupported",
     "__version__",
+    "findings",
     "load",
+    "plots",
     "read_json",
     "sim",
+    "stats",
 ]
 
-_OPTIONAL = {"sim": ("demo", "starlette and uvicorn")}
+_OPTIONAL = {
+    "findings": ("stats", "narwhals and scipy"),
+    "plots": ("plots", "matplotlib, narwhals and scipy"),
+    "sim": ("demo", "starlette and uvicorn"),
+    "stats": ("stats", "narwhals and scipy"),
+}
+"""What is loaded on first use: the module, the extra that it needs, and what that installs."""
 
 
 def __getattr__(name: str) -> Any:
@@ -70,11 +80,15 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'allocframe' has no attribute {name!r}")
     extra, needs = _OPTIONAL[name]
     try:
-        return importlib.import_module(f".{name}", __name__)
+        module = importlib.import_module(f".{name}", __name__)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("allocframe"):
             raise
         raise MissingExtra(f"allocframe.{name} needs {needs}: pip install 'allocframe[{extra}]'") from error
+
+    found = getattr(module, name, module)
+    globals()[name] = found
+    return found
 
 
 def __dir__() -> list[str]:

@@ -16,8 +16,11 @@ from ._walk import Walk
 from .allocation import Allocation
 from .capture import Capture
 from .decode import Store
+from .frames import evaluations_frame
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from .snapshot import Snapshot
 
 
@@ -211,6 +214,42 @@ class Client:
             store.close()
             capture.close()
             raise
+
+    def evaluations(self, *, namespace: str | None = None, filter: str | None = None) -> pd.DataFrame:  # noqa: A002
+        """Fetch the evaluations: what triggered the scheduler, and what it could not place.
+
+        Parameters
+        ----------
+        namespace : str, optional
+            ``"*"`` for every namespace that the token may read; else the client's, else ``default``.
+        filter : str, optional
+            A filter expression of Nomad, such as ``'TriggeredBy == "node-drain"'``.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The columns of ``frames.EVALUATIONS``; `stats.explain_stops` and `stats.placement_failures` read it.
+
+        Raises
+        ------
+        PermissionDenied, BadRequest, ApiError
+            Nomad refused.
+
+        Examples
+        --------
+        >>> client.evaluations(namespace="*")["triggered_by"].isna().any()
+        np.False_
+        """
+        query = Query(
+            namespace=namespace or self._config.namespace, region=self._config.region, filter=filter
+        )
+        wanted = {
+            name: value
+            for name, value in query.params(paged=False).items()
+            if name in ("namespace", "region", "filter")
+        }
+        rows = self._transport.get("/v1/evaluations", wanted, check=parsed)
+        return evaluations_frame(row for row in rows or [] if isinstance(row, dict))
 
     def _whole_id(self, alloc_id: str) -> str:
         text, whole = _protocol.check_alloc_id(alloc_id)

@@ -20,12 +20,22 @@ LAYERS = [
     ["_walk"],
     ["client"],
     ["snapshot"],
+    ["stats"],
+    ["findings", "plots"],
     ["__init__"],
     ["cli"],
     ["__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-HOME = {"httpx": {"_transport"}, "duckdb": {"decode"}, "typer": {"cli"}, "tqdm": {"_progress"}}
+HOME = {
+    "httpx": {"_transport"},
+    "duckdb": {"decode"},
+    "typer": {"cli"},
+    "tqdm": {"_progress"},
+    "narwhals": {"stats"},
+    "scipy": {"stats"},
+    "matplotlib": {"plots"},
+}
 
 
 def modules() -> list[Path]:

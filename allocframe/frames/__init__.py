@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .._table import Table
 from .allocations import ALLOCATIONS
+from .evaluations import EVALUATIONS, evaluations_frame
 from .events import EVENTS
 from .placement import PLACEMENT
 from .reschedules import RESCHEDULES
@@ -15,10 +16,11 @@ TABLES: dict[str, Table] = {
 }
 
 SNAPSHOT_TABLES = ("allocations", "task_states", "events", "reschedules", "resources")
-"""The tables of a list; `placement` needs full reads."""
+"""The tables of a list; `placement` needs full reads, and `EVALUATIONS` comes from a list of its own."""
 
 __all__ = [
     "ALLOCATIONS",
+    "EVALUATIONS",
     "EVENTS",
     "PLACEMENT",
     "RESCHEDULES",
@@ -26,4 +28,5 @@ __all__ = [
     "SNAPSHOT_TABLES",
     "TABLES",
     "TASK_STATES",
+    "evaluations_frame",
 ]

@@ -86,14 +86,15 @@ def _display(kind: str, details: dict[str, str]) -> str:
 def render_event(event: Event) -> JSON:
     """Return one task event as it is sent, with the deprecated flat fields."""
     kind, time, given = event
-    details = given or {}
+    details = dict(given or {})
+    display = details.pop("display", "")
     flat: JSON = {name: details.get(_FROM_DETAILS.get(name, ""), "") for name in _FLAT_TEXT}
     flat["Message"] = details.get("message", details.get("exit_message", ""))
     return {
         **flat,
-        "Details": dict(details),
+        "Details": details,
         "DiskLimit": 0,
-        "DisplayMessage": _display(kind, details),
+        "DisplayMessage": display or _display(kind, details),
         "ExitCode": int(details["exit_code"]) if kind == "Terminated" else 0,
         "FailsTask": details.get("fails_task") == "true",
         "KillTimeout": 5 * SECOND if kind == "Killing" else 0,

@@ -106,13 +106,21 @@ class Runner:
         self.engine.touch(alloc)
         self.engine.after(pause, lambda: self._start(alloc, task, attempt + 1))
 
-    def restart_signaled(self, alloc: Alloc, reason: str) -> None:
-        """Restart every running task, as an operator or a template does."""
+    def crash(self, alloc: Alloc, outcome: Outcome) -> None:
+        """End every running task as `outcome` says, from outside."""
+        for task in alloc.group.tasks:
+            state = alloc.tasks[task.name]
+            if state.state == "running":
+                self._exit(alloc, task, outcome, 0, state.emitted)
+
+    def restart_signaled(self, alloc: Alloc, reason: str, *, display: bool = False) -> None:
+        """Restart every running task, as an operator does, or a template, which says why in the display message only."""
+        said = {"display": reason} if display else {"restart_reason": reason}
         for task in alloc.group.tasks:
             state = alloc.tasks[task.name]
             if state.state == "running":
                 now = self.engine.clock(alloc)
-                state.emit("Restart Signaled", now, restart_reason=reason)
+                state.emit("Restart Signaled", now, **said)
                 state.emit("Terminated", now + SECOND // 10, exit_code="143", signal="15", oom_killed="false")
                 self._restart(alloc, task, 0, -1, "")
 

@@ -190,12 +190,38 @@ def _node_loss(story: Story) -> None:
     cause.start_ns = story.end - 30 * MINUTE
 
     def strike() -> None:
-        used: dict[str, tuple[int, Node]] = {}
-        for alloc in engine.live():
-            used[alloc.node.id] = (used.get(alloc.node.id, (0, alloc.node))[0] + 1, alloc.node)
-        node = max(used.values(), key=lambda pair: pair[0])[1]
+        node = _busiest(engine)
         cause.node_id, cause.node_name = node.id, node.name
         cause.tasks |= {(alloc.id, name) for alloc in engine.lose(node) for name in alloc.tasks}
+
+    engine.at(cause.start_ns, strike)
+
+
+def _busiest(engine: Engine) -> Node:
+    """Return the node with most allocations."""
+    used: dict[str, tuple[int, Node]] = {}
+    for alloc in engine.live():
+        used[alloc.node.id] = (used.get(alloc.node.id, (0, alloc.node))[0] + 1, alloc.node)
+    return max(used.values(), key=lambda pair: pair[0])[1]
+
+
+def _lemon_node(story: Story) -> None:
+    engine = story.engine
+    cause = story.cause(
+        "lemon_node", "bad memory on one node: whatever runs there crashes with SIGSEGV sooner or later"
+    )
+    corrupted = Outcome(exit_code=139, signal=11)
+
+    def strike() -> None:
+        node = _busiest(engine)
+        cause.node_id, cause.node_name = node.id, node.name
+        for alloc in engine.live():
+            if alloc.node is node and alloc.job.kind == "service":
+                cause.tasks |= {(alloc.id, name) for name in alloc.tasks}
+                for _ in range(2):
+                    engine.after(
+                        story.rng.randrange(80) * MINUTE, partial(engine.runner.crash, alloc, corrupted)
+                    )
 
     engine.at(cause.start_ns, strike)
 
@@ -237,7 +263,9 @@ def _restart_storm(story: Story) -> None:
             cause.tasks.update(
                 (alloc.id, name) for name, state in alloc.tasks.items() if state.state == "running"
             )
-            engine.runner.restart_signaled(alloc, "Template with change_mode restart re-rendered")
+            engine.runner.restart_signaled(
+                alloc, "Template with change_mode restart re-rendered", display=True
+            )
 
     engine.at(cause.start_ns, strike)
 
@@ -253,6 +281,7 @@ STORIES: dict[str, Callable[[Story], None]] = {
     "oom": _oom,
     "bad_deploy": _bad_deploy,
     "node_loss": _node_loss,
+    "lemon_node": _lemon_node,
     "artifact_outage": _artifact_outage,
     "restart_storm": _restart_storm,
     "mixed": _mixed,

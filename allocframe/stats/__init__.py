@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+from . import meanings
+from .loops import crash_loops
 from .meaning import explain_events, explain_stops
+from .nodes import blast_radius, concentration, lemon_nodes
+from .placement import placement_failures
 from .rates import failed_starts, failure_share, failures, oom_kills, restarts
 from .rescheduling import chains
+from .rollouts import rollouts
 from .runs import availability, mtbf, outages, runs, time_to_recover
+from .storms import failure_clustering, restart_storms
 from .survival import cumulative_incidence, kaplan_meier, laplace, logrank, mean_cumulative
 
 __all__ = [
     "availability",
+    "blast_radius",
     "chains",
+    "concentration",
+    "crash_loops",
     "cumulative_incidence",
     "explain_events",
     "explain_stops",
     "failed_starts",
+    "failure_clustering",
     "failure_share",
     "failures",
     "kaplan_meier",
     "laplace",
+    "lemon_nodes",
     "logrank",
     "mean_cumulative",
+    "meanings",
     "mtbf",
     "oom_kills",
     "outages",
+    "placement_failures",
+    "restart_storms",
     "restarts",
+    "rollouts",
     "runs",
     "time_to_recover",
 ]

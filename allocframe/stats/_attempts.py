@@ -35,8 +35,15 @@ def marked(tables: Tables) -> nw.LazyFrame[Any]:
         _coded(meanings.FAILED_STARTS).alias("_start_failed"),
         _coded(meanings.ENDED_BY).alias("_ended_by"),
         oom_confirmed(tables).alias("_oom"),
-        nw.when(kind == "Restarting").then(nw.lit(1)).when(kind == "Not Restarting").then(nw.lit(2)).alias("_next"),
-        (nw.col("restart_reason") == meanings.DELAYED).fill_null(value=False).cast(nw.Int64).alias("_delayed"),
+        nw.when(kind == "Restarting")
+        .then(nw.lit(1))
+        .when(kind == "Not Restarting")
+        .then(nw.lit(2))
+        .alias("_next"),
+        (nw.col("restart_reason") == meanings.DELAYED)
+        .fill_null(value=False)
+        .cast(nw.Int64)
+        .alias("_delayed"),
         (kind == "Received").fill_null(value=False).cast(nw.Int64).alias("_received"),
     )
 
@@ -98,7 +105,9 @@ def attempts(tables: Tables, events: nw.LazyFrame[Any]) -> nw.LazyFrame[Any]:
     )
     killed = nw.col("_killing_seq") < nw.col("_terminated_seq")
     return grouped.with_columns(
-        killed_by_nomad=killed.fill_null(value=False) | ~nw.col("killed_us").is_null() | ~nw.col("_asked").is_null()
+        killed_by_nomad=killed.fill_null(value=False)
+        | ~nw.col("killed_us").is_null()
+        | ~nw.col("_asked").is_null()
     ).with_columns(cause_code=_cause())
 
 
@@ -114,10 +123,18 @@ def _cause() -> nw.Expr:
         .when(terminated & told).then(nw.lit(_CODE["completed"]))
         .when(terminated | (nw.col("_next") > 0)).then(nw.lit(_CODE["unknown"]))
     )  # fmt: skip
-    stopped = nw.when(nw.col("killed_by_nomad") | ~nw.col("_killing_seq").is_null()).then(nw.lit(_CODE["stopped"]))
+    stopped = nw.when(nw.col("killed_by_nomad") | ~nw.col("_killing_seq").is_null()).then(
+        nw.lit(_CODE["stopped"])
+    )
     after_exit = nw.when(terminated & (nw.col("_killing_seq") > nw.col("_terminated_seq"))).then(exited)
     return nw.coalesce(
-        nw.col("_asked"), nw.col("_start_failed"), nw.col("_ended_by"), after_exit, _given_up(exited), stopped, exited
+        nw.col("_asked"),
+        nw.col("_start_failed"),
+        nw.col("_ended_by"),
+        after_exit,
+        _given_up(exited),
+        stopped,
+        exited,
     )
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..snapshot import Snapshot
 from . import _attempts, _meaning, _spans
-from ._input import Source, Tables, tables
+from ._input import Source, Tables, collected, tables
 
 
 class Facts:
@@ -45,6 +45,14 @@ class Facts:
     def spans(self) -> nw.LazyFrame[Any]:
         """One row for each attempt that ran."""
         return _spans.spans(self.given, self.attempts, self.tasks)
+
+    @cached_property
+    def began_us(self) -> int:
+        """The first moment that the tables tell of."""
+        run = collected(self.spans.select(nw.col("start_us").min())).iloc[0, 0]
+        event = collected(self.given.events.select(nw.col("time_us").min())).iloc[0, 0]
+        known = [int(value) for value in (run, event) if not pd.isna(value)]
+        return min(known, default=self.given.observed_us)
 
 
 _KEPT: weakref.WeakKeyDictionary[Snapshot, Facts] = weakref.WeakKeyDictionary()

@@ -150,7 +150,17 @@ def _whole(times: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def _check(events: nw.LazyFrame[Any]) -> None:
-    needed = {"alloc_id", "task", "seq", "type", "time_us", "exit_code", "signal", "oom_killed", "restart_reason"}
+    needed = {
+        "alloc_id",
+        "task",
+        "seq",
+        "type",
+        "time_us",
+        "exit_code",
+        "signal",
+        "oom_killed",
+        "restart_reason",
+    }
     missing = sorted(needed - set(events.collect_schema().names()))
     if missing:
         said = ", ".join(name.removesuffix("_us") for name in missing)

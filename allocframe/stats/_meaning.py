@@ -10,6 +10,7 @@ from . import _attempts, meanings
 
 _CAUSED = ("Terminated", "Restarting", "Not Restarting", "Killing", "Killed", *meanings.FAILED_STARTS)
 
+
 def with_meaning(joined: nw.LazyFrame[Any]) -> nw.LazyFrame[Any]:
     """Return events that know their attempt with the columns that say what they mean."""
     terminated = nw.col("type") == "Terminated"
@@ -27,7 +28,9 @@ def with_meaning(joined: nw.LazyFrame[Any]) -> nw.LazyFrame[Any]:
     return joined.with_columns(
         exit_meaning=_exit_meaning(confirmed, killed),
         oom=oom,
-        failure=((terminated & failed & mine) | nw.col("type").is_in(list(meanings.FAILED_STARTS))).fill_null(value=False),
+        failure=((terminated & failed & mine) | nw.col("type").is_in(list(meanings.FAILED_STARTS))).fill_null(
+            value=False
+        ),
         cause=nw.when(nw.col("type").is_in(list(_CAUSED))).then(_attempts.labelled(nw.col("cause_code"))),
     )
 

@@ -23,7 +23,9 @@ def tasks(given: Tables) -> nw.LazyFrame[Any]:
     kept = [name for name in DIMENSIONS if name in columns]
     size = events.with_columns(_received=(nw.col("type") == "Received").fill_null(value=False).cast(nw.Int64))
     rings = size.group_by(*given.task).agg(
-        nw.len().alias("_events"), nw.col("_received").max().alias("_received"), nw.col("time_us").min().alias("first_seen_us")
+        nw.len().alias("_events"),
+        nw.col("_received").max().alias("_received"),
+        nw.col("time_us").min().alias("first_seen_us"),
     )
     named = events.unique(subset=given.task).select(*dict.fromkeys([*given.task, "alloc_id", "task", *kept]))
     found = named.join(rings, on=given.task, how="left").with_columns(
@@ -34,7 +36,9 @@ def tasks(given: Tables) -> nw.LazyFrame[Any]:
         wanted = [name for name in OF_ALLOCATION if name in more]
         found = found.join(given.allocations.select("alloc_id", *wanted), on="alloc_id", how="left")
     if given.task_states is not None:
-        states = given.task_states.select("alloc_id", "task", "state", "restarts", "started_at_us", "finished_at_us")
+        states = given.task_states.select(
+            "alloc_id", "task", "state", "restarts", "started_at_us", "finished_at_us"
+        )
         found = found.join(states, on=["alloc_id", "task"], how="left")
     return found
 
@@ -82,6 +86,8 @@ def _start() -> nw.Expr:
     terminated = ~nw.col("terminated_us").is_null()
     killed = ~nw.col("killed_us").is_null()
     cut = nw.col("received") == 0
-    remembered = nw.when(nw.col("_last") & cut & ((nw.col("state") == "running") | killed)).then(nw.col("started_at_us"))
+    remembered = nw.when(nw.col("_last") & cut & ((nw.col("state") == "running") | killed)).then(
+        nw.col("started_at_us")
+    )
     first = nw.when((terminated | killed) & cut & (nw.col(_attempts.ATTEMPT) == 0)).then(nw.col("first_us"))
     return nw.coalesce("started_us", remembered, first)

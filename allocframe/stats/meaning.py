@@ -49,7 +49,9 @@ def explain_events(source: Source) -> Any:
     """
     known = facts(source)
     found = known.events
-    helpers = [name for name in found.collect_schema().names() if name.startswith("_") or name.endswith("_us")]
+    helpers = [
+        name for name in found.collect_schema().names() if name.startswith("_") or name.endswith("_us")
+    ]
     native = found.drop(*helpers, TASK, strict=False)
     if known.given.eager:
         return native.collect(backend="pandas").to_native()
@@ -84,7 +86,9 @@ def explain_stops(source: Source, evaluations: pd.DataFrame | None = None) -> pd
     reason = described.map(meanings.STOP_REASONS)
     stopped = found["desired_status"].isin(["stop", "evict"])
     reason = reason.where(described.notna(), "no reason given").where(stopped).astype("str")
-    reason = reason.mask(stopped & described.notna() & ~described.isin(list(meanings.STOP_REASONS)), "unknown")
+    reason = reason.mask(
+        stopped & described.notna() & ~described.isin(list(meanings.STOP_REASONS)), "unknown"
+    )
     reason = reason.mask(stopped & found["preempted_by"].notna(), "preempted")
     if evaluations is not None:
         trigger = _replacement_trigger(found, evaluations)
@@ -101,5 +105,3 @@ def _replacement_trigger(allocations: pd.DataFrame, evaluations: pd.DataFrame) -
 
     following = replacements({"allocations": allocations, "events": None})
     return following.map(by_id).map(triggers)
-
-

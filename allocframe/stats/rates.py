@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from . import _intervals, meanings
-from ._facts import facts
+from ._facts import Facts, facts
 from ._input import Source, Tables, collected, moment, names, pandas_table, us
 
 _HOUR = 3_600_000_000
@@ -30,7 +30,9 @@ class _Window:
     @property
     def edges(self) -> list[tuple[int, int]]:
         width = self.width or self.until - self.since
-        return [(start, min(start + width, self.until)) for start in range(self.since, self.until, max(width, 1))]
+        return [
+            (start, min(start + width, self.until)) for start in range(self.since, self.until, max(width, 1))
+        ]
 
 
 def restarts(
@@ -161,9 +163,14 @@ def failure_share(source: Source, by: str | Iterable[str] = "job_id") -> pd.Data
     """
     allocations = pandas_table(source, "allocations")
     status = allocations["client_status"]
-    counted = allocations.assign(failed=status == "failed", finished=status.isin(["failed", "complete", "lost"]))
+    counted = allocations.assign(
+        failed=status == "failed", finished=status.isin(["failed", "complete", "lost"])
+    )
     found = counted.groupby(names(by), observed=True, dropna=False).agg(
-        failed=("failed", "sum"), finished=("finished", "sum"), allocations=("alloc_id", "size"), oldest_at=("created_at", "min")
+        failed=("failed", "sum"),
+        finished=("finished", "sum"),
+        allocations=("alloc_id", "size"),
+        oldest_at=("created_at", "min"),
     )
     share, lower, upper = _intervals.wilson(found["failed"], found["finished"])
     for place, (name, values) in enumerate({"share": share, "lower": lower, "upper": upper}.items()):
@@ -181,34 +188,39 @@ def _rates(
 ) -> pd.DataFrame:
     known = facts(source)
     _check(by, known.tasks)
-    window = _window(known.given, known.spans, bin, since, until)
+    window = _window(known, bin, since, until)
     exposure = _exposure(known.spans, [name for name in by if name not in _OF_EVENT], window, known.given)
     counts = _counts(known.events, known.tasks, counted, by, window, known.given)
     return _judged(exposure, counts, by, window)
 
 
 def _check(by: list[str], of_task: nw.LazyFrame[Any]) -> None:
-    known = [name for name in of_task.collect_schema().names() if not name.startswith("_") and not name.endswith("_us")]
+    known = [
+        name
+        for name in of_task.collect_schema().names()
+        if not name.startswith("_") and not name.endswith("_us")
+    ]
     for name in by:
         if name not in known and name not in _OF_EVENT:
-            raise ValueError(f"cannot group by {name!r}; by: {', '.join(sorted({*known, *_OF_EVENT} - {'task_key'}))}")
+            raise ValueError(
+                f"cannot group by {name!r}; by: {', '.join(sorted({*known, *_OF_EVENT} - {'task_key'}))}"
+            )
 
 
 def _window(
-    given: Tables, ran: nw.LazyFrame[Any], bin: str | None, since: pd.Timestamp | str | None, until: pd.Timestamp | str | None  # noqa: A002
-) -> _Window:
-    first = collected(ran.select(nw.col("start_us").min())).iloc[0, 0]
-    seen = collected(given.events.select(nw.col("time_us").min())).iloc[0, 0]
-    starts = [int(value) for value in (first, seen) if not pd.isna(value)]
-    begin = us(since) if since is not None else min(starts, default=given.observed_us)
-    end = us(until) if until is not None else given.observed_us
+    known: Facts, bin: str | None, since: pd.Timestamp | str | None, until: pd.Timestamp | str | None
+) -> _Window:  # noqa: A002
+    begin = us(since) if since is not None else known.began_us
+    end = us(until) if until is not None else known.given.observed_us
     if end < begin:
         raise ValueError(f"since ({moment(begin)}) is after until ({moment(end)})")
     if bin is None:
         return _Window(begin, max(end, begin + 1), None)
     width = int(pd.Timedelta(bin) // pd.Timedelta(microseconds=1))
     if width <= 0 or (end - begin) // width > MOST_BINS:
-        raise ValueError(f"bin={bin!r} cuts {moment(begin)} to {moment(end)} into no bins, or more than {MOST_BINS}")
+        raise ValueError(
+            f"bin={bin!r} cuts {moment(begin)} to {moment(end)} into no bins, or more than {MOST_BINS}"
+        )
     begin -= begin % width
     return _Window(begin, max(end, begin + 1), width)
 
@@ -217,12 +229,16 @@ def _exposure(ran: nw.LazyFrame[Any], by: list[str], window: _Window, given: Tab
     """Return the hours that tasks ran, by group and bin, and how many tasks there are."""
     parts = {}
     for number, (start, end) in enumerate(window.edges):
-        inside = nw.min_horizontal(nw.col("end_us"), nw.lit(end)) - nw.max_horizontal(nw.col("start_us"), nw.lit(start))
+        inside = nw.min_horizontal(nw.col("end_us"), nw.lit(end)) - nw.max_horizontal(
+            nw.col("start_us"), nw.lit(start)
+        )
         parts[f"_{number}"] = nw.when(inside > 0).then(inside).otherwise(nw.lit(0))
     grouped = ran.with_columns(**parts, _all=nw.lit(1))
-    per_task = grouped.group_by(*dict.fromkeys([*given.task, *by, "_all"])).agg(
-        *(nw.col(name).sum() for name in parts), nw.col("truncated").max().alias("truncated")
-    ).with_columns(nw.col("truncated").cast(nw.Int64))
+    per_task = (
+        grouped.group_by(*dict.fromkeys([*given.task, *by, "_all"]))
+        .agg(*(nw.col(name).sum() for name in parts), nw.col("truncated").max().alias("truncated"))
+        .with_columns(nw.col("truncated").cast(nw.Int64))
+    )
     totals = per_task.group_by(*by, "_all").agg(
         *(nw.col(name).sum() for name in parts),
         nw.len().alias("tasks"),
@@ -231,18 +247,27 @@ def _exposure(ran: nw.LazyFrame[Any], by: list[str], window: _Window, given: Tab
     wide = collected(totals).drop(columns="_all")
     if window.width is None:
         return wide.rename(columns={"_0": "exposure"})
-    long = wide.melt(id_vars=[*by, "tasks", "truncated"], value_vars=list(parts), var_name="bin", value_name="exposure")
+    long = wide.melt(
+        id_vars=[*by, "tasks", "truncated"], value_vars=list(parts), var_name="bin", value_name="exposure"
+    )
     return long.assign(bin=long["bin"].str.slice(1).astype("int64"))
 
 
 def _counts(
-    events: nw.LazyFrame[Any], of_task: nw.LazyFrame[Any], counted: nw.Expr, by: list[str], window: _Window, given: Tables
+    events: nw.LazyFrame[Any],
+    of_task: nw.LazyFrame[Any],
+    counted: nw.Expr,
+    by: list[str],
+    window: _Window,
+    given: Tables,
 ) -> pd.DataFrame:
     missing = [name for name in by if name not in events.collect_schema().names()]
     if missing:
         events = events.join(of_task.select(*given.task, *missing), on=given.task, how="left")
     when = nw.col("time_us")
-    chosen = events.filter(counted & (when >= window.since) & (when <= window.until)).with_columns(_all=nw.lit(1))
+    chosen = events.filter(counted & (when >= window.since) & (when <= window.until)).with_columns(
+        _all=nw.lit(1)
+    )
     keys = [*by, "_all"]
     if window.width is not None:
         chosen = chosen.with_columns(bin=(when - window.since) // window.width)
@@ -259,8 +284,10 @@ def _judged(exposure: pd.DataFrame, counts: pd.DataFrame, by: list[str], window:
             if isinstance(frame[name].dtype, pd.CategoricalDtype) or frame[name].dtype == object:
                 frame[name] = frame[name].astype("str")
     how = "left" if shared == by + more else "right"
-    found = exposure.merge(counts, on=shared, how="outer" if how == "left" else how) if shared else counts.assign(
-        **{name: exposure[name].sum() for name in ("exposure", "tasks", "truncated")}
+    found = (
+        exposure.merge(counts, on=shared, how="outer" if how == "left" else how)
+        if shared
+        else counts.assign(**{name: exposure[name].sum() for name in ("exposure", "tasks", "truncated")})
     )
     if not by and not len(counts):
         found = exposure.assign(count=0)
@@ -278,7 +305,9 @@ def _judged(exposure: pd.DataFrame, counts: pd.DataFrame, by: list[str], window:
     result["truncated_share"] = (found["truncated"].astype("Float64") / tasks.where(tasks > 0)).to_numpy()
     result["window_start"], result["window_end"] = moment(window.since), moment(window.until)
     order = [*more, "count"] if more else ["count"]
-    return result.sort_values(order, ascending=[True] * len(more) + [False], kind="stable").reset_index(drop=True)
+    return result.sort_values(order, ascending=[True] * len(more) + [False], kind="stable").reset_index(
+        drop=True
+    )
 
 
 def _with_counter(found: pd.DataFrame, source: Source, by: list[str]) -> pd.DataFrame:
@@ -287,7 +316,9 @@ def _with_counter(found: pd.DataFrame, source: Source, by: list[str]) -> pd.Data
     given = known.given
     if given.task_states is None:
         return found
-    per_task = given.events.with_columns(_one=(nw.col("type") == "Restarting").fill_null(value=False).cast(nw.Int64))
+    per_task = given.events.with_columns(
+        _one=(nw.col("type") == "Restarting").fill_null(value=False).cast(nw.Int64)
+    )
     seen = per_task.group_by(*given.task).agg(nw.col("_one").sum().alias("seen"))
     rows = collected(known.tasks.join(seen, on=given.task, how="left"))
     counter, events = rows["restarts"].fillna(0).astype("int64"), rows["seen"].fillna(0).astype("int64")
@@ -300,5 +331,7 @@ def _with_counter(found: pd.DataFrame, source: Source, by: list[str]) -> pd.Data
     for name in by:
         if isinstance(told[name].dtype, pd.CategoricalDtype) or told[name].dtype == object:
             told[name] = told[name].astype("str")
-    sums = told.groupby(by, observed=True, dropna=False, as_index=False).sum() if by else told.sum().to_frame().T
+    sums = (
+        told.groupby(by, observed=True, dropna=False, as_index=False).sum() if by else told.sum().to_frame().T
+    )
     return found.merge(sums, on=by, how="left") if by else found.assign(**sums.iloc[0].to_dict())

@@ -29,9 +29,11 @@ def replacements(source: Source) -> pd.Series[Any]:
     linked = allocations["next_alloc_id"].astype("str")
     back = allocations.dropna(subset=["previous_alloc_id"]).drop_duplicates("previous_alloc_id", keep="last")
     by_back = back.set_index(back["previous_alloc_id"].astype("str"))["alloc_id"].astype("str")
-    linked = linked.fillna(allocations["alloc_id"].astype("str").map(by_back))
+    linked = linked.fillna(allocations["alloc_id"].astype("str").map(by_back).astype("str"))
     order = allocations.assign(slot=slots(allocations)).sort_values(["slot", "created_at"], kind="stable")
-    following = order.groupby("slot", sort=False)["alloc_id"].shift(-1).reindex(allocations.index)
+    following = (
+        order.groupby("slot", sort=False)["alloc_id"].shift(-1).reindex(allocations.index).astype("str")
+    )
     ended = allocations["client_status"].isin(["complete", "failed", "lost", "unknown"])
     stopped = allocations["desired_status"].isin(["stop", "evict"])
     return linked.fillna(following.where(ended | stopped)).rename("replaced_by")
@@ -72,11 +74,13 @@ def chains(source: Source) -> pd.DataFrame:
     named = allocations["previous_alloc_id"].astype("str").fillna(_from_tracker(source, ids))
     follower = replacements({"allocations": allocations, "events": None})
     told = pd.Series(ids.to_numpy(), index=follower.to_numpy()).loc[lambda found: found.index.notna()]
-    by_slot = ids.map(told[~told.index.duplicated()])
+    by_slot = ids.map(told[~told.index.duplicated()]).astype("str")
     previous = named.where(named.isin(position.index), by_slot)
     parent = previous.map(position).fillna(-1).astype("int64").to_numpy()
     root, place = _walked(np.where(parent == np.arange(len(parent)), -1, parent))
-    found = allocations[["alloc_id", "namespace", "job_id", "task_group", "name", "client_status", "created_at"]].assign(
+    found = allocations[
+        ["alloc_id", "namespace", "job_id", "task_group", "name", "client_status", "created_at"]
+    ].assign(
         chain_id=ids.to_numpy()[root],
         position=place,
         linked_by=np.where(parent < 0, None, np.where(named.isin(position.index), "link", "slot")),
@@ -90,9 +94,10 @@ def chains(source: Source) -> pd.DataFrame:
 def _from_tracker(source: Source, ids: pd.Series[Any]) -> pd.Series[Any]:
     """Return the predecessor that the tracker names last."""
     if not has_table(source, "reschedules"):
-        return pd.Series(pd.NA, index=ids.index, dtype="str")
+        return pd.Series(np.nan, index=ids.index, dtype="str")
     tracked = pandas_table(source, "reschedules").sort_values("seq").drop_duplicates("alloc_id", keep="last")
-    return ids.map(tracked.set_index(tracked["alloc_id"].astype("str"))["prev_alloc_id"].astype("str"))
+    by_id = tracked.set_index(tracked["alloc_id"].astype("str"))["prev_alloc_id"]
+    return ids.map(by_id.astype("str")).astype("str")
 
 
 def _walked(parent: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

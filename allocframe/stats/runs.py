@@ -63,7 +63,9 @@ def runs(source: Source, *, observed_at: pd.Timestamp | str | None = None) -> pd
     unended = found["right_censored"].astype(bool) & ~found["lost"].astype(bool)
     running = unended & ~found["state"].isin(["dead", "pending"]) & found["_last"].astype(bool)
     found["end"] = found["end"].mask(running, "running").fillna("unknown")
-    found["failure"] = found["cause_code"].isin([CAUSES.index(cause) for cause in OWN_FAULT]) & _ended_badly(found)
+    found["failure"] = found["cause_code"].isin([CAUSES.index(cause) for cause in OWN_FAULT]) & _ended_badly(
+        found
+    )
     found["started_at"], found["ended_at"] = moments(found["start_us"]), moments(found["end_us"])
     found["duration"] = found["ended_at"] - found["started_at"]
     found["slot"] = _slot(source, found)
@@ -156,7 +158,16 @@ def availability(
     found["outages"] = found["outages"].fillna(0).astype("int64")
     total = found["up_hours"] + found["down_hours"]
     found["availability"] = (found["up_hours"] / total.where(total > 0)).astype("Float64")
-    order = [*keys, "availability", "up_hours", "down_hours", "outages", "longest_outage", "slots", "truncated_share"]
+    order = [
+        *keys,
+        "availability",
+        "up_hours",
+        "down_hours",
+        "outages",
+        "longest_outage",
+        "slots",
+        "truncated_share",
+    ]
     return found[order].sort_values("availability", kind="stable").reset_index(drop=True)
 
 
@@ -186,19 +197,42 @@ def mtbf(
     for group, part in ran.groupby(keys, observed=True, dropna=False):
         failed = part.loc[part["failure"], "ended_at"]
         trend, p = laplace(failed, part["started_at"].min(), part["ended_at"].max())
-        rows.append([*group, len(failed), part["duration"].sum() / HOUR, trend, p, part["slot"].nunique(), part["left_truncated"].mean()])
+        rows.append(
+            [
+                *group,
+                len(failed),
+                part["duration"].sum() / HOUR,
+                trend,
+                p,
+                part["slot"].nunique(),
+                part["left_truncated"].mean(),
+            ]
+        )
     found = pd.DataFrame(
         rows, columns=[*keys, "failures", "exposure_hours", "trend", "trend_p", "slots", "truncated_share"]
     )
     _, low, high = _intervals.poisson(found["failures"], found["exposure_hours"])
     none = found["failures"].eq(0).to_numpy()
     with np.errstate(divide="ignore"):
-        found["mtbf_hours"] = np.where(none, np.nan, found["exposure_hours"] / found["failures"].where(~none, 1))
+        found["mtbf_hours"] = np.where(
+            none, np.nan, found["exposure_hours"] / found["failures"].where(~none, 1)
+        )
         found["lower"] = np.where(none, found["exposure_hours"] / _intervals.NONE_SEEN, 1 / high)
         found["upper"] = np.where(none, np.nan, 1 / np.where(low > 0, low, np.nan))
     for name in ("mtbf_hours", "lower", "upper", "trend", "trend_p"):
         found[name] = found[name].astype("Float64").mask(found[name].isna() | found["exposure_hours"].le(0))
-    order = [*keys, "failures", "exposure_hours", "mtbf_hours", "lower", "upper", "trend", "trend_p", "slots", "truncated_share"]
+    order = [
+        *keys,
+        "failures",
+        "exposure_hours",
+        "mtbf_hours",
+        "lower",
+        "upper",
+        "trend",
+        "trend_p",
+        "slots",
+        "truncated_share",
+    ]
     return found[order].sort_values("failures", ascending=False, kind="stable").reset_index(drop=True)
 
 
@@ -227,7 +261,16 @@ def time_to_recover(
     for group, part in down.groupby(keys, observed=True, dropna=False):
         seconds = part["duration"].dt.total_seconds().where(~part["open"], np.inf)
         middle, late = (np.quantile(seconds, share, method="higher") for share in (0.5, 0.9))
-        rows.append([*group, int((~part["open"]).sum()), int(part["open"].sum()), middle, late, seconds[~part["open"]].max()])
+        rows.append(
+            [
+                *group,
+                int((~part["open"]).sum()),
+                int(part["open"].sum()),
+                middle,
+                late,
+                seconds[~part["open"]].max(),
+            ]
+        )
     found = pd.DataFrame(rows, columns=[*keys, "recoveries", "unrecovered", "median", "p90", "longest"])
     for name in ("median", "p90", "longest"):
         finite = found[name].astype("float64").replace(np.inf, np.nan)

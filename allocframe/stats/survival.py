@@ -46,16 +46,29 @@ def kaplan_meier(durations: ArrayLike, observed: ArrayLike) -> pd.DataFrame:
         reach = _Z * np.sqrt(greenwood) / np.log(survival)
         lower, upper = survival ** np.exp(-reach), survival ** np.exp(reach)
     known = (survival > 0) & (survival < 1)
-    lower, upper = np.where(known, lower, np.where(survival == 1, 1.0, np.nan)), np.where(known, upper, np.where(survival == 1, 1.0, np.nan))
+    lower, upper = (
+        np.where(known, lower, np.where(survival == 1, 1.0, np.nan)),
+        np.where(known, upper, np.where(survival == 1, 1.0, np.nan)),
+    )
     return pd.DataFrame(
-        {"time": time, "at_risk": at_risk, "events": events, "censored": censored, "survival": survival, "lower": lower, "upper": upper}
+        {
+            "time": time,
+            "at_risk": at_risk,
+            "events": events,
+            "censored": censored,
+            "survival": survival,
+            "lower": lower,
+            "upper": upper,
+        }
     )
 
 
 def _life_table(durations: ArrayLike, observed: ArrayLike) -> tuple[Floats, Any, Any, Any]:
     length, seen = np.asarray(durations, dtype=float), np.asarray(observed, dtype=bool)
     if length.shape != seen.shape or length.ndim != 1:
-        raise ValueError(f"durations and observed must be two equally long lists, not {length.shape} and {seen.shape}")
+        raise ValueError(
+            f"durations and observed must be two equally long lists, not {length.shape} and {seen.shape}"
+        )
     if np.isnan(length).any() or (length < 0).any():
         raise ValueError("durations must be numbers of 0 or more")
     time = np.unique(np.concatenate([[0.0], length]))
@@ -91,7 +104,12 @@ def logrank(durations: ArrayLike, observed: ArrayLike, groups: ArrayLike) -> dic
         raise ValueError("logrank compares two groups or more")
     time = np.unique(length[seen])
     at_risk = np.array([(length[labels == kind][:, None] >= time).sum(axis=0) for kind in kinds])
-    events = np.array([((length[labels == kind][:, None] == time) & seen[labels == kind][:, None]).sum(axis=0) for kind in kinds])
+    events = np.array(
+        [
+            ((length[labels == kind][:, None] == time) & seen[labels == kind][:, None]).sum(axis=0)
+            for kind in kinds
+        ]
+    )
     n, d = at_risk.sum(axis=0), events.sum(axis=0)
     expected = at_risk * d / n
     share = at_risk / n
@@ -99,7 +117,11 @@ def logrank(durations: ArrayLike, observed: ArrayLike, groups: ArrayLike) -> dic
     covariance = (np.diag((share * spread).sum(axis=1)) - (share * spread) @ share.T)[:-1, :-1]
     excess = (events - expected).sum(axis=1)[:-1]
     statistic = float(excess @ np.linalg.pinv(covariance) @ excess)
-    found = {"statistic": statistic, "degrees_of_freedom": float(len(kinds) - 1), "p": float(distributions.chi2.sf(statistic, len(kinds) - 1))}
+    found = {
+        "statistic": statistic,
+        "degrees_of_freedom": float(len(kinds) - 1),
+        "p": float(distributions.chi2.sf(statistic, len(kinds) - 1)),
+    }
     for row, kind in enumerate(kinds):
         found |= {f"events {kind}": float(events[row].sum()), f"expected {kind}": float(expected[row].sum())}
     return found
@@ -129,7 +151,10 @@ def mean_cumulative(units: ArrayLike, times: ArrayLike, until: dict[Any, float])
     >>> af.stats.mean_cumulative(["a", "a", "b"], [1, 3, 2], {"a": 4, "b": 4})["mean"].tolist()
     [0.0, 0.5, 1.0, 1.5]
     """
-    age, whose = np.asarray(times, dtype=float), pd.Index(list(until)).get_indexer(pd.Index(np.asarray(units)))
+    age, whose = (
+        np.asarray(times, dtype=float),
+        pd.Index(list(until)).get_indexer(pd.Index(np.asarray(units))),
+    )
     ends = np.array(list(until.values()), dtype=float)
     if (whose < 0).any():
         raise ValueError("every unit that had an event must be in until")
