@@ -35,7 +35,8 @@ from .snapshot import Snapshot, load, read_json
 
 if TYPE_CHECKING:
     from . import plots, sim, stats
-    from .findings import findings
+    from ._findings import Finding, Findings, Thresholds
+    from ._rules import findings
 
 __all__ = [
     "Allocation",
@@ -48,6 +49,8 @@ __all__ = [
     "ConnectionFailed",
     "DecodeError",
     "ExecError",
+    "Finding",
+    "Findings",
     "MissingExtra",
     "NodeUnreachable",
     "NotFound",
@@ -56,6 +59,7 @@ __all__ = [
     "RequestTimeout",
     "ResponseTooLarge",
     "Snapshot",
+    "Thresholds",
     "Unsupported",
     "__version__",
     "findings",
@@ -67,28 +71,29 @@ __all__ = [
 ]
 
 _OPTIONAL = {
-    "findings": ("stats", "narwhals and scipy"),
-    "plots": ("plots", "matplotlib, narwhals and scipy"),
-    "sim": ("demo", "starlette and uvicorn"),
-    "stats": ("stats", "narwhals and scipy"),
+    "Finding": ("_findings", "stats", "narwhals and scipy"),
+    "Findings": ("_findings", "stats", "narwhals and scipy"),
+    "Thresholds": ("_findings", "stats", "narwhals and scipy"),
+    "findings": ("_rules", "stats", "narwhals and scipy"),
+    "plots": ("plots", "plots", "matplotlib"),
+    "sim": ("sim", "demo", "starlette and uvicorn"),
+    "stats": ("stats", "stats", "narwhals and scipy"),
 }
-"""What is loaded on first use: the module, the extra that it needs, and what that installs."""
+"""What is loaded on first use: from which module, and what that needs."""
 
 
 def __getattr__(name: str) -> Any:
     if name not in _OPTIONAL:
         raise AttributeError(f"module 'allocframe' has no attribute {name!r}")
-    extra, needs = _OPTIONAL[name]
+    module, extra, needs = _OPTIONAL[name]
     try:
-        module = importlib.import_module(f".{name}", __name__)
+        loaded = importlib.import_module(f".{module}", __name__)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("allocframe"):
             raise
         raise MissingExtra(f"allocframe.{name} needs {needs}: pip install 'allocframe[{extra}]'") from error
-
-    found = getattr(module, name, module)
-    globals()[name] = found
-    return found
+    globals()[name] = loaded if module == name else getattr(loaded, name)
+    return globals()[name]
 
 
 def __dir__() -> list[str]:

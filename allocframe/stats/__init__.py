@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import meanings
+from .lifetimes import cumulative_restarts, ends, survival
 from .loops import crash_loops
 from .meaning import explain_events, explain_stops
 from .nodes import blast_radius, concentration, lemon_nodes
@@ -21,6 +22,8 @@ __all__ = [
     "concentration",
     "crash_loops",
     "cumulative_incidence",
+    "cumulative_restarts",
+    "ends",
     "explain_events",
     "explain_stops",
     "failed_starts",
@@ -41,5 +44,6 @@ __all__ = [
     "restarts",
     "rollouts",
     "runs",
+    "survival",
     "time_to_recover",
 ]

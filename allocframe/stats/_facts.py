@@ -49,10 +49,10 @@ class Facts:
     @cached_property
     def began_us(self) -> int:
         """The first moment that the tables tell of."""
-        run = collected(self.spans.select(nw.col("start_us").min())).iloc[0, 0]
-        event = collected(self.given.events.select(nw.col("time_us").min())).iloc[0, 0]
-        known = [int(value) for value in (run, event) if not pd.isna(value)]
-        return min(known, default=self.given.observed_us)
+        run: Any = collected(self.spans.select(nw.col("start_us").min())).iloc[0, 0]
+        event: Any = collected(self.given.events.select(nw.col("time_us").min())).iloc[0, 0]
+        known: list[Any] = [value for value in (run, event) if not pd.isna(value)]
+        return int(min(known, default=self.given.observed_us))
 
 
 _KEPT: weakref.WeakKeyDictionary[Snapshot, Facts] = weakref.WeakKeyDictionary()

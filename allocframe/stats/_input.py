@@ -101,6 +101,16 @@ def moments(values: pd.Series[Any]) -> pd.Series[Any]:
     return pd.to_datetime(values.astype("Int64"), unit="us", utc=True).astype("datetime64[ns, UTC]")
 
 
+def hours(durations: pd.Series[Any]) -> pd.Series[Any]:
+    """Return durations in hours."""
+    return durations.astype("timedelta64[ns]").dt.total_seconds() / 3600
+
+
+def labels(keys: list[str], group: Any) -> dict[str, Any]:
+    """Return what pandas says of one group, by its columns."""
+    return dict(zip(keys, group, strict=True))
+
+
 def names(by: str | Iterable[str]) -> list[str]:
     """Return the columns to group by as a list."""
     return [by] if isinstance(by, str) else list(by)
@@ -142,7 +152,8 @@ def _lazy(native: Any) -> nw.LazyFrame[Any]:
         native = native.selectExpr("*", *(f"unix_micros({name}) AS {name}_us" for name in present))
     else:
         raise TypeError(f"{implementation} is not supported: give pandas, DuckDB or Spark")
-    return nw.from_native(native).lazy()
+    made: nw.LazyFrame[Any] = nw.from_native(native).lazy()
+    return made
 
 
 def _whole(times: pd.Series[Any]) -> pd.Series[Any]:
@@ -173,7 +184,7 @@ def _observed(source: Source, given: pd.Timestamp | str | None, lazy: dict[str, 
         return us(given)
     if isinstance(source, Snapshot) and source.info.get("finished_at"):
         return us(source.info["finished_at"])
-    latest = [collected(lazy["events"].select(nw.col("time_us").max())).iloc[0, 0]]
+    latest: list[Any] = [collected(lazy["events"].select(nw.col("time_us").max())).iloc[0, 0]]
     if "allocations" in lazy:
         latest.append(collected(lazy["allocations"].select(nw.col("modified_at_us").max())).iloc[0, 0])
     known = [int(value) for value in latest if not pd.isna(value)]

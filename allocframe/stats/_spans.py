@@ -21,10 +21,14 @@ def tasks(given: Tables) -> nw.LazyFrame[Any]:
     events = given.events
     columns = events.collect_schema().names()
     kept = [name for name in DIMENSIONS if name in columns]
-    size = events.with_columns(_received=(nw.col("type") == "Received").fill_null(value=False).cast(nw.Int64))
+    size = events.with_columns(
+        _received=(nw.col("type") == "Received").fill_null(value=False).cast(nw.Int64),
+        _restarting=(nw.col("type") == "Restarting").fill_null(value=False).cast(nw.Int64),
+    )
     rings = size.group_by(*given.task).agg(
         nw.len().alias("_events"),
         nw.col("_received").max().alias("_received"),
+        nw.col("_restarting").sum().alias("restarts_seen"),
         nw.col("time_us").min().alias("first_seen_us"),
     )
     named = events.unique(subset=given.task).select(*dict.fromkeys([*given.task, "alloc_id", "task", *kept]))
@@ -50,12 +54,11 @@ def spans(given: Tables, attempts: nw.LazyFrame[Any], of_task: nw.LazyFrame[Any]
     """
     frame = attempts.join(of_task, on=given.task, how="left")
     names = set(frame.collect_schema().names())
-    for name in ("state", "client_status"):
-        if name not in names:
-            frame = frame.with_columns(nw.lit(None, dtype=nw.String).alias(name))
-    for name in ("started_at_us", "finished_at_us", "modified_at_us"):
-        if name not in names:
-            frame = frame.with_columns(nw.lit(None, dtype=nw.Int64).alias(name))
+    never = nw.when(nw.col("events") < 0)  # a missing literal of a type is not one in every engine
+    for name in {"state", "client_status"} - names:
+        frame = frame.with_columns(never.then(nw.lit("")).alias(name))
+    for name in {"started_at_us", "finished_at_us", "modified_at_us"} - names:
+        frame = frame.with_columns(never.then(nw.col("first_us")).alias(name))
     last = nw.col(_attempts.ATTEMPT) == nw.col(_attempts.ATTEMPT).max().over(*given.task)
     frame = frame.with_columns(_last=last)
     begun = frame.with_columns(start_us=_start(), left_truncated=nw.col("started_us").is_null())

@@ -12,7 +12,7 @@ from ._attempts import labelled
 from ._facts import facts
 from ._input import Source, collected, moments
 from .meanings import CAUSES
-from .runs import runs
+from .runs import runs, slot_of
 
 _TASK = ["slot", "task"]
 _SOLVED_AFTER = 3
@@ -30,8 +30,9 @@ def crash_loops(
 ) -> pd.DataFrame:
     """Find the tasks that crash again and again.
 
-    A crash is a failure of the task itself after which its restart policy had to decide. A task slot (a task of ``job.group[0]``, across
-    replacements) loops if it had `min_restarts` crashes within `within`, or gave up `min_exhaustions` times within `exhausted_within`.
+    A crash is an end of the task by itself after which its restart policy had to decide. A task slot (a task of
+    ``job.group[0]``, across replacements) loops if it had `min_restarts` crashes within `within`, or gave up
+    `min_exhaustions` times within `exhausted_within`.
 
     Parameters
     ----------
@@ -57,7 +58,8 @@ def crash_loops(
         crashes, exhaustions, restarts_lost : int
             Seen in the events; and restarts that the rings have lost (`restarts` counted by nodes, less those seen).
         first_at, last_at, median_run, run_cv
-            When; and the median and coefficient of variation of the runs: about 0 for a crash at the same point each time, about 1 at random.
+            When; and the median and coefficient of variation of the runs: about 0 for a crash at the same point each time,
+            about 1 at random.
         cause, exit_code
             The most frequent.
 
@@ -96,10 +98,7 @@ def _crashes(source: Source, ran: pd.DataFrame, observed_at: pd.Timestamp | str 
             cause=labelled(nw.col("cause_code"))
         )
     )
-    slot_of = ran.drop_duplicates("alloc_id").set_index(ran["alloc_id"].drop_duplicates().astype("str"))[
-        "slot"
-    ]
-    rows["slot"] = rows["alloc_id"].astype("str").map(slot_of).fillna(rows["alloc_id"].astype("str"))
+    rows["slot"] = rows["alloc_id"].astype("str").map(slot_of(ran)).fillna(rows["alloc_id"].astype("str"))
     rows["at"] = moments(rows["last_us"])
     rows["gave_up"] = rows["_next"] == 2
     return rows.sort_values([*_TASK, "at"], kind="stable").reset_index(drop=True)
@@ -153,16 +152,9 @@ def _lost(source: Source, ran: pd.DataFrame) -> pd.Series[Any]:
         return pd.Series(
             dtype="Int64", name="restarts_lost", index=pd.MultiIndex.from_arrays([[], []], names=_TASK)
         )
-    events = known.given.events.with_columns(
-        _one=(nw.col("type") == "Restarting").fill_null(value=False).cast(nw.Int64)
-    )
-    seen = events.group_by(*known.given.task).agg(nw.col("_one").sum().alias("seen"))
-    rows = collected(known.tasks.join(seen, on=known.given.task, how="left").filter(nw.col("truncated")))
-    slot_of = ran.drop_duplicates("alloc_id").set_index(ran["alloc_id"].drop_duplicates().astype("str"))[
-        "slot"
-    ]
-    slot = rows["alloc_id"].astype("str").map(slot_of)
-    lost = (rows["restarts"].astype("Int64") - rows["seen"]).clip(lower=0)
+    rows = collected(known.tasks.filter(nw.col("truncated")))
+    slot = rows["alloc_id"].astype("str").map(slot_of(ran))
+    lost = (rows["restarts"].astype("Int64") - rows["restarts_seen"]).clip(lower=0)
     return (
         lost.groupby([slot.rename("slot"), rows["task"].astype("str").rename("task")])
         .sum()

@@ -26,14 +26,15 @@ def blast_radius(source: Source) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row for each node with lost or unknown allocations: node_id, node_name, at (first loss, by the server's clock), lost (allocations),
-        jobs, job_ids, replaced, unplaced (lost service allocations without a replacement), median_to_start and p90_to_start (from the loss to the
-        start of the replacement's last task).
+        One row for each node with lost or unknown allocations: node_id, node_name, at (first loss, by the server's clock),
+        lost (allocations), jobs, job_ids, replaced, unplaced (lost and not replaced, though not bound to that node),
+        median_to_start and p90_to_start (from the loss to the start of the replacement's last task).
 
     Examples
     --------
-    >>> af.stats.blast_radius(snap)["lost"].tolist()
-    [12]
+    >>> lost = snap.allocations["client_status"] == "lost"
+    >>> bool(af.stats.blast_radius(snap)["lost"].sum() == lost.sum())
+    True
     """
     allocations = pandas_table(source, "allocations")
     gone = allocations["client_status"].isin(["lost", "unknown"])
@@ -43,7 +44,9 @@ def blast_radius(source: Source) -> pd.DataFrame:
     lost["back_at"] = lost["replaced_by"].astype("str").map(started)
     everywhere = lost["job_type"].isin(["system", "sysbatch"])
     lost["unplaced"] = lost["replaced_by"].isna() & ~everywhere
-    lost["wait"] = (lost["back_at"] - lost["modified_at"]).clip(lower=pd.Timedelta(0))
+    lost["wait"] = (lost["back_at"] - lost["modified_at"]).map(
+        lambda wait: max(wait, pd.Timedelta(0)), na_action="ignore"
+    )
     found = lost.groupby(["node_id", "node_name"], observed=True, dropna=False).agg(
         at=("modified_at", "min"), lost=("alloc_id", "size"), jobs=("job_id", "nunique"),
         job_ids=("job_id", lambda ids: sorted(set(ids.dropna().astype(str)))), replaced=("replaced_by", "count"),
@@ -55,8 +58,8 @@ def blast_radius(source: Source) -> pd.DataFrame:
 def lemon_nodes(source: Source, *, by: str | Iterable[str] = ("namespace", "job_id", "task")) -> pd.DataFrame:
     """Compare the failures on each node with those that its mix of jobs makes likely.
 
-    Indirect standardisation: each task has the failure risk of its stratum over the whole cluster, other nodes and this one. What is counted are
-    tasks (of allocations) that failed at least once, so that one looping task makes no lemon.
+    Indirect standardisation: each task has the failure risk of its stratum over the whole cluster, other nodes and this
+    one. What is counted are tasks (of allocations) that failed at least once, so that one looping task makes no lemon.
 
     Parameters
     ----------
@@ -67,9 +70,9 @@ def lemon_nodes(source: Source, *, by: str | Iterable[str] = ("namespace", "job_
     Returns
     -------
     pandas.DataFrame
-        One row for each node, the most suspicious first: node_name, tasks, observed, expected, ratio (standardised), lower, upper (exact 95 %),
-        p (one-sided), lemon (p below 0.01 after correction for the number of nodes, at least 3 observed and ratio above 2). The ratio is missing
-        where nothing was expected. `plots.funnel` draws it.
+        One row for each node, the most suspicious first: node_name, tasks, observed, expected, ratio (standardised), lower,
+        upper (exact 95 %), p (one-sided), lemon (p below 0.01 after correction for the number of nodes, at least 3 observed
+        and ratio above 2). The ratio is missing where nothing was expected. `plots.funnel` draws it.
 
     References
     ----------

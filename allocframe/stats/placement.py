@@ -24,8 +24,9 @@ def placement_failures(evaluations: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row for each evaluation and task group: eval_id, namespace, job_id, task_group, created_at, triggered_by, status, queued (allocations that
-        wait), nodes_evaluated, nodes_filtered, nodes_exhausted, constraints and exhausted (text: each constraint or resource with its number of nodes).
+        One row for each evaluation and task group: eval_id, namespace, job_id, task_group, created_at, triggered_by, status,
+        queued (allocations that wait), nodes_evaluated, nodes_filtered, nodes_exhausted, constraints and exhausted (text:
+        each constraint or resource with its number of nodes).
 
     Examples
     --------

@@ -174,7 +174,7 @@ def failure_share(source: Source, by: str | Iterable[str] = "job_id") -> pd.Data
     )
     share, lower, upper = _intervals.wilson(found["failed"], found["finished"])
     for place, (name, values) in enumerate({"share": share, "lower": lower, "upper": upper}.items()):
-        found.insert(2 + place, name, pd.array(values, dtype="Float64"))
+        found.insert(2 + place, name, pd.Series(values, index=found.index, dtype="Float64"))
     return found.sort_values("failed", ascending=False, kind="stable").reset_index()
 
 
@@ -189,7 +189,7 @@ def _rates(
     known = facts(source)
     _check(by, known.tasks)
     window = _window(known, bin, since, until)
-    exposure = _exposure(known.spans, [name for name in by if name not in _OF_EVENT], window, known.given)
+    exposure = _exposure(known, [name for name in by if name not in _OF_EVENT], window)
     counts = _counts(known.events, known.tasks, counted, by, window, known.given)
     return _judged(exposure, counts, by, window)
 
@@ -208,8 +208,11 @@ def _check(by: list[str], of_task: nw.LazyFrame[Any]) -> None:
 
 
 def _window(
-    known: Facts, bin: str | None, since: pd.Timestamp | str | None, until: pd.Timestamp | str | None
-) -> _Window:  # noqa: A002
+    known: Facts,
+    bin: str | None,  # noqa: A002
+    since: pd.Timestamp | str | None,
+    until: pd.Timestamp | str | None,
+) -> _Window:
     begin = us(since) if since is not None else known.began_us
     end = us(until) if until is not None else known.given.observed_us
     if end < begin:
@@ -225,32 +228,37 @@ def _window(
     return _Window(begin, max(end, begin + 1), width)
 
 
-def _exposure(ran: nw.LazyFrame[Any], by: list[str], window: _Window, given: Tables) -> pd.DataFrame:
+def _exposure(known: Facts, by: list[str], window: _Window) -> pd.DataFrame:
     """Return the hours that tasks ran, by group and bin, and how many tasks there are."""
     parts = {}
     for number, (start, end) in enumerate(window.edges):
-        inside = nw.min_horizontal(nw.col("end_us"), nw.lit(end)) - nw.max_horizontal(
-            nw.col("start_us"), nw.lit(start)
-        )
-        parts[f"_{number}"] = nw.when(inside > 0).then(inside).otherwise(nw.lit(0))
-    grouped = ran.with_columns(**parts, _all=nw.lit(1))
-    per_task = (
-        grouped.group_by(*dict.fromkeys([*given.task, *by, "_all"]))
-        .agg(*(nw.col(name).sum() for name in parts), nw.col("truncated").max().alias("truncated"))
-        .with_columns(nw.col("truncated").cast(nw.Int64))
+        first, last = nw.max_horizontal("start_us", nw.lit(start)), nw.min_horizontal("end_us", nw.lit(end))
+        parts[f"_{number}"] = nw.when(last > first).then(last - first).otherwise(nw.lit(0))
+    task = known.given.task
+    ran = known.spans.with_columns(**parts).group_by(*task).agg(*(nw.col(name).sum() for name in parts))
+    per_task = known.tasks.select(*dict.fromkeys([*task, *by, "truncated"])).join(ran, on=task, how="left")
+    filled = per_task.with_columns(
+        *(nw.col(name).fill_null(0) for name in parts), nw.col("truncated").cast(nw.Int64), _all=nw.lit(1)
     )
-    totals = per_task.group_by(*by, "_all").agg(
-        *(nw.col(name).sum() for name in parts),
-        nw.len().alias("tasks"),
-        nw.col("truncated").sum().alias("truncated"),
+    totals = filled.group_by(*by, "_all").agg(
+        *(nw.col(name).sum() for name in parts), nw.len().alias("tasks"), nw.col("truncated").sum()
     )
-    wide = collected(totals).drop(columns="_all")
+    wide = _named(collected(totals).drop(columns="_all"), by)
     if window.width is None:
         return wide.rename(columns={"_0": "exposure"})
-    long = wide.melt(
-        id_vars=[*by, "tasks", "truncated"], value_vars=list(parts), var_name="bin", value_name="exposure"
-    )
+    fixed = [*by, "tasks", "truncated"]
+    long = wide.melt(id_vars=fixed, value_vars=list(parts), var_name="bin", value_name="exposure")
     return long.assign(bin=long["bin"].str.slice(1).astype("int64"))
+
+
+def _named(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Return a frame whose names are text, of whatever engine they came."""
+    text = [
+        name
+        for name in by
+        if isinstance(frame[name].dtype, pd.CategoricalDtype) or frame[name].dtype == object
+    ]
+    return frame.assign(**{name: frame[name].astype("str") for name in text})
 
 
 def _counts(
@@ -272,66 +280,49 @@ def _counts(
     if window.width is not None:
         chosen = chosen.with_columns(bin=(when - window.since) // window.width)
         keys.append("bin")
-    return collected(chosen.group_by(*keys).agg(nw.len().alias("count"))).drop(columns="_all")
+    return _named(collected(chosen.group_by(*keys).agg(nw.len().alias("count"))).drop(columns="_all"), by)
+
+
+def _together(exposure: pd.DataFrame, counts: pd.DataFrame, by: list[str], binned: list[str]) -> pd.DataFrame:
+    """Put counts beside exposures: every group, or where the event tells groups apart, those that were seen."""
+    shared = [name for name in by if name not in _OF_EVENT] + binned
+    if shared:
+        return exposure.merge(counts, on=shared, how="left" if shared == by + binned else "right")
+    if by:
+        return counts.merge(exposure, how="cross")
+    return exposure.assign(count=counts["count"].sum())
 
 
 def _judged(exposure: pd.DataFrame, counts: pd.DataFrame, by: list[str], window: _Window) -> pd.DataFrame:
     """Put counts and exposures together and give each rate its interval."""
-    more = ["bin"] if window.width is not None else []
-    shared = [name for name in by if name not in _OF_EVENT] + more
-    for frame in (exposure, counts):
-        for name in [name for name in by if name in frame.columns]:
-            if isinstance(frame[name].dtype, pd.CategoricalDtype) or frame[name].dtype == object:
-                frame[name] = frame[name].astype("str")
-    how = "left" if shared == by + more else "right"
-    found = (
-        exposure.merge(counts, on=shared, how="outer" if how == "left" else how)
-        if shared
-        else counts.assign(**{name: exposure[name].sum() for name in ("exposure", "tasks", "truncated")})
-    )
-    if not by and not len(counts):
-        found = exposure.assign(count=0)
-    found["count"] = found["count"].fillna(0).astype("int64")
+    binned = ["bin"] if window.width is not None else []
+    found = _together(exposure, counts, by, binned)
+    count, tasks = found["count"].fillna(0).astype("int64"), found["tasks"].fillna(0).astype("int64")
     hours = found["exposure"].fillna(0).astype("float64") / _HOUR
-    rate, lower, upper = _intervals.poisson(found["count"], hours)
-    tasks = found["tasks"].fillna(0).astype("int64")
+    rate, lower, upper = _intervals.poisson(count, hours)
     result = found[by].copy()
-    if more:
+    if binned:
         result["bin"] = [moment(window.since + int(number) * (window.width or 0)) for number in found["bin"]]
-    result["count"], result["exposure_hours"] = found["count"], hours
+    result["count"], result["exposure_hours"] = count, hours
     for name, values in (("rate_per_hour", rate), ("lower", lower), ("upper", upper)):
         result[name] = pd.array(values, dtype="Float64")
     result["tasks"] = tasks
     result["truncated_share"] = (found["truncated"].astype("Float64") / tasks.where(tasks > 0)).to_numpy()
     result["window_start"], result["window_end"] = moment(window.since), moment(window.until)
-    order = [*more, "count"] if more else ["count"]
-    return result.sort_values(order, ascending=[True] * len(more) + [False], kind="stable").reset_index(
-        drop=True
-    )
+    ascending = [True] * len(binned) + [False]
+    return result.sort_values([*binned, "count"], ascending=ascending, kind="stable").reset_index(drop=True)
 
 
 def _with_counter(found: pd.DataFrame, source: Source, by: list[str]) -> pd.DataFrame:
     """Add what the nodes counted, and why it differs from the events."""
     known = facts(source)
-    given = known.given
-    if given.task_states is None:
+    if known.given.task_states is None:
         return found
-    per_task = given.events.with_columns(
-        _one=(nw.col("type") == "Restarting").fill_null(value=False).cast(nw.Int64)
-    )
-    seen = per_task.group_by(*given.task).agg(nw.col("_one").sum().alias("seen"))
-    rows = collected(known.tasks.join(seen, on=given.task, how="left"))
-    counter, events = rows["restarts"].fillna(0).astype("int64"), rows["seen"].fillna(0).astype("int64")
+    rows = collected(known.tasks)
+    counter, events = rows["restarts"].fillna(0).astype("int64"), rows["restarts_seen"].astype("int64")
     cut = rows["truncated"].astype(bool)
-    told = rows[by].assign(
-        counter=counter,
-        lost_to_ring=np.where(cut, counter - events, 0),
-        unexplained=np.where(cut, 0, counter - events),
-    )
-    for name in by:
-        if isinstance(told[name].dtype, pd.CategoricalDtype) or told[name].dtype == object:
-            told[name] = told[name].astype("str")
-    sums = (
-        told.groupby(by, observed=True, dropna=False, as_index=False).sum() if by else told.sum().to_frame().T
-    )
-    return found.merge(sums, on=by, how="left") if by else found.assign(**sums.iloc[0].to_dict())
+    lost, odd = np.where(cut, counter - events, 0), np.where(cut, 0, counter - events)
+    told = _named(rows[by], by).assign(counter=counter, lost_to_ring=lost, unexplained=odd)
+    if not by:
+        return found.assign(**{str(name): value for name, value in told.sum().items()})
+    return found.merge(told.groupby(by, dropna=False, as_index=False).sum(), on=by, how="left")

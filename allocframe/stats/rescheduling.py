@@ -83,10 +83,11 @@ def chains(source: Source) -> pd.DataFrame:
     ].assign(
         chain_id=ids.to_numpy()[root],
         position=place,
-        linked_by=np.where(parent < 0, None, np.where(named.isin(position.index), "link", "slot")),
+        linked_by=pd.Series(np.where(named.isin(position.index), "link", "slot"), dtype="str").where(
+            parent >= 0
+        ),
         broken=(named.notna() & ~named.isin(position.index)).to_numpy(),
     )
-    found["linked_by"] = found["linked_by"].astype("str")
     found["length"] = found.groupby("chain_id")["alloc_id"].transform("size")
     return found.sort_values(["chain_id", "position"], kind="stable").reset_index(drop=True)
 

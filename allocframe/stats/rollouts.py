@@ -10,8 +10,8 @@ import pandas as pd
 
 from . import _intervals
 from ._facts import facts
-from ._input import Source, collected, has_table, pandas_table
-from .runs import HOUR, runs
+from ._input import Source, collected, has_table, hours, pandas_table
+from .runs import runs
 
 _JOB = ["namespace", "job_id"]
 
@@ -35,8 +35,8 @@ def rollouts(source: Source, *, observed_at: pd.Timestamp | str | None = None) -
         tasks, failed_tasks, failures, exposure_hours, base_tasks, base_failed_tasks, base_failures, base_exposure_hours
             A task counts once for each allocation; failed starts are failures, too.
         ratio, lower, upper : float
-            Failure rate of the version over that of the one before, with its exact conditional 95 % interval; missing where neither failed, or one
-            did not run; infinite where only the new one failed.
+            Failure rate of the version over that of the one before, with its exact conditional 95 % interval; missing where
+            neither failed, or one did not run; infinite where only the new one failed.
         share, share_lower, base_share, base_share_upper : float
             Share of tasks that failed, with Wilson's bounds: unlike the rate not blown up by one looping task.
         cause : str
@@ -100,13 +100,13 @@ def _per_version(source: Source, observed_at: pd.Timestamp | str | None) -> pd.D
     for name in ("alloc_id", "task", *_JOB):
         rows[name] = rows[name].astype("str")
     ran = runs(source, observed_at=observed_at)
-    hours = (
-        (ran.groupby(["alloc_id", "task"], observed=True)["duration"].sum() / HOUR)
+    ran_for = (
+        hours(ran.groupby(["alloc_id", "task"], observed=True)["duration"].sum())
         .rename("exposure_hours")
         .reset_index()
     )
-    hours["alloc_id"], hours["task"] = hours["alloc_id"].astype("str"), hours["task"].astype("str")
-    rows = rows.merge(hours, on=["alloc_id", "task"], how="left")
+    ran_for["alloc_id"], ran_for["task"] = ran_for["alloc_id"].astype("str"), ran_for["task"].astype("str")
+    rows = rows.merge(ran_for, on=["alloc_id", "task"], how="left")
     rows["failed_tasks"], rows["tasks"] = (rows["failures"] > 0).astype("int64"), 1
     rows["placed_at"] = pd.to_datetime(rows["seen_us"].astype("Int64"), unit="us", utc=True)
     rows["canary"] = False

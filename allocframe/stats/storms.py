@@ -12,7 +12,7 @@ import pandas as pd
 from . import _intervals
 from ._facts import facts
 from ._input import Source, collected, moment
-from .runs import runs
+from .runs import runs, slot_of
 
 _DIMENSIONS = ("node_name", "job_id", "job_version", "cause")
 
@@ -27,8 +27,9 @@ def restart_storms(
 ) -> pd.DataFrame:
     """Find times at which many different tasks restarted or failed together.
 
-    A scan statistic: in every window of the given width that begins with an event, each task slot counts once, so that one looping task
-    makes no storm. The count is held against what the rest of the time makes likely (Poisson), with p corrected for the number of windows.
+    A scan statistic: in every window of the given width that begins with an event, each task slot counts once, so that one
+    looping task makes no storm. The count is held against what the rest of the time makes likely (Poisson), with p corrected
+    for the number of windows.
     Windows with less than their width between them are one storm.
 
     Parameters
@@ -44,8 +45,9 @@ def restart_storms(
     Returns
     -------
     pandas.DataFrame
-        One row for each storm, the largest first: began_at, ended_at, slots, events, expected (slots in one window), p; and what explains it:
-        node_name, job_id, job_version, cause, each the most frequent, with its share of the slots in ``<name>_share``.
+        One row for each storm, the largest first: began_at, ended_at, slots, events, expected (slots in one window), p; and
+        what explains it: node_name, job_id, job_version, cause, each the most frequent, with its share of the slots in
+        ``<name>_share``.
 
     Examples
     --------
@@ -75,8 +77,7 @@ def _disturbances(source: Source, observed_at: pd.Timestamp | str | None) -> pd.
         nw.col("failure") | nw.col("type").is_in(["Restarting", "Not Restarting"])
     ).select("alloc_id", "task", "time_us", *_DIMENSIONS)
     rows = collected(chosen)
-    ran = runs(source, observed_at=observed_at).drop_duplicates("alloc_id")
-    slot = rows["alloc_id"].astype("str").map(ran.set_index(ran["alloc_id"].astype("str"))["slot"])
+    slot = rows["alloc_id"].astype("str").map(slot_of(runs(source, observed_at=observed_at)))
     rows["slot"] = slot.fillna(rows["alloc_id"].astype("str")) + "/" + rows["task"].astype("str")
     rows["at"] = pd.to_datetime(rows["time_us"].astype("Int64"), unit="us", utc=True)
     return rows.dropna(subset=["at"]).sort_values("at", kind="stable").reset_index(drop=True)

@@ -127,7 +127,9 @@ def logrank(durations: ArrayLike, observed: ArrayLike, groups: ArrayLike) -> dic
     return found
 
 
-def mean_cumulative(units: ArrayLike, times: ArrayLike, until: dict[Any, float]) -> pd.DataFrame:
+def mean_cumulative(
+    units: ArrayLike, times: ArrayLike, until: dict[Any, float], *, since: dict[Any, float] | None = None
+) -> pd.DataFrame:
     """Estimate the mean number of recurrent events (restarts) that a unit (task) has had by each age.
 
     Parameters
@@ -136,6 +138,8 @@ def mean_cumulative(units: ArrayLike, times: ArrayLike, until: dict[Any, float])
         For each event, whose it is and at what age of that unit.
     until : dict
         For each unit, those without events included, the age up to which it was seen.
+    since : dict, optional
+        The age from which it was seen, where that is not 0.
 
     Returns
     -------
@@ -158,12 +162,14 @@ def mean_cumulative(units: ArrayLike, times: ArrayLike, until: dict[Any, float])
     ends = np.array(list(until.values()), dtype=float)
     if (whose < 0).any():
         raise ValueError("every unit that had an event must be in until")
+    begins = np.array([(since or {}).get(unit, 0.0) for unit in until], dtype=float)
     time = np.unique(np.concatenate([[0.0], age]))
-    at_risk = (ends[:, None] >= time).sum(axis=0)
+    seen = (ends[:, None] >= time) & (begins[:, None] <= time)
+    at_risk = seen.sum(axis=0)
     counts = np.zeros((len(ends), len(time)))
     np.add.at(counts, (whose, np.searchsorted(time, age)), 1)
     step = counts.sum(axis=0) / np.maximum(at_risk, 1)
-    excess = np.where(ends[:, None] >= time, counts - step, 0.0) / np.maximum(at_risk, 1)
+    excess = np.where(seen, counts - step, 0.0) / np.maximum(at_risk, 1)
     mean, deviation = np.cumsum(step), np.sqrt((np.cumsum(excess, axis=1) ** 2).sum(axis=0))
     return pd.DataFrame(
         {"time": time, "at_risk": at_risk, "events": counts.sum(axis=0).astype("int64"), "mean": mean,

@@ -1,95 +1,15 @@
-"""Findings: what a colleague would point at, as coded rules over the statistics, each with its evidence."""
+"""The rules that make findings: what a colleague would point at, over the statistics, each with its evidence."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from . import stats
-from ._display import escaped, visible
+from ._findings import SEVERITIES, Finding, Findings, Thresholds
 from .snapshot import Snapshot
-
-SEVERITIES = ("critical", "warning", "info")
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """From when on something is worth pointing at."""
-
-    loop_restarts: int = 3
-    loop_within: str = "10min"
-    shared_jobs: int = 3
-    storm_slots: int = 8
-    storm_window: str = "5min"
-    storm_one_job_share: float = 0.5
-    version_tasks: int = 2
-    skewed_runs: int = 1
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing to point at.
-
-    Attributes
-    ----------
-    code : str
-        Which rule, such as "AF201"; each has a page in ``docs/findings/``.
-    severity : str
-        "critical" (is still going on, or has cost allocations), "warning", or "info".
-    summary : str
-        One sentence with numbers.
-    about : dict
-        What it is about: job_id, job_version, node_name, cause, where they apply.
-    evidence : pandas.DataFrame
-        The rows behind it.
-    """
-
-    code: str
-    severity: str
-    summary: str
-    about: dict[str, Any] = field(default_factory=dict)
-    evidence: pd.DataFrame = field(default_factory=pd.DataFrame, compare=False, repr=False)
-
-    @property
-    def title(self) -> str:
-        """What the rule is called."""
-        return TITLES[self.code]
-
-
-class Findings(list[Finding]):
-    """The findings of one snapshot, the most severe first."""
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return one row for each finding: code, severity, title, summary.
-
-        Examples
-        --------
-        >>> af.findings(snap).to_frame().columns.tolist()
-        ['code', 'severity', 'title', 'summary']
-        """
-        rows = [(one.code, one.severity, one.title, one.summary) for one in self]
-        return pd.DataFrame(rows, columns=["code", "severity", "title", "summary"]).astype("str")
-
-    def __repr__(self) -> str:
-        if not self:
-            return "nothing found"
-        return "\n".join(f"{one.code} {one.severity:8} {visible(one.summary)}" for one in self)
-
-    def _repr_html_(self) -> str:
-        if not self:
-            return "<p>Nothing found.</p>"
-        left = "style='text-align:left'"
-        rows = "".join(
-            f"<tr><td {left}>{one.code}</td><td {left}>{one.severity}</td><td {left}>{escaped(one.title)}</td>"
-            f"<td {left}>{escaped(one.summary)}</td></tr>"
-            for one in self
-        )
-        head = "".join(f"<th {left}>{name}</th>" for name in ("code", "severity", "finding", "in numbers"))
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-
 
 Rule = Callable[[Snapshot, Thresholds], Iterator[Finding]]
 
@@ -185,8 +105,8 @@ def _loops(snapshot: Snapshot, limits: Thresholds) -> Iterator[Finding]:
         if cause in _KINDS:
             continue
         code = part["exit_code"].mode()
-        does = _SAID.get(cause, "crashes").format(code=code.iloc[0] if len(code) else "unknown")
-        length = part["median_run"].median()
+        does = _SAID.get(str(cause), "crashes").format(code=code.iloc[0] if len(code) else "unknown")
+        length: Any = part["median_run"].median()
         ran = "without ever running" if pd.isna(length) else f"after {_short(length)} (median)"
         going = int((~part["resolved"].astype(bool)).sum())
         state = f"{going} still looping" if going else "all running again"
@@ -356,21 +276,3 @@ def _unplaced(evaluations: pd.DataFrame) -> Iterator[Finding]:
 _RULES: tuple[Rule, ...] = (
     _truncated, _incomplete, _skewed, _loops, _memory, _kill_timeouts, _failed_starts, _lost_nodes, _lemons, _versions, _storms,
 )  # fmt: skip
-
-TITLES = {
-    "AF101": "Events truncated",
-    "AF102": "Snapshot incomplete",
-    "AF103": "Values that did not fit",
-    "AF104": "Clock set back",
-    "AF201": "Crash loop",
-    "AF202": "Out of memory",
-    "AF203": "Kill timeout exceeded",
-    "AF204": "Artifacts cannot be fetched",
-    "AF205": "Tasks cannot start",
-    "AF301": "Node lost",
-    "AF302": "Node fails more than its jobs explain",
-    "AF401": "Version fails more than the one before",
-    "AF501": "Restart storm",
-    "AF601": "Allocations cannot be placed",
-}
-"""The rules by their codes."""

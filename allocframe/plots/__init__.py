@@ -1,0 +1,10 @@
+"""Plots: each draws what a statistic returns, on the axes given or on new ones, and returns the axes."""
+
+from __future__ import annotations
+
+from .nodes import funnel
+from .restarts import heatmap, pareto
+from .survival import cumulative_restarts, survival
+from .timeline import timeline, waterfall
+
+__all__ = ["cumulative_restarts", "funnel", "heatmap", "pareto", "survival", "timeline", "waterfall"]
