@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench diagnosis pictures clean
 
 demo: $(VENV)/.demo
 	$(BIN)/allocframe demo
@@ -17,6 +17,13 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/fetch.py
+	$(BIN)/python benchmarks/explain.py
+
+diagnosis: $(VENV)/.dev
+	$(BIN)/python benchmarks/diagnosis.py
+
+pictures: $(VENV)/.dev
+	$(BIN)/python docs/pictures.py
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

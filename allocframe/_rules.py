@@ -255,7 +255,11 @@ def _storms(snapshot: Snapshot, limits: Thresholds) -> Iterator[Finding]:
             f"{row['cause']}{node}"
         )
         yield Finding(
-            "AF501", "warning", summary, {"cause": row["cause"], "at": row["began_at"]}, pd.DataFrame([row])
+            "AF501",
+            "warning",
+            summary,
+            {"cause": row["cause"], **({"node_name": row["node_name"]} if node else {})},
+            pd.DataFrame([row]),
         )
 
 

@@ -73,7 +73,7 @@ def funnel(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
             fontsize=8,
         )
     ax.axhline(1, color="black", linewidth=0.8)
-    ax.set_ylim(bottom=-0.1)
+    ax.set_ylim(-0.1, max(1.3 * float(known["ratio"].max()), 5.0))
     ax.set_xlabel("failed tasks expected from the mix of jobs")
     ax.set_ylabel("observed over expected")
     ax.set_title("Failed tasks by node", loc="left")

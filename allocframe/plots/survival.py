@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ._style import CYCLE, axes, label, nothing, plain
 
 MOST_CURVES = len(CYCLE)
 _FAR = 10
+_TICKS = (0.001, 0.01, 0.1, 1, 10, 60, 600, 3600, 36_000, 360_000, 3_600_000)
 
 
 def survival(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -85,6 +86,8 @@ def _across(ax: Axes, shown: pd.DataFrame) -> None:
     longest = shown["time"].max()
     if len(happened) and longest > _FAR * happened.median():
         ax.set_xscale("log")
+        ax.xaxis.set_major_locator(FixedLocator([seconds / 3600 for seconds in _TICKS]))
+        ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xlim(happened.min() / 2, longest)
     else:
         ax.set_xlim(0, longest or 1)
@@ -96,4 +99,4 @@ def _length(hours: float) -> str:
     seconds = hours * 3600
     if seconds < 60:
         return f"{seconds:.2g} s" if seconds else "0"
-    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{hours:.3g} h"
+    return f"{seconds / 60:.3g} min" if seconds < 3600 else f"{hours:.3g} h"

@@ -69,7 +69,7 @@ def timeline(
     hidden = len(busiest) - len(order)
     what = {"slot_task": "task", "job_id": "job", "node_name": "node"}[name]
     ax.set_title(
-        f"{len(marks):,} disturbances by {what}"
+        f"{len(marks):,} {'disturbance' if len(marks) == 1 else 'disturbances'} by {what}"
         + (f"; {hidden:,} quieter {what}s not shown" if hidden else ""),
         loc="left",
     )

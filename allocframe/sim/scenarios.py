@@ -78,9 +78,19 @@ class Story:
             self.end - 40 * MINUTE, partial(self.engine.submit, _batch("nightly-report", max(batch, 1)))
         )
         self.engine.at(self.end - 25 * MINUTE, self._operator_restart)
+        for _ in range(max(1, allocations // 50)):
+            self.engine.at(self.end - self.rng.randrange(LENGTH), self._stray_crash)
+
+    def _stray_crash(self) -> None:
+        """Crash one task for no reason that anyone would look for: no cluster is free of that."""
+        self.engine.runner.crash(self._any_running(), Outcome(exit_code=1))
+
+    def _any_running(self) -> Alloc:
+        running = [a for a in self.engine.live() if a.client_status == "running" and a.job.kind != "batch"]
+        return self.rng.choice(running)
 
     def _operator_restart(self) -> None:
-        alloc = self.rng.choice([a for a in self.engine.live() if a.client_status == "running"])
+        alloc = self._any_running()
         said = (
             "User requested restart"
             if self.engine.state.version == "1.3.1"

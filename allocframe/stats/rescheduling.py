@@ -76,6 +76,7 @@ def chains(source: Source) -> pd.DataFrame:
     told = pd.Series(ids.to_numpy(), index=follower.to_numpy()).loc[lambda found: found.index.notna()]
     by_slot = ids.map(told[~told.index.duplicated()]).astype("str")
     previous = named.where(named.isin(position.index), by_slot)
+    linked = named.isin(position.index) | ids.isin(allocations["next_alloc_id"].dropna().astype("str"))
     parent = previous.map(position).fillna(-1).astype("int64").to_numpy()
     root, place = _walked(np.where(parent == np.arange(len(parent)), -1, parent))
     found = allocations[
@@ -83,9 +84,7 @@ def chains(source: Source) -> pd.DataFrame:
     ].assign(
         chain_id=ids.to_numpy()[root],
         position=place,
-        linked_by=pd.Series(np.where(named.isin(position.index), "link", "slot"), dtype="str").where(
-            parent >= 0
-        ),
+        linked_by=pd.Series(np.where(linked, "link", "slot"), dtype="str").where(parent >= 0),
         broken=(named.notna() & ~named.isin(position.index)).to_numpy(),
     )
     found["length"] = found.groupby("chain_id")["alloc_id"].transform("size")

@@ -121,10 +121,10 @@ def outages(source: Source, *, observed_at: pd.Timestamp | str | None = None) ->
     wanted &= ~final | bad
     ended = following.where(~final, observed)
     gap = ended - until
-    found = ran.loc[wanted & (gap > pd.Timedelta(0)), ["namespace", "job_id", "task_group", "slot", "task"]]
-    return found.assign(
+    told = ran[["namespace", "job_id", "task_group", "slot", "task"]].assign(
         began_at=until, ended_at=ended, duration=gap, cause=ran["end"], open=final
-    ).reset_index(drop=True)
+    )
+    return told[wanted & (gap > pd.Timedelta(0))].reset_index(drop=True)
 
 
 def availability(

@@ -1,0 +1,51 @@
+"""Draws the pictures of the documents, the same ones each time: `make pictures`."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+from matplotlib.axes import Axes
+
+import allocframe as af
+from allocframe import plots, stats
+from allocframe.sim.scenarios import run_story
+
+FOLDER = Path(__file__).parent / "pictures"
+NOW = 1_795_516_200_000_000_000
+
+
+def story(name: str, allocations: int = 300) -> af.Snapshot:
+    engine, _ = run_story(name, allocations=allocations, seed=7, now_ns=NOW)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "allocations.json"
+        file.write_text(json.dumps([alloc.stub("2.0.5") for alloc in engine.state.allocs.values()]))
+        return af.read_json(file)
+
+
+def pictures() -> dict[str, Axes]:
+    mixed, lemon, storm = story("mixed"), story("lemon_node"), story("restart_storm")
+    return {
+        "timeline": plots.timeline(mixed),
+        "waterfall": plots.waterfall(mixed, "search-indexer"),
+        "heatmap": plots.heatmap(stats.restarts(storm, by="namespace", bin="5min", since="2026-11-24T08:30")),
+        "pareto": plots.pareto(stats.concentration(mixed, by="job_id")),
+        "survival": plots.survival(stats.survival(mixed, by=["job_id", "job_version"])),
+        "cumulative_restarts": plots.cumulative_restarts(stats.cumulative_restarts(mixed, by="job_id")),
+        "funnel": plots.funnel(stats.lemon_nodes(lemon)),
+    }
+
+
+def main() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    for name, ax in pictures().items():
+        ax.figure.savefig(FOLDER / f"{name}.png", dpi=90, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    main()
