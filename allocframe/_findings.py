@@ -40,7 +40,7 @@ class Thresholds:
     shared_jobs: int = 3
     storm_slots: int = 8
     storm_window: str = "5min"
-    storm_one_job_share: float = 0.5
+    storm_explained_share: float = 0.5
     version_tasks: int = 2
     skewed_runs: int = 1
 

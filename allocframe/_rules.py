@@ -241,7 +241,9 @@ def _storms(snapshot: Snapshot, limits: Thresholds) -> Iterator[Finding]:
     storms = stats.restart_storms(snapshot, window=limits.storm_window, min_slots=limits.storm_slots)
     shared = _elsewhere(snapshot, limits)
     several = storms[
-        (storms["job_id_share"] < limits.storm_one_job_share) & ~storms["cause"].isin(list(shared))
+        (storms["job_id_share"] < limits.storm_explained_share)
+        & (storms["looping_share"] < limits.storm_explained_share)
+        & ~storms["cause"].isin(list(shared))
     ]
     for row in several.to_dict("records"):
         node = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import numbers
 import sys
 import warnings
 from collections.abc import Iterator
@@ -12,8 +13,10 @@ from typing import Annotated
 import pandas as pd
 import typer
 
+from . import stats
 from ._display import visible
 from ._errors import AllocframeError, ConfigError
+from ._rules import findings
 from ._version import __version__
 from .client import Client
 from .snapshot import Snapshot
@@ -26,14 +29,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Nomad allocations as tables: fetch a cluster, keep the evidence, see what happened. "
     "The cluster is the one that the Nomad CLI would use: NOMAD_ADDR, NOMAD_TOKEN and so on.",
-)
-
-_FAILURES = (
-    "Not Restarting",
-    "Driver Failure",
-    "Setup Failure",
-    "Failed Artifact Download",
-    "Failed Validation",
 )
 
 Output = Annotated[
@@ -184,19 +179,25 @@ def _summary(snap: Snapshot) -> None:
         .reset_index(name="allocations")
     )
     _print_table("Allocations by status", status[status["allocations"] > 0])
-    if snap.task_states.empty:
+    if snap.events.empty:
         return
-    jobs = snap.task_states.merge(snap.allocations[["alloc_id", "namespace", "job_id"]], on="alloc_id")
-    restarts = (
-        jobs.groupby(["namespace", "job_id"], observed=True)["restarts"].sum().astype("int64").reset_index()
-    )
-    restarts = restarts[restarts["restarts"] > 0].sort_values("restarts", ascending=False)
-    _print_table("Restarts by job (of the allocations that Nomad still knows)", restarts.head(10))
-    failures = snap.events[snap.events["type"].isin(_FAILURES)].sort_values("time", ascending=False).head(8)
-    shown = failures[["time", "job_id", "task", "node_name", "type", "message"]].assign(
-        time=failures["time"].dt.strftime("%Y-%m-%d %H:%M:%S")
+    restarts = stats.restarts(snap, by=["namespace", "job_id"])
+    looped = restarts.loc[
+        restarts["counter"] > 0, ["namespace", "job_id", "counter", "count", "lost_to_ring"]
+    ]
+    looped = looped.sort_values("counter", ascending=False, kind="stable").head(10)
+    looped.columns = ["namespace", "job_id", "restarts", "in the events", "lost to the ring"]
+    _print_table("Restarts by job (of the allocations that Nomad still knows)", looped)
+    events = stats.explain_events(snap)
+    failed = events[events["failure"]].sort_values("time", ascending=False).head(8)
+    shown = failed[["time", "job_id", "task", "node_name", "cause", "message"]].assign(
+        time=failed["time"].dt.strftime("%Y-%m-%d %H:%M:%S")
     )
     _print_table("Latest failures (UTC)", shown)
+    found = findings(snap)
+    print("\nFindings" if found else "\nFindings: none")
+    for one in found:
+        print(f"  {one.code} {one.severity:8}  {visible(one.summary)}")
 
 
 def _print_table(title: str, frame: pd.DataFrame) -> None:
@@ -211,5 +212,5 @@ def _print_table(title: str, frame: pd.DataFrame) -> None:
 
 
 def _cell(value: object) -> str:
-    text = f"{value:,}" if isinstance(value, int) else "" if pd.isna(value) else visible(value)  # type: ignore[call-overload]
+    text = f"{value:,}" if isinstance(value, numbers.Integral) else "" if pd.isna(value) else visible(value)  # type: ignore[call-overload]
     return text if len(text) <= 70 else text[:69] + "…"

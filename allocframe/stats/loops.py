@@ -116,20 +116,25 @@ def _dense(at: pd.Series[Any], keys: list[pd.Series[Any]], count: int, within: s
     return (at - earlier) <= pd.Timedelta(within)
 
 
-def _most(values: pd.Series[Any]) -> Any:
-    counted = values.dropna().value_counts()
-    return counted.index[0] if len(counted) else None
+def _most(crashes: pd.DataFrame, name: str) -> pd.Series[Any]:
+    """Return the most frequent value of a column for each task slot."""
+    counts = crashes.groupby([*_TASK, name], sort=True, observed=True).size().rename("n").reset_index()
+    most = counts.sort_values("n", ascending=False, kind="stable").drop_duplicates(_TASK)
+    return most.set_index(_TASK)[name]
 
 
 def _summary(crashes: pd.DataFrame) -> pd.DataFrame:
     pauses = crashes["at"].groupby([crashes["slot"], crashes["task"]], sort=False).diff()
-    grouped = crashes.assign(pause=pauses).groupby(_TASK, sort=False)
-    return grouped.agg(
+    found = crashes.assign(pause=pauses).groupby(_TASK, sort=False).agg(
         namespace=("namespace", "last"), job_id=("job_id", "last"), task_group=("task_group", "last"),
-        job_version=("job_version", "last"), node_names=("node_name", lambda names: sorted(set(names.astype(str)))),
-        crashes=("at", "size"), exhaustions=("gave_up", "sum"), first_at=("at", "min"), last_at=("at", "max"),
-        pause=("pause", "median"), delayed=("delayed", "max"), cause=("cause", _most), exit_code=("exit_code", _most),
+        job_version=("job_version", "last"), crashes=("at", "size"), exhaustions=("gave_up", "sum"),
+        first_at=("at", "min"), last_at=("at", "max"), pause=("pause", "median"), delayed=("delayed", "max"),
     )  # fmt: skip
+    nodes = crashes[[*_TASK, "node_name"]].astype("str").drop_duplicates().sort_values("node_name")
+    found["node_names"] = nodes.groupby(_TASK)["node_name"].agg(list)
+    for name in ("cause", "exit_code"):
+        found[name] = _most(crashes, name)
+    return found
 
 
 def _lengths(ran: pd.DataFrame) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import pandas as pd
 from . import _intervals
 from ._facts import facts
 from ._input import Source, collected, moment
+from .loops import crash_loops
 from .runs import runs, slot_of
 
 _DIMENSIONS = ("node_name", "job_id", "job_version", "cause")
@@ -22,14 +23,15 @@ def restart_storms(
     *,
     window: str = "5min",
     min_slots: int = 5,
+    quiet: str = "1h",
     p_below: float = 0.001,
     observed_at: pd.Timestamp | str | None = None,
 ) -> pd.DataFrame:
     """Find times at which many different tasks restarted or failed together.
 
-    A scan statistic: in every window of the given width that begins with an event, each task slot counts once, so that one
-    looping task makes no storm. The count is held against what the rest of the time makes likely (Poisson), with p corrected
-    for the number of windows.
+    A scan statistic over onsets: a restart or failure counts if its task slot was quiet before, and each slot once in a
+    window, so that looping tasks make no storm. In every window of the given width that begins with an onset, the count is
+    held against what the rest of the time makes likely (Poisson), with p corrected for the number of windows.
     Windows with less than their width between them are one storm.
 
     Parameters
@@ -39,13 +41,16 @@ def restart_storms(
         Width of the window.
     min_slots : int
         Fewer different task slots are no storm.
+    quiet : str
+        How long a slot must have had no restart or failure for its next one to count.
     p_below : float
         How unlikely it must be, after Bonferroni's correction.
 
     Returns
     -------
     pandas.DataFrame
-        One row for each storm, the largest first: began_at, ended_at, slots, events, expected (slots in one window), p; and
+        One row for each storm, the largest first: began_at, ended_at, slots, expected (slots in one window), p,
+        looping_share (of the slots, those that went on to a crash loop); and
         what explains it: node_name, job_id, job_version, cause, each the most frequent, with its share of the slots in
         ``<name>_share``.
 
@@ -56,12 +61,19 @@ def restart_storms(
     True
     """
     events = _disturbances(source, observed_at)
+    events = events[~(events.groupby("slot", sort=False)["at"].diff() <= pd.Timedelta(quiet))]
+    loops = crash_loops(source, observed_at=observed_at)
+    events = events.assign(
+        looping=events["slot"].isin(
+            [f"{slot}/{task}" for slot, task in zip(loops["slot"], loops["task"], strict=True)]
+        )
+    )
     width = pd.Timedelta(window)
     found = []
     if len(events):
         span = events["at"].max() - moment(facts(source, observed_at).began_us)
         found = list(_scanned(events, width, min_slots, p_below, max(span / width, 1.0)))
-    columns = ["began_at", "ended_at", "slots", "events", "expected", "p"]
+    columns = ["began_at", "ended_at", "slots", "expected", "p", "looping_share"]
     columns += [name for pair in _DIMENSIONS for name in (pair, f"{pair}_share")]
     return (
         pd.DataFrame(found, columns=columns)
@@ -143,7 +155,7 @@ def _distinct(codes: np.ndarray[Any, Any], ends: np.ndarray[Any, Any]) -> np.nda
 
 def _storm(inside: pd.DataFrame, expected: float, p: float) -> list[Any]:
     once = inside.drop_duplicates("slot")
-    row: list[Any] = [inside["at"].min(), inside["at"].max(), len(once), len(inside), expected, p]
+    row: list[Any] = [inside["at"].min(), inside["at"].max(), len(once), expected, p, once["looping"].mean()]
     for name in _DIMENSIONS:
         counted = once[name].astype("str").value_counts()
         row += [counted.index[0], counted.iloc[0] / len(once)] if len(counted) else [None, np.nan]
