@@ -67,6 +67,12 @@ def _truncated(snapshot: Snapshot, limits: Thresholds) -> Iterator[Finding]:
 
 
 def _incomplete(snapshot: Snapshot, limits: Thresholds) -> Iterator[Finding]:
+    if len(snapshot) and snapshot.task_states.empty:
+        yield Finding(
+            "AF102",
+            "warning",
+            "The snapshot holds no task states: it can say nothing of restarts and failures",
+        )
     if snapshot.info.get("complete") is False:
         yield Finding(
             "AF102", "warning", "The snapshot is not complete: " + "; ".join(snapshot.info.get("notes", []))

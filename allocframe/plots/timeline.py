@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from .. import stats
-from ..stats.runs import slot_of
+from ..stats.runs import slots_of
 from ._style import BLUE, CAUSES, RED, axes, days, in_time, label, nothing, plain
 
 MOST_LANES = 30
@@ -81,15 +81,10 @@ def _marks(source: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the disturbances (ends that were no success, failed starts, losses) and the runs."""
     ran = stats.runs(source)
     ran["slot_task"] = _short(ran["slot"]) + " " + ran["task"].astype("str")
-    slot = slot_of(ran)
     events = stats.explain_events(source)
     asked = (events["type"] == "Terminated") & events["cause"].isin(CAUSES["on request"][2])
     told = events[events["failure"].astype(bool) | asked].copy()
-    told["slot_task"] = (
-        _short(told["alloc_id"].astype("str").map(slot).fillna(told["alloc_id"].astype("str")))
-        + " "
-        + told["task"].astype("str")
-    )
+    told["slot_task"] = _short(slots_of(told, ran)) + " " + told["task"].astype("str")
     columns = ["at", "cause", "slot_task", "job_id", "node_name"]
     lost = ran[ran["end"] == "lost"].assign(at=lambda table: table["ended_at"], cause="lost")
     return pd.concat([told.rename(columns={"time": "at"})[columns], lost[columns]], ignore_index=True).dropna(

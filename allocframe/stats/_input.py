@@ -101,6 +101,11 @@ def moments(values: pd.Series[Any]) -> pd.Series[Any]:
     return pd.to_datetime(values.astype("Int64"), unit="us", utc=True).astype("datetime64[ns, UTC]")
 
 
+def looked_up(keys: pd.Series[Any], table: pd.Series[Any]) -> pd.Series[Any]:
+    """Return, for each key, the value that `table` holds under it; missing where it has none. Unlike `map`, it keeps the dtype."""
+    return table[~table.index.duplicated()].reindex(keys.astype("str").to_numpy()).set_axis(keys.index)
+
+
 def hours(durations: pd.Series[Any]) -> pd.Series[Any]:
     """Return durations in hours."""
     return durations.astype("timedelta64[ns]").dt.total_seconds() / 3600

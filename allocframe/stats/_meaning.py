@@ -31,6 +31,7 @@ def with_meaning(joined: nw.LazyFrame[Any]) -> nw.LazyFrame[Any]:
         failure=((terminated & failed & mine) | nw.col("type").is_in(list(meanings.FAILED_STARTS))).fill_null(
             value=False
         ),
+        decision=_decision(),
         cause=nw.when(nw.col("type").is_in(list(_CAUSED))).then(_attempts.labelled(nw.col("cause_code"))),
     )
 
@@ -56,3 +57,12 @@ def _exit_meaning(confirmed: nw.Expr, killed: nw.Expr) -> nw.Expr:
         .when(killed & nw.col("killed_by_nomad")).then(nw.lit("kill timeout exceeded"))
         .otherwise(said)
     )  # fmt: skip
+
+
+def _decision() -> nw.Expr:
+    reason = nw.col("restart_reason")
+    known = [nw.when(reason == said).then(nw.lit(means)) for said, means in meanings.DECISIONS.items()]
+    spent = nw.when(reason.str.starts_with(meanings.EXHAUSTED)).then(nw.lit("given up: attempts used up"))
+    asked = nw.when(reason.is_null() & (nw.col("type") == "Restarting")).then(nw.lit("on request"))
+    decided = nw.col("type").is_in(["Restarting", "Not Restarting"])
+    return nw.when(decided).then(nw.coalesce(*known, spent, asked, nw.lit("unknown")))

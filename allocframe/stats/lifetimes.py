@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ._facts import facts
-from ._input import Source, collected, hours, labels, moments, names, pandas_table
+from ._input import Source, collected, hours, labels, looked_up, moments, names, pandas_table
 from .meaning import explain_stops
 from .runs import runs
 from .survival import cumulative_incidence, kaplan_meier, mean_cumulative
@@ -71,15 +71,12 @@ def cumulative_restarts(source: Source, by: str | Iterable[str] = "job_version")
     origin = moments(tasks["first_seen_us"])
     if "created_at" in pandas_table(source, "allocations").columns:
         allocations = pandas_table(source, "allocations").drop_duplicates("alloc_id")
-        origin = (
-            tasks["alloc_id"]
-            .astype("str")
-            .map(allocations.set_index(allocations["alloc_id"].astype("str"))["created_at"])
-        )
+        created = allocations.set_index(allocations["alloc_id"].astype("str"))["created_at"]
+        origin = looked_up(tasks["alloc_id"], created)
     ended = runs(source).assign(
         unit=lambda ran: ran["alloc_id"].astype("str") + "/" + ran["task"].astype("str")
     )
-    tasks["until"] = hours(tasks["unit"].map(ended.groupby("unit")["ended_at"].max()) - origin)
+    tasks["until"] = hours(looked_up(tasks["unit"], ended.groupby("unit")["ended_at"].max()) - origin)
     entry = hours(moments(tasks["first_seen_us"]) - origin).clip(lower=0)
     tasks["entry"] = np.where(tasks["truncated"].astype(bool), entry, 0.0)
     restarting = collected(
@@ -87,7 +84,7 @@ def cumulative_restarts(source: Source, by: str | Iterable[str] = "job_version")
     )
     restarting["unit"] = restarting["alloc_id"].astype("str") + "/" + restarting["task"].astype("str")
     restarting["age"] = hours(
-        moments(restarting["time_us"]) - restarting["unit"].map(origin.set_axis(tasks["unit"]))
+        moments(restarting["time_us"]) - looked_up(restarting["unit"], origin.set_axis(tasks["unit"]))
     )
     parts = []
     for group, part in tasks.dropna(subset=["until"]).groupby(keys, observed=True, dropna=False):

@@ -10,9 +10,9 @@ import pandas as pd
 
 from ._attempts import labelled
 from ._facts import facts
-from ._input import Source, collected, moments
+from ._input import Source, collected, looked_up, moments
 from .meanings import CAUSES
-from .runs import runs, slot_of
+from .runs import runs, slot_of, slots_of
 
 _TASK = ["slot", "task"]
 _SOLVED_AFTER = 3
@@ -98,7 +98,7 @@ def _crashes(source: Source, ran: pd.DataFrame, observed_at: pd.Timestamp | str 
             cause=labelled(nw.col("cause_code"))
         )
     )
-    rows["slot"] = rows["alloc_id"].astype("str").map(slot_of(ran)).fillna(rows["alloc_id"].astype("str"))
+    rows["slot"] = slots_of(rows, ran)
     rows["at"] = moments(rows["last_us"])
     rows["gave_up"] = rows["_next"] == 2
     return rows.sort_values([*_TASK, "at"], kind="stable").reset_index(drop=True)
@@ -158,7 +158,7 @@ def _lost(source: Source, ran: pd.DataFrame) -> pd.Series[Any]:
             dtype="Int64", name="restarts_lost", index=pd.MultiIndex.from_arrays([[], []], names=_TASK)
         )
     rows = collected(known.tasks.filter(nw.col("truncated")))
-    slot = rows["alloc_id"].astype("str").map(slot_of(ran))
+    slot = looked_up(rows["alloc_id"], slot_of(ran))
     lost = (rows["restarts"].astype("Int64") - rows["restarts_seen"]).clip(lower=0)
     return (
         lost.groupby([slot.rename("slot"), rows["task"].astype("str").rename("task")])

@@ -8,7 +8,8 @@ import pandas as pd
 
 from . import meanings
 from ._facts import facts
-from ._input import TASK, Source, pandas_table
+from ._input import TASK, Source, looked_up, pandas_table
+from .rescheduling import replacements
 
 
 def explain_events(source: Source) -> Any:
@@ -32,6 +33,9 @@ def explain_events(source: Source) -> Any:
             Of `Terminated`: "confirmed" by the driver, "suspected" (SIGKILL from elsewhere than Nomad), or "no".
         failure : bool
             A run that failed by itself or by its health check, or a start that failed.
+        decision : str
+            Of `Restarting` and `Not Restarting`: what the restart policy decided ("within policy", "within policy, delayed",
+            "given up: ..."), or "on request" where somebody or something asked for it.
         cause : str
             Why the attempt ended or restarts, one of `meanings.CAUSES`: "failure", "out of memory", "operator", ...
 
@@ -101,7 +105,5 @@ def _replacement_trigger(allocations: pd.DataFrame, evaluations: pd.DataFrame) -
     """Return what triggered the evaluation that placed the replacement of each allocation."""
     triggers = evaluations.drop_duplicates("eval_id").set_index("eval_id")["triggered_by"].astype("str")
     by_id = allocations.drop_duplicates("alloc_id").set_index("alloc_id")["eval_id"]
-    from .rescheduling import replacements
-
     following = replacements({"allocations": allocations, "events": None})
-    return following.map(by_id).map(triggers)
+    return looked_up(looked_up(following, by_id), triggers)

@@ -63,15 +63,18 @@ REQUESTS = {
 HEALTH_CHECK = "healthcheck: "
 """How the reason of `Restart Signaled` starts where a health check asked; the check's name follows."""
 
-RESTART_REASONS = {
-    "Restart within policy": "policy",
-    "Exceeded allowed attempts, applying a delay": "policy, delayed",
+DELAYED = "Exceeded allowed attempts, applying a delay"
+
+DECISIONS = {
+    "Restart within policy": "within policy",
+    DELAYED: "within policy, delayed",
     "Error was unrecoverable": "given up: unrecoverable",
     "Policy allows no restarts": "given up: no restarts allowed",
 }
-"""Reasons of `Restarting` and `Not Restarting`; `Exceeded allowed attempts N in interval ...` is given up, too."""
+"""Reasons of `Restarting` and `Not Restarting`: what the restart policy decided. None is given for a restart on request."""
 
-DELAYED = "Exceeded allowed attempts, applying a delay"
+EXHAUSTED = "Exceeded allowed attempts "
+"""How the reason of `Not Restarting` starts where all attempts were used up; their number and interval follow."""
 
 CAUSES = (
     "operator", "template", "vault", "health check", "artifact", "setup", "driver", "validation", "hook", "sibling", "leader",

@@ -11,7 +11,7 @@ import pandas as pd
 
 from . import _intervals
 from ._facts import facts
-from ._input import Source, collected, pandas_table
+from ._input import Source, collected, looked_up, pandas_table
 from .rescheduling import replacements
 
 
@@ -41,12 +41,11 @@ def blast_radius(source: Source) -> pd.DataFrame:
     lost = allocations[gone].assign(replaced_by=replacements(source)[gone])
     started = pandas_table(source, "task_states").groupby("alloc_id", observed=True)["started_at"].max()
     started.index = started.index.astype("str")
-    lost["back_at"] = lost["replaced_by"].astype("str").map(started)
+    lost["back_at"] = looked_up(lost["replaced_by"], started)
     everywhere = lost["job_type"].isin(["system", "sysbatch"])
     lost["unplaced"] = lost["replaced_by"].isna() & ~everywhere
-    lost["wait"] = (lost["back_at"] - lost["modified_at"]).map(
-        lambda wait: max(wait, pd.Timedelta(0)), na_action="ignore"
-    )
+    wait = lost["back_at"] - lost["modified_at"]
+    lost["wait"] = wait.mask(wait < pd.Timedelta(0), pd.Timedelta(0))
     found = lost.groupby(["node_id", "node_name"], observed=True, dropna=False).agg(
         at=("modified_at", "min"), lost=("alloc_id", "size"), jobs=("job_id", "nunique"),
         job_ids=("job_id", lambda ids: sorted(set(ids.dropna().astype(str)))), replaced=("replaced_by", "count"),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ._input import Source, has_table, pandas_table
+from ._input import Source, has_table, looked_up, pandas_table
 
 _EVERYWHERE = ("system", "sysbatch")
 
@@ -29,7 +29,7 @@ def replacements(source: Source) -> pd.Series[Any]:
     linked = allocations["next_alloc_id"].astype("str")
     back = allocations.dropna(subset=["previous_alloc_id"]).drop_duplicates("previous_alloc_id", keep="last")
     by_back = back.set_index(back["previous_alloc_id"].astype("str"))["alloc_id"].astype("str")
-    linked = linked.fillna(allocations["alloc_id"].astype("str").map(by_back).astype("str"))
+    linked = linked.fillna(looked_up(allocations["alloc_id"], by_back))
     order = allocations.assign(slot=slots(allocations)).sort_values(["slot", "created_at"], kind="stable")
     following = (
         order.groupby("slot", sort=False)["alloc_id"].shift(-1).reindex(allocations.index).astype("str")
@@ -74,10 +74,10 @@ def chains(source: Source) -> pd.DataFrame:
     named = allocations["previous_alloc_id"].astype("str").fillna(_from_tracker(source, ids))
     follower = replacements({"allocations": allocations, "events": None})
     told = pd.Series(ids.to_numpy(), index=follower.to_numpy()).loc[lambda found: found.index.notna()]
-    by_slot = ids.map(told[~told.index.duplicated()]).astype("str")
+    by_slot = looked_up(ids, told)
     previous = named.where(named.isin(position.index), by_slot)
     linked = named.isin(position.index) | ids.isin(allocations["next_alloc_id"].dropna().astype("str"))
-    parent = previous.map(position).fillna(-1).astype("int64").to_numpy()
+    parent = looked_up(previous, position).fillna(-1).astype("int64").to_numpy()
     root, place = _walked(np.where(parent == np.arange(len(parent)), -1, parent))
     found = allocations[
         ["alloc_id", "namespace", "job_id", "task_group", "name", "client_status", "created_at"]
@@ -97,7 +97,7 @@ def _from_tracker(source: Source, ids: pd.Series[Any]) -> pd.Series[Any]:
         return pd.Series(np.nan, index=ids.index, dtype="str")
     tracked = pandas_table(source, "reschedules").sort_values("seq").drop_duplicates("alloc_id", keep="last")
     by_id = tracked.set_index(tracked["alloc_id"].astype("str"))["prev_alloc_id"]
-    return ids.map(by_id.astype("str")).astype("str")
+    return looked_up(ids, by_id.astype("str"))
 
 
 def _walked(parent: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

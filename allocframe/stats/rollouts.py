@@ -10,7 +10,7 @@ import pandas as pd
 
 from . import _intervals
 from ._facts import facts
-from ._input import Source, collected, has_table, hours, pandas_table
+from ._input import Source, collected, has_table, hours, looked_up, pandas_table
 from .runs import runs
 
 _JOB = ["namespace", "job_id"]
@@ -113,13 +113,8 @@ def _per_version(source: Source, observed_at: pd.Timestamp | str | None) -> pd.D
     if has_table(source, "allocations"):
         allocations = pandas_table(source, "allocations").drop_duplicates("alloc_id")
         by_id = allocations.set_index(allocations["alloc_id"].astype("str"))
-        rows["canary"] = (
-            rows["alloc_id"]
-            .map(by_id["canary"].fillna(value=False).astype(bool))
-            .fillna(value=False)
-            .astype(bool)
-        )
-        rows["placed_at"] = rows["alloc_id"].map(by_id["created_at"])
+        rows["canary"] = looked_up(rows["alloc_id"], by_id["canary"]).fillna(value=False).astype(bool)
+        rows["placed_at"] = looked_up(rows["alloc_id"], by_id["created_at"])
     grouped = rows.dropna(subset=["job_version"]).groupby([*_JOB, "job_version", "canary"], as_index=False)
     return grouped.agg({name: "min" if name == "placed_at" else "sum" for name in _MEASURED})
 

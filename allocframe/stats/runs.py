@@ -11,7 +11,7 @@ import pandas as pd
 
 from . import _attempts, _intervals
 from ._facts import facts
-from ._input import Source, collected, hours, moment, moments, names, pandas_table
+from ._input import Source, collected, hours, looked_up, moment, moments, names, pandas_table
 from ._meaning import OWN_FAULT
 from .meanings import CAUSES
 from .rescheduling import slots
@@ -78,6 +78,11 @@ def slot_of(ran: pd.DataFrame) -> pd.Series[Any]:
     return once["slot"].set_axis(once["alloc_id"].astype("str").to_numpy())
 
 
+def slots_of(rows: pd.DataFrame, ran: pd.DataFrame) -> pd.Series[Any]:
+    """Return the slot of the allocation of each row; its ID where it never ran."""
+    return looked_up(rows["alloc_id"], slot_of(ran)).astype("str").fillna(rows["alloc_id"].astype("str"))
+
+
 def _ended_badly(found: pd.DataFrame) -> pd.Series[Any]:
     code = pd.to_numeric(found["exit_code"], errors="coerce").fillna(0)
     signal = pd.to_numeric(found["signal"], errors="coerce").fillna(0)
@@ -89,7 +94,7 @@ def _slot(source: Source, found: pd.DataFrame) -> pd.Series[Any]:
         return found["alloc_id"].astype("str")
     allocations = pandas_table(source, "allocations")
     by_id = slots(allocations).set_axis(allocations["alloc_id"].astype("str").to_numpy())
-    return found["alloc_id"].astype("str").map(by_id[~by_id.index.duplicated()])
+    return looked_up(found["alloc_id"], by_id)
 
 
 def outages(source: Source, *, observed_at: pd.Timestamp | str | None = None) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from . import _intervals
 from ._facts import facts
 from ._input import Source, collected, moment
 from .loops import crash_loops
-from .runs import runs, slot_of
+from .runs import runs, slots_of
 
 _DIMENSIONS = ("node_name", "job_id", "job_version", "cause")
 
@@ -89,8 +89,7 @@ def _disturbances(source: Source, observed_at: pd.Timestamp | str | None) -> pd.
         nw.col("failure") | nw.col("type").is_in(["Restarting", "Not Restarting"])
     ).select("alloc_id", "task", "time_us", *_DIMENSIONS)
     rows = collected(chosen)
-    slot = rows["alloc_id"].astype("str").map(slot_of(runs(source, observed_at=observed_at)))
-    rows["slot"] = slot.fillna(rows["alloc_id"].astype("str")) + "/" + rows["task"].astype("str")
+    rows["slot"] = slots_of(rows, runs(source, observed_at=observed_at)) + "/" + rows["task"].astype("str")
     rows["at"] = pd.to_datetime(rows["time_us"].astype("Int64"), unit="us", utc=True)
     return rows.dropna(subset=["at"]).sort_values("at", kind="stable").reset_index(drop=True)
 

@@ -106,6 +106,23 @@ def test_a_task_that_goes_with_others_is_no_failure_of_its_own(tmp_path: Path, w
     assert (found["cause"], found["failure"]) == (cause, False)
 
 
+@pytest.mark.parametrize(
+    ("reason", "decision"),
+    [
+        ("Restart within policy", "within policy"),
+        ("Exceeded allowed attempts, applying a delay", "within policy, delayed"),
+        ('Exceeded allowed attempts 2 in interval 30m0s and mode is "fail"', "given up: attempts used up"),
+        ("Error was unrecoverable", "given up: unrecoverable"),
+        ("Policy allows no restarts", "given up: no restarts allowed"),
+        ("", "on request"),
+        ("because", "unknown"),
+    ],
+)
+def test_what_the_restart_policy_decided_is_told(tmp_path: Path, reason: str, decision: str) -> None:
+    assert last(tmp_path, started(1), ended(2), restarting(3, reason))["decision"] == decision
+    assert pd.isna(last(tmp_path, started(1), ended(2))["decision"])
+
+
 def test_only_a_restart_that_a_health_check_asked_for_counts_as_failure(tmp_path: Path) -> None:
     def failure(**said: Any) -> bool:
         events = explained(
@@ -151,7 +168,7 @@ def test_pandas_and_duckdb_explain_alike_whatever_the_events(
 ) -> None:
     rows = [alloc(f"a{number}", *(_event(*one) for one in events)) for number, events in enumerate(tasks)]
     snap = snapshot(tmp_path_factory.mktemp("s"), *rows)
-    columns = ["alloc_id", "task", "seq", "attempt", "exit_meaning", "oom", "failure", "cause"]
+    columns = ["alloc_id", "task", "seq", "attempt", "exit_meaning", "oom", "failure", "decision", "cause"]
     here = stats.explain_events(snap)[columns]
     there = stats.explain_events(as_duckdb(snap)["events"]).df()[columns]
     order = ("alloc_id", "task", "seq")
