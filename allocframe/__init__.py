@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ._actions import StopResult
 from ._errors import (
     AllocframeError,
     ApiError,
@@ -26,6 +27,7 @@ from ._errors import (
     PermissionDenied,
     RequestTimeout,
     ResponseTooLarge,
+    ResultUnknown,
     Unsupported,
 )
 from ._version import __version__
@@ -58,7 +60,9 @@ __all__ = [
     "PermissionDenied",
     "RequestTimeout",
     "ResponseTooLarge",
+    "ResultUnknown",
     "Snapshot",
+    "StopResult",
     "Thresholds",
     "Unsupported",
     "__version__",

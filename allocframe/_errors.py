@@ -27,6 +27,10 @@ class ResponseTooLarge(AllocframeError):
     """One answer is larger than the client is ready to hold."""
 
 
+class ResultUnknown(AllocframeError):
+    """A request that changes something was sent, and its answer was lost: it may or may not have been carried out."""
+
+
 class ApiError(AllocframeError):
     """Nomad refused a request.
 

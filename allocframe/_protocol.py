@@ -37,6 +37,9 @@ _TRANSIENT = (
     "leadership transfer in progress",
     "EOF",
 )
+_NOT_APPLIED = ("No cluster leader", "node is not the leader", "no servers")
+_AMBIGUOUS = ("leadership lost while committing log", "EOF")
+_READS = re.compile(r"/v1/(?:allocations|evaluations|agent/self|acl/token/self|allocation/[0-9a-f-]{36})")
 _CONFLICT = ("Task not running", "alloc that should not run", "Task not found", "Could not find task runner")
 
 
@@ -155,6 +158,21 @@ def _uint(text: str | None) -> int | None:
 def is_transient(status: int, text: str) -> bool:
     """Tell whether a read is worth repeating: 500 also stands for bad input, so its text decides."""
     return status in (429, 502, 503, 504) or (status == 500 and any(mark in text for mark in _TRANSIENT))
+
+
+def is_read(path: str) -> bool:
+    """Tell whether a GET of this path only reads: Nomad restarts by GET, too."""
+    return _READS.fullmatch(path) is not None
+
+
+def was_not_applied(status: int, text: str) -> bool:
+    """Tell whether a change that was refused so has surely not been carried out, and may be asked for again."""
+    return status == 429 or (status == 500 and any(mark in text for mark in _NOT_APPLIED))
+
+
+def may_be_applied(status: int, text: str) -> bool:
+    """Tell whether a change may have been carried out though the answer is an error."""
+    return status in (502, 503, 504) or any(mark in text for mark in _AMBIGUOUS)
 
 
 def retry_after(value: str | None, now: datetime | None = None) -> float | None:

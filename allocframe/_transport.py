@@ -10,18 +10,16 @@ import re
 import socket
 import threading
 import time
-import urllib.request
 import zlib
-from base64 import b64encode
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
 from . import _protocol
 from ._config import Config
+from ._connection import connected
 from ._display import visible
 from ._errors import (
     AllocframeError,
@@ -30,11 +28,10 @@ from ._errors import (
     NotNomad,
     RequestTimeout,
     ResponseTooLarge,
+    ResultUnknown,
 )
 from ._protocol import Headers
-
-MAX_CONNECTIONS = 8
-"""Nomad allows 100 from one address; watches, streams and other people need theirs."""
+from ._remedies import not_nomad, tls_hint
 
 MAX_BODY = 1 << 30
 """Bytes that one answer may have, unpacked."""
@@ -74,27 +71,12 @@ class _Fault(Exception):
         self.stale_connection = stale_connection
 
 
-class _Credentials(httpx.Auth):
-    """Adds the token as a request leaves, so that no header collection that can be printed ever holds it."""
-
-    def __init__(self, config: Config) -> None:
-        self._config = config
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        if self._config.token:
-            request.headers["X-Nomad-Token"] = self._config.token.reveal()
-        if self._config.http_auth:
-            request.headers["Authorization"] = (
-                "Basic " + b64encode(self._config.http_auth.reveal().encode()).decode()
-            )
-        yield request
-
-
 class Transport:
     """Sends reads and judges what comes back; safe to use from several threads, not across a fork."""
 
-    def __init__(self, config: Config, *, timeout: float, retries: int) -> None:
+    def __init__(self, config: Config, *, timeout: float, retries: int, read_only: bool = False) -> None:
         self.stats = Stats()
+        self._read_only = read_only
         self._config = config
         self._timeout = timeout
         self._retries = retries
@@ -104,26 +86,7 @@ class Transport:
         self._answered = False
         self._aborted = False
         self._pid = os.getpid()
-        self._client: httpx.Client | None = self._connect()
-
-    def _connect(self) -> httpx.Client:
-        config = self._config
-        proxy = None if config.unix_socket else _proxy_for(config.base_url)
-        transport = httpx.HTTPTransport(
-            verify=config.ssl_context() if config.base_url.startswith("https") else True,
-            uds=config.unix_socket,
-            proxy=proxy,
-            limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS),
-            trust_env=False,
-        )
-        return httpx.Client(
-            base_url=config.base_url,
-            transport=transport,
-            auth=_Credentials(config),
-            headers={"Accept-Encoding": "gzip", "Accept": "application/json", "User-Agent": "allocframe"},
-            follow_redirects=False,
-            trust_env=False,
-        )
+        self._client: httpx.Client | None = connected(self._config)
 
     def get(
         self,
@@ -136,11 +99,36 @@ class Transport:
 
         `check` raises DecodeError for a body that is not whole; that counts as a fault on the way.
         """
+        if not _protocol.is_read(path):
+            raise AllocframeError(f"GET {path} is not one of the calls that only read")
+        return self._repeated(lambda deadline: self._attempt(path, params, deadline, check))
+
+    def post(self, path: str, params: Mapping[str, str], body: Mapping[str, object]) -> Any:
+        """Ask for a change; return the parsed answer. It is repeated only where it has surely not been carried out.
+
+        Raises
+        ------
+        ResultUnknown
+            The request was sent, and its answer was lost.
+        """
+        if self._read_only:
+            raise AllocframeError(f"POST {path} was not sent: this client is read-only (read_only=True)")
+        return self._repeated(lambda deadline: self._post_once(path, params, body, deadline))
+
+    def server_version(self) -> str | None:
+        """Return the server's version, or None where this token may not ask."""
+        try:
+            said = self.get("/v1/agent/self", {}, check=parsed)
+            return str(said["config"]["Version"]["Version"])
+        except (AllocframeError, KeyError, TypeError):
+            return None
+
+    def _repeated(self, attempted: Callable[[float], Any]) -> Any:
         deadline = time.monotonic() + self._timeout
         attempt = 0
         while True:
             try:
-                return self._attempt(path, params, deadline, check)
+                return attempted(deadline)
             except _Fault as fault:
                 attempt += 1
                 pause = fault.pause if fault.pause is not None else _protocol.backoff(attempt, self._rng)
@@ -179,6 +167,49 @@ class Transport:
         except DecodeError as error:
             raise _Fault(error) from None
 
+    def _post_once(
+        self, path: str, params: Mapping[str, str], body: Mapping[str, object], deadline: float
+    ) -> Any:
+        """Send a change over a connection of its own: one that was kept may be closed by now, and nobody could tell."""
+        self._usable()
+        self._count(requests=1)
+        left = max(deadline - time.monotonic(), 0.001)
+        where = f"POST {self._config.address}{path}"
+        timeout, named = httpx.Timeout(left, connect=min(left, 10.0)), self._server_name()
+        try:
+            with (
+                connected(self._config) as fresh,
+                fresh.stream(
+                    "POST", path, params=params, json=dict(body), timeout=timeout, extensions=named
+                ) as answer,
+            ):
+                text = b"".join(self._body(answer, deadline, where)).decode("utf-8", "replace")
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise ConnectionFailed(
+                f"{where}: nothing was sent: {visible(error) or 'no connection in time'}"
+            ) from None
+        except (httpx.TransportError, zlib.error, OSError) as error:
+            raise ResultUnknown(
+                f"{where}: sent, but no answer came: {visible(error) or type(error).__name__}"
+            ) from None
+        return self._accepted(answer, text, path, where)
+
+    def _accepted(self, answer: httpx.Response, text: str, path: str, where: str) -> Any:
+        status = answer.status_code
+        if status == 200:
+            try:
+                return json.loads(text)
+            except ValueError:
+                raise ResultUnknown(
+                    f"{where}: sent, but the answer is not Nomad's: {visible(text[:200])!r}"
+                ) from None
+        if _protocol.may_be_applied(status, text):
+            raise ResultUnknown(f"{where}: sent, and answered {status}: {visible(text.strip()[:200])}")
+        error = _protocol.error_for("POST", path, status, visible(text.strip()))
+        if _protocol.was_not_applied(status, text):
+            raise _Fault(error, pause=_protocol.retry_after(answer.headers.get("retry-after")))
+        raise error
+
     def _body(self, answer: httpx.Response, deadline: float, where: str) -> Iterator[bytes]:
         """Yield the unpacked body; a packed one must reach its own end, which Content-Length does not prove."""
         inflate = zlib.decompressobj(31) if answer.headers.get("content-encoding", "") == "gzip" else None
@@ -215,12 +246,12 @@ class Transport:
         if status != 200:
             text = body.decode("utf-8", "replace")
             if answer.headers.get("content-type", "").startswith("text/html"):
-                raise self._fault_or_error(status, answer, NotNomad(_not_nomad(where, status, body)))
+                raise self._fault_or_error(status, answer, NotNomad(not_nomad(where, status, body)))
             error = _protocol.error_for("GET", path, status, visible(text.strip()))
             raise self._fault_or_error(status, answer, error, text)
         start = body[:16].removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
         if start and start not in _JSON_STARTS:
-            raise NotNomad(_not_nomad(where, status, body))
+            raise NotNomad(not_nomad(where, status, body))
         return Response(Headers.parse(answer.headers), body)
 
     def _fault_or_error(
@@ -235,7 +266,7 @@ class Transport:
         text = visible(error)
         address = self._config.address
         if re.search(r"certificate|SSL|TLS", text, re.IGNORECASE):
-            return ConnectionFailed(f"{address}: TLS failed: {text}. {_tls_hint(text)}")
+            return ConnectionFailed(f"{address}: TLS failed: {text}. {tls_hint(text)}")
         failed = ConnectionFailed(
             f"nothing answers at {address}: {text}. Is the agent up, and is NOMAD_ADDR (or address=) right?"
         )
@@ -273,7 +304,7 @@ class Transport:
         if self._client is not None:
             self._client.close()
             self._sockets.clear()
-            self._client = self._connect()
+            self._client = connected(self._config)
         self._aborted = False
 
     def _count(self, **more: int) -> None:
@@ -302,26 +333,3 @@ def parsed(response: Response) -> Any:
         return json.loads(response.body)
     except (ValueError, RecursionError) as error:
         raise DecodeError(f"the answer is not whole JSON: {error}") from None
-
-
-def _proxy_for(base_url: str) -> str | None:
-    """Return the proxy that the environment names; its .netrc is never read."""
-    parts = urlsplit(base_url)
-    if urllib.request.proxy_bypass(parts.netloc):
-        return None
-    return urllib.request.getproxies().get(parts.scheme)
-
-
-def _not_nomad(where: str, status: int, body: bytes) -> str:
-    excerpt = visible(body[:200].decode("utf-8", "replace"))
-    return f"{where}: the answer ({status}) is not Nomad's: {excerpt!r}. Does NOMAD_ADDR name a proxy or login page?"
-
-
-def _tls_hint(text: str) -> str:
-    if "Hostname mismatch" in text or "IP address mismatch" in text:
-        return "Set NOMAD_TLS_SERVER_NAME to the name in the certificate (server.<region>.nomad)"
-    if "expired" in text:
-        return "The server's certificate has expired"
-    if "alert" in text.lower():
-        return "The server wants a client certificate: set NOMAD_CLIENT_CERT and NOMAD_CLIENT_KEY"
-    return "Set NOMAD_CACERT to the authority that signed the server's certificate"

@@ -8,10 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from . import _protocol
-from ._errors import AllocframeError
 from ._progress import Progress, shown
 from ._protocol import Pager, PageRequest, Query
-from ._transport import Response, Transport, parsed
+from ._transport import Response, Transport
 from .capture import Capture, Page
 from .decode import Store
 
@@ -118,7 +117,7 @@ class Walk:
         return {
             "source": "server",
             "server": self._server,
-            "version": self._version(),
+            "version": self._transport.server_version(),
             "region": query.region,
             "namespace": query.namespace or "default",
             "query": query.params(),
@@ -133,11 +132,3 @@ class Walk:
             "complete": True,
             "notes": notes,
         }
-
-    def _version(self) -> str | None:
-        """Return the server's version, or None where this token may not ask."""
-        try:
-            said = self._transport.get("/v1/agent/self", {}, check=parsed)
-            return str(said["config"]["Version"]["Version"])
-        except (AllocframeError, KeyError, TypeError):
-            return None

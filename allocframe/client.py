@@ -7,11 +7,13 @@ import weakref
 from typing import TYPE_CHECKING, Self
 
 from . import _protocol
+from ._acting import Acting
 from ._config import Config
+from ._connection import MAX_CONNECTIONS
 from ._errors import ConfigError, NotFound
 from ._progress import Progress
 from ._protocol import Query
-from ._transport import MAX_CONNECTIONS, Response, Transport, parsed
+from ._transport import Response, Transport, parsed
 from ._walk import Walk
 from .allocation import Allocation
 from .capture import Capture
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from .snapshot import Snapshot
 
 
-class Client:
+class Client(Acting):
     """A connection to one Nomad cluster.
 
     Every argument that is left out comes from the variable that the Nomad CLI reads.
@@ -96,7 +98,10 @@ class Client:
             verify=verify,
         )
         self.read_only = read_only
-        self._transport = Transport(self._config, timeout=float(timeout), retries=retries)
+        self._transport = Transport(
+            self._config, timeout=float(timeout), retries=retries, read_only=read_only
+        )
+        self._region = self._config.region
         weakref.finalize(self, self._transport.close)
 
     def snapshot(

@@ -80,7 +80,7 @@ class FaultServer:
                 return False
             request += data
         target = request.split()[1].decode()
-        if "/v1/alloc" not in target:
+        if "/v1/alloc" not in target and "/v1/client/alloc" not in target:
             connection.sendall(http(b"", "404 Not Found", length=0))
             return True
         self.requests.append(target)

@@ -51,8 +51,12 @@ def public() -> Iterator[tuple[str, Any]]:
         if inspect.isfunction(thing):
             yield name, thing
         elif inspect.isclass(thing) and not issubclass(thing, Exception):
-            for method, body in vars(thing).items():
-                if not method.startswith("_") and inspect.isfunction(body) and method != "close":
+            for method, body in inspect.getmembers(thing, inspect.isfunction):
+                if (
+                    not method.startswith("_")
+                    and body.__module__.startswith("allocframe")
+                    and method != "close"
+                ):
                     yield f"{name}.{method}", body
         elif inspect.ismodule(thing):
             for inner in getattr(thing, "__all__", []):

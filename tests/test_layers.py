@@ -11,13 +11,13 @@ PACKAGE = Path(__file__).parent.parent / "allocframe"
 
 LAYERS = [
     ["_version", "_errors", "_display", "_progress"],
-    ["_config", "_wire", "_protocol"],
-    ["_table", "_careful"],
+    ["_config", "_wire", "_protocol", "_actions", "_remedies"],
+    ["_table", "_careful", "_connection"],
     ["capture"],
     ["frames"],
     ["decode"],
     ["_transport", "allocation"],
-    ["_walk"],
+    ["_walk", "_acting"],
     ["client"],
     ["snapshot"],
     ["_findings", "stats"],
@@ -28,7 +28,7 @@ LAYERS = [
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 HOME = {
-    "httpx": {"_transport"},
+    "httpx": {"_connection", "_transport"},
     "duckdb": {"decode"},
     "typer": {"cli"},
     "tqdm": {"_progress"},

@@ -20,9 +20,14 @@ class Grant:
     anonymous: bool = False
     management: bool = False
     readable: frozenset[str] = frozenset()
+    lifecycle: frozenset[str] = frozenset()
 
     def reads(self, namespace: str | None) -> bool:
         return self.management or namespace in self.readable
+
+    def acts(self, namespace: str | None) -> bool:
+        """Whether it may stop, signal and restart in a namespace."""
+        return self.management or namespace in self.lifecycle
 
     def namespaces(self, known: Iterable[str], asked: str) -> set[str]:
         """Return the namespaces to list: ``*`` leaves out silently what may not be read."""

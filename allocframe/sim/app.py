@@ -19,6 +19,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from .access import Access, Grant, Guard
+from .actions import Actions
+from .engine import Engine
 from .params import Refusal, checked_prefix, compiled, go_bool, go_seconds, numeric, page_size, passes
 
 LONGEST_WAIT = 300.0
@@ -246,7 +248,7 @@ def _turned(items: list[Any], *, reverse: bool) -> Iterable[Any]:
     return reversed(items) if reverse else items
 
 
-def build(state: Any, access: Access, guard: Guard) -> Starlette:
+def build(state: Any, access: Access, guard: Guard, engine: Engine | None) -> Starlette:
     """Return the application that serves a cluster."""
     handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
         404: _nothing,
@@ -256,7 +258,10 @@ def build(state: Any, access: Access, guard: Guard) -> Starlette:
         Middleware(guard.middleware),
         Middleware(GZipMiddleware, minimum_size=1000, compresslevel=1),
     ]
-    app = Starlette(routes=Api(state, access).routes(), middleware=middleware, exception_handlers=handlers)
+    actions = Actions(engine, access).routes() if engine is not None else []
+    app = Starlette(
+        routes=[*Api(state, access).routes(), *actions], middleware=middleware, exception_handlers=handlers
+    )
     app.router.redirect_slashes = False
     return app
 

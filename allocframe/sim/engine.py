@@ -294,10 +294,12 @@ class Engine:
     def _replaced(self, alloc: Alloc, triggered_by: str) -> None:
         if alloc.job.kind in ("system", "sysbatch"):
             return
-        evaluation = self.evaluate(alloc.job, triggered_by)
-        self._place(
-            alloc.job, alloc.group, alloc.slot, evaluation, self.state.commit("allocs"), previous=alloc
-        )
+        self.replace(alloc, self.evaluate(alloc.job, triggered_by))
+
+    def replace(self, alloc: Alloc, evaluation: Evaluation) -> Alloc:
+        """Place a replacement in the slot of an allocation."""
+        index = self.state.commit("allocs")
+        return self._place(alloc.job, alloc.group, alloc.slot, evaluation, index, previous=alloc)
 
     def collect(self, alloc: Alloc) -> None:
         """Forget a finished allocation an hour after its last change, a day for batch jobs from 1.5 on."""

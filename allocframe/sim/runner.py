@@ -113,12 +113,14 @@ class Runner:
             if state.state == "running":
                 self._exit(alloc, task, outcome, 0, state.emitted)
 
-    def restart_signaled(self, alloc: Alloc, reason: str, *, display: bool = False) -> None:
-        """Restart every running task, as an operator does, or a template, which says why in the display message only."""
+    def restart_signaled(
+        self, alloc: Alloc, reason: str, *, display: bool = False, only: str | None = None
+    ) -> None:
+        """Restart running tasks, as an operator does, or a template, which says why in the display message only."""
         said = {"display": reason} if display else {"restart_reason": reason}
         for task in alloc.group.tasks:
             state = alloc.tasks[task.name]
-            if state.state == "running":
+            if state.state == "running" and only in (None, task.name):
                 now = self.engine.clock(alloc)
                 state.emit("Restart Signaled", now, **said)
                 state.emit("Terminated", now + SECOND // 10, exit_code="143", signal="15", oom_killed="false")

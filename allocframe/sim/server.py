@@ -86,7 +86,7 @@ class Cluster:
         guard.port = self._socket.getsockname()[1]
         self.address = f"http://127.0.0.1:{guard.port}"
         config = uvicorn.Config(
-            build(state, self._access, guard),
+            build(state, self._access, guard, self.engine),
             log_level="critical",
             lifespan="off",
             ws="none",
@@ -98,10 +98,11 @@ class Cluster:
         )
         self._thread.start()
 
-    def add_token(self, namespaces: Iterable[str] = ("default",)) -> str:
-        """Return a new token that may read jobs in `namespaces` and nothing else."""
-        token = str(uuid.uuid4())
-        self._access.grants[token] = Grant(known=True, readable=frozenset(namespaces))
+    def add_token(self, namespaces: Iterable[str] = ("default",), *, lifecycle: bool = False) -> str:
+        """Return a new token that may read jobs in `namespaces`, and with `lifecycle` stop, signal and restart there."""
+        token, allowed = str(uuid.uuid4()), frozenset(namespaces)
+        acts = allowed if lifecycle else frozenset()
+        self._access.grants[token] = Grant(known=True, readable=allowed, lifecycle=acts)
         return token
 
     def revoke(self, token: str) -> None:

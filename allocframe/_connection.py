@@ -1,0 +1,59 @@
+"""How a cluster is reached: its address, TLS, proxy and credentials as one HTTP client."""
+
+from __future__ import annotations
+
+import urllib.request
+from base64 import b64encode
+from collections.abc import Generator
+from urllib.parse import urlsplit
+
+import httpx
+
+from ._config import Config
+
+MAX_CONNECTIONS = 8
+"""Nomad allows 100 from one address; watches, streams and other people need theirs."""
+
+
+class Credentials(httpx.Auth):
+    """Adds the token as a request leaves, so that no header collection that can be printed ever holds it."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        if self._config.token:
+            request.headers["X-Nomad-Token"] = self._config.token.reveal()
+        if self._config.http_auth:
+            request.headers["Authorization"] = (
+                "Basic " + b64encode(self._config.http_auth.reveal().encode()).decode()
+            )
+        yield request
+
+
+def connected(config: Config) -> httpx.Client:
+    """Return a new HTTP client for one cluster."""
+    proxy = None if config.unix_socket else proxy_for(config.base_url)
+    transport = httpx.HTTPTransport(
+        verify=config.ssl_context() if config.base_url.startswith("https") else True,
+        uds=config.unix_socket,
+        proxy=proxy,
+        limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS),
+        trust_env=False,
+    )
+    return httpx.Client(
+        base_url=config.base_url,
+        transport=transport,
+        auth=Credentials(config),
+        headers={"Accept-Encoding": "gzip", "Accept": "application/json", "User-Agent": "allocframe"},
+        follow_redirects=False,
+        trust_env=False,
+    )
+
+
+def proxy_for(base_url: str) -> str | None:
+    """Return the proxy that the environment names; its .netrc is never read."""
+    parts = urlsplit(base_url)
+    if urllib.request.proxy_bypass(parts.netloc):
+        return None
+    return urllib.request.getproxies().get(parts.scheme)

@@ -1,0 +1,144 @@
+"""Stop, signal and restart in a simulated cluster, with the answers and errors of real servers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from .access import Access, Grant
+from .alloc import Alloc
+from .engine import MIGRATED, Engine
+from .params import Refusal
+
+_DONE = {"Index": 0}
+_SETTLES = 1.0
+"""Virtual seconds that pass after an action, so that its effects can be read."""
+
+
+class Actions:
+    """Carries out what POST asks for; a restart is done for a GET, too, as real servers do."""
+
+    def __init__(self, engine: Engine, access: Access) -> None:
+        self.engine = engine
+        self.access = access
+
+    def routes(self) -> list[Route]:
+        client = "/v1/client/allocation/{id}"
+        return [
+            self._route("/v1/allocation/{id}/stop", ["POST", "PUT"], self.stop, "allocation not found"),
+            self._route(f"{client}/signal", ["POST", "PUT"], self.signal, 'Unknown allocation "{id}"'),
+            self._route(
+                f"{client}/restart", ["GET", "POST", "PUT"], self.restart, 'Unknown allocation "{id}"'
+            ),
+        ]
+
+    def _route(
+        self,
+        path: str,
+        methods: list[str],
+        act: Callable[[Request, Alloc, dict[str, Any]], dict[str, Any]],
+        missing: str,
+    ) -> Route:
+        async def endpoint(request: Request) -> Response:
+            raw = await request.body()
+            try:
+                grant = self.access.grant(request.headers.get("x-nomad-token"))
+                answer = await run_in_threadpool(self._locked, act, request, grant, raw, missing)
+            except Refusal as refusal:
+                return Response(refusal.text, refusal.status, media_type="text/plain")
+            headers = {"X-Nomad-Index": str(answer["Index"])} if answer["Index"] else {}
+            return Response(json.dumps(answer), media_type="application/json", headers=headers)
+
+        return Route(path, endpoint, methods=methods)
+
+    def _locked(
+        self,
+        act: Callable[[Request, Alloc, dict[str, Any]], dict[str, Any]],
+        request: Request,
+        grant: Grant,
+        raw: bytes,
+        missing: str,
+    ) -> dict[str, Any]:
+        identity = request.path_params["id"]
+        with self.engine.state.changed:
+            alloc = self.engine.state.allocs.get(identity)
+            if not grant.acts(alloc.namespace if alloc else None):
+                raise Refusal(403, "Permission denied")
+            if alloc is None:
+                raise Refusal(404, missing.format(id=identity))
+            try:
+                body = json.loads(raw or b"{}")
+            except ValueError as error:
+                raise Refusal(500, str(error)) from None
+            answer = act(request, alloc, body if isinstance(body, dict) else {})
+        self.engine.advance(_SETTLES)
+        return answer
+
+    def stop(self, request: Request, alloc: Alloc, body: dict[str, Any]) -> dict[str, Any]:
+        """Stop and replace; a second time only another evaluation is made."""
+        evaluation = self.engine.evaluate(alloc.job, "alloc-stop")
+        if alloc.desired_status == "run" and not alloc.terminal:
+            self.engine.stop(alloc, MIGRATED, migrate=True)
+            self.engine.replace(alloc, evaluation)
+        return {"EvalID": evaluation.id, "Index": evaluation.create_index}
+
+    def signal(self, request: Request, alloc: Alloc, body: dict[str, Any]) -> dict[str, Any]:
+        """Note the signal; an unknown one is none to these tasks, as SIGINT is to a task that handles it."""
+        name = str(body.get("Signal") or "SIGINT")
+        task = body.get("Task")
+        if task:
+            if task not in alloc.tasks:
+                raise Refusal(500, "Task not found")
+            if alloc.tasks[task].state != "running":
+                raise Refusal(500, "Task not running")
+        failed = []
+        for other, state in alloc.tasks.items():
+            if task in (None, "", other) and state.state == "running":
+                state.emit("Signaling", self.engine.clock(alloc), signal=name)
+            elif not task:
+                failed.append(f"Failed to signal task: {other}, err: Task not running")
+        self.engine.touch(alloc)
+        if failed:
+            raise Refusal(500, _several(failed))
+        return _DONE
+
+    def restart(self, request: Request, alloc: Alloc, body: dict[str, Any]) -> dict[str, Any]:
+        old = self.engine.state.version == "1.3.1"
+        task, everything = body.get("TaskName"), bool(body.get("AllTasks")) and not old
+        if task and everything:
+            raise Refusal(500, "task name cannot be set when restarting all tasks")
+        if task and task not in alloc.tasks:
+            raise Refusal(500, f"Could not find task runner for task: {task}")
+        if not old and (alloc.terminal or alloc.desired_status != "run"):
+            raise Refusal(500, "restart of an alloc that should not run")
+        if task and alloc.tasks[task].state != "running":
+            raise Refusal(500, "Task not running")
+        ended = ["Task not running" for state in alloc.tasks.values() if state.state != "running"]
+        said = (
+            "User requested restart"
+            if old
+            else _REASONS["task" if task else "all" if everything else "running"]
+        )
+        self.engine.runner.restart_signaled(alloc, said, only=task or None)
+        if old and not task and ended:
+            raise Refusal(500, _several(ended))
+        return _DONE
+
+
+_REASONS = {
+    "task": "User requested task to restart",
+    "all": "User requested all tasks to restart",
+    "running": "User requested running tasks to restart",
+}
+
+
+def _several(errors: list[str]) -> str:
+    """Return several errors as Go's multierror prints them."""
+    head = "1 error occurred:" if len(errors) == 1 else f"{len(errors)} errors occurred:"
+    return "\n\t* ".join([head, *errors]) + "\n\n"
