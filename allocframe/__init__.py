@@ -30,6 +30,7 @@ from ._errors import (
     ResultUnknown,
     Unsupported,
 )
+from ._exec import ExecResult
 from ._version import __version__
 from .allocation import Allocation
 from .client import Client
@@ -51,6 +52,7 @@ __all__ = [
     "ConnectionFailed",
     "DecodeError",
     "ExecError",
+    "ExecResult",
     "Finding",
     "Findings",
     "MissingExtra",

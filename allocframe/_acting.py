@@ -1,19 +1,30 @@
-"""What the client changes: stop, signal and restart, each asked for once."""
+"""What the client does to allocations: stop, signal, restart and exec, each asked for once."""
 
 from __future__ import annotations
 
 import signal as numbers
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from . import _actions
+import pandas as pd
+
+from . import _actions, _exec, _protocol
 from ._actions import Action, StopResult
-from ._errors import AllocframeError, ResultUnknown, Unsupported
+from ._config import Config
+from ._connection import MAX_CONNECTIONS
+from ._display import visible
+from ._errors import AllocframeError, ConfigError, ExecError, ResultUnknown, Unsupported
+from ._exec import ExecResult
 from ._transport import Transport, parsed
 
 
 class Acting:
     """The part of a client that changes allocations. `read_only=True` refuses it all."""
 
+    read_only: bool
+    _config: Config
     _transport: Transport
     _region: str | None
 
@@ -130,6 +141,142 @@ class Acting:
                 0, said, method="POST", path=action.path, hint="all_tasks=True needs 1.3.4; nothing was sent"
             )
         self._act(identity, action)
+
+    def exec(
+        self,
+        alloc_id: str,
+        command: Sequence[str],
+        *,
+        task: str | None = None,
+        stdin: bytes | str | None = None,
+        timeout: float | None = None,
+    ) -> ExecResult:
+        """Run a command inside a task, to its end. Needs alloc-exec.
+
+        Its stdin is closed when `stdin` is through, at once without any: no server says before that a command has ended.
+
+        Parameters
+        ----------
+        alloc_id : str
+            Its UUID, or a start of it that fits only one allocation.
+        command : list of str
+            Program and arguments; no shell looks at them. Servers log them: put no secrets there.
+        task : str, optional
+            Which task; needed where there are several.
+        stdin : bytes or str, optional
+            What the command reads.
+        timeout : float, optional
+            Seconds to wait for its end. Giving up does not stop it.
+
+        Returns
+        -------
+        ExecResult
+            ``stdout``, ``stderr`` (bytes), ``exit_code``, and ``text``: stdout as text.
+
+        Raises
+        ------
+        ExecError
+            The command could not be started, or had not ended in time, or the session was lost; holds what came.
+        PermissionDenied, NotFound, Conflict
+            Nomad refused; nothing was run.
+
+        Examples
+        --------
+        >>> with af.sim.Cluster("calm", allocations=20, seed=1) as cluster:
+        ...     with af.Client(cluster.address, token=cluster.token) as client:
+        ...         running = client.snapshot(namespace="*", filter='ClientStatus == "running"').allocations
+        ...         client.exec(running["alloc_id"][0], ["echo", "hello"]).text
+        'hello\\n'
+        """
+        from . import _shell
+
+        _exec.check_command(command)
+        if self.read_only:
+            raise AllocframeError("nothing was run: this client is read-only (read_only=True)")
+        identity = self._whole_id(alloc_id)
+        params = _exec.params(command, task if task is not None else self._only_task(identity))
+        params |= {"region": self._region} if self._region else {}
+        data = stdin.encode() if isinstance(stdin, str) else stdin or b""
+        return _shell.run(self._config, f"/v1/client/allocation/{identity}/exec", params, data, timeout)
+
+    def exec_many(
+        self,
+        alloc_ids: Iterable[str],
+        command: Sequence[str],
+        *,
+        task: str | None = None,
+        timeout: float | None = None,
+        workers: int = 4,
+    ) -> pd.DataFrame:
+        """Run a command in many allocations, a few at a time; one that fails does not stop the others.
+
+        Parameters
+        ----------
+        alloc_ids : iterable of str
+        command, task, timeout
+            See `exec`.
+        workers : int
+            Commands at the same time, at most 8.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row for each allocation in the order given: alloc_id, task, exit_code (missing where it failed), stdout, stderr (text),
+            error (missing where it did not), duration (timedelta).
+
+        Examples
+        --------
+        >>> with af.sim.Cluster("calm", allocations=20, seed=1) as cluster:
+        ...     with af.Client(cluster.address, token=cluster.token) as client:
+        ...         running = client.snapshot(namespace="*", filter='ClientStatus == "running"').allocations
+        ...         client.exec_many(running["alloc_id"][:3], ["uname"])["exit_code"].tolist()
+        [0, 0, 0]
+        """
+        if _protocol.check_count("workers", workers) > MAX_CONNECTIONS:
+            raise ConfigError(
+                f"workers must be {MAX_CONNECTIONS} or less: Nomad limits connections, not {workers}"
+            )
+        _exec.check_command(command)
+
+        def one(alloc_id: str) -> dict[str, Any]:
+            started = time.perf_counter()
+            row: dict[str, Any] = {"alloc_id": alloc_id, "task": task}
+            try:
+                done = self.exec(alloc_id, command, task=task, timeout=timeout)
+                row |= {
+                    "exit_code": done.exit_code,
+                    "stdout": done.text,
+                    "stderr": done.stderr.decode("utf-8", "replace"),
+                }
+            except ExecError as error:
+                row |= {"error": str(error), "stdout": error.stdout.decode("utf-8", "replace")}
+            except AllocframeError as error:
+                row["error"] = str(error)
+            return {**row, "duration": pd.Timedelta(seconds=time.perf_counter() - started)}
+
+        with ThreadPoolExecutor(workers, "allocframe-exec") as pool:
+            rows = list(pool.map(one, alloc_ids))
+        columns = {
+            "alloc_id": "str",
+            "task": "str",
+            "exit_code": "Int64",
+            "stdout": "str",
+            "stderr": "str",
+            "error": "str",
+        }
+        found = pd.DataFrame(rows, columns=[*columns, "duration"]).astype(columns)
+        return found.astype({"duration": "timedelta64[ns]"})
+
+    def _only_task(self, identity: str) -> str:
+        """Return the task of an allocation that has only one."""
+        params = {"region": self._region} if self._region else {}
+        states = (
+            self._transport.get(f"/v1/allocation/{identity}", params, check=parsed).get("TaskStates") or {}
+        )
+        if len(states) != 1:
+            named = ", ".join(sorted(visible(name) for name in states)) or "none that has started"
+            raise ConfigError(f"say which task=: allocation {identity} has {named}")
+        return str(next(iter(states)))
 
     def _act(self, identity: str, action: Action) -> dict[str, Any]:
         params = {**action.params, **({"region": self._region} if self._region else {})}

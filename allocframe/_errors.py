@@ -106,7 +106,18 @@ class DecodeError(AllocframeError):
 
 
 class ExecError(AllocframeError):
-    """A command's session was lost before its end was known."""
+    """A command could not be started, or its session was lost before its end was known.
+
+    Attributes
+    ----------
+    stdout, stderr : bytes
+        What had come until then.
+    """
+
+    def __init__(self, message: str, *, stdout: bytes = b"", stderr: bytes = b"") -> None:
+        self.stdout = stdout
+        self.stderr = stderr
+        super().__init__(message)
 
 
 class MissingExtra(AllocframeError, ImportError):

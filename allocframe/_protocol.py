@@ -40,7 +40,7 @@ _TRANSIENT = (
 _NOT_APPLIED = ("No cluster leader", "node is not the leader", "no servers")
 _AMBIGUOUS = ("leadership lost while committing log", "EOF")
 _READS = re.compile(r"/v1/(?:allocations|evaluations|agent/self|acl/token/self|allocation/[0-9a-f-]{36})")
-_CONFLICT = ("Task not running", "alloc that should not run", "Task not found", "Could not find task runner")
+_CONFLICT = ("Task not running", "alloc that should not run", "Could not find task runner", "ask not found")
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,11 @@ def error_for(method: str, path: str, status: int, text: str) -> ApiError:
         return made(BadRequest, "Check region (NOMAD_REGION) against `nomad server members`")
     if status == 429:
         return made(ApiError, "Nomad allows 100 connections from one address; close other clients")
-    if status == 400 or (status == 500 and ("alloc lookup failed" in text or "Failed to parse" in text)):
+    if (
+        status == 400
+        or "must provide task name" in text
+        or (status == 500 and ("alloc lookup failed" in text or "Failed to parse" in text))
+    ):
         return made(BadRequest, "Check the filter and other parameters")
     return made(ApiError, "")
 

@@ -12,7 +12,9 @@ PACKAGE = Path(__file__).parent.parent / "allocframe"
 LAYERS = [
     ["_version", "_errors", "_display", "_progress"],
     ["_config", "_wire", "_protocol", "_actions", "_remedies"],
+    ["_exec"],
     ["_table", "_careful", "_connection"],
+    ["_shell"],
     ["capture"],
     ["frames"],
     ["decode"],
@@ -32,6 +34,7 @@ HOME = {
     "duckdb": {"decode"},
     "typer": {"cli"},
     "tqdm": {"_progress"},
+    "websockets": {"_shell"},
     "narwhals": {"stats"},
     "scipy": {"stats"},
     "matplotlib": {"plots"},

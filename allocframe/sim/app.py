@@ -16,12 +16,13 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from .access import Access, Grant, Guard
 from .actions import Actions
 from .engine import Engine
 from .params import Refusal, checked_prefix, compiled, go_bool, go_seconds, numeric, page_size, passes
+from .shell import Shell
 
 LONGEST_WAIT = 300.0
 
@@ -258,7 +259,9 @@ def build(state: Any, access: Access, guard: Guard, engine: Engine | None) -> St
         Middleware(guard.middleware),
         Middleware(GZipMiddleware, minimum_size=1000, compresslevel=1),
     ]
-    actions = Actions(engine, access).routes() if engine is not None else []
+    actions: list[BaseRoute] = []
+    if engine is not None:
+        actions = [*Actions(engine, access).routes(), *Shell(engine, access).routes()]
     app = Starlette(
         routes=[*Api(state, access).routes(), *actions], middleware=middleware, exception_handlers=handlers
     )

@@ -83,14 +83,16 @@ class Cluster:
         self._access = Access(acl, {self.token: Grant(known=True, management=True)})
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.bind(("127.0.0.1", 0))
+        self._socket.listen(100)  # so that who comes before the server has started waits for it
         guard.port = self._socket.getsockname()[1]
         self.address = f"http://127.0.0.1:{guard.port}"
         config = uvicorn.Config(
             build(state, self._access, guard, self.engine),
             log_level="critical",
             lifespan="off",
-            ws="none",
+            ws="websockets-sansio",
             server_header=False,
+            timeout_graceful_shutdown=1,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(

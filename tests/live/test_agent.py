@@ -150,3 +150,63 @@ def test_errors_are_the_real_ones(client: af.Client) -> None:
         client.snapshot(namespace="*", filter="Nope == 1")
     with pytest.raises(af.BadRequest, match="no match found"):
         client.snapshot(namespace="*", filter="JobID")
+
+
+@pytest.fixture
+def web(client: af.Client) -> str:
+    """A running allocation of the agent that these tests have started; nobody's cluster is acted upon."""
+    if os.environ.get("NOMAD_ADDR"):
+        pytest.skip("would stop and restart allocations of the cluster of NOMAD_ADDR")
+    _until(lambda: len(_running(client)) == 2)
+    return _running(client)[0]
+
+
+def _running(client: af.Client) -> list[str]:
+    wanted = 'JobID == "web" and ClientStatus == "running" and DesiredStatus == "run"'
+    return client.snapshot(filter=wanted, progress=False).allocations["alloc_id"].tolist()
+
+
+def _kinds(client: af.Client, identity: str) -> list[str]:
+    return client.allocation(identity).events["type"].tolist()
+
+
+def test_a_command_runs_in_a_real_task(client: af.Client, web: str) -> None:
+    done = client.exec(web, ["/bin/sh", "-c", "echo out; echo err >&2; exit 3"], timeout=60)
+    assert (done.stdout, done.stderr, done.exit_code) == (b"out\n", b"err\n", 3)
+    assert client.exec(web, ["/bin/cat"], stdin="ligne é" * 9000, timeout=60).text == "ligne é" * 9000
+    assert client.exec(web, ["/bin/true"], timeout=60).exit_code == 0
+    with pytest.raises(af.ExecError, match="could not be started"):
+        client.exec(web, ["/no/such/command"], timeout=60)
+    with pytest.raises(af.Conflict, match="task not found"):
+        client.exec(web, ["/bin/true"], task="nope", timeout=60)
+    with pytest.raises(af.ExecError, match="in time"):
+        client.exec(web, ["/bin/sleep", "5"], timeout=1)
+    found = client.exec_many(_running(client), ["/bin/uname"], timeout=60)
+    assert found["stdout"].tolist() == ["Linux\n"] * 2
+
+
+def test_a_real_task_is_restarted_and_the_cause_is_known(client: af.Client, web: str) -> None:
+    client.restart(web)
+    _until(lambda: "Restarting" in _kinds(client, web))
+    snap = client.snapshot(progress=False)
+    events = af.stats.explain_events(snap)
+    mine = events[(events["alloc_id"] == web) & (events["type"] == "Restarting")]
+    assert set(mine["cause"]) == {"operator"}
+    with pytest.raises(af.Conflict, match="task runner for task: nope"):
+        client.restart(web, task="nope")
+
+
+def test_a_real_task_gets_a_signal(client: af.Client, web: str) -> None:
+    _until(lambda: client.allocation(web).task_states["state"].tolist() == ["running"])
+    client.signal(web, "SIGCONT", task="t")
+    _until(lambda: "Signaling" in _kinds(client, web))
+
+
+def test_a_real_allocation_is_stopped_and_replaced_and_told_from_a_drain(client: af.Client, web: str) -> None:
+    done = client.stop(web)
+    _until(lambda: len(_running(client)) == 2 and web not in _running(client))
+    stops = af.stats.explain_stops(client.snapshot(progress=False), client.evaluations()).set_index(
+        "alloc_id"
+    )
+    assert stops.loc[web, "stop_reason"] == "stopped by operator"
+    assert done.eval_id in set(client.evaluations()["eval_id"])

@@ -1,0 +1,135 @@
+"""The exec session without I/O: frames out, frames in, and what its end means."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode, b64encode
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from . import _protocol
+from ._display import visible
+from ._errors import AllocframeError, ConfigError, ExecError
+
+HEARTBEAT = "{}"
+HEARTBEAT_EVERY = 10.0
+CLOSE_STDIN = json.dumps({"stdin": {"close": True}})
+CHUNK = 16 << 10
+"""Bytes of stdin in one frame."""
+
+MAX_OUTPUT = 64 << 20
+"""Bytes of output that one command may have."""
+
+_STATUS = {1008: 400, 1011: 500}
+"""Servers close with these codes for what they answer with these statuses elsewhere; the meaning is in the text."""
+
+
+@dataclass(frozen=True)
+class ExecResult:
+    """What a command wrote, and how it ended."""
+
+    stdout: bytes
+    stderr: bytes
+    exit_code: int
+
+    @property
+    def text(self) -> str:
+        """The output as text; what is not UTF-8 is replaced."""
+        return self.stdout.decode("utf-8", "replace")
+
+
+def check_command(command: Sequence[str]) -> list[str]:
+    """Return a command as Nomad takes it: the program and its arguments, without a shell.
+
+    Raises
+    ------
+    ConfigError
+        It is no list of texts, or an empty one.
+    """
+    if isinstance(command, str) or not command or not all(isinstance(part, str) for part in command):
+        said = "a list of program and arguments, such as ['sh', '-c', 'ls | wc -l']"
+        raise ConfigError(f"command must be {said}, not {command!r}")
+    return list(command)
+
+
+def params(command: Sequence[str], task: str, *, tty: bool = False) -> dict[str, str]:
+    """Return the query of an exec."""
+    return {"command": json.dumps(check_command(command)), "task": task, "tty": "true" if tty else "false"}
+
+
+def stdin_frames(data: bytes) -> Iterator[str]:
+    """Yield the frames that carry `data` to the command and then close its stdin.
+
+    Without that no server ever says that a command has ended.
+    """
+    for start in range(0, len(data), CHUNK):
+        part = b64encode(data[start : start + CHUNK]).decode()
+        yield json.dumps({"stdin": {"data": part}})
+    yield CLOSE_STDIN
+
+
+@dataclass
+class Session:
+    """Takes in what the server sends; `exit_code` is None until the command has ended."""
+
+    path: str
+    exit_code: int | None = None
+    _parts: dict[str, list[bytes]] = field(default_factory=lambda: {"stdout": [], "stderr": []})
+    _size: int = 0
+
+    @property
+    def stdout(self) -> bytes:
+        return b"".join(self._parts["stdout"])
+
+    @property
+    def stderr(self) -> bytes:
+        return b"".join(self._parts["stderr"])
+
+    def lost(self, why: str) -> ExecError:
+        """Return the error of a session that went wrong, with what had come."""
+        return ExecError(f"exec {self.path}: {why}", stdout=self.stdout, stderr=self.stderr)
+
+    def received(self, frame: str | bytes) -> None:
+        """Take in one frame.
+
+        Raises
+        ------
+        ExecError
+            It is none of Nomad's, or the output has become too large.
+        """
+        try:
+            said = json.loads(frame)
+            for stream in ("stdout", "stderr"):
+                data = (said.get(stream) or {}).get("data")
+                if data:
+                    self._parts[stream].append(b64decode(data, validate=True))
+                    self._size += len(self._parts[stream][-1])
+            if said.get("exited"):
+                self.exit_code = int((said.get("result") or {}).get("exit_code", 0))
+        except (ValueError, AttributeError, TypeError, RecursionError):
+            raise self.lost(f"the server sent what is no frame: {visible(frame[:120])!r}") from None
+        if self._size > MAX_OUTPUT:
+            raise self.lost(
+                f"more than {MAX_OUTPUT:,} bytes of output; write it to a file there, or filter it"
+            )
+
+    def closed(self, code: int | None, reason: str) -> AllocframeError | None:
+        """Return what the end of the connection means: nothing where the command had ended before.
+
+        Some servers close properly after the exit, others only drop the connection: the exit is the one proof.
+        """
+        if self.exit_code is not None:
+            return None
+        if "failed to start command" in reason:
+            return self.lost(f"the command could not be started: {visible(reason)}")
+        if reason:
+            return _protocol.error_for("GET", self.path, _STATUS.get(code or 0, 500), visible(reason))
+        return self.lost(
+            "the session was lost before the command had ended; it may run on, for nothing stops it by itself"
+        )
+
+    def result(self) -> ExecResult:
+        """Return the result of a command that has ended."""
+        if self.exit_code is None:
+            raise self.lost("the command has not ended")
+        return ExecResult(self.stdout, self.stderr, self.exit_code)

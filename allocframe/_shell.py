@@ -1,0 +1,122 @@
+"""Runs exec sessions over WebSockets. The only importer of websockets."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+import time
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from ._config import Config
+from ._connection import proxy_for
+from ._display import visible
+from ._errors import ConnectionFailed, MissingExtra
+from ._exec import HEARTBEAT, HEARTBEAT_EVERY, ExecResult, Session, stdin_frames
+from ._protocol import error_for
+
+try:
+    from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+    from websockets.sync.client import ClientConnection, connect
+except ModuleNotFoundError as error:
+    raise MissingExtra("exec needs websockets: pip install 'allocframe[exec]'") from error
+
+_MAX_FRAME = 16 << 20
+_SILENT = logging.Logger("allocframe.websockets", logging.CRITICAL + 1)
+"""Websockets would log the token's header at the level DEBUG; no configuration of logging finds this logger."""
+
+
+def run(
+    config: Config, path: str, params: Mapping[str, str], stdin: bytes, timeout: float | None
+) -> ExecResult:
+    """Run one command to its end.
+
+    Raises
+    ------
+    ExecError
+        The session was lost, or the command had not ended within `timeout`.
+    ApiError
+        Nomad refused.
+    ConnectionFailed
+        No session could be opened.
+    """
+    session = Session(path)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    with _opened(config, path, params) as connection:
+        done = threading.Event()
+        feeder = threading.Thread(target=_feed, args=(connection, stdin, done), name="allocframe-exec")
+        feeder.start()
+        try:
+            _listen(connection, session, deadline)
+        finally:
+            done.set()
+            with contextlib.suppress(OSError):
+                connection.socket.shutdown(socket.SHUT_RDWR)
+            feeder.join()
+    return session.result()
+
+
+def _listen(connection: ClientConnection, session: Session, deadline: float | None) -> None:
+    while session.exit_code is None:
+        left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+        try:
+            session.received(connection.recv(timeout=left))
+        except TimeoutError:
+            said = "the command had not ended in time; it may run on, for leaving a session does not stop it"
+            raise session.lost(said) from None
+        except ConnectionClosed as closed:
+            code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (None, "")
+            error = session.closed(code, reason)
+            if error is not None:
+                raise error from None
+
+
+def _feed(connection: ClientConnection, stdin: bytes, done: threading.Event) -> None:
+    """Send stdin and close it, then a heartbeat now and then until the command has ended."""
+    with contextlib.suppress(WebSocketException, OSError):
+        for frame in stdin_frames(stdin):
+            connection.send(frame)
+        while not done.wait(HEARTBEAT_EVERY):
+            connection.send(HEARTBEAT)
+
+
+@contextlib.contextmanager
+def _opened(config: Config, path: str, params: Mapping[str, str]) -> Iterator[ClientConnection]:
+    url = f"ws{config.base_url.removeprefix('http')}{path}?{urlencode(params)}"
+    try:
+        opened = connect(
+            url, additional_headers=_headers(config), logger=_SILENT, max_size=_MAX_FRAME, compression=None,
+            user_agent_header="allocframe", ping_interval=None, open_timeout=10, close_timeout=2, **_way(config),
+        )  # fmt: skip
+    except InvalidStatus as refused:
+        text = (refused.response.body or b"").decode("utf-8", "replace").strip()
+        raise error_for("GET", path, refused.response.status_code, visible(text)) from None
+    except (WebSocketException, OSError) as error:
+        said = visible(error) or type(error).__name__
+        raise ConnectionFailed(f"no exec session with {config.address}: {said}") from None
+    with opened as connection:
+        yield connection
+
+
+def _headers(config: Config) -> dict[str, str]:
+    headers = {"X-Nomad-Token": config.token.reveal()} if config.token else {}
+    if config.http_auth:
+        headers["Authorization"] = "Basic " + b64encode(config.http_auth.reveal().encode()).decode()
+    return headers
+
+
+def _way(config: Config) -> dict[str, Any]:
+    """Return how the cluster is reached: by socket, proxy, and TLS as every other request."""
+    way: dict[str, Any] = {"proxy": None if config.unix_socket else proxy_for(config.base_url)}
+    if config.unix_socket:
+        way["sock"] = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        way["sock"].connect(config.unix_socket)
+    if config.base_url.startswith("https"):
+        way["ssl"] = config.ssl_context()
+        if config.tls_server_name:
+            way["server_hostname"] = config.tls_server_name
+    return way

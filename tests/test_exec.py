@@ -1,0 +1,332 @@
+"""Exec: the recorded sessions frame by frame, the simulated cluster, and broken servers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import flatten
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from websockets.sync.client import connect
+from websockets.sync.server import ServerConnection, serve
+
+import allocframe as af
+from allocframe import _exec, sim
+
+ID = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"
+EXITED = json.dumps({"exited": True, "result": {}})
+
+
+def sessions(version: str) -> dict[str, Any]:
+    return flatten.recorded(version, "exec-sessions")  # type: ignore[return-value]
+
+
+def replayed(frames: list[dict[str, Any]]) -> tuple[_exec.Session, Exception | None]:
+    """Feed a session with what a server sent; return it, and the error that its end stands for."""
+    session = _exec.Session("/exec")
+    for frame in frames:
+        if "server" in frame:
+            session.received(json.dumps(frame["server"]))
+        if "close" in frame:
+            return session, session.closed(frame["close"]["code"], frame["close"]["reason"] or "")
+    return session, None
+
+
+@pytest.mark.parametrize("version", flatten.VERSIONS)
+def test_recorded_sessions_end_as_they_ended(version: str) -> None:
+    for name, (stdout, code) in {
+        "cat-stdin-close": ("line one\nligne é\n", 0),
+        "tty-shell": (None, 7),
+    }.items():
+        session, error = replayed(sessions(version)[name]["frames"])
+        assert error is None
+        assert session.exit_code == code
+        assert stdout is None or session.result().text == stdout
+    for name, kind in {
+        "no-such-command": af.ExecError, "no-such-task": af.Conflict, "no-task": af.BadRequest, "no-such-alloc": af.NotFound,
+    }.items():  # fmt: skip
+        _, error = replayed(sessions(version)[name]["frames"])
+        assert type(error) is kind, name
+
+
+@pytest.mark.parametrize("version", flatten.VERSIONS)
+def test_recorded_output_without_an_exit_is_kept_in_the_error(version: str) -> None:
+    session, _ = replayed(sessions(version)["stderr-exit3"]["frames"])
+    error = session.closed(None, "")
+    assert isinstance(error, af.ExecError)
+    assert error.stderr == b"oops\n"
+    with pytest.raises(af.ExecError, match="not ended"):
+        session.result()
+
+
+@pytest.mark.parametrize("version", flatten.VERSIONS)
+def test_the_simulated_cluster_sends_the_frames_that_were_recorded(version: str) -> None:
+    for name in (
+        "stdout-exit0",
+        "stderr-exit3",
+        "cat-stdin-close",
+        "no-such-command",
+        "no-such-task",
+        "no-task",
+        "no-such-alloc",
+    ):
+        recorded = sessions(version)[name]
+        with sim.Cluster("calm", allocations=20, seed=1, version=version) as cluster:
+            alloc = next(a for a in cluster.state.allocs.values() if a.client_status == "running")
+            identity = "5456bd7a-9fc0-c0dd-6131-cbee77f57577" if name == "no-such-alloc" else alloc.id
+            task = {"nope": "nope", None: None}.get(recorded["query"].get("task"), next(iter(alloc.tasks)))
+            assert _talk(cluster, identity, recorded, task) == _server_side(recorded["frames"]), name
+
+
+def _server_side(frames: list[dict[str, Any]]) -> list[Any]:
+    return [
+        frame.get("server") or frame.get("close") for frame in frames if "server" in frame or "close" in frame
+    ]
+
+
+def _talk(cluster: sim.Cluster, identity: str, recorded: dict[str, Any], task: str | None) -> list[Any]:
+    """Send what the recorded client sent; return what comes back, and how it ends."""
+    from urllib.parse import urlencode
+
+    from websockets.exceptions import ConnectionClosed
+
+    query = {**recorded["query"], **({"task": task} if task else {})}
+    query.pop("task") if not task and "task" in query else None
+    url = cluster.address.replace("http", "ws") + f"/v1/client/allocation/{identity}/exec?{urlencode(query)}"
+    heard: list[Any] = []
+    with connect(url, proxy=None) as socket:
+        for frame in recorded["frames"]:
+            if "client" in frame:
+                sent = frame["client"]
+                sent = {**sent, "auth_token": cluster.token} if "auth_token" in sent else sent
+                socket.send(json.dumps(sent))
+        try:
+            while True:
+                heard.append(json.loads(socket.recv(timeout=0.5)))
+        except TimeoutError:
+            pass  # as recorded: nothing ends before stdin is closed
+        except ConnectionClosed as closed:
+            code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (None, None)
+            heard.append({"code": code, "reason": reason})
+    return heard
+
+
+@pytest.fixture(params=flatten.VERSIONS)
+def cluster(request: pytest.FixtureRequest) -> Iterator[sim.Cluster]:
+    with sim.Cluster("calm", allocations=90, seed=4, version=request.param) as made:
+        yield made
+
+
+@pytest.fixture
+def client(cluster: sim.Cluster) -> Iterator[af.Client]:
+    with af.Client(cluster.address, token=cluster.token) as made:
+        yield made
+
+
+def running(cluster: sim.Cluster, tasks: int = 1) -> str:
+    return next(
+        a.id for a in cluster.state.allocs.values() if a.client_status == "running" and len(a.tasks) == tasks
+    )
+
+
+def test_a_command_ends_with_its_output_apart_and_its_exit_code(
+    cluster: sim.Cluster, client: af.Client
+) -> None:
+    done = client.exec(running(cluster), ["sh", "-c", "echo hello; echo oops >&2; exit 3"])
+    assert (done.stdout, done.stderr, done.exit_code, done.text) == (b"hello\n", b"oops\n", 3, "hello\n")
+    assert client.exec(running(cluster), ["true"]).exit_code == 0
+
+
+def test_stdin_reaches_the_command_whole_in_pieces(cluster: sim.Cluster, client: af.Client) -> None:
+    data = bytes(range(256)) * 700
+    assert client.exec(running(cluster), ["cat"], stdin=data).stdout == data
+    assert client.exec(running(cluster), ["cat"], stdin="ligne é").text == "ligne é"
+
+
+def test_ten_megabytes_of_output_come_whole(cluster: sim.Cluster, client: af.Client) -> None:
+    assert client.exec(running(cluster), ["seq", "1300000"]).stdout.endswith(b"1299999\n1300000\n")
+
+
+def test_the_task_must_be_said_where_there_are_several(cluster: sim.Cluster, client: af.Client) -> None:
+    identity = running(cluster, tasks=2)
+    with pytest.raises(af.ConfigError, match="log-shipper, server"):
+        client.exec(identity, ["true"])
+    assert client.exec(identity, ["true"], task="server").exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["echo hi", [], ["echo", 1], None])
+def test_what_is_no_command_is_refused_before_anything_is_sent(client: af.Client, command: Any) -> None:
+    with pytest.raises(af.ConfigError, match="command"):
+        client.exec(ID, command)
+    assert client.stats["requests"] == 0
+
+
+def test_a_command_that_does_not_end_in_time_is_an_error_with_what_came(
+    cluster: sim.Cluster, client: af.Client
+) -> None:
+    with pytest.raises(af.ExecError, match="may run on") as caught:
+        client.exec(running(cluster), ["sh", "-c", "echo first; sleep 30"], timeout=0.3)
+    assert caught.value.stdout == b"first\n"
+    assert not [t for t in threading.enumerate() if t.name.startswith("allocframe")]
+
+
+def test_without_permission_or_in_a_read_only_client_nothing_is_run(cluster: sim.Cluster) -> None:
+    identity = running(cluster)
+    namespace = cluster.state.allocs[identity].namespace
+    with (
+        af.Client(cluster.address, token=cluster.add_token([namespace])) as reader,
+        pytest.raises(af.PermissionDenied),
+    ):
+        reader.exec(identity, ["true"])
+    with (
+        af.Client(cluster.address, token=cluster.token, read_only=True) as reader,
+        pytest.raises(af.AllocframeError, match="read-only"),
+    ):
+        reader.exec(identity, ["true"], task="x")
+
+
+def test_row_24_many_are_run_and_those_that_fail_are_rows_too(
+    cluster: sim.Cluster, client: af.Client
+) -> None:
+    good = [
+        a.id for a in cluster.state.allocs.values() if a.client_status == "running" and len(a.tasks) == 1
+    ][:5]
+    found = client.exec_many([good[0], ID, *good[1:]], ["echo", "x"], workers=3)
+    assert found["alloc_id"].tolist() == [good[0], ID, *good[1:]]
+    assert found["exit_code"].fillna(-1).tolist() == [0, -1, 0, 0, 0, 0]
+    assert found["error"].notna().tolist() == [False, True, False, False, False, False]
+    assert found["stdout"].fillna("").tolist() == ["x\n", "", "x\n", "x\n", "x\n", "x\n"]
+    assert (found["duration"] > "0s").all()
+    assert client.exec_many([], ["true"]).columns.tolist() == found.columns.tolist()
+
+
+def test_the_simulated_shell_is_closed_to_other_names_and_sites(cluster: sim.Cluster) -> None:
+    url = (
+        cluster.address.replace("http", "ws")
+        + f"/v1/client/allocation/{running(cluster)}/exec?task=server&command=%5B%22true%22%5D"
+    )
+    for headers in ({"Origin": "http://evil.example"}, {"Host": "evil.example"}):
+        with pytest.raises(Exception, match=r"403|rejected"):
+            connect(url, additional_headers={**headers, "X-Nomad-Token": cluster.token}, proxy=None)
+
+
+# Broken servers
+
+
+@contextmanager
+def scripted(handler: Callable[[ServerConnection], None]) -> Iterator[str]:
+    server = serve(handler, "127.0.0.1", 0, max_size=None)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.socket.getsockname()[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+
+
+def out(data: bytes) -> str:
+    return json.dumps({"stdout": {"data": b64encode(data).decode()}})
+
+
+def dropped(*frames: str) -> Callable[[ServerConnection], None]:
+    def handler(connection: ServerConnection) -> None:
+        for frame in frames:
+            connection.send(frame)
+        connection.socket.close()
+
+    return handler
+
+
+def test_row_46_a_drop_after_the_exit_is_an_end_and_before_it_a_loss() -> None:
+    with scripted(dropped(out(b"all"), EXITED)) as address, af.Client(address) as client:
+        assert client.exec(ID, ["x"], task="t").stdout == b"all"
+    with (
+        scripted(dropped(out(b"part"))) as address,
+        af.Client(address) as client,
+        pytest.raises(af.ExecError, match="lost") as caught,
+    ):
+        client.exec(ID, ["x"], task="t")
+    assert caught.value.stdout == b"part"
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        "not json",
+        "[]",
+        '{"stdout": {"data": "%%%"}}',
+        '{"stdout": 5}',
+        '{"exited": true, "result": {"exit_code": "x"}}',
+    ],
+)
+def test_row_46_a_frame_that_is_none_is_an_error_that_shows_its_start(junk: str) -> None:
+    with (
+        scripted(dropped(junk)) as address,
+        af.Client(address) as client,
+        pytest.raises(af.ExecError, match="no frame"),
+    ):
+        client.exec(ID, ["x"], task="t")
+
+
+def test_row_46_split_characters_are_put_together() -> None:
+    data = "é€😀".encode()
+    frames = [out(data[n : n + 1]) for n in range(len(data))]
+    with scripted(dropped(*frames, EXITED)) as address, af.Client(address) as client:
+        assert client.exec(ID, ["x"], task="t").text == "é€😀"
+
+
+def test_output_without_end_is_cut_off_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_exec, "MAX_OUTPUT", 100_000)
+
+    def yes(connection: ServerConnection) -> None:
+        while True:
+            connection.send(out(b"y\n" * 1000))
+
+    with (
+        scripted(yes) as address,
+        af.Client(address) as client,
+        pytest.raises(af.ExecError, match="100,000 bytes"),
+    ):
+        client.exec(ID, ["yes"], task="t")
+
+
+def test_what_is_no_websocket_server_is_an_error_that_says_so() -> None:
+    with (
+        af.Client("http://127.0.0.1:9") as client,
+        pytest.raises(af.ConnectionFailed, match="no exec session"),
+    ):
+        client.exec(ID, ["x"], task="t")
+
+
+def test_the_token_goes_in_the_header_and_into_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    seen: list[str | None] = []
+
+    def handler(connection: ServerConnection) -> None:
+        seen.append(connection.request.headers.get("X-Nomad-Token") if connection.request else None)
+        connection.send(EXITED)
+
+    logging.getLogger("websockets.server").setLevel(logging.CRITICAL)
+    with (
+        caplog.at_level(logging.DEBUG),
+        scripted(handler) as address,
+        af.Client(address, token="canary-token") as client,
+    ):
+        client.exec(ID, ["x"], task="t")
+    assert seen == ["canary-token"]
+    assert "canary" not in caplog.text
+
+
+@given(st.binary(max_size=100_000))
+def test_stdin_is_cut_into_frames_without_loss_and_closed_once(data: bytes) -> None:
+    frames = [json.loads(frame)["stdin"] for frame in _exec.stdin_frames(data)]
+    assert b"".join(b64decode(frame["data"]) for frame in frames[:-1]) == data
+    assert frames[-1] == {"close": True}
+    assert all("close" not in frame for frame in frames[:-1])
