@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "allocframe"
 
 LAYERS = [
-    ["_version", "_errors", "_display", "_progress"],
+    ["_version", "_errors", "_display", "_progress", "_change"],
     ["_config", "_wire", "_protocol", "_actions", "_remedies"],
     ["_exec"],
     ["_table", "_careful", "_connection"],
@@ -24,6 +24,7 @@ LAYERS = [
     ["snapshot"],
     ["_findings", "stats"],
     ["_rules", "plots"],
+    ["widgets"],
     ["__init__"],
     ["cli"],
     ["__main__"],
@@ -38,6 +39,8 @@ HOME = {
     "narwhals": {"stats"},
     "scipy": {"stats"},
     "matplotlib": {"plots"},
+    "ipywidgets": {"widgets"},
+    "anywidget": {"widgets"},
 }
 
 

@@ -1,0 +1,54 @@
+"""What one answer of a watched cluster changed: what a watch yields, and an archive keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A time in which nobody watched: what came and went in it may be missing."""
+
+    since: pd.Timestamp | None
+    """When the cluster was last seen; None where it had never been."""
+
+    until: pd.Timestamp
+    reason: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is new since the change before it.
+
+    `task_states`, `events` and `reschedules` hold every row of the allocations in `new` and `changed`, so `events` are whole
+    rings: up to ten for each task, with those that were known before.
+    """
+
+    at: pd.Timestamp
+    """When it was seen, by this machine's clock, in UTC."""
+
+    index: int | None
+    """The Raft index that the cluster had reached."""
+
+    source: Literal["list", "stream", "blocking"]
+    whole: bool
+    """Whether every allocation was compared, so that `gone` is complete up to `at`."""
+
+    new: pd.DataFrame
+    changed: pd.DataFrame
+    gone: pd.DataFrame
+    """Rows of `allocations`; for those that are gone, as they were last seen."""
+
+    task_states: pd.DataFrame
+    events: pd.DataFrame
+    reschedules: pd.DataFrame
+    new_events: pd.DataFrame
+    """The rows of `events` that were not in the rings before."""
+
+    gap: Gap | None = None
+
+    def __len__(self) -> int:
+        return len(self.new) + len(self.changed) + len(self.gone)

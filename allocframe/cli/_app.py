@@ -1,0 +1,26 @@
+"""The command that every other one belongs to."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .._version import __version__
+
+app = typer.Typer(
+    name="allocframe",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Nomad allocations as tables: fetch a cluster, keep the evidence, see what happened. "
+    "The cluster is the one that the Nomad CLI would use: NOMAD_ADDR, NOMAD_TOKEN and so on.",
+)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit

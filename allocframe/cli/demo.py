@@ -1,0 +1,58 @@
+"""``allocframe demo``: a simulated cluster, for those who have none at hand."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .._errors import ConfigError
+from ..client import Client
+from ._app import app
+from ._printing import check_output, summary, write
+
+
+@app.command()
+def demo(
+    story: Annotated[str, typer.Option(help="What happens in the simulated cluster.")] = "mixed",
+    allocations: Annotated[
+        int, typer.Option(help="How large it is, from 10 to 1,000,000.", min=10, max=1_000_000)
+    ] = 400,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same cluster.")] = 7,
+    nomad: Annotated[str, typer.Option(help="Behave as this version: 1.3.1 or 2.0.5.")] = "2.0.5",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the evidence goes.")] = Path(
+        "demo.allocframe"
+    ),
+) -> None:
+    """Start a simulated cluster, fetch it, and print what happened there. Needs no Nomad."""
+    check_output(output)
+    with _simulated(story, allocations, seed, nomad) as (address, token):
+        print(f"a simulated Nomad {nomad} answers at {address}\n", file=sys.stderr)
+        with Client(address, token=token) as client, client.snapshot(namespace="*", progress=True) as snap:
+            summary(snap)
+            write(snap, output)
+    print(
+        "\nThe same against your own cluster:\n"
+        "  export NOMAD_ADDR=https://nomad.example:4646 NOMAD_TOKEN=...\n"
+        "  .venv/bin/allocframe fetch -o outage.allocframe\n"
+        "or in Python:\n"
+        "  import allocframe as af\n"
+        '  snap = af.Client().snapshot(namespace="*")      # snap.allocations, snap.events, ...\n'
+        f'  snap = af.load("{output}")'
+    )
+
+
+@contextlib.contextmanager
+def _simulated(story: str, allocations: int, seed: int, version: str) -> Iterator[tuple[str, str]]:
+    from allocframe import sim
+
+    try:
+        cluster = sim.Cluster(story, allocations=allocations, seed=seed, version=version)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    with cluster:
+        yield cluster.address, cluster.token

@@ -1,0 +1,59 @@
+"""``allocframe fetch``: a cluster to tables and files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..client import Client
+from ._app import app
+from ._printing import check_output, summary, write
+
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="NAME.allocframe: one file of evidence. NAME.parquet, NAME.csv: a folder of tables.",
+    ),
+]
+
+
+@app.command()
+def fetch(
+    output: Output = None,
+    namespace: Annotated[str, typer.Option(help="Namespace, or * for all that the token may read.")] = "*",
+    prefix: Annotated[
+        str | None, typer.Option(help="Start of the allocations' IDs, an even number of digits.")
+    ] = None,
+    filter: Annotated[  # noqa: A002 - Nomad's name for it
+        str | None, typer.Option(help="Nomad's filter expression, such as 'ClientStatus == \"failed\"'.")
+    ] = None,
+    newest: Annotated[int | None, typer.Option(help="Only the newest N allocations.")] = None,
+    task_states: Annotated[bool, typer.Option(help="Fetch tasks and their events.")] = True,
+    resources: Annotated[bool, typer.Option(help="Fetch resources and ports too.")] = False,
+    stale: Annotated[bool, typer.Option(help="Let any server answer; works without a leader.")] = False,
+    address: Annotated[str | None, typer.Option(help="Where Nomad answers; NOMAD_ADDR otherwise.")] = None,
+) -> None:
+    """Fetch every allocation of the cluster, print what happened there, and keep the evidence.
+
+    Example: allocframe fetch -o outage.allocframe, and in Python af.load("outage.allocframe").
+    """
+    check_output(output)
+    with (
+        Client(address) as client,
+        client.snapshot(
+            namespace=namespace,
+            prefix=prefix,
+            filter=filter,
+            newest=newest,
+            task_states=task_states,
+            resources=resources,
+            stale=stale,
+        ) as snap,
+    ):
+        summary(snap)
+        if output is not None:
+            write(snap, output)

@@ -1,0 +1,1 @@
+"""Widgets for notebooks: a panel that acts on allocations, and a terminal."""
