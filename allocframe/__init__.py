@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from ._actions import StopResult
+from ._audit import read_audit
 from ._errors import (
     AllocframeError,
     ApiError,
@@ -71,6 +72,7 @@ __all__ = [
     "findings",
     "load",
     "plots",
+    "read_audit",
     "read_json",
     "sim",
     "stats",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,14 @@ def _no_nomad_settings(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
     if "live" not in request.node.path.parts:
         for name in [name for name in os.environ if name.startswith("NOMAD_")]:
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def audit_log(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep the audit log out of the caller's home."""
+    path = tmp_path_factory.mktemp("audit") / "audit.jsonl"
+    monkeypatch.setenv("ALLOCFRAME_AUDIT", str(path))
+    return path
 
 
 @pytest.fixture(scope="session")
