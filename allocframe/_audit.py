@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import getpass
 import json
 import os
@@ -10,7 +11,7 @@ import secrets
 import stat
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -195,6 +196,8 @@ def _append(path: Path, record: dict[str, Any], secret: str) -> None:
         line = line.replace(secret, "(token)")
     file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
+        with suppress(OSError):  # some network file systems know no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
         about = os.fstat(file)
         cut_off = about.st_size and os.pread(file, 1, about.st_size - 1) != b"\n"
         data = b"\n" * bool(cut_off) + line.encode() + b"\n"
