@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from . import plots, sim, stats
     from ._findings import Finding, Findings, Thresholds
     from ._rules import findings
+    from .widgets.panel import ControlPanel
 
 __all__ = [
     "Allocation",
@@ -51,6 +52,7 @@ __all__ = [
     "ConfigError",
     "Conflict",
     "ConnectionFailed",
+    "ControlPanel",
     "DecodeError",
     "ExecError",
     "ExecResult",
@@ -79,6 +81,7 @@ __all__ = [
 ]
 
 _OPTIONAL = {
+    "ControlPanel": ("widgets.panel", "widgets", "ipywidgets"),
     "Finding": ("_findings", "stats", "narwhals and scipy"),
     "Findings": ("_findings", "stats", "narwhals and scipy"),
     "Thresholds": ("_findings", "stats", "narwhals and scipy"),
