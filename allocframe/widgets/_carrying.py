@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .. import _audit
@@ -25,6 +25,19 @@ class Result:
 def read(client: Client, alloc_id: str) -> Facts:
     """Read an allocation as it is now."""
     return Facts.of(client._read(alloc_id))
+
+
+def read_all(
+    client: Client, alloc_ids: Sequence[str], known: Mapping[str, Facts]
+) -> tuple[list[Facts], list[tuple[Facts, str]]]:
+    """Return the allocations as they are now, and those that cannot be read, as they are known, with the reason."""
+    found, unread = [], []
+    for identity in alloc_ids:
+        try:
+            found.append(read(client, identity))
+        except AllocframeError as error:
+            unread.append((known.get(identity) or Facts.nothing(identity), str(error)))
+    return found, unread
 
 
 def carry_out(client: Client, confirmed: Confirmation) -> Iterator[Result]:

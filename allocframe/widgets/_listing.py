@@ -14,6 +14,7 @@ MARKS = {"running": "●", "pending": "◐", "failed": "✕", "lost": "?", "unkn
 _COLUMNS = ("alloc_id", "namespace", "name", "job_id", "node_name", "client_status", "desired_status")
 _SHOWN = ("client_status", "desired_status", "name", "node_name", "namespace")
 _WIDEST = 44
+_STATUS = len("● complete")
 _ORDER = {"running": 0, "pending": 1, "unknown": 2, "failed": 3, "lost": 4, "complete": 5}
 
 
@@ -69,7 +70,8 @@ class Listing:
     def options(self) -> list[tuple[str, str]]:
         """Return the rows as (label, ID): columns of one width, and no two labels alike."""
         rows = [(identity, *self._last[identity]) for identity in self.shown]
-        widths = [min(max((len(row[n]) for row in rows), default=0), _WIDEST) for n in range(1, 5)]
+        widths = [min(max((len(row[n]) for row in rows), default=0), _WIDEST) for n in range(1, 4)]
+        widths[:1] = [max(_STATUS, *widths[:1])]
         short = pd.Series([row[0][:8] for row in rows], dtype="str")
         twice = set(short[short.duplicated(keep=False)])
         return [

@@ -12,6 +12,8 @@ STYLE = """<style>
 .allocframe-panel { --af-line: #8884; --af-soft: #8881; padding: 8px 10px; border: 1px solid var(--af-line); border-radius: 6px;
   font-size: 13px; }
 .allocframe-panel .widget-html-content, .allocframe-panel .widget-html > * { line-height: 1.45; font-size: 13px; }
+.allocframe-panel .allocframe-list { border: 1px solid var(--af-line); }
+.allocframe-panel .allocframe-list select { border: 0; overflow: hidden; max-height: none; flex: 1 0 auto; padding: 2px 4px; }
 .allocframe-panel select { font-family: var(--jp-code-font-family, ui-monospace, Menlo, Consolas, monospace); font-size: 12px; }
 .allocframe-panel table { border-collapse: collapse; width: 100%; }
 .allocframe-panel td, .allocframe-panel th { text-align: left; vertical-align: top; padding: 1px 12px 1px 0; font-weight: normal; }
@@ -22,10 +24,15 @@ STYLE = """<style>
   color: #fff; font-size: 12px; }
 .allocframe-panel .af-good { background: #1a7f4b; } .allocframe-panel .af-wait { background: #8a6100; }
 .allocframe-panel .af-bad { background: #b3261e; } .allocframe-panel .af-flat { background: #5f6a75; }
+.allocframe-panel .af-label { text-align: right; }
+.allocframe-panel .widget-checkbox { align-items: center; margin-left: 8px; }
+.allocframe-panel .widget-checkbox input { margin: 0 6px 0 0; }
 .allocframe-panel .af-note { opacity: .75; } .allocframe-panel .af-warn { border-left: 4px solid #b3261e; padding-left: 8px; }
 .allocframe-panel .af-ask { border-left: 4px solid #c77700; padding-left: 8px; }
 .allocframe-panel .af-dry { border-left: 4px solid #5f6a75; padding-left: 8px; }
 </style>"""
+
+QUIET = "Before anything happens it is said here in words, to be confirmed."
 
 _TONES = {
     "running": "good", "done": "good", "pending": "wait", "changed": "wait", "unknown": "wait", "failed": "bad", "lost": "bad",
@@ -35,6 +42,10 @@ _TONES = {
 
 def pill(word: str) -> str:
     return f"<span class='af-pill af-{_TONES.get(word, 'flat')}'>{escaped(word)}</span>"
+
+
+def label(name: str) -> str:
+    return f"<div class='af-label'>{escaped(name)}</div>"
 
 
 def note(text: str) -> str:
@@ -53,7 +64,7 @@ def heading(address: str, namespace: str, mode: str) -> str:
 def chosen(facts: Sequence[Facts], expected: int) -> str:
     """Return what is chosen: one line for each allocation, with its tasks."""
     if not expected:
-        return note("Nothing is chosen. Choose allocations above: Shift or Ctrl for several.")
+        return note("Nothing yet. Choose allocations above; Shift or Ctrl for several.")
     rows = [
         f"<tr><td>{pill(one.client_status)}</td><td><b>{escaped(one.name)}</b></td><td>{escaped(one.node_name)}</td>"
         f"<td>{', '.join(_task(name, state) for name, state in one.tasks)}</td><td><code>{escaped(one.alloc_id)}</code></td></tr>"

@@ -71,6 +71,11 @@ class Facts:
             next_alloc_id=str(read.get("NextAllocation") or ""),
         )
 
+    @classmethod
+    def nothing(cls, alloc_id: str) -> Facts:
+        """Return what is known of an allocation that was never read."""
+        return cls(alloc_id, alloc_id, "", "", "", "", "", 0)
+
     def in_state(self, running: bool) -> list[str]:
         """Return the names of the tasks that run, or of those that do not."""
         return [name for name, state in self.tasks if (state == "running") is running]

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from .._acl import Rights
 from .._display import visible
 from . import _look
-from ._controls import SCOPES, Controls
+from ._controls import ROWS, SCOPES, Controls
 from ._history import History
 from ._listing import Listing
 from ._orders import ALL, TASK, Confirmations, Facts, Order, objection
@@ -101,7 +101,7 @@ class View(Controls):
     def _void(self, said: str = "") -> None:
         """Take back the question, if there is one."""
         self._confirmations.void()
-        self._question.value = _look.told(said) if said else ""
+        self._question.value = _look.told(said) if said else _look.note(_look.QUIET)
         self.confirm_button.description, self.confirm_button.button_style = "Confirm", ""
         self.confirm_button.disabled = self.cancel_button.disabled = True
 
@@ -118,7 +118,7 @@ class View(Controls):
         before, options = self.select.value, self._listing.options()
         if options != list(self.select.options):
             with self._quietly(), self.select.hold_sync():
-                self.select.options = options
+                self.select.options, self.select.rows = options, max(len(options), ROWS)
                 self.select.value = tuple(one for one in before if one in self._listing.shown)
         counted = f"{self._listing.counted()} · {datetime.now(UTC):%H:%M:%S} UTC"
         self._counted.value = _look.told(self._trouble) if self._trouble else _look.note(counted)
@@ -145,6 +145,7 @@ class View(Controls):
         chosen = self._chosen()
         shown = [self._facts[one] for one in chosen if one in self._facts]
         self._chosen_box.value = _look.chosen(shown, len(chosen))
+        self.choose_button.disabled = not 0 < self._listing.matching <= self.limit
         off: dict[str, list[str]] = {}
         for name, button in self.actions().items():
             reason = self._off(name)

@@ -44,13 +44,13 @@ class Worker:
         return self._closed or not (self._jobs or self._busy or self._waits)
 
     def close(self) -> None:
-        """End the thread; jobs that have not begun are not done."""
+        """End the thread; jobs that have not begun are not done, and one that waits for the cluster is not waited for."""
         with self._changed:
             self._closed = True
             self._jobs.clear()
             self._changed.notify_all()
         if threading.current_thread() is not self._thread:
-            self._thread.join()
+            self._thread.join(1.0)
 
     def _run(self) -> None:
         last = 0.0

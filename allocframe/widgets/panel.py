@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -14,13 +14,16 @@ from .._display import visible
 from .._errors import AllocframeError, ConfigError
 from ..client import Client
 from . import _look
-from ._carrying import carry_out, read
-from ._orders import Confirmation, Facts, NotConfirmed, Order
+from ._carrying import carry_out, read_all
+from ._orders import Confirmation, NotConfirmed, Order
 from ._view import View
 from ._worker import Worker
 
 EVERY = 10.0
 """Seconds between two fetches of the list; more where a fetch takes over a second."""
+
+PER_PAGE = 10_000
+"""Allocations asked for at a time: most clusters in one answer, of a few megabytes without the tasks."""
 
 UNUSED = 1800.0
 """Seconds without a click after which the list is no longer fetched by itself."""
@@ -46,7 +49,7 @@ class ControlPanel(View):
 
     Attributes
     ----------
-    stop_button, restart_button, signal_button, exec_button, confirm_button, cancel_button, refresh_button
+    choose_button, refresh_button, stop_button, restart_button, signal_button, exec_button, confirm_button, cancel_button
         Buttons, for `click()` without a front end.
     filter, select, task, signal, dry_run, auto_refresh
         Fields, with their ``value``.
@@ -85,7 +88,7 @@ class ControlPanel(View):
         mode = " · read-only" if client.read_only else ""
         where = namespace or client._config.namespace or "default"
         self._heading.value = _look.heading(client._config.address, where, mode)
-        self._render()
+        self._order_changed()
         self._worker = Worker(self._tick, self._broke)
         self._worker.submit(partial(self._fetch, anew=True))
 
@@ -94,6 +97,7 @@ class ControlPanel(View):
             button.on_click(
                 partial(self._clicked, self._open_terminal if name == "exec" else partial(self._ask, name))
             )
+        self.choose_button.on_click(partial(self._clicked, self._choose_these))
         self.confirm_button.on_click(partial(self._clicked, self._confirm))
         self.cancel_button.on_click(partial(self._clicked, self._cancel))
         self.refresh_button.on_click(
@@ -145,13 +149,18 @@ class ControlPanel(View):
         self._listing.find(self.filter.value)
         self._show_list()
 
+    def _choose_these(self) -> None:
+        """Choose all that match: the way without a mouse, for JupyterLab keeps the arrow keys from lists."""
+        self._find()
+        if 0 < self._listing.matching <= self.limit:
+            self.select.value = self._listing.shown
+
     def _choice_changed(self) -> None:
         self._order_changed()
         chosen = self._chosen()
         self._facts = {name: facts for name, facts in self._facts.items() if name in chosen}
         self._render()
-        if chosen:
-            self._worker.submit(partial(self._describe, chosen))
+        self._worker.submit(partial(self._describe, chosen))
 
     def _ask(self, action: str) -> None:
         self._void()
@@ -187,7 +196,11 @@ class ControlPanel(View):
         began, rights = time.monotonic(), None
         try:
             with self._client.snapshot(
-                namespace=self._namespace, filter=self._filter, task_states=False, progress=False
+                namespace=self._namespace,
+                filter=self._filter,
+                task_states=False,
+                per_page=PER_PAGE,
+                progress=False,
             ) as snap:
                 table = snap.allocations
             rights = self._client._rights() if anew else None
@@ -201,30 +214,20 @@ class ControlPanel(View):
             if table is not None:
                 self._listing.take(table, self.filter.value, anew=anew)
             self._show_list()
+        self._describe(self._chosen())
 
     def _describe(self, chosen: tuple[str, ...]) -> None:
         """Read what is chosen, unless something else is by now."""
-        if chosen != self._chosen():
+        if not chosen or chosen != self._chosen():
             return
-        found, _ = self._read(chosen[: self.limit])
+        found, _ = read_all(self._client, chosen[: self.limit], self._facts)
         with self._lock:
             if chosen == self._chosen():
                 self._show_facts(found)
 
-    def _read(self, alloc_ids: Sequence[str]) -> tuple[list[Facts], list[tuple[Facts, str]]]:
-        """Return the allocations as they are now, and those that cannot be read with the reason."""
-        found, unread = [], []
-        for identity in alloc_ids:
-            try:
-                found.append(read(self._client, identity))
-            except AllocframeError as error:
-                known = self._facts.get(identity) or Facts(identity, identity, "", "", "", "", "", 0)
-                unread.append((known, str(error)))
-        return found, unread
-
     def _prepare(self, order: Order, chosen: tuple[str, ...], why: str = "") -> None:
         """Say what will happen and ask for the confirmation, unless something else is chosen by now."""
-        found, unread = self._read(chosen)
+        found, unread = read_all(self._client, chosen, self._facts)
         with self._lock:
             if order == self._order(order.action) and set(chosen) <= set(self._chosen()):
                 self._pose(order, found, unread, why)
