@@ -172,8 +172,7 @@ class ControlPanel(View):
         self._worker.submit(partial(self._prepare, self._order(action), self._chosen()))
 
     def _confirm(self) -> None:
-        pending = self._confirmations.pending
-        action = pending.order.action if pending else ""
+        action = pending.order.action if (pending := self._confirmations.pending) else ""
         try:
             confirmed = self._confirmations.take(self._order(action), self._chosen())
             if off := self._off(action):
