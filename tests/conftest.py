@@ -19,9 +19,18 @@ def _no_nomad_settings(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
             monkeypatch.delenv(name)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _audit_logs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep the audit log out of the caller's home, for servers that are started once, too."""
+    folder = tmp_path_factory.mktemp("audit")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALLOCFRAME_AUDIT", str(folder / "audit.jsonl"))
+        yield folder
+
+
 @pytest.fixture(autouse=True)
 def audit_log(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Keep the audit log out of the caller's home."""
+    """Give each test an audit log of its own."""
     path = tmp_path_factory.mktemp("audit") / "audit.jsonl"
     monkeypatch.setenv("ALLOCFRAME_AUDIT", str(path))
     return path

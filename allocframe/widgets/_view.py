@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,6 +15,9 @@ from ._controls import ROWS, SCOPES, Controls
 from ._history import History
 from ._listing import Listing
 from ._orders import ALL, TASK, Confirmations, Facts, Order, objection
+
+SETTLED_AFTER = 0.4
+"""Seconds in which a place in the list may still mean what stood there before."""
 
 
 class View(Controls):
@@ -29,6 +33,7 @@ class View(Controls):
         self._rights = Rights()
         self._facts: dict[str, Facts] = {}
         self._progress = self._trouble = ""
+        self._moved = 0.0
 
     def _choice_changed(self) -> None:
         raise NotImplementedError
@@ -67,6 +72,19 @@ class View(Controls):
             "it takes one task": action == "exec" and self._exec_task() is None,
         }
         return next((reason for reason, holds in reasons.items() if holds), "")
+
+    def _choose(self, alloc_ids: tuple[str, ...], said: str = "") -> None:
+        with self._quietly():
+            self.select.value = alloc_ids
+        self._choice_changed()
+        self._void(said)
+
+    def _picked(self) -> None:
+        """Take in a choice from the front end, which sends places in a list, maybe in the one from before it was reordered."""
+        if self.select.value and time.monotonic() - self._moved < SETTLED_AFTER:
+            self._choose((), "The list had only just changed: choose again.")
+        else:
+            self._choice_changed()
 
     def _order_changed(self) -> None:
         self._void()
@@ -117,6 +135,9 @@ class View(Controls):
     def _show_list(self) -> None:
         before, options = self.select.value, self._listing.options()
         if options != list(self.select.options):
+            known = tuple(identity for _, identity in self.select.options)
+            if self._listing.shown[: len(known)] != known:
+                self._moved = time.monotonic()
             with self._quietly(), self.select.hold_sync():
                 self.select.options, self.select.rows = options, max(len(options), ROWS)
                 self.select.value = tuple(one for one in before if one in self._listing.shown)

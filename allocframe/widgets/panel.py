@@ -104,7 +104,7 @@ class ControlPanel(View):
             partial(self._clicked, lambda: self._worker.submit(partial(self._fetch, anew=True)))
         )
         self.filter.observe(partial(self._altered, self._find), "value")
-        self.select.observe(partial(self._altered, self._choice_changed), "value")
+        self.select.observe(partial(self._altered, self._picked), "value")
         for control in (self.task, self.signal, self.dry_run):
             control.observe(partial(self._altered, self._order_changed), "value")
 
@@ -143,7 +143,7 @@ class ControlPanel(View):
                 raise ConfigError(
                     f"not in the list that is shown: {', '.join(missing[:5])}; change the filter"
                 )
-            self.select.value = wanted
+            self._choose(wanted)
 
     def _find(self) -> None:
         self._listing.find(self.filter.value)
@@ -153,7 +153,7 @@ class ControlPanel(View):
         """Choose all that match: the way without a mouse, for JupyterLab keeps the arrow keys from lists."""
         self._find()
         if 0 < self._listing.matching <= self.limit:
-            self.select.value = self._listing.shown
+            self._choose(self._listing.shown)
 
     def _choice_changed(self) -> None:
         self._order_changed()

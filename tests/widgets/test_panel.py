@@ -22,7 +22,7 @@ from faultserver import Answer, any_json, http, reset, serving
 import allocframe as af
 from allocframe import sim
 from allocframe.sim.alloc import Alloc
-from allocframe.widgets import _history, _orders, _worker
+from allocframe.widgets import _history, _orders, _view, _worker
 from allocframe.widgets import panel as panel_module
 
 ID = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"
@@ -363,6 +363,20 @@ def test_messages_that_no_front_end_sends_do_nothing(panel: af.ControlPanel, all
     assert len(panel.log) == 0
     assert untouched(alloc)
     assert len(af.read_audit()) == 0
+
+
+def test_a_place_in_a_list_that_was_reordered_at_that_moment_chooses_nothing(
+    cluster: sim.Cluster, panel: af.ControlPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = services(cluster)[3]
+    place = panel._listing.shown.index(one.id)
+    panel.filter.value = "app"  # as when both messages had waited for a busy kernel
+    panel.select.set_state({"index": [place]})
+    assert panel.select.value == ()
+    assert "choose again" in question(panel)
+    monkeypatch.setattr(_view, "SETTLED_AFTER", 0.0)
+    panel.select.set_state({"index": [place]})
+    assert panel.select.value == (panel._listing.shown[place],)
 
 
 # Whom it lets
