@@ -19,7 +19,6 @@ class Result:
     order: Order
     result: str
     said: str = ""
-    now: Facts | None = None
 
 
 def read(client: Client, alloc_id: str) -> Facts:
@@ -50,7 +49,7 @@ def carry_out(client: Client, confirmed: Confirmation) -> Iterator[Result]:
             yield Result(facts, order, "failed", f"nothing was done, it cannot be read: {error}")
             continue
         if now.modify_index != facts.modify_index:
-            yield Result(facts, order, "changed", changes(facts, now), now)
+            yield Result(facts, order, "changed", f"nothing was done: {changes(facts, now)}")
             continue
         with _audit.knowing(
             namespace=now.namespace, job_id=now.job_id, modify_index=now.modify_index, via="ControlPanel"

@@ -39,7 +39,7 @@ class Controls:
             description="Filter", placeholder="words of a job, node, status, namespace or ID", style=_LABEL,
             layout={"flex": "1 1 auto", "width": "auto"},
         )  # fmt: skip
-        self.choose_button = _button("Choose these", "check", "Choose all that match the filter")
+        self.choose_button = _button("Choose these", "check", "Choose all that match the filter", "10em")
         self.refresh_button = ipw.Button(description="Refresh", icon="refresh", layout={"width": "7.5em"})
         self.auto_refresh = ipw.Checkbox(
             True, description="auto", indent=False, tooltip="Fetch the list every ten seconds", layout={"width": "5em"}
@@ -108,8 +108,8 @@ class Controls:
         }  # fmt: skip
 
 
-def _button(text: str, icon: str, tooltip: str) -> Any:
-    return ipw.Button(description=text, icon=icon, tooltip=tooltip, disabled=True, layout={"width": "8.5em"})
+def _button(text: str, icon: str, tooltip: str, width: str = "8em") -> Any:
+    return ipw.Button(description=text, icon=icon, tooltip=tooltip, disabled=True, layout={"width": width})
 
 
 def _row(*parts: Any) -> Any:
@@ -127,5 +127,5 @@ def _named(name: str, *parts: Any) -> Any:
 def _area(least: str, most: str) -> dict[str, str]:
     """Return the layout of a text that grows and shrinks without moving much what is below it."""
     return {
-        "min_height": least, "max_height": most, "overflow": "auto", "flex": "1 1 0", "width": "auto", "margin": "2px 2px 6px 0",
+        "min_height": least, "max_height": most, "overflow": "auto", "flex": "1 1 0", "width": "auto", "margin": "2px 2px 6px 2px",
     }  # fmt: skip

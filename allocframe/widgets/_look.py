@@ -14,9 +14,12 @@ STYLE = """<style>
 .allocframe-panel .widget-html-content, .allocframe-panel .widget-html > * { line-height: 1.45; font-size: 13px; }
 .allocframe-panel .allocframe-list { border: 1px solid var(--af-line); }
 .allocframe-panel .allocframe-list select { border: 0; overflow: hidden; max-height: none; flex: 1 0 auto; padding: 2px 4px; }
-.allocframe-panel select { font-family: var(--jp-code-font-family, ui-monospace, Menlo, Consolas, monospace); font-size: 12px; }
+.allocframe-panel .allocframe-list select {
+  font-family: var(--jp-code-font-family, ui-monospace, Menlo, Consolas, monospace); font-size: 12px; }
 .allocframe-panel table { border-collapse: collapse; width: 100%; }
-.allocframe-panel td, .allocframe-panel th { text-align: left; vertical-align: top; padding: 1px 12px 1px 0; font-weight: normal; }
+.allocframe-panel td, .allocframe-panel th { text-align: left; vertical-align: top; padding: 1px 12px 1px 0; font-weight: normal;
+  overflow-wrap: anywhere; } .allocframe-panel .af-tight, .allocframe-panel td code { white-space: nowrap; }
+.allocframe-panel td b { display: inline-block; min-width: 8em; }
 .allocframe-panel th { opacity: .65; }
 .allocframe-panel code { background: none; font-size: 12px; padding: 0; }
 .allocframe-panel ul { margin: 2px 0 0 0; padding-left: 18px; }
@@ -25,7 +28,7 @@ STYLE = """<style>
 .allocframe-panel .af-good { background: #1a7f4b; } .allocframe-panel .af-wait { background: #8a6100; }
 .allocframe-panel .af-bad { background: #b3261e; } .allocframe-panel .af-flat { background: #5f6a75; }
 .allocframe-panel .af-label { text-align: right; }
-.allocframe-panel .widget-checkbox { align-items: center; margin-left: 8px; }
+.allocframe-panel .widget-checkbox { margin-left: 8px; } .allocframe-panel .widget-checkbox label { display: flex; align-items: center; }
 .allocframe-panel .widget-checkbox input { margin: 0 6px 0 0; }
 .allocframe-panel .af-note { opacity: .75; } .allocframe-panel .af-warn { border-left: 4px solid #b3261e; padding-left: 8px; }
 .allocframe-panel .af-ask { border-left: 4px solid #c77700; padding-left: 8px; }
@@ -103,7 +106,8 @@ def results(entries: Sequence[Entry], progress: str) -> str:
 def _line(entry: Entry) -> str:
     done, facts = entry.result, entry.result.facts
     return (
-        f"<tr><td class='af-note'>{entry.time:%H:%M:%S}</td><td>{pill(done.result)}</td><td>{escaped(done.order.action)}</td>"
+        f"<tr><td class='af-note af-tight'>{entry.time:%H:%M:%S}</td><td>{pill(done.result)}</td>"
+        f"<td class='af-tight'>{escaped(done.order.action)}</td>"
         f"<td><b>{escaped(facts.name)}</b></td><td><code>{escaped(facts.alloc_id[:8])}</code></td>"
         f"<td>{_long(done.said)}{_since(entry.since)}</td></tr>"
     )
