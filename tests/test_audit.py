@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from faultserver import any_json, http, reset, serving
+from services import services
 
 import allocframe as af
 from allocframe import _audit, sim
@@ -34,11 +35,7 @@ def client(cluster: sim.Cluster) -> Iterator[af.Client]:
 
 @pytest.fixture
 def alloc(cluster: sim.Cluster) -> Alloc:
-    return next(
-        a
-        for a in cluster.state.allocs.values()
-        if a.job.kind == "service" and len(a.tasks) == 2 and a.client_status == "running"
-    )
+    return services(cluster)[0]
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

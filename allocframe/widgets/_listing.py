@@ -5,9 +5,13 @@ from __future__ import annotations
 import pandas as pd
 
 from .._display import visible
+from ..client import Client
 
 SHOWN = 200
 """Rows to choose from: more cannot be looked through, and make browsers slow."""
+
+PER_PAGE = 10_000
+"""Allocations asked for at a time: most clusters in one answer, of a few megabytes without the tasks."""
 
 MARKS = {"running": "●", "pending": "◐", "failed": "✕", "lost": "?", "unknown": "?", "complete": "○"}
 
@@ -16,6 +20,14 @@ _SHOWN = ("client_status", "desired_status", "name", "node_name", "namespace")
 _WIDEST = 44
 _STATUS = len("● complete")
 _ORDER = {"running": 0, "pending": 1, "unknown": 2, "failed": 3, "lost": 4, "complete": 5}
+
+
+def fetch(client: Client, namespace: str | None, expression: str | None) -> pd.DataFrame:
+    """Return the allocations to choose from, without their tasks."""
+    with client.snapshot(
+        namespace=namespace, filter=expression, task_states=False, per_page=PER_PAGE, progress=False
+    ) as snap:
+        return snap.allocations
 
 
 class Listing:

@@ -35,6 +35,9 @@ STYLE = """<style>
 .allocframe-panel .af-dry { border-left: 4px solid #5f6a75; padding-left: 8px; }
 </style>"""
 
+_MOST = 6000
+"""Characters of one text that are shown."""
+
 QUIET = "Before anything happens it is said here in words, to be confirmed."
 
 _TONES = {
@@ -119,4 +122,4 @@ def _since(text: str) -> str:
 
 def _long(text: str) -> str:
     """Escape a text that may be longer than a name, piece by piece, so that its end is seen."""
-    return "".join(escaped(text[start : start + 150]) for start in range(0, min(len(text), 1200), 150))
+    return "".join(escaped(text[start : start + 150]) for start in range(0, min(len(text), _MOST), 150))

@@ -10,6 +10,7 @@ from typing import Any
 
 from .. import _actions
 from .._actions import Action
+from .._display import visible
 
 RUNNING, ALL, TASK = "running", "all", "task"
 """Which tasks are meant: those that run, those that have ended too, or one by name."""
@@ -99,30 +100,31 @@ def objection(order: Order, facts: Facts) -> str | None:
         return None
     if order.scope == TASK and order.task not in facts.in_state(running=True):
         known = order.task in facts.in_state(running=False)
-        return f"its task {order.task} does not run" if known else f"it has no task {order.task}"
+        return (
+            f"its task {visible(order.task)} does not run"
+            if known
+            else f"it has no task {visible(order.task)}"
+        )
     return None if meant(order, facts) else "none of its tasks runs"
 
 
 def sentence(order: Order, facts: Facts) -> str:
-    """Say what will happen to an allocation."""
-    tasks = ", ".join(meant(order, facts))
-    where = f"on {facts.node_name}, {facts.client_status}"
+    """Say what will happen to an allocation, each name safe to look at and cut where it is long."""
+    tasks = ", ".join(map(visible, meant(order, facts)))
+    what = f"{visible(facts.name)} (on {visible(facts.node_name)}, {visible(facts.client_status)})"
     if order.action == "stop":
-        running = ", ".join(facts.in_state(running=True)) or "none"
-        return (
-            f"Stop {facts.name} ({where}): its running tasks ({running}) end, "
-            "and a new allocation replaces it, on this node or another."
-        )
+        running = ", ".join(map(visible, facts.in_state(running=True))) or "none"
+        return f"Stop {what}: its running tasks ({running}) end, and a new allocation replaces it, on this node or another."
     if order.action == "restart":
         also = ", those that have ended too" if order.scope == ALL else ""
-        return f"Restart {tasks} of {facts.name} ({where}) in place{also}: same allocation, same node."
-    return f"Send {order.signal} to {tasks} of {facts.name} ({where}). {_ENDS.get(order.signal, '')}".strip()
+        return f"Restart {tasks} of {what} in place{also}: same allocation, same node."
+    return f"Send {order.signal} to {tasks} of {what}. {_ENDS.get(order.signal, '')}".strip()
 
 
 def changes(before: Facts, after: Facts) -> str:
     """Say what has changed between two readings."""
     found = [
-        f"{said} was {old}, is {new}"
+        f"{said} was {visible(old)}, is {visible(new)}"
         for said, old, new in (
             ("status", before.client_status, after.client_status),
             ("wanted", before.desired_status, after.desired_status),
@@ -132,7 +134,7 @@ def changes(before: Facts, after: Facts) -> str:
     ]
     known = dict(before.tasks)
     found += [
-        f"task {name} was {known.get(name) or 'not there'}, is {state}"
+        f"task {visible(name)} was {visible(known.get(name) or 'not there')}, is {visible(state)}"
         for name, state in after.tasks
         if known.get(name) != state
     ]

@@ -58,8 +58,8 @@ class View(Controls):
         """Say why an action is not offered; nothing where it is."""
         chosen, scope = self._chosen(), self.task.value[0]
         needed = "alloc-exec" if action == "exec" else "alloc-lifecycle"
-        spaces = {self._listing.namespace(one) or "" for one in chosen}
-        lacking = sorted(visible(one) for one in spaces if self._rights.may(needed, one) is False)
+        spaces = {self._listing.namespace(one) for one in chosen}
+        lacking = sorted(visible(one) for one in spaces if one and self._rights.may(needed, one) is False)
         reasons = {
             "this client is read-only": self._read_only,
             "an order is being carried out": self._running,

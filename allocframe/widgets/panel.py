@@ -15,15 +15,13 @@ from .._errors import AllocframeError, ConfigError
 from ..client import Client
 from . import _look
 from ._carrying import carry_out, read_all
+from ._listing import fetch
 from ._orders import Confirmation, NotConfirmed, Order
 from ._view import View
 from ._worker import Worker
 
 EVERY = 10.0
 """Seconds between two fetches of the list; more where a fetch takes over a second."""
-
-PER_PAGE = 10_000
-"""Allocations asked for at a time: most clusters in one answer, of a few megabytes without the tasks."""
 
 UNUSED = 1800.0
 """Seconds without a click after which the list is no longer fetched by itself."""
@@ -193,15 +191,9 @@ class ControlPanel(View):
 
     def _fetch(self, *, anew: bool) -> None:
         began, rights = time.monotonic(), None
+        self._due = began + EVERY
         try:
-            with self._client.snapshot(
-                namespace=self._namespace,
-                filter=self._filter,
-                task_states=False,
-                per_page=PER_PAGE,
-                progress=False,
-            ) as snap:
-                table = snap.allocations
+            table = fetch(self._client, self._namespace, self._filter)
             rights = self._client._rights() if anew else None
             trouble = ""
         except AllocframeError as error:

@@ -18,6 +18,7 @@ import ipywidgets
 import pytest
 import traitlets
 from faultserver import Answer, any_json, http, reset, serving
+from services import services
 
 import allocframe as af
 from allocframe import sim
@@ -60,14 +61,6 @@ def panel(client: af.Client) -> Iterator[af.ControlPanel]:
 def alloc(cluster: sim.Cluster) -> Alloc:
     """A running allocation of a service with two tasks."""
     return services(cluster)[0]
-
-
-def services(cluster: sim.Cluster) -> list[Alloc]:
-    return [
-        a
-        for a in cluster.state.allocs.values()
-        if a.job.kind == "service" and len(a.tasks) == 2 and a.client_status == "running"
-    ]
 
 
 def ask(panel: af.ControlPanel, button: str, *alloc_ids: str) -> None:
@@ -629,7 +622,7 @@ def test_hostile_names_are_only_ever_text(cluster: sim.Cluster, client: af.Clien
 
 
 def test_a_very_long_name_does_not_hide_what_comes_after_it(panel: af.ControlPanel, alloc: Alloc) -> None:
-    object.__setattr__(alloc.job, "id", "x" * 400)
+    object.__setattr__(alloc.job, "id", "x" * 50_000)
     ask(panel, "stop", alloc.id)
     assert "a new allocation replaces it" in question(panel)
 
@@ -643,6 +636,15 @@ def test_it_says_what_it_is_in_text_and_shows_its_widget(
     bundle = panel._repr_mimebundle_()
     assert bundle["text/plain"] == repr(panel)
     assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == panel.widget.model_id
+
+
+def test_the_token_is_in_no_widget(panel: af.ControlPanel, cluster: sim.Cluster, alloc: Alloc) -> None:
+    ask(panel, "restart", alloc.id)
+    confirm(panel)
+    for widget in vars(panel).values():
+        if isinstance(widget, ipywidgets.Widget):
+            assert cluster.token not in str(widget.get_state())
+    assert cluster.token not in repr(panel) + panel.log.to_csv()
 
 
 def test_it_keeps_the_list_fresh_and_stops_when_nobody_uses_it(
