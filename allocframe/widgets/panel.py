@@ -161,10 +161,8 @@ class ControlPanel(View):
         self._worker.submit(partial(self._describe, chosen))
 
     def _ask(self, action: str) -> None:
-        self._void()
-        off = self._off(action)
+        self._void(f"Nothing was asked for: {off}." if (off := self._off(action)) else "")
         if off:
-            self._question.value = _look.told(f"Nothing was asked for: {off}.")
             return
         self._question.value = _look.note("Reading what is chosen …")
         self._worker.submit(partial(self._prepare, self._order(action), self._chosen()))
@@ -240,15 +238,13 @@ class ControlPanel(View):
         if changed:
             said = "; ".join(f"{one.facts.name}: {one.said}" for one in changed)
             again = tuple(one.facts.alloc_id for one in changed)
-            self._prepare(
-                order, again, f"Nothing was done here, for it has changed since you looked: {said}."
-            )
+            self._prepare(order, again, f"Asked again, for it has changed since you looked. {said}.")
         self._fetch(anew=False)
 
     def _open_terminal(self) -> None:
         off, task = self._off("exec"), self._exec_task()
         if off or task is None:
-            self._question.value = _look.told(f"No terminal was opened: {off}.")
+            self._void(f"No terminal was opened: {off}.")
             return
         self._worker.submit(partial(self._connect_terminal, self._chosen()[0], task))
 
@@ -259,7 +255,7 @@ class ControlPanel(View):
             terminal = Terminal(self._client, alloc_id, task)
         except (AllocframeError, ImportError) as error:
             with self._lock:
-                self._question.value = _look.told(f"No terminal was opened: {error}")
+                self._void(f"No terminal was opened: {error}")
             return
         with self._lock:
             before, self._slot.children = self._slot.children, (terminal,)

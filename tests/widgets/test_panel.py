@@ -289,6 +289,7 @@ def test_an_allocation_that_changed_since_is_left_alone_and_asked_about_again(
     cluster: sim.Cluster, panel: af.ControlPanel, alloc: Alloc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert cluster.engine is not None
+    monkeypatch.setattr(_orders, "AGAIN_AFTER", 60.0)
     ask(panel, "restart", alloc.id)
     cluster.engine.touch(alloc)
     confirm(panel)
@@ -361,6 +362,7 @@ def test_messages_that_no_front_end_sends_do_nothing(panel: af.ControlPanel, all
 def test_a_place_in_a_list_that_was_reordered_at_that_moment_chooses_nothing(
     cluster: sim.Cluster, panel: af.ControlPanel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(_view, "SETTLED_AFTER", 60.0)
     one = services(cluster)[3]
     place = panel._listing.shown.index(one.id)
     panel.filter.value = "app"  # as when both messages had waited for a busy kernel
