@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from . import plots, sim, stats
     from ._findings import Finding, Findings, Thresholds
     from ._rules import findings
+    from .widgets.terminal import Terminal
 
 __all__ = [
     "Allocation",
@@ -65,6 +66,7 @@ __all__ = [
     "ResultUnknown",
     "Snapshot",
     "StopResult",
+    "Terminal",
     "Thresholds",
     "Unsupported",
     "__version__",
@@ -80,6 +82,7 @@ _OPTIONAL = {
     "Finding": ("_findings", "stats", "narwhals and scipy"),
     "Findings": ("_findings", "stats", "narwhals and scipy"),
     "Thresholds": ("_findings", "stats", "narwhals and scipy"),
+    "Terminal": ("widgets.terminal", "widgets", "anywidget and websockets"),
     "findings": ("_rules", "stats", "narwhals and scipy"),
     "plots": ("plots", "plots", "matplotlib"),
     "sim": ("sim", "demo", "starlette and uvicorn"),
