@@ -2,12 +2,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench diagnosis pictures clean
+.PHONY: demo test browser js lint bench diagnosis pictures clean
 
 demo: $(VENV)/.demo
 	$(BIN)/allocframe demo
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev browser
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.dev
@@ -15,9 +15,18 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The tests of the widgets need a browser; without one they are skipped, and say so.
+browser:
+	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
+	  { apt-get -qq update && apt-get -qq install -y chromium >/dev/null; } || echo "chromium could not be installed"
+
+js:
+	cd js && npm ci --no-audit --no-fund && npm run build
+
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/fetch.py
 	$(BIN)/python benchmarks/explain.py
+	$(BIN)/python benchmarks/terminal.py
 
 diagnosis: $(VENV)/.dev
 	$(BIN)/python benchmarks/diagnosis.py

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ._findings import Finding, Findings, Thresholds
     from ._rules import findings
     from .widgets.panel import ControlPanel
+    from .widgets.terminal import Terminal
 
 __all__ = [
     "Allocation",
@@ -68,6 +69,7 @@ __all__ = [
     "ResultUnknown",
     "Snapshot",
     "StopResult",
+    "Terminal",
     "Thresholds",
     "Unsupported",
     "__version__",
@@ -85,6 +87,7 @@ _OPTIONAL = {
     "Finding": ("_findings", "stats", "narwhals and scipy"),
     "Findings": ("_findings", "stats", "narwhals and scipy"),
     "Thresholds": ("_findings", "stats", "narwhals and scipy"),
+    "Terminal": ("widgets.terminal", "widgets", "anywidget and websockets"),
     "findings": ("_rules", "stats", "narwhals and scipy"),
     "plots": ("plots", "plots", "matplotlib"),
     "sim": ("sim", "demo", "starlette and uvicorn"),

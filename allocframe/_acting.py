@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal as numbers
 import time
 from collections.abc import Iterable, Sequence
@@ -12,13 +13,12 @@ from typing import Any
 import pandas as pd
 
 from . import _acl, _actions, _audit, _exec, _protocol
-from ._acl import Rights
 from ._actions import Action, StopResult
 from ._config import Config
 from ._connection import MAX_CONNECTIONS
 from ._display import visible
-from ._errors import AllocframeError, ConfigError, ExecError, NotFound, ResultUnknown, Unsupported
-from ._exec import ExecResult
+from ._errors import AllocframeError, ConfigError, ExecError, ResultUnknown, Unsupported
+from ._exec import ExecResult, Target
 from ._transport import Transport, parsed
 
 
@@ -193,14 +193,10 @@ class Acting:
         """
         from . import _shell
 
-        argv = _exec.check_command(command)
-        self._may_change()
-        identity = self._whole_id(alloc_id)
-        task = task if task is not None else self._only_task(identity)
-        params = _exec.params(argv, task) | self._where()
+        target = self._exec_target(alloc_id, command, task)
         data = stdin.encode() if isinstance(stdin, str) else stdin or b""
-        with self._audited("exec", identity, {"command": argv, "task": task}) as outcome:
-            done = _shell.run(self._config, f"/v1/client/allocation/{identity}/exec", params, data, timeout)
+        with self._audited_exec(target) as outcome:
+            done = _shell.run(self._config, target, data, timeout)
             outcome.said = f"exit code {done.exit_code}"
         return done
 
@@ -261,38 +257,42 @@ class Acting:
 
         with ThreadPoolExecutor(workers, "allocframe-exec") as pool:
             rows = list(pool.map(one, alloc_ids))
-        columns = {
-            "alloc_id": "str",
-            "task": "str",
-            "exit_code": "Int64",
-            "stdout": "str",
-            "stderr": "str",
-            "error": "str",
-        }
+        texts = ("alloc_id", "task", "exit_code", "stdout", "stderr", "error")
+        columns = {**dict.fromkeys(texts, "str"), "exit_code": "Int64"}
         found = pd.DataFrame(rows, columns=[*columns, "duration"]).astype(columns)
         return found.astype({"duration": "timedelta64[ns]"})
 
-    def _only_task(self, identity: str) -> str:
-        """Return the task of an allocation that has only one."""
-        states = self._read(identity).get("TaskStates") or {}
-        if len(states) != 1:
-            named = ", ".join(sorted(visible(name) for name in states)) or "none that has started"
-            raise ConfigError(f"say which task=: allocation {identity} has {named}")
-        return str(next(iter(states)))
+    def _exec_target(
+        self, alloc_id: str, command: Sequence[str], task: str | None, *, tty: bool = False
+    ) -> Target:
+        """Return what an exec asks for; everything that can be wrong with it here is refused here."""
+        _exec.check_command(command)
+        self._may_change()
+        identity = self._whole_id(alloc_id)
+        alloc = self._read(identity) if tty or task is None else {}
+        named = task if task is not None else _only_task(identity, alloc)
+        title = f"{named} of {alloc.get('Name')} ({identity[:8]}) on {alloc.get('NodeName')}"
+        return _exec.target(identity, command, named, tty=tty, region=self._region, title=title)
 
     def _where(self) -> dict[str, str]:
         return {"region": self._region} if self._region else {}
 
-    def _read(self, identity: str) -> dict[str, Any]:
-        """Return an allocation as it is now."""
-        found = self._transport.get(f"/v1/allocation/{identity}", self._where(), check=parsed)
-        if not isinstance(found, dict):
-            raise NotFound(404, "the answer is no allocation", path=f"/v1/allocation/{identity}")
-        return found
+    def _json(self, path: str) -> Any:
+        return self._transport.get(path, self._where(), check=parsed)
 
-    def _rights(self) -> Rights:
+    def _read(self, identity: str) -> dict[str, Any]:
+        answer = self._json(f"/v1/allocation/{identity}")
+        return answer if isinstance(answer, dict) else {}
+
+    def _rights(self) -> _acl.Rights:
         """Return what this client's token may do, as far as it may be read."""
-        return _acl.read(lambda path: self._transport.get(path, self._where(), check=parsed))
+        return _acl.read(self._json)
+
+    def _known_accessor(self) -> str | None:
+        """Return the token's accessor, which tells who it was and lets nobody in; None where it cannot be read."""
+        if self._accessor is None:
+            self._accessor = _acl.accessor(self._json)
+        return self._accessor
 
     def _may_change(self) -> None:
         if self.read_only:
@@ -303,18 +303,15 @@ class Acting:
     ) -> AbstractContextManager[_audit.Outcome]:
         """Let an action happen between its two lines in the audit log; every change goes through here."""
         self._may_change()
-        config = self._config
+        address, secret = self._config.address, self._config.token.reveal()
         return _audit.audited(
-            action, identity, arguments, address=config.address, accessor=self._known_accessor, secret=config.token.reveal(),
-        )  # fmt: skip
+            action, identity, arguments, address=address, accessor=self._known_accessor, secret=secret
+        )
 
-    def _known_accessor(self) -> str | None:
-        """Return the accessor of the token, which tells who it was and lets nobody in; None where it cannot be read."""
-        if self._accessor is None:
-            self._accessor = _acl.accessor(
-                lambda path: self._transport.get(path, self._where(), check=parsed)
-            )
-        return self._accessor
+    def _audited_exec(self, target: Target) -> AbstractContextManager[_audit.Outcome]:
+        command, task, tty = (target.params[name] for name in ("command", "task", "tty"))
+        arguments = {"command": json.loads(command), "task": task, "tty": tty == "true"}
+        return self._audited("exec", target.path.split("/")[-2], arguments)
 
     def _act(self, name: str, identity: str, action: Action) -> dict[str, Any]:
         with self._audited(name, identity, {**action.params, **action.body}) as outcome:
@@ -338,3 +335,12 @@ class Acting:
             f"{now.get('ClientStatus')}, wanted {now.get('DesiredStatus')}, ModifyIndex {now.get('ModifyIndex')}. "
             "It was not asked for twice; look before you do"
         )
+
+
+def _only_task(identity: str, alloc: dict[str, Any]) -> str:
+    """Return the task of an allocation that has only one."""
+    states = alloc.get("TaskStates") or {}
+    if len(states) != 1:
+        named = ", ".join(sorted(visible(name) for name in states)) or "none that has started"
+        raise ConfigError(f"say which task=: allocation {identity} has {named}")
+    return str(next(iter(states)))

@@ -67,7 +67,7 @@ def test_every_action_becomes_one_row(client: af.Client, alloc: Alloc) -> None:
     assert [json.loads(text) for text in log["arguments"]] == [
         {"Signal": "SIGHUP", "Task": "server"},
         {},
-        {"command": ["sh", "-c", "exit 3"], "task": "server"},
+        {"command": ["sh", "-c", "exit 3"], "task": "server", "tty": False},
     ]
     assert log["said"].iloc[2] == "exit code 3"
     assert (log["ended_at"] >= log["asked_at"]).all()
