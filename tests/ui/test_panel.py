@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from labpage import Notebook, eventually
+from labpage import Notebook, Screen, eventually
 from playwright.sync_api import Locator, expect
 
 import allocframe as af
@@ -148,3 +148,14 @@ def test_the_list_does_not_jump_when_something_else_changes(
         client.stop(alloc.id)
     expect(panel.row(alloc)).to_contain_text("complete", timeout=20_000)
     assert window.evaluate(scrolled) == before
+
+
+def test_exec_opens_a_terminal_below(panel: Panel, alloc: Alloc) -> None:
+    panel.row(alloc).click()
+    panel.root.get_by_label("Tasks").select_option(label=next(iter(alloc.tasks)))
+    panel.button("Exec").click()
+    screen = Screen(panel.notebook)
+    screen.shows("#")
+    screen.type("echo here\n")
+    screen.shows("\nhere")
+    panel.notebook.picture("panel-exec")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import builtins
 import html.parser
-import json
 import socket
 import sys
 import threading
 import time
-import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -678,35 +676,27 @@ def test_no_answer_of_the_log_is_lost_and_the_rows_are_bounded(panel: af.Control
 # The terminal
 
 
-class StandIn(ipywidgets.HTML):
-    """Takes the place of a terminal."""
-
-    def __init__(self, client: af.Client, alloc_id: str, task: str) -> None:
-        if task == "log-shipper":
-            raise af.Conflict(500, "Task not running")
-        super().__init__(value=json.dumps([alloc_id, task]))
-
-
 def test_exec_opens_a_terminal_in_the_one_task_that_is_chosen(
-    panel: af.ControlPanel, cluster: sim.Cluster, alloc: Alloc, monkeypatch: pytest.MonkeyPatch
+    panel: af.ControlPanel, cluster: sim.Cluster, alloc: Alloc
 ) -> None:
-    module = types.ModuleType("allocframe.widgets.terminal")
-    module.Terminal = StandIn  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "allocframe.widgets.terminal", module)
     ask(panel, "exec", alloc.id)
     assert panel.exec_button.disabled
     assert "it takes one task" in question(panel)
     panel.task.value = ("task", "server")
     ask(panel, "exec")
     (first,) = panel._slot.children
-    assert json.loads(first.value) == [alloc.id, "server"]
-    ask(panel, "exec")
-    assert panel._slot.children != (first,)
+    assert f"server of {alloc.name}" in first.title
     panel.task.value = ("task", "log-shipper")
     ask(panel, "exec")
+    (second,) = panel._slot.children
+    assert "log-shipper of" in second.title
+    assert first.status == "closed"
+    assert cluster.engine is not None
+    cluster.engine._remove(alloc)
+    ask(panel, "exec")
     assert "No terminal was opened" in question(panel)
-    assert "Task not running" in question(panel)
-    panel.choose([a.id for a in services(cluster)[:2]])
+    assert "alloc not found" in question(panel)
+    panel.choose([a.id for a in services(cluster) if a is not alloc][:2])
     panel.wait()
     assert panel.exec_button.disabled
 
