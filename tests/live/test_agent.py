@@ -195,19 +195,27 @@ def test_a_terminal_on_a_real_task_is_one(client: af.Client, web: str) -> None:
     page.says("resize", rows=12, cols=34)
     page.type("stty size\r")
     page.shows("12 34\r\n")
-    page.type("sleep 600\r")
+    _cat_runs(page, "once")
     page.type("\x03")
+    page.shows("^C")
     page.type("echo st''ill here\r")
     page.shows("still here\r\n")
     page.type("exit 7\r")
     eventually(lambda: terminal.status == "ended", 30)
     assert terminal.exit_code == 7
     terminal.reconnect()
-    page.type("sleep 601\r")
-    page.shows("sleep 601\r\n")
+    _cat_runs(page, "twice")
     terminal.end()
     assert terminal.message == "closed; it has ended"
     terminal.close()
+
+
+def _cat_runs(page: Page, word: str) -> None:
+    """Start cat, and wait until it gives a line back: only then does Ctrl-C surely reach it."""
+    page.type("cat\r")
+    time.sleep(0.5)  # what is typed before it has the terminal is no line to it
+    page.type(f"{word}\r")
+    eventually(lambda: page.drawn.count(word.encode()) >= 2, 30)
 
 
 def test_all_tasks_are_restarted_where_the_server_knows_how(client: af.Client, web: str) -> None:
