@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from ._actions import StopResult
+from ._audit import read_audit
 from ._errors import (
     AllocframeError,
     ApiError,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from . import plots, sim, stats
     from ._findings import Finding, Findings, Thresholds
     from ._rules import findings
+    from .widgets.panel import ControlPanel
     from .widgets.terminal import Terminal
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "ConfigError",
     "Conflict",
     "ConnectionFailed",
+    "ControlPanel",
     "DecodeError",
     "ExecError",
     "ExecResult",
@@ -73,12 +76,14 @@ __all__ = [
     "findings",
     "load",
     "plots",
+    "read_audit",
     "read_json",
     "sim",
     "stats",
 ]
 
 _OPTIONAL = {
+    "ControlPanel": ("widgets.panel", "widgets", "ipywidgets"),
     "Finding": ("_findings", "stats", "narwhals and scipy"),
     "Findings": ("_findings", "stats", "narwhals and scipy"),
     "Thresholds": ("_findings", "stats", "narwhals and scipy"),
