@@ -29,7 +29,7 @@ def main() -> None:
         )
         lab.notebook(
             "pictures.ipynb", client + "panel = af.ControlPanel(client, namespace='*')\npanel",
-            "import time\nshown = dict((label, key) for label, key in panel.select.options)\n"
+            "panel.wait()\nshown = dict((label, key) for label, key in panel.select.options)\n"
             "panel.choose(list(shown.values())[:1]); panel.stop_button.click(); panel.wait(); panel.confirm_button.click(); panel.wait()\n"
             "panel.choose(list(shown.values())[3:5]); panel.wait(); panel.restart_button.click(); panel.wait()",
             "alloc = list(shown.values())[6]\n"
