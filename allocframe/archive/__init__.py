@@ -16,11 +16,14 @@ from .._table import Column, Table
 from ..decode import answer, terms
 from ..frames import ALLOCATIONS, EVENTS
 from ..snapshot import Snapshot
+from ._coverage import COVERAGE, MISSING, QUERY
 from ._delta import Tables
 from ._past import Past, described
-from ._reading import Connection, derive, reading
+from ._reading import Connection, derive, frame, reading
 from ._rows import rows
 from ._schema import STORED
+from ._state import NOTHING, State, caught_up, known, state
+from ._upkeep import compact, info, retain
 
 __all__ = ["Archive"]
 
@@ -94,13 +97,13 @@ class Archive:
         who = recorder or socket.gethostname()
         started = time.monotonic()
         batch = f"{time.time_ns():016x}{secrets.token_hex(4)}"
-        made = rows(changes, batch, who, self._indexes.get(who))
+        told = rows(changes, batch, who, self._indexes.get(who))
         self._tables.make()
         for name in STORED:
             if name == "snapshots" and time.monotonic() - started > _LIMIT_S:
                 raise TimeoutError(f"an append to {self._tables.where} took over {_LIMIT_S} s; give it again")
-            if name in made:
-                self._tables.append(name, made[name])
+            if name in told:
+                self._tables.append(name, told[name])
         self._indexes[who] = changes[-1].index
 
     def snapshot(
@@ -162,7 +165,7 @@ class Archive:
         def work(connection: Connection) -> pd.DataFrame:
             derive(connection, f"alloc_id IN (SELECT alloc_id FROM stored.events WHERE {inside})")
             wanted = " AND ".join([*spans, terms(columns.items())])
-            return _frame(connection, EVENTS, wanted, "alloc_id, task, seq")
+            return frame(connection, EVENTS, f"FROM seen.events WHERE {wanted} ORDER BY alloc_id, task, seq")
 
         return reading(self._tables, None, work)
 
@@ -183,7 +186,10 @@ class Archive:
 
         def work(connection: Connection) -> pd.DataFrame:
             derive(connection)
-            return _frame(connection, _KEPT, terms(columns.items()), "create_index, alloc_id")
+            wanted = terms(columns.items())
+            return frame(
+                connection, _KEPT, f"FROM seen.allocations WHERE {wanted} ORDER BY create_index, alloc_id"
+            )
 
         return reading(self._tables, None, work)
 
@@ -203,13 +209,81 @@ class Archive:
 
         return reading(self._tables, None, work)
 
+    def coverage(self) -> pd.DataFrame:
+        """Return, for each task that was ever seen, whether its history is complete, and if not, what is missing and why.
 
-def _frame(connection: Connection, table: Table, condition: str, order: str) -> pd.DataFrame:
-    columns = ", ".join(column.name for column in table.columns)
-    data = connection.sql(
-        f"SELECT {columns} FROM seen.{table.name} WHERE {condition} ORDER BY {order}"
-    ).to_arrow_table()
-    return table.frame(dict(zip(data.column_names, data.columns, strict=True)))
+        Returns
+        -------
+        pandas.DataFrame
+            alloc_id, task, namespace, job_id, first_seen_at, last_seen_at, gone_at, events, complete, missing (how many times are),
+            missing_since, missing_until, reason. Complete is a history in which each event is tied to the one before it
+            by a list that held both, from the first on.
+        """
+
+        def work(connection: Connection) -> pd.DataFrame:
+            derive(connection, "true")
+            return frame(connection, COVERAGE, f"FROM ({QUERY}) ORDER BY alloc_id, task")
+
+        return reading(self._tables, None, work)
+
+    def missing(self) -> pd.DataFrame:
+        """Return the times of which events of a task are missing: alloc_id, task, since, until, reason."""
+
+        def work(connection: Connection) -> pd.DataFrame:
+            derive(connection, "true")
+            return frame(connection, MISSING, "FROM seen.missing ORDER BY alloc_id, task, until")
+
+        return reading(self._tables, None, work)
+
+    def state(self) -> State:
+        """Return what was last seen, for a recorder that goes on: time, index, live allocations, recorders.
+
+        It grows with the allocations that are still there, not with the archive.
+        """
+        try:
+            return reading(self._tables, None, state)
+        except FileNotFoundError:
+            return NOTHING
+
+    def catch_up(self, change: Change, *, namespace: str = "*") -> Change:
+        """Return what the first answer of a new watch changed against what the archive last saw.
+
+        That answer has every allocation as new. Those that are known as they are, are left out; those that are no longer there
+        are `gone`; and the time between is a gap.
+
+        Parameters
+        ----------
+        change : Change
+            The first of a watch, whole.
+        namespace : str
+            What the watch asked for: only there can something be gone.
+        """
+        try:
+            rows, at = reading(self._tables, None, lambda connection: known(connection, namespace))
+        except FileNotFoundError:
+            return change
+        return change if at is None else caught_up(change, rows, at)
+
+    def compact(self) -> None:
+        """Write days that lie in many files anew, with each row once; recorders and readers may go on meanwhile.
+
+        Reading gets faster by it, and appending stays as fast as it is: do it about every 500 appends.
+        """
+        compact(self._tables)
+
+    def retain(self, days: int) -> None:
+        """Remove all days before the last `days` of the archive.
+
+        What allocations that are still there need stays: their last row, and as many of their events as Nomad keeps.
+        """
+        if days < 1:
+            raise ValueError("days must be at least 1")
+        retain(self._tables, days)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What there is, as plain JSON: times, recorders, gaps, and the days, files, rows and bytes of each table."""
+        return info(self._tables, self.state())
 
 
 def _check(table: Table, columns: Mapping[str, Any]) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import pandas as pd
 import pyarrow as pa
 from deltalake import DeltaTable, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
@@ -26,6 +25,7 @@ _CONFIGURATION = {
     "delta.checkpointInterval": "50",
     "delta.logRetentionDuration": "interval 1 hours",
 }
+_LEFT_BEHIND_H = 24
 _WRITING = WriterProperties(compression="ZSTD")
 
 Overtaken = CommitFailedError
@@ -92,7 +92,7 @@ class Tables:
                 writer_properties=_WRITING, storage_options=self._options,
             )  # fmt: skip
 
-    def replace(self, table: DeltaTable, day: str, rows: pa.Table) -> None:
+    def replace(self, table: DeltaTable, day: str, rows: pa.RecordBatchReader) -> None:
         """Put `rows` in the place of a whole day of `table` as it was opened.
 
         Raises
@@ -106,12 +106,18 @@ class Tables:
                 writer_properties=_WRITING, storage_options=self._options,
             )  # fmt: skip
 
-    def sources(self, table: DeltaTable, *, up_to: pd.Timestamp | None = None) -> list[str] | Any:
+    def sources(self, table: DeltaTable, days: Any = None) -> list[str] | Any:
         """Return what DuckDB reads of a table: its files in a folder, an Arrow dataset of an object store."""
-        days: Any = [("day", "<=", str(up_to.date()))] if up_to is not None else None
         if self.folder:
             return [str(uri) for uri in table.file_uris(partition_filters=days)]
         return table.to_pyarrow_dataset(partitions=days)
+
+    def clear(self) -> None:
+        """Remove files that no table needs any more, and what appends that were killed left a day ago."""
+        for name in STORED:
+            table = self.open(name)
+            table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+            table.vacuum(_LEFT_BEHIND_H, dry_run=False, enforce_retention_duration=False, full=True)
 
 
 _MASK = threading.RLock()
