@@ -109,8 +109,8 @@ class Tables:
     def sources(self, table: DeltaTable, days: Any = None) -> list[str] | Any:
         """Return what DuckDB reads of a table: its files in a folder, an Arrow dataset of an object store."""
         if self.folder:
-            return [str(uri) for uri in table.file_uris(partition_filters=days)]
-        return table.to_pyarrow_dataset(partitions=days)
+            return [str(uri) for uri in table.file_uris(file_pruning_predicate=days)]
+        return table.to_pyarrow_dataset(file_pruning_predicate=days)
 
     def clear(self) -> None:
         """Remove files that no table needs any more, and what appends that were killed left a day ago."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable
@@ -31,10 +32,10 @@ class Past:
     """The tables of chosen allocations as they were seen at a moment; stands in for a capture's decoder."""
 
     def __init__(self, tables: Tables, at: pd.Timestamp | None, condition: str) -> None:
-        self._spill = tempfile.TemporaryDirectory(prefix="allocframe-")
-        self._con = connect(self._spill.name)
+        spill = tempfile.mkdtemp(prefix="allocframe-")
+        self._remove = weakref.finalize(self, shutil.rmtree, spill, ignore_errors=True)
+        self._con = connect(spill)
         self._schemas = itertools.count(1)
-        weakref.finalize(self, self._con.close)
         try:
             attach(self._con, tables, at)
             derive(self._con, condition)
@@ -92,12 +93,15 @@ class Past:
     def observations(self) -> pa.Table:
         """Return every observation of the archive, in order."""
         with self._con.cursor() as cursor:
-            return cursor.sql("SELECT * FROM main.observations ORDER BY seen_at, position").to_arrow_table()
+            found: pa.Table = cursor.sql(
+                "SELECT * FROM main.observations ORDER BY seen_at, position"
+            ).to_arrow_table()
+            return found
 
     def close(self) -> None:
         """Let go of the database."""
         self._con.close()
-        self._spill.cleanup()
+        self._remove()
 
 
 def described(past: Past, where: str, at: pd.Timestamp | None) -> Capture:

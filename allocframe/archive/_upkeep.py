@@ -12,6 +12,7 @@ from typing import Any
 import duckdb
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..decode import quoted
 from ..frames.task_states import RING
@@ -99,7 +100,7 @@ def info(tables: Tables, state: State) -> dict[str, Any]:
         listed = sorted(str(day) for day in actions["partition.day"].to_pylist())
         sizes[name] = {
             "days": len(set(listed)), "first_day": listed[0] if listed else None, "last_day": listed[-1] if listed else None,
-            "files": len(listed), "rows": sum(actions["num_records"].to_pylist()), "bytes": sum(actions["size_bytes"].to_pylist()),
+            "files": len(listed), "rows": pc.sum(actions["num_records"]).as_py() or 0, "bytes": pc.sum(actions["size_bytes"]).as_py() or 0,
         }  # fmt: skip
     recorders = state.recorders
     return {
@@ -169,8 +170,8 @@ def _rewrite(connection: Connection, tables: Tables, name: str, day: str, spill:
         connection.execute(f"CREATE VIEW {noted.stem} AS SELECT * FROM read_parquet({quoted(str(noted))})")
     fresh = f"{time.time_ns() - _ABANDONED_S * 10**9:016x}"
     waiting = f"SELECT * FROM rows WHERE batch NOT IN (FROM committed) AND batch > {quoted(fresh)}"
-    read = connection.sql(f"(SELECT * FROM ({query})) UNION ALL BY NAME ({waiting})")
-    tables.replace(table, day, _typed(read, stored, day))
+    kept = connection.sql(f"(SELECT * FROM ({query})) UNION ALL BY NAME ({waiting})")
+    tables.replace(table, day, _typed(kept, stored, day))
 
 
 def _typed(rows: Any, stored: Stored, day: str) -> pa.RecordBatchReader:
