@@ -45,7 +45,9 @@ class Versions:
         file = folder / f"versions-{len(list(folder.iterdir()))}.json"
         file.write_text(json.dumps(rows))
         with af.read_json(file) as snap:
-            self._tables = {name: getattr(snap, name) for name in ("allocations", "task_states", "events", "reschedules")}
+            self._tables = {
+                name: getattr(snap, name) for name in ("allocations", "task_states", "events", "reschedules")
+            }
 
     def rows(self, name: str, wanted: Iterable[tuple[str, int]]) -> pd.DataFrame:
         table = self._tables[name]

@@ -185,7 +185,7 @@ class Archive:
         _check(_KEPT, columns)
 
         def work(connection: Connection) -> pd.DataFrame:
-            derive(connection)
+            derive(connection, tasks=False)
             wanted = terms(columns.items())
             return frame(
                 connection, _KEPT, f"FROM seen.allocations WHERE {wanted} ORDER BY create_index, alloc_id"
@@ -204,7 +204,8 @@ class Archive:
         """
 
         def work(connection: Connection) -> pd.DataFrame:
-            derive(connection)
+            asked = connection.get_table_names(query)
+            derive(connection, tasks=bool(asked & {"task_states", "events", "reschedules"}))
             return answer(connection, query, "seen")
 
         return reading(self._tables, None, work)
@@ -221,7 +222,7 @@ class Archive:
         """
 
         def work(connection: Connection) -> pd.DataFrame:
-            derive(connection, "true")
+            derive(connection)
             return frame(connection, COVERAGE, f"FROM ({QUERY}) ORDER BY alloc_id, task")
 
         return reading(self._tables, None, work)
@@ -230,7 +231,7 @@ class Archive:
         """Return the times of which events of a task are missing: alloc_id, task, since, until, reason."""
 
         def work(connection: Connection) -> pd.DataFrame:
-            derive(connection, "true")
+            derive(connection)
             return frame(connection, MISSING, "FROM seen.missing ORDER BY alloc_id, task, until")
 
         return reading(self._tables, None, work)

@@ -18,13 +18,7 @@ from ..frames import SNAPSHOT_TABLES, TABLES
 from ._delta import Tables
 from ._reading import attach, connect, derive
 
-_ORDER = {
-    "allocations": "",
-    "task_states": ", t.task",
-    "events": ", t.task, t.seq",
-    "reschedules": ", t.seq",
-    "resources": "",
-}
+_ORDER = {"allocations": "", "task_states": ", t.task", "events": ", t.task, t.seq", "reschedules": ", t.seq"}
 _LONGEST = 100
 
 
@@ -45,20 +39,16 @@ class Past:
             raise
 
     def _keep(self) -> None:
-        """Copy what was derived, so that it stays whatever becomes of the archive."""
-        for name in SNAPSHOT_TABLES:
-            if name == "resources":
-                self._con.register("none", TABLES[name].schema().empty_table())
-                self._con.execute("CREATE TABLE main.resources AS SELECT * FROM none")
-                continue
-            columns = ", ".join(f"t.{column.name}" for column in TABLES[name].columns)
+        """Show what was derived under the names that people know, and let go of the archive's files."""
+        self._con.register("none", TABLES["resources"].schema().empty_table())
+        self._con.execute("CREATE TABLE main.resources AS SELECT * FROM none")
+        for name in _ORDER:
+            columns = ", ".join(column.name for column in TABLES[name].columns)
             chosen = "SELECT alloc_id FROM seen.chosen"
             self._con.execute(
-                f"CREATE TABLE main.{name} AS SELECT {columns} FROM seen.{name} t WHERE t.alloc_id IN ({chosen})"
+                f"CREATE VIEW main.{name} AS SELECT {columns} FROM seen.{name} WHERE alloc_id IN ({chosen})"
             )
-        self._con.execute("CREATE TABLE main.observations AS SELECT * FROM stored.observations")
-        self._con.execute("DROP SCHEMA seen CASCADE")
-        self._con.execute("DROP SCHEMA stored CASCADE")
+            self._con.execute(f"DROP VIEW stored.{name}")
 
     def frame(self, name: str, schema: str = "main") -> pd.DataFrame:
         """Return a table as a DataFrame, in the order in which the allocations were created."""
@@ -66,7 +56,7 @@ class Past:
         with self._con.cursor() as cursor:
             data = cursor.sql(
                 f"SELECT {columns} FROM {schema}.{name} t JOIN {schema}.allocations a ON a.alloc_id = t.alloc_id "
-                f"ORDER BY a.create_index, t.alloc_id{_ORDER[name]}"
+                f"ORDER BY a.create_index, t.alloc_id{_ORDER.get(name, '')}"
             ).to_arrow_table()
         return TABLES[name].frame(dict(zip(data.column_names, data.columns, strict=True)))
 
@@ -94,7 +84,7 @@ class Past:
         """Return every observation of the archive, in order."""
         with self._con.cursor() as cursor:
             found: pa.Table = cursor.sql(
-                "SELECT * FROM main.observations ORDER BY seen_at, position"
+                "SELECT * FROM stored.observations ORDER BY seen_at, position"
             ).to_arrow_table()
             return found
 

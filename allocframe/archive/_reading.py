@@ -37,10 +37,6 @@ UNCOUNTED = "its restart counter tells of more"
 _END_OF_TIME = "make_timestamp_ns(9223372036854775806)"
 
 
-_CHEAP = {"events", "snapshots"}
-"""Never copied: they only leave columns out."""
-
-
 def _names(columns: Any, alias: str, *without: str) -> str:
     return ", ".join(f"{alias}.{column.name}" for column in columns if column.name not in without)
 
@@ -65,19 +61,21 @@ _ALLOCATIONS = {
             QUALIFY row_number() OVER (PARTITION BY alloc_id) = 1) a
         ASOF LEFT JOIN seen.whole_observations w ON w.recorder = a.recorder AND a.before > w.seen_at""",
 }
-_OTHERS = {
-    # The first ring in which an event was seen puts it into order, whatever the node's clock said: a later event is
-    # never seen in an older version of the allocation.
-    "tied_events": f"""
-        SELECT {_names(EVENTS.columns, "e", "seq")}, row_number() OVER task - 1 AS seq, e.seen_at, e.modify_index, e.event_key,
-          e.known_prev AS prev_key, lag(e.event_key) OVER task AS key_before, lag(e.time) OVER task AS time_before,
-          lag(e.seen_at) OVER task AS seen_before
-        FROM (SELECT *, max(prev_key) OVER same AS known_prev FROM stored.events
-          WHERE alloc_id IN (SELECT alloc_id FROM seen.chosen)
-          WINDOW same AS (PARTITION BY alloc_id, task, event_key)
-          QUALIFY row_number() OVER (same ORDER BY modify_index NULLS LAST, seq, seen_at) = 1) e
-        WINDOW task AS (PARTITION BY e.alloc_id, e.task ORDER BY e.modify_index NULLS LAST, e.seq, e.seen_at)""",
-    "events": f"SELECT {_names(EVENTS.columns, 'e')} FROM seen.tied_events e",
+_TASKS = {
+    "recorded_events": "SELECT * FROM stored.events WHERE alloc_id IN (SELECT alloc_id FROM seen.chosen)",
+    # Each event once, in narrow rows. The first ring in which an event was seen puts it into order, whatever the
+    # node's clock said: a later event is never seen in an older version of the allocation.
+    "once": """
+        SELECT rowid AS recorded, hash(alloc_id, task) AS of_task, alloc_id, task, type, time, seq, event_key, modify_index, seen_at,
+          max(prev_key) OVER same AS prev_key
+        FROM seen.recorded_events WINDOW same AS (PARTITION BY hash(alloc_id, task), event_key)
+        QUALIFY row_number() OVER (same ORDER BY modify_index NULLS LAST, seq, seen_at) = 1""",
+    "links": """
+        SELECT * EXCLUDE (seq), row_number() OVER task - 1 AS seq, lag(event_key) OVER task AS key_before,
+          lag(time) OVER task AS time_before, lag(seen_at) OVER task AS seen_before
+        FROM seen.once WINDOW task AS (PARTITION BY of_task ORDER BY modify_index NULLS LAST, seq, seen_at)""",
+    "events": f"""SELECT {_names(EVENTS.columns, "e").replace("e.seq", "l.seq")}
+        FROM seen.recorded_events e JOIN seen.links l ON l.recorded = e.rowid""",
     "task_rows": f"""
         SELECT {_names(TASK_STATES.columns, "t")} FROM stored.task_states t
         JOIN seen.allocations a ON a.alloc_id = t.alloc_id AND a.modify_index IS NOT DISTINCT FROM t.modify_index
@@ -86,7 +84,7 @@ _OTHERS = {
     "counts": f"""
         SELECT t.alloc_id, t.task, count(e.event_key) AS events, count(*) FILTER (e.type = 'Restarting') AS restarts,
           count(e.event_key) FILTER (e.prev_key IS DISTINCT FROM coalesce(e.key_before, {START})) AS breaks
-        FROM seen.task_rows t LEFT JOIN seen.tied_events e ON e.alloc_id = t.alloc_id AND e.task = t.task
+        FROM seen.task_rows t LEFT JOIN seen.links e ON e.alloc_id = t.alloc_id AND e.task = t.task
         GROUP BY t.alloc_id, t.task""",
     # What is not known of a task: the time between two events of which the second is not tied to the first, and why.
     "missing": f"""
@@ -94,7 +92,7 @@ _OTHERS = {
         unseen AS (SELECT gap_until, any_value(gap_reason) AS gap_reason FROM stored.snapshots
           WHERE gap_until IS NOT NULL AND gap_since IS NOT NULL GROUP BY gap_until),
         breaks AS (SELECT e.*, a.created_at, coalesce(e.seen_before, a.created_at) AS known_at
-          FROM seen.tied_events e JOIN seen.allocations a ON a.alloc_id = e.alloc_id
+          FROM seen.links e JOIN seen.allocations a ON a.alloc_id = e.alloc_id
           WHERE e.prev_key IS DISTINCT FROM coalesce(e.key_before, {START}))
         SELECT b.alloc_id, b.task, coalesce(b.time_before, b.created_at) AS since, b.time AS until,
           CASE WHEN b.prev_key = {START} THEN '{NEW_RING}' WHEN b.prev_key IS NOT NULL THEN '{NOT_KEPT}'
@@ -119,7 +117,6 @@ _OTHERS = {
         JOIN seen.allocations a ON a.alloc_id = r.alloc_id AND a.modify_index IS NOT DISTINCT FROM r.modify_index
         WHERE r.alloc_id IN (SELECT alloc_id FROM seen.chosen)
         QUALIFY row_number() OVER (PARTITION BY r.alloc_id, r.seq ORDER BY r.seen_at DESC) = 1""",
-    "snapshots": "SELECT * FROM stored.snapshots",
 }
 
 
@@ -177,21 +174,18 @@ def _observations(connection: Connection, read: str, at: pd.Timestamp | None) ->
     connection.execute("CREATE TABLE stored.committed AS SELECT DISTINCT batch FROM stored.observations")
 
 
-def derive(connection: Connection, condition: str | None = None) -> None:
-    """Make the tables that people ask for, in the schema `seen`: views of all, or tables of chosen allocations.
+def derive(connection: Connection, condition: str = "true", *, tasks: bool = True) -> None:
+    """Make the tables that people ask for, in the schema `seen`.
 
-    `condition` is SQL over `seen.allocations`, which has all of them.
+    `condition` is SQL over `seen.allocations`, which has all of them, and says whose tasks, events and reschedules are wanted.
     """
-    kind = "VIEW" if condition is None else "TABLE"
     connection.execute("CREATE SCHEMA seen")
     for name, body in _ALLOCATIONS.items():
-        connection.execute(f"CREATE {kind} seen.{name} AS {body}")
-    chosen = f"SELECT alloc_id FROM seen.allocations WHERE {condition or 'true'}"
-    connection.execute(f"CREATE {kind} seen.chosen AS {chosen}")
-    for name, body in _OTHERS.items():
-        connection.execute(
-            f"CREATE VIEW seen.{name} AS {body}" if name in _CHEAP else f"CREATE {kind} seen.{name} AS {body}"
-        )
+        connection.execute(f"CREATE TABLE seen.{name} AS {body}")
+    connection.execute(f"CREATE TABLE seen.chosen AS SELECT alloc_id FROM seen.allocations WHERE {condition}")
+    connection.execute("CREATE VIEW seen.snapshots AS SELECT * FROM stored.snapshots")
+    for name, body in _TASKS.items() if tasks else ():
+        connection.execute(f"CREATE {'VIEW' if name == 'events' else 'TABLE'} seen.{name} AS {body}")
 
 
 def source(

@@ -127,7 +127,7 @@ def _remember(connection: Connection, spill: str) -> None:
         JOIN seen.newest n USING (alloc_id) WHERE gone_at IS NULL) TO {quoted(spill + "/live.parquet")}"""
     )
     connection.execute(
-        f"""COPY (SELECT alloc_id, task, event_key FROM seen.tied_events
+        f"""COPY (SELECT alloc_id, task, event_key FROM seen.links
         SEMI JOIN (SELECT alloc_id FROM seen.allocations WHERE gone_at IS NULL) USING (alloc_id)
         QUALIFY row_number() OVER (PARTITION BY alloc_id, task ORDER BY seq DESC) <= {RING}) TO {quoted(spill + "/rings.parquet")}"""
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def told(archive: af.Archive, identity: str) -> list[str]:
 
 
 def sent(events: list[dict[str, Any]]) -> list[str]:
-    return ['{"details_of":"%s"}' % one["Details"]["details_of"] for one in events]
+    return [json.dumps(one["Details"], separators=(",", ":")) for one in events]
 
 
 def reason(archive: af.Archive) -> str:
@@ -46,7 +47,9 @@ def archive(tmp_path: Path) -> af.Archive:
     return af.Archive(tmp_path / "archive")
 
 
-def observed(folder: Path, archive: af.Archive, events: list[dict[str, Any]], *cuts: int, **fields: Any) -> Versions:
+def observed(
+    folder: Path, archive: af.Archive, events: list[dict[str, Any]], *cuts: int, **fields: Any
+) -> Versions:
     """Append an observation of one task after each of these numbers of events."""
     folder = folder / "pages"
     folder.mkdir()
@@ -54,9 +57,7 @@ def observed(folder: Path, archive: af.Archive, events: list[dict[str, Any]], *c
     had: list[tuple[str, int]] = []
     for n, cut in enumerate(cuts):
         now = [("a", cut)]
-        archive.append(
-            versions.seen(cut, new=now) if n == 0 else versions.seen(cut, changed=now, before=had)
-        )
+        archive.append(versions.seen(cut, new=now) if n == 0 else versions.seen(cut, changed=now, before=had))
         had = now
     return versions
 
@@ -75,7 +76,9 @@ def test_rings_that_share_one_event_are_enough(tmp_path: Path, archive: af.Archi
     assert complete(archive)
 
 
-def test_rings_that_only_touch_do_not_prove_that_nothing_lies_between(tmp_path: Path, archive: af.Archive) -> None:
+def test_rings_that_only_touch_do_not_prove_that_nothing_lies_between(
+    tmp_path: Path, archive: af.Archive
+) -> None:
     observed(tmp_path, archive, history(20), 10, 20)
     assert len(archive.events()) == 20
     assert reason(archive) == "more events came between two observations than Nomad keeps"
@@ -89,21 +92,31 @@ def test_a_ring_of_fewer_than_ten_events_has_lost_none(tmp_path: Path, archive: 
     assert complete(archive)
 
 
-def test_a_full_ring_that_still_begins_with_received_has_lost_none(tmp_path: Path, archive: af.Archive) -> None:
+def test_a_full_ring_that_still_begins_with_received_has_lost_none(
+    tmp_path: Path, archive: af.Archive
+) -> None:
     observed(tmp_path, archive, history(10), 10)
     assert complete(archive)
 
 
-def test_a_ring_that_was_full_when_first_seen_began_before_the_archive(tmp_path: Path, archive: af.Archive) -> None:
+def test_a_ring_that_was_full_when_first_seen_began_before_the_archive(
+    tmp_path: Path, archive: af.Archive
+) -> None:
     observed(tmp_path, archive, history(25), 25)
     assert len(archive.events()) == RING
     assert reason(archive) == "it began before the archive"
 
 
-def test_an_allocation_that_came_and_filled_its_ring_between_two_observations(tmp_path: Path, archive: af.Archive) -> None:
+def test_an_allocation_that_came_and_filled_its_ring_between_two_observations(
+    tmp_path: Path, archive: af.Archive
+) -> None:
     (tmp_path / "pages").mkdir()
     versions = Versions(
-        tmp_path / "pages", {("b", 1): {"state": "dead"}, ("a", 2): {"events": history(25, 5)[-10:], "CreateTime": moment(5).value}}
+        tmp_path / "pages",
+        {
+            ("b", 1): {"state": "dead"},
+            ("a", 2): {"events": history(25, 5)[-10:], "CreateTime": moment(5).value},
+        },
     )
     archive.append(versions.seen(1, new=[("b", 1)]))
     archive.append(versions.seen(40, new=[("a", 2)]))
@@ -122,11 +135,17 @@ def test_a_stopped_recorder_is_named_as_the_reason(tmp_path: Path, archive: af.A
     )
     assert reason(archive) == "nobody watched: the recorder was stopped"
     assert archive.snapshot().info["gaps"] == [
-        {"since": moment(8).isoformat(), "until": moment(40).isoformat(), "reason": "the recorder was stopped"}
+        {
+            "since": moment(8).isoformat(),
+            "until": moment(40).isoformat(),
+            "reason": "the recorder was stopped",
+        }
     ]
 
 
-def test_a_node_that_begins_a_new_ring_may_have_dropped_what_came_before(tmp_path: Path, archive: af.Archive) -> None:
+def test_a_node_that_begins_a_new_ring_may_have_dropped_what_came_before(
+    tmp_path: Path, archive: af.Archive
+) -> None:
     (tmp_path / "pages").mkdir()
     first, second = history(5), [event("Received", 60, details_of=60), event("Started", 61, details_of=61)]
     versions = Versions(tmp_path / "pages", {("a", 5): {"events": first}, ("a", 62): {"events": second}})
@@ -146,7 +165,14 @@ def test_events_of_equal_time_and_type_are_each_kept(tmp_path: Path, archive: af
 
 
 def test_a_clock_that_is_set_back_does_not_change_the_order(tmp_path: Path, archive: af.Archive) -> None:
-    kinds = [("Received", 100), ("Started", 101), ("Terminated", 40), ("Restarting", 41), ("Started", 42), ("Terminated", 90)]
+    kinds = [
+        ("Received", 100),
+        ("Started", 101),
+        ("Terminated", 40),
+        ("Restarting", 41),
+        ("Started", 42),
+        ("Terminated", 90),
+    ]
     events = [event(kind, at, details_of=n) for n, (kind, at) in enumerate(kinds)]
     observed(tmp_path, archive, events, 2, 4, 6)
     assert told(archive, "a") == sent(events)
@@ -170,7 +196,9 @@ def test_what_retention_removed_is_not_called_complete(tmp_path: Path, archive: 
     day = 86_400
     events = history(30)
     (tmp_path / "pages").mkdir()
-    versions = Versions(tmp_path / "pages", {("a", cut): {"events": ring(events, cut)} for cut in (9, 18, 27, 30)})
+    versions = Versions(
+        tmp_path / "pages", {("a", cut): {"events": ring(events, cut)} for cut in (9, 18, 27, 30)}
+    )
     for n, cut in enumerate((9, 18, 27)):
         archive.append(versions.seen(n * day, new=[("a", cut)]))
     assert complete(archive)
@@ -205,7 +233,9 @@ def window(cut: int, anew: int) -> range:
     phases=[Phase.generate],
 )  # fmt: skip
 @given(st.lists(lives(), min_size=20, max_size=20), st.data())
-def test_whatever_way_histories_are_seen_the_archive_is_their_union(tasks: list[Any], data: st.DataObject) -> None:
+def test_whatever_way_histories_are_seen_the_archive_is_their_union(
+    tasks: list[Any], data: st.DataObject
+) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "pages").mkdir()
@@ -238,10 +268,8 @@ def _watched(tasks: list[Any], versions: Versions, data: st.DataObject) -> list[
         for step in range(max(len(cuts) for _, cuts, _ in tasks)):
             now = [(f"t{n}", sorted(cuts)[step]) for n, (_, cuts, _) in enumerate(tasks) if step < len(cuts)]
             changes.append(versions.seen(2000 + step, changed=now, before=had))
-            if data.draw(st.integers(0, 4)):  # else the watch starts anew, and takes all for new
-                had = [one for one in had if one[0] not in dict(now)] + now
-            else:
-                had = []
+            starts_anew = data.draw(st.integers(0, 4)) == 0
+            had = [] if starts_anew else [one for one in had if one[0] not in dict(now)] + now
     size = data.draw(st.integers(1, len(changes)))
     batches = [changes[n : n + size] for n in range(0, len(changes), size)]
     return batches + [batch for batch in batches if data.draw(st.booleans())]
@@ -257,7 +285,9 @@ def _hold(archive: af.Archive, tasks: list[Any], histories: list[Any]) -> None:
         assert mine["details"].tolist() == sent([histories[n][i] for i in seen])
         assert mine["seq"].tolist() == list(range(len(seen)))
         together = {(i - 1, i) for cut in cuts for i in window(cut, anew) if i - 1 in window(cut, anew)}
-        began = 0 if min(cuts) <= anew else anew  # of a ring that nobody saw before it was begun anew nothing can be known
+        began = (
+            0 if min(cuts) <= anew else anew
+        )  # of a ring that nobody saw before it was begun anew nothing can be known
         whole = all((i - 1, i) in together for i in range(began + 1, max(cuts))) and seen[0] == began
         assert bool(coverage.loc[f"t{n}", "complete"]) == whole, (cuts, anew)
         assert bool(truncated[f"t{n}"]) == (not whole)
