@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import duckdb
@@ -34,6 +34,7 @@ NOT_KEPT = "removed by retention"
 NO_END = "it was gone before its end was seen"
 UNCOUNTED = "its restart counter tells of more"
 
+_TRIES = 3
 _END_OF_TIME = "make_timestamp_ns(9223372036854775806)"
 
 
@@ -121,11 +122,24 @@ _TASKS = {
 
 
 def reading(tables: Tables, at: pd.Timestamp | None, work: Callable[[Connection], _T]) -> _T:
-    """Return what `work` makes of the archive as seen up to `at`; once more if a file was compacted away meanwhile."""
-    try:
-        return _read(tables, at, work)
-    except (duckdb.IOException, OSError):
-        return _read(tables, at, work)
+    """Return what `work` makes of the archive as seen up to `at`."""
+    return again(lambda: _read(tables, at, work))
+
+
+def again(work: Callable[[], _T]) -> _T:
+    """Do `work`, which reads files that a compaction may take away meanwhile; then what took their place is read.
+
+    Raises
+    ------
+    OSError
+        A file cannot be read, or there is no archive.
+    """
+    for _ in range(_TRIES):
+        try:
+            return work()
+        except (duckdb.IOException, FileNotFoundError) as error:
+            last = error
+    raise last if isinstance(last, OSError) else OSError(" ".join(str(last).split()))
 
 
 def _read(tables: Tables, at: pd.Timestamp | None, work: Callable[[Connection], _T]) -> _T:
@@ -217,3 +231,19 @@ def frame(connection: Connection, table: Table, rest: str) -> pd.DataFrame:
     columns = ", ".join(column.name for column in table.columns)
     data = connection.sql(f"SELECT {columns} {rest}").to_arrow_table()
     return table.frame(dict(zip(data.column_names, data.columns, strict=True)))
+
+
+def check(table: Table, columns: Mapping[str, Any]) -> None:
+    """Raise ValueError if `table` lacks one of `columns`."""
+    known = {column.name for column in table.columns}
+    for name in columns:
+        if name not in known:
+            raise ValueError(f"{table.name} has no column {name!r}; it has: {', '.join(sorted(known))}")
+
+
+def utc(moment: pd.Timestamp | str | None) -> Any:
+    """Return a moment in UTC, which it is in where it names no offset."""
+    if moment is None:
+        return None
+    stamp = pd.Timestamp(moment)
+    return (stamp if stamp.tzinfo else stamp.tz_localize("UTC")).tz_convert("UTC")

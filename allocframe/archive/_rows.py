@@ -127,10 +127,10 @@ def _ties(events: pd.DataFrame, task_states: pd.DataFrame) -> _Ties:
 def _keys(ring: pd.DataFrame, group: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return a number for each event, made of its time, type, details, and its place among those equal in all three."""
     times = ring["time"].astype("int64").tolist()
-    text = [
+    kinds, details = (
         ring[name].astype("object").where(ring[name].notna(), "").tolist() for name in ("type", "details")
-    ]
-    told = list(zip(times, *text, strict=True))
+    )
+    told = list(zip(times, kinds, details, strict=True))
     keys = np.array([_key(*one, 0) for one in told], dtype=np.int64)
     ordinal = (
         pd.DataFrame({"group": group, "key": keys})
