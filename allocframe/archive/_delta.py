@@ -12,13 +12,13 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 from deltalake import DeltaTable, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from .._errors import DecodeError
+from .._errors import ConfigError, DecodeError
 from ._schema import STORED, VERSION
 
 _VERSION = "allocframe.schemaVersion"
@@ -42,8 +42,13 @@ class Tables:
 
     def __init__(self, path: str | os.PathLike[str], storage_options: Mapping[str, str] | None) -> None:
         self.where = os.fspath(path)
-        scheme = urlsplit(self.where).scheme
-        self.folder = Path(self.where).absolute() if len(scheme) < 2 else None
+        url = urlsplit(self.where)
+        local = unquote(url.path) if url.scheme == "file" else self.where
+        self.folder = None if "://" in local else Path(local).absolute()
+        if self.folder and "%" in str(self.folder):
+            raise ConfigError(
+                f"{self.folder}: delta-rs cannot open a folder with % in its path; choose another"
+            )
         self._options = dict(storage_options) if storage_options else None
         self._checked = False
 
@@ -133,7 +138,7 @@ class Tables:
     def sources(self, table: DeltaTable, days: Any = None) -> list[str] | Any:
         """Return what DuckDB reads of a table: its files in a folder, an Arrow dataset of an object store."""
         if self.folder:
-            return [str(uri) for uri in table.file_uris(file_pruning_predicate=days)]
+            return [unquote(str(uri)) for uri in table.file_uris(file_pruning_predicate=days)]
         return table.to_pyarrow_dataset(file_pruning_predicate=days)
 
     def clear(self) -> None:

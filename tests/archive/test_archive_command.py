@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,12 @@ import pytest
 import allocframe as af
 from allocframe import cli
 
+Run = Callable[..., tuple[int, str, str]]
 GOLDEN = Path(__file__).parent.parent / "data" / "archive-1"
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     def command(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["allocframe", "archive", *arguments])
         code = cli.run()
@@ -25,7 +27,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  #
     return command
 
 
-def test_info_tells_of_recorders_gaps_and_sizes(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_info_tells_of_recorders_gaps_and_sizes(run: Run, tmp_path: Path) -> None:
     folder = shutil.copytree(GOLDEN, tmp_path / "archive")
     code, said, _ = run("info", str(folder))
     assert code == 0
@@ -33,7 +35,7 @@ def test_info_tells_of_recorders_gaps_and_sizes(run, tmp_path: Path) -> None:  #
         assert part in said
 
 
-def test_compact_and_retain_leave_the_same_snapshot(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_compact_and_retain_leave_the_same_snapshot(run: Run, tmp_path: Path) -> None:
     folder = shutil.copytree(GOLDEN, tmp_path / "archive")
     archive = af.Archive(folder)
     with archive.snapshot() as before:
@@ -49,7 +51,7 @@ def test_compact_and_retain_leave_the_same_snapshot(run, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("command", [["info"], ["compact"], ["retain", "--days", "3"]])
-def test_no_archive_is_said_in_one_line(run, tmp_path: Path, command: list[str]) -> None:  # type: ignore[no-untyped-def]
+def test_no_archive_is_said_in_one_line(run: Run, tmp_path: Path, command: list[str]) -> None:
     code, _, said = run(command[0], str(tmp_path / "nothing"), *command[1:])
     assert code == 1
     assert said == f"allocframe: there is no archive in {tmp_path / 'nothing'}\n"
