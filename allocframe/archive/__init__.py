@@ -335,4 +335,4 @@ class Archive:
     @property
     def info(self) -> dict[str, Any]:
         """What there is, as plain JSON: times, recorders, gaps, and the days, files, rows and bytes of each table."""
-        return info(self._tables, self.state())
+        return info(self._tables)

@@ -16,7 +16,7 @@ from ..capture import Capture
 from ..decode import ISSUES, answer, terms
 from ..frames import SNAPSHOT_TABLES, TABLES
 from ._delta import Tables
-from ._reading import attach, connect, derive
+from ._reading import attach, connect, derive, plain_gaps
 
 _ORDER = {"allocations": "", "task_states": ", t.task", "events": ", t.task, t.seq", "reschedules": ", t.seq"}
 _LONGEST = 100
@@ -88,6 +88,11 @@ class Past:
             ).to_arrow_table()
             return found
 
+    def gaps(self) -> pd.DataFrame:
+        """Return the times in which nobody watched: since, until, reason."""
+        with self._con.cursor() as cursor:
+            return answer(cursor, "SELECT * FROM stored.gaps")
+
     def close(self) -> None:
         """Let go of the database."""
         self._con.close()
@@ -110,10 +115,12 @@ def described(past: Past, where: str, at: pd.Timestamp | None) -> Capture:
         raise ValueError(f"the archive in {where} holds nothing seen by {at}: {began}")
     last = pd.Timestamp(before["seen_at"].iloc[-1]).tz_localize("UTC")
     asked = at if at is not None else last
-    gaps = [_gap(row) for row in seen.dropna(subset=["gap_until"]).itertuples()]
-    unseen = [gap for gap in gaps if (gap["since"] or "") < asked.isoformat() < gap["until"]]
+    gaps = past.gaps()
+    unseen = gaps[(gaps["since"] < asked) & (asked < gaps["until"])]
     notes = [f"as seen at {last:%Y-%m-%d %H:%M:%S} UTC, from the archive in {where}"]
-    notes += [f"nobody watched from {gap['since']} to {gap['until']}: {gap['reason']}" for gap in unseen]
+    notes += [
+        f"nobody watched from {gap['since']} to {gap['until']}: {gap['reason']}" for gap in plain_gaps(unseen)
+    ]
     if not before["whole"].any():
         notes.append("no observation before had compared every allocation")
     capture = Capture.create()
@@ -126,17 +133,11 @@ def described(past: Past, where: str, at: pd.Timestamp | None) -> Capture:
         index_first=_number(before["index_to"].iloc[-1]),
         index_last=_number(before["index_to"].iloc[-1]),
         recorded_since=times.min().isoformat(),
-        gaps=[gap for gap in gaps if (gap["since"] or "") <= asked.isoformat()][-_LONGEST:],
-        complete=bool(before["whole"].any()) and not unseen,
+        gaps=plain_gaps(gaps[gaps["since"] <= asked].tail(_LONGEST)),
+        complete=bool(before["whole"].any()) and unseen.empty,
         notes=notes,
     )
     return capture
-
-
-def _gap(row: Any) -> dict[str, Any]:
-    since = None if pd.isna(row.gap_since) else pd.Timestamp(row.gap_since).tz_localize("UTC").isoformat()
-    until = pd.Timestamp(row.gap_until).tz_localize("UTC").isoformat()
-    return {"since": since, "until": until, "reason": row.gap_reason}
 
 
 def _number(value: Any) -> int | None:

@@ -42,6 +42,13 @@ def _names(columns: Any, alias: str, *without: str) -> str:
     return ", ".join(f"{alias}.{column.name}" for column in columns if column.name not in without)
 
 
+# Times in which no recorder watched: one that starts does not know of others.
+_GAPS = """
+    SELECT gap_since AS since, gap_until AS until, gap_reason AS reason FROM stored.observations g
+    WHERE gap_since IS NOT NULL AND NOT EXISTS (SELECT 1 FROM stored.observations o
+      WHERE o.seen_at > g.gap_since AND o.seen_at < g.gap_until AND o.recorder <> g.recorder)
+    ORDER BY gap_until"""
+
 # What is made of the stored rows, in this order. `chosen` are the allocations that are asked for.
 _ALLOCATIONS = {
     "whole_observations": "SELECT recorder, seen_at FROM stored.snapshots WHERE whole",
@@ -90,17 +97,16 @@ _TASKS = {
     # What is not known of a task: the time between two events of which the second is not tied to the first, and why.
     "missing": f"""
         WITH began AS (SELECT min(seen_at) AS at FROM stored.observations),
-        unseen AS (SELECT gap_until, any_value(gap_reason) AS gap_reason FROM stored.snapshots
-          WHERE gap_until IS NOT NULL AND gap_since IS NOT NULL GROUP BY gap_until),
+        unseen AS (SELECT until, any_value(reason) AS reason FROM stored.gaps GROUP BY until),
         breaks AS (SELECT e.*, a.created_at, coalesce(e.seen_before, a.created_at) AS known_at
           FROM seen.links e JOIN seen.allocations a ON a.alloc_id = e.alloc_id
           WHERE e.prev_key IS DISTINCT FROM coalesce(e.key_before, {START}))
         SELECT b.alloc_id, b.task, coalesce(b.time_before, b.created_at) AS since, b.time AS until,
           CASE WHEN b.prev_key = {START} THEN '{NEW_RING}' WHEN b.prev_key IS NOT NULL THEN '{NOT_KEPT}'
             WHEN b.key_before IS NULL AND b.created_at < began.at THEN '{BEFORE}'
-            WHEN u.gap_until > b.known_at THEN '{UNWATCHED}: ' || coalesce(u.gap_reason, 'unknown')
+            WHEN u.until > b.known_at THEN '{UNWATCHED}: ' || coalesce(u.reason, 'unknown')
             ELSE '{OVERFLOW}' END AS reason
-        FROM breaks b CROSS JOIN began ASOF LEFT JOIN unseen u ON b.seen_at >= u.gap_until
+        FROM breaks b CROSS JOIN began ASOF LEFT JOIN unseen u ON b.seen_at >= u.until
         UNION ALL
         SELECT t.alloc_id, t.task, a.last_seen_at, a.gone_at, '{NO_END}'
         FROM seen.task_rows t JOIN seen.allocations a ON a.alloc_id = t.alloc_id
@@ -186,6 +192,7 @@ def _observations(connection: Connection, read: str, at: pd.Timestamp | None) ->
     seen = f"epoch_ns(seen_at) <= {at.value}" if at is not None else "true"
     connection.execute(f"CREATE VIEW stored.snapshots AS SELECT * FROM stored.observations WHERE {seen}")
     connection.execute("CREATE TABLE stored.committed AS SELECT DISTINCT batch FROM stored.observations")
+    connection.execute(f"CREATE TABLE stored.gaps AS {_GAPS}")
 
 
 def derive(connection: Connection, condition: str = "true", *, tasks: bool = True) -> None:
@@ -247,3 +254,12 @@ def utc(moment: pd.Timestamp | str | None) -> Any:
         return None
     stamp = pd.Timestamp(moment)
     return (stamp if stamp.tzinfo else stamp.tz_localize("UTC")).tz_convert("UTC")
+
+
+def plain_gaps(gaps: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return gaps of observation as plain JSON: since, until, reason."""
+    told = {name: gaps[name].map(pd.Timestamp.isoformat).tolist() for name in ("since", "until")}
+    return [
+        {"since": since, "until": until, "reason": None if pd.isna(reason) else str(reason)}
+        for since, until, reason in zip(*told.values(), gaps["reason"].tolist(), strict=True)
+    ]

@@ -14,13 +14,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..decode import quoted
+from ..decode import answer, quoted
 from ..frames.task_states import RING
 from ._delta import Overtaken, Tables
-from ._reading import Connection, attach, connect, derive, empty, source
+from ._reading import Connection, attach, connect, derive, empty, plain_gaps, reading, source
 from ._schema import STORED, VERSION, Stored
-from ._state import State
+from ._state import state
 
+_LATEST = 100
 _TRIES = 5
 _ABANDONED_S = 3600
 """Rows of an append that never came to its end are cleared away when they are this old; twice what an append may take."""
@@ -92,8 +93,11 @@ def days(tables: Tables, name: str) -> dict[str, int]:
     return dict(sorted(Counter(str(day) for day in actions["partition.day"].to_pylist()).items()))
 
 
-def info(tables: Tables, state: State) -> dict[str, Any]:
+def info(tables: Tables) -> dict[str, Any]:
     """Return what there is, as plain JSON."""
+    known, gaps = reading(
+        tables, None, lambda connection: (state(connection), answer(connection, "FROM stored.gaps"))
+    )
     sizes = {}
     for name in STORED:
         actions = pa.table(tables.open(name).get_add_actions(flatten=True))
@@ -102,13 +106,13 @@ def info(tables: Tables, state: State) -> dict[str, Any]:
             "days": len(set(listed)), "first_day": listed[0] if listed else None, "last_day": listed[-1] if listed else None,
             "files": len(listed), "rows": pc.sum(actions["num_records"]).as_py() or 0, "bytes": pc.sum(actions["size_bytes"]).as_py() or 0,
         }  # fmt: skip
-    recorders = state.recorders
+    recorders = known.recorders
     return {
         "archive": tables.where,
         "schema_version": VERSION,
-        "last_seen_at": state.at.isoformat() if state.at is not None else None,
-        "index": state.index,
-        "live": len(state.live),
+        "last_seen_at": known.at.isoformat() if known.at is not None else None,
+        "index": known.index,
+        "live": len(known.live),
         "recorders": dict(
             zip(
                 recorders["recorder"].astype("str"),
@@ -116,6 +120,7 @@ def info(tables: Tables, state: State) -> dict[str, Any]:
                 strict=True,
             )
         ),
+        "gaps": plain_gaps(gaps.tail(_LATEST)),
         "tables": sizes,
     }
 

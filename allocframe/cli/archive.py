@@ -23,16 +23,12 @@ Place = Annotated[str, typer.Argument(metavar="DIR", help="The archive's folder 
 @commands.command()
 def info(place: Place) -> None:
     """Print what an archive holds: recorders, times, gaps, sizes."""
-    archive = _opened(place)
-    known = archive.info
+    known = _opened(place).info
     print(f"{visible(place)}, schema version {known['schema_version']}")
     print(f"last seen {known['last_seen_at'] or 'never'}: {known['live']:,} allocations")
     recorders = pd.DataFrame(known["recorders"].items(), columns=["recorder", "last seen"])
     print_table("Recorders", recorders)
-    gaps = archive.sql(
-        "SELECT gap_since AS since, gap_until AS until, gap_reason AS reason FROM snapshots "
-        "WHERE gap_until IS NOT NULL ORDER BY gap_until DESC LIMIT 10"
-    )
+    gaps = pd.DataFrame(known["gaps"][-10:], columns=["since", "until", "reason"])
     print_table("Latest gaps of observation (UTC)", gaps)
     print_table("Tables", pd.DataFrame([{"table": name, **size} for name, size in known["tables"].items()]))
 

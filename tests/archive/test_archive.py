@@ -127,6 +127,12 @@ def test_a_snapshot_says_where_it_comes_from_and_what_it_lacks(week: af.Archive)
     assert week.snapshot(at=moment(35)).info["gaps"] == []
 
 
+def test_while_another_recorder_watched_there_is_no_gap(week: af.Archive, versions: Versions) -> None:
+    week.append(versions.seen(45), recorder="another")
+    assert week.snapshot().info["gaps"] == []
+    assert week.snapshot(at=moment(47)).info["complete"] is True
+
+
 def test_before_the_first_observation_there_is_nothing(week: af.Archive) -> None:
     with pytest.raises(ValueError, match=f"begins at {moment(10).isoformat()}".replace("+", r"\+")):
         week.snapshot(at=moment(9))
