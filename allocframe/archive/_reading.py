@@ -89,24 +89,33 @@ _TASKS = {
         JOIN seen.allocations a ON a.alloc_id = t.alloc_id AND a.modify_index IS NOT DISTINCT FROM t.modify_index
         WHERE t.alloc_id IN (SELECT alloc_id FROM seen.chosen)
         QUALIFY row_number() OVER (PARTITION BY t.alloc_id, t.task ORDER BY t.seen_at DESC) = 1""",
-    "counts": f"""
-        SELECT t.alloc_id, t.task, count(e.event_key) AS events, count(*) FILTER (e.type = 'Restarting') AS restarts,
-          count(e.event_key) FILTER (e.prev_key IS DISTINCT FROM coalesce(e.key_before, {START})) AS breaks
+    # Events whose predecessor is not there.
+    "untied": f"""
+        SELECT * FROM seen.links e WHERE e.prev_key IS DISTINCT FROM coalesce(e.key_before, {START})
+          AND e.prev_key IS DISTINCT FROM {START} AND NOT EXISTS
+          (SELECT 1 FROM seen.once o WHERE o.of_task = e.of_task AND o.event_key = e.prev_key)""",
+    # These, and those that claim to be the first of their task where other events came before. Where the servers were
+    # restored, so that their index went back, the first may stand after others; they are all tied to it then.
+    "breaks": f"""
+        SELECT e.*, a.created_at, coalesce(e.seen_before, a.created_at) AS known_at
+        FROM (FROM seen.untied UNION ALL FROM seen.links s WHERE s.prev_key = {START} AND s.seq > 0 AND (
+            s.of_task IN (SELECT of_task FROM seen.untied) OR EXISTS (SELECT 1 FROM seen.links o
+              WHERE o.of_task = s.of_task AND o.prev_key = {START} AND o.seq < s.seq))) e
+        JOIN seen.allocations a ON a.alloc_id = e.alloc_id""",
+    "counts": """
+        SELECT t.alloc_id, t.task, count(e.event_key) AS events, count(*) FILTER (e.type = 'Restarting') AS restarts
         FROM seen.task_rows t LEFT JOIN seen.links e ON e.alloc_id = t.alloc_id AND e.task = t.task
         GROUP BY t.alloc_id, t.task""",
     # What is not known of a task: the time between two events of which the second is not tied to the first, and why.
     "missing": f"""
         WITH began AS (SELECT min(seen_at) AS at FROM stored.observations),
-        unseen AS (SELECT until, any_value(reason) AS reason FROM stored.gaps GROUP BY until),
-        breaks AS (SELECT e.*, a.created_at, coalesce(e.seen_before, a.created_at) AS known_at
-          FROM seen.links e JOIN seen.allocations a ON a.alloc_id = e.alloc_id
-          WHERE e.prev_key IS DISTINCT FROM coalesce(e.key_before, {START}))
+        unseen AS (SELECT until, any_value(reason) AS reason FROM stored.gaps GROUP BY until)
         SELECT b.alloc_id, b.task, coalesce(b.time_before, b.created_at) AS since, b.time AS until,
           CASE WHEN b.prev_key = {START} THEN '{NEW_RING}' WHEN b.prev_key IS NOT NULL THEN '{NOT_KEPT}'
             WHEN b.key_before IS NULL AND b.created_at < began.at THEN '{BEFORE}'
             WHEN u.until > b.known_at THEN '{UNWATCHED}: ' || coalesce(u.reason, 'unknown')
             ELSE '{OVERFLOW}' END AS reason
-        FROM breaks b CROSS JOIN began ASOF LEFT JOIN unseen u ON b.seen_at >= u.until
+        FROM seen.breaks b CROSS JOIN began ASOF LEFT JOIN unseen u ON b.seen_at >= u.until
         UNION ALL
         SELECT t.alloc_id, t.task, a.last_seen_at, a.gone_at, '{NO_END}'
         FROM seen.task_rows t JOIN seen.allocations a ON a.alloc_id = t.alloc_id
@@ -114,7 +123,8 @@ _TASKS = {
         UNION ALL
         SELECT t.alloc_id, t.task, NULL, t.last_restart_at, '{UNCOUNTED}'
         FROM seen.task_rows t JOIN seen.counts c ON c.alloc_id = t.alloc_id AND c.task = t.task
-        WHERE c.breaks = 0 AND (c.restarts < coalesce(t.restarts, 0) OR (c.events = 0 AND t.event_count > 0))""",
+        WHERE NOT EXISTS (SELECT 1 FROM seen.breaks b WHERE b.alloc_id = t.alloc_id AND b.task = t.task)
+          AND (c.restarts < coalesce(t.restarts, 0) OR (c.events = 0 AND t.event_count > 0))""",
     "task_states": f"""
         SELECT {_names(TASK_STATES.columns, "t", "event_count", "events_truncated")}, c.events AS event_count,
           EXISTS (SELECT 1 FROM seen.missing m WHERE m.alloc_id = t.alloc_id AND m.task = t.task) AS events_truncated

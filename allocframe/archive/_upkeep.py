@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from collections import Counter
@@ -9,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from ..decode import answer, quoted
 from ..frames.task_states import RING
 from ._delta import Overtaken, Tables
-from ._reading import Connection, attach, connect, derive, empty, plain_gaps, reading, source
+from ._reading import Connection, again, connect, derive, empty, plain_gaps, reading, source
 from ._schema import STORED, VERSION, Stored
 from ._state import state
 
@@ -63,18 +63,14 @@ def compact(tables: Tables) -> None:
         for name in STORED:
             for day, files in days(tables, name).items():
                 if files > 1:
-                    _again(tables, name, day, spill, _ONCE[name])
+                    _anew(tables, name, day, spill, _ONCE[name])
     tables.clear()
 
 
 def retain(tables: Tables, keep_days: int) -> None:
     """Remove the days before the last `keep_days`, but for what allocations that are still there need."""
     with tempfile.TemporaryDirectory(prefix="allocframe-") as spill:
-        with connect(spill) as connection:
-            attach(connection, tables, None)
-            derive(connection)
-            _remember(connection, spill)
-            last = connection.sql("SELECT max(seen_at)::DATE FROM stored.observations").fetchall()[0][0]
+        last = reading(tables, None, lambda connection: _remember(connection, spill))
         if last is None:
             return
         before = str((pd.Timestamp(last) - pd.Timedelta(days=keep_days - 1)).date())
@@ -83,7 +79,7 @@ def retain(tables: Tables, keep_days: int) -> None:
                 _needed_batches(tables, before, spill)
             for day in days(tables, name):
                 if day < before:
-                    _again(tables, name, day, spill, _NEEDED[name])
+                    _anew(tables, name, day, spill, _NEEDED[name])
     tables.clear()
 
 
@@ -125,8 +121,9 @@ def info(tables: Tables) -> dict[str, Any]:
     }
 
 
-def _remember(connection: Connection, spill: str) -> None:
-    """Note what allocations that are still there need: their last rows, and as many events as Nomad keeps."""
+def _remember(connection: Connection, spill: str) -> Any:
+    """Note what allocations that are still there need, their last rows and as many events as Nomad keeps; return the last day."""
+    derive(connection)
     connection.execute(
         f"""COPY (SELECT alloc_id, modify_index, epoch_us(n.row_seen_at) AS row_seen_us FROM seen.allocations
         JOIN seen.newest n USING (alloc_id) WHERE gone_at IS NULL) TO {quoted(spill + "/live.parquet")}"""
@@ -136,6 +133,7 @@ def _remember(connection: Connection, spill: str) -> None:
         SEMI JOIN (SELECT alloc_id FROM seen.allocations WHERE gone_at IS NULL) USING (alloc_id)
         QUALIFY row_number() OVER (PARTITION BY alloc_id, task ORDER BY seq DESC) <= {RING}) TO {quoted(spill + "/rings.parquet")}"""
     )
+    return connection.sql("SELECT max(seen_at)::DATE FROM stored.observations").fetchall()[0][0]
 
 
 def _needed_batches(tables: Tables, before: str, spill: str) -> None:
@@ -150,15 +148,17 @@ def _needed_batches(tables: Tables, before: str, spill: str) -> None:
         connection.execute(f"COPY ({' UNION '.join(parts)}) TO {quoted(spill + '/needed.parquet')}")
 
 
-def _again(tables: Tables, name: str, day: str, spill: str, query: str) -> None:
+def _anew(tables: Tables, name: str, day: str, spill: str, query: str) -> None:
     """Write a day anew; when recorders keep writing to it, it stays as it is until the next time."""
+
+    def work() -> None:
+        with connect(spill) as connection:
+            _rewrite(connection, tables, name, day, spill, query)
+
     for _ in range(_TRIES):
-        try:
-            with connect(spill) as connection:
-                _rewrite(connection, tables, name, day, spill, query)
-        except (Overtaken, duckdb.IOException):
-            continue
-        return
+        with contextlib.suppress(Overtaken):
+            again(work)
+            return
 
 
 def _rewrite(connection: Connection, tables: Tables, name: str, day: str, spill: str, query: str) -> None:

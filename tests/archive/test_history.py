@@ -179,6 +179,18 @@ def test_a_clock_that_is_set_back_does_not_change_the_order(tmp_path: Path, arch
     assert complete(archive)
 
 
+def test_an_index_that_went_back_takes_nothing_from_a_history(tmp_path: Path, archive: af.Archive) -> None:
+    (tmp_path / "pages").mkdir()
+    events = history(12)
+    versions = Versions(
+        tmp_path / "pages", {("a", 50): {"events": events[:6]}, ("a", 7): {"events": ring(events, 12)}}
+    )
+    archive.append(versions.seen(6, new=[("a", 50)]))
+    archive.append(versions.seen(12, changed=[("a", 7)], before=[("a", 50)]))
+    assert sorted(archive.events()["details"]) == sorted(sent(events))
+    assert complete(archive)
+
+
 def test_a_restart_counter_that_tells_of_more_is_believed(tmp_path: Path, archive: af.Archive) -> None:
     observed(tmp_path, archive, history(5), 5, restarts=7)
     assert reason(archive) == "its restart counter tells of more"
