@@ -75,10 +75,26 @@ def changed(change: Change, step: int, count: int = 10) -> Change:
     )  # fmt: skip
 
 
-def timed(work: Callable[[], Any]) -> float:
-    started = time.perf_counter()
+def timed(work: Callable[[], Any]) -> tuple[float, float]:
+    """Return the seconds that `work` took, by the clock and of both processors together."""
+    started, busy = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - started
+    return time.perf_counter() - started, time.process_time() - busy
+
+
+def line(what: str, work: Callable[[], Any]) -> None:
+    taken, busy = timed(work)
+    print(f"| {what} | {taken:.1f} s | {busy:.1f} s |", flush=True)
+
+
+def median(what: str, taken: list[tuple[float, float]]) -> None:
+    clock, busy = (statistics.median(part) * 1000 for part in zip(*taken, strict=True))
+    print(f"| {what} | {clock:.0f} ms | {busy:.0f} ms |", flush=True)
+
+
+def appended(archive: af.Archive, change: Change, step: int) -> tuple[float, float]:
+    one = changed(change, step)
+    return timed(lambda: archive.append(one))
 
 
 def size(folder: Path) -> int:
@@ -93,34 +109,30 @@ def report(count: int, appends: int) -> None:
             change = first(snap)
             rows = (len(snap), len(snap.events))
         archive, place = af.Archive(folder / "archive"), folder / "archive"
-        print(f"| {rows[0]:,} allocations, {rows[1]:,} events | |\n| --- | --- |")
-        print(f"| first append | {timed(lambda: archive.append(change)):.1f} s |")
-        print(f"| archive against JSON | {size(place) / 1e6:.0f} of {raw / 1e6:.0f} MB |")
+        print(f"| {rows[0]:,} allocations, {rows[1]:,} events | time | CPU |\n| --- | --- | --- |")
+        line("first append", lambda: archive.append(change))
+        print(f"| size, of {raw / 1e6:.0f} MB of JSON | {size(place) / 1e6:.0f} MB | |")
         taken = []
         for step in range(appends):
-            one = changed(change, step)
-            taken.append(timed(lambda one=one: archive.append(one)))  # type: ignore[misc]
+            taken.append(appended(archive, change, step))
             if step + 1 in (10, 100, appends):
-                recent = statistics.median(taken[-10:]) * 1000
-                print(
-                    f"| append of 10 changed, after {step + 1:,} | {recent:.0f} ms, {recent / 10:.1f} ms a change |"
-                )
+                median(f"append of 10 changed, after {step + 1:,}", taken[-10:])
         when = BEGIN + pd.Timedelta(seconds=appends / 2)
 
         def looked_back() -> None:
             with archive.snapshot(at=when) as back:
                 assert len(back) == rows[0]
 
-        print(f"| snapshot(at=), {appends:,} appends not compacted | {timed(looked_back):.1f} s |")
-        print(f"| compact | {timed(archive.compact):.1f} s |")
-        print(f"| snapshot(at=), compacted | {timed(looked_back):.1f} s |")
+        line(f"snapshot(at=), {appends:,} appends not compacted", looked_back)
+        line("compact", archive.compact)
+        line("snapshot(at=), compacted", looked_back)
         with archive.snapshot(at=when) as back:
-            print(f"| its events as a DataFrame | {timed(lambda: back.events):.1f} s |")
-        print(f"| state() | {timed(archive.state):.1f} s |")
-        print(f"| coverage() | {timed(archive.coverage):.1f} s |")
-        print(f"| archive, compacted | {size(place) / 1e6:.0f} MB |")
-        last = [timed(lambda n=n: archive.append(changed(change, appends + n))) for n in range(10)]  # type: ignore[misc]
-        print(f"| append of 10 changed, compacted | {statistics.median(last) * 1000:.0f} ms |")
+            line("its events as a DataFrame", lambda: back.events)
+        line("state()", archive.state)
+        line("coverage()", archive.coverage)
+        print(f"| size, compacted | {size(place) / 1e6:.0f} MB | |")
+        steps = range(appends, appends + 10)
+        median("append of 10 changed, compacted", [appended(archive, change, n) for n in steps])
         shutil.rmtree(place)
 
 

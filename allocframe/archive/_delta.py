@@ -22,11 +22,14 @@ from .._errors import ConfigError, DecodeError
 from ._schema import STORED, VERSION
 
 _VERSION = "allocframe.schemaVersion"
+_CHECKPOINTS = 50
+"""Commits between two checkpoints; a table that is held open reads every commit since it was opened, so not longer."""
+
 _CONFIGURATION = {
     _VERSION: str(VERSION),
     "delta.dataSkippingStatsColumns": "alloc_id,seen_at",
     # Opening a table reads its log from the last checkpoint on, and lists the folder: both are kept short.
-    "delta.checkpointInterval": "50",
+    "delta.checkpointInterval": str(_CHECKPOINTS),
     "delta.logRetentionDuration": "interval 1 hours",
 }
 _LEFT_BEHIND_H = 24
@@ -51,6 +54,7 @@ class Tables:
             )
         self._options = dict(storage_options) if storage_options else None
         self._checked = False
+        self._held: dict[str, tuple[DeltaTable, int]] = {}
 
     def uri(self, name: str) -> str:
         return str(self.folder / name) if self.folder else f"{self.where.rstrip('/')}/{name}"
@@ -106,10 +110,12 @@ class Tables:
         for left in reversed(range(_TRIES)):
             try:
                 with private(self.folder), _as_os_errors(self.where, but=Overtaken):
+                    table, used = self._held.pop(name) if name in self._held else (self.open(name), 1)
                     write_deltalake(
-                        self.uri(name), rows, mode="append", schema_mode="merge",
-                        writer_properties=_WRITING, storage_options=self._options,
-                    )  # fmt: skip
+                        table, rows, mode="append", schema_mode="merge", writer_properties=_WRITING
+                    )
+                    if used < _CHECKPOINTS:
+                        self._held[name] = table, used + 1
             except Overtaken as error:  # by a compaction; delta-rs cannot know that an append read nothing
                 if not left:
                     raise OSError(

@@ -26,12 +26,13 @@ _TRIES = 5
 _ABANDONED_S = 3600
 """Rows of an append that never came to its end are cleared away when they are this old; twice what an append may take."""
 
+# Rows of one job lie together, because they repeat each other's text.
 _SEEN = "seen_at, seen_at_ns"
 _ONCE = {
     # Of rows that say the same, the first stays.
     "allocations": f"""SELECT * FROM told QUALIFY (modify_index, modified_at, gone) IS DISTINCT FROM
         lag((modify_index, modified_at, gone)) OVER (PARTITION BY alloc_id ORDER BY {_SEEN})
-        ORDER BY alloc_id, {_SEEN}""",
+        ORDER BY job_id, alloc_id, {_SEEN}""",
     "task_states": f"""SELECT * FROM told QUALIFY row_number() OVER
         (PARTITION BY alloc_id, task, modify_index ORDER BY {_SEEN}) = 1 ORDER BY alloc_id, task, {_SEEN}""",
     "events": f"""SELECT * REPLACE (max(prev_key) OVER same AS prev_key, first(seen_at) OVER (same ORDER BY {_SEEN}) AS seen_at,
@@ -40,7 +41,7 @@ _ONCE = {
           AND e.event_key = told.event_key AND (e.prev_key IS NOT NULL OR told.prev_key IS NULL))
         WINDOW same AS (PARTITION BY alloc_id, task, event_key)
         QUALIFY row_number() OVER (same ORDER BY modify_index NULLS LAST, seq, {_SEEN}) = 1
-        ORDER BY alloc_id, task, modify_index, seq""",
+        ORDER BY job_id, alloc_id, task, modify_index, seq""",
     "reschedules": f"""SELECT * FROM told QUALIFY row_number() OVER
         (PARTITION BY alloc_id, seq, modify_index ORDER BY {_SEEN}) = 1 ORDER BY alloc_id, seq, {_SEEN}""",
     "snapshots": f"SELECT * FROM told ORDER BY {_SEEN}, position",
