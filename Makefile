@@ -27,6 +27,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/fetch.py
 	$(BIN)/python benchmarks/explain.py
 	$(BIN)/python benchmarks/terminal.py
+	$(BIN)/python benchmarks/archive.py
 
 diagnosis: $(VENV)/.dev
 	$(BIN)/python benchmarks/diagnosis.py

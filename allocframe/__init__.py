@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from . import plots, sim, stats
     from ._findings import Finding, Findings, Thresholds
     from ._rules import findings
+    from .archive import Archive
     from .widgets.panel import ControlPanel
     from .widgets.terminal import Terminal
 
@@ -48,6 +49,7 @@ __all__ = [
     "Allocation",
     "AllocframeError",
     "ApiError",
+    "Archive",
     "BadRequest",
     "Client",
     "ConfigError",
@@ -83,11 +85,12 @@ __all__ = [
 ]
 
 _OPTIONAL = {
+    "Archive": ("archive", "archive", "deltalake"),
     "ControlPanel": ("widgets.panel", "widgets", "ipywidgets"),
     "Finding": ("_findings", "stats", "narwhals and scipy"),
     "Findings": ("_findings", "stats", "narwhals and scipy"),
-    "Thresholds": ("_findings", "stats", "narwhals and scipy"),
     "Terminal": ("widgets.terminal", "widgets", "anywidget and websockets"),
+    "Thresholds": ("_findings", "stats", "narwhals and scipy"),
     "findings": ("_rules", "stats", "narwhals and scipy"),
     "plots": ("plots", "plots", "matplotlib"),
     "sim": ("sim", "demo", "starlette and uvicorn"),

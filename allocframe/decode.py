@@ -199,14 +199,7 @@ class Store:
         A condition is a column of `allocations` and the value, or list of values, that it must have.
         """
         name = f"view_{next(self._schemas)}"
-        terms = []
-        for column, wanted in conditions:
-            values = list(wanted) if isinstance(wanted, list | tuple | set | frozenset) else [wanted]
-            terms.append(
-                f"CAST({column} AS VARCHAR) IN ({', '.join(_quoted(str(value)) for value in values) or 'NULL'})"
-            )
-        chosen = f"SELECT alloc_id FROM {schema}.allocations WHERE {' AND '.join(terms) or 'true'}"
-        self._views(name, f"ID IN ({chosen})")
+        self._views(name, f"ID IN (SELECT alloc_id FROM {schema}.allocations WHERE {terms(conditions)})")
         return name
 
     def frame(self, name: str, schema: str = "main") -> pd.DataFrame:
@@ -230,15 +223,7 @@ class Store:
     def query(self, query: str, schema: str = "main") -> pd.DataFrame:
         """Answer one SELECT over the tables."""
         with self._con.cursor() as cursor:
-            statements = cursor.extract_statements(query)
-            if len(statements) != 1 or statements[0].type not in _READS:
-                raise ValueError(
-                    "give one SELECT statement: the tables of a snapshot can be read, not changed"
-                )
-            cursor.execute(f"SET search_path = '{schema},main'")
-            data = _in_utc(cursor.sql(statements[0]).to_arrow_table())
-            answer: pd.DataFrame = data.to_pandas(types_mapper=_TYPES.get)
-            return answer
+            return answer(cursor, query, schema)
 
     def issues(self) -> pd.DataFrame:
         """Return what did not fit, as the `ISSUES` table."""
@@ -253,6 +238,34 @@ class Store:
     def close(self) -> None:
         """Let go of the database."""
         self._con.close()
+
+
+def answer(cursor: duckdb.DuckDBPyConnection, query: str, schema: str = "main") -> pd.DataFrame:
+    """Answer one SELECT over the tables in `schema`.
+
+    Raises
+    ------
+    ValueError
+        It is not one SELECT.
+    """
+    statements = cursor.extract_statements(query)
+    if len(statements) != 1 or statements[0].type not in _READS:
+        raise ValueError("give one SELECT statement: the tables of a snapshot can be read, not changed")
+    cursor.execute(f"SET search_path = '{schema},main'")
+    data = _in_utc(cursor.sql(statements[0]).to_arrow_table())
+    found: pd.DataFrame = data.to_pandas(types_mapper=_TYPES.get)
+    return found
+
+
+def terms(conditions: Iterable[tuple[str, Any]]) -> str:
+    """Return the SQL of conditions: a column and the value, or list of values, that it must have."""
+    found = []
+    for column, wanted in conditions:
+        values = list(wanted) if isinstance(wanted, list | tuple | set | frozenset) else [wanted]
+        found.append(
+            f"CAST({column} AS VARCHAR) IN ({', '.join(quoted(str(value)) for value in values) or 'NULL'})"
+        )
+    return " AND ".join(found) or "true"
 
 
 _READS = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
@@ -273,7 +286,8 @@ def _in_utc(data: pa.Table) -> pa.Table:
     return data.cast(pa.schema(fields))
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Return text as a literal of SQL."""
     return "'" + text.replace("'", "''") + "'"
 
 
@@ -283,5 +297,5 @@ def _is_suspect(body: bytes) -> bool:
 
 
 def _reader(file: Path, size: int) -> str:
-    name, limit = _quoted(str(file)), max(size + 1, 1 << 20)
+    name, limit = quoted(str(file)), max(size + 1, 1 << 20)
     return f"read_json({name}, format='array', columns={_COLUMNS}, maximum_object_size={limit})"

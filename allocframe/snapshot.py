@@ -11,8 +11,8 @@ from typing import Any, Self
 
 import pandas as pd
 
-from ._display import escaped, visible
-from ._table import Table
+from ._display import escaped, visible, without_formula
+from ._table import Table, Tables
 from .capture import Capture, capture_files, load_capture
 from .decode import ISSUES, Store
 from .frames import SNAPSHOT_TABLES, TABLES
@@ -21,7 +21,7 @@ from .frames import SNAPSHOT_TABLES, TABLES
 class Snapshot:
     """Every allocation that one walk over a cluster found, and what became of their tasks.
 
-    Made by `Client.snapshot`, `load` and `read_json`. Frames are made when first asked for, and kept.
+    Made by `Client.snapshot`, `load`, `read_json` and `Archive.snapshot`. Frames are made when first asked for, and kept.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Snapshot:
     def __init__(
         self,
         capture: Capture,
-        store: Store,
+        store: Tables,
         *,
         conditions: Iterable[tuple[str, Any]] = (),
         schema: str = "main",
@@ -155,11 +155,20 @@ class Snapshot:
 
         `load` gives the same tables. A filtered snapshot is saved with all of its pages and its filter.
 
+        Raises
+        ------
+        ValueError
+            It comes from an archive, which has no answers as sent; use `to_parquet`.
+
         Examples
         --------
         >>> af.load(snap.save("outage.allocframe")).events.equals(snap.events)
         True
         """
+        if not self._capture.pages:
+            raise ValueError(
+                "a snapshot of an archive has no answers as sent to save; use to_parquet or to_csv"
+            )
         self._capture.describe(filters=[[column, value] for column, value in self._conditions])
         return self._capture.save(path)
 
@@ -191,7 +200,7 @@ class Snapshot:
         """
         target = self._folder(folder)
         for name, frame in self._tables():
-            shown = frame.apply(_without_formula) if safe and len(frame) else frame
+            shown = frame.apply(without_formula) if safe and len(frame) else frame
             shown.to_csv(target / f"{name}.csv", index=False)
         return target
 
@@ -334,15 +343,3 @@ def _plain_values(value: Any) -> Any:
     if hasattr(value, "item"):
         return value.item()
     return value
-
-
-def _without_formula(column: pd.Series[Any]) -> pd.Series[Any]:
-    """Put an apostrophe before text that starts, after blanks, like a formula."""
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        column = column.astype(column.cat.categories.dtype)
-    if not isinstance(column.dtype, pd.StringDtype):
-        return column
-    risky = column.str.match(r"[\s ]*[=+\-@\t\r\n＝＋－＠]", na=False) | column.str.match(
-        r"[\t\r\n]", na=False
-    )
-    return column.where(~risky, "'" + column)

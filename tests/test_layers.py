@@ -22,7 +22,7 @@ LAYERS = [
     ["_walk", "_acting"],
     ["client"],
     ["snapshot"],
-    ["_findings", "stats"],
+    ["_findings", "archive", "stats"],
     ["_rules", "plots"],
     ["widgets"],
     ["__init__"],
@@ -32,7 +32,8 @@ LAYERS = [
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 HOME = {
     "httpx": {"_connection", "_transport"},
-    "duckdb": {"decode"},
+    "duckdb": {"archive", "decode"},
+    "deltalake": {"archive"},
     "typer": {"cli"},
     "tqdm": {"_progress"},
     "websockets": {"_shell"},
