@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-WINDOW = 512 << 10
+WINDOW = 1 << 20
 """Bytes that may be on their way to a view before it has said what it has drawn."""
 
 MESSAGE = 128 << 10

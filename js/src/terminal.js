@@ -12,6 +12,9 @@ import "./terminal.css";
 const ACKNOWLEDGE_EVERY = 64 << 10;
 const INPUT_PIECE = 16 << 10;
 const NUDGES = [4, 8, 16, 32];
+// Drawing costs more than parsing. More than this at once is no typing, and is handed to xterm.js ten times a second.
+const FLOOD = 8 << 10;
+const FLOOD_PAUSE = 100;
 const RESET = "\x1bc";
 const OPTIONS = {
   allowProposedApi: true,
@@ -84,8 +87,26 @@ function render({ model, el }) {
     }
   };
 
+  let waiting = [];
+  let flush = null;
+  let drawn = 0;
+  const draw = (bytes, end) => {
+    waiting.push([bytes, end]);
+    const pause = bytes.length < FLOOD && waiting.length === 1 ? 0 : drawn + FLOOD_PAUSE - performance.now();
+    if (pause <= 0) write();
+    else flush ??= setTimeout(write, pause);
+  };
+  const write = () => {
+    clearTimeout(flush);
+    flush = null;
+    drawn = performance.now();
+    for (const [bytes, end] of waiting) term.write(bytes, () => parsed(end));
+    waiting = [];
+  };
+
   const replay = (message, bytes) => {
     replaying = true;
+    waiting = []; // the replay has it
     next = acknowledged = message.end;
     term.write(RESET); // in its place among the writes that are still waiting
     term.write(bytes, () => {
@@ -100,8 +121,7 @@ function render({ model, el }) {
     still();
     if (message.offset !== next) return attach();
     next += bytes.length;
-    const end = next;
-    return term.write(bytes, () => parsed(end));
+    return draw(bytes, next);
   };
   model.on("msg:custom", onMessage);
 
@@ -128,6 +148,7 @@ function render({ model, el }) {
 
   return () => {
     still();
+    clearTimeout(flush);
     send({ type: "detach" });
     shown.disconnect();
     model.off("msg:custom", onMessage);
