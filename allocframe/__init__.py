@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from . import _accessor  # noqa: F401 - gives DataFrames their .alloc
 from ._actions import StopResult
 from ._errors import (
     AllocframeError,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from . import plots, sim, stats
     from ._findings import Finding, Findings, Thresholds
     from ._rules import findings
+    from .reports import Postmortem, evidence, overview, postmortem, readable, report
 
 __all__ = [
     "Allocation",
@@ -60,6 +62,7 @@ __all__ = [
     "NotFound",
     "NotNomad",
     "PermissionDenied",
+    "Postmortem",
     "RequestTimeout",
     "ResponseTooLarge",
     "ResultUnknown",
@@ -68,10 +71,15 @@ __all__ = [
     "Thresholds",
     "Unsupported",
     "__version__",
+    "evidence",
     "findings",
     "load",
+    "overview",
     "plots",
+    "postmortem",
     "read_json",
+    "readable",
+    "report",
     "sim",
     "stats",
 ]
@@ -80,8 +88,14 @@ _OPTIONAL = {
     "Finding": ("_findings", "stats", "narwhals and scipy"),
     "Findings": ("_findings", "stats", "narwhals and scipy"),
     "Thresholds": ("_findings", "stats", "narwhals and scipy"),
+    "Postmortem": ("reports", "stats", "narwhals and scipy"),
+    "evidence": ("reports", "stats", "narwhals and scipy"),
     "findings": ("_rules", "stats", "narwhals and scipy"),
+    "overview": ("reports", "stats", "narwhals and scipy"),
     "plots": ("plots", "plots", "matplotlib"),
+    "postmortem": ("reports", "stats", "narwhals and scipy"),
+    "readable": ("reports", "stats", "narwhals and scipy"),
+    "report": ("reports", "stats", "narwhals and scipy"),
     "sim": ("sim", "demo", "starlette and uvicorn"),
     "stats": ("stats", "stats", "narwhals and scipy"),
 }
