@@ -2,10 +2,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench diagnosis pictures clean
+.PHONY: demo lab test lint bench diagnosis pictures notebooks clean
 
 demo: $(VENV)/.demo
 	$(BIN)/allocframe demo
+
+lab: $(VENV)/.lab
+	$(BIN)/allocframe demo --lab
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
@@ -25,6 +28,9 @@ diagnosis: $(VENV)/.dev
 pictures: $(VENV)/.dev
 	$(BIN)/python docs/pictures.py
 
+notebooks: $(VENV)/.dev
+	env -u NOMAD_ADDR $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "allocframe needs Python 3.11 or newer; say which: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
@@ -33,6 +39,10 @@ $(BIN)/python:
 
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.lab: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[lab]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
