@@ -132,14 +132,13 @@ def _of_version(group: list[Finding]) -> Incident:
 
 
 def _memory(one: Finding, name: str) -> tuple[str, str]:
-    tasks = count(len(one.evidence.drop_duplicates(["alloc_id", "task"])), "tasks")
+    hit = len(one.evidence.drop_duplicates(["alloc_id", "task"]))
+    tasks, were = count(hit, "tasks"), "was" if hit == 1 else "were"
     times = count(len(one.evidence), "times")
     if one.severity != "critical":
-        said = f"{tasks} of {name} were killed by SIGKILL, {times} in all, perhaps for memory: the driver does not say"
+        said = f"{tasks} of {name} {were} killed by SIGKILL, {times} in all, perhaps for memory: the driver does not say"
         return said, f"who killed {name}"
-    said = (
-        f"{tasks} of {name} ran out of memory and were killed for it, {times} in all, as the driver confirms"
-    )
+    said = f"{tasks} of {name} ran out of memory and {were} killed for it, {times} in all, as the driver confirms"
     return said, f"whether {name} leaks, its limit is too low or its node was short of memory"
 
 

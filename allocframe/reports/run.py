@@ -161,6 +161,7 @@ def _executed(kind: str, parameters: dict[str, str], folder: str, progress: bool
             progress_bar={"desc": kind} if progress else False,
             kernel_name="python3",
             kernel_manager_class=ThisPython,
+            shutdown_kernel="immediate",
         )
     except papermill.PapermillExecutionError as error:
         raise AllocframeError(
