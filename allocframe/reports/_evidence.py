@@ -64,7 +64,7 @@ def _coverage(snapshot: Snapshot) -> str:
         False: "The snapshot is not complete.",
         None: "It was read from files: whether they hold every allocation cannot be told.",
     }[snapshot.info.get("complete")]
-    return f"{held}, from {clock(first)} to {clock(last)} UTC. {whole}"
+    return f"{held}, from {clock(first)} to {clock(last, first)} UTC. {whole}"
 
 
 def _gaps(snapshot: Snapshot) -> Iterator[str]:

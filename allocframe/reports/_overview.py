@@ -26,7 +26,7 @@ def overview(snapshot: Snapshot) -> Prose:
     first, last = covered(snapshot)
     names = snapshot.allocations
     ran = (
-        f"From {clock(first)} to {clock(last)} UTC the cluster ran {count(len(names), 'allocations')} of "
+        f"From {clock(first)} to {clock(last, first)} UTC the cluster ran {count(len(names), 'allocations')} of "
         f"{count(len(names[['namespace', 'job_id']].drop_duplicates()), 'jobs')} on {count(names['node_name'].nunique(), 'nodes')}."
     )
     parts = [ran, _rate(snapshot), _worst(snapshot), _standing_out(snapshot), brief_gaps(snapshot)]

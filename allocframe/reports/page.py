@@ -17,7 +17,7 @@ _MARKUP = re.compile(r"([\\`*_\[\]|~$@#])")
 _LONG_CELL = 45
 _HEADINGS = {
     "job_id": "job", "job_version": "version", "alloc_id": "allocation", "node_name": "node", "task_group": "group",
-    "client_status": "status", "truncated_share": "truncated",
+    "client_status": "status",
 }  # fmt: skip
 _IDS = ("alloc_id", "node_id", "eval_id", "chain_id", "replaced_by")
 
