@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo lab test lint bench diagnosis pictures notebooks clean
+.PHONY: demo lab test browser js lint bench diagnosis pictures notebooks clean
 
 demo: $(VENV)/.demo
 	$(BIN)/allocframe demo
@@ -10,7 +10,7 @@ demo: $(VENV)/.demo
 lab: $(VENV)/.lab
 	$(BIN)/allocframe demo --lab
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev browser
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.dev
@@ -18,9 +18,18 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The tests of the widgets need a browser; without one they are skipped, and say so.
+browser:
+	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
+	  { apt-get -qq update && apt-get -qq install -y chromium >/dev/null; } || echo "chromium could not be installed"
+
+js:
+	cd js && npm ci --no-audit --no-fund && npm run build
+
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/fetch.py
 	$(BIN)/python benchmarks/explain.py
+	$(BIN)/python benchmarks/terminal.py
 
 diagnosis: $(VENV)/.dev
 	$(BIN)/python benchmarks/diagnosis.py

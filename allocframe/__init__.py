@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ._findings import Finding, Findings, Thresholds
     from ._rules import findings
     from .reports import Postmortem, evidence, overview, postmortem, readable, report
+    from .widgets.terminal import Terminal
 
 __all__ = [
     "Allocation",
@@ -68,6 +69,7 @@ __all__ = [
     "ResultUnknown",
     "Snapshot",
     "StopResult",
+    "Terminal",
     "Thresholds",
     "Unsupported",
     "__version__",
@@ -87,8 +89,9 @@ __all__ = [
 _OPTIONAL = {
     "Finding": ("_findings", "stats", "narwhals and scipy"),
     "Findings": ("_findings", "stats", "narwhals and scipy"),
-    "Thresholds": ("_findings", "stats", "narwhals and scipy"),
     "Postmortem": ("reports", "stats", "narwhals and scipy"),
+    "Terminal": ("widgets.terminal", "widgets", "anywidget and websockets"),
+    "Thresholds": ("_findings", "stats", "narwhals and scipy"),
     "evidence": ("reports", "stats", "narwhals and scipy"),
     "findings": ("_rules", "stats", "narwhals and scipy"),
     "overview": ("reports", "stats", "narwhals and scipy"),

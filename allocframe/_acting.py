@@ -16,7 +16,7 @@ from ._config import Config
 from ._connection import MAX_CONNECTIONS
 from ._display import visible
 from ._errors import AllocframeError, ConfigError, ExecError, ResultUnknown, Unsupported
-from ._exec import ExecResult
+from ._exec import ExecResult, Target
 from ._transport import Transport, parsed
 
 
@@ -190,14 +190,9 @@ class Acting:
         """
         from . import _shell
 
-        _exec.check_command(command)
-        if self.read_only:
-            raise AllocframeError("nothing was run: this client is read-only (read_only=True)")
-        identity = self._whole_id(alloc_id)
-        params = _exec.params(command, task if task is not None else self._only_task(identity))
-        params |= {"region": self._region} if self._region else {}
+        target = self._exec_target(alloc_id, command, task)
         data = stdin.encode() if isinstance(stdin, str) else stdin or b""
-        return _shell.run(self._config, f"/v1/client/allocation/{identity}/exec", params, data, timeout)
+        return _shell.run(self._config, target, data, timeout)
 
     def exec_many(
         self,
@@ -267,16 +262,23 @@ class Acting:
         found = pd.DataFrame(rows, columns=[*columns, "duration"]).astype(columns)
         return found.astype({"duration": "timedelta64[ns]"})
 
-    def _only_task(self, identity: str) -> str:
-        """Return the task of an allocation that has only one."""
+    def _exec_target(
+        self, alloc_id: str, command: Sequence[str], task: str | None, *, tty: bool = False
+    ) -> Target:
+        """Return what an exec asks for; everything that can be wrong with it here is refused here."""
+        _exec.check_command(command)
+        if self.read_only:
+            raise AllocframeError("nothing was run: this client is read-only (read_only=True)")
+        identity = self._whole_id(alloc_id)
+        alloc = self._read(identity) if tty or task is None else {}
+        named = task if task is not None else _only_task(identity, alloc)
+        title = f"{named} of {alloc.get('Name')} ({identity[:8]}) on {alloc.get('NodeName')}"
+        return _exec.target(identity, command, named, tty=tty, region=self._region, title=title)
+
+    def _read(self, identity: str) -> dict[str, Any]:
         params = {"region": self._region} if self._region else {}
-        states = (
-            self._transport.get(f"/v1/allocation/{identity}", params, check=parsed).get("TaskStates") or {}
-        )
-        if len(states) != 1:
-            named = ", ".join(sorted(visible(name) for name in states)) or "none that has started"
-            raise ConfigError(f"say which task=: allocation {identity} has {named}")
-        return str(next(iter(states)))
+        answer = self._transport.get(f"/v1/allocation/{identity}", params, check=parsed)
+        return answer if isinstance(answer, dict) else {}
 
     def _act(self, identity: str, action: Action) -> dict[str, Any]:
         params = {**action.params, **({"region": self._region} if self._region else {})}
@@ -288,9 +290,8 @@ class Acting:
 
     def _standing(self, identity: str) -> str:
         """Say how an allocation stands after an answer was lost."""
-        params = {"region": self._region} if self._region else {}
         try:
-            now = self._transport.get(f"/v1/allocation/{identity}", params, check=parsed)
+            now = self._read(identity)
         except AllocframeError as error:
             return f"It may or may not have been done, and the allocation cannot be read: {error}"
         return (
@@ -298,3 +299,12 @@ class Acting:
             f"{now.get('ClientStatus')}, wanted {now.get('DesiredStatus')}, ModifyIndex {now.get('ModifyIndex')}. "
             "It was not asked for twice; look before you do"
         )
+
+
+def _only_task(identity: str, alloc: dict[str, Any]) -> str:
+    """Return the task of an allocation that has only one."""
+    states = alloc.get("TaskStates") or {}
+    if len(states) != 1:
+        named = ", ".join(sorted(visible(name) for name in states)) or "none that has started"
+        raise ConfigError(f"say which task=: allocation {identity} has {named}")
+    return str(next(iter(states)))

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "allocframe"
 LAYERS = [
     ["_version", "_errors", "_display", "_progress", "_change"],
     ["_config", "_wire", "_protocol", "_actions", "_remedies"],
-    ["_exec"],
+    ["_exec", "_terminal"],
     ["_table", "_careful", "_connection"],
     ["_shell"],
     ["capture"],

@@ -21,8 +21,8 @@ from starlette.routing import BaseRoute, Route
 from .access import Access, Grant, Guard
 from .actions import Actions
 from .engine import Engine
+from .exec import Exec
 from .params import Refusal, checked_prefix, compiled, go_bool, go_seconds, numeric, page_size, passes
-from .shell import Shell
 
 LONGEST_WAIT = 300.0
 
@@ -249,7 +249,9 @@ def _turned(items: list[Any], *, reverse: bool) -> Iterable[Any]:
     return reversed(items) if reverse else items
 
 
-def build(state: Any, access: Access, guard: Guard, engine: Engine | None) -> Starlette:
+def build(
+    state: Any, access: Access, guard: Guard, engine: Engine | None, *, real_pty: bool = False
+) -> Starlette:
     """Return the application that serves a cluster."""
     handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
         404: _nothing,
@@ -261,7 +263,7 @@ def build(state: Any, access: Access, guard: Guard, engine: Engine | None) -> St
     ]
     actions: list[BaseRoute] = []
     if engine is not None:
-        actions = [*Actions(engine, access).routes(), *Shell(engine, access).routes()]
+        actions = [*Actions(engine, access).routes(), *Exec(engine, access, real_pty=real_pty).routes()]
     app = Starlette(
         routes=[*Api(state, access).routes(), *actions], middleware=middleware, exception_handlers=handlers
     )

@@ -7,7 +7,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import uvicorn
 
@@ -34,6 +34,8 @@ class Cluster:
         ``"1.3.1"``, with its paging bug, or ``"2.0.5"``: which servers it behaves as.
     acl : bool
         Whether a token is needed. Without one, every program on this machine may ask.
+    shell : str
+        ``"scripted"``: a toy answers exec. ``"pty"``: a terminal runs the real program on this machine, as you; needs `acl`.
 
     Attributes
     ----------
@@ -58,12 +60,17 @@ class Cluster:
         seed: int = 0,
         version: str = "2.0.5",
         acl: bool = True,
+        shell: Literal["scripted", "pty"] = "scripted",
         now_ns: int | None = None,
     ) -> None:
+        if shell == "pty" and not acl:
+            raise ValueError(
+                "shell='pty' needs acl=True: without a token everyone here could run programs as you"
+            )
         engine, truth = run_story(story, allocations=allocations, seed=seed, version=version, now_ns=now_ns)
         self.engine: Engine | None = engine
         self.truth: Truth | None = truth
-        self._serve(engine.state, acl=acl)
+        self._serve(engine.state, acl=acl, real_pty=shell == "pty")
 
     @classmethod
     def replay(
@@ -75,7 +82,7 @@ class Cluster:
         made._serve(Recording(recordings, version), acl=acl)
         return made
 
-    def _serve(self, state: State | Recording, *, acl: bool) -> None:
+    def _serve(self, state: State | Recording, *, acl: bool, real_pty: bool = False) -> None:
         self.state = state
         self.version = state.version
         self.token = str(uuid.uuid4()) if acl else ""
@@ -87,7 +94,7 @@ class Cluster:
         guard.port = self._socket.getsockname()[1]
         self.address = f"http://127.0.0.1:{guard.port}"
         config = uvicorn.Config(
-            build(state, self._access, guard, self.engine),
+            build(state, self._access, guard, self.engine, real_pty=real_pty),
             log_level="critical",
             lifespan="off",
             ws="websockets-sansio",

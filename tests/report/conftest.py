@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from stories import captured
 
 import allocframe as af
 
-CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _QUIET = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -36,13 +37,14 @@ def reports(
     }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no {CHROMIUM}")
+    """A browser for one file of tests: only one driver may be open at a time, and other tests have theirs."""
+    if CHROMIUM is None:
+        pytest.skip("needs a browser: apt-get install chromium (`make test` does so as root)")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        made = driver.chromium.launch(executable_path=str(CHROMIUM), args=list(_QUIET))
+        made = driver.chromium.launch(executable_path=CHROMIUM, args=list(_QUIET))
         yield made
         made.close()
