@@ -38,7 +38,8 @@ pictures: $(VENV)/.dev
 	$(BIN)/python docs/pictures.py
 
 notebooks: $(VENV)/.dev
-	env -u NOMAD_ADDR $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+	env -u NOMAD_ADDR $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
+	  --ExecutePreprocessor.store_widget_state=False notebooks/*.ipynb
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -30,7 +30,9 @@ def test_a_notebook_runs_and_shows_what_is_stored_in_it(name: str, tmp_path: Pat
 
 @pytest.mark.parametrize("name", NAMES)
 def test_stored_outputs_hold_no_token_host_or_path_and_none_is_missing(name: str) -> None:
-    cells = json.loads((NOTEBOOKS / name).read_text())["cells"]
+    stored = json.loads((NOTEBOOKS / name).read_text())
+    cells = stored["cells"]
+    assert set(stored["metadata"]) == {"kernelspec", "language_info"}
     outputs = json.dumps([cell.get("outputs") for cell in cells])
     shown = re.sub(r'"image/png": "[^"]*"', "", outputs)
     for found in (
