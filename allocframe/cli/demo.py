@@ -12,7 +12,7 @@ import typer
 
 from .._errors import ConfigError
 from ..client import Client
-from ..reports import installed, report
+from ..reports import missing, report
 from ..snapshot import Snapshot
 from ._app import app
 from ._lab import open_lab
@@ -56,11 +56,11 @@ def demo(
 
 
 def _postmortem(snap: Snapshot, output: Path) -> None:
-    if installed():
-        path = report(snap, "postmortem", output=output.with_suffix(".html"))
-        print(f"the postmortem, for your browser: {path.resolve()}")
-    else:
+    if missing():
         print("for its postmortem as HTML: pip install 'allocframe[report]'")
+        return
+    path = report(snap, "postmortem", output=output.with_suffix(".html"))
+    print(f"the postmortem, for your browser: {path.resolve()}")
 
 
 @contextlib.contextmanager

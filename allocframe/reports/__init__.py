@@ -5,7 +5,7 @@ from __future__ import annotations
 from ._evidence import evidence
 from ._overview import overview
 from .page import readable
-from .run import NOTEBOOKS, installed, report
+from .run import NOTEBOOKS, missing, report
 from .telling import Postmortem, postmortem
 
-__all__ = ["NOTEBOOKS", "Postmortem", "evidence", "installed", "overview", "postmortem", "readable", "report"]
+__all__ = ["NOTEBOOKS", "Postmortem", "evidence", "missing", "overview", "postmortem", "readable", "report"]

@@ -125,6 +125,8 @@ def _of_version(group: list[Finding]) -> Incident:
     first, about = group[0], group[0].about
     version = about["job_version"]
     name = str(about["job_id"]) if pd.isna(version) else f"{about['job_id']} version {version}"
+    if about["namespace"] != "default":
+        name += f" (namespace {about['namespace']})"
     clause, unknown = {"AF202": _memory, "AF201": _loop, "AF401": _worse}[first.code](first, name)
     rollout = next((one.evidence.iloc[0] for one in group if one.code == "AF401"), None)
     suspect = "" if rollout is None else _first_suspect(rollout)
@@ -138,8 +140,9 @@ def _memory(one: Finding, name: str) -> tuple[str, str]:
     if one.severity != "critical":
         said = f"{tasks} of {name} {were} killed by SIGKILL, {times} in all, perhaps for memory: the driver does not say"
         return said, f"who killed {name}"
+    about = str(one.about["job_id"])
     said = f"{tasks} of {name} ran out of memory and {were} killed for it, {times} in all, as the driver confirms"
-    return said, f"whether {name} leaks, its limit is too low or its node was short of memory"
+    return said, f"whether {about} leaks, its limit is too low or its node was short of memory"
 
 
 _DOES = {
@@ -156,16 +159,16 @@ def _loop(one: Finding, name: str) -> tuple[str, str]:
     after = "" if pd.isna(length) else f", {span(length)} after each start (median)"
     going = int((~part["resolved"].astype(bool)).sum())
     state = f"{going:,} of them still looping" if going else "all of them running again"
-    crashes, slots = count(int(part["crashes"].sum()), "crashes"), count(len(part), "slots")
+    crashes, tasks = count(int(part["crashes"].sum()), "crashes"), count(len(part), "tasks")
     task = ", ".join(sorted(set(part["task"].astype(str))))
-    said = f"task {task} of {name} {does}{after}: {crashes} in {slots}, {state}"
-    return said, f"why {name} does so"
+    said = f"task {task} of {name} {does}{after}: {crashes} of {tasks} and their replacements, {state}"
+    return said, f"why {one.about['job_id']} does so"
 
 
 def _worse(one: Finding, name: str) -> tuple[str, str]:
     row = one.evidence.iloc[0]
     said = f"{row['failed_tasks']:,} of {count(int(row['tasks']), 'tasks')} of {name} failed"
-    return said, f"why {name} fails"
+    return said, f"why {one.about['job_id']} fails"
 
 
 def _first_suspect(row: pd.Series[Any]) -> str:
@@ -204,7 +207,7 @@ _STARTS = {
 
 def _starts(group: list[Finding]) -> Incident:
     one, cause = group[0], str(group[0].about["cause"])
-    does, shared = _STARTS[cause]
+    does, shared = _STARTS.get(cause, ("did not get to run", "what they need to start"))
     jobs = one.about["job_ids"]
     who = ", ".join(jobs[:3]) + (f" and {len(jobs) - 3:,} more" if len(jobs) > 3 else "")
     text = "download_error" if cause == "artifact" else "driver_error" if cause == "driver" else "message"
@@ -238,7 +241,10 @@ def _storm(group: list[Finding]) -> Incident:
         f"{row['ended_at']:%H:%M:%S} ({number(row['expected'])} expected by chance){node}"
     )
     return Incident(
-        f"restart storm ({row['cause']})", said, f"for {row['cause_share']:.0%} of them {why}", unknown
+        f"restart storm at {row['began_at']:%H:%M:%S} ({row['cause']})",
+        said,
+        f"for {row['cause_share']:.0%} of them {why}",
+        unknown,
     )
 
 

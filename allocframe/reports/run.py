@@ -51,7 +51,8 @@ def report(
     since, until : time, optional
         The window of a postmortem.
     redact : bool
-        Replace every name, address, ID and text of the cluster, the same by the same within this report.
+        Replace every name, address, ID and text of the cluster, the same by the same within this report. Times, numbers and
+        Nomad's own words stay.
     progress : bool
         Show how far it is.
 
@@ -80,7 +81,8 @@ def report(
     if job is not None:
         snapshot = _of_job(snapshot, job)
     begin, end = window(snapshot, since, until)
-    _installed()
+    if lacking := missing():
+        raise MissingExtra(f"reports need {' and '.join(lacking)}: pip install 'allocframe[report]'")
     with tempfile.TemporaryDirectory(prefix="allocframe-") as folder:
         evidence = Path(folder) / "evidence.allocframe"
         saved = redacted(snapshot, evidence) if redact else snapshot.save(evidence)
@@ -116,15 +118,9 @@ def _of_job(snapshot: Snapshot, job: str) -> Snapshot:
     return snapshot.filter(job_id=job)
 
 
-def installed() -> bool:
-    """Return whether what reports need is there."""
-    return not [name for name in _NEEDS if importlib.util.find_spec(name) is None]
-
-
-def _installed() -> None:
-    missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingExtra(f"reports need {' and '.join(missing)}: pip install 'allocframe[report]'")
+def missing() -> list[str]:
+    """Return what reports need and is not installed."""
+    return [name for name in _NEEDS if importlib.util.find_spec(name) is None]
 
 
 def _executed(kind: str, parameters: dict[str, str], folder: str, progress: bool) -> Any:
@@ -150,7 +146,8 @@ def _executed(kind: str, parameters: dict[str, str], folder: str, progress: bool
 
         async def _async_pre_start_kernel(self, **options: Any) -> Any:
             kept = {name: value for name, value in os.environ.items() if not name.startswith("NOMAD_")}
-            changed = {"env": {**kept, "PYTHONHASHSEED": "0"}, "cwd": folder}
+            ours = {"PYTHONHASHSEED": "0", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+            changed = {"env": {**kept, **ours}, "cwd": folder}
             return await super()._async_pre_start_kernel(**{**options, **changed})
 
     try:

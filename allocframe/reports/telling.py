@@ -166,7 +166,9 @@ def _when(told: list[Incident], begin: pd.Timestamp, end: pd.Timestamp) -> str:
         return f"Between {clock(begin)} and {clock(end, begin)} UTC {what}"
     last = max(one.last_at for one in told if not pd.isna(one.last_at))
     if end - last <= _AT_THE_END:
-        return f"Since {clock(began)} UTC, up to the end of the evidence at {clock(end, began)}, {what}"
+        return (
+            f"Since {clock(began)} UTC, and up to the end of the time looked at, {clock(end, began)}, {what}"
+        )
     if clock(began) == clock(last):
         return f"At {clock(began)} UTC {what}"
     return f"Between {clock(began)} and {clock(last, began)} UTC {what}"

@@ -13,9 +13,9 @@ import allocframe as af
 from allocframe.sim.scenarios import STORIES, Cause
 
 SAID = {
-    "crash_loop": "task server of {job} version {version} exits with code 1, ",
-    "oom": "tasks of {job} version {version} ran out of memory and were killed for it",
-    "bad_deploy": "task server of {job} version {version} exits with code 78, ",
+    "crash_loop": "task server of {job} exits with code 1, ",
+    "oom": "tasks of {job} ran out of memory and were killed for it",
+    "bad_deploy": "task server of {job} exits with code 78, ",
     "node_loss": "node {node} was lost at ",
     "lemon_node": "on node {node} ",
     "artifact_outage": "failed: they could not fetch their artifact",
@@ -29,8 +29,9 @@ def text(made: af.Postmortem) -> str:
 
 
 def names(paragraph: str, cause: Cause) -> bool:
-    told = SAID[cause.kind].format(job=cause.job_id, version=cause.job_version, node=cause.node_name)
-    return told in paragraph
+    place = "" if cause.namespace == "default" else f" (namespace {cause.namespace})"
+    job = f"{cause.job_id} version {cause.job_version}{place}"
+    return SAID[cause.kind].format(job=job, node=cause.node_name) in paragraph
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def test_a_calm_cluster_has_nothing_that_stands_out(tmp_path: Path) -> None:
 
 def test_a_paragraph_says_since_when_to_whom_and_what_is_not_known(tmp_path: Path) -> None:
     said = text(af.postmortem(captured(tmp_path, "bad_deploy")[1]))
-    assert said.startswith("Since 2026-11-24 09:18 UTC, up to the end of the evidence at 10:")
+    assert said.startswith("Since 2026-11-24 09:18 UTC, and up to the end of the time looked at, 10:")
     assert (
         "In all, 10 of 154 allocations failed, restarted on request or were lost; they belong to 4 of 15 jobs"
         in said
@@ -63,7 +64,7 @@ def test_a_paragraph_says_since_when_to_whom_and_what_is_not_known(tmp_path: Pat
         "6 of 6 tasks of version 1 failed, and 0 of 7 of version 0, so the change of version is the first suspect"
         in said
     )
-    assert "Not known from this evidence: why checkout version 1 does so." in said
+    assert "Not known from this evidence: why checkout does so." in said
     assert "Older events of 6 of 202 tasks are gone, so counts are lower bounds." in said
 
 
