@@ -30,10 +30,6 @@ class Standing:
     message: str
     exit_code: int | None = None
 
-    @property
-    def open(self) -> bool:
-        return self.status in ("connecting", "connected")
-
 
 class TtySession:
     """Connects, hands on what comes to `on_output`, which may block, and tells `on_standing` how it stands."""

@@ -120,7 +120,7 @@ class Terminal(anywidget.AnyWidget):
         ...         terminal.end()
         """
         with self._changed:
-            if self._session is not None and self.status in ("connecting", "connected"):
+            if self._session is not None and self._open:
                 return
             if self._output.total:
                 self._output.add(_FRESH + b"\r\n[new session]\r\n")
@@ -155,6 +155,10 @@ class Terminal(anywidget.AnyWidget):
             if self._session is not None:
                 self._session.close()
             self._changed.notify_all()
+
+    @property
+    def _open(self) -> bool:
+        return self.status in ("connecting", "connected")
 
     @property
     def _leaving(self) -> bool:
@@ -229,7 +233,7 @@ class Terminal(anywidget.AnyWidget):
             return
         with self._changed:
             data = self._input.arrived(message.view, message.number, bytes(buffers[0]), time.monotonic())
-            if self._session is None or not data or self.status != "connected" or self._session.type(data):
+            if self._session is None or not data or not self._open or self._session.type(data):
                 return
         self.set_trait("message", "connected; the command reads nothing, so some input was dropped")
 

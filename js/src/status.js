@@ -2,6 +2,10 @@
 
 const COLOURS = { connecting: "wait", connected: "live", ended: "over", refused: "bad", lost: "bad", closed: "over" };
 
+export function isOpen(model) {
+  return ["connecting", "connected"].includes(model.get("status"));
+}
+
 export function statusBar(model) {
   const element = document.createElement("div");
   const dot = document.createElement("span");
@@ -14,7 +18,7 @@ export function statusBar(model) {
 
   const update = () => {
     const status = model.get("status");
-    const open = status === "connected" || status === "connecting";
+    const open = isOpen(model);
     dot.className = `allocframe-dot allocframe-${COLOURS[status] ?? "wait"}`;
     text.textContent = `${model.get("title")} · ${model.get("message")}`;
     text.title = "Shift+Escape leaves the terminal";

@@ -6,7 +6,7 @@ import { UnicodeGraphemesAddon } from "@xterm/addon-unicode-graphemes";
 import { Terminal } from "@xterm/xterm";
 import "@xterm/xterm/css/xterm.css";
 import { harden, plainPaste } from "./harden.js";
-import { statusBar } from "./status.js";
+import { isOpen, statusBar } from "./status.js";
 import "./terminal.css";
 
 const ACKNOWLEDGE_EVERY = 64 << 10;
@@ -54,7 +54,7 @@ function render({ model, el }) {
   term.attachCustomKeyEventHandler((event) => leavesToBrowser(event, term, bar));
 
   const typed = (bytes) => {
-    if (replaying || model.get("status") !== "connected") return; // answers to old questions are no input
+    if (replaying || !isOpen(model)) return; // answers to old questions are no input
     for (let at = 0; at < bytes.length; at += INPUT_PIECE) {
       send({ type: "input", number: number++ }, [bytes.slice(at, at + INPUT_PIECE)]);
     }
@@ -106,7 +106,7 @@ function render({ model, el }) {
   model.on("msg:custom", onMessage);
 
   const onStatus = () => {
-    term.options.disableStdin = model.get("status") !== "connected";
+    term.options.disableStdin = !isOpen(model);
     term.options.cursorBlink = !term.options.disableStdin;
   };
   model.on("change:status", onStatus);

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from flatten import event_rows, task_rows
+from views import Page, eventually
 
 import allocframe as af
 
@@ -183,6 +184,43 @@ def test_a_command_runs_in_a_real_task(client: af.Client, web: str) -> None:
         client.exec(web, ["/bin/sleep", "5"], timeout=1)
     found = client.exec_many(_running(client), ["/bin/uname"], timeout=60)
     assert found["stdout"].tolist() == ["Linux\n"] * 2
+
+
+def test_a_terminal_on_a_real_task_is_one(client: af.Client, web: str) -> None:
+    terminal = af.Terminal(client, web)
+    page = Page(terminal)
+    page.type("stty size; echo $TERM; echo li''gne é\r")
+    page.shows("30 100\r\n")
+    page.shows("ligne é\r\n")
+    page.says("resize", rows=12, cols=34)
+    page.type("stty size\r")
+    page.shows("12 34\r\n")
+    page.type("cat\r")
+    page.type("cat runs\r")
+    page.shows("cat runs\r\ncat runs\r\n")
+    page.type("\x03")
+    page.shows("^C")
+    page.type("echo st''ill here\r")
+    page.shows("still here\r\n")
+    page.type("exit 7\r")
+    eventually(lambda: terminal.status == "ended", 30)
+    assert terminal.exit_code == 7
+    terminal.reconnect()
+    page.type("cat\r")
+    page.type("cat runs again\r")
+    page.shows("cat runs again\r\ncat runs again\r\n")
+    terminal.end()
+    assert terminal.message == "closed; it has ended"
+    terminal.close()
+
+
+def test_all_tasks_are_restarted_where_the_server_knows_how(client: af.Client, web: str) -> None:
+    if (client.snapshot(progress=False).info["version"] or "") < "1.3.4":
+        with pytest.raises(af.Unsupported, match=r"1\.3\.4"):
+            client.restart(web, all_tasks=True)
+    else:
+        client.restart(web, all_tasks=True)
+        _until(lambda: "Restart Signaled" in _kinds(client, web))
 
 
 def test_a_real_task_is_restarted_and_the_cause_is_known(client: af.Client, web: str) -> None:
