@@ -50,7 +50,7 @@ class Alloc:
         >>> "failure" in set(crashed.alloc.explain()["cause"])
         True
         """
-        from . import stats
+        from allocframe import stats
 
         if self.table == "allocations":
             return stats.explain_stops({"allocations": self._only("allocations")})
@@ -65,7 +65,7 @@ class Alloc:
         >>> snap.events.alloc.restarts(by="task").columns[:3].tolist()
         ['task', 'count', 'exposure_hours']
         """
-        from . import stats
+        from allocframe import stats
 
         return stats.restarts(self._only("events"), by, **window)
 
@@ -77,9 +77,9 @@ class Alloc:
         >>> snap.events.alloc.timeline(lanes="job").get_xlabel()
         'time (UTC)'
         """
-        import allocframe
+        from allocframe import plots
 
-        return allocframe.plots.timeline(self._only("events"), **how)
+        return plots.timeline(self._only("events"), **how)
 
     def _only(self, *wanted: str) -> pd.DataFrame:
         if self.table not in wanted:

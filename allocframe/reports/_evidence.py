@@ -53,17 +53,20 @@ def evidence(snapshot: Snapshot) -> Points:
 def _coverage(snapshot: Snapshot) -> str:
     names = snapshot.allocations
     held = (
-        f"{count(len(names), 'allocations')} of {count(names['job_id'].nunique(), 'jobs')} on "
+        f"{count(len(names), 'allocations')} of {count(len(names[['namespace', 'job_id']].drop_duplicates()), 'jobs')} on "
         f"{count(names['node_name'].nunique(), 'nodes')}, with {count(len(snapshot.events), 'task events')}"
     )
     if snapshot.events["time"].dropna().empty:
         return f"{held}."
     first, last = covered(snapshot)
-    whole = {
-        True: "Every allocation that the query and its token could see is here.",
-        False: "The snapshot is not complete.",
-        None: "It was read from files: whether they hold every allocation cannot be told.",
-    }[snapshot.info.get("complete")]
+    complete = snapshot.info.get("complete")
+    whole = "It was read from files: whether they hold every allocation cannot be told."
+    if complete is not None:
+        whole = (
+            "Every allocation that the query and its token could see is here."
+            if complete
+            else "The snapshot is not complete."
+        )
     return f"{held}, from {clock(first)} to {clock(last, first)} UTC. {whole}"
 
 

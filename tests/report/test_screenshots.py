@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
+
+from allocframe.reports import NOTEBOOKS
+from allocframe.reports.export import export
 
 KEPT = Path(__file__).parents[2] / "build" / "reports"
 
@@ -46,3 +50,18 @@ def test_a_printed_report_cuts_nothing_off(reports: dict[tuple[str, str], Path],
     tab.pdf(path=KEPT / "mixed-postmortem.pdf", format="A4")
     tab.close()
     assert too_wide == 0
+
+
+@pytest.mark.parametrize("name", [path.name for path in sorted(NOTEBOOKS.glob("*.ipynb"))])
+def test_what_a_notebook_shows_can_be_looked_at(name: str, tmp_path: Path, browser: Any) -> None:
+    stored = nbformat.read(NOTEBOOKS / name, as_version=4)
+    page = tmp_path / "notebook.html"
+    export(stored, name, page)
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    tab.goto(page.as_uri(), wait_until="load")
+    KEPT.mkdir(parents=True, exist_ok=True)
+    tab.screenshot(path=KEPT / f"{Path(name).stem}.png", full_page=True)
+    wide, pictures = tab.evaluate("[document.documentElement.scrollWidth, document.images.length]")
+    tab.close()
+    assert wide <= 1280
+    assert (pictures > 0) == (name != "04_act.ipynb")
