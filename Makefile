@@ -38,7 +38,7 @@ pictures: $(VENV)/.dev
 	$(BIN)/python docs/pictures.py
 
 notebooks: $(VENV)/.dev
-	env -u NOMAD_ADDR $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
+	env -u NOMAD_ADDR TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 	  --ExecutePreprocessor.store_widget_state=False notebooks/*.ipynb
 
 $(BIN)/python:
