@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _accessor  # noqa: F401 - gives DataFrames their .alloc
 from ._actions import StopResult
+from ._audit import read_audit
 from ._errors import (
     AllocframeError,
     ApiError,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from ._findings import Finding, Findings, Thresholds
     from ._rules import findings
     from .reports import Postmortem, evidence, overview, postmortem, readable, report
+    from .widgets.panel import ControlPanel
     from .widgets.terminal import Terminal
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "ConfigError",
     "Conflict",
     "ConnectionFailed",
+    "ControlPanel",
     "DecodeError",
     "ExecError",
     "ExecResult",
@@ -79,6 +82,7 @@ __all__ = [
     "overview",
     "plots",
     "postmortem",
+    "read_audit",
     "read_json",
     "readable",
     "report",
@@ -87,6 +91,7 @@ __all__ = [
 ]
 
 _OPTIONAL = {
+    "ControlPanel": ("widgets.panel", "widgets", "ipywidgets"),
     "Finding": ("_findings", "stats", "narwhals and scipy"),
     "Findings": ("_findings", "stats", "narwhals and scipy"),
     "Postmortem": ("reports", "stats", "narwhals and scipy"),

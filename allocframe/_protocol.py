@@ -39,7 +39,10 @@ _TRANSIENT = (
 )
 _NOT_APPLIED = ("No cluster leader", "node is not the leader", "no servers")
 _AMBIGUOUS = ("leadership lost while committing log", "EOF")
-_READS = re.compile(r"/v1/(?:allocations|evaluations|agent/self|acl/token/self|allocation/[0-9a-f-]{36})")
+_READS = re.compile(
+    r"/v1/(?:allocations|evaluations|agent/self|acl/token/self|acl/policy/[A-Za-z0-9-]{1,128}|acl/role/[0-9a-f-]{36}"
+    r"|allocation/[0-9a-f-]{36})"
+)
 _CONFLICT = ("Task not running", "alloc that should not run", "Could not find task runner", "ask not found")
 
 

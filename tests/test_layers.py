@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "allocframe"
 
 LAYERS = [
     ["_version", "_errors", "_display", "_progress", "_change"],
-    ["_config", "_wire", "_protocol", "_actions", "_remedies"],
+    ["_config", "_wire", "_protocol", "_actions", "_remedies", "_audit", "_acl"],
     ["_exec", "_terminal"],
     ["_table", "_careful", "_connection"],
     ["_shell"],

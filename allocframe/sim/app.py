@@ -220,6 +220,13 @@ class Api:
             {"Name": name, "Description": "", "CreateIndex": 1, "ModifyIndex": 1} for name in readable
         ], {}
 
+    def token(self, request: Request, grant: Grant) -> tuple[Any, dict[str, str]]:
+        return self.access.whoami(request.headers.get("x-nomad-token", "")), {}
+
+    def policy(self, request: Request, grant: Grant) -> tuple[Any, dict[str, str]]:
+        secret = request.headers.get("x-nomad-token", "")
+        return self.access.policy(secret, request.path_params["name"]), {}
+
     def fixed(self, body: Any) -> Callable[[Request, Grant], tuple[Any, dict[str, str]]]:
         return lambda request, grant: (body, {})
 
@@ -239,6 +246,8 @@ class Api:
             self.route("/v1/deployments", "deployment", self.listing("deployments")),
             self.route("/v1/deployment/{id}", "deployment", self.one("deployments", "deployment not found")),
             self.route("/v1/agent/self", "", self.agent),
+            self.route("/v1/acl/token/self", "", self.token),
+            self.route("/v1/acl/policy/{name}", "", self.policy),
             self.route("/v1/namespaces", "nodes", self.namespaces),
             self.route("/v1/regions", "", self.fixed(["global"])),
             self.route("/v1/status/leader", "", self.fixed("127.0.0.1:4647")),

@@ -87,7 +87,8 @@ class Cluster:
         self.version = state.version
         self.token = str(uuid.uuid4()) if acl else ""
         guard = Guard()
-        self._access = Access(acl, {self.token: Grant(known=True, management=True)})
+        manager = Grant(known=True, management=True, accessor=str(uuid.uuid4()))
+        self._access = Access(acl, self.version, {self.token: manager})
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.bind(("127.0.0.1", 0))
         self._socket.listen(100)  # so that who comes before the server has started waits for it
@@ -111,7 +112,8 @@ class Cluster:
         """Return a new token that may read jobs in `namespaces`, and with `lifecycle` stop, signal and restart there."""
         token, allowed = str(uuid.uuid4()), frozenset(namespaces)
         acts = allowed if lifecycle else frozenset()
-        self._access.grants[token] = Grant(known=True, readable=allowed, lifecycle=acts)
+        accessor = str(uuid.uuid4())
+        self._access.grants[token] = Grant(known=True, readable=allowed, lifecycle=acts, accessor=accessor)
         return token
 
     def revoke(self, token: str) -> None:

@@ -6,12 +6,14 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from .. import _exec, _shell
+from .._audit import Outcome
 from .._config import Config
 from .._display import visible
-from .._errors import AllocframeError, ApiError
+from .._errors import AllocframeError, ConnectionFailed, ExecError
 from .._exec import Target
 
 MAX_TYPED = 1 << 20
@@ -39,11 +41,13 @@ class TtySession:
         config: Config,
         target: Target,
         size: tuple[int, int],
+        audited: Callable[[], AbstractContextManager[Outcome]],
         on_output: Callable[[bytes], None],
         on_standing: Callable[[Standing], None],
     ) -> None:
         self._config = config
         self._target = target
+        self._audited = audited
         self._on_output = on_output
         self._on_standing = on_standing
         self._frames: queue.SimpleQueue[tuple[str, int] | None] = queue.SimpleQueue()
@@ -88,25 +92,15 @@ class TtySession:
     def _run(self) -> None:
         session = _exec.Session(self._target.path)
         try:
-            with _shell.opened(self._config, self._target) as connection:
-                writer = threading.Thread(
-                    target=self._write, args=(connection,), name="allocframe-terminal-keys", daemon=True
-                )
-                writer.start()
-                try:
-                    self._on_standing(Standing("connected", "connected"))
-                    self._read(connection, session)
-                finally:
-                    self._over.set()
-                    self._frames.put(None)
-                    _shell.cut(connection)
-                    writer.join()
+            with self._audited() as outcome:
+                self._talk(session)
+                outcome.said = f"exit code {session.exit_code}"
             standing = Standing("ended", f"ended with exit code {session.exit_code}", session.exit_code)
-        except ApiError as error:
-            standing = Standing("refused", visible(error))
-        except AllocframeError as error:
+        except (ExecError, ConnectionFailed) as error:
             standing = Standing("lost", visible(error))
-        if self._closing.is_set():
+        except AllocframeError as error:
+            standing = Standing("refused", visible(error))
+        if self.closing:
             said = (
                 "it had not ended after Ctrl-C, and may run on"
                 if session.exit_code is None
@@ -114,6 +108,21 @@ class TtySession:
             )
             standing = Standing("closed", f"closed; {said}", session.exit_code)
         self._on_standing(standing)
+
+    def _talk(self, session: _exec.Session) -> None:
+        with _shell.opened(self._config, self._target) as connection:
+            writer = threading.Thread(
+                target=self._write, args=(connection,), name="allocframe-terminal-keys", daemon=True
+            )
+            writer.start()
+            try:
+                self._on_standing(Standing("connected", "connected"))
+                self._read(connection, session)
+            finally:
+                self._over.set()
+                self._frames.put(None)
+                _shell.cut(connection)
+                writer.join()
 
     def _read(self, connection: _shell.ClientConnection, session: _exec.Session) -> None:
         while session.exit_code is None:

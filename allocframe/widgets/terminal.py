@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ class Terminal(anywidget.AnyWidget):
         self.set_trait("title", self._target.title)
         self.ignored = 0
         """Messages from a page that were none of a terminal's."""
-        self._config = client._config
+        self._client = client
         self._output = _terminal.Output()
         self._input = _terminal.Typed()
         self._appearing: list[str] = []
@@ -124,7 +125,10 @@ class Terminal(anywidget.AnyWidget):
                 return
             if self._output.total:
                 self._output.add(_FRESH + b"\r\n[new session]\r\n")
-            self._session = TtySession(self._config, self._target, self._size, self._came, self._stands)
+            self._session = TtySession(
+                self._client._config, self._target, self._size, partial(self._client._audited_exec, self._target),
+                self._came, self._stands,
+            )  # fmt: skip
             self._session.start()
 
     def end(self) -> None:

@@ -16,6 +16,7 @@ from views import Page, eventually
 
 import allocframe as af
 from allocframe import sim
+from allocframe._audit import audit_path
 from allocframe._terminal import WINDOW
 
 VIEW = {"view": "a"}
@@ -54,6 +55,26 @@ def test_a_session_runs_as_it_does_in_a_terminal_and_ends_with_its_exit_code(ter
     assert (terminal.exit_code, terminal.message) == (7, "ended with exit code 7")
     assert terminal.transcript == "# stty size; echo $TERM; exit 7\n30 100\nxterm\n"
     assert page.gaps == 0
+
+
+def test_a_session_is_in_the_audit_log_without_what_was_typed(terminal: af.Terminal) -> None:
+    page = Page(terminal)
+    page.type("echo canary; exit 3\r")
+    eventually(lambda: terminal.status == "ended")
+    row = af.read_audit().iloc[-1]
+    assert (row["action"], row["result"], row["said"]) == ("exec", "done", "exit code 3")
+    assert json.loads(row["arguments"])["tty"] is True
+    assert "canary" not in audit_path().read_text()
+
+
+def test_a_terminal_that_cannot_be_audited_is_refused(
+    client: af.Client, alloc: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALLOCFRAME_AUDIT", "/dev/full")
+    terminal = af.Terminal(client, alloc)
+    eventually(lambda: terminal.status == "refused")
+    assert "nothing was done: the audit log /dev/full" in terminal.message
+    terminal.close()
 
 
 def test_the_size_is_told_when_it_changes(terminal: af.Terminal) -> None:
