@@ -38,7 +38,8 @@ pictures: $(VENV)/.dev
 	$(BIN)/python docs/pictures.py
 
 notebooks: $(VENV)/.dev
-	env -u NOMAD_ADDR TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
+	@mkdir -p build
+	env -u NOMAD_ADDR TQDM_DISABLE=1 ALLOCFRAME_AUDIT=$(CURDIR)/build/audit.jsonl $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 	  --ExecutePreprocessor.store_widget_state=False notebooks/*.ipynb
 
 $(BIN)/python:
