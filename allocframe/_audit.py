@@ -30,6 +30,9 @@ _TEXTS = (
 _LONGEST = 2000
 """Characters of an error's words that are kept."""
 
+_SHORTEST_SECRET = 8
+"""What is shorter is no token of Nomad's, and may be a part of any word."""
+
 _known: ContextVar[dict[str, Any]] = ContextVar("known", default={})  # noqa: B039 - never changed in place
 
 
@@ -42,12 +45,22 @@ class Outcome:
 
 
 def audit_path() -> Path:
-    """Return where the audit log is."""
-    named = os.environ.get(SETTING)
-    if named:
-        return Path(named).expanduser()
-    state = os.environ.get("XDG_STATE_HOME")
-    home = Path(state) if state and Path(state).is_absolute() else Path.home() / ".local" / "state"
+    """Return where the audit log is.
+
+    Raises
+    ------
+    AllocframeError
+        It is not said, and this user has no home.
+    """
+    named, state = os.environ.get(SETTING), os.environ.get("XDG_STATE_HOME")
+    try:
+        if named:
+            return Path(named).expanduser()
+        home = Path(state) if state and Path(state).is_absolute() else Path.home() / ".local" / "state"
+    except RuntimeError as error:
+        raise AllocframeError(
+            f"nothing was done: no place for the audit log: {error} Set {SETTING} to a file"
+        ) from None
     return home / "allocframe" / "audit.jsonl"
 
 
@@ -192,7 +205,7 @@ def _append(path: Path, record: dict[str, Any], secret: str) -> None:
     """Add one line, whole and on the disk, or raise OSError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     line = json.dumps(record, ensure_ascii=True, default=str)
-    if secret:
+    if len(secret) >= _SHORTEST_SECRET:
         line = line.replace(secret, "(token)")
     file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

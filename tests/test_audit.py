@@ -196,6 +196,15 @@ def test_what_cannot_be_written_down_is_not_done(
     assert alloc.desired_status == "run"
 
 
+def test_without_a_home_it_is_said_what_to_set(
+    client: af.Client, alloc: Alloc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALLOCFRAME_AUDIT", "~no-such-user-here/audit.jsonl")
+    with pytest.raises(af.AllocframeError, match=r"nothing was done: .* Set ALLOCFRAME_AUDIT"):
+        client.stop(alloc.id)
+    assert alloc.desired_status == "run"
+
+
 def test_an_action_that_was_done_stays_done_where_its_end_cannot_be_written(
     client: af.Client, alloc: Alloc, audit_log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

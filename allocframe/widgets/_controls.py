@@ -101,7 +101,7 @@ class Controls:
             self._slot,
         ]
 
-    def actions(self) -> dict[str, Any]:
+    def _buttons(self) -> dict[str, Any]:
         """Return the button of each action."""
         return {
             "stop": self.stop_button, "restart": self.restart_button, "signal": self.signal_button, "exec": self.exec_button,

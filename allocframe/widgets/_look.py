@@ -9,7 +9,7 @@ from ._history import Entry
 from ._orders import Confirmation, Facts, sentence
 
 STYLE = """<style>
-.allocframe-panel { --af-line: #8884; --af-soft: #8881; padding: 8px 10px; border: 1px solid var(--af-line); border-radius: 6px;
+.allocframe-panel { --af-line: #8884; padding: 8px 10px; border: 1px solid var(--af-line); border-radius: 6px;
   font-size: 13px; }
 .allocframe-panel .widget-html-content, .allocframe-panel .widget-html > * { line-height: 1.45; font-size: 13px; }
 .allocframe-panel .allocframe-list { border: 1px solid var(--af-line); }

@@ -168,7 +168,7 @@ class View(Controls):
         self._chosen_box.value = _look.chosen(shown, len(chosen))
         self.choose_button.disabled = not 0 < self._listing.matching <= self.limit
         off: dict[str, list[str]] = {}
-        for name, button in self.actions().items():
+        for name, button in self._buttons().items():
             reason = self._off(name)
             button.disabled = bool(reason)
             if reason:

@@ -91,7 +91,7 @@ class ControlPanel(View):
         self._worker.submit(partial(self._fetch, anew=True))
 
     def _connect(self) -> None:
-        for name, button in self.actions().items():
+        for name, button in self._buttons().items():
             button.on_click(
                 partial(self._clicked, self._open_terminal if name == "exec" else partial(self._ask, name))
             )

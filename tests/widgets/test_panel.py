@@ -347,7 +347,7 @@ def test_messages_that_no_front_end_sends_do_nothing(panel: af.ControlPanel, all
         panel.signal.set_state({"index": 999})
     with suppress(traitlets.TraitError):
         panel.task.set_state({"index": -7})
-    for button in (*panel.actions().values(), panel.confirm_button, panel.cancel_button):
+    for button in (*panel._buttons().values(), panel.confirm_button, panel.cancel_button):
         button._handle_custom_msg({"event": "click"}, [])
         panel.wait()
     with pytest.raises(af.ConfigError, match="not in the list that is shown"):
