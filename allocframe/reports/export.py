@@ -58,10 +58,11 @@ def _converted(notebook: Any, title: str, output: Path) -> tuple[str, dict[str, 
 
 
 def _of_known_kinds(notebook: Any, suffix: str) -> Any:
-    """Keep the one form of each output that is shown."""
+    """Keep the one form of each output that is shown, and no output that has none."""
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
-            if "data" in output:
-                best = next((kind for kind in _SHOWN[suffix] if kind in output.data), None)
-                output.data = {best: output.data[best]} if best else {}
+            best = next((kind for kind in _SHOWN[suffix] if kind in output.get("data", {})), None)
+            output.data = {best: output.data[best]} if best else {}
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if output.data]
     return notebook
