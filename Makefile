@@ -36,6 +36,7 @@ diagnosis: $(VENV)/.dev
 
 pictures: $(VENV)/.dev
 	$(BIN)/python docs/pictures.py
+	$(BIN)/python docs/widget_pictures.py
 
 notebooks: $(VENV)/.dev
 	@mkdir -p build

@@ -243,6 +243,7 @@ def out(data: bytes) -> str:
 
 def dropped(*frames: str) -> Callable[[ServerConnection], None]:
     def handler(connection: ServerConnection) -> None:
+        connection.recv()  # the handshake: what is not read makes the kernel reset the connection
         for frame in frames:
             connection.send(frame)
         connection.socket.close()

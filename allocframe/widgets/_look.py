@@ -18,8 +18,8 @@ STYLE = """<style>
   font-family: var(--jp-code-font-family, ui-monospace, Menlo, Consolas, monospace); font-size: 12px; }
 .allocframe-panel table { border-collapse: collapse; width: 100%; }
 .allocframe-panel td, .allocframe-panel th { text-align: left; vertical-align: top; padding: 1px 12px 1px 0; font-weight: normal;
-  overflow-wrap: anywhere; } .allocframe-panel .af-tight, .allocframe-panel td code { white-space: nowrap; }
-.allocframe-panel td b { display: inline-block; min-width: 8em; }
+  overflow-wrap: break-word; } .allocframe-panel .af-tight, .allocframe-panel td code { white-space: nowrap; }
+.allocframe-panel td b { display: inline-block; min-width: 9em; }
 .allocframe-panel th { opacity: .65; }
 .allocframe-panel code { background: none; font-size: 12px; padding: 0; }
 .allocframe-panel ul { margin: 2px 0 0 0; padding-left: 18px; }
@@ -117,7 +117,7 @@ def _line(entry: Entry) -> str:
 
 
 def _since(text: str) -> str:
-    return f"<div><b>→</b> {_long(text)}</div>" if text else ""
+    return f"<div>→ {_long(text)}</div>" if text else ""
 
 
 def _long(text: str) -> str:

@@ -66,7 +66,7 @@ class Terminal(anywidget.AnyWidget):
     ...     with af.Client(cluster.address, token=cluster.token) as client:
     ...         running = client.snapshot(namespace="*", filter='ClientStatus == "running"').allocations
     ...         terminal = af.Terminal(client, running["alloc_id"][0])
-    ...         terminal.end()
+    ...         terminal.close()
     >>> terminal.status
     'closed'
     """
@@ -118,7 +118,7 @@ class Terminal(anywidget.AnyWidget):
         ...         terminal = af.Terminal(client, running["alloc_id"][0])
         ...         terminal.end()
         ...         terminal.reconnect()
-        ...         terminal.end()
+        ...         terminal.close()
         """
         with self._changed:
             if self._session is not None and self._open:
@@ -141,6 +141,7 @@ class Terminal(anywidget.AnyWidget):
         ...         running = client.snapshot(namespace="*", filter='ClientStatus == "running"').allocations
         ...         terminal = af.Terminal(client, running["alloc_id"][0])
         ...         terminal.end()
+        ...         terminal.close()
         """
         self._leave()
         if self._session is not None:
