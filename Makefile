@@ -2,10 +2,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test browser js lint bench diagnosis pictures clean
+.PHONY: demo lab test browser js lint bench diagnosis pictures notebooks clean
 
 demo: $(VENV)/.demo
 	$(BIN)/allocframe demo
+
+lab: $(VENV)/.lab
+	$(BIN)/allocframe demo --lab
 
 test: $(VENV)/.dev browser
 	$(BIN)/python -m pytest
@@ -36,6 +39,11 @@ pictures: $(VENV)/.dev
 	$(BIN)/python docs/pictures.py
 	$(BIN)/python docs/widget_pictures.py
 
+notebooks: $(VENV)/.dev
+	@mkdir -p build
+	env -u NOMAD_ADDR TQDM_DISABLE=1 ALLOCFRAME_AUDIT=$(CURDIR)/build/audit.jsonl $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
+	  --ExecutePreprocessor.store_widget_state=False notebooks/*.ipynb
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "allocframe needs Python 3.11 or newer; say which: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
@@ -44,6 +52,10 @@ $(BIN)/python:
 
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.lab: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[lab]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python

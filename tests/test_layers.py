@@ -24,6 +24,7 @@ LAYERS = [
     ["snapshot"],
     ["_findings", "archive", "stats"],
     ["_rules", "plots"],
+    ["reports", "_accessor", "testing"],
     ["widgets"],
     ["__init__"],
     ["cli"],
@@ -42,6 +43,9 @@ HOME = {
     "matplotlib": {"plots"},
     "ipywidgets": {"widgets"},
     "anywidget": {"widgets"},
+    "papermill": {"reports"},
+    "nbconvert": {"reports"},
+    "jupyter_client": {"reports"},
 }
 
 

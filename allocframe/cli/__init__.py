@@ -8,10 +8,10 @@ import warnings
 import typer
 
 from .._errors import AllocframeError, ConfigError
-from . import archive, demo, fetch
+from . import archive, demo, fetch, report
 from ._app import app
 
-__all__ = ["archive", "demo", "fetch", "run"]
+__all__ = ["archive", "demo", "fetch", "report", "run"]
 
 
 def run() -> int:
