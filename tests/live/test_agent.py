@@ -245,6 +245,33 @@ def test_a_real_task_gets_a_signal(client: af.Client, web: str) -> None:
     _until(lambda: "Signaling" in _kinds(client, web))
 
 
+def test_the_panel_restarts_signals_and_stops_a_real_allocation(client: af.Client, web: str) -> None:
+    panel = af.ControlPanel(client)
+    try:
+        panel.wait()
+        panel.signal.value = "SIGCONT"
+        for button in (panel.restart_button, panel.signal_button, panel.stop_button):
+            _until(lambda: client.allocation(web).task_states["state"].tolist() == ["running"])
+            panel.choose([web])
+            panel.wait()
+            button.click()
+            panel.wait()
+            panel.confirm_button.click()
+            panel.wait(90)
+            if (
+                panel.log.empty or panel.log["result"].iloc[-1] == "changed"
+            ):  # it moved on just then: asked again
+                _until(lambda: not panel.confirm_button.disabled)
+                panel.confirm_button.click()
+                panel.wait(90)
+        done = panel.log[panel.log["result"] == "done"]
+        assert done["action"].tolist() == ["restart", "signal", "stop"]
+        replaced = done["replacement_id"].iloc[-1]
+        _until(lambda: replaced in _running(client))
+    finally:
+        panel.close()
+
+
 def test_a_real_allocation_is_stopped_and_replaced_and_told_from_a_drain(client: af.Client, web: str) -> None:
     done = client.stop(web)
     _until(lambda: len(_running(client)) == 2 and web not in _running(client))
