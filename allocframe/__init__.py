@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from ._actions import StopResult
+from ._change import Change, Gap, Seen
 from ._errors import (
     AllocframeError,
     ApiError,
@@ -35,6 +36,7 @@ from ._version import __version__
 from .allocation import Allocation
 from .client import Client
 from .snapshot import Snapshot, load, read_json
+from .watch import Watch
 
 if TYPE_CHECKING:
     from . import plots, sim, stats
@@ -46,6 +48,7 @@ __all__ = [
     "AllocframeError",
     "ApiError",
     "BadRequest",
+    "Change",
     "Client",
     "ConfigError",
     "Conflict",
@@ -55,6 +58,7 @@ __all__ = [
     "ExecResult",
     "Finding",
     "Findings",
+    "Gap",
     "MissingExtra",
     "NodeUnreachable",
     "NotFound",
@@ -63,10 +67,12 @@ __all__ = [
     "RequestTimeout",
     "ResponseTooLarge",
     "ResultUnknown",
+    "Seen",
     "Snapshot",
     "StopResult",
     "Thresholds",
     "Unsupported",
+    "Watch",
     "__version__",
     "findings",
     "load",

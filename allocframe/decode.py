@@ -98,6 +98,7 @@ class Store:
         self._notes: list[tuple[Page, _careful.Issue]] = []
         self._waiting: list[tuple[Page, bytes]] = []
         self._broken: list[Page] = []
+        self._prepared: set[str] = set()
         for macro in MACROS:
             self._con.execute(macro)
         self._con.execute(
@@ -227,6 +228,54 @@ class Store:
         sorted_already = bool(np.all(places[:-1] <= places[1:]))
         return table.frame(columns, None if sorted_already else np.argsort(places, kind="stable"))
 
+    def quick_frame(self, name: str) -> pd.DataFrame:
+        """Return `frame` of a small store whose rows came in order of creation; the query is planned only once."""
+        table = TABLES[name]
+        if name not in self._prepared:
+            self._con.execute(f"PREPARE quick_{name} AS {table.select('main')}")
+            self._prepared.add(name)
+        data = self._con.sql(f"EXECUTE quick_{name}").to_arrow_table()
+        return table.frame(dict(zip(data.column_names, data.columns, strict=True)))
+
+    def rows(self, ids: Iterable[str] | None = None) -> pa.Table:
+        """Return rows as they are stored, for `put`: of the allocations named, or all."""
+        which = "" if ids is None else f" WHERE {_among(ids)}"
+        with self._con.cursor() as cursor:
+            found: pa.Table = cursor.sql(f"FROM pages{which}").to_arrow_table()
+            return found
+
+    def put(self, rows: pa.Table) -> None:
+        """Take in rows of another store; what was there of their allocations is `drop`ped before."""
+        with self._con.cursor() as cursor:
+            cursor.register("more", rows)
+            cursor.execute("INSERT INTO pages SELECT * FROM more")
+            cursor.unregister("more")
+
+    def drop(self, ids: Iterable[str]) -> None:
+        """Let go of allocations."""
+        self._con.execute(f"DELETE FROM pages WHERE {_among(ids)}")
+
+    def clear(self) -> None:
+        """Let go of every row, and of what was noted about them."""
+        self._con.execute("TRUNCATE pages")
+        self._notes.clear()
+
+    def modify_indexes(self) -> dict[str, int]:
+        """Return the ModifyIndex of each allocation."""
+        found = self._con.execute(
+            "SELECT ID, coalesce(ModifyIndex, 0) FROM pages WHERE ID IS NOT NULL"
+        ).fetchall()
+        return dict(found)
+
+    def write_page(self) -> None:
+        """Write every row into the capture as one page: the declared fields, as Nomad names them."""
+        file = self.capture.folder / "rows.json"
+        self._con.execute(
+            f"COPY (SELECT * EXCLUDE (page) FROM pages) TO {_quoted(str(file))} (FORMAT json, ARRAY true)"
+        )
+        self.capture.add(file.read_bytes(), path="", params={})
+        file.unlink()
+
     def query(self, query: str, schema: str = "main") -> pd.DataFrame:
         """Answer one SELECT over the tables."""
         with self._con.cursor() as cursor:
@@ -275,6 +324,10 @@ def _in_utc(data: pa.Table) -> pa.Table:
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
+
+
+def _among(ids: Iterable[str]) -> str:
+    return f"ID IN ({', '.join(map(_quoted, ids)) or 'NULL'})"
 
 
 def _is_suspect(body: bytes) -> bool:

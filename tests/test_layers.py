@@ -12,16 +12,18 @@ PACKAGE = Path(__file__).parent.parent / "allocframe"
 LAYERS = [
     ["_version", "_errors", "_display", "_progress", "_change"],
     ["_config", "_wire", "_protocol", "_actions", "_remedies"],
-    ["_exec"],
+    ["_exec", "_events"],
     ["_table", "_careful", "_connection"],
     ["_shell"],
     ["capture"],
     ["frames"],
     ["decode"],
-    ["_transport", "allocation"],
-    ["_walk", "_acting"],
-    ["client"],
+    ["_transport", "_stream", "_present", "allocation"],
+    ["_walk", "_acting", "_watchable"],
+    ["_asking", "client"],
+    ["_watching"],
     ["snapshot"],
+    ["watch"],
     ["_findings", "stats"],
     ["_rules", "plots"],
     ["widgets"],
@@ -31,7 +33,7 @@ LAYERS = [
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 HOME = {
-    "httpx": {"_connection", "_transport"},
+    "httpx": {"_connection", "_transport", "_stream"},
     "duckdb": {"decode"},
     "typer": {"cli"},
     "tqdm": {"_progress"},

@@ -42,7 +42,7 @@ class State:
 
     def renumber(self) -> None:
         """Count indexes anew from low numbers, as after a restore into new servers; what stands keeps its order."""
-        things = [
+        things: list[Any] = [
             *self.allocs.values(),
             *self.nodes.values(),
             *self.evals.values(),
