@@ -18,7 +18,7 @@ from .decode import Store
 from .frames import TABLES
 
 _CHANGED = ("allocations", "task_states", "events", "reschedules")
-_FEW = 5000
+_FEW = 2000
 """Allocations that are worth a query of their own among all of a list."""
 
 Frames = dict[str, pd.DataFrame]
@@ -56,7 +56,8 @@ class Present:
     def __init__(self, seen: Seen) -> None:
         self.known = {identity: _Known(index) for identity, index in seen.modify_index.items()}
         self._store = Store(Capture.create())
-        self._batch = Store(Capture.create())
+        self._batch = Store(Capture.create(), threads=1)
+        self._pending: dict[str, bytes] = {}
 
     def without_job(self, updates: Iterable[Update]) -> list[str]:
         """Return the allocations whose payload does not tell the type and version of their job, nor anything before."""
@@ -81,12 +82,20 @@ class Present:
                 job = jobs.get(one.alloc_id, (known.job_type, known.job_version))
                 one.row, one.job_known = _events.with_job(one.row, *job), True
         frames = self._typed([one.row for one in updates], _CHANGED)
-        rows = self._batch.rows()
         if any(one.passed for one in updates):
             frames |= self._typed([one.extended() for one in updates], ("events",))
-        self._store.drop([one.alloc_id for one in updates])
-        self._store.put(rows)
+        self._pending |= {one.alloc_id: one.row for one in updates}
+        if len(self._pending) > _FEW:
+            self._settle()
         return self._noted(frames)
+
+    def _settle(self) -> None:
+        """Put what has come since into the store of all, where one row costs nearly as much as a thousand."""
+        if self._pending:
+            self._typed(list(self._pending.values()), ())
+            self._store.drop(self._pending)
+            self._store.put(self._batch.rows())
+            self._pending = {}
 
     def _typed(self, rows: list[bytes], names: Iterable[str]) -> Frames:
         self._batch.clear()
@@ -130,6 +139,7 @@ class Present:
         }
         found.chosen.update(jobless.intersection(listed).difference(found.kept))
         gone = self.forget(found.gone)
+        self._settle()
         if found.kept:
             rows = self._store.rows(found.kept)
             store.drop(found.kept)
@@ -155,7 +165,8 @@ class Present:
     def forget(self, gone: Sequence[str]) -> pd.DataFrame:
         """Let go of allocations; return their last rows."""
         if not gone:
-            return TABLES["allocations"].empty()
+            return _NONE.copy()
+        self._settle()
         held = self._store.modify_indexes()
         bare = {identity: self.known[identity].modify_index for identity in gone if identity not in held}
         if bare:
@@ -183,7 +194,7 @@ class Present:
             **frames,
             "new": allocations[~was].reset_index(drop=True),
             "changed": allocations[was].reset_index(drop=True),
-            "gone": TABLES["allocations"].empty(),
+            "gone": _NONE.copy(),
             "new_events": events[unseen].reset_index(drop=True),
         }
 
@@ -200,13 +211,16 @@ class Present:
 
     def _remember(self, allocations: pd.DataFrame, rings: dict[str, Any]) -> None:
         names = ("alloc_id", "modify_index", "job_type", "job_version")
-        columns = (allocations[name].astype(object).where(allocations[name].notna(), None) for name in names)
-        for identity, index, job_type, job_version in zip(*columns, strict=True):
-            version = None if job_version is None else int(job_version)
-            self.known[identity] = _Known(int(index or 0), job_type, version, rings.get(identity, _NO_EVENTS))
+        columns = (
+            [None if value != value or value is pd.NA else value for value in allocations[name].tolist()]
+            for name in names
+        )
+        for identity, index, kind, version in zip(*columns, strict=True):
+            self.known[identity] = _Known(index or 0, kind, version, rings.get(identity, _NO_EVENTS))
 
     def copy(self) -> tuple[Capture, Store]:
         """Return everything as a store of its own, which later changes leave alone."""
+        self._settle()
         capture = Capture.create()
         store = Store(capture)
         store.put(self._store.rows())
@@ -219,6 +233,7 @@ class Present:
             store.capture.close()
 
 
+_NONE = TABLES["allocations"].empty()
 _NO_EVENTS = np.empty(0, dtype=np.int64)
 _NOTHING = _Known(-1)
 

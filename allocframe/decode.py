@@ -83,7 +83,7 @@ class PageRows:
 class Store:
     """The typed columns of a capture's pages, in a database of their own that spills to the capture's folder."""
 
-    def __init__(self, capture: Capture) -> None:
+    def __init__(self, capture: Capture, *, threads: int | None = None) -> None:
         self.capture = capture
         self._con = duckdb.connect(
             config={
@@ -91,6 +91,7 @@ class Store:
                 "temp_directory": str(capture.folder / "spill"),
                 "autoinstall_known_extensions": False,
                 "autoload_known_extensions": False,
+                **({"threads": threads} if threads else {}),
             }
         )
         self._lock = threading.Lock()
