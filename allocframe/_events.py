@@ -43,16 +43,29 @@ class Update:
     first_index: int
     job_known: bool = False
     passed: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    older: Update | None = None
 
     def after(self, older: Update) -> None:
-        """Take over what an older form has that this one has not: events that have left the ring."""
+        """Stand for an older form too: take over the events that have left the rings since.
+
+        Where a ring has nothing in common with the older one, events between them are lost, and both forms are told.
+        """
         self.first_index = older.first_index
         states = json.loads(self.row).get("TaskStates") or {}
+        passed = {}
         for task, events in older.rings().items():
             present = {_key(event) for event in _events(states.get(task))}
             left = [event for event in events if _key(event) not in present]
+            if present and len(left) == len(events) > 0:
+                self.older = older
+                return
             if left:
-                self.passed[task] = left
+                passed[task] = left
+        self.passed, self.older = passed, older.older
+
+    def forms(self) -> list[Update]:
+        """Return it with the older forms that it cannot stand for, oldest first."""
+        return [*(self.older.forms() if self.older else []), self]
 
     def rings(self) -> dict[str, list[dict[str, Any]]]:
         """Return the events of each task, with those that have left the ring before it."""
@@ -73,7 +86,7 @@ class Update:
 
     @property
     def too_many(self) -> bool:
-        return sum(map(len, self.passed.values())) > MOST_PASSED
+        return sum(len(events) for form in self.forms() for events in form.passed.values()) > MOST_PASSED
 
 
 def update(alloc: Mapping[str, Any]) -> Update | None:

@@ -13,7 +13,7 @@ import pandas as pd
 from . import _events
 from ._change import Seen
 from ._events import Update
-from .capture import Capture
+from .capture import Capture, Page
 from .decode import Store
 from .frames import TABLES
 
@@ -48,6 +48,18 @@ class Difference:
 
     complete: bool
     """Whether the rings of all others are known."""
+
+
+class Rows(Capture):
+    """A capture that no answer was put into: its one page is written of its rows, once somebody asks for it."""
+
+    store: Store
+
+    @property
+    def pages(self) -> list[Page]:
+        if not self._pages:
+            self.store.write_page()
+        return super().pages
 
 
 class Present:
@@ -221,8 +233,8 @@ class Present:
     def copy(self) -> tuple[Capture, Store]:
         """Return everything as a store of its own, which later changes leave alone."""
         self._settle()
-        capture = Capture.create()
-        store = Store(capture)
+        capture = Rows.create()
+        store = capture.store = Store(capture)
         store.put(self._store.rows())
         return capture, store
 

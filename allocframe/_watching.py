@@ -249,12 +249,19 @@ class Watcher:
     def _take(self, jobs: Jobs) -> None:
         """Apply what the inbox holds, or its oldest part."""
         taken, index = self.inbox.take(MOST_AT_ONCE)
-        fresh = self.present.fresh(taken)
-        self.inbox.counts["duplicates"] += len(taken) - len(fresh)
-        self.index, self._taken_at = max(self.index, index), self._heard()
-        if fresh:
-            frames = self.present.apply(fresh, jobs(self.present.without_job(fresh)))
-            self._tell(frames, "stream", whole=False)
+        self._taken_at = self._heard()
+        rounds = [one.forms() for one in taken]
+        for nth in range(max(map(len, rounds), default=0)):
+            forms = [forms[nth] for forms in rounds if len(forms) > nth]
+            fresh = self.present.fresh(forms)
+            self.inbox.counts["duplicates"] += len(forms) - len(fresh)
+            if nth + 1 == max(map(len, rounds)):
+                self.index = max(self.index, index)
+            if fresh:
+                frames = self.present.apply(fresh, jobs(self.present.without_job(fresh)))
+                self._tell(frames, "stream", whole=False)
+        if not taken:
+            self.index = max(self.index, index)
 
     def _read_jobs(self, ids: list[str]) -> dict[str, tuple[str | None, int | None]]:
         """Read allocations that were never listed, because payloads hold no job; many are left to the next list."""

@@ -160,8 +160,6 @@ class Snapshot:
         >>> af.load(snap.save("outage.allocframe")).events.equals(snap.events)
         True
         """
-        if not self._capture.pages and len(self):  # a watch keeps rows, not answers
-            self._store.write_page()
         self._capture.describe(filters=[[column, value] for column, value in self._conditions])
         return self._capture.save(path)
 
