@@ -42,11 +42,13 @@ if TYPE_CHECKING:
     from . import plots, sim, stats
     from ._findings import Finding, Findings, Thresholds
     from ._rules import findings
+    from .archive import Archive
 
 __all__ = [
     "Allocation",
     "AllocframeError",
     "ApiError",
+    "Archive",
     "BadRequest",
     "Change",
     "Client",
@@ -83,6 +85,7 @@ __all__ = [
 ]
 
 _OPTIONAL = {
+    "Archive": ("archive", "archive", "deltalake"),
     "Finding": ("_findings", "stats", "narwhals and scipy"),
     "Findings": ("_findings", "stats", "narwhals and scipy"),
     "Thresholds": ("_findings", "stats", "narwhals and scipy"),

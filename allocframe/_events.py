@@ -85,6 +85,11 @@ class Update:
         return _text(row)
 
     @property
+    def size(self) -> int:
+        """Bytes that it holds, about."""
+        return sum(len(form.row) for form in self.forms())
+
+    @property
     def too_many(self) -> bool:
         return sum(len(events) for form in self.forms() for events in form.passed.values()) > MOST_PASSED
 

@@ -67,10 +67,10 @@ class Inbox:
                 self.counts["duplicates"] += 1
                 return
             self.counts["coalesced"] += 1
+            self._bytes -= older.size
             update.after(older)
-            self._bytes -= len(older.row)
         self._waiting[update.alloc_id] = update
-        self._bytes += len(update.row)
+        self._bytes += update.size
         if len(self._waiting) > MOST_UPDATES or self._bytes > MOST_BYTES or update.too_many:
             self.counts["overflows"] += 1
             self.overflowed = True
@@ -81,7 +81,7 @@ class Inbox:
         """Return the updates that have waited longest, and the index up to which nothing is left behind."""
         with self.changed:
             taken = [self._waiting.pop(identity) for identity in list(self._waiting)[:most]]
-            self._bytes -= sum(len(update.row) for update in taken)
+            self._bytes -= sum(update.size for update in taken)
             left = min((update.first_index - 1 for update in self._waiting.values()), default=self.index)
             return taken, min(left, self.index)
 

@@ -6,6 +6,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Iterable
+from itertools import zip_longest
 from typing import Literal
 
 import pandas as pd
@@ -15,7 +16,7 @@ from ._asking import Asker
 from ._change import Change, Gap, Seen
 from ._config import Config
 from ._errors import AllocframeError, ConnectionFailed, PermissionDenied, Unsupported
-from ._events import BlockingIndex, Pace
+from ._events import BlockingIndex, Pace, Update
 from ._present import Frames, Jobs, Present, jobs_in
 from ._protocol import Query
 from ._stream import EventStream, Feed, Inbox
@@ -250,18 +251,18 @@ class Watcher:
         """Apply what the inbox holds, or its oldest part."""
         taken, index = self.inbox.take(MOST_AT_ONCE)
         self._taken_at = self._heard()
-        rounds = [one.forms() for one in taken]
-        for nth in range(max(map(len, rounds), default=0)):
-            forms = [forms[nth] for forms in rounds if len(forms) > nth]
-            fresh = self.present.fresh(forms)
-            self.inbox.counts["duplicates"] += len(forms) - len(fresh)
-            if nth + 1 == max(map(len, rounds)):
+        rounds = list(zip_longest(*(one.forms() for one in taken))) or [()]
+        for nth, forms in enumerate(rounds, 1):
+            if nth == len(rounds):
                 self.index = max(self.index, index)
-            if fresh:
-                frames = self.present.apply(fresh, jobs(self.present.without_job(fresh)))
-                self._tell(frames, "stream", whole=False)
-        if not taken:
-            self.index = max(self.index, index)
+            self._apply([one for one in forms if one is not None], jobs)
+
+    def _apply(self, updates: list[Update], jobs: Jobs) -> None:
+        fresh = self.present.fresh(updates)
+        self.inbox.counts["duplicates"] += len(updates) - len(fresh)
+        if fresh:
+            frames = self.present.apply(fresh, jobs(self.present.without_job(fresh)))
+            self._tell(frames, "stream", whole=False)
 
     def _read_jobs(self, ids: list[str]) -> dict[str, tuple[str | None, int | None]]:
         """Read allocations that were never listed, because payloads hold no job; many are left to the next list."""

@@ -21,7 +21,7 @@ from ._errors import DecodeError
 from ._table import Column, Table
 from .capture import Capture, Page
 from .frames import TABLES
-from .frames._sql import MACROS
+from .frames._sql import MACROS, VIEWS
 
 MEMORY_LIMIT = "500MB"
 """What DuckDB may hold before it spills to the capture's folder."""
@@ -46,31 +46,6 @@ ISSUES = Table(
         Column("value", "value", "text", "the value, cut at 200 characters"),
     ),
 )
-
-# What the tables read from. `pages` holds every record of every page; `listed` one row for each allocation:
-# the newest one where a walk met it more than once.
-_VIEWS = {
-    "listed": "SELECT *, rowid AS alloc_row FROM main.pages WHERE {where} ",
-    "tasks": """SELECT alloc_row, ID, t.key AS task, t.value AS ts, Namespace, JobID, coalesce(JobVersion, Job.Version) AS job_version,
-        TaskGroup, NodeName FROM (SELECT *, unnest(map_entries(TaskStates)) AS t FROM {s}.listed) WHERE t.value IS NOT NULL""",
-    "task_events": """SELECT * EXCLUDE (ts) FROM (SELECT *, unnest(ts.Events) AS e, unnest(range(len(ts.Events))) AS seq
-        FROM {s}.tasks) WHERE e IS NOT NULL""",
-    "reschedule_events": """SELECT * FROM (SELECT alloc_row, ID, unnest(RescheduleTracker.Events) AS r,
-        unnest(range(len(RescheduleTracker.Events))) AS seq FROM {s}.listed) WHERE r IS NOT NULL""",
-    "task_resources": """
-        SELECT alloc_row, ID, t.key AS task, t.value.Cpu.CpuShares AS cpu, t.value.Memory.MemoryMB AS memory,
-          t.value.Memory.MemoryMaxMB AS memory_max, NULL::BIGINT AS disk,
-          flatten(list_transform(coalesce(t.value.Networks, []),
-            lambda n: list_concat(coalesce(n.ReservedPorts, []), coalesce(n.DynamicPorts, [])))) AS ports
-        FROM (SELECT alloc_row, ID, unnest(map_entries(AllocatedResources.Tasks)) AS t FROM {s}.listed)
-        UNION ALL
-        SELECT alloc_row, ID, NULL, NULL, NULL, NULL, AllocatedResources.Shared.DiskMB, coalesce(AllocatedResources.Shared.Ports,
-          flatten(list_transform(coalesce(AllocatedResources.Shared.Networks, []),
-            lambda n: list_concat(coalesce(n.ReservedPorts, []), coalesce(n.DynamicPorts, [])))))
-        FROM {s}.listed WHERE AllocatedResources IS NOT NULL""",
-    "scored_nodes": """SELECT alloc_row, ID, Metrics AS m, unnest(CASE WHEN len(Metrics.ScoreMetaData) > 0 THEN Metrics.ScoreMetaData
-        ELSE [NULL] END) AS s FROM {s}.listed WHERE Metrics IS NOT NULL""",
-}
 
 
 @dataclass(frozen=True)
@@ -190,7 +165,7 @@ class Store:
 
     def _views(self, schema: str, where: str) -> None:
         self._con.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
-        for name, body in _VIEWS.items():
+        for name, body in VIEWS.items():
             self._con.execute(f"CREATE VIEW {schema}.{name} AS {body.format(s=schema, where=where)}")
         for table in TABLES.values():
             self._con.execute(f"CREATE VIEW {schema}.{table.name} AS {table.select(schema)}")
@@ -201,14 +176,7 @@ class Store:
         A condition is a column of `allocations` and the value, or list of values, that it must have.
         """
         name = f"view_{next(self._schemas)}"
-        terms = []
-        for column, wanted in conditions:
-            values = list(wanted) if isinstance(wanted, list | tuple | set | frozenset) else [wanted]
-            terms.append(
-                f"CAST({column} AS VARCHAR) IN ({', '.join(_quoted(str(value)) for value in values) or 'NULL'})"
-            )
-        chosen = f"SELECT alloc_id FROM {schema}.allocations WHERE {' AND '.join(terms) or 'true'}"
-        self._views(name, f"ID IN ({chosen})")
+        self._views(name, f"ID IN (SELECT alloc_id FROM {schema}.allocations WHERE {terms(conditions)})")
         return name
 
     def frame(self, name: str, schema: str = "main") -> pd.DataFrame:
@@ -272,7 +240,7 @@ class Store:
         """Write every row into the capture as one page: the declared fields, as Nomad names them."""
         file = self.capture.folder / "rows.json"
         self._con.execute(
-            f"COPY (SELECT * EXCLUDE (page) FROM pages) TO {_quoted(str(file))} (FORMAT json, ARRAY true)"
+            f"COPY (SELECT * EXCLUDE (page) FROM pages) TO {quoted(str(file))} (FORMAT json, ARRAY true)"
         )
         self.capture.add(file.read_bytes(), path="", params={})
         file.unlink()
@@ -280,15 +248,7 @@ class Store:
     def query(self, query: str, schema: str = "main") -> pd.DataFrame:
         """Answer one SELECT over the tables."""
         with self._con.cursor() as cursor:
-            statements = cursor.extract_statements(query)
-            if len(statements) != 1 or statements[0].type not in _READS:
-                raise ValueError(
-                    "give one SELECT statement: the tables of a snapshot can be read, not changed"
-                )
-            cursor.execute(f"SET search_path = '{schema},main'")
-            data = _in_utc(cursor.sql(statements[0]).to_arrow_table())
-            answer: pd.DataFrame = data.to_pandas(types_mapper=_TYPES.get)
-            return answer
+            return answer(cursor, query, schema)
 
     def issues(self) -> pd.DataFrame:
         """Return what did not fit, as the `ISSUES` table."""
@@ -303,6 +263,34 @@ class Store:
     def close(self) -> None:
         """Let go of the database."""
         self._con.close()
+
+
+def answer(cursor: duckdb.DuckDBPyConnection, query: str, schema: str = "main") -> pd.DataFrame:
+    """Answer one SELECT over the tables in `schema`.
+
+    Raises
+    ------
+    ValueError
+        It is not one SELECT.
+    """
+    statements = cursor.extract_statements(query)
+    if len(statements) != 1 or statements[0].type not in _READS:
+        raise ValueError("give one SELECT statement: the tables of a snapshot can be read, not changed")
+    cursor.execute(f"SET search_path = '{schema},main'")
+    data = _in_utc(cursor.sql(statements[0]).to_arrow_table())
+    found: pd.DataFrame = data.to_pandas(types_mapper=_TYPES.get)
+    return found
+
+
+def terms(conditions: Iterable[tuple[str, Any]]) -> str:
+    """Return the SQL of conditions: a column and the value, or list of values, that it must have."""
+    found = []
+    for column, wanted in conditions:
+        values = list(wanted) if isinstance(wanted, list | tuple | set | frozenset) else [wanted]
+        found.append(
+            f"CAST({column} AS VARCHAR) IN ({', '.join(quoted(str(value)) for value in values) or 'NULL'})"
+        )
+    return " AND ".join(found) or "true"
 
 
 _READS = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
@@ -323,12 +311,13 @@ def _in_utc(data: pa.Table) -> pa.Table:
     return data.cast(pa.schema(fields))
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Return text as a literal of SQL."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def _among(ids: Iterable[str]) -> str:
-    return f"ID IN ({', '.join(map(_quoted, ids)) or 'NULL'})"
+    return f"ID IN ({', '.join(map(quoted, ids)) or 'NULL'})"
 
 
 def _is_suspect(body: bytes) -> bool:
@@ -337,5 +326,5 @@ def _is_suspect(body: bytes) -> bool:
 
 
 def _reader(file: Path, size: int) -> str:
-    name, limit = _quoted(str(file)), max(size + 1, 1 << 20)
+    name, limit = quoted(str(file)), max(size + 1, 1 << 20)
     return f"read_json({name}, format='array', columns={_COLUMNS}, maximum_object_size={limit})"

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import pandas as pd
 
@@ -18,10 +18,20 @@ from .decode import ISSUES, Store
 from .frames import SNAPSHOT_TABLES, TABLES
 
 
+class Tables(Protocol):
+    """Where a snapshot's tables come from: a capture's decoder, or an archive."""
+
+    def frame(self, name: str, schema: str) -> pd.DataFrame: ...
+    def query(self, query: str, schema: str) -> pd.DataFrame: ...
+    def narrow(self, schema: str, conditions: Iterable[tuple[str, Any]]) -> str: ...
+    def issues(self) -> pd.DataFrame: ...
+    def close(self) -> None: ...
+
+
 class Snapshot:
     """Every allocation that one walk over a cluster found, and what became of their tasks.
 
-    Made by `Client.snapshot`, `load` and `read_json`. Frames are made when first asked for, and kept.
+    Made by `Client.snapshot`, `load`, `read_json` and `Archive.snapshot`. Frames are made when first asked for, and kept.
 
     Attributes
     ----------
@@ -44,7 +54,7 @@ class Snapshot:
     def __init__(
         self,
         capture: Capture,
-        store: Store,
+        store: Tables,
         *,
         conditions: Iterable[tuple[str, Any]] = (),
         schema: str = "main",
@@ -155,11 +165,20 @@ class Snapshot:
 
         `load` gives the same tables. A filtered snapshot is saved with all of its pages and its filter.
 
+        Raises
+        ------
+        ValueError
+            It comes from an archive, which has no answers as sent; use `to_parquet`.
+
         Examples
         --------
         >>> af.load(snap.save("outage.allocframe")).events.equals(snap.events)
         True
         """
+        if not self._capture.pages:
+            raise ValueError(
+                "a snapshot of an archive has no answers as sent to save; use to_parquet or to_csv"
+            )
         self._capture.describe(filters=[[column, value] for column, value in self._conditions])
         return self._capture.save(path)
 

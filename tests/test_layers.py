@@ -24,7 +24,7 @@ LAYERS = [
     ["_watching"],
     ["snapshot"],
     ["watch"],
-    ["_findings", "stats"],
+    ["_findings", "archive", "stats"],
     ["_rules", "plots"],
     ["widgets"],
     ["__init__"],
@@ -34,7 +34,8 @@ LAYERS = [
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 HOME = {
     "httpx": {"_connection", "_transport", "_stream"},
-    "duckdb": {"decode"},
+    "duckdb": {"archive", "decode"},
+    "deltalake": {"archive"},
     "typer": {"cli"},
     "tqdm": {"_progress"},
     "websockets": {"_shell"},

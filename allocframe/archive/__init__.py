@@ -1,0 +1,300 @@
+"""The archive: what Nomad forgets, kept in Delta Lake tables."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from .._change import Change
+from .._table import Column, Table
+from ..decode import answer, terms
+from ..frames import ALLOCATIONS, EVENTS
+from ..snapshot import Snapshot
+from ._coverage import COVERAGE, MISSING, QUERY
+from ._delta import Tables
+from ._past import Past, described
+from ._reading import Connection, derive, frame, reading
+from ._rows import rows
+from ._schema import STORED
+from ._state import NOTHING, State, caught_up, known, state
+from ._upkeep import compact, info, retain
+
+__all__ = ["Archive"]
+
+_LIMIT_S = 1800
+"""An append that takes longer than this does not count; what it left may then be cleared away."""
+
+_SEEN = (
+    Column(
+        "first_seen_at", "first_seen_at", "time", "when it was first seen, by the recorder's clock", "UTC"
+    ),
+    Column("last_seen_at", "last_seen_at", "time", "when it was last known to be there", "UTC"),
+    Column(
+        "gone_at", "gone_at", "time", "when it was first known to be gone; missing while it is there", "UTC"
+    ),
+)
+_KEPT = Table("allocations", ALLOCATIONS.key, ALLOCATIONS.doc, "allocations", (*ALLOCATIONS.columns, *_SEEN))
+
+
+class Archive:
+    """Everything that was seen of a cluster, for months: allocations that are gone, events beyond Nomad's ten for each task.
+
+    An archive is a folder, or an object store, of Delta Lake tables: `allocations`, `task_states`, `events`, `reschedules`, and
+    `snapshots`, which says what was seen when. It has no job specifications. Making this object touches nothing.
+
+    Parameters
+    ----------
+    path : path or URL
+        A folder, or such as ``s3://bucket/nomad``. Locally its files are readable by their owner only.
+    storage_options : dict, optional
+        What an object store needs, in the names of delta-rs, such as ``AWS_REGION``.
+
+    Examples
+    --------
+    >>> archive = af.Archive("nomad-archive")
+    >>> archive
+    Archive('nomad-archive')
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, storage_options: Mapping[str, str] | None = None
+    ) -> None:
+        self._tables = Tables(path, storage_options)
+        self._indexes: dict[str, int | None] = {}
+
+    def __repr__(self) -> str:
+        return f"Archive({self._tables.where!r})"
+
+    def append(self, change: Change | Iterable[Change], *, recorder: str | None = None) -> None:
+        """Keep what a watch saw; all of it counts for a reader, or, if this fails at any instant, nothing.
+
+        What failed can be given again, and so can what was kept: events and allocations are there once. The time this takes
+        depends on the changes, not on the archive. Several recorders may append to one archive at once.
+
+        Parameters
+        ----------
+        change : Change or several
+            What `Client.watch` yields. Several become one step.
+        recorder : str, optional
+            Who saw it; this machine's name otherwise.
+
+        Raises
+        ------
+        OSError
+            It could not be written, for instance because the disk is full.
+        DecodeError
+            A newer allocframe wrote the archive.
+        """
+        changes = [change] if isinstance(change, Change) else list(change)
+        if not changes:
+            return
+        who = recorder or socket.gethostname()
+        started = time.monotonic()
+        batch = f"{time.time_ns():016x}{secrets.token_hex(4)}"
+        told = rows(changes, batch, who, self._indexes.get(who))
+        self._tables.make()
+        for name in STORED:
+            if name == "snapshots" and time.monotonic() - started > _LIMIT_S:
+                raise TimeoutError(f"an append to {self._tables.where} took over {_LIMIT_S} s; give it again")
+            if name in told:
+                self._tables.append(name, told[name])
+        self._indexes[who] = changes[-1].index
+
+    def snapshot(
+        self, at: pd.Timestamp | str | None = None, *, since: pd.Timestamp | str | None = None
+    ) -> Snapshot:
+        """Return the cluster as it was seen at a time, with the tables and methods of a live snapshot.
+
+        Its events are all that were ever seen of these tasks, and `events_truncated` is False where none was missed.
+
+        Parameters
+        ----------
+        at : time or str, optional
+            The moment, UTC where it names no offset; the latest otherwise.
+        since : time or str, optional
+            Also the allocations that were gone by then, but still there at this time or later.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no archive.
+        ValueError
+            Nothing had been seen by then.
+        """
+        moment = _utc(at)
+        condition = "gone_at IS NULL"
+        if since is not None:
+            condition += f" OR epoch_ns(last_seen_at) >= {_utc(since).value}"
+        try:
+            past = Past(self._tables, moment, condition)
+        except OSError:
+            past = Past(self._tables, moment, condition)
+        try:
+            return Snapshot(described(past, self._tables.where, moment), past)
+        except BaseException:
+            past.close()
+            raise
+
+    def events(
+        self,
+        since: pd.Timestamp | str | None = None,
+        until: pd.Timestamp | str | None = None,
+        **columns: Any,
+    ) -> pd.DataFrame:
+        """Return the task events of all time, also of allocations that are gone: the `events` table, each event once.
+
+        Parameters
+        ----------
+        since, until : time or str, optional
+            Only events from `since` on and before `until`, by the node's clock.
+        **columns
+            A column of the table and its value, or a list of values of which one must match.
+        """
+        _check(EVENTS, columns)
+        spans = [f"epoch_ns(time) >= {_utc(since).value}"] if since is not None else []
+        spans += [f"epoch_ns(time) < {_utc(until).value}"] if until is not None else []
+        stored = {name: value for name, value in columns.items() if name != "seq"}
+        inside = " AND ".join([*spans, terms(stored.items())])
+
+        def work(connection: Connection) -> pd.DataFrame:
+            derive(connection, f"alloc_id IN (SELECT alloc_id FROM stored.events WHERE {inside})")
+            wanted = " AND ".join([*spans, terms(columns.items())])
+            return frame(connection, EVENTS, f"FROM seen.events WHERE {wanted} ORDER BY alloc_id, task, seq")
+
+        return reading(self._tables, None, work)
+
+    def allocations(self, **columns: Any) -> pd.DataFrame:
+        """Return every allocation that was ever seen, as it was last seen, with when that was and since when it is gone.
+
+        Parameters
+        ----------
+        **columns
+            A column of the table and its value, or a list of values of which one must match.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The `allocations` table, with `first_seen_at`, `last_seen_at` and `gone_at`, which is NaT while it is there.
+        """
+        _check(_KEPT, columns)
+
+        def work(connection: Connection) -> pd.DataFrame:
+            derive(connection)
+            wanted = terms(columns.items())
+            return frame(
+                connection, _KEPT, f"FROM seen.allocations WHERE {wanted} ORDER BY create_index, alloc_id"
+            )
+
+        return reading(self._tables, None, work)
+
+    def sql(self, query: str) -> pd.DataFrame:
+        """Answer a SELECT over all that was ever seen.
+
+        Parameters
+        ----------
+        query : str
+            One SELECT in DuckDB's SQL over `allocations` (with `first_seen_at`, `last_seen_at`, `gone_at`), `task_states`, `events`,
+            `reschedules` and `snapshots`. Times are TIMESTAMP_NS in UTC, durations whole nanoseconds.
+        """
+
+        def work(connection: Connection) -> pd.DataFrame:
+            derive(connection)
+            return answer(connection, query, "seen")
+
+        return reading(self._tables, None, work)
+
+    def coverage(self) -> pd.DataFrame:
+        """Return, for each task that was ever seen, whether its history is complete, and if not, what is missing and why.
+
+        Returns
+        -------
+        pandas.DataFrame
+            alloc_id, task, namespace, job_id, first_seen_at, last_seen_at, gone_at, events, complete, missing (how many times are),
+            missing_since, missing_until, reason. Complete is a history in which each event is tied to the one before it
+            by a list that held both, from the first on.
+        """
+
+        def work(connection: Connection) -> pd.DataFrame:
+            derive(connection, "true")
+            return frame(connection, COVERAGE, f"FROM ({QUERY}) ORDER BY alloc_id, task")
+
+        return reading(self._tables, None, work)
+
+    def missing(self) -> pd.DataFrame:
+        """Return the times of which events of a task are missing: alloc_id, task, since, until, reason."""
+
+        def work(connection: Connection) -> pd.DataFrame:
+            derive(connection, "true")
+            return frame(connection, MISSING, "FROM seen.missing ORDER BY alloc_id, task, until")
+
+        return reading(self._tables, None, work)
+
+    def state(self) -> State:
+        """Return what was last seen, for a recorder that goes on: time, index, live allocations, recorders.
+
+        It grows with the allocations that are still there, not with the archive.
+        """
+        try:
+            return reading(self._tables, None, state)
+        except FileNotFoundError:
+            return NOTHING
+
+    def catch_up(self, change: Change, *, namespace: str = "*") -> Change:
+        """Return what the first answer of a new watch changed against what the archive last saw.
+
+        That answer has every allocation as new. Those that are known as they are, are left out; those that are no longer there
+        are `gone`; and the time between is a gap.
+
+        Parameters
+        ----------
+        change : Change
+            The first of a watch, whole.
+        namespace : str
+            What the watch asked for: only there can something be gone.
+        """
+        try:
+            rows, at = reading(self._tables, None, lambda connection: known(connection, namespace))
+        except FileNotFoundError:
+            return change
+        return change if at is None else caught_up(change, rows, at)
+
+    def compact(self) -> None:
+        """Write days that lie in many files anew, with each row once; recorders and readers may go on meanwhile.
+
+        Reading gets faster by it, and appending stays as fast as it is: do it about every 500 appends.
+        """
+        compact(self._tables)
+
+    def retain(self, days: int) -> None:
+        """Remove all days before the last `days` of the archive.
+
+        What allocations that are still there need stays: their last row, and as many of their events as Nomad keeps.
+        """
+        if days < 1:
+            raise ValueError("days must be at least 1")
+        retain(self._tables, days)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What there is, as plain JSON: times, recorders, gaps, and the days, files, rows and bytes of each table."""
+        return info(self._tables, self.state())
+
+
+def _check(table: Table, columns: Mapping[str, Any]) -> None:
+    known = {column.name for column in table.columns}
+    for name in columns:
+        if name not in known:
+            raise ValueError(f"{table.name} has no column {name!r}; it has: {', '.join(sorted(known))}")
+
+
+def _utc(moment: pd.Timestamp | str | None) -> Any:
+    if moment is None:
+        return None
+    stamp = pd.Timestamp(moment)
+    return (stamp if stamp.tzinfo else stamp.tz_localize("UTC")).tz_convert("UTC")
