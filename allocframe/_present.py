@@ -238,11 +238,10 @@ class Present:
         store.put(self._store.rows())
         return capture, store
 
-    def close(self) -> None:
-        """Let go of the databases."""
-        for store in (self._store, self._batch):
-            store.close()
-            store.capture.close()
+    def nothing(self) -> Frames:
+        """Return the frames of no change."""
+        empty = {name: TABLES[name].empty() for name in _CHANGED[1:]}
+        return {**empty, "new_events": empty["events"], "new": _NONE, "changed": _NONE, "gone": _NONE}
 
 
 _NONE = TABLES["allocations"].empty()

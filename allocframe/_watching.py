@@ -323,6 +323,15 @@ class Watcher:
 
     # What is told
 
+    def still(self) -> Change | None:
+        """Return a change without rows that says that nothing had changed when the cluster was last heard of."""
+        if not self.synced or self.ready or len(self.inbox) or self.heard_at is None:
+            return None
+        frames, source = self.present.nothing(), self.mode
+        return Change(
+            at=self.heard_at, index=self.index or None, source=source, whole=False, gap=None, **frames
+        )
+
     def _tell(self, frames: Frames, source: Source, *, whole: bool) -> None:
         gap, now = None, _now()
         if self._gap is not None:

@@ -103,6 +103,21 @@ class Watch:
         self._told += 1
         return ready.popleft()
 
+    def still(self) -> Change | None:
+        """Return a change without rows that says up to when nothing had changed; None where that cannot be told.
+
+        A recorder keeps it to show, in a quiet time, that it was watching.
+
+        Examples
+        --------
+        >>> with client.watch(namespace="*") as watch:
+        ...     _ = next(watch)
+        ...     len(watch.still())
+        0
+        """
+        with self._lock:
+            return self._watcher.still()
+
     def __iter__(self) -> Iterator[Change]:
         return self
 

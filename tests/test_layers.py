@@ -25,7 +25,7 @@ LAYERS = [
     ["snapshot"],
     ["watch"],
     ["_findings", "archive", "stats"],
-    ["_rules", "plots"],
+    ["_rules", "plots", "recorder"],
     ["widgets"],
     ["__init__"],
     ["cli"],

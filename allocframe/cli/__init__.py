@@ -8,10 +8,10 @@ import warnings
 import typer
 
 from .._errors import AllocframeError, ConfigError
-from . import demo, fetch
+from . import demo, fetch, record
 from ._app import app
 
-__all__ = ["demo", "fetch", "run"]
+__all__ = ["demo", "fetch", "record", "run"]
 
 
 def run() -> int:
