@@ -29,7 +29,8 @@ class Asker:
     def all(self, *, light: bool = False) -> tuple[Store, int | None]:
         """Return every allocation, and the index that the cluster had reached when the list began."""
         query = replace(self._query, task_states=False, per_page=LIGHT_PAGE) if light else self._query
-        capture, store = Walk(self._transport, query, self._config.address).run(WORKERS, False)
+        walk = Walk(self._transport, query, self._config.address, ask_version=False)
+        capture, store = walk.run(WORKERS, False)
         index = capture.info["index_first"]
         for page in capture.pages:
             capture.discard(page)

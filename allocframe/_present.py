@@ -224,7 +224,7 @@ class Present:
     def _remember(self, allocations: pd.DataFrame, rings: dict[str, Any]) -> None:
         names = ("alloc_id", "modify_index", "job_type", "job_version")
         columns = (
-            [None if value != value or value is pd.NA else value for value in allocations[name].tolist()]
+            [None if value is pd.NA or value != value else value for value in allocations[name].tolist()]
             for name in names
         )
         for identity, index, kind, version in zip(*columns, strict=True):

@@ -42,6 +42,7 @@ POLL = 5.0
 
 LONGEST_PAUSE = 30.0
 _FIRST_LOOK = "the first look"
+_WENT_BACK = "the server's index went back: it was restored, or another one answered"
 
 Source = Literal["list", "stream", "blocking"]
 
@@ -287,18 +288,23 @@ class Watcher:
         params = self.rule.params(self._rng, max(left, 0.1))
         self._pace.pause = FLOOR if params else POLL
         self._pace.sent(time.monotonic())
-        index = self._asker.index(params, _events.read_timeout(self.rule.wait))
-        before = self.rule.resets
-        moved = self.rule.received(index)
-        if self.rule.resets > before:
-            self._lose(
-                self.heard_at, "the server's index went back: it was restored, or another one answered"
-            )
+        if params and not self._has_moved(params):
             return
+        self._compare()
+
+    def _has_moved(self, params: dict[str, str]) -> bool:
+        """Wait until the list has moved past the index, or the time is over."""
+        resets = self.rule.resets
+        moved = self.rule.received(self._asker.index(params, _events.read_timeout(self.rule.wait)))
+        if self.rule.resets > resets:
+            self._lose(self.heard_at, _WENT_BACK)
+            return False
+        self._well()
+        return moved
+
+    def _well(self) -> None:
         self.heard_at = _now()
         self.trouble, self._in_a_row = None, 0
-        if moved:
-            self._compare()
 
     def _compare(self) -> None:
         """List without task states, and read in full only what has changed."""
@@ -306,6 +312,11 @@ class Watcher:
         store, index = self._asker.all(light=True)
         found = self.present.difference(store.modify_indexes(), index)
         store.close()
+        if index is not None and index < self.index:
+            self._lose(self.heard_at, _WENT_BACK)
+            return
+        self.rule.index = index or 0
+        self._well()
         if len(found.chosen) > MOST_READS:
             store, index = self._asker.all()
             frames = self.present.replace(store, index)

@@ -97,7 +97,8 @@ class Engine:
             index = self.state.commit("allocs", "deployment")
             for group in job.groups:
                 for slot, node in self._slots(job, group):
-                    self._place(job, group, slot, evaluation, index, deployment=deployment, node=node)
+                    made = self._place(job, group, slot, evaluation, index, deployment=deployment, node=node)
+                    self.broker.publish("PlanResult", made)
         else:
             self._roll(job, evaluation, deployment)
         return job
@@ -170,6 +171,7 @@ class Engine:
         index = self.state.commit("allocs", "deployment")
         new = self._place(job, group, slot, evaluation, index, deployment=deployment, previous=old)
         new.canary = canary
+        self.broker.publish("PlanResult", new)
 
     # Placement and the life of an allocation
 
@@ -202,7 +204,6 @@ class Engine:
             made.previous, previous.next = previous.id, made.id
         self.state.allocs[made.id] = made
         self._live[job.namespace, job.id, group.name, slot] = made
-        self.broker.publish("PlanResult", made)
         for task in group.tasks:
             made.tasks[task.name] = TaskState(journal=self.journal, owner=(made.id, task.name))
             self.after(self.rng.randint(5, 300) * SECOND // 1000, partial(self.runner.receive, made, task))
@@ -281,6 +282,7 @@ class Engine:
         made = self._place(job, alloc.group, alloc.slot, evaluation, index, previous=alloc)
         made.deployment_id = deployment.id if deployment else ""
         made.tracker = [*alloc.tracker, (self.state.now_ns, alloc.id, alloc.node.id, pause)][-TRACKED:]
+        self.broker.publish("PlanResult", made)
         alloc.desired_status, alloc.desired_description = "stop", RESCHEDULED
         self.touch(alloc, "PlanResult")
         self.collect(alloc)
@@ -318,7 +320,9 @@ class Engine:
     def replace(self, alloc: Alloc, evaluation: Evaluation) -> Alloc:
         """Place a replacement in the slot of an allocation."""
         index = self.state.commit("allocs")
-        return self._place(alloc.job, alloc.group, alloc.slot, evaluation, index, previous=alloc)
+        made = self._place(alloc.job, alloc.group, alloc.slot, evaluation, index, previous=alloc)
+        self.broker.publish("PlanResult", made)
+        return made
 
     def collect(self, alloc: Alloc) -> None:
         """Forget a finished allocation an hour after its last change, a day for batch jobs from 1.5 on."""
