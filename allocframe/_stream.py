@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,15 @@ MOST_UPDATES = 20_000
 MOST_BYTES = 128 << 20
 """What may wait for a slow consumer, before it is dropped and everything is listed again."""
 
+
+ESTABLISH = 20.0
+"""Seconds that a subscription may take until its first line."""
+
+LATEST = 15.0
+"""Seconds that a stream may lag behind a list."""
+
+LULL = 1.0
+"""Seconds without a line after which what a server replays at the start is over."""
 
 _COUNTED = ("events", "coalesced", "duplicates", "replayed", "skipped", "overflows")
 
@@ -91,12 +100,16 @@ class Inbox:
             self._waiting.clear()
             self._bytes, self.overflowed, self.index, self.floor = 0, False, floor, floor
 
-    def settle(self, quiet: float = 0.05, longest: float = 2.0) -> None:
-        """Wait until nothing has come for a moment: what servers replay comes at once."""
-        end = time.monotonic() + longest
+    def reach(self, index: int, ended: Callable[[], bool]) -> bool:
+        """Wait until streams have told what happened up to an index; return whether they have.
+
+        It waits no longer than something comes at all: a server that has restarted tells nothing of before.
+        """
+        end = time.monotonic() + LATEST
         with self.changed:
-            while time.monotonic() < end and self.changed.wait(quiet):
+            while self.index < index and not ended() and time.monotonic() < end and self.changed.wait(LULL):
                 pass
+            return self.index >= index
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -117,9 +130,7 @@ class EventStream:
         The error that this amounts to, where the server said one.
     """
 
-    def __init__(
-        self, config: Config, params: Mapping[str, str], inbox: Inbox, *, quiet: float = _events.QUIET
-    ) -> None:
+    def __init__(self, config: Config, params: Mapping[str, str], inbox: Inbox, *, quiet: float) -> None:
         self.established = False
         self.first_index: int | None = None
         self.ended: str | None = None
@@ -225,6 +236,23 @@ class Feed:
         self.stream: EventStream | None = None
         self.opened = 0
         self.closed = threading.Event()
+
+    def open(self, config: Config, params: Mapping[str, str], inbox: Inbox) -> EventStream:
+        """Return a new subscription once its first line has come, or it has ended without one."""
+        stream = EventStream(config, params, inbox, quiet=_events.QUIET)
+        self.opened += 1
+        try:
+            with inbox.changed:
+                inbox.changed.wait_for(
+                    lambda: stream.established or stream.ended or self.closed.is_set(), ESTABLISH
+                )
+        except BaseException:
+            stream.close()
+            raise
+        if not stream.established and not stream.ended:
+            late = f"{config.address}: no line of the event stream came within {ESTABLISH:g} s"
+            stream.error = stream.error or ConnectionFailed(late)
+        return stream
 
     def replace(self, stream: EventStream | None) -> None:
         """Put a new subscription in place of the old one, which is closed."""

@@ -15,12 +15,13 @@ from . import _events
 from ._asking import Asker
 from ._change import Change, Gap, Seen
 from ._config import Config
-from ._errors import AllocframeError, ConnectionFailed, PermissionDenied, Unsupported
+from ._errors import AllocframeError, PermissionDenied, Unsupported
 from ._events import BlockingIndex, Pace, Update
 from ._present import Frames, Jobs, Present, jobs_in
 from ._protocol import Query
-from ._stream import EventStream, Feed, Inbox
+from ._stream import LATEST, EventStream, Feed, Inbox
 from ._transport import Transport
+from .decode import Store
 
 LINGER = 0.05
 """Seconds that updates are gathered before they are told: typing ten costs hardly more than typing one."""
@@ -30,9 +31,6 @@ MOST_AT_ONCE = 2000
 
 MOST_READS = 40
 """Allocations that are read one by one; where more are needed, the list is cheaper."""
-
-ESTABLISH = 20.0
-"""Seconds that a subscription may take until its first line."""
 
 FLOOR = 0.5
 """Seconds between two requests, however fast answers come."""
@@ -73,7 +71,7 @@ class Watcher:
         self.ready: deque[Change] = deque()
         self.counts = dict.fromkeys(("relists", "reconnects", "resumed", "gaps", "resets", "failures"), 0)
         self._config, self._query = config, query
-        self._asker = Asker(transport, config, query)
+        self.asker = Asker(transport, config, query)
         self._wants_stream, self._relist = stream, relist
         self._gap: tuple[pd.Timestamp | None, str] | None = (
             (seen.at, "nobody watched") if seen.at is not None else (None, _FIRST_LOOK)
@@ -85,11 +83,6 @@ class Watcher:
         self._not_before = self._relist_at = 0.0
         self._ever = False
         self._taken_at = seen.at
-
-    @property
-    def reads(self) -> int:
-        """Allocations that were read one by one."""
-        return self._asker.reads
 
     # One step
 
@@ -158,20 +151,14 @@ class Watcher:
         """List everything while a new subscription is held; tell what that changes."""
         stream = self._subscribe() if self._wants_stream else None
         self.mode = "blocking" if stream is None else "stream"
-        store, index = self._asker.all()
+        store, index = self.asker.all()
         first = not self.present.known
         if index is not None and index < self.index:
             self._reset, self.index, first = True, 0, True
             self.counts["resets"] += 1
             self.inbox.restart(0)
         if stream is not None and not first:
-            self.inbox.settle()
-            continuous = stream.first_index is not None and stream.first_index <= self.index
-            if self._gap is not None and not self._reset and (continuous or index == self.index):
-                self._gap = None
-                self.counts["resumed"] += 1
-            while len(self.inbox):
-                self._take(jobs_in(store))
+            self._catch_up(stream, store, index)
         frames = self.present.replace(store, index, reset=self._reset)
         self.index = max(self.index, index or 0)
         self.rule.index = index or 0
@@ -183,6 +170,20 @@ class Watcher:
         self._reset, self.synced, self._ever = False, True, True
         self.trouble, self._in_a_row = None, 0
 
+    def _catch_up(self, stream: EventStream, store: Store, index: int | None) -> None:
+        """Take first what the stream tells of the time before the list: rows that have moved on hold less."""
+        reached = self.inbox.reach(
+            max(store.modify_indexes().values(), default=0), lambda: stream.ended is not None
+        )
+        kept = stream.first_index is not None and stream.first_index <= self.index
+        if self._gap is not None and reached and not self._reset and (kept or index == self.index):
+            self._gap = None
+            self.counts["resumed"] += 1
+        elif self._gap is None and not reached:
+            self._gap = (self.heard_at, "the event stream lagged behind the list")
+        while len(self.inbox):
+            self._take(jobs_in(store))
+
     def _subscribe(self) -> EventStream | None:
         """Return a subscription that the server has confirmed, or None where it lets nobody subscribe."""
         if self.synced:
@@ -193,17 +194,7 @@ class Watcher:
         params = {"topic": "Allocation", "index": "0", "namespace": self._query.namespace or "default"}
         if self._query.region:
             params["region"] = self._query.region
-        stream = EventStream(self._config, params, self.inbox, quiet=_events.QUIET)
-        self.feed.opened += 1
-        try:
-            with self.inbox.changed:
-                self.inbox.changed.wait_for(
-                    lambda: stream.established or stream.ended is not None or self.feed.closed.is_set(),
-                    ESTABLISH,
-                )
-        except BaseException:
-            stream.close()
-            raise
+        stream = self.feed.open(self._config, params, self.inbox)
         if stream.established:
             self.feed.replace(stream)
             return stream
@@ -214,15 +205,9 @@ class Watcher:
 
     def _refused(self, stream: EventStream) -> None:
         """Find out by one list request what it means that a stream ended before its first line: newer servers answer 200."""
-        if self.feed.closed.is_set():
-            raise AllocframeError("this Watch is closed")
         if stream.error is not None and not isinstance(stream.error, PermissionDenied | Unsupported):
             raise stream.error
-        if stream.ended is None:
-            raise ConnectionFailed(
-                f"{self._config.address}: the event stream did not start in {ESTABLISH:g} s"
-            )
-        self._asker.index({}, ESTABLISH)
+        self.asker.index({}, LATEST)
 
     # Event stream
 
@@ -271,7 +256,7 @@ class Watcher:
             self._relist_at = 0.0
             return {}
         try:
-            rows = self._asker.read(ids)
+            rows = self.asker.read(ids)
         except AllocframeError:
             return {}  # what was told of them must not be lost; the next list has the rest
         return {str(row.get("ID")): _events.job_of(row) for row in rows}
@@ -295,7 +280,7 @@ class Watcher:
     def _has_moved(self, params: dict[str, str]) -> bool:
         """Wait until the list has moved past the index, or the time is over."""
         resets = self.rule.resets
-        moved = self.rule.received(self._asker.index(params, _events.read_timeout(self.rule.wait)))
+        moved = self.rule.received(self.asker.index(params, _events.read_timeout(self.rule.wait)))
         if self.rule.resets > resets:
             self._lose(self.heard_at, _WENT_BACK)
             return False
@@ -309,7 +294,7 @@ class Watcher:
     def _compare(self) -> None:
         """List without task states, and read in full only what has changed."""
         started = time.monotonic()
-        store, index = self._asker.all(light=True)
+        store, index = self.asker.all(light=True)
         found = self.present.difference(store.modify_indexes(), index)
         store.close()
         if index is not None and index < self.index:
@@ -318,7 +303,7 @@ class Watcher:
         self.rule.index = index or 0
         self._well()
         if len(found.chosen) > MOST_READS:
-            store, index = self._asker.all()
+            store, index = self.asker.all()
             frames = self.present.replace(store, index)
         else:
             frames = self._changed(found.chosen)
@@ -329,7 +314,7 @@ class Watcher:
             self._tell(frames, "blocking", whole=True)
 
     def _changed(self, ids: Iterable[str]) -> Frames:
-        updates = [one for row in self._asker.read(list(ids)) if (one := _events.update(row)) is not None]
+        updates = [one for row in self.asker.read(list(ids)) if (one := _events.update(row)) is not None]
         return self.present.apply(self.present.fresh(updates), {})
 
     # What is told

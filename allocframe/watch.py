@@ -186,7 +186,7 @@ class Watch:
         return {
             "requests": requests,
             "changes": self._told,
-            "reads": watcher.reads,
+            "reads": watcher.asker.reads,
             **watcher.counts,
             **watcher.inbox.counts,
         }
