@@ -67,6 +67,8 @@ class Inbox:
 
     def _add(self, update: Update) -> None:
         self.counts["events"] += 1
+        if self.overflowed:
+            return
         if update.index <= self.floor:
             self.counts["replayed"] += 1
             return
@@ -91,6 +93,8 @@ class Inbox:
         with self.changed:
             taken = [self._waiting.pop(identity) for identity in list(self._waiting)[:most]]
             self._bytes -= sum(update.size for update in taken)
+            if self.overflowed:
+                return [], 0
             left = min((update.first_index - 1 for update in self._waiting.values()), default=self.index)
             return taken, min(left, self.index)
 
@@ -109,7 +113,7 @@ class Inbox:
         with self.changed:
             while self.index < index and not ended() and time.monotonic() < end and self.changed.wait(LULL):
                 pass
-            return self.index >= index
+            return self.index >= index and not self.overflowed
 
     def __len__(self) -> int:
         return len(self._waiting)

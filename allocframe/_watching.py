@@ -172,9 +172,8 @@ class Watcher:
 
     def _catch_up(self, stream: EventStream, store: Store, index: int | None) -> None:
         """Take first what the stream tells of the time before the list: rows that have moved on hold less."""
-        reached = self.inbox.reach(
-            max(store.modify_indexes().values(), default=0), lambda: stream.ended is not None
-        )
+        newest = max(store.modify_indexes().values(), default=0)
+        reached = newest <= self.index or self.inbox.reach(newest, lambda: stream.ended is not None)
         kept = stream.first_index is not None and stream.first_index <= self.index
         if self._gap is not None and reached and not self._reset and (kept or index == self.index):
             self._gap = None
@@ -236,7 +235,8 @@ class Watcher:
     def _take(self, jobs: Jobs) -> None:
         """Apply what the inbox holds, or its oldest part."""
         taken, index = self.inbox.take(MOST_AT_ONCE)
-        self._taken_at = self._heard()
+        if not self.inbox.overflowed:
+            self._taken_at = self._heard()
         rounds = list(zip_longest(*(one.forms() for one in taken))) or [()]
         for nth, forms in enumerate(rounds, 1):
             if nth == len(rounds):
