@@ -18,6 +18,7 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/fetch.py
 	$(BIN)/python benchmarks/explain.py
+	$(BIN)/python benchmarks/archive.py
 
 diagnosis: $(VENV)/.dev
 	$(BIN)/python benchmarks/diagnosis.py

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import html
 import re
+from typing import Any
+
+import pandas as pd
 
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 _LONGEST = 200
@@ -20,3 +23,15 @@ def visible(value: object) -> str:
 def escaped(value: object) -> str:
     """Return `value` as HTML text that is safe in an element and in a quoted attribute."""
     return html.escape(visible(value), quote=True)
+
+
+def without_formula(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Put an apostrophe before text that starts, after blanks, like a formula."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(column.cat.categories.dtype)
+    if not isinstance(column.dtype, pd.StringDtype):
+        return column
+    risky = column.str.match(r"[\s ]*[=+\-@\t\r\n＝＋－＠]", na=False) | column.str.match(
+        r"[\t\r\n]", na=False
+    )
+    return column.where(~risky, "'" + column)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -95,6 +96,16 @@ class Table:
     def schema(self) -> pa.Schema:
         """Return the Arrow schema of this table."""
         return pa.schema([(c.name, c.arrow) for c in self.columns])
+
+
+class Tables(Protocol):
+    """Where a snapshot's tables come from: a capture's decoder, or an archive."""
+
+    def frame(self, name: str, schema: str) -> pd.DataFrame: ...
+    def query(self, query: str, schema: str) -> pd.DataFrame: ...
+    def narrow(self, schema: str, conditions: Iterable[tuple[str, Any]]) -> str: ...
+    def issues(self) -> pd.DataFrame: ...
+    def close(self) -> None: ...
 
 
 def _categorical(values: pa.ChunkedArray[Any]) -> pd.Series[Any]:

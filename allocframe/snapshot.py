@@ -7,25 +7,15 @@ import os
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import pandas as pd
 
-from ._display import escaped, visible
-from ._table import Table
+from ._display import escaped, visible, without_formula
+from ._table import Table, Tables
 from .capture import Capture, capture_files, load_capture
 from .decode import ISSUES, Store
 from .frames import SNAPSHOT_TABLES, TABLES
-
-
-class Tables(Protocol):
-    """Where a snapshot's tables come from: a capture's decoder, or an archive."""
-
-    def frame(self, name: str, schema: str) -> pd.DataFrame: ...
-    def query(self, query: str, schema: str) -> pd.DataFrame: ...
-    def narrow(self, schema: str, conditions: Iterable[tuple[str, Any]]) -> str: ...
-    def issues(self) -> pd.DataFrame: ...
-    def close(self) -> None: ...
 
 
 class Snapshot:
@@ -210,7 +200,7 @@ class Snapshot:
         """
         target = self._folder(folder)
         for name, frame in self._tables():
-            shown = frame.apply(_without_formula) if safe and len(frame) else frame
+            shown = frame.apply(without_formula) if safe and len(frame) else frame
             shown.to_csv(target / f"{name}.csv", index=False)
         return target
 
@@ -353,15 +343,3 @@ def _plain_values(value: Any) -> Any:
     if hasattr(value, "item"):
         return value.item()
     return value
-
-
-def _without_formula(column: pd.Series[Any]) -> pd.Series[Any]:
-    """Put an apostrophe before text that starts, after blanks, like a formula."""
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        column = column.astype(column.cat.categories.dtype)
-    if not isinstance(column.dtype, pd.StringDtype):
-        return column
-    risky = column.str.match(r"[\s ]*[=+\-@\t\r\n＝＋－＠]", na=False) | column.str.match(
-        r"[\t\r\n]", na=False
-    )
-    return column.where(~risky, "'" + column)

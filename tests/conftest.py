@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import pandas as pd
 import pytest
 
 import allocframe as af
+from allocframe._change import Change
 
 
 @pytest.fixture(autouse=True)
@@ -37,3 +39,21 @@ def snap(cluster: af.sim.Cluster) -> Iterator[af.Snapshot]:
         client.snapshot(namespace="*", resources=True) as made,
     ):
         yield made
+
+
+@pytest.fixture(scope="session")
+def change(snap: af.Snapshot) -> Change:
+    """The first answer of a watch: everything is new."""
+    none = snap.allocations.iloc[:0]
+    return Change(
+        at=pd.Timestamp.now("UTC"), index=snap.info["index_last"], source="list", whole=True, new=snap.allocations,
+        changed=none, gone=none, task_states=snap.task_states, events=snap.events, reschedules=snap.reschedules,
+        new_events=snap.events,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def archive(change: Change, tmp_path_factory: pytest.TempPathFactory) -> af.Archive:
+    made = af.Archive(tmp_path_factory.mktemp("kept") / "archive")
+    made.append(change)
+    return made

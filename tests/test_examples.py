@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import allocframe as af
+from allocframe._change import Change
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -35,11 +36,20 @@ def test_the_example_runs(
     cluster: af.sim.Cluster,
     client: af.Client,
     snap: af.Snapshot,
+    change: Change,
+    archive: af.Archive,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    example.globs = {"af": af, "cluster": cluster, "client": client, "snap": snap}
+    example.globs = {
+        "af": af,
+        "cluster": cluster,
+        "client": client,
+        "snap": snap,
+        "change": change,
+        "archive": archive,
+    }
     said: list[str] = []
     doctest.DocTestRunner(optionflags=OPTIONS).run(example, out=said.append)
     assert not said, "".join(said)

@@ -12,14 +12,13 @@ from typing import Any
 import pandas as pd
 
 from .._change import Change
-from .._table import Column, Table
 from ..decode import answer, terms
-from ..frames import ALLOCATIONS, EVENTS
+from ..frames import EVENTS
 from ..snapshot import Snapshot
-from ._coverage import COVERAGE, MISSING, QUERY
+from ._coverage import COVERAGE, KEPT, MISSING, QUERY
 from ._delta import Tables
 from ._past import Past, described
-from ._reading import Connection, derive, frame, reading
+from ._reading import Connection, again, check, derive, frame, reading, utc
 from ._rows import rows
 from ._schema import STORED
 from ._state import NOTHING, State, caught_up, known, state
@@ -29,17 +28,6 @@ __all__ = ["Archive"]
 
 _LIMIT_S = 1800
 """An append that takes longer than this does not count; what it left may then be cleared away."""
-
-_SEEN = (
-    Column(
-        "first_seen_at", "first_seen_at", "time", "when it was first seen, by the recorder's clock", "UTC"
-    ),
-    Column("last_seen_at", "last_seen_at", "time", "when it was last known to be there", "UTC"),
-    Column(
-        "gone_at", "gone_at", "time", "when it was first known to be gone; missing while it is there", "UTC"
-    ),
-)
-_KEPT = Table("allocations", ALLOCATIONS.key, ALLOCATIONS.doc, "allocations", (*ALLOCATIONS.columns, *_SEEN))
 
 
 class Archive:
@@ -90,6 +78,13 @@ class Archive:
             It could not be written, for instance because the disk is full.
         DecodeError
             A newer allocframe wrote the archive.
+
+        Examples
+        --------
+        >>> archive = af.Archive("nomad-archive")
+        >>> archive.append(change)
+        >>> len(archive.snapshot()) == len(change.new)
+        True
         """
         changes = [change] if isinstance(change, Change) else list(change)
         if not changes:
@@ -126,15 +121,18 @@ class Archive:
             There is no archive.
         ValueError
             Nothing had been seen by then.
+
+        Examples
+        --------
+        >>> back = archive.snapshot(at=change.at)
+        >>> af.stats.restarts(back, by="job_id")["count"].sum() == (snap.events["type"] == "Restarting").sum()
+        np.True_
         """
-        moment = _utc(at)
+        moment = utc(at)
         condition = "gone_at IS NULL"
         if since is not None:
-            condition += f" OR epoch_ns(last_seen_at) >= {_utc(since).value}"
-        try:
-            past = Past(self._tables, moment, condition)
-        except OSError:
-            past = Past(self._tables, moment, condition)
+            condition += f" OR epoch_ns(last_seen_at) >= {utc(since).value}"
+        past = again(lambda: Past(self._tables, moment, condition))
         try:
             return Snapshot(described(past, self._tables.where, moment), past)
         except BaseException:
@@ -155,10 +153,16 @@ class Archive:
             Only events from `since` on and before `until`, by the node's clock.
         **columns
             A column of the table and its value, or a list of values of which one must match.
+
+        Examples
+        --------
+        >>> killed = archive.events(since="2026-01-01", type="Terminated", oom_killed=True)
+        >>> killed["oom_killed"].all()
+        np.True_
         """
-        _check(EVENTS, columns)
-        spans = [f"epoch_ns(time) >= {_utc(since).value}"] if since is not None else []
-        spans += [f"epoch_ns(time) < {_utc(until).value}"] if until is not None else []
+        check(EVENTS, columns)
+        spans = [f"epoch_ns(time) >= {utc(since).value}"] if since is not None else []
+        spans += [f"epoch_ns(time) < {utc(until).value}"] if until is not None else []
         stored = {name: value for name, value in columns.items() if name != "seq"}
         inside = " AND ".join([*spans, terms(stored.items())])
 
@@ -181,14 +185,19 @@ class Archive:
         -------
         pandas.DataFrame
             The `allocations` table, with `first_seen_at`, `last_seen_at` and `gone_at`, which is NaT while it is there.
+
+        Examples
+        --------
+        >>> archive.allocations(client_status="failed")["gone_at"].isna().all()
+        np.True_
         """
-        _check(_KEPT, columns)
+        check(KEPT, columns)
 
         def work(connection: Connection) -> pd.DataFrame:
-            derive(connection)
+            derive(connection, tasks=False)
             wanted = terms(columns.items())
             return frame(
-                connection, _KEPT, f"FROM seen.allocations WHERE {wanted} ORDER BY create_index, alloc_id"
+                connection, KEPT, f"FROM seen.allocations WHERE {wanted} ORDER BY create_index, alloc_id"
             )
 
         return reading(self._tables, None, work)
@@ -201,10 +210,19 @@ class Archive:
         query : str
             One SELECT in DuckDB's SQL over `allocations` (with `first_seen_at`, `last_seen_at`, `gone_at`), `task_states`, `events`,
             `reschedules` and `snapshots`. Times are TIMESTAMP_NS in UTC, durations whole nanoseconds.
+
+        Examples
+        --------
+        >>> gone = archive.sql("SELECT job_id, count(gone_at) AS gone FROM allocations GROUP BY ALL")
+        >>> int(gone["gone"].sum())
+        0
         """
 
         def work(connection: Connection) -> pd.DataFrame:
-            derive(connection)
+            derive(
+                connection,
+                tasks=any(name in query.lower() for name in ("task_states", "events", "reschedules")),
+            )
             return answer(connection, query, "seen")
 
         return reading(self._tables, None, work)
@@ -218,19 +236,31 @@ class Archive:
             alloc_id, task, namespace, job_id, first_seen_at, last_seen_at, gone_at, events, complete, missing (how many times are),
             missing_since, missing_until, reason. Complete is a history in which each event is tied to the one before it
             by a list that held both, from the first on.
+
+        Examples
+        --------
+        >>> coverage = archive.coverage()
+        >>> coverage.loc[~coverage["complete"], "reason"].unique().tolist()
+        ['it began before the archive']
         """
 
         def work(connection: Connection) -> pd.DataFrame:
-            derive(connection, "true")
+            derive(connection)
             return frame(connection, COVERAGE, f"FROM ({QUERY}) ORDER BY alloc_id, task")
 
         return reading(self._tables, None, work)
 
     def missing(self) -> pd.DataFrame:
-        """Return the times of which events of a task are missing: alloc_id, task, since, until, reason."""
+        """Return the times of which events of a task are missing: alloc_id, task, since, until, reason.
+
+        Examples
+        --------
+        >>> bool(archive.missing()["until"].max() <= change.at)
+        True
+        """
 
         def work(connection: Connection) -> pd.DataFrame:
-            derive(connection, "true")
+            derive(connection)
             return frame(connection, MISSING, "FROM seen.missing ORDER BY alloc_id, task, until")
 
         return reading(self._tables, None, work)
@@ -239,6 +269,11 @@ class Archive:
         """Return what was last seen, for a recorder that goes on: time, index, live allocations, recorders.
 
         It grows with the allocations that are still there, not with the archive.
+
+        Examples
+        --------
+        >>> archive.state().at == change.at
+        True
         """
         try:
             return reading(self._tables, None, state)
@@ -257,6 +292,11 @@ class Archive:
             The first of a watch, whole.
         namespace : str
             What the watch asked for: only there can something be gone.
+
+        Examples
+        --------
+        >>> len(archive.catch_up(change)), archive.catch_up(change).gap.reason
+        (0, 'no recorder ran')
         """
         try:
             rows, at = reading(self._tables, None, lambda connection: known(connection, namespace))
@@ -268,6 +308,12 @@ class Archive:
         """Write days that lie in many files anew, with each row once; recorders and readers may go on meanwhile.
 
         Reading gets faster by it, and appending stays as fast as it is: do it about every 500 appends.
+
+        Examples
+        --------
+        >>> archive.compact()
+        >>> archive.info["tables"]["events"]["files"]
+        1
         """
         compact(self._tables)
 
@@ -275,6 +321,12 @@ class Archive:
         """Remove all days before the last `days` of the archive.
 
         What allocations that are still there need stays: their last row, and as many of their events as Nomad keeps.
+
+        Examples
+        --------
+        >>> archive.retain(30)
+        >>> len(archive.snapshot()) == len(snap)
+        True
         """
         if days < 1:
             raise ValueError("days must be at least 1")
@@ -283,18 +335,4 @@ class Archive:
     @property
     def info(self) -> dict[str, Any]:
         """What there is, as plain JSON: times, recorders, gaps, and the days, files, rows and bytes of each table."""
-        return info(self._tables, self.state())
-
-
-def _check(table: Table, columns: Mapping[str, Any]) -> None:
-    known = {column.name for column in table.columns}
-    for name in columns:
-        if name not in known:
-            raise ValueError(f"{table.name} has no column {name!r}; it has: {', '.join(sorted(known))}")
-
-
-def _utc(moment: pd.Timestamp | str | None) -> Any:
-    if moment is None:
-        return None
-    stamp = pd.Timestamp(moment)
-    return (stamp if stamp.tzinfo else stamp.tz_localize("UTC")).tz_convert("UTC")
+        return info(self._tables)

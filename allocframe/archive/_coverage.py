@@ -1,8 +1,20 @@
-"""What the archive knows of each task, and what it does not."""
+"""What the archive knows of each allocation and task, and what it does not."""
 
 from __future__ import annotations
 
 from .._table import Column, Table
+from ..frames import ALLOCATIONS
+
+_SEEN = (
+    Column(
+        "first_seen_at", "first_seen_at", "time", "when it was first seen, by the recorder's clock", "UTC"
+    ),
+    Column("last_seen_at", "last_seen_at", "time", "when it was last known to be there", "UTC"),
+    Column(
+        "gone_at", "gone_at", "time", "when it was first known to be gone; missing while it is there", "UTC"
+    ),
+)
+KEPT = Table("allocations", ALLOCATIONS.key, ALLOCATIONS.doc, "allocations", (*ALLOCATIONS.columns, *_SEEN))
 
 _TASK = (
     Column("alloc_id", "alloc_id", "text", "the allocation"),
@@ -31,9 +43,7 @@ COVERAGE = Table(
         *_TASK,
         Column("namespace", "namespace", "category", "namespace of its job"),
         Column("job_id", "job_id", "category", "the job"),
-        Column("first_seen_at", "first_seen_at", "time", "first observation", "UTC"),
-        Column("last_seen_at", "last_seen_at", "time", "last observation at which it was there", "UTC"),
-        Column("gone_at", "gone_at", "time", "first observation at which it was gone", "UTC"),
+        *_SEEN,
         Column("events", "events", "int", "events known"),
         Column("complete", "complete", "bool", "every event from the first on, up to last_seen_at, is known"),
         Column("missing", "missing", "int", "times of which events are missing; `Archive.missing` has each"),

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import random
+import re
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 from deltalake import DeltaTable, WriterProperties, write_deltalake
-from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from .._errors import DecodeError
+from .._errors import ConfigError, DecodeError
 from ._schema import STORED, VERSION
 
 _VERSION = "allocframe.schemaVersion"
+_CHECKPOINTS = 50
+"""Commits between two checkpoints; a table that is held open reads every commit since it was opened, so not longer."""
+
 _CONFIGURATION = {
     _VERSION: str(VERSION),
     "delta.dataSkippingStatsColumns": "alloc_id,seen_at",
     # Opening a table reads its log from the last checkpoint on, and lists the folder: both are kept short.
-    "delta.checkpointInterval": "50",
+    "delta.checkpointInterval": str(_CHECKPOINTS),
     "delta.logRetentionDuration": "interval 1 hours",
 }
 _LEFT_BEHIND_H = 24
+_TRIES = 20
 _WRITING = WriterProperties(compression="ZSTD")
 
 Overtaken = CommitFailedError
@@ -37,10 +45,16 @@ class Tables:
 
     def __init__(self, path: str | os.PathLike[str], storage_options: Mapping[str, str] | None) -> None:
         self.where = os.fspath(path)
-        scheme = urlsplit(self.where).scheme
-        self.folder = Path(self.where).absolute() if len(scheme) < 2 else None
+        url = urlsplit(self.where)
+        local = unquote(url.path) if url.scheme == "file" else self.where
+        self.folder = None if "://" in local else Path(local).absolute()
+        if self.folder and "%" in str(self.folder):
+            raise ConfigError(
+                f"{self.folder}: delta-rs cannot open a folder with % in its path; choose another"
+            )
         self._options = dict(storage_options) if storage_options else None
         self._checked = False
+        self._held: dict[str, tuple[DeltaTable, int]] = {}
 
     def uri(self, name: str) -> str:
         return str(self.folder / name) if self.folder else f"{self.where.rstrip('/')}/{name}"
@@ -55,10 +69,11 @@ class Tables:
         DecodeError
             A newer allocframe wrote it.
         """
-        try:
-            table = DeltaTable(self.uri(name), storage_options=self._options)
-        except TableNotFoundError as error:
-            raise FileNotFoundError(f"there is no archive in {self.where}") from error
+        with _as_os_errors(self.where):
+            try:
+                table = DeltaTable(self.uri(name), storage_options=self._options)
+            except TableNotFoundError as error:
+                raise FileNotFoundError(f"there is no archive in {self.where}") from error
         version = table.metadata().configuration.get(_VERSION) or "0"
         if int(version) > VERSION:
             raise DecodeError(
@@ -70,7 +85,7 @@ class Tables:
         """Make the tables that are not there yet, and bring older ones to this version; safe for several at once."""
         if self._checked:
             return
-        with private(self.folder):
+        with private(self.folder), _as_os_errors(self.where):
             if self.folder:
                 self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for name, stored in STORED.items():
@@ -85,12 +100,30 @@ class Tables:
         self._checked = True
 
     def append(self, name: str, rows: pa.Table) -> None:
-        """Add rows to a table in one commit; appends of several writers do not hinder each other."""
-        with private(self.folder):
-            write_deltalake(
-                self.uri(name), rows, mode="append", schema_mode="merge",
-                writer_properties=_WRITING, storage_options=self._options,
-            )  # fmt: skip
+        """Add rows to a table in one commit; appends of several writers do not hinder each other.
+
+        Raises
+        ------
+        OSError
+            They could not be written, for instance because the disk is full.
+        """
+        for left in reversed(range(_TRIES)):
+            try:
+                with private(self.folder), _as_os_errors(self.where, but=Overtaken):
+                    table, used = self._held.pop(name) if name in self._held else (self.open(name), 1)
+                    write_deltalake(
+                        table, rows, mode="append", schema_mode="merge", writer_properties=_WRITING
+                    )
+                    if used < _CHECKPOINTS:
+                        self._held[name] = table, used + 1
+            except Overtaken as error:  # by a compaction; delta-rs cannot know that an append read nothing
+                if not left:
+                    raise OSError(
+                        errno.EAGAIN, f"{self.where}: others kept writing to {name}; give it again"
+                    ) from error
+                time.sleep(random.uniform(0, 0.1))  # noqa: S311
+            else:
+                return
 
     def replace(self, table: DeltaTable, day: str, rows: pa.RecordBatchReader) -> None:
         """Put `rows` in the place of a whole day of `table` as it was opened.
@@ -99,8 +132,10 @@ class Tables:
         ------
         Overtaken
             Somebody wrote to that day since; nothing has changed.
+        OSError
+            The day could not be written; nothing has changed.
         """
-        with private(self.folder):
+        with private(self.folder), _as_os_errors(self.where, but=Overtaken):
             write_deltalake(
                 table, rows, mode="overwrite", predicate=f"day = '{day}'", schema_mode="merge",
                 writer_properties=_WRITING, storage_options=self._options,
@@ -109,15 +144,34 @@ class Tables:
     def sources(self, table: DeltaTable, days: Any = None) -> list[str] | Any:
         """Return what DuckDB reads of a table: its files in a folder, an Arrow dataset of an object store."""
         if self.folder:
-            return [str(uri) for uri in table.file_uris(partition_filters=days)]
-        return table.to_pyarrow_dataset(partitions=days)
+            return [unquote(str(uri)) for uri in table.file_uris(file_pruning_predicate=days)]
+        return table.to_pyarrow_dataset(file_pruning_predicate=days)
 
     def clear(self) -> None:
         """Remove files that no table needs any more, and what appends that were killed left a day ago."""
-        for name in STORED:
-            table = self.open(name)
-            table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
-            table.vacuum(_LEFT_BEHIND_H, dry_run=False, enforce_retention_duration=False, full=True)
+        with private(self.folder), _as_os_errors(self.where):
+            for name in STORED:
+                for hours, all_files in ((0, False), (_LEFT_BEHIND_H, True)):
+                    self.open(name).vacuum(
+                        hours, dry_run=False, enforce_retention_duration=False, full=all_files
+                    )
+
+
+_COLOUR = re.compile("\x1b\\[[0-9;]*m")
+_ERRNO = re.compile(r"os error (\d+)")
+
+
+@contextlib.contextmanager
+def _as_os_errors(where: str, *, but: type[Exception] = FileNotFoundError) -> Iterator[None]:
+    """Raise what delta-rs could not write as one kind of error, in one line of plain text."""
+    try:
+        yield
+    except but:
+        raise
+    except (DeltaError, OSError) as error:
+        text = _COLOUR.sub("", " ".join(str(error).split()))
+        said = _ERRNO.search(text)
+        raise OSError(int(said.group(1)) if said else errno.EIO, f"{where}: {text}") from error
 
 
 _MASK = threading.RLock()

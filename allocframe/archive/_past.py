@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable
@@ -15,15 +16,9 @@ from ..capture import Capture
 from ..decode import ISSUES, answer, terms
 from ..frames import SNAPSHOT_TABLES, TABLES
 from ._delta import Tables
-from ._reading import attach, connect, derive
+from ._reading import attach, connect, derive, plain_gaps
 
-_ORDER = {
-    "allocations": "",
-    "task_states": ", t.task",
-    "events": ", t.task, t.seq",
-    "reschedules": ", t.seq",
-    "resources": "",
-}
+_ORDER = {"allocations": "", "task_states": ", t.task", "events": ", t.task, t.seq", "reschedules": ", t.seq"}
 _LONGEST = 100
 
 
@@ -31,10 +26,10 @@ class Past:
     """The tables of chosen allocations as they were seen at a moment; stands in for a capture's decoder."""
 
     def __init__(self, tables: Tables, at: pd.Timestamp | None, condition: str) -> None:
-        self._spill = tempfile.TemporaryDirectory(prefix="allocframe-")
-        self._con = connect(self._spill.name)
+        spill = tempfile.mkdtemp(prefix="allocframe-")
+        self._remove = weakref.finalize(self, shutil.rmtree, spill, ignore_errors=True)
+        self._con = connect(spill)
         self._schemas = itertools.count(1)
-        weakref.finalize(self, self._con.close)
         try:
             attach(self._con, tables, at)
             derive(self._con, condition)
@@ -44,20 +39,16 @@ class Past:
             raise
 
     def _keep(self) -> None:
-        """Copy what was derived, so that it stays whatever becomes of the archive."""
-        for name in SNAPSHOT_TABLES:
-            if name == "resources":
-                self._con.register("none", TABLES[name].schema().empty_table())
-                self._con.execute("CREATE TABLE main.resources AS SELECT * FROM none")
-                continue
-            columns = ", ".join(f"t.{column.name}" for column in TABLES[name].columns)
+        """Show what was derived under the names that people know, and let go of the archive's files."""
+        self._con.register("none", TABLES["resources"].schema().empty_table())
+        self._con.execute("CREATE TABLE main.resources AS SELECT * FROM none")
+        for name in _ORDER:
+            columns = ", ".join(column.name for column in TABLES[name].columns)
             chosen = "SELECT alloc_id FROM seen.chosen"
             self._con.execute(
-                f"CREATE TABLE main.{name} AS SELECT {columns} FROM seen.{name} t WHERE t.alloc_id IN ({chosen})"
+                f"CREATE VIEW main.{name} AS SELECT {columns} FROM seen.{name} WHERE alloc_id IN ({chosen})"
             )
-        self._con.execute("CREATE TABLE main.observations AS SELECT * FROM stored.observations")
-        self._con.execute("DROP SCHEMA seen CASCADE")
-        self._con.execute("DROP SCHEMA stored CASCADE")
+            self._con.execute(f"DROP VIEW stored.{name}")
 
     def frame(self, name: str, schema: str = "main") -> pd.DataFrame:
         """Return a table as a DataFrame, in the order in which the allocations were created."""
@@ -65,7 +56,7 @@ class Past:
         with self._con.cursor() as cursor:
             data = cursor.sql(
                 f"SELECT {columns} FROM {schema}.{name} t JOIN {schema}.allocations a ON a.alloc_id = t.alloc_id "
-                f"ORDER BY a.create_index, t.alloc_id{_ORDER[name]}"
+                f"ORDER BY a.create_index, t.alloc_id{_ORDER.get(name, '')}"
             ).to_arrow_table()
         return TABLES[name].frame(dict(zip(data.column_names, data.columns, strict=True)))
 
@@ -92,12 +83,20 @@ class Past:
     def observations(self) -> pa.Table:
         """Return every observation of the archive, in order."""
         with self._con.cursor() as cursor:
-            return cursor.sql("SELECT * FROM main.observations ORDER BY seen_at, position").to_arrow_table()
+            found: pa.Table = cursor.sql(
+                "SELECT * FROM stored.observations ORDER BY seen_at, position"
+            ).to_arrow_table()
+            return found
+
+    def gaps(self) -> pd.DataFrame:
+        """Return the times in which nobody watched: since, until, reason."""
+        with self._con.cursor() as cursor:
+            return answer(cursor, "SELECT * FROM stored.gaps")
 
     def close(self) -> None:
         """Let go of the database."""
         self._con.close()
-        self._spill.cleanup()
+        self._remove()
 
 
 def described(past: Past, where: str, at: pd.Timestamp | None) -> Capture:
@@ -116,10 +115,12 @@ def described(past: Past, where: str, at: pd.Timestamp | None) -> Capture:
         raise ValueError(f"the archive in {where} holds nothing seen by {at}: {began}")
     last = pd.Timestamp(before["seen_at"].iloc[-1]).tz_localize("UTC")
     asked = at if at is not None else last
-    gaps = [_gap(row) for row in seen.dropna(subset=["gap_until"]).itertuples()]
-    unseen = [gap for gap in gaps if (gap["since"] or "") < asked.isoformat() < gap["until"]]
+    gaps = past.gaps()
+    unseen = gaps[(gaps["since"] < asked) & (asked < gaps["until"])]
     notes = [f"as seen at {last:%Y-%m-%d %H:%M:%S} UTC, from the archive in {where}"]
-    notes += [f"nobody watched from {gap['since']} to {gap['until']}: {gap['reason']}" for gap in unseen]
+    notes += [
+        f"nobody watched from {gap['since']} to {gap['until']}: {gap['reason']}" for gap in plain_gaps(unseen)
+    ]
     if not before["whole"].any():
         notes.append("no observation before had compared every allocation")
     capture = Capture.create()
@@ -132,17 +133,11 @@ def described(past: Past, where: str, at: pd.Timestamp | None) -> Capture:
         index_first=_number(before["index_to"].iloc[-1]),
         index_last=_number(before["index_to"].iloc[-1]),
         recorded_since=times.min().isoformat(),
-        gaps=[gap for gap in gaps if (gap["since"] or "") <= asked.isoformat()][-_LONGEST:],
-        complete=bool(before["whole"].any()) and not unseen,
+        gaps=plain_gaps(gaps[gaps["since"] <= asked].tail(_LONGEST)),
+        complete=bool(before["whole"].any()) and unseen.empty,
         notes=notes,
     )
     return capture
-
-
-def _gap(row: Any) -> dict[str, Any]:
-    since = None if pd.isna(row.gap_since) else pd.Timestamp(row.gap_since).tz_localize("UTC").isoformat()
-    until = pd.Timestamp(row.gap_until).tz_localize("UTC").isoformat()
-    return {"since": since, "until": until, "reason": row.gap_reason}
 
 
 def _number(value: Any) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import duckdb
@@ -34,16 +34,20 @@ NOT_KEPT = "removed by retention"
 NO_END = "it was gone before its end was seen"
 UNCOUNTED = "its restart counter tells of more"
 
+_TRIES = 3
 _END_OF_TIME = "make_timestamp_ns(9223372036854775806)"
-
-
-_CHEAP = {"events", "snapshots"}
-"""Never copied: they only leave columns out."""
 
 
 def _names(columns: Any, alias: str, *without: str) -> str:
     return ", ".join(f"{alias}.{column.name}" for column in columns if column.name not in without)
 
+
+# Times in which no recorder watched: one that starts does not know of others.
+_GAPS = """
+    SELECT gap_since AS since, gap_until AS until, gap_reason AS reason FROM stored.observations g
+    WHERE gap_since IS NOT NULL AND NOT EXISTS (SELECT 1 FROM stored.observations o
+      WHERE o.seen_at > g.gap_since AND o.seen_at < g.gap_until AND o.recorder <> g.recorder)
+    ORDER BY gap_until"""
 
 # What is made of the stored rows, in this order. `chosen` are the allocations that are asked for.
 _ALLOCATIONS = {
@@ -65,43 +69,53 @@ _ALLOCATIONS = {
             QUALIFY row_number() OVER (PARTITION BY alloc_id) = 1) a
         ASOF LEFT JOIN seen.whole_observations w ON w.recorder = a.recorder AND a.before > w.seen_at""",
 }
-_OTHERS = {
-    # The first ring in which an event was seen puts it into order, whatever the node's clock said: a later event is
-    # never seen in an older version of the allocation.
-    "tied_events": f"""
-        SELECT {_names(EVENTS.columns, "e", "seq")}, row_number() OVER task - 1 AS seq, e.seen_at, e.modify_index, e.event_key,
-          e.known_prev AS prev_key, lag(e.event_key) OVER task AS key_before, lag(e.time) OVER task AS time_before,
-          lag(e.seen_at) OVER task AS seen_before
-        FROM (SELECT *, max(prev_key) OVER same AS known_prev FROM stored.events
-          WHERE alloc_id IN (SELECT alloc_id FROM seen.chosen)
-          WINDOW same AS (PARTITION BY alloc_id, task, event_key)
-          QUALIFY row_number() OVER (same ORDER BY modify_index NULLS LAST, seq, seen_at) = 1) e
-        WINDOW task AS (PARTITION BY e.alloc_id, e.task ORDER BY e.modify_index NULLS LAST, e.seq, e.seen_at)""",
-    "events": f"SELECT {_names(EVENTS.columns, 'e')} FROM seen.tied_events e",
+_TASKS = {
+    "recorded_events": "SELECT * FROM stored.events WHERE alloc_id IN (SELECT alloc_id FROM seen.chosen)",
+    # Each event once, in narrow rows. The first ring in which an event was seen puts it into order, whatever the
+    # node's clock said: a later event is never seen in an older version of the allocation.
+    "once": """
+        SELECT rowid AS recorded, hash(alloc_id, task) AS of_task, alloc_id, task, type, time, seq, event_key, modify_index, seen_at,
+          max(prev_key) OVER same AS prev_key
+        FROM seen.recorded_events WINDOW same AS (PARTITION BY hash(alloc_id, task), event_key)
+        QUALIFY row_number() OVER (same ORDER BY modify_index NULLS LAST, seq, seen_at) = 1""",
+    "links": """
+        SELECT * EXCLUDE (seq), row_number() OVER task - 1 AS seq, lag(event_key) OVER task AS key_before,
+          lag(time) OVER task AS time_before, lag(seen_at) OVER task AS seen_before
+        FROM seen.once WINDOW task AS (PARTITION BY of_task ORDER BY modify_index NULLS LAST, seq, seen_at)""",
+    "events": f"""SELECT {_names(EVENTS.columns, "e").replace("e.seq", "l.seq")}
+        FROM seen.recorded_events e JOIN seen.links l ON l.recorded = e.rowid""",
     "task_rows": f"""
         SELECT {_names(TASK_STATES.columns, "t")} FROM stored.task_states t
         JOIN seen.allocations a ON a.alloc_id = t.alloc_id AND a.modify_index IS NOT DISTINCT FROM t.modify_index
         WHERE t.alloc_id IN (SELECT alloc_id FROM seen.chosen)
         QUALIFY row_number() OVER (PARTITION BY t.alloc_id, t.task ORDER BY t.seen_at DESC) = 1""",
-    "counts": f"""
-        SELECT t.alloc_id, t.task, count(e.event_key) AS events, count(*) FILTER (e.type = 'Restarting') AS restarts,
-          count(e.event_key) FILTER (e.prev_key IS DISTINCT FROM coalesce(e.key_before, {START})) AS breaks
-        FROM seen.task_rows t LEFT JOIN seen.tied_events e ON e.alloc_id = t.alloc_id AND e.task = t.task
+    # Events whose predecessor is not there.
+    "untied": f"""
+        SELECT * FROM seen.links e WHERE e.prev_key IS DISTINCT FROM coalesce(e.key_before, {START})
+          AND e.prev_key IS DISTINCT FROM {START} AND NOT EXISTS
+          (SELECT 1 FROM seen.once o WHERE o.of_task = e.of_task AND o.event_key = e.prev_key)""",
+    # These, and those that claim to be the first of their task where other events came before. Where the servers were
+    # restored, so that their index went back, the first may stand after others; they are all tied to it then.
+    "breaks": f"""
+        SELECT e.*, a.created_at, coalesce(e.seen_before, a.created_at) AS known_at
+        FROM (FROM seen.untied UNION ALL FROM seen.links s WHERE s.prev_key = {START} AND s.seq > 0 AND (
+            s.of_task IN (SELECT of_task FROM seen.untied) OR EXISTS (SELECT 1 FROM seen.links o
+              WHERE o.of_task = s.of_task AND o.prev_key = {START} AND o.seq < s.seq))) e
+        JOIN seen.allocations a ON a.alloc_id = e.alloc_id""",
+    "counts": """
+        SELECT t.alloc_id, t.task, count(e.event_key) AS events, count(*) FILTER (e.type = 'Restarting') AS restarts
+        FROM seen.task_rows t LEFT JOIN seen.links e ON e.alloc_id = t.alloc_id AND e.task = t.task
         GROUP BY t.alloc_id, t.task""",
     # What is not known of a task: the time between two events of which the second is not tied to the first, and why.
     "missing": f"""
         WITH began AS (SELECT min(seen_at) AS at FROM stored.observations),
-        unseen AS (SELECT gap_until, any_value(gap_reason) AS gap_reason FROM stored.snapshots
-          WHERE gap_until IS NOT NULL AND gap_since IS NOT NULL GROUP BY gap_until),
-        breaks AS (SELECT e.*, a.created_at, coalesce(e.seen_before, a.created_at) AS known_at
-          FROM seen.tied_events e JOIN seen.allocations a ON a.alloc_id = e.alloc_id
-          WHERE e.prev_key IS DISTINCT FROM coalesce(e.key_before, {START}))
+        unseen AS (SELECT until, any_value(reason) AS reason FROM stored.gaps GROUP BY until)
         SELECT b.alloc_id, b.task, coalesce(b.time_before, b.created_at) AS since, b.time AS until,
           CASE WHEN b.prev_key = {START} THEN '{NEW_RING}' WHEN b.prev_key IS NOT NULL THEN '{NOT_KEPT}'
             WHEN b.key_before IS NULL AND b.created_at < began.at THEN '{BEFORE}'
-            WHEN u.gap_until > b.known_at THEN '{UNWATCHED}: ' || coalesce(u.gap_reason, 'unknown')
+            WHEN u.until > b.known_at THEN '{UNWATCHED}: ' || coalesce(u.reason, 'unknown')
             ELSE '{OVERFLOW}' END AS reason
-        FROM breaks b CROSS JOIN began ASOF LEFT JOIN unseen u ON b.seen_at >= u.gap_until
+        FROM seen.breaks b CROSS JOIN began ASOF LEFT JOIN unseen u ON b.seen_at >= u.until
         UNION ALL
         SELECT t.alloc_id, t.task, a.last_seen_at, a.gone_at, '{NO_END}'
         FROM seen.task_rows t JOIN seen.allocations a ON a.alloc_id = t.alloc_id
@@ -109,7 +123,8 @@ _OTHERS = {
         UNION ALL
         SELECT t.alloc_id, t.task, NULL, t.last_restart_at, '{UNCOUNTED}'
         FROM seen.task_rows t JOIN seen.counts c ON c.alloc_id = t.alloc_id AND c.task = t.task
-        WHERE c.breaks = 0 AND (c.restarts < coalesce(t.restarts, 0) OR (c.events = 0 AND t.event_count > 0))""",
+        WHERE NOT EXISTS (SELECT 1 FROM seen.breaks b WHERE b.alloc_id = t.alloc_id AND b.task = t.task)
+          AND (c.restarts < coalesce(t.restarts, 0) OR (c.events = 0 AND t.event_count > 0))""",
     "task_states": f"""
         SELECT {_names(TASK_STATES.columns, "t", "event_count", "events_truncated")}, c.events AS event_count,
           EXISTS (SELECT 1 FROM seen.missing m WHERE m.alloc_id = t.alloc_id AND m.task = t.task) AS events_truncated
@@ -119,16 +134,28 @@ _OTHERS = {
         JOIN seen.allocations a ON a.alloc_id = r.alloc_id AND a.modify_index IS NOT DISTINCT FROM r.modify_index
         WHERE r.alloc_id IN (SELECT alloc_id FROM seen.chosen)
         QUALIFY row_number() OVER (PARTITION BY r.alloc_id, r.seq ORDER BY r.seen_at DESC) = 1""",
-    "snapshots": "SELECT * FROM stored.snapshots",
 }
 
 
 def reading(tables: Tables, at: pd.Timestamp | None, work: Callable[[Connection], _T]) -> _T:
-    """Return what `work` makes of the archive as seen up to `at`; once more if a file was compacted away meanwhile."""
-    try:
-        return _read(tables, at, work)
-    except (duckdb.IOException, OSError):
-        return _read(tables, at, work)
+    """Return what `work` makes of the archive as seen up to `at`."""
+    return again(lambda: _read(tables, at, work))
+
+
+def again(work: Callable[[], _T]) -> _T:
+    """Do `work`, which reads files that a compaction may take away meanwhile; then what took their place is read.
+
+    Raises
+    ------
+    OSError
+        A file cannot be read, or there is no archive.
+    """
+    for _ in range(_TRIES):
+        try:
+            return work()
+        except (duckdb.IOException, FileNotFoundError) as error:
+            last = error
+    raise last if isinstance(last, OSError) else OSError(" ".join(str(last).split()))
 
 
 def _read(tables: Tables, at: pd.Timestamp | None, work: Callable[[Connection], _T]) -> _T:
@@ -175,23 +202,21 @@ def _observations(connection: Connection, read: str, at: pd.Timestamp | None) ->
     seen = f"epoch_ns(seen_at) <= {at.value}" if at is not None else "true"
     connection.execute(f"CREATE VIEW stored.snapshots AS SELECT * FROM stored.observations WHERE {seen}")
     connection.execute("CREATE TABLE stored.committed AS SELECT DISTINCT batch FROM stored.observations")
+    connection.execute(f"CREATE TABLE stored.gaps AS {_GAPS}")
 
 
-def derive(connection: Connection, condition: str | None = None) -> None:
-    """Make the tables that people ask for, in the schema `seen`: views of all, or tables of chosen allocations.
+def derive(connection: Connection, condition: str = "true", *, tasks: bool = True) -> None:
+    """Make the tables that people ask for, in the schema `seen`.
 
-    `condition` is SQL over `seen.allocations`, which has all of them.
+    `condition` is SQL over `seen.allocations`, which has all of them, and says whose tasks, events and reschedules are wanted.
     """
-    kind = "VIEW" if condition is None else "TABLE"
     connection.execute("CREATE SCHEMA seen")
     for name, body in _ALLOCATIONS.items():
-        connection.execute(f"CREATE {kind} seen.{name} AS {body}")
-    chosen = f"SELECT alloc_id FROM seen.allocations WHERE {condition or 'true'}"
-    connection.execute(f"CREATE {kind} seen.chosen AS {chosen}")
-    for name, body in _OTHERS.items():
-        connection.execute(
-            f"CREATE VIEW seen.{name} AS {body}" if name in _CHEAP else f"CREATE {kind} seen.{name} AS {body}"
-        )
+        connection.execute(f"CREATE TABLE seen.{name} AS {body}")
+    connection.execute(f"CREATE TABLE seen.chosen AS SELECT alloc_id FROM seen.allocations WHERE {condition}")
+    connection.execute("CREATE VIEW seen.snapshots AS SELECT * FROM stored.snapshots")
+    for name, body in _TASKS.items() if tasks else ():
+        connection.execute(f"CREATE {'VIEW' if name == 'events' else 'TABLE'} seen.{name} AS {body}")
 
 
 def source(
@@ -223,3 +248,28 @@ def frame(connection: Connection, table: Table, rest: str) -> pd.DataFrame:
     columns = ", ".join(column.name for column in table.columns)
     data = connection.sql(f"SELECT {columns} {rest}").to_arrow_table()
     return table.frame(dict(zip(data.column_names, data.columns, strict=True)))
+
+
+def check(table: Table, columns: Mapping[str, Any]) -> None:
+    """Raise ValueError if `table` lacks one of `columns`."""
+    known = {column.name for column in table.columns}
+    for name in columns:
+        if name not in known:
+            raise ValueError(f"{table.name} has no column {name!r}; it has: {', '.join(sorted(known))}")
+
+
+def utc(moment: pd.Timestamp | str | None) -> Any:
+    """Return a moment in UTC, which it is in where it names no offset."""
+    if moment is None:
+        return None
+    stamp = pd.Timestamp(moment)
+    return (stamp if stamp.tzinfo else stamp.tz_localize("UTC")).tz_convert("UTC")
+
+
+def plain_gaps(gaps: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return gaps of observation as plain JSON: since, until, reason."""
+    told = {name: gaps[name].map(pd.Timestamp.isoformat).tolist() for name in ("since", "until")}
+    return [
+        {"since": since, "until": until, "reason": None if pd.isna(reason) else str(reason)}
+        for since, until, reason in zip(*told.values(), gaps["reason"].tolist(), strict=True)
+    ]

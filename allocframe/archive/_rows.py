@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
@@ -14,7 +15,6 @@ from .._change import Change
 from ._schema import START, STORED, VERSION
 
 _TASK = ["alloc_id", "task"]
-_EVENT = [*_TASK, "seq"]
 
 
 def rows(
@@ -25,16 +25,21 @@ def rows(
     for position, change in enumerate(changes):
         seen = {"seen_at": change.at, "batch": batch, "day": change.at.date()}
         for frame, gone in ((change.new, False), (change.changed, False), (change.gone, True)):
-            parts["allocations"].append(STORED["allocations"].encode(frame, gone=gone, **seen))
+            if len(frame):
+                parts["allocations"].append(STORED["allocations"].encode(_bare(frame), gone=gone, **seen))
         versions = _versions(change)
-        for name in ("task_states", "reschedules"):
-            frame = _versioned(getattr(change, name), versions)
-            parts[name].append(STORED[name].encode(frame, **seen))
-        parts["events"].append(STORED["events"].encode(_versioned(_new_events(change), versions), **seen))
+        for name, frame in (
+            ("task_states", _bare(change.task_states)),
+            ("events", _new_events(change)),
+            ("reschedules", _bare(change.reschedules)),
+        ):
+            if len(frame):
+                frame["modify_index"] = _versions_of(frame, versions)
+                parts[name].append(STORED[name].encode(frame, **seen))
         told = _observation(change, position, recorder, index_before)
         parts["snapshots"].append(STORED["snapshots"].encode(told, **seen))
         index_before = change.index
-    return {name: pa.concat_tables(tables) for name, tables in parts.items() if sum(map(len, tables))}
+    return {name: pa.concat_tables(tables) for name, tables in parts.items() if tables}
 
 
 def _observation(change: Change, position: int, recorder: str, index_before: int | None) -> pd.DataFrame:
@@ -52,54 +57,90 @@ def _observation(change: Change, position: int, recorder: str, index_before: int
     return frame.astype({"gap_since": "datetime64[ns, UTC]", "gap_until": "datetime64[ns, UTC]"})
 
 
-def _versions(change: Change) -> pd.Series[Any]:
+def _bare(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the same columns without attrs, which pandas would copy with every column."""
+    bare = frame.copy(deep=False)
+    bare.attrs = {}
+    return bare
+
+
+def _versions(change: Change) -> dict[str, Any]:
     """Return the ModifyIndex of each allocation of which the change tells."""
-    both = [frame[["alloc_id", "modify_index"]] for frame in (change.new, change.changed)]
-    table = pd.concat(both, ignore_index=True).drop_duplicates("alloc_id", keep="last")
-    return table.set_index("alloc_id")["modify_index"]
+    found: dict[str, Any] = {}
+    for frame in (change.new, change.changed):
+        found.update(zip(frame["alloc_id"].tolist(), frame["modify_index"].tolist(), strict=True))
+    return found
 
 
-def _versioned(frame: pd.DataFrame, versions: pd.Series[Any]) -> pd.DataFrame:
-    found = versions.reindex(frame["alloc_id"].to_numpy())
-    return frame.assign(modify_index=found.to_numpy(dtype=object)).astype({"modify_index": "UInt64"})
+def _versions_of(frame: pd.DataFrame, versions: dict[str, Any]) -> Any:
+    return pd.array(
+        [versions.get(identity, pd.NA) for identity in frame["alloc_id"].tolist()], dtype="UInt64"
+    )
 
 
 def _new_events(change: Change) -> pd.DataFrame:
     """Return the events that were new, each tied to the one before it in its ring."""
-    tied = _tied(change.events, change.task_states)
-    if len(change.new_events) == len(tied):
-        return tied
-    wanted = pd.MultiIndex.from_frame(change.new_events[_EVENT].astype({"task": "str"}))
-    held = pd.MultiIndex.from_frame(tied[_EVENT].astype({"task": "str"}))
-    return tied[held.isin(wanted)]
+    events = _bare(change.events)
+    ties = _ties(events, change.task_states)
+    events["event_key"], events["prev_key"] = ties.keys, ties.before
+    if len(change.new_events) == len(events):
+        return events
+    new = set(_places(change.new_events))
+    return events[
+        np.fromiter((place in new for place in _places(events)), dtype=bool, count=len(events))
+    ].copy()
 
 
-def _tied(events: pd.DataFrame, task_states: pd.DataFrame) -> pd.DataFrame:
-    """Return whole rings with the key of each event and of the one before it.
+def _places(events: pd.DataFrame) -> Any:
+    return zip(*(events[name].tolist() for name in (*_TASK, "seq")), strict=True)
+
+
+@dataclass(frozen=True)
+class _Ties:
+    """For each row of a table of whole rings its key, and that of the event before it in its ring."""
+
+    keys: Any
+    before: Any
+
+
+def _ties(events: pd.DataFrame, task_states: pd.DataFrame) -> _Ties:
+    """Return what ties events together.
 
     The first event of a ring that dropped none has `START` before it, the first of any other ring nothing known.
     """
-    ring = events.astype({"task": "str"}).sort_values(_EVENT, kind="stable").reset_index(drop=True)
-    same = pd.Series(_keys(ring, np.zeros(len(ring), dtype=np.int64)))
-    group = ring.groupby(_TASK, sort=False)
-    ordinal = ring.assign(same=same).groupby([*_TASK, "same"], sort=False).cumcount().to_numpy()
-    keys = pd.Series(_keys(ring, ordinal) if ordinal.any() else same, dtype="Int64")
-    before = keys.groupby(group.ngroup()).shift()
-    whole = task_states.loc[task_states["events_truncated"].eq(False).fillna(False).to_numpy(), _TASK]
-    of_whole = pd.MultiIndex.from_frame(ring[_TASK]).isin(
-        pd.MultiIndex.from_frame(whole.astype({"task": "str"}))
-    )
-    first = (group.cumcount() == 0).to_numpy()
-    return ring.assign(event_key=keys, prev_key=before.mask(first & of_whole, START))
+    group = events.groupby(_TASK, sort=False, observed=True, dropna=False).ngroup().to_numpy()
+    order = np.lexsort((events["seq"].to_numpy(), group))
+    ordered, place = group[order], np.argsort(order)
+    first = np.append(True, ordered[1:] != ordered[:-1])[: len(order)]
+    keys = _keys(events.iloc[order], ordered)
+    before = np.append(0, keys[:-1])[: len(keys)]
+    whole = task_states[task_states["events_truncated"].eq(False).fillna(False).to_numpy(dtype=bool)]
+    known = set(zip(*(whole[name].tolist() for name in _TASK), strict=True))
+    heads = events.iloc[order[first]]
+    begins = [task in known for task in zip(*(heads[name].tolist() for name in _TASK), strict=True)]
+    unknown = np.zeros(len(order), dtype=bool)
+    unknown[first] = ~np.array(begins, dtype=bool)
+    before[first] = START
+    return _Ties(pd.array(keys[place], dtype="Int64"), pd.arrays.IntegerArray(before[place], unknown[place]))
 
 
-def _keys(ring: pd.DataFrame, ordinal: np.ndarray[Any, Any]) -> list[int]:
+def _keys(ring: pd.DataFrame, group: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return a number for each event, made of its time, type, details, and its place among those equal in all three."""
-    text = [
-        ring[name].astype("object").where(ring[name].notna(), "").tolist() for name in ("type", "details")
-    ]
     times = ring["time"].astype("int64").tolist()
-    return [_key(*values) for values in zip(times, *text, ordinal.tolist(), strict=True)]
+    kinds, details = (
+        ring[name].astype("object").where(ring[name].notna(), "").tolist() for name in ("type", "details")
+    )
+    told = list(zip(times, kinds, details, strict=True))
+    keys = np.array([_key(*one, 0) for one in told], dtype=np.int64)
+    ordinal = (
+        pd.DataFrame({"group": group, "key": keys})
+        .groupby(["group", "key"], sort=False)
+        .cumcount()
+        .to_numpy()
+    )
+    for row in np.flatnonzero(ordinal):
+        keys[row] = _key(*told[row], int(ordinal[row]))
+    return keys
 
 
 def _key(time: int, kind: str, details: str, ordinal: int) -> int:

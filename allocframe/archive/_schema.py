@@ -114,8 +114,8 @@ class Stored:
                 arrays += _repeated(constant[column.name], column, len(frame))
             else:
                 arrays += _stored(frame[column.name], column)
-        days = [pa.array([constant["day"]] * len(frame), pa.date32())]
-        return pa.Table.from_arrays([*arrays, *days], schema=self.schema())
+        day = pa.array([constant["day"]], pa.date32()).take(np.zeros(len(frame), dtype=np.int64))
+        return pa.Table.from_arrays([*arrays, day], schema=self.schema())
 
 
 def _with(name: str, *more: Column) -> Stored:
@@ -158,5 +158,7 @@ def _stored(values: pd.Series[Any], column: Column) -> Iterable[Any]:
 
 def _repeated(value: Any, column: Column, count: int) -> Iterable[Any]:
     if column.kind == "time":
-        return _stored(pd.Series([value] * count, dtype="datetime64[ns, UTC]"), column)
-    return [pa.array([value] * count, _TYPES[column.kind][0])]
+        once = _stored(pd.Series([value], dtype="datetime64[ns, UTC]"), column)
+    else:
+        once = [pa.array([value], _TYPES[column.kind][0])]
+    return [array.take(np.zeros(count, dtype=np.int64)) for array in once]

@@ -60,7 +60,7 @@ NOTHING = State(None, None, LIVE.empty(), RECORDERS.empty())
 
 def state(connection: Connection) -> State:
     """Return what the archive last saw."""
-    derive(connection)
+    derive(connection, tasks=False)
     live = frame(connection, LIVE, "FROM seen.allocations WHERE gone_at IS NULL")
     last = "QUALIFY row_number() OVER (PARTITION BY recorder ORDER BY seen_at DESC, position DESC) = 1"
     recorders = frame(connection, RECORDERS, f"FROM stored.snapshots {last} ORDER BY seen_at")
@@ -74,7 +74,7 @@ def state(connection: Connection) -> State:
 
 def known(connection: Connection, namespace: str) -> tuple[pd.DataFrame, pd.Timestamp | None]:
     """Return the allocations of a namespace that were still there, as last seen, and when that was."""
-    derive(connection)
+    derive(connection, tasks=False)
     within = "true" if namespace == "*" else terms([("namespace", namespace)])
     rows = frame(connection, ALLOCATIONS, f"FROM seen.allocations WHERE gone_at IS NULL AND {within}")
     at = connection.sql("SELECT max(seen_at) FROM stored.observations").fetchall()[0][0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from collections import Counter
@@ -9,27 +10,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from ..decode import quoted
+from ..decode import answer, quoted
 from ..frames.task_states import RING
 from ._delta import Overtaken, Tables
-from ._reading import Connection, attach, connect, derive, empty, source
+from ._reading import Connection, again, connect, derive, empty, plain_gaps, reading, source
 from ._schema import STORED, VERSION, Stored
-from ._state import State
+from ._state import state
 
+_LATEST = 100
 _TRIES = 5
 _ABANDONED_S = 3600
 """Rows of an append that never came to its end are cleared away when they are this old; twice what an append may take."""
 
+# Rows of one job lie together, because they repeat each other's text.
 _SEEN = "seen_at, seen_at_ns"
 _ONCE = {
     # Of rows that say the same, the first stays.
     "allocations": f"""SELECT * FROM told QUALIFY (modify_index, modified_at, gone) IS DISTINCT FROM
         lag((modify_index, modified_at, gone)) OVER (PARTITION BY alloc_id ORDER BY {_SEEN})
-        ORDER BY alloc_id, {_SEEN}""",
+        ORDER BY job_id, alloc_id, {_SEEN}""",
     "task_states": f"""SELECT * FROM told QUALIFY row_number() OVER
         (PARTITION BY alloc_id, task, modify_index ORDER BY {_SEEN}) = 1 ORDER BY alloc_id, task, {_SEEN}""",
     "events": f"""SELECT * REPLACE (max(prev_key) OVER same AS prev_key, first(seen_at) OVER (same ORDER BY {_SEEN}) AS seen_at,
@@ -38,7 +41,7 @@ _ONCE = {
           AND e.event_key = told.event_key AND (e.prev_key IS NOT NULL OR told.prev_key IS NULL))
         WINDOW same AS (PARTITION BY alloc_id, task, event_key)
         QUALIFY row_number() OVER (same ORDER BY modify_index NULLS LAST, seq, {_SEEN}) = 1
-        ORDER BY alloc_id, task, modify_index, seq""",
+        ORDER BY job_id, alloc_id, task, modify_index, seq""",
     "reschedules": f"""SELECT * FROM told QUALIFY row_number() OVER
         (PARTITION BY alloc_id, seq, modify_index ORDER BY {_SEEN}) = 1 ORDER BY alloc_id, seq, {_SEEN}""",
     "snapshots": f"SELECT * FROM told ORDER BY {_SEEN}, position",
@@ -61,18 +64,14 @@ def compact(tables: Tables) -> None:
         for name in STORED:
             for day, files in days(tables, name).items():
                 if files > 1:
-                    _again(tables, name, day, spill, _ONCE[name])
+                    _anew(tables, name, day, spill, _ONCE[name])
     tables.clear()
 
 
 def retain(tables: Tables, keep_days: int) -> None:
     """Remove the days before the last `keep_days`, but for what allocations that are still there need."""
     with tempfile.TemporaryDirectory(prefix="allocframe-") as spill:
-        with connect(spill) as connection:
-            attach(connection, tables, None)
-            derive(connection)
-            _remember(connection, spill)
-            last = connection.sql("SELECT max(seen_at)::DATE FROM stored.observations").fetchall()[0][0]
+        last = reading(tables, None, lambda connection: _remember(connection, spill))
         if last is None:
             return
         before = str((pd.Timestamp(last) - pd.Timedelta(days=keep_days - 1)).date())
@@ -81,7 +80,7 @@ def retain(tables: Tables, keep_days: int) -> None:
                 _needed_batches(tables, before, spill)
             for day in days(tables, name):
                 if day < before:
-                    _again(tables, name, day, spill, _NEEDED[name])
+                    _anew(tables, name, day, spill, _NEEDED[name])
     tables.clear()
 
 
@@ -91,23 +90,26 @@ def days(tables: Tables, name: str) -> dict[str, int]:
     return dict(sorted(Counter(str(day) for day in actions["partition.day"].to_pylist()).items()))
 
 
-def info(tables: Tables, state: State) -> dict[str, Any]:
+def info(tables: Tables) -> dict[str, Any]:
     """Return what there is, as plain JSON."""
+    known, gaps = reading(
+        tables, None, lambda connection: (state(connection), answer(connection, "FROM stored.gaps"))
+    )
     sizes = {}
     for name in STORED:
         actions = pa.table(tables.open(name).get_add_actions(flatten=True))
         listed = sorted(str(day) for day in actions["partition.day"].to_pylist())
         sizes[name] = {
             "days": len(set(listed)), "first_day": listed[0] if listed else None, "last_day": listed[-1] if listed else None,
-            "files": len(listed), "rows": sum(actions["num_records"].to_pylist()), "bytes": sum(actions["size_bytes"].to_pylist()),
+            "files": len(listed), "rows": pc.sum(actions["num_records"]).as_py() or 0, "bytes": pc.sum(actions["size_bytes"]).as_py() or 0,
         }  # fmt: skip
-    recorders = state.recorders
+    recorders = known.recorders
     return {
         "archive": tables.where,
         "schema_version": VERSION,
-        "last_seen_at": state.at.isoformat() if state.at is not None else None,
-        "index": state.index,
-        "live": len(state.live),
+        "last_seen_at": known.at.isoformat() if known.at is not None else None,
+        "index": known.index,
+        "live": len(known.live),
         "recorders": dict(
             zip(
                 recorders["recorder"].astype("str"),
@@ -115,21 +117,24 @@ def info(tables: Tables, state: State) -> dict[str, Any]:
                 strict=True,
             )
         ),
+        "gaps": plain_gaps(gaps.tail(_LATEST)),
         "tables": sizes,
     }
 
 
-def _remember(connection: Connection, spill: str) -> None:
-    """Note what allocations that are still there need: their last rows, and as many events as Nomad keeps."""
+def _remember(connection: Connection, spill: str) -> Any:
+    """Note what allocations that are still there need, their last rows and as many events as Nomad keeps; return the last day."""
+    derive(connection)
     connection.execute(
         f"""COPY (SELECT alloc_id, modify_index, epoch_us(n.row_seen_at) AS row_seen_us FROM seen.allocations
         JOIN seen.newest n USING (alloc_id) WHERE gone_at IS NULL) TO {quoted(spill + "/live.parquet")}"""
     )
     connection.execute(
-        f"""COPY (SELECT alloc_id, task, event_key FROM seen.tied_events
+        f"""COPY (SELECT alloc_id, task, event_key FROM seen.links
         SEMI JOIN (SELECT alloc_id FROM seen.allocations WHERE gone_at IS NULL) USING (alloc_id)
         QUALIFY row_number() OVER (PARTITION BY alloc_id, task ORDER BY seq DESC) <= {RING}) TO {quoted(spill + "/rings.parquet")}"""
     )
+    return connection.sql("SELECT max(seen_at)::DATE FROM stored.observations").fetchall()[0][0]
 
 
 def _needed_batches(tables: Tables, before: str, spill: str) -> None:
@@ -144,15 +149,17 @@ def _needed_batches(tables: Tables, before: str, spill: str) -> None:
         connection.execute(f"COPY ({' UNION '.join(parts)}) TO {quoted(spill + '/needed.parquet')}")
 
 
-def _again(tables: Tables, name: str, day: str, spill: str, query: str) -> None:
+def _anew(tables: Tables, name: str, day: str, spill: str, query: str) -> None:
     """Write a day anew; when recorders keep writing to it, it stays as it is until the next time."""
+
+    def work() -> None:
+        with connect(spill) as connection:
+            _rewrite(connection, tables, name, day, spill, query)
+
     for _ in range(_TRIES):
-        try:
-            with connect(spill) as connection:
-                _rewrite(connection, tables, name, day, spill, query)
-        except (Overtaken, duckdb.IOException):
-            continue
-        return
+        with contextlib.suppress(Overtaken):
+            again(work)
+            return
 
 
 def _rewrite(connection: Connection, tables: Tables, name: str, day: str, spill: str, query: str) -> None:
@@ -169,8 +176,8 @@ def _rewrite(connection: Connection, tables: Tables, name: str, day: str, spill:
         connection.execute(f"CREATE VIEW {noted.stem} AS SELECT * FROM read_parquet({quoted(str(noted))})")
     fresh = f"{time.time_ns() - _ABANDONED_S * 10**9:016x}"
     waiting = f"SELECT * FROM rows WHERE batch NOT IN (FROM committed) AND batch > {quoted(fresh)}"
-    read = connection.sql(f"(SELECT * FROM ({query})) UNION ALL BY NAME ({waiting})")
-    tables.replace(table, day, _typed(read, stored, day))
+    kept = connection.sql(f"(SELECT * FROM ({query})) UNION ALL BY NAME ({waiting})")
+    tables.replace(table, day, _typed(kept, stored, day))
 
 
 def _typed(rows: Any, stored: Stored, day: str) -> pa.RecordBatchReader:

@@ -8,10 +8,10 @@ import warnings
 import typer
 
 from .._errors import AllocframeError, ConfigError
-from . import demo, fetch, record
+from . import archive, demo, fetch, record
 from ._app import app
 
-__all__ = ["demo", "fetch", "record", "run"]
+__all__ = ["archive", "demo", "fetch", "record", "run"]
 
 
 def run() -> int:

@@ -1,0 +1,305 @@
+"""An archive gives back what was seen: the same tables as live, as they were at a time, and what is gone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tables import alloc
+from watched import Versions, history, moment
+
+import allocframe as af
+from allocframe._change import Change, Gap
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> af.Archive:
+    return af.Archive(tmp_path / "an archive é 'x")
+
+
+@pytest.fixture
+def versions(tmp_path: Path) -> Versions:
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    lost = {"Namespace": "other", "JobID": "other", "ClientStatus": "lost"}
+    return Versions(
+        pages,
+        {
+            ("a", 1): {"events": history(1), "ClientStatus": "pending"},
+            ("a", 2): {"events": history(4)},
+            ("a", 9): {"events": history(8)},
+            ("b", 3): {"events": history(2), "state": "dead", "ClientStatus": "complete"},
+            ("c", 4): {"events": history(2), **lost},
+        },
+    )
+
+
+@pytest.fixture
+def week(archive: af.Archive, versions: Versions) -> af.Archive:
+    """Allocation a from 10 on, changed at 20; b from 10 to 30; nobody watched from 40 to 50; c since."""
+    archive.append(versions.seen(10, new=[("a", 1), ("b", 3)]))
+    archive.append(versions.seen(20, changed=[("a", 2)], before=[("a", 1)], whole=False))
+    archive.append(versions.seen(25))
+    archive.append(versions.seen(30, gone=[("b", 3)]))
+    archive.append(versions.seen(40))
+    archive.append(versions.seen(50, new=[("c", 4)], gap=Gap(moment(40), moment(50), "stopped")))
+    return archive
+
+
+def status(snap: af.Snapshot) -> dict[str, str]:
+    frame = snap.allocations
+    return dict(zip(frame["alloc_id"], frame["client_status"], strict=True))
+
+
+def same(left: pd.DataFrame, right: pd.DataFrame) -> None:
+    key = left.attrs["key"]
+    pd.testing.assert_frame_equal(
+        left.sort_values(key).reset_index(drop=True), right.sort_values(key).reset_index(drop=True)
+    )
+
+
+@pytest.mark.parametrize("table", ["allocations", "task_states", "events", "reschedules", "resources"])
+def test_the_tables_are_those_of_the_live_snapshot(
+    snap: af.Snapshot, archive: af.Archive, change: Change, table: str
+) -> None:
+    archive.append(change)
+    with archive.snapshot() as back:
+        if table == "resources":
+            assert back.resources.empty
+            assert (
+                back.resources.dtypes.astype("str").tolist() == snap.resources.dtypes.astype("str").tolist()
+            )
+            return
+        same(getattr(snap, table), getattr(back, table))
+
+
+def test_statistics_findings_plots_and_sql_take_it(
+    snap: af.Snapshot, archive: af.Archive, change: Change
+) -> None:
+    archive.append(change)
+    with archive.snapshot() as back:
+        by_job = af.stats.restarts(back, by="job_id")
+        live = af.stats.restarts(snap, by="job_id")
+        assert by_job["count"].tolist() == live["count"].tolist()
+        assert [one.code for one in af.findings(back)] == [one.code for one in af.findings(snap)]
+        assert af.plots.timeline(back).has_data()
+        assert back.sql("SELECT count(*) AS n FROM events")["n"].tolist() == [len(snap.events)]
+        failed = back.filter(client_status="failed")
+        assert (
+            failed.allocations["alloc_id"].tolist()
+            == snap.filter(client_status="failed").allocations["alloc_id"].tolist()
+        )
+        same(failed.events, snap.filter(client_status="failed").events)
+        with pytest.raises(ValueError, match="one SELECT"):
+            back.sql("DROP TABLE events")
+
+
+def test_a_snapshot_is_as_it_was_seen_at_that_time(week: af.Archive) -> None:
+    assert status(week.snapshot(at=moment(10))) == {"a": "pending", "b": "complete"}
+    assert status(week.snapshot(at=moment(19.999999999))) == {"a": "pending", "b": "complete"}
+    assert status(week.snapshot(at=moment(20))) == {"a": "running", "b": "complete"}
+    assert status(week.snapshot(at=moment(30))) == {"a": "running"}
+    assert status(week.snapshot()) == {"a": "running", "c": "lost"}
+    assert len(week.snapshot(at=moment(10)).events) == 1 + 2
+    assert len(week.snapshot(at=moment(20)).events) == 4 + 2
+    assert week.snapshot(at=moment(10)).task_states["event_count"].tolist() == [1, 2]
+
+
+def test_a_snapshot_since_a_time_has_what_went_after_it_too(week: af.Archive) -> None:
+    assert status(week.snapshot(since=moment(25))) == {"a": "running", "b": "complete", "c": "lost"}
+    assert status(week.snapshot(since=moment(26))) == {"a": "running", "c": "lost"}
+    assert len(week.snapshot(since=moment(25)).events) == 4 + 2 + 2
+
+
+def test_a_snapshot_says_where_it_comes_from_and_what_it_lacks(week: af.Archive) -> None:
+    info = week.snapshot().info
+    assert (info["source"], info["complete"], info["at"]) == ("archive", True, moment(50).isoformat())
+    assert info["gaps"] == [
+        {"since": moment(40).isoformat(), "until": moment(50).isoformat(), "reason": "stopped"}
+    ]
+    unseen = week.snapshot(at=moment(45))
+    assert unseen.info["complete"] is False
+    assert unseen.info["finished_at"] == moment(40).isoformat()
+    assert "nobody watched" in repr(unseen)
+    assert week.snapshot(at=moment(35)).info["gaps"] == []
+
+
+def test_while_another_recorder_watched_there_is_no_gap(week: af.Archive, versions: Versions) -> None:
+    week.append(versions.seen(45), recorder="another")
+    assert week.snapshot().info["gaps"] == []
+    assert week.snapshot(at=moment(47)).info["complete"] is True
+
+
+def test_before_the_first_observation_there_is_nothing(week: af.Archive) -> None:
+    with pytest.raises(ValueError, match=f"begins at {moment(10).isoformat()}".replace("+", r"\+")):
+        week.snapshot(at=moment(9))
+
+
+def test_what_is_gone_stays_with_when_it_was_last_there(week: af.Archive) -> None:
+    kept = week.allocations().set_index("alloc_id")
+    assert kept.loc["b", "last_seen_at"] == moment(25)
+    assert kept.loc["b", "gone_at"] == moment(30)
+    assert kept.loc["a", "first_seen_at"] == moment(10)
+    assert kept.loc["a", "last_seen_at"] == moment(50)
+    assert kept["gone_at"].isna().tolist() == [True, False, True]
+    assert week.allocations(job_id="other")["alloc_id"].tolist() == ["c"]
+
+
+def test_events_of_a_time_are_numbered_as_in_the_whole_history(week: af.Archive) -> None:
+    found = week.events(since=moment(2), until=moment(3), alloc_id="a")
+    assert found["seq"].tolist() == [2]
+    assert week.events(namespace="other")["alloc_id"].unique().tolist() == ["c"]
+    assert week.events(type=["Received", "Started"])["type"].nunique() == 2
+    assert week.events(since="2200-01-01").dtypes.astype("str").equals(found.dtypes.astype("str"))
+    with pytest.raises(ValueError, match="no column 'nonsense'"):
+        week.events(nonsense=1)
+
+
+def test_all_of_it_in_sql(week: af.Archive) -> None:
+    found = week.sql(
+        "SELECT a.alloc_id, count(e.seq) AS n FROM allocations a JOIN events e USING (alloc_id) GROUP BY ALL ORDER BY 1"
+    )
+    assert found["n"].tolist() == [4, 2, 2]
+    assert week.sql("SELECT sum(new) AS new, max(gap_reason) AS why FROM snapshots").iloc[0].tolist() == [
+        3,
+        "stopped",
+    ]
+    with pytest.raises(ValueError, match="one SELECT"):
+        week.sql("SELECT 1; SELECT 2")
+
+
+def test_a_recorder_that_goes_on_learns_what_changed_meanwhile(week: af.Archive, versions: Versions) -> None:
+    state = week.state()
+    assert (state.at, state.index) == (moment(50), 4)
+    assert state.live["alloc_id"].tolist() == ["a", "c"]
+    assert state.live["modify_index"].tolist() == [2, 4]
+    first = versions.seen(60, new=[("a", 9)])
+    caught = week.catch_up(first)
+    assert caught.new.empty
+    assert caught.changed["alloc_id"].tolist() == ["a"]
+    assert caught.gone["alloc_id"].tolist() == ["c"]
+    assert caught.gap == Gap(moment(50), moment(60), "no recorder ran")
+    elsewhere = week.catch_up(first, namespace="default")
+    assert elsewhere.gone.empty
+    week.append(caught)
+    assert len(week.catch_up(first)) == 0
+    assert len(week.events(alloc_id="a")) == 8
+    assert bool(week.coverage().set_index("alloc_id").loc["a", "complete"])
+
+
+def test_an_empty_archive_has_no_state_and_catches_up_with_everything(
+    archive: af.Archive, versions: Versions, tmp_path: Path
+) -> None:
+    change = versions.seen(1, new=[("a", 1)])
+    assert archive.catch_up(change) is change
+    assert archive.state().at is None
+    assert archive.state().live.empty
+    with pytest.raises(FileNotFoundError, match="no archive"):
+        archive.snapshot()
+    assert [path.name for path in tmp_path.iterdir()] == ["pages"]
+
+
+def test_values_are_kept_exactly(archive: af.Archive, tmp_path: Path) -> None:
+    at = 1_790_000_000_123_456_789
+    exited = {"Type": "Terminated", "Time": at, "Details": {"exit_code": "3"}}
+    odd = {"Type": "", "Time": 0, "Details": None}
+    killing = {"Type": "Killing", "Time": -1, "KillTimeout": 5_000_000_001, "Details": {}}
+    rows = [
+        alloc("x", exited, ModifyIndex=2**63 - 1),
+        alloc("y", exited, odd, CreateTime=0, CreateIndex=2**64 - 1),
+        alloc("<b>\u202e\x1b", killing, task="=1+1", CreateTime=at),
+    ]
+    for row in rows:
+        moved = {"RescheduleTime": at, "PrevAllocID": "p", "Delay": 30_000_000_001}
+        row["RescheduleTracker"] = {"Events": [moved]}
+    file = tmp_path / "odd.json"
+    file.write_text(json.dumps(rows))
+    with af.read_json(file) as live:
+        none = live.allocations.iloc[:0]
+        change = Change(
+            moment(1), 5, "stream", False, live.allocations, none, none, live.task_states, live.events,
+            live.reschedules, live.events,
+        )  # fmt: skip
+        archive.append(change)
+        with archive.snapshot() as back:
+            for name in ("events", "reschedules", "task_states"):
+                same(getattr(live, name), getattr(back, name))
+            huge = (live.allocations["alloc_id"] == "y").to_numpy()  # more than Delta Lake's numbers can hold
+            create_index = live.allocations["create_index"].mask(huge)
+            left, right = live.allocations.assign(create_index=create_index), back.allocations
+            pd.testing.assert_frame_equal(
+                left.set_index("alloc_id").sort_index(), right.set_index("alloc_id").sort_index()
+            )
+
+
+def test_a_folder_that_delta_rs_cannot_open_is_refused_by_name() -> None:
+    with pytest.raises(af.ConfigError, match="%"):
+        af.Archive("an%20archive")
+
+
+def test_what_was_seen_again_and_again_takes_no_room_after_a_compaction(
+    archive: af.Archive, versions: Versions
+) -> None:
+    change = versions.seen(10, new=[("a", 2), ("c", 4)])
+    for day in range(3):
+        for n in range(2):
+            archive.append(replace(change, at=moment(day * 86_400 + n)))
+    before = archive.events(), archive.coverage()
+    archive.compact()
+    assert archive.info["tables"]["events"]["rows"] == 4 + 2
+    assert archive.info["tables"]["allocations"]["rows"] == 2 * 3  # one for each day
+    pd.testing.assert_frame_equal(before[0], archive.events())
+    pd.testing.assert_frame_equal(before[1], archive.coverage())
+
+
+def test_retention_keeps_what_is_still_there(archive: af.Archive, versions: Versions) -> None:
+    day = 86_400
+    archive.append(versions.seen(10, new=[("a", 9), ("b", 3)]))
+    archive.append(versions.seen(day, gone=[("b", 3)]))
+    archive.append(versions.seen(9 * day, new=[("c", 4)]))
+    before = archive.snapshot()
+    archive.retain(5)
+    after = archive.snapshot()
+    for name in ("allocations", "events", "task_states"):
+        same(getattr(before, name), getattr(after, name))
+    assert archive.allocations()["alloc_id"].tolist() == ["a", "c"]
+    assert set(archive.events()["alloc_id"]) == {"a", "c"}
+    assert archive.info["tables"]["snapshots"]["rows"] == 2
+    with pytest.raises(ValueError, match="at least 1"):
+        archive.retain(0)
+
+
+def test_a_snapshot_of_an_archive_cannot_be_saved_as_evidence_but_as_tables(
+    week: af.Archive, tmp_path: Path
+) -> None:
+    with week.snapshot() as snap:
+        with pytest.raises(ValueError, match="to_parquet"):
+            snap.save(tmp_path / "x.allocframe")
+        assert (
+            pd.read_parquet(snap.to_parquet(tmp_path / "p") / "events.parquet")["alloc_id"].tolist()
+            == ["a"] * 4 + ["c"] * 2
+        )
+
+
+def test_an_object_store_is_read_through_delta_rs(week: af.Archive, versions: Versions) -> None:
+    tables = week._tables
+    away = af.Archive("unused")
+    away._tables.where, away._tables.folder = (
+        f"file://{tables.folder}".replace("%", "%25").replace(" ", "%20"),
+        None,
+    )
+    away.append(versions.seen(60, changed=[("a", 9)]))
+    assert status(away.snapshot(at=moment(20))) == {"a": "running", "b": "complete"}
+    away.compact()
+    assert len(away.events(alloc_id="a")) == len(week.events(alloc_id="a")) == 8
+    assert away.info["tables"]["events"]["files"] == 1
+
+
+def test_the_archive_has_no_job_specification() -> None:
+    from allocframe.archive._schema import STORED
+
+    columns = {name for stored in STORED.values() for name in stored.schema().names}
+    assert not columns & {"job", "env", "meta", "templates", "config"}

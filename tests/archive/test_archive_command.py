@@ -1,0 +1,58 @@
+"""``allocframe archive``."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import allocframe as af
+from allocframe import cli
+
+Run = Callable[..., tuple[int, str, str]]
+GOLDEN = Path(__file__).parent.parent / "data" / "archive-1"
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def command(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["allocframe", "archive", *arguments])
+        code = cli.run()
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return command
+
+
+def test_info_tells_of_recorders_gaps_and_sizes(run: Run, tmp_path: Path) -> None:
+    folder = shutil.copytree(GOLDEN, tmp_path / "archive")
+    code, said, _ = run("info", str(folder))
+    assert code == 0
+    for part in ("schema version 1", "2 allocations", "golden", "the recorder was stopped", "task_states"):
+        assert part in said
+
+
+def test_compact_and_retain_leave_the_same_snapshot(run: Run, tmp_path: Path) -> None:
+    folder = shutil.copytree(GOLDEN, tmp_path / "archive")
+    archive = af.Archive(folder)
+    with archive.snapshot() as before:
+        counts = len(before), len(before.events), len(before.reschedules)
+        code, said, _ = run("compact", str(folder))
+        assert (code, said.count("files")) == (0, 2)
+        assert archive.info["tables"]["events"]["files"] == 1
+        code, said, _ = run("retain", str(folder), "--days", "1")
+        assert code == 0
+        with archive.snapshot() as after:
+            assert (len(after), len(after.events), len(after.reschedules)) == counts
+            assert after.events.equals(before.events)
+
+
+@pytest.mark.parametrize("command", [["info"], ["compact"], ["retain", "--days", "3"]])
+def test_no_archive_is_said_in_one_line(run: Run, tmp_path: Path, command: list[str]) -> None:
+    code, _, said = run(command[0], str(tmp_path / "nothing"), *command[1:])
+    assert code == 1
+    assert said == f"allocframe: there is no archive in {tmp_path / 'nothing'}\n"
+    assert not (tmp_path / "nothing").exists()
