@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench diagnosis pictures clean
+.PHONY: demo test lint bench diagnosis pictures month soak clean
 
 demo: $(VENV)/.demo
 	$(BIN)/allocframe demo
@@ -18,10 +18,17 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/fetch.py
 	$(BIN)/python benchmarks/explain.py
+	$(BIN)/python benchmarks/watch.py
 	$(BIN)/python benchmarks/archive.py
 
 diagnosis: $(VENV)/.dev
 	$(BIN)/python benchmarks/diagnosis.py
+
+month: $(VENV)/.dev
+	$(BIN)/python benchmarks/month.py
+
+soak: $(VENV)/.dev
+	$(BIN)/python benchmarks/soak.py
 
 pictures: $(VENV)/.dev
 	$(BIN)/python docs/pictures.py

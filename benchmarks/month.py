@@ -25,6 +25,7 @@ from typing import Any
 import pandas as pd
 
 import allocframe as af
+from allocframe.sim.broker import BUFFER
 from allocframe.sim.jobs import Outcome
 from allocframe.sim.model import Emitted
 
@@ -38,6 +39,8 @@ class Figures:
     allocations: int
     days: float
     emitted: int = 0
+    """While a recorder ran, or in the whole time where it was disturbed."""
+
     archived: int = 0
     missing: int = 0
     missing_unexplained: int = 0
@@ -80,23 +83,33 @@ class Month:
     def turn(self, seconds: float) -> None:
         """Let time pass, and crash some tasks: half of them always the same, so that rings overflow many times."""
         before = len(self.journal)
-        engine = self.engine
-        with engine.state.changed:
-            running = [a for a in engine.live() if a.client_status == "running" and a.job.kind == "service"]
-            self.unlucky = [a for a in self.unlucky if a.client_status == "running"]
-            self.unlucky += self.rng.sample(
-                running, max(0, min(self.per_turn // 2, len(running)) - len(self.unlucky))
-            )
-            for alloc in [
-                *self.unlucky,
-                *self.rng.sample(running, min(self.per_turn - self.per_turn // 2, len(running))),
-            ]:
+        for alloc in self._victims():
+            with self.engine.state.changed:
                 if self.rng.random() < 0.5:
-                    engine.runner.crash(alloc, Outcome(exit_code=1))
+                    self.engine.runner.crash(alloc, Outcome(exit_code=1))
                 else:
-                    engine.runner.restart_signaled(alloc, "User requested running tasks to restart")
-        engine.advance(seconds)
+                    self.engine.runner.restart_signaled(alloc, "User requested running tasks to restart")
+            self._not_too_fast()
+        for part in (*[5.0] * 8, seconds - 40.0):
+            self.engine.advance(max(part, 0.0))
+            self._not_too_fast()
         self.emissions.append(Emission(time.time(), self.journal[before:]))
+
+    def _victims(self) -> list[Any]:
+        with self.engine.state.changed:
+            running = [
+                a for a in self.engine.live() if a.client_status == "running" and a.job.kind == "service"
+            ]
+        half = min(self.per_turn // 2, len(running))
+        self.unlucky = [alloc for alloc in self.unlucky if alloc.client_status == "running"]
+        self.unlucky += self.rng.sample(running, max(0, half - len(self.unlucky)))
+        return [*self.unlucky, *self.rng.sample(running, min(self.per_turn - half, len(running)))]
+
+    def _not_too_fast(self) -> None:
+        """Give a reader time: servers keep only a hundred changes, and a real month does not make so many at once."""
+        end = time.monotonic() + 5.0
+        while self.engine.broker.behind() > BUFFER // 3 and time.monotonic() < end:
+            time.sleep(0.01)
 
 
 @contextmanager

@@ -357,3 +357,11 @@ def test_a_small_month_with_kills_adds_up(tmp_path: Path) -> None:
     ):
         assert month.good(figures), figures
         assert figures.archived > 100
+
+
+def test_the_memory_of_a_recorder_stays_flat(tmp_path: Path) -> None:
+    import soak
+
+    sizes, events = soak.soak(15, 60, tmp_path)
+    assert events > 300
+    assert soak.growth(sizes) < soak.BOUND_MB, sizes

@@ -13,7 +13,7 @@ import pandas as pd
 import typer
 
 from .._display import visible
-from .._errors import ConfigError, MissingExtra
+from .._errors import ConfigError
 from ..client import Client
 from ._app import app
 
@@ -62,10 +62,8 @@ def record(
 
 
 def _archive(where: str) -> Any:
-    try:
-        from ..archive import Archive
-    except ModuleNotFoundError as error:
-        raise MissingExtra("allocframe record needs deltalake: pip install 'allocframe[archive]'") from error
+    from .. import Archive  # which says the pip line where deltalake is missing
+
     if not where.strip():
         raise ConfigError("--archive is empty: name a folder, or the URL of an object store")
     return Archive(where)
@@ -135,7 +133,8 @@ def _print_status(archive: Any) -> int:
         print("nothing recorded yet: no archive, or an empty one")
         return 1
     now = pd.Timestamp(datetime.now(UTC))
-    held = archive.info["tables"]
+    info = archive.info
+    held, gaps = info["tables"], [gap for gap in info["gaps"] if gap["since"]]
     events, first = held["events"], held["snapshots"]["first_day"]
     print(f"archive        {visible(archive)}")
     print(f"recorded       from {first} to {state.at:%Y-%m-%d %H:%M:%S} UTC, index {state.index}")
@@ -145,13 +144,9 @@ def _print_status(archive: Any) -> int:
     print(
         f"size           {sum(one['bytes'] for one in held.values()) / 1e6:,.1f} MB in {sum(one['files'] for one in held.values()):,} files"
     )
-    told = "SELECT DISTINCT gap_since, gap_until, gap_reason FROM snapshots WHERE gap_since IS NOT NULL ORDER BY gap_until"
-    gaps = archive.sql(told)
     print(f"gaps           {len(gaps):,}")
-    for gap in gaps.tail(5).itertuples():
-        print(
-            f"               {gap.gap_since:%Y-%m-%d %H:%M:%S} to {gap.gap_until:%Y-%m-%d %H:%M:%S}: {visible(gap.gap_reason)}"
-        )
+    for gap in gaps[-5:]:
+        print(f"               {_when(gap['since'])} to {_when(gap['until'])}: {visible(gap['reason'])}")
     alive = False
     for one in state.recorders.tail(5).itertuples():
         recent = now - one.seen_at < ALIVE_WITHIN
@@ -160,3 +155,7 @@ def _print_status(archive: Any) -> int:
             f"recorder       {visible(one.recorder)}: {'alive' if recent else 'silent'}, last seen {one.seen_at:%Y-%m-%d %H:%M:%S} UTC"
         )
     return 0 if alive else 1
+
+
+def _when(moment: str) -> str:
+    return f"{pd.Timestamp(moment):%Y-%m-%d %H:%M:%S}"

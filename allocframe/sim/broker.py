@@ -71,6 +71,12 @@ class Broker:
         self.generation = 0
         self.batches: deque[Batch] = deque(maxlen=BUFFER)
         self.taken = 0
+        self.readers: dict[object, int] = {}
+        """The next batch of each subscription."""
+
+    def behind(self) -> int:
+        """Return how many batches the slowest reader has still to get."""
+        return max((self.taken - number for number in list(self.readers.values())), default=0)
 
     def publish(self, kind: str, alloc: Alloc) -> None:
         """Note that an allocation has changed, at its ModifyIndex."""

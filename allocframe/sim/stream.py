@@ -56,25 +56,30 @@ class Stream:
     ) -> AsyncIterator[bytes]:
         """Yield lines until somebody ends it; the namespaces are those of the moment of subscription."""
         state, broker, clock = self.engine.state, self.engine.broker, asyncio.get_running_loop().time
+        reader = object()
         with state.changed:
             number, generation = broker.start(index), broker.generation
+            broker.readers[reader] = number
         wanted = keys.get("Allocation", set()) | keys.get("*", set())
-        yield b"{}\n"
-        beat = clock() + self.engine.heartbeat
-        while broker.generation == generation and allowed_still():
-            with state.changed:
-                batches = broker.after(number)
-                if batches is None:
-                    return
-                lines = [batch.line(state.version, allowed, wanted) for batch in batches[:10]]
-            number += len(lines)
-            for line in filter(None, lines):
-                yield line.encode() + b"\n"
-            if not lines:
-                if clock() >= beat:
-                    yield b"{}\n"
-                    beat = clock() + self.engine.heartbeat
-                await asyncio.sleep(_POLL)
+        try:
+            yield b"{}\n"
+            beat = clock() + self.engine.heartbeat
+            while broker.generation == generation and allowed_still():
+                with state.changed:
+                    batches = broker.after(number)
+                    if batches is None:
+                        return
+                    lines = [batch.line(state.version, allowed, wanted) for batch in batches[:10]]
+                for line in filter(None, lines):
+                    yield line.encode() + b"\n"
+                number = broker.readers[reader] = number + len(lines)
+                if not lines:
+                    if clock() >= beat:
+                        yield b"{}\n"
+                        beat = clock() + self.engine.heartbeat
+                    await asyncio.sleep(_POLL)
+        finally:
+            del broker.readers[reader]
 
 
 async def _packed(lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
