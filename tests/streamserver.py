@@ -38,12 +38,9 @@ class StreamServer(FaultServer):
         return sum(urlsplit(target).path == path for target in list(self.asked))
 
     def _answer(self, connection: socket.socket) -> bool:
-        request = b""
-        while b"\r\n\r\n" not in request:
-            data = connection.recv(65536)
-            if not data:
-                return False
-            request += data
+        request = self._request(connection)
+        if not request:
+            return False
         target = request.split()[1].decode()
         self.asked.append(target)
         path = urlsplit(target).path

@@ -46,6 +46,20 @@ def until(reached: Callable[[], Any], seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
+@pytest.fixture
+def full(archive: af.Archive, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """While it is set, the disk of the archive is full."""
+    full, append = threading.Event(), archive.append
+
+    def fails(*changes: Any, **more: Any) -> None:
+        if full.is_set():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(*changes, **more)
+
+    monkeypatch.setattr(archive, "append", fails)
+    return full
+
+
 @contextmanager
 def recording(client: af.Client, archive: af.Archive, **more: Any) -> Iterator[tuple[Recorder, list[str]]]:
     """Record in a thread, from the first commit on."""
@@ -142,16 +156,8 @@ def test_two_recorders_on_one_archive_make_nothing_twice(
 
 
 def test_row_51_a_full_disk_is_told_and_waited_for_and_nothing_is_lost(
-    live: af.sim.Cluster, viewer: af.Client, archive: af.Archive, monkeypatch: pytest.MonkeyPatch
+    live: af.sim.Cluster, viewer: af.Client, archive: af.Archive, full: threading.Event
 ) -> None:
-    full, append = threading.Event(), archive.append
-
-    def fails(*changes: Any, **more: Any) -> None:
-        if full.is_set():
-            raise OSError(errno.ENOSPC, "No space left on device")
-        append(*changes, **more)
-
-    monkeypatch.setattr(archive, "append", fails)
     with recording(viewer, archive) as (made, said):
         journal = live.engine.keep_journal()
         full.set()
@@ -168,18 +174,14 @@ def test_row_51_a_full_disk_is_told_and_waited_for_and_nothing_is_lost(
 
 
 def test_row_51_while_nothing_can_be_written_memory_is_bounded_and_the_gap_is_told(
-    live: af.sim.Cluster, viewer: af.Client, archive: af.Archive, monkeypatch: pytest.MonkeyPatch
+    live: af.sim.Cluster,
+    viewer: af.Client,
+    archive: af.Archive,
+    full: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(recorder, "MOST_ROWS", 40)
     monkeypatch.setattr(_stream, "MOST_BYTES", 60_000)
-    full, append = threading.Event(), archive.append
-
-    def fails(*changes: Any, **more: Any) -> None:
-        if full.is_set():
-            raise OSError(errno.ENOSPC, "No space left on device")
-        append(*changes, **more)
-
-    monkeypatch.setattr(archive, "append", fails)
     with recording(viewer, archive) as (made, _):
         full.set()
         for which in range(20):
