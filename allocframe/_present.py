@@ -150,24 +150,27 @@ class Present:
             i for i, known in self.known.items() if known.ring is not None and known.job_version is None
         }
         found.chosen.update(jobless.intersection(listed).difference(found.kept))
-        gone = self.forget(found.gone)
         self._settle()
         if found.kept:
             rows = self._store.rows(found.kept)
             store.drop(found.kept)
             store.put(rows)
+        frames = self._chosen(store, found)
+        frames["gone"] = self.forget(found.gone)
         self._store.close()
         self._store.capture.close()
         self._store = store
+        return self._noted(frames)
+
+    def _chosen(self, store: Store, found: Difference) -> Frames:
+        """Return the tables of what a list holds that is new, or changed."""
         if found.complete and len(found.chosen) <= _FEW:
             schema = store.narrow("main", [("alloc_id", found.chosen)])
-            frames = {name: store.frame(name, schema) for name in _CHANGED}
-        else:
-            frames = {name: store.frame(name) for name in _CHANGED}
-            if not found.complete:
-                self._learn(frames, found.chosen)
-            frames = {name: _only(frame, found.chosen) for name, frame in frames.items()}
-        return {**self._noted(frames), "gone": gone}
+            return {name: store.frame(name, schema) for name in _CHANGED}
+        frames = {name: store.frame(name) for name in _CHANGED}
+        if not found.complete:
+            self._learn(frames, found.chosen)
+        return {name: _only(frame, found.chosen) for name, frame in frames.items()}
 
     def _learn(self, frames: Frames, but: set[str]) -> None:
         """Remember the rings and jobs of allocations that are as they were in the time before this watch."""
@@ -203,10 +206,10 @@ class Present:
         rings, unseen = self._rings(events)
         self._remember(allocations, rings)
         return {
+            "gone": _NONE.copy(),
             **frames,
             "new": allocations[~was].reset_index(drop=True),
             "changed": allocations[was].reset_index(drop=True),
-            "gone": _NONE.copy(),
             "new_events": events[unseen].reset_index(drop=True),
         }
 

@@ -60,8 +60,9 @@ class Inbox:
             self.heard_at = time.time()
             self.index = max(self.index, line.index or 0)
             self.counts["skipped"] += line.skipped
+            digits = self.prefix.replace("-", "")
             for update in line.updates:
-                if update.alloc_id.startswith(self.prefix):
+                if update.alloc_id.replace("-", "").startswith(digits):
                     self._add(update)
             self.changed.notify_all()
 

@@ -21,7 +21,7 @@ from ._present import Frames, Jobs, Present, jobs_in
 from ._protocol import Query
 from ._stream import LATEST, EventStream, Feed, Inbox
 from ._transport import Transport
-from .decode import Store
+from .decode import UNSTORED, Store
 
 LINGER = 0.05
 """Seconds that updates are gathered before they are told: typing ten costs hardly more than typing one."""
@@ -92,6 +92,7 @@ class Watcher:
         if pause > 0:
             self.feed.closed.wait(min(pause, left))
             return
+        before = self.index, self._taken_at
         try:
             self._notice_breaks()
             if not self.synced or time.monotonic() >= self._relist_at:
@@ -100,17 +101,17 @@ class Watcher:
                 self._listen(left)
             else:
                 self._ask(left)
-        except PermissionDenied as error:
-            self._failed(error)
-            raise
-        except AllocframeError as error:
+        except (AllocframeError, *UNSTORED) as error:
             if self.feed.closed.is_set():
                 return
+            if isinstance(error, UNSTORED):
+                self.index, self._taken_at = before
+                self._lose(self._taken_at, f"this machine could not hold what came: {error}")
             self._failed(error)
-            if not self._ever:
+            if isinstance(error, PermissionDenied) or not self._ever:
                 raise
 
-    def _failed(self, error: AllocframeError) -> None:
+    def _failed(self, error: Exception) -> None:
         """Wait longer each time; what a working stream tells meanwhile is not lost."""
         self.trouble = str(error)
         self.counts["failures"] += 1

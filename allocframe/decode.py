@@ -29,6 +29,9 @@ MEMORY_LIMIT = "500MB"
 BATCH = 8 << 20
 """Bytes of small pages that are typed together."""
 
+UNSTORED = (OSError, duckdb.Error)
+"""What is raised where this machine has no room, or lets nobody write."""
+
 _SUSPECT = _wire.suspect_pattern()
 _COLUMNS = _wire.duckdb_columns()
 

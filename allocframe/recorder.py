@@ -12,7 +12,7 @@ from typing import Literal
 import pandas as pd
 
 from ._change import Change, Seen
-from ._errors import AllocframeError, PermissionDenied
+from ._errors import PermissionDenied
 from .archive import Archive
 from .client import Client
 from .watch import Watch
@@ -54,7 +54,7 @@ class Recorder:
         The cluster.
     archive : Archive
         Where it goes. Other recorders may write there too.
-    namespace, prefix : str, optional
+    namespace : str, optional
         What to record; every namespace that the token may read where left out.
     every : float
         Seconds that a change waits at most before it is committed.
@@ -72,7 +72,6 @@ class Recorder:
         archive: Archive,
         *,
         namespace: str = "*",
-        prefix: str | None = None,
         every: float = 5.0,
         stream: bool = True,
         name: str | None = None,
@@ -87,7 +86,7 @@ class Recorder:
         self.watch: Watch | None = None
         self.name = name or socket.gethostname()
         self._client, self._archive = client, archive
-        self._namespace, self._prefix = namespace, prefix
+        self._namespace = namespace
         self._every, self._stream, self._say = every, stream, say
         self._waiting: list[Change] = []
         self._first_waits_since = 0.0
@@ -128,17 +127,13 @@ class Recorder:
         OSError
             The archive could not be written.
         """
-        with self._client.watch(
-            namespace=self._namespace, prefix=self._prefix, stream=False, seen=self._seen()
-        ) as watch:
+        with self._client.watch(namespace=self._namespace, stream=False, seen=self._seen()) as watch:
             change = next(watch)
         self._archive.append(change, recorder=self.name)
         return change
 
     def _watching(self, seen: Seen) -> Watch:
-        return self._client.watch(
-            namespace=self._namespace, prefix=self._prefix, stream=self._stream, seen=seen
-        )
+        return self._client.watch(namespace=self._namespace, stream=self._stream, seen=seen)
 
     def _resume(self, stop: threading.Event) -> Seen | None:
         """Return up to where the archive has seen the cluster; None where it could not be read before the end."""
@@ -155,8 +150,6 @@ class Recorder:
         live = state.live
         if self._namespace != "*":
             live = live[live["namespace"] == self._namespace]
-        if self._prefix:
-            live = live[live["alloc_id"].str.startswith(self._prefix)]
         indexes = dict(zip(live["alloc_id"].tolist(), live["modify_index"].fillna(0).tolist(), strict=True))
         self.last = state.at
         return Seen(state.index, state.at, indexes)
@@ -198,7 +191,7 @@ class Recorder:
         """Write what waits; what cannot be written stays, and is given again: the archive keeps each row once."""
         try:
             self._archive.append(self._waiting, recorder=self.name)
-        except (OSError, AllocframeError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever a store raises, what it was given is kept for the next try
             self.counts.failures += 1
             self._failed("cannot write", f"the archive cannot be written: {error}")
             return False
@@ -218,7 +211,7 @@ class Recorder:
     def _put_in_order(self) -> None:
         try:
             self._archive.compact()
-        except (OSError, AllocframeError) as error:
+        except Exception as error:  # noqa: BLE001 - what is recorded stays as it is
             self._say(f"the archive could not be compacted: {error}")
 
     def _failed(self, status: Status, reason: str) -> None:

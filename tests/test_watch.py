@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 import time
@@ -16,6 +17,7 @@ from tables import alloc, ended, restarting, started
 
 import allocframe as af
 from allocframe import _events, _stream, _watching
+from allocframe.capture import Capture
 from allocframe.sim.jobs import Outcome
 
 TABLES = ("allocations", "task_states", "events", "reschedules")
@@ -571,6 +573,34 @@ def test_row_45_events_of_a_node_whose_clock_is_wrong_are_told_in_the_order_of_i
             assert (runs["duration"].dropna() >= pd.Timedelta(0)).all()
     finally:
         server.close()
+
+
+def test_row_51_a_full_disk_under_a_watch_is_waited_out_and_nothing_that_the_server_kept_is_lost(
+    live: af.sim.Cluster, viewer: af.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full, add = threading.Event(), Capture.add
+
+    def fails(*given: Any, **more: Any) -> Any:
+        if full.is_set():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return add(*given, **more)
+
+    crash(live)
+    monkeypatch.setattr(Capture, "add", fails)
+    with viewer.watch(namespace="*") as watch:
+        next(watch)
+        journal = live.engine.keep_journal()
+        full.set()
+        crash(live, 6)
+        end = time.monotonic() + 20
+        while watch.trouble is None and time.monotonic() < end:
+            assert watch.poll(0.2) is None
+        assert "No space left" in (watch.trouble or "")
+        full.clear()
+        found = until(watch, lambda c: c.whole)
+        same(watch, viewer, namespace="*")
+    assert sorted(k for c in found for k in keys(c.new_events)) == sorted(journal)
+    assert watch.stats["gaps"] == 0
 
 
 def test_row_48_ctrl_c_ends_a_watch_and_leaves_no_thread_and_the_client_usable(
