@@ -2,12 +2,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench diagnosis pictures month soak clean
+.PHONY: demo lab test browser js lint bench diagnosis pictures notebooks month soak clean
 
 demo: $(VENV)/.demo
 	$(BIN)/allocframe demo
 
-test: $(VENV)/.dev
+lab: $(VENV)/.lab
+	$(BIN)/allocframe demo --lab
+
+test: $(VENV)/.dev browser
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.dev
@@ -15,10 +18,19 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The tests of the widgets need a browser; without one they are skipped, and say so.
+browser:
+	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
+	  { apt-get -qq update && apt-get -qq install -y chromium >/dev/null; } || echo "chromium could not be installed"
+
+js:
+	cd js && npm ci --no-audit --no-fund && npm run build
+
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/fetch.py
 	$(BIN)/python benchmarks/explain.py
 	$(BIN)/python benchmarks/watch.py
+	$(BIN)/python benchmarks/terminal.py
 	$(BIN)/python benchmarks/archive.py
 
 diagnosis: $(VENV)/.dev
@@ -32,6 +44,12 @@ soak: $(VENV)/.dev
 
 pictures: $(VENV)/.dev
 	$(BIN)/python docs/pictures.py
+	$(BIN)/python docs/widget_pictures.py
+
+notebooks: $(VENV)/.dev
+	@mkdir -p build
+	env -u NOMAD_ADDR TQDM_DISABLE=1 ALLOCFRAME_AUDIT=$(CURDIR)/build/audit.jsonl $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
+	  --ExecutePreprocessor.store_widget_state=False notebooks/*.ipynb
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -41,6 +59,10 @@ $(BIN)/python:
 
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.lab: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[lab]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python

@@ -10,7 +10,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from . import _accessor  # noqa: F401 - gives DataFrames their .alloc
 from ._actions import StopResult
+from ._audit import read_audit
 from ._change import Change, Gap, Seen
 from ._errors import (
     AllocframeError,
@@ -43,6 +45,9 @@ if TYPE_CHECKING:
     from ._findings import Finding, Findings, Thresholds
     from ._rules import findings
     from .archive import Archive
+    from .reports import Postmortem, evidence, overview, postmortem, readable, report
+    from .widgets.panel import ControlPanel
+    from .widgets.terminal import Terminal
 
 __all__ = [
     "Allocation",
@@ -55,6 +60,7 @@ __all__ = [
     "ConfigError",
     "Conflict",
     "ConnectionFailed",
+    "ControlPanel",
     "DecodeError",
     "ExecError",
     "ExecResult",
@@ -66,31 +72,47 @@ __all__ = [
     "NotFound",
     "NotNomad",
     "PermissionDenied",
+    "Postmortem",
     "RequestTimeout",
     "ResponseTooLarge",
     "ResultUnknown",
     "Seen",
     "Snapshot",
     "StopResult",
+    "Terminal",
     "Thresholds",
     "Unsupported",
     "Watch",
     "__version__",
+    "evidence",
     "findings",
     "load",
+    "overview",
     "plots",
+    "postmortem",
+    "read_audit",
     "read_json",
+    "readable",
+    "report",
     "sim",
     "stats",
 ]
 
 _OPTIONAL = {
     "Archive": ("archive", "archive", "deltalake"),
+    "ControlPanel": ("widgets.panel", "widgets", "ipywidgets"),
     "Finding": ("_findings", "stats", "narwhals and scipy"),
     "Findings": ("_findings", "stats", "narwhals and scipy"),
+    "Postmortem": ("reports", "stats", "narwhals and scipy"),
+    "Terminal": ("widgets.terminal", "widgets", "anywidget and websockets"),
     "Thresholds": ("_findings", "stats", "narwhals and scipy"),
+    "evidence": ("reports", "stats", "narwhals and scipy"),
     "findings": ("_rules", "stats", "narwhals and scipy"),
+    "overview": ("reports", "stats", "narwhals and scipy"),
     "plots": ("plots", "plots", "matplotlib"),
+    "postmortem": ("reports", "stats", "narwhals and scipy"),
+    "readable": ("reports", "stats", "narwhals and scipy"),
+    "report": ("reports", "stats", "narwhals and scipy"),
     "sim": ("sim", "demo", "starlette and uvicorn"),
     "stats": ("stats", "stats", "narwhals and scipy"),
 }

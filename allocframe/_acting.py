@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import signal as numbers
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pandas as pd
 
-from . import _actions, _exec, _protocol
+from . import _acl, _actions, _audit, _exec, _protocol
 from ._actions import Action, StopResult
 from ._config import Config
 from ._connection import MAX_CONNECTIONS
 from ._display import visible
 from ._errors import AllocframeError, ConfigError, ExecError, ResultUnknown, Unsupported
-from ._exec import ExecResult
+from ._exec import ExecResult, Target
 from ._transport import Transport, parsed
 
 
 class Acting:
-    """The part of a client that changes allocations. `read_only=True` refuses it all."""
+    """The part of a client that changes allocations. `read_only=True` refuses it all; the audit log has the rest."""
 
     read_only: bool
     _config: Config
     _transport: Transport
     _region: str | None
+    _accessor: str | None = None
 
     def _whole_id(self, alloc_id: str) -> str:
         raise NotImplementedError
@@ -64,7 +67,7 @@ class Acting:
         36
         """
         identity = self._whole_id(alloc_id)
-        answer = self._act(identity, _actions.stop(identity, no_shutdown_delay=no_shutdown_delay))
+        answer = self._act("stop", identity, _actions.stop(identity, no_shutdown_delay=no_shutdown_delay))
         return StopResult(str(answer.get("EvalID", "")), int(answer.get("Index", 0)))
 
     def signal(self, alloc_id: str, signal: str | numbers.Signals, *, task: str | None = None) -> None:
@@ -97,7 +100,7 @@ class Acting:
         """
         name = _actions.check_signal(signal)
         identity = self._whole_id(alloc_id)
-        self._act(identity, _actions.signal(identity, name, task))
+        self._act("signal", identity, _actions.signal(identity, name, task))
 
     def restart(self, alloc_id: str, *, task: str | None = None, all_tasks: bool = False) -> None:
         """Restart one task, all running tasks, or all tasks, in place. Needs alloc-lifecycle.
@@ -140,7 +143,7 @@ class Acting:
             raise Unsupported(
                 0, said, method="POST", path=action.path, hint="all_tasks=True needs 1.3.4; nothing was sent"
             )
-        self._act(identity, action)
+        self._act("restart", identity, action)
 
     def exec(
         self,
@@ -190,14 +193,12 @@ class Acting:
         """
         from . import _shell
 
-        _exec.check_command(command)
-        if self.read_only:
-            raise AllocframeError("nothing was run: this client is read-only (read_only=True)")
-        identity = self._whole_id(alloc_id)
-        params = _exec.params(command, task if task is not None else self._only_task(identity))
-        params |= {"region": self._region} if self._region else {}
+        target = self._exec_target(alloc_id, command, task)
         data = stdin.encode() if isinstance(stdin, str) else stdin or b""
-        return _shell.run(self._config, f"/v1/client/allocation/{identity}/exec", params, data, timeout)
+        with self._audited_exec(target) as outcome:
+            done = _shell.run(self._config, target, data, timeout)
+            outcome.said = f"exit code {done.exit_code}"
+        return done
 
     def exec_many(
         self,
@@ -256,41 +257,77 @@ class Acting:
 
         with ThreadPoolExecutor(workers, "allocframe-exec") as pool:
             rows = list(pool.map(one, alloc_ids))
-        columns = {
-            "alloc_id": "str",
-            "task": "str",
-            "exit_code": "Int64",
-            "stdout": "str",
-            "stderr": "str",
-            "error": "str",
-        }
+        texts = ("alloc_id", "task", "exit_code", "stdout", "stderr", "error")
+        columns = {**dict.fromkeys(texts, "str"), "exit_code": "Int64"}
         found = pd.DataFrame(rows, columns=[*columns, "duration"]).astype(columns)
         return found.astype({"duration": "timedelta64[ns]"})
 
-    def _only_task(self, identity: str) -> str:
-        """Return the task of an allocation that has only one."""
-        params = {"region": self._region} if self._region else {}
-        states = (
-            self._transport.get(f"/v1/allocation/{identity}", params, check=parsed).get("TaskStates") or {}
-        )
-        if len(states) != 1:
-            named = ", ".join(sorted(visible(name) for name in states)) or "none that has started"
-            raise ConfigError(f"say which task=: allocation {identity} has {named}")
-        return str(next(iter(states)))
+    def _exec_target(
+        self, alloc_id: str, command: Sequence[str], task: str | None, *, tty: bool = False
+    ) -> Target:
+        """Return what an exec asks for; everything that can be wrong with it here is refused here."""
+        _exec.check_command(command)
+        self._may_change()
+        identity = self._whole_id(alloc_id)
+        alloc = self._read(identity) if tty or task is None else {}
+        named = task if task is not None else _only_task(identity, alloc)
+        title = f"{named} of {alloc.get('Name')} ({identity[:8]}) on {alloc.get('NodeName')}"
+        return _exec.target(identity, command, named, tty=tty, region=self._region, title=title)
 
-    def _act(self, identity: str, action: Action) -> dict[str, Any]:
-        params = {**action.params, **({"region": self._region} if self._region else {})}
-        try:
-            answer = self._transport.post(action.path, params, action.body)
-        except ResultUnknown as lost:
-            raise ResultUnknown(f"{lost}. {self._standing(identity)}") from None
+    def _where(self) -> dict[str, str]:
+        return {"region": self._region} if self._region else {}
+
+    def _json(self, path: str) -> Any:
+        return self._transport.get(path, self._where(), check=parsed)
+
+    def _read(self, identity: str) -> dict[str, Any]:
+        answer = self._json(f"/v1/allocation/{identity}")
         return answer if isinstance(answer, dict) else {}
+
+    def _rights(self) -> _acl.Rights:
+        """Return what this client's token may do, as far as it may be read."""
+        return _acl.read(self._json)
+
+    def _known_accessor(self) -> str | None:
+        """Return the token's accessor, which tells who it was and lets nobody in; None where it cannot be read."""
+        if self._accessor is None:
+            self._accessor = _acl.accessor(self._json)
+        return self._accessor
+
+    def _may_change(self) -> None:
+        if self.read_only:
+            raise AllocframeError("nothing was done: this client is read-only (read_only=True)")
+
+    def _audited(
+        self, action: str, identity: str, arguments: dict[str, Any]
+    ) -> AbstractContextManager[_audit.Outcome]:
+        """Let an action happen between its two lines in the audit log; every change goes through here."""
+        self._may_change()
+        address, secret = self._config.address, self._config.token.reveal()
+        return _audit.audited(
+            action, identity, arguments, address=address, accessor=self._known_accessor, secret=secret
+        )
+
+    def _audited_exec(self, target: Target) -> AbstractContextManager[_audit.Outcome]:
+        command, task, tty = (target.params[name] for name in ("command", "task", "tty"))
+        arguments = {"command": json.loads(command), "task": task, "tty": tty == "true"}
+        return self._audited("exec", target.path.split("/")[-2], arguments)
+
+    def _act(self, name: str, identity: str, action: Action) -> dict[str, Any]:
+        with self._audited(name, identity, {**action.params, **action.body}) as outcome:
+            try:
+                answer = self._transport.post(action.path, action.params | self._where(), action.body)
+            except ResultUnknown as lost:
+                raise ResultUnknown(f"{lost}. {self._standing(identity)}") from None
+            answer = answer if isinstance(answer, dict) else {}
+            if "EvalID" in answer:
+                outcome.said = f"evaluation {visible(answer['EvalID'])}"
+        return answer
 
     def _standing(self, identity: str) -> str:
         """Say how an allocation stands after an answer was lost."""
-        params = {"region": self._region} if self._region else {}
         try:
-            now = self._transport.get(f"/v1/allocation/{identity}", params, check=parsed)
+            now = self._read(identity)
         except AllocframeError as error:
             return f"It may or may not have been done, and the allocation cannot be read: {error}"
         return (
@@ -298,3 +335,12 @@ class Acting:
             f"{now.get('ClientStatus')}, wanted {now.get('DesiredStatus')}, ModifyIndex {now.get('ModifyIndex')}. "
             "It was not asked for twice; look before you do"
         )
+
+
+def _only_task(identity: str, alloc: dict[str, Any]) -> str:
+    """Return the task of an allocation that has only one."""
+    states = alloc.get("TaskStates") or {}
+    if len(states) != 1:
+        named = ", ".join(sorted(visible(name) for name in states)) or "none that has started"
+        raise ConfigError(f"say which task=: allocation {identity} has {named}")
+    return str(next(iter(states)))

@@ -13,6 +13,7 @@ from ._errors import AllocframeError, ConfigError, ExecError
 
 HEARTBEAT = "{}"
 HEARTBEAT_EVERY = 10.0
+HANDSHAKE = {"ws_handshake": "true"}
 CLOSE_STDIN = json.dumps({"stdin": {"close": True}})
 CHUNK = 16 << 10
 """Bytes of stdin in one frame."""
@@ -52,9 +53,28 @@ def check_command(command: Sequence[str]) -> list[str]:
     return list(command)
 
 
-def params(command: Sequence[str], task: str, *, tty: bool = False) -> dict[str, str]:
-    """Return the query of an exec."""
-    return {"command": json.dumps(check_command(command)), "task": task, "tty": "true" if tty else "false"}
+@dataclass(frozen=True)
+class Target:
+    """What an exec asks for: of whom, and with which query."""
+
+    path: str
+    params: dict[str, str]
+    title: str
+
+
+def target(
+    alloc_id: str, command: Sequence[str], task: str, *, tty: bool, region: str | None, title: str
+) -> Target:
+    """Return what an exec asks for."""
+    words = check_command(command)
+    params = {"command": json.dumps(words), "task": task, "tty": "true" if tty else "false", **HANDSHAKE}
+    params |= {"region": region} if region else {}
+    return Target(f"/v1/client/allocation/{alloc_id}/exec", params, visible(title))
+
+
+def handshake(token: str) -> str:
+    """Return the first frame of a session that was asked for with `HANDSHAKE`."""
+    return json.dumps({"version": 1, "auth_token": token})
 
 
 def stdin_frames(data: bytes) -> Iterator[str]:
@@ -63,9 +83,27 @@ def stdin_frames(data: bytes) -> Iterator[str]:
     Without that no server ever says that a command has ended.
     """
     for start in range(0, len(data), CHUNK):
-        part = b64encode(data[start : start + CHUNK]).decode()
-        yield json.dumps({"stdin": {"data": part}})
+        yield stdin_frame(data[start : start + CHUNK])
     yield CLOSE_STDIN
+
+
+def stdin_frame(data: bytes) -> str:
+    """Return one frame of input; it should be no longer than `CHUNK`."""
+    return json.dumps({"stdin": {"data": b64encode(data).decode()}})
+
+
+def size_frame(rows: int, cols: int) -> str:
+    """Return the frame that tells a terminal's size."""
+    return json.dumps({"tty_size": {"height": rows, "width": cols}})
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What one frame of the server says."""
+
+    stdout: bytes = b""
+    stderr: bytes = b""
+    exit_code: int | None = None
 
 
 @dataclass
@@ -74,44 +112,30 @@ class Session:
 
     path: str
     exit_code: int | None = None
-    _parts: dict[str, list[bytes]] = field(default_factory=lambda: {"stdout": [], "stderr": []})
-    _size: int = 0
-
-    @property
-    def stdout(self) -> bytes:
-        return b"".join(self._parts["stdout"])
-
-    @property
-    def stderr(self) -> bytes:
-        return b"".join(self._parts["stderr"])
 
     def lost(self, why: str) -> ExecError:
-        """Return the error of a session that went wrong, with what had come."""
-        return ExecError(f"exec {self.path}: {why}", stdout=self.stdout, stderr=self.stderr)
+        """Return the error of a session that went wrong."""
+        return ExecError(f"exec {self.path}: {why}")
 
-    def received(self, frame: str | bytes) -> None:
+    def received(self, text: str | bytes) -> Frame:
         """Take in one frame.
 
         Raises
         ------
         ExecError
-            It is none of Nomad's, or the output has become too large.
+            It is none of Nomad's.
         """
         try:
-            said = json.loads(frame)
-            for stream in ("stdout", "stderr"):
-                data = (said.get(stream) or {}).get("data")
-                if data:
-                    self._parts[stream].append(b64decode(data, validate=True))
-                    self._size += len(self._parts[stream][-1])
+            said = json.loads(text)
+            stdout, stderr = (
+                b64decode((said.get(stream) or {}).get("data") or "", validate=True)
+                for stream in ("stdout", "stderr")
+            )
             if said.get("exited"):
                 self.exit_code = int((said.get("result") or {}).get("exit_code", 0))
         except (ValueError, AttributeError, TypeError, RecursionError):
-            raise self.lost(f"the server sent what is no frame: {visible(frame[:120])!r}") from None
-        if self._size > MAX_OUTPUT:
-            raise self.lost(
-                f"more than {MAX_OUTPUT:,} bytes of output; write it to a file there, or filter it"
-            )
+            raise self.lost(f"the server sent what is no frame: {visible(text[:120])!r}") from None
+        return Frame(stdout, stderr, self.exit_code)
 
     def closed(self, code: int | None, reason: str) -> AllocframeError | None:
         """Return what the end of the connection means: nothing where the command had ended before.
@@ -127,6 +151,38 @@ class Session:
         return self.lost(
             "the session was lost before the command had ended; it may run on, for nothing stops it by itself"
         )
+
+
+@dataclass
+class Collected(Session):
+    """A session whose output is kept whole, up to a bound."""
+
+    _parts: dict[str, list[bytes]] = field(default_factory=lambda: {"stdout": [], "stderr": []})
+    _size: int = 0
+
+    @property
+    def stdout(self) -> bytes:
+        return b"".join(self._parts["stdout"])
+
+    @property
+    def stderr(self) -> bytes:
+        return b"".join(self._parts["stderr"])
+
+    def lost(self, why: str) -> ExecError:
+        """Return the error of a session that went wrong, with what had come."""
+        return ExecError(f"exec {self.path}: {why}", stdout=self.stdout, stderr=self.stderr)
+
+    def received(self, text: str | bytes) -> Frame:
+        """Take in one frame, and keep what it brings; ExecError where that becomes too much."""
+        frame = super().received(text)
+        self._parts["stdout"].append(frame.stdout)
+        self._parts["stderr"].append(frame.stderr)
+        self._size += len(frame.stdout) + len(frame.stderr)
+        if self._size > MAX_OUTPUT:
+            raise self.lost(
+                f"more than {MAX_OUTPUT:,} bytes of output; write it to a file there, or filter it"
+            )
+        return frame
 
     def result(self) -> ExecResult:
         """Return the result of a command that has ended."""

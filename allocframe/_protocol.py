@@ -39,7 +39,10 @@ _TRANSIENT = (
 )
 _NOT_APPLIED = ("No cluster leader", "node is not the leader", "no servers")
 _AMBIGUOUS = ("leadership lost while committing log", "EOF")
-_READS = re.compile(r"/v1/(?:allocations|evaluations|agent/self|acl/token/self|allocation/[0-9a-f-]{36})")
+_READS = re.compile(
+    r"/v1/(?:allocations|evaluations|agent/self|acl/token/self|acl/policy/[A-Za-z0-9-]{1,128}|acl/role/[0-9a-f-]{36}"
+    r"|allocation/[0-9a-f-]{36})"
+)
 _CONFLICT = ("Task not running", "alloc that should not run", "Could not find task runner", "ask not found")
 
 
@@ -202,9 +205,7 @@ def error_for(method: str, path: str, status: int, text: str) -> ApiError:
         return kind(status, text, method=method, path=path, hint=hint)
 
     if status in (401, 403) or "Permission denied" in text or "ACL token" in text:
-        return made(
-            PermissionDenied, "Set NOMAD_TOKEN to a token whose policy allows this (reading needs read-job)"
-        )
+        return made(PermissionDenied, f"Set NOMAD_TOKEN to a token whose policy allows {_needed(path)}")
     if "No path to node" in text or "Unknown node" in text:
         return made(NodeUnreachable, "The allocation's node cannot be reached by the servers")
     if "alloc not found" in text or "allocation not found" in text or "Unknown allocation" in text:
@@ -224,6 +225,13 @@ def error_for(method: str, path: str, status: int, text: str) -> ApiError:
     ):
         return made(BadRequest, "Check the filter and other parameters")
     return made(ApiError, "")
+
+
+def _needed(path: str) -> str:
+    """Return the capability that a call needs."""
+    if path.endswith("/exec"):
+        return "alloc-exec (and alloc-node-exec for raw_exec)"
+    return "alloc-lifecycle" if path.endswith(("/stop", "/signal", "/restart")) else "read-job"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode
 
@@ -16,8 +16,20 @@ from ._config import Config
 from ._connection import proxy_for
 from ._display import visible
 from ._errors import ConnectionFailed, MissingExtra
-from ._exec import HEARTBEAT, HEARTBEAT_EVERY, ExecResult, Session, stdin_frames
+from ._exec import (
+    HEARTBEAT,
+    HEARTBEAT_EVERY,
+    Collected,
+    ExecResult,
+    Frame,
+    Session,
+    Target,
+    handshake,
+    stdin_frames,
+)
 from ._protocol import error_for
+
+__all__ = ["ClientConnection", "WebSocketException", "cut", "opened", "receive", "run"]
 
 try:
     from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
@@ -30,9 +42,7 @@ _SILENT = logging.Logger("allocframe.websockets", logging.CRITICAL + 1)
 """Websockets would log the token's header at the level DEBUG; no configuration of logging finds this logger."""
 
 
-def run(
-    config: Config, path: str, params: Mapping[str, str], stdin: bytes, timeout: float | None
-) -> ExecResult:
+def run(config: Config, target: Target, stdin: bytes, timeout: float | None) -> ExecResult:
     """Run one command to its end.
 
     Raises
@@ -44,9 +54,9 @@ def run(
     ConnectionFailed
         No session could be opened.
     """
-    session = Session(path)
+    session = Collected(target.path)
     deadline = None if timeout is None else time.monotonic() + timeout
-    with _opened(config, path, params) as connection:
+    with opened(config, target) as connection:
         done = threading.Event()
         feeder = threading.Thread(target=_feed, args=(connection, stdin, done), name="allocframe-exec")
         feeder.start()
@@ -54,25 +64,45 @@ def run(
             _listen(connection, session, deadline)
         finally:
             done.set()
-            with contextlib.suppress(OSError):
-                connection.socket.shutdown(socket.SHUT_RDWR)
+            cut(connection)
             feeder.join()
     return session.result()
 
 
-def _listen(connection: ClientConnection, session: Session, deadline: float | None) -> None:
+def _listen(connection: ClientConnection, session: Collected, deadline: float | None) -> None:
     while session.exit_code is None:
         left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
         try:
-            session.received(connection.recv(timeout=left))
+            receive(connection, session, left)
         except TimeoutError:
             said = "the command had not ended in time; it may run on, for leaving a session does not stop it"
             raise session.lost(said) from None
-        except ConnectionClosed as closed:
-            code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (None, "")
-            error = session.closed(code, reason)
-            if error is not None:
-                raise error from None
+
+
+def receive(connection: ClientConnection, session: Session, timeout: float | None = None) -> Frame | None:
+    """Return the next frame; None where the connection has ended after the command had.
+
+    Raises
+    ------
+    TimeoutError
+        None came in time.
+    ExecError, ApiError
+        What the end of the connection, or a frame that is none, stands for.
+    """
+    try:
+        return session.received(connection.recv(timeout=timeout))
+    except ConnectionClosed as closed:
+        code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (None, "")
+        error = session.closed(code, reason)
+        if error is not None:
+            raise error from None
+        return None
+
+
+def cut(connection: ClientConnection) -> None:
+    """End a connection from any thread; who waits on it is woken."""
+    with contextlib.suppress(OSError):
+        connection.socket.shutdown(socket.SHUT_RDWR)
 
 
 def _feed(connection: ClientConnection, stdin: bytes, done: threading.Event) -> None:
@@ -85,20 +115,23 @@ def _feed(connection: ClientConnection, stdin: bytes, done: threading.Event) -> 
 
 
 @contextlib.contextmanager
-def _opened(config: Config, path: str, params: Mapping[str, str]) -> Iterator[ClientConnection]:
-    url = f"ws{config.base_url.removeprefix('http')}{path}?{urlencode(params)}"
+def opened(config: Config, target: Target) -> Iterator[ClientConnection]:
+    """Open a session, with the token in a header and in the first frame: proxies drop unknown headers now and then."""
+    url = f"ws{config.base_url.removeprefix('http')}{target.path}?{urlencode(target.params)}"
     try:
-        opened = connect(
+        made = connect(
             url, additional_headers=_headers(config), logger=_SILENT, max_size=_MAX_FRAME, compression=None,
             user_agent_header="allocframe", ping_interval=None, open_timeout=10, close_timeout=2, **_way(config),
         )  # fmt: skip
     except InvalidStatus as refused:
         text = (refused.response.body or b"").decode("utf-8", "replace").strip()
-        raise error_for("GET", path, refused.response.status_code, visible(text)) from None
+        raise error_for("GET", target.path, refused.response.status_code, visible(text)) from None
     except (WebSocketException, OSError) as error:
         said = visible(error) or type(error).__name__
         raise ConnectionFailed(f"no exec session with {config.address}: {said}") from None
-    with opened as connection:
+    with made as connection:
+        with contextlib.suppress(ConnectionClosed):
+            connection.send(handshake(config.token.reveal()))
         yield connection
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -18,6 +19,23 @@ def _no_nomad_settings(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
     if "live" not in request.node.path.parts:
         for name in [name for name in os.environ if name.startswith("NOMAD_")]:
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _audit_logs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep the audit log out of the caller's home, for servers that are started once, too."""
+    folder = tmp_path_factory.mktemp("audit")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALLOCFRAME_AUDIT", str(folder / "audit.jsonl"))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def audit_log(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give each test an audit log of its own."""
+    path = tmp_path_factory.mktemp("audit") / "audit.jsonl"
+    monkeypatch.setenv("ALLOCFRAME_AUDIT", str(path))
+    return path
 
 
 @pytest.fixture(scope="session")

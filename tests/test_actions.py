@@ -15,6 +15,7 @@ import flatten
 import httpx
 import pytest
 from faultserver import FaultServer, good, http, reset, serving
+from services import services
 
 import allocframe as af
 from allocframe import _actions, _transport, sim
@@ -38,11 +39,7 @@ def client(cluster: sim.Cluster) -> Iterator[af.Client]:
 @pytest.fixture
 def alloc(cluster: sim.Cluster) -> Alloc:
     """A running allocation of a service with two tasks."""
-    return next(
-        a
-        for a in cluster.state.allocs.values()
-        if a.job.kind == "service" and len(a.tasks) == 2 and a.client_status == "running"
-    )
+    return services(cluster)[0]
 
 
 def kinds(alloc: Alloc, task: str) -> list[str]:

@@ -30,6 +30,8 @@ def test_demo_tells_what_happened_and_saves_the_evidence(tmp_path: Path) -> None
     ):
         assert said in done.stdout
     assert len(af.load(tmp_path / "demo.allocframe")) >= 60
+    assert f"the postmortem, for your browser: {tmp_path / 'demo.html'}" in done.stdout
+    assert "search-indexer version 1" in (tmp_path / "demo.html").read_text()
 
 
 @pytest.mark.parametrize("name", ["out.allocframe", "out.parquet", "out.csv"])

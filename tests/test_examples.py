@@ -61,7 +61,7 @@ def public() -> Iterator[tuple[str, Any]]:
         if inspect.isfunction(thing):
             yield name, thing
         elif inspect.isclass(thing) and not issubclass(thing, Exception):
-            for method, body in inspect.getmembers(thing, inspect.isfunction):
+            for method, body in inspect.getmembers_static(thing, inspect.isfunction):
                 if (
                     not method.startswith("_")
                     and body.__module__.startswith("allocframe")

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
+import subprocess
+import sys
 import threading
+import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +23,7 @@ from websockets.sync.server import ServerConnection, serve
 
 import allocframe as af
 from allocframe import _exec, sim
+from allocframe._audit import audit_path
 
 ID = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"
 EXITED = json.dumps({"exited": True, "result": {}})
@@ -28,9 +33,9 @@ def sessions(version: str) -> dict[str, Any]:
     return flatten.recorded(version, "exec-sessions")  # type: ignore[return-value]
 
 
-def replayed(frames: list[dict[str, Any]]) -> tuple[_exec.Session, Exception | None]:
+def replayed(frames: list[dict[str, Any]]) -> tuple[_exec.Collected, Exception | None]:
     """Feed a session with what a server sent; return it, and the error that its end stands for."""
-    session = _exec.Session("/exec")
+    session = _exec.Collected("/exec")
     for frame in frames:
         if "server" in frame:
             session.received(json.dumps(frame["server"]))
@@ -238,6 +243,7 @@ def out(data: bytes) -> str:
 
 def dropped(*frames: str) -> Callable[[ServerConnection], None]:
     def handler(connection: ServerConnection) -> None:
+        connection.recv()  # the handshake: what is not read makes the kernel reset the connection
         for frame in frames:
             connection.send(frame)
         connection.socket.close()
@@ -306,11 +312,14 @@ def test_what_is_no_websocket_server_is_an_error_that_says_so() -> None:
         client.exec(ID, ["x"], task="t")
 
 
-def test_the_token_goes_in_the_header_and_into_no_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_token_goes_in_the_header_and_the_first_frame_and_into_no_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     seen: list[str | None] = []
 
     def handler(connection: ServerConnection) -> None:
         seen.append(connection.request.headers.get("X-Nomad-Token") if connection.request else None)
+        seen.append(connection.recv())
         connection.send(EXITED)
 
     logging.getLogger("websockets.server").setLevel(logging.CRITICAL)
@@ -320,7 +329,7 @@ def test_the_token_goes_in_the_header_and_into_no_log(caplog: pytest.LogCaptureF
         af.Client(address, token="canary-token") as client,
     ):
         client.exec(ID, ["x"], task="t")
-    assert seen == ["canary-token"]
+    assert seen == ["canary-token", '{"version": 1, "auth_token": "canary-token"}']
     assert "canary" not in caplog.text
 
 
@@ -330,3 +339,29 @@ def test_stdin_is_cut_into_frames_without_loss_and_closed_once(data: bytes) -> N
     assert b"".join(b64decode(frame["data"]) for frame in frames[:-1]) == data
     assert frames[-1] == {"close": True}
     assert all("close" not in frame for frame in frames[:-1])
+
+
+_INTERRUPTED = """
+import sys, threading
+import allocframe as af
+client = af.Client(sys.argv[1], token=sys.argv[2])
+try:
+    client.exec(sys.argv[3], ["sh", "-c", "echo started; sleep 600"])
+except KeyboardInterrupt:
+    left = [t.name for t in threading.enumerate() if t.name.startswith("allocframe")]
+    print("interrupted", left, client.exec(sys.argv[3], ["echo", "again"]).text, af.read_audit()["result"].tolist())
+"""
+
+
+def test_row_48_ctrl_c_ends_a_command_leaves_no_thread_and_the_next_call_works(cluster: sim.Cluster) -> None:
+    alloc = running(cluster)
+    child = subprocess.Popen(
+        [sys.executable, "-c", _INTERRUPTED, cluster.address, cluster.token, alloc], stdout=subprocess.PIPE, text=True
+    )  # fmt: skip
+    asked = audit_path()
+    while not asked.exists() or not asked.stat().st_size:
+        assert child.poll() is None
+        time.sleep(0.01)
+    child.send_signal(signal.SIGINT)
+    said, _ = child.communicate(timeout=20)
+    assert said == "interrupted [] again\n ['unknown', 'done']\n"

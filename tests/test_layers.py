@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "allocframe"
 
 LAYERS = [
     ["_version", "_errors", "_display", "_progress", "_change"],
-    ["_config", "_wire", "_protocol", "_actions", "_remedies"],
-    ["_exec", "_events"],
+    ["_config", "_wire", "_protocol", "_actions", "_remedies", "_audit", "_acl"],
+    ["_exec", "_events", "_terminal"],
     ["_table", "_careful", "_connection"],
     ["_shell"],
     ["capture"],
@@ -26,6 +26,7 @@ LAYERS = [
     ["watch"],
     ["_findings", "archive", "stats"],
     ["_rules", "plots", "recorder"],
+    ["reports", "_accessor", "testing"],
     ["widgets"],
     ["__init__"],
     ["cli"],
@@ -44,6 +45,9 @@ HOME = {
     "matplotlib": {"plots"},
     "ipywidgets": {"widgets"},
     "anywidget": {"widgets"},
+    "papermill": {"reports"},
+    "nbconvert": {"reports"},
+    "jupyter_client": {"reports"},
 }
 
 

@@ -8,10 +8,10 @@ import warnings
 import typer
 
 from .._errors import AllocframeError, ConfigError
-from . import archive, demo, fetch, record
+from . import archive, demo, fetch, record, report
 from ._app import app
 
-__all__ = ["archive", "demo", "fetch", "record", "run"]
+__all__ = ["archive", "demo", "fetch", "record", "report", "run"]
 
 
 def run() -> int:

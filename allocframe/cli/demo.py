@@ -12,7 +12,10 @@ import typer
 
 from .._errors import ConfigError
 from ..client import Client
+from ..reports import missing, report
+from ..snapshot import Snapshot
 from ._app import app
+from ._lab import open_lab
 from ._printing import check_output, summary, write
 
 
@@ -27,14 +30,20 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the evidence goes.")] = Path(
         "demo.allocframe"
     ),
+    lab: Annotated[bool, typer.Option("--lab", help="Open JupyterLab on the notebooks instead.")] = False,
+    browser: Annotated[bool, typer.Option(help="With --lab: open a browser, too.")] = True,
 ) -> None:
-    """Start a simulated cluster, fetch it, and print what happened there. Needs no Nomad."""
+    """Start a simulated cluster, fetch it, print what happened there, and write its postmortem. Needs no Nomad."""
     check_output(output)
     with _simulated(story, allocations, seed, nomad) as (address, token):
         print(f"a simulated Nomad {nomad} answers at {address}\n", file=sys.stderr)
+        if lab:
+            open_lab(address, token, browser=browser)
+            return
         with Client(address, token=token) as client, client.snapshot(namespace="*", progress=True) as snap:
             summary(snap)
             write(snap, output)
+            _postmortem(snap, output)
     print(
         "\nThe same against your own cluster:\n"
         "  export NOMAD_ADDR=https://nomad.example:4646 NOMAD_TOKEN=...\n"
@@ -44,6 +53,14 @@ def demo(
         '  snap = af.Client().snapshot(namespace="*")      # snap.allocations, snap.events, ...\n'
         f'  snap = af.load("{output}")'
     )
+
+
+def _postmortem(snap: Snapshot, output: Path) -> None:
+    if missing():
+        print("for its postmortem as HTML: pip install 'allocframe[report]'")
+        return
+    path = report(snap, "postmortem", output=output.with_suffix(".html"))
+    print(f"the postmortem, for your browser: {path.resolve()}")
 
 
 @contextlib.contextmanager

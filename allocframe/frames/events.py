@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from .._table import Column, Table
 
-_KNOWN_TYPES = """('Setup Failure', 'Driver Failure', 'Received', 'Failed Validation', 'Started', 'Terminated', 'Killing',
- 'Killed', 'Restarting', 'Not Restarting', 'Restart Signaled', 'Signaling', 'Downloading Artifacts',
- 'Failed Artifact Download', 'Building Task Directory', 'Task Setup', 'Disk Resources Exceeded', 'Sibling Task Failed',
- 'Driver', 'Leader Task Dead', 'Main Tasks Dead', 'Task hook failed', 'Failed Restoring Task', 'Alloc Unhealthy',
- 'Plugin became unhealthy', 'Plugin became healthy', 'Reconnected', 'Pausing', 'Running', 'Task hook message',
- 'Waiting for shutdown delay', 'Skipping shutdown delay')"""
+KNOWN_TYPES = (
+    "Setup Failure", "Driver Failure", "Received", "Failed Validation", "Started", "Terminated", "Killing", "Killed", "Restarting",
+    "Not Restarting", "Restart Signaled", "Signaling", "Downloading Artifacts", "Failed Artifact Download", "Building Task Directory",
+    "Task Setup", "Disk Resources Exceeded", "Sibling Task Failed", "Driver", "Leader Task Dead", "Main Tasks Dead", "Task hook failed",
+    "Failed Restoring Task", "Alloc Unhealthy", "Plugin became unhealthy", "Plugin became healthy", "Reconnected", "Pausing", "Running",
+    "Task hook message", "Waiting for shutdown delay", "Skipping shutdown delay",
+)  # fmt: skip
+"""The event types that Nomad has."""
 
 
 def _detail(key: str) -> str:
@@ -23,10 +25,8 @@ def _text(key: str, flat: str) -> str:
 
 def _meant(types: tuple[str, ...], value: str, otherwise: str) -> str:
     """Return `value` for the event types it belongs to; for others only what `Details` says of it."""
-    names = ", ".join(f"'{name}'" for name in types)
-    return (
-        f"CASE WHEN e.Type IN ({names}) THEN {value} WHEN e.Type NOT IN {_KNOWN_TYPES} THEN {otherwise} END"
-    )
+    names, known = (", ".join(f"'{name}'" for name in some) for some in (types, KNOWN_TYPES))
+    return f"CASE WHEN e.Type IN ({names}) THEN {value} WHEN e.Type NOT IN ({known}) THEN {otherwise} END"
 
 
 def _number(types: tuple[str, ...], key: str, flat: str) -> str:

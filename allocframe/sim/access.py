@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .params import Refusal
+
+_READ = [
+    "list-jobs", "parse-job", "read-job", "csi-list-volume", "csi-read-volume", "read-job-scaling", "list-scaling-policies",
+    "read-scaling-policy",
+]  # fmt: skip
+_LIFECYCLE = ["alloc-lifecycle", "alloc-exec"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +28,7 @@ class Grant:
     management: bool = False
     readable: frozenset[str] = frozenset()
     lifecycle: frozenset[str] = frozenset()
+    accessor: str = "anonymous"
 
     def reads(self, namespace: str | None) -> bool:
         return self.management or namespace in self.readable
@@ -28,6 +36,30 @@ class Grant:
     def acts(self, namespace: str | None) -> bool:
         """Whether it may stop, signal and restart in a namespace."""
         return self.management or namespace in self.lifecycle
+
+    @property
+    def policy(self) -> str:
+        return f"sim-{self.accessor[:8]}"
+
+    def _capabilities(self, namespace: str) -> list[str]:
+        return [*_READ, *(_LIFECYCLE if namespace in self.lifecycle else [])]
+
+    def rules(self) -> str:
+        """Return the rules of its policy as they were written."""
+        blocks = [
+            f'namespace "{name}" {{\n  capabilities = {json.dumps(self._capabilities(name))}\n}}\n'
+            for name in sorted(self.readable)
+        ]
+        return "".join(blocks)
+
+    def rules_json(self) -> dict[str, Any]:
+        """Return the rules of its policy as servers read them."""
+        spaces = [
+            {"Capabilities": self._capabilities(name), "Name": name, "Policy": "", "Variables": None}
+            for name in sorted(self.readable)
+        ]
+        others = ("Agent", "HostVolumes", "Node", "Operator", "Plugin", "Quota")
+        return {**dict.fromkeys(others), "Namespaces": spaces or None, "Raw": self.rules()}
 
     def namespaces(self, known: Iterable[str], asked: str) -> set[str]:
         """Return the namespaces to list: ``*`` leaves out silently what may not be read."""
@@ -45,12 +77,54 @@ class Access:
     """The tokens of a cluster; without ACLs everyone may do everything."""
 
     enabled: bool
+    version: str = "2.0.5"
     grants: dict[str, Grant] = field(default_factory=dict)
 
     def grant(self, token: str | None) -> Grant:
         if not self.enabled:
             return Grant(known=True, management=True)
         return self.grants.get(token or "", Grant(known=False, anonymous=not token))
+
+    def whoami(self, token: str) -> dict[str, Any]:
+        """Return the token that asks, secret included, as real servers do."""
+        old, grant = self.version == "1.3.1", self.grant(token)
+        if not self.enabled:
+            if old:
+                raise Refusal(400, "ACL support disabled")
+            return self._token("acls-disabled", "ACLs disabled token", "client", [], "")
+        if not token:
+            if old:
+                raise Refusal(500, "acl token lookup failed: missing secret id")
+            return self._token("anonymous", "Anonymous Token", "client", ["anonymous"], "")
+        if not grant.known:
+            raise Refusal(404, "ACL token not found") if old else Refusal(403, "Permission denied")
+        kind, policies = ("management", []) if grant.management else ("client", [grant.policy])
+        return self._token(grant.accessor, f"sim {kind}", kind, policies, token)
+
+    def _token(self, accessor: str, name: str, kind: str, policies: list[str], secret: str) -> dict[str, Any]:
+        newer = {"ExpirationTTL": "", "ExpirationTime": None, "Roles": None}
+        return {
+            "AccessorID": accessor, "CreateIndex": 1, "CreateTime": "2026-01-01T00:00:00Z", "Global": False, "Hash": None,
+            "ModifyIndex": 1, "Name": name, "Policies": policies or None, "SecretID": secret, "Type": kind,
+            **({} if self.version == "1.3.1" else newer),
+        }  # fmt: skip
+
+    def policy(self, token: str, name: str) -> dict[str, Any]:
+        """Return a policy to who holds it, or manages; its rules are spelled out as capabilities."""
+        if not self.enabled:
+            raise Refusal(400, "ACL support disabled")
+        asking = self.grant(token)
+        if not asking.known and token:
+            raise Refusal(403, "ACL token not found" if self.version == "1.3.1" else "Permission denied")
+        held = {grant.policy: grant for grant in self.grants.values() if not grant.management}
+        if name != "anonymous" and not asking.management and (not asking.known or asking.policy != name):
+            raise Refusal(403, "Permission denied")
+        if name not in held:
+            raise Refusal(404, "ACL policy not found")
+        return {
+            "CreateIndex": 1, "Description": "", "Hash": None, "ModifyIndex": 1, "Name": name,
+            "Rules": held[name].rules(), "RulesJSON": held[name].rules_json(),
+        }  # fmt: skip
 
 
 class Guard:

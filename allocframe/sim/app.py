@@ -21,8 +21,8 @@ from starlette.routing import BaseRoute, Route
 from .access import Access, Grant, Guard
 from .actions import Actions
 from .engine import Engine
+from .exec import Exec
 from .params import Refusal, checked_prefix, compiled, go_bool, go_seconds, numeric, page_size, passes
-from .shell import Shell
 from .stream import Stream
 
 LONGEST_WAIT = 300.0
@@ -226,6 +226,13 @@ class Api:
             {"Name": name, "Description": "", "CreateIndex": 1, "ModifyIndex": 1} for name in readable
         ], {}
 
+    def token(self, request: Request, grant: Grant) -> tuple[Any, dict[str, str]]:
+        return self.access.whoami(request.headers.get("x-nomad-token", "")), {}
+
+    def policy(self, request: Request, grant: Grant) -> tuple[Any, dict[str, str]]:
+        secret = request.headers.get("x-nomad-token", "")
+        return self.access.policy(secret, request.path_params["name"]), {}
+
     def fixed(self, body: Any) -> Callable[[Request, Grant], tuple[Any, dict[str, str]]]:
         return lambda request, grant: (body, {})
 
@@ -245,6 +252,8 @@ class Api:
             self.route("/v1/deployments", "deployment", self.listing("deployments")),
             self.route("/v1/deployment/{id}", "deployment", self.one("deployments", "deployment not found")),
             self.route("/v1/agent/self", "", self.agent),
+            self.route("/v1/acl/token/self", "", self.token),
+            self.route("/v1/acl/policy/{name}", "", self.policy),
             self.route("/v1/namespaces", "nodes", self.namespaces),
             self.route("/v1/regions", "", self.fixed(["global"])),
             self.route("/v1/status/leader", "", self.fixed("127.0.0.1:4647")),
@@ -255,7 +264,9 @@ def _turned(items: list[Any], *, reverse: bool) -> Iterable[Any]:
     return reversed(items) if reverse else items
 
 
-def build(state: Any, access: Access, guard: Guard, engine: Engine | None) -> Starlette:
+def build(
+    state: Any, access: Access, guard: Guard, engine: Engine | None, *, real_pty: bool = False
+) -> Starlette:
     """Return the application that serves a cluster."""
     handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
         404: _nothing,
@@ -267,7 +278,7 @@ def build(state: Any, access: Access, guard: Guard, engine: Engine | None) -> St
     ]
     actions: list[BaseRoute] = []
     if engine is not None:
-        parts = (Actions(engine, access), Shell(engine, access), Stream(engine, access))
+        parts = (Actions(engine, access), Exec(engine, access, real_pty=real_pty), Stream(engine, access))
         actions = [route for part in parts for route in part.routes()]
     app = Starlette(
         routes=[*Api(state, access).routes(), *actions], middleware=middleware, exception_handlers=handlers

@@ -157,6 +157,8 @@ class Job:
         groups = [self._group(group) for group in self.groups]
         return {
             **answer,
+            "ParameterizedJob": None,
+            "Periodic": None,
             "Version": self.version,
             "TaskGroups": groups,
             "Region": "global",

@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import uvicorn
 
@@ -36,6 +36,8 @@ class Cluster:
         ``"1.3.1"``, with its paging bug, or ``"2.0.5"``: which servers it behaves as.
     acl : bool
         Whether a token is needed. Without one, every program on this machine may ask.
+    shell : str
+        ``"scripted"``: a toy answers exec. ``"pty"``: a terminal runs the real program on this machine, as you; needs `acl`.
 
     Attributes
     ----------
@@ -60,13 +62,18 @@ class Cluster:
         seed: int = 0,
         version: str = "2.0.5",
         acl: bool = True,
+        shell: Literal["scripted", "pty"] = "scripted",
         now_ns: int | None = None,
     ) -> None:
+        if shell == "pty" and not acl:
+            raise ValueError(
+                "shell='pty' needs acl=True: without a token everyone here could run programs as you"
+            )
         engine, truth = run_story(story, allocations=allocations, seed=seed, version=version, now_ns=now_ns)
         self.engine: Engine | None = engine
         self.truth: Truth | None = truth
         engine.broker.enabled = True
-        self._serve(engine.state, acl=acl)
+        self._serve(engine.state, acl=acl, real_pty=shell == "pty")
 
     @classmethod
     def replay(
@@ -78,21 +85,22 @@ class Cluster:
         made._serve(Recording(recordings, version), acl=acl)
         return made
 
-    def _serve(self, state: State | Recording, *, acl: bool) -> None:
+    def _serve(self, state: State | Recording, *, acl: bool, real_pty: bool = False) -> None:
         self.state = state
         self._closing = threading.Event()
         self._clock: threading.Thread | None = None
         self.version = state.version
         self.token = str(uuid.uuid4()) if acl else ""
         guard = Guard()
-        self._access = Access(acl, {self.token: Grant(known=True, management=True)})
+        manager = Grant(known=True, management=True, accessor=str(uuid.uuid4()))
+        self._access = Access(acl, self.version, {self.token: manager})
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.bind(("127.0.0.1", 0))
         self._socket.listen(100)  # so that who comes before the server has started waits for it
         guard.port = self._socket.getsockname()[1]
         self.address = f"http://127.0.0.1:{guard.port}"
         config = uvicorn.Config(
-            build(state, self._access, guard, self.engine),
+            build(state, self._access, guard, self.engine, real_pty=real_pty),
             log_level="critical",
             lifespan="off",
             ws="websockets-sansio",
@@ -109,7 +117,8 @@ class Cluster:
         """Return a new token that may read jobs in `namespaces`, and with `lifecycle` stop, signal and restart there."""
         token, allowed = str(uuid.uuid4()), frozenset(namespaces)
         acts = allowed if lifecycle else frozenset()
-        self._access.grants[token] = Grant(known=True, readable=allowed, lifecycle=acts)
+        accessor = str(uuid.uuid4())
+        self._access.grants[token] = Grant(known=True, readable=allowed, lifecycle=acts, accessor=accessor)
         return token
 
     def revoke(self, token: str) -> None:

@@ -1,21 +1,13 @@
-"""Exec in a simulated cluster: a WebSocket, and a toy shell that runs nothing on the machine."""
+"""Toy commands of a simulated cluster, without a terminal; nothing runs on this machine."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import re
 import shlex
-from base64 import b64decode, b64encode
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
-
-from starlette.routing import WebSocketRoute
-from starlette.websockets import WebSocket, WebSocketDisconnect
-
-from .access import Access
-from .engine import Engine
+from typing import Literal
 
 _SHELLS = ("sh", "/bin/sh", "bash", "/bin/bash")
 
@@ -72,71 +64,30 @@ def _script(text: str) -> Ran:
     return total
 
 
-class Shell:
-    """Answers exec as recorded: nothing ends before stdin is closed; 2.0.5 drops the connection after the exit."""
+class Scripted:
+    """Runs a toy command without a terminal: it ends when stdin is closed, whatever it does."""
 
-    def __init__(self, engine: Engine, access: Access) -> None:
-        self.engine = engine
-        self.access = access
+    def __init__(
+        self, command: list[str], write: Callable[[Literal["stdout", "stderr"], bytes], Awaitable[None]]
+    ) -> None:
+        self._ran = run(command)
+        self._write = write
+        self._stdin: asyncio.Queue[bytes | None] = asyncio.Queue()
 
-    def routes(self) -> list[WebSocketRoute]:
-        return [WebSocketRoute("/v1/client/allocation/{id}/exec", self.exec)]
+    async def run(self) -> int:
+        await self._write("stdout", self._ran.stdout)
+        await self._write("stderr", self._ran.stderr)
+        while (data := await self._stdin.get()) is not None:
+            if self._ran.echoes:
+                await self._write("stdout", data)
+        await asyncio.sleep(self._ran.seconds)
+        return self._ran.exit_code
 
-    async def exec(self, socket: WebSocket) -> None:
-        await socket.accept()
-        with contextlib.suppress(WebSocketDisconnect, json.JSONDecodeError):
-            refused = await self._refusal(socket)
-            if refused is not None:
-                await socket.close(*refused)
-                return
-            try:
-                ran = run(json.loads(socket.query_params["command"]))
-            except NoSuchCommand as unknown:
-                said = f"rpc error: code = Unknown desc = failed to start command: fork/exec {unknown}: no such file or directory"
-                await socket.close(1011, said)
-                return
-            await self._session(socket, ran)
+    def feed(self, data: bytes) -> None:
+        self._stdin.put_nowait(data)
 
-    async def _refusal(self, socket: WebSocket) -> tuple[int, str] | None:
-        token = socket.headers.get("x-nomad-token")
-        if socket.query_params.get("ws_handshake") == "true":
-            first = json.loads(await socket.receive_text())
-            token = first.get("auth_token") or token
-        identity, task = socket.path_params["id"], socket.query_params.get("task")
-        alloc = self.engine.state.allocs.get(identity)
-        grant = self.access.grant(token)
-        if not grant.known:
-            return 1008, "rpc error: Permission denied"
-        if not task:
-            return 1008, "must provide task name"
-        if alloc is None:
-            return 1008, f'Unknown allocation "{identity}"'
-        if not grant.acts(alloc.namespace):
-            return 1008, "rpc error: Permission denied"
-        if task not in alloc.tasks:
-            return 1011, "task not found"
-        return None if alloc.tasks[task].state == "running" else (1011, "task is not running")
+    def close_stdin(self) -> None:
+        self._stdin.put_nowait(None)
 
-    async def _session(self, socket: WebSocket, ran: Ran) -> None:
-        for stream, data in (("stdout", ran.stdout), ("stderr", ran.stderr)):
-            for start in range(0, len(data), 32 << 10):
-                await _send(
-                    socket, **{stream: {"data": b64encode(data[start : start + (32 << 10)]).decode()}}
-                )
-        while True:
-            frame: dict[str, Any] = json.loads(await socket.receive_text())
-            stdin = frame.get("stdin") or {}
-            if stdin.get("data") and ran.echoes:
-                await _send(socket, stdout={"data": b64encode(b64decode(stdin["data"])).decode()})
-            if stdin.get("close"):
-                break
-        await asyncio.sleep(ran.seconds)
-        await _send(socket, stderr={"close": True})
-        await _send(socket, stdout={"close": True})
-        await _send(socket, exited=True, result={"exit_code": ran.exit_code} if ran.exit_code else {})
-        if self.engine.state.version == "1.3.1":
-            await socket.close(1000)
-
-
-async def _send(socket: WebSocket, **frame: Any) -> None:
-    await socket.send_text(json.dumps(frame))
+    def resize(self, rows: int, cols: int) -> None:
+        """A command without a terminal has no size."""

@@ -17,8 +17,10 @@ from typing import Any
 
 import pytest
 from flatten import event_rows, task_rows
+from views import Page, eventually
 
 import allocframe as af
+from allocframe import _actions
 from allocframe.recorder import Recorder
 
 pytestmark = [
@@ -242,6 +244,47 @@ def test_a_command_runs_in_a_real_task(client: af.Client, web: str) -> None:
         client.exec(web, ["/bin/sleep", "5"], timeout=1)
     found = client.exec_many(_running(client), ["/bin/uname"], timeout=60)
     assert found["stdout"].tolist() == ["Linux\n"] * 2
+
+
+def test_a_terminal_on_a_real_task_is_one(client: af.Client, web: str) -> None:
+    terminal = af.Terminal(client, web)
+    page = Page(terminal)
+    page.type("stty size; echo $TERM; echo li''gne é\r")
+    page.shows("30 100\r\n")
+    page.shows("ligne é\r\n")
+    page.says("resize", rows=12, cols=34)
+    page.type("stty size\r")
+    page.shows("12 34\r\n")
+    _cat_runs(page, "once")
+    page.type("\x03")
+    page.shows("^C")
+    page.type("echo st''ill here\r")
+    page.shows("still here\r\n")
+    page.type("exit 7\r")
+    eventually(lambda: terminal.status == "ended", 30)
+    assert terminal.exit_code == 7
+    terminal.reconnect()
+    _cat_runs(page, "twice")
+    terminal.end()
+    assert terminal.message == "closed; it has ended"
+    terminal.close()
+
+
+def _cat_runs(page: Page, word: str) -> None:
+    """Start cat, and wait until it gives a line back: only then does Ctrl-C surely reach it."""
+    page.type("cat\r")
+    time.sleep(0.5)  # what is typed before it has the terminal is no line to it
+    page.type(f"{word}\r")
+    eventually(lambda: page.drawn.count(word.encode()) >= 2, 30)
+
+
+def test_all_tasks_are_restarted_where_the_server_knows_how(client: af.Client, web: str) -> None:
+    if not _actions.knows_all_tasks(client.snapshot(progress=False).info["version"]):
+        with pytest.raises(af.Unsupported, match=r"1\.3\.4"):
+            client.restart(web, all_tasks=True)
+    else:
+        client.restart(web, all_tasks=True)
+        _until(lambda: "Restart Signaled" in _kinds(client, web))
 
 
 def test_a_real_task_is_restarted_and_the_cause_is_known(client: af.Client, web: str) -> None:

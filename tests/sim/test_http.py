@@ -61,7 +61,7 @@ def cluster() -> Any:
 
 ROUTES = [
     "/v1/allocations", "/v1/allocation/00000000-0000-0000-0000-000000000000", "/v1/jobs", "/v1/nodes", "/v1/evaluations",
-    "/v1/deployments", "/v1/agent/self",
+    "/v1/deployments", "/v1/agent/self", "/v1/acl/policy/sim-policy",
 ]  # fmt: skip
 
 
@@ -130,3 +130,37 @@ def test_the_plain_walk_of_1_3_1_loops_and_that_of_2_0_5_ends() -> None:
                 tokens.add(token)
             assert bool(token) == loops
             assert (len(seen) < len(cluster.state.allocs)) == loops
+
+
+@pytest.mark.parametrize("version", ["1.3.1", "2.0.5"])
+def test_a_token_may_ask_what_it_is_and_which_rules_it_has_and_no_others(version: str) -> None:
+    def said(cluster: sim.Cluster, path: str, token: str) -> tuple[int, Any]:
+        answer = httpx.get(cluster.address + path, headers={"X-Nomad-Token": token} if token else {})
+        return answer.status_code, answer.json() if answer.status_code == 200 else answer.text
+
+    old = version == "1.3.1"
+    me = "/v1/acl/token/self"
+    with sim.Cluster("calm", allocations=10, seed=1, version=version) as cluster:
+        reader, other = cluster.add_token(["default"]), cluster.add_token(["ops"], lifecycle=True)
+        status, mine = said(cluster, me, reader)
+        assert (status, mine["SecretID"], mine["Type"], "Roles" in mine) == (200, reader, "client", not old)
+        assert mine["AccessorID"] not in (reader, "")
+        policy = f"/v1/acl/policy/{mine['Policies'][0]}"
+        (space,) = said(cluster, policy, reader)[1]["RulesJSON"]["Namespaces"]
+        assert space["Name"] == "default"
+        assert "read-job" in space["Capabilities"]
+        assert "alloc-lifecycle" not in space["Capabilities"]
+        assert said(cluster, policy, other) == (403, "Permission denied")
+        assert said(cluster, policy, cluster.token)[0] == 200
+        assert said(cluster, "/v1/acl/policy/nope", cluster.token) == (404, "ACL policy not found")
+        assert said(cluster, "/v1/acl/policy/anonymous", "") == (404, "ACL policy not found")
+        assert said(cluster, me, cluster.token)[1]["Type"] == "management"
+        unknown = "00000000-0000-0000-0000-000000000000"
+        missing = "ACL token not found"
+        assert said(cluster, me, unknown) == ((404, missing) if old else (403, "Permission denied"))
+        assert said(cluster, policy, unknown) == (403, missing if old else "Permission denied")
+        assert said(cluster, me, "")[0] == (500 if old else 200)
+    with sim.Cluster("calm", allocations=10, seed=1, version=version, acl=False) as open_to_all:
+        status, answer = said(open_to_all, me, "")
+        assert answer == "ACL support disabled" if old else answer["AccessorID"] == "acls-disabled"
+        assert said(open_to_all, "/v1/acl/policy/x", "") == (400, "ACL support disabled")

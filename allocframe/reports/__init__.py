@@ -1,0 +1,11 @@
+"""Postmortems and reports: the story of a snapshot, for people who were not there."""
+
+from __future__ import annotations
+
+from ._evidence import evidence
+from ._overview import overview
+from .page import readable
+from .run import NOTEBOOKS, missing, report
+from .telling import Postmortem, postmortem
+
+__all__ = ["NOTEBOOKS", "Postmortem", "evidence", "missing", "overview", "postmortem", "readable", "report"]

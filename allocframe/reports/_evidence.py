@@ -1,0 +1,102 @@
+"""What the evidence of a snapshot covers, and what is missing from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from .. import stats
+from ..snapshot import Snapshot
+from .incidents import clock, count
+from .page import Points
+
+
+def disturbances(snapshot: Snapshot) -> pd.DataFrame:
+    """Return each failure, restart on request and loss: alloc_id, task, namespace, job_id, job_version, node_name, at, cause.
+
+    A lost allocation is one row, without a task.
+    """
+    events = stats.explain_events(snapshot)
+    requested = (events["type"] == "Terminated") & events["cause"].isin(["operator", "template", "vault"])
+    told = events[events["failure"].astype(bool) | requested].rename(columns={"time": "at"})
+    allocations = snapshot.allocations
+    lost = allocations[allocations["client_status"].isin(["lost", "unknown"])]
+    lost = lost.rename(columns={"modified_at": "at"}).assign(cause="lost", task=None)
+    columns = ["alloc_id", "task", "namespace", "job_id", "job_version", "node_name", "at", "cause"]
+    names = dict.fromkeys(("task", "namespace", "job_id", "node_name", "cause"), "str")
+    both: pd.DataFrame = pd.concat([part[columns].astype(names) for part in (told, lost)], ignore_index=True)
+    return both.dropna(subset=["at"]).sort_values("at", kind="stable", ignore_index=True)
+
+
+def covered(snapshot: Snapshot) -> tuple[pd.Timestamp, pd.Timestamp]:
+    """Return the first moment that the tables tell of, and the last: when they were fetched, or the last time in them."""
+    times = snapshot.events["time"].dropna()
+    changed = snapshot.allocations["modified_at"].dropna()
+    fetched = snapshot.info.get("finished_at")
+    last = pd.Timestamp(fetched) if fetched else max(times.max(), changed.max())
+    return times.min(), last
+
+
+def evidence(snapshot: Snapshot) -> Points:
+    """Return what a snapshot covers, and what is missing from it, in words.
+
+    Examples
+    --------
+    >>> af.evidence(snap).points[0][0]
+    'What is covered'
+    """
+    return Points([("What is covered", [_coverage(snapshot)]), ("What is missing", list(_gaps(snapshot)))])
+
+
+def _coverage(snapshot: Snapshot) -> str:
+    names = snapshot.allocations
+    held = (
+        f"{count(len(names), 'allocations')} of {count(len(names[['namespace', 'job_id']].drop_duplicates()), 'jobs')} on "
+        f"{count(names['node_name'].nunique(), 'nodes')}, with {count(len(snapshot.events), 'task events')}"
+    )
+    if snapshot.events["time"].dropna().empty:
+        return f"{held}."
+    first, last = covered(snapshot)
+    complete = snapshot.info.get("complete")
+    whole = "It was read from files: whether they hold every allocation cannot be told."
+    if complete is not None:
+        whole = (
+            "Every allocation that the query and its token could see is here."
+            if complete
+            else "The snapshot is not complete."
+        )
+    return f"{held}, from {clock(first)} to {clock(last, first)} UTC. {whole}"
+
+
+def _gaps(snapshot: Snapshot) -> Iterator[str]:
+    info: dict[str, Any] = snapshot.info
+    if info["tasks_truncated"]:
+        yield (
+            f"Older events of {info['tasks_truncated']:,} of {count(info['tasks'], 'tasks')}: Nomad keeps the last ten of each. "
+            "What is counted from events is a lower bound there, and first signs may be older than they look."
+        )
+    broken = int(stats.chains(snapshot)["broken"].sum())
+    if broken:
+        yield f"The predecessors of {count(broken, 'allocations')}: Nomad has removed them, with their events."
+    yield (
+        "Allocations that ended long before: servers remove them, most after about an hour. What failed earlier and was "
+        "replaced may be gone without a trace."
+    )
+    if info["issues"]:
+        yield f"{count(info['issues'], 'values')} that did not fit: they are missing in the tables; see the snapshot's issues."
+    for column, value in info["filtered"]:
+        yield f"All but the allocations where {column} is {value}: the snapshot was narrowed to these."
+    yield from (f"{note[0].upper()}{note[1:]}." for note in info.get("notes", []) if note)
+    yield "The programs' own logs, metrics of nodes and tasks, and what changed from version to version: allocations do not hold these."
+
+
+def brief_gaps(snapshot: Snapshot) -> str:
+    """Return the one gap that bears on every number, as a sentence, or nothing."""
+    cut, tasks = snapshot.info["tasks_truncated"], snapshot.info["tasks"]
+    return (
+        f"Older events of {cut:,} of {count(tasks, 'tasks')} are gone, so counts are lower bounds."
+        if cut
+        else ""
+    )

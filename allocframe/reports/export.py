@@ -1,0 +1,68 @@
+"""An executed notebook as one HTML file that needs nothing else, or as Markdown with its pictures beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .._version import __version__
+
+_TEMPLATES = Path(__file__).parent
+_SHOWN = {
+    ".html": ["text/html", "image/png", "text/plain"],
+    ".md": ["text/markdown", "image/png", "text/plain"],
+}
+"""Which form of an output is taken: never one in which a browser would run or fetch anything."""
+
+NOT_IN_REPORTS = "notebook-only"
+"""Cells with this tag are for those who open the notebook."""
+
+
+def export(notebook: Any, title: str, output: Path) -> None:
+    """Write the prose and outputs of an executed notebook, without its code."""
+    body, pictures = _converted(notebook, title, output)
+    if pictures:
+        folder = output.with_name(f"{output.stem}_files")
+        folder.mkdir(exist_ok=True)
+        for name, data in pictures.items():
+            (output.parent / name).write_bytes(data)
+    part = output.with_name(f".{output.name}.part")
+    try:
+        part.write_text(body, encoding="utf-8")
+        part.replace(output)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _converted(notebook: Any, title: str, output: Path) -> tuple[str, dict[str, bytes]]:
+    from nbconvert import HTMLExporter, MarkdownExporter
+    from traitlets.config import Config
+
+    settings = Config(
+        {
+            "TemplateExporter": {"exclude_input": True},
+            "HTMLExporter": {"exclude_anchor_links": True},
+            "TagRemovePreprocessor": {"enabled": True, "remove_cell_tags": [NOT_IN_REPORTS]},
+            "ExtractOutputPreprocessor": {"output_filename_template": "picture-{cell_index}{extension}"},
+        }
+    )
+    exporter = (HTMLExporter if output.suffix == ".html" else MarkdownExporter)(
+        config=settings,
+        template_name="template",
+        template_file=f"index{output.suffix}.j2",
+        extra_template_basedirs=[str(_TEMPLATES)],
+    )
+    resources = {"title": title, "version": __version__, "output_files_dir": f"{output.stem}_files"}
+    body, told = exporter.from_notebook_node(_of_known_kinds(notebook, output.suffix), resources=resources)
+    return "\n".join(line.rstrip() for line in body.strip().splitlines()) + "\n", told.get("outputs") or {}
+
+
+def _of_known_kinds(notebook: Any, suffix: str) -> Any:
+    """Keep the one form of each output that is shown, and no output that has none."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            best = next((kind for kind in _SHOWN[suffix] if kind in output.get("data", {})), None)
+            output.data = {best: output.data[best]} if best else {}
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if output.data]
+    return notebook

@@ -1,0 +1,201 @@
+"""What a notebook or report shows of a cluster: paragraphs, points and tables, in which no name is obeyed."""
+
+from __future__ import annotations
+
+import html
+import numbers
+import re
+import textwrap
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from .._display import escaped, visible
+
+_MARKUP = re.compile(r"([\\`*_\[\]|~$@#])")
+_LONG_CELL = 45
+_HEADINGS = {
+    "job_id": "job", "job_version": "version", "alloc_id": "allocation", "node_name": "node", "task_group": "group",
+    "client_status": "status",
+}  # fmt: skip
+_IDS = ("alloc_id", "node_id", "eval_id", "chain_id", "replaced_by")
+
+
+def markdown(value: object) -> str:
+    """Return `value` as Markdown that shows it as it is: no element, emphasis or link is made of it."""
+    text = html.escape(_MARKUP.sub(r"\\\1", visible(value)), quote=False)
+    return text.replace("://", ":\\//").replace("www.", "www\\.")
+
+
+class Prose:
+    """One paragraph."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __str__(self) -> str:
+        return "\n".join(_lines(self.text))
+
+    def __repr__(self) -> str:
+        return textwrap.fill(str(self), 110)
+
+    def _repr_html_(self) -> str:
+        return f"<p>{' '.join(html.escape(line) for line in _lines(self.text))}</p>"
+
+    def _repr_markdown_(self) -> str:
+        return " ".join(markdown(line) for line in _lines(self.text))
+
+
+def _lines(text: str) -> list[str]:
+    """Return a text in pieces short enough for `visible` to leave whole."""
+    return [visible(line) for line in textwrap.wrap(text, 190, break_on_hyphens=False)]
+
+
+class Points:
+    """A list of points, each with a heading of its own where it has one."""
+
+    def __init__(self, points: Iterable[tuple[str, Iterable[str]]]) -> None:
+        self.points = [(head, list(texts)) for head, texts in points]
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __repr__(self) -> str:
+        return "\n".join(
+            "\n".join([f"* {visible(head)}", *(textwrap.indent(repr(Prose(text)), "  ") for text in texts)])
+            for head, texts in self.points
+        )
+
+    def _repr_html_(self) -> str:
+        return "".join(
+            f"<section class='point'><h3>{escaped(head)}</h3>{''.join(Prose(text)._repr_html_() for text in texts)}</section>"
+            for head, texts in self.points
+        )
+
+    def _repr_markdown_(self) -> str:
+        return "\n\n".join(
+            "\n\n".join([f"### {markdown(head)}", *(Prose(text)._repr_markdown_() for text in texts)])
+            for head, texts in self.points
+        )
+
+
+class Readable:
+    """A table for reading, made by `readable`."""
+
+    def __init__(self, columns: list[str], rows: list[list[str]], numeric: list[bool], hidden: int) -> None:
+        self.columns, self.rows, self.numeric = columns, rows, numeric
+        self.left_out = f"{hidden:,} more row{'s are' if hidden > 1 else ' is'} not shown" if hidden else ""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        if not self.rows:
+            return "none"
+        cells = [self.columns, *self.rows]
+        widths = [max(len(row[n]) for row in cells) for n in range(len(self.columns))]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+        return "\n".join([*lines, *([self.left_out] if self.left_out else [])])
+
+    def _repr_html_(self) -> str:
+        if not self.rows:
+            return "<p>None.</p>"
+        long = [any(len(row[n]) > _LONG_CELL for row in self.rows) for n in range(len(self.columns))]
+        sides = [
+            "class='long' style='text-align:left;white-space:normal;min-width:15rem'" if wide
+            else f"style='text-align:{'right' if number else 'left'}'"
+            for wide, number in zip(long, self.numeric, strict=True)
+        ]  # fmt: skip
+
+        def line(cells: list[str], tag: str) -> str:
+            pairs = zip(cells, sides, strict=True)
+            return f"<tr>{''.join(f'<{tag} {side}>{escaped(cell)}</{tag}>' for cell, side in pairs)}</tr>"
+
+        body = "".join(line(row, "td") for row in self.rows)
+        more = f"<p>{self.left_out}.</p>" if self.left_out else ""
+        table = f"<table><thead>{line(self.columns, 'th')}</thead><tbody>{body}</tbody></table>"
+        return f"<div class='table' style='overflow-x:auto'>{table}</div>{more}"
+
+    def _repr_markdown_(self) -> str:
+        if not self.rows:
+            return "None."
+        rule = ["---:" if number else "---" for number in self.numeric]
+        rows = [[markdown(cell) for cell in row] for row in [self.columns, *self.rows]]
+        lines = [f"| {' | '.join(row)} |" for row in [rows[0], rule, *rows[1:]]]
+        return "\n".join(lines) + (f"\n\n{self.left_out}." if self.left_out else "")
+
+
+def readable(frame: pd.DataFrame, *, rows: int = 20) -> Readable:
+    """Return the first rows of a table as people read them.
+
+    Times are cut to seconds, durations and numbers rounded, IDs shortened to eight characters as the Nomad CLI does, and
+    what is missing is blank. Names are shown and never obeyed: as HTML in a notebook, and as Markdown in a report.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Any table of a snapshot or of `stats`.
+    rows : int
+        How many to show; the result says how many are left out.
+
+    Examples
+    --------
+    >>> from datetime import timedelta
+    >>> import pandas as pd
+    >>> af.readable(pd.DataFrame({"job_id": ["web"], "median_run": [timedelta(seconds=4.2)]}))
+    job   median run
+    web        4.2 s
+    """
+    shown = frame.head(rows)
+    columns = [_heading(str(name)) for name in shown.columns]
+    numeric = [_is_number(shown[name]) for name in shown.columns]
+    cells = [[_cell(value, str(name)) for value in shown[name]] for name in shown.columns]
+    return Readable(
+        columns, [list(row) for row in zip(*cells, strict=True)], numeric, len(frame) - len(shown)
+    )
+
+
+def _heading(name: str) -> str:
+    return _HEADINGS.get(name) or visible(name).replace("_", " ")
+
+
+def _is_number(column: pd.Series[Any]) -> bool:
+    kinds = pd.api.types
+    return (kinds.is_numeric_dtype(column) and not kinds.is_bool_dtype(column)) or kinds.is_timedelta64_dtype(
+        column
+    )
+
+
+def _cell(value: Any, name: str) -> str:
+    if isinstance(value, list | tuple):
+        return visible(", ".join(map(str, value)))
+    if pd.isna(value):
+        return ""
+    if isinstance(value, pd.Timestamp):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    if isinstance(value, pd.Timedelta):
+        return span(value)
+    if pd.api.types.is_bool(value):
+        return "yes" if value else "no"
+    if isinstance(value, numbers.Integral):
+        return f"{int(value):,}"
+    if isinstance(value, numbers.Real):
+        return number(float(value))
+    text = visible(value)
+    return text[:8] if name in _IDS else text
+
+
+def number(value: float) -> str:
+    """Return a number with three digits that count."""
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def span(length: pd.Timedelta) -> str:
+    """Return a duration in the unit that suits it."""
+    seconds = length.total_seconds()
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

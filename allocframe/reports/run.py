@@ -1,0 +1,166 @@
+"""A packaged notebook, run over a snapshot and written as a report."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .._display import visible
+from .._errors import AllocframeError, ConfigError, MissingExtra
+from ..snapshot import Snapshot
+from .redact import redacted
+from .telling import window
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+"""The notebooks that people open, and that reports are made of."""
+
+_KINDS = {"postmortem": "02_postmortem.ipynb", "cluster": "03_cluster.ipynb"}
+_TITLES = {"postmortem": "Incident postmortem", "cluster": "Cluster report"}
+_NEEDS = ("matplotlib", "ipykernel", "matplotlib_inline", "nbconvert", "papermill", "scipy", "narwhals")
+
+
+def report(
+    snapshot: Snapshot,
+    kind: str = "postmortem",
+    *,
+    output: str | os.PathLike[str],
+    job: str | None = None,
+    since: pd.Timestamp | str | None = None,
+    until: pd.Timestamp | str | None = None,
+    redact: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Write a report that can be sent to those who were not there.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+    kind : str
+        "postmortem" (what happened) or "cluster" (how the cluster does).
+    output : path
+        ``NAME.html``, one file that needs no network; or ``NAME.md``, with its pictures in ``NAME_files``.
+    job : str, optional
+        Only the allocations of this job.
+    since, until : time, optional
+        The window of a postmortem.
+    redact : bool
+        Replace every name, address, ID and text of the cluster, the same by the same within this report. Times, numbers and
+        Nomad's own words stay.
+    progress : bool
+        Show how far it is.
+
+    Returns
+    -------
+    pathlib.Path
+        The file. The same snapshot and settings give the same file, byte for byte.
+
+    Raises
+    ------
+    ConfigError
+        A parameter cannot be used, or there is nothing to tell: no such job, or no task event in the window.
+    MissingExtra
+        The extra ``report`` is not installed.
+
+    Examples
+    --------
+    >>> af.report(snap, "postmortem", output="outage.html", progress=False).name
+    'outage.html'
+    """
+    target = _checked(kind, output)
+    if kind == "cluster" and (since is not None or until is not None):
+        raise ConfigError(
+            "a report on the cluster is of all that the snapshot covers; leave out since and until"
+        )
+    if job is not None:
+        snapshot = _of_job(snapshot, job)
+    begin, end = window(snapshot, since, until)
+    if lacking := missing():
+        raise MissingExtra(f"reports need {' and '.join(lacking)}: pip install 'allocframe[report]'")
+    with tempfile.TemporaryDirectory(prefix="allocframe-") as folder:
+        evidence = Path(folder) / "evidence.allocframe"
+        saved = redacted(snapshot, evidence) if redact else snapshot.save(evidence)
+        parameters = {"source": str(saved)}
+        asked = {"since": (since, begin), "until": (until, end)}
+        parameters |= {
+            name: moment.isoformat() for name, (given, moment) in asked.items() if given is not None
+        }
+        executed = _executed(kind, parameters, folder, progress)
+    from .export import export
+
+    export(executed, f"{_TITLES[kind]}, {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC", target)
+    return target
+
+
+def _checked(kind: str, output: str | os.PathLike[str]) -> Path:
+    target = Path(output)
+    if kind not in _KINDS:
+        raise ConfigError(f"there is no report {kind!r}; there are: {', '.join(_KINDS)}")
+    if target.suffix not in (".html", ".md"):
+        raise ConfigError(f"output {target}: end the name with .html or .md")
+    if not target.parent.is_dir():
+        raise ConfigError(f"output {target}: there is no folder {target.parent}")
+    return target
+
+
+def _of_job(snapshot: Snapshot, job: str) -> Snapshot:
+    known = sorted(set(snapshot.allocations["job_id"].dropna().astype(str)))
+    if job not in known:
+        close = difflib.get_close_matches(job, known, n=3, cutoff=0.5) or known[:3]
+        hint = f"; did you mean {', '.join(map(visible, close))}?" if close else ""
+        raise ConfigError(f"no allocation of a job {visible(job)!r} is in this snapshot{hint}")
+    return snapshot.filter(job_id=job)
+
+
+def missing() -> list[str]:
+    """Return what reports need and is not installed."""
+    return [name for name in _NEEDS if importlib.util.find_spec(name) is None]
+
+
+def _executed(kind: str, parameters: dict[str, str], folder: str, progress: bool) -> Any:
+    import papermill
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    class ThisPython(AsyncKernelManager):
+        """A kernel of the interpreter that runs this, whatever kernels Jupyter knows; without the cluster's settings."""
+
+        def __init__(self, **settings: Any) -> None:
+            sockets = {
+                "transport": "ipc",
+                "ip": str(Path(folder) / "kernel"),
+                "connection_file": str(Path(folder) / "kernel.json"),
+            }
+            super().__init__(**{**settings, **sockets})
+
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            start = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+            return KernelSpec(argv=start, display_name=kind, language="python", env={"IPYTHONDIR": folder})
+
+        async def _async_pre_start_kernel(self, **options: Any) -> Any:
+            kept = {name: value for name, value in os.environ.items() if not name.startswith("NOMAD_")}
+            ours = {"PYTHONHASHSEED": "0", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+            changed = {"env": {**kept, **ours}, "cwd": folder}
+            return await super()._async_pre_start_kernel(**{**options, **changed})
+
+    try:
+        return papermill.execute_notebook(
+            str(NOTEBOOKS / _KINDS[kind]),
+            None,
+            parameters=parameters,
+            progress_bar={"desc": kind} if progress else False,
+            kernel_name="python3",
+            kernel_manager_class=ThisPython,
+            shutdown_kernel="immediate",
+        )
+    except papermill.PapermillExecutionError as error:
+        raise AllocframeError(
+            f"the notebook of the {kind} failed in its cell {error.exec_count}: {error.ename}: {visible(error.evalue)}"
+        ) from None

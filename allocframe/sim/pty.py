@@ -1,0 +1,77 @@
+"""A real program of this machine in a real pseudo-terminal, for tests that ask for it by name."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import pty
+import shutil
+import signal
+import struct
+import subprocess
+import termios
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+from .shell import NoSuchCommand
+
+_READ = 64 << 10
+_TAKES_TERMINAL = 'exec "$@" <>"$0" >&0 2>&0'
+"""The first to open a terminal in a new session gets it as its own, with Ctrl-C and all."""
+
+
+class Pty:
+    """Runs a command as this machine's user, until it ends or the session does."""
+
+    def __init__(
+        self, command: list[str], write: Callable[[Literal["stdout", "stderr"], bytes], Awaitable[None]]
+    ) -> None:
+        self._write = write
+        self._typed: asyncio.Queue[bytes] = asyncio.Queue()
+        self._master, slave = pty.openpty()
+        if shutil.which(command[0]) is None:
+            os.close(self._master)
+            os.close(slave)
+            raise NoSuchCommand(command[0])
+        self._process = subprocess.Popen(  # noqa: S603 - the test asked for it by name
+            ["/bin/sh", "-c", _TAKES_TERMINAL, os.ttyname(slave), *command], stdin=slave, start_new_session=True,
+            env={**os.environ, "TERM": "xterm-256color", "PS1": "# "},
+        )  # fmt: skip
+        os.close(slave)
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        typing = asyncio.create_task(self._type())
+        try:
+            while data := await loop.run_in_executor(None, self._read):
+                await self._write("stdout", data)
+            return await loop.run_in_executor(None, self._process.wait)
+        finally:
+            typing.cancel()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            os.close(self._master)
+
+    def _read(self) -> bytes:
+        try:
+            return os.read(self._master, _READ)
+        except OSError:  # the last program that held the terminal has ended
+            return b""
+
+    async def _type(self) -> None:
+        """Hand on what was typed; a program that reads nothing must not stop the server."""
+        loop = asyncio.get_running_loop()
+        while data := await self._typed.get():
+            while data:
+                data = data[await loop.run_in_executor(None, os.write, self._master, data) :]
+
+    def feed(self, data: bytes) -> None:
+        self._typed.put_nowait(data)
+
+    def close_stdin(self) -> None:
+        self.feed(b"\x04")
+
+    def resize(self, rows: int, cols: int) -> None:
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))

@@ -1,0 +1,136 @@
+"""How the terminal in a notebook feels and how much it carries: a key's echo, and 20 MB to the screen, through the whole chain.
+
+The chain is real: JupyterLab in a headless browser, the kernel, Nomad's WebSocket, and a program in a pseudo-terminal. Where a `nomad`
+program is on PATH, `nomad alloc exec` does the same beside it, without a screen.
+"""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from allocframe import sim
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "ui"))
+import labpage
+
+KEYS = 50
+LINE = b"%07d the quick brown fox jumps over the lazy dog\n"
+LINES = 20_000_000 // 53
+
+_WATCH_ECHO = """root => { const term = root.allocframeTerminal; let at = 0; window.echoes = [];
+  root.addEventListener("keydown", () => { at = performance.now(); }, true);
+  term.onWriteParsed(() => { if (at) { window.echoes.push(performance.now() - at); at = 0; } }); }"""
+_WATCH_END = """root => { const term = root.allocframeTerminal, buffer = term.buffer.active; window.ended = 0;
+  term.onWriteParsed(() => { const line = buffer.getLine(buffer.baseY + buffer.cursorY - 1);
+    if (line?.translateToString(true) === "end of it") window.ended = performance.now(); });
+  root.addEventListener("keydown", () => { window.began = performance.now(); }, true); }"""
+
+
+def main() -> None:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        sim.Cluster("calm", allocations=20, seed=1, shell="pty") as cluster,
+    ):
+        big = Path(folder) / "big"
+        big.write_bytes(b"".join(LINE % n for n in range(LINES)))
+        alloc = _running(cluster)[0]
+        rows = [("allocframe, JupyterLab", *_in_notebook(cluster, alloc, Path(folder), big))]
+        if shutil.which("nomad"):
+            rows.append(("nomad alloc exec", *_by_cli(cluster, alloc, big)))
+    print(f"{'':24}{'echo, median':>14}{'95th':>10}{'20 MB':>12}")
+    for name, median, high, speed in rows:
+        print(f"{name:24}{median:11.0f} ms{high:7.0f} ms{speed:7.1f} MB/s")
+
+
+def _running(cluster: sim.Cluster) -> tuple[str, str]:
+    """Return a running allocation, and a task of it."""
+    assert cluster.engine is not None
+    alloc = next(a for a in cluster.engine.live() if a.client_status == "running" and len(a.tasks) == 1)
+    return alloc.id, next(iter(alloc.tasks))
+
+
+def _in_notebook(cluster: sim.Cluster, alloc: str, folder: Path, big: Path) -> tuple[float, float, float]:
+    with labpage.lab(folder) as lab, labpage.browser() as browser:
+        lab.notebook(
+            "terminal.ipynb",
+            f"import allocframe as af\naf.Terminal(af.Client({cluster.address!r}, token={cluster.token!r}), {alloc!r})",
+        )
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        notebook = labpage.Notebook(page, lab, "terminal.ipynb")
+        notebook.run(0)
+        screen = labpage.Screen(notebook)
+        screen.type("echo rea''dy\n")
+        screen.shows("ready\n")
+        screen.root.evaluate(_WATCH_ECHO)
+        for n in range(KEYS):
+            page.keyboard.press("z")
+            page.wait_for_function(f"window.echoes.length > {n}")
+            time.sleep(0.05)
+        echoes = sorted(page.evaluate("window.echoes"))
+        page.keyboard.press("Control+C")
+        screen.type(f"cat {big}; echo end of i''t")
+        screen.root.evaluate(_WATCH_END)
+        page.keyboard.press("Enter")
+        page.wait_for_function("window.ended", polling=100, timeout=120_000)
+        seconds = page.evaluate("(window.ended - window.began) / 1000")
+    return _median(echoes), _high(echoes), big.stat().st_size / 1e6 / seconds
+
+
+def _by_cli(cluster: sim.Cluster, alloc: str, big: Path) -> tuple[float, float, float]:
+    master, slave = pty.openpty()
+    environ = {"NOMAD_ADDR": cluster.address, "NOMAD_TOKEN": cluster.token, "PATH": "/usr/bin:/bin"}
+    task = _running(cluster)[1]
+    command = [shutil.which("nomad") or "nomad", "alloc", "exec", "-task", task, alloc, "/bin/sh"]
+    process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environ)
+    read = _Reader(master)
+    try:
+        read.until(b"# ")
+        echoes = sorted(read.seconds(b"z", b"z") * 1000 for _ in range(KEYS))
+        read.seconds(b"\x03", b"# ")
+        seconds = read.seconds(f"cat {big}; echo end of i''t\r".encode(), b"\nend of it")
+    finally:
+        process.kill()
+        process.wait()
+    return _median(echoes), _high(echoes), big.stat().st_size / 1e6 / seconds
+
+
+class _Reader:
+    """Types into a pseudo-terminal, and waits for what comes."""
+
+    def __init__(self, master: int) -> None:
+        self._master = master
+
+    def until(self, wanted: bytes) -> None:
+        tail = b""
+        while wanted not in tail:
+            if not select.select([self._master], [], [], 30)[0]:
+                raise TimeoutError(f"{wanted!r} did not come; the last was {tail!r}")
+            tail = tail[-100:] + os.read(self._master, 1 << 16)
+
+    def seconds(self, typed: bytes, wanted: bytes) -> float:
+        started = time.perf_counter()
+        os.write(self._master, typed)
+        self.until(wanted)
+        return time.perf_counter() - started
+
+
+def _median(values: list[Any]) -> float:
+    return float(statistics.median(values))
+
+
+def _high(values: list[Any]) -> float:
+    return float(statistics.quantiles(values, n=20)[-1])
+
+
+if __name__ == "__main__":
+    main()

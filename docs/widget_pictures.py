@@ -1,0 +1,53 @@
+"""Takes the pictures of the panel and the terminal for the documents, in a real JupyterLab: `make pictures`."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from allocframe import sim
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "ui"))
+
+import labpage  # noqa: E402
+
+FOLDER = ROOT / "docs" / "pictures"
+SCREEN = {"width": 1360, "height": 1000}
+
+
+def main() -> None:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        sim.Cluster("mixed", allocations=200, seed=7) as cluster,
+        labpage.lab(Path(folder)) as lab,
+        labpage.browser() as browser,
+    ):
+        client = (
+            f"import allocframe as af\nclient = af.Client({cluster.address!r}, token={cluster.token!r})\n"
+        )
+        lab.notebook(
+            "pictures.ipynb", client + "panel = af.ControlPanel(client, namespace='*')\npanel",
+            "panel.wait()\nshown = dict((label, key) for label, key in panel.select.options)\n"
+            "panel.choose(list(shown.values())[:1]); panel.stop_button.click(); panel.wait(); panel.confirm_button.click(); panel.wait()\n"
+            "panel.choose(list(shown.values())[3:5]); panel.wait(); panel.restart_button.click(); panel.wait()",
+            "alloc = list(shown.values())[6]\n"
+            "task = client.allocation(alloc).task_states['task'][0]\nterminal = af.Terminal(client, alloc, task)\nterminal",
+        )  # fmt: skip
+        page = browser.new_page(viewport=SCREEN)
+        notebook = labpage.Notebook(page, lab, "pictures.ipynb")
+        for cell in range(3):
+            notebook.run(cell)
+        page.locator(".allocframe-panel").first.screenshot(path=FOLDER / "panel.png")
+        screen = labpage.Screen(notebook)
+        screen.type("uname\nls\nstty size\nvi config.yml\n")
+        screen.shows("config.yml")
+        screen.type("ilisten: 0.0.0.0:8080\nworkers: 4\n")
+        screen.shows("workers: 4")
+        page.wait_for_timeout(500)
+        screen.root.screenshot(path=FOLDER / "terminal.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""The helpers for users' own tests see every difference that counts, and no other."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+import pytest
+
+import allocframe as af
+from allocframe.testing import assert_snapshots_equal, assert_tables_equal
+
+
+def changed(frame: pd.DataFrame, column: str, value: object) -> pd.DataFrame:
+    made = frame.copy()
+    made.loc[made.index[1], column] = value
+    return made
+
+
+def test_order_index_attributes_and_unused_categories_do_not_count(snap: af.Snapshot) -> None:
+    shuffled = snap.events.sample(frac=1, random_state=2).reset_index(drop=True)
+    shuffled.attrs.clear()
+    shuffled["job_id"] = shuffled["job_id"].cat.add_categories(["never-seen"])
+    assert_tables_equal(snap.events, shuffled, "events")
+    assert_snapshots_equal(snap, snap)
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "said"),
+    [
+        ("events", lambda frame: frame.head(5), r"events: [\d,]+ rows are only in the left one, such as \w+"),
+        ("events", lambda frame: changed(frame, "message", "x"), "events: message differs in 1 rows: .* and 'x'"),
+        ("events", lambda frame: changed(frame, "exit_code", 3), "events: exit_code differs in 1 rows: .*<NA> and .*3"),
+        ("events", lambda frame: changed(frame, "time", pd.NaT), "events: time differs in 1 rows"),
+        ("events", lambda frame: frame.drop(columns="type"), "events: only one of them has the columns type"),
+        ("events", lambda frame: frame.drop(columns="seq"), "events: the right one lacks the key seq"),
+        ("events", lambda frame: pd.concat([frame, frame.head(1)]), "events: the right one has rows twice"),
+        ("resources", lambda frame: frame.astype({"cpu_mhz": "float64"}), "cpu_mhz is Int64 in the left one and float64 in the right"),
+    ],
+)  # fmt: skip
+def test_a_difference_is_told(snap: af.Snapshot, table: str, change: object, said: str) -> None:
+    frame = getattr(snap, table)
+    with pytest.raises(AssertionError) as caught:
+        assert_tables_equal(frame, change(frame), table)  # type: ignore[operator]
+    assert re.search(said, str(caught.value))
+
+
+def test_snapshots_that_differ_are_told_apart(snap: af.Snapshot) -> None:
+    with pytest.raises(AssertionError, match=r"allocations: .* only in the left one"):
+        assert_snapshots_equal(snap, snap.filter(job_id="checkout"))

@@ -1,0 +1,287 @@
+"""Reports are one file that needs nothing else, the same for the same evidence, and obey no name in it."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stories import read, renamed, rows_of
+from tables import alloc
+
+import allocframe as af
+from allocframe.reports.redact import redacted
+
+POLICY = re.compile(r"<meta [^>]*Content-Security-Policy[^>]*>")
+OURS = {
+    "html", "head", "meta", "title", "style", "body", "main", "footer", "h1", "h2", "h3", "p", "section", "div", "figure", "img",
+    "table", "thead", "tbody", "tr", "th", "td", "code",
+}  # fmt: skip
+"""Every element that a report has."""
+
+
+class Elements(HTMLParser):
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def run(*arguments: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-m", "allocframe", "report", *arguments]
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def first_paragraph(page: Path) -> str:
+    found = re.search(r"<p>(.*?)</p>", page.read_text(), re.DOTALL)
+    assert found
+    return html.unescape(found[1])
+
+
+@pytest.mark.parametrize("story", ["mixed", "restart_storm"])
+def test_the_first_paragraph_of_the_file_is_the_summary(
+    story: str, snapshots: dict[str, af.Snapshot], reports: dict[tuple[str, str], Path]
+) -> None:
+    snap = snapshots[story]
+    assert first_paragraph(reports[story, "postmortem"]) == af.postmortem(snap).summary.text
+    assert first_paragraph(reports[story, "cluster"]) == af.overview(snap).text
+
+
+def test_a_report_has_its_parts_and_no_code(reports: dict[tuple[str, str], Path]) -> None:
+    wanted = {
+        "postmortem": ["Timeline", "Causes", "Blast radius", "Recovery", "Evidence", "Appendix"],
+        "cluster": [
+            "What stands out",
+            "Failures by job",
+            "Nodes",
+            "Crash loops",
+            "Rollouts",
+            "Restarts by job",
+            "Data quality",
+        ],
+    }
+    for (_, kind), page in reports.items():
+        told = page.read_text()
+        heads = re.findall(r"<h2[^>]*>(.*?)</h2>", told)
+        assert [head for head in wanted[kind] if head not in heads] == []
+        for code in (
+            "import allocframe",
+            "af.",
+            "NOMAD_ADDR",
+            "source =",
+            "evidence.allocframe",
+            "Run all cells",
+        ):
+            assert code not in told
+        assert told.count("<img ") == (1 if kind == "postmortem" else 3)
+
+
+def test_a_report_asks_for_nothing_and_holds_no_place_of_this_machine(
+    reports: dict[tuple[str, str], Path],
+) -> None:
+    for page in reports.values():
+        for tag, attributes in Elements(page.read_text()).found:
+            assert tag in OURS
+            assert not {name for name in attributes if name.startswith("on") or name in ("href", "srcset")}
+            assert (attributes.get("src") or "data:image/png;base64,").startswith("data:image/png;base64,")
+        assert str(Path.home()) not in page.read_text()
+        assert "/tmp/" not in page.read_text()
+
+
+def test_the_same_evidence_gives_the_same_report_byte_for_byte_and_progress_is_shown(
+    snapshots: dict[str, af.Snapshot], reports: dict[tuple[str, str], Path], tmp_path: Path
+) -> None:
+    snapshots["mixed"].save(tmp_path / "outage.allocframe")
+    done = run("postmortem", "--from", "outage.allocframe", "-o", "other.html", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "written to other.html\n"), done.stderr
+    assert "postmortem: 100%" in done.stderr
+    assert (tmp_path / "other.html").read_bytes() == reports["mixed", "postmortem"].read_bytes()
+
+
+def test_a_report_on_a_live_cluster_is_markdown_with_pictures_and_holds_neither_token_nor_address(
+    cluster: af.sim.Cluster, tmp_path: Path
+) -> None:
+    settings = {"NOMAD_ADDR": cluster.address, "NOMAD_TOKEN": cluster.token}
+    done = run("cluster", "-o", "week.md", "--job", "checkout", cwd=tmp_path, **settings)
+    assert (done.returncode, done.stdout) == (0, "written to week.md\n"), done.stderr
+    told = (tmp_path / "week.md").read_text()
+    assert told.startswith("# Cluster report\n\nFrom 20")
+    assert "payments-api" not in told
+    pictures = re.findall(r"!\[[^\]]+\]\((week_files/[^)]+)\)", told)
+    assert len(pictures) == 3
+    assert sorted(f"week_files/{path.name}" for path in (tmp_path / "week_files").iterdir()) == sorted(
+        pictures
+    )
+    everything = done.stderr + "".join(
+        path.read_bytes().decode("latin-1") for path in tmp_path.rglob("*") if path.is_file()
+    )
+    assert cluster.token not in everything
+    assert cluster.address.removeprefix("http://") not in everything
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["postmortem", "--from", "none.allocframe"], 2, "there is no such file"),
+        (["cluster", "--from", "a.json", "--job", "wbe"], 2, "did you mean web?"),
+    ],
+)
+def test_errors_of_the_command_are_one_line(
+    tmp_path: Path, arguments: list[str], code: int, said: str
+) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([alloc("a")]))
+    done = run(*arguments, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (code, 1, "")
+    assert said in done.stderr
+
+
+def test_what_cannot_be_used_and_what_is_not_installed_is_told(
+    tmp_path: Path, snap: af.Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for said, arguments in (
+        ("there are: postmortem, cluster", {"kind": "weekly", "output": "a.html"}),
+        ("leave out since and until", {"kind": "cluster", "output": "a.html", "since": "2026-01-01"}),
+        ("end the name with .html or .md", {"output": "a.pdf"}),
+        ("there is no folder nowhere", {"output": "nowhere/a.html"}),
+    ):
+        with pytest.raises(af.ConfigError, match=said):
+            af.report(snap, **arguments)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "papermill" else True)
+    with pytest.raises(af.MissingExtra, match=r"reports need papermill: pip install 'allocframe\[report\]'"):
+        af.report(snap, output=tmp_path / "a.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+HOSTILE = {
+    "job": "<script>alert(1)</script>$\\frac{{1}}{{0}}$ {}",
+    "namespace": "<img src=x onerror=alert(1)>{}",
+    "group": "[{}](javascript:alert(1))",
+    "node": '"><svg onload=alert(1)>{}\x1b[31m',
+    "task": "**{}** | `x` <b>bold</b>",
+    "text": "</td></table><iframe src=//evil.example></iframe> www.evil.example https://evil.example a@evil.example {}",
+}
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> af.Snapshot:
+    rows = [*rows_of("mixed", allocations=80)[1], *rows_of("artifact_outage", seed=4, allocations=80)[1]]
+    changed = renamed(rows, lambda kind, name: HOSTILE[kind].format(name))
+    return read(tmp_path_factory.mktemp("hostile"), changed)
+
+
+def seen(browser: Any, page: Path) -> tuple[list[str], list[str], list[str]]:
+    """Open a page; return what ran, what was asked for besides it, and its elements."""
+    tab = browser.new_page()
+    ran: list[str] = []
+    asked: list[str] = []
+    tab.on("dialog", lambda dialog: (ran.append(dialog.message), dialog.dismiss()))
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.on("pageerror", lambda error: ran.append(str(error)))
+    tab.goto(page.as_uri(), wait_until="load")
+    elements = tab.evaluate("[...document.querySelectorAll('*')].map(one => one.localName)")
+    tab.close()
+    return ran, [url for url in asked if not url.startswith(("data:", page.as_uri()))], elements
+
+
+def test_names_from_the_cluster_make_no_element_and_run_nothing_in_a_browser(
+    hostile: af.Snapshot, tmp_path: Path, browser: Any
+) -> None:
+    page = af.report(hostile, "postmortem", output=tmp_path / "a.html", progress=False)
+    told = page.read_text()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in told
+    assert POLICY.search(told)
+    page.write_text(POLICY.sub("", told))  # the names must be harmless without it, too
+    ran, asked, elements = seen(browser, page)
+    assert (ran, asked) == ([], [])
+    assert set(elements) <= OURS
+
+
+@pytest.mark.parametrize("form", ["_repr_html_", "_repr_markdown_"])
+def test_what_notebooks_show_makes_no_element_of_names(
+    form: str, hostile: af.Snapshot, tmp_path: Path, browser: Any
+) -> None:
+    from nbconvert.filters.markdown_mistune import markdown2html_mistune
+
+    made, tables = (
+        af.postmortem(hostile),
+        (af.stats.failures, af.stats.crash_loops, af.stats.rollouts, af.stats.lemon_nodes),
+    )
+    shown = [
+        made,
+        made.causes,
+        made.missing,
+        af.overview(hostile),
+        *(af.readable(table(hostile)) for table in tables),
+    ]
+    shown += [
+        af.readable(frame)
+        for frame in (made.radius, made.jobs, made.recovery, hostile.events, hostile.allocations)
+    ]
+    texts = [getattr(one, form)() for one in shown]
+    body = "".join(texts) if form == "_repr_html_" else markdown2html_mistune("\n\n".join(texts))
+    page = tmp_path / "a.html"
+    page.write_text(f"<!DOCTYPE html><meta charset=utf-8>{body}")
+    ran, asked, elements = seen(browser, page)
+    assert (ran, asked) == ([], [])
+    assert set(elements) - {"a"} <= OURS
+    links = re.findall(r'<a [^>]*href="([^"]*)"', body)
+    assert [link for link in links if not link.startswith("#")] == []  # those of headings
+
+
+def canary(kind: str, name: str) -> str:
+    return f"c4nary-{kind}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+def test_a_redacted_report_holds_nothing_of_the_original(tmp_path: Path) -> None:
+    rows = renamed(
+        [*rows_of("mixed", allocations=80)[1], *rows_of("artifact_outage", seed=4, allocations=80)[1]], canary
+    )
+    with read(tmp_path, rows) as snap:
+        job = next(row["JobID"] for row in rows if row["JobVersion"])
+        page = af.report(snap, output=tmp_path / "a.md", job=job, redact=True, progress=False)
+        kept = [
+            frame.to_csv() for _, frame in af.load(redacted(snap, tmp_path / "plain.allocframe"))._tables()
+        ]
+    identities = {row[name][:8] for row in rows for name in ("ID", "NodeID", "EvalID")}
+    pictures = [path.read_bytes().decode("latin-1") for path in (tmp_path / "a_files").iterdir()]
+    for told in [page.read_text(), *kept, *pictures]:
+        assert "c4nary" not in told
+        assert [one for one in identities if one in told] == []
+    assert re.search(r"of job-1 version 1 ", page.read_text())
+
+
+def test_redaction_keeps_what_may_be_told_apart_apart(
+    snapshots: dict[str, af.Snapshot], tmp_path: Path
+) -> None:
+    snap = snapshots["mixed"]
+    plain = af.load(redacted(snap, tmp_path / "plain.allocframe"))
+    for name in ("allocations", "task_states", "events", "reschedules"):
+        assert len(getattr(plain, name)) == len(getattr(snap, name))
+    for column in ("job_id", "node_name", "namespace", "alloc_id", "name", "next_alloc_id"):
+        assert plain.allocations[column].nunique() == snap.allocations[column].nunique()
+    known, told = af.findings(snap), af.findings(plain)
+    assert [(one.code, len(one.evidence)) for one in told] == [(one.code, len(one.evidence)) for one in known]
+    assert (
+        plain.events["exit_code"].value_counts().to_dict()
+        == snap.events["exit_code"].value_counts().to_dict()
+    )
+    assert (plain.events["time"].sort_values().array == snap.events["time"].sort_values().array).all()

@@ -1,0 +1,221 @@
+"""A real JupyterLab and a real browser for tests: servers, notebooks, cells, and what a terminal shows."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+PATIENCE = 30.0
+PICTURES = Path(__file__).parent.parent.parent / "build" / "pictures"
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A running JupyterLab: where it is, its token, and the folder that it serves."""
+
+    url: str
+    token: str
+    folder: Path
+
+    def notebook(self, name: str, *cells: str) -> str:
+        """Write a notebook; return its name."""
+        made = [
+            {"cell_type": "code", "id": f"cell{n}", "source": cell, "metadata": {}, "outputs": [], "execution_count": None}
+            for n, cell in enumerate(cells)
+        ]  # fmt: skip
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        content = {"cells": made, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+        (self.folder / name).write_text(json.dumps(content))
+        return name
+
+
+@contextlib.contextmanager
+def lab(folder: Path) -> Iterator[Lab]:
+    """Run JupyterLab on a free port of this machine, with settings of its own and nothing that calls out."""
+    config = folder / ".config"
+    settings = config / "labconfig" / "page_config.json"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(
+        json.dumps({"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}})
+    )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    token = secrets.token_urlsafe(24)
+    command = [
+        sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", f"--port={port}", "--ServerApp.ip=127.0.0.1",
+        "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}",
+    ]  # fmt: skip
+    env = {
+        **os.environ,
+        "JUPYTER_CONFIG_DIR": str(config),
+        "JUPYTER_DATA_DIR": str(folder / ".data"),
+        "IPYTHONDIR": str(folder / ".ipython"),
+        "JUPYTER_PLATFORM_DIRS": "1",
+    }
+    with (folder / ".lab.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        eventually(lambda: urllib.request.urlopen(f"{url}/api?token={token}", timeout=5).status == 200)
+        yield Lab(url, token, folder)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def eventually(reached: Callable[[], Any], patience: float = PATIENCE) -> Any:
+    """Return what `reached` returns once that is true; an error with its last word where it never is."""
+    end, last = time.monotonic() + patience, None
+    while time.monotonic() < end:
+        try:
+            last = reached()
+        except (OSError, AssertionError) as error:
+            last = error
+        else:
+            if last:
+                return last
+        time.sleep(0.05)
+    raise AssertionError(f"not reached within {patience:g} s; last: {last!r}")
+
+
+@contextlib.contextmanager
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        try:
+            yield opened
+        finally:
+            opened.close()
+
+
+class Notebook:
+    """A notebook that is open in a page."""
+
+    def __init__(self, page: Page, lab: Lab, name: str) -> None:
+        self.page = page
+        page.set_default_timeout(PATIENCE * 1000)
+        page.goto(f"{lab.url}/lab/tree/{name}?token={lab.token}&reset")
+        self.ready()
+
+    def ready(self) -> None:
+        """Wait until the kernel is there."""
+        self.page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+        self.page.locator("#jp-main-statusbar").get_by_text("| Idle").wait_for()
+
+    def cell(self, number: int) -> Locator:
+        return self.page.locator(".jp-Notebook .jp-CodeCell").nth(number)
+
+    def write(self, number: int, source: str) -> None:
+        """Replace what a cell says."""
+        self.cell(number).locator(".jp-InputArea-editor").click()
+        self.page.keyboard.press("Control+A")
+        self.page.keyboard.insert_text(source)
+
+    def start(self, number: int) -> None:
+        """Run a cell, and go on while it runs."""
+        self.cell(number).locator(".jp-InputArea-editor").click()
+        self.page.keyboard.press("Control+Enter")
+
+    def run(self, number: int) -> str:
+        """Run a cell to its end; return its output as text."""
+        before = self.prompt(number)
+        self.start(number)
+        eventually(lambda: self.prompt(number) not in (before, "[*]:"))
+        return self.output(number)
+
+    def prompt(self, number: int) -> str:
+        return self.cell(number).locator(".jp-InputPrompt").inner_text()
+
+    def done(self, number: int) -> None:
+        """Wait for the end of a cell that was started."""
+        eventually(lambda: re.search(r"\[\d+\]", self.prompt(number)))
+
+    def output(self, number: int) -> str:
+        return self.cell(number).locator(".jp-OutputArea").inner_text()
+
+    def insert_and_run(self, source: str) -> None:
+        """Add a cell at the end, and run it."""
+        last = self.page.locator(".jp-Notebook .jp-CodeCell").count() - 1
+        self.cell(last).locator(".jp-InputArea-prompt").click()
+        self.page.keyboard.press("b")
+        self.cell(last + 1).locator(".jp-InputArea-editor").click()
+        self.page.keyboard.type(source)
+        self.page.keyboard.press("Control+Enter")
+        self.done(last + 1)
+
+    def save(self) -> None:
+        """Save, so that a reload finds the outputs."""
+        self.page.locator('jp-button[data-command="docmanager:save"]').click()
+        self.page.locator(".jp-mod-dirty").wait_for(state="detached")
+
+    def picture(self, name: str) -> Path:
+        """Keep what the page shows."""
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        path = PICTURES / f"{name}.png"
+        self.page.screenshot(path=path)
+        return path
+
+
+class Screen:
+    """A terminal on a page: its keyboard, and the text that xterm.js holds."""
+
+    _READ = """root => { const buffer = root.allocframeTerminal.buffer.active, rows = [];
+        for (let n = 0; n < buffer.length; n++) rows.push(buffer.getLine(n).translateToString(true));
+        return rows.join("\\n").trimEnd(); }"""
+
+    def __init__(self, notebook: Notebook, number: int = 0) -> None:
+        self.notebook = notebook
+        self.page = page = notebook.page
+        self.root = page.locator(".allocframe-terminal").nth(number)
+        self.root.locator(".xterm-screen").wait_for()
+
+    @property
+    def text(self) -> str:
+        return str(self.root.evaluate(self._READ))
+
+    @property
+    def status(self) -> str:
+        return self.root.locator('[role="status"]').inner_text()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        rows, cols = self.root.evaluate(
+            "root => [root.allocframeTerminal.rows, root.allocframeTerminal.cols]"
+        )
+        return rows, cols
+
+    def focus(self) -> None:
+        self.root.locator(".xterm-screen").click()
+
+    def type(self, text: str) -> None:
+        self.focus()
+        self.page.keyboard.type(text)
+
+    def shows(self, wanted: str, patience: float = PATIENCE) -> None:
+        """Wait until the text is there."""
+
+        def there() -> bool:
+            assert wanted in self.text, self.text[-2000:]
+            return True
+
+        eventually(there, patience)

@@ -1,0 +1,223 @@
+"""The terminal in a real JupyterLab, in a real browser."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+
+import labpage
+import pytest
+from labpage import Notebook, Screen
+from playwright.sync_api import Browser
+
+import allocframe as af
+
+BEGIN = """
+if "terminal" in globals(): terminal.close()
+terminal = af.Terminal(client, {alloc!r}, {task!r})
+terminal
+"""
+
+
+@pytest.fixture(scope="module")
+def notebook(browser: Browser, lab: labpage.Lab) -> Iterator[Notebook]:
+    """One notebook for all tests: a kernel takes seconds to start."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    lab.notebook(
+        "terminal.ipynb",
+        "import time, allocframe as af",
+        "",
+        "time.sleep(8); 'rested'",
+        "terminal.transcript",
+    )
+    opened = Notebook(page, lab, "terminal.ipynb")
+    opened.run(0)
+    yield opened
+    page.close()
+
+
+def shown(notebook: Notebook, cluster: af.sim.Cluster, token: str) -> Screen:
+    """Open a terminal in the second cell."""
+    alloc = next(a for a in cluster.state.allocs.values() if a.client_status == "running")
+    made = f"client = af.Client({cluster.address!r}, token={token!r})"
+    notebook.write(1, made + BEGIN.format(alloc=alloc.id, task=next(iter(alloc.tasks))))
+    notebook.run(1)
+    return Screen(notebook)
+
+
+@pytest.fixture
+def screen(cluster: af.sim.Cluster, notebook: Notebook) -> Screen:
+    notebook.page.set_viewport_size({"width": 1280, "height": 900})
+    opened = shown(notebook, cluster, cluster.token)
+    opened.shows("#")
+    return opened
+
+
+def test_what_is_typed_runs_and_what_it_writes_is_seen(screen: Screen) -> None:
+    screen.type("echo ligne é 漢字 👍\n")
+    screen.shows("\nligne é 漢字 👍")
+    assert "connected" in screen.status
+    screen.notebook.picture("terminal")
+    assert "ligne é 漢字 👍" in screen.notebook.run(3)
+    screen.type("exit 7\n")
+    labpage.eventually(lambda: "exit code 7" in screen.status)
+
+
+def test_the_command_knows_the_size_also_when_it_changes(screen: Screen) -> None:
+    rows, cols = screen.size
+    assert (rows, cols) != (24, 80)
+    screen.type("stty size\n")
+    screen.shows(f"\n{rows} {cols}")
+    screen.page.set_viewport_size({"width": 900, "height": 900})
+    labpage.eventually(lambda: screen.size[1] < cols)
+    rows, cols = screen.size
+    screen.type("stty size\n")
+    screen.shows(f"\n{rows} {cols}")
+
+
+def test_a_full_screen_program_draws_all_of_it_and_gives_the_screen_back(screen: Screen) -> None:
+    screen.type("vi notes\n")
+    screen.shows('"notes"')
+    rows, cols = screen.size
+    screen.shows(f"{rows}x{cols}")
+    screen.type("ihello")
+    screen.shows("-- INSERT --")
+    screen.page.set_viewport_size({"width": 1000, "height": 900})
+    labpage.eventually(lambda: screen.size[1] != cols)
+    screen.shows("{}x{}".format(*screen.size))
+    screen.notebook.picture("terminal-vi")
+    screen.page.keyboard.press("Escape")
+    screen.type(":q\n")
+    labpage.eventually(lambda: screen.text.rstrip().endswith("#"))
+    assert "hello" not in screen.text
+
+
+def test_ctrl_c_interrupts_and_the_shell_lives_on(screen: Screen) -> None:
+    screen.type("sleep 600\n")
+    screen.page.keyboard.press("Control+C")
+    screen.shows("^C")
+    screen.type("echo still here\n")
+    screen.shows("\nstill here")
+
+
+def test_a_paste_arrives_whole_and_without_what_would_end_it(screen: Screen) -> None:
+    text = "echo " + "x" * 3000 + "\x1b[201~y"
+    screen.focus()
+    screen.page.evaluate(
+        """text => { const data = new DataTransfer(); data.setData("text/plain", text);
+        document.activeElement.dispatchEvent(new ClipboardEvent("paste", {clipboardData: data, bubbles: true, cancelable: true})); }""",
+        text,
+    )
+    screen.page.keyboard.press("Enter")
+    wanted = "x" * 3000 + "[201~y"
+    labpage.eventually(lambda: screen.text.replace("\n", "").count(wanted) == 2)
+
+
+def test_typing_works_while_a_cell_runs(screen: Screen) -> None:
+    screen.notebook.start(2)
+    labpage.eventually(lambda: "[*]" in screen.notebook.cell(2).locator(".jp-InputPrompt").inner_text())
+    started = time.monotonic()
+    screen.type("echo busy\n")
+    screen.shows("\nbusy")
+    assert "rested" not in screen.notebook.output(2), f"came after {time.monotonic() - started:.1f} s"
+    screen.notebook.done(2)
+
+
+def test_after_a_reload_the_screen_is_there_again_and_goes_on(screen: Screen) -> None:
+    screen.type("echo before the reload\n")
+    screen.shows("\nbefore the reload")
+    screen.type("vi notes\n")
+    screen.shows('"notes"')
+    screen.notebook.save()
+    screen.page.reload()
+    screen.notebook.ready()
+    again = Screen(screen.notebook)
+    again.shows('"notes"')
+    again.type(":q\n")
+    again.shows("\nbefore the reload")
+    again.type("echo after it\n")
+    again.shows("\nafter it")
+
+
+def test_two_views_show_the_same(screen: Screen) -> None:
+    screen.type("echo one\n")
+    screen.shows("\none")
+    screen.notebook.insert_and_run("terminal")
+    second = Screen(screen.notebook, 1)
+    second.shows("\none")
+    second.type("echo two\n")
+    second.shows("\ntwo")
+    screen.shows("\ntwo")
+
+
+def test_a_flood_stays_harmless_and_can_be_interrupted(screen: Screen) -> None:
+    screen.type("yes\n")
+    screen.shows("y\ny\ny")
+    time.sleep(2)
+    screen.page.keyboard.press("Control+C")
+    screen.shows("^C")
+    screen.type("echo calm again\n")
+    screen.shows("\ncalm again")
+
+
+HOSTILE = {
+    "title": r"\x1b]0;evil\x07\x1b]2;evil\x07",
+    "clipboard": r"\x1b]52;c;ZXZpbA==\x07\x1b]52;c;?\x07",
+    "link": r"\x1b]8;;javascript:alert(1)\x07click\x1b]8;;\x07",
+    "colours": r"\x1b]10;?\x07\x1b]11;?\x07\x1b]4;1;?\x07",
+    "images": r"\x1b]1337;File=inline=1:AAAA\x07",
+    "status string": r"\x1bP$qm\x1b\\\x1bP+q544e\x1b\\",
+    "modes": r"\x1b[?1$p\x1b[4$p",
+    "window": r"\x1b[21t\x1b[14t\x1b[18t\x1b[8;10;10t",
+    "version": r"\x1b[>q\x1b[5n\x1b[?6n",
+}
+
+
+def test_row_osc_hostile_output_sends_nothing_back_and_changes_nothing_outside(screen: Screen) -> None:
+    title = screen.page.title()
+    screen.page.evaluate("navigator.clipboard.writeText = text => { window.stolen = text; }")
+    screen.root.evaluate(
+        "root => { window.sent = []; root.allocframeTerminal.onData(text => window.sent.push(text)); }"
+    )
+    for name, output in HOSTILE.items():
+        screen.type(f"printf '{output}'; echo {name} is over\n")
+        screen.shows(f"{name} is over\n")
+        assert "\x1b" not in screen.page.evaluate("window.sent.join('')"), name
+        assert screen.page.title() == title, name
+        assert screen.page.evaluate("window.stolen ?? null") is None, name
+        assert screen.root.locator("a").count() == 0, name
+
+
+def test_what_full_screen_programs_ask_is_answered(screen: Screen) -> None:
+    screen.root.evaluate(
+        "root => { window.sent = []; root.allocframeTerminal.onData(text => window.sent.push(text)); }"
+    )
+    screen.type(r"printf '\x1b[6n\x1b[c'" + "\n")
+    labpage.eventually(
+        lambda: re.search(r"\x1b\[\d+;\d+R\x1b\[\?[\d;]+c", screen.page.evaluate("window.sent.join('')"))
+    )
+
+
+def test_a_session_is_closed_and_begun_again_by_its_buttons(screen: Screen) -> None:
+    screen.type("sleep 600\n")
+    screen.root.get_by_role("button", name="Close").click()
+    labpage.eventually(lambda: "closed" in screen.status)
+    screen.root.get_by_role("button", name="Reconnect").click()
+    labpage.eventually(lambda: "connected" in screen.status)
+    screen.shows("[new session]")
+    screen.type("echo again\n")
+    screen.shows("\nagain")
+
+
+def test_shift_escape_leaves_the_terminal_for_its_buttons(screen: Screen) -> None:
+    screen.focus()
+    screen.page.keyboard.press("Shift+Escape")
+    assert screen.page.evaluate("document.activeElement.textContent") == "Close"
+
+
+def test_what_nomad_refuses_is_told_in_the_terminal(cluster: af.sim.Cluster, notebook: Notebook) -> None:
+    alloc = next(a for a in cluster.state.allocs.values() if a.client_status == "running")
+    screen = shown(notebook, cluster, cluster.add_token([alloc.namespace]))
+    labpage.eventually(lambda: "Permission denied" in screen.text.replace("\n", ""))
+    assert "alloc-exec" in screen.status

@@ -1,0 +1,32 @@
+"""The script of the terminal that is in the package is what its source builds."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+STATIC = ROOT / "allocframe" / "widgets" / "static"
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm (Node.js 20 or newer)")
+def test_the_script_in_the_package_is_built_from_its_source(tmp_path: Path) -> None:
+    source = tmp_path / "js"
+    shutil.copytree(ROOT / "js", source, ignore=shutil.ignore_patterns("node_modules"))
+    subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=source, check=True, capture_output=True)
+    built = tmp_path / "allocframe" / "widgets" / "static"
+    subprocess.run(["npm", "run", "build"], cwd=source, check=True, capture_output=True)
+    assert {path.name for path in built.iterdir()} == {path.name for path in STATIC.iterdir()}
+    for path in built.iterdir():
+        assert path.read_bytes() == (STATIC / path.name).read_bytes(), (
+            f"{path.name}: run `make js`, and commit it"
+        )
+
+
+def test_the_script_loads_nothing_from_elsewhere() -> None:
+    script = (STATIC / "terminal.js").read_text()
+    for call in ("fetch(", "XMLHttpRequest", "WebSocket(", "import(", "importScripts(", "eval("):
+        assert call not in script, call

@@ -1,0 +1,724 @@
+"""The control panel without a front end: what it does, and that it does nothing without a fresh confirmation."""
+
+from __future__ import annotations
+
+import builtins
+import html.parser
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import ipywidgets
+import pytest
+import traitlets
+from faultserver import Answer, any_json, http, reset, serving
+from services import services
+
+import allocframe as af
+from allocframe import sim
+from allocframe.sim.alloc import Alloc
+from allocframe.widgets import _history, _orders, _view, _worker
+from allocframe.widgets import panel as panel_module
+
+ID = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"
+
+
+@pytest.fixture
+def cluster() -> Iterator[sim.Cluster]:
+    with sim.Cluster("calm", allocations=90, seed=4) as made:
+        yield made
+
+
+@pytest.fixture
+def client(cluster: sim.Cluster) -> Iterator[af.Client]:
+    with af.Client(cluster.address, token=cluster.token) as made:
+        yield made
+
+
+@contextmanager
+def shown(client: af.Client, **given: Any) -> Iterator[af.ControlPanel]:
+    panel = af.ControlPanel(client, namespace="*", **given)
+    try:
+        panel.wait()
+        yield panel
+    finally:
+        panel.close()
+
+
+@pytest.fixture
+def panel(client: af.Client) -> Iterator[af.ControlPanel]:
+    with shown(client) as made:
+        yield made
+
+
+@pytest.fixture
+def alloc(cluster: sim.Cluster) -> Alloc:
+    """A running allocation of a service with two tasks."""
+    return services(cluster)[0]
+
+
+def ask(panel: af.ControlPanel, button: str, *alloc_ids: str) -> None:
+    if alloc_ids:
+        panel.choose(alloc_ids)
+        panel.wait()
+    getattr(panel, f"{button}_button").click()
+    panel.wait()
+
+
+def confirm(panel: af.ControlPanel) -> None:
+    panel.confirm_button.click()
+    panel.wait()
+
+
+def question(panel: af.ControlPanel) -> str:
+    return html.unescape(panel._question.value)
+
+
+def untouched(*allocs: Alloc) -> bool:
+    kinds = {kind for a in allocs for state in a.tasks.values() for kind, _, _ in state.events}
+    return all(a.desired_status == "run" for a in allocs) and not kinds & {"Signaling", "Restart Signaled"}
+
+
+# What it does
+
+
+def test_a_stop_is_said_confirmed_done_and_its_replacement_shown(
+    cluster: sim.Cluster, panel: af.ControlPanel, alloc: Alloc
+) -> None:
+    index = alloc.modify_index
+    ask(panel, "stop", alloc.id)
+    assert f"Stop {alloc.name} (on {alloc.node.name}, running)" in question(panel)
+    assert "a new allocation replaces it" in question(panel)
+    assert "Confirm stop" in panel.confirm_button.description
+    assert untouched(alloc)
+    confirm(panel)
+    assert alloc.desired_status == "stop"
+    new = cluster.state.allocs[alloc.next]
+    row = panel.log.iloc[0]
+    assert row[["action", "alloc_id", "name", "job_id", "namespace", "node_name", "modify_index", "result"]].tolist() == [
+        "stop", alloc.id, alloc.name, alloc.job.id, alloc.namespace, alloc.node.name, index, "done",
+    ]  # fmt: skip
+    assert row["replacement_id"] == new.id
+    assert f"replaced by {new.id[:8]} on {new.node.name}, running" in panel._results_box.value
+    labels = {identity: label for label, identity in panel.select.options}
+    assert new.name in labels[new.id]
+
+
+def test_a_restart_reaches_the_tasks_that_were_said(panel: af.ControlPanel, alloc: Alloc) -> None:
+    ask(panel, "restart", alloc.id)
+    assert "Restart log-shipper, server of" in question(panel)
+    confirm(panel)
+    assert [alloc.tasks[name].restarts for name in ("server", "log-shipper")] == [1, 1]
+    panel.task.value = ("task", "server")
+    ask(panel, "restart")
+    confirm(panel)
+    panel.task.value = ("all", "")
+    ask(panel, "restart")
+    confirm(panel)
+    assert [alloc.tasks[name].restarts for name in ("server", "log-shipper")] == [3, 2]
+    assert panel.log["tasks"].tolist() == ["running", "server", "all"]
+    assert panel.log["result"].tolist() == ["done"] * 3
+
+
+def test_a_signal_has_no_default_and_reaches_each_running_task(panel: af.ControlPanel, alloc: Alloc) -> None:
+    assert panel.signal.value == ""
+    alloc.tasks["log-shipper"].state = "dead"
+    ask(panel, "signal", alloc.id)
+    assert "no signal is chosen" in question(panel)
+    assert panel.signal_button.disabled
+    panel.signal.value = "SIGHUP"
+    assert not panel.signal_button.disabled
+    ask(panel, "signal")
+    confirm(panel)
+    assert panel.log["result"].tolist() == ["done"]
+    assert [alloc.tasks[name].events[-1][0] for name in ("server", "log-shipper")] == ["Signaling", "Started"]
+
+
+def test_several_at_once_each_with_its_result(cluster: sim.Cluster, panel: af.ControlPanel) -> None:
+    some = services(cluster)[:3]
+    ask(panel, "restart", *(a.id for a in some))
+    confirm(panel)
+    assert sorted(panel.log["alloc_id"]) == sorted(a.id for a in some)
+    assert all(a.tasks["server"].restarts == 1 for a in some)
+
+
+def test_the_audit_log_has_what_the_panel_knew(
+    panel: af.ControlPanel, client: af.Client, alloc: Alloc
+) -> None:
+    index = alloc.modify_index
+    ask(panel, "restart", alloc.id)
+    confirm(panel)
+    client.restart(alloc.id)
+    log = af.read_audit()
+    assert log["via"].tolist() == ["ControlPanel", "client"]
+    assert log[["job_id", "namespace", "modify_index"]].iloc[0].tolist() == [
+        alloc.job.id,
+        alloc.namespace,
+        index,
+    ]
+    assert log["job_id"].isna().tolist() == [False, True]
+
+
+def test_a_dry_run_does_everything_but_send(panel: af.ControlPanel, client: af.Client, alloc: Alloc) -> None:
+    panel.dry_run.value = True
+    ask(panel, "stop", alloc.id)
+    assert "Dry run" in question(panel)
+    confirm(panel)
+    assert untouched(alloc)
+    assert panel.log[["action", "result"]].to_numpy().tolist() == [["stop", "dry run"]]
+    assert f"POST /v1/allocation/{alloc.id}/stop was not sent" in panel.log["said"].iloc[0]
+    assert af.read_audit()["result"].tolist() == ["dry run"]
+
+
+def test_what_has_ended_is_left_out_of_the_question(cluster: sim.Cluster, panel: af.ControlPanel) -> None:
+    one, two = services(cluster)[:2]
+    panel.choose([one.id, two.id])
+    one.client_status = "complete"
+    ask(panel, "stop")
+    assert f"Stop {two.name}" in question(panel)
+    assert f"Not {one.name}: it is complete already" in question(panel)
+    two.desired_status = "stop"
+    ask(panel, "stop")
+    assert "There is nothing to do" in question(panel)
+    assert panel.confirm_button.disabled
+    confirm(panel)
+    assert len(panel.log) == 0
+
+
+# Nothing without a fresh confirmation
+
+
+def test_a_second_click_on_confirm_does_nothing(
+    cluster: sim.Cluster, panel: af.ControlPanel, alloc: Alloc
+) -> None:
+    ask(panel, "stop", alloc.id)
+    evals = len(cluster.state.evals)
+    panel.confirm_button.click()
+    panel.confirm_button.click()
+    panel.wait()
+    panel.confirm_button.click()
+    panel.wait()
+    assert len(cluster.state.evals) == evals + 1
+    assert len(panel.log) == 1
+
+
+def test_two_clicks_on_stop_only_ask_twice(panel: af.ControlPanel, alloc: Alloc) -> None:
+    panel.choose([alloc.id])
+    panel.stop_button.click()
+    panel.stop_button.click()
+    panel.wait()
+    assert untouched(alloc)
+
+
+def test_a_click_on_confirm_before_anything_was_asked_does_nothing(
+    panel: af.ControlPanel, alloc: Alloc
+) -> None:
+    panel.choose([alloc.id])
+    assert panel.confirm_button.disabled
+    confirm(panel)
+    assert "nothing waits to be confirmed" in question(panel)
+    assert untouched(alloc)
+
+
+def test_a_confirmation_that_comes_too_late_does_nothing(
+    panel: af.ControlPanel, alloc: Alloc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(panel, "stop", alloc.id)
+    clock = panel._confirmations._clock
+    monkeypatch.setattr(panel._confirmations, "_clock", lambda: clock() + _orders.CONFIRM_WITHIN)
+    confirm(panel)
+    assert untouched(alloc)
+    assert len(panel.log) == 0
+    assert panel.confirm_button.disabled
+
+
+def test_a_question_that_nobody_answers_goes_away(
+    panel: af.ControlPanel, alloc: Alloc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_orders, "CONFIRM_WITHIN", 0.3)
+    ask(panel, "stop", alloc.id)
+    until(lambda: "not given in time" in question(panel))
+    assert panel.confirm_button.disabled
+    assert panel._confirmations.pending is None
+
+
+@pytest.mark.parametrize("change", ["choice", "more", "task", "signal", "dry_run", "filter", "cancel"])
+def test_a_question_is_void_once_something_else_is_chosen(
+    cluster: sim.Cluster, panel: af.ControlPanel, change: str
+) -> None:
+    one, two = services(cluster)[:2]
+    ask(panel, "restart", one.id)
+    assert not panel.confirm_button.disabled
+    changed: dict[str, Callable[[], object]] = {
+        "choice": lambda: panel.choose([two.id]),
+        "more": lambda: panel.choose([one.id, two.id]),
+        "task": lambda: setattr(panel.task, "value", ("task", "server")),
+        "signal": lambda: setattr(panel.signal, "value", "SIGKILL"),
+        "dry_run": lambda: setattr(panel.dry_run, "value", True),
+        "filter": lambda: setattr(panel.filter, "value", two.id),
+        "cancel": panel.cancel_button.click,
+    }
+    changed[change]()
+    assert panel.confirm_button.disabled
+    confirm(panel)
+    assert untouched(one, two)
+
+
+def test_a_question_is_not_even_asked_once_something_else_is_chosen(
+    cluster: sim.Cluster, panel: af.ControlPanel
+) -> None:
+    one, two = services(cluster)[:2]
+    panel.choose([one.id])
+    panel.wait()
+    with cluster.state.changed:  # the cluster does not answer meanwhile
+        panel.stop_button.click()
+        panel.choose([two.id])
+    panel.wait()
+    assert panel._confirmations.pending is None
+    confirm(panel)
+    assert untouched(one, two)
+
+
+def test_an_allocation_that_changed_since_is_left_alone_and_asked_about_again(
+    cluster: sim.Cluster, panel: af.ControlPanel, alloc: Alloc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cluster.engine is not None
+    monkeypatch.setattr(_orders, "AGAIN_AFTER", 60.0)
+    ask(panel, "restart", alloc.id)
+    cluster.engine.touch(alloc)
+    confirm(panel)
+    assert untouched(alloc)
+    assert panel.log["result"].tolist() == ["changed"]
+    assert "has changed since you looked" in question(panel)
+    assert f"ModifyIndex was {panel.log['modify_index'].iloc[0]}, is {alloc.modify_index}" in question(panel)
+    assert len(af.read_audit()) == 0
+    confirm(panel)  # the second of two clicks
+    assert untouched(alloc)
+    monkeypatch.setattr(_orders, "AGAIN_AFTER", 0.0)
+    ask(panel, "restart")
+    confirm(panel)
+    assert panel.log["result"].tolist() == ["changed", "done"]
+
+
+def test_an_allocation_that_was_replaced_since_is_left_alone(
+    cluster: sim.Cluster, client: af.Client, panel: af.ControlPanel, alloc: Alloc
+) -> None:
+    ask(panel, "stop", alloc.id)
+    client.stop(alloc.id)
+    evals = len(cluster.state.evals)
+    confirm(panel)
+    assert len(cluster.state.evals) == evals
+    assert cluster.state.allocs[alloc.next].desired_status == "run"
+    assert panel.log["result"].tolist() == ["changed"]
+    assert "status was running, is complete; wanted was run, is stop" in panel.log["said"].iloc[0]
+    assert "There is nothing to do" in question(panel)
+
+
+def test_an_allocation_that_is_gone_is_told(
+    cluster: sim.Cluster, panel: af.ControlPanel, alloc: Alloc
+) -> None:
+    ask(panel, "stop", alloc.id)
+    assert cluster.engine is not None
+    cluster.engine._remove(alloc)
+    confirm(panel)
+    assert panel.log["result"].tolist() == ["failed"]
+    assert "nothing was done, it cannot be read" in panel.log["said"].iloc[0]
+    panel.refresh_button.click()
+    panel.wait()
+    assert alloc.id not in panel.select.value
+
+
+def test_messages_that_no_front_end_sends_do_nothing(panel: af.ControlPanel, alloc: Alloc) -> None:
+    for forged in (
+        {"index": [10_000]},
+        {"index": [-1]},
+        {"index": "all"},
+        {"value": [ID]},
+        {"_options_labels": ["x"]},
+    ):
+        with suppress(traitlets.TraitError, TypeError):
+            panel.select.set_state(forged)
+        assert set(panel.select.value) <= set(panel._listing.shown)
+    with suppress(traitlets.TraitError):
+        panel.signal.set_state({"index": 999})
+    with suppress(traitlets.TraitError):
+        panel.task.set_state({"index": -7})
+    for button in (*panel._buttons().values(), panel.confirm_button, panel.cancel_button):
+        button._handle_custom_msg({"event": "click"}, [])
+        panel.wait()
+    with pytest.raises(af.ConfigError, match="not in the list that is shown"):
+        panel.choose([ID])
+    assert len(panel.log) == 0
+    assert untouched(alloc)
+    assert len(af.read_audit()) == 0
+
+
+def test_a_place_in_a_list_that_was_reordered_at_that_moment_chooses_nothing(
+    cluster: sim.Cluster, panel: af.ControlPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_view, "SETTLED_AFTER", 60.0)
+    one = services(cluster)[3]
+    place = panel._listing.shown.index(one.id)
+    panel.filter.value = "app"  # as when both messages had waited for a busy kernel
+    panel.select.set_state({"index": [place]})
+    assert panel.select.value == ()
+    assert "choose again" in question(panel)
+    monkeypatch.setattr(_view, "SETTLED_AFTER", 0.0)
+    panel.select.set_state({"index": [place]})
+    assert panel.select.value == (panel._listing.shown[place],)
+
+
+# Whom it lets
+
+
+def test_a_read_only_client_is_offered_nothing(cluster: sim.Cluster, alloc: Alloc) -> None:
+    with af.Client(cluster.address, token=cluster.token, read_only=True) as reader, shown(reader) as panel:
+        assert "read-only" in panel._heading.value
+        for name in ("stop", "restart", "signal", "exec"):
+            ask(panel, name, alloc.id)
+            assert getattr(panel, f"{name}_button").disabled
+            assert "read-only" in question(panel)
+            confirm(panel)
+        assert "Off: Stop, Restart, Signal, Exec: this client is read-only." in panel._notes.value
+    assert untouched(alloc)
+
+
+@pytest.mark.parametrize("version", ["1.3.1", "2.0.5"])
+def test_a_token_that_lacks_the_capability_is_offered_nothing_and_told_which(version: str) -> None:
+    with sim.Cluster("calm", allocations=90, seed=4, version=version) as cluster:
+        alloc = services(cluster)[0]
+        tokens = {
+            lifecycle: cluster.add_token([alloc.namespace], lifecycle=lifecycle)
+            for lifecycle in (False, True)
+        }
+        with af.Client(cluster.address, token=tokens[False]) as reader, shown(reader) as panel:
+            ask(panel, "stop", alloc.id)
+            assert panel.stop_button.disabled
+            assert f"the token lacks alloc-lifecycle in namespace {alloc.namespace}" in panel._notes.value
+            assert f"Exec: the token lacks alloc-exec in namespace {alloc.namespace}" in panel._notes.value
+            confirm(panel)
+            assert untouched(alloc)
+        with af.Client(cluster.address, token=tokens[True]) as operator, shown(operator) as panel:
+            ask(panel, "restart", alloc.id)
+            assert "lacks" not in panel._notes.value
+            confirm(panel)
+        assert alloc.tasks["server"].restarts == 1
+
+
+def test_where_the_capabilities_cannot_be_read_nomads_refusal_is_shown(
+    cluster: sim.Cluster, alloc: Alloc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(token: str, name: str) -> None:
+        raise sim.access.Refusal(403, "Permission denied")
+
+    monkeypatch.setattr(cluster._access, "policy", refuse)
+    token = cluster.add_token([alloc.namespace])
+    with af.Client(cluster.address, token=token) as reader, shown(reader) as panel:
+        ask(panel, "stop", alloc.id)
+        assert not panel.stop_button.disabled
+        confirm(panel)
+        assert panel.log["result"].tolist() == ["refused"]
+        assert "Permission denied" in panel._results_box.value
+    assert untouched(alloc)
+
+
+def test_more_than_the_limit_is_not_offered(cluster: sim.Cluster, panel: af.ControlPanel) -> None:
+    ids = [a.id for a in cluster.state.allocs.values() if a.client_status == "running"][:11]
+    ask(panel, "stop", *ids)
+    assert panel.stop_button.disabled
+    assert "11 are chosen, and limit is 10" in question(panel)
+    assert panel.choose_button.disabled
+    panel.limit = 11
+    ask(panel, "restart")
+    confirm(panel)
+    assert len(panel.log) == 11
+    for wrong in (0, -1, True, "ten"):
+        with pytest.raises(af.ConfigError, match="limit must be"):
+            af.ControlPanel(panel._client, limit=wrong)  # type: ignore[arg-type]
+
+
+def test_all_that_match_are_chosen_without_a_mouse(panel: af.ControlPanel, alloc: Alloc) -> None:
+    panel.filter.value = alloc.id
+    assert not panel.choose_button.disabled
+    panel.choose_button.click()
+    panel.wait()
+    assert panel.select.value == (alloc.id,)
+    panel.filter.value = "nothing like it"
+    assert panel.choose_button.disabled
+    panel.choose_button.click()
+    assert panel.select.value == ()
+
+
+# When things go wrong
+
+
+@contextmanager
+def scripted(*answers: Answer, tasks: tuple[str, ...] = ("server",)) -> Iterator[tuple[Any, af.ControlPanel]]:
+    """Show a panel of a server whose answers to changes are these; everything else it answers well."""
+    todo = list(answers)
+    row = {
+        "ID": ID, "Namespace": "default", "Name": "web.app[0]", "JobID": "web", "NodeName": "node-1", "ClientStatus": "running",
+        "DesiredStatus": "run", "ModifyIndex": 7, "CreateIndex": 1, "TaskStates": {name: {"State": "running"} for name in tasks},
+    }  # fmt: skip
+
+    def answer(connection: socket.socket) -> None:
+        request, sent = server.raw[-1], None
+        if request.startswith(b"POST"):
+            sent = todo.pop(0)
+        elif b"GET /v1/allocations" in request:
+            sent = any_json([row])
+        else:
+            sent = any_json(row)
+        sent(connection) if callable(sent) else connection.sendall(sent)
+
+    with serving(answer) as server, af.Client(server.address, timeout=2.0) as client, shown(client) as panel:
+        yield server, panel
+
+
+def test_a_lost_answer_is_told_as_unknown_and_not_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_history, "REPLACED_WITHIN", 0.0)
+    with scripted(reset) as (server, panel):
+        ask(panel, "stop", ID)
+        confirm(panel)
+        assert panel.log["result"].tolist() == ["unknown"]
+        assert "ModifyIndex 7" in panel.log["said"].iloc[0]
+        assert sum(raw.startswith(b"POST") for raw in server.raw) == 1
+        assert "no replacement within" in panel._results_box.value
+    assert af.read_audit()["result"].tolist() == ["unknown"]
+
+
+def test_after_a_refusal_no_other_task_is_signalled_and_what_was_done_is_told() -> None:
+    refused = http(b"Task not running", "500 Internal Server Error", length=16, kind="text/plain")
+    with scripted(any_json({"Index": 0}), refused, tasks=("a", "b", "c")) as (server, panel):
+        panel.signal.value = "SIGHUP"
+        ask(panel, "signal", ID)
+        confirm(panel)
+        assert panel.log["result"].tolist() == ["refused"]
+        assert panel.log["said"].iloc[0].startswith("a: done; then b: ")
+        assert sum(raw.startswith(b"POST") for raw in server.raw) == 2
+
+
+def test_a_log_that_cannot_be_written_means_that_nothing_is_done(
+    panel: af.ControlPanel, alloc: Alloc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALLOCFRAME_AUDIT", "/dev/full")
+    for dry in (True, False):
+        panel.dry_run.value = dry
+        ask(panel, "stop", alloc.id)
+        confirm(panel)
+    assert panel.log["result"].tolist() == ["failed", "failed"]
+    assert "Set ALLOCFRAME_AUDIT" in panel._results_box.value
+    assert untouched(alloc)
+
+
+def test_a_cluster_that_goes_away_is_told_and_the_list_kept(
+    cluster: sim.Cluster, panel: af.ControlPanel
+) -> None:
+    before = panel.select.options
+    cluster.close()
+    panel.refresh_button.click()
+    panel.wait()
+    assert "could not be fetched" in panel._counted.value
+    assert panel.select.options == before
+
+
+def test_an_error_in_the_panel_itself_is_shown_and_it_lives_on(
+    panel: af.ControlPanel, alloc: Alloc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(panel_module, "carry_out", lambda *given: 1 / 0)
+        ask(panel, "restart", alloc.id)
+        confirm(panel)
+        assert "ZeroDivisionError" in question(panel)
+    ask(panel, "restart")
+    confirm(panel)
+    assert panel.log["result"].tolist() == ["done"]
+
+
+def test_the_kernel_stays_free_while_the_cluster_does_not_answer(
+    cluster: sim.Cluster, panel: af.ControlPanel, alloc: Alloc
+) -> None:
+    ask(panel, "restart", alloc.id)
+    with cluster.state.changed:  # whoever asks the cluster waits
+        started = time.monotonic()
+        panel.confirm_button.click()
+        panel.refresh_button.click()
+        panel.choose([])
+        panel.filter.value = "web"
+        assert time.monotonic() - started < 1.0
+        with pytest.raises(TimeoutError, match="still busy"):
+            panel.wait(0.05)
+        assert alloc.tasks["server"].restarts == 0
+    panel.wait()
+    assert alloc.tasks["server"].restarts == 1
+
+
+def test_callbacks_may_come_on_many_threads(cluster: sim.Cluster, panel: af.ControlPanel) -> None:
+    some = services(cluster)[:6]
+
+    def play(a: Alloc) -> None:
+        for _ in range(5):
+            with suppress(af.ConfigError):
+                panel.choose([a.id])
+            panel.restart_button.click()
+            panel.confirm_button.click()
+            panel.cancel_button.click()
+
+    threads = [threading.Thread(target=play, args=(a,)) for a in some]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    panel.wait()
+    assert sum(a.tasks["server"].restarts for a in some) == (panel.log["result"] == "done").sum()
+    assert "went wrong" not in question(panel)
+
+
+# What it shows
+
+
+class Tags(html.parser.HTMLParser):
+    """Collects what would become elements and attributes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found |= {tag, *(name for name, _ in attrs)}
+
+
+HOSTILE = "<img src=x onerror=alert(1)>\u202e\x1b]0;x\x07'\"&"
+
+
+def test_hostile_names_are_only_ever_text(cluster: sim.Cluster, client: af.Client) -> None:
+    object.__setattr__(services(cluster)[0].job, "id", HOSTILE)
+    alloc = next(a for a in services(cluster) if a.job.id == HOSTILE)
+    alloc.node.name = HOSTILE
+    alloc.tasks[HOSTILE] = alloc.tasks["server"]
+    with shown(client) as panel:
+        shows: list[str] = []
+        for name in ("stop", "restart"):
+            ask(panel, name, alloc.id)
+            shows.append(panel._question.value)
+        panel.task.value = ("task", HOSTILE)
+        ask(panel, "restart")
+        shows.append(panel._question.value)
+        confirm(panel)
+        texts = [w.value for w in vars(panel).values() if isinstance(w, ipywidgets.HTML)] + shows
+        for text in texts:
+            assert Tags(text).found <= {
+                "table", "tr", "td", "th", "b", "span", "div", "ul", "li", "code", "class", "role",
+            }, text  # fmt: skip
+        plain = [label for label, _ in (*panel.select.options, *panel.task.options)] + texts
+        assert not {"\u202e", "\x1b", "\x07"} & set("".join(plain))
+        assert "&lt;img" in "".join(texts)
+        assert len(panel.log) == 1
+
+
+def test_a_very_long_name_does_not_hide_what_comes_after_it(panel: af.ControlPanel, alloc: Alloc) -> None:
+    object.__setattr__(alloc.job, "id", "x" * 50_000)
+    ask(panel, "stop", alloc.id)
+    assert "a new allocation replaces it" in question(panel)
+
+
+def test_it_says_what_it_is_in_text_and_shows_its_widget(
+    panel: af.ControlPanel, cluster: sim.Cluster, alloc: Alloc
+) -> None:
+    panel.choose([alloc.id])
+    total = len(cluster.state.allocs)
+    assert repr(panel) == f"<ControlPanel of {cluster.address}: {total} allocations, 1 chosen>"
+    bundle = panel._repr_mimebundle_()
+    assert bundle["text/plain"] == repr(panel)
+    assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == panel.widget.model_id
+
+
+def test_the_token_is_in_no_widget(panel: af.ControlPanel, cluster: sim.Cluster, alloc: Alloc) -> None:
+    ask(panel, "restart", alloc.id)
+    confirm(panel)
+    for widget in vars(panel).values():
+        if isinstance(widget, ipywidgets.Widget):
+            assert cluster.token not in str(widget.get_state())
+    assert cluster.token not in repr(panel) + panel.log.to_csv()
+
+
+def test_it_keeps_the_list_fresh_and_stops_when_nobody_uses_it(
+    cluster: sim.Cluster, client: af.Client, alloc: Alloc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(panel_module, "EVERY", 0.0)
+    monkeypatch.setattr(_worker, "EVERY", 0.02)
+    with shown(client) as panel:
+        panel.choose([alloc.id])
+        client.stop(alloc.id)
+        label = {i: n for n, i in enumerate(panel.select._options_values)}[alloc.id]
+        until(lambda: "○" in panel.select._options_labels[label])
+        assert panel.select.value == (alloc.id,)
+        assert alloc.next in panel._listing.shown
+        until(lambda: "complete" in panel._chosen_box.value)
+        monkeypatch.setattr(panel_module, "UNUSED", 0.0)
+        until(lambda: not panel.auto_refresh.value)
+
+
+def test_no_answer_of_the_log_is_lost_and_the_rows_are_bounded(panel: af.ControlPanel) -> None:
+    assert panel.log.empty
+    assert str(panel.log["time"].dtype) == "datetime64[ns, UTC]"
+    facts = _orders.Facts.nothing(ID)
+    for _ in range(_history.KEPT + 5):
+        panel._history.add(_history.Result(facts, _orders.Order("restart"), "done"))
+    assert len(panel.log) == _history.KEPT
+
+
+# The terminal
+
+
+def test_exec_opens_a_terminal_in_the_one_task_that_is_chosen(
+    panel: af.ControlPanel, cluster: sim.Cluster, alloc: Alloc
+) -> None:
+    ask(panel, "exec", alloc.id)
+    assert panel.exec_button.disabled
+    assert "it takes one task" in question(panel)
+    panel.task.value = ("task", "server")
+    ask(panel, "exec")
+    (first,) = panel._slot.children
+    assert f"server of {alloc.name}" in first.title
+    panel.task.value = ("task", "log-shipper")
+    ask(panel, "exec")
+    (second,) = panel._slot.children
+    assert "log-shipper of" in second.title
+    assert first.status == "closed"
+    assert cluster.engine is not None
+    cluster.engine._remove(alloc)
+    ask(panel, "exec")
+    assert "No terminal was opened" in question(panel)
+    assert "alloc not found" in question(panel)
+    panel.choose([a.id for a in services(cluster) if a is not alloc][:2])
+    panel.wait()
+    assert panel.exec_button.disabled
+
+
+def test_without_ipywidgets_the_pip_line_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = builtins.__import__
+
+    def missing(name: str, *rest: Any, **more: Any) -> Any:
+        if name.split(".")[0] == "ipywidgets":
+            raise ModuleNotFoundError("No module named 'ipywidgets'", name="ipywidgets")
+        return original(name, *rest, **more)
+
+    for name in [name for name in sys.modules if name.startswith("allocframe.widgets")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(vars(af), "ControlPanel", raising=False)
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(af.MissingExtra, match=r"ipywidgets: pip install 'allocframe\[widgets\]'"):
+        af.ControlPanel  # noqa: B018
+
+
+def until(reached: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not reached():
+        assert time.monotonic() < end, "not reached"
+        time.sleep(0.01)
