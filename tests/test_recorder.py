@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from test_watch import crash, keys
+from crashing import crash, keys
 
 import allocframe as af
 from allocframe import _stream, cli, recorder

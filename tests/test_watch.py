@@ -12,31 +12,15 @@ from typing import Any
 import flatten
 import pandas as pd
 import pytest
+from crashing import Key, crash, keys
 from streamserver import HOLD, StreamServer, batch, told
 from tables import alloc, ended, restarting, started
 
 import allocframe as af
 from allocframe import _events, _stream, _watching
 from allocframe.capture import Capture
-from allocframe.sim.jobs import Outcome
 
 TABLES = ("allocations", "task_states", "events", "reschedules")
-Key = tuple[str, str, str, int]
-
-
-def keys(events: pd.DataFrame) -> list[Key]:
-    columns = (events["alloc_id"], events["task"], events["type"], events["time"].astype("int64"))
-    return list(zip(*(column.tolist() for column in columns), strict=True))
-
-
-def crash(cluster: af.sim.Cluster, times: int = 1, which: int = 0) -> None:
-    """Crash a running service task and let it start again."""
-    engine = cluster.engine
-    for _ in range(times):
-        with engine.state.changed:
-            running = [a for a in engine.live() if a.client_status == "running" and a.job.kind == "service"]
-            engine.runner.crash(running[which], Outcome(exit_code=1))
-        engine.advance(30)
 
 
 def until(watch: af.Watch, reached: Callable[[af.Change], bool], seconds: float = 30.0) -> list[af.Change]:
