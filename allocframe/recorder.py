@@ -172,7 +172,7 @@ class Recorder:
         try:
             change = self.watch.poll(timeout=min(TICK, self._every))
         except PermissionDenied as error:
-            self._failed("cannot watch", str(error))
+            self._tell("cannot watch", str(error))  # the watch itself waits longer each time
             stop.wait(TICK)
             return
         self._wait_for_commit(change)
