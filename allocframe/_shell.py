@@ -30,13 +30,16 @@ from ._exec import (
 from ._protocol import error_for
 from ._remedies import tls_hint
 
-__all__ = ["ClientConnection", "WebSocketException", "cut", "opened", "receive", "run"]
+__all__ = ["REFUSED_WITHIN", "ClientConnection", "WebSocketException", "cut", "opened", "receive", "run"]
 
 try:
     from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
     from websockets.sync.client import ClientConnection, connect
 except ModuleNotFoundError as error:
     raise MissingExtra("exec needs websockets: pip install 'allocframe[exec]'") from error
+
+REFUSED_WITHIN = 0.1
+"""Seconds to wait for a refusal before anything is sent: what a server leaves unread when it closes costs us its words."""
 
 _MAX_FRAME = 16 << 20
 _SILENT = logging.Logger("allocframe.websockets", logging.CRITICAL + 1)
@@ -58,23 +61,27 @@ def run(config: Config, target: Target, stdin: bytes, timeout: float | None) -> 
     session = Collected(target.path)
     deadline = None if timeout is None else time.monotonic() + timeout
     with opened(config, target) as connection:
-        done = threading.Event()
-        feeder = threading.Thread(target=_feed, args=(connection, stdin, done), name="allocframe-exec")
+        heard, done = threading.Event(), threading.Event()
+        feeder = threading.Thread(target=_feed, args=(connection, stdin, heard, done), name="allocframe-exec")
         feeder.start()
         try:
-            _listen(connection, session, deadline)
+            _listen(connection, session, deadline, heard)
         finally:
+            heard.set()
             done.set()
             cut(connection)
             feeder.join()
     return session.result()
 
 
-def _listen(connection: ClientConnection, session: Collected, deadline: float | None) -> None:
+def _listen(
+    connection: ClientConnection, session: Collected, deadline: float | None, heard: threading.Event
+) -> None:
     while session.exit_code is None:
         left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
         try:
             receive(connection, session, left)
+            heard.set()
         except TimeoutError:
             said = "the command had not ended in time; it may run on, for leaving a session does not stop it"
             raise session.lost(said) from None
@@ -106,8 +113,9 @@ def cut(connection: ClientConnection) -> None:
         connection.socket.shutdown(socket.SHUT_RDWR)
 
 
-def _feed(connection: ClientConnection, stdin: bytes, done: threading.Event) -> None:
+def _feed(connection: ClientConnection, stdin: bytes, heard: threading.Event, done: threading.Event) -> None:
     """Send stdin and close it, then a heartbeat now and then until the command has ended."""
+    heard.wait(REFUSED_WITHIN)
     with contextlib.suppress(WebSocketException, OSError):
         for frame in stdin_frames(stdin):
             connection.send(frame)
