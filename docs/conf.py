@@ -1,0 +1,85 @@
+"""How the documents become pages: `make docs`.
+
+The root of the repository is the source, so that a link leads to the same place here and where the code is hosted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import generated
+from pygments.lexers.special import TextLexer
+
+import allocframe
+
+project = "allocframe"
+author = copyright = "The allocframe authors"  # noqa: A001 - Sphinx's name for it
+version = release = allocframe.__version__
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+root_doc = "docs/index"
+include_patterns = ["docs/**", "notebooks/*.ipynb", "benchmarks/README.md", "CHANGELOG.md"]
+exclude_patterns = [".*", "allocframe", "build", "dist", "js", "tests", "**/.ipynb_checkpoints"]
+nitpicky = True
+nitpick_ignore_regex = [("py:obj", ".*")]
+
+default_role = "py:obj"  # a name in single quotes is a link where it is one of ours, and code otherwise
+autodoc_typehints = "none"  # the docstrings have them, with units
+autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False
+napoleon_google_docstring = False
+napoleon_use_param = False
+napoleon_use_rtype = False
+napoleon_custom_sections = [("Attributes", "params_style")]  # several to a line, as parameters may be
+
+myst_heading_anchors = 3
+nb_execution_mode = "off"
+nb_ipywidgets_js: dict[str, Any] = {}
+
+html_theme = "furo"
+html_title = "allocframe"
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
+html_additional_pages = {"index": "front.html"}
+templates_path = ["_templates"]
+html_copy_source = False
+html_show_copyright = False
+
+
+def _fill(app: object, name: str, source: list[str]) -> None:
+    """Put in what is generated from the code."""
+    made: dict[str, Callable[[], str]] = {"tables": generated.tables, "commands": generated.commands}
+    source[0] = re.sub(r"<!-- generated: (\w+) -->", lambda found: made[found[1]](), source[0])
+
+
+def _explain_widgets(app: object, name: str, source: list[str]) -> None:
+    """Say in the place of a widget that a page cannot show it."""
+    if not name.startswith("notebooks/"):
+        return
+    notebook = json.loads(source[0])
+    for output in (one for cell in notebook["cells"] for one in cell.get("outputs", [])):
+        if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
+            output["data"] = {"text/markdown": "*Shown in a notebook only; [a picture of it](../docs/acting.md).*"}
+    source[0] = json.dumps(notebook)
+
+
+def _find(app: Any, env: Any, node: Any, shown: Any) -> Any:
+    """Find what docstrings name as their readers do: ``stats.restarts``, ``ConfigError``."""
+    if node.get("refdomain") != "py" or node["reftarget"].startswith("allocframe."):
+        return None
+    target = f"allocframe.{node['reftarget']}"
+    return env.domains["py"].resolve_xref(env, node["refdoc"], app.builder, node["reftype"], target, node, shown)
+
+
+def setup(app: Any) -> None:
+    app.connect("source-read", _fill)
+    app.connect("source-read", _explain_widgets)
+    app.connect("missing-reference", _find)
+    app.add_lexer("hcl", TextLexer)  # Pygments knows the words of Terraform only
