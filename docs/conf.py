@@ -66,7 +66,9 @@ def _explain_widgets(app: object, name: str, source: list[str]) -> None:
     notebook = json.loads(source[0])
     for output in (one for cell in notebook["cells"] for one in cell.get("outputs", [])):
         if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
-            output["data"] = {"text/markdown": "*Shown in a notebook only; [a picture of it](../docs/acting.md).*"}
+            output["data"] = {
+                "text/markdown": "*Shown in a notebook only; [a picture of it](../docs/acting.md).*"
+            }
     source[0] = json.dumps(notebook)
 
 
@@ -75,7 +77,9 @@ def _find(app: Any, env: Any, node: Any, shown: Any) -> Any:
     if node.get("refdomain") != "py" or node["reftarget"].startswith("allocframe."):
         return None
     target = f"allocframe.{node['reftarget']}"
-    return env.domains["py"].resolve_xref(env, node["refdoc"], app.builder, node["reftype"], target, node, shown)
+    return env.domains["py"].resolve_xref(
+        env, node["refdoc"], app.builder, node["reftype"], target, node, shown
+    )
 
 
 def setup(app: Any) -> None:

@@ -35,8 +35,12 @@ def commands() -> str:
     return "\n".join(_command(get_command(app), "allocframe", None))
 
 
-def _command(command: typer.core.TyperCommand | typer.core.TyperGroup, path: str, above: typer.Context | None) -> Iterator[str]:
-    context = typer.Context(command, parent=above, info_name=path.rpartition(" ")[2], terminal_width=96, max_content_width=96)
+def _command(
+    command: typer.core.TyperCommand | typer.core.TyperGroup, path: str, above: typer.Context | None
+) -> Iterator[str]:
+    context = typer.Context(
+        command, parent=above, info_name=path.rpartition(" ")[2], terminal_width=96, max_content_width=96
+    )
     if above is not None:
         yield f"## {path}\n"
     yield f"```text\n{command.get_help(context).strip()}\n```\n"
