@@ -15,6 +15,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import generated
+from docutils import nodes
 from pygments.lexers.special import TextLexer
 
 import allocframe
@@ -59,17 +60,27 @@ def _fill(app: object, name: str, source: list[str]) -> None:
     source[0] = re.sub(r"<!-- generated: (\w+) -->", lambda found: made[found[1]](), source[0])
 
 
-def _explain_widgets(app: object, name: str, source: list[str]) -> None:
-    """Say in the place of a widget that a page cannot show it."""
+def _tell_notebook(app: object, name: str, source: list[str]) -> None:
+    """Say in the place of a widget that a page cannot show it, and keep to one title: the others are of reports."""
     if not name.startswith("notebooks/"):
         return
     notebook = json.loads(source[0])
-    for output in (one for cell in notebook["cells"] for one in cell.get("outputs", [])):
-        if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
-            output["data"] = {
-                "text/markdown": "*Shown in a notebook only; [a picture of it](../docs/acting.md).*"
-            }
+    for cell in notebook["cells"][1:]:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = re.sub(r"(?m)^# ", "## ", "".join(cell["source"]))
+        for output in cell.get("outputs", []):
+            if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
+                output["data"] = {
+                    "text/markdown": "*Shown in a notebook only; [a picture of it](../docs/acting.md).*"
+                }
     source[0] = json.dumps(notebook)
+
+
+def _stack(app: object, tree: nodes.document) -> None:
+    """Mark the tables that hold sentences: on a phone their cells stand below each other, while numbers stay in columns."""
+    for table in tree.findall(nodes.table):
+        if any(len(cell.astext()) > 40 for cell in table.findall(nodes.entry)):
+            table["classes"].append("stacked")
 
 
 def _find(app: Any, env: Any, node: Any, shown: Any) -> Any:
@@ -84,6 +95,7 @@ def _find(app: Any, env: Any, node: Any, shown: Any) -> Any:
 
 def setup(app: Any) -> None:
     app.connect("source-read", _fill)
-    app.connect("source-read", _explain_widgets)
+    app.connect("source-read", _tell_notebook)
+    app.connect("doctree-read", _stack)
     app.connect("missing-reference", _find)
     app.add_lexer("hcl", TextLexer)  # Pygments knows the words of Terraform only
