@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo lab test browser js lint bench diagnosis pictures notebooks docs clean
+.PHONY: demo lab test browser js lint bench diagnosis pictures notebooks docs month soak clean
 
 demo: $(VENV)/.demo
 	$(BIN)/allocframe demo
@@ -29,11 +29,18 @@ js:
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/fetch.py
 	$(BIN)/python benchmarks/explain.py
+	$(BIN)/python benchmarks/watch.py
 	$(BIN)/python benchmarks/terminal.py
 	$(BIN)/python benchmarks/archive.py
 
 diagnosis: $(VENV)/.dev
 	$(BIN)/python benchmarks/diagnosis.py
+
+month: $(VENV)/.dev
+	$(BIN)/python benchmarks/month.py
+
+soak: $(VENV)/.dev
+	$(BIN)/python benchmarks/soak.py
 
 pictures: $(VENV)/.dev
 	$(BIN)/python docs/pictures.py

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from . import _accessor  # noqa: F401 - gives DataFrames their .alloc
 from ._actions import StopResult
 from ._audit import read_audit
+from ._change import Change, Gap, Seen
 from ._errors import (
     AllocframeError,
     ApiError,
@@ -37,6 +38,7 @@ from ._version import __version__
 from .allocation import Allocation
 from .client import Client
 from .snapshot import Snapshot, load, read_json
+from .watch import Watch
 
 if TYPE_CHECKING:
     from . import plots, sim, stats
@@ -53,6 +55,7 @@ __all__ = [
     "ApiError",
     "Archive",
     "BadRequest",
+    "Change",
     "Client",
     "ConfigError",
     "Conflict",
@@ -63,6 +66,7 @@ __all__ = [
     "ExecResult",
     "Finding",
     "Findings",
+    "Gap",
     "MissingExtra",
     "NodeUnreachable",
     "NotFound",
@@ -72,11 +76,13 @@ __all__ = [
     "RequestTimeout",
     "ResponseTooLarge",
     "ResultUnknown",
+    "Seen",
     "Snapshot",
     "StopResult",
     "Terminal",
     "Thresholds",
     "Unsupported",
+    "Watch",
     "__version__",
     "evidence",
     "findings",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import pandas as pd
@@ -24,7 +25,8 @@ class Change:
     """What is new since the change before it.
 
     `task_states`, `events` and `reschedules` hold every row of the allocations in `new` and `changed`, so `events` are whole
-    rings: up to ten for each task, with those that were known before.
+    rings: up to ten for each task, with those that were known before. Where one change stands for several answers, they
+    also hold, before the ring, the events that came and went between them.
     """
 
     at: pd.Timestamp
@@ -40,7 +42,8 @@ class Change:
     new: pd.DataFrame
     changed: pd.DataFrame
     gone: pd.DataFrame
-    """Rows of `allocations`; for those that are gone, as they were last seen."""
+    """Rows of `allocations`; those that are gone as they were last seen: only `alloc_id` and `modify_index` of what is
+    known from `Seen` alone."""
 
     task_states: pd.DataFrame
     events: pd.DataFrame
@@ -52,3 +55,13 @@ class Change:
 
     def __len__(self) -> int:
         return len(self.new) + len(self.changed) + len(self.gone)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Up to where a watch before this one has got: what a recorder goes on from."""
+
+    index: int | None = None
+    at: pd.Timestamp | None = None
+    modify_index: Mapping[str, int] = field(default_factory=dict)
+    """By allocation, for those that were not gone."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import ssl
 import threading
 import time
-from base64 import b64encode
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode
 
 from ._config import Config
-from ._connection import proxy_for
+from ._connection import credentials, proxy_for
 from ._display import visible
 from ._errors import ConnectionFailed, MissingExtra
 from ._exec import (
@@ -28,6 +28,7 @@ from ._exec import (
     stdin_frames,
 )
 from ._protocol import error_for
+from ._remedies import tls_hint
 
 __all__ = ["ClientConnection", "WebSocketException", "cut", "opened", "receive", "run"]
 
@@ -120,7 +121,7 @@ def opened(config: Config, target: Target) -> Iterator[ClientConnection]:
     url = f"ws{config.base_url.removeprefix('http')}{target.path}?{urlencode(target.params)}"
     try:
         made = connect(
-            url, additional_headers=_headers(config), logger=_SILENT, max_size=_MAX_FRAME, compression=None,
+            url, additional_headers=credentials(config), logger=_SILENT, max_size=_MAX_FRAME, compression=None,
             user_agent_header="allocframe", ping_interval=None, open_timeout=10, close_timeout=2, **_way(config),
         )  # fmt: skip
     except InvalidStatus as refused:
@@ -128,6 +129,8 @@ def opened(config: Config, target: Target) -> Iterator[ClientConnection]:
         raise error_for("GET", target.path, refused.response.status_code, visible(text)) from None
     except (WebSocketException, OSError) as error:
         said = visible(error) or type(error).__name__
+        if isinstance(error, ssl.SSLError):
+            said += f". {tls_hint(said)}"
         raise ConnectionFailed(f"no exec session with {config.address}: {said}") from None
     with made as connection:
         with contextlib.suppress(ConnectionClosed):
@@ -135,19 +138,16 @@ def opened(config: Config, target: Target) -> Iterator[ClientConnection]:
         yield connection
 
 
-def _headers(config: Config) -> dict[str, str]:
-    headers = {"X-Nomad-Token": config.token.reveal()} if config.token else {}
-    if config.http_auth:
-        headers["Authorization"] = "Basic " + b64encode(config.http_auth.reveal().encode()).decode()
-    return headers
-
-
 def _way(config: Config) -> dict[str, Any]:
     """Return how the cluster is reached: by socket, proxy, and TLS as every other request."""
     way: dict[str, Any] = {"proxy": None if config.unix_socket else proxy_for(config.base_url)}
     if config.unix_socket:
-        way["sock"] = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        way["sock"].connect(config.unix_socket)
+        way["sock"] = opened_socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            opened_socket.connect(config.unix_socket)
+        except OSError:
+            opened_socket.close()
+            raise
     if config.base_url.startswith("https"):
         way["ssl"] = config.ssl_context()
         if config.tls_server_name:

@@ -120,4 +120,4 @@ def _categorical(values: pa.ChunkedArray[Any]) -> pd.Series[Any]:
     rank[-1] = -1
     dtype = pd.CategoricalDtype(pd.Index(labels[order], dtype=_TEXT_DTYPE))
     taken = rank[np.concatenate(codes)] if codes else np.empty(0, dtype=np.int32)
-    return pd.Series(pd.Categorical.from_codes(taken, dtype=dtype))
+    return pd.Series(pd.Categorical.from_codes(taken, dtype=dtype, validate=False))

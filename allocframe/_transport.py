@@ -88,12 +88,17 @@ class Transport:
         self._pid = os.getpid()
         self._client: httpx.Client | None = connected(self._config)
 
+    def another(self) -> Transport:
+        """Return a new one with the same settings, for work that is ended on its own."""
+        return Transport(self._config, timeout=self._timeout, retries=self._retries, read_only=True)
+
     def get(
         self,
         path: str,
         params: Mapping[str, str],
         *,
         check: Callable[[Response], Any] = lambda response: None,
+        timeout: float | None = None,
     ) -> Any:
         """Return what `check` makes of the answer to one read, asking again where that can help.
 
@@ -101,7 +106,7 @@ class Transport:
         """
         if not _protocol.is_read(path):
             raise AllocframeError(f"GET {path} is not one of the calls that only read")
-        return self._repeated(lambda deadline: self._attempt(path, params, deadline, check))
+        return self._repeated(lambda deadline: self._attempt(path, params, deadline, check), timeout)
 
     def post(self, path: str, params: Mapping[str, str], body: Mapping[str, object]) -> Any:
         """Ask for a change; return the parsed answer. It is repeated only where it has surely not been carried out.
@@ -123,8 +128,8 @@ class Transport:
         except (AllocframeError, KeyError, TypeError):
             return None
 
-    def _repeated(self, attempted: Callable[[float], Any]) -> Any:
-        deadline = time.monotonic() + self._timeout
+    def _repeated(self, attempted: Callable[[float], Any], timeout: float | None = None) -> Any:
+        deadline = time.monotonic() + (timeout or self._timeout)
         attempt = 0
         while True:
             try:
@@ -287,7 +292,7 @@ class Transport:
 
     def _remember(self, event: str, info: dict[str, Any]) -> None:
         """Keep each socket that is opened, so that an interrupt can end a read that waits on it."""
-        if event.endswith(("connect_tcp.complete", "connect_unix_socket.complete")):
+        if event.endswith(("connect_tcp.complete", "connect_unix_socket.complete", "start_tls.complete")):
             with self._lock:
                 self._sockets.add(info["return_value"].get_extra_info("socket"))
 

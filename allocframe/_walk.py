@@ -29,10 +29,11 @@ class _Fetched:
 class Walk:
     """Fetches everything that a query selects: all of it, or an error."""
 
-    def __init__(self, transport: Transport, query: Query, server: str) -> None:
+    def __init__(self, transport: Transport, query: Query, server: str, *, ask_version: bool = True) -> None:
         self._transport = transport
         self._query = query
         self._server = server
+        self._ask_version = ask_version
         self._capture = Capture.create()
         self._store = Store(self._capture)
 
@@ -117,7 +118,7 @@ class Walk:
         return {
             "source": "server",
             "server": self._server,
-            "version": self._transport.server_version(),
+            "version": self._transport.server_version() if self._ask_version else None,
             "region": query.region,
             "namespace": query.namespace or "default",
             "query": query.params(),

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import pyarrow as pa
 
@@ -67,7 +67,7 @@ class Capture:
         )
 
     @classmethod
-    def create(cls, folder: Path | None = None) -> Capture:
+    def create(cls, folder: Path | None = None) -> Self:
         """Start an empty capture, in a temporary folder of its own where none is given."""
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)

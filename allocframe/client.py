@@ -15,6 +15,7 @@ from ._progress import Progress
 from ._protocol import Query
 from ._transport import Response, Transport, parsed
 from ._walk import Walk
+from ._watchable import Watchable
 from .allocation import Allocation
 from .capture import Capture
 from .decode import Store
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from .snapshot import Snapshot
 
 
-class Client(Acting):
+class Client(Acting, Watchable):
     """A connection to one Nomad cluster.
 
     Every argument that is left out comes from the variable that the Nomad CLI reads.

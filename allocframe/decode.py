@@ -21,13 +21,16 @@ from ._errors import DecodeError
 from ._table import Column, Table
 from .capture import Capture, Page
 from .frames import TABLES
-from .frames._sql import MACROS
+from .frames._sql import MACROS, VIEWS
 
 MEMORY_LIMIT = "500MB"
 """What DuckDB may hold before it spills to the capture's folder."""
 
 BATCH = 8 << 20
 """Bytes of small pages that are typed together."""
+
+UNSTORED = (OSError, duckdb.Error)
+"""What is raised where this machine has no room, or lets nobody write."""
 
 _SUSPECT = _wire.suspect_pattern()
 _COLUMNS = _wire.duckdb_columns()
@@ -47,31 +50,6 @@ ISSUES = Table(
     ),
 )
 
-# What the tables read from. `pages` holds every record of every page; `listed` one row for each allocation:
-# the newest one where a walk met it more than once.
-_VIEWS = {
-    "listed": "SELECT *, rowid AS alloc_row FROM main.pages WHERE {where} ",
-    "tasks": """SELECT alloc_row, ID, t.key AS task, t.value AS ts, Namespace, JobID, coalesce(JobVersion, Job.Version) AS job_version,
-        TaskGroup, NodeName FROM (SELECT *, unnest(map_entries(TaskStates)) AS t FROM {s}.listed) WHERE t.value IS NOT NULL""",
-    "task_events": """SELECT * EXCLUDE (ts) FROM (SELECT *, unnest(ts.Events) AS e, unnest(range(len(ts.Events))) AS seq
-        FROM {s}.tasks) WHERE e IS NOT NULL""",
-    "reschedule_events": """SELECT * FROM (SELECT alloc_row, ID, unnest(RescheduleTracker.Events) AS r,
-        unnest(range(len(RescheduleTracker.Events))) AS seq FROM {s}.listed) WHERE r IS NOT NULL""",
-    "task_resources": """
-        SELECT alloc_row, ID, t.key AS task, t.value.Cpu.CpuShares AS cpu, t.value.Memory.MemoryMB AS memory,
-          t.value.Memory.MemoryMaxMB AS memory_max, NULL::BIGINT AS disk,
-          flatten(list_transform(coalesce(t.value.Networks, []),
-            lambda n: list_concat(coalesce(n.ReservedPorts, []), coalesce(n.DynamicPorts, [])))) AS ports
-        FROM (SELECT alloc_row, ID, unnest(map_entries(AllocatedResources.Tasks)) AS t FROM {s}.listed)
-        UNION ALL
-        SELECT alloc_row, ID, NULL, NULL, NULL, NULL, AllocatedResources.Shared.DiskMB, coalesce(AllocatedResources.Shared.Ports,
-          flatten(list_transform(coalesce(AllocatedResources.Shared.Networks, []),
-            lambda n: list_concat(coalesce(n.ReservedPorts, []), coalesce(n.DynamicPorts, [])))))
-        FROM {s}.listed WHERE AllocatedResources IS NOT NULL""",
-    "scored_nodes": """SELECT alloc_row, ID, Metrics AS m, unnest(CASE WHEN len(Metrics.ScoreMetaData) > 0 THEN Metrics.ScoreMetaData
-        ELSE [NULL] END) AS s FROM {s}.listed WHERE Metrics IS NOT NULL""",
-}
-
 
 @dataclass(frozen=True)
 class PageRows:
@@ -83,7 +61,7 @@ class PageRows:
 class Store:
     """The typed columns of a capture's pages, in a database of their own that spills to the capture's folder."""
 
-    def __init__(self, capture: Capture) -> None:
+    def __init__(self, capture: Capture, *, threads: int | None = None) -> None:
         self.capture = capture
         self._con = duckdb.connect(
             config={
@@ -91,6 +69,7 @@ class Store:
                 "temp_directory": str(capture.folder / "spill"),
                 "autoinstall_known_extensions": False,
                 "autoload_known_extensions": False,
+                **({"threads": threads} if threads else {}),
             }
         )
         self._lock = threading.Lock()
@@ -98,6 +77,7 @@ class Store:
         self._notes: list[tuple[Page, _careful.Issue]] = []
         self._waiting: list[tuple[Page, bytes]] = []
         self._broken: list[Page] = []
+        self._prepared: set[str] = set()
         for macro in MACROS:
             self._con.execute(macro)
         self._con.execute(
@@ -188,7 +168,7 @@ class Store:
 
     def _views(self, schema: str, where: str) -> None:
         self._con.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
-        for name, body in _VIEWS.items():
+        for name, body in VIEWS.items():
             self._con.execute(f"CREATE VIEW {schema}.{name} AS {body.format(s=schema, where=where)}")
         for table in TABLES.values():
             self._con.execute(f"CREATE VIEW {schema}.{table.name} AS {table.select(schema)}")
@@ -219,6 +199,54 @@ class Store:
         places = rank[rows]
         sorted_already = bool(np.all(places[:-1] <= places[1:]))
         return table.frame(columns, None if sorted_already else np.argsort(places, kind="stable"))
+
+    def quick_frame(self, name: str) -> pd.DataFrame:
+        """Return `frame` of a small store whose rows came in order of creation; the query is planned only once."""
+        table = TABLES[name]
+        if name not in self._prepared:
+            self._con.execute(f"PREPARE quick_{name} AS {table.select('main')}")
+            self._prepared.add(name)
+        data = self._con.sql(f"EXECUTE quick_{name}").to_arrow_table()
+        return table.frame(dict(zip(data.column_names, data.columns, strict=True)))
+
+    def rows(self, ids: Iterable[str] | None = None) -> pa.Table:
+        """Return rows as they are stored, for `put`: of the allocations named, or all."""
+        which = "" if ids is None else f" WHERE {_among(ids)}"
+        with self._con.cursor() as cursor:
+            found: pa.Table = cursor.sql(f"FROM pages{which}").to_arrow_table()
+            return found
+
+    def put(self, rows: pa.Table) -> None:
+        """Take in rows of another store; what was there of their allocations is `drop`ped before."""
+        with self._con.cursor() as cursor:
+            cursor.register("more", rows)
+            cursor.execute("INSERT INTO pages SELECT * FROM more")
+            cursor.unregister("more")
+
+    def drop(self, ids: Iterable[str]) -> None:
+        """Let go of allocations."""
+        self._con.execute(f"DELETE FROM pages WHERE {_among(ids)}")
+
+    def clear(self) -> None:
+        """Let go of every row, and of what was noted about them."""
+        self._con.execute("TRUNCATE pages")
+        self._notes.clear()
+
+    def modify_indexes(self) -> dict[str, int]:
+        """Return the ModifyIndex of each allocation."""
+        found = self._con.execute(
+            "SELECT ID, coalesce(ModifyIndex, 0) FROM pages WHERE ID IS NOT NULL"
+        ).fetchall()
+        return dict(found)
+
+    def write_page(self) -> None:
+        """Write every row into the capture as one page: the declared fields, as Nomad names them."""
+        file = self.capture.folder / "rows.json"
+        self._con.execute(
+            f"COPY (SELECT * EXCLUDE (page) FROM pages) TO {quoted(str(file))} (FORMAT json, ARRAY true)"
+        )
+        self.capture.add(file.read_bytes(), path="", params={})
+        file.unlink()
 
     def query(self, query: str, schema: str = "main") -> pd.DataFrame:
         """Answer one SELECT over the tables."""
@@ -289,6 +317,10 @@ def _in_utc(data: pa.Table) -> pa.Table:
 def quoted(text: str) -> str:
     """Return text as a literal of SQL."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def _among(ids: Iterable[str]) -> str:
+    return f"ID IN ({', '.join(map(quoted, ids)) or 'NULL'})"
 
 
 def _is_suspect(body: bytes) -> bool:

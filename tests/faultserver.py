@@ -72,13 +72,20 @@ class FaultServer:
             while self._answer(connection) and self._keep_alive:
                 pass
 
-    def _answer(self, connection: socket.socket) -> bool:
+    def _request(self, connection: socket.socket) -> bytes:
+        """Return the head of the next request, empty where there is none."""
         request = b""
         while b"\r\n\r\n" not in request:
             data = connection.recv(65536)
             if not data:
-                return False
+                return b""
             request += data
+        return request
+
+    def _answer(self, connection: socket.socket) -> bool:
+        request = self._request(connection)
+        if not request:
+            return False
         target = request.split()[1].decode()
         if "/v1/alloc" not in target and "/v1/client/alloc" not in target:
             connection.sendall(http(b"", "404 Not Found", length=0))

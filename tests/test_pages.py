@@ -50,6 +50,7 @@ FENCE = re.compile(
 
 NOT_RUN = {
     "docs/access.md": ["asks a person", "needs the Nomad CLI and a management token"],
+    "docs/recorder.md": ["it records until it is told to stop; tests/test_recorder.py does so"],
     "docs/proxies.md": ["needs a machine to log in to", "only in a task of Nomad"],
 }
 """The blocks that do not run, and why."""

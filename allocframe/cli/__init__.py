@@ -8,17 +8,18 @@ import warnings
 import typer
 
 from .._errors import AllocframeError, ConfigError
-from . import archive, demo, fetch, report
+from . import archive, demo, fetch, record, report
 from ._app import app
 
-__all__ = ["archive", "demo", "fetch", "report", "run"]
+__all__ = ["archive", "demo", "fetch", "record", "report", "run"]
 
 
 def run() -> int:
     """Run one command; 0 is done, 1 is a failure told in one line, 2 is a wrong command line."""
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)
+        return code if isinstance(code, int) else 0
     except typer.Exit as done:
         return done.exit_code
     except ConfigError as error:
@@ -31,7 +32,6 @@ def run() -> int:
         if not hasattr(error, "format_message"):
             raise
         return _told(f"{error.format_message()} (see: allocframe --help)", 2)
-    return 0
 
 
 def _told(error: object, code: int) -> int:

@@ -1,4 +1,4 @@
-"""SQL that the tables share: macros of the decoder's database, and expressions made of them."""
+"""SQL that the tables share: macros of the decoder's database, expressions made of them, and the views that tables read from."""
 
 from __future__ import annotations
 
@@ -25,3 +25,28 @@ MACROS = (
        TRY_CAST(go_part(t, 'h') * 3600000000000 + go_part(t, 'm') * 60000000000 + go_part(t, 's') * 1000000000
        + go_part(t, 'ms') * 1000000 + go_part(t, '(?:us|µs)') * 1000 + go_part(t, 'ns') AS BIGINT) END""",
 )
+
+# What the tables read from. `pages` holds every record of every page; `listed` one row for each allocation:
+# the newest one where a walk met it more than once.
+VIEWS = {
+    "listed": "SELECT *, rowid AS alloc_row FROM main.pages WHERE {where} ",
+    "tasks": """SELECT alloc_row, ID, t.key AS task, t.value AS ts, Namespace, JobID, coalesce(JobVersion, Job.Version) AS job_version,
+        TaskGroup, NodeName FROM (SELECT *, unnest(map_entries(TaskStates)) AS t FROM {s}.listed) WHERE t.value IS NOT NULL""",
+    "task_events": """SELECT * EXCLUDE (ts) FROM (SELECT *, unnest(ts.Events) AS e, unnest(range(len(ts.Events))) AS seq
+        FROM {s}.tasks) WHERE e IS NOT NULL""",
+    "reschedule_events": """SELECT * FROM (SELECT alloc_row, ID, unnest(RescheduleTracker.Events) AS r,
+        unnest(range(len(RescheduleTracker.Events))) AS seq FROM {s}.listed) WHERE r IS NOT NULL""",
+    "task_resources": """
+        SELECT alloc_row, ID, t.key AS task, t.value.Cpu.CpuShares AS cpu, t.value.Memory.MemoryMB AS memory,
+          t.value.Memory.MemoryMaxMB AS memory_max, NULL::BIGINT AS disk,
+          flatten(list_transform(coalesce(t.value.Networks, []),
+            lambda n: list_concat(coalesce(n.ReservedPorts, []), coalesce(n.DynamicPorts, [])))) AS ports
+        FROM (SELECT alloc_row, ID, unnest(map_entries(AllocatedResources.Tasks)) AS t FROM {s}.listed)
+        UNION ALL
+        SELECT alloc_row, ID, NULL, NULL, NULL, NULL, AllocatedResources.Shared.DiskMB, coalesce(AllocatedResources.Shared.Ports,
+          flatten(list_transform(coalesce(AllocatedResources.Shared.Networks, []),
+            lambda n: list_concat(coalesce(n.ReservedPorts, []), coalesce(n.DynamicPorts, [])))))
+        FROM {s}.listed WHERE AllocatedResources IS NOT NULL""",
+    "scored_nodes": """SELECT alloc_row, ID, Metrics AS m, unnest(CASE WHEN len(Metrics.ScoreMetaData) > 0 THEN Metrics.ScoreMetaData
+        ELSE [NULL] END) AS s FROM {s}.listed WHERE Metrics IS NOT NULL""",
+}

@@ -150,9 +150,11 @@ EVENTS = Table(
         ),
         Column(
             "details",
-            "CASE WHEN cardinality(e.Details) > 0 THEN CAST(to_json(e.Details) AS VARCHAR) END",
+            # Servers send the keys in another order each time.
+            "CASE WHEN cardinality(e.Details) > 0 THEN "
+            "CAST(to_json(map_from_entries(list_sort(map_entries(e.Details)))) AS VARCHAR) END",
             "text",
-            "everything in Details, as JSON",
+            "everything in Details, as JSON, in the order of its names",
         ),
         Column("namespace", "given(Namespace)", "category", "namespace of its allocation"),
         Column("job_id", "given(JobID)", "category", "job of its allocation"),

@@ -23,6 +23,7 @@ from .actions import Actions
 from .engine import Engine
 from .exec import Exec
 from .params import Refusal, checked_prefix, compiled, go_bool, go_seconds, numeric, page_size, passes
+from .stream import Stream
 
 LONGEST_WAIT = 300.0
 
@@ -57,6 +58,8 @@ class Api:
         with self.state.changed:
             if request.query_params.get("region", "global") != "global":
                 raise Refusal(500, "No path to region")
+            if not self.state.has_leader and "stale" not in request.query_params:
+                raise Refusal(500, "No cluster leader")
             body, headers = answer(request, grant)
         return json.dumps(body, separators=(",", ":")).encode(), headers
 
@@ -84,9 +87,12 @@ class Api:
             return
         wait = min(wait or LONGEST_WAIT, LONGEST_WAIT)
         end = asyncio.get_running_loop().time() + wait + random.uniform(0, wait / 16)
+        started = self.state.starts
         while self.state.table_index(table) <= index and asyncio.get_running_loop().time() < end:
             if await request.is_disconnected():
                 return
+            if self.state.starts != started:
+                raise Refusal(500, "EOF")
             await asyncio.sleep(0.02)
 
     # Allocations
@@ -272,7 +278,8 @@ def build(
     ]
     actions: list[BaseRoute] = []
     if engine is not None:
-        actions = [*Actions(engine, access).routes(), *Exec(engine, access, real_pty=real_pty).routes()]
+        parts = (Actions(engine, access), Exec(engine, access, real_pty=real_pty), Stream(engine, access))
+        actions = [route for part in parts for route in part.routes()]
     app = Starlette(
         routes=[*Api(state, access).routes(), *actions], middleware=middleware, exception_handlers=handlers
     )

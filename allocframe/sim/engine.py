@@ -11,8 +11,9 @@ from functools import partial
 from random import Random
 
 from .alloc import Alloc
+from .broker import Broker
 from .jobs import HOUR, MINUTE, Group, Job
-from .model import SECOND, Deployment, Evaluation, Node, TaskState
+from .model import SECOND, Deployment, Emitted, Evaluation, Node, TaskState
 from .runner import Runner
 from .state import State
 
@@ -26,12 +27,19 @@ TRACKED = 6
 
 
 class Engine:
-    """Runs a cluster forward in virtual time."""
+    """Runs a cluster forward in virtual time.
+
+    `heartbeat` is the pause between the empty lines of an event stream, in real seconds; `journal` every task event
+    since `keep_journal`: what an archive is held against.
+    """
 
     def __init__(self, version: str, start_ns: int, seed: int) -> None:
         self.state = State(version, start_ns)
         self.rng = Random(seed)
         self.removed = 0
+        self.broker = Broker()
+        self.heartbeat = 30.0
+        self.journal: list[Emitted] | None = None
         self._queue: list[tuple[int, int, Callable[[], object]]] = []
         self._order = itertools.count()
         self._live: dict[tuple[str, str, str, int], Alloc] = {}
@@ -52,6 +60,14 @@ class Engine:
         with self.state.changed:
             self.run_until(self.state.now_ns + int(seconds * SECOND))
             self.state.changed.notify_all()
+
+    def keep_journal(self) -> list[Emitted]:
+        """Note from now on each event that a task emits, as (allocation, task, type, time)."""
+        self.journal = []
+        for alloc in self.state.allocs.values():
+            for name, task in alloc.tasks.items():
+                task.journal, task.owner = self.journal, (alloc.id, name)
+        return self.journal
 
     def run_until(self, time: int) -> None:
         while self._queue and self._queue[0][0] <= time:
@@ -81,7 +97,8 @@ class Engine:
             index = self.state.commit("allocs", "deployment")
             for group in job.groups:
                 for slot, node in self._slots(job, group):
-                    self._place(job, group, slot, evaluation, index, deployment=deployment, node=node)
+                    made = self._place(job, group, slot, evaluation, index, deployment=deployment, node=node)
+                    self.broker.publish("PlanResult", made)
         else:
             self._roll(job, evaluation, deployment)
         return job
@@ -154,6 +171,7 @@ class Engine:
         index = self.state.commit("allocs", "deployment")
         new = self._place(job, group, slot, evaluation, index, deployment=deployment, previous=old)
         new.canary = canary
+        self.broker.publish("PlanResult", new)
 
     # Placement and the life of an allocation
 
@@ -187,7 +205,7 @@ class Engine:
         self.state.allocs[made.id] = made
         self._live[job.namespace, job.id, group.name, slot] = made
         for task in group.tasks:
-            made.tasks[task.name] = TaskState()
+            made.tasks[task.name] = TaskState(journal=self.journal, owner=(made.id, task.name))
             self.after(self.rng.randint(5, 300) * SECOND // 1000, partial(self.runner.receive, made, task))
         return made
 
@@ -195,9 +213,10 @@ class Engine:
         """Return the time as the allocation's node has it."""
         return self.state.now_ns + alloc.node.skew
 
-    def touch(self, alloc: Alloc) -> None:
+    def touch(self, alloc: Alloc, kind: str = "AllocationUpdated") -> None:
         alloc.modify_index = self.state.commit("allocs")
         alloc.modify_time = self.state.now_ns
+        self.broker.publish(kind, alloc)
 
     def stop(self, alloc: Alloc, description: str, *, migrate: bool = False) -> None:
         """Stop an allocation because the servers want so."""
@@ -207,7 +226,7 @@ class Engine:
                 self.runner.kill(alloc, state)
         if not alloc.terminal:
             alloc.client_status, alloc.client_description = "complete", "All tasks have completed"
-        self.touch(alloc)
+        self.touch(alloc, "PlanResult")
         self.collect(alloc)
 
     # What the servers do about it
@@ -244,6 +263,7 @@ class Engine:
                     "failed",
                     f"Failed due to unhealthy allocations - rolling back to job version {alloc.job.version - 1}",
                 )
+            self.touch(alloc)
         pause = alloc.group.reschedule.pause([delay for *_, delay in alloc.tracker])
         if pause is None or alloc.desired_status != "run":
             self.collect(alloc)
@@ -262,8 +282,9 @@ class Engine:
         made = self._place(job, alloc.group, alloc.slot, evaluation, index, previous=alloc)
         made.deployment_id = deployment.id if deployment else ""
         made.tracker = [*alloc.tracker, (self.state.now_ns, alloc.id, alloc.node.id, pause)][-TRACKED:]
+        self.broker.publish("PlanResult", made)
         alloc.desired_status, alloc.desired_description = "stop", RESCHEDULED
-        self.touch(alloc)
+        self.touch(alloc, "PlanResult")
         self.collect(alloc)
 
     def lose(self, node: Node) -> list[Alloc]:
@@ -299,7 +320,9 @@ class Engine:
     def replace(self, alloc: Alloc, evaluation: Evaluation) -> Alloc:
         """Place a replacement in the slot of an allocation."""
         index = self.state.commit("allocs")
-        return self._place(alloc.job, alloc.group, alloc.slot, evaluation, index, previous=alloc)
+        made = self._place(alloc.job, alloc.group, alloc.slot, evaluation, index, previous=alloc)
+        self.broker.publish("PlanResult", made)
+        return made
 
     def collect(self, alloc: Alloc) -> None:
         """Forget a finished allocation an hour after its last change, a day for batch jobs from 1.5 on."""

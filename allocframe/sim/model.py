@@ -13,6 +13,9 @@ JSON = dict[str, Any]
 Event = tuple[str, int, dict[str, str] | None]
 """Type, time in nanoseconds, and Details."""
 
+Emitted = tuple[str, str, str, int]
+"""Allocation, task, type and time of one event."""
+
 _FLAT_TEXT = [
     "DownloadError",
     "DriverError",
@@ -117,9 +120,13 @@ class TaskState:
     finished_at: int = 0
     emitted: int = 0
     events: list[Event] = field(default_factory=list)
+    journal: list[Emitted] | None = None
+    owner: tuple[str, str] = ("", "")
 
     def emit(self, kind: str, time: int, **details: str) -> None:
         self.emitted += 1
+        if self.journal is not None:
+            self.journal.append((*self.owner, kind, time))
         self.events.append((kind, time, details or None))
         if len(self.events) > RING:
             del self.events[0]

@@ -56,6 +56,8 @@ class Recording:
         self.version = version
         self.changed = threading.Condition()
         self.index = 1
+        self.has_leader = True
+        self.starts = 0
         self.allocs: dict[str, Recorded] = {}
         self.nodes: dict[str, Recorded] = {}
         self.jobs: dict[tuple[str | None, str], Recorded] = {}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
+import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, Self
 
 import uvicorn
@@ -70,6 +72,7 @@ class Cluster:
         engine, truth = run_story(story, allocations=allocations, seed=seed, version=version, now_ns=now_ns)
         self.engine: Engine | None = engine
         self.truth: Truth | None = truth
+        engine.broker.enabled = True
         self._serve(engine.state, acl=acl, real_pty=shell == "pty")
 
     @classmethod
@@ -84,6 +87,8 @@ class Cluster:
 
     def _serve(self, state: State | Recording, *, acl: bool, real_pty: bool = False) -> None:
         self.state = state
+        self._closing = threading.Event()
+        self._clock: threading.Thread | None = None
         self.version = state.version
         self.token = str(uuid.uuid4()) if acl else ""
         guard = Guard()
@@ -120,8 +125,56 @@ class Cluster:
         """Make a token unknown."""
         del self._access.grants[token]
 
+    def run(self, speed: float = 1.0) -> None:
+        """Let virtual time pass by itself, `speed` times as fast as real time, until the cluster is closed."""
+        engine = self._living()
+
+        def tick() -> None:
+            last = time.monotonic()
+            while not self._closing.wait(0.02):
+                now = time.monotonic()
+                engine.advance((now - last) * speed)
+                last = now
+
+        self._clock = threading.Thread(target=tick, name="nomad-sim-clock", daemon=True)
+        self._clock.start()
+
+    def break_streams(self) -> None:
+        """End every event stream, as when a connection breaks."""
+        engine = self._living()
+        with engine.state.changed:
+            engine.broker.cut()
+
+    def restart_servers(self, *, restored: bool = False) -> None:
+        """End every stream and blocking query and forget the event buffer; `restored` servers count indexes anew."""
+        engine = self._living()
+        with engine.state.changed:
+            engine.broker.cut(forget=True)
+            engine.state.starts += 1
+            if restored:
+                engine.state.renumber()
+
+    @contextlib.contextmanager
+    def without_leader(self) -> Iterator[None]:
+        """Answer reads as servers do that have no leader."""
+        self.state.has_leader = False
+        try:
+            yield
+        finally:
+            self.state.has_leader = True
+
+    def _living(self) -> Engine:
+        if self.engine is None:
+            raise ValueError("a recording does not go on: make a Cluster of a story")
+        return self.engine
+
     def close(self) -> None:
         """Stop answering."""
+        self._closing.set()
+        if self._clock is not None:
+            self._clock.join()
+        if self.engine is not None:
+            self.break_streams()
         self._server.should_exit = True
         self._thread.join()
         self._socket.close()

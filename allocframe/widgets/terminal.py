@@ -51,6 +51,8 @@ class Terminal(anywidget.AnyWidget):
     ----------
     status : str
         connecting, connected, ended (with `exit_code`), refused, lost, or closed.
+    message : str
+        The same in words.
     exit_code : int or None
     transcript : str
         What was written so far, as plain text.
@@ -257,14 +259,13 @@ class Terminal(anywidget.AnyWidget):
             self._changed.notify_all()
 
     def _resized(self, rows: int, cols: int) -> None:
-        if self._session is not None:
-            if self._output.full_screen and (rows, cols) == self._size:
-                self._session.resize(
-                    max(rows - 1, 1), cols
-                )  # a change makes the program draw all of it again
-            if self._output.full_screen or (rows, cols) != self._size:
-                self._session.resize(rows, cols)
-        self._size = (rows, cols)
+        """Tell the command its size; a program that fills the screen draws all of it again only where that changes."""
+        same, self._size = (rows, cols) == self._size, (rows, cols)
+        if self._session is None or (same and not self._output.full_screen):
+            return
+        if same:
+            self._session.resize(max(rows - 1, 1), cols)
+        self._session.resize(rows, cols)
 
 
 _terminals: weakref.WeakSet[Terminal] = weakref.WeakSet()

@@ -27,6 +27,5 @@ export function plainPaste(event, term) {
   event.preventDefault();
   event.stopPropagation();
   const text = event.clipboardData?.getData("text/plain") ?? "";
-  // eslint-disable-next-line no-control-regex
   term.paste(text.replace(/[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]/g, ""));
 }

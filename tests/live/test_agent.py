@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from views import Page, eventually
 
 import allocframe as af
 from allocframe import _actions
+from allocframe.recorder import Recorder
 
 pytestmark = [
     pytest.mark.skipif(
@@ -168,6 +170,63 @@ def _running(client: af.Client) -> list[str]:
     return client.snapshot(filter=wanted, progress=False).allocations["alloc_id"].tolist()
 
 
+def _loop(name: str, restarts: int) -> dict[str, Any]:
+    job = _job(name, "service", 1, ["/bin/sh", "-c", "sleep 0.2; exit 3"])
+    policy = {"Attempts": restarts, "Interval": 600_000_000_000, "Delay": 200_000_000, "Mode": "fail"}
+    job["Job"]["TaskGroups"][0]["RestartPolicy"] = policy
+    job["Job"]["TaskGroups"][0]["ReschedulePolicy"] = {"Attempts": 0, "Unlimited": False}
+    return job
+
+
+def test_a_task_that_restarts_thirty_times_is_archived_with_all_of_its_events(
+    client: af.Client, tmp_path: Path
+) -> None:
+    if os.environ.get("NOMAD_ADDR"):
+        pytest.skip("would start a job in the cluster of NOMAD_ADDR")
+    archive, stop = af.Archive(tmp_path / "archive"), threading.Event()
+    recorder = Recorder(client, archive, every=0.5)
+    thread = threading.Thread(target=recorder.run, args=(stop,))
+    thread.start()
+    try:
+        _until(lambda: recorder.counts.commits)
+        _call(client._config.address, "/v1/jobs", _loop("thirty", 30))
+        _until(lambda: (archive.events(job_id="thirty")["type"] == "Not Restarting").any())
+    finally:
+        stop.set()
+        thread.join(60)
+    assert recorder.watch is not None
+    assert recorder.watch.mode == "stream"
+    counted = archive.events(job_id="thirty")["type"].value_counts()
+    assert (counted["Restarting"], counted["Started"], counted["Terminated"], counted["Received"]) == (
+        30,
+        31,
+        31,
+        1,
+    )
+    assert archive.events(job_id="thirty").duplicated(["alloc_id", "task", "time", "type"]).sum() == 0
+    covered = archive.coverage().set_index("job_id").loc["thirty"]
+    assert bool(covered["complete"])
+    assert len(client.snapshot(filter='JobID == "thirty"', progress=False).events) == 10, (
+        "Nomad itself has ten"
+    )
+
+
+def test_a_watched_real_cluster_is_what_it_lists(client: af.Client) -> None:
+    for stream in (True, False):
+        with client.watch(namespace="*", stream=stream, wait=1.0) as watch:
+            next(watch)
+            until = time.monotonic() + 3
+            while time.monotonic() < until:
+                watch.poll(0.5)
+            mine, real = watch.snapshot, client.snapshot(namespace="*", progress=False)
+            both = mine.allocations.merge(real.allocations, on=["alloc_id", "modify_index"])
+            assert len(both) >= len(real) - 3, "but for what has changed meanwhile"
+            assert (both["job_version_x"] == both["job_version_y"]).all()
+            shared = set(both["alloc_id"])
+            left, right = (snap.events[snap.events["alloc_id"].isin(shared)] for snap in (mine, real))
+            assert left["details"].tolist() == right["details"].tolist()
+
+
 def _kinds(client: af.Client, identity: str) -> list[str]:
     return client.allocation(identity).events["type"].tolist()
 
@@ -243,6 +302,33 @@ def test_a_real_task_gets_a_signal(client: af.Client, web: str) -> None:
     _until(lambda: client.allocation(web).task_states["state"].tolist() == ["running"])
     client.signal(web, "SIGCONT", task="t")
     _until(lambda: "Signaling" in _kinds(client, web))
+
+
+def test_the_panel_restarts_signals_and_stops_a_real_allocation(client: af.Client, web: str) -> None:
+    panel = af.ControlPanel(client)
+    try:
+        panel.wait()
+        panel.signal.value = "SIGCONT"
+        for button in (panel.restart_button, panel.signal_button, panel.stop_button):
+            _until(lambda: client.allocation(web).task_states["state"].tolist() == ["running"])
+            panel.choose([web])
+            panel.wait()
+            button.click()
+            panel.wait()
+            panel.confirm_button.click()
+            panel.wait(90)
+            if (
+                panel.log.empty or panel.log["result"].iloc[-1] == "changed"
+            ):  # it moved on just then: asked again
+                _until(lambda: not panel.confirm_button.disabled)
+                panel.confirm_button.click()
+                panel.wait(90)
+        done = panel.log[panel.log["result"] == "done"]
+        assert done["action"].tolist() == ["restart", "signal", "stop"]
+        replaced = done["replacement_id"].iloc[-1]
+        _until(lambda: replaced in _running(client))
+    finally:
+        panel.close()
 
 
 def test_a_real_allocation_is_stopped_and_replaced_and_told_from_a_drain(client: af.Client, web: str) -> None:

@@ -1,0 +1,350 @@
+"""How a watch keeps its state current: subscribe, list, apply; relist on any break; else ask again and again."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from collections.abc import Iterable
+from itertools import zip_longest
+from typing import Literal
+
+import pandas as pd
+
+from . import _events
+from ._asking import Asker
+from ._change import Change, Gap, Seen
+from ._config import Config
+from ._errors import AllocframeError, PermissionDenied, Unsupported
+from ._events import BlockingIndex, Pace, Update
+from ._present import Frames, Jobs, Present, jobs_in
+from ._protocol import Query
+from ._stream import LATEST, EventStream, Feed, Inbox
+from ._transport import Transport
+from .decode import UNSTORED, Store
+
+LINGER = 0.05
+"""Seconds that updates are gathered before they are told: typing ten costs hardly more than typing one."""
+
+MOST_AT_ONCE = 2000
+"""Updates in one change."""
+
+MOST_READS = 40
+"""Allocations that are read one by one; where more are needed, the list is cheaper."""
+
+FLOOR = 0.5
+"""Seconds between two requests, however fast answers come."""
+
+POLL = 5.0
+"""The same where the server gives no index to wait past."""
+
+LONGEST_PAUSE = 30.0
+_FIRST_LOOK = "the first look"
+_WENT_BACK = "the server's index went back: it was restored, or another one answered"
+
+Source = Literal["list", "stream", "blocking"]
+
+
+class Watcher:
+    """Follows one cluster, step by step, and puts what changed into `ready`."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        config: Config,
+        query: Query,
+        seen: Seen,
+        *,
+        stream: bool,
+        relist: float,
+        wait: float,
+    ) -> None:
+        self.mode: Literal["stream", "blocking"] = "stream" if stream else "blocking"
+        self.trouble: str | None = None
+        self.index = seen.index or 0
+        self.heard_at = seen.at
+        self.synced = False
+        self.present = Present(seen)
+        self.inbox = Inbox(query.prefix or "", floor=self.index)
+        self.feed = Feed()
+        self.rule = BlockingIndex(wait)
+        self.ready: deque[Change] = deque()
+        self.counts = dict.fromkeys(("relists", "reconnects", "resumed", "gaps", "resets", "failures"), 0)
+        self._config, self._query = config, query
+        self.asker = Asker(transport, config, query)
+        self._wants_stream, self._relist = stream, relist
+        self._gap: tuple[pd.Timestamp | None, str] | None = (
+            (seen.at, "nobody watched") if seen.at is not None else (None, _FIRST_LOOK)
+        )
+        self._reset = False
+        self._pace = Pace(FLOOR)
+        self._rng = random.Random()  # noqa: S311 - jitter, not a secret
+        self._in_a_row = 0
+        self._not_before = self._relist_at = 0.0
+        self._ever = False
+        self._taken_at = seen.at
+
+    # One step
+
+    def step(self, left: float) -> None:
+        """Do what is due, or wait for it at most so long."""
+        pause = self._not_before - time.monotonic()
+        if pause > 0:
+            self.feed.closed.wait(min(pause, left))
+            return
+        before = self.index, self._taken_at
+        try:
+            self._notice_breaks()
+            if not self.synced or time.monotonic() >= self._relist_at:
+                self._sync()
+            elif self.mode == "stream":
+                self._listen(left)
+            else:
+                self._ask(left)
+        except (AllocframeError, *UNSTORED) as error:
+            if self.feed.closed.is_set():
+                return
+            if isinstance(error, UNSTORED):
+                self.index, self._taken_at = before
+                self._lose(self._taken_at, f"this machine could not hold what came: {error}")
+            self._failed(error)
+            if isinstance(error, PermissionDenied) or not self._ever:
+                raise
+
+    def _failed(self, error: Exception) -> None:
+        """Wait longer each time; what a working stream tells meanwhile is not lost."""
+        self.trouble = str(error)
+        self.counts["failures"] += 1
+        self._in_a_row += 1
+        pause = min(0.25 * 2 ** min(self._in_a_row, 10), LONGEST_PAUSE) * self._rng.uniform(0.5, 1.0)
+        streaming = self.synced and self.feed.stream is not None and self.feed.stream.ended is None
+        if streaming:
+            self._relist_at = time.monotonic() + pause
+        else:
+            self._not_before = time.monotonic() + pause
+            self._lose(self.heard_at, str(error))
+
+    def _lose(self, since: pd.Timestamp | None, reason: str) -> None:
+        self.synced = False
+        if self._gap is None:
+            self._gap = (since, reason)
+
+    def _notice_breaks(self) -> None:
+        """Tell what a stream that has ended had told before; the rest must be listed."""
+        stream = self.feed.stream
+        if not self.synced or stream is None or (stream.ended is None and not self.inbox.overflowed):
+            return
+        if self.inbox.overflowed:
+            self._lose(self._taken_at, "changes came faster than they were taken")
+        else:
+            while len(self.inbox):
+                self._take(self._read_jobs)
+            self.heard_at = self._heard()
+            self._lose(self.heard_at, f"the event stream broke: {stream.ended}")
+        self.counts["reconnects"] += 1
+
+    def _heard(self) -> pd.Timestamp | None:
+        return _time(self.inbox.heard_at) if self.inbox.heard_at else self.heard_at
+
+    # Subscribe, list, apply
+
+    def _sync(self) -> None:
+        """List everything while a new subscription is held; tell what that changes."""
+        stream = self._subscribe() if self._wants_stream else None
+        self.mode = "blocking" if stream is None else "stream"
+        store, index = self.asker.all()
+        first = not self.present.known
+        if index is not None and index < self.index:
+            self._reset, self.index, first = True, 0, True
+            self.counts["resets"] += 1
+            self.inbox.restart(0)
+        if stream is not None and not first:
+            self._catch_up(stream, store, index)
+        frames = self.present.replace(store, index, reset=self._reset)
+        self.index = max(self.index, index or 0)
+        self.rule.index = index or 0
+        self.counts["relists"] += self._ever
+        self._tell(frames, "list", whole=True)
+        self._relist_at = time.monotonic() + self._relist * self._rng.uniform(0.9, 1.1)
+        if self._reset and stream is not None:
+            self._relist_at = 0.0  # what came with low indexes before the list was taken for old
+        self._reset, self.synced, self._ever = False, True, True
+        self.trouble, self._in_a_row = None, 0
+
+    def _catch_up(self, stream: EventStream, store: Store, index: int | None) -> None:
+        """Take first what the stream tells of the time before the list: rows that have moved on hold less."""
+        newest = max(store.modify_indexes().values(), default=0)
+        reached = newest <= self.index or self.inbox.reach(newest, lambda: stream.ended is not None)
+        kept = stream.first_index is not None and stream.first_index <= self.index
+        if self._gap is not None and reached and not self._reset and (kept or index == self.index):
+            self._gap = None
+            self.counts["resumed"] += 1
+        elif self._gap is None and not reached:
+            self._gap = (self.heard_at, "the event stream lagged behind the list")
+        while len(self.inbox):
+            self._take(jobs_in(store))
+
+    def _subscribe(self) -> EventStream | None:
+        """Return a subscription that the server has confirmed, or None where it lets nobody subscribe."""
+        if self.synced:
+            self.inbox.floor = self.index
+        else:
+            self.feed.replace(None)
+            self.inbox.restart(self.index)
+        params = {"topic": "Allocation", "index": "0", "namespace": self._query.namespace or "default"}
+        if self._query.region:
+            params["region"] = self._query.region
+        stream = self.feed.open(self._config, params, self.inbox)
+        if stream.established:
+            self.feed.replace(stream)
+            return stream
+        stream.close()
+        self._refused(stream)
+        self.feed.replace(None)
+        return None
+
+    def _refused(self, stream: EventStream) -> None:
+        """Find out by one list request what it means that a stream ended before its first line: newer servers answer 200."""
+        if stream.error is not None and not isinstance(stream.error, PermissionDenied | Unsupported):
+            raise stream.error
+        self.asker.index({}, LATEST)
+
+    # Event stream
+
+    def _listen(self, left: float) -> None:
+        """Wait for what the stream tells, and tell it."""
+        until = min(left, self._relist_at - time.monotonic())
+        stream, inbox = self.feed.stream, self.inbox
+        with inbox.changed:
+            inbox.changed.wait_for(
+                lambda: (
+                    len(inbox)
+                    or inbox.overflowed
+                    or self.feed.closed.is_set()
+                    or stream is None
+                    or stream.ended is not None
+                ),
+                max(until, 0.0),
+            )
+        self.heard_at = self._heard()
+        if not inbox.overflowed and not len(inbox):
+            self._taken_at = self.heard_at
+        if len(inbox) and stream is not None and stream.ended is None:
+            self.feed.closed.wait(LINGER)
+            self._take(self._read_jobs)
+
+    def _take(self, jobs: Jobs) -> None:
+        """Apply what the inbox holds, or its oldest part."""
+        taken, index = self.inbox.take(MOST_AT_ONCE)
+        if not self.inbox.overflowed:
+            self._taken_at = self._heard()
+        rounds = list(zip_longest(*(one.forms() for one in taken))) or [()]
+        for nth, forms in enumerate(rounds, 1):
+            if nth == len(rounds):
+                self.index = max(self.index, index)
+            self._apply([one for one in forms if one is not None], jobs)
+
+    def _apply(self, updates: list[Update], jobs: Jobs) -> None:
+        fresh = self.present.fresh(updates)
+        self.inbox.counts["duplicates"] += len(updates) - len(fresh)
+        if fresh:
+            frames = self.present.apply(fresh, jobs(self.present.without_job(fresh)))
+            self._tell(frames, "stream", whole=False)
+
+    def _read_jobs(self, ids: list[str]) -> dict[str, tuple[str | None, int | None]]:
+        """Read allocations that were never listed, because payloads hold no job; many are left to the next list."""
+        if len(ids) > MOST_READS:
+            self._relist_at = 0.0
+            return {}
+        try:
+            rows = self.asker.read(ids)
+        except AllocframeError:
+            return {}  # what was told of them must not be lost; the next list has the rest
+        return {str(row.get("ID")): _events.job_of(row) for row in rows}
+
+    # Blocking queries
+
+    def _ask(self, left: float) -> None:
+        """Wait for the list to move past the index, with an answer as small as can be; then see what changed."""
+        pause = self._pace.left(time.monotonic())
+        if pause > 0:
+            self.feed.closed.wait(min(pause, left))
+            if pause > left:
+                return
+        params = self.rule.params(self._rng, max(left, 0.1))
+        self._pace.pause = FLOOR if params else POLL
+        self._pace.sent(time.monotonic())
+        if params and not self._has_moved(params):
+            return
+        self._compare()
+
+    def _has_moved(self, params: dict[str, str]) -> bool:
+        """Wait until the list has moved past the index, or the time is over."""
+        resets = self.rule.resets
+        moved = self.rule.received(self.asker.index(params, _events.read_timeout(self.rule.wait)))
+        if self.rule.resets > resets:
+            self._lose(self.heard_at, _WENT_BACK)
+            return False
+        self._well()
+        return moved
+
+    def _well(self) -> None:
+        self.heard_at = _now()
+        self.trouble, self._in_a_row = None, 0
+
+    def _compare(self) -> None:
+        """List without task states, and read in full only what has changed."""
+        started = time.monotonic()
+        store, index = self.asker.all(light=True)
+        found = self.present.difference(store.modify_indexes(), index)
+        store.close()
+        if index is not None and index < self.index:
+            self._lose(self.heard_at, _WENT_BACK)
+            return
+        self.rule.index = index or 0
+        self._well()
+        if len(found.chosen) > MOST_READS:
+            store, index = self.asker.all()
+            frames = self.present.replace(store, index)
+        else:
+            frames = self._changed(found.chosen)
+            frames["gone"] = self.present.forget(found.gone)
+        self.index = max(self.index, index or 0)
+        self._pace.pause = max(self._pace.pause, time.monotonic() - started)
+        if any(len(frames[name]) for name in ("new", "changed", "gone")):
+            self._tell(frames, "blocking", whole=True)
+
+    def _changed(self, ids: Iterable[str]) -> Frames:
+        updates = [one for row in self.asker.read(list(ids)) if (one := _events.update(row)) is not None]
+        return self.present.apply(self.present.fresh(updates), {})
+
+    # What is told
+
+    def still(self) -> Change | None:
+        """Return a change without rows that says that nothing had changed when the cluster was last heard of."""
+        if not self.synced or self.ready or len(self.inbox) or self.heard_at is None:
+            return None
+        frames, source = self.present.nothing(), self.mode
+        return Change(
+            at=self.heard_at, index=self.index or None, source=source, whole=False, gap=None, **frames
+        )
+
+    def _tell(self, frames: Frames, source: Source, *, whole: bool) -> None:
+        gap, now = None, _now()
+        if self._gap is not None:
+            since, reason = self._gap
+            gap = Gap(since, now, reason)
+            self.counts["gaps"] += reason != _FIRST_LOOK
+            self._gap = None
+        self.heard_at = now
+        self.ready.append(
+            Change(at=now, index=self.index or None, source=source, whole=whole, gap=gap, **frames)
+        )
+
+
+def _now() -> pd.Timestamp:
+    return pd.Timestamp.now(tz="UTC")
+
+
+def _time(seconds: float) -> pd.Timestamp:
+    return pd.Timestamp(int(seconds * 1e9), unit="ns", tz="UTC")

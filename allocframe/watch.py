@@ -1,0 +1,214 @@
+"""A snapshot kept current: what changed in a cluster, as it changes."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from typing import Self
+
+from ._change import Change, Seen
+from ._config import Config
+from ._errors import AllocframeError, ConfigError
+from ._protocol import Query
+from ._transport import Transport
+from ._watching import Watcher
+from .snapshot import Snapshot
+
+
+class Watch:
+    """A cluster that is watched: iterate over its changes, and ask for its present state.
+
+    Made by `Client.watch`. It belongs to the thread that iterates; `close` may be called from any.
+
+    Examples
+    --------
+    >>> with af.sim.Cluster("calm", allocations=20, seed=1) as cluster:
+    ...     with af.Client(cluster.address, token=cluster.token) as client, client.watch(namespace="*") as watch:
+    ...         first = next(watch)
+    ...         running = first.new[first.new["client_status"] == "running"]
+    ...         client.restart(running["alloc_id"].iloc[0])
+    ...         then = next(watch)
+    >>> len(then.changed), "Restarting" in set(then.new_events["type"])
+    (1, True)
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        config: Config,
+        query: Query,
+        *,
+        stream: bool = True,
+        relist: float = 300.0,
+        wait: float = 60.0,
+        seen: Seen | None = None,
+    ) -> None:
+        for name, value in (("relist", relist), ("wait", wait)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise ConfigError(f"{name} must be a number of seconds above 0, not {value!r}")
+        self._transport = transport
+        self._config = config
+        self._query = query
+        self._watcher = Watcher(
+            transport, config, query, seen or Seen(), stream=stream, relist=float(relist), wait=float(wait)
+        )
+        self._told = 0
+        self._lock = threading.RLock()
+        weakref.finalize(self, _end, self._watcher, transport)
+
+    def poll(self, timeout: float | None = None) -> Change | None:
+        """Return the next change, or None where none comes in time.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait; for ever where left out. An answer that is on its way is waited for.
+
+        Raises
+        ------
+        PermissionDenied
+            The token may not list allocations any more. Asking again later goes on where it stopped.
+        ConnectionFailed, RequestTimeout, NotNomad, ApiError
+            The first list could not be had. Later trouble is waited out, and told by `trouble`.
+
+        Examples
+        --------
+        >>> with client.watch(namespace="*") as watch:
+        ...     first, none = watch.poll(), watch.poll(timeout=0.1)
+        >>> first.whole, none
+        (True, None)
+        """
+        change = self._next(timeout)
+        if change is None and self.closed:
+            raise AllocframeError("this Watch is closed; make a new one")
+        return change
+
+    def _next(self, timeout: float | None) -> Change | None:
+        end = time.monotonic() + (math.inf if timeout is None else timeout)
+        ready = self._watcher.ready
+        try:
+            while not ready and not self.closed:
+                with self._lock:
+                    self._watcher.step(max(end - time.monotonic(), 0.0))
+                if time.monotonic() >= end:
+                    break
+        except (KeyboardInterrupt, SystemExit):
+            self.close()
+            raise
+        if not ready:
+            return None
+        self._told += 1
+        return ready.popleft()
+
+    def still(self) -> Change | None:
+        """Return a change without rows that says up to when nothing had changed; None where that cannot be told.
+
+        A recorder keeps it to show, in a quiet time, that it was watching.
+
+        Examples
+        --------
+        >>> with client.watch(namespace="*") as watch:
+        ...     _ = next(watch)
+        ...     len(watch.still())
+        0
+        """
+        with self._lock:
+            return self._watcher.still()
+
+    def __iter__(self) -> Iterator[Change]:
+        return self
+
+    def __next__(self) -> Change:
+        change = self._next(None)
+        if change is None:
+            raise StopIteration
+        return change
+
+    @property
+    def mode(self) -> str:
+        """How it watches: "stream" where the token may subscribe to events, else "blocking"."""
+        return self._watcher.mode
+
+    @property
+    def trouble(self) -> str | None:
+        """What keeps it from watching at present, which it goes on trying to overcome; None while all is well."""
+        return self._watcher.trouble
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended."""
+        return self._watcher.feed.closed.is_set()
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The present state, after the last change that was told, as a snapshot that later changes leave alone.
+
+        Making one costs as much as there are allocations. Its `save` keeps the rows, not the answers they came from.
+        """
+        with self._lock:
+            watcher = self._watcher
+            capture, store = watcher.present.copy()
+            at = watcher.heard_at.isoformat() if watcher.heard_at is not None else None
+            index, synced = watcher.index or None, watcher.synced
+        query = self._query
+        asked = {"prefix": query.prefix, "filter": query.filter}
+        notes = [f"asked only for {name} {value}" for name, value in asked.items() if value is not None]
+        if not synced:
+            notes.append("nobody watches at present: what has come since is missing")
+        capture.describe(
+            source="watch",
+            server=self._config.address,
+            region=query.region,
+            namespace=query.namespace or "default",
+            query=query.params(),
+            started_at=at,
+            finished_at=at,
+            index_first=index,
+            index_last=index,
+            complete=synced,
+            notes=notes,
+        )
+        return Snapshot(capture, store)
+
+    @property
+    def stats(self) -> dict[str, int]:
+        """What was counted so far.
+
+        requests, changes, relists, gaps, and reconnects with how many of them `resumed` without one; events told by
+        streams, and of those duplicates, replayed and coalesced ones; overflows of a slow consumer, resets of the
+        index, failures, and single reads.
+        """
+        watcher = self._watcher
+        requests = self._transport.stats.requests + watcher.feed.opened
+        return {
+            "requests": requests,
+            "changes": self._told,
+            "reads": watcher.asker.reads,
+            **watcher.counts,
+            **watcher.inbox.counts,
+        }
+
+    def close(self) -> None:
+        """Stop watching: no thread and no connection of it is left. The snapshot stays."""
+        _end(self._watcher, self._transport)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else self.trouble or self.mode
+        return f"<Watch of {self._config.address}: {len(self._watcher.present.known):,} allocations, {state}>"
+
+
+def _end(watcher: Watcher, transport: Transport) -> None:
+    watcher.feed.close()
+    with watcher.inbox.changed:
+        watcher.inbox.changed.notify_all()
+    transport.abort()
+    transport.close()

@@ -1,0 +1,369 @@
+"""The recorder keeps everything that it saw, and says what it did not see, whatever goes wrong meanwhile."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from crashing import crash, keys
+
+import allocframe as af
+from allocframe import _stream, cli, recorder
+from allocframe.recorder import Recorder
+
+
+@pytest.fixture
+def live() -> Iterator[af.sim.Cluster]:
+    with af.sim.Cluster("calm", allocations=30, seed=3) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def viewer(live: af.sim.Cluster) -> Iterator[af.Client]:
+    with af.Client(live.address, token=live.token) as client:
+        yield client
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> af.Archive:
+    return af.Archive(tmp_path / "archive")
+
+
+def until(reached: Callable[[], Any], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def full(archive: af.Archive, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """While it is set, the disk of the archive is full."""
+    full, append = threading.Event(), archive.append
+
+    def fails(*changes: Any, **more: Any) -> None:
+        if full.is_set():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(*changes, **more)
+
+    monkeypatch.setattr(archive, "append", fails)
+    return full
+
+
+@contextmanager
+def recording(client: af.Client, archive: af.Archive, **more: Any) -> Iterator[tuple[Recorder, list[str]]]:
+    """Record in a thread, from the first commit on."""
+    said: list[str] = []
+    stop = threading.Event()
+    made = Recorder(client, archive, **{"every": 0.1, **more}, say=said.append)
+    thread = threading.Thread(target=made.run, args=(stop,))
+    thread.start()
+    try:
+        until(lambda: made.counts.commits)
+        yield made, said
+    finally:
+        stop.set()
+        thread.join(60)
+    assert made.status == "stopped"
+
+
+def restart(cluster: af.sim.Cluster) -> None:
+    """Restart a task as an operator does, which no policy ends."""
+    engine = cluster.engine
+    with engine.state.changed:
+        chosen = next(a for a in engine.live() if a.client_status == "running" and a.job.kind == "service")
+        engine.runner.restart_signaled(chosen, "User requested running tasks to restart")
+    engine.advance(30)
+
+
+def caught_up(archive: af.Archive, live: af.sim.Cluster) -> bool:
+    return archive.state().index == live.state.table_index("allocs")
+
+
+def gaps(archive: af.Archive) -> pd.DataFrame:
+    return archive.sql(
+        "SELECT DISTINCT gap_since, gap_until, gap_reason FROM snapshots WHERE gap_since IS NOT NULL"
+    )
+
+
+def test_every_event_is_archived_once_far_beyond_the_ring(
+    live: af.sim.Cluster, viewer: af.Client, archive: af.Archive
+) -> None:
+    with recording(viewer, archive) as (made, _):
+        journal = live.engine.keep_journal()
+        for _ in range(20):
+            restart(live)
+        until(lambda: caught_up(archive, live))
+    held = keys(archive.events())
+    assert len(held) == len(set(held))
+    assert set(journal) <= set(held)
+    assert max(pd.Series(journal).map(lambda event: event[:2]).value_counts()) > 60
+    assert made.counts.gaps == len(gaps(archive)) == 0
+
+
+def test_it_goes_on_where_it_stopped(live: af.sim.Cluster, viewer: af.Client, archive: af.Archive) -> None:
+    crash(live)
+    with recording(viewer, archive):
+        pass
+    journal = live.engine.keep_journal()
+    crash(live, 6)
+    with recording(viewer, archive) as (made, _):
+        until(lambda: caught_up(archive, live))
+        assert made.counts.changes < len(live.state.allocs), "what had not changed was not told again"
+    assert set(journal) <= set(keys(archive.events()))
+    assert gaps(archive).empty, "the server had kept what came meanwhile"
+
+
+def test_a_time_without_a_recorder_is_a_gap_where_the_server_has_not_kept_it(
+    live: af.sim.Cluster, viewer: af.Client, archive: af.Archive
+) -> None:
+    with recording(viewer, archive):
+        pass
+    last = archive.state().at
+    crash(live, 3)
+    live.restart_servers()
+    with recording(viewer, archive):
+        until(lambda: caught_up(archive, live))
+    told = gaps(archive)
+    assert len(told) == 1
+    assert told["gap_reason"][0] == "nobody watched"
+    assert told["gap_since"][0] == last
+
+
+def test_two_recorders_on_one_archive_make_nothing_twice(
+    live: af.sim.Cluster, viewer: af.Client, archive: af.Archive, tmp_path: Path
+) -> None:
+    other = af.Archive(tmp_path / "archive")
+    with recording(viewer, archive, name="one"), recording(viewer, other, name="two"):
+        journal = live.engine.keep_journal()
+        for _ in range(5):
+            crash(live, 2)
+        until(lambda: caught_up(archive, live))
+    held = keys(archive.events())
+    assert len(held) == len(set(held))
+    assert set(journal) <= set(held)
+    assert set(archive.state().recorders["recorder"]) == {"one", "two"}
+
+
+def test_row_51_a_full_disk_is_told_and_waited_for_and_nothing_is_lost(
+    live: af.sim.Cluster, viewer: af.Client, archive: af.Archive, full: threading.Event
+) -> None:
+    with recording(viewer, archive) as (made, said):
+        journal = live.engine.keep_journal()
+        full.set()
+        crash(live, 2)
+        until(lambda: made.status == "cannot write")
+        crash(live, 6)
+        full.clear()
+        until(lambda: caught_up(archive, live))
+        assert made.status == "recording"
+        assert made.counts.failures >= 1
+    assert sum("No space left" in line for line in said) == 1, "it is said once, not at each try"
+    assert set(journal) <= set(keys(archive.events()))
+    assert gaps(archive).empty
+
+
+def test_row_51_while_nothing_can_be_written_memory_is_bounded_and_the_gap_is_told(
+    live: af.sim.Cluster,
+    viewer: af.Client,
+    archive: af.Archive,
+    full: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recorder, "MOST_ROWS", 40)
+    monkeypatch.setattr(_stream, "MOST_BYTES", 60_000)
+    with recording(viewer, archive) as (made, _):
+        full.set()
+        for which in range(20):
+            crash(live, 3, which)
+        until(lambda: made.watch is not None and made.watch.stats["overflows"] > 0)
+        assert sum(len(change.events) for change in made._waiting) < 1000
+        live.restart_servers()  # which have kept nothing of what was dropped
+        full.clear()
+        until(lambda: caught_up(archive, live))
+    told = gaps(archive)
+    assert len(told) >= 1
+    known = {
+        (alloc.id, task, kind, at)
+        for alloc in live.state.allocs.values()
+        for task, state in alloc.tasks.items()
+        for kind, at, _ in state.events
+    }
+    assert known <= set(keys(archive.events())), "what the rings still held is there"
+
+
+def test_a_lost_permission_is_told_and_waited_for(
+    live: af.sim.Cluster, viewer: af.Client, archive: af.Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = live.add_token(["default", "platform", "data"])
+    with af.Client(live.address, token=token) as limited, recording(limited, archive) as (made, said):
+        grant = live._access.grants[token]
+        live.revoke(token)
+        until(lambda: made.status == "cannot watch")
+        assert "Permission denied" in (made.trouble or "")
+        crash(live, 2)
+        live._access.grants[token] = grant
+        until(lambda: made.status == "recording")
+        until(lambda: caught_up(archive, live))
+    assert sum(line.startswith("cannot watch") for line in said) == 1
+
+
+def test_restarts_of_servers_and_leaderless_times_are_lived_through(
+    live: af.sim.Cluster, viewer: af.Client, archive: af.Archive
+) -> None:
+    with recording(viewer, archive):
+        live.restart_servers(restored=True)
+        crash(live)
+        until(lambda: caught_up(archive, live))
+        live.restart_servers()
+        with live.without_leader():
+            crash(live)
+            time.sleep(0.3)
+        until(lambda: caught_up(archive, live))
+    assert len(gaps(archive)) >= 1
+    with archive.snapshot() as snap:
+        assert len(snap) == len(live.state.allocs)
+
+
+def test_a_quiet_cluster_still_shows_that_somebody_watches(
+    live: af.sim.Cluster, viewer: af.Client, archive: af.Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "ALIVE", 0.2)
+    live.engine.heartbeat = 0.1
+    with recording(viewer, archive) as (made, _):
+        before = archive.state().at
+        until(lambda: made.counts.commits >= 3)
+        assert archive.state().at > before
+        assert made.counts.changes == len(live.state.allocs)
+
+
+# The command
+
+
+def command(live: af.sim.Cluster, archive: Path, *more: str) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "allocframe",
+        "record",
+        "--archive",
+        str(archive),
+        "--address",
+        live.address,
+        *more,
+    ]
+
+
+def environment(live: af.sim.Cluster) -> dict[str, str]:
+    import os
+
+    return {**os.environ, "NOMAD_TOKEN": live.token}
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_ends_cleanly_with_what_it_has(
+    live: af.sim.Cluster, tmp_path: Path, end: signal.Signals
+) -> None:
+    folder = tmp_path / "archive"
+    with subprocess.Popen(
+        command(live, folder, "--every", "60"), env=environment(live), stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        assert "recording" in process.stderr.readline()
+        process.send_signal(end)
+        said = process.stderr.read()
+        assert process.wait(60) == 0
+    assert "stopped" in said
+    assert "Traceback" not in said
+    with af.Archive(folder).snapshot() as snap:
+        assert len(snap) == len(live.state.allocs)
+
+
+def test_a_recorder_that_was_killed_loses_nothing_that_was_committed(
+    live: af.sim.Cluster, tmp_path: Path
+) -> None:
+    folder = tmp_path / "archive"
+    archive = af.Archive(folder)
+    crash(live)
+    held: set[Any] = set()
+    journal = live.engine.keep_journal()
+    for _ in range(2):
+        with subprocess.Popen(
+            command(live, folder, "--every", "0.1"), env=environment(live), stderr=subprocess.DEVNULL
+        ) as process:
+            until(lambda: caught_up(archive, live))
+            crash(live, 2)
+            process.kill()
+        now = keys(archive.events())
+        assert len(now) == len(set(now))
+        assert held <= set(now)
+        held = set(now)
+    with af.Client(live.address, token=live.token) as client, recording(client, archive):
+        until(lambda: caught_up(archive, live))
+    assert set(journal) <= set(keys(archive.events()))
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["allocframe", *arguments])
+    return cli.run()
+
+
+def test_once_lists_and_status_tells(
+    live: af.sim.Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(tmp_path / "archive")
+    monkeypatch.setenv("NOMAD_TOKEN", live.token)
+    assert run(monkeypatch, "record", "--archive", folder, "--status") == 1
+    assert "nothing recorded yet" in capsys.readouterr().out
+    assert run(monkeypatch, "record", "--archive", folder, "--address", live.address, "--once") == 0
+    assert f"{len(live.state.allocs)} new" in capsys.readouterr().err
+    crash(live)
+    assert run(monkeypatch, "record", "--archive", folder, "--address", live.address, "--once") == 0
+    assert "0 new, 1 changed, 0 gone" in capsys.readouterr().err
+    assert run(monkeypatch, "record", "--archive", folder, "--status") == 0
+    said = capsys.readouterr().out
+    assert f"{len(live.state.allocs)} allocations that are there now" in said
+    assert "alive" in said
+    assert "nobody watched" in said
+
+
+def test_once_without_a_cluster_fails_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "archive"
+    assert (
+        run(monkeypatch, "record", "--archive", str(folder), "--address", "http://127.0.0.1:9", "--once") == 1
+    )
+    assert "NOMAD_ADDR" in capsys.readouterr().err
+    assert not folder.exists()
+
+
+def test_a_small_month_with_kills_adds_up(tmp_path: Path) -> None:
+    import month
+
+    (one := tmp_path / "one").mkdir()
+    (two := tmp_path / "two").mkdir()
+    for figures in (
+        month.undisturbed(40, 25, one, every=0.3),
+        month.disturbed(40, 200, 2, two, every=0.2),
+    ):
+        assert month.good(figures), figures
+        assert figures.archived > 100
+
+
+def test_the_memory_of_a_recorder_stays_flat(tmp_path: Path) -> None:
+    import soak
+
+    sizes, events = soak.soak(15, 60, tmp_path)
+    assert events > 300
+    assert soak.growth(sizes) < soak.BOUND_MB, sizes
