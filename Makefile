@@ -52,7 +52,7 @@ notebooks: $(VENV)/.dev
 	  --ExecutePreprocessor.store_widget_state=False notebooks/*.ipynb
 
 docs: $(VENV)/.dev
-	$(BIN)/python -m sphinx -q -W --keep-going -n -c docs . build/docs
+	$(BIN)/python -m sphinx -q -E -W --keep-going -c docs . build/docs
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -39,7 +39,7 @@ def _command(
     command: typer.core.TyperCommand | typer.core.TyperGroup, path: str, above: typer.Context | None
 ) -> Iterator[str]:
     context = typer.Context(
-        command, parent=above, info_name=path.rpartition(" ")[2], terminal_width=96, max_content_width=96
+        command, parent=above, info_name=path.rpartition(" ")[2], terminal_width=80, max_content_width=80
     )
     if above is not None:
         yield f"## {path}\n"
