@@ -48,6 +48,9 @@ FENCE = re.compile(
     r"^(?:<!-- not run: (?P<why>[^\n]+) -->\n)?```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S
 )
 
+OTHERS = ("hcl", "ini", "nginx", "sql", "{eval-rst}", "{toctree}")
+"""What is neither Python nor commands; tests/archive runs the SQL."""
+
 NOT_RUN = {
     "docs/access.md": ["asks a person", "needs the Nomad CLI and a management token"],
     "docs/recorder.md": ["it records until it is told to stop; tests/test_recorder.py does so"],
@@ -100,19 +103,10 @@ def evidence(story: af.sim.Cluster, tmp_path_factory: pytest.TempPathFactory) ->
             at, index = ENDED - pd.Timedelta(minutes=minutes), snap.info["index_last"]
             archive.append(
                 Change(
-                    at,
-                    index,
-                    "list",
-                    True,
-                    new,
-                    none,
-                    none,
-                    snap.task_states,
-                    snap.events,
-                    snap.reschedules,
-                    snap.events,
+                    at=at, index=index, source="list", whole=True, new=new, changed=none, gone=none, task_states=snap.task_states,
+                    events=snap.events, reschedules=snap.reschedules, new_events=snap.events,
                 )
-            )
+            )  # fmt: skip
     authority = trustme.CA()
     mine = authority.issue_cert("client.global.nomad")
     authority.cert_pem.write_to_path(folder / "nomad-agent-ca.pem")
@@ -215,6 +209,11 @@ def _like(wanted: str, printed: str) -> bool:
     when = r"\b20\d\d-\d\d-\d\d \d\d:\d\d(:\d\d)?"
     shown, got = (re.sub(when, "TIME", text) for text in (f"{wanted}\n", printed))
     return doctest.OutputChecker().check_output(shown, got, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+
+
+def test_every_block_is_of_a_kind_that_is_run_or_known_not_to_be() -> None:
+    fences = {fence for page in PAGES for fence in re.findall(r"^ *```[^`\n]+$", page.read_text(), re.M)}
+    assert fences == {f"```{kind}" for kind in ("python", "sh", "text", *OTHERS)}
 
 
 def test_the_blocks_that_do_not_run_are_these() -> None:
