@@ -129,7 +129,7 @@ class Watch:
 
     @property
     def mode(self) -> str:
-        """How it watches: "stream" where the token may subscribe to events, else "blocking"."""
+        """How it watches, "stream" where the token may subscribe to events, else "blocking"."""
         return self._watcher.mode
 
     @property
