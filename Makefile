@@ -11,7 +11,7 @@ lab: $(VENV)/.lab
 	$(BIN)/allocframe demo --lab
 
 test: $(VENV)/.dev browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
