@@ -41,7 +41,8 @@ def stamp(line: str, near_ns: int) -> Stamp | None:
         number = _MONTHS.index(month) + 1
         return _made("access log", _ns((year, number, day), (hour, minute, second), part, zone))
     field = _FIELD.match(head)
-    start = field.end() if field else _SKIPPED.match(head).end()  # type: ignore[union-attr] - it matches nothing, too
+    skipped = field or _SKIPPED.match(head)
+    start = skipped.end() if skipped else 0
     if found := _ISO.match(head, start):
         year, month, day, *clock, part, zone = found.groups()
         return _made("RFC 3339", _ns((year, month, day), clock, part, zone), zoned=zone is not None)
@@ -67,7 +68,8 @@ def _ns(
 ) -> int | None:
     year, month, day = (int(str(number)) for number in date)
     try:
-        moment = datetime(year, month, day, *(int(number) for number in clock), tzinfo=UTC)
+        hour, minute, second = (int(number) for number in clock)
+        moment = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
     except ValueError:
         return None
     if not _EARLIEST <= year <= _LATEST:
