@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from . import _logs, _protocol
+from . import _logs, _protocol, _usage
 from ._config import Config
-from ._errors import ConfigError, NotFound
+from ._connection import MAX_CONNECTIONS
+from ._errors import AllocframeError, ConfigError, NotFound
 from ._logs import Logs
-from ._transport import Response, Transport
+from ._transport import Response, Transport, parsed
+from ._usage import Usage
+
+if TYPE_CHECKING:
+    from .snapshot import Snapshot
 
 
 class Observing:
@@ -114,6 +122,93 @@ class Observing:
             if size == max_bytes or _logs.enough(got, lines, around_ns):
                 return got
             size = min(size * 8, max_bytes)
+
+    def usage(
+        self,
+        allocations: Snapshot | Iterable[str],
+        *,
+        samples: int = 1,
+        every: float = 10.0,
+        workers: int = 4,
+    ) -> Usage:
+        """Sample what tasks use, beside what they were given. Needs read-job.
+
+        One that cannot be asked does not stop the others. Nodes measure about once a second, and remember the last measurement only: how
+        far percentiles can be trusted depends on how long you sample.
+
+        Parameters
+        ----------
+        allocations : Snapshot or iterable of str
+            Those of a snapshot that run, or their UUIDs.
+        samples : int
+            How often each is asked.
+        every : float
+            Seconds from the start of one round to the next; where a round takes longer, the next follows at once.
+        workers : int
+            Asked at the same time, at most 8.
+
+        Returns
+        -------
+        Usage
+            ``samples`` and ``errors``; `stats.headroom` makes percentiles of the samples.
+
+        Raises
+        ------
+        ConfigError
+            A parameter cannot be used; nothing was sent.
+
+        Examples
+        --------
+        >>> found = client.usage(snap, samples=2, every=0.1)
+        >>> bool((found.samples["memory_mib"] < found.samples["memory_requested_mib"]).all())
+        True
+        """
+        _protocol.check_count("samples", samples)
+        if _protocol.check_count("workers", workers) > MAX_CONNECTIONS:
+            raise ConfigError(
+                f"workers must be {MAX_CONNECTIONS} or less: Nomad limits connections, not {workers}"
+            )
+        if isinstance(every, bool) or not isinstance(every, int | float) or not 0 <= every < math.inf:
+            raise ConfigError(f"every must be a number of seconds, not {every!r}")
+        asked = list(dict.fromkeys(_chosen(allocations)))
+        rows: list[dict[str, Any]] = []
+        errors: list[dict[str, Any]] = []
+        with ThreadPoolExecutor(workers, "allocframe-usage") as pool:
+
+            def each(names: list[str], path: str, sample: int | None) -> list[tuple[str, dict[str, Any]]]:
+                """Ask about each; keep what came, and note what did not."""
+                found = list(zip(names, pool.map(lambda name: self._known(path, name), names), strict=True))
+                told = [
+                    {"alloc_id": name, "error": got, "sample": sample}
+                    for name, got in found
+                    if isinstance(got, str)
+                ]
+                errors.extend(told)
+                return [(name, got) for name, got in found if not isinstance(got, str)]
+
+            allocs = dict(each(asked, "/v1/allocation/{}", None))
+            begun = time.monotonic()
+            for number in range(samples):
+                time.sleep(max(begun + number * every - time.monotonic(), 0.0))
+                for name, measured in each(list(allocs), "/v1/client/allocation/{}/stats", number):
+                    rows += _usage.rows(allocs[name], measured, number)
+        return Usage(_usage.samples_frame(rows), _usage.errors_frame(errors))
+
+    def _known(self, path: str, alloc_id: str) -> dict[str, Any] | str:
+        """Return what is answered about an allocation, or why nothing is."""
+        params = {"region": self._region} if self._region else {}
+        try:
+            answer = self._transport.get(path.format(self._whole_id(alloc_id)), params, check=parsed)
+        except AllocframeError as error:
+            return str(error)
+        return answer if isinstance(answer, dict) else "the answer is no object"
+
+
+def _chosen(allocations: Snapshot | Iterable[str]) -> list[str]:
+    table = getattr(allocations, "allocations", None)
+    if table is None:
+        return [str(one) for one in allocations]  # type: ignore[union-attr]
+    return [str(one) for one in table.loc[table["client_status"] == "running", "alloc_id"]]
 
 
 def _moment(given: pd.Timestamp | datetime | str) -> int:

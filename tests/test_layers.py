@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "allocframe"
 LAYERS = [
     ["_version", "_errors", "_display", "_progress", "_change"],
     ["_config", "_wire", "_protocol", "_actions", "_remedies", "_audit", "_acl", "_logtime"],
-    ["_exec", "_events", "_terminal", "_logs"],
+    ["_exec", "_events", "_terminal", "_logs", "_usage"],
     ["_table", "_careful", "_connection"],
     ["_shell"],
     ["capture"],

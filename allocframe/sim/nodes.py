@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -15,6 +17,7 @@ from .alloc import Alloc
 from .engine import Engine
 from .logs import framed, written
 from .params import FALSE, TRUE, Refusal
+from .usage import measured
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,26 @@ class Nodes:
         self.access = access
 
     def routes(self) -> list[Route]:
-        return [Route("/v1/client/fs/logs/{id:path}", self.logs, methods=["GET"])]
+        return [
+            Route("/v1/client/fs/logs/{id:path}", self.logs, methods=["GET"]),
+            Route("/v1/client/allocation/{id}/stats", self.stats, methods=["GET"]),
+        ]
+
+    async def stats(self, request: Request) -> Response:
+        try:
+            answer = await run_in_threadpool(self._usage, request)
+        except Refusal as refusal:
+            return Response(refusal.text, refusal.status, media_type="text/plain")
+        return Response(
+            json.dumps(answer, separators=(",", ":")), headers={"Content-Type": "application/json"}
+        )
+
+    def _usage(self, request: Request) -> dict[str, Any]:
+        with self.engine.state.changed:
+            alloc = self._reachable(request)
+            if not self.access.grant(request.headers.get("x-nomad-token")).reads(alloc.namespace):
+                raise Refusal(403, "Permission denied")
+            return measured(alloc, request.query_params.get("task"), self.engine.clock(alloc))
 
     async def logs(self, request: Request) -> Response:
         kind = "text/plain"
