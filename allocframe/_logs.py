@@ -24,6 +24,9 @@ MOST_BYTES = 4 << 20
 UTMOST_BYTES = 64 << 20
 """Bytes of one stream that are read at first, at most unless the caller says otherwise, and at the utmost."""
 
+GROWTH = 32 << 20
+"""Bytes of an answer that may come beyond what was asked for, because the task writes on meanwhile."""
+
 _ROTATED = re.compile(r"\.(\d{1,9})\Z")
 _FAR_NS = 300 * 10**9
 
@@ -55,15 +58,15 @@ class Logs:
     frame : pandas.DataFrame
         One row for each line: stream, file, offset (bytes into that file), time (what the line says of itself, UTC; missing where it
         says nothing that can be read), line. stdout comes before stderr.
-    missing : list of str
+    notes : list of str
         What was found, what was not, and what was cut.
     text : str
         The lines as they were written, without anything made harmless.
     """
 
-    def __init__(self, frame: pd.DataFrame, missing: list[str]) -> None:
+    def __init__(self, frame: pd.DataFrame, notes: list[str]) -> None:
         self.frame = frame
-        self.missing = missing
+        self.notes = notes
 
     @property
     def text(self) -> str:
@@ -75,11 +78,11 @@ class Logs:
 
     def __repr__(self) -> str:
         lines = [f"{row.stream}  {visible(row.line)}" for row in self.frame.itertuples()]
-        return "\n".join([*lines, *(f"({visible(note)})" for note in self.missing)])
+        return "\n".join([*lines, *(f"({visible(note)})" for note in self.notes)])
 
     def _repr_html_(self) -> str:
         shown = (f"{row.stream}  {escaped(row.line)}" for row in self.frame.itertuples())
-        notes = "".join(f"<li>{escaped(note)}</li>" for note in self.missing)
+        notes = "".join(f"<li>{escaped(note)}</li>" for note in self.notes)
         return f"<pre style='overflow-x:auto'>{chr(10).join(shown)}</pre><ul>{notes}</ul>"
 
 

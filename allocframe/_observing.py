@@ -46,7 +46,7 @@ class Observing:
         """Read lines of a task's logs: the last, or those around a time. Needs read-logs, or read-fs.
 
         Nomad keeps no times of lines. `around` can be answered only where lines begin with one (RFC 3339, syslog, klog, access logs,
-        Unix time, a field ``time``, ``ts`` or ``timestamp``); `Logs.missing` says what was found. Nodes keep few files of a log, and
+        Unix time, a field ``time``, ``ts`` or ``timestamp``); `Logs.notes` says what was found. Nodes keep few files of a log, and
         remove them with the allocation.
 
         Parameters
@@ -74,6 +74,8 @@ class Observing:
             The allocation is gone, or the servers cannot reach its node.
         PermissionDenied, BadRequest
             Nomad refused: the token, or a task that is not there.
+        ResponseTooLarge
+            Far more came than was asked for.
 
         Examples
         --------
@@ -91,15 +93,15 @@ class Observing:
         _protocol.check_count("lines", lines)
         moment = None if around is None else _moment(around)
         path = f"/v1/client/fs/logs/{self._whole_id(alloc_id)}"
-        rows, missing = [], []
+        rows, notes = [], []
         for name in _logs.STREAMS if stream == "both" else (stream,):
             got = self._tail(path, {"task": task, "type": name}, lines, moment, max_bytes)
-            shown, notes = _logs.chosen(got, name, lines, moment, time.time_ns())
+            shown, said = _logs.chosen(got, name, lines, moment, time.time_ns())
             rows += [(name, line, when) for line, when in shown]
-            missing += notes
+            notes += said
         frame = _logs.frame_of(rows)
-        frame.attrs = {"table": "logs", "alloc_id": path.rpartition("/")[2], "task": task, "missing": missing}
-        return Logs(frame, missing)
+        frame.attrs = {"table": "logs", "alloc_id": path.rpartition("/")[2], "task": task, "notes": notes}
+        return Logs(frame, notes)
 
     def _tail(
         self, path: str, asked: dict[str, str], lines: int, around_ns: int | None, max_bytes: int
@@ -114,7 +116,7 @@ class Observing:
                 return _logs.tail(response.body, size)
 
             try:
-                got: _logs.Tail = self._transport.get(path, params, check=kept)
+                got: _logs.Tail = self._transport.get(path, params, check=kept, most=2 * size + _logs.GROWTH)
             except NotFound as error:
                 if "log entry for task" not in error.text:
                     raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -44,8 +45,8 @@ def test_the_lines_around_a_failure_end_with_its_last_words(cluster_of: af.sim.C
     assert "panic: runtime error" in found.text
     assert (failed["time"] - words["time"].dropna()).abs().min() < pd.Timedelta("1s")
     assert words["time"].isna().any(), "a stack trace has no times"
-    assert any("begin with a time (RFC 3339)" in note for note in found.missing)
-    assert found.frame.attrs["missing"] == found.missing
+    assert any("begin with a time (RFC 3339)" in note for note in found.notes)
+    assert found.frame.attrs["notes"] == found.notes
 
 
 def test_without_a_time_the_last_lines_come(client: af.Client, snap: af.Snapshot) -> None:
@@ -53,7 +54,7 @@ def test_without_a_time_the_last_lines_come(client: af.Client, snap: af.Snapshot
     found = client.logs(running["alloc_id"], running["task"], stream="stdout", lines=2)
     whole = client.logs(running["alloc_id"], running["task"], stream="stdout", lines=10_000)
     assert found.frame["line"].tolist() == whole.frame["line"].tolist()[-2:]
-    assert found.missing == []
+    assert found.notes == []
     data = "".join(f"{line}\n" for line in whole.frame["line"]).encode()
     at = int(found.frame["offset"].iloc[0])
     assert data[at:].decode() == "".join(f"{line}\n" for line in found.frame["line"])
@@ -109,7 +110,7 @@ def test_more_is_read_until_the_moment_is_reached_or_the_bound() -> None:
     with serving(*answers([65536])) as server, af.Client(server.address) as client:
         found = client.logs(ALLOC, "web", stream="stdout", around=early, lines=1, max_bytes=65536)
         assert len(server.requests) == 1
-    assert "stdout: only its last 65,536 bytes were read; max_bytes= reads more" in found.missing
+    assert "stdout: only its last 65,536 bytes were read; max_bytes= reads more" in found.notes
 
 
 def test_a_frame_that_is_cut_or_no_base64_is_asked_for_again_and_then_an_error() -> None:
@@ -124,13 +125,19 @@ def test_a_frame_that_is_cut_or_no_base64_is_asked_for_again_and_then_an_error()
                 client.logs(ALLOC, "web", stream="stdout")
 
 
+def test_far_more_than_was_asked_for_is_not_taken_in() -> None:
+    bomb = good(gzip.compress(b" " * (64 << 20)), Content_Encoding="gzip")
+    with serving(bomb) as server, pytest.raises(af.ResponseTooLarge):
+        af.Client(server.address).logs(ALLOC, "web")
+
+
 def test_a_stream_that_was_never_written_is_empty_and_that_is_said() -> None:
     said = b'log entry for task "web" and log type "stdout" not found'
     gone = http(said, "404 Not Found", length=len(said), Connection="close")
     with serving(gone, good(b"", Connection="close")) as server, af.Client(server.address) as client:
         found = client.logs(ALLOC, "web")
     assert len(found) == 0
-    assert found.missing == [
+    assert found.notes == [
         f"{name}: nothing was written, or nothing is left of it" for name in ("stdout", "stderr")
     ]
     assert found.frame.dtypes.equals(_logs.frame_of([]).dtypes)

@@ -63,7 +63,7 @@ def _as_markdown(found: Logs | str) -> str:
     lines = [
         f"    {row.stream}  {visible(row.line)}" for row in found.frame.itertuples()
     ]  # indented: no fence to break out of
-    return "\n".join(["", *lines, ""]) + "\n" + "\n".join(f"- {markdown(note)}" for note in found.missing)
+    return "\n".join(["", *lines, ""]) + "\n" + "\n".join(f"- {markdown(note)}" for note in found.notes)
 
 
 def log_lines(snapshot: Snapshot, client: Client, begin: pd.Timestamp, end: pd.Timestamp) -> LogLines:
