@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo lab test browser js lint bench diagnosis pictures notebooks month soak clean
+.PHONY: demo lab test browser js lint bench diagnosis pictures notebooks docs month soak clean
 
 demo: $(VENV)/.demo
 	$(BIN)/allocframe demo
@@ -50,6 +50,9 @@ notebooks: $(VENV)/.dev
 	@mkdir -p build
 	env -u NOMAD_ADDR TQDM_DISABLE=1 ALLOCFRAME_AUDIT=$(CURDIR)/build/audit.jsonl $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 	  --ExecutePreprocessor.store_widget_state=False notebooks/*.ipynb
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m sphinx -q -E -W --keep-going -c docs . build/docs
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

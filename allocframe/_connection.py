@@ -22,13 +22,16 @@ class Credentials(httpx.Auth):
         self._config = config
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        if self._config.token:
-            request.headers["X-Nomad-Token"] = self._config.token.reveal()
-        if self._config.http_auth:
-            request.headers["Authorization"] = (
-                "Basic " + b64encode(self._config.http_auth.reveal().encode()).decode()
-            )
+        request.headers.update(credentials(self._config))
         yield request
+
+
+def credentials(config: Config) -> dict[str, str]:
+    """Return the headers that say who asks; they go into no collection that can be printed."""
+    headers = {"X-Nomad-Token": config.token.reveal()} if config.token else {}
+    if config.http_auth:
+        headers["Authorization"] = "Basic " + b64encode(config.http_auth.reveal().encode()).decode()
+    return headers
 
 
 def connected(config: Config) -> httpx.Client:

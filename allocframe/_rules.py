@@ -52,7 +52,9 @@ def findings(
 
 
 def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number != 1 else f"1 {what.removesuffix('s')}"
+    if number != 1:
+        return f"{number:,} {what}"
+    return f"1 {what.removesuffix('es' if what.endswith('shes') else 's')}"
 
 
 def _clock(moment: pd.Timestamp) -> str:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import ssl
 import threading
 import time
-from base64 import b64encode
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode
 
 from ._config import Config
-from ._connection import proxy_for
+from ._connection import credentials, proxy_for
 from ._display import visible
 from ._errors import ConnectionFailed, MissingExtra
 from ._exec import (
@@ -28,14 +28,18 @@ from ._exec import (
     stdin_frames,
 )
 from ._protocol import error_for
+from ._remedies import tls_hint
 
-__all__ = ["ClientConnection", "WebSocketException", "cut", "opened", "receive", "run"]
+__all__ = ["REFUSED_WITHIN", "ClientConnection", "WebSocketException", "cut", "opened", "receive", "run"]
 
 try:
     from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
     from websockets.sync.client import ClientConnection, connect
 except ModuleNotFoundError as error:
     raise MissingExtra("exec needs websockets: pip install 'allocframe[exec]'") from error
+
+REFUSED_WITHIN = 0.1
+"""Seconds to wait for a refusal before anything is sent: what a server leaves unread when it closes costs us its words."""
 
 _MAX_FRAME = 16 << 20
 _SILENT = logging.Logger("allocframe.websockets", logging.CRITICAL + 1)
@@ -57,23 +61,27 @@ def run(config: Config, target: Target, stdin: bytes, timeout: float | None) -> 
     session = Collected(target.path)
     deadline = None if timeout is None else time.monotonic() + timeout
     with opened(config, target) as connection:
-        done = threading.Event()
-        feeder = threading.Thread(target=_feed, args=(connection, stdin, done), name="allocframe-exec")
+        heard, done = threading.Event(), threading.Event()
+        feeder = threading.Thread(target=_feed, args=(connection, stdin, heard, done), name="allocframe-exec")
         feeder.start()
         try:
-            _listen(connection, session, deadline)
+            _listen(connection, session, deadline, heard)
         finally:
+            heard.set()
             done.set()
             cut(connection)
             feeder.join()
     return session.result()
 
 
-def _listen(connection: ClientConnection, session: Collected, deadline: float | None) -> None:
+def _listen(
+    connection: ClientConnection, session: Collected, deadline: float | None, heard: threading.Event
+) -> None:
     while session.exit_code is None:
         left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
         try:
             receive(connection, session, left)
+            heard.set()
         except TimeoutError:
             said = "the command had not ended in time; it may run on, for leaving a session does not stop it"
             raise session.lost(said) from None
@@ -105,8 +113,9 @@ def cut(connection: ClientConnection) -> None:
         connection.socket.shutdown(socket.SHUT_RDWR)
 
 
-def _feed(connection: ClientConnection, stdin: bytes, done: threading.Event) -> None:
+def _feed(connection: ClientConnection, stdin: bytes, heard: threading.Event, done: threading.Event) -> None:
     """Send stdin and close it, then a heartbeat now and then until the command has ended."""
+    heard.wait(REFUSED_WITHIN)
     with contextlib.suppress(WebSocketException, OSError):
         for frame in stdin_frames(stdin):
             connection.send(frame)
@@ -120,7 +129,7 @@ def opened(config: Config, target: Target) -> Iterator[ClientConnection]:
     url = f"ws{config.base_url.removeprefix('http')}{target.path}?{urlencode(target.params)}"
     try:
         made = connect(
-            url, additional_headers=_headers(config), logger=_SILENT, max_size=_MAX_FRAME, compression=None,
+            url, additional_headers=credentials(config), logger=_SILENT, max_size=_MAX_FRAME, compression=None,
             user_agent_header="allocframe", ping_interval=None, open_timeout=10, close_timeout=2, **_way(config),
         )  # fmt: skip
     except InvalidStatus as refused:
@@ -128,6 +137,8 @@ def opened(config: Config, target: Target) -> Iterator[ClientConnection]:
         raise error_for("GET", target.path, refused.response.status_code, visible(text)) from None
     except (WebSocketException, OSError) as error:
         said = visible(error) or type(error).__name__
+        if isinstance(error, ssl.SSLError):
+            said += f". {tls_hint(said)}"
         raise ConnectionFailed(f"no exec session with {config.address}: {said}") from None
     with made as connection:
         with contextlib.suppress(ConnectionClosed):
@@ -135,19 +146,16 @@ def opened(config: Config, target: Target) -> Iterator[ClientConnection]:
         yield connection
 
 
-def _headers(config: Config) -> dict[str, str]:
-    headers = {"X-Nomad-Token": config.token.reveal()} if config.token else {}
-    if config.http_auth:
-        headers["Authorization"] = "Basic " + b64encode(config.http_auth.reveal().encode()).decode()
-    return headers
-
-
 def _way(config: Config) -> dict[str, Any]:
     """Return how the cluster is reached: by socket, proxy, and TLS as every other request."""
     way: dict[str, Any] = {"proxy": None if config.unix_socket else proxy_for(config.base_url)}
     if config.unix_socket:
-        way["sock"] = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        way["sock"].connect(config.unix_socket)
+        way["sock"] = opened_socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            opened_socket.connect(config.unix_socket)
+        except OSError:
+            opened_socket.close()
+            raise
     if config.base_url.startswith("https"):
         way["ssl"] = config.ssl_context()
         if config.tls_server_name:

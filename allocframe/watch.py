@@ -25,14 +25,14 @@ class Watch:
 
     Examples
     --------
-    >>> with af.sim.Cluster("crash_loop", allocations=40, seed=1) as cluster:
-    ...     with af.Client(cluster.address, token=cluster.token) as client:
-    ...         with client.watch(namespace="*") as watch:
-    ...             first = next(watch)
-    ...             cluster.engine.advance(600)
-    ...             then = next(watch)
-    >>> len(first.new) > len(then.changed) > 0
-    True
+    >>> with af.sim.Cluster("calm", allocations=20, seed=1) as cluster:
+    ...     with af.Client(cluster.address, token=cluster.token) as client, client.watch(namespace="*") as watch:
+    ...         first = next(watch)
+    ...         running = first.new[first.new["client_status"] == "running"]
+    ...         client.restart(running["alloc_id"].iloc[0])
+    ...         then = next(watch)
+    >>> len(then.changed), "Restarting" in set(then.new_events["type"])
+    (1, True)
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Watch:
 
     @property
     def mode(self) -> str:
-        """How it watches: "stream" where the token may subscribe to events, else "blocking"."""
+        """How it watches, "stream" where the token may subscribe to events, else "blocking"."""
         return self._watcher.mode
 
     @property

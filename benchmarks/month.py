@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -64,9 +65,10 @@ class Figures:
 
 @dataclass
 class Emission:
-    """What was emitted, and at which real moment."""
+    """What was emitted in one step, and in which real time."""
 
-    at: float
+    began: float
+    ended: float
     events: list[Emitted]
 
 
@@ -82,18 +84,25 @@ class Month:
 
     def turn(self, seconds: float) -> None:
         """Let time pass, and crash some tasks: half of them always the same, so that rings overflow many times."""
-        before = len(self.journal)
         for alloc in self._victims():
-            with self.engine.state.changed:
-                if self.rng.random() < 0.5:
-                    self.engine.runner.crash(alloc, Outcome(exit_code=1))
-                else:
-                    self.engine.runner.restart_signaled(alloc, "User requested running tasks to restart")
-            self._not_too_fast()
+            crash = self.rng.random() < 0.5
+            self._step(partial(self._crash if crash else self._restart, alloc))
         for part in (*[5.0] * 8, seconds - 40.0):
-            self.engine.advance(max(part, 0.0))
-            self._not_too_fast()
-        self.emissions.append(Emission(time.time(), self.journal[before:]))
+            self._step(partial(self.engine.advance, max(part, 0.0)))
+
+    def _step(self, action: Callable[[], object]) -> None:
+        before, began = len(self.journal), time.time()
+        action()
+        self.emissions.append(Emission(began, time.time(), self.journal[before:]))
+        self._not_too_fast()
+
+    def _crash(self, alloc: Any) -> None:
+        with self.engine.state.changed:
+            self.engine.runner.crash(alloc, Outcome(exit_code=1))
+
+    def _restart(self, alloc: Any) -> None:
+        with self.engine.state.changed:
+            self.engine.runner.restart_signaled(alloc, "User requested running tasks to restart")
 
     def _victims(self) -> list[Any]:
         with self.engine.state.changed:
@@ -273,9 +282,13 @@ def _explain(figures: Figures, month: Month, missing: set[Emitted], archive: af.
         if not lost:
             continue
         figures.blind_times += 1
-        if not (
-            emission.at <= first or any(since - 0.5 <= emission.at <= until + 0.5 for since, until in spans)
-        ):
+        told = emission.began <= first or any(
+            since - 0.5 <= emission.ended and emission.began <= until + 0.5 for since, until in spans
+        )
+        if not told:
+            figures.notes.append(
+                f"{emission.began:.3f} to {emission.ended:.3f}: {len(lost)} of {len(emission.events)}"
+            )
             figures.blind_untold += 1
             figures.missing_unexplained += len(lost)
 
@@ -288,6 +301,8 @@ def show(title: str, figures: Figures) -> None:
         f"  emitted while it ran          {figures.emitted:,} events, up to {figures.most_of_a_task:,} of one task"
     )
     print(f"  of these in the archive       {figures.archived:,}")
+    for note in figures.notes:
+        print(f"  not told: {note}")
     print(f"  twice                         {figures.twice:,}")
     print(f"  in the archive, never emitted {figures.made_up:,}")
     if figures.kills:

@@ -6,8 +6,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import labpage
 import pandas as pd
 import pytest
+from playwright.sync_api import Browser
 
 import allocframe as af
 from allocframe._change import Change
@@ -36,6 +38,15 @@ def audit_log(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     path = tmp_path_factory.mktemp("audit") / "audit.jsonl"
     monkeypatch.setenv("ALLOCFRAME_AUDIT", str(path))
     return path
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A browser for the whole run: only one driver may be open at a time."""
+    if labpage.CHROMIUM is None:
+        pytest.skip("needs a browser: apt-get install chromium (`make test` does so as root)")
+    with labpage.browser() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

@@ -334,5 +334,5 @@ class Archive:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What there is, as plain JSON: times, recorders, gaps, and the days, files, rows and bytes of each table."""
+        """What there is, as plain JSON, with times, recorders, gaps, and the days, files, rows and bytes of each table."""
         return info(self._tables)

@@ -27,7 +27,8 @@ class Cluster:
     Parameters
     ----------
     story : str
-        What happened in it: calm, crash_loop, oom, bad_deploy, node_loss, artifact_outage, restart_storm or mixed.
+        What happened in it: calm, crash_loop, oom, bad_deploy, node_loss, lemon_node, artifact_outage, restart_storm
+        or mixed.
     allocations : int
         How many allocations it has, about; from 10 to 1,000,000.
     seed : int

@@ -101,4 +101,4 @@ MIGRATIONS = {
     "node-update": "node changed",
     "preemption": "preempted",
 }
-"""What triggered the evaluation that placed the replacement: tells a drain from `nomad alloc stop`."""
+"""What triggered the evaluation that placed the replacement, which tells a drain from ``nomad alloc stop``."""

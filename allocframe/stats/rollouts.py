@@ -30,6 +30,7 @@ def rollouts(source: Source, *, observed_at: pd.Timestamp | str | None = None) -
         One row for each job version that has an earlier one in the tables (and one more where it ran as canary), the worst first.
 
         namespace, job_id, job_version, base_version, canary
+            Which version it is, and the one before.
         placed_at : time
             First allocation (or first run) of the version.
         tasks, failed_tasks, failures, exposure_hours, base_tasks, base_failed_tasks, base_failures, base_exposure_hours

@@ -20,7 +20,7 @@ MAX_TYPED = 1 << 20
 """Bytes of input that may wait for the command to read them."""
 
 _INTERRUPT, _END_OF_INPUT = b"\x03", b"\x04"
-_PATIENCE = 1.0
+_PATIENCE = 3.0
 """Seconds that a command has to end once it was interrupted."""
 
 
@@ -54,6 +54,7 @@ class TtySession:
         self._waiting = 0
         self._lock = threading.Lock()
         self._closing = threading.Event()
+        self._heard = threading.Event()
         self._over = threading.Event()
         self.resize(*size)
         self._reader = threading.Thread(target=self._run, name="allocframe-terminal-in", daemon=True)
@@ -119,6 +120,7 @@ class TtySession:
                 self._on_standing(Standing("connected", "connected"))
                 self._read(connection, session)
             finally:
+                self._heard.set()
                 self._over.set()
                 self._frames.put(None)
                 _shell.cut(connection)
@@ -127,11 +129,13 @@ class TtySession:
     def _read(self, connection: _shell.ClientConnection, session: _exec.Session) -> None:
         while session.exit_code is None:
             frame = _shell.receive(connection, session)
+            self._heard.set()
             if frame is not None and (data := frame.stdout + frame.stderr):
                 self._on_output(data)
 
     def _write(self, connection: _shell.ClientConnection) -> None:
         """Send what is typed, and a heartbeat where nothing is; at the end what makes a program and its shell end."""
+        self._heard.wait(_shell.REFUSED_WITHIN)
         with contextlib.suppress(_shell.WebSocketException, OSError):
             while (frame := self._next_frame()) is not None:
                 connection.send(frame[0])

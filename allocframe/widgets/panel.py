@@ -314,7 +314,7 @@ class ControlPanel(View):
 
     @property
     def log(self) -> pd.DataFrame:
-        """What this panel did, oldest first, at most the last 1,000: a row for each allocation.
+        """What this panel did, oldest first, at most the last 1,000, a row for each allocation.
 
         time (UTC), action, alloc_id, name, job_id, namespace, node_name, tasks, signal, modify_index (before), result (done, refused,
         failed, unknown, changed or dry run), said, replacement_id (missing where there is none).

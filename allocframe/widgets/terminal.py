@@ -147,7 +147,7 @@ class Terminal(anywidget.AnyWidget):
         """
         self._leave()
         if self._session is not None:
-            self._session.join(5.0)
+            self._session.join(8.0)
 
     def close(self) -> None:
         """End the session, and take the terminal off the page."""

@@ -1,9 +1,8 @@
-"""A JupyterLab and a browser for the whole run, and a page for each test."""
+"""A JupyterLab for the whole run, and a page for each test."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import labpage
 import pytest
@@ -12,28 +11,10 @@ from playwright.sync_api import Browser, Page
 import allocframe as af
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(
-                pytest.mark.skipif(
-                    labpage.CHROMIUM is None,
-                    reason="needs a browser: apt-get install chromium (`make test` does so as root)",
-                )
-            )
-
-
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[labpage.Lab]:
     with labpage.lab(tmp_path_factory.mktemp("lab")) as running:
         yield running
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    with labpage.browser() as opened:
-        yield opened
 
 
 @pytest.fixture

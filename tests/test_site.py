@@ -1,0 +1,116 @@
+"""The documents become pages without a warning; the reference has everything that is public, and no page needs a network."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sphinx.util.inventory import InventoryFile
+
+import allocframe as af
+from allocframe import testing
+from allocframe.frames import EVALUATIONS, TABLES
+
+ROOT = Path(__file__).parent.parent
+KEPT = ROOT / "build" / "pages"
+MADE_OF_MANY = ("docs/index", "docs/access", "docs/reference/tables", "notebooks/01_first_look")
+ERRORS = [
+    name
+    for name in af.__all__
+    if inspect.isclass(found := getattr(af, name)) and issubclass(found, Exception)
+]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make docs` makes."""
+    recipe = re.search(
+        r"^docs:.*\n\t\$\(BIN\)/python (.*) build/docs$", (ROOT / "Makefile").read_text(), re.M
+    )
+    assert recipe
+    made = tmp_path_factory.mktemp("site")
+    command = [sys.executable, *recipe[1].split(), str(made)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=150)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return made
+
+
+def public() -> Iterator[str]:
+    """Name everything that users may name, with the methods and properties of classes."""
+    for module in (af, af.stats, af.plots, af.sim, testing):
+        for name in module.__all__:
+            thing = getattr(module, name)
+            if inspect.ismodule(thing) or name == "__version__":
+                continue
+            yield f"{module.__name__}.{name}"
+            if inspect.isclass(thing):
+                yield from (f"{module.__name__}.{name}.{member}" for member in _members(thing))
+
+
+def _members(thing: type[Any]) -> Iterator[str]:
+    for name, member in inspect.getmembers_static(thing):
+        body = getattr(member, "fget", getattr(member, "func", member))  # of a property, plain or cached
+        ours = str(getattr(body, "__module__", "")).startswith("allocframe")
+        if ours and not name.startswith("_") and member.__doc__:
+            yield name
+
+
+def test_everything_public_is_in_the_reference(site: Path) -> None:
+    told = InventoryFile.loads((site / "objects.inv").read_bytes(), uri="").data
+    names = {name for kind, found in told.items() if kind.startswith("py:") for name in found}
+    assert [name for name in public() if name not in names] == []
+
+
+def test_every_column_is_in_the_reference_with_its_dtype_and_meaning(site: Path) -> None:
+    page = re.sub(r"<[^>]+>", "", (site / "docs" / "reference" / "tables.html").read_text())
+    for table in (*TABLES.values(), EVALUATIONS):
+        dtypes = table.empty().dtypes
+        for column in table.columns:
+            cells = "\n".join((column.name, str(dtypes[column.name]), column.unit))
+            assert cells in page, f"{table.name}: {cells!r}"
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_what_to_do_about_an_error_is_told(error: str) -> None:
+    page = (ROOT / "docs" / "errors.md").read_text()
+    assert re.search(
+        rf"^### {error}\n\n\w.+|`(af\.)?{error}` is all of these|is an `af\.{error}`", page, re.M
+    )
+
+
+def test_every_page_is_reached_from_the_front(site: Path) -> None:
+    front = (site / "docs" / "index.html").read_text()
+    for page in site.rglob("*.html"):
+        name = page.relative_to(site).as_posix()
+        if name.startswith(("docs/", "notebooks/", "benchmarks/")) and name != "docs/index.html":
+            assert (
+                f'href="{name.removeprefix("docs/") if name.startswith("docs/") else f"../{name}"}"' in front
+            ), name
+    assert 'url=docs/index.html"' in (site / "index.html").read_text()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("name", MADE_OF_MANY)
+def test_a_page_fits_the_screen_and_asks_the_network_for_nothing(
+    name: str, width: int, site: Path, browser: Any
+) -> None:
+    tab = browser.new_page(viewport={"width": width, "height": 900})
+    asked: list[str] = []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto((site / f"{name}.html").as_uri(), wait_until="load")
+    KEPT.mkdir(parents=True, exist_ok=True)
+    tab.screenshot(path=KEPT / f"{name.replace('/', '-')}-{width}.png", full_page=True)
+    wide, broken = tab.evaluate(
+        "[document.documentElement.scrollWidth, [...document.images].filter(one => !one.naturalWidth).length]"
+    )
+    tab.close()
+    assert wide <= width
+    assert broken == 0
+    assert [url for url in asked if not url.startswith(("data:", site.as_uri()))] == []
