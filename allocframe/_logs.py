@@ -119,7 +119,10 @@ def _spans(body: bytes) -> Iterator[tuple[str, int, bytes]]:
         if not data:
             continue
         if frame.get("File") != file:
-            file, offset = frame.get("File"), int(frame.get("Offset") or 0) - len(data)
+            file, end = frame.get("File"), frame.get("Offset") or 0
+            if not isinstance(end, int):
+                raise DecodeError(f"a frame of the log has an odd offset: {visible(end)}")
+            offset = end - len(data)
         yield str(file).rpartition("/")[2], max(offset, 0), data
         offset += len(data)
 

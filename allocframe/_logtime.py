@@ -12,7 +12,7 @@ _MONTH = "|".join(_MONTHS)
 _COLOUR_OR_BRACKET = r"(?:\x1b\[[0-9;]{0,20}m|[\[(\"'<\s])*"
 _CLOCK = r"(\d\d):(\d\d):(\d\d)(?:[.,](\d{1,9}))?"
 _FIELD = re.compile(
-    r"(?:\{.{0,300}?|\A.{0,40}?)[\"']?\b(?:time|ts|timestamp)[\"']?\s{0,2}[:=]\s{0,2}[\"']?(?=\d)"
+    r"(?:\{.{0,300}?\"@?(?:time|ts|timestamp)\"\s{0,2}:\s{0,2}|(?:\w{1,20}=\S{1,40} ){0,4}(?:time|ts|timestamp)=)\"?(?=\d)"
 )
 _SKIPPED = re.compile(_COLOUR_OR_BRACKET)
 _ISO = re.compile(rf"(\d{{4}})[-/](\d\d)[-/](\d\d)[T _]{_CLOCK} ?(Z|UTC|[+-]\d\d:?\d\d)?")

@@ -14,7 +14,7 @@ import pandas as pd
 from . import _logs, _protocol, _usage
 from ._config import Config
 from ._connection import MAX_CONNECTIONS
-from ._errors import AllocframeError, ConfigError, NotFound
+from ._errors import AllocframeError, ConfigError, DecodeError, NotFound
 from ._logs import Logs
 from ._transport import Response, Transport, parsed
 from ._usage import Usage
@@ -180,12 +180,7 @@ class Observing:
             def each(names: list[str], path: str, sample: int | None) -> list[tuple[str, dict[str, Any]]]:
                 """Ask about each; keep what came, and note what did not."""
                 found = list(zip(names, pool.map(lambda name: self._known(path, name), names), strict=True))
-                told = [
-                    {"alloc_id": name, "error": got, "sample": sample}
-                    for name, got in found
-                    if isinstance(got, str)
-                ]
-                errors.extend(told)
+                errors.extend(_error(name, sample, got) for name, got in found if isinstance(got, str))
                 return [(name, got) for name, got in found if not isinstance(got, str)]
 
             allocs = dict(each(asked, "/v1/allocation/{}", None))
@@ -193,7 +188,10 @@ class Observing:
             for number in range(samples):
                 time.sleep(max(begun + number * every - time.monotonic(), 0.0))
                 for name, measured in each(list(allocs), "/v1/client/allocation/{}/stats", number):
-                    rows += _usage.rows(allocs[name], measured, number)
+                    try:
+                        rows += _usage.rows(allocs[name], measured, number)
+                    except DecodeError as error:
+                        errors.append(_error(name, number, str(error)))
         return Usage(_usage.samples_frame(rows), _usage.errors_frame(errors))
 
     def _known(self, path: str, alloc_id: str) -> dict[str, Any] | str:
@@ -204,6 +202,10 @@ class Observing:
         except AllocframeError as error:
             return str(error)
         return answer if isinstance(answer, dict) else "the answer is no object"
+
+
+def _error(alloc_id: str, sample: int | None, said: str) -> dict[str, Any]:
+    return {"alloc_id": alloc_id, "sample": sample, "error": said}
 
 
 def _chosen(allocations: Snapshot | Iterable[str]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ._display import escaped, visible
+from ._errors import DecodeError
 
 _CPU = "Percent"
 _MEMORY = ("RSS", "Usage")
@@ -66,8 +67,21 @@ class Usage:
         return f"<div><strong>Usage</strong>: {escaped(head)}<ul>{''.join(f'<li>{escaped(one)}</li>' for one in rest)}</ul></div>"
 
 
-def rows(alloc: dict[str, Any], stats: dict[str, Any], sample: int) -> Iterator[dict[str, Any]]:
-    """Yield one row for each task that an allocation was given resources for, or that its node has measured."""
+def rows(alloc: dict[str, Any], stats: Any, sample: int) -> list[dict[str, Any]]:
+    """Return one row for each task that an allocation was given resources for, or that its node has measured.
+
+    Raises
+    ------
+    DecodeError
+        It is not what nodes send.
+    """
+    try:
+        return list(_rows(alloc, stats, sample))
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise DecodeError(f"this is not how nodes tell of usage: {visible(error)}") from None
+
+
+def _rows(alloc: dict[str, Any], stats: dict[str, Any], sample: int) -> Iterator[dict[str, Any]]:
     given = (alloc.get("AllocatedResources") or {}).get("Tasks") or {}
     measured = stats.get("Tasks") or {}
     newest = int(stats.get("Timestamp") or 0)
@@ -89,9 +103,9 @@ def rows(alloc: dict[str, Any], stats: dict[str, Any], sample: int) -> Iterator[
 def _requested(given: dict[str, Any]) -> dict[str, Any]:
     memory = given.get("Memory") or {}
     return {
-        "cpu_requested_mhz": (given.get("Cpu") or {}).get("CpuShares") or None,
-        "memory_requested_mib": memory.get("MemoryMB") or None,
-        "memory_max_mib": memory.get("MemoryMaxMB") or None,
+        "cpu_requested_mhz": float((given.get("Cpu") or {}).get("CpuShares") or 0) or None,
+        "memory_requested_mib": float(memory.get("MemoryMB") or 0) or None,
+        "memory_max_mib": float(memory.get("MemoryMaxMB") or 0) or None,
     }
 
 
@@ -100,13 +114,15 @@ def _used(measured: dict[str, Any], newest: int) -> dict[str, Any]:
     moment = int(measured.get("Timestamp") or 0)
     if not moment:
         return {}
+    if moment.bit_length() > 63:
+        raise OverflowError(f"time {moment}")
     usage = measured.get("ResourceUsage") or {}
     cpu, memory = usage.get("CpuStats") or {}, usage.get("MemoryStats") or {}
     kind = next((name for name in _MEMORY if name in (memory.get("Measured") or [])), None)
     return {
         "at": moment,
         "stale": newest - moment > _STALE_NS,
-        "cpu_mhz": cpu.get("TotalTicks") if _CPU in (cpu.get("Measured") or []) else None,
+        "cpu_mhz": float(cpu.get("TotalTicks", 0)) if _CPU in (cpu.get("Measured") or []) else None,
         "memory_mib": None if kind is None else memory.get(kind, 0) / _MIB,
         "memory_measured": kind,
     }
@@ -115,10 +131,8 @@ def _used(measured: dict[str, Any], newest: int) -> dict[str, Any]:
 def samples_frame(found: list[dict[str, Any]]) -> pd.DataFrame:
     """Return rows as a DataFrame, with the same columns and dtypes for none."""
     frame = pd.DataFrame(found, columns=list(SAMPLES))
-    times = pd.Series(
-        [row.get("at") for row in found], dtype="Int64"
-    )  # not by way of floats, which lose nanoseconds
-    frame["at"] = pd.to_datetime(times, unit="ns", utc=True)
+    times = [row.get("at") for row in found]  # not by way of floats, which lose nanoseconds
+    frame["at"] = pd.to_datetime(pd.Series(times, dtype="Int64"), unit="ns", utc=True)
     return frame.astype({name: kind for name, kind in SAMPLES.items() if name != "at"})
 
 

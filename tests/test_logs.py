@@ -211,8 +211,18 @@ def test_times_are_read_in_the_formats_that_programs_use(line: str, form: str, m
 
 
 @pytest.mark.parametrize(
-    "line", ["", "\tat main.go:42", "12345678901234567890 up", "2026-13-45T00:00:00Z", "0001-01-01T00:00:00Z", "Feb 30 09:00:00 up"]
-)  # fmt: skip
+    "line",
+    [
+        "",
+        "\tat main.go:42",
+        "12345678901234567890 up",
+        "2026-13-45T00:00:00Z",
+        "0001-01-01T00:00:00Z",
+        "Feb 30 09:00:00 up",
+        "gave up: deadline time=2026-11-24T09:00:00Z",
+        '{"msg":"at time: 2026-11-24T09:00:00Z"}',
+    ],
+)
 def test_what_is_no_time_is_none(line: str) -> None:
     assert _logtime.stamp(line, NEAR) is None
 

@@ -44,7 +44,7 @@ def samples(*rows: dict[str, Any]) -> pd.DataFrame:
 @pytest.mark.parametrize("version", flatten.VERSIONS)
 def test_recorded_measurements_are_read_in_mib_with_the_tasks_that_have_ended_marked(version: str) -> None:
     recorded = flatten.recorded(version, "alloc-stats")[0]["json"]
-    found = _usage.samples_frame(list(_usage.rows(alloc("server", "absent"), recorded, 0))).set_index("task")
+    found = _usage.samples_frame(_usage.rows(alloc("server", "absent"), recorded, 0)).set_index("task")
     server = recorded["Tasks"]["server"]
     assert found.loc["server", "memory_mib"] == server["ResourceUsage"]["MemoryStats"]["RSS"] / 2**20
     assert found.loc["server", "memory_measured"] == "RSS"
@@ -59,7 +59,7 @@ def test_recorded_measurements_are_read_in_mib_with_the_tasks_that_have_ended_ma
 def test_a_node_without_a_sample_gives_missing_values_and_no_zeros(version: str) -> None:
     empty = next(e["json"] for e in flatten.recorded(version, "client-reads") if e.get("json"))
     assert empty["Timestamp"] == 0
-    found = _usage.samples_frame(list(_usage.rows(alloc("t"), empty, 0)))
+    found = _usage.samples_frame(_usage.rows(alloc("t"), empty, 0))
     assert found[["at", "cpu_mhz", "memory_mib"]].isna().all(axis=None)
     assert found["memory_requested_mib"].tolist() == [64]
 
@@ -70,7 +70,7 @@ def test_what_a_driver_does_not_measure_is_missing() -> None:
         "MemoryStats": {"Measured": ["Usage"], "RSS": 0, "Usage": 2**20},
     }
     stats = {"Timestamp": 5, "Tasks": {"t": {"Timestamp": 5, "ResourceUsage": usage}}}
-    row = next(_usage.rows(alloc("t"), stats, 0))
+    row = _usage.rows(alloc("t"), stats, 0)[0]
     assert (row["cpu_mhz"], row["memory_mib"], row["memory_measured"]) == (None, 1.0, "Usage")
 
 
@@ -119,6 +119,19 @@ def test_a_node_that_is_lost_between_two_rounds_is_an_error_of_that_round() -> N
     assert found.samples["memory_mib"].tolist() == [1.0]
     assert found.errors["sample"].tolist() == [1]
     assert "No path to node" in found.errors["error"][0]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [[], {"Tasks": [1]}, {"Tasks": {"t": 5}}, {"Timestamp": "x"}, {"Tasks": {"t": {"Timestamp": 1 << 70}}},
+     {"Tasks": {"t": {"Timestamp": 5, "ResourceUsage": {"CpuStats": {"Measured": ["Percent"], "TotalTicks": {}}}}}}],
+)  # fmt: skip
+def test_an_answer_that_is_not_a_nodes_is_an_error_of_that_allocation(odd: Any) -> None:
+    identity = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"
+    with serving(any_json({**alloc("t"), "ID": identity}), any_json(odd)) as server:
+        found = af.Client(server.address).usage([identity])
+    assert len(found) == 0
+    assert found.errors["alloc_id"].tolist() == [identity]
 
 
 def test_never_more_are_asked_at_a_time_than_workers() -> None:
