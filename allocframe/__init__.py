@@ -34,6 +34,8 @@ from ._errors import (
     Unsupported,
 )
 from ._exec import ExecResult
+from ._logs import Logs
+from ._usage import Usage
 from ._version import __version__
 from .allocation import Allocation
 from .client import Client
@@ -67,6 +69,7 @@ __all__ = [
     "Finding",
     "Findings",
     "Gap",
+    "Logs",
     "MissingExtra",
     "NodeUnreachable",
     "NotFound",
@@ -82,6 +85,7 @@ __all__ = [
     "Terminal",
     "Thresholds",
     "Unsupported",
+    "Usage",
     "Watch",
     "__version__",
     "evidence",

@@ -27,6 +27,8 @@ TITLES = {
     "AF401": "Version fails more than the one before",
     "AF501": "Restart storm",
     "AF601": "Allocations cannot be placed",
+    "AF701": "Memory close to what is reserved",
+    "AF702": "Far more reserved than used",
 }
 """The rules by their codes."""
 
@@ -43,6 +45,9 @@ class Thresholds:
     storm_explained_share: float = 0.5
     version_tasks: int = 2
     skewed_runs: int = 1
+    usage_samples: int = 10
+    tight_share: float = 0.9
+    idle_share: float = 0.25
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ _NOT_APPLIED = ("No cluster leader", "node is not the leader", "no servers")
 _AMBIGUOUS = ("leadership lost while committing log", "EOF")
 _READS = re.compile(
     r"/v1/(?:allocations|evaluations|agent/self|acl/token/self|acl/policy/[A-Za-z0-9-]{1,128}|acl/role/[0-9a-f-]{36}"
-    r"|allocation/[0-9a-f-]{36})"
+    r"|allocation/[0-9a-f-]{36}|client/fs/logs/[0-9a-f-]{36}|client/allocation/[0-9a-f-]{36}/stats)"
 )
 _CONFLICT = ("Task not running", "alloc that should not run", "Could not find task runner", "ask not found")
 
@@ -210,6 +210,10 @@ def error_for(method: str, path: str, status: int, text: str) -> ApiError:
         return made(NodeUnreachable, "The allocation's node cannot be reached by the servers")
     if "alloc not found" in text or "allocation not found" in text or "Unknown allocation" in text:
         return made(NotFound, "It is gone, in another region, or this token may not see it")
+    if "log entry for task" in text or "not found on client" in text:
+        return made(NotFound, "Nothing was written, or its node has removed it")
+    if "No logs available" in text:
+        return made(Conflict, "It has written nothing so far")
     if status == 404:
         return made(Unsupported, "This server does not have that call; is the address (NOMAD_ADDR) right?")
     if any(mark in text for mark in _CONFLICT):
@@ -231,6 +235,8 @@ def _needed(path: str) -> str:
     """Return the capability that a call needs."""
     if path.endswith("/exec"):
         return "alloc-exec (and alloc-node-exec for raw_exec)"
+    if path.startswith("/v1/client/fs/logs/"):
+        return "read-logs (or read-fs)"
     return "alloc-lifecycle" if path.endswith(("/stop", "/signal", "/restart")) else "read-job"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import pandas as pd
@@ -15,7 +15,11 @@ Rule = Callable[[Snapshot, Thresholds], Iterator[Finding]]
 
 
 def findings(
-    snapshot: Snapshot, *, evaluations: pd.DataFrame | None = None, thresholds: Thresholds | None = None
+    snapshot: Snapshot,
+    *,
+    evaluations: pd.DataFrame | None = None,
+    usage: pd.DataFrame | None = None,
+    thresholds: Thresholds | None = None,
 ) -> Findings:
     """Return what a colleague would point at.
 
@@ -24,6 +28,8 @@ def findings(
     snapshot : Snapshot
     evaluations : pandas.DataFrame, optional
         What `Client.evaluations` returned; with it, placement failures are found too.
+    usage : pandas.DataFrame, optional
+        What `Client.usage` returned as ``samples``; with it, too little and too much reserved is found.
     thresholds : Thresholds, optional
         From when on something counts.
 
@@ -39,6 +45,8 @@ def findings(
     found = Findings(one for rule in _RULES for one in rule(snapshot, limits))
     if evaluations is not None:
         found += _unplaced(evaluations)
+    if usage is not None:
+        found += _reserved(usage, limits)
     found.sort(key=lambda one: (SEVERITIES.index(one.severity), one.code))
     return found
 
@@ -285,6 +293,32 @@ def _unplaced(evaluations: pd.DataFrame) -> Iterator[Finding]:
         yield Finding(
             "AF601", "warning", summary, {"namespace": namespace, "job_id": job, "task_group": group}, part
         )
+
+
+def _reserved(usage: pd.DataFrame, limits: Thresholds) -> Iterator[Finding]:
+    table = stats.headroom(usage)
+    table = table[table["samples"] >= limits.usage_samples]
+    tight = (table["memory_max_share"] >= limits.tight_share).fillna(False)
+    idle = (
+        (table["memory_max_share"] < limits.idle_share) & (table["cpu_p95_share"] < limits.idle_share)
+    ).fillna(False)
+    for row in table[tight].to_dict("records"):
+        summary = (
+            f"Task {row['task']} of {row['job_id']} used up to {row['memory_max_mib']:,.0f} of {row['memory_requested_mib']:,.0f} MiB "
+            f"reserved ({row['memory_max_share']:.0%}), in {_count(row['samples'], 'samples')} of {_count(row['tasks'], 'tasks')}"
+        )
+        yield Finding("AF701", "warning", summary, _whose(row), pd.DataFrame([row]))
+    for row in table[idle].to_dict("records"):
+        summary = (
+            f"Task {row['task']} of {row['job_id']} used at most {row['memory_max_mib']:,.0f} of {row['memory_requested_mib']:,.0f} MiB "
+            f"reserved, and {row['cpu_p95_mhz']:,.0f} of {row['cpu_requested_mhz']:,.0f} MHz in 95 % of "
+            f"{_count(row['samples'], 'samples')} of {_count(row['tasks'], 'tasks')}"
+        )
+        yield Finding("AF702", "info", summary, _whose(row), pd.DataFrame([row]))
+
+
+def _whose(row: dict[Hashable, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in ("namespace", "job_id", "task_group", "task")}
 
 
 _RULES: tuple[Rule, ...] = (

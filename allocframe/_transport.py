@@ -99,14 +99,15 @@ class Transport:
         *,
         check: Callable[[Response], Any] = lambda response: None,
         timeout: float | None = None,
+        most: int = MAX_BODY,
     ) -> Any:
         """Return what `check` makes of the answer to one read, asking again where that can help.
 
-        `check` raises DecodeError for a body that is not whole; that counts as a fault on the way.
+        `check` raises DecodeError for a body that is not whole; that counts as a fault on the way. `most` bounds the body, unpacked.
         """
         if not _protocol.is_read(path):
             raise AllocframeError(f"GET {path} is not one of the calls that only read")
-        return self._repeated(lambda deadline: self._attempt(path, params, deadline, check), timeout)
+        return self._repeated(lambda deadline: self._attempt(path, params, deadline, check, most), timeout)
 
     def post(self, path: str, params: Mapping[str, str], body: Mapping[str, object]) -> Any:
         """Ask for a change; return the parsed answer. It is repeated only where it has surely not been carried out.
@@ -145,7 +146,12 @@ class Transport:
                 time.sleep(pause)
 
     def _attempt(
-        self, path: str, params: Mapping[str, str], deadline: float, check: Callable[[Response], Any]
+        self,
+        path: str,
+        params: Mapping[str, str],
+        deadline: float,
+        check: Callable[[Response], Any],
+        most: int,
     ) -> Any:
         client = self._usable()
         self._count(requests=1)
@@ -156,7 +162,7 @@ class Transport:
             timeout = httpx.Timeout(left, connect=min(left, 10.0))
             trace = {"trace": self._remember, **self._server_name()}
             with client.stream("GET", path, params=params, timeout=timeout, extensions=trace) as answer:
-                body = b"".join(self._body(answer, deadline, where))
+                body = b"".join(self._body(answer, deadline, where, most))
                 response = self._judge(answer, body, path, where)
         except httpx.TimeoutException:
             what = f"{where}: no whole answer within {self._timeout:g} s; raise timeout= or lower per_page="
@@ -215,7 +221,9 @@ class Transport:
             raise _Fault(error, pause=_protocol.retry_after(answer.headers.get("retry-after")))
         raise error
 
-    def _body(self, answer: httpx.Response, deadline: float, where: str) -> Iterator[bytes]:
+    def _body(
+        self, answer: httpx.Response, deadline: float, where: str, most: int = MAX_BODY
+    ) -> Iterator[bytes]:
         """Yield the unpacked body; a packed one must reach its own end, which Content-Length does not prove."""
         inflate = zlib.decompressobj(31) if answer.headers.get("content-encoding", "") == "gzip" else None
         total = 0
@@ -232,10 +240,8 @@ class Transport:
                     piece = inflate.decompress(data, 1 << 20)
                     data = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
                 total += len(piece)
-                if total > MAX_BODY:
-                    raise ResponseTooLarge(
-                        f"{where}: more than {MAX_BODY:,} bytes in one answer; lower per_page="
-                    )
+                if total > most:
+                    raise ResponseTooLarge(f"{where}: more than {most:,} bytes in one answer; ask for less")
                 yield piece
         if inflate is not None and not inflate.eof and total:
             raise zlib.error("the compressed answer stops before its end")

@@ -11,6 +11,7 @@ from ._acting import Acting
 from ._config import Config
 from ._connection import MAX_CONNECTIONS
 from ._errors import ConfigError, NotFound
+from ._observing import Observing
 from ._progress import Progress
 from ._protocol import Query
 from ._transport import Response, Transport, parsed
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from .snapshot import Snapshot
 
 
-class Client(Acting, Watchable):
+class Client(Acting, Observing, Watchable):
     """A connection to one Nomad cluster.
 
     Every argument that is left out comes from the variable that the Nomad CLI reads.

@@ -13,8 +13,10 @@ mpl.use("Agg")
 from matplotlib.axes import Axes
 
 import allocframe as af
-from allocframe import plots, stats
+from allocframe import _usage, plots, stats
+from allocframe.sim.model import SECOND
 from allocframe.sim.scenarios import run_story
+from allocframe.sim.usage import measured
 
 FOLDER = Path(__file__).parent / "pictures"
 NOW = 1_795_516_200_000_000_000
@@ -28,6 +30,18 @@ def story(name: str, allocations: int = 300) -> af.Snapshot:
         return af.read_json(file)
 
 
+def usage() -> af.Usage:
+    engine, _ = run_story("mixed", allocations=300, seed=7, now_ns=NOW)
+    running = [alloc for alloc in engine.state.allocs.values() if alloc.client_status == "running"]
+    rows = [
+        row
+        for sample in range(30)
+        for alloc in running
+        for row in _usage.rows(alloc.full("2.0.5"), measured(alloc, None, NOW + sample * 10 * SECOND), sample)
+    ]
+    return af.Usage(_usage.samples_frame(rows), _usage.errors_frame([]))
+
+
 def pictures() -> dict[str, Axes]:
     mixed, lemon, storm = story("mixed"), story("lemon_node"), story("restart_storm")
     return {
@@ -38,6 +52,7 @@ def pictures() -> dict[str, Axes]:
         "survival": plots.survival(stats.survival(mixed, by=["job_id", "job_version"])),
         "cumulative_restarts": plots.cumulative_restarts(stats.cumulative_restarts(mixed, by="job_id")),
         "funnel": plots.funnel(stats.lemon_nodes(lemon)),
+        "headroom": plots.headroom(stats.headroom(usage().samples)),
     }
 
 

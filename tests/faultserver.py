@@ -87,7 +87,7 @@ class FaultServer:
         if not request:
             return False
         target = request.split()[1].decode()
-        if "/v1/alloc" not in target and "/v1/client/alloc" not in target:
+        if not target.startswith(("/v1/alloc", "/v1/client/")):
             connection.sendall(http(b"", "404 Not Found", length=0))
             return True
         self.requests.append(target)

@@ -11,15 +11,15 @@ PACKAGE = Path(__file__).parent.parent / "allocframe"
 
 LAYERS = [
     ["_version", "_errors", "_display", "_progress", "_change"],
-    ["_config", "_wire", "_protocol", "_actions", "_remedies", "_audit", "_acl"],
-    ["_exec", "_events", "_terminal"],
+    ["_config", "_wire", "_protocol", "_actions", "_remedies", "_audit", "_acl", "_logtime"],
+    ["_exec", "_events", "_terminal", "_logs", "_usage"],
     ["_table", "_careful", "_connection"],
     ["_shell"],
     ["capture"],
     ["frames"],
     ["decode"],
     ["_transport", "_stream", "_present", "allocation"],
-    ["_walk", "_acting", "_watchable"],
+    ["_walk", "_acting", "_observing", "_watchable"],
     ["_asking", "client"],
     ["_watching"],
     ["snapshot"],

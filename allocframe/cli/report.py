@@ -51,13 +51,18 @@ def postmortem(
     until: Annotated[str | None, typer.Option(help="End of the window.")] = None,
     job: Job = None,
     redact: Redact = False,
+    logs: Annotated[
+        bool, typer.Option("--logs", help="Ask the cluster of NOMAD_ADDR for the log lines around failures.")
+    ] = False,
 ) -> None:
     """Tell what happened: since when, to whom, why as far as the evidence goes, and what is not known.
 
     Example: allocframe report postmortem --from outage.allocframe -o outage.html
     """
-    with _opened(source) as snap:
-        path = written(snap, "postmortem", output=output, job=job, since=since, until=until, redact=redact)
+    with _opened(source) as snap, Client() if logs else contextlib.nullcontext() as client:
+        path = written(
+            snap, "postmortem", output=output, job=job, since=since, until=until, redact=redact, client=client
+        )
     print(f"written to {path}")
 
 

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from .headroom import headroom
 from .nodes import funnel
 from .restarts import heatmap, pareto
 from .survival import cumulative_restarts, survival
 from .timeline import timeline, waterfall
 
-__all__ = ["cumulative_restarts", "funnel", "heatmap", "pareto", "survival", "timeline", "waterfall"]
+__all__ = [
+    "cumulative_restarts",
+    "funnel",
+    "headroom",
+    "heatmap",
+    "pareto",
+    "survival",
+    "timeline",
+    "waterfall",
+]

@@ -18,6 +18,22 @@ NOT_IN_REPORTS = "notebook-only"
 """Cells with this tag are for those who open the notebook."""
 
 
+def add_section(notebook: Any, title: str, shown: Any, *, before: str) -> None:
+    """Put what only the caller's process can have, such as a live cluster's answers, before a section."""
+    import nbformat
+
+    v4: Any = nbformat.v4
+    forms = {
+        "text/html": shown._repr_html_(),
+        "text/markdown": shown._repr_markdown_(),
+        "text/plain": repr(shown),
+    }
+    output = v4.new_output("display_data", data=forms)
+    place = next(n for n, cell in enumerate(notebook.cells) if cell.source.startswith(f"## {before}"))
+    cells = [v4.new_markdown_cell(f"## {title}"), v4.new_code_cell(outputs=[output])]
+    notebook.cells[place:place] = cells
+
+
 def export(notebook: Any, title: str, output: Path) -> None:
     """Write the prose and outputs of an executed notebook, without its code."""
     body, pictures = _converted(notebook, title, output)

@@ -14,7 +14,9 @@ import pandas as pd
 
 from .._display import visible
 from .._errors import AllocframeError, ConfigError, MissingExtra
+from ..client import Client
 from ..snapshot import Snapshot
+from ._logs import REDACTED, LogLines, log_lines
 from .redact import redacted
 from .telling import window
 
@@ -35,6 +37,7 @@ def report(
     since: pd.Timestamp | str | None = None,
     until: pd.Timestamp | str | None = None,
     redact: bool = False,
+    client: Client | None = None,
     progress: bool = True,
 ) -> Path:
     """Write a report that can be sent to those who were not there.
@@ -53,13 +56,16 @@ def report(
     redact : bool
         Replace every name, address, ID and text of the cluster, the same by the same within this report. Times, numbers and
         Nomad's own words stay.
+    client : Client, optional
+        The cluster, to put the log lines around failures into a postmortem, where nodes still have them. A redacted one says that
+        they are left out. Needs read-logs.
     progress : bool
         Show how far it is.
 
     Returns
     -------
     pathlib.Path
-        The file. The same snapshot and settings give the same file, byte for byte.
+        The file. The same snapshot and settings, and the same log lines, give the same file, byte for byte.
 
     Raises
     ------
@@ -78,6 +84,8 @@ def report(
         raise ConfigError(
             "a report on the cluster is of all that the snapshot covers; leave out since and until"
         )
+    if kind == "cluster" and client is not None:
+        raise ConfigError("log lines are for a postmortem; leave out client")
     if job is not None:
         snapshot = _of_job(snapshot, job)
     begin, end = window(snapshot, since, until)
@@ -92,8 +100,11 @@ def report(
             name: moment.isoformat() for name, (given, moment) in asked.items() if given is not None
         }
         executed = _executed(kind, parameters, folder, progress)
-    from .export import export
+    from .export import add_section, export
 
+    if client is not None:
+        lines = LogLines(REDACTED, []) if redact else log_lines(snapshot, client, begin, end)
+        add_section(executed, "Log lines", lines, before="Evidence")
     export(executed, f"{_TITLES[kind]}, {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC", target)
     return target
 

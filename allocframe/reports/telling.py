@@ -10,8 +10,10 @@ from .. import stats
 from .._errors import ConfigError
 from .._findings import Findings
 from .._rules import findings
+from ..client import Client
 from ..snapshot import Snapshot
 from ._evidence import brief_gaps, covered, disturbances, evidence
+from ._logs import NOT_ASKED, LogLines, log_lines
 from .incidents import Incident, clock, count, incidents
 from .page import Points, Prose
 
@@ -38,6 +40,8 @@ class Postmortem:
         One row for each job of which a task was down: outages, how long, when the last task was back, and how many are not.
     missing : Points
         What the evidence covers and lacks.
+    logs : LogLines
+        Log lines around failures, where `postmortem` was given a client.
     since, until : Timestamp
         The window.
     findings : Findings
@@ -50,6 +54,7 @@ class Postmortem:
     jobs: pd.DataFrame
     recovery: pd.DataFrame
     missing: Points
+    logs: LogLines
     since: pd.Timestamp
     until: pd.Timestamp
     findings: Findings = field(repr=False)
@@ -65,7 +70,11 @@ class Postmortem:
 
 
 def postmortem(
-    snapshot: Snapshot, *, since: pd.Timestamp | str | None = None, until: pd.Timestamp | str | None = None
+    snapshot: Snapshot,
+    *,
+    since: pd.Timestamp | str | None = None,
+    until: pd.Timestamp | str | None = None,
+    client: Client | None = None,
 ) -> Postmortem:
     """Say what happened, to whom, why as far as the evidence goes, and what is not known.
 
@@ -75,6 +84,8 @@ def postmortem(
     since, until : time, optional
         The window, UTC where no offset is given; else all that the snapshot covers. Incidents that reach into the window are told
         as a whole; what is counted besides them is of the window alone.
+    client : Client, optional
+        The cluster, to ask for the log lines around failures. Needs read-logs, and that the nodes still have them.
 
     Raises
     ------
@@ -98,6 +109,7 @@ def postmortem(
         jobs=_jobs(rows),
         recovery=_recovery(snapshot, begin, end),
         missing=evidence(snapshot),
+        logs=LogLines(NOT_ASKED, []) if client is None else log_lines(snapshot, client, begin, end),
         since=begin,
         until=end,
         findings=found,

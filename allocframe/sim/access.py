@@ -17,6 +17,7 @@ _READ = [
     "read-scaling-policy",
 ]  # fmt: skip
 _LIFECYCLE = ["alloc-lifecycle", "alloc-exec"]
+_LOGS = ["read-logs"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Grant:
     management: bool = False
     readable: frozenset[str] = frozenset()
     lifecycle: frozenset[str] = frozenset()
+    logs: frozenset[str] = frozenset()
     accessor: str = "anonymous"
 
     def reads(self, namespace: str | None) -> bool:
@@ -37,12 +39,16 @@ class Grant:
         """Whether it may stop, signal and restart in a namespace."""
         return self.management or namespace in self.lifecycle
 
+    def reads_logs(self, namespace: str | None) -> bool:
+        return self.management or namespace in self.logs
+
     @property
     def policy(self) -> str:
         return f"sim-{self.accessor[:8]}"
 
     def _capabilities(self, namespace: str) -> list[str]:
-        return [*_READ, *(_LIFECYCLE if namespace in self.lifecycle else [])]
+        more = ((_LIFECYCLE, self.lifecycle), (_LOGS, self.logs))
+        return [*_READ, *(name for names, spaces in more if namespace in spaces for name in names)]
 
     def rules(self) -> str:
         """Return the rules of its policy as they were written."""

@@ -22,6 +22,7 @@ from .access import Access, Grant, Guard
 from .actions import Actions
 from .engine import Engine
 from .exec import Exec
+from .nodes import Nodes
 from .params import Refusal, checked_prefix, compiled, go_bool, go_seconds, numeric, page_size, passes
 from .stream import Stream
 
@@ -278,7 +279,8 @@ def build(
     ]
     actions: list[BaseRoute] = []
     if engine is not None:
-        parts = (Actions(engine, access), Exec(engine, access, real_pty=real_pty), Stream(engine, access))
+        exec_ = Exec(engine, access, real_pty=real_pty)
+        parts = (Actions(engine, access), exec_, Nodes(engine, access), Stream(engine, access))
         actions = [route for part in parts for route in part.routes()]
     app = Starlette(
         routes=[*Api(state, access).routes(), *actions], middleware=middleware, exception_handlers=handlers

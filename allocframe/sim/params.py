@@ -8,8 +8,8 @@ from typing import Any
 from .alloc import CHEAP_FIELDS
 from .filter import FilterSelectorError, FilterSyntaxError, parse
 
-_TRUE = {"1", "t", "T", "TRUE", "true", "True"}
-_FALSE = {"0", "f", "F", "FALSE", "false", "False"}
+TRUE = {"1", "t", "T", "TRUE", "true", "True"}
+FALSE = {"0", "f", "F", "FALSE", "false", "False"}
 _GO_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))+")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -37,10 +37,10 @@ def go_bool(query: Any, name: str, *, default: bool) -> bool:
     text = query.get(name, "")
     if not text:
         return default
-    if text not in _TRUE | _FALSE:
+    if text not in TRUE | FALSE:
         said = f'strconv.ParseBool: parsing "{text}": invalid syntax'
         raise Refusal(500, f'Failed to parse value of "{name}" ({text}) as a bool: {said}')
-    return text in _TRUE
+    return text in TRUE
 
 
 def checked_prefix(prefix: str) -> str:

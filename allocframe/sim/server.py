@@ -114,12 +114,16 @@ class Cluster:
         )
         self._thread.start()
 
-    def add_token(self, namespaces: Iterable[str] = ("default",), *, lifecycle: bool = False) -> str:
-        """Return a new token that may read jobs in `namespaces`, and with `lifecycle` stop, signal and restart there."""
+    def add_token(
+        self, namespaces: Iterable[str] = ("default",), *, lifecycle: bool = False, logs: bool = False
+    ) -> str:
+        """Return a new token that may read jobs in `namespaces`; with `lifecycle` stop, signal and restart there, with `logs` read logs."""
         token, allowed = str(uuid.uuid4()), frozenset(namespaces)
-        acts = allowed if lifecycle else frozenset()
+        acts, reads = (allowed if given else frozenset() for given in (lifecycle, logs))
         accessor = str(uuid.uuid4())
-        self._access.grants[token] = Grant(known=True, readable=allowed, lifecycle=acts, accessor=accessor)
+        self._access.grants[token] = Grant(
+            known=True, readable=allowed, lifecycle=acts, logs=reads, accessor=accessor
+        )
         return token
 
     def revoke(self, token: str) -> None:

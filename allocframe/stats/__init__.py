@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import meanings
+from .headroom import headroom
 from .lifetimes import cumulative_restarts, ends, survival
 from .loops import crash_loops
 from .meaning import explain_events, explain_stops
@@ -30,6 +31,7 @@ __all__ = [
     "failure_clustering",
     "failure_share",
     "failures",
+    "headroom",
     "kaplan_meier",
     "laplace",
     "lemon_nodes",

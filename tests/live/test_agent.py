@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from flatten import event_rows, task_rows
 from views import Page, eventually
@@ -225,6 +226,53 @@ def test_a_watched_real_cluster_is_what_it_lists(client: af.Client) -> None:
             shared = set(both["alloc_id"])
             left, right = (snap.events[snap.events["alloc_id"].isin(shared)] for snap in (mine, real))
             assert left["details"].tolist() == right["details"].tolist()
+
+
+def test_the_log_of_a_real_task_is_read_around_a_time_across_its_rotated_files(client: af.Client) -> None:
+    if os.environ.get("NOMAD_ADDR"):
+        pytest.skip("would start a job in the cluster of NOMAD_ADDR")
+    seconds = "n=0; while [ $n -lt 50000 ]; do printf '17955%05d000 line %050d\\n' $n $n; n=$((n+1)); done; echo done >&2; sleep 9999"
+    job = _job("writes", "service", 1, ["/bin/sh", "-c", seconds])
+    job["Job"]["TaskGroups"][0]["Tasks"][0]["LogConfig"] = {"MaxFiles": 3, "MaxFileSizeMB": 1}
+    _call(client._config.address, "/v1/jobs", job)
+    wanted = 'JobID == "writes" and ClientStatus == "running"'
+    _until(lambda: len(client.snapshot(filter=wanted, progress=False)))
+    identity = client.snapshot(filter=wanted, progress=False).allocations["alloc_id"][0]
+    _until(lambda: client.logs(identity, "t", stream="stderr").text == "done")
+    found = client.logs(identity, "t", around=pd.Timestamp(1795540000, unit="s"), lines=3)
+    out = found.frame[found.frame["stream"] == "stdout"]
+    assert out["line"].str.endswith(("39999", "40000", "40001")).tolist() == [True, True, True]
+    assert out["time"].iloc[1].timestamp() == 1795540000
+    assert out["file"].iloc[0] > "t.stdout.0", "the first files are gone"
+    line = out.iloc[1]
+    assert _at(client._config.address, identity, line["file"], line["offset"]) == line["line"][:9]
+    early = client.logs(identity, "t", stream="stdout", around=pd.Timestamp(1795500000, unit="s"))
+    assert any("is gone: the node keeps few log files" in note for note in early.notes)
+    crashed = client.snapshot(filter='JobID == "crash"', progress=False).allocations["alloc_id"][0]
+    assert client.logs(crashed, "t").notes == [
+        f"{one}: nothing was written, or nothing is left of it" for one in ("stdout", "stderr")
+    ]
+    with pytest.raises(af.BadRequest, match="unknown task name"):
+        client.logs(identity, "nope")
+
+
+def _at(address: str, identity: str, file: str, offset: int) -> str:
+    """Return nine bytes that the node's own file has there."""
+    path = f"/v1/client/fs/readat/{identity}?path=alloc/logs/{file}&offset={offset}&limit=9"
+    with urllib.request.urlopen(address + path, timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+def test_what_real_tasks_use_is_sampled(client: af.Client) -> None:
+    snap = client.snapshot(namespace="*", progress=False)
+    found = client.usage(snap, samples=2, every=1.5)
+    assert set(found.samples["alloc_id"]) <= set(snap.allocations["alloc_id"])
+    known = found.samples.dropna(subset=["at"])
+    assert len(known)
+    assert (known["memory_mib"] > 0).any()
+    assert known["memory_requested_mib"].notna().all()
+    table = af.stats.headroom(found.samples, by="job_id")
+    assert (table["memory_headroom"] <= 1).all()
 
 
 def _kinds(client: af.Client, identity: str) -> list[str]:

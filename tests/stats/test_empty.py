@@ -13,7 +13,9 @@ import allocframe as af
 from allocframe import plots, stats
 
 OF_ARRAYS = {"kaplan_meier", "logrank", "laplace", "mean_cumulative", "cumulative_incidence"}
-OF_SNAPSHOTS = [name for name in stats.__all__ if name not in {*OF_ARRAYS, "meanings", "placement_failures"}]
+OF_SNAPSHOTS = [
+    name for name in stats.__all__ if name not in {*OF_ARRAYS, "meanings", "placement_failures", "headroom"}
+]
 DRAWN = {
     "timeline": plots.timeline,
     "heatmap": lambda snap: plots.heatmap(stats.restarts(snap, bin="1h")),

@@ -1,0 +1,123 @@
+"""What the nodes of a simulated cluster answer when servers pass a read on to them."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from .access import Access
+from .alloc import Alloc
+from .engine import Engine
+from .logs import framed, written
+from .params import FALSE, TRUE, Refusal
+from .usage import measured
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Which part of which log; one that should be followed ends all the same."""
+
+    task: str
+    stream: str
+    offset: int
+    from_end: bool
+    plain: bool
+
+
+class Nodes:
+    """Answers reads about what runs on a node."""
+
+    def __init__(self, engine: Engine, access: Access) -> None:
+        self.engine = engine
+        self.access = access
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/v1/client/fs/logs/{id:path}", self.logs, methods=["GET"]),
+            Route("/v1/client/allocation/{id}/stats", self.stats, methods=["GET"]),
+        ]
+
+    async def stats(self, request: Request) -> Response:
+        try:
+            answer = await run_in_threadpool(self._usage, request)
+        except Refusal as refusal:
+            return Response(refusal.text, refusal.status, media_type="text/plain")
+        return Response(
+            json.dumps(answer, separators=(",", ":")), headers={"Content-Type": "application/json"}
+        )
+
+    def _usage(self, request: Request) -> dict[str, Any]:
+        with self.engine.state.changed:
+            alloc = self._reachable(request)
+            if not self.access.grant(request.headers.get("x-nomad-token")).reads(alloc.namespace):
+                raise Refusal(403, "Permission denied")
+            return measured(alloc, request.query_params.get("task"), self.engine.clock(alloc))
+
+    async def logs(self, request: Request) -> Response:
+        kind = "text/plain"
+        try:
+            asked = _asked(request)
+            kind = "text/plain" if asked.plain else "application/json"
+            body = await run_in_threadpool(self._log, request, asked)
+        except Refusal as refusal:
+            late = (
+                kind if self.engine.state.version == "1.3.1" else "text/plain"
+            )  # set before the node was asked
+            return Response(refusal.text, refusal.status, media_type=late)
+        return Response(body, headers={"Content-Type": kind})
+
+    def _log(self, request: Request, asked: _Asked) -> bytes:
+        with self.engine.state.changed:
+            alloc = self._reachable(request)
+            if not self.access.grant(request.headers.get("x-nomad-token")).reads_logs(alloc.namespace):
+                raise Refusal(403, "Permission denied")
+            if asked.task not in alloc.tasks:
+                raise Refusal(400, f'unknown task name "{asked.task}"')
+            if not alloc.tasks[asked.task].started_at:
+                raise Refusal(404, f'task "{asked.task}" not started yet. No logs available')
+            data = written(alloc, asked.task, asked.stream, self.engine.clock(alloc))
+        start = min(max(len(data) - asked.offset if asked.from_end else asked.offset, 0), len(data))
+        if asked.plain:
+            return data[start:]
+        return framed(data[start:], f"{asked.task}.{asked.stream}.0", start)
+
+    def _reachable(self, request: Request) -> Alloc:
+        """Return the allocation, if its node can be asked."""
+        identity = request.path_params["id"]
+        if len(identity) != 36:
+            raise Refusal(500, "alloc lookup failed: index error: UUID must be 36 characters")
+        alloc = self.engine.state.allocs.get(identity)
+        if alloc is None:
+            raise Refusal(404, f'Unknown allocation "{identity}"')
+        if alloc.node.status == "down":
+            raise Refusal(404, "No path to node")
+        return alloc
+
+
+def _asked(request: Request) -> _Asked:
+    query = request.query_params
+    if not request.path_params["id"]:
+        raise Refusal(400, "must provide a valid alloc id")
+    if not query.get("task"):
+        raise Refusal(400, "must provide task name")
+    flags = {name: query.get(name, "") for name in ("follow", "plain")}
+    for name, text in flags.items():
+        if text and text not in TRUE | FALSE:
+            said = f'strconv.ParseBool: parsing "{text}": invalid syntax'
+            raise Refusal(400, f"failed to parse {name} field to boolean: {said}")
+    if query.get("type") not in ("stdout", "stderr"):
+        raise Refusal(400, "must provide log type (stdout/stderr)")
+    offset = query.get("offset") or "0"
+    if not re.fullmatch(r"[+-]?\d{1,18}", offset):
+        raise Refusal(400, f'error parsing offset: strconv.ParseInt: parsing "{offset}": invalid syntax')
+    origin = query.get("origin") or "start"
+    if origin not in ("start", "end"):
+        raise Refusal(400, "origin must be start or end")
+    return _Asked(query["task"], query["type"], int(offset), origin == "end", flags["plain"] in TRUE)

@@ -1,0 +1,80 @@
+"""Log lines in a postmortem: asked of a live cluster, and never in what is redacted."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import allocframe as af
+from allocframe.reports import _logs
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[tuple[af.sim.Cluster, af.Client, af.Snapshot]]:
+    with (
+        af.sim.Cluster("crash_loop", allocations=40, seed=2) as cluster,
+        af.Client(cluster.address, token=cluster.token) as client,
+        client.snapshot(namespace="*", progress=False) as snap,
+    ):
+        yield cluster, client, snap
+
+
+def test_a_postmortem_with_a_client_has_the_last_words_of_what_failed(
+    loop: tuple[af.sim.Cluster, af.Client, af.Snapshot],
+) -> None:
+    cluster, client, snap = loop
+    made = af.postmortem(snap, client=client).logs
+    assert cluster.truth is not None
+    heads = [head for head, _ in made.parts]
+    assert any(str(cluster.truth.causes[0].job_id) in head for head in heads)
+    assert "panic: runtime error" in repr(made)
+    assert "panic: runtime error" in made._repr_markdown_()
+    assert len(af.postmortem(snap).logs) == 0
+
+
+def test_what_cannot_be_had_is_told_and_the_rest_comes(
+    loop: tuple[af.sim.Cluster, af.Client, af.Snapshot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster, _, snap = loop
+    with af.Client(cluster.address, token=cluster.add_token(), retries=0) as blind:
+        made = af.postmortem(snap, client=blind).logs
+    assert len(made)
+    assert all(
+        "They could not be had: " in str(found) and "read-logs" in str(found) for _, found in made.parts
+    )
+    monkeypatch.setattr(_logs, "MOST", 0)
+    assert "not asked for" in af.postmortem(snap, client=loop[1]).logs.told
+
+
+def test_a_report_shows_the_lines_and_a_redacted_one_says_that_they_are_left_out(
+    loop: tuple[af.sim.Cluster, af.Client, af.Snapshot], tmp_path: Path
+) -> None:
+    cluster, client, snap = loop
+    shown = tmp_path / "shown.html"
+    command = [sys.executable, "-m", "allocframe", "report", "postmortem", "--logs", "-o", str(shown)]
+    settings = {
+        "NOMAD_ADDR": cluster.address,
+        "NOMAD_TOKEN": cluster.token,
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(tmp_path),
+    }
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=150, check=False)
+    assert done.returncode == 0, done.stderr
+    page = shown.read_text()
+    assert page.index("<h2") < page.index("Log lines") < page.index("panic: runtime error")
+    told = af.report(
+        snap, output=tmp_path / "told.md", redact=True, client=client, progress=False
+    ).read_text()
+    assert _logs.REDACTED in told
+    assert "panic: runtime error" not in told
+
+
+def test_a_cluster_report_takes_no_client(
+    loop: tuple[af.sim.Cluster, af.Client, af.Snapshot], tmp_path: Path
+) -> None:
+    with pytest.raises(af.ConfigError, match="log lines are for a postmortem"):
+        af.report(loop[2], "cluster", output=tmp_path / "a.html", client=loop[1])
