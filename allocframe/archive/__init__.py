@@ -130,11 +130,12 @@ class Archive:
         """
         moment = utc(at)
         condition = "gone_at IS NULL"
-        if since is not None:
-            condition += f" OR epoch_ns(last_seen_at) >= {utc(since).value}"
+        first = utc(since)
+        if first is not None:
+            condition += f" OR epoch_ns(last_seen_at) >= {first.value}"
         past = again(lambda: Past(self._tables, moment, condition))
         try:
-            return Snapshot(described(past, self._tables.where, moment), past)
+            return Snapshot(described(past, self._tables.where, moment, first), past)
         except BaseException:
             past.close()
             raise

@@ -11,14 +11,12 @@ import duckdb
 import pandas as pd
 from deltalake import DeltaTable
 
+from .._kept import connect
 from .._table import Table
 from ..decode import quoted
 from ..frames import ALLOCATIONS, EVENTS, RESCHEDULES, TASK_STATES
 from ._delta import Tables
 from ._schema import START, STORED, Stored
-
-MEMORY_LIMIT = "1GB"
-"""What DuckDB may hold before it spills."""
 
 Connection = duckdb.DuckDBPyConnection
 _T = TypeVar("_T")
@@ -162,18 +160,6 @@ def _read(tables: Tables, at: pd.Timestamp | None, work: Callable[[Connection], 
     with tempfile.TemporaryDirectory(prefix="allocframe-") as spill, connect(spill) as connection:
         attach(connection, tables, at)
         return work(connection)
-
-
-def connect(spill: str) -> Connection:
-    """Return an empty database that spills into a folder."""
-    return duckdb.connect(
-        config={
-            "memory_limit": MEMORY_LIMIT,
-            "temp_directory": spill,
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-        }
-    )
 
 
 def attach(connection: Connection, tables: Tables, at: pd.Timestamp | None) -> None:

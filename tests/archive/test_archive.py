@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -272,16 +273,35 @@ def test_retention_keeps_what_is_still_there(archive: af.Archive, versions: Vers
         archive.retain(0)
 
 
-def test_a_snapshot_of_an_archive_cannot_be_saved_as_evidence_but_as_tables(
+def test_a_snapshot_of_an_archive_is_saved_and_opened_with_the_same_tables(
     week: af.Archive, tmp_path: Path
 ) -> None:
-    with week.snapshot() as snap:
-        with pytest.raises(ValueError, match="to_parquet"):
-            snap.save(tmp_path / "x.allocframe")
-        assert (
-            pd.read_parquet(snap.to_parquet(tmp_path / "p") / "events.parquet")["alloc_id"].tolist()
-            == ["a"] * 4 + ["c"] * 2
-        )
+    with week.snapshot(since=moment(0)) as snap:
+        with af.load(snap.save(tmp_path / "x.allocframe")) as again:
+            assert again.info == snap.info
+            for name in ("allocations", "task_states", "events", "reschedules", "resources", "issues"):
+                pd.testing.assert_frame_equal(getattr(again, name), getattr(snap, name))
+        with af.load(snap.filter(job_id="other").save(tmp_path / "y.allocframe")) as narrowed:
+            assert narrowed.allocations["alloc_id"].tolist() == ["c"]
+        parquet = snap.to_parquet(tmp_path / "p") / "events.parquet"
+        assert pd.read_parquet(parquet)["alloc_id"].tolist() == ["a"] * 4 + ["b"] * 2 + ["c"] * 2
+
+
+def test_saved_tables_that_are_others_are_refused(week: af.Archive, tmp_path: Path) -> None:
+    whole = week.snapshot().save(tmp_path / "x.allocframe")
+    for old, new in (
+        ('"path": "events"', '"path": "events AS SELECT 1"'),
+        ('"path": "events"', '"path": "issues"'),
+    ):
+        damaged = tmp_path / "y.allocframe"
+        with zipfile.ZipFile(whole) as given, zipfile.ZipFile(damaged, "w") as made:
+            for name in given.namelist():
+                body = given.read(name)
+                made.writestr(
+                    name, body.replace(old.encode(), new.encode()) if name == "manifest.json" else body
+                )
+        with pytest.raises(af.DecodeError, match="not those of a snapshot"):
+            af.load(damaged)
 
 
 def test_an_object_store_is_read_through_delta_rs(week: af.Archive, versions: Versions) -> None:
