@@ -6,5 +6,6 @@ from .nodes import funnel
 from .restarts import heatmap, pareto
 from .survival import cumulative_restarts, survival
 from .timeline import timeline, waterfall
+from .trends import daily
 
-__all__ = ["cumulative_restarts", "funnel", "heatmap", "pareto", "survival", "timeline", "waterfall"]
+__all__ = ["cumulative_restarts", "daily", "funnel", "heatmap", "pareto", "survival", "timeline", "waterfall"]
