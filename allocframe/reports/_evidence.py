@@ -64,12 +64,15 @@ def _coverage(snapshot: Snapshot) -> str:
     complete = snapshot.info.get("complete")
     whole = "It was read from files: whether they hold every allocation cannot be told."
     if complete is not None:
-        whole = (
-            "Every allocation that the query and its token could see is here."
-            if complete
-            else "The snapshot is not complete."
-        )
+        whole = f"{_whose(snapshot)} is here." if complete else "The snapshot is not complete."
     return f"{held}, from {clock(first)} to {clock(last, first)} UTC. {whole}"
+
+
+def _whose(snapshot: Snapshot) -> str:
+    if "recorded_since" not in snapshot.info:
+        return "Every allocation that the query and its token could see"
+    began = pd.Timestamp(snapshot.info["recorded_since"])
+    return f"Every allocation of that time which was seen by a recorder, whose archive begins at {clock(began)} UTC,"
 
 
 def _gaps(snapshot: Snapshot) -> Iterator[str]:
@@ -99,7 +102,8 @@ def _gaps(snapshot: Snapshot) -> Iterator[str]:
         yield f"{count(info['issues'], 'values')} that did not fit: they are missing in the tables; see the snapshot's issues."
     for column, value in info["filtered"]:
         yield f"All but the allocations where {column} is {value}: the snapshot was narrowed to these."
-    yield from (f"{note[0].upper()}{note[1:]}." for note in info.get("notes", []) if note)
+    notes = [note for note in info.get("notes", []) if note and not note.startswith("as seen at ")]
+    yield from (f"{note[0].upper()}{note[1:]}." for note in notes)
     yield "The programs' own logs, metrics of nodes and tasks, and what changed from version to version: allocations do not hold these."
 
 
@@ -115,7 +119,7 @@ def _of_archive(snapshot: Snapshot) -> Iterator[str]:
         )
     dark = list(_dark(info, first, pd.Timestamp(info["finished_at"])))
     for begin, end, reason in dark[-_MOST_GAPS:]:
-        why = f" ({reason})" if reason else ""
+        why = f" ({reason})" if reason not in ("", "nobody watched") else ""
         yield f"Nobody watched from {clock(begin)} to {clock(end, begin)} UTC{why}: what came and went then may be missing."
     if len(dark) > _MOST_GAPS:
         yield f"{count(len(dark) - _MOST_GAPS, 'earlier times')} in which nobody watched."
