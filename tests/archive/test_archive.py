@@ -304,6 +304,29 @@ def test_saved_tables_that_are_others_are_refused(week: af.Archive, tmp_path: Pa
             af.load(damaged)
 
 
+def test_what_a_later_watch_found_gone_keeps_its_last_row(archive: af.Archive, versions: Versions) -> None:
+    """Such a watch knows no more of it than its identity and index."""
+    archive.append(versions.seen(10, new=[("a", 1), ("b", 3)]))
+    found = versions.seen(30, gone=[("b", 3)])
+    known = ["alloc_id", "modify_index"]
+    archive.append(
+        replace(found, gone=found.gone[known].reindex(columns=found.gone.columns).astype(found.gone.dtypes))
+    )
+    row = archive.allocations(job_id="web").set_index("alloc_id").loc["b"]
+    assert (row["client_status"], row["last_seen_at"], row["gone_at"]) == ("complete", moment(10), moment(30))
+    assert not pd.isna(row["created_at"])
+    assert sorted(status(archive.snapshot(since=moment(5)))) == ["a", "b"]
+    assert archive.coverage().set_index("alloc_id").loc["b", "complete"]
+
+
+def test_rows_are_found_by_true_and_false(tmp_path: Path) -> None:
+    rows = [alloc("a", DeploymentStatus={"Canary": True}), alloc("b", DeploymentStatus={"Canary": False})]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    with af.read_json(tmp_path / "rows.json") as snap:
+        assert snap.filter(canary=True).allocations["alloc_id"].tolist() == ["a"]
+        assert snap.filter(canary=[False]).allocations["alloc_id"].tolist() == ["b"]
+
+
 def test_an_object_store_is_read_through_delta_rs(week: af.Archive, versions: Versions) -> None:
     tables = week._tables
     away = af.Archive("unused")
