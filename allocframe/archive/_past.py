@@ -21,6 +21,14 @@ _PAUSE = pd.Timedelta("1h")
 """Between two observations: what ended meanwhile may have been removed by the servers. A recorder writes each minute."""
 
 
+_SEEN = "(SELECT u.last_seen_at FROM seen.unended u WHERE u.alloc_id = task_states.alloc_id)"
+_UNENDED = {
+    ("task_states", "state"): f"CASE WHEN {_SEEN} IS NULL THEN state END AS state",
+    ("task_states", "finished_at"): f"coalesce({_SEEN}, finished_at) AS finished_at",
+}
+"""Tasks of allocations that are gone, whose end was not seen: they are not running on, and their state is not known."""
+
+
 class Past(Kept):
     """The tables of chosen allocations as they were seen at a moment."""
 
@@ -36,10 +44,16 @@ class Past(Kept):
 
     def _keep(self) -> None:
         """Show what was derived under the names that people know, and let go of the archive's files."""
+        self._con.execute(
+            """CREATE TABLE seen.unended AS SELECT alloc_id, last_seen_at FROM seen.allocations JOIN seen.chosen USING (alloc_id)
+            WHERE gone_at IS NOT NULL AND client_status IN ('pending', 'running', 'unknown')"""
+        )
         self._con.register("none", TABLES["resources"].schema().empty_table())
         self._con.execute("CREATE TABLE main.resources AS SELECT * FROM none")
         for name in _TABLES:
-            columns = ", ".join(column.name for column in TABLES[name].columns)
+            columns = ", ".join(
+                _UNENDED.get((name, column.name), column.name) for column in TABLES[name].columns
+            )
             chosen = "SELECT alloc_id FROM seen.chosen"
             self._con.execute(
                 f"CREATE VIEW main.{name} AS SELECT {columns} FROM seen.{name} WHERE alloc_id IN ({chosen})"
@@ -82,10 +96,7 @@ class Past(Kept):
     def unended(self) -> int:
         """Return how many allocations are gone whose end was not seen."""
         with self._con.cursor() as cursor:
-            found = cursor.sql(
-                """SELECT count(*) FROM seen.allocations JOIN seen.chosen USING (alloc_id)
-                WHERE gone_at IS NOT NULL AND client_status IN ('pending', 'running', 'unknown')"""
-            )
+            found = cursor.sql("SELECT count(*) FROM seen.unended")
             return int(found.fetchall()[0][0])
 
 
@@ -116,7 +127,7 @@ def described(past: Past, where: str, at: pd.Timestamp | None, since: pd.Timesta
     unended = past.unended()
     if unended:
         notes.append(
-            f"the end of {unended:,} allocations that are gone was not seen: their tasks look as if they still ran"
+            f"the end of {unended:,} allocations that are gone was not seen: their tasks count as running until they were last seen"
         )
     capture = Capture.create()
     capture.describe(

@@ -48,7 +48,7 @@ def daily(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     handles = _shaded(ax, table)
     first, last = days(table["day"])[[0, -1]]
     ax.set_xlim(first, last + 1)
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, max(1.22 * ax.get_ylim()[1], 0.1))  # room for what is said of incomplete days
     ax.set_ylabel("in 100 task hours")
     _dated(ax, table)
     plain(ax, grid="y")

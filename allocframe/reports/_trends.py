@@ -114,7 +114,5 @@ def _observed(days: pd.DataFrame, first: pd.Timestamp, wanted: pd.Timestamp) -> 
     late = f"The archive begins only at {clock(first)} UTC. " if first > wanted else ""
     if not lacking:
         return f"{late}Every day was observed as a whole."
-    return (
-        f"{late}{lacking:,} of {count(len(days), 'days')} {'is' if lacking == 1 else 'are'} incomplete: what was not observed is "
-        "counted neither as running nor as failing where nothing is known of it."
-    )
+    are = "is" if lacking == 1 else "are"
+    return f"{late}{lacking:,} of {count(len(days), 'days')} {are} incomplete: what is told of them is what was observed."

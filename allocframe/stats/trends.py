@@ -123,11 +123,8 @@ def failure_change(
     rates = ["count", "exposure_hours", "rate_per_hour"]
     now = failures(source, by=keys, since=end - width, until=end)[[*keys, *rates]]
     was = failures(source, by=keys, since=end - 2 * width, until=end - width)[[*keys, *rates]]
-    both = (
-        now.merge(was, on=keys, how="outer", suffixes=("", "_before"))
-        if keys
-        else now.join(was, rsuffix="_before")
-    )
+    before = was.rename(columns={name: f"{name}_before" for name in rates})
+    both = now.merge(before, on=keys, how="outer") if keys else pd.concat([now, before], axis=1)
     both = both.rename(columns={"count": "failures", "count_before": "failures_before"})
     counted = ["failures", "failures_before"]
     both = both.fillna(dict.fromkeys([*counted, "exposure_hours", "exposure_hours_before"], 0))
@@ -221,6 +218,6 @@ def _union(spans: list[tuple[pd.Timestamp, pd.Timestamp]]) -> pd.Timedelta:
 def _lacks(day: pd.Timestamp, over: pd.Timestamp, dark: pd.Timedelta, tasks: int | None) -> list[str]:
     if tasks is None:
         return ["no archive: what Nomad has forgotten is not here"]
-    said = [f"nobody watched for {dark.total_seconds() / 3600:.1f} h"] if dark else []
+    said = [f"{dark.total_seconds() / 3600:.1f} h unwatched"] if dark else []
     said += [f"{tasks:,} {'task lacks' if tasks == 1 else 'tasks lack'} events"] if tasks else []
-    return said + (["the day is not over"] if over < day + _DAY else [])
+    return said + (["not over"] if over < day + _DAY else [])

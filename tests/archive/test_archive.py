@@ -319,6 +319,17 @@ def test_what_a_later_watch_found_gone_keeps_its_last_row(archive: af.Archive, v
     assert archive.coverage().set_index("alloc_id").loc["b", "complete"]
 
 
+def test_a_task_whose_end_was_not_seen_does_not_run_on(archive: af.Archive, versions: Versions) -> None:
+    archive.append(versions.seen(10, new=[("a", 2)]))
+    archive.append(versions.seen(4000, gone=[("a", 2)]))
+    with archive.snapshot(since=moment(0)) as snap:
+        assert snap.task_states["state"].isna().tolist() == [True]
+        assert snap.task_states["finished_at"].tolist() == [moment(10)]
+        ran = af.stats.runs(snap)
+        assert ran["ended_at"].max() <= moment(10)
+        assert any("the end of 1 allocations" in note for note in snap.info["notes"])
+
+
 def test_rows_are_found_by_true_and_false(tmp_path: Path) -> None:
     rows = [alloc("a", DeploymentStatus={"Canary": True}), alloc("b", DeploymentStatus={"Canary": False})]
     (tmp_path / "rows.json").write_text(json.dumps(rows))

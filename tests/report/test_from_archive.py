@@ -13,7 +13,6 @@ import pytest
 from archived import LAST, recorded
 
 import allocframe as af
-from allocframe._display import visible
 
 LEAK = (76, 50)
 """Hours before the end: 2026-11-21 06:30 to 2026-11-22 08:30."""
@@ -104,9 +103,9 @@ def test_a_report_on_the_cluster_has_trends_and_says_which_days_are_incomplete(
     told = text(pages["cluster"])
     assert "From 2026-11-21 10:30 to 2026-11-24 10:30 UTC" in told
     assert "in the same time before" in told
-    assert re.search(r"Sat 2026-11-21 .{0,80}nobody watched for 1\.5 h", told)
-    assert re.search(r"Sun 2026-11-22 .{0,80}nobody watched for 6\.5 h", told)
-    assert "the day is not over" in told
+    assert re.search(r"Sat 2026-11-21 .{0,80}1\.5 h unwatched", told)
+    assert re.search(r"Sun 2026-11-22 .{0,80}6\.5 h unwatched", told)
+    assert "not over" in told
     assert pages["cluster"].read_text().count("<img ") == 4
 
 
@@ -121,7 +120,7 @@ def test_a_redacted_report_from_an_archive_keeps_the_gaps_and_no_name(
 ) -> None:
     page = af.report(archive, "cluster", output=tmp_path / "r.md", days=3, redact=True, progress=False)
     told = page.read_text()
-    for name in ("checkout", "payments", "node-001", "disk", "10.1.2.3"):
+    for name in ("checkout", "payments", "node-001", "was</b>", "10.1.2.3"):
         assert name not in told
     assert "Nobody watched from 2026-11-21 22:30 to 2026-11-22 06:30 UTC: what" in told
     assert "in the same time before" in told
@@ -131,7 +130,7 @@ def test_a_redacted_report_from_an_archive_keeps_the_gaps_and_no_name(
     ("kind", "asked", "said"),
     [
         ("postmortem", {}, "needs since, such as"),
-        ("postmortem", {"since": "2026-11-30"}, r"lies outside: the snapshot covers .* to 2026-11-24 10:30"),
+        ("postmortem", {"since": "2026-11-30"}, r"is after until .* the snapshot covers .* to 2026-11-24 10:30"),
         ("postmortem", {"since": "2026-11-01", "until": "2026-11-02"}, "holds nothing seen by .* it begins at 2026-11-18T10:30"),
         ("postmortem", {"since": "2026-11-21T23:00:10", "until": "2026-11-21T23:00:11"},
          "there is no task event .*; Nobody watched from 2026-11-21 23:00"),
@@ -174,7 +173,7 @@ def test_days_and_changes_of_rate_are_those_of_the_events(archive: af.Archive) -
     assert full["complete"].all()
     assert (full["watched"] == 1).all()
     assert days.loc["2026-11-22", "watched"].item() == pytest.approx(1 - 6.5 / 24)
-    assert visible("; ".join(days.loc["2026-11-22", "lacks"])).startswith("nobody watched for 6.5 h")
+    assert days.loc["2026-11-22", "lacks"].startswith("6.5 h unwatched")
 
 
 def test_of_a_live_snapshot_no_day_is_complete(snap: af.Snapshot) -> None:
