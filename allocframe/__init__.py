@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from ._findings import Finding, Findings, Thresholds
     from ._rules import findings
     from .archive import Archive
-    from .reports import Postmortem, evidence, overview, postmortem, readable, report
+    from .reports import Postmortem, Trends, evidence, overview, postmortem, readable, report, trends
     from .widgets.panel import ControlPanel
     from .widgets.terminal import Terminal
 
@@ -84,6 +84,7 @@ __all__ = [
     "StopResult",
     "Terminal",
     "Thresholds",
+    "Trends",
     "Unsupported",
     "Usage",
     "Watch",
@@ -100,6 +101,7 @@ __all__ = [
     "report",
     "sim",
     "stats",
+    "trends",
 ]
 
 _OPTIONAL = {
@@ -110,6 +112,7 @@ _OPTIONAL = {
     "Postmortem": ("reports", "stats", "narwhals and scipy"),
     "Terminal": ("widgets.terminal", "widgets", "anywidget and websockets"),
     "Thresholds": ("_findings", "stats", "narwhals and scipy"),
+    "Trends": ("reports", "stats", "narwhals and scipy"),
     "evidence": ("reports", "stats", "narwhals and scipy"),
     "findings": ("_rules", "stats", "narwhals and scipy"),
     "overview": ("reports", "stats", "narwhals and scipy"),
@@ -119,6 +122,7 @@ _OPTIONAL = {
     "report": ("reports", "stats", "narwhals and scipy"),
     "sim": ("sim", "demo", "starlette and uvicorn"),
     "stats": ("stats", "stats", "narwhals and scipy"),
+    "trends": ("reports", "stats", "narwhals and scipy"),
 }
 """What is loaded on first use: from which module, and what that needs."""
 

@@ -33,6 +33,16 @@ TITLES = {
 """The rules by their codes."""
 
 
+_TIMES = (
+    ("first_at", "last_at"),
+    ("began_at", "ended_at"),
+    ("time", "time"),
+    ("modified_at", "modified_at"),
+    ("placed_at", "placed_at"),
+)
+"""Where evidence says when: the columns of its first and last moment, by the first pair that is there."""
+
+
 @dataclass(frozen=True)
 class Thresholds:
     """From when on something is worth pointing at."""
@@ -79,6 +89,14 @@ class Finding:
         """What the rule is called."""
         return TITLES[self.code]
 
+    @property
+    def times(self) -> tuple[Any, Any]:
+        """The first and last moment of its evidence; NaT where it is about all of it."""
+        for first, last in _TIMES:
+            if first in self.evidence.columns:
+                return self.evidence[first].min(), self.evidence[last].max()
+        return pd.NaT, pd.NaT
+
 
 class Findings(list[Finding]):
     """The findings of one snapshot, the most severe first."""
@@ -93,6 +111,20 @@ class Findings(list[Finding]):
         """
         rows = [(one.code, one.severity, one.title, one.summary) for one in self]
         return pd.DataFrame(rows, columns=["code", "severity", "title", "summary"]).astype("str")
+
+    def since(self, moment: pd.Timestamp | str | None) -> Findings:
+        """Return those that went on at a time or later, and those that are about everything; all where it is None.
+
+        Examples
+        --------
+        >>> {one.code for one in af.findings(snap).since("2100-01-01")}
+        {'AF101'}
+        """
+        if moment is None:
+            return self
+        stamp = pd.Timestamp(moment)
+        first = stamp if stamp.tzinfo else stamp.tz_localize("UTC")
+        return Findings(one for one in self if pd.isna(one.times[1]) or one.times[1] >= first)
 
     def __repr__(self) -> str:
         if not self:

@@ -13,7 +13,7 @@ import threading
 import weakref
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -29,7 +29,7 @@ _MANIFEST = "manifest.json"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _GZIP_MAGIC = b"\x1f\x8b"
 
-Kind = Literal["list", "read"]
+Kind = Literal["list", "read", "table"]
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,11 @@ class Capture:
         with self._lock:
             self._pages.pop(page.number, None)
         self.file(page).unlink(missing_ok=True)
+
+    def measure(self, page: Page) -> None:
+        """Take in that the file of `page` was written by somebody else."""
+        with self._lock:
+            self._pages[page.number] = replace(page, size=self.file(page).stat().st_size)
 
     def describe(self, **info: Any) -> None:
         """Note plain-JSON facts about the query and the server."""

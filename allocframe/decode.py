@@ -291,9 +291,13 @@ def terms(conditions: Iterable[tuple[str, Any]]) -> str:
     for column, wanted in conditions:
         values = list(wanted) if isinstance(wanted, list | tuple | set | frozenset) else [wanted]
         found.append(
-            f"CAST({column} AS VARCHAR) IN ({', '.join(quoted(str(value)) for value in values) or 'NULL'})"
+            f"CAST({column} AS VARCHAR) IN ({', '.join(quoted(_as_text(value)) for value in values) or 'NULL'})"
         )
     return " AND ".join(found) or "true"
+
+
+def _as_text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 _READS = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)

@@ -12,6 +12,7 @@ from typing import Any, Self
 import pandas as pd
 
 from ._display import escaped, visible, without_formula
+from ._kept import Kept
 from ._table import Table, Tables
 from .capture import Capture, capture_files, load_capture
 from .decode import ISSUES, Store
@@ -153,22 +154,16 @@ class Snapshot:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the evidence into one compressed file: the answers as sent, and how they were got.
 
-        `load` gives the same tables. A filtered snapshot is saved with all of its pages and its filter.
-
-        Raises
-        ------
-        ValueError
-            It comes from an archive, which has no answers as sent; use `to_parquet`.
+        `load` gives the same tables. A filtered snapshot is saved with all of its pages and its filter. One that comes from
+        an archive has no answers as sent: its tables are saved.
 
         Examples
         --------
         >>> af.load(snap.save("outage.allocframe")).events.equals(snap.events)
         True
         """
-        if not self._capture.pages:
-            raise ValueError(
-                "a snapshot of an archive has no answers as sent to save; use to_parquet or to_csv"
-            )
+        if isinstance(self._store, Kept) and not self._capture.pages:
+            self._store.save(self._capture)
         self._capture.describe(filters=[[column, value] for column, value in self._conditions])
         return self._capture.save(path)
 
@@ -293,7 +288,9 @@ def load(path: str | os.PathLike[str]) -> Snapshot:
     >>> len(af.load(path)) == len(snap)
     True
     """
-    snapshot = _decoded(load_capture(path))
+    capture = load_capture(path)
+    tables = any(page.kind == "table" for page in capture.pages)
+    snapshot = Snapshot(capture, Kept.of(capture)) if tables else _decoded(capture)
     for column, value in snapshot._capture.info.get("filters", []):
         snapshot = snapshot.filter(**{column: value})
     return snapshot

@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
+import pandas as pd
 
 mpl.use("Agg")
 
@@ -17,6 +19,7 @@ from allocframe import _usage, plots, stats
 from allocframe.sim.model import SECOND
 from allocframe.sim.scenarios import run_story
 from allocframe.sim.usage import measured
+from allocframe.stats import _intervals
 
 FOLDER = Path(__file__).parent / "pictures"
 NOW = 1_795_516_200_000_000_000
@@ -42,6 +45,22 @@ def usage() -> af.Usage:
     return af.Usage(_usage.samples_frame(rows), _usage.errors_frame([]))
 
 
+def days() -> pd.DataFrame:
+    """Return two weeks of a cluster that gets worse, of which nobody watched a day and a half."""
+    rng = np.random.default_rng(7)
+    day = pd.date_range("2026-11-11", periods=14, tz="UTC")
+    table = pd.DataFrame(
+        {"day": day, "exposure_hours": 4000.0, "watched": 1.0, "complete": True, "lacks": ""}
+    )
+    for name, rate in (("failures", [2.0] * 9 + [5.0] * 5), ("restarts", [4.0] * 9 + [7.5] * 5)):
+        table[name] = rng.poisson(np.array(rate) * 40)
+        told = _intervals.poisson(table[name], table["exposure_hours"])
+        for part, values in zip(("per_hour", "lower", "upper"), told, strict=True):
+            table[f"{name}_{part}"] = values
+    table.loc[[5, 6], "watched"], table.loc[[5, 6], "complete"] = [0.6, 0.3], False
+    return table
+
+
 def pictures() -> dict[str, Axes]:
     mixed, lemon, storm = story("mixed"), story("lemon_node"), story("restart_storm")
     return {
@@ -51,6 +70,7 @@ def pictures() -> dict[str, Axes]:
         "pareto": plots.pareto(stats.concentration(mixed, by="job_id")),
         "survival": plots.survival(stats.survival(mixed, by=["job_id", "job_version"])),
         "cumulative_restarts": plots.cumulative_restarts(stats.cumulative_restarts(mixed, by="job_id")),
+        "daily": plots.daily(days()),
         "funnel": plots.funnel(stats.lemon_nodes(lemon)),
         "headroom": plots.headroom(stats.headroom(usage().samples)),
     }

@@ -18,7 +18,7 @@ LAYERS = [
     ["capture"],
     ["frames"],
     ["decode"],
-    ["_transport", "_stream", "_present", "allocation"],
+    ["_transport", "_stream", "_present", "_kept", "allocation"],
     ["_walk", "_acting", "_observing", "_watchable"],
     ["_asking", "client"],
     ["_watching"],
@@ -35,7 +35,7 @@ LAYERS = [
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 HOME = {
     "httpx": {"_connection", "_transport", "_stream"},
-    "duckdb": {"archive", "decode"},
+    "duckdb": {"_kept", "archive", "decode"},
     "deltalake": {"archive"},
     "typer": {"cli"},
     "tqdm": {"_progress"},

@@ -11,14 +11,12 @@ import duckdb
 import pandas as pd
 from deltalake import DeltaTable
 
+from .._kept import connect
 from .._table import Table
 from ..decode import quoted
 from ..frames import ALLOCATIONS, EVENTS, RESCHEDULES, TASK_STATES
 from ._delta import Tables
 from ._schema import START, STORED, Stored
-
-MEMORY_LIMIT = "1GB"
-"""What DuckDB may hold before it spills."""
 
 Connection = duckdb.DuckDBPyConnection
 _T = TypeVar("_T")
@@ -53,20 +51,24 @@ _GAPS = """
 _ALLOCATIONS = {
     "whole_observations": "SELECT recorder, seen_at FROM stored.snapshots WHERE whole",
     "recorders": "SELECT batch, any_value(recorder) AS recorder FROM stored.snapshots GROUP BY batch",
-    # Few columns first: an archive of months has many rows of each allocation.
+    # Few columns first: an archive of months has many rows of each allocation. The row that says that it is gone may say
+    # nothing else, where a watch that began later found it gone.
     "newest": """
+        WITH keyed AS (SELECT alloc_id, seen_at, gone, batch, (seen_at, coalesce(modify_index, 0), gone, batch) AS key
+          FROM stored.allocations)
         SELECT alloc_id, min(seen_at) AS first_seen_at, max(seen_at) FILTER (NOT gone) AS row_seen_at,
-          max((seen_at, coalesce(modify_index, 0), gone, batch)) AS row_key
-        FROM stored.allocations GROUP BY alloc_id""",
+          coalesce(max(key) FILTER (NOT gone), max(key)) AS row_key,
+          arg_max(gone, key) AS is_gone, arg_max(seen_at, key) AS told_at, arg_max(batch, key) AS told_in
+        FROM keyed GROUP BY alloc_id""",
     # An allocation that has not changed since was still there whenever all of them were compared.
     "allocations": f"""
         SELECT {_names(ALLOCATIONS.columns, "a")}, a.first_seen_at,
           greatest(coalesce(a.row_seen_at, w.seen_at), coalesce(w.seen_at, a.row_seen_at)) AS last_seen_at,
-          CASE WHEN a.gone THEN a.seen_at END AS gone_at
-        FROM (SELECT *, CASE WHEN gone THEN seen_at ELSE {_END_OF_TIME} END AS before
-            FROM stored.allocations JOIN seen.newest USING (alloc_id) LEFT JOIN seen.recorders USING (batch)
-            WHERE (seen_at, coalesce(modify_index, 0), gone, batch) = row_key
-            QUALIFY row_number() OVER (PARTITION BY alloc_id) = 1) a
+          CASE WHEN a.is_gone THEN a.told_at END AS gone_at
+        FROM (SELECT s.*, n.* EXCLUDE (alloc_id), r.recorder, CASE WHEN is_gone THEN told_at ELSE {_END_OF_TIME} END AS before
+            FROM stored.allocations s JOIN seen.newest n USING (alloc_id) LEFT JOIN seen.recorders r ON r.batch = n.told_in
+            WHERE (seen_at, coalesce(modify_index, 0), gone, s.batch) = row_key
+            QUALIFY row_number() OVER (PARTITION BY s.alloc_id) = 1) a
         ASOF LEFT JOIN seen.whole_observations w ON w.recorder = a.recorder AND a.before > w.seen_at""",
 }
 _TASKS = {
@@ -113,7 +115,7 @@ _TASKS = {
         SELECT b.alloc_id, b.task, coalesce(b.time_before, b.created_at) AS since, b.time AS until,
           CASE WHEN b.prev_key = {START} THEN '{NEW_RING}' WHEN b.prev_key IS NOT NULL THEN '{NOT_KEPT}'
             WHEN b.key_before IS NULL AND b.created_at < began.at THEN '{BEFORE}'
-            WHEN u.until > b.known_at THEN '{UNWATCHED}: ' || coalesce(u.reason, 'unknown')
+            WHEN u.until > b.known_at THEN '{UNWATCHED}' || coalesce(': ' || nullif(u.reason, '{UNWATCHED}'), '')
             ELSE '{OVERFLOW}' END AS reason
         FROM seen.breaks b CROSS JOIN began ASOF LEFT JOIN unseen u ON b.seen_at >= u.until
         UNION ALL
@@ -162,18 +164,6 @@ def _read(tables: Tables, at: pd.Timestamp | None, work: Callable[[Connection], 
     with tempfile.TemporaryDirectory(prefix="allocframe-") as spill, connect(spill) as connection:
         attach(connection, tables, at)
         return work(connection)
-
-
-def connect(spill: str) -> Connection:
-    """Return an empty database that spills into a folder."""
-    return duckdb.connect(
-        config={
-            "memory_limit": MEMORY_LIMIT,
-            "temp_directory": spill,
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-        }
-    )
 
 
 def attach(connection: Connection, tables: Tables, at: pd.Timestamp | None) -> None:

@@ -14,10 +14,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .._kept import connect
 from ..decode import answer, quoted
 from ..frames.task_states import RING
 from ._delta import Overtaken, Tables
-from ._reading import Connection, again, connect, derive, empty, plain_gaps, reading, source
+from ._reading import Connection, again, derive, empty, plain_gaps, reading, source
 from ._schema import STORED, VERSION, Stored
 from ._state import state
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from ..client import Client
 from ..reports import report as written
 from ..snapshot import Snapshot, load, read_json
 from ._app import app
+
+if TYPE_CHECKING:
+    from ..archive import Archive
 
 commands = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(
@@ -25,6 +28,9 @@ Source = Annotated[
     typer.Option(
         "--from", help="Evidence that fetch kept, or JSON from curl; the cluster of NOMAD_ADDR otherwise."
     ),
+]
+Place = Annotated[
+    str | None, typer.Option("--archive", metavar="DIR", help="The archive that `allocframe record` keeps.")
 ]
 Output = Annotated[
     Path,
@@ -45,6 +51,7 @@ Redact = Annotated[
 def postmortem(
     output: Output = Path("postmortem.html"),
     source: Source = None,
+    archive: Place = None,
     since: Annotated[
         str | None, typer.Option(help="Start of the window, such as 2026-11-24T09:15 (UTC).")
     ] = None,
@@ -57,9 +64,11 @@ def postmortem(
 ) -> None:
     """Tell what happened: since when, to whom, why as far as the evidence goes, and what is not known.
 
+    With --archive it needs --since, and has the allocations that are gone by now, and events beyond Nomad's ten.
+
     Example: allocframe report postmortem --from outage.allocframe -o outage.html
     """
-    with _opened(source) as snap, Client() if logs else contextlib.nullcontext() as client:
+    with _opened(source, archive) as snap, Client() if logs else contextlib.nullcontext() as client:
         path = written(
             snap, "postmortem", output=output, job=job, since=since, until=until, redact=redact, client=client
         )
@@ -68,19 +77,35 @@ def postmortem(
 
 @commands.command()
 def cluster(
-    output: Output = Path("cluster.html"), source: Source = None, job: Job = None, redact: Redact = False
+    output: Output = Path("cluster.html"),
+    source: Source = None,
+    archive: Place = None,
+    days: Annotated[
+        int | None, typer.Option(min=1, help="With --archive: of how many days; 7 where left out.")
+    ] = None,
+    job: Job = None,
+    redact: Redact = False,
 ) -> None:
     """Tell how the cluster does: failure rates, nodes, crash loops, rollouts, restarts, and how good the data are.
 
+    With --archive it is of the last days, and has trends: day by day, and against as many days before.
+
     Example: allocframe report cluster --from monday.allocframe -o monday.html
     """
-    with _opened(source) as snap:
-        path = written(snap, "cluster", output=output, job=job, redact=redact)
+    with _opened(source, archive) as snap:
+        path = written(snap, "cluster", output=output, job=job, days=days, redact=redact)
     print(f"written to {path}")
 
 
 @contextlib.contextmanager
-def _opened(source: Path | None) -> Iterator[Snapshot]:
+def _opened(source: Path | None, archive: str | None) -> Iterator[Snapshot | Archive]:
+    if archive is not None:
+        if source is not None:
+            raise ConfigError("give --from or --archive, not both")
+        from .. import Archive  # which says the pip line where deltalake is missing
+
+        yield Archive(archive)
+        return
     if source is None:
         with Client() as client, client.snapshot(namespace="*") as snap:
             yield snap

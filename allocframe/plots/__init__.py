@@ -7,9 +7,11 @@ from .nodes import funnel
 from .restarts import heatmap, pareto
 from .survival import cumulative_restarts, survival
 from .timeline import timeline, waterfall
+from .trends import daily
 
 __all__ = [
     "cumulative_restarts",
+    "daily",
     "funnel",
     "headroom",
     "heatmap",

@@ -17,6 +17,8 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK, GREY = (
 )  # fmt: skip
 CYCLE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK)
 
+UNWATCHED = "#e8e8e8"
+
 CAUSES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "failure": (RED, "X", ("failure",)),
     "out of memory": (PURPLE, "D", ("out of memory",)),
@@ -62,6 +64,16 @@ def label(value: object, longest: int = 42) -> str:
     """Return a name as a label: nothing in it is obeyed by a terminal or by matplotlib's mathematics."""
     text = visible(value).replace("$", r"\$")
     return text if len(text) <= longest else text[: longest // 2 - 1] + "…" + text[-longest // 2 :]
+
+
+def unwatched(ax: Axes, source: Any) -> None:
+    """Shade the times in which, as a snapshot of an archive knows, nobody watched."""
+    gaps = getattr(source, "info", {}).get("gaps", [])
+    for number, gap in enumerate(gaps):
+        left, right = days([pd.Timestamp(gap["since"]), pd.Timestamp(gap["until"])])
+        ax.axvspan(
+            left, right, color=UNWATCHED, zorder=0, linewidth=0, label="_" if number else "nobody watched"
+        )
 
 
 def nothing(ax: Axes, said: str) -> Axes:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from .. import stats
 from ..stats.runs import slots_of
-from ._style import BLUE, CAUSES, RED, axes, days, in_time, label, nothing, plain
+from ._style import BLUE, CAUSES, RED, axes, days, in_time, label, nothing, plain, unwatched
 
 MOST_LANES = 30
 _BINS = 160
@@ -63,6 +63,7 @@ def timeline(
     _scatter(ax, chosen, place, start, end)
     ax.set_yticks(range(len(order)), [label(lane) for lane in order], fontsize=8)
     ax.set_ylim(len(order) - 0.4, -0.6)
+    unwatched(ax, source)
     ax.set_xlim(days([start, end]))
     plain(ax)
     in_time(ax)

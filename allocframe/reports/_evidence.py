@@ -10,7 +10,9 @@ import pandas as pd
 from .. import stats
 from ..snapshot import Snapshot
 from .incidents import clock, count
-from .page import Points
+from .page import Points, span
+
+_MOST_GAPS = 8
 
 
 def disturbances(snapshot: Snapshot) -> pd.DataFrame:
@@ -62,39 +64,101 @@ def _coverage(snapshot: Snapshot) -> str:
     complete = snapshot.info.get("complete")
     whole = "It was read from files: whether they hold every allocation cannot be told."
     if complete is not None:
-        whole = (
-            "Every allocation that the query and its token could see is here."
-            if complete
-            else "The snapshot is not complete."
-        )
+        whole = f"{_whose(snapshot)} is here." if complete else "The snapshot is not complete."
     return f"{held}, from {clock(first)} to {clock(last, first)} UTC. {whole}"
+
+
+def _whose(snapshot: Snapshot) -> str:
+    if "recorded_since" not in snapshot.info:
+        return "Every allocation that the query and its token could see"
+    began = pd.Timestamp(snapshot.info["recorded_since"])
+    return f"Every allocation of that time which was seen by a recorder, whose archive begins at {clock(began)} UTC,"
 
 
 def _gaps(snapshot: Snapshot) -> Iterator[str]:
     info: dict[str, Any] = snapshot.info
-    if info["tasks_truncated"]:
+    recorded = "recorded_since" in info
+    if recorded:
+        yield from _of_archive(snapshot)
+    elif info["tasks_truncated"]:
         yield (
             f"Older events of {info['tasks_truncated']:,} of {count(info['tasks'], 'tasks')}: Nomad keeps the last ten of each. "
             "What is counted from events is a lower bound there, and first signs may be older than they look."
         )
     broken = int(stats.chains(snapshot)["broken"].sum())
     if broken:
-        yield f"The predecessors of {count(broken, 'allocations')}: Nomad has removed them, with their events."
-    yield (
-        "Allocations that ended long before: servers remove them, most after about an hour. What failed earlier and was "
-        "replaced may be gone without a trace."
-    )
+        gone = (
+            "they ended before that, or were not recorded"
+            if recorded
+            else "Nomad has removed them, with their events"
+        )
+        yield f"The predecessors of {count(broken, 'allocations')}: {gone}."
+    if not recorded:
+        yield (
+            "Allocations that ended long before: servers remove them, most after about an hour. What failed earlier and was "
+            "replaced may be gone without a trace."
+        )
     if info["issues"]:
         yield f"{count(info['issues'], 'values')} that did not fit: they are missing in the tables; see the snapshot's issues."
     for column, value in info["filtered"]:
         yield f"All but the allocations where {column} is {value}: the snapshot was narrowed to these."
-    yield from (f"{note[0].upper()}{note[1:]}." for note in info.get("notes", []) if note)
+    notes = [note for note in info.get("notes", []) if note and not note.startswith("as seen at ")]
+    yield from (f"{note[0].upper()}{note[1:]}." for note in notes)
     yield "The programs' own logs, metrics of nodes and tasks, and what changed from version to version: allocations do not hold these."
+
+
+def _of_archive(snapshot: Snapshot) -> Iterator[str]:
+    info: dict[str, Any] = snapshot.info
+    since = info.get("since")
+    first = max(pd.Timestamp(since or info["at"]), pd.Timestamp(info["recorded_since"]))
+    yield f"Allocations that ended before {clock(first)} UTC: of those that are gone, only later ones were asked for, or recorded."
+    if incomplete(snapshot):
+        yield (
+            f"Some events of {incomplete(snapshot):,} of {count(info['tasks'], 'tasks')}: they came before the archive began, while "
+            "nobody watched, or faster than they were read. What is counted from events is a lower bound there."
+        )
+    dark = list(_dark(info, first, pd.Timestamp(info["finished_at"])))
+    for begin, end, reason in dark[-_MOST_GAPS:]:
+        why = f" ({reason})" if reason not in ("", "nobody watched") else ""
+        yield f"Nobody watched from {clock(begin)} to {clock(end, begin)} UTC{why}: what came and went then may be missing."
+    if len(dark) > _MOST_GAPS:
+        yield f"{count(len(dark) - _MOST_GAPS, 'earlier times')} in which nobody watched."
+
+
+def _dark(
+    info: dict[str, Any], begin: pd.Timestamp, end: pd.Timestamp
+) -> Iterator[tuple[pd.Timestamp, pd.Timestamp, str]]:
+    """Return the times between two moments in which nobody watched, and why."""
+    for gap in info.get("gaps", []):
+        first, last = max(pd.Timestamp(gap["since"]), begin), min(pd.Timestamp(gap["until"]), end)
+        if first < last:
+            yield first, last, gap["reason"] or ""
+
+
+def unwatched(snapshot: Snapshot, begin: pd.Timestamp, end: pd.Timestamp) -> str:
+    """Return which part of a window nobody watched, as a sentence, or nothing."""
+    info: dict[str, Any] = snapshot.info
+    dark = list(_dark(info, begin, end))
+    if "recorded_since" in info and begin < (began := pd.Timestamp(info["recorded_since"])):
+        dark.insert(0, (begin, min(began, end), ""))
+    if not dark:
+        return ""
+    told = [f"from {clock(first)} to {clock(last, first)}" for first, last, _ in dark]
+    more = f", and in {count(len(told) - 3, 'more times')}" if len(told) > 3 else ""
+    length = span(sum(((last - first) for first, last, _ in dark), pd.Timedelta(0)))
+    return f"Nobody watched {', '.join(told[:3])} UTC{more}, {length} in all: what came and went then may be missing."
+
+
+def incomplete(snapshot: Snapshot) -> int:
+    """Return how many tasks lack events; what was redacted only remembers it."""
+    return int(snapshot.info.get("tasks_incomplete", snapshot.info["tasks_truncated"]))
 
 
 def brief_gaps(snapshot: Snapshot) -> str:
     """Return the one gap that bears on every number, as a sentence, or nothing."""
-    cut, tasks = snapshot.info["tasks_truncated"], snapshot.info["tasks"]
+    cut, tasks = incomplete(snapshot), snapshot.info["tasks"]
+    if cut and "recorded_since" in snapshot.info:
+        return f"Some events of {cut:,} of {count(tasks, 'tasks')} are missing, so counts are lower bounds."
     return (
         f"Older events of {cut:,} of {count(tasks, 'tasks')} are gone, so counts are lower bounds."
         if cut

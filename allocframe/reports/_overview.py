@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import pandas as pd
+
 from .. import stats
 from .._rules import findings
 from ..snapshot import Snapshot
 from ._evidence import brief_gaps, covered
 from .incidents import clock, count, incidents
 from .page import Prose, number
+from .telling import moment
+
+_ENDED = ("complete", "failed", "lost")
 
 
-def overview(snapshot: Snapshot) -> Prose:
+def overview(snapshot: Snapshot, *, since: pd.Timestamp | str | None = None) -> Prose:
     """Say how a cluster does: how much ran, how often it failed, with its interval, and what stands out.
 
     Parameters
     ----------
     snapshot : Snapshot
         With task events.
+    since : time, optional
+        Only what happened from then on; all that the snapshot covers otherwise.
 
     Examples
     --------
@@ -25,16 +32,25 @@ def overview(snapshot: Snapshot) -> Prose:
     """
     first, last = covered(snapshot)
     names = snapshot.allocations
+    if since is not None:
+        first = moment("since", since)
+        names = names[~(names["client_status"].isin(_ENDED) & (names["modified_at"] < first))]
     ran = (
         f"From {clock(first)} to {clock(last, first)} UTC the cluster ran {count(len(names), 'allocations')} of "
         f"{count(len(names[['namespace', 'job_id']].drop_duplicates()), 'jobs')} on {count(names['node_name'].nunique(), 'nodes')}."
     )
-    parts = [ran, _rate(snapshot), _worst(snapshot), _standing_out(snapshot), brief_gaps(snapshot)]
+    parts = [
+        ran,
+        _rate(snapshot, since),
+        _worst(snapshot, since),
+        _standing_out(snapshot, first, last),
+        brief_gaps(snapshot),
+    ]
     return Prose(" ".join(part for part in parts if part))
 
 
-def _rate(snapshot: Snapshot) -> str:
-    row = stats.failures(snapshot, by=[]).iloc[0]
+def _rate(snapshot: Snapshot, since: pd.Timestamp | str | None) -> str:
+    row = stats.failures(snapshot, by=[], since=since).iloc[0]
     ran = f"In {number(row['exposure_hours'])} hours that tasks ran, {count(int(row['count']), 'failures')} were seen"
     if not row["exposure_hours"]:
         return f"{ran}."
@@ -42,8 +58,8 @@ def _rate(snapshot: Snapshot) -> str:
     return f"{ran}: {rate} failures in 100 task hours (95 %: {lower} to {upper})."
 
 
-def _worst(snapshot: Snapshot) -> str:
-    jobs = stats.concentration(snapshot, by="job_id")
+def _worst(snapshot: Snapshot, since: pd.Timestamp | str | None) -> str:
+    jobs = stats.concentration(snapshot, by="job_id", since=since)
     if jobs.empty:
         return ""
     top = jobs.head(3)
@@ -55,8 +71,7 @@ def _worst(snapshot: Snapshot) -> str:
     )
 
 
-def _standing_out(snapshot: Snapshot) -> str:
-    first, last = covered(snapshot)
+def _standing_out(snapshot: Snapshot, first: pd.Timestamp, last: pd.Timestamp) -> str:
     told = incidents(findings(snapshot), first, last)
     if not told:
         return "Nothing stands out: no crash loop, kill for memory, failing version, lost or suspicious node, or restart storm."

@@ -11,15 +11,6 @@ import pandas as pd
 from .._findings import Finding
 from .page import number, span
 
-_TIMES = (
-    ("first_at", "last_at"),
-    ("began_at", "ended_at"),
-    ("time", "time"),
-    ("modified_at", "modified_at"),
-    ("placed_at", "placed_at"),
-)
-"""Where the evidence of a finding says when: the columns of its first and last moment, by the first pair that is there."""
-
 _PRIMARY = ("AF202", "AF201", "AF401", "AF301", "AF204", "AF205", "AF302", "AF501")
 """The rules that make an incident; of several about one thing, the earlier one gives the sentence."""
 
@@ -86,20 +77,13 @@ def _subject(one: Finding) -> tuple[str, ...]:
 
 
 def _within(one: Finding, since: pd.Timestamp, until: pd.Timestamp) -> bool:
-    began, last = _times(one)
+    began, last = one.times
     return bool(pd.isna(began) or (began <= until and last >= since))
-
-
-def _times(one: Finding) -> tuple[Any, Any]:
-    for first, last in _TIMES:
-        if first in one.evidence.columns:
-            return one.evidence[first].min(), one.evidence[last].max()
-    return pd.NaT, pd.NaT
 
 
 def _incident(group: list[Finding]) -> Incident:
     made = _TELL[group[0].code](group)
-    times = [moments for one in group if not pd.isna((moments := _times(one))[0])]
+    times = [moments for one in group if not pd.isna((moments := one.times)[0])]
     made.findings = group
     if times:
         made.began_at, made.last_at = min(began for began, _ in times), max(last for _, last in times)

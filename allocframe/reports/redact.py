@@ -42,7 +42,19 @@ _TEXTS = {
     "task_signal_reason": "TaskSignalReason",
 }  # fmt: skip
 _DETAILS = ("exit_code", "signal", "oom_killed", "fails_task", "disk_limit")
-_FACTS = ("started_at", "finished_at", "index_first", "index_last", "complete", "pages", "duplicates")
+_FACTS = (
+    "started_at",
+    "finished_at",
+    "index_first",
+    "index_last",
+    "complete",
+    "pages",
+    "duplicates",
+    "at",
+    "since",
+    "recorded_since",
+    "missing",
+)
 """What of a snapshot's `info` holds no name."""
 
 
@@ -83,6 +95,9 @@ def redacted(snapshot: Snapshot, path: Path) -> Path:
         rows = list(_rows(snapshot, names))
         capture.add(json.dumps(rows).encode(), path=_protocol.LIST, params={})
         info = {name: snapshot.info[name] for name in _FACTS if name in snapshot.info}
+        if "recorded_since" in info:
+            told = [{**gap, "reason": None} for gap in snapshot.info["gaps"]]
+            info |= {"gaps": told, "tasks_incomplete": snapshot.info["tasks_truncated"]}
         capture.describe(**info, source="redacted", notes=list(_notes(snapshot)))
         return capture.save(path)
     finally:

@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -16,9 +16,13 @@ from .._display import visible
 from .._errors import AllocframeError, ConfigError, MissingExtra
 from ..client import Client
 from ..snapshot import Snapshot
+from ._back import DAYS, of_days, of_incident
 from ._logs import REDACTED, LogLines, log_lines
 from .redact import redacted
 from .telling import window
+
+if TYPE_CHECKING:
+    from ..archive import Archive
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 """The notebooks that people open, and that reports are made of."""
@@ -29,13 +33,14 @@ _NEEDS = ("matplotlib", "ipykernel", "matplotlib_inline", "nbconvert", "papermil
 
 
 def report(
-    snapshot: Snapshot,
+    source: Snapshot | Archive,
     kind: str = "postmortem",
     *,
     output: str | os.PathLike[str],
     job: str | None = None,
     since: pd.Timestamp | str | None = None,
     until: pd.Timestamp | str | None = None,
+    days: int | None = None,
     redact: bool = False,
     client: Client | None = None,
     progress: bool = True,
@@ -44,7 +49,8 @@ def report(
 
     Parameters
     ----------
-    snapshot : Snapshot
+    source : Snapshot or Archive
+        Of an archive, a postmortem tells of allocations that are gone, too, and a report on the cluster has trends.
     kind : str
         "postmortem" (what happened) or "cluster" (how the cluster does).
     output : path
@@ -52,7 +58,10 @@ def report(
     job : str, optional
         Only the allocations of this job.
     since, until : time, optional
-        The window of a postmortem.
+        The window of a postmortem; from an archive it needs `since`.
+    days : int, optional
+        From an archive: of how many days, up to its last observation, a report on the cluster is, and as many before them to
+        compare with; 7 where left out.
     redact : bool
         Replace every name, address, ID and text of the cluster, the same by the same within this report. Times, numbers and
         Nomad's own words stay.
@@ -70,7 +79,7 @@ def report(
     Raises
     ------
     ConfigError
-        A parameter cannot be used, or there is nothing to tell: no such job, or no task event in the window.
+        A parameter cannot be used, or there is nothing to tell: no such job, no task event in the window, no archive.
     MissingExtra
         The extra ``report`` is not installed.
 
@@ -80,17 +89,10 @@ def report(
     'outage.html'
     """
     target = _checked(kind, output)
-    if kind == "cluster" and (since is not None or until is not None):
-        raise ConfigError(
-            "a report on the cluster is of all that the snapshot covers; leave out since and until"
-        )
-    if kind == "cluster" and client is not None:
-        raise ConfigError("log lines are for a postmortem; leave out client")
+    snapshot, since = _chosen(kind, source, since, until, days, client)
     if job is not None:
         snapshot = _of_job(snapshot, job)
     begin, end = window(snapshot, since, until)
-    if lacking := missing():
-        raise MissingExtra(f"reports need {' and '.join(lacking)}: pip install 'allocframe[report]'")
     with tempfile.TemporaryDirectory(prefix="allocframe-") as folder:
         evidence = Path(folder) / "evidence.allocframe"
         saved = redacted(snapshot, evidence) if redact else snapshot.save(evidence)
@@ -107,6 +109,32 @@ def report(
         add_section(executed, "Log lines", lines, before="Evidence")
     export(executed, f"{_TITLES[kind]}, {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC", target)
     return target
+
+
+def _chosen(
+    kind: str,
+    source: Snapshot | Archive,
+    since: pd.Timestamp | str | None,
+    until: pd.Timestamp | str | None,
+    days: int | None,
+    client: Client | None,
+) -> tuple[Snapshot, pd.Timestamp | str | None]:
+    """Return the snapshot that a report is of, and its start; refuse settings that do not go together."""
+    if kind == "cluster" and (since is not None or until is not None):
+        raise ConfigError(
+            "a report on the cluster is of all that the snapshot covers; leave out since and until"
+        )
+    if kind == "cluster" and client is not None:
+        raise ConfigError("log lines are for a postmortem; leave out client")
+    if days is not None and (kind != "cluster" or isinstance(source, Snapshot)):
+        raise ConfigError("days are those of a report on the cluster from an archive; leave them out")
+    if lacking := missing():
+        raise MissingExtra(f"reports need {' and '.join(lacking)}: pip install 'allocframe[report]'")
+    if isinstance(source, Snapshot):
+        return source, since
+    if kind == "cluster":
+        return of_days(source, DAYS if days is None else days)
+    return of_incident(source, since, until), since
 
 
 def _checked(kind: str, output: str | os.PathLike[str]) -> Path:

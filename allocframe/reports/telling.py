@@ -12,7 +12,7 @@ from .._findings import Findings
 from .._rules import findings
 from ..client import Client
 from ..snapshot import Snapshot
-from ._evidence import brief_gaps, covered, disturbances, evidence
+from ._evidence import brief_gaps, covered, disturbances, evidence, unwatched
 from ._logs import NOT_ASKED, LogLines, log_lines
 from .incidents import Incident, clock, count, incidents
 from .page import Points, Prose
@@ -134,13 +134,19 @@ def window(
     if begin > last or end < first:
         raise ConfigError(f"the window {clock(begin)} to {clock(end)} UTC lies outside: {covers}")
     if not times.between(begin, end).any():
-        raise ConfigError(f"there is no task event from {clock(begin)} to {clock(end)} UTC; {covers}")
+        dark = unwatched(snapshot, begin, end)
+        raise ConfigError(
+            f"there is no task event from {clock(begin)} to {clock(end)} UTC; {covers}{'; ' if dark else ''}{dark}"
+        )
     return begin, end
 
 
 def _moment(name: str, given: pd.Timestamp | str | None, otherwise: pd.Timestamp) -> pd.Timestamp:
-    if given is None:
-        return otherwise
+    return otherwise if given is None else moment(name, given)
+
+
+def moment(name: str, given: pd.Timestamp | str) -> pd.Timestamp:
+    """Return a time that was asked for; ConfigError if it is none."""
     try:
         stamp = pd.Timestamp(given)
         if pd.isna(stamp):
@@ -164,6 +170,7 @@ def _summary(
         f"{_when(told, begin, end)}: {'; '.join(listed)}{more}.",
         f"In all, {_hit(snapshot, rows)}.",
         f"Not known from this evidence: {'; '.join(unknown)}.",
+        unwatched(snapshot, begin, end),
         brief_gaps(snapshot),
     ]
     return " ".join(sentence for sentence in sentences if sentence)
@@ -207,7 +214,8 @@ def _calm(snapshot: Snapshot, rows: pd.DataFrame, begin: pd.Timestamp, end: pd.T
     )
     return (
         f"Nothing stands out between {clock(begin)} and {clock(end, begin)} UTC: no crash loop, kill for memory, failing version, "
-        f"lost or suspicious node, series of failed starts or restart storm. {singles} {brief_gaps(snapshot)}"
+        f"lost or suspicious node, series of failed starts or restart storm. {singles} "
+        f"{unwatched(snapshot, begin, end)} {brief_gaps(snapshot)}"
     ).strip()
 
 

@@ -15,6 +15,7 @@ from .rollouts import rollouts
 from .runs import availability, mtbf, outages, runs, time_to_recover
 from .storms import failure_clustering, restart_storms
 from .survival import cumulative_incidence, kaplan_meier, laplace, logrank, mean_cumulative
+from .trends import daily, failure_change
 
 __all__ = [
     "availability",
@@ -24,10 +25,12 @@ __all__ = [
     "crash_loops",
     "cumulative_incidence",
     "cumulative_restarts",
+    "daily",
     "ends",
     "explain_events",
     "explain_stops",
     "failed_starts",
+    "failure_change",
     "failure_clustering",
     "failure_share",
     "failures",

@@ -65,13 +65,13 @@ def spans(given: Tables, attempts: nw.LazyFrame[Any], of_task: nw.LazyFrame[Any]
     begun = begun.filter(~nw.col("start_us").is_null())
     ended = nw.coalesce("terminated_us", "killed_us")
     lost = nw.col("client_status").is_in(["lost", "unknown"])
-    dead = nw.col("state") == "dead"
+    over = (nw.col("state") == "dead") | nw.col("state").is_null()  # not known: gone before its end was seen
     still = given.observed_us
     end = nw.coalesce(
         ended,
         nw.when(~nw.col("_last")).then(nw.col("last_us")),
         nw.when(lost).then(nw.col("modified_at_us")),
-        nw.when(dead).then(nw.coalesce("finished_at_us", "last_us")),
+        nw.when(over).then(nw.coalesce("finished_at_us", "last_us")),
         nw.when(nw.col("state") == "pending").then(nw.col("last_us")),
         nw.lit(still),
     )

@@ -73,18 +73,31 @@ def crash_loops(
     crashes = _crashes(source, ran, observed_at)
     if crashes.empty:
         return _empty()
-    keys = [crashes["slot"], crashes["task"]]
-    dense = _dense(crashes["at"], keys, min_restarts, within)
-    given_up = crashes[crashes["gave_up"]]
-    spent = _dense(given_up["at"], [given_up["slot"], given_up["task"]], min_exhaustions, exhausted_within)
-    looping = pd.MultiIndex.from_frame(
-        pd.concat([crashes.loc[dense, _TASK], given_up.loc[spent, _TASK]]).drop_duplicates()
-    )
-    if looping.empty:
+    tell = _telling(crashes, min_restarts, within, min_exhaustions, exhausted_within)
+    if tell.empty:
         return _empty()
-    crashes = crashes[pd.MultiIndex.from_frame(crashes[_TASK]).isin(looping)]
+    loops = pd.MultiIndex.from_frame(tell[_TASK].drop_duplicates())
+    crashes = crashes[pd.MultiIndex.from_frame(crashes[_TASK]).isin(loops)]
     found = _summary(crashes).join(_lengths(ran), how="left").join(_lost(source, ran), how="left")
     return _classed(found, ran, crashes, pd.Timedelta(fast_below))
+
+
+def looping(source: Source) -> pd.DataFrame:
+    """Return the crashes with which a loop is one, by the same rules: slot, task, at."""
+    crashes = _crashes(source, runs(source), None)
+    if crashes.empty:
+        return pd.DataFrame({"slot": [], "task": [], "at": pd.Series(dtype="datetime64[ns, UTC]")})
+    return _telling(crashes, 3, "10min", 2, "1h")[[*_TASK, "at"]]
+
+
+def _telling(
+    crashes: pd.DataFrame, min_restarts: int, within: str, min_exhaustions: int, exhausted_within: str
+) -> pd.DataFrame:
+    """Return the crashes that come soon enough after those before them to make a loop."""
+    dense = _dense(crashes["at"], [crashes["slot"], crashes["task"]], min_restarts, within)
+    given_up = crashes[crashes["gave_up"]]
+    spent = _dense(given_up["at"], [given_up["slot"], given_up["task"]], min_exhaustions, exhausted_within)
+    return pd.concat([crashes[dense], given_up[spent]])
 
 
 def _crashes(source: Source, ran: pd.DataFrame, observed_at: pd.Timestamp | str | None) -> pd.DataFrame:

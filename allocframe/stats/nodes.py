@@ -11,7 +11,7 @@ import pandas as pd
 
 from . import _intervals
 from ._facts import facts
-from ._input import Source, collected, looked_up, pandas_table
+from ._input import Source, collected, looked_up, pandas_table, us
 from .rescheduling import replacements
 
 
@@ -114,8 +114,10 @@ def lemon_nodes(source: Source, *, by: str | Iterable[str] = ("namespace", "job_
     )
 
 
-def concentration(source: Source, by: str = "job_id") -> pd.DataFrame:
-    """Rank jobs or nodes by their failures, with the share that the first ones make up together.
+def concentration(
+    source: Source, by: str = "job_id", *, since: pd.Timestamp | str | None = None
+) -> pd.DataFrame:
+    """Rank jobs or nodes by their failures, from `since` on, with the share that the first ones make up together.
 
     Returns
     -------
@@ -128,7 +130,8 @@ def concentration(source: Source, by: str = "job_id") -> pd.DataFrame:
     1.0
     """
     known = facts(source)
-    rows = collected(known.events.filter(nw.col("failure")).select(by))
+    counted = nw.col("failure") if since is None else nw.col("failure") & (nw.col("time_us") >= us(since))
+    rows = collected(known.events.filter(counted).select(by))
     counts = rows[by].astype("str").value_counts()
     found: pd.DataFrame = counts.rename_axis(by).reset_index(name="failures")
     total: Any = max(int(counts.sum()), 1)

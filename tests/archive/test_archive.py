@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -272,16 +273,69 @@ def test_retention_keeps_what_is_still_there(archive: af.Archive, versions: Vers
         archive.retain(0)
 
 
-def test_a_snapshot_of_an_archive_cannot_be_saved_as_evidence_but_as_tables(
+def test_a_snapshot_of_an_archive_is_saved_and_opened_with_the_same_tables(
     week: af.Archive, tmp_path: Path
 ) -> None:
-    with week.snapshot() as snap:
-        with pytest.raises(ValueError, match="to_parquet"):
-            snap.save(tmp_path / "x.allocframe")
-        assert (
-            pd.read_parquet(snap.to_parquet(tmp_path / "p") / "events.parquet")["alloc_id"].tolist()
-            == ["a"] * 4 + ["c"] * 2
-        )
+    with week.snapshot(since=moment(0)) as snap:
+        with af.load(snap.save(tmp_path / "x.allocframe")) as again:
+            assert again.info == snap.info
+            for name in ("allocations", "task_states", "events", "reschedules", "resources", "issues"):
+                pd.testing.assert_frame_equal(getattr(again, name), getattr(snap, name))
+        with af.load(snap.filter(job_id="other").save(tmp_path / "y.allocframe")) as narrowed:
+            assert narrowed.allocations["alloc_id"].tolist() == ["c"]
+        parquet = snap.to_parquet(tmp_path / "p") / "events.parquet"
+        assert pd.read_parquet(parquet)["alloc_id"].tolist() == ["a"] * 4 + ["b"] * 2 + ["c"] * 2
+
+
+def test_saved_tables_that_are_others_are_refused(week: af.Archive, tmp_path: Path) -> None:
+    whole = week.snapshot().save(tmp_path / "x.allocframe")
+    for old, new in (
+        ('"path": "events"', '"path": "events AS SELECT 1"'),
+        ('"path": "events"', '"path": "issues"'),
+    ):
+        damaged = tmp_path / "y.allocframe"
+        with zipfile.ZipFile(whole) as given, zipfile.ZipFile(damaged, "w") as made:
+            for name in given.namelist():
+                body = given.read(name)
+                made.writestr(
+                    name, body.replace(old.encode(), new.encode()) if name == "manifest.json" else body
+                )
+        with pytest.raises(af.DecodeError, match="not those of a snapshot"):
+            af.load(damaged)
+
+
+def test_what_a_later_watch_found_gone_keeps_its_last_row(archive: af.Archive, versions: Versions) -> None:
+    """Such a watch knows no more of it than its identity and index."""
+    archive.append(versions.seen(10, new=[("a", 1), ("b", 3)]))
+    found = versions.seen(30, gone=[("b", 3)])
+    known = ["alloc_id", "modify_index"]
+    archive.append(
+        replace(found, gone=found.gone[known].reindex(columns=found.gone.columns).astype(found.gone.dtypes))
+    )
+    row = archive.allocations(job_id="web").set_index("alloc_id").loc["b"]
+    assert (row["client_status"], row["last_seen_at"], row["gone_at"]) == ("complete", moment(10), moment(30))
+    assert not pd.isna(row["created_at"])
+    assert sorted(status(archive.snapshot(since=moment(5)))) == ["a", "b"]
+    assert archive.coverage().set_index("alloc_id").loc["b", "complete"]
+
+
+def test_a_task_whose_end_was_not_seen_does_not_run_on(archive: af.Archive, versions: Versions) -> None:
+    archive.append(versions.seen(10, new=[("a", 2)]))
+    archive.append(versions.seen(4000, gone=[("a", 2)]))
+    with archive.snapshot(since=moment(0)) as snap:
+        assert snap.task_states["state"].isna().tolist() == [True]
+        assert snap.task_states["finished_at"].tolist() == [moment(10)]
+        ran = af.stats.runs(snap)
+        assert ran["ended_at"].max() <= moment(10)
+        assert any("the end of 1 allocations" in note for note in snap.info["notes"])
+
+
+def test_rows_are_found_by_true_and_false(tmp_path: Path) -> None:
+    rows = [alloc("a", DeploymentStatus={"Canary": True}), alloc("b", DeploymentStatus={"Canary": False})]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    with af.read_json(tmp_path / "rows.json") as snap:
+        assert snap.filter(canary=True).allocations["alloc_id"].tolist() == ["a"]
+        assert snap.filter(canary=[False]).allocations["alloc_id"].tolist() == ["b"]
 
 
 def test_an_object_store_is_read_through_delta_rs(week: af.Archive, versions: Versions) -> None:

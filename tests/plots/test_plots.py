@@ -132,6 +132,15 @@ def test_curves_have_their_bands_and_seven_at_most(snap: af.Snapshot) -> None:
     assert drawn(plots.survival(stats.kaplan_meier([1, 2], [True, False]))).get_ylim() == (0, 1.02)
 
 
+def test_days_that_were_not_observed_as_a_whole_are_grey_and_say_so(crowd: af.Snapshot) -> None:
+    table = stats.daily(crowd)
+    assert len(drawn(plots.daily(table)).patches) == len(table)
+    table["watched"], table["complete"] = 0.25, [False] + [True] * (len(table) - 1)
+    ax = drawn(plots.daily(table))
+    assert [text.get_text() for text in ax.texts] == ["25%\nwatched"]
+    assert len(ax.patches) == 1
+
+
 def test_a_funnel_names_the_lemons() -> None:
     with (
         af.sim.Cluster("lemon_node", allocations=200, seed=1, acl=False) as cluster,

@@ -71,6 +71,7 @@ def test_a_report_has_its_parts_and_no_code(reports: dict[tuple[str, str], Path]
         "postmortem": ["Timeline", "Causes", "Blast radius", "Recovery", "Evidence", "Appendix"],
         "cluster": [
             "What stands out",
+            "Trends",
             "Failures by job",
             "Nodes",
             "Crash loops",

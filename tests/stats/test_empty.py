@@ -21,6 +21,7 @@ DRAWN = {
     "heatmap": lambda snap: plots.heatmap(stats.restarts(snap, bin="1h")),
     "survival": lambda snap: plots.survival(stats.survival(snap)),
     "cumulative_restarts": lambda snap: plots.cumulative_restarts(stats.cumulative_restarts(snap)),
+    "daily": lambda snap: plots.daily(stats.daily(snap)),
     "funnel": lambda snap: plots.funnel(stats.lemon_nodes(snap)),
     "pareto": lambda snap: plots.pareto(stats.concentration(snap)),
 }

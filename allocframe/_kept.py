@@ -1,0 +1,110 @@
+"""The tables of a snapshot that has no answers as sent: they are kept as they are, in a database of their own."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import duckdb
+import pandas as pd
+
+from ._errors import DecodeError
+from .capture import Capture
+from .decode import ISSUES, answer, quoted, terms
+from .frames import SNAPSHOT_TABLES, TABLES
+
+MEMORY_LIMIT = "1GB"
+"""What DuckDB may hold before it spills."""
+
+_ORDER = {"task_states": ", t.task", "events": ", t.task, t.seq", "reschedules": ", t.seq"}
+
+
+class Kept:
+    """Tables in a database of their own; stands in for a capture's decoder."""
+
+    def __init__(self) -> None:
+        spill = tempfile.mkdtemp(prefix="allocframe-")
+        self._remove = weakref.finalize(self, shutil.rmtree, spill, ignore_errors=True)
+        self._con = connect(spill)
+        self._schemas = itertools.count(1)
+
+    @classmethod
+    def of(cls, capture: Capture) -> Kept:
+        """Return the tables that `save` put into a capture.
+
+        Raises
+        ------
+        DecodeError
+            They are not these tables.
+        """
+        made, files = cls(), {page.path: quoted(str(capture.file(page))) for page in capture.pages}
+        try:
+            if set(files) != set(SNAPSHOT_TABLES):
+                raise DecodeError("the saved tables are not those of a snapshot")
+            for name in SNAPSHOT_TABLES:
+                columns = ", ".join(column.name for column in TABLES[name].columns)
+                made._con.execute(f"CREATE TABLE {name} AS SELECT {columns} FROM read_parquet({files[name]})")
+        except (duckdb.Error, DecodeError) as error:
+            made.close()
+            capture.close()
+            raise DecodeError(f"the saved tables cannot be read: {' '.join(str(error).split())}") from None
+        return made
+
+    def save(self, capture: Capture) -> None:
+        """Put the tables into a capture, each as a page."""
+        for name in SNAPSHOT_TABLES:
+            page = capture.add(b"", kind="table", path=name, params={})
+            with self._con.cursor() as cursor:
+                cursor.execute(f"COPY main.{name} TO {quoted(str(capture.file(page)))} (FORMAT parquet)")
+            capture.measure(page)
+
+    def frame(self, name: str, schema: str = "main") -> pd.DataFrame:
+        """Return a table as a DataFrame, in the order in which the allocations were created."""
+        columns = ", ".join(f"t.{column.name}" for column in TABLES[name].columns)
+        with self._con.cursor() as cursor:
+            data = cursor.sql(
+                f"SELECT {columns} FROM {schema}.{name} t JOIN {schema}.allocations a ON a.alloc_id = t.alloc_id "
+                f"ORDER BY a.create_index, t.alloc_id{_ORDER.get(name, '')}"
+            ).to_arrow_table()
+        return TABLES[name].frame(dict(zip(data.column_names, data.columns, strict=True)))
+
+    def query(self, query: str, schema: str = "main") -> pd.DataFrame:
+        """Answer one SELECT over the tables."""
+        with self._con.cursor() as cursor:
+            return answer(cursor, query, schema)
+
+    def narrow(self, schema: str, conditions: Iterable[tuple[str, Any]]) -> str:
+        """Make a schema in which every table holds only the allocations that meet `conditions`; return its name."""
+        name = f"view_{next(self._schemas)}"
+        self._con.execute(f"CREATE SCHEMA {name}")
+        chosen = f"SELECT alloc_id FROM {schema}.allocations WHERE {terms(conditions)}"
+        for table in SNAPSHOT_TABLES:
+            self._con.execute(
+                f"CREATE VIEW {name}.{table} AS SELECT * FROM {schema}.{table} WHERE alloc_id IN ({chosen})"
+            )
+        return name
+
+    def issues(self) -> pd.DataFrame:
+        """Return the `ISSUES` table without rows: what did not fit was noted when it was recorded."""
+        return ISSUES.empty()
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._con.close()
+        self._remove()
+
+
+def connect(spill: str) -> duckdb.DuckDBPyConnection:
+    """Return an empty database that spills into a folder."""
+    return duckdb.connect(
+        config={
+            "memory_limit": MEMORY_LIMIT,
+            "temp_directory": spill,
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+        }
+    )

@@ -1,0 +1,183 @@
+"""Reports from an archive tell of what is gone, of trends, and of what nobody saw."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from archived import LAST, recorded
+
+import allocframe as af
+
+LEAK = (76, 50)
+"""Hours before the end: 2026-11-21 06:30 to 2026-11-22 08:30."""
+
+BLIND = (60, 52)
+"""2026-11-21 22:30 to 2026-11-22 06:30."""
+
+WINDOW = {"since": "2026-11-21T06:00", "until": "2026-11-22T12:00"}
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> af.Archive:
+    return recorded(tmp_path_factory.mktemp("archived"), days=6, leak=LEAK, blind=BLIND)
+
+
+@pytest.fixture(scope="module")
+def pages(archive: af.Archive, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("pages")
+    postmortem = af.report(archive, "postmortem", output=folder / "p.html", progress=False, **WINDOW)
+    cluster = af.report(archive, "cluster", output=folder / "c.html", days=3, progress=False)
+    return {"postmortem": postmortem, "cluster": cluster}
+
+
+def text(page: Path) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page.read_text()))
+
+
+def test_a_postmortem_tells_of_allocations_that_are_gone(archive: af.Archive, pages: dict[str, Path]) -> None:
+    gone = archive.allocations()
+    gone = gone[
+        gone["gone_at"].notna() & (gone["job_id"] == "checkout").to_numpy() & (gone["job_version"] == 1)
+    ]
+    assert len(gone) == 6
+    kills = archive.events(oom_killed=True, until=WINDOW["until"])
+    told = text(pages["postmortem"])
+    assert (
+        f"6 tasks of checkout version 1 ran out of memory and were killed for it, {len(kills)} times in all"
+        in told
+    )
+    assert len(kills) > 6 * 3
+    assert "removed" not in told
+
+
+def test_a_postmortem_says_that_its_window_reaches_into_a_time_that_nobody_watched(
+    pages: dict[str, Path],
+) -> None:
+    told = text(pages["postmortem"])
+    assert (
+        "Nobody watched from 2026-11-21 22:30 to 2026-11-22 06:30 UTC, 8.0 h in all: what came and went then may be"
+        in told
+    )
+    assert "the disk &lt;b&gt;was&lt;/b&gt; full" in told
+    assert pages["postmortem"].read_text().count("<img ") == 1
+
+
+def test_a_report_from_an_archive_holds_no_place_of_this_machine(
+    archive: af.Archive, pages: dict[str, Path]
+) -> None:
+    for page in pages.values():
+        assert str(archive._tables.folder) not in page.read_text()
+        assert str(page.parent) not in page.read_text()
+
+
+def test_a_later_recording_does_not_change_the_postmortem_of_an_earlier_time(
+    pages: dict[str, Path], tmp_path: Path
+) -> None:
+    """The command, on an archive that ends two days earlier, gives the same file."""
+    shorter = recorded(tmp_path, days=6, leak=LEAK, blind=BLIND, until=40)
+    command = [sys.executable, "-W", "error", "-m", "allocframe", "report", "postmortem", "-o", "p.html"]
+    command += [
+        "--archive",
+        str(shorter._tables.folder),
+        "--since",
+        WINDOW["since"],
+        "--until",
+        WINDOW["until"],
+    ]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (0, "written to p.html\n"), done.stderr
+    assert (tmp_path / "p.html").read_bytes() == pages["postmortem"].read_bytes()
+
+
+def test_a_report_on_the_cluster_has_trends_and_says_which_days_are_incomplete(
+    pages: dict[str, Path],
+) -> None:
+    told = text(pages["cluster"])
+    assert "From 2026-11-21 10:30 to 2026-11-24 10:30 UTC" in told
+    assert "in the same time before" in told
+    assert re.search(r"Sat 2026-11-21 .{0,80}1\.5 h unwatched", told)
+    assert re.search(r"Sun 2026-11-22 .{0,80}6\.5 h unwatched", told)
+    assert "not over" in told
+    assert pages["cluster"].read_text().count("<img ") == 4
+
+
+def test_without_an_archive_the_trends_say_how_to_get_one(reports: dict[tuple[str, str], Path]) -> None:
+    assert "Trends need an archive: allocframe record --archive DIR keeps one" in text(
+        reports["mixed", "cluster"]
+    )
+
+
+def test_a_redacted_report_from_an_archive_keeps_the_gaps_and_no_name(
+    archive: af.Archive, tmp_path: Path
+) -> None:
+    page = af.report(archive, "cluster", output=tmp_path / "r.md", days=3, redact=True, progress=False)
+    told = page.read_text()
+    for name in ("checkout", "payments", "node-001", "was</b>", "10.1.2.3"):
+        assert name not in told
+    assert "Nobody watched from 2026-11-21 22:30 to 2026-11-22 06:30 UTC: what" in told
+    assert "in the same time before" in told
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "said"),
+    [
+        ("postmortem", {}, "needs since, such as"),
+        ("postmortem", {"since": "2026-11-30"}, r"is after until .* the snapshot covers .* to 2026-11-24 10:30"),
+        ("postmortem", {"since": "2026-11-01", "until": "2026-11-02"}, "holds nothing seen by .* it begins at 2026-11-18T10:30"),
+        ("postmortem", {"since": "2026-11-21T23:00:10", "until": "2026-11-21T23:00:11"},
+         "there is no task event .*; Nobody watched from 2026-11-21 23:00"),
+        ("postmortem", {"since": "2026-11-21", "days": 3}, "days are those of a report on the cluster"),
+        ("cluster", {"since": "2026-11-21"}, "leave out since and until"),
+        ("cluster", {"days": 0}, "days must be a whole number from 1"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_told_is_told(
+    archive: af.Archive, tmp_path: Path, kind: str, asked: dict[str, str], said: str
+) -> None:
+    with pytest.raises(af.ConfigError, match=said):
+        af.report(archive, kind, output=tmp_path / "a.html", progress=False, **asked)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_without_an_archive_is_named_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        af.ConfigError, match=r"there is no archive in .*none.*; allocframe record --archive DIR makes one"
+    ):
+        af.report(af.Archive(tmp_path / "none"), "cluster", output=tmp_path / "a.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_days_and_changes_of_rate_are_those_of_the_events(archive: af.Archive) -> None:
+    with archive.snapshot(since="2026-11-19") as snap:
+        days = af.stats.daily(snap).set_index("day")
+        events = af.stats.explain_events(snap)
+        change = af.stats.failure_change(snap, by="job_id", period="3D").set_index("job_id")
+    failed = events[events["failure"].astype(bool)]
+    for day, row in days.iterrows():
+        assert row["failures"] == (failed["time"].dt.floor("D") == day).sum()
+    assert days.index[0] == pd.Timestamp("2026-11-19", tz="UTC")
+    late, begin = failed[failed["time"] >= LAST - pd.Timedelta("3D")], LAST - pd.Timedelta("6D")
+    mine = (late["job_id"] == "checkout").sum()
+    assert change.loc["checkout", "failures"] == mine > 0
+    before = failed[(failed["time"] < LAST - pd.Timedelta("3D")) & (failed["time"] >= begin)]
+    assert change.loc["checkout", "failures_before"] == (before["job_id"] == "checkout").sum()
+    full = days.loc["2026-11-19":"2026-11-20"]  # type: ignore[misc]
+    assert full["complete"].all()
+    assert (full["watched"] == 1).all()
+    assert days.loc["2026-11-22", "watched"].item() == pytest.approx(1 - 6.5 / 24)
+    assert days.loc["2026-11-22", "lacks"].startswith("6.5 h unwatched")
+
+
+def test_of_a_live_snapshot_no_day_is_complete(snap: af.Snapshot) -> None:
+    days = af.stats.daily(snap)
+    assert not days["complete"].any()
+    assert set(days["lacks"]) == {"no archive: what Nomad has forgotten is not here"}
+    assert days["watched"].isna().all()
