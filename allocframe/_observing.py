@@ -209,6 +209,8 @@ def _error(alloc_id: str, sample: int | None, said: str) -> dict[str, Any]:
 
 
 def _chosen(allocations: Snapshot | Iterable[str]) -> list[str]:
+    if isinstance(allocations, str):
+        raise ConfigError(f"allocations must be a Snapshot or a list of IDs, not {allocations!r}")
     table = getattr(allocations, "allocations", None)
     if table is None:
         return [str(one) for one in allocations]  # type: ignore[union-attr]

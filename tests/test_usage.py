@@ -156,6 +156,8 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_sent(
 ) -> None:
     with pytest.raises(af.ConfigError):
         client.usage(["00000000-0000-0000-0000-000000000000"], **wrong)
+    with pytest.raises(af.ConfigError, match="list of IDs"):
+        client.usage("00000000-0000-0000-0000-000000000000")
     assert client.stats["requests"] == 0
 
 

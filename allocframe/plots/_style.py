@@ -68,8 +68,8 @@ def label(value: object, longest: int = 42) -> str:
 
 def unwatched(ax: Axes, source: Any) -> None:
     """Shade the times in which, as a snapshot of an archive knows, nobody watched."""
-    gaps = getattr(source, "info", {}).get("gaps", [])
-    for number, gap in enumerate(gaps):
+    info = getattr(source, "info", None)  # of a DataFrame it is a method
+    for number, gap in enumerate(info.get("gaps", []) if isinstance(info, dict) else []):
         left, right = days([pd.Timestamp(gap["since"]), pd.Timestamp(gap["until"])])
         ax.axvspan(
             left, right, color=UNWATCHED, zorder=0, linewidth=0, label="_" if number else "nobody watched"

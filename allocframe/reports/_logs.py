@@ -60,9 +60,8 @@ class LogLines:
 def _as_markdown(found: Logs | str) -> str:
     if isinstance(found, str):
         return Prose(found)._repr_markdown_()
-    lines = [
-        f"    {row.stream}  {visible(row.line)}" for row in found.frame.itertuples()
-    ]  # indented: no fence to break out of
+    # indented, for that leaves no fence to break out of
+    lines = [f"    {row.stream}  {visible(row.line)}" for row in found.frame.itertuples()]
     return "\n".join(["", *lines, ""]) + "\n" + "\n".join(f"- {markdown(note)}" for note in found.notes)
 
 

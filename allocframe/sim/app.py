@@ -279,8 +279,8 @@ def build(
     ]
     actions: list[BaseRoute] = []
     if engine is not None:
-        exec_ = Exec(engine, access, real_pty=real_pty)
-        parts = (Actions(engine, access), exec_, Nodes(engine, access), Stream(engine, access))
+        sessions = Exec(engine, access, real_pty=real_pty)
+        parts = (Actions(engine, access), sessions, Nodes(engine, access), Stream(engine, access))
         actions = [route for part in parts for route in part.routes()]
     app = Starlette(
         routes=[*Api(state, access).routes(), *actions], middleware=middleware, exception_handlers=handlers

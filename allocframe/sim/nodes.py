@@ -61,15 +61,14 @@ class Nodes:
             return measured(alloc, request.query_params.get("task"), self.engine.clock(alloc))
 
     async def logs(self, request: Request) -> Response:
+        """Answer; 1.3.1 has set the type of the body before a node refuses, and keeps it."""
         kind = "text/plain"
         try:
             asked = _asked(request)
             kind = "text/plain" if asked.plain else "application/json"
             body = await run_in_threadpool(self._log, request, asked)
         except Refusal as refusal:
-            late = (
-                kind if self.engine.state.version == "1.3.1" else "text/plain"
-            )  # set before the node was asked
+            late = kind if self.engine.state.version == "1.3.1" else "text/plain"
             return Response(refusal.text, refusal.status, media_type=late)
         return Response(body, headers={"Content-Type": kind})
 

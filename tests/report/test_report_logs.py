@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import allocframe as af
+from allocframe._logs import Line, Logs, frame_of
 from allocframe.reports import _logs
 
 
@@ -78,3 +79,14 @@ def test_a_cluster_report_takes_no_client(
 ) -> None:
     with pytest.raises(af.ConfigError, match="log lines are for a postmortem"):
         af.report(loop[2], "cluster", output=tmp_path / "a.html", client=loop[1])
+
+
+def test_what_programs_write_cannot_leave_its_block() -> None:
+    line = "\x1b[31m</pre><img src=x>\n```\n# head"
+    frame = frame_of([("stderr", Line("web.stderr.0", 0, line), None)])
+    shown = _logs.LogLines("Told.", [("<b>web</b>", Logs(frame, []))])
+    assert "<img" not in shown._repr_html_()
+    assert "<b>" not in shown._repr_html_()
+    written = [one for one in shown._repr_markdown_().splitlines() if "head" in one]
+    assert [one[:4] for one in written] == ["    "]
+    assert "\x1b" not in shown._repr_markdown_() + repr(shown)
