@@ -161,10 +161,15 @@ def test_a_stream_ends_with_its_connection_its_server_or_its_token(simulated: si
 
 def test_a_namespace_sees_only_its_own_events(simulated: sim.Cluster) -> None:
     crash(simulated, 8)
-    with stream(simulated, namespace="platform") as answer:
-        simulated.break_streams()
-        events = [e for line in answer.iter_lines() for e in json.loads(line).get("Events", [])]
-    assert {event["Namespace"] for event in events} <= {"platform"}
+    seen = {}
+    for namespace in ("*", "platform"):
+        with stream(simulated, namespace=namespace) as answer:
+            lines = answer.iter_lines()
+            assert next(lines) == "{}"  # subscribed: only now can it be broken
+            simulated.break_streams()
+            seen[namespace] = [e for line in lines for e in json.loads(line).get("Events", [])]
+    assert {event["Namespace"] for event in seen["platform"]} <= {"platform"}
+    assert len(seen["platform"]) == sum(event["Namespace"] == "platform" for event in seen["*"])
 
 
 def test_restored_servers_count_from_low_indexes_and_keep_what_there_is(simulated: sim.Cluster) -> None:
