@@ -151,7 +151,10 @@ def _lazy(native: Any) -> nw.LazyFrame[Any]:
     columns = list(nw.from_native(native).collect_schema().names())
     present = [name for name in _TIMES if name in columns]
     if implementation is nw.Implementation.DUCKDB:
-        more = ", ".join(f"epoch_us({name}) AS {name}_us" for name in present)
+        kinds = {name: str(kind) for name, kind in zip(native.columns, native.types, strict=True)}
+        # of nanoseconds with a time zone, as Parquet files have them, DuckDB knows no epoch_us
+        cast = {name: "TIMESTAMPTZ" if "Z" in kinds[name] else kinds[name] for name in present}
+        more = ", ".join(f"epoch_us(CAST({name} AS {cast[name]})) AS {name}_us" for name in present)
         native = native.project(f"*, {more}") if present else native
     elif implementation is nw.Implementation.PYSPARK:
         native = native.selectExpr("*", *(f"unix_micros({name}) AS {name}_us" for name in present))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import duckdb
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -157,3 +158,14 @@ def test_a_ratio_of_nothing_observed_is_missing_and_of_new_failures_only_infinit
     assert (ratio[1], high[1]) == (float("inf"), float("inf"))
     assert low[1] > 0
     assert pd.isna(ratio[2])
+
+
+def test_rates_of_a_parquet_file_that_duckdb_reads_are_those_of_the_snapshot(
+    snap: af.Snapshot, tmp_path: Path
+) -> None:
+    folder = snap.to_parquet(tmp_path / "tables.parquet")
+    there = stats.failures(duckdb.read_parquet(str(Path(folder) / "events.parquet")), by="job_id")
+    here = stats.failures(snap.events, by="job_id")
+    counted = ["job_id", "count"]
+    assert plain(there[counted], "job_id") == plain(here[counted], "job_id")
+    assert there["rate_per_hour"].sum() == pytest.approx(here["rate_per_hour"].sum(), rel=1e-6)
