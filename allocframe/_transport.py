@@ -99,7 +99,7 @@ class Transport:
         *,
         check: Callable[[Response], Any] = lambda response: None,
         timeout: float | None = None,
-        most: int = MAX_BODY,
+        most: int | None = None,
     ) -> Any:
         """Return what `check` makes of the answer to one read, asking again where that can help.
 
@@ -107,7 +107,10 @@ class Transport:
         """
         if not _protocol.is_read(path):
             raise AllocframeError(f"GET {path} is not one of the calls that only read")
-        return self._repeated(lambda deadline: self._attempt(path, params, deadline, check, most), timeout)
+        return self._repeated(
+            lambda deadline: self._attempt(path, params, deadline, check, most),
+            timeout,
+        )
 
     def post(self, path: str, params: Mapping[str, str], body: Mapping[str, object]) -> Any:
         """Ask for a change; return the parsed answer. It is repeated only where it has surely not been carried out.
@@ -151,7 +154,7 @@ class Transport:
         params: Mapping[str, str],
         deadline: float,
         check: Callable[[Response], Any],
-        most: int,
+        most: int | None,
     ) -> Any:
         client = self._usable()
         self._count(requests=1)
@@ -222,9 +225,10 @@ class Transport:
         raise error
 
     def _body(
-        self, answer: httpx.Response, deadline: float, where: str, most: int = MAX_BODY
+        self, answer: httpx.Response, deadline: float, where: str, most: int | None = None
     ) -> Iterator[bytes]:
         """Yield the unpacked body; a packed one must reach its own end, which Content-Length does not prove."""
+        bound = MAX_BODY if most is None else most
         inflate = zlib.decompressobj(31) if answer.headers.get("content-encoding", "") == "gzip" else None
         total = 0
         for raw in answer.iter_raw():
@@ -240,8 +244,10 @@ class Transport:
                     piece = inflate.decompress(data, 1 << 20)
                     data = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
                 total += len(piece)
-                if total > most:
-                    raise ResponseTooLarge(f"{where}: more than {most:,} bytes in one answer; ask for less")
+                if total > bound:
+                    raise ResponseTooLarge(
+                        f"{where}: more than {bound:,} bytes in one answer; ask for less, as with per_page="
+                    )
                 yield piece
         if inflate is not None and not inflate.eof and total:
             raise zlib.error("the compressed answer stops before its end")

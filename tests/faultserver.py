@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 Answer = bytes | Callable[[socket.socket], None]
 
@@ -87,7 +88,7 @@ class FaultServer:
         if not request:
             return False
         target = request.split()[1].decode()
-        if not target.startswith(("/v1/alloc", "/v1/client/")):
+        if not urlsplit(target).path.startswith(("/v1/alloc", "/v1/client/")):
             connection.sendall(http(b"", "404 Not Found", length=0))
             return True
         self.requests.append(target)

@@ -61,7 +61,7 @@ NOTHING = State(None, None, LIVE.empty(), RECORDERS.empty())
 def state(connection: Connection) -> State:
     """Return what the archive last saw."""
     derive(connection, tasks=False)
-    live = frame(connection, LIVE, "FROM seen.allocations WHERE gone_at IS NULL")
+    live = frame(connection, LIVE, "FROM seen.allocations WHERE gone_at IS NULL ORDER BY alloc_id")
     last = "QUALIFY row_number() OVER (PARTITION BY recorder ORDER BY seen_at DESC, position DESC) = 1"
     recorders = frame(connection, RECORDERS, f"FROM stored.snapshots {last} ORDER BY seen_at")
     if recorders.empty:
@@ -76,7 +76,9 @@ def known(connection: Connection, namespace: str) -> tuple[pd.DataFrame, pd.Time
     """Return the allocations of a namespace that were still there, as last seen, and when that was."""
     derive(connection, tasks=False)
     within = "true" if namespace == "*" else terms([("namespace", namespace)])
-    rows = frame(connection, ALLOCATIONS, f"FROM seen.allocations WHERE gone_at IS NULL AND {within}")
+    rows = frame(
+        connection, ALLOCATIONS, f"FROM seen.allocations WHERE gone_at IS NULL AND {within} ORDER BY alloc_id"
+    )
     at = connection.sql("SELECT max(seen_at) FROM stored.observations").fetchall()[0][0]
     return rows, None if at is None else pd.Timestamp(at).tz_localize("UTC")
 

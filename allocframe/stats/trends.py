@@ -35,27 +35,12 @@ def daily(
     Returns
     -------
     pandas.DataFrame
-        One row for each day of UTC.
-
-        day : time
-        failures, failures_per_hour, failures_lower, failures_upper
-            Count, rate per hour that tasks ran, and its exact 95 % Poisson interval; missing without exposure.
-        restarts, restarts_per_hour, restarts_lower, restarts_upper
-            The same of `Restarting` events.
-        exposure_hours : float
-            Time that tasks ran.
-        looping, new_loops : int
-            Task slots in a crash loop on that day, and those of them that were in none the day before.
-        nodes_lost : int
-            Nodes that lost allocations.
-        watched : float
-            Share of the day, as far as it is over, in which somebody watched; missing where that is not known.
-        tasks_missing : int
-            Tasks of which events of that day are missing; missing where that is not known.
-        complete : bool
-            The day is over, it was watched, and no event of it is missing.
-        lacks : str
-            What makes it incomplete.
+        One row for each day (of UTC): failures and restarts with their rates per hour that tasks ran (``_per_hour``; missing without
+        exposure) and the bounds of exact 95 % Poisson intervals (``_lower``, ``_upper``); exposure_hours; looping, the task slots in a
+        crash loop on that day, and new_loops, those of them that were in none the day before; nodes_lost; watched, the share of the
+        day, as far as it is over, in which somebody watched, and tasks_missing, the tasks of which events of that day are missing
+        (both missing where that is not known); complete, whether the day is over, was watched and lacks no event; lacks, what makes it
+        incomplete.
 
     Examples
     --------
