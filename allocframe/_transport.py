@@ -246,7 +246,7 @@ class Transport:
                 total += len(piece)
                 if total > bound:
                     raise ResponseTooLarge(
-                        f"{where}: more than {bound:,} bytes in one answer; ask for less, as with per_page="
+                        f"{where}: more than {bound:,} bytes; lower per_page=, or ask for less"
                     )
                 yield piece
         if inflate is not None and not inflate.eof and total:
