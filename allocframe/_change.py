@@ -14,7 +14,7 @@ class Gap:
     """A time in which nobody watched: what came and went in it may be missing."""
 
     since: pd.Timestamp | None
-    """When the cluster was last seen; None where it had never been."""
+    """When the cluster was last seen, or a little before; None where it had never been."""
 
     until: pd.Timestamp
     reason: str
@@ -30,7 +30,7 @@ class Change:
     """
 
     at: pd.Timestamp
-    """When it was seen, by this machine's clock, in UTC."""
+    """Up to when it tells of the cluster, by this machine's clock, in UTC: what happened later, this or a later one tells."""
 
     index: int | None
     """The Raft index that the cluster had reached."""

@@ -89,15 +89,18 @@ class Inbox:
             self._waiting.clear()
             self._bytes = 0
 
-    def take(self, most: int) -> tuple[list[Update], int]:
-        """Return the updates that have waited longest, and the index up to which nothing is left behind."""
+    def take(self, most: int) -> tuple[list[Update], int, float]:
+        """Return the updates that have waited longest, and the index and the time up to which nothing is left behind.
+
+        The time is 0, which is long ago, where that cannot be told.
+        """
         with self.changed:
+            if self.overflowed:
+                return [], 0, 0.0
             taken = [self._waiting.pop(identity) for identity in list(self._waiting)[:most]]
             self._bytes -= sum(update.size for update in taken)
-            if self.overflowed:
-                return [], 0
             left = min((update.first_index - 1 for update in self._waiting.values()), default=self.index)
-            return taken, min(left, self.index)
+            return taken, min(left, self.index), 0.0 if self._waiting else self.heard_at
 
     def restart(self, floor: int) -> None:
         """Make ready for a new subscription after all of the old one was taken or lost."""

@@ -39,6 +39,9 @@ POLL = 5.0
 """The same where the server gives no index to wait past."""
 
 LONGEST_PAUSE = 30.0
+UNDER_WAY = pd.Timedelta(seconds=1)
+"""What happened so shortly before the last line may still have been on its way."""
+
 _FIRST_LOOK = "the first look"
 _WENT_BACK = "the server's index went back: it was restored, or another one answered"
 
@@ -62,7 +65,7 @@ class Watcher:
         self.mode: Literal["stream", "blocking"] = "stream" if stream else "blocking"
         self.trouble: str | None = None
         self.index = seen.index or 0
-        self.heard_at = seen.at
+        self.told_up_to = seen.at
         self.synced = False
         self.present = Present(seen)
         self.inbox = Inbox(query.prefix or "", floor=self.index)
@@ -82,7 +85,6 @@ class Watcher:
         self._in_a_row = 0
         self._not_before = self._relist_at = 0.0
         self._ever = False
-        self._taken_at = seen.at
 
     # One step
 
@@ -92,7 +94,7 @@ class Watcher:
         if pause > 0:
             self.feed.closed.wait(min(pause, left))
             return
-        before = self.index, self._taken_at
+        before = self.index, self.told_up_to
         try:
             self._notice_breaks()
             if not self.synced or time.monotonic() >= self._relist_at:
@@ -105,8 +107,8 @@ class Watcher:
             if self.feed.closed.is_set():
                 return
             if isinstance(error, UNSTORED):
-                self.index, self._taken_at = before
-                self._lose(self._taken_at, f"this machine could not hold what came: {error}")
+                self.index, self.told_up_to = before
+                self._lose(f"this machine could not hold what came: {error}")
             self._failed(error)
             if isinstance(error, PermissionDenied) or not self._ever:
                 raise
@@ -122,12 +124,12 @@ class Watcher:
             self._relist_at = time.monotonic() + pause
         else:
             self._not_before = time.monotonic() + pause
-            self._lose(self.heard_at, str(error))
+            self._lose(str(error))
 
-    def _lose(self, since: pd.Timestamp | None, reason: str) -> None:
+    def _lose(self, reason: str) -> None:
         self.synced = False
         if self._gap is None:
-            self._gap = (since, reason)
+            self._gap = (self.told_up_to, reason)
 
     def _notice_breaks(self) -> None:
         """Tell what a stream that has ended had told before; the rest must be listed."""
@@ -135,16 +137,16 @@ class Watcher:
         if not self.synced or stream is None or (stream.ended is None and not self.inbox.overflowed):
             return
         if self.inbox.overflowed:
-            self._lose(self._taken_at, "changes came faster than they were taken")
+            self._lose("changes came faster than they were taken")
         else:
-            while len(self.inbox):
-                self._take(self._read_jobs)
-            self.heard_at = self._heard()
-            self._lose(self.heard_at, f"the event stream broke: {stream.ended}")
+            while self._take(self._read_jobs):
+                pass
+            self._lose(f"the event stream broke: {stream.ended}")
         self.counts["reconnects"] += 1
 
-    def _heard(self) -> pd.Timestamp | None:
-        return _time(self.inbox.heard_at) if self.inbox.heard_at else self.heard_at
+    def _up_to(self, moment: pd.Timestamp) -> None:
+        """Note that whatever happened before a moment has been told."""
+        self.told_up_to = moment if self.told_up_to is None else max(moment, self.told_up_to)
 
     # Subscribe, list, apply
 
@@ -152,14 +154,16 @@ class Watcher:
         """List everything while a new subscription is held; tell what that changes."""
         stream = self._subscribe() if self._wants_stream else None
         self.mode = "blocking" if stream is None else "stream"
+        began, first = _now(), not self.present.known
         store, index = self.asker.all()
-        first = not self.present.known
         if index is not None and index < self.index:
             self._reset, self.index, first = True, 0, True
             self.counts["resets"] += 1
             self.inbox.restart(0)
         if stream is not None and not first:
             self._catch_up(stream, store, index)
+        else:
+            self._up_to(began if stream is None else _now())
         frames = self.present.replace(store, index, reset=self._reset)
         self.index = max(self.index, index or 0)
         self.rule.index = index or 0
@@ -180,9 +184,11 @@ class Watcher:
             self._gap = None
             self.counts["resumed"] += 1
         elif self._gap is None and not reached:
-            self._gap = (self.heard_at, "the event stream lagged behind the list")
-        while len(self.inbox):
-            self._take(jobs_in(store))
+            self._gap = (self.told_up_to, "the event stream lagged behind the list")
+        if not reached:
+            self._up_to(_now())
+        while self._take(jobs_in(store)):
+            pass
 
     def _subscribe(self) -> EventStream | None:
         """Return a subscription that the server has confirmed, or None where it lets nobody subscribe."""
@@ -226,23 +232,20 @@ class Watcher:
                 ),
                 max(until, 0.0),
             )
-        self.heard_at = self._heard()
-        if not inbox.overflowed and not len(inbox):
-            self._taken_at = self.heard_at
-        if len(inbox) and stream is not None and stream.ended is None:
-            self.feed.closed.wait(LINGER)
+        if stream is not None and stream.ended is None:
+            self.feed.closed.wait(LINGER if len(inbox) else 0.0)
             self._take(self._read_jobs)
 
-    def _take(self, jobs: Jobs) -> None:
-        """Apply what the inbox holds, or its oldest part."""
-        taken, index = self.inbox.take(MOST_AT_ONCE)
-        if not self.inbox.overflowed:
-            self._taken_at = self._heard()
+    def _take(self, jobs: Jobs) -> bool:
+        """Apply what the inbox holds, or its oldest part; return whether there was any."""
+        taken, index, heard = self.inbox.take(MOST_AT_ONCE)
         rounds = list(zip_longest(*(one.forms() for one in taken))) or [()]
         for nth, forms in enumerate(rounds, 1):
             if nth == len(rounds):
                 self.index = max(self.index, index)
+                self._up_to(_time(heard))
             self._apply([one for one in forms if one is not None], jobs)
+        return bool(taken)
 
     def _apply(self, updates: list[Update], jobs: Jobs) -> None:
         fresh = self.present.fresh(updates)
@@ -283,26 +286,24 @@ class Watcher:
         resets = self.rule.resets
         moved = self.rule.received(self.asker.index(params, _events.read_timeout(self.rule.wait)))
         if self.rule.resets > resets:
-            self._lose(self.heard_at, _WENT_BACK)
+            self._lose(_WENT_BACK)
             return False
-        self._well()
-        return moved
-
-    def _well(self) -> None:
-        self.heard_at = _now()
         self.trouble, self._in_a_row = None, 0
+        if not moved:
+            self._up_to(_now())
+        return moved
 
     def _compare(self) -> None:
         """List without task states, and read in full only what has changed."""
-        started = time.monotonic()
+        started, began = time.monotonic(), _now()
         store, index = self.asker.all(light=True)
         found = self.present.difference(store.modify_indexes(), index)
         store.close()
         if index is not None and index < self.index:
-            self._lose(self.heard_at, _WENT_BACK)
+            self._lose(_WENT_BACK)
             return
         self.rule.index = index or 0
-        self._well()
+        self.trouble, self._in_a_row = None, 0
         if len(found.chosen) > MOST_READS:
             store, index = self.asker.all()
             frames = self.present.replace(store, index)
@@ -311,6 +312,7 @@ class Watcher:
             frames["gone"] = self.present.forget(found.gone)
         self.index = max(self.index, index or 0)
         self._pace.pause = max(self._pace.pause, time.monotonic() - started)
+        self._up_to(began)
         if any(len(frames[name]) for name in ("new", "changed", "gone")):
             self._tell(frames, "blocking", whole=True)
 
@@ -322,24 +324,22 @@ class Watcher:
 
     def still(self) -> Change | None:
         """Return a change without rows that says that nothing had changed when the cluster was last heard of."""
-        if not self.synced or self.ready or len(self.inbox) or self.heard_at is None:
+        if not self.synced or self.ready or len(self.inbox) or self.told_up_to is None:
             return None
-        frames, source = self.present.nothing(), self.mode
-        return Change(
-            at=self.heard_at, index=self.index or None, source=source, whole=False, gap=None, **frames
-        )
+        return self._change(self.present.nothing(), self.mode, whole=False)
 
     def _tell(self, frames: Frames, source: Source, *, whole: bool) -> None:
-        gap, now = None, _now()
+        self.ready.append(self._change(frames, source, whole=whole))
+
+    def _change(self, frames: Frames, source: Source, *, whole: bool) -> Change:
+        """Return a change as of the moment up to which all is told, which is earlier than now."""
+        gap, at = None, self.told_up_to or _now()
         if self._gap is not None:
             since, reason = self._gap
-            gap = Gap(since, now, reason)
+            gap = Gap(since - UNDER_WAY if since is not None else None, at, reason)
             self.counts["gaps"] += reason != _FIRST_LOOK
             self._gap = None
-        self.heard_at = now
-        self.ready.append(
-            Change(at=now, index=self.index or None, source=source, whole=whole, gap=gap, **frames)
-        )
+        return Change(at=at, index=self.index or None, source=source, whole=whole, gap=gap, **frames)
 
 
 def _now() -> pd.Timestamp:

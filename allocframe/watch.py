@@ -151,7 +151,7 @@ class Watch:
         with self._lock:
             watcher = self._watcher
             capture, store = watcher.present.copy()
-            at = watcher.heard_at.isoformat() if watcher.heard_at is not None else None
+            at = watcher.told_up_to.isoformat() if watcher.told_up_to is not None else None
             index, synced = watcher.index or None, watcher.synced
         query = self._query
         asked = {"prefix": query.prefix, "filter": query.filter}

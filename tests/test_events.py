@@ -102,7 +102,7 @@ def test_what_leaves_the_ring_between_two_takes_is_kept() -> None:
     inbox = Inbox()
     for index in range(1, 31):
         inbox.put(_events.parse(line(alloc(index, range(max(0, index - 10), index)))))
-    (update,), index = inbox.take(10)
+    (update,), index, _ = inbox.take(10)
     assert times(update) == list(range(30))
     assert (update.index, update.first_index, index) == (30, 1, 30)
     assert inbox.counts["coalesced"] == 29
@@ -112,7 +112,7 @@ def test_forms_between_which_events_were_lost_are_told_one_after_the_other() -> 
     inbox = Inbox()
     for index, ring in ((1, range(10)), (2, range(5, 15)), (3, range(40, 50)), (4, range(45, 55))):
         inbox.put(_events.parse(line(alloc(index, ring))))
-    (update,), _ = inbox.take(10)
+    (update,), _, _ = inbox.take(10)
     assert [times(form) for form in update.forms()] == [list(range(15)), list(range(40, 55))]
 
 
@@ -120,7 +120,7 @@ def test_what_was_told_before_the_subscription_and_what_comes_twice_is_counted_a
     inbox = Inbox(floor=5)
     for index in (4, 5, 6, 6, 7):
         inbox.put(_events.parse(line(alloc(index, range(index)))))
-    taken, index = inbox.take(10)
+    taken, index, _ = inbox.take(10)
     assert [(one.index, one.first_index) for one in taken] == [(7, 6)]
     assert (inbox.counts["replayed"], inbox.counts["duplicates"], index) == (2, 1, 7)
 
@@ -129,8 +129,8 @@ def test_the_index_of_a_part_leaves_nothing_behind() -> None:
     inbox = Inbox()
     for index, identity in ((5, "a"), (6, "b"), (7, "a"), (8, "c")):
         inbox.put(_events.parse(line(alloc(index, range(3), identity))))
-    taken, index = inbox.take(1)
-    assert ([one.alloc_id for one in taken], index) == (["a"], 5)
+    taken, index, heard = inbox.take(1)
+    assert ([one.alloc_id for one in taken], index, heard) == (["a"], 5, 0.0)
     assert inbox.take(9)[1] == 8
 
 
