@@ -145,7 +145,7 @@ class Transport:
                     pause = 0.0
                 if attempt > self._retries or time.monotonic() + pause >= deadline or self._aborted:
                     raise fault.error from None
-                self._count(retries=1)
+                self.count(retries=1)
                 time.sleep(pause)
 
     def _attempt(
@@ -157,7 +157,7 @@ class Transport:
         most: int | None,
     ) -> Any:
         client = self._usable()
-        self._count(requests=1)
+        self.count(requests=1)
         left = max(deadline - time.monotonic(), 0.001)
         where = f"GET {self._config.address}{path}"
         reused = self._answered
@@ -186,7 +186,7 @@ class Transport:
     ) -> Any:
         """Send a change over a connection of its own: one that was kept may be closed by now, and nobody could tell."""
         self._usable()
-        self._count(requests=1)
+        self.count(requests=1)
         left = max(deadline - time.monotonic(), 0.001)
         where = f"POST {self._config.address}{path}"
         timeout, named = httpx.Timeout(left, connect=min(left, 10.0)), self._server_name()
@@ -251,7 +251,7 @@ class Transport:
                 yield piece
         if inflate is not None and not inflate.eof and total:
             raise zlib.error("the compressed answer stops before its end")
-        self._count(bytes_received=total)
+        self.count(bytes_received=total)
 
     def _judge(self, answer: httpx.Response, body: bytes, path: str, where: str) -> Response:
         status = answer.status_code
@@ -324,14 +324,11 @@ class Transport:
             self._client = connected(self._config)
         self._aborted = False
 
-    def _count(self, **more: int) -> None:
+    def count(self, **more: int) -> None:
+        """Add to the counters."""
         with self._lock:
             for name, number in more.items():
                 setattr(self.stats, name, getattr(self.stats, name) + number)
-
-    def count(self, **more: int) -> None:
-        """Add to the counters."""
-        self._count(**more)
 
     def close(self) -> None:
         """Close every connection; doing it twice does no harm."""
