@@ -30,7 +30,7 @@ class Change:
     """
 
     at: pd.Timestamp
-    """Up to when it tells of the cluster, by this machine's clock, in UTC: what happened later, this or a later one tells."""
+    """Up to when it tells of the cluster, by this machine's clock, in UTC. What happened later, this or a later one tells."""
 
     index: int | None
     """The Raft index that the cluster had reached."""
