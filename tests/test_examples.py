@@ -27,7 +27,8 @@ def modules() -> Iterator[Any]:
 def examples() -> list[doctest.DocTest]:
     finder = doctest.DocTestFinder(exclude_empty=True)
     found = [test for module in modules() for test in finder.find(module)]
-    return [test for test in found if test.examples]
+    in_spark = "allocframe.spark."  # tests/test_spark.py, which has a session, runs its examples
+    return [test for test in found if test.examples and not test.name.startswith(in_spark)]
 
 
 @pytest.mark.parametrize("example", examples(), ids=lambda example: example.name)

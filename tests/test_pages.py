@@ -53,6 +53,7 @@ OTHERS = ("hcl", "ini", "nginx", "sql", "{eval-rst}", "{toctree}")
 
 NOT_RUN = {
     "docs/access.md": ["asks a person", "needs the Nomad CLI and a management token"],
+    "docs/spark.md": ["needs Spark; tests/test_spark.py does the same"],
     "docs/recorder.md": ["it records until it is told to stop; tests/test_recorder.py does so"],
     "docs/proxies.md": ["needs a machine to log in to", "only in a task of Nomad"],
 }
