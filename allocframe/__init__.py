@@ -35,10 +35,12 @@ from ._errors import (
 )
 from ._exec import ExecResult
 from ._logs import Logs
+from ._together import Together, together
 from ._usage import Usage
 from ._version import __version__
 from .allocation import Allocation
 from .client import Client
+from .fleet import Fleet
 from .snapshot import Snapshot, load, read_json
 from .watch import Watch
 
@@ -68,6 +70,7 @@ __all__ = [
     "ExecResult",
     "Finding",
     "Findings",
+    "Fleet",
     "Gap",
     "Logs",
     "MissingExtra",
@@ -84,6 +87,7 @@ __all__ = [
     "StopResult",
     "Terminal",
     "Thresholds",
+    "Together",
     "Trends",
     "Unsupported",
     "Usage",
@@ -101,6 +105,7 @@ __all__ = [
     "report",
     "sim",
     "stats",
+    "together",
     "trends",
 ]
 

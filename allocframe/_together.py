@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -13,6 +12,7 @@ from typing import Any, ClassVar
 import pandas as pd
 import pyarrow as pa
 
+from ._clusters import check_name
 from ._display import visible
 from ._errors import ConfigError, DecodeError
 from ._kept import Kept
@@ -24,8 +24,6 @@ from .snapshot import Snapshot, load
 
 CLUSTER = Column("cluster", "cluster", "category", "the cluster that the row is of")
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,99}")
-
 
 def _of_several(table: Table) -> Table:
     return replace(table, key=(CLUSTER.name, *table.key), columns=(CLUSTER, *table.columns))
@@ -33,15 +31,6 @@ def _of_several(table: Table) -> Table:
 
 DECLARED = {name: _of_several(table) for name, table in {**TABLES, ISSUES.name: ISSUES}.items()}
 """The tables of several clusters: equal IDs in different clusters are different allocations."""
-
-
-def check_name(name: object) -> str:
-    """Return the name of a cluster, which may become that of a folder, or say what is wrong with it."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"the name of a cluster is letters, digits and _ . : -, beginning with a letter or digit, not {visible(name)!r}"
-        )
-    return name
 
 
 class Joined(Kept):

@@ -84,7 +84,7 @@ class Transport:
         self._lock = threading.Lock()
         self._sockets: set[Any] = set()
         self._answered = False
-        self._aborted = False
+        self._aborted = threading.Event()
         self._pid = os.getpid()
         self._client: httpx.Client | None = connected(self._config)
 
@@ -143,10 +143,10 @@ class Transport:
                 pause = fault.pause if fault.pause is not None else _protocol.backoff(attempt, self._rng)
                 if fault.stale_connection and attempt == 1:
                     pause = 0.0
-                if attempt > self._retries or time.monotonic() + pause >= deadline or self._aborted:
+                if attempt > self._retries or time.monotonic() + pause >= deadline or self._aborted.is_set():
                     raise fault.error from None
                 self.count(retries=1)
-                time.sleep(pause)
+                self._aborted.wait(pause)
 
     def _attempt(
         self,
@@ -298,7 +298,7 @@ class Transport:
             raise AllocframeError("this Client is closed; make a new one")
         if self._pid != os.getpid():
             raise AllocframeError("this Client was made before a fork; make a new one in the child process")
-        if self._aborted:
+        if self._aborted.is_set():
             raise AllocframeError("interrupted")
         return self._client
 
@@ -310,7 +310,7 @@ class Transport:
 
     def abort(self) -> None:
         """End every read that is under way, from another thread, and start afresh."""
-        self._aborted = True
+        self._aborted.set()
         with self._lock:
             for opened in self._sockets:
                 with contextlib.suppress(OSError):
@@ -322,7 +322,7 @@ class Transport:
             self._client.close()
             self._sockets.clear()
             self._client = connected(self._config)
-        self._aborted = False
+        self._aborted.clear()
 
     def count(self, **more: int) -> None:
         """Add to the counters."""

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "allocframe"
 LAYERS = [
     ["_version", "_errors", "_display", "_progress", "_change"],
     ["_config", "_wire", "_protocol", "_actions", "_remedies", "_audit", "_acl", "_logtime"],
-    ["_exec", "_events", "_terminal", "_logs", "_usage"],
+    ["_exec", "_events", "_terminal", "_logs", "_usage", "_clusters"],
     ["_table", "_careful", "_connection"],
     ["_shell"],
     ["capture"],
@@ -23,7 +23,8 @@ LAYERS = [
     ["_asking", "client"],
     ["_watching"],
     ["snapshot"],
-    ["watch"],
+    ["watch", "_together"],
+    ["fleet"],
     ["_findings", "archive", "stats"],
     ["_rules", "plots", "recorder"],
     ["reports", "_accessor", "testing"],
