@@ -46,8 +46,8 @@ from .watch import Watch
 
 if TYPE_CHECKING:
     from . import plots, sim, stats
+    from ._diagnosis import findings
     from ._findings import Finding, Findings, Thresholds
-    from ._rules import findings
     from .archive import Archive
     from .reports import Postmortem, Trends, evidence, overview, postmortem, readable, report, trends
     from .widgets.panel import ControlPanel
@@ -119,7 +119,7 @@ _OPTIONAL = {
     "Thresholds": ("_findings", "stats", "narwhals and scipy"),
     "Trends": ("reports", "stats", "narwhals and scipy"),
     "evidence": ("reports", "stats", "narwhals and scipy"),
-    "findings": ("_rules", "stats", "narwhals and scipy"),
+    "findings": ("_diagnosis", "stats", "narwhals and scipy"),
     "overview": ("reports", "stats", "narwhals and scipy"),
     "plots": ("plots", "plots", "matplotlib"),
     "postmortem": ("reports", "stats", "narwhals and scipy"),

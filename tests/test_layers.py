@@ -27,6 +27,7 @@ LAYERS = [
     ["fleet"],
     ["_findings", "archive", "stats"],
     ["_rules", "plots", "recorder"],
+    ["_diagnosis"],
     ["reports", "_accessor", "testing"],
     ["widgets"],
     ["__init__"],

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ._style import BLUE, GREY, RED, axes, label, nothing, plain
+from ._style import BLUE, GREY, RED, axes, label, nothing, plain, with_cluster
 
 
 def funnel(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -26,7 +26,7 @@ def funnel(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     >>> af.plots.funnel(af.stats.lemon_nodes(snap)).get_xlabel()
     'failed tasks expected from the mix of jobs'
     """
-    known = table[table["expected"] > 0]
+    known = table[table["expected"] > 0].assign(_name=with_cluster(table, "node_name"))
     ax = axes(ax, 4.5)
     if known.empty:
         return nothing(ax, "no failures on any node")
@@ -66,7 +66,7 @@ def funnel(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
             )
     for row in known[known["lemon"]].head(8).to_dict("records"):
         ax.annotate(
-            label(row["node_name"]),
+            label(row["_name"]),
             (row["expected"], row["ratio"]),
             xytext=(6, 4),
             textcoords="offset points",
