@@ -33,8 +33,8 @@ def shown(progress: Progress) -> Iterator[Show]:
     with Bar(desc="allocations", unit="", unit_scale=True, delay=0 if progress else 1, leave=False) as bar:
 
         def show(done: int, estimate: int | None, of: str = "allocations") -> None:
-            bar.set_description_str(of, refresh=False)
             bar.total = max(estimate, done) if estimate is not None else None
             bar.update(done - bar.n)
+            bar.set_description_str(of, refresh=progress is True and of != bar.desc)
 
         yield show
