@@ -24,8 +24,16 @@ def modules() -> Iterator[Any]:
         yield importlib.import_module(found.name)
 
 
+class Finder(doctest.DocTestFinder):
+    """Finds the examples of decorated functions, too."""
+
+    def _from_module(self, module: Any, thing: Any) -> bool:
+        unwrapped = inspect.unwrap(thing) if inspect.isfunction(thing) else thing
+        return bool(super()._from_module(module, unwrapped))  # type: ignore[misc]
+
+
 def examples() -> list[doctest.DocTest]:
-    finder = doctest.DocTestFinder(exclude_empty=True)
+    finder = Finder(exclude_empty=True)
     found = [test for module in modules() for test in finder.find(module)]
     return [test for test in found if test.examples]
 
@@ -77,3 +85,13 @@ def public() -> Iterator[tuple[str, Any]]:
 @pytest.mark.parametrize(("name", "thing"), list(public()), ids=[name for name, _ in public()])
 def test_a_public_function_shows_an_example(name: str, thing: Any) -> None:
     assert ">>>" in (thing.__doc__ or ""), f"{name} has no example"
+
+
+def test_the_examples_of_all_public_functions_are_among_those_that_run() -> None:
+    run = {example.name for example in examples()}
+    missing = [
+        name
+        for name, thing in public()
+        if f"{inspect.unwrap(thing).__module__}.{thing.__qualname__}" not in run
+    ]
+    assert missing == []
