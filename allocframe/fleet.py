@@ -199,6 +199,14 @@ class _Gathering:
         self, asked: Mapping[str, Any], workers: int, progress: Progress
     ) -> tuple[dict[str, Snapshot], dict[str, dict[str, str]]]:
         """Return the snapshots that came, and of the others where they are and why not."""
+        try:
+            self._gather(asked, _protocol.check_count("workers", workers), progress)
+        finally:
+            for name in self._late:
+                self._clients[name]._transport.recover()
+        return self._found, self._failed
+
+    def _gather(self, asked: Mapping[str, Any], workers: int, progress: Progress) -> None:
         beside = Counter(client._config.base_url for client in self._clients.values())
         end = time.monotonic() + self._within
         running: dict[Future[Snapshot], str] = {}
@@ -221,7 +229,6 @@ class _Gathering:
                 for snapshot in self._found.values():
                     snapshot.close()
                 raise
-        return self._found, self._failed
 
     def _counted(self, name: str) -> Progress:
         def reached(done: int, estimate: int | None) -> None:
@@ -245,7 +252,6 @@ class _Gathering:
         )
 
     def _take(self, name: str, future: Future[Snapshot]) -> None:
-        client = self._clients[name]
         try:
             self._found[name] = future.result()
         except ConfigError:
@@ -253,10 +259,7 @@ class _Gathering:
         except AllocframeError as error:
             late = f"not all of it had come after {self._within:g} s (within=)"
             why = late if name in self._late else f"{type(error).__name__}: {error}"
-            self._failed[name] = {"server": client._config.address, "error": why}
-        finally:
-            if name in self._late:
-                client._transport.recover()
+            self._failed[name] = {"server": self._clients[name]._config.address, "error": why}
 
     def _give_up(self, names: Iterable[str]) -> None:
         for name in names:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import pandas as pd
@@ -44,7 +45,7 @@ class Snapshot:
     True
     """
 
-    clusters: Mapping[str, Snapshot] = {}
+    clusters: Mapping[str, Snapshot] = MappingProxyType({})
     _declared: ClassVar[Mapping[str, Table]] = {**TABLES, ISSUES.name: ISSUES}
 
     def __init__(

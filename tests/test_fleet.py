@@ -104,6 +104,8 @@ def test_a_parameter_that_cannot_be_used_is_refused_before_anything_is_sent() ->
     with serving(good()) as server, af.Fleet({"a": server.address, "b": "http://127.0.0.1:9"}) as fleet:
         with pytest.raises(af.ConfigError, match="odd number of digits"):
             fleet.snapshot(prefix="abc")
+        with pytest.raises(af.ConfigError, match="workers must be"):
+            fleet.snapshot(workers="4")  # type: ignore[arg-type]
         assert server.requests == []
 
 
@@ -426,6 +428,12 @@ def test_a_file_that_was_tampered_with_is_a_clear_error(
             new.writestr(name, body)
     with pytest.raises(af.DecodeError, match=r"several clusters|more than"):
         af.load(bad_file)
+
+
+def test_one_cluster_is_not_asked_for_the_usage_of_several(both: af.Together, client: af.Client) -> None:
+    with pytest.raises(af.ConfigError, match="of several clusters"):
+        client.usage(both)
+    assert len(client.usage(both.clusters["us"]).samples)
 
 
 def test_a_report_is_of_one_cluster(both: af.Together, tmp_path: Path) -> None:
