@@ -186,7 +186,7 @@ class Observing:
             allocs = dict(each(asked, "/v1/allocation/{}", None))
             begun = time.monotonic()
             for number in range(samples):
-                time.sleep(max(begun + number * every - time.monotonic(), 0.0))
+                self._transport.pause(max(begun + number * every - time.monotonic(), 0.0))
                 for name, measured in each(list(allocs), "/v1/client/allocation/{}/stats", number):
                     try:
                         rows += _usage.rows(allocs[name], measured, number)
