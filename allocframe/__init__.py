@@ -38,6 +38,7 @@ from ._logs import Logs
 from ._together import Together, together
 from ._usage import Usage
 from ._version import __version__
+from .aio import AsyncClient
 from .allocation import Allocation
 from .client import Client
 from .fleet import Fleet
@@ -58,6 +59,7 @@ __all__ = [
     "AllocframeError",
     "ApiError",
     "Archive",
+    "AsyncClient",
     "BadRequest",
     "Change",
     "Client",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import doctest
 import importlib
 import inspect
@@ -38,6 +39,26 @@ def examples() -> list[doctest.DocTest]:
     return [test for test in found if test.examples]
 
 
+@pytest.fixture(scope="module")
+def calm() -> Iterator[af.sim.Cluster]:
+    """A cluster for the examples that change something."""
+    with af.sim.Cluster("calm", allocations=30, seed=1) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def aio(calm: af.sim.Cluster) -> Iterator[af.AsyncClient]:
+    made = af.AsyncClient(calm.address, token=calm.token)
+    yield made
+    asyncio.run(made.close())
+
+
+@pytest.fixture(scope="module")
+def running(aio: af.AsyncClient) -> list[str]:
+    found = asyncio.run(aio.snapshot(namespace="*", filter='ClientStatus == "running"'))
+    return list(found.filter(job_type="service").allocations["alloc_id"])
+
+
 @pytest.mark.parametrize("example", examples(), ids=lambda example: example.name)
 def test_the_example_runs(
     example: doctest.DocTest,
@@ -46,12 +67,17 @@ def test_the_example_runs(
     snap: af.Snapshot,
     change: Change,
     archive: af.Archive,
+    aio: af.AsyncClient,
+    running: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     example.globs = {
         "af": af,
+        "asyncio": asyncio,
+        "aio": aio,
+        "running": running,
         "cluster": cluster,
         "client": client,
         "snap": snap,
