@@ -173,15 +173,14 @@ def together(snapshots: Mapping[str, Snapshot]) -> Together:
 
 def joined(snapshots: Mapping[str, Snapshot], failed: Mapping[str, Mapping[str, str]]) -> Together:
     """Return snapshots as one; `failed` says of clusters that could not be had where they are and why."""
-    members = {name: snapshots[name] for name in sorted(snapshots)}
+    members = {name: snapshots[name] for name in sorted(map(check_name, snapshots))}
     if not members:
         raise ConfigError("give the snapshot of at least one cluster")
     for name, member in members.items():
-        check_name(name)
         if not isinstance(member, Snapshot) or isinstance(member, Together):
             raise ConfigError(f"{name} must be the snapshot of one cluster, not {type(member).__name__}")
     capture = Capture.create()
-    capture.describe(**_facts({name: member.info for name, member in members.items()}, failed))
+    capture.describe(**_facts({name: _told(member) for name, member in members.items()}, failed))
     try:
         return Together(members, capture, Joined(members))
     except BaseException:
@@ -211,6 +210,12 @@ def loaded(capture: Capture) -> Together:
     finally:
         capture.close()
     return found
+
+
+def _told(member: Snapshot) -> dict[str, Any]:
+    """Return what is known of one snapshot without making its frames."""
+    counted = member.sql("SELECT count(*) AS n FROM allocations")["n"]
+    return {**member._capture.info, "allocations": int(counted.iloc[0])}
 
 
 def _facts(told: Mapping[str, dict[str, Any]], failed: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
