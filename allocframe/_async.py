@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from ._change import Change
@@ -26,8 +26,11 @@ from .watch import Watch
 MOST_CALLS = 8
 """Calls at the same time; others wait for their turn. Nomad allows 100 connections from one address, and a call may need eight."""
 
-TURN = 0.5
-"""Seconds after which the thread of a watch that nobody waits for is free again, at most."""
+TURN = 2.0
+"""Seconds that a watch listens to its stream before it looks again whether anybody wants something else of it."""
+
+ENDING = 10.0
+"""Seconds that closing a watch waits for its thread at most."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -63,6 +66,10 @@ def _wake(waiter: asyncio.Future[None]) -> None:
         waiter.set_result(None)
 
 
+def _finite(seconds: float) -> float | None:
+    return None if seconds == math.inf else seconds
+
+
 async def _come(future: Future[R]) -> R:
     """Return what a thread returns."""
     await _ended(future)
@@ -70,12 +77,17 @@ async def _come(future: Future[R]) -> R:
 
 
 def _aside(function: Callable[[], R]) -> Future[R]:
-    """Run a function in a thread that ends with it."""
-    pool = ThreadPoolExecutor(1, "allocframe-aside")
-    try:
-        return pool.submit(function)
-    finally:
-        pool.shutdown(wait=False)
+    """Run a function in a thread that ends with it, and keeps no program from ending."""
+    future: Future[R] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="allocframe-aside", daemon=True).start()
+    return future
 
 
 class _Call:
@@ -100,10 +112,11 @@ class _Call:
                 self._client._transport.abort()
 
     def end(self) -> None:
+        """Have the client ready for the next call."""
         with self._lock:
-            if self._client is not None and self._given_up:
-                self._client._transport.recover()
-            self._client = None
+            client, self._client = self._client, None
+        if client is not None and self._given_up:
+            client._transport.recover()
 
 
 class Calls:
@@ -132,6 +145,8 @@ class Calls:
             future.cancel()
             call.give_up()
             raise
+        except CancelledError:
+            raise AllocframeError("this AsyncClient was closed before the call had its turn") from None
 
     def _carry_out(self, call: _Call, asked: Callable[[Client], R]) -> R:
         client = self._taken(call)
@@ -178,7 +193,7 @@ class Calls:
 class AsyncWatch:
     """A cluster that is watched from asyncio: ``async for change in watch``. Made by `AsyncClient.watch`.
 
-    A wait that is given up loses no change: the next one gets it.
+    It belongs to one task. A wait that is given up loses no change: the next one gets it.
 
     Examples
     --------
@@ -192,7 +207,6 @@ class AsyncWatch:
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
-        self._thread = ThreadPoolExecutor(1, "allocframe-watch")
         self._coming: Future[Change | None] | None = None
 
     @as_in(Watch.poll)
@@ -206,21 +220,27 @@ class AsyncWatch:
         """
         end = time.monotonic() + (math.inf if timeout is None else timeout)
         while True:
-            change = await self._turn(min(max(end - time.monotonic(), 0.0), TURN))
+            left = max(end - time.monotonic(), 0.0)
+            coming = self._asked(left)
+            try:
+                async with asyncio.timeout(_finite(left)):
+                    await _ended(coming)
+            except TimeoutError:
+                return None
+            self._coming = None
+            change = coming.result()
             if change is not None or time.monotonic() >= end:
                 return change
 
-    async def _turn(self, seconds: float) -> Change | None:
-        """Return what comes in so many seconds; what was not waited for to its end is waited for first."""
+    def _asked(self, left: float) -> Future[Change | None]:
+        """Return what comes next: what an earlier wait gave up on, or else what is asked for now.
+
+        Listening to a stream can be cut into turns; a blocking query cannot, for each turn would be a request.
+        """
         if self._coming is None:
-            try:
-                self._coming = self._thread.submit(self._watch.poll, seconds)
-            except RuntimeError:  # closed, with its thread; what it had found before is there still
-                self._coming = _aside(lambda: self._watch.poll(0.0))
-        coming = self._coming
-        await _ended(coming)
-        self._coming = None
-        return coming.result()
+            turn = min(left, TURN) if self._watch.mode == "stream" else left
+            self._coming = _aside(lambda: self._watch.poll(_finite(turn)))
+        return self._coming
 
     def __aiter__(self) -> Self:
         return self
@@ -286,8 +306,10 @@ class AsyncWatch:
         await _come(_aside(self._end))
 
     def _end(self) -> None:
+        coming = self._coming
         self._watch.close()
-        self._thread.shutdown()
+        if coming is not None:
+            wait([coming], ENDING)
 
     async def __aenter__(self) -> Self:
         return self

@@ -313,6 +313,25 @@ def test_closing_gives_up_what_is_read(threads: None) -> None:
         asyncio.run(closed(server))
 
 
+def test_closing_refuses_calls_that_wait_for_their_turn(threads: None) -> None:
+    gate = Gate(any_json(ROW))
+
+    async def closed(server: FaultServer) -> None:
+        client = af.AsyncClient(server.address)
+        tasks = [asyncio.ensure_future(client.allocation(ID)) for _ in range(MOST_CALLS + 1)]
+        await soon(lambda: len(server.requests) == MOST_CALLS)
+        await client.close()
+        with pytest.raises(af.AllocframeError, match="closed before the call had its turn"):
+            await tasks[-1]
+        assert all(
+            isinstance(one, af.AllocframeError)
+            for one in await asyncio.gather(*tasks, return_exceptions=True)
+        )
+
+    with serving(gate) as server:
+        asyncio.run(closed(server))
+
+
 # Giving up a change
 
 
@@ -463,6 +482,21 @@ def test_a_wait_that_is_given_up_loses_no_change(live: af.sim.Cluster, threads: 
             return True
 
     assert asyncio.run(watched())
+
+
+def test_a_watch_by_blocking_queries_asks_no_more_often_than_the_client_does(threads: None) -> None:
+    async def watched(server: FaultServer) -> int:
+        async with af.AsyncClient(server.address) as client, client.watch(stream=False) as watch:
+            await anext(watch)
+            before = len(server.requests)
+            for _ in range(5):
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.3):
+                        await anext(watch)
+            return len(server.requests) - before
+
+    with serving(good(X_Nomad_Index="5"), Gate()) as server:
+        assert asyncio.run(watched(server)) <= 1
 
 
 def test_closing_a_watch_from_another_task_ends_the_iteration(live: af.sim.Cluster, threads: None) -> None:
