@@ -204,7 +204,7 @@ class _Gathering:
         finally:
             for name in self._late:
                 self._clients[name]._transport.recover()
-        return self._found, self._failed
+        return self._found, {name: self._failed[name] for name in self._clients if name in self._failed}
 
     def _gather(self, asked: Mapping[str, Any], workers: int, progress: Progress) -> None:
         beside = Counter(client._config.base_url for client in self._clients.values())

@@ -26,7 +26,7 @@ def funnel(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     >>> af.plots.funnel(af.stats.lemon_nodes(snap)).get_xlabel()
     'failed tasks expected from the mix of jobs'
     """
-    known = table[table["expected"] > 0].assign(_name=with_cluster(table, "node_name"))
+    known = table[table["expected"] > 0]
     ax = axes(ax, 4.5)
     if known.empty:
         return nothing(ax, "no failures on any node")
@@ -64,9 +64,10 @@ def funnel(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
                 label=said,
                 zorder=3,
             )
-    for row in known[known["lemon"]].head(8).to_dict("records"):
+    lemons = known[known["lemon"]]
+    for row in lemons.assign(name=with_cluster(lemons, "node_name")).head(8).to_dict("records"):
         ax.annotate(
-            label(row["_name"]),
+            label(row["name"]),
             (row["expected"], row["ratio"]),
             xytext=(6, 4),
             textcoords="offset points",
