@@ -10,7 +10,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import _accessor  # noqa: F401 - gives DataFrames their .alloc
+from . import (
+    _accessor,  # noqa: F401 - gives DataFrames their .alloc
+    spark,
+)
 from ._actions import StopResult
 from ._audit import read_audit
 from ._change import Change, Gap, Seen
@@ -106,6 +109,7 @@ __all__ = [
     "readable",
     "report",
     "sim",
+    "spark",
     "stats",
     "together",
     "trends",

@@ -232,8 +232,9 @@ class Store:
         self._con.execute(f"DELETE FROM pages WHERE {_among(ids)}")
 
     def clear(self) -> None:
-        """Let go of every row, and of what was noted about them."""
+        """Let go of every row and its memory, and of what was noted about them."""
         self._con.execute("TRUNCATE pages")
+        self._con.execute("CHECKPOINT")  # until then DuckDB keeps what was deleted
         self._notes.clear()
 
     def modify_indexes(self) -> dict[str, int]:

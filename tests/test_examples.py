@@ -36,7 +36,8 @@ class Finder(doctest.DocTestFinder):
 def examples() -> list[doctest.DocTest]:
     finder = Finder(exclude_empty=True)
     found = [test for module in modules() for test in finder.find(module)]
-    return [test for test in found if test.examples]
+    in_spark = "allocframe.spark."  # tests/test_spark.py, which has a session, runs its examples
+    return [test for test in found if test.examples and not test.name.startswith(in_spark)]
 
 
 @pytest.fixture(scope="module")

@@ -54,6 +54,7 @@ OTHERS = ("hcl", "ini", "nginx", "sql", "toml", "{eval-rst}", "{toctree}")
 NOT_RUN = {
     "docs/access.md": ["asks a person", "needs the Nomad CLI and a management token"],
     "docs/fleet.md": ["needs two clusters; tests/test_fleet.py has them"],
+    "docs/spark.md": ["needs Spark; tests/test_spark.py does the same"],
     "docs/recorder.md": ["it records until it is told to stop; tests/test_recorder.py does so"],
     "docs/proxies.md": ["needs a machine to log in to", "only in a task of Nomad"],
 }

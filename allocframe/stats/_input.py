@@ -81,7 +81,9 @@ def has_table(source: Source, name: str) -> bool:
 
 
 def collected(frame: nw.LazyFrame[Any]) -> pd.DataFrame:
-    """Return the rows of a lazy frame."""
+    """Return the rows of a lazy frame; Spark's by Arrow, since its own way to pandas lags behind pandas' versions."""
+    if frame.implementation is nw.Implementation.PYSPARK:
+        return frame.collect(backend="pyarrow").to_pandas()
     found: pd.DataFrame = frame.collect(backend="pandas").to_native()
     return found
 

@@ -315,8 +315,9 @@ def _judged(exposure: pd.DataFrame, counts: pd.DataFrame, by: list[str], window:
     result["tasks"] = tasks
     result["truncated_share"] = (found["truncated"].astype("Float64") / tasks.where(tasks > 0)).to_numpy()
     result["window_start"], result["window_end"] = moment(window.since), moment(window.until)
-    ascending = [True] * len(binned) + [False]
-    return result.sort_values([*binned, "count"], ascending=ascending, kind="stable").reset_index(drop=True)
+    ascending = [True] * len(binned) + [False] + [True] * len(by)
+    order = [*binned, "count", *by]
+    return result.sort_values(order, ascending=ascending, kind="stable").reset_index(drop=True)
 
 
 def _with_counter(found: pd.DataFrame, source: Source, by: list[str]) -> pd.DataFrame:
