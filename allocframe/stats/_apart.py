@@ -15,7 +15,7 @@ import pandas as pd
 from pandas.api.types import union_categoricals
 
 from ..snapshot import Snapshot
-from ._input import Source, names
+from ._input import Source, collected, names
 
 CLUSTER = "cluster"
 
@@ -84,7 +84,7 @@ def _columns(frame: Any) -> list[str]:
 
 def _names(frame: Any) -> list[str]:
     lazy = nw.from_native(frame).lazy().select(nw.col(CLUSTER).cast(nw.String)).unique()
-    return [str(name) for name in lazy.collect(backend="pandas").to_native()[CLUSTER].dropna()]
+    return [str(name) for name in collected(lazy)[CLUSTER].dropna()]
 
 
 def _part(frame: Any, cluster: str) -> Any:
