@@ -32,6 +32,8 @@ def check_name(name: object) -> str:
 
 def alone(address: str) -> Config:
     """Return how a cluster is reached of which only the address is known: no variable, which would be another one's, is read."""
+    if not isinstance(address, str) or not address.strip():
+        raise ConfigError(f"a cluster is a Client or an address, not {visible(repr(address))}")
     return Config.load(address, environ={})
 
 

@@ -205,7 +205,7 @@ def loaded(capture: Capture) -> Together:
         found = joined(members, capture.info["failed"])
         for column, value in capture.info["filters"]:
             found = found.filter(**{column: value})
-    except (ConfigError, KeyError, TypeError, ValueError) as error:
+    except (ConfigError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise DecodeError(f"the saved evidence of several clusters cannot be read: {error}") from None
     finally:
         capture.close()

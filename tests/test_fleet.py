@@ -221,6 +221,8 @@ def test_clusters_of_a_list_are_called_by_their_regions_or_else_hosts(
         (["unix:///a.sock", "unix:///b.sock"], "give them names"),
         ({"a": "http://127.0.0.1:9", "b": "http://127.0.0.1:9/"}, "a and b are the same cluster"),
         ({"a": "ftp://127.0.0.1"}, "address"),
+        ({"a": None}, "a Client or an address, not None"),
+        ([" "], "a Client or an address"),
     ],
 )
 def test_clusters_that_cannot_be_used_are_refused(clusters: Any, said: str) -> None:
@@ -404,7 +406,7 @@ def test_what_cannot_be_put_together_is_refused(both: af.Together) -> None:
             af.together(wrong)
 
 
-@pytest.mark.parametrize("change", ["name", "nested", "facts"])
+@pytest.mark.parametrize("change", ["name", "nested", "facts", "failures"])
 def test_a_file_that_was_tampered_with_is_a_clear_error(
     both: af.Together, tmp_path: Path, change: str
 ) -> None:
@@ -422,6 +424,8 @@ def test_a_file_that_was_tampered_with_is_a_clear_error(
                     told["pages"][0]["path"] = "../../etc"
                 elif change == "nested":
                     told["pages"][0]["kind"] = "list"
+                elif change == "failures":
+                    told["info"]["failed"] = ["gone"]
                 else:
                     del told["info"]["failed"]
                 body = json.dumps(told).encode()

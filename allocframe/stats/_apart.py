@@ -26,7 +26,7 @@ R = TypeVar("R")
 def apart(statistic: Callable[P, R]) -> Callable[P, R]:
     """Make a statistic, of tables first, keep clusters apart: one after the other, with the column `cluster` first.
 
-    Where it takes `by`, ``"cluster"`` may stand there too, and says nothing new.
+    Where it takes `by`, ``"cluster"`` may stand there too, and says nothing new. Of other tables with that column, each gets its part.
     """
     signature = inspect.signature(statistic)
     first = next(iter(signature.parameters))
@@ -41,9 +41,14 @@ def apart(statistic: Callable[P, R]) -> Callable[P, R]:
         by = given.arguments.get("by")
         if by is not None and CLUSTER in names(by):
             given.arguments["by"] = [name for name in names(by) if name != CLUSTER]
+        beside = {
+            name: rows
+            for name, rows in given.arguments.items()
+            if name != first and isinstance(rows, pd.DataFrame) and CLUSTER in rows.columns
+        }
         found: dict[str, Any] = {}
         for name, part in parts.items():
-            given.arguments[first] = part
+            given.arguments |= {first: part, **{other: _part(rows, name) for other, rows in beside.items()}}
             found[name] = statistic(*given.args, **given.kwargs)
         stacked: Any = _stacked(found)
         return stacked  # type: ignore[no-any-return]

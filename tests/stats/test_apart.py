@@ -131,6 +131,17 @@ def test_findings_are_those_of_each_cluster(snap: af.Snapshot, twice: af.Togethe
             assert one.evidence.empty or set(one.evidence["cluster"]) == {which}
 
 
+def test_a_second_table_is_divided_by_cluster_as_well(twice: af.Together, client: af.Client) -> None:
+    told = client.evaluations(namespace="*")
+    reasons = stats.explain_stops(twice.clusters["eu"], told)["stop_reason"].tolist()
+    both = pd.concat([told.assign(cluster="us", triggered_by="node-drain"), told.assign(cluster="eu")])
+    found = stats.explain_stops(twice, both)
+    assert (
+        found.loc[found["cluster"] == "eu", "stop_reason"].fillna("").tolist()
+        == pd.Series(reasons).fillna("").tolist()
+    )
+
+
 def test_evaluations_of_several_clusters_must_say_which(twice: af.Together, client: af.Client) -> None:
     told = client.evaluations(namespace="*")
     with pytest.raises(ValueError, match="column 'cluster'"):
