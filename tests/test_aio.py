@@ -211,10 +211,12 @@ def test_a_call_that_is_given_up_hangs_up_at_once_and_the_client_stays_usable(th
 
     async def given_up(server: FaultServer) -> float:
         async with af.AsyncClient(server.address) as client:
+            task = asyncio.ensure_future(client.snapshot())
+            await soon(gate.asked.is_set)
             began = time.monotonic()
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.2):
-                    await client.snapshot()
+                    await task
             took = time.monotonic() - began
             await soon(gate.hung_up.is_set)
             assert len(await client.snapshot()) == 1
@@ -366,9 +368,11 @@ def test_a_change_that_was_sent_and_refused_is_told_as_refused(threads: None) ->
 
     async def stopped(server: FaultServer) -> None:
         async with af.AsyncClient(server.address) as client:
+            task = asyncio.ensure_future(client.stop(ID))
+            await soon(gate.asked.is_set)
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.5):
-                    await client.stop(ID)
+                async with asyncio.timeout(0.1):
+                    await task
             gate.open.set()
 
     with serving(gate) as server:
