@@ -316,7 +316,9 @@ def test_closing_gives_up_what_is_read(threads: None) -> None:
 
 
 def test_closing_refuses_calls_that_wait_for_their_turn(threads: None) -> None:
-    gate = Gate(any_json(ROW))
+    def hang(connection: socket.socket) -> None:
+        while connection.recv(65536):
+            pass
 
     async def closed(server: FaultServer) -> None:
         client = af.AsyncClient(server.address)
@@ -330,7 +332,7 @@ def test_closing_refuses_calls_that_wait_for_their_turn(threads: None) -> None:
             for one in await asyncio.gather(*tasks, return_exceptions=True)
         )
 
-    with serving(gate) as server:
+    with serving(hang) as server:
         asyncio.run(closed(server))
 
 
