@@ -6,15 +6,17 @@ import itertools
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 import duckdb
 import pandas as pd
+import pyarrow as pa
 
 from ._errors import DecodeError
+from ._table import Table
 from .capture import Capture
-from .decode import ISSUES, answer, quoted, terms
+from .decode import ISSUES, answer, quoted, streamed, terms
 from .frames import SNAPSHOT_TABLES, TABLES
 
 MEMORY_LIMIT = "1GB"
@@ -25,6 +27,8 @@ _ORDER = {"task_states": ", t.task", "events": ", t.task, t.seq", "reschedules":
 
 class Kept:
     """Tables in a database of their own; stands in for a capture's decoder."""
+
+    declared: ClassVar[Mapping[str, Table]] = TABLES
 
     def __init__(self) -> None:
         spill = tempfile.mkdtemp(prefix="allocframe-")
@@ -64,13 +68,19 @@ class Kept:
 
     def frame(self, name: str, schema: str = "main") -> pd.DataFrame:
         """Return a table as a DataFrame, in the order in which the allocations were created."""
-        columns = ", ".join(f"t.{column.name}" for column in TABLES[name].columns)
+        table, key = self.declared[name], self.declared["allocations"].key
+        columns = ", ".join(f"t.{column.name}" for column in table.columns)
+        order = ", ".join([*(f"t.{part}" for part in key[:-1]), "a.create_index", "t.alloc_id"])
         with self._con.cursor() as cursor:
             data = cursor.sql(
-                f"SELECT {columns} FROM {schema}.{name} t JOIN {schema}.allocations a ON a.alloc_id = t.alloc_id "
-                f"ORDER BY a.create_index, t.alloc_id{_ORDER.get(name, '')}"
+                f"SELECT {columns} FROM {schema}.{name} t JOIN {schema}.allocations a USING ({', '.join(key)}) "
+                f"ORDER BY {order}{_ORDER.get(name, '')}"
             ).to_arrow_table()
-        return TABLES[name].frame(dict(zip(data.column_names, data.columns, strict=True)))
+        return table.frame(dict(zip(data.column_names, data.columns, strict=True)))
+
+    def stream(self, name: str, schema: str = "main") -> pa.RecordBatchReader:
+        """Return a table as SQL sees it, some rows at a time."""
+        return streamed(self._con, name, schema)
 
     def query(self, query: str, schema: str = "main") -> pd.DataFrame:
         """Answer one SELECT over the tables."""
@@ -81,10 +91,11 @@ class Kept:
         """Make a schema in which every table holds only the allocations that meet `conditions`; return its name."""
         name = f"view_{next(self._schemas)}"
         self._con.execute(f"CREATE SCHEMA {name}")
-        chosen = f"SELECT alloc_id FROM {schema}.allocations WHERE {terms(conditions)}"
+        key = ", ".join(self.declared["allocations"].key)
+        chosen = f"SELECT {key} FROM {schema}.allocations WHERE {terms(conditions)}"
         for table in SNAPSHOT_TABLES:
             self._con.execute(
-                f"CREATE VIEW {name}.{table} AS SELECT * FROM {schema}.{table} WHERE alloc_id IN ({chosen})"
+                f"CREATE VIEW {name}.{table} AS SELECT * FROM {schema}.{table} WHERE ({key}) IN ({chosen})"
             )
         return name
 

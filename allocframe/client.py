@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from . import _protocol
@@ -87,7 +88,7 @@ class Client(Acting, Observing, Watchable):
             raise ConfigError(f"timeout must be a number of seconds above 0, not {timeout!r}")
         if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
             raise ConfigError(f"retries must be a whole number of 0 or more, not {retries!r}")
-        self._config = Config.load(
+        config = Config.load(
             address,
             token=token,
             namespace=namespace,
@@ -99,11 +100,27 @@ class Client(Acting, Observing, Watchable):
             tls_server_name=tls_server_name,
             verify=verify,
         )
+        self._connect(config, float(timeout), retries, read_only=read_only)
+
+    @classmethod
+    def _of(cls, config: Config, *, timeout: float = 30.0, retries: int = 4, read_only: bool = False) -> Self:
+        """Return the client of a cluster whose settings are all known, so that no variable is read."""
+        made = cls.__new__(cls)
+        made._connect(config, timeout, retries, read_only=read_only)
+        return made
+
+    def _another(self, *, region: str | None = None) -> Client:
+        """Return one more client of this cluster, or of a region that its servers forward to, with the same settings."""
+        config = self._config if region is None else replace(self._config, region=region)
+        timeout, retries = self._patience
+        return Client._of(config, timeout=timeout, retries=retries, read_only=self.read_only)
+
+    def _connect(self, config: Config, timeout: float, retries: int, *, read_only: bool) -> None:
+        self._config = config
+        self._patience = (timeout, retries)
         self.read_only = read_only
-        self._transport = Transport(
-            self._config, timeout=float(timeout), retries=retries, read_only=read_only
-        )
-        self._region = self._config.region
+        self._transport = Transport(config, timeout=timeout, retries=retries, read_only=read_only)
+        self._region = config.region
         weakref.finalize(self, self._transport.close)
 
     def snapshot(

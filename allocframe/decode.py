@@ -200,6 +200,10 @@ class Store:
         sorted_already = bool(np.all(places[:-1] <= places[1:]))
         return table.frame(columns, None if sorted_already else np.argsort(places, kind="stable"))
 
+    def stream(self, name: str, schema: str = "main") -> pa.RecordBatchReader:
+        """Return a table as SQL sees it, some rows at a time."""
+        return streamed(self._con, name, schema)
+
     def quick_frame(self, name: str) -> pd.DataFrame:
         """Return `frame` of a small store whose rows came in order of creation; the query is planned only once."""
         table = TABLES[name]
@@ -267,6 +271,12 @@ class Store:
     def close(self) -> None:
         """Let go of the database."""
         self._con.close()
+
+
+def streamed(connection: duckdb.DuckDBPyConnection, name: str, schema: str) -> pa.RecordBatchReader:
+    """Return a table, some rows at a time, from a cursor of its own."""
+    rows: pa.RecordBatchReader = connection.cursor().sql(f"FROM {schema}.{name}").to_arrow_reader()
+    return rows
 
 
 def answer(cursor: duckdb.DuckDBPyConnection, query: str, schema: str = "main") -> pd.DataFrame:

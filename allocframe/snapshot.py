@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
 
 import pandas as pd
 
@@ -32,6 +33,8 @@ class Snapshot:
         Each value that did not fit its column: file, record, field and what was wrong.
     info : dict
         Where it comes from: server, query, index range, times, whether it is complete, and how much is truncated.
+    clusters : dict
+        Of several clusters together, the snapshot of each; else empty.
 
     Examples
     --------
@@ -41,6 +44,9 @@ class Snapshot:
     >>> len(snap) == len(snap.allocations)
     True
     """
+
+    clusters: Mapping[str, Snapshot] = MappingProxyType({})
+    _declared: ClassVar[Mapping[str, Table]] = {**TABLES, ISSUES.name: ISSUES}
 
     def __init__(
         self,
@@ -83,7 +89,7 @@ class Snapshot:
     @cached_property
     def issues(self) -> pd.DataFrame:
         """One row for each value that did not fit its column."""
-        return self._described(self._store.issues(), ISSUES)
+        return self._described(self._store.issues(), self._declared["issues"])
 
     @cached_property
     def info(self) -> dict[str, Any]:
@@ -101,7 +107,7 @@ class Snapshot:
         }
 
     def _frame(self, name: str) -> pd.DataFrame:
-        return self._described(self._store.frame(name, self._schema), TABLES[name])
+        return self._described(self._store.frame(name, self._schema), self._declared[name])
 
     def _described(self, frame: pd.DataFrame, table: Table) -> pd.DataFrame:
         frame.attrs = {
@@ -142,7 +148,7 @@ class Snapshot:
         >>> set(failed.allocations["client_status"]) <= {"failed", "lost"}
         True
         """
-        known = {column.name for column in TABLES["allocations"].columns}
+        known = {column.name for column in self._declared["allocations"].columns}
         for name in columns:
             if name not in known:
                 raise ValueError(f"allocations has no column {name!r}; it has: {', '.join(sorted(known))}")
@@ -240,13 +246,8 @@ class Snapshot:
         return f"<div><strong>Snapshot</strong>: {escaped(self._title())}{table}<ul>{remarks}</ul></div>"
 
     def _title(self) -> str:
-        counts = (f"{len(frame):,} {name.replace('_', ' ')}" for name, frame in self._counted())
-        return ", ".join(counts)
-
-    def _counted(self) -> Iterable[tuple[str, pd.DataFrame]]:
-        yield "allocations", self.allocations
-        yield "task_states", self.task_states
-        yield "events", self.events
+        counted = ("allocations", "task_states", "events")
+        return ", ".join(f"{len(getattr(self, name)):,} {name.replace('_', ' ')}" for name in counted)
 
     def _remarks(self) -> list[str]:
         """Say what a reader must know: what is covered, what is missing and why."""
@@ -289,6 +290,10 @@ def load(path: str | os.PathLike[str]) -> Snapshot:
     True
     """
     capture = load_capture(path)
+    if any(page.kind == "cluster" for page in capture.pages):
+        from ._together import loaded
+
+        return loaded(capture)
     tables = any(page.kind == "table" for page in capture.pages)
     snapshot = Snapshot(capture, Kept.of(capture)) if tables else _decoded(capture)
     for column, value in snapshot._capture.info.get("filters", []):

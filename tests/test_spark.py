@@ -205,6 +205,22 @@ def test_spark_cuts_time_into_the_same_bins(tables: dict[str, Any], seen: af.Sna
     assert plain(there) == plain(here)
 
 
+def test_spark_keeps_clusters_apart(tables: dict[str, Any]) -> None:
+    from pyspark.sql.functions import lit
+
+    both = {
+        name: tables[name]
+        .withColumn("cluster", lit("eu"))
+        .unionAll(tables[name].withColumn("cluster", lit("us")))
+        for name in ("events", "allocations", "task_states")
+    }
+    alone, found = stats.failures(tables, by="job_id"), stats.failures(both, by=["cluster", "job_id"])
+    for name in ("eu", "us"):
+        mine = found[found["cluster"] == name].drop(columns="cluster")
+        counts = [table.set_index("job_id")["count"].sort_index().to_dict() for table in (mine, alone)]
+        assert counts[0] == counts[1]
+
+
 def test_spark_explains_events_alike(tables: dict[str, Any], seen: af.Snapshot) -> None:
     columns = ["alloc_id", "task", "seq", "attempt", "exit_meaning", "oom", "failure", "decision", "cause"]
     there = stats.explain_events(tables["events"]).select(*columns).toArrow().to_pandas()

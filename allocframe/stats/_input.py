@@ -6,11 +6,12 @@ whole microseconds since 1970, because no engine but pandas keeps nanoseconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import narwhals as nw
+import numpy as np
 import pandas as pd
 
 from ..snapshot import Snapshot
@@ -116,6 +117,18 @@ def hours(durations: pd.Series[Any]) -> pd.Series[Any]:
 def labels(keys: list[str], group: Any) -> dict[str, Any]:
     """Return what pandas says of one group, by its columns."""
     return dict(zip(keys, group, strict=True))
+
+
+def grouped(frame: pd.DataFrame, keys: list[str]) -> Any:
+    """Return the groups of a frame by its columns; by none, all rows are one group."""
+    by: Any = keys or [np.zeros(len(frame))]
+    return frame.groupby(by, observed=True, dropna=False)
+
+
+def groups(frame: pd.DataFrame, keys: list[str]) -> Iterator[tuple[Any, pd.DataFrame]]:
+    """Yield what each group has in the columns, and its rows."""
+    for group, part in grouped(frame, keys):
+        yield group[: len(keys)], part
 
 
 def names(by: str | Iterable[str]) -> list[str]:

@@ -7,11 +7,13 @@ from typing import Any
 import pandas as pd
 
 from . import meanings
+from ._apart import apart
 from ._facts import facts
 from ._input import TASK, Source, looked_up, pandas_table
 from .rescheduling import replacements
 
 
+@apart
 def explain_events(source: Source) -> Any:
     """Add to the events what they mean.
 
@@ -62,6 +64,7 @@ def explain_events(source: Source) -> Any:
     return native.to_native()
 
 
+@apart
 def explain_stops(source: Source, evaluations: pd.DataFrame | None = None) -> pd.DataFrame:
     """Add to the allocations why the servers stopped them.
 
