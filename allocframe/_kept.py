@@ -11,10 +11,12 @@ from typing import Any
 
 import duckdb
 import pandas as pd
+import pyarrow as pa
 
 from ._errors import DecodeError
+from ._table import Column
 from .capture import Capture
-from .decode import ISSUES, answer, quoted, terms
+from .decode import ISSUES, among, answer, quoted, terms
 from .frames import SNAPSHOT_TABLES, TABLES
 
 MEMORY_LIMIT = "1GB"
@@ -62,15 +64,23 @@ class Kept:
                 cursor.execute(f"COPY main.{name} TO {quoted(str(capture.file(page)))} (FORMAT parquet)")
             capture.measure(page)
 
-    def frame(self, name: str, schema: str = "main") -> pd.DataFrame:
-        """Return a table as a DataFrame, in the order in which the allocations were created."""
-        columns = ", ".join(f"t.{column.name}" for column in TABLES[name].columns)
+    def frame(
+        self,
+        name: str,
+        schema: str = "main",
+        columns: tuple[Column, ...] = (),
+        only: pa.Table | None = None,
+    ) -> pd.DataFrame:
+        """Return a table as a DataFrame, in the order in which the allocations were created; see `decode.Store.frame`."""
+        table = TABLES[name].narrowed(columns)
+        made = ", ".join(f"{column.sql if columns else column.name} AS {column.name}" for column in table.columns)
         with self._con.cursor() as cursor:
             data = cursor.sql(
-                f"SELECT {columns} FROM {schema}.{name} t JOIN {schema}.allocations a ON a.alloc_id = t.alloc_id "
-                f"ORDER BY a.create_index, t.alloc_id{_ORDER.get(name, '')}"
+                f"WITH t AS (SELECT t.*, a.create_index AS made_at FROM {schema}.{name} t "
+                f"JOIN {schema}.allocations a ON a.alloc_id = t.alloc_id) "
+                f"SELECT {made} FROM t {among(cursor, only)} ORDER BY made_at, t.alloc_id{_ORDER.get(name, '')}"
             ).to_arrow_table()
-        return TABLES[name].frame(dict(zip(data.column_names, data.columns, strict=True)))
+        return table.frame(dict(zip(data.column_names, data.columns, strict=True)))
 
     def query(self, query: str, schema: str = "main") -> pd.DataFrame:
         """Answer one SELECT over the tables."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -88,6 +88,10 @@ class Table:
             series[column.name] = one if order is None else one.take(order).reset_index(drop=True)
         return pd.DataFrame(series, copy=False)
 
+    def narrowed(self, columns: tuple[Column, ...]) -> Table:
+        """Return a table of the same rows with other columns, whose SQL is made of this one's names; of none, this one."""
+        return replace(self, columns=columns) if columns else self
+
     def empty(self) -> pd.DataFrame:
         """Return the table without rows, with the same columns and dtypes."""
         empty = self.schema().empty_table()
@@ -101,7 +105,9 @@ class Table:
 class Tables(Protocol):
     """Where a snapshot's tables come from: a capture's decoder, or an archive."""
 
-    def frame(self, name: str, schema: str) -> pd.DataFrame: ...
+    def frame(
+        self, name: str, schema: str, columns: tuple[Column, ...] = (), only: pa.Table | None = None
+    ) -> pd.DataFrame: ...
     def query(self, query: str, schema: str) -> pd.DataFrame: ...
     def narrow(self, schema: str, conditions: Iterable[tuple[str, Any]]) -> str: ...
     def issues(self) -> pd.DataFrame: ...

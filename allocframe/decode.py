@@ -182,23 +182,34 @@ class Store:
         self._views(name, f"ID IN (SELECT alloc_id FROM {schema}.allocations WHERE {terms(conditions)})")
         return name
 
-    def frame(self, name: str, schema: str = "main") -> pd.DataFrame:
-        """Return a table as a DataFrame, in the order in which the allocations were created."""
-        table = TABLES[name]
+    def frame(
+        self,
+        name: str,
+        schema: str = "main",
+        columns: tuple[Column, ...] = (),
+        only: pa.Table | None = None,
+    ) -> pd.DataFrame:
+        """Return a table as a DataFrame, in the order in which the allocations were created.
+
+        `columns` are others, made of those of the table; `only` holds the keys of the rows that are wanted.
+        """
+        table = TABLES[name].narrowed(columns)
+        made = ", ".join(f"{column.sql} AS {column.name}" for column in columns) or "* EXCLUDE (alloc_row)"
         with self._con.cursor() as cursor:
-            data = cursor.sql(f"{table.select(schema, 'alloc_row')}").to_arrow_table()
+            source = f"FROM ({TABLES[name].select(schema, 'alloc_row')}) {among(cursor, only)}"
+            data = cursor.sql(f"SELECT {made}, alloc_row {source}").to_arrow_table()
             order = cursor.sql(
                 f"SELECT alloc_row FROM {schema}.listed ORDER BY CreateIndex, ID, alloc_row"
             ).fetchnumpy()
-        columns = dict(zip(data.column_names, data.columns, strict=True))
+        arrays = dict(zip(data.column_names, data.columns, strict=True))
         del data
-        rows = columns.pop("alloc_row").to_numpy()
+        rows = arrays.pop("alloc_row").to_numpy()
         created = order["alloc_row"]
         rank = np.zeros(int(created.max()) + 1 if len(created) else 1, dtype=np.int64)
         rank[created] = np.arange(len(created))
         places = rank[rows]
         sorted_already = bool(np.all(places[:-1] <= places[1:]))
-        return table.frame(columns, None if sorted_already else np.argsort(places, kind="stable"))
+        return table.frame(arrays, None if sorted_already else np.argsort(places, kind="stable"))
 
     def quick_frame(self, name: str) -> pd.DataFrame:
         """Return `frame` of a small store whose rows came in order of creation; the query is planned only once."""
@@ -283,6 +294,14 @@ def answer(cursor: duckdb.DuckDBPyConnection, query: str, schema: str = "main") 
     data = _in_utc(cursor.sql(statements[0]).to_arrow_table())
     found: pd.DataFrame = data.to_pandas(types_mapper=_TYPES.get)
     return found
+
+
+def among(cursor: duckdb.DuckDBPyConnection, only: pa.Table | None) -> str:
+    """Return the SQL that leaves only the rows whose keys are in a table; of none, nothing."""
+    if only is None:
+        return ""
+    cursor.register("wanted", only)
+    return f"SEMI JOIN wanted USING ({', '.join(only.column_names)})"
 
 
 def terms(conditions: Iterable[tuple[str, Any]]) -> str:

@@ -9,14 +9,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from ._display import escaped, visible, without_formula
 from ._kept import Kept
-from ._table import Table, Tables
+from ._table import Column, Table, Tables
 from .capture import Capture, capture_files, load_capture
 from .decode import ISSUES, Store
 from .frames import SNAPSHOT_TABLES, TABLES
+
+
+_COUNTS = """SELECT (SELECT count(*) FROM allocations) AS allocations, (SELECT count(*) FROM events) AS events,
+    count(*) AS task_states, count(*) FILTER (events_truncated) AS truncated FROM task_states"""
+_BY_STATUS = """SELECT client_status, count(*) AS allocations FROM allocations WHERE client_status IS NOT NULL
+    GROUP BY client_status ORDER BY allocations DESC, client_status"""
+_FEW_EVENTS = 1_000_000
+"""So many that making the whole table costs less than finding some of its rows."""
 
 
 class Snapshot:
@@ -88,20 +98,41 @@ class Snapshot:
     @cached_property
     def info(self) -> dict[str, Any]:
         """Where the tables come from and what they lack, as plain JSON."""
-        tasks = self.task_states
-        truncated = int(tasks["events_truncated"].sum())
+        counts = self._counts
+        tasks, truncated = counts["task_states"], counts["truncated"]
         return {
             **self._capture.info,
             "allocations": len(self),
-            "tasks": len(tasks),
+            "tasks": tasks,
             "tasks_truncated": truncated,
-            "truncated_share": truncated / len(tasks) if len(tasks) else None,
+            "truncated_share": truncated / tasks if tasks else None,
             "issues": len(self.issues),
             "filtered": [[column, value] for column, value in self._conditions],
         }
 
+    @cached_property
+    def _counts(self) -> dict[str, int]:
+        """How many rows there are; counted, because the tables of a large cluster take far longer to make."""
+        found = self.sql(_COUNTS)
+        return {str(name): int(found[name].iloc[0]) for name in found}
+
     def _frame(self, name: str) -> pd.DataFrame:
         return self._described(self._store.frame(name, self._schema), TABLES[name])
+
+    def _narrowed(self, name: str, columns: tuple[Column, ...]) -> pd.DataFrame:
+        """Return what SQL makes of a table's columns, row by row: for statistics, which need far less than all of it."""
+        return self._store.frame(name, self._schema, columns)
+
+    def _events_at(self, places: np.ndarray[Any, Any], keys: pd.DataFrame) -> pd.DataFrame:
+        """Return the events at these places of the table, which have these keys; of a large table it makes no other rows."""
+        if "events" in self.__dict__ or self._counts["events"] <= _FEW_EVENTS:
+            return self.events.iloc[places].reset_index(drop=True)
+        wanted = pd.DataFrame({name: keys[name].astype("str") for name in keys}).astype({"seq": "int64"})
+        found = self._store.frame("events", self._schema, only=pa.Table.from_pandas(wanted, preserve_index=False))
+        order = pd.MultiIndex.from_frame(found[list(wanted)].astype("str")).get_indexer(
+            pd.MultiIndex.from_frame(wanted.astype("str"))
+        )
+        return self._described(found.iloc[order].reset_index(drop=True), TABLES["events"])
 
     def _described(self, frame: pd.DataFrame, table: Table) -> pd.DataFrame:
         frame.attrs = {
@@ -222,17 +253,16 @@ class Snapshot:
         self.close()
 
     def __len__(self) -> int:
-        return len(self.allocations)
+        return self._counts["allocations"]
 
     def __repr__(self) -> str:
         return "\n".join([f"<Snapshot: {self._title()}>", *(f"  {line}" for line in self._remarks())])
 
     def _repr_html_(self) -> str:
-        counts = self.allocations["client_status"].value_counts()
+        counts = self.sql(_BY_STATUS)
         cells = "".join(
-            f"<tr><td style='text-align:left'>{escaped(status)}</td><td>{count:,}</td></tr>"
-            for status, count in counts.items()
-            if count
+            f"<tr><td style='text-align:left'>{escaped(row.client_status)}</td><td>{row.allocations:,}</td></tr>"
+            for row in counts.itertuples()
         )
         remarks = "".join(f"<li>{escaped(line)}</li>" for line in self._remarks())
         head = "<tr><th>client status</th><th>allocations</th></tr>"
@@ -240,22 +270,15 @@ class Snapshot:
         return f"<div><strong>Snapshot</strong>: {escaped(self._title())}{table}<ul>{remarks}</ul></div>"
 
     def _title(self) -> str:
-        counts = (f"{len(frame):,} {name.replace('_', ' ')}" for name, frame in self._counted())
-        return ", ".join(counts)
-
-    def _counted(self) -> Iterable[tuple[str, pd.DataFrame]]:
-        yield "allocations", self.allocations
-        yield "task_states", self.task_states
-        yield "events", self.events
+        named = ("allocations", "task_states", "events")
+        return ", ".join(f"{self._counts[name]:,} {name.replace('_', ' ')}" for name in named)
 
     def _remarks(self) -> list[str]:
         """Say what a reader must know: what is covered, what is missing and why."""
         remarks = []
-        times = self.events["time"].dropna()
-        if len(times):
-            remarks.append(
-                f"events from {times.min():%Y-%m-%d %H:%M:%S} to {times.max():%Y-%m-%d %H:%M:%S} UTC"
-            )
+        first, last = self.sql("SELECT min(time), max(time) FROM events").iloc[0]
+        if not pd.isna(first):
+            remarks.append(f"events from {first:%Y-%m-%d %H:%M:%S} to {last:%Y-%m-%d %H:%M:%S} UTC")
         complete = self.info.get("complete")
         if complete:
             remarks.append("complete: every allocation that this query and token can see is here")

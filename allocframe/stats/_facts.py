@@ -21,20 +21,29 @@ class Facts:
         self.given = given
 
     @cached_property
-    def _marked(self) -> nw.LazyFrame[Any]:
-        return _attempts.marked(self.given)
+    def _both(self) -> tuple[nw.LazyFrame[Any], nw.LazyFrame[Any]]:
+        """Events and attempts, made together: what they are made of is large, and needed no longer."""
+        marked = _attempts.marked(self.given)
+        attempts = _attempts.attempts(self.given, marked)
+        on = [*self.given.task, _attempts.ATTEMPT]
+        facts = attempts.select(*on, "killed_by_nomad", "cause_code")
+        helpers = [name for name in marked.collect_schema().names() if name.startswith("_") and name != "_oom"]
+        joined = marked.drop(*helpers).join(facts, on=on, how="left")
+        events = _meaning.with_meaning(joined)
+        if self.given.eager:  # a category takes a byte, a text twenty
+            for name in _meaning.TEXTS:
+                events = events.with_columns(nw.col(name).cast(nw.Categorical))
+        return events, attempts
 
-    @cached_property
-    def attempts(self) -> nw.LazyFrame[Any]:
-        """One row for each attempt of each task."""
-        return _attempts.attempts(self.given, self._marked)
-
-    @cached_property
+    @property
     def events(self) -> nw.LazyFrame[Any]:
         """The events with what they mean."""
-        on = [*self.given.task, _attempts.ATTEMPT]
-        facts = self.attempts.select(*on, "killed_by_nomad", "cause_code")
-        return _meaning.with_meaning(self._marked.join(facts, on=on, how="left"))
+        return self._both[0]
+
+    @property
+    def attempts(self) -> nw.LazyFrame[Any]:
+        """One row for each attempt of each task."""
+        return self._both[1]
 
     @cached_property
     def tasks(self) -> nw.LazyFrame[Any]:

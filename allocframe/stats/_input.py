@@ -7,19 +7,44 @@ whole microseconds since 1970, because no engine but pandas keeps nanoseconds.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import narwhals as nw
 import pandas as pd
 
+from .._table import Column
+from ..frames import TABLES
 from ..snapshot import Snapshot
 
 Source: TypeAlias = Any
 """A `Snapshot`; the events table as a DataFrame of any engine; or a mapping of table names to such frames."""
 
+
+def _columns(table: str, *names: str) -> tuple[Column, ...]:
+    return tuple(replace(column, sql=column.name) for column in TABLES[table].columns if column.name in names)
+
+
 TASK = "task_key"
 """One whole number for each task of each allocation, or its two names where the engine has no cheap number."""
+
+_OOM = """CASE WHEN type = 'Terminated' THEN oom_killed OR details LIKE '%"exit_message":"OOM Killed"%' END"""
+_NEEDED: dict[str, tuple[Column, ...]] = {
+    "events": (
+        *_columns("events", "task", "seq", "time", "type", "exit_code", "signal", "restart_reason"),
+        *_columns("events", "namespace", "job_id", "job_version", "task_group", "node_name"),
+        Column("alloc_id", "alloc_id", "category", "the allocation"),
+        Column("message", "CASE WHEN type = 'Restart Signaled' THEN message END", "category", "who asked for it"),
+        Column("oom_killed", _OOM, "bool", "the driver says so, in its flag or its exit message"),
+    ),
+    "allocations": _columns(
+        "allocations", "alloc_id", "name", "node_id", "job_type", "client_status", "desired_status", "modified_at"
+    ),
+    "task_states": _columns(
+        "task_states", "alloc_id", "task", "state", "restarts", "started_at", "finished_at"
+    ),
+}
+"""What is read of a snapshot's tables; what only names a row is in categories."""
 
 _TIMES = ("time", "created_at", "modified_at", "started_at", "finished_at")
 
@@ -48,7 +73,8 @@ def tables(source: Source, observed_at: pd.Timestamp | str | None = None) -> Tab
     TypeError
         There is no events table in it, or a column is missing.
     """
-    frames = _frames(source)
+    narrow = isinstance(source, Snapshot)
+    frames = _narrowed(source) if narrow else _given(source)
     events = frames.get("events")
     if events is None:
         raise TypeError("give a Snapshot, an events table, or a mapping with the key 'events'")
@@ -68,7 +94,7 @@ def tables(source: Source, observed_at: pd.Timestamp | str | None = None) -> Tab
 
 def pandas_table(source: Source, name: str) -> pd.DataFrame:
     """Return one table of `source` as a pandas DataFrame."""
-    frame = _frames(source).get(name)
+    frame = getattr(source, name) if isinstance(source, Snapshot) else _given(source).get(name)
     if frame is None:
         raise TypeError(f"this needs the {name} table: give a Snapshot, or a mapping with the key {name!r}")
     return frame if isinstance(frame, pd.DataFrame) else collected(nw.from_native(frame).lazy())
@@ -76,7 +102,7 @@ def pandas_table(source: Source, name: str) -> pd.DataFrame:
 
 def has_table(source: Source, name: str) -> bool:
     """Return whether `source` holds a table."""
-    return _frames(source).get(name) is not None
+    return isinstance(source, Snapshot) or _given(source).get(name) is not None
 
 
 def collected(frame: nw.LazyFrame[Any]) -> pd.DataFrame:
@@ -121,14 +147,12 @@ def names(by: str | Iterable[str]) -> list[str]:
     return [by] if isinstance(by, str) else list(by)
 
 
-def _frames(source: Source) -> dict[str, Any]:
-    if isinstance(source, Snapshot):
-        return {
-            "events": source.events,
-            "allocations": source.allocations,
-            "task_states": source.task_states,
-            "reschedules": source.reschedules,
-        }
+def _narrowed(snapshot: Snapshot) -> dict[str, Any]:
+    """Return of each table what statistics need, which is a fraction of it: most of its memory is text that they do not read."""
+    return {name: snapshot._narrowed(name, columns) for name, columns in _NEEDED.items()}
+
+
+def _given(source: Source) -> dict[str, Any]:
     if isinstance(source, Mapping):
         return dict(source)
     return {"events": source}
