@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import narwhals as nw
+import numpy as np
 import pandas as pd
+from pandas.api.types import union_categoricals
 
 from ..snapshot import Snapshot
 from . import _attempts, _meaning, _spans
-from ._input import Source, Tables, collected, tables
+from ._input import TASK, Source, Tables, collected, tables
 
 
 class Facts:
@@ -23,16 +27,12 @@ class Facts:
     @cached_property
     def _both(self) -> tuple[nw.LazyFrame[Any], nw.LazyFrame[Any]]:
         """Events and attempts, made together: what they are made of is large, and needed no longer."""
-        marked = _attempts.marked(self.given)
-        attempts = _attempts.attempts(self.given, marked)
-        on = [*self.given.task, _attempts.ATTEMPT]
-        facts = attempts.select(*on, "killed_by_nomad", "cause_code")
-        helpers = [name for name in marked.collect_schema().names() if name.startswith("_") and name != "_oom"]
-        joined = marked.drop(*helpers).join(facts, on=on, how="left")
-        events = _meaning.with_meaning(joined)
-        if self.given.eager:  # a category takes a byte, a text twenty
-            for name in _meaning.TEXTS:
-                events = events.with_columns(nw.col(name).cast(nw.Categorical))
+        if not self.given.eager:
+            return _explained(self.given)
+        parts = [_explained(part) for part in _parts(self.given)]
+        events, attempts = (nw.from_native(_together(pair)).lazy() for pair in zip(*parts, strict=True))
+        if self.given.narrow:
+            self.given = replace(self.given, events=events)
         return events, attempts
 
     @property
@@ -62,6 +62,59 @@ class Facts:
         event: Any = collected(self.given.events.select(nw.col("time_us").min())).iloc[0, 0]
         known: list[Any] = [value for value in (run, event) if not pd.isna(value)]
         return int(min(known, default=self.given.observed_us))
+
+
+PART = 1_000_000
+"""Events that are explained at a time: what is needed on the way takes as much memory again as all else."""
+
+_SMALL = {"seq": "Int32", "attempt": "int32", "cause_code": "float32"}
+_READ = ("exit_code", "signal", "restart_reason", "message", "oom_killed", "time")
+"""What is read of a snapshot's events to explain them, and not after that."""
+
+
+def _explained(given: Tables) -> tuple[nw.LazyFrame[Any], nw.LazyFrame[Any]]:
+    marked = _attempts.marked(given)
+    attempts = _attempts.attempts(given, marked)
+    on = [*given.task, _attempts.ATTEMPT]
+    facts = attempts.select(*on, "killed_by_nomad", "cause_code")
+    helpers = [name for name in marked.collect_schema().names() if name.startswith("_") and name != "_oom"]
+    events = _meaning.with_meaning(marked.drop(*helpers).join(facts, on=on, how="left"))
+    if given.eager:
+        native = events.to_native()
+        for name in _meaning.TEXTS:  # a category takes a byte, a text twenty
+            native[name] = native[name].astype("category")
+        if given.narrow:
+            native = native.drop(columns=[*_READ, "_oom"]).astype(_SMALL)
+        events = nw.from_native(native).lazy()
+    return events, attempts
+
+
+def _parts(given: Tables) -> Iterator[Tables]:
+    """Yield the tables with so many events at a time, and all events of a task together, where they are in the order of tasks."""
+    events = given.events.to_native()
+    keys = events[TASK].to_numpy()
+    start = 0
+    ordered = bool(np.all(keys[:-1] <= keys[1:]))
+    while ordered and len(keys) - start > PART:
+        end = int(np.searchsorted(keys, keys[start + PART]))
+        if end == start:
+            break  # one task has more than that
+        yield replace(given, events=nw.from_native(events.iloc[start:end]).lazy())
+        start = end
+    yield replace(given, events=nw.from_native(events.iloc[start:] if start else events).lazy())
+
+
+def _together(parts: Sequence[nw.LazyFrame[Any]]) -> pd.DataFrame:
+    """Return parts as one frame, in which a category of any part is one."""
+    frames = [part.to_native() for part in parts]
+    if len(frames) == 1:
+        return frames[0]
+    for name in frames[0].columns:
+        if isinstance(frames[0][name].dtype, pd.CategoricalDtype):
+            whole = union_categoricals([frame[name] for frame in frames], sort_categories=True).dtype
+            for frame in frames:
+                frame[name] = frame[name].astype(whole)
+    return pd.concat(frames, ignore_index=True)
 
 
 _KEPT: weakref.WeakKeyDictionary[Snapshot, Facts] = weakref.WeakKeyDictionary()

@@ -58,6 +58,8 @@ class Tables:
     task_states: nw.LazyFrame[Any] | None
     observed_us: int
     eager: bool
+    narrow: bool = False
+    """Whether they were made for statistics alone, so that what has been read of them may be let go."""
 
     @property
     def task(self) -> list[str]:
@@ -89,12 +91,15 @@ def tables(source: Source, observed_at: pd.Timestamp | str | None = None) -> Tab
         lazy.get("task_states"),
         _observed(source, observed_at, lazy),
         native,
+        narrow,
     )
 
 
-def pandas_table(source: Source, name: str) -> pd.DataFrame:
-    """Return one table of `source` as a pandas DataFrame."""
-    frame = getattr(source, name) if isinstance(source, Snapshot) else _given(source).get(name)
+def pandas_table(source: Source, name: str, *columns: str) -> pd.DataFrame:
+    """Return one table of `source` as a pandas DataFrame; of a snapshot only `columns`, where they are named."""
+    if isinstance(source, Snapshot):
+        return source._narrowed(name, _columns(name, *columns)) if columns else getattr(source, name)
+    frame = _given(source).get(name)
     if frame is None:
         raise TypeError(f"this needs the {name} table: give a Snapshot, or a mapping with the key {name!r}")
     return frame if isinstance(frame, pd.DataFrame) else collected(nw.from_native(frame).lazy())

@@ -71,12 +71,20 @@ def explain_events(source: Source) -> Any:
     return native.to_native()
 
 
-def explained(snapshot: Snapshot, column: str, values: Sequence[Any]) -> pd.DataFrame:
-    """Return the rows of `explain_events` that have one of `values` in a column; of a large snapshot it makes no others."""
-    known = collected(facts(snapshot).events.select(*_meaning.TOLD, *_KEY, _wanted=nw.col(column)))
-    chosen = known["_wanted"].isin(list(values)).to_numpy(dtype=bool)
-    found = known.loc[chosen]
-    return _beside(snapshot._events_at(np.flatnonzero(chosen), found[list(_KEY)]), found[list(_meaning.TOLD)])
+def explained(
+    snapshot: Snapshot, column: str, values: Sequence[Any], *, latest: int | None = None
+) -> pd.DataFrame:
+    """Return the rows of `explain_events` that have one of `values` in a column; of a large snapshot it makes no others.
+
+    Of many, only the `latest` so many, the last one first.
+    """
+    known = collected(facts(snapshot).events.select(*_meaning.TOLD, *_KEY, "time_us", _wanted=nw.col(column)))
+    places = np.flatnonzero(known["_wanted"].isin(list(values)).to_numpy(dtype=bool))
+    if latest is not None:
+        times = known["time_us"].iloc[places].fillna(0).to_numpy(dtype=np.int64)
+        places = places[np.argsort(-times, kind="stable")[:latest]]
+    found = known.iloc[places]
+    return _beside(snapshot._events_at(places, found[list(_KEY)]), found[list(_meaning.TOLD)])
 
 
 def _beside(events: pd.DataFrame, told: pd.DataFrame) -> pd.DataFrame:

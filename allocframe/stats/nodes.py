@@ -15,6 +15,9 @@ from ._input import Source, collected, looked_up, pandas_table, us
 from .rescheduling import replacements
 
 
+_OF_LOST = ("alloc_id", "client_status", "job_id", "job_type", "node_id", "node_name", "modified_at")
+
+
 def blast_radius(source: Source) -> pd.DataFrame:
     """Say what was lost with each node that went down or out of reach.
 
@@ -36,10 +39,11 @@ def blast_radius(source: Source) -> pd.DataFrame:
     >>> bool(af.stats.blast_radius(snap)["lost"].sum() == lost.sum())
     True
     """
-    allocations = pandas_table(source, "allocations")
+    allocations = pandas_table(source, "allocations", *_OF_LOST)
     gone = allocations["client_status"].isin(["lost", "unknown"])
     lost = allocations[gone].assign(replaced_by=replacements(source)[gone])
-    started = pandas_table(source, "task_states").groupby("alloc_id", observed=True)["started_at"].max()
+    states = pandas_table(source, "task_states", "alloc_id", "started_at")
+    started = states.groupby("alloc_id", observed=True)["started_at"].max()
     started.index = started.index.astype("str")
     lost["back_at"] = looked_up(lost["replaced_by"], started)
     everywhere = lost["job_type"].isin(["system", "sysbatch"])
