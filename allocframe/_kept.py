@@ -14,9 +14,10 @@ import pandas as pd
 import pyarrow as pa
 
 from ._errors import DecodeError
+from ._query import among, answer, quoted, terms
 from ._table import Column
 from .capture import Capture
-from .decode import ISSUES, among, answer, quoted, terms
+from .decode import BATCH_ROWS, ISSUES
 from .frames import SNAPSHOT_TABLES, TABLES
 
 MEMORY_LIMIT = "1GB"
@@ -73,14 +74,16 @@ class Kept:
     ) -> pd.DataFrame:
         """Return a table as a DataFrame, in the order in which the allocations were created; see `decode.Store.frame`."""
         table = TABLES[name].narrowed(columns)
-        made = ", ".join(f"{column.sql if columns else column.name} AS {column.name}" for column in table.columns)
+        made = ", ".join(
+            f"{column.sql if columns else column.name} AS {column.name}" for column in table.columns
+        )
         with self._con.cursor() as cursor:
-            data = cursor.sql(
+            rows = cursor.sql(
                 f"WITH t AS (SELECT t.*, a.create_index AS made_at FROM {schema}.{name} t "
                 f"JOIN {schema}.allocations a ON a.alloc_id = t.alloc_id) "
                 f"SELECT {made} FROM t {among(cursor, only)} ORDER BY made_at, t.alloc_id{_ORDER.get(name, '')}"
-            ).to_arrow_table()
-        return table.frame(dict(zip(data.column_names, data.columns, strict=True)))
+            )
+            return table.frame(table.taken(rows.to_arrow_reader(BATCH_ROWS)))
 
     def query(self, query: str, schema: str = "main") -> pd.DataFrame:
         """Answer one SELECT over the tables."""

@@ -51,9 +51,9 @@ class Column:
 
     def series(self, values: pa.ChunkedArray[Any]) -> pd.Series[Any]:
         """Return `values` as a pandas Series of this column's dtype."""
-        values = values.cast(self.arrow)
         if self.kind == "category":
             return _categorical(values)
+        values = values.cast(self.arrow)
         if self.kind in ("time", "duration"):
             return values.to_pandas()
         return pd.Series(_FROM_ARROW[self.kind].__from_arrow__(values))
@@ -73,6 +73,18 @@ class Table:
         """Return the SQL query that yields this table, and `more` columns, from the views in `schema`."""
         columns = [f"{c.sql} AS {c.name}" for c in self.columns]
         return f"SELECT {', '.join([*columns, *more])} FROM {schema}.{self.source}"
+
+    def taken(self, batches: Iterable[pa.RecordBatch]) -> dict[str, pa.ChunkedArray[Any]]:
+        """Return the columns of a query's answer, in which repeated text takes a number from the start."""
+        repeated = {column.name for column in self.columns if column.kind == "category"}
+        chunks: dict[str, list[Any]] = {}
+        for batch in batches:
+            for name, array in zip(batch.schema.names, batch.columns, strict=True):
+                part: Any = array.dictionary_encode() if name in repeated else array
+                chunks.setdefault(name, []).append(part)
+        found = {name: pa.chunked_array(parts) for name, parts in chunks.items()}
+        empty = self.schema().empty_table()
+        return found or dict(zip(empty.column_names, empty.columns, strict=True))
 
     def frame(
         self, columns: dict[str, pa.ChunkedArray[Any]], order: np.ndarray[Any, Any] | None = None

@@ -150,6 +150,9 @@ class Capture:
             part.unlink(missing_ok=True)
         return target
 
+    def keep(self) -> None:
+        """Take in that what was done with the answers failed: a folder that can be resumed from stays."""
+
     def close(self) -> None:
         """Remove the folder if it is a temporary one."""
         if self._remove is not None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from . import _protocol
@@ -119,6 +121,7 @@ class Client(Acting, Observing, Watchable):
         per_page: int = 1000,
         workers: int = 4,
         progress: Progress = None,
+        resume: str | os.PathLike[str] | None = None,
     ) -> Snapshot:
         """Fetch every allocation that the query selects: all of them, or an error.
 
@@ -145,11 +148,15 @@ class Client(Acting, Observing, Watchable):
         progress : bool or callable, optional
             Show a progress bar: always, never, or when it takes over a second. A callable gets the
             allocations so far and an estimate of all, or None.
+        resume : path, optional
+            A folder that keeps the pages until the snapshot is closed: where this call is interrupted, even by kill -9, the
+            same call goes on from there, and a note in `info` says of which times the rows are. An error inside
+            ``with`` leaves the folder, too.
 
         Raises
         ------
         ConfigError
-            A parameter cannot be used; nothing was sent.
+            A parameter cannot be used; nothing was sent. Or `resume` holds a walk of another query, server or token.
         PermissionDenied, BadRequest, ApiError
             Nomad refused; no partial snapshot is made.
         ConnectionFailed, RequestTimeout, NotNomad, DecodeError
@@ -178,7 +185,10 @@ class Client(Acting, Observing, Watchable):
         )
         from .snapshot import Snapshot
 
-        return Snapshot(*Walk(self._transport, query, self._config.address).run(workers, progress))
+        walk = Walk(
+            self._transport, query, self._config.address, resume=None if resume is None else Path(resume)
+        )
+        return Snapshot(*walk.run(workers, progress))
 
     def allocation(self, alloc_id: str) -> Allocation:
         """Read one allocation in full.

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from . import _careful, _wire
 from ._errors import DecodeError
+from ._query import among, answer, quoted, terms
 from ._table import Column, Table
 from .capture import Capture, Page
 from .frames import TABLES
@@ -28,6 +29,11 @@ MEMORY_LIMIT = "500MB"
 
 BATCH = 8 << 20
 """Bytes of small pages that are typed together."""
+
+BATCH_ROWS = 100_000
+"""Rows that are taken out of the database at a time."""
+
+_NO_ROWS = pa.chunked_array([], pa.int64())
 
 UNSTORED = (OSError, duckdb.Error)
 """What is raised where this machine has no room, or lets nobody write."""
@@ -85,8 +91,8 @@ class Store:
         )
         self._views("main", "true")
 
-    def read(self, page: Page) -> PageRows:
-        """Type one page; safe to call from several threads.
+    def read(self, page: Page, body: bytes | None = None) -> PageRows:
+        """Type one page, whose text need not be read again where it is at hand; safe to call from several threads.
 
         Raises
         ------
@@ -94,7 +100,8 @@ class Store:
             The page is not whole JSON.
         """
         file = self.capture.file(page)
-        body = file.read_bytes()
+        if body is None:
+            body = file.read_bytes()
         if body.startswith(b"[") and not _is_suspect(body):
             try:
                 return self._insert(page, file, len(body))
@@ -197,13 +204,11 @@ class Store:
         made = ", ".join(f"{column.sql} AS {column.name}" for column in columns) or "* EXCLUDE (alloc_row)"
         with self._con.cursor() as cursor:
             source = f"FROM ({TABLES[name].select(schema, 'alloc_row')}) {among(cursor, only)}"
-            data = cursor.sql(f"SELECT {made}, alloc_row {source}").to_arrow_table()
+            arrays = table.taken(cursor.sql(f"SELECT {made}, alloc_row {source}").to_arrow_reader(BATCH_ROWS))
             order = cursor.sql(
                 f"SELECT alloc_row FROM {schema}.listed ORDER BY CreateIndex, ID, alloc_row"
             ).fetchnumpy()
-        arrays = dict(zip(data.column_names, data.columns, strict=True))
-        del data
-        rows = arrays.pop("alloc_row").to_numpy()
+        rows = arrays.pop("alloc_row", _NO_ROWS).to_numpy()
         created = order["alloc_row"]
         rank = np.zeros(int(created.max()) + 1 if len(created) else 1, dtype=np.int64)
         rank[created] = np.arange(len(created))
@@ -277,69 +282,6 @@ class Store:
     def close(self) -> None:
         """Let go of the database."""
         self._con.close()
-
-
-def answer(cursor: duckdb.DuckDBPyConnection, query: str, schema: str = "main") -> pd.DataFrame:
-    """Answer one SELECT over the tables in `schema`.
-
-    Raises
-    ------
-    ValueError
-        It is not one SELECT.
-    """
-    statements = cursor.extract_statements(query)
-    if len(statements) != 1 or statements[0].type not in _READS:
-        raise ValueError("give one SELECT statement: the tables of a snapshot can be read, not changed")
-    cursor.execute(f"SET search_path = '{schema},main'")
-    data = _in_utc(cursor.sql(statements[0]).to_arrow_table())
-    found: pd.DataFrame = data.to_pandas(types_mapper=_TYPES.get)
-    return found
-
-
-def among(cursor: duckdb.DuckDBPyConnection, only: pa.Table | None) -> str:
-    """Return the SQL that leaves only the rows whose keys are in a table; of none, nothing."""
-    if only is None:
-        return ""
-    cursor.register("wanted", only)
-    return f"SEMI JOIN wanted USING ({', '.join(only.column_names)})"
-
-
-def terms(conditions: Iterable[tuple[str, Any]]) -> str:
-    """Return the SQL of conditions: a column and the value, or list of values, that it must have."""
-    found = []
-    for column, wanted in conditions:
-        values = list(wanted) if isinstance(wanted, list | tuple | set | frozenset) else [wanted]
-        found.append(
-            f"CAST({column} AS VARCHAR) IN ({', '.join(quoted(_as_text(value)) for value in values) or 'NULL'})"
-        )
-    return " AND ".join(found) or "true"
-
-
-def _as_text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-_READS = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
-_TYPES = {
-    pa.string(): pd.StringDtype(storage="pyarrow", na_value=np.nan),
-    pa.int64(): pd.Int64Dtype(),
-    pa.uint64(): pd.UInt64Dtype(),
-    pa.bool_(): pd.BooleanDtype(),
-}
-
-
-def _in_utc(data: pa.Table) -> pa.Table:
-    """Say of times that they are in UTC, as those of the tables are."""
-    fields = [
-        pa.field(field.name, pa.timestamp("ns", tz="UTC")) if field.type == pa.timestamp("ns") else field
-        for field in data.schema
-    ]
-    return data.cast(pa.schema(fields))
-
-
-def quoted(text: str) -> str:
-    """Return text as a literal of SQL."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _among(ids: Iterable[str]) -> str:

@@ -13,18 +13,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ._display import escaped, visible, without_formula
+from ._display import without_formula
 from ._kept import Kept
+from ._overview import BY_STATUS, COUNTS, SPAN, as_html, remarks, title
 from ._table import Column, Table, Tables
 from .capture import Capture, capture_files, load_capture
 from .decode import ISSUES, Store
 from .frames import SNAPSHOT_TABLES, TABLES
 
-
-_COUNTS = """SELECT (SELECT count(*) FROM allocations) AS allocations, (SELECT count(*) FROM events) AS events,
-    count(*) AS task_states, count(*) FILTER (events_truncated) AS truncated FROM task_states"""
-_BY_STATUS = """SELECT client_status, count(*) AS allocations FROM allocations WHERE client_status IS NOT NULL
-    GROUP BY client_status ORDER BY allocations DESC, client_status"""
 _FEW_EVENTS = 1_000_000
 """So many that making the whole table costs less than finding some of its rows."""
 
@@ -113,7 +109,7 @@ class Snapshot:
     @cached_property
     def _counts(self) -> dict[str, int]:
         """How many rows there are; counted, because the tables of a large cluster take far longer to make."""
-        found = self.sql(_COUNTS)
+        found = self.sql(COUNTS)
         return {str(name): int(found[name].iloc[0]) for name in found}
 
     def _frame(self, name: str) -> pd.DataFrame:
@@ -128,7 +124,9 @@ class Snapshot:
         if "events" in self.__dict__ or self._counts["events"] <= _FEW_EVENTS:
             return self.events.iloc[places].reset_index(drop=True)
         wanted = pd.DataFrame({name: keys[name].astype("str") for name in keys}).astype({"seq": "int64"})
-        found = self._store.frame("events", self._schema, only=pa.Table.from_pandas(wanted, preserve_index=False))
+        found = self._store.frame(
+            "events", self._schema, only=pa.Table.from_pandas(wanted, preserve_index=False)
+        )
         order = pd.MultiIndex.from_frame(found[list(wanted)].astype("str")).get_indexer(
             pd.MultiIndex.from_frame(wanted.astype("str"))
         )
@@ -249,7 +247,9 @@ class Snapshot:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            self._capture.keep()
         self.close()
 
     def __len__(self) -> int:
@@ -259,40 +259,14 @@ class Snapshot:
         return "\n".join([f"<Snapshot: {self._title()}>", *(f"  {line}" for line in self._remarks())])
 
     def _repr_html_(self) -> str:
-        counts = self.sql(_BY_STATUS)
-        cells = "".join(
-            f"<tr><td style='text-align:left'>{escaped(row.client_status)}</td><td>{row.allocations:,}</td></tr>"
-            for row in counts.itertuples()
-        )
-        remarks = "".join(f"<li>{escaped(line)}</li>" for line in self._remarks())
-        head = "<tr><th>client status</th><th>allocations</th></tr>"
-        table = f"<table><thead>{head}</thead><tbody>{cells}</tbody></table>"
-        return f"<div><strong>Snapshot</strong>: {escaped(self._title())}{table}<ul>{remarks}</ul></div>"
+        return as_html(self._title(), self.sql(BY_STATUS), self._remarks())
 
     def _title(self) -> str:
-        named = ("allocations", "task_states", "events")
-        return ", ".join(f"{self._counts[name]:,} {name.replace('_', ' ')}" for name in named)
+        return title(self._counts)
 
     def _remarks(self) -> list[str]:
-        """Say what a reader must know: what is covered, what is missing and why."""
-        remarks = []
-        first, last = self.sql("SELECT min(time), max(time) FROM events").iloc[0]
-        if not pd.isna(first):
-            remarks.append(f"events from {first:%Y-%m-%d %H:%M:%S} to {last:%Y-%m-%d %H:%M:%S} UTC")
-        complete = self.info.get("complete")
-        if complete:
-            remarks.append("complete: every allocation that this query and token can see is here")
-        elif complete is None:
-            remarks.append("read from files: whether they hold every allocation cannot be told")
-        else:
-            remarks.append("NOT complete")
-        if self.info["tasks_truncated"]:
-            share = f"{self.info['tasks_truncated']:,} of {self.info['tasks']:,} tasks"
-            remarks.append(f"older events are gone for {share}: Nomad keeps ten for each task")
-        if self.info["issues"]:
-            remarks.append(f"{self.info['issues']:,} values did not fit and are NA; see .issues")
-        remarks += [f"only where {column} is {visible(value)}" for column, value in self._conditions]
-        return remarks + [visible(note) for note in self.info.get("notes", [])]
+        first, last = self.sql(SPAN).iloc[0]
+        return remarks(self.info, first, last, self._conditions)
 
 
 def load(path: str | os.PathLike[str]) -> Snapshot:

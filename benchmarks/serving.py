@@ -97,7 +97,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(404)
         elif "prefix" in query:
             self._answer(
-                *self.cluster.page(query["prefix"], query.get("next_token", ""), int(query.get("per_page", 10**9)))
+                *self.cluster.page(
+                    query["prefix"], query.get("next_token", ""), int(query.get("per_page", 10**9))
+                )
             )
         elif "per_page" in query:
             first, token = self.cluster.page("00", "", int(query["per_page"]))

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from .._change import Change
-from ..decode import answer, terms
+from .._query import answer, terms
 from ..frames import EVENTS
 from ..snapshot import Snapshot
 from ._coverage import COVERAGE, KEPT, MISSING, QUERY

@@ -12,8 +12,8 @@ import pandas as pd
 from deltalake import DeltaTable
 
 from .._kept import connect
+from .._query import quoted
 from .._table import Table
-from ..decode import quoted
 from ..frames import ALLOCATIONS, EVENTS, RESCHEDULES, TASK_STATES
 from ._delta import Tables
 from ._schema import START, STORED, Stored

@@ -106,7 +106,7 @@ def _parts(given: Tables) -> Iterator[Tables]:
 
 def _together(parts: Sequence[nw.LazyFrame[Any]]) -> pd.DataFrame:
     """Return parts as one frame, in which a category of any part is one."""
-    frames = [part.to_native() for part in parts]
+    frames: list[pd.DataFrame] = [part.to_native() for part in parts]
     if len(frames) == 1:
         return frames[0]
     for name in frames[0].columns:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import narwhals as nw
+import numpy as np
 import pandas as pd
 
 from .._table import Column
@@ -34,11 +35,20 @@ _NEEDED: dict[str, tuple[Column, ...]] = {
         *_columns("events", "task", "seq", "time", "type", "exit_code", "signal", "restart_reason"),
         *_columns("events", "namespace", "job_id", "job_version", "task_group", "node_name"),
         Column("alloc_id", "alloc_id", "category", "the allocation"),
-        Column("message", "CASE WHEN type = 'Restart Signaled' THEN message END", "category", "who asked for it"),
+        Column(
+            "message", "CASE WHEN type = 'Restart Signaled' THEN message END", "category", "who asked for it"
+        ),
         Column("oom_killed", _OOM, "bool", "the driver says so, in its flag or its exit message"),
     ),
     "allocations": _columns(
-        "allocations", "alloc_id", "name", "node_id", "job_type", "client_status", "desired_status", "modified_at"
+        "allocations",
+        "alloc_id",
+        "name",
+        "node_id",
+        "job_type",
+        "client_status",
+        "desired_status",
+        "modified_at",
     ),
     "task_states": _columns(
         "task_states", "alloc_id", "task", "state", "restarts", "started_at", "finished_at"
@@ -81,7 +91,9 @@ def tables(source: Source, observed_at: pd.Timestamp | str | None = None) -> Tab
     if events is None:
         raise TypeError("give a Snapshot, an events table, or a mapping with the key 'events'")
     native = isinstance(events, pd.DataFrame)
-    if native:
+    if narrow:
+        events = _numbered(events)
+    elif native:
         events = _keyed(events)
     lazy = {name: _lazy(frame) for name, frame in {**frames, "events": events}.items() if frame is not None}
     _check(lazy["events"])
@@ -168,6 +180,15 @@ def _keyed(events: pd.DataFrame) -> pd.DataFrame:
         return events
     keys = events.groupby(["alloc_id", "task"], sort=False, observed=True, dropna=False).ngroup()
     return events.assign(**{TASK: keys.to_numpy()})
+
+
+def _numbered(events: pd.DataFrame) -> pd.DataFrame:
+    """Number the tasks of a snapshot, whose events stand together."""
+    parts = [events[name].cat.codes.to_numpy() for name in ("alloc_id", "task")]
+    begins = np.zeros(len(events), dtype=np.int32)
+    for codes in parts:
+        begins[1:] |= codes[1:] != codes[:-1]
+    return events.assign(**{TASK: np.cumsum(begins)})
 
 
 def _lazy(native: Any) -> nw.LazyFrame[Any]:

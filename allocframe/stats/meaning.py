@@ -15,7 +15,6 @@ from ._facts import facts
 from ._input import TASK, Source, collected, looked_up, pandas_table
 from .rescheduling import replacements
 
-
 _KEY = ("namespace", "alloc_id", "task", "seq")
 
 

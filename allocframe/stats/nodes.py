@@ -14,7 +14,6 @@ from ._facts import facts
 from ._input import Source, collected, looked_up, pandas_table, us
 from .rescheduling import replacements
 
-
 _OF_LOST = ("alloc_id", "client_status", "job_id", "job_type", "node_id", "node_name", "modified_at")
 
 
