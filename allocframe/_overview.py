@@ -31,7 +31,8 @@ def remarks(
         found.append(f"events from {first:%Y-%m-%d %H:%M:%S} to {last:%Y-%m-%d %H:%M:%S} UTC")
     complete = info.get("complete")
     if complete:
-        found.append("complete: every allocation that this query and token can see is here")
+        asked = "was asked for" if info.get("source") == "reads" else "this query and token can see"
+        found.append(f"complete: every allocation that {asked} is here")
     elif complete is None:
         found.append("read from files: whether they hold every allocation cannot be told")
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import duckdb
@@ -28,12 +28,15 @@ def answer(cursor: duckdb.DuckDBPyConnection, query: str, schema: str = "main") 
     return found
 
 
-def among(cursor: duckdb.DuckDBPyConnection, only: pa.Table | None) -> str:
-    """Return the SQL that leaves only the rows whose keys are in a table; of none, nothing."""
+def among(
+    cursor: duckdb.DuckDBPyConnection, only: pa.Table | None, named: Mapping[str, str] | None = None
+) -> str:
+    """Return the SQL that leaves only the rows whose keys are in a table; of none, nothing. `named` says what keys are made of."""
     if only is None:
         return ""
     cursor.register("wanted", only)
-    return f"SEMI JOIN wanted USING ({', '.join(only.column_names)})"
+    pairs = (f"wanted.{key} = {named[key] if named else f't.{key}'}" for key in only.column_names)
+    return f"SEMI JOIN wanted ON {' AND '.join(pairs)}"
 
 
 def terms(conditions: Iterable[tuple[str, Any]]) -> str:

@@ -174,7 +174,7 @@ def _kill_timeouts(snapshot: Snapshot, limits: Thresholds) -> Iterator[Finding]:
 
 
 def _failed_starts(snapshot: Snapshot, limits: Thresholds) -> Iterator[Finding]:
-    failed = explained(snapshot, "type", list(stats.meanings.FAILED_STARTS))
+    failed = _failed_to_start(snapshot)
     for cause, part in failed.groupby("cause", observed=True):
         jobs = sorted(set(part["job_id"].astype(str)))
         wide = len(jobs) >= limits.shared_jobs
@@ -224,9 +224,13 @@ def _lemons(snapshot: Snapshot, limits: Thresholds) -> Iterator[Finding]:
         yield Finding("AF302", "warning", summary, {"node_name": row["node_name"]}, mine)
 
 
+def _failed_to_start(snapshot: Snapshot) -> pd.DataFrame:
+    return explained(snapshot, "type", list(stats.meanings.FAILED_STARTS))
+
+
 def _elsewhere(snapshot: Snapshot, limits: Thresholds) -> set[str]:
     """Return the causes of failed starts that hit so many jobs that no job or version is to blame."""
-    failed = explained(snapshot, "type", list(stats.meanings.FAILED_STARTS))
+    failed = _failed_to_start(snapshot)
     jobs = failed.groupby("cause", observed=True)["job_id"].nunique()
     return set(jobs[jobs >= limits.shared_jobs].index.astype(str))
 

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from . import _careful, _wire
 from ._errors import DecodeError
+from ._memory import LARGE, give_back
 from ._query import among, answer, quoted, terms
 from ._table import Column, Table
 from .capture import Capture, Page
@@ -203,18 +204,22 @@ class Store:
         table = TABLES[name].narrowed(columns)
         made = ", ".join(f"{column.sql} AS {column.name}" for column in columns) or "* EXCLUDE (alloc_row)"
         with self._con.cursor() as cursor:
-            source = f"FROM ({TABLES[name].select(schema, 'alloc_row')}) {among(cursor, only)}"
-            arrays = table.taken(cursor.sql(f"SELECT {made}, alloc_row {source}").to_arrow_reader(BATCH_ROWS))
+            keys = {column.name: column.sql for column in TABLES[name].columns}
+            rows_of = f"{TABLES[name].select(schema, 'alloc_row')} {among(cursor, only, keys)}"
+            rows = cursor.sql(f"SELECT {made}, alloc_row FROM ({rows_of})")
+            arrays = table.taken(rows.to_arrow_reader(BATCH_ROWS))
             order = cursor.sql(
                 f"SELECT alloc_row FROM {schema}.listed ORDER BY CreateIndex, ID, alloc_row"
             ).fetchnumpy()
-        rows = arrays.pop("alloc_row", _NO_ROWS).to_numpy()
         created = order["alloc_row"]
-        rank = np.zeros(int(created.max()) + 1 if len(created) else 1, dtype=np.int64)
+        rank = np.zeros(int(created.max()) + 1 if len(created) else 1, dtype=np.int32)
         rank[created] = np.arange(len(created))
-        places = rank[rows]
+        places = rank[arrays.pop("alloc_row", _NO_ROWS).to_numpy()]
         sorted_already = bool(np.all(places[:-1] <= places[1:]))
-        return table.frame(arrays, None if sorted_already else np.argsort(places, kind="stable"))
+        found = table.frame(arrays, None if sorted_already else np.argsort(places, kind="stable"))
+        if len(found) >= LARGE:
+            give_back()
+        return found
 
     def quick_frame(self, name: str) -> pd.DataFrame:
         """Return `frame` of a small store whose rows came in order of creation; the query is planned only once."""

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "allocframe"
 
 LAYERS = [
-    ["_version", "_errors", "_display", "_progress", "_change"],
+    ["_version", "_errors", "_display", "_memory", "_progress", "_change"],
     ["_config", "_overview", "_wire", "_protocol", "_actions", "_remedies", "_audit", "_acl", "_logtime"],
     ["_exec", "_events", "_terminal", "_logs", "_usage"],
     ["_table", "_careful", "_connection", "_query"],
@@ -20,7 +20,7 @@ LAYERS = [
     ["frames"],
     ["decode"],
     ["_transport", "_stream", "_present", "_kept", "allocation"],
-    ["_walk", "_acting", "_observing", "_watchable"],
+    ["_walk", "_reads", "_acting", "_observing", "_watchable"],
     ["_asking", "client"],
     ["_watching"],
     ["snapshot"],

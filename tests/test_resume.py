@@ -197,7 +197,7 @@ def test_kill_9_at_random_instants_costs_no_row_and_no_value(
     command = [sys.executable, "-c", _FETCH, cluster.address, cluster.token, str(folder)]
     for _attempt in range(40):
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        wanted = len(list(folder.glob("0*.json"))) + rng.randrange(1, 60)
+        wanted = len(list(folder.glob("0*.json"))) + rng.randrange(20, 110)
         while child.poll() is None and len(list(folder.glob("0*.json"))) < wanted:
             time.sleep(0.001)
         child.send_signal(signal.SIGKILL)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import union_categoricals
 
+from .._memory import LARGE, give_back
 from ..snapshot import Snapshot
 from . import _attempts, _meaning, _spans
 from ._input import TASK, Source, Tables, collected, tables
@@ -64,7 +65,7 @@ class Facts:
         return int(min(known, default=self.given.observed_us))
 
 
-PART = 1_000_000
+PART = LARGE
 """Events that are explained at a time: what is needed on the way takes as much memory again as all else."""
 
 _SMALL = {"seq": "Int32", "attempt": "int32", "cause_code": "float32"}
@@ -100,6 +101,7 @@ def _parts(given: Tables) -> Iterator[Tables]:
         if end == start:
             break  # one task has more than that
         yield replace(given, events=nw.from_native(events.iloc[start:end]).lazy())
+        give_back()
         start = end
     yield replace(given, events=nw.from_native(events.iloc[start:] if start else events).lazy())
 
