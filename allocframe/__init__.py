@@ -14,6 +14,7 @@ from . import _accessor  # noqa: F401 - gives DataFrames their .alloc
 from ._actions import StopResult
 from ._audit import read_audit
 from ._change import Change, Gap, Seen
+from ._diff import Diff
 from ._errors import (
     AllocframeError,
     ApiError,
@@ -64,6 +65,7 @@ __all__ = [
     "ConnectionFailed",
     "ControlPanel",
     "DecodeError",
+    "Diff",
     "ExecError",
     "ExecResult",
     "Finding",

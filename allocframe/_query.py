@@ -34,8 +34,9 @@ def among(
     """Return the SQL that leaves only the rows whose keys are in a table; of none, nothing. `named` says what keys are made of."""
     if only is None:
         return ""
-    cursor.register("wanted", only)
-    pairs = (f"wanted.{key} = {named[key] if named else f't.{key}'}" for key in only.column_names)
+    # Under names of their own: what keys are made of is said in names that the rows have.
+    cursor.register("wanted", only.rename_columns([f"wanted_{key}" for key in only.column_names]))
+    pairs = (f"wanted_{key} = {named[key] if named else f't.{key}'}" for key in only.column_names)
     return f"SEMI JOIN wanted ON {' AND '.join(pairs)}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,6 +189,21 @@ class Store:
         name = f"view_{next(self._schemas)}"
         self._views(name, f"ID IN (SELECT alloc_id FROM {schema}.allocations WHERE {terms(conditions)})")
         return name
+
+    def split(self, schema: str, size: int) -> Iterator[str]:
+        """Make schemas in turn that hold so many allocations each, in the order in which they came; yield their names."""
+        found = self._con.execute("SELECT coalesce(max(rowid), -1) FROM pages").fetchone()
+        for start in range(0, (found[0] if found else -1) + 1, size):
+            name = f"view_{next(self._schemas)}"
+            within = f"rowid BETWEEN {start} AND {start + size - 1}"
+            self._views(
+                name,
+                within
+                if schema == "main"
+                else f"{within} AND rowid IN (SELECT alloc_row FROM {schema}.listed)",
+            )
+            yield name
+            self._con.execute(f"DROP SCHEMA {name} CASCADE")
 
     def frame(
         self,

@@ -7,25 +7,24 @@ import os
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from ._display import without_formula
 from ._kept import Kept
-from ._overview import BY_STATUS, COUNTS, SPAN, as_html, remarks, title
-from ._table import Column, Table, Tables
+from ._overview import BY_STATUS, SPAN, as_html, remarks, title
+from ._parts import Parts
+from ._table import Tables
 from .capture import Capture, capture_files, load_capture
 from .decode import ISSUES, Store
 from .frames import SNAPSHOT_TABLES, TABLES
 
-_FEW_EVENTS = 1_000_000
-"""So many that making the whole table costs less than finding some of its rows."""
+if TYPE_CHECKING:
+    from ._diff import Diff
 
 
-class Snapshot:
+class Snapshot(Parts):
     """Every allocation that one walk over a cluster found, and what became of their tasks.
 
     Made by `Client.snapshot`, `load`, `read_json` and `Archive.snapshot`. Frames are made when first asked for, and kept.
@@ -56,10 +55,9 @@ class Snapshot:
         conditions: Iterable[tuple[str, Any]] = (),
         schema: str = "main",
     ) -> None:
+        super().__init__(store, schema)
         self._capture = capture
-        self._store = store
         self._conditions = tuple(conditions)
-        self._schema = schema
 
     @cached_property
     def allocations(self) -> pd.DataFrame:
@@ -106,41 +104,6 @@ class Snapshot:
             "filtered": [[column, value] for column, value in self._conditions],
         }
 
-    @cached_property
-    def _counts(self) -> dict[str, int]:
-        """How many rows there are; counted, because the tables of a large cluster take far longer to make."""
-        found = self.sql(COUNTS)
-        return {str(name): int(found[name].iloc[0]) for name in found}
-
-    def _frame(self, name: str) -> pd.DataFrame:
-        return self._described(self._store.frame(name, self._schema), TABLES[name])
-
-    def _narrowed(self, name: str, columns: tuple[Column, ...]) -> pd.DataFrame:
-        """Return what SQL makes of a table's columns, row by row: for statistics, which need far less than all of it."""
-        return self._store.frame(name, self._schema, columns)
-
-    def _events_at(self, places: np.ndarray[Any, Any], keys: pd.DataFrame) -> pd.DataFrame:
-        """Return the events at these places of the table, which have these keys; of a large table it makes no other rows."""
-        if "events" in self.__dict__ or self._counts["events"] <= _FEW_EVENTS:
-            return self.events.iloc[places].reset_index(drop=True)
-        wanted = pd.DataFrame({name: keys[name].astype("str") for name in keys}).astype({"seq": "int64"})
-        found = self._store.frame(
-            "events", self._schema, only=pa.Table.from_pandas(wanted, preserve_index=False)
-        )
-        order = pd.MultiIndex.from_frame(found[list(wanted)].astype("str")).get_indexer(
-            pd.MultiIndex.from_frame(wanted.astype("str"))
-        )
-        return self._described(found.iloc[order].reset_index(drop=True), TABLES["events"])
-
-    def _described(self, frame: pd.DataFrame, table: Table) -> pd.DataFrame:
-        frame.attrs = {
-            "table": table.name,
-            "key": list(table.key),
-            "filtered": [[column, value] for column, value in self._conditions],
-            "from": self._capture.info,
-        }
-        return frame
-
     def sql(self, query: str) -> pd.DataFrame:
         """Answer a SELECT over the tables `allocations`, `task_states`, `events`, `reschedules`, `resources`.
 
@@ -179,6 +142,28 @@ class Snapshot:
         schema = self._store.narrow(self._schema, plain.items())
         conditions = (*self._conditions, *plain.items())
         return Snapshot(self._capture, self._store, conditions=conditions, schema=schema)
+
+    def diff(self, other: Snapshot) -> Diff:
+        """Return what changed from this snapshot to another, later one of the same cluster.
+
+        Both may be live, loaded, or of an archive. The cost depends on what changed: allocations whose ModifyIndex is the same
+        are the same.
+
+        Returns
+        -------
+        Diff
+            The DataFrames `new`, `gone`, `changed` (column, before, after), `new_events`, `missing` (tasks that lost events
+            between the two), and `notes` on what makes the two hard to compare.
+
+        Examples
+        --------
+        >>> earlier = af.load(snap.save("before.allocframe"))
+        >>> earlier.diff(snap).changed.empty
+        True
+        """
+        from ._diff import diff
+
+        return diff(self, other)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the evidence into one compressed file: the answers as sent, and how they were got.

@@ -18,7 +18,7 @@ LAYERS = [
     ["capture"],
     ["_resume"],
     ["frames"],
-    ["decode"],
+    ["_diff", "_parts", "decode"],
     ["_transport", "_stream", "_present", "_kept", "allocation"],
     ["_walk", "_reads", "_acting", "_observing", "_watchable"],
     ["_asking", "client"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import union_categoricals
 
-from .._memory import LARGE, give_back
+from .._memory import give_back
 from ..snapshot import Snapshot
 from . import _attempts, _meaning, _spans
 from ._input import TASK, Source, Tables, collected, tables
@@ -30,11 +30,20 @@ class Facts:
         """Events and attempts, made together: what they are made of is large, and needed no longer."""
         if not self.given.eager:
             return _explained(self.given)
-        parts = [_explained(part) for part in _parts(self.given)]
-        events, attempts = (nw.from_native(_together(pair)).lazy() for pair in zip(*parts, strict=True))
-        if self.given.narrow:
-            self.given = replace(self.given, events=events)
-        return events, attempts
+        events, attempts = list[pd.DataFrame](), list[pd.DataFrame]()
+        for part in _parts(self.given):
+            for made, kept in zip(_explained(part), (events, attempts), strict=True):
+                kept.append(made.to_native())
+        if not self.given.narrow:
+            return _lazy(events), _lazy(attempts)
+        try:
+            self._let_go("events")
+            self.given = replace(self.given, events=_lazy(events))
+            return self.given.events, _lazy(attempts)
+        except BaseException:  # interrupted between the two: these facts are no longer whole
+            for snapshot in [one for one, kept in _KEPT.items() if kept is self]:
+                del _KEPT[snapshot]
+            raise
 
     @property
     def events(self) -> nw.LazyFrame[Any]:
@@ -49,12 +58,26 @@ class Facts:
     @cached_property
     def tasks(self) -> nw.LazyFrame[Any]:
         """One row for each task of each allocation."""
-        return _spans.tasks(self.given)
+        found = _spans.tasks(self.given)
+        if self.given.narrow:
+            self._let_go("allocations", "task_states")
+        return found
 
     @cached_property
     def spans(self) -> nw.LazyFrame[Any]:
         """One row for each attempt that ran."""
-        return _spans.spans(self.given, self.attempts, self.tasks)
+        found = _spans.spans(self.given, self.attempts, self.tasks)
+        if self.given.narrow:
+            give_back()
+        return found
+
+    def _let_go(self, *names: str) -> None:
+        """Keep of these tables no more than that they were there."""
+        frames = {name: getattr(self.given, name) for name in names}
+        self.given = replace(
+            self.given, **{name: frame.head(0) for name, frame in frames.items() if frame is not None}
+        )
+        give_back()
 
     @cached_property
     def began_us(self) -> int:
@@ -65,12 +88,25 @@ class Facts:
         return int(min(known, default=self.given.observed_us))
 
 
-PART = LARGE
+PART = 500_000
 """Events that are explained at a time: what is needed on the way takes as much memory again as all else."""
 
-_SMALL = {"seq": "Int32", "attempt": "int32", "cause_code": "float32"}
-_READ = ("exit_code", "signal", "restart_reason", "message", "oom_killed", "time")
-"""What is read of a snapshot's events to explain them, and not after that."""
+_SMALL = {"seq": "Int32", TASK: "int32", "attempt": "int32", "cause_code": "float32"}
+_SMALL_ATTEMPTS = {
+    TASK: "int32",
+    "attempt": "int32",
+    "cause_code": "float32",
+    "events": "int32",
+    "_oom": "float32",
+    "_next": "float32",
+    "delayed": "int8",
+    "received": "int8",
+}
+_READ = ("exit_code", "signal", "restart_reason", "message", "oom_killed", "time", "_oom")
+_READ_ATTEMPTS = (
+    "_terminated_seq", "_killing_seq", "_asked", "_start_failed", "_ended_by", "first_seq", "killed_by_nomad",
+)  # fmt: skip
+"""What is read of a snapshot's events and attempts to explain them, and not after that."""
 
 
 def _explained(given: Tables) -> tuple[nw.LazyFrame[Any], nw.LazyFrame[Any]]:
@@ -85,7 +121,9 @@ def _explained(given: Tables) -> tuple[nw.LazyFrame[Any], nw.LazyFrame[Any]]:
         for name in _meaning.TEXTS:  # a category takes a byte, a text twenty
             native[name] = native[name].astype("category")
         if given.narrow:
-            native = native.drop(columns=[*_READ, "_oom"]).astype(_SMALL)
+            native = native.drop(columns=list(_READ)).astype(_SMALL)
+            short = attempts.to_native().drop(columns=list(_READ_ATTEMPTS)).astype(_SMALL_ATTEMPTS)
+            attempts = nw.from_native(short).lazy()
         events = nw.from_native(native).lazy()
     return events, attempts
 
@@ -106,17 +144,18 @@ def _parts(given: Tables) -> Iterator[Tables]:
     yield replace(given, events=nw.from_native(events.iloc[start:] if start else events).lazy())
 
 
-def _together(parts: Sequence[nw.LazyFrame[Any]]) -> pd.DataFrame:
-    """Return parts as one frame, in which a category of any part is one."""
-    frames: list[pd.DataFrame] = [part.to_native() for part in parts]
+def _lazy(frames: list[pd.DataFrame]) -> nw.LazyFrame[Any]:
+    """Return parts as one frame, in which a category of any part is one; each column is taken out of them."""
     if len(frames) == 1:
-        return frames[0]
-    for name in frames[0].columns:
-        if isinstance(frames[0][name].dtype, pd.CategoricalDtype):
-            whole = union_categoricals([frame[name] for frame in frames], sort_categories=True).dtype
-            for frame in frames:
-                frame[name] = frame[name].astype(whole)
-    return pd.concat(frames, ignore_index=True)
+        return nw.from_native(frames[0]).lazy()
+    columns = {}
+    for name in list(frames[0]):
+        parts = [frame.pop(str(name)) for frame in frames]
+        if isinstance(parts[0].dtype, pd.CategoricalDtype):
+            columns[name] = pd.Series(union_categoricals(parts, sort_categories=True))
+        else:
+            columns[name] = pd.concat(parts, ignore_index=True)
+    return nw.from_native(pd.DataFrame(columns, copy=False)).lazy()
 
 
 _KEPT: weakref.WeakKeyDictionary[Snapshot, Facts] = weakref.WeakKeyDictionary()
