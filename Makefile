@@ -32,6 +32,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/watch.py
 	$(BIN)/python benchmarks/terminal.py
 	$(BIN)/python benchmarks/archive.py
+	$(BIN)/python benchmarks/size.py
 
 diagnosis: $(VENV)/.dev
 	$(BIN)/python benchmarks/diagnosis.py
@@ -45,6 +46,7 @@ soak: $(VENV)/.dev
 pictures: $(VENV)/.dev
 	$(BIN)/python docs/pictures.py
 	$(BIN)/python docs/widget_pictures.py
+	$(BIN)/python docs/size_pictures.py
 
 notebooks: $(VENV)/.dev
 	@mkdir -p build

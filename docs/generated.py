@@ -46,3 +46,9 @@ def _command(
     yield f"```text\n{command.get_help(context).strip()}\n```\n"
     for name, inner in getattr(command, "commands", {}).items():
         yield from _command(inner, f"{path} {name}", context)
+
+
+def sizes() -> str:
+    """Return the table that benchmarks/size.py keeps."""
+    page = (Path(__file__).parent.parent / "benchmarks" / "README.md").read_text()
+    return page.partition("<!-- size -->\n")[2].partition("<!-- end size -->")[0]
