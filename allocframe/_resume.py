@@ -64,12 +64,12 @@ class Resumable(Capture):
 
     def _check(self, about: dict[str, Any]) -> None:
         file = self.folder / _ABOUT
+        part = file.with_suffix(".part")
         if not file.exists():
-            if any(path.name != _LOCK for path in self.folder.iterdir()):
+            if any(path.name not in (_LOCK, part.name) for path in self.folder.iterdir()):
                 raise ConfigError(
                     f"{self.folder} holds something else than an interrupted walk; name a new folder"
                 )
-            part = file.with_suffix(".part")
             part.write_text(json.dumps({"format": FORMAT, **about}, indent=1), encoding="utf-8")
             part.replace(file)
             return
