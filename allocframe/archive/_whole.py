@@ -11,7 +11,7 @@ from .._change import Change, Gap
 from ..snapshot import Snapshot
 from ._state import caught_up
 
-PART = 50_000
+PART = 10_000
 """Allocations in one change."""
 
 
