@@ -213,6 +213,19 @@ def test_the_estimate_comes_close_once_some_shards_are_done() -> None:
     assert all(2500 < estimate < 10_000 for estimate in estimates[20:])
 
 
+def test_pages_of_shards_that_are_not_done_do_not_swell_the_estimate() -> None:
+    pager = Pager(Query(per_page=10))
+    pager.received(pager.next_request(), 10, ["a"] * 10, "1.x")  # type: ignore[arg-type]
+    asked = [pager.next_request() for _ in range(8)]
+    for request in asked[:4]:
+        pager.received(request, 10, [], None)  # type: ignore[arg-type]
+    for request in asked[4:]:
+        ids = [f"{request.shard}{n:03d}" for n in range(10)]  # type: ignore[union-attr]
+        pager.received(request, 10, ids, f"{request.shard}999")  # type: ignore[arg-type, union-attr]
+    assert pager.rows == 80
+    assert pager.estimate == 10 * 256
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     count=st.integers(0, 120),
