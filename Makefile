@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo lab test browser js lint bench diagnosis pictures notebooks docs month soak clean
+.PHONY: demo lab test system js lint bench diagnosis pictures notebooks docs month soak clean
 
 demo: $(VENV)/.demo
 	$(BIN)/allocframe demo
@@ -10,7 +10,7 @@ demo: $(VENV)/.demo
 lab: $(VENV)/.lab
 	$(BIN)/allocframe demo --lab
 
-test: $(VENV)/.dev browser
+test: $(VENV)/.dev system
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.dev
@@ -18,10 +18,12 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The tests of the widgets need a browser; without one they are skipped, and say so.
-browser:
-	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
-	  { apt-get -qq update && apt-get -qq install -y chromium >/dev/null; } || echo "chromium could not be installed"
+# The tests of the widgets need a browser, those of Spark a Java; without one they are skipped, and say so.
+system:
+	@for wanted in chromium:chromium java:default-jre-headless; do \
+	  command -v $${wanted%:*} >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
+	  { apt-get -qq update && apt-get -qq install -y $${wanted#*:} >/dev/null; } || echo "$${wanted#*:} could not be installed"; \
+	done
 
 js:
 	cd js && npm ci --no-audit --no-fund && npm run build

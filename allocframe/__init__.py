@@ -10,7 +10,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import _accessor  # noqa: F401 - gives DataFrames their .alloc
+from . import (
+    _accessor,  # noqa: F401 - gives DataFrames their .alloc
+    spark,
+)
 from ._actions import StopResult
 from ._audit import read_audit
 from ._change import Change, Gap, Seen
@@ -36,17 +39,20 @@ from ._errors import (
 )
 from ._exec import ExecResult
 from ._logs import Logs
+from ._together import Together, together
 from ._usage import Usage
 from ._version import __version__
+from .aio import AsyncClient
 from .allocation import Allocation
 from .client import Client
+from .fleet import Fleet
 from .snapshot import Snapshot, load, read_json
 from .watch import Watch
 
 if TYPE_CHECKING:
     from . import plots, sim, stats
+    from ._diagnosis import findings
     from ._findings import Finding, Findings, Thresholds
-    from ._rules import findings
     from .archive import Archive
     from .reports import Postmortem, Trends, evidence, overview, postmortem, readable, report, trends
     from .widgets.panel import ControlPanel
@@ -57,6 +63,7 @@ __all__ = [
     "AllocframeError",
     "ApiError",
     "Archive",
+    "AsyncClient",
     "BadRequest",
     "Change",
     "Client",
@@ -70,6 +77,7 @@ __all__ = [
     "ExecResult",
     "Finding",
     "Findings",
+    "Fleet",
     "Gap",
     "Logs",
     "MissingExtra",
@@ -86,6 +94,7 @@ __all__ = [
     "StopResult",
     "Terminal",
     "Thresholds",
+    "Together",
     "Trends",
     "Unsupported",
     "Usage",
@@ -102,7 +111,9 @@ __all__ = [
     "readable",
     "report",
     "sim",
+    "spark",
     "stats",
+    "together",
     "trends",
 ]
 
@@ -116,7 +127,7 @@ _OPTIONAL = {
     "Thresholds": ("_findings", "stats", "narwhals and scipy"),
     "Trends": ("reports", "stats", "narwhals and scipy"),
     "evidence": ("reports", "stats", "narwhals and scipy"),
-    "findings": ("_rules", "stats", "narwhals and scipy"),
+    "findings": ("_diagnosis", "stats", "narwhals and scipy"),
     "overview": ("reports", "stats", "narwhals and scipy"),
     "plots": ("plots", "plots", "matplotlib"),
     "postmortem": ("reports", "stats", "narwhals and scipy"),

@@ -196,7 +196,7 @@ class Acting:
         target = self._exec_target(alloc_id, command, task)
         data = stdin.encode() if isinstance(stdin, str) else stdin or b""
         with self._audited_exec(target) as outcome:
-            done = _shell.run(self._config, target, data, timeout)
+            done = _shell.run(self._config, target, data, timeout, self._transport.sockets.holding)
             outcome.said = f"exit code {done.exit_code}"
         return done
 
@@ -297,6 +297,7 @@ class Acting:
     def _may_change(self) -> None:
         if self.read_only:
             raise AllocframeError("nothing was done: this client is read-only (read_only=True)")
+        self._transport.usable()
 
     def _audited(
         self, action: str, identity: str, arguments: dict[str, Any]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
 import urllib.request
 from base64 import b64encode
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -13,6 +17,50 @@ from ._config import Config
 
 MAX_CONNECTIONS = 8
 """Nomad allows 100 from one address; watches, streams and other people need theirs."""
+
+
+class Sockets:
+    """The sockets that are open, so that another thread can end what waits on them."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+        self._lock = threading.Lock()
+        self._open: set[Any] = set()
+
+    def remember(self, event: str, info: dict[str, Any]) -> None:
+        """Keep each socket that an HTTP client opens; for its extension ``trace``."""
+        if event.endswith(("connect_tcp.complete", "connect_unix_socket.complete", "start_tls.complete")):
+            self._add(info["return_value"].get_extra_info("socket"))
+
+    @contextlib.contextmanager
+    def holding(self, opened: socket.socket) -> Iterator[None]:
+        """Keep a socket for as long as somebody waits on it."""
+        self._add(opened)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._open.discard(opened)
+
+    def _add(self, opened: Any) -> None:
+        with self._lock:
+            self._open.add(opened)
+        if self.ended.is_set():
+            self.end()
+
+    def end(self) -> None:
+        """End whatever waits on a socket, and what will, until `clear`."""
+        self.ended.set()
+        with self._lock:
+            for opened in self._open:
+                with contextlib.suppress(OSError):
+                    opened.shutdown(socket.SHUT_RDWR)
+
+    def clear(self) -> None:
+        """Forget the sockets, which are closed by now."""
+        with self._lock:
+            self._open.clear()
+        self.ended.clear()
 
 
 class Credentials(httpx.Auth):

@@ -73,7 +73,7 @@ class Finding:
     summary : str
         One sentence with numbers.
     about : dict
-        What it is about: job_id, job_version, node_name, cause, where they apply.
+        What it is about: job_id, job_version, node_name, cause, cluster, where they apply.
     evidence : pandas.DataFrame
         The rows behind it.
     """

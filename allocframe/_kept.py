@@ -6,16 +6,16 @@ import itertools
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar
 
 import duckdb
 import pandas as pd
 import pyarrow as pa
 
 from ._errors import DecodeError
-from ._query import among, answer, quoted, terms
-from ._table import Column
+from ._query import among, answer, quoted, streamed, terms
+from ._table import Column, Table
 from .capture import Capture
 from .decode import BATCH_ROWS, ISSUES
 from .frames import SNAPSHOT_TABLES, TABLES
@@ -28,6 +28,8 @@ _ORDER = {"task_states": ", t.task", "events": ", t.task, t.seq", "reschedules":
 
 class Kept:
     """Tables in a database of their own; stands in for a capture's decoder."""
+
+    declared: ClassVar[Mapping[str, Table]] = TABLES
 
     def __init__(self) -> None:
         spill = tempfile.mkdtemp(prefix="allocframe-")
@@ -73,17 +75,22 @@ class Kept:
         only: pa.Table | None = None,
     ) -> pd.DataFrame:
         """Return a table as a DataFrame, in the order in which the allocations were created; see `decode.Store.frame`."""
-        table = TABLES[name].narrowed(columns)
+        table, key = self.declared[name].narrowed(columns), self.declared["allocations"].key
         made = ", ".join(
             f"{column.sql if columns else column.name} AS {column.name}" for column in table.columns
         )
+        order = ", ".join([*(f"t.{part}" for part in key[:-1]), "made_at", "t.alloc_id"])
         with self._con.cursor() as cursor:
             rows = cursor.sql(
                 f"WITH t AS (SELECT t.*, a.create_index AS made_at FROM {schema}.{name} t "
-                f"JOIN {schema}.allocations a ON a.alloc_id = t.alloc_id) "
-                f"SELECT {made} FROM t {among(cursor, only)} ORDER BY made_at, t.alloc_id{_ORDER.get(name, '')}"
+                f"JOIN {schema}.allocations a USING ({', '.join(key)})) "
+                f"SELECT {made} FROM t {among(cursor, only)} ORDER BY {order}{_ORDER.get(name, '')}"
             )
             return table.frame(table.taken(rows.to_arrow_reader(BATCH_ROWS)))
+
+    def stream(self, name: str, schema: str = "main") -> pa.RecordBatchReader:
+        """Return a table as SQL sees it, some rows at a time."""
+        return streamed(self._con, name, schema)
 
     def query(self, query: str, schema: str = "main") -> pd.DataFrame:
         """Answer one SELECT over the tables."""
@@ -94,10 +101,11 @@ class Kept:
         """Make a schema in which every table holds only the allocations that meet `conditions`; return its name."""
         name = f"view_{next(self._schemas)}"
         self._con.execute(f"CREATE SCHEMA {name}")
-        chosen = f"SELECT alloc_id FROM {schema}.allocations WHERE {terms(conditions)}"
+        key = ", ".join(self.declared["allocations"].key)
+        chosen = f"SELECT {key} FROM {schema}.allocations WHERE {terms(conditions)}"
         for table in SNAPSHOT_TABLES:
             self._con.execute(
-                f"CREATE VIEW {name}.{table} AS SELECT * FROM {schema}.{table} WHERE alloc_id IN ({chosen})"
+                f"CREATE VIEW {name}.{table} AS SELECT * FROM {schema}.{table} WHERE ({key}) IN ({chosen})"
             )
         return name
 

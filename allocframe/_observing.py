@@ -186,7 +186,7 @@ class Observing:
             allocs = dict(each(asked, "/v1/allocation/{}", None))
             begun = time.monotonic()
             for number in range(samples):
-                time.sleep(max(begun + number * every - time.monotonic(), 0.0))
+                self._transport.pause(max(begun + number * every - time.monotonic(), 0.0))
                 for name, measured in each(list(allocs), "/v1/client/allocation/{}/stats", number):
                     try:
                         rows += _usage.rows(allocs[name], measured, number)
@@ -211,6 +211,10 @@ def _error(alloc_id: str, sample: int | None, said: str) -> dict[str, Any]:
 def _chosen(allocations: Snapshot | Iterable[str]) -> list[str]:
     if isinstance(allocations, str):
         raise ConfigError(f"allocations must be a Snapshot or a list of IDs, not {allocations!r}")
+    if getattr(allocations, "clusters", None):
+        raise ConfigError(
+            "these allocations are of several clusters: give those of this one, snapshot.clusters[...]"
+        )
     table = getattr(allocations, "allocations", None)
     if table is None:
         return [str(one) for one in allocations]  # type: ignore[union-attr]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ class Parts:
 
     _capture: Capture
     _conditions: tuple[tuple[str, Any], ...]
+    _declared: ClassVar[Mapping[str, Table]] = TABLES
 
     def __init__(self, store: Tables, schema: str) -> None:
         self._store = store
@@ -33,7 +34,7 @@ class Parts:
         def events(self) -> pd.DataFrame: ...
 
     def _frame(self, name: str) -> pd.DataFrame:
-        return self._described(self._store.frame(name, self._schema), TABLES[name])
+        return self._described(self._store.frame(name, self._schema), self._declared[name])
 
     def _described(self, frame: pd.DataFrame, table: Table) -> pd.DataFrame:
         frame.attrs = {
@@ -65,7 +66,7 @@ class Parts:
         order = pd.MultiIndex.from_frame(found[list(wanted)].astype("str")).get_indexer(
             pd.MultiIndex.from_frame(wanted.astype("str"))
         )
-        return self._described(found.iloc[order].reset_index(drop=True), TABLES["events"])
+        return self._described(found.iloc[order].reset_index(drop=True), self._declared["events"])
 
     def _indexes(self) -> pd.Series[Any]:
         """Return the ModifyIndex of each allocation, by its ID."""
@@ -77,7 +78,7 @@ class Parts:
     def _rows_of(self, name: str, ids: Iterable[str]) -> pd.DataFrame:
         """Return the rows of a table that belong to these allocations."""
         wanted = pa.table({"alloc_id": pa.array(ids, pa.string())})
-        return self._described(self._store.frame(name, self._schema, only=wanted), TABLES[name])
+        return self._described(self._store.frame(name, self._schema, only=wanted), self._declared[name])
 
     def _in_parts(self, names: Iterable[str], size: int) -> Iterator[dict[str, pd.DataFrame]]:
         """Yield these tables for so many allocations at a time."""

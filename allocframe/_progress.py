@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 Progress = bool | Callable[[int, int | None], None] | None
 """Always, never, when it takes over a second, or a function that is told."""
 
 
+class Show(Protocol):
+    """Shows how far a walk is: allocations so far, an estimate of all, and what they are of."""
+
+    def __call__(self, done: int, estimate: int | None, of: str = "allocations", /) -> None: ...
+
+
 @contextlib.contextmanager
-def shown(progress: Progress) -> Iterator[Callable[[int, int | None], None]]:
-    """Yield a function that shows how far a walk is: allocations so far, and an estimate of all."""
+def shown(progress: Progress) -> Iterator[Show]:
+    """Yield a function that shows how far a walk is."""
     if callable(progress):
-        yield progress
+        yield lambda done, estimate, of="": progress(done, estimate)
         return
     if progress is False:
-        yield lambda done, estimate: None
+        yield lambda done, estimate, of="": None
         return
     from tqdm.auto import tqdm
 
@@ -25,8 +32,9 @@ def shown(progress: Progress) -> Iterator[Callable[[int, int | None], None]]:
 
     with Bar(desc="allocations", unit="", unit_scale=True, delay=0 if progress else 1, leave=False) as bar:
 
-        def show(done: int, estimate: int | None) -> None:
+        def show(done: int, estimate: int | None, of: str = "allocations") -> None:
             bar.total = max(estimate, done) if estimate is not None else None
             bar.update(done - bar.n)
+            bar.set_description_str(of, refresh=progress is True and of != bar.desc)
 
         yield show

@@ -21,6 +21,7 @@ from ._errors import (
 )
 
 LIST = "/v1/allocations"
+REGIONS = "/v1/regions"
 SHARDS = tuple(f"{byte:02x}" for byte in range(256))
 """ID prefixes that together hold every allocation; a prefix needs an even number of digits."""
 
@@ -40,7 +41,7 @@ _TRANSIENT = (
 _NOT_APPLIED = ("No cluster leader", "node is not the leader", "no servers")
 _AMBIGUOUS = ("leadership lost while committing log", "EOF")
 _READS = re.compile(
-    r"/v1/(?:allocations|evaluations|agent/self|acl/token/self|acl/policy/[A-Za-z0-9-]{1,128}|acl/role/[0-9a-f-]{36}"
+    r"/v1/(?:allocations|evaluations|regions|agent/self|acl/token/self|acl/policy/[A-Za-z0-9-]{1,128}|acl/role/[0-9a-f-]{36}"
     r"|allocation/[0-9a-f-]{36}|client/fs/logs/[0-9a-f-]{36}|client/allocation/[0-9a-f-]{36}/stats)"
 )
 _CONFLICT = ("Task not running", "alloc that should not run", "Could not find task runner", "ask not found")

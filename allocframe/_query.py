@@ -28,6 +28,12 @@ def answer(cursor: duckdb.DuckDBPyConnection, query: str, schema: str = "main") 
     return found
 
 
+def streamed(connection: duckdb.DuckDBPyConnection, name: str, schema: str) -> pa.RecordBatchReader:
+    """Return a table, some rows at a time, from a cursor of its own."""
+    rows: pa.RecordBatchReader = connection.cursor().sql(f"FROM {schema}.{name}").to_arrow_reader()
+    return rows
+
+
 def among(
     cursor: duckdb.DuckDBPyConnection, only: pa.Table | None, named: Mapping[str, str] | None = None
 ) -> str:

@@ -1,4 +1,4 @@
-"""The rules that make findings: what a colleague would point at, over the statistics, each with its evidence."""
+"""The rules of findings: what a colleague would point at, over the statistics of one cluster, each with its evidence."""
 
 from __future__ import annotations
 
@@ -8,48 +8,11 @@ from typing import Any
 import pandas as pd
 
 from . import stats
-from ._findings import SEVERITIES, Finding, Findings, Thresholds
+from ._findings import Finding, Thresholds
 from .snapshot import Snapshot
 from .stats.meaning import explained
 
 Rule = Callable[[Snapshot, Thresholds], Iterator[Finding]]
-
-
-def findings(
-    snapshot: Snapshot,
-    *,
-    evaluations: pd.DataFrame | None = None,
-    usage: pd.DataFrame | None = None,
-    thresholds: Thresholds | None = None,
-) -> Findings:
-    """Return what a colleague would point at.
-
-    Parameters
-    ----------
-    snapshot : Snapshot
-    evaluations : pandas.DataFrame, optional
-        What `Client.evaluations` returned; with it, placement failures are found too.
-    usage : pandas.DataFrame, optional
-        What `Client.usage` returned as ``samples``; with it, too little and too much reserved is found.
-    thresholds : Thresholds, optional
-        From when on something counts.
-
-    Examples
-    --------
-    >>> found = af.findings(snap)
-    >>> found[0].severity
-    'critical'
-    >>> {"AF201", "AF202", "AF301"} <= {one.code for one in found}
-    True
-    """
-    limits = thresholds or Thresholds()
-    found = Findings(one for rule in _RULES for one in rule(snapshot, limits))
-    if evaluations is not None:
-        found += _unplaced(evaluations)
-    if usage is not None:
-        found += _reserved(usage, limits)
-    found.sort(key=lambda one: (SEVERITIES.index(one.severity), one.code))
-    return found
 
 
 def _count(number: int, what: str) -> str:
@@ -282,7 +245,8 @@ def _storms(snapshot: Snapshot, limits: Thresholds) -> Iterator[Finding]:
         )
 
 
-def _unplaced(evaluations: pd.DataFrame) -> Iterator[Finding]:
+def unplaced(evaluations: pd.DataFrame) -> Iterator[Finding]:
+    """Yield what could not be placed, of evaluations."""
     failed = stats.placement_failures(evaluations)
     for (namespace, job, group), part in failed.groupby(["namespace", "job_id", "task_group"], observed=True):
         last = part.sort_values("created_at").iloc[-1]
@@ -296,7 +260,8 @@ def _unplaced(evaluations: pd.DataFrame) -> Iterator[Finding]:
         )
 
 
-def _reserved(usage: pd.DataFrame, limits: Thresholds) -> Iterator[Finding]:
+def reserved(usage: pd.DataFrame, limits: Thresholds) -> Iterator[Finding]:
+    """Yield where too little or too much is reserved, of samples of usage."""
     table = stats.headroom(usage)
     table = table[table["samples"] >= limits.usage_samples]
     tight = (table["memory_max_share"] >= limits.tight_share).fillna(False)
@@ -322,6 +287,6 @@ def _whose(row: dict[Hashable, Any]) -> dict[str, Any]:
     return {name: row[name] for name in ("namespace", "job_id", "task_group", "task")}
 
 
-_RULES: tuple[Rule, ...] = (
+RULES: tuple[Rule, ...] = (
     _truncated, _incomplete, _skewed, _loops, _memory, _kill_timeouts, _failed_starts, _lost_nodes, _lemons, _versions, _storms,
 )  # fmt: skip

@@ -8,7 +8,8 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 from urllib.parse import urlencode
 
@@ -46,8 +47,11 @@ _SILENT = logging.Logger("allocframe.websockets", logging.CRITICAL + 1)
 """Websockets would log the token's header at the level DEBUG; no configuration of logging finds this logger."""
 
 
-def run(config: Config, target: Target, stdin: bytes, timeout: float | None) -> ExecResult:
-    """Run one command to its end.
+Holding = Callable[[socket.socket], AbstractContextManager[None]]
+
+
+def run(config: Config, target: Target, stdin: bytes, timeout: float | None, holding: Holding) -> ExecResult:
+    """Run one command to its end; `holding` keeps its socket meanwhile, for who may want to end it from another thread.
 
     Raises
     ------
@@ -60,7 +64,7 @@ def run(config: Config, target: Target, stdin: bytes, timeout: float | None) -> 
     """
     session = Collected(target.path)
     deadline = None if timeout is None else time.monotonic() + timeout
-    with opened(config, target) as connection:
+    with opened(config, target) as connection, holding(connection.socket):
         heard, done = threading.Event(), threading.Event()
         feeder = threading.Thread(target=_feed, args=(connection, stdin, heard, done), name="allocframe-exec")
         feeder.start()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
 import re
-import socket
 import threading
 import time
 import zlib
@@ -19,7 +17,7 @@ import httpx
 
 from . import _protocol
 from ._config import Config
-from ._connection import connected
+from ._connection import Sockets, connected
 from ._display import visible
 from ._errors import (
     AllocframeError,
@@ -82,9 +80,8 @@ class Transport:
         self._retries = retries
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
         self._lock = threading.Lock()
-        self._sockets: set[Any] = set()
+        self.sockets = Sockets()
         self._answered = False
-        self._aborted = False
         self._pid = os.getpid()
         self._client: httpx.Client | None = connected(self._config)
 
@@ -143,10 +140,14 @@ class Transport:
                 pause = fault.pause if fault.pause is not None else _protocol.backoff(attempt, self._rng)
                 if fault.stale_connection and attempt == 1:
                     pause = 0.0
-                if attempt > self._retries or time.monotonic() + pause >= deadline or self._aborted:
+                if (
+                    attempt > self._retries
+                    or time.monotonic() + pause >= deadline
+                    or self.sockets.ended.is_set()
+                ):
                     raise fault.error from None
                 self.count(retries=1)
-                time.sleep(pause)
+                self.sockets.ended.wait(pause)
 
     def _attempt(
         self,
@@ -156,14 +157,14 @@ class Transport:
         check: Callable[[Response], Any],
         most: int | None,
     ) -> Any:
-        client = self._usable()
+        client = self.usable()
         self.count(requests=1)
         left = max(deadline - time.monotonic(), 0.001)
         where = f"GET {self._config.address}{path}"
         reused = self._answered
         try:
             timeout = httpx.Timeout(left, connect=min(left, 10.0))
-            trace = {"trace": self._remember, **self._server_name()}
+            trace = {"trace": self.sockets.remember, **self._server_name()}
             with client.stream("GET", path, params=params, timeout=timeout, extensions=trace) as answer:
                 body = b"".join(self._body(answer, deadline, where, most))
                 response = self._judge(answer, body, path, where)
@@ -185,7 +186,7 @@ class Transport:
         self, path: str, params: Mapping[str, str], body: Mapping[str, object], deadline: float
     ) -> Any:
         """Send a change over a connection of its own: one that was kept may be closed by now, and nobody could tell."""
-        self._usable()
+        self.usable()
         self.count(requests=1)
         left = max(deadline - time.monotonic(), 0.001)
         where = f"POST {self._config.address}{path}"
@@ -293,36 +294,31 @@ class Transport:
         name = self._config.tls_server_name
         return {"sni_hostname": name} if name else {}
 
-    def _usable(self) -> httpx.Client:
+    def usable(self) -> httpx.Client:
+        """Return the HTTP client, or say why nothing can be sent."""
         if self._client is None:
             raise AllocframeError("this Client is closed; make a new one")
         if self._pid != os.getpid():
             raise AllocframeError("this Client was made before a fork; make a new one in the child process")
-        if self._aborted:
+        if self.sockets.ended.is_set():
             raise AllocframeError("interrupted")
         return self._client
 
-    def _remember(self, event: str, info: dict[str, Any]) -> None:
-        """Keep each socket that is opened, so that an interrupt can end a read that waits on it."""
-        if event.endswith(("connect_tcp.complete", "connect_unix_socket.complete", "start_tls.complete")):
-            with self._lock:
-                self._sockets.add(info["return_value"].get_extra_info("socket"))
+    def pause(self, seconds: float) -> None:
+        """Wait, unless an interrupt ends it."""
+        if self.sockets.ended.wait(seconds):
+            self.usable()
 
     def abort(self) -> None:
         """End every read that is under way, from another thread, and start afresh."""
-        self._aborted = True
-        with self._lock:
-            for opened in self._sockets:
-                with contextlib.suppress(OSError):
-                    opened.shutdown(socket.SHUT_RDWR)
+        self.sockets.end()
 
     def recover(self) -> None:
         """Make the transport usable again once all reads have ended."""
         if self._client is not None:
             self._client.close()
-            self._sockets.clear()
             self._client = connected(self._config)
-        self._aborted = False
+        self.sockets.clear()
 
     def count(self, **more: int) -> None:
         """Add to the counters."""

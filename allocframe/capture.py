@@ -29,7 +29,7 @@ _MANIFEST = "manifest.json"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _GZIP_MAGIC = b"\x1f\x8b"
 
-Kind = Literal["list", "read", "table"]
+Kind = Literal["list", "read", "table", "cluster"]
 
 
 @dataclass(frozen=True)

@@ -5,25 +5,21 @@ from __future__ import annotations
 import math
 import os
 import weakref
-from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from . import _protocol
 from ._acting import Acting
 from ._config import Config
-from ._connection import MAX_CONNECTIONS
 from ._errors import ConfigError, NotFound
 from ._observing import Observing
 from ._progress import Progress
 from ._protocol import Query
-from ._reads import Reads
-from ._transport import Response, Transport, parsed
+from ._reading import Reading, check_workers
+from ._transport import Transport, parsed
 from ._walk import Walk
 from ._watchable import Watchable
-from .allocation import Allocation
-from .capture import Capture
-from .decode import Store
 from .frames import evaluations_frame
 
 if TYPE_CHECKING:
@@ -32,7 +28,7 @@ if TYPE_CHECKING:
     from .snapshot import Snapshot
 
 
-class Client(Acting, Observing, Watchable):
+class Client(Acting, Observing, Reading, Watchable):
     """A connection to one Nomad cluster.
 
     Every argument that is left out comes from the variable that the Nomad CLI reads.
@@ -91,7 +87,7 @@ class Client(Acting, Observing, Watchable):
             raise ConfigError(f"timeout must be a number of seconds above 0, not {timeout!r}")
         if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
             raise ConfigError(f"retries must be a whole number of 0 or more, not {retries!r}")
-        self._config = Config.load(
+        config = Config.load(
             address,
             token=token,
             namespace=namespace,
@@ -103,11 +99,27 @@ class Client(Acting, Observing, Watchable):
             tls_server_name=tls_server_name,
             verify=verify,
         )
+        self._connect(config, float(timeout), retries, read_only=read_only)
+
+    @classmethod
+    def _of(cls, config: Config, *, timeout: float = 30.0, retries: int = 4, read_only: bool = False) -> Self:
+        """Return the client of a cluster whose settings are all known, so that no variable is read."""
+        made = cls.__new__(cls)
+        made._connect(config, timeout, retries, read_only=read_only)
+        return made
+
+    def _another(self, *, region: str | None = None) -> Client:
+        """Return one more client of this cluster, or of a region that its servers forward to, with the same settings."""
+        config = self._config if region is None else replace(self._config, region=region)
+        timeout, retries = self._patience
+        return Client._of(config, timeout=timeout, retries=retries, read_only=self.read_only)
+
+    def _connect(self, config: Config, timeout: float, retries: int, *, read_only: bool) -> None:
+        self._config = config
+        self._patience = (timeout, retries)
         self.read_only = read_only
-        self._transport = Transport(
-            self._config, timeout=float(timeout), retries=retries, read_only=read_only
-        )
-        self._region = self._config.region
+        self._transport = Transport(config, timeout=timeout, retries=retries, read_only=read_only)
+        self._region = config.region
         weakref.finalize(self, self._transport.close)
 
     def snapshot(
@@ -170,7 +182,7 @@ class Client(Acting, Observing, Watchable):
         >>> snap.allocations["client_status"].unique().tolist()
         ['failed']
         """
-        _check_workers(workers)
+        check_workers(workers)
         query = Query(
             namespace=namespace or self._config.namespace,
             region=self._config.region,
@@ -188,94 +200,6 @@ class Client(Acting, Observing, Watchable):
             self._transport, query, self._config.address, resume=None if resume is None else Path(resume)
         )
         return Snapshot(*walk.run(workers, progress))
-
-    def allocation(self, alloc_id: str) -> Allocation:
-        """Read one allocation in full.
-
-        Parameters
-        ----------
-        alloc_id : str
-            Its UUID, or a start of it that fits only one allocation.
-
-        Raises
-        ------
-        NotFound
-            There is none; or several fit, which the error lists.
-
-        Examples
-        --------
-        >>> one = client.allocation(snap.allocations["alloc_id"][0])
-        >>> one.placement[["node_id", "norm_score"]].shape
-        (1, 2)
-        """
-        path = f"/v1/allocation/{self._whole_id(alloc_id)}"
-        params = {"region": self._config.region} if self._config.region else {}
-        capture = Capture.create()
-        store = Store(capture)
-
-        def keep(response: Response) -> None:
-            page = capture.add(
-                response.body, kind="read", path=path, params=params, index=response.headers.index
-            )
-            try:
-                store.read(page)
-            except BaseException:
-                capture.discard(page)
-                raise
-
-        try:
-            self._transport.get(path, params, check=keep)
-            return Allocation(capture, store)
-        except BaseException:
-            store.close()
-            capture.close()
-            raise
-
-    def read(self, alloc_ids: Iterable[str], *, workers: int = 4, progress: Progress = None) -> Snapshot:
-        """Read allocations in full, side by side, as one snapshot.
-
-        For the few that a scan without task states has shown to be worth it: ``snapshot(task_states=False)``, filter, read.
-        Beside the tables of a list there is `placement`, for `Snapshot.sql`. Job specifications are left out.
-
-        Parameters
-        ----------
-        alloc_ids : iterable of str
-            Their UUIDs, or starts of them that fit only one allocation.
-        workers : int
-            Reads at the same time, at most 8.
-        progress : bool or callable, optional
-            As of `snapshot`.
-
-        Returns
-        -------
-        Snapshot
-            Of those that are there. ``info["complete"]`` is False where others are ``info["gone"]``, or ``info["failed"]`` with
-            the reason.
-
-        Raises
-        ------
-        ConfigError
-            What is given is no ID; nothing was sent.
-        AllocframeError
-            None could be read, and not because they are gone.
-
-        Examples
-        --------
-        >>> scan = client.snapshot(namespace="*", task_states=False)
-        >>> failed = scan.filter(client_status="failed").allocations["alloc_id"]
-        >>> details = client.read(failed)
-        >>> len(details) == len(failed), len(details.events) > 0
-        (True, True)
-        """
-        _check_workers(workers)
-        given = list(dict.fromkeys([alloc_ids] if isinstance(alloc_ids, str) else alloc_ids))
-        for one in given:
-            _protocol.check_alloc_id(one)
-        ids = list(dict.fromkeys(map(self._whole_id, given)))
-        from .snapshot import Snapshot
-
-        reads = Reads(self._transport, self._config.address, self._config.region)
-        return Snapshot(*reads.run(ids, workers, progress))
 
     def evaluations(self, *, namespace: str | None = None, filter: str | None = None) -> pd.DataFrame:  # noqa: A002
         """Fetch the evaluations: what triggered the scheduler, and what it could not place.
@@ -349,10 +273,3 @@ class Client(Acting, Observing, Watchable):
     def __repr__(self) -> str:
         mode = ", read_only=True" if self.read_only else ""
         return f"Client({self._config.address!r}{mode})"
-
-
-def _check_workers(workers: int) -> None:
-    if _protocol.check_count("workers", workers) > MAX_CONNECTIONS:
-        raise ConfigError(
-            f"workers must be {MAX_CONNECTIONS} or less: Nomad limits connections, not {workers}"
-        )

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from . import _careful, _wire
 from ._errors import DecodeError
 from ._memory import LARGE, give_back
-from ._query import among, answer, quoted, terms
+from ._query import among, answer, quoted, streamed, terms
 from ._table import Column, Table
 from .capture import Capture, Page
 from .frames import TABLES
@@ -236,6 +236,10 @@ class Store:
             give_back()
         return found
 
+    def stream(self, name: str, schema: str = "main") -> pa.RecordBatchReader:
+        """Return a table as SQL sees it, some rows at a time."""
+        return streamed(self._con, name, schema)
+
     def quick_frame(self, name: str) -> pd.DataFrame:
         """Return `frame` of a small store whose rows came in order of creation; the query is planned only once."""
         table = TABLES[name]
@@ -264,8 +268,9 @@ class Store:
         self._con.execute(f"DELETE FROM pages WHERE {_among(ids)}")
 
     def clear(self) -> None:
-        """Let go of every row, and of what was noted about them."""
+        """Let go of every row and its memory, and of what was noted about them."""
         self._con.execute("TRUNCATE pages")
+        self._con.execute("CHECKPOINT")  # until then DuckDB keeps what was deleted
         self._notes.clear()
 
     def modify_indexes(self) -> dict[str, int]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import pandas as pd
 
 from ._change import Change, Seen
-from ._errors import PermissionDenied
+from ._errors import AllocframeError, PermissionDenied
 from .archive import Archive
 from .client import Client
 from .watch import Watch
@@ -23,6 +23,9 @@ MOST_ROWS = 50_000
 TICK = 1.0
 SLOWLY = 60.0
 """Seconds between two tries to write, or to watch, at most."""
+
+PATIENCE = 10.0
+"""Seconds that a recorder which is to stop may take, before what it waits for is broken off."""
 
 ALIVE = 60.0
 """Seconds after which a commit says that the recorder still watches, though nothing has changed."""
@@ -115,7 +118,13 @@ class Recorder:
                     self._say(
                         f"stopped with {len(self._waiting)} changes that could not be written: {self.trouble}"
                     )
-                self.status = "stopped"
+                if stop.is_set():
+                    self.status = "stopped"
+
+    def failed_to_watch(self, error: Exception) -> None:
+        """Say that the cluster cannot be watched, to those who will try again."""
+        said = str(error) if isinstance(error, AllocframeError) else f"{type(error).__name__}: {error}"
+        self._tell("cannot watch", said)
 
     def once(self) -> Change:
         """List everything once and commit what changed since the archive last saw the cluster.
@@ -224,6 +233,37 @@ class Recorder:
         if status != self.status:
             self._say(f"{status}: {trouble}" if trouble else status)
         self.status, self.trouble = status, trouble
+
+
+def run_all(recorders: Mapping[str, Recorder], stop: threading.Event) -> None:
+    """Run recorders side by side until `stop` is set; one whose cluster cannot be reached tries again, and no other waits for it."""
+    threads = {
+        name: threading.Thread(target=_run_on, args=(one, stop), name=f"allocframe-{name}", daemon=True)
+        for name, one in recorders.items()
+    }
+    for thread in threads.values():
+        thread.start()
+    stop.wait()
+    for end_watches in (False, True):
+        if end_watches:
+            for name, one in recorders.items():
+                if threads[name].is_alive() and one.watch is not None:
+                    one.watch.close()
+        end = time.monotonic() + PATIENCE
+        for thread in threads.values():
+            thread.join(max(end - time.monotonic(), 0.0))
+
+
+def _run_on(recorder: Recorder, stop: threading.Event) -> None:
+    pause = TICK
+    while not stop.is_set():
+        try:
+            recorder.run(stop)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other recorders go on, and this one when it can
+            if not stop.is_set():
+                recorder.failed_to_watch(error)
+                stop.wait(pause)
+            pause = min(2 * pause, SLOWLY)
 
 
 def _rows(change: Change) -> int:

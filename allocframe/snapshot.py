@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pandas as pd
 
 from ._display import without_formula
+from ._errors import ConfigError
 from ._kept import Kept
 from ._overview import BY_STATUS, SPAN, as_html, remarks, title
 from ._parts import Parts
-from ._table import Tables
+from ._table import Table, Tables
 from .capture import Capture, capture_files, load_capture
 from .decode import ISSUES, Store
 from .frames import SNAPSHOT_TABLES, TABLES
@@ -37,6 +39,8 @@ class Snapshot(Parts):
         Each value that did not fit its column: file, record, field and what was wrong.
     info : dict
         Where it comes from: server, query, index range, times, whether it is complete, and how much is truncated.
+    clusters : dict
+        Of several clusters together, the snapshot of each; else empty.
 
     Examples
     --------
@@ -46,6 +50,9 @@ class Snapshot(Parts):
     >>> len(snap) == len(snap.allocations)
     True
     """
+
+    clusters: Mapping[str, Snapshot] = MappingProxyType({})
+    _declared: ClassVar[Mapping[str, Table]] = {**TABLES, ISSUES.name: ISSUES}
 
     def __init__(
         self,
@@ -87,7 +94,7 @@ class Snapshot(Parts):
     @cached_property
     def issues(self) -> pd.DataFrame:
         """One row for each value that did not fit its column."""
-        return self._described(self._store.issues(), ISSUES)
+        return self._described(self._store.issues(), self._declared["issues"])
 
     @cached_property
     def info(self) -> dict[str, Any]:
@@ -134,7 +141,7 @@ class Snapshot(Parts):
         >>> set(failed.allocations["client_status"]) <= {"failed", "lost"}
         True
         """
-        known = {column.name for column in TABLES["allocations"].columns}
+        known = {column.name for column in self._declared["allocations"].columns}
         for name in columns:
             if name not in known:
                 raise ValueError(f"allocations has no column {name!r}; it has: {', '.join(sorted(known))}")
@@ -163,6 +170,8 @@ class Snapshot(Parts):
         """
         from ._diff import diff
 
+        if self.clusters or other.clusters:
+            raise ConfigError("only snapshots of one cluster can be compared: choose one by .clusters[...]")
         return diff(self, other)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -271,6 +280,10 @@ def load(path: str | os.PathLike[str]) -> Snapshot:
     True
     """
     capture = load_capture(path)
+    if any(page.kind == "cluster" for page in capture.pages):
+        from ._together import loaded
+
+        return loaded(capture)
     tables = any(page.kind == "table" for page in capture.pages)
     snapshot = Snapshot(capture, Kept.of(capture)) if tables else _decoded(capture)
     for column, value in snapshot._capture.info.get("filters", []):

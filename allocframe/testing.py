@@ -44,7 +44,7 @@ def assert_tables_equal(left: pd.DataFrame, right: pd.DataFrame, table: str) -> 
     Traceback (most recent call last):
     AssertionError: events: ... rows are only in the left one, such as ...
     """
-    key = list(TABLES[table].key)
+    key = [*(["cluster"] if "cluster" in left.columns else []), *TABLES[table].key]
     for side, frame in (("left", left), ("right", right)):
         missing = [name for name in key if name not in frame.columns]
         _check(not missing, f"{table}: the {side} one lacks the key {', '.join(missing)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import doctest
 import importlib
 import inspect
@@ -24,10 +25,39 @@ def modules() -> Iterator[Any]:
         yield importlib.import_module(found.name)
 
 
+class Finder(doctest.DocTestFinder):
+    """Finds the examples of decorated functions, too."""
+
+    def _from_module(self, module: Any, thing: Any) -> bool:
+        unwrapped = inspect.unwrap(thing) if inspect.isfunction(thing) else thing
+        return bool(super()._from_module(module, unwrapped))  # type: ignore[misc]
+
+
 def examples() -> list[doctest.DocTest]:
-    finder = doctest.DocTestFinder(exclude_empty=True)
+    finder = Finder(exclude_empty=True)
     found = [test for module in modules() for test in finder.find(module)]
-    return [test for test in found if test.examples]
+    in_spark = "allocframe.spark."  # tests/test_spark.py, which has a session, runs its examples
+    return [test for test in found if test.examples and not test.name.startswith(in_spark)]
+
+
+@pytest.fixture(scope="module")
+def calm() -> Iterator[af.sim.Cluster]:
+    """A cluster for the examples that change something."""
+    with af.sim.Cluster("calm", allocations=30, seed=1) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def aio(calm: af.sim.Cluster) -> Iterator[af.AsyncClient]:
+    made = af.AsyncClient(calm.address, token=calm.token)
+    yield made
+    asyncio.run(made.close())
+
+
+@pytest.fixture(scope="module")
+def running(aio: af.AsyncClient) -> list[str]:
+    found = asyncio.run(aio.snapshot(namespace="*", filter='ClientStatus == "running"'))
+    return list(found.filter(job_type="service").allocations["alloc_id"])
 
 
 @pytest.mark.parametrize("example", examples(), ids=lambda example: example.name)
@@ -38,12 +68,17 @@ def test_the_example_runs(
     snap: af.Snapshot,
     change: Change,
     archive: af.Archive,
+    aio: af.AsyncClient,
+    running: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     example.globs = {
         "af": af,
+        "asyncio": asyncio,
+        "aio": aio,
+        "running": running,
         "cluster": cluster,
         "client": client,
         "snap": snap,
@@ -77,3 +112,13 @@ def public() -> Iterator[tuple[str, Any]]:
 @pytest.mark.parametrize(("name", "thing"), list(public()), ids=[name for name, _ in public()])
 def test_a_public_function_shows_an_example(name: str, thing: Any) -> None:
     assert ">>>" in (thing.__doc__ or ""), f"{name} has no example"
+
+
+def test_the_examples_of_all_public_functions_are_among_those_that_run() -> None:
+    run = {example.name for example in examples()}
+    missing = [
+        name
+        for name, thing in public()
+        if f"{inspect.unwrap(thing).__module__}.{thing.__qualname__}" not in run
+    ]
+    assert missing == []

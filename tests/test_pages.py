@@ -48,11 +48,13 @@ FENCE = re.compile(
     r"^(?:<!-- not run: (?P<why>[^\n]+) -->\n)?```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S
 )
 
-OTHERS = ("hcl", "ini", "nginx", "sql", "{eval-rst}", "{toctree}")
+OTHERS = ("hcl", "ini", "nginx", "sql", "toml", "{eval-rst}", "{toctree}")
 """What is neither Python nor commands; tests/archive runs the SQL."""
 
 NOT_RUN = {
     "docs/access.md": ["asks a person", "needs the Nomad CLI and a management token"],
+    "docs/fleet.md": ["needs two clusters; tests/test_fleet.py has them"],
+    "docs/spark.md": ["needs Spark; tests/test_spark.py does the same"],
     "docs/recorder.md": ["it records until it is told to stop; tests/test_recorder.py does so"],
     "docs/proxies.md": ["needs a machine to log in to", "only in a task of Nomad"],
 }
@@ -107,6 +109,8 @@ def evidence(story: af.sim.Cluster, tmp_path_factory: pytest.TempPathFactory) ->
                     events=snap.events, reschedules=snap.reschedules, new_events=snap.events,
                 )
             )  # fmt: skip
+    tables = (f'[{name}]\naddress = "{story.address}"\ntoken_env = "NOMAD_TOKEN"\n' for name in ("eu", "us"))
+    (folder / "clusters.toml").write_text('region = "global"\n'.join(tables))
     authority = trustme.CA()
     mine = authority.issue_cert("client.global.nomad")
     authority.cert_pem.write_to_path(folder / "nomad-agent-ca.pem")

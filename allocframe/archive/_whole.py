@@ -21,8 +21,10 @@ def check(snapshot: Snapshot) -> pd.Timestamp:
     Raises
     ------
     ValueError
-        It does not say; or its events are not there.
+        It does not say; or its events are not there; or it is of several clusters.
     """
+    if snapshot.clusters:
+        raise ValueError("this snapshot is of several clusters: an archive keeps one of .clusters")
     info = snapshot.info
     if not info.get("started_at"):
         raise ValueError("this snapshot does not say when it was taken: an archive keeps what was seen when")

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .._version import __version__
+
+Address = Annotated[str | None, typer.Option(help="Where Nomad answers; NOMAD_ADDR otherwise.")]
+Clusters = Annotated[
+    Path | None,
+    typer.Option("--clusters", metavar="FILE", help="Several clusters: a TOML file with a table for each."),
+]
 
 app = typer.Typer(
     name="allocframe",

@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from .. import stats
+from .._diagnosis import findings
 from .._display import visible
 from .._errors import ConfigError
-from .._rules import findings
 from ..snapshot import Snapshot
 from ..stats.meaning import explained
 
@@ -41,14 +41,16 @@ def summary(snap: Snapshot) -> None:
     if not snap.sql("SELECT 1 FROM events LIMIT 1").size:
         return
     restarts = stats.restarts(snap, by=["namespace", "job_id"])
+    of = ["cluster"] if snap.clusters else []
     looped = restarts.loc[
-        restarts["counter"] > 0, ["namespace", "job_id", "counter", "count", "lost_to_ring"]
+        restarts["counter"] > 0, [*of, "namespace", "job_id", "counter", "count", "lost_to_ring"]
     ]
     looped = looped.sort_values("counter", ascending=False, kind="stable").head(10)
-    looped.columns = ["namespace", "job_id", "restarts", "in the events", "lost to the ring"]
+    looped.columns = [*of, "namespace", "job_id", "restarts", "in the events", "lost to the ring"]
     print_table("Restarts by job (of the allocations that Nomad still knows)", looped)
     failed = explained(snap, "failure", [True], latest=8)
-    shown = failed[["time", "job_id", "task", "node_name", "cause", "message"]].assign(
+    failed = failed.sort_values("time", ascending=False, kind="stable").head(8)
+    shown = failed[["time", *of, "job_id", "task", "node_name", "cause", "message"]].assign(
         time=failed["time"].dt.strftime("%Y-%m-%d %H:%M:%S")
     )
     print_table("Latest failures (UTC)", shown)

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from .._errors import ConfigError
 from ..client import Client
-from ._app import app
+from ..fleet import Fleet
+from ._app import Address, Clusters, app
 from ._printing import check_output, summary, write
 
 Output = Annotated[
@@ -42,17 +44,20 @@ def fetch(
             help="Keep pages there until it is done; the same command goes on from what an interrupted one left.",
         ),
     ] = None,
-    address: Annotated[str | None, typer.Option(help="Where Nomad answers; NOMAD_ADDR otherwise.")] = None,
+    address: Address = None,
+    clusters: Clusters = None,
 ) -> None:
     """Fetch every allocation of the cluster, print what happened there, and keep the evidence.
+
+    Of several, one that is down is reported and the others are fetched; it then ends with 1.
 
     Example: allocframe fetch -o outage.allocframe, and in Python af.load("outage.allocframe"). A large cluster, over a
     connection that may break: allocframe fetch --resume walk -o outage.allocframe, again until it ends.
     """
     check_output(output)
     with (
-        Client(address) as client,
-        client.snapshot(
+        _asked(address, clusters) as source,
+        source.snapshot(
             namespace=namespace,
             prefix=prefix,
             filter=filter,
@@ -66,3 +71,13 @@ def fetch(
         summary(snap)
         if output is not None:
             write(snap, output)
+        if not snap.info["complete"]:
+            raise typer.Exit(1)
+
+
+def _asked(address: str | None, clusters: Path | None) -> Client | Fleet:
+    if clusters is None:
+        return Client(address)
+    if address is not None:
+        raise ConfigError("give --address or --clusters, not both")
+    return Fleet.from_file(clusters)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
-import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
 import typer
 
 from .._display import visible
-from .._errors import ConfigError
+from .._errors import AllocframeError, ConfigError
 from ..client import Client
-from ._app import app
+from ..fleet import Fleet
+from ._app import Address, Clusters, app
+from ._status import Status, until_told_to_stop
 
 ALIVE_WITHIN = pd.Timedelta(minutes=10)
 """A recorder that has not been seen for longer has stopped, or cannot watch or write."""
@@ -36,29 +37,92 @@ def record(
     name: Annotated[
         str | None, typer.Option(help="Name of this recorder in the archive; this machine's otherwise.")
     ] = None,
-    address: Annotated[str | None, typer.Option(help="Where Nomad answers; NOMAD_ADDR otherwise.")] = None,
+    address: Address = None,
+    clusters: Clusters = None,
 ) -> None:
     """Keep every allocation and task event in an archive: what Nomad forgets after ten events, or an hour.
 
-    Runs until it is told to stop, and goes on where it stopped. Example: allocframe record --archive /var/lib/nomad-archive
+    Runs until it is told to stop, and goes on where it stopped. Of several clusters, each has an archive of its own in the folder,
+    under its name, and one that is down does not stop the others.
+
+    Example: allocframe record --archive /var/lib/nomad-archive
     """
+    if clusters is not None:
+        if address is not None:
+            raise ConfigError("give --address or --clusters, not both")
+        raise typer.Exit(
+            _several(
+                clusters,
+                archive,
+                once=once,
+                status=status,
+                namespace=namespace,
+                every=every,
+                stream=stream,
+                name=name,
+            )
+        )
     kept = _archive(archive)
     if status:
         raise typer.Exit(_print_status(kept))
     from ..recorder import Recorder
 
+    shown = Status()
     with Client(address) as client:
         recorder = Recorder(
-            client, kept, namespace=namespace, every=every, stream=stream, name=name, say=_say
+            client, kept, namespace=namespace, every=every, stream=stream, name=name, say=shown.say
         )
         if once:
-            change = recorder.once()
-            _say(
-                f"{len(change.new):,} new, {len(change.changed):,} changed, {len(change.gone):,} gone, "
-                f"{len(change.new_events):,} new events"
-            )
+            shown.say(_told(recorder.once()))
             return
-        _run(recorder)
+        with until_told_to_stop({"": recorder}, shown) as stop:
+            recorder.run(stop)
+
+
+def _several(clusters: Path, archive: str, *, once: bool, status: bool, **settings: Any) -> int:
+    """Do for each cluster of a file what is done for one; return the exit code."""
+    from ..recorder import Recorder, run_all
+
+    shown = Status()
+    with Fleet.from_file(clusters) as fleet:
+        kept = {
+            name: _archive(f"{archive.rstrip('/')}/{name}" if archive.strip() else "")
+            for name in fleet.clients
+        }
+        if status:
+            return max([_titled(name, one) for name, one in kept.items()])
+        recorders = {
+            name: Recorder(client, kept[name], **settings, say=shown.of(name))
+            for name, client in fleet.clients.items()
+        }
+        if once:
+            return _once(recorders, shown)
+        with until_told_to_stop(recorders, shown) as stop:
+            run_all(recorders, stop)
+    return 0
+
+
+def _once(recorders: Mapping[str, Any], shown: Status) -> int:
+    """List every cluster once, at the same time; return 1 where one could not be listed."""
+
+    def one(name: str) -> int:
+        say = shown.of(name)
+        try:
+            say(_told(recorders[name].once()))
+        except (AllocframeError, OSError) as error:
+            say(f"not recorded: {error}")
+            return 1
+        return 0
+
+    with ThreadPoolExecutor(len(recorders), "allocframe-once") as pool:
+        return max(pool.map(one, recorders))
+
+
+def _told(change: Any) -> str:
+    return (
+        f"{len(change.new):,} new, {len(change.changed):,} changed, {len(change.gone):,} gone, "
+        f"{len(change.new_events):,} new events"
+    )
 
 
 def _archive(where: str) -> Any:
@@ -69,61 +133,9 @@ def _archive(where: str) -> Any:
     return Archive(where)
 
 
-def _run(recorder: Any) -> None:
-    """Record until SIGTERM or SIGINT; a second one ends it at once."""
-    stop = threading.Event()
-
-    def end(number: int, frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
-    shown = threading.Thread(target=_show, args=(recorder, stop), name="allocframe-status", daemon=True)
-    shown.start()
-    try:
-        recorder.run(stop)
-    finally:
-        stop.set()
-        shown.join()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    _say(f"stopped: {_line(recorder)}")
-
-
-def _show(recorder: Any, stop: threading.Event) -> None:
-    """Keep one line of status current on a terminal; elsewhere print one a minute."""
-    terminal = sys.stderr.isatty()
-    while not stop.wait(1.0 if terminal else 60.0):
-        if terminal:
-            print(f"\r\x1b[K{_line(recorder)[:160]}", end="", file=sys.stderr, flush=True)
-        else:
-            _say(_line(recorder))
-
-
-def _line(recorder: Any) -> str:
-    counts, watch = recorder.counts, recorder.watch
-    seen = f"{recorder.last:%H:%M:%S} UTC" if recorder.last is not None else "never"
-    parts = [
-        recorder.status,
-        f"last seen {seen}",
-        f"{counts.changes:,} changes and {counts.events:,} events in {counts.commits:,} commits",
-        f"{counts.gaps:,} gaps",
-    ]
-    if watch is not None:
-        parts.insert(1, watch.mode)
-    if recorder.trouble:
-        parts.append(visible(recorder.trouble))
-    return ", ".join(parts)
-
-
-def _say(text: str) -> None:
-    start = "\r\x1b[K" if sys.stderr.isatty() else ""
-    print(
-        f"{start}{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())} {visible(text)}",
-        file=sys.stderr,
-        flush=True,
-    )
+def _titled(name: str, archive: Any) -> int:
+    print(f"cluster        {visible(name)}")
+    return _print_status(archive)
 
 
 def _print_status(archive: Any) -> int:

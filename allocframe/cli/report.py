@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .._display import visible
 from .._errors import ConfigError
 from ..client import Client
 from ..reports import report as written
@@ -38,6 +39,9 @@ Output = Annotated[
         "--output", "-o", help="NAME.html: one file. NAME.md: Markdown, its pictures in NAME_files."
     ),
 ]
+Cluster = Annotated[
+    str | None, typer.Option("--cluster", help="With --from evidence of several clusters: which one.")
+]
 Job = Annotated[str | None, typer.Option(help="Only the allocations of this job.")]
 Redact = Annotated[
     bool,
@@ -51,6 +55,7 @@ Redact = Annotated[
 def postmortem(
     output: Output = Path("postmortem.html"),
     source: Source = None,
+    cluster: Cluster = None,
     archive: Place = None,
     since: Annotated[
         str | None, typer.Option(help="Start of the window, such as 2026-11-24T09:15 (UTC).")
@@ -68,7 +73,7 @@ def postmortem(
 
     Example: allocframe report postmortem --from outage.allocframe -o outage.html
     """
-    with _opened(source, archive) as snap, Client() if logs else contextlib.nullcontext() as client:
+    with _opened(source, archive, cluster) as snap, Client() if logs else contextlib.nullcontext() as client:
         path = written(
             snap, "postmortem", output=output, job=job, since=since, until=until, redact=redact, client=client
         )
@@ -79,6 +84,7 @@ def postmortem(
 def cluster(
     output: Output = Path("cluster.html"),
     source: Source = None,
+    of: Cluster = None,
     archive: Place = None,
     days: Annotated[
         int | None, typer.Option(min=1, help="With --archive: of how many days; 7 where left out.")
@@ -92,13 +98,15 @@ def cluster(
 
     Example: allocframe report cluster --from monday.allocframe -o monday.html
     """
-    with _opened(source, archive) as snap:
+    with _opened(source, archive, of) as snap:
         path = written(snap, "cluster", output=output, job=job, days=days, redact=redact)
     print(f"written to {path}")
 
 
 @contextlib.contextmanager
-def _opened(source: Path | None, archive: str | None) -> Iterator[Snapshot | Archive]:
+def _opened(source: Path | None, archive: str | None, cluster: str | None) -> Iterator[Snapshot | Archive]:
+    if cluster is not None and source is None:
+        raise ConfigError("--cluster chooses from evidence of several clusters: give it with --from")
     if archive is not None:
         if source is not None:
             raise ConfigError("give --from or --archive, not both")
@@ -113,4 +121,13 @@ def _opened(source: Path | None, archive: str | None) -> Iterator[Snapshot | Arc
     if not source.is_file():
         raise ConfigError(f"--from {source}: there is no such file")
     with load(source) if source.suffix == ".allocframe" else read_json(source) as snap:
-        yield snap
+        yield snap if cluster is None else _chosen(snap, cluster)
+
+
+def _chosen(snap: Snapshot, cluster: str) -> Snapshot:
+    if cluster not in snap.clusters:
+        there = ", ".join(map(visible, snap.clusters)) or "one, without a name"
+        raise ConfigError(
+            f"--cluster {visible(cluster)}: there is no such cluster in the evidence; there is {there}"
+        )
+    return snap.clusters[cluster]

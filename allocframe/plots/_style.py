@@ -66,6 +66,21 @@ def label(value: object, longest: int = 42) -> str:
     return text if len(text) <= longest else text[: longest // 2 - 1] + "…" + text[-longest // 2 :]
 
 
+def with_cluster(table: pd.DataFrame, name: str) -> pd.Series[Any]:
+    """Return a column as text, after the cluster of its row where there are several: equal names in two are two things."""
+    own = table[name].astype("str")
+    return table["cluster"].astype("str") + ": " + own if "cluster" in table.columns else own
+
+
+def one_cluster(table: pd.DataFrame, what: str) -> None:
+    """Refuse to draw rows of several clusters as if they were of one."""
+    clusters = sorted(set(table["cluster"].astype("str"))) if "cluster" in table.columns else []
+    if len(clusters) > 1:
+        raise ValueError(
+            f"{what} is of one cluster, and there are {', '.join(clusters)}: choose one by its column 'cluster'"
+        )
+
+
 def unwatched(ax: Axes, source: Any) -> None:
     """Shade the times in which, as a snapshot of an archive knows, nobody watched."""
     info = getattr(source, "info", None)  # of a DataFrame it is a method

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ._style import BLUE, GREY, RED, axes, label, nothing, plain
+from ._style import BLUE, GREY, RED, axes, label, nothing, plain, with_cluster
 
 
 def funnel(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -64,9 +64,10 @@ def funnel(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
                 label=said,
                 zorder=3,
             )
-    for row in known[known["lemon"]].head(8).to_dict("records"):
+    lemons = known[known["lemon"]]
+    for row in lemons.assign(name=with_cluster(lemons, "node_name")).head(8).to_dict("records"):
         ax.annotate(
-            label(row["node_name"]),
+            label(row["name"]),
             (row["expected"], row["ratio"]),
             xytext=(6, 4),
             textcoords="offset points",

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from ._style import BLUE, RED, axes, days, in_time, label, nothing, plain
+from ._style import BLUE, RED, axes, days, in_time, label, nothing, plain, with_cluster
 
 MOST_ROWS = 25
 
@@ -82,7 +82,8 @@ def pareto(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """
     if table.empty:
         return nothing(axes(ax, 2), "no failures")
-    name = table.columns[0]
+    name = next(column for column in map(str, table.columns) if column != "cluster")
+    table = table.assign(**{name: with_cluster(table, name)})
     shown = table.head(MOST_ROWS)
     rest = table.iloc[MOST_ROWS:]
     names = [label(value) for value in shown[name]] + ([f"{len(rest):,} others"] if len(rest) else [])

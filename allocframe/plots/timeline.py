@@ -10,10 +10,24 @@ from matplotlib.axes import Axes
 
 from .. import stats
 from ..stats.runs import slots_of
-from ._style import BLUE, CAUSES, RED, axes, days, in_time, label, nothing, plain, unwatched
+from ._style import (
+    BLUE,
+    CAUSES,
+    RED,
+    axes,
+    days,
+    in_time,
+    label,
+    nothing,
+    one_cluster,
+    plain,
+    unwatched,
+    with_cluster,
+)
 
 MOST_LANES = 30
 _BINS = 160
+_LANES = {"task": "slot_task", "job": "job_id", "node": "node_name"}
 
 
 def timeline(
@@ -86,11 +100,15 @@ def _marks(source: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
     asked = (events["type"] == "Terminated") & events["cause"].isin(CAUSES["on request"][2])
     told = events[events["failure"].astype(bool) | asked].copy()
     told["slot_task"] = _short(slots_of(told, ran)) + " " + told["task"].astype("str")
-    columns = ["at", "cause", "slot_task", "job_id", "node_name"]
+    columns = ["at", "cause", *_LANES.values()]
     lost = ran[ran["end"] == "lost"].assign(at=lambda table: table["ended_at"], cause="lost")
-    return pd.concat([told.rename(columns={"time": "at"})[columns], lost[columns]], ignore_index=True).dropna(
-        subset=["at"]
-    ), ran
+    marks = [
+        part.assign(**{name: with_cluster(part, name) for name in _LANES.values()})[columns]
+        for part in (told.rename(columns={"time": "at"}), lost)
+    ]
+    return pd.concat(marks, ignore_index=True).dropna(subset=["at"]), ran.assign(
+        slot_task=with_cluster(ran, "slot_task")
+    )
 
 
 def _short(slot: pd.Series[Any]) -> pd.Series[Any]:
@@ -109,12 +127,11 @@ def _utc(moment: pd.Timestamp | str) -> pd.Timestamp:
 
 
 def _lane(marks: pd.DataFrame, lanes: str | None) -> str:
-    columns = {"task": "slot_task", "job": "job_id", "node": "node_name"}
     if lanes is not None:
-        if lanes not in columns:
+        if lanes not in _LANES:
             raise ValueError(f"lanes must be 'task', 'job' or 'node', not {lanes!r}")
-        return columns[lanes]
-    few = [name for name in columns.values() if marks[name].nunique() <= MOST_LANES]
+        return _LANES[lanes]
+    few = [name for name in _LANES.values() if marks[name].nunique() <= MOST_LANES]
     return few[0] if few else "node_name"
 
 
@@ -190,6 +207,7 @@ def waterfall(source: Any, job_id: str, *, namespace: str | None = None, ax: Axe
         mine = mine[mine["namespace"].astype("str") == namespace]
     if mine.empty:
         raise ValueError(f"no task of a job {job_id!r} ran, as far as these tables tell")
+    one_cluster(mine, f"the waterfall of {job_id}")
     first = mine.groupby(mine["alloc_id"].astype("str"))["started_at"].min().sort_values(kind="stable")
     place = {alloc: number for number, alloc in enumerate(first.index)}
     ax = axes(ax, min(2.0 + 0.2 * len(place), 7.0))

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from ._style import BLUE, RED, UNWATCHED, axes, days, nothing, plain
+from ._style import BLUE, RED, UNWATCHED, axes, days, nothing, one_cluster, plain
 
 _SERIES = (("failures", RED, "X", -0.1), ("restarts", BLUE, "o", 0.1))
 
@@ -33,6 +33,7 @@ def daily(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     >>> af.plots.daily(af.stats.daily(snap)).get_xlabel()
     'day (UTC)'
     """
+    one_cluster(table, "the plot of days")
     ax = axes(ax, 3.6)
     known = table[table["exposure_hours"] > 0]
     if known.empty:

@@ -8,11 +8,20 @@ from typing import Any
 import pandas as pd
 
 from .. import stats
+from .._display import visible
+from .._errors import ConfigError
 from ..snapshot import Snapshot
 from .incidents import clock, count
 from .page import Points, span
 
 _MOST_GAPS = 8
+
+
+def of_one(snapshot: Snapshot) -> None:
+    """Refuse the snapshot of several clusters: what a report says of jobs and nodes, it says of those of one."""
+    if snapshot.clusters:
+        names = ", ".join(map(visible, snapshot.clusters))
+        raise ConfigError(f"a report is of one cluster: choose one by .clusters[...] (--cluster) of {names}")
 
 
 def disturbances(snapshot: Snapshot) -> pd.DataFrame:
@@ -49,6 +58,7 @@ def evidence(snapshot: Snapshot) -> Points:
     >>> af.evidence(snap).points[0][0]
     'What is covered'
     """
+    of_one(snapshot)
     return Points([("What is covered", [_coverage(snapshot)]), ("What is missing", list(_gaps(snapshot)))])
 
 

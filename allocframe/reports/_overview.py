@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from .. import stats
-from .._rules import findings
+from .._diagnosis import findings
 from ..snapshot import Snapshot
-from ._evidence import brief_gaps, covered
+from ._evidence import brief_gaps, covered, of_one
 from .incidents import clock, count, incidents
 from .page import Prose, number
 from .telling import moment
@@ -30,6 +30,7 @@ def overview(snapshot: Snapshot, *, since: pd.Timestamp | str | None = None) -> 
     >>> "failures in 100 task hours" in str(af.overview(snap)).replace(chr(10), " ")
     True
     """
+    of_one(snapshot)
     first, last = covered(snapshot)
     names = snapshot.allocations
     if since is not None:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from .. import stats
 from ..snapshot import Snapshot
-from ._evidence import covered
+from ._evidence import covered, of_one
 from .incidents import clock, count
 from .page import Prose, number
 
@@ -62,6 +62,7 @@ def trends(snapshot: Snapshot, *, since: pd.Timestamp | str | None = None) -> Tr
     >>> af.trends(archive.snapshot(since="2026-01-01")).days.columns[0]
     'day'
     """
+    of_one(snapshot)
     began = snapshot.info.get("recorded_since")
     if began is None:
         return Trends(Prose(_HOW))

@@ -17,6 +17,7 @@ from .._errors import AllocframeError, ConfigError, MissingExtra
 from ..client import Client
 from ..snapshot import Snapshot
 from ._back import DAYS, of_days, of_incident
+from ._evidence import of_one
 from ._logs import REDACTED, LogLines, log_lines
 from .redact import redacted
 from .telling import window
@@ -131,6 +132,7 @@ def _chosen(
     if lacking := missing():
         raise MissingExtra(f"reports need {' and '.join(lacking)}: pip install 'allocframe[report]'")
     if isinstance(source, Snapshot):
+        of_one(source)
         return source, since
     if kind == "cluster":
         return of_days(source, DAYS if days is None else days)

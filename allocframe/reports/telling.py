@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from .. import stats
+from .._diagnosis import findings
 from .._errors import ConfigError
 from .._findings import Findings
-from .._rules import findings
 from ..client import Client
 from ..snapshot import Snapshot
-from ._evidence import brief_gaps, covered, disturbances, evidence, unwatched
+from ._evidence import brief_gaps, covered, disturbances, evidence, of_one, unwatched
 from ._logs import NOT_ASKED, LogLines, log_lines
 from .incidents import Incident, clock, count, incidents
 from .page import Points, Prose
@@ -97,6 +97,7 @@ def postmortem(
     >>> print(af.postmortem(snap).causes.points[0][0])
     checkout version 1
     """
+    of_one(snapshot)
     begin, end = window(snapshot, since, until)
     found = findings(snapshot)
     told = incidents(found, begin, end)

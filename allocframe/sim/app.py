@@ -6,9 +6,12 @@ import asyncio
 import json
 import random
 import re
+import urllib.error
+import urllib.request
 from bisect import bisect_left, bisect_right
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -32,9 +35,10 @@ LONGEST_WAIT = 300.0
 class Api:
     """Answers requests from a cluster's state."""
 
-    def __init__(self, state: Any, access: Access) -> None:
+    def __init__(self, state: Any, access: Access, regions: Mapping[str, str]) -> None:
         self.state = state
         self.access = access
+        self.regions = regions
         self._sorted: tuple[int, list[tuple[int, str]], list[str]] = (-1, [], [])
 
     # What every route does
@@ -43,7 +47,10 @@ class Api:
         self, path: str, table: str, answer: Callable[[Request, Grant], tuple[Any, dict[str, str]]]
     ) -> Route:
         async def endpoint(request: Request) -> Response:
+            elsewhere = self.regions.get(request.query_params.get("region", ""))
             try:
+                if elsewhere is not None:
+                    return await run_in_threadpool(_forwarded, request, elsewhere)
                 grant = self.access.grant(request.headers.get("x-nomad-token"))
                 await self._block(request, table)
                 body, headers = await run_in_threadpool(self._locked, answer, request, grant)
@@ -256,9 +263,27 @@ class Api:
             self.route("/v1/acl/token/self", "", self.token),
             self.route("/v1/acl/policy/{name}", "", self.policy),
             self.route("/v1/namespaces", "nodes", self.namespaces),
-            self.route("/v1/regions", "", self.fixed(["global"])),
+            self.route("/v1/regions", "", lambda request, grant: (sorted(["global", *self.regions]), {})),
             self.route("/v1/status/leader", "", self.fixed("127.0.0.1:4647")),
         ]
+
+
+def _forwarded(request: Request, address: str) -> Response:
+    """Ask the servers of another region, as those of this one do; they judge the token."""
+    query = urlencode(
+        [(name, value) for name, value in request.query_params.multi_items() if name != "region"]
+    )
+    token = {"X-Nomad-Token": request.headers.get("x-nomad-token", "")}
+    asked = urllib.request.Request(f"{address}{request.url.path}?{query}", headers=token)  # noqa: S310 - a simulated cluster's
+    try:
+        with urllib.request.urlopen(asked, timeout=30) as answer:  # noqa: S310
+            status, body, told = answer.status, answer.read(), answer.headers
+    except urllib.error.HTTPError as refused:
+        status, body, told = refused.code, refused.read(), refused.headers
+    except OSError:
+        raise Refusal(500, "No path to region") from None
+    headers = {name: value for name, value in told.items() if name.lower().startswith("x-nomad-")}
+    return Response(body, status, headers, media_type=told.get_content_type())
 
 
 def _turned(items: list[Any], *, reverse: bool) -> Iterable[Any]:
@@ -266,7 +291,13 @@ def _turned(items: list[Any], *, reverse: bool) -> Iterable[Any]:
 
 
 def build(
-    state: Any, access: Access, guard: Guard, engine: Engine | None, *, real_pty: bool = False
+    state: Any,
+    access: Access,
+    guard: Guard,
+    engine: Engine | None,
+    regions: Mapping[str, str],
+    *,
+    real_pty: bool = False,
 ) -> Starlette:
     """Return the application that serves a cluster."""
     handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
@@ -283,7 +314,9 @@ def build(
         parts = (Actions(engine, access), sessions, Nodes(engine, access), Stream(engine, access))
         actions = [route for part in parts for route in part.routes()]
     app = Starlette(
-        routes=[*Api(state, access).routes(), *actions], middleware=middleware, exception_handlers=handlers
+        routes=[*Api(state, access, regions).routes(), *actions],
+        middleware=middleware,
+        exception_handlers=handlers,
     )
     app.router.redirect_slashes = False
     return app

@@ -88,6 +88,7 @@ class Cluster:
 
     def _serve(self, state: State | Recording, *, acl: bool, real_pty: bool = False) -> None:
         self.state = state
+        self._regions: dict[str, str] = {}
         self._closing = threading.Event()
         self._clock: threading.Thread | None = None
         self.version = state.version
@@ -101,7 +102,7 @@ class Cluster:
         guard.port = self._socket.getsockname()[1]
         self.address = f"http://127.0.0.1:{guard.port}"
         config = uvicorn.Config(
-            build(state, self._access, guard, self.engine, real_pty=real_pty),
+            build(state, self._access, guard, self.engine, self._regions, real_pty=real_pty),
             log_level="critical",
             lifespan="off",
             ws="websockets-sansio",
@@ -125,6 +126,12 @@ class Cluster:
             known=True, readable=allowed, lifecycle=acts, logs=reads, accessor=accessor
         )
         return token
+
+    def federate(self, **regions: Cluster) -> None:
+        """Know other clusters as regions, by their names, and forward to them; this one is ``global``, and its token counts everywhere."""
+        for name, other in regions.items():
+            other._access.grants[self.token] = self._access.grants[self.token]
+            self._regions[name] = other.address
 
     def revoke(self, token: str) -> None:
         """Make a token unknown."""

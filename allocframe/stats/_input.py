@@ -6,7 +6,7 @@ whole microseconds since 1970, because no engine but pandas keeps nanoseconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -123,7 +123,9 @@ def has_table(source: Source, name: str) -> bool:
 
 
 def collected(frame: nw.LazyFrame[Any]) -> pd.DataFrame:
-    """Return the rows of a lazy frame."""
+    """Return the rows of a lazy frame; Spark's by Arrow, since its own way to pandas lags behind pandas' versions."""
+    if frame.implementation is nw.Implementation.PYSPARK:
+        return frame.collect(backend="pyarrow").to_pandas()
     found: pd.DataFrame = frame.collect(backend="pandas").to_native()
     return found
 
@@ -157,6 +159,18 @@ def hours(durations: pd.Series[Any]) -> pd.Series[Any]:
 def labels(keys: list[str], group: Any) -> dict[str, Any]:
     """Return what pandas says of one group, by its columns."""
     return dict(zip(keys, group, strict=True))
+
+
+def grouped(frame: pd.DataFrame, keys: list[str]) -> Any:
+    """Return the groups of a frame by its columns; by none, all rows are one group."""
+    by: Any = keys or [np.zeros(len(frame))]
+    return frame.groupby(by, observed=True, dropna=False)
+
+
+def groups(frame: pd.DataFrame, keys: list[str]) -> Iterator[tuple[Any, pd.DataFrame]]:
+    """Yield what each group has in the columns, and its rows."""
+    for group, part in grouped(frame, keys):
+        yield group[: len(keys)], part
 
 
 def names(by: str | Iterable[str]) -> list[str]:

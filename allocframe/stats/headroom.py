@@ -7,12 +7,14 @@ from typing import Any
 
 import pandas as pd
 
-from ._input import names
+from ._apart import apart
+from ._input import grouped, names
 
 _RESOURCES = (("cpu", "mhz"), ("memory", "mib"))
 _QUANTILES = (("p50", 0.5), ("p95", 0.95), ("max", 1.0))
 
 
+@apart
 def headroom(
     samples: pd.DataFrame, by: str | Iterable[str] = ("namespace", "job_id", "task_group", "task")
 ) -> pd.DataFrame:
@@ -47,17 +49,17 @@ def headroom(
     columns: dict[str, Any] = {"task_key": told["alloc_id"] + "/" + told["task"]}
     for what, unit in _RESOURCES:
         columns[f"{what}_share"] = told[f"{what}_{unit}"] / told[f"{what}_requested_{unit}"]
-    grouped = told.assign(**columns).groupby(keys, observed=True, dropna=False)
-    found = grouped.agg(
+    mine = grouped(told.assign(**columns), keys)
+    found: pd.DataFrame = mine.agg(
         tasks=("task_key", "nunique"),
         samples=("task_key", "size"),
         first_at=("at", "min"),
         last_at=("at", "max"),
     )
     for what, unit in _RESOURCES:
-        found[f"{what}_requested_{unit}"] = grouped[f"{what}_requested_{unit}"].max()
+        found[f"{what}_requested_{unit}"] = mine[f"{what}_requested_{unit}"].max()
         for column, ending in ((f"{what}_{unit}", unit), (f"{what}_share", "share")):
             for label, quantile in _QUANTILES:
-                found[f"{what}_{label}_{ending}"] = grouped[column].quantile(quantile)
+                found[f"{what}_{label}_{ending}"] = mine[column].quantile(quantile)
         found[f"{what}_headroom"] = 1 - found[f"{what}_{'p95' if what == 'cpu' else 'max'}_share"]
-    return found.sort_values("memory_headroom", kind="stable").reset_index()
+    return found.sort_values("memory_headroom", kind="stable").reset_index(drop=not keys)

@@ -8,13 +8,15 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
+from ._apart import apart
 from ._facts import facts
-from ._input import Source, collected, hours, labels, looked_up, moments, names, pandas_table
+from ._input import Source, collected, groups, hours, labels, looked_up, moments, names, pandas_table
 from .meaning import explain_stops
 from .runs import runs
 from .survival import cumulative_incidence, kaplan_meier, mean_cumulative
 
 
+@apart
 def survival(source: Source, by: str | Iterable[str] = "job_version") -> pd.DataFrame:
     """Estimate how long runs last before they fail, by group.
 
@@ -34,7 +36,7 @@ def survival(source: Source, by: str | Iterable[str] = "job_version") -> pd.Data
     """
     keys, ran = names(by), runs(source)
     parts = []
-    for group, part in ran.groupby(keys, observed=True, dropna=False):
+    for group, part in groups(ran, keys):
         whole = part[~part["left_truncated"].astype(bool)]
         table = kaplan_meier(
             hours(whole["duration"]).to_numpy(dtype=float), whole["failure"].to_numpy(dtype=bool)
@@ -47,6 +49,7 @@ def survival(source: Source, by: str | Iterable[str] = "job_version") -> pd.Data
     )
 
 
+@apart
 def cumulative_restarts(source: Source, by: str | Iterable[str] = "job_version") -> pd.DataFrame:
     """Estimate the mean number of restarts that a task has had by each age, by group.
 
@@ -87,7 +90,7 @@ def cumulative_restarts(source: Source, by: str | Iterable[str] = "job_version")
         moments(restarting["time_us"]) - looked_up(restarting["unit"], origin.set_axis(tasks["unit"]))
     )
     parts = []
-    for group, part in tasks.dropna(subset=["until"]).groupby(keys, observed=True, dropna=False):
+    for group, part in groups(tasks.dropna(subset=["until"]), keys):
         mine = restarting[restarting["unit"].isin(part["unit"])]
         until = dict(zip(part["unit"], part["until"].clip(lower=0), strict=True))
         entries = dict(zip(part["unit"], part["entry"], strict=True))
@@ -96,6 +99,7 @@ def cumulative_restarts(source: Source, by: str | Iterable[str] = "job_version")
     return _gathered(parts, keys, ["time", "at_risk", "events", "mean", "lower", "upper", "tasks"])
 
 
+@apart
 def ends(source: Source, by: str | Iterable[str] = "job_type") -> pd.DataFrame:
     """Estimate the share of allocations that has ended in each way by each age: the ways compete.
 
@@ -120,7 +124,7 @@ def ends(source: Source, by: str | Iterable[str] = "job_type") -> pd.DataFrame:
     age = hours(until - allocations["created_at"]).clip(lower=0)
     table = allocations[keys].assign(kind=kind, age=age).dropna(subset=["age"])
     parts = []
-    for group, part in table.groupby(keys, observed=True, dropna=False):
+    for group, part in groups(table, keys):
         curves = cumulative_incidence(part["age"].to_numpy(dtype=float), part["kind"])
         long = curves.melt(id_vars=["time", "at_risk"], var_name="kind", value_name="share")
         parts.append(long.assign(**labels(keys, group)))

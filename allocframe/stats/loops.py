@@ -8,6 +8,7 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
+from ._apart import apart
 from ._attempts import labelled
 from ._facts import facts
 from ._input import Source, collected, looked_up, moments
@@ -18,6 +19,7 @@ _TASK = ["slot", "task"]
 _SOLVED_AFTER = 3
 
 
+@apart
 def crash_loops(
     source: Source,
     *,
@@ -82,6 +84,7 @@ def crash_loops(
     return _classed(found, ran, crashes, pd.Timedelta(fast_below))
 
 
+@apart
 def looping(source: Source) -> pd.DataFrame:
     """Return the crashes with which a loop is one, by the same rules: slot, task, at."""
     crashes = _crashes(source, runs(source), None)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from ..snapshot import Snapshot
 from . import _meaning, meanings
+from ._apart import apart
 from ._facts import facts
 from ._input import TASK, Source, collected, looked_up, pandas_table
 from .rescheduling import replacements
@@ -18,6 +19,7 @@ from .rescheduling import replacements
 _KEY = ("namespace", "alloc_id", "task", "seq")
 
 
+@apart
 def explain_events(source: Source) -> Any:
     """Add to the events what they mean.
 
@@ -70,6 +72,7 @@ def explain_events(source: Source) -> Any:
     return native.to_native()
 
 
+@apart
 def explained(
     snapshot: Snapshot, column: str, values: Sequence[Any], *, latest: int | None = None
 ) -> pd.DataFrame:
@@ -92,6 +95,7 @@ def _beside(events: pd.DataFrame, told: pd.DataFrame) -> pd.DataFrame:
     return events.assign(**{str(name): values for name, values in plain.items()})
 
 
+@apart
 def explain_stops(source: Source, evaluations: pd.DataFrame | None = None) -> pd.DataFrame:
     """Add to the allocations why the servers stopped them.
 

@@ -10,13 +10,15 @@ import numpy as np
 import pandas as pd
 
 from . import _intervals
+from ._apart import apart
 from ._facts import facts
-from ._input import Source, collected, looked_up, pandas_table, us
+from ._input import Source, collected, looked_up, names, pandas_table, us
 from .rescheduling import replacements
 
 _OF_LOST = ("alloc_id", "client_status", "job_id", "job_type", "node_id", "node_name", "modified_at")
 
 
+@apart
 def blast_radius(source: Source) -> pd.DataFrame:
     """Say what was lost with each node that went down or out of reach.
 
@@ -57,6 +59,7 @@ def blast_radius(source: Source) -> pd.DataFrame:
     return found.sort_values("lost", ascending=False, kind="stable").reset_index()
 
 
+@apart
 def lemon_nodes(source: Source, *, by: str | Iterable[str] = ("namespace", "job_id", "task")) -> pd.DataFrame:
     """Compare the failures on each node with those that its mix of jobs makes likely.
 
@@ -125,17 +128,26 @@ def concentration(
     Returns
     -------
     pandas.DataFrame
-        The column `by`, failures, share, cumulative_share; the largest first. `plots.pareto` draws it.
+        The column `by`, failures, share, cumulative_share; the largest first. `plots.pareto` draws it. Of several clusters also
+        `cluster`, and the shares are of the failures of all of them.
 
     Examples
     --------
     >>> float(af.stats.concentration(snap)["cumulative_share"].iloc[-1])
     1.0
     """
-    known = facts(source)
-    counted = nw.col("failure") if since is None else nw.col("failure") & (nw.col("time_us") >= us(since))
-    rows = collected(known.events.filter(counted).select(by))
-    counts = rows[by].astype("str").value_counts()
-    found: pd.DataFrame = counts.rename_axis(by).reset_index(name="failures")
-    total: Any = max(int(counts.sum()), 1)
+    found = _failed(source, by, since).sort_values(
+        "failures", ascending=False, kind="stable", ignore_index=True
+    )
+    total: Any = max(int(found["failures"].sum()), 1)
     return found.assign(share=found["failures"] / total, cumulative_share=found["failures"].cumsum() / total)
+
+
+@apart
+def _failed(source: Source, by: str | Iterable[str], since: pd.Timestamp | str | None) -> pd.DataFrame:
+    """Count failures by a column, or all of them by none."""
+    counted = nw.col("failure") if since is None else nw.col("failure") & (nw.col("time_us") >= us(since))
+    rows = collected(facts(source).events.filter(counted).select("task", *names(by)))
+    keys = rows[names(by)].astype("str").assign(_all=1)
+    counts = keys.groupby([*names(by), "_all"], sort=False).size()
+    return counts.reset_index(name="failures").drop(columns="_all")

@@ -7,12 +7,15 @@ from typing import Any
 
 import pandas as pd
 
+from ._apart import apart
+
 _COLUMNS = [
     "eval_id", "namespace", "job_id", "task_group", "created_at", "triggered_by", "status", "queued", "nodes_evaluated", "nodes_filtered",
     "nodes_exhausted", "constraints", "exhausted",
 ]  # fmt: skip
 
 
+@apart
 def placement_failures(evaluations: pd.DataFrame) -> pd.DataFrame:
     """List the task groups that an evaluation could not place, with what stood in the way.
 

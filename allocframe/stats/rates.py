@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from . import _intervals, meanings
+from ._apart import apart
 from ._facts import Facts, facts
-from ._input import Source, Tables, collected, moment, names, pandas_table, us
+from ._input import Source, Tables, collected, grouped, moment, names, pandas_table, us
 
 _HOUR = 3_600_000_000
 _OF_EVENT = ("cause", "exit_meaning", "oom", "type")
@@ -35,6 +36,7 @@ class _Window:
         ]
 
 
+@apart
 def restarts(
     source: Source,
     by: str | Iterable[str] = "job_id",
@@ -82,6 +84,7 @@ def restarts(
     return _with_counter(found, source, names(by)) if whole else found
 
 
+@apart
 def failures(
     source: Source,
     by: str | Iterable[str] = "job_id",
@@ -101,6 +104,7 @@ def failures(
     return _rates(source, nw.col("failure"), names(by), bin, since, until)
 
 
+@apart
 def failed_starts(
     source: Source,
     by: str | Iterable[str] = "job_id",
@@ -120,6 +124,7 @@ def failed_starts(
     return _rates(source, counted, names(by), bin, since, until)
 
 
+@apart
 def oom_kills(
     source: Source,
     by: str | Iterable[str] = "job_id",
@@ -140,6 +145,7 @@ def oom_kills(
     return _rates(source, nw.col("oom") == "confirmed", names(by), bin, since, until)
 
 
+@apart
 def failure_share(source: Source, by: str | Iterable[str] = "job_id") -> pd.DataFrame:
     """Return the share of finished allocations that failed, with Wilson's 95 % interval.
 
@@ -166,7 +172,7 @@ def failure_share(source: Source, by: str | Iterable[str] = "job_id") -> pd.Data
     counted = allocations.assign(
         failed=status == "failed", finished=status.isin(["failed", "complete", "lost"])
     )
-    found = counted.groupby(names(by), observed=True, dropna=False).agg(
+    found: pd.DataFrame = grouped(counted, names(by)).agg(
         failed=("failed", "sum"),
         finished=("finished", "sum"),
         allocations=("alloc_id", "size"),
@@ -175,7 +181,7 @@ def failure_share(source: Source, by: str | Iterable[str] = "job_id") -> pd.Data
     share, lower, upper = _intervals.wilson(found["failed"], found["finished"])
     for place, (name, values) in enumerate({"share": share, "lower": lower, "upper": upper}.items()):
         found.insert(2 + place, name, pd.Series(values, index=found.index, dtype="Float64"))
-    return found.sort_values("failed", ascending=False, kind="stable").reset_index()
+    return found.sort_values("failed", ascending=False, kind="stable").reset_index(drop=not names(by))
 
 
 def _rates(
@@ -309,8 +315,9 @@ def _judged(exposure: pd.DataFrame, counts: pd.DataFrame, by: list[str], window:
     result["tasks"] = tasks
     result["truncated_share"] = (found["truncated"].astype("Float64") / tasks.where(tasks > 0)).to_numpy()
     result["window_start"], result["window_end"] = moment(window.since), moment(window.until)
-    ascending = [True] * len(binned) + [False]
-    return result.sort_values([*binned, "count"], ascending=ascending, kind="stable").reset_index(drop=True)
+    ascending = [True] * len(binned) + [False] + [True] * len(by)
+    order = [*binned, "count", *by]
+    return result.sort_values(order, ascending=ascending, kind="stable").reset_index(drop=True)
 
 
 def _with_counter(found: pd.DataFrame, source: Source, by: list[str]) -> pd.DataFrame:

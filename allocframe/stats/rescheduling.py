@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ._apart import apart
 from ._input import Source, has_table, looked_up, pandas_table
 
 _EVERYWHERE = ("system", "sysbatch")
@@ -48,6 +49,7 @@ def replacements(source: Source) -> pd.Series[Any]:
     return linked.fillna(following.where(ended | stopped)).rename("replaced_by")
 
 
+@apart
 def chains(source: Source) -> pd.DataFrame:
     """Rebuild the chains of reschedules and replacements.
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from . import _intervals
+from ._apart import apart
 from ._facts import facts
 from ._input import Source, collected, has_table, hours, looked_up, pandas_table
 from .runs import runs
@@ -16,6 +17,7 @@ from .runs import runs
 _JOB = ["namespace", "job_id"]
 
 
+@apart
 def rollouts(source: Source, *, observed_at: pd.Timestamp | str | None = None) -> pd.DataFrame:
     """Compare the failure rate of each version of a job with that of the version before.
 

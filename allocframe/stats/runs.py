@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from . import _attempts, _intervals
+from ._apart import apart
 from ._facts import facts
-from ._input import Source, collected, hours, looked_up, moment, moments, names, pandas_table
+from ._input import Source, collected, grouped, groups, hours, looked_up, moment, moments, names, pandas_table
 from ._meaning import OWN_FAULT
 from .meanings import CAUSES
 from .rescheduling import OF_SLOT, slots
@@ -23,6 +24,7 @@ _COLUMNS = [
 ]  # fmt: skip
 
 
+@apart
 def runs(source: Source, *, observed_at: pd.Timestamp | str | None = None) -> pd.DataFrame:
     """Return the runs of every task: from `Started` to its end, or to where the ring or the present cuts it.
 
@@ -97,6 +99,7 @@ def _slot(source: Source, found: pd.DataFrame) -> pd.Series[Any]:
     return looked_up(found["alloc_id"], by_id)
 
 
+@apart
 def outages(source: Source, *, observed_at: pd.Timestamp | str | None = None) -> pd.DataFrame:
     """Return the times between runs in which a task that should run did not.
 
@@ -132,6 +135,7 @@ def outages(source: Source, *, observed_at: pd.Timestamp | str | None = None) ->
     return told[wanted & (gap > pd.Timedelta(0))].reset_index(drop=True)
 
 
+@apart
 def availability(
     source: Source, by: str | Iterable[str] = "job_id", *, observed_at: pd.Timestamp | str | None = None
 ) -> pd.DataFrame:
@@ -156,13 +160,13 @@ def availability(
     """
     keys = names(by)
     ran, down = runs(source, observed_at=observed_at), outages(source, observed_at=observed_at)
-    up = ran.groupby(keys, observed=True, dropna=False).agg(
+    up = grouped(ran, keys).agg(
         up_hours=("duration", "sum"), slots=("slot", "nunique"), truncated_share=("left_truncated", "mean")
     )
-    lost = down.groupby(keys, observed=True, dropna=False).agg(
+    lost = grouped(down, keys).agg(
         down_hours=("duration", "sum"), outages=("duration", "size"), longest_outage=("duration", "max")
     )
-    found = up.join(lost, how="left").reset_index()
+    found: pd.DataFrame = up.join(lost, how="left").reset_index(drop=not keys)
     found["up_hours"] = hours(found["up_hours"])
     found["down_hours"] = hours(found["down_hours"]).fillna(0.0)
     found["outages"] = found["outages"].fillna(0).astype("int64")
@@ -181,6 +185,7 @@ def availability(
     return found[order].sort_values("availability", kind="stable").reset_index(drop=True)
 
 
+@apart
 def mtbf(
     source: Source, by: str | Iterable[str] = "job_id", *, observed_at: pd.Timestamp | str | None = None
 ) -> pd.DataFrame:
@@ -204,7 +209,7 @@ def mtbf(
     keys = names(by)
     ran = runs(source, observed_at=observed_at)
     rows = []
-    for group, part in ran.groupby(keys, observed=True, dropna=False):
+    for group, part in groups(ran, keys):
         failed = part.loc[part["failure"], "ended_at"]
         trend, p = laplace(failed, part["started_at"].min(), part["ended_at"].max())
         rows.append(
@@ -246,6 +251,7 @@ def mtbf(
     return found[order].sort_values("failures", ascending=False, kind="stable").reset_index(drop=True)
 
 
+@apart
 def time_to_recover(
     source: Source, by: str | Iterable[str] = "job_id", *, observed_at: pd.Timestamp | str | None = None
 ) -> pd.DataFrame:
@@ -268,7 +274,7 @@ def time_to_recover(
     keys = names(by)
     down = outages(source, observed_at=observed_at)
     rows = []
-    for group, part in down.groupby(keys, observed=True, dropna=False):
+    for group, part in groups(down, keys):
         seconds = part["duration"].dt.total_seconds().where(~part["open"], np.inf)
         middle, late = (np.quantile(seconds, share, method="higher") for share in (0.5, 0.9))
         rows.append(

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from . import _intervals
+from ._apart import apart
 from ._facts import facts
 from ._input import Source, collected, moment
 from .loops import crash_loops
@@ -18,6 +19,7 @@ from .runs import runs, slots_of
 _DIMENSIONS = ("node_name", "job_id", "job_version", "cause")
 
 
+@apart
 def restart_storms(
     source: Source,
     *,
@@ -161,6 +163,7 @@ def _storm(inside: pd.DataFrame, expected: float, p: float) -> list[Any]:
     return row
 
 
+@apart
 def failure_clustering(source: Source, *, within: str = "1min", by: str = "node_name") -> pd.DataFrame:
     """Compare how often failures follow each other closely with how often they would by chance.
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from ..snapshot import Snapshot
 from . import _intervals
+from ._apart import apart
 from ._facts import facts
 from ._input import Source, has_table, moment, names, pandas_table
 from .loops import looping
@@ -18,6 +19,7 @@ _DAY = pd.Timedelta("1D")
 _RATES = {"count": "", "rate_per_hour": "_per_hour", "lower": "_lower", "upper": "_upper"}
 
 
+@apart
 def daily(
     source: Source, *, since: pd.Timestamp | str | None = None, until: pd.Timestamp | str | None = None
 ) -> pd.DataFrame:
@@ -62,6 +64,7 @@ def daily(
     return _judged(table, info, moment(known.given.observed_us))
 
 
+@apart
 def failure_change(
     source: Source,
     by: str | Iterable[str] = "job_id",

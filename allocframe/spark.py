@@ -1,0 +1,128 @@
+"""An archive's tables as Spark DataFrames, for more history than one machine holds; the statistics take them as they are.
+
+Spark reads them by Delta Lake and distributes the work; nothing here does.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ._errors import MissingExtra
+from ._table import Table
+from .frames import ALLOCATIONS, EVENTS, TASK_STATES
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+_OPENED = ("snapshots", "events", "task_states", "allocations")
+"""In this order: first what makes batches count, then what they brought."""
+
+_COUNTED = "SELECT * FROM {rows} WHERE batch IN (SELECT batch FROM {snapshots})"
+
+# Each event once, in the order of the rings in which it was first seen.
+_EVENTS = """
+    SELECT {columns}, CAST(row_number() OVER (PARTITION BY alloc_id, task ORDER BY {age}) - 1 AS BIGINT) AS seq
+    FROM (SELECT *, row_number() OVER (PARTITION BY alloc_id, task, event_key ORDER BY {age}) AS copy FROM {{events}})
+    WHERE copy = 1"""
+_AGE = "modify_index NULLS LAST, seq, seen_at, seen_at_ns"
+
+# Each allocation as it was last seen. The row that says that it is gone may say nothing else.
+_ALLOCATIONS = """
+    WITH aged AS (
+      SELECT *, first_value(gone) OVER later AS is_gone, first_value(seen_at) OVER later AS told_at,
+        first_value(batch) OVER later AS told_in, min(seen_at) OVER (PARTITION BY alloc_id) AS first_seen_at,
+        row_number() OVER (PARTITION BY alloc_id ORDER BY gone, seen_at DESC, seen_at_ns DESC, modify_index DESC, batch DESC) AS age
+      FROM {{allocations}}
+      WINDOW later AS (PARTITION BY alloc_id ORDER BY seen_at DESC, seen_at_ns DESC, coalesce(modify_index, 0) DESC, gone DESC,
+        batch DESC)),
+    last AS (SELECT a.*, r.recorder FROM aged a LEFT JOIN (SELECT batch, min(recorder) AS recorder FROM {{snapshots}} GROUP BY batch) r
+      ON r.batch = a.told_in WHERE age = 1),
+    compared AS (
+      SELECT l.alloc_id, max(w.seen_at) AS at FROM last l JOIN {{snapshots}} w
+      ON w.whole AND w.recorder = l.recorder AND (NOT l.is_gone OR w.seen_at < l.told_at) GROUP BY l.alloc_id)
+    SELECT {columns}, l.first_seen_at, greatest(l.seen_at, c.at) AS last_seen_at, CASE WHEN l.is_gone THEN l.told_at END AS gone_at
+    FROM last l LEFT JOIN compared c ON c.alloc_id = l.alloc_id"""
+
+# The tasks of an allocation that is gone, whose end was not seen, are not running on: their state is not known.
+_TASK_STATES = """
+    SELECT {columns}, CASE WHEN NOT unended THEN state END AS state,
+      CASE WHEN unended THEN last_seen_at ELSE finished_at END AS finished_at
+    FROM (SELECT t.*, a.last_seen_at, a.gone_at IS NOT NULL AND a.client_status IN ('pending', 'running', 'unknown') AS unended,
+        row_number() OVER (PARTITION BY t.alloc_id, t.task ORDER BY t.seen_at DESC, t.seen_at_ns DESC) AS age
+      FROM {{task_states}} t JOIN {{allocations}} a ON a.alloc_id = t.alloc_id AND a.modify_index <=> t.modify_index)
+    WHERE age = 1"""
+
+
+def tables(session: SparkSession, path: str | os.PathLike[str]) -> dict[str, DataFrame]:
+    """Return everything that an archive ever saw, as Spark DataFrames that the statistics take.
+
+    Parameters
+    ----------
+    session : pyspark.sql.SparkSession
+        With Delta Lake. Nothing is computed before a result is asked for, and then again for each: ``cache()`` frames that you use often.
+    path : path or URL
+        Of the archive, as the session's cluster reaches it, such as ``s3a://bucket/nomad``.
+
+    Returns
+    -------
+    dict of str to pyspark.sql.DataFrame
+        ``events``, ``allocations`` (with first_seen_at, last_seen_at, gone_at) and ``task_states``, without event_count and
+        events_truncated, which `Archive.coverage` tells. Times have microseconds, durations are whole nanoseconds.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no archive.
+    MissingExtra
+        The session has no Delta Lake.
+
+    Notes
+    -----
+    `restarts`, `failures`, `failed_starts`, `oom_kills` and `explain_events` run in Spark, and only their
+    results come back. The other statistics fetch the tables that they need: filter them first.
+
+    Examples
+    --------
+    >>> tables = af.spark.tables(session, folder)
+    >>> bool(af.stats.restarts(tables, by="job_id")["count"].sum() == tables["events"].filter("type = 'Restarting'").count())
+    True
+    """
+    stored = _opened(session, os.fspath(path).rstrip("/"))
+    snapshots = stored["snapshots"]
+    counted = {name: session.sql(_COUNTED, rows=stored[name], snapshots=snapshots) for name in _OPENED[1:]}
+    events = _EVENTS.format(columns=_names(EVENTS, "seq"), age=_AGE)
+    allocations = session.sql(
+        _ALLOCATIONS.format(columns=_names(ALLOCATIONS, of="l.")),
+        allocations=counted["allocations"],
+        snapshots=snapshots,
+    )
+    states = _TASK_STATES.format(
+        columns=_names(TASK_STATES, "state", "finished_at", "event_count", "events_truncated")
+    )
+    return {
+        "events": session.sql(events, events=counted["events"]),
+        "allocations": allocations,
+        "task_states": session.sql(states, task_states=counted["task_states"], allocations=allocations),
+    }
+
+
+def _opened(session: SparkSession, root: str) -> dict[str, DataFrame]:
+    from pyspark.errors import AnalysisException
+
+    read = session.read.format("delta")
+    try:
+        return {name: read.load(f"{root}/{name}") for name in _OPENED}
+    except AnalysisException as error:
+        condition = error.getCondition() or ""
+        if condition == "DATA_SOURCE_NOT_FOUND":
+            raise MissingExtra(
+                "this Spark session has no Delta Lake: start it with the package io.delta:delta-spark of its version"
+            ) from error
+        if condition in ("PATH_NOT_FOUND", "DELTA_TABLE_NOT_FOUND", "DELTA_PATH_DOES_NOT_EXIST"):
+            raise FileNotFoundError(f"there is no archive in {root}") from error
+        raise
+
+
+def _names(table: Table, *without: str, of: str = "") -> str:
+    return ", ".join(of + column.name for column in table.columns if column.name not in without)

@@ -1,0 +1,471 @@
+"""Several clusters fetched side by side: each with its name and its token, and none that keeps the others waiting."""
+
+from __future__ import annotations
+
+import inspect
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from faultserver import FaultServer, good, http, serving
+
+import allocframe as af
+from allocframe import _protocol
+from allocframe import fleet as fleet_module
+from allocframe.frames import SNAPSHOT_TABLES
+from allocframe.testing import assert_tables_equal
+
+ROWS = "/v1/allocations"
+
+
+@pytest.fixture(scope="module")
+def other() -> Iterator[af.sim.Cluster]:
+    with af.sim.Cluster("oom", allocations=40, seed=2) as made:
+        yield made
+
+
+@pytest.fixture
+def fleet(cluster: af.sim.Cluster, other: af.sim.Cluster) -> Iterator[af.Fleet]:
+    clients = {
+        name: af.Client(one.address, token=one.token) for name, one in (("us", cluster), ("eu", other))
+    }
+    with af.Fleet(clients) as made:
+        yield made
+
+
+def drip(connection: socket.socket) -> None:
+    """Send a blank every twentieth of a second, until the other side has had enough."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n["
+    try:
+        connection.sendall(head)
+        while True:
+            connection.sendall(b" ")
+            time.sleep(0.05)
+    except OSError:
+        pass
+
+
+def test_each_row_says_which_cluster_it_is_of_and_nothing_else_changes(fleet: af.Fleet) -> None:
+    with fleet.snapshot(namespace="*", resources=True) as snap:
+        assert snap.info["complete"] is True
+        for name, client in fleet.clients.items():
+            with client.snapshot(namespace="*", resources=True) as alone:
+                for table in SNAPSHOT_TABLES:
+                    frame = getattr(snap, table)
+                    mine = frame[frame["cluster"] == name].drop(columns="cluster").reset_index(drop=True)
+                    assert_tables_equal(mine, getattr(alone, table), table)
+                    assert_tables_equal(getattr(snap.clusters[name], table), getattr(alone, table), table)
+        assert len(snap) == sum(len(one) for one in snap.clusters.values())
+        assert snap.events.attrs["key"] == ["cluster", "alloc_id", "task", "seq"]
+
+
+def test_it_takes_what_a_client_takes() -> None:
+    mine, theirs = (inspect.signature(kind.snapshot).parameters for kind in (af.Fleet, af.Client))
+    assert dict(mine) == dict(theirs)
+
+
+def test_one_that_is_down_is_reported_and_the_others_come(
+    cluster: af.sim.Cluster, other: af.sim.Cluster
+) -> None:
+    client = af.Client(cluster.address, token=cluster.token)
+    with (
+        af.Fleet({"here": client, "gone": "http://127.0.0.1:9", "locked": other.address}) as fleet,
+        fleet.snapshot(namespace="*") as snap,
+    ):
+        told = snap.info["clusters"]
+        assert len(snap) == told["here"]["allocations"] > 0
+        assert told["gone"]["error"].startswith("ConnectionFailed: nothing answers at http://127.0.0.1:9")
+        assert told["locked"]["error"].startswith("PermissionDenied")
+        assert told["here"]["error"] is None
+        assert told["here"]["complete"] is True
+        assert snap.info["complete"] is False
+        assert "NOT complete" in repr(snap)
+        assert "gone is missing: ConnectionFailed" in repr(snap)
+        assert "gone is missing" in snap._repr_html_()
+        missing = {one.about["cluster"] for one in af.findings(snap) if one.code == "AF102"}
+        assert missing == {"gone", "locked"}
+
+
+def test_where_none_can_be_had_it_is_an_error_that_names_each() -> None:
+    why = r"eu: ConnectionFailed.*us: ConnectionFailed"
+    with (
+        af.Fleet({"eu": "http://127.0.0.1:9", "us": "http://127.0.0.1:19"}) as fleet,
+        pytest.raises(af.AllocframeError, match=why),
+    ):
+        fleet.snapshot()
+
+
+def test_a_parameter_that_cannot_be_used_is_refused_before_anything_is_sent() -> None:
+    with serving(good()) as server, af.Fleet({"a": server.address, "b": "http://127.0.0.1:9"}) as fleet:
+        with pytest.raises(af.ConfigError, match="odd number of digits"):
+            fleet.snapshot(prefix="abc")
+        with pytest.raises(af.ConfigError, match="workers must be"):
+            fleet.snapshot(workers="4")  # type: ignore[arg-type]
+        assert server.requests == []
+
+
+def tokens(server: FaultServer) -> set[str]:
+    lines = [line for raw in server.raw for line in raw.decode().lower().split("\r\n")]
+    return {line for line in lines if line.startswith(("x-nomad-token", "authorization"))}
+
+
+def test_the_token_of_one_cluster_never_goes_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(good()) as one, serving(good()) as two, serving(good()) as three:
+        monkeypatch.setenv("NOMAD_ADDR", one.address)
+        monkeypatch.setenv("NOMAD_TOKEN", "token-of-one")
+        monkeypatch.setenv("NOMAD_HTTP_AUTH", "me:password")
+        with (
+            af.Fleet({"one": af.Client(), "two": two.address, "three": three.address}) as fleet,
+            fleet.snapshot() as snap,
+        ):
+            assert len(snap) == 3
+        assert any("token-of-one" in line for line in tokens(one))
+        assert tokens(two) == tokens(three) == set()
+
+
+def test_each_cluster_of_a_file_gets_its_own_token_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(good()) as one, serving(good()) as two, serving(good()) as three:
+        monkeypatch.setenv("NOMAD_TOKEN", "token-of-none")
+        monkeypatch.setenv("NOMAD_HTTP_AUTH", "me:password")
+        monkeypatch.setenv("TOKEN_ONE", "token-of-one")
+        (tmp_path / "two.token").write_text("token-of-two\n")
+        file = tmp_path / "clusters.toml"
+        file.write_text(
+            f'[one]\naddress = "{one.address}"\ntoken_env = "TOKEN_ONE"\n'
+            f'[two]\naddress = "{two.address}"\ntoken_file = "two.token"\nregion = "far"\n'
+            f'[three]\naddress = "{three.address}"\nnamespace = "*"\n'
+        )
+        with af.Fleet.from_file(file) as fleet, fleet.snapshot() as snap:
+            assert snap.info["complete"] is True
+            assert "token-of" not in f"{vars(fleet)} {snap.info} {fleet.clients['one']._config}"
+        assert tokens(one) == {"x-nomad-token: token-of-one"}
+        assert tokens(two) == {"x-nomad-token: token-of-two"}
+        assert tokens(three) == set()
+        assert all("region=far" in request for request in two.requests)
+        assert all("namespace=%2A" in request or "namespace=*" in request for request in three.requests)
+
+
+def test_one_that_takes_too_long_is_given_up_and_can_be_asked_again(cluster: af.sim.Cluster) -> None:
+    client = af.Client(cluster.address, token=cluster.token)
+    before = threading.active_count()
+    with (
+        serving(drip, drip, good()) as slow,
+        af.Fleet({"slow": slow.address, "here": client}, within=1.0) as fleet,
+    ):
+        began = time.monotonic()
+        with fleet.snapshot(namespace="*") as snap:
+            assert time.monotonic() - began < 15
+            assert snap.info["clusters"]["slow"]["error"] == "not all of it had come after 1 s (within=)"
+            assert len(snap) == snap.info["clusters"]["here"]["allocations"] > 0
+        slow.answers = [good()]
+        with fleet.snapshot(namespace="*") as snap:
+            assert snap.info["complete"] is True
+            assert len(snap.clusters["slow"]) == 1
+    assert threading.active_count() <= before
+
+
+def test_an_interrupt_ends_every_fetch_and_leaves_the_fleet_usable(cluster: af.sim.Cluster) -> None:
+    client = af.Client(cluster.address, token=cluster.token)
+
+    def interrupt(done: int, estimate: int | None) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with serving(drip) as slow, af.Fleet({"slow": slow.address, "here": client}) as fleet:
+        with pytest.raises(KeyboardInterrupt):
+            fleet.snapshot(namespace="*", progress=interrupt)
+        slow.answers = [good()]
+        with fleet.snapshot(namespace="*") as snap:
+            assert snap.info["complete"] is True
+
+
+def test_progress_is_of_all_clusters_together(fleet: af.Fleet, capsys: pytest.CaptureFixture[str]) -> None:
+    told: list[tuple[int, int | None]] = []
+    with fleet.snapshot(namespace="*", progress=lambda done, estimate: told.append((done, estimate))) as snap:
+        assert told[-1] == (len(snap), len(snap))
+    fleet.snapshot(namespace="*", progress=True).close()
+    assert "(2 of 2 clusters)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("clusters", "names"),
+    [
+        (["https://nomad.eu.example:4646", "https://nomad.us.example:4646"], ["nomad.eu.example", "nomad.us.example"]),
+        (["http://127.0.0.1:4646", "http://127.0.0.1:5646"], ["127.0.0.1:4646", "127.0.0.1:5646"]),
+        ([af.Client("http://127.0.0.1:1", region="eu"), af.Client("http://127.0.0.1:1", region="us")], ["eu", "us"]),
+    ],
+)  # fmt: skip
+def test_clusters_of_a_list_are_called_by_their_regions_or_else_hosts(
+    clusters: Any, names: list[str]
+) -> None:
+    with af.Fleet(clusters) as fleet:
+        assert list(fleet.clients) == names
+
+
+@pytest.mark.parametrize(
+    ("clusters", "said"),
+    [
+        ([], "at least one"),
+        ("http://127.0.0.1:9", "several"),
+        ({"../up": "http://127.0.0.1:9"}, "letters, digits"),
+        ({"": "http://127.0.0.1:9"}, "letters, digits"),
+        ({1: "http://127.0.0.1:9"}, "letters, digits"),
+        (["http://127.0.0.1:9", "http://127.0.0.1:9"], "give them names"),
+        (["unix:///a.sock", "unix:///b.sock"], "give them names"),
+        ({"a": "http://127.0.0.1:9", "b": "http://127.0.0.1:9/"}, "a and b are the same cluster"),
+        ({"a": "ftp://127.0.0.1"}, "address"),
+        ({"a": None}, "a Client or an address, not None"),
+        ([" "], "a Client or an address"),
+    ],
+)
+def test_clusters_that_cannot_be_used_are_refused(clusters: Any, said: str) -> None:
+    with pytest.raises(af.ConfigError, match=said):
+        af.Fleet(clusters)
+
+
+@pytest.mark.parametrize("within", [0, -1, True, float("inf"), "1"])
+def test_within_is_a_number_of_seconds(within: Any) -> None:
+    with pytest.raises(af.ConfigError, match="within must be a number of seconds"):
+        af.Fleet(["http://127.0.0.1:9"], within=within)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "names no cluster"),
+        ("[eu", "cannot be read"),
+        ('address = "http://a"', "stands in no cluster"),
+        ("[eu]\n", r"\[eu\]: the address is missing"),
+        ('[eu]\naddress = "nomad:4646"', r"\[eu\]: the address 'nomad:4646'"),
+        (
+            '[eu]\naddress = "http://a"\ntoken = "secret-text"',
+            r"\[eu\]: a token does not belong into this file",
+        ),
+        ('[eu]\naddress = "http://a"\ntoken_env = "UNSET"', "UNSET, which is not set"),
+        ('[eu]\naddress = "http://a"\ntoken_file = "no"', "token_file cannot be read"),
+        ('[eu]\naddress = "http://a"\ntoken_file = "empty"', "which is empty"),
+        ('[eu]\naddress = "http://a"\ntoken_env = "A"\ntoken_file = "b"', "not both"),
+        ('[eu]\naddress = "http://a"\nadress = "b"', "there is no setting 'adress'; there are: address"),
+        ("[eu]\naddress = 1", "address must be a text"),
+        ('[eu]\naddress = "http://a"\nverify = "no"', "verify must be true or false"),
+        ('[eu]\naddress = "https://a"\nca_cert = "no.pem"', "which does not exist"),
+        ('["e/u"]\naddress = "https://a"', "letters, digits"),
+    ],
+)
+def test_a_file_of_clusters_that_cannot_be_used_says_what_is_wrong_where(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    (tmp_path / "empty").write_text("\n")
+    file = tmp_path / "clusters.toml"
+    file.write_text(text)
+    with pytest.raises(af.ConfigError, match=said) as caught:
+        af.Fleet.from_file(file)
+    assert "secret-text" not in str(caught.value)
+
+
+def test_a_file_of_clusters_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(af.ConfigError, match="cannot be read"):
+        af.Fleet.from_file(tmp_path / "none.toml")
+
+
+def test_the_regions_of_a_federation_are_found_and_fetched_through_one_address(other: af.sim.Cluster) -> None:
+    with af.sim.Cluster("calm", allocations=20, seed=1) as home:
+        home.federate(eu=other)
+        with (
+            af.Client(home.address, token=home.token) as client,
+            af.Fleet.regions(client) as fleet,
+            fleet.snapshot(namespace="*") as snap,
+        ):
+            assert repr(fleet) == "Fleet(eu, global)"
+            assert {name: len(one) for name, one in snap.clusters.items()} == {
+                "eu": len(other.state.allocs), "global": len(home.state.allocs)
+            }  # fmt: skip
+            assert snap.info["clusters"]["eu"]["region"] == "eu"
+
+
+def test_a_region_that_cannot_be_reached_is_reported() -> None:
+    with af.sim.Cluster("calm", allocations=20, seed=1) as home:
+        with af.sim.Cluster("calm", allocations=20, seed=2) as gone:
+            home.federate(eu=gone)
+        with (
+            af.Client(home.address, token=home.token) as client,
+            af.Fleet.regions(client) as fleet,
+            fleet.snapshot(namespace="*") as snap,
+        ):
+            assert "No path to region" in snap.info["clusters"]["eu"]["error"]
+            assert snap.info["clusters"]["global"]["error"] is None
+
+
+def test_regions_of_one_address_share_its_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet_module, "CONNECTIONS", 2)
+    monkeypatch.setattr(_protocol, "SHARDS", _protocol.SHARDS[:20])
+    lock, now, most = threading.Lock(), 0, 0
+
+    def counted(connection: socket.socket) -> None:
+        nonlocal now, most
+        with lock:
+            now, most = now + 1, max(most, now + 1)
+        time.sleep(0.002)
+        with lock:
+            now -= 1
+        connection.sendall(good(X_Nomad_NextToken="5457f16d-0f87-8e6b-5e91-0c7da3a41eb8"))
+
+    with serving(counted, keep_alive=True) as server:
+        regions = {name: af.Client(server.address, region=name) for name in ("eu", "us")}
+        with af.Fleet(regions) as fleet, fleet.snapshot() as snap:
+            assert {len(one) for one in snap.clusters.values()} == {1}
+        assert len(server.requests) > 2 * 20
+    assert most == 2
+
+
+def test_a_server_that_answers_nonsense_is_one_that_failed(cluster: af.sim.Cluster) -> None:
+    client = af.Client(cluster.address, token=cluster.token)
+    login = http(b"<html>log in</html>", length=19, kind="text/html")
+    with (
+        serving(login) as odd,
+        af.Fleet({"odd": odd.address, "here": client}) as fleet,
+        fleet.snapshot(namespace="*") as snap,
+    ):
+        assert snap.info["clusters"]["odd"]["error"].startswith("NotNomad")
+
+
+# Saved, narrowed, asked
+
+
+@pytest.fixture(scope="module")
+def both(cluster: af.sim.Cluster, other: af.sim.Cluster) -> Iterator[af.Together]:
+    clients = {"us": af.Client(cluster.address, token=cluster.token), "gone": "http://127.0.0.1:9"}
+    with (
+        af.Fleet({**clients, "eu": af.Client(other.address, token=other.token)}) as fleet,
+        fleet.snapshot(namespace="*") as made,
+    ):
+        yield made
+
+
+def test_what_is_saved_is_the_evidence_of_every_cluster(both: af.Together, tmp_path: Path) -> None:
+    with af.load(both.save(tmp_path / "fleet.allocframe")) as back:
+        assert isinstance(back, af.Together)
+        for table in SNAPSHOT_TABLES:
+            pd.testing.assert_frame_equal(getattr(back, table), getattr(both, table))
+        assert back.info["clusters"]["gone"] == both.info["clusters"]["gone"]
+        assert back.info["complete"] is False
+        assert [page.kind for page in back.clusters["eu"]._capture.pages] == ["list"]
+
+
+def test_a_narrowed_one_is_saved_with_its_filter(both: af.Together, tmp_path: Path) -> None:
+    some = both.filter(cluster="us").filter(client_status=["failed", "lost"])
+    with af.load(some.save(tmp_path / "fleet.allocframe")) as back:
+        assert len(back) == len(some) > 0
+        assert set(back.events["cluster"]) == {"us"}
+        assert list(back.clusters) == ["us"]
+        assert len(back.clusters["us"]) == len(some)
+
+
+def test_what_nobody_meets_leaves_every_cluster_without_rows(both: af.Together) -> None:
+    none = both.filter(cluster="mars")
+    assert len(none) == 0
+    assert {name: len(one) for name, one in none.clusters.items()} == {"eu": 0, "us": 0}
+    assert af.stats.restarts(none, by="job_id").empty
+
+
+def test_a_column_that_is_not_there_is_refused(both: af.Together) -> None:
+    with pytest.raises(ValueError, match=r"no column 'clusters'; it has: .*cluster"):
+        both.filter(clusters="us")
+
+
+def test_sql_joins_within_and_across_clusters(both: af.Together) -> None:
+    counted = both.sql("SELECT cluster, count(*) AS n FROM events GROUP BY ALL ORDER BY 1")
+    assert dict(counted.to_numpy()) == both.events["cluster"].value_counts().to_dict()
+
+
+def test_parquet_and_csv_have_the_cluster_first(both: af.Together, tmp_path: Path) -> None:
+    frame = pd.read_parquet(both.to_parquet(tmp_path / "fleet.parquet") / "events.parquet")
+    assert frame.columns[0] == "cluster"
+    assert len(frame) == len(both.events)
+    assert (
+        (both.to_csv(tmp_path / "fleet.csv") / "allocations.csv").read_text().startswith("cluster,alloc_id")
+    )
+
+
+def test_snapshots_of_archives_can_be_put_together(archive: af.Archive) -> None:
+    with af.together({"eu": archive.snapshot(), "us": archive.snapshot()}) as two:
+        assert len(two) == 2 * len(archive.snapshot())
+        assert {one["source"] for one in two.info["clusters"].values()} == {"archive"}
+
+
+def test_what_cannot_be_put_together_is_refused(both: af.Together) -> None:
+    for wrong, said in (({}, "at least one"), ({"a": both}, "one cluster"), ({"a": 1}, "one cluster")):
+        with pytest.raises(af.ConfigError, match=said):
+            af.together(wrong)
+
+
+@pytest.mark.parametrize("change", ["name", "nested", "facts", "failures"])
+def test_a_file_that_was_tampered_with_is_a_clear_error(
+    both: af.Together, tmp_path: Path, change: str
+) -> None:
+    import json
+    import zipfile
+
+    good_file = both.save(tmp_path / "fleet.allocframe")
+    bad_file = tmp_path / "bad.allocframe"
+    with zipfile.ZipFile(good_file) as old, zipfile.ZipFile(bad_file, "w") as new:
+        for name in old.namelist():
+            body = old.read(name)
+            if name == "manifest.json":
+                told = json.loads(body)
+                if change == "name":
+                    told["pages"][0]["path"] = "../../etc"
+                elif change == "nested":
+                    told["pages"][0]["kind"] = "list"
+                elif change == "failures":
+                    told["info"]["failed"] = ["gone"]
+                else:
+                    del told["info"]["failed"]
+                body = json.dumps(told).encode()
+            new.writestr(name, body)
+    with pytest.raises(af.DecodeError, match=r"several clusters|more than"):
+        af.load(bad_file)
+
+
+def test_one_cluster_is_not_asked_for_the_usage_of_several(both: af.Together, client: af.Client) -> None:
+    with pytest.raises(af.ConfigError, match="of several clusters"):
+        client.usage(both)
+    assert len(client.usage(both.clusters["us"]).samples)
+
+
+def test_what_is_of_one_cluster_takes_no_snapshot_of_several(both: af.Together, tmp_path: Path) -> None:
+    one = both.clusters["us"]
+    for before, after in ((one, both), (both, one)):
+        with pytest.raises(af.ConfigError, match="only snapshots of one cluster can be compared"):
+            before.diff(after)
+    with pytest.raises(ValueError, match="of several clusters"):
+        af.Archive(tmp_path / "archive").append(both)
+
+
+def test_each_cluster_goes_on_from_a_folder_of_its_own(fleet: af.Fleet, tmp_path: Path) -> None:
+    folder = tmp_path / "walk"
+    clients = {**fleet.clients, "gone": af.Client("http://127.0.0.1:9")}
+    with af.Fleet(clients) as more, more.snapshot(namespace="*", resume=folder) as snap:
+        assert {"eu", "us"} <= {path.name for path in folder.iterdir()}
+        assert len(snap) > 0
+    assert not (folder / "eu").exists(), "what is done needs no folder"
+
+
+def test_a_report_is_of_one_cluster(both: af.Together, tmp_path: Path) -> None:
+    for made in (
+        lambda: af.report(both, "cluster", output=tmp_path / "x.html", progress=False),
+        lambda: af.postmortem(both),
+        lambda: af.overview(both),
+        lambda: af.evidence(both),
+        lambda: af.trends(both),
+    ):
+        with pytest.raises(af.ConfigError, match=r"a report is of one cluster: choose one .* of eu, us"):
+            made()
+    assert "failures" in str(af.overview(both.clusters["us"]))

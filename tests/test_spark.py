@@ -1,0 +1,260 @@
+"""An archive in Spark: the same tables and the same statistics as in pandas and DuckDB, by a real Spark and a real Delta Lake."""
+
+from __future__ import annotations
+
+import doctest
+import os
+import runpy
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import pytest
+from archived import LAST, recorded
+from tables import plain
+
+import allocframe as af
+from allocframe import stats
+from allocframe._change import Change
+from allocframe.archive._delta import Tables
+
+ROOT = Path(__file__).parent.parent
+LONG_AGO = "2000-01-01"
+
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas:FutureWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # py4j leaves its sockets to the garbage collector
+]
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Any]:
+    if shutil.which("java") is None:
+        pytest.skip("Spark needs Java: apt-get install default-jre-headless (`make test` does so as root)")
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+        made = _started()
+    yield made
+    made.stop()
+
+
+def _started() -> Any:
+    """Start Spark in this process, with little of everything: the tables are small."""
+    from delta import configure_spark_with_delta_pip
+    from py4j.protocol import Py4JError
+    from pyspark.errors import PySparkRuntimeError
+    from pyspark.sql import SparkSession
+
+    settings = {
+        "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+        "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+        "spark.driver.host": "127.0.0.1",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.sql.session.timeZone": "America/New_York",
+        "spark.sql.shuffle.partitions": "1",
+        "spark.sql.adaptive.enabled": "false",
+        "spark.sql.codegen.wholeStage": "false",
+        "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+        "spark.databricks.delta.snapshotPartitions": "1",
+        "spark.jars.ivy": str(ROOT / "build" / "ivy"),
+    }
+    builder = SparkSession.builder.master("local[2]")
+    for name, value in settings.items():
+        builder = builder.config(name, value)
+    try:
+        made = configure_spark_with_delta_pip(builder).getOrCreate()
+    except (PySparkRuntimeError, Py4JError) as error:
+        pytest.skip(f"Spark does not start, perhaps because its Delta Lake cannot be fetched: {error}")
+    made.sparkContext.setLogLevel("ERROR")
+    return made
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory, change: Change) -> af.Archive:
+    """Three days with more events than Nomad keeps, allocations that are gone, a gap, rows twice, and rows that do not count."""
+    made = recorded(tmp_path_factory.mktemp("spark"), days=3, leak=(40, 20), blind=(30, 26))
+    made.append(change, recorder="one")
+    made.append(change, recorder="two")
+    gone = change.new[change.new["client_status"] == "running"].iloc[:3]
+    none = {
+        name: getattr(change, name).iloc[:0]
+        for name in ("new", "task_states", "events", "reschedules", "new_events")
+    }
+    made.append(Change(at=change.at + pd.Timedelta("1h"), index=None, source="list", whole=True, changed=none["new"], gone=gone, **none),
+        recorder="one")  # fmt: skip
+    _append_in_vain(made, change)
+    return made
+
+
+def _append_in_vain(archive: af.Archive, change: Change) -> None:
+    """Leave rows of an append that was cut off before it counted."""
+    write = Tables.append
+
+    def cut_off(self: Tables, name: str, *rest: Any) -> None:
+        if name == "snapshots":
+            raise OSError("no space left on device")
+        write(self, name, *rest)
+
+    never = change.new.assign(alloc_id="never", modify_index=10**9)
+    events = change.events.assign(alloc_id="never")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tables, "append", cut_off)
+        with pytest.raises(OSError, match="no space"):
+            archive.append(Change(at=change.at, index=None, source="list", whole=False, new=never, changed=change.changed,
+                gone=change.gone, task_states=change.task_states.assign(alloc_id="never"), events=events,
+                reschedules=change.reschedules.iloc[:0], new_events=events))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def seen(archive: af.Archive) -> Iterator[af.Snapshot]:
+    with archive.snapshot(since=LONG_AGO) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def tables(session: Any, archive: af.Archive) -> dict[str, Any]:
+    found = af.spark.tables(session, archive._tables.where)
+    return {name: frame.cache() for name, frame in found.items()}
+
+
+@pytest.fixture(scope="module")
+def relations(seen: af.Snapshot) -> dict[str, Any]:
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'")
+    return {
+        name: connection.from_df(getattr(seen, name)) for name in ("events", "allocations", "task_states")
+    }
+
+
+def _told(frame: Any) -> pd.DataFrame:
+    """Return a Spark DataFrame's rows with times and durations as whole microseconds, whatever they were."""
+    return _whole(frame.toArrow().to_pandas())
+
+
+def _whole(frame: pd.DataFrame) -> pd.DataFrame:
+    found = frame.copy()
+    for name in found:
+        if isinstance(found[name].dtype, pd.DatetimeTZDtype) or found[name].dtype.kind == "M":
+            times = found[name].dt.tz_localize(None) if found[name].dt.tz is not None else found[name]
+            found[name] = times.astype("datetime64[ns]").dt.floor("us").astype("str")
+        elif found[name].dtype.kind == "m":
+            found[name] = found[name].astype("int64").where(found[name].notna())
+    return found
+
+
+@pytest.mark.parametrize("table", ["events", "task_states"])
+def test_the_tables_are_those_of_the_archive_with_all_it_ever_saw(
+    tables: dict[str, Any], seen: af.Snapshot, table: str
+) -> None:
+    there, here = _told(tables[table]), _whole(getattr(seen, table))
+    columns = list(there.columns)
+    key = getattr(seen, table).attrs["key"]
+    assert set(here.columns) - set(columns) <= {"event_count", "events_truncated"}
+    assert len(here) > {"events": 100, "task_states": 20}[table]
+    assert plain(there, *key) == plain(here[columns], *key)
+
+
+def test_allocations_are_as_they_were_last_seen_and_since_when_they_are_gone(
+    tables: dict[str, Any], archive: af.Archive
+) -> None:
+    there, here = _told(tables["allocations"]), _whole(archive.allocations())
+    assert list(there.columns) == list(here.columns)
+    assert (here["gone_at"].notna()).sum() >= 3
+    assert plain(there, "alloc_id") == plain(here, "alloc_id")
+
+
+def test_what_an_append_left_that_was_cut_off_does_not_count(tables: dict[str, Any]) -> None:
+    for frame in tables.values():
+        assert frame.filter("alloc_id = 'never'").count() == 0
+
+
+@pytest.mark.parametrize(
+    ("rate", "by"),
+    [
+        (stats.restarts, "job_id"),
+        (stats.failures, ["node_name", "cause"]),
+        (stats.oom_kills, []),
+        (stats.failed_starts, ["namespace", "job_type"]),
+    ],
+    ids=["restarts", "failures", "oom_kills", "failed_starts"],
+)
+def test_spark_duckdb_and_pandas_give_equal_rates(
+    tables: dict[str, Any], relations: dict[str, Any], seen: af.Snapshot, rate: Any, by: Any
+) -> None:
+    frames = {name: getattr(seen, name) for name in relations}
+    here, duck, there = (rate(source, by=by) for source in (frames, relations, tables))
+    assert (here["count"].sum() > 0) == (rate is not stats.failed_starts)
+    assert plain(there) == plain(here)
+    assert plain(duck) == plain(here)
+
+
+def test_spark_cuts_time_into_the_same_bins(tables: dict[str, Any], seen: af.Snapshot) -> None:
+    asked = {"by": "job_id", "bin": "6h", "since": LAST - pd.Timedelta("2D"), "until": LAST}
+    here, there = (
+        stats.restarts({name: getattr(seen, name) for name in tables}, **asked),
+        stats.restarts(tables, **asked),
+    )
+    assert here["bin"].nunique() == 9
+    assert plain(there) == plain(here)
+
+
+def test_spark_keeps_clusters_apart(tables: dict[str, Any]) -> None:
+    from pyspark.sql.functions import lit
+
+    both = {
+        name: tables[name]
+        .withColumn("cluster", lit("eu"))
+        .unionAll(tables[name].withColumn("cluster", lit("us")))
+        for name in ("events", "allocations", "task_states")
+    }
+    alone, found = stats.failures(tables, by="job_id"), stats.failures(both, by=["cluster", "job_id"])
+    for name in ("eu", "us"):
+        mine = found[found["cluster"] == name].drop(columns="cluster")
+        counts = [table.set_index("job_id")["count"].sort_index().to_dict() for table in (mine, alone)]
+        assert counts[0] == counts[1]
+
+
+def test_spark_explains_events_alike(tables: dict[str, Any], seen: af.Snapshot) -> None:
+    columns = ["alloc_id", "task", "seq", "attempt", "exit_meaning", "oom", "failure", "decision", "cause"]
+    there = stats.explain_events(tables["events"]).select(*columns).toArrow().to_pandas()
+    here = stats.explain_events(seen)[columns]
+    assert plain(there, "alloc_id", "task", "seq") == plain(here, "alloc_id", "task", "seq")
+
+
+def test_a_statistic_that_is_not_made_for_spark_fetches_the_tables_that_it_needs(
+    tables: dict[str, Any], seen: af.Snapshot
+) -> None:
+    here = stats.crash_loops({name: getattr(seen, name) for name in tables})
+    there = stats.crash_loops(tables)
+    columns = ["job_id", "task", "crashes"]
+    assert len(here) > 0
+    assert plain(there[columns], "job_id", "task") == plain(here[columns], "job_id", "task")
+
+
+def test_the_job_of_the_documents_writes_a_row_for_each_job_and_day(
+    session: Any, archive: af.Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: af.Snapshot
+) -> None:
+    monkeypatch.setattr("sys.argv", ["restarts_by_day.py", archive._tables.where, str(tmp_path / "out")])
+    monkeypatch.setattr(type(session), "stop", lambda self: None)
+    runpy.run_path(str(ROOT / "docs" / "spark_job.py"), run_name="__main__")
+    written = pd.read_parquet(tmp_path / "out")
+    assert written["count"].sum() == (seen.events["type"] == "Restarting").sum()
+    assert set(written["job_id"]) == set(seen.events["job_id"])
+
+
+def test_the_example_in_the_docstring_runs(session: Any, archive: af.Archive) -> None:
+    given = {"af": af, "session": session, "folder": archive._tables.where}
+    found = doctest.DocTestFinder().find(af.spark.tables, globs=given)
+    assert [doctest.DocTestRunner().run(one) for one in found] == [doctest.TestResults(0, 2)]
+
+
+def test_a_folder_that_is_no_archive_is_an_error_that_names_it(session: Any, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=f"no archive in {tmp_path}"):
+        af.spark.tables(session, os.fspath(tmp_path))
