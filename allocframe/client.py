@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 import os
 import weakref
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from . import _protocol
 from ._acting import Acting
 from ._config import Config
-from ._connection import MAX_CONNECTIONS
+from ._connection import check_workers
 from ._errors import ConfigError, NotFound
 from ._observing import Observing
 from ._progress import Progress
 from ._protocol import Query
-from ._reads import Reads
+from ._reads import Reading
 from ._transport import Response, Transport, parsed
 from ._walk import Walk
 from ._watchable import Watchable
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from .snapshot import Snapshot
 
 
-class Client(Acting, Observing, Watchable):
+class Client(Acting, Observing, Reading, Watchable):
     """A connection to one Nomad cluster.
 
     Every argument that is left out comes from the variable that the Nomad CLI reads.
@@ -170,7 +169,7 @@ class Client(Acting, Observing, Watchable):
         >>> snap.allocations["client_status"].unique().tolist()
         ['failed']
         """
-        _check_workers(workers)
+        check_workers(workers)
         query = Query(
             namespace=namespace or self._config.namespace,
             region=self._config.region,
@@ -230,52 +229,6 @@ class Client(Acting, Observing, Watchable):
             store.close()
             capture.close()
             raise
-
-    def read(self, alloc_ids: Iterable[str], *, workers: int = 4, progress: Progress = None) -> Snapshot:
-        """Read allocations in full, side by side, as one snapshot.
-
-        For the few that a scan without task states has shown to be worth it: ``snapshot(task_states=False)``, filter, read.
-        Beside the tables of a list there is `placement`, for `Snapshot.sql`. Job specifications are left out.
-
-        Parameters
-        ----------
-        alloc_ids : iterable of str
-            Their UUIDs, or starts of them that fit only one allocation.
-        workers : int
-            Reads at the same time, at most 8.
-        progress : bool or callable, optional
-            As of `snapshot`.
-
-        Returns
-        -------
-        Snapshot
-            Of those that are there. ``info["complete"]`` is False where others are ``info["gone"]``, or ``info["failed"]`` with
-            the reason.
-
-        Raises
-        ------
-        ConfigError
-            What is given is no ID; nothing was sent.
-        AllocframeError
-            None could be read, and not because they are gone.
-
-        Examples
-        --------
-        >>> scan = client.snapshot(namespace="*", task_states=False)
-        >>> failed = scan.filter(client_status="failed").allocations["alloc_id"]
-        >>> details = client.read(failed)
-        >>> len(details) == len(failed), len(details.events) > 0
-        (True, True)
-        """
-        _check_workers(workers)
-        given = list(dict.fromkeys([alloc_ids] if isinstance(alloc_ids, str) else alloc_ids))
-        for one in given:
-            _protocol.check_alloc_id(one)
-        ids = list(dict.fromkeys(map(self._whole_id, given)))
-        from .snapshot import Snapshot
-
-        reads = Reads(self._transport, self._config.address, self._config.region)
-        return Snapshot(*reads.run(ids, workers, progress))
 
     def evaluations(self, *, namespace: str | None = None, filter: str | None = None) -> pd.DataFrame:  # noqa: A002
         """Fetch the evaluations: what triggered the scheduler, and what it could not place.
@@ -349,10 +302,3 @@ class Client(Acting, Observing, Watchable):
     def __repr__(self) -> str:
         mode = ", read_only=True" if self.read_only else ""
         return f"Client({self._config.address!r}{mode})"
-
-
-def _check_workers(workers: int) -> None:
-    if _protocol.check_count("workers", workers) > MAX_CONNECTIONS:
-        raise ConfigError(
-            f"workers must be {MAX_CONNECTIONS} or less: Nomad limits connections, not {workers}"
-        )
