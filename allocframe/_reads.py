@@ -105,7 +105,8 @@ class Reads:
         started = datetime.now(UTC)
         try:
             self._read_all(ids, workers, progress)
-            failed = {i: error for i, error in self._errors.items() if not isinstance(error, NotFound)}
+            errors = {identity: self._errors[identity] for identity in ids if identity in self._errors}
+            failed = {i: error for i, error in errors.items() if not isinstance(error, NotFound)}
             if failed and not self._capture.pages:
                 raise next(iter(failed.values()))
             self._store.flush()
@@ -164,7 +165,7 @@ class Reads:
     def _facts(
         self, ids: Sequence[str], failed: dict[str, AllocframeError], started: datetime
     ) -> dict[str, Any]:
-        gone = [identity for identity in self._errors if identity not in failed]
+        gone = [identity for identity in ids if identity in self._errors and identity not in failed]
         pages = self._capture.pages
         indexes = [page.index for page in pages if page.index is not None]
         notes = [f"{len(ids):,} allocations were asked for by ID; job specifications are left out"]
