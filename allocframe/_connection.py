@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from ._config import Config
+from ._errors import ConfigError
+from ._protocol import check_count
 
 MAX_CONNECTIONS = 8
 """Nomad allows 100 from one address; watches, streams and other people need theirs."""
@@ -108,3 +110,17 @@ def proxy_for(base_url: str) -> str | None:
     if urllib.request.proxy_bypass(parts.netloc):
         return None
     return urllib.request.getproxies().get(parts.scheme)
+
+
+def check_workers(workers: int) -> None:
+    """Refuse more requests at the same time than there may be connections.
+
+    Raises
+    ------
+    ConfigError
+        They are more, or no number.
+    """
+    if check_count("workers", workers) > MAX_CONNECTIONS:
+        raise ConfigError(
+            f"workers must be {MAX_CONNECTIONS} or less: Nomad limits connections, not {workers}"
+        )

@@ -38,7 +38,6 @@ class Diff:
     --------
     >>> snap.diff(snap)
     <Diff: 0 new, 0 gone, 0 changed allocations, 0 new events>
-    ...
     """
 
     new: pd.DataFrame

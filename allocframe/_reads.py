@@ -3,21 +3,83 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from . import _protocol
+from ._config import Config
+from ._connection import check_workers
 from ._errors import AllocframeError, DecodeError, NotFound
 from ._progress import Progress, shown
 from ._transport import Response, Transport, parsed
 from .capture import Capture
 from .decode import Store
 
+if TYPE_CHECKING:
+    from .snapshot import Snapshot
+
 MOST_IN_A_ROW = 10
 """Reads that fail one after the other before the rest are not asked for."""
 
 _SHOWN = 3
+
+
+class Reading:
+    """The part of a client that reads many allocations in full."""
+
+    _config: Config
+    _transport: Transport
+
+    def _whole_id(self, alloc_id: str) -> str:
+        raise NotImplementedError
+
+    def read(self, alloc_ids: Iterable[str], *, workers: int = 4, progress: Progress = None) -> Snapshot:
+        """Read allocations in full, side by side, as one snapshot.
+
+        For the few that a scan without task states has shown to be worth it: ``snapshot(task_states=False)``, filter, read.
+        Beside the tables of a list there is `placement`, for `Snapshot.sql`. Job specifications are left out.
+
+        Parameters
+        ----------
+        alloc_ids : iterable of str
+            Their UUIDs, or starts of them that fit only one allocation.
+        workers : int
+            Reads at the same time, at most 8.
+        progress : bool or callable, optional
+            As of `snapshot`.
+
+        Returns
+        -------
+        Snapshot
+            Of those that are there. ``info["complete"]`` is False where others are ``info["gone"]``, or ``info["failed"]`` with
+            the reason.
+
+        Raises
+        ------
+        ConfigError
+            What is given is no ID; nothing was sent.
+        AllocframeError
+            None could be read, and not because they are gone.
+
+        Examples
+        --------
+        >>> scan = client.snapshot(namespace="*", task_states=False)
+        >>> failed = scan.filter(client_status="failed").allocations["alloc_id"]
+        >>> details = client.read(failed)
+        >>> len(details) == len(failed), len(details.events) > 0
+        (True, True)
+        """
+        check_workers(workers)
+        given = list(dict.fromkeys([alloc_ids] if isinstance(alloc_ids, str) else alloc_ids))
+        for one in given:
+            _protocol.check_alloc_id(one)
+        ids = list(dict.fromkeys(map(self._whole_id, given)))
+        from .snapshot import Snapshot
+
+        reads = Reads(self._transport, self._config.address, self._config.region)
+        return Snapshot(*reads.run(ids, workers, progress))
 
 
 class Reads:
@@ -43,7 +105,8 @@ class Reads:
         started = datetime.now(UTC)
         try:
             self._read_all(ids, workers, progress)
-            failed = {i: error for i, error in self._errors.items() if not isinstance(error, NotFound)}
+            errors = {identity: self._errors[identity] for identity in ids if identity in self._errors}
+            failed = {i: error for i, error in errors.items() if not isinstance(error, NotFound)}
             if failed and not self._capture.pages:
                 raise next(iter(failed.values()))
             self._store.flush()
@@ -102,7 +165,7 @@ class Reads:
     def _facts(
         self, ids: Sequence[str], failed: dict[str, AllocframeError], started: datetime
     ) -> dict[str, Any]:
-        gone = [identity for identity in self._errors if identity not in failed]
+        gone = [identity for identity in ids if identity in self._errors and identity not in failed]
         pages = self._capture.pages
         indexes = [page.index for page in pages if page.index is not None]
         notes = [f"{len(ids):,} allocations were asked for by ID; job specifications are left out"]

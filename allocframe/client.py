@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Self
 from . import _protocol
 from ._acting import Acting
 from ._config import Config
+from ._connection import check_workers
 from ._errors import ConfigError, NotFound
 from ._observing import Observing
 from ._progress import Progress
 from ._protocol import Query
-from ._reading import Reading, check_workers
-from ._transport import Transport, parsed
+from ._reads import Reading
+from ._transport import Response, Transport, parsed
 from ._walk import Walk
 from ._watchable import Watchable
 from .frames import evaluations_frame
@@ -200,6 +201,48 @@ class Client(Acting, Observing, Reading, Watchable):
             self._transport, query, self._config.address, resume=None if resume is None else Path(resume)
         )
         return Snapshot(*walk.run(workers, progress))
+
+    def allocation(self, alloc_id: str) -> Allocation:
+        """Read one allocation in full.
+
+        Parameters
+        ----------
+        alloc_id : str
+            Its UUID, or a start of it that fits only one allocation.
+
+        Raises
+        ------
+        NotFound
+            There is none; or several fit, which the error lists.
+
+        Examples
+        --------
+        >>> one = client.allocation(snap.allocations["alloc_id"][0])
+        >>> one.placement[["node_id", "norm_score"]].shape
+        (1, 2)
+        """
+        path = f"/v1/allocation/{self._whole_id(alloc_id)}"
+        params = {"region": self._config.region} if self._config.region else {}
+        capture = Capture.create()
+        store = Store(capture)
+
+        def keep(response: Response) -> None:
+            page = capture.add(
+                response.body, kind="read", path=path, params=params, index=response.headers.index
+            )
+            try:
+                store.read(page)
+            except BaseException:
+                capture.discard(page)
+                raise
+
+        try:
+            self._transport.get(path, params, check=keep)
+            return Allocation(capture, store)
+        except BaseException:
+            store.close()
+            capture.close()
+            raise
 
     def evaluations(self, *, namespace: str | None = None, filter: str | None = None) -> pd.DataFrame:  # noqa: A002
         """Fetch the evaluations: what triggered the scheduler, and what it could not place.

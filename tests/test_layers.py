@@ -21,7 +21,6 @@ LAYERS = [
     ["_diff", "_parts", "decode"],
     ["_transport", "_stream", "_present", "_kept", "allocation"],
     ["_walk", "_reads", "_acting", "_observing", "_watchable"],
-    ["_reading"],
     ["_asking", "client"],
     ["_watching"],
     ["snapshot"],

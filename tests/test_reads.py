@@ -114,9 +114,9 @@ def test_a_server_that_is_lost_on_the_way_is_not_asked_for_all_the_rest() -> Non
         else:
             connection.sendall(http(b"", "503 Service Unavailable", length=0, kind="text/plain"))
 
-    with serving(answer) as server, af.Client(server.address, retries=0) as c:
+    with serving(answer) as server, af.Client(server.address, retries=2) as c:
         read = c.read(IDS, workers=1)
-        assert len(server.requests) == 15
+        assert len(server.requests) < 2 * len(IDS)  # of three times as many
     assert len(read) == 5
     assert len(read.info["failed"]) == 25
     assert "not asked for" in read.info["failed"][IDS[29]]
@@ -127,7 +127,7 @@ def test_where_nothing_could_be_read_there_is_no_snapshot() -> None:
     with serving(http(b"", "403 Forbidden", length=0)) as server, af.Client(server.address) as c:
         with pytest.raises(af.PermissionDenied):
             c.read(IDS)
-        assert len(server.requests) <= 13
+        assert len(server.requests) < len(IDS)
 
 
 @pytest.mark.usefixtures("_no_pauses")

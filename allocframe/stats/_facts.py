@@ -31,8 +31,9 @@ class Facts:
         if not self.given.eager:
             return _explained(self.given)
         events, attempts = list[pd.DataFrame](), list[pd.DataFrame]()
-        for part in _parts(self.given):
-            for made, kept in zip(_explained(part), (events, attempts), strict=True):
+        for part in _parts(self.given.events):
+            explained = _explained(replace(self.given, events=part))
+            for made, kept in zip(explained, (events, attempts), strict=True):
                 kept.append(made.to_native())
         if not self.given.narrow:
             return _lazy(events), _lazy(attempts)
@@ -66,10 +67,10 @@ class Facts:
     @cached_property
     def spans(self) -> nw.LazyFrame[Any]:
         """One row for each attempt that ran."""
-        found = _spans.spans(self.given, self.attempts, self.tasks)
-        if self.given.narrow:
-            give_back()
-        return found
+        if not self.given.narrow:
+            return _spans.spans(self.given, self.attempts, self.tasks)
+        parts = _parts(self.attempts)
+        return _lazy([_spans.spans(self.given, part, self.tasks).to_native() for part in parts])
 
     def _let_go(self, *names: str) -> None:
         """Keep of these tables no more than that they were there."""
@@ -89,7 +90,7 @@ class Facts:
 
 
 PART = 500_000
-"""Events that are explained at a time: what is needed on the way takes as much memory again as all else."""
+"""Events, or attempts, that are taken at a time: what is needed on the way takes as much memory again as all else."""
 
 _SMALL = {"seq": "Int32", TASK: "int32", "attempt": "int32", "cause_code": "float32"}
 _SMALL_ATTEMPTS = {
@@ -128,20 +129,20 @@ def _explained(given: Tables) -> tuple[nw.LazyFrame[Any], nw.LazyFrame[Any]]:
     return events, attempts
 
 
-def _parts(given: Tables) -> Iterator[Tables]:
-    """Yield the tables with so many events at a time, and all events of a task together, where they are in the order of tasks."""
-    events = given.events.to_native()
-    keys = events[TASK].to_numpy()
+def _parts(rows: nw.LazyFrame[Any]) -> Iterator[nw.LazyFrame[Any]]:
+    """Yield so many rows at a time, and all of a task together, where they are in the order of tasks."""
+    frame = rows.to_native()
+    keys = frame[TASK].to_numpy()
     start = 0
     ordered = bool(np.all(keys[:-1] <= keys[1:]))
     while ordered and len(keys) - start > PART:
         end = int(np.searchsorted(keys, keys[start + PART]))
         if end == start:
             break  # one task has more than that
-        yield replace(given, events=nw.from_native(events.iloc[start:end]).lazy())
+        yield nw.from_native(frame.iloc[start:end]).lazy()
         give_back()
         start = end
-    yield replace(given, events=nw.from_native(events.iloc[start:] if start else events).lazy())
+    yield nw.from_native(frame.iloc[start:] if start else frame).lazy()
 
 
 def _lazy(frames: list[pd.DataFrame]) -> nw.LazyFrame[Any]:
