@@ -32,6 +32,8 @@ TURN = 2.0
 ENDING = 10.0
 """Seconds that closing a watch waits for its thread at most."""
 
+_NO_TURN = "this AsyncClient was closed before the call had its turn"
+
 P = ParamSpec("P")
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -146,7 +148,7 @@ class Calls:
             call.give_up()
             raise
         except CancelledError:
-            raise AllocframeError("this AsyncClient was closed before the call had its turn") from None
+            raise AllocframeError(_NO_TURN) from None
 
     def _carry_out(self, call: _Call, asked: Callable[[Client], R]) -> R:
         client = self._taken(call)
@@ -161,6 +163,8 @@ class Calls:
 
     def _taken(self, call: _Call) -> Client:
         with self._lock:
+            if self._closed:
+                raise AllocframeError(_NO_TURN)
             self._calls.add(call)
             if self._idle:
                 return self._idle.pop()
@@ -177,8 +181,8 @@ class Calls:
 
     async def close(self) -> None:
         """Give up what is read, wait for changes that were sent, and close every connection."""
-        self._closed = True
         with self._lock:
+            self._closed = True
             calls = list(self._calls)
         for call in calls:
             call.give_up()

@@ -211,10 +211,12 @@ def test_a_call_that_is_given_up_hangs_up_at_once_and_the_client_stays_usable(th
 
     async def given_up(server: FaultServer) -> float:
         async with af.AsyncClient(server.address) as client:
+            task = asyncio.ensure_future(client.snapshot())
+            await soon(gate.asked.is_set)
             began = time.monotonic()
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.2):
-                    await client.snapshot()
+                    await task
             took = time.monotonic() - began
             await soon(gate.hung_up.is_set)
             assert len(await client.snapshot()) == 1
@@ -314,7 +316,9 @@ def test_closing_gives_up_what_is_read(threads: None) -> None:
 
 
 def test_closing_refuses_calls_that_wait_for_their_turn(threads: None) -> None:
-    gate = Gate(any_json(ROW))
+    def hang(connection: socket.socket) -> None:
+        while connection.recv(65536):
+            pass
 
     async def closed(server: FaultServer) -> None:
         client = af.AsyncClient(server.address)
@@ -328,7 +332,7 @@ def test_closing_refuses_calls_that_wait_for_their_turn(threads: None) -> None:
             for one in await asyncio.gather(*tasks, return_exceptions=True)
         )
 
-    with serving(gate) as server:
+    with serving(hang) as server:
         asyncio.run(closed(server))
 
 
@@ -366,9 +370,11 @@ def test_a_change_that_was_sent_and_refused_is_told_as_refused(threads: None) ->
 
     async def stopped(server: FaultServer) -> None:
         async with af.AsyncClient(server.address) as client:
+            task = asyncio.ensure_future(client.stop(ID))
+            await soon(gate.asked.is_set)
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.5):
-                    await client.stop(ID)
+                async with asyncio.timeout(0.1):
+                    await task
             gate.open.set()
 
     with serving(gate) as server:
