@@ -21,6 +21,9 @@ from ._reads import Reading
 from ._transport import Response, Transport, parsed
 from ._walk import Walk
 from ._watchable import Watchable
+from .allocation import Allocation
+from .capture import Capture
+from .decode import Store
 from .frames import evaluations_frame
 
 if TYPE_CHECKING:
