@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from ._config import Config
+from ._display import visible
+from ._errors import ConfigError
 
 MAX_CONNECTIONS = 8
 """Nomad allows 100 from one address; watches, streams and other people need theirs."""
@@ -35,8 +37,21 @@ def credentials(config: Config) -> dict[str, str]:
 
 
 def connected(config: Config) -> httpx.Client:
-    """Return a new HTTP client for one cluster."""
+    """Return a new HTTP client for one cluster.
+
+    Raises
+    ------
+    ConfigError
+        The address, the proxy of the environment or a TLS file cannot be used.
+    """
     proxy = None if config.unix_socket else proxy_for(config.base_url)
+    try:
+        base_url = httpx.URL(config.base_url)
+        _ = base_url.host  # reading it decodes it
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ConfigError(
+            f"the address {config.address!r} (NOMAD_ADDR) cannot be read: {visible(error)}"
+        ) from None
     transport = httpx.HTTPTransport(
         verify=config.ssl_context() if config.base_url.startswith("https") else True,
         uds=config.unix_socket,
@@ -45,7 +60,7 @@ def connected(config: Config) -> httpx.Client:
         trust_env=False,
     )
     return httpx.Client(
-        base_url=config.base_url,
+        base_url=base_url,
         transport=transport,
         auth=Credentials(config),
         headers={"Accept-Encoding": "gzip", "Accept": "application/json", "User-Agent": "allocframe"},
@@ -55,8 +70,23 @@ def connected(config: Config) -> httpx.Client:
 
 
 def proxy_for(base_url: str) -> str | None:
-    """Return the proxy that the environment names; its .netrc is never read."""
+    """Return the proxy that the environment names; its .netrc is never read.
+
+    Raises
+    ------
+    ConfigError
+        It is none that can be spoken to. The message does not show it: it may hold a password.
+    """
     parts = urlsplit(base_url)
-    if urllib.request.proxy_bypass(parts.netloc):
+    named = urllib.request.getproxies().get(parts.scheme)
+    if not named or urllib.request.proxy_bypass(parts.netloc):
         return None
-    return urllib.request.getproxies().get(parts.scheme)
+    proxy = named if "://" in named else f"http://{named}"
+    try:
+        url = httpx.URL(proxy)
+    except (httpx.InvalidURL, ValueError):
+        url = None
+    if url is None or url.scheme not in ("http", "https") or not url.host:
+        variable = f"{parts.scheme.upper()}_PROXY"
+        raise ConfigError(f"the proxy in {variable} is not one of http://host:port, https://host:port")
+    return proxy
