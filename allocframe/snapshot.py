@@ -12,6 +12,7 @@ from typing import Any, Self
 import pandas as pd
 
 from ._display import escaped, visible, without_formula
+from ._errors import DecodeError
 from ._kept import Kept
 from ._table import Table, Tables
 from .capture import Capture, capture_files, load_capture
@@ -291,8 +292,12 @@ def load(path: str | os.PathLike[str]) -> Snapshot:
     capture = load_capture(path)
     tables = any(page.kind == "table" for page in capture.pages)
     snapshot = Snapshot(capture, Kept.of(capture)) if tables else _decoded(capture)
-    for column, value in snapshot._capture.info.get("filters", []):
-        snapshot = snapshot.filter(**{column: value})
+    try:
+        for column, value in snapshot._capture.info.get("filters", []):
+            snapshot = snapshot.filter(**{column: value})
+    except (TypeError, ValueError) as error:
+        snapshot.close()
+        raise DecodeError(f"{path} was saved with a filter that is none: {error}", file=str(path)) from None
     return snapshot
 
 
