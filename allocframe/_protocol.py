@@ -182,11 +182,11 @@ def retry_after(value: str | None, now: datetime | None = None) -> float | None:
     """Return the seconds that a Retry-After header asks for, at most `LONGEST_WAIT`; None where it says nothing."""
     if not value:
         return None
-    if re.fullmatch(r"\d+", value.strip(), re.ASCII):
-        return min(float(value), LONGEST_WAIT)
+    if re.fullmatch(r"\d+", text := value.strip(), re.ASCII):
+        return min(float(text), LONGEST_WAIT)
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

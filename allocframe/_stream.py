@@ -153,6 +153,7 @@ class EventStream:
         self._thread.start()
 
     def _run(self) -> None:
+        reason = "its reader failed"
         try:
             self._read()
             reason = "the server ended it"
@@ -166,9 +167,10 @@ class EventStream:
             reason = f"the connection broke: {visible(error) or type(error).__name__}"
             if isinstance(error, httpx.ConnectError):
                 self.error = ConnectionFailed(f"{self._config.address}: {reason}")
-        with self._inbox.changed:
-            self.ended = "it was closed" if self._closing else reason
-            self._inbox.changed.notify_all()
+        finally:
+            with self._inbox.changed:
+                self.ended = "it was closed" if self._closing else reason
+                self._inbox.changed.notify_all()
 
     def _read(self) -> None:
         name = self._config.tls_server_name
