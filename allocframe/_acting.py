@@ -68,7 +68,8 @@ class Acting:
         """
         identity = self._whole_id(alloc_id)
         answer = self._act("stop", identity, _actions.stop(identity, no_shutdown_delay=no_shutdown_delay))
-        return StopResult(str(answer.get("EvalID", "")), int(answer.get("Index", 0)))
+        index = answer.get("Index")
+        return StopResult(str(answer.get("EvalID", "")), index if isinstance(index, int) else 0)
 
     def signal(self, alloc_id: str, signal: str | numbers.Signals, *, task: str | None = None) -> None:
         """Send a signal to one task, or to every task. Needs alloc-lifecycle.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import fuzz
 import pytest
+from faultserver import FaultServer, good
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from streamserver import HOLD, StreamServer, batch, told
@@ -18,7 +22,7 @@ import allocframe as af
 from allocframe import _events, _exec, _logs, _protocol
 
 _bounded = settings(
-    max_examples=25,
+    max_examples=15,
     deadline=None,
     derandomize=True,
     database=None,
@@ -60,6 +64,70 @@ def test_what_was_really_sent_and_then_changed_is_read_or_an_error(name: str, da
 @given(data=st.binary(max_size=200))
 def test_any_bytes_are_read_or_an_error(name: str, data: bytes) -> None:
     fuzz.TARGETS[name](data)
+
+
+class AnyServer(FaultServer):
+    """Answers every request alike."""
+
+    def _answer(self, connection: socket.socket) -> bool:
+        if not self._request(connection):
+            return False
+        connection.sendall(self.answers[0])  # type: ignore[arg-type]
+        return True
+
+
+ID = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"
+CALLS: dict[str, Callable[[af.Client], object]] = {
+    "snapshot": lambda client: client.snapshot(progress=False).events,
+    "allocation": lambda client: client.allocation(ID).placement,
+    "start of an ID": lambda client: client.allocation("5457"),
+    "evaluations": lambda client: client.evaluations(),
+    "stop": lambda client: client.stop(ID),
+    "signal": lambda client: client.signal(ID, "SIGHUP"),
+    "restart": lambda client: client.restart(ID, all_tasks=True),
+    "exec": lambda client: client.exec(ID, ["true"]),
+    "logs": lambda client: client.logs(ID, "web"),
+    "usage": lambda client: client.usage([ID], samples=2, every=0),
+    "watch": lambda client: client.watch(stream=False).poll(0.0),
+    "stream": lambda client: client.watch().poll(0.0),
+    "rights": lambda client: client._rights(),
+}
+
+_names = st.sampled_from(
+    [
+        "ID", "TaskStates", "Events", "Details", "Metrics", "ScoreMetaData", "Job", "EvalID", "Index", "Tasks", "ResourceUsage",
+        "Timestamp",        "config", "Version", "AccessorID", "Policies", "Roles", "RulesJSON", "Namespaces", "Name", "AllocatedResources",
+        "ModifyIndex", "FailedTGAllocs", "Data", "File", "Offset", "Type", "Namespace", "Time",
+    ]
+)  # fmt: skip
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just(ID),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(_names | st.text(max_size=8), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+@pytest.fixture(scope="module")
+def any_server() -> Iterator[AnyServer]:
+    server = AnyServer(b"", keep_alive=True)
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@settings(_bounded, max_examples=8)
+@given(said=_json)
+def test_whatever_json_a_server_answers_a_call_ends_with_a_result_or_one_of_our_errors(
+    any_server: AnyServer, call: Callable[[af.Client], object], said: Any
+) -> None:
+    any_server.answers[0] = good(json.dumps(said).encode(), X_Nomad_Index="7")
+    with (
+        af.Client(any_server.address, retries=0, timeout=20) as client,
+        contextlib.suppress(af.AllocframeError),
+    ):
+        call(client)
 
 
 # What was found so, each with a name
@@ -114,3 +182,26 @@ def test_an_offset_of_a_log_that_none_can_be_is_an_error(end: str) -> None:
 def test_a_retry_after_that_no_calendar_has_says_nothing() -> None:
     assert _protocol.retry_after(f"1 Oct {'3' * 80} 0:2") is None
     assert _protocol.retry_after("\x1d8") == 8.0
+
+
+@pytest.mark.parametrize("said", [None, 5, "x", {"ID": ID}, [None, 5, {}, {"ID": 5}]])
+def test_what_is_no_list_of_allocations_is_an_error_that_says_so(any_server: AnyServer, said: Any) -> None:
+    any_server.answers[0] = good(json.dumps(said).encode())
+    with af.Client(any_server.address, retries=0) as client:
+        with pytest.raises((af.DecodeError, af.NotFound), match=r"no list|0 allocations"):
+            client.allocation("5457")
+        if isinstance(said, list | None):
+            assert client.evaluations().empty or len(said) > 0
+        else:
+            with pytest.raises(af.DecodeError, match="no list"):
+                client.evaluations()
+
+
+def test_a_page_whose_odd_value_duckdb_quotes_cut_in_a_character_is_read(tmp_path: Path) -> None:
+    odd = "".join(chr(0x1F600 + n % 60) for n in range(400))
+    for pad in range(8):
+        file = tmp_path / f"{pad}.json"
+        file.write_text(json.dumps([["x" * pad + odd], {"ID": "a"}], ensure_ascii=False))
+        with af.read_json(file) as snap:
+            assert snap.allocations["alloc_id"].tolist() == ["a"]
+            assert len(snap.issues) == 1
