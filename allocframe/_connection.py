@@ -90,3 +90,10 @@ def proxy_for(base_url: str) -> str | None:
         variable = f"{parts.scheme.upper()}_PROXY"
         raise ConfigError(f"the proxy in {variable} is not one of http://host:port, https://host:port")
     return proxy
+
+
+def was_reset(error: BaseException | None) -> bool:
+    """Tell whether a connection was made and at once broken: so do servers that have too many from one address."""
+    while error is not None and not isinstance(error, ConnectionResetError):
+        error = error.__cause__ or error.__context__
+    return error is not None

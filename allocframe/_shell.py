@@ -41,6 +41,7 @@ except ModuleNotFoundError as error:
 REFUSED_WITHIN = 0.1
 """Seconds to wait for a refusal before anything is sent: what a server leaves unread when it closes costs us its words."""
 
+_OPEN_WITHIN = 10.0
 _MAX_FRAME = 16 << 20
 _SILENT = logging.Logger("allocframe.websockets", logging.CRITICAL + 1)
 """Websockets would log the token's header at the level DEBUG; no configuration of logging finds this logger."""
@@ -60,7 +61,9 @@ def run(config: Config, target: Target, stdin: bytes, timeout: float | None) -> 
     """
     session = Collected(target.path)
     deadline = None if timeout is None else time.monotonic() + timeout
-    with opened(config, target) as connection:
+    with opened(
+        config, target, _OPEN_WITHIN if timeout is None else min(timeout, _OPEN_WITHIN)
+    ) as connection:
         heard, done = threading.Event(), threading.Event()
         feeder = threading.Thread(target=_feed, args=(connection, stdin, heard, done), name="allocframe-exec")
         feeder.start()
@@ -124,13 +127,13 @@ def _feed(connection: ClientConnection, stdin: bytes, heard: threading.Event, do
 
 
 @contextlib.contextmanager
-def opened(config: Config, target: Target) -> Iterator[ClientConnection]:
+def opened(config: Config, target: Target, within: float = _OPEN_WITHIN) -> Iterator[ClientConnection]:
     """Open a session, with the token in a header and in the first frame: proxies drop unknown headers now and then."""
     url = f"ws{config.base_url.removeprefix('http')}{target.path}?{urlencode(target.params)}"
     try:
         made = connect(
             url, additional_headers=credentials(config), logger=_SILENT, max_size=_MAX_FRAME, compression=None,
-            user_agent_header="allocframe", ping_interval=None, open_timeout=10, close_timeout=2, **_way(config),
+            user_agent_header="allocframe", ping_interval=None, open_timeout=within, close_timeout=2, **_way(config),
         )  # fmt: skip
     except InvalidStatus as refused:
         text = (refused.response.body or b"").decode("utf-8", "replace").strip()

@@ -15,7 +15,7 @@ import httpx
 
 from . import _events, _protocol
 from ._config import Config
-from ._connection import connected
+from ._connection import connected, was_reset
 from ._display import visible
 from ._errors import AllocframeError, ConnectionFailed, NotNomad
 from ._events import Line, NotAnEvent, Update
@@ -165,7 +165,7 @@ class EventStream:
             reason = f"nothing came for {self._quiet:g} s"
         except (httpx.HTTPError, zlib.error, OSError) as error:
             reason = f"the connection broke: {visible(error) or type(error).__name__}"
-            if isinstance(error, httpx.ConnectError):
+            if isinstance(error, httpx.ConnectError) and not was_reset(error):
                 self.error = ConnectionFailed(f"{self._config.address}: {reason}")
         finally:
             with self._inbox.changed:

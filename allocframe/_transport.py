@@ -19,7 +19,7 @@ import httpx
 
 from . import _protocol
 from ._config import Config
-from ._connection import connected
+from ._connection import connected, was_reset
 from ._display import visible
 from ._errors import (
     AllocframeError,
@@ -279,7 +279,7 @@ class Transport:
         return _Fault(error, pause=_protocol.retry_after(answer.headers.get("retry-after")))
 
     def _unreachable(self, error: httpx.ConnectError) -> Exception:
-        """Return the fault for a connection that was not made; one that never worked is not tried again."""
+        """Return the fault for a connection that was not made; where none ever was, it is not tried again."""
         text = visible(error)
         address = self._config.address
         if re.search(r"certificate|SSL|TLS", text, re.IGNORECASE):
@@ -287,7 +287,7 @@ class Transport:
         failed = ConnectionFailed(
             f"nothing answers at {address}: {text}. Is the agent up, and is NOMAD_ADDR (or address=) right?"
         )
-        return _Fault(failed) if self._answered else failed
+        return _Fault(failed) if self._answered or was_reset(error) else failed
 
     def _server_name(self) -> dict[str, Any]:
         name = self._config.tls_server_name
