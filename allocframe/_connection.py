@@ -28,9 +28,16 @@ class Credentials(httpx.Auth):
         yield request
 
 
+class _Unshown(dict[str, str]):
+    """Headers whose values are shown nowhere: tracebacks may show what a function was given."""
+
+    def __repr__(self) -> str:
+        return f"<{', '.join(self) or 'no headers'}>"
+
+
 def credentials(config: Config) -> dict[str, str]:
     """Return the headers that say who asks; they go into no collection that can be printed."""
-    headers = {"X-Nomad-Token": config.token.reveal()} if config.token else {}
+    headers = _Unshown({"X-Nomad-Token": config.token.reveal()} if config.token else {})
     if config.http_auth:
         headers["Authorization"] = "Basic " + b64encode(config.http_auth.reveal().encode()).decode()
     return headers

@@ -135,6 +135,8 @@ def opened(config: Config, target: Target, within: float = _OPEN_WITHIN) -> Iter
             url, additional_headers=credentials(config), logger=_SILENT, max_size=_MAX_FRAME, compression=None,
             user_agent_header="allocframe", ping_interval=None, open_timeout=within, close_timeout=2, **_way(config),
         )  # fmt: skip
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt from None  # without the frames of libraries: their locals may hold the token
     except InvalidStatus as refused:
         text = (refused.response.body or b"").decode("utf-8", "replace").strip()
         raise error_for("GET", target.path, refused.response.status_code, visible(text)) from None

@@ -107,10 +107,7 @@ class Transport:
         """
         if not _protocol.is_read(path):
             raise AllocframeError(f"GET {path} is not one of the calls that only read")
-        return self._repeated(
-            lambda deadline: self._attempt(path, params, deadline, check, most),
-            timeout,
-        )
+        return self._repeated(lambda deadline: self._attempt(path, params, deadline, check, most), timeout)
 
     def post(self, path: str, params: Mapping[str, str], body: Mapping[str, object]) -> Any:
         """Ask for a change; return the parsed answer. It is repeated only where it has surely not been carried out.
@@ -138,6 +135,8 @@ class Transport:
         while True:
             try:
                 return attempted(deadline)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt from None  # without the frames of libraries: their locals may hold the token
             except _Fault as fault:
                 attempt += 1
                 pause = fault.pause if fault.pause is not None else _protocol.backoff(attempt, self._rng)
