@@ -303,9 +303,8 @@ class Pager:
             self._finish(request, rows)
         elif not request.paged:
             self._finish(request, rows)
-            self.notes.append(
-                f"prefix {request.shard}: a token came with an answer that was not paged; overlooked"
-            )
+            prefix = self._prefix(request)
+            self.notes.append(f"prefix {prefix}: a token came with an answer that was not paged; overlooked")
         elif plain_start:
             self._split = len(SHARDS)
             self._ready = [PageRequest(shard) for shard in reversed(SHARDS)]
