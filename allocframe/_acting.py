@@ -304,7 +304,7 @@ class Acting:
     ) -> AbstractContextManager[_audit.Outcome]:
         """Let an action happen between its two lines in the audit log; every change goes through here."""
         self._may_change()
-        address, secret = self._config.address, self._config.token.reveal()
+        address, secret = self._config.address, self._config.token.reveal
         return _audit.audited(
             action, identity, arguments, address=address, accessor=self._known_accessor, secret=secret
         )

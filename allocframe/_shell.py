@@ -131,12 +131,11 @@ def opened(config: Config, target: Target, within: float = _OPEN_WITHIN) -> Iter
     """Open a session, with the token in a header and in the first frame: proxies drop unknown headers now and then."""
     url = f"ws{config.base_url.removeprefix('http')}{target.path}?{urlencode(target.params)}"
     try:
-        made = connect(
-            url, additional_headers=credentials(config), logger=_SILENT, max_size=_MAX_FRAME, compression=None,
-            user_agent_header="allocframe", ping_interval=None, open_timeout=within, close_timeout=2, **_way(config),
-        )  # fmt: skip
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt from None  # without the frames of libraries: their locals may hold the token
+        with _own_frames():
+            made = connect(
+                url, additional_headers=credentials(config), logger=_SILENT, max_size=_MAX_FRAME, compression=None,
+                user_agent_header="allocframe", ping_interval=None, open_timeout=within, close_timeout=2, **_way(config),
+            )  # fmt: skip
     except InvalidStatus as refused:
         text = (refused.response.body or b"").decode("utf-8", "replace").strip()
         raise error_for("GET", target.path, refused.response.status_code, visible(text)) from None
@@ -146,9 +145,18 @@ def opened(config: Config, target: Target, within: float = _OPEN_WITHIN) -> Iter
             said += f". {tls_hint(said)}"
         raise ConnectionFailed(f"no exec session with {config.address}: {said}") from None
     with made as connection:
-        with contextlib.suppress(ConnectionClosed):
+        with contextlib.suppress(ConnectionClosed), _own_frames():
             connection.send(handshake(config.token.reveal()))
         yield connection
+
+
+@contextlib.contextmanager
+def _own_frames() -> Iterator[None]:
+    """Let an interrupt out without the frames of libraries: their locals may hold the token."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt from None
 
 
 def _way(config: Config) -> dict[str, Any]:

@@ -168,6 +168,20 @@ def test_an_interrupt_in_the_middle_of_a_call_shows_the_locals_of_libraries_and_
     assert CANARY not in said
 
 
+def test_an_audit_log_that_cannot_be_written_shows_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALLOCFRAME_AUDIT", "/dev/full")
+    with (
+        serving(http(b"{}", length=2)) as server,
+        af.Client(server.address, token=CANARY, retries=0) as client,
+    ):
+        with pytest.raises(af.AllocframeError, match="audit log") as caught:
+            client.stop(ID)
+        shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+        told = "".join(shown.format()) + "".join(shown.__context__.format() if shown.__context__ else [])
+    assert "arguments = " in told, "the locals are shown"
+    assert CANARY not in told
+
+
 def test_what_is_handed_to_libraries_shows_no_token_either() -> None:
     with af.Client("http://127.0.0.1:1", token=CANARY) as client:
         headers = _connection.credentials(client._config)
