@@ -66,14 +66,15 @@ def run(config: Config, target: Target, stdin: bytes, timeout: float | None) -> 
     ) as connection:
         heard, done = threading.Event(), threading.Event()
         feeder = threading.Thread(target=_feed, args=(connection, stdin, heard, done), name="allocframe-exec")
-        feeder.start()
         try:
+            feeder.start()
             _listen(connection, session, deadline, heard)
         finally:
             heard.set()
             done.set()
             cut(connection)
-            feeder.join()
+            if feeder.is_alive():
+                feeder.join()
     return session.result()
 
 
