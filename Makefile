@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo lab test browser js lint bench diagnosis pictures notebooks docs month soak fuzz mutants clean
+.PHONY: demo lab test browser js lint bench diagnosis pictures notebooks docs month soak fuzz mutants audit clean
 
 demo: $(VENV)/.demo
 	$(BIN)/allocframe demo
@@ -50,6 +50,11 @@ fuzz: $(VENV)/.dev
 
 mutants: $(VENV)/.dev
 	$(BIN)/python benchmarks/mutants.py
+
+# Needs the vulnerability service of PyPI.
+audit: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/python -m pip_audit --skip-editable
 
 pictures: $(VENV)/.dev
 	$(BIN)/python docs/pictures.py

@@ -18,7 +18,7 @@ from allocframe._protocol import Headers, Pager, Query
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("prefix", "abc"), ("prefix", "zz"), ("prefix", ""), ("prefix", "a-b-c"),
+        ("prefix", "abc"), ("prefix", "zz"), ("prefix", ""), ("prefix", "a-b-c"), ("prefix", 5),
         ("per_page", 0), ("per_page", -1), ("per_page", True), ("per_page", "10"), ("per_page", 1.5),
         ("newest", 0), ("newest", False), ("filter", " "), ("namespace", ""), ("task_states", 1), ("stale", "false"),
     ],
