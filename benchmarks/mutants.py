@@ -30,16 +30,9 @@ ROOT = Path(__file__).parent.parent
 TESTS = ("tests/test_protocol.py",)
 LONGEST_S = 120.0
 _QUIETLY = (
-    "-x",
-    "-q",
-    "-p",
-    "no:cacheprovider",
-    "-p",
-    "no:xdist",
-    "--timeout=60",
-    "-W",
-    "ignore::pytest.PytestAssertRewriteWarning",
-)
+    "-x", "-q", "--noconftest", "--timeout=60", "-W", "ignore::pytest.PytestAssertRewriteWarning",
+    *(word for name in ("cacheprovider", "xdist", "anyio", "nbval", "playwright", "randomly") for word in ("-p", f"no:{name}")),
+)  # fmt: skip
 
 EQUIVALENT: dict[str, str] = {}
 """Changes that no test can notice: the line as it then is, and why."""
@@ -106,23 +99,28 @@ def statements(node: ast.stmt) -> Iterator[ast.stmt]:
 
 
 def mutants(source: str) -> Iterator[tuple[int, str, str]]:
-    """Yield each change of a module: its line, the line as it then is, and the whole text."""
+    """Yield each change of a module: its line, what then stands there, and the whole text."""
     tree = ast.parse(source)
+    as_it_is, notes = ast.unparse(tree), _annotations(tree)
     for parent in ast.walk(tree):
         for name, value in ast.iter_fields(parent):
-            if name in ("annotation", "returns", "decorator_list") or _is_described(parent, name):
+            if parent in notes or name == "decorator_list" or _is_described(parent, name):
                 continue
             for place, child in enumerate(value if isinstance(value, list) else [value]):
-                if not isinstance(child, ast.expr | ast.stmt) or _is_text(child):
+                if not isinstance(child, ast.expr | ast.stmt) or child in notes or _is_text(child):
                     continue
                 for other in statements(child) if isinstance(child, ast.stmt) else variants(child):
                     _put(parent, name, value, place, other)
-                    yield (
-                        child.lineno,
-                        " ".join(ast.unparse(ast.fix_missing_locations(other)).split()),
-                        ast.unparse(tree),
-                    )
+                    text = ast.unparse(ast.fix_missing_locations(tree))
                     _put(parent, name, value, place, child)
+                    if text != as_it_is:
+                        yield child.lineno, " ".join(ast.unparse(other).split()), text
+
+
+def _annotations(tree: ast.AST) -> set[ast.AST]:
+    """Return all that says of what type something is: nothing that happens."""
+    said = (getattr(node, name, None) for node in ast.walk(tree) for name in ("annotation", "returns"))
+    return {inner for node in said if isinstance(node, ast.AST) for inner in ast.walk(node)}
 
 
 def _put(parent: ast.AST, name: str, value: object, place: int, new: ast.AST) -> None:
@@ -208,9 +206,8 @@ def _load_what_is_heavy() -> None:
     """Load what does not change once, before processes are forked; nothing of the package."""
     import duckdb  # noqa: F401
     import httpx  # noqa: F401
-    import hypothesis  # noqa: F401
+    import hypothesis.strategies  # noqa: F401
     import pandas as pd  # noqa: F401
-    import playwright.sync_api  # noqa: F401
     import pyarrow as pa  # noqa: F401
 
 
