@@ -28,6 +28,9 @@ FORMAT = 1
 """Version of the file that `Capture.save` writes."""
 
 _MANIFEST = "manifest.json"
+_LONGEST_MANIFEST = 256 << 20
+"""Bytes: some hundred for each page, and what is known of an archive's days."""
+
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -221,25 +224,7 @@ def load_capture(path: str | os.PathLike[str]) -> Capture:
     capture = Capture.create()
     try:
         with file.open("rb") as raw, zipfile.ZipFile(raw) as archive:
-            manifest = json.loads(archive.read(_MANIFEST))
-            if manifest["format"] > FORMAT:
-                raise DecodeError(
-                    f"{file} was written by a newer allocframe; upgrade to read it", file=str(file)
-                )
-            pages = {page.number: page for page in map(_checked_page, manifest["pages"])}
-            if len(pages) < len(manifest["pages"]):
-                raise ValueError("two pages have the same number")
-            capture.info = _checked_info(manifest["info"])
-            _check_room(file, sum(page.size for page in pages.values()), capture.folder)
-            for page in pages.values():
-                with archive.open(f"pages/{page.file_name}.zst") as member:
-                    unpacked = pa.CompressedInputStream(cast(Any, member), "zstd")
-                    _copy(unpacked, capture.file(page).open("wb"), most=page.size)
-                if capture.file(page).stat().st_size != page.size:
-                    raise DecodeError(
-                        f"{file}: page {page.number} is cut short; get the file again", file=str(file)
-                    )
-            capture._pages = pages
+            _unpack(archive, file, capture)
     except (*_DAMAGED, OSError) as error:
         capture.close()
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
@@ -252,6 +237,28 @@ def load_capture(path: str | os.PathLike[str]) -> Capture:
         capture.close()
         raise
     return capture
+
+
+def _unpack(archive: zipfile.ZipFile, file: Path, capture: Capture) -> None:
+    with archive.open(_MANIFEST) as member:
+        told = member.read(_LONGEST_MANIFEST + 1)
+    if len(told) > _LONGEST_MANIFEST:
+        raise ValueError(f"its manifest is longer than {_LONGEST_MANIFEST:,} bytes")
+    manifest = json.loads(told)
+    if manifest["format"] > FORMAT:
+        raise DecodeError(f"{file} was written by a newer allocframe; upgrade to read it", file=str(file))
+    pages = {page.number: page for page in map(_checked_page, manifest["pages"])}
+    if len(pages) < len(manifest["pages"]):
+        raise ValueError("two pages have the same number")
+    capture.info = _checked_info(manifest["info"])
+    _check_room(file, sum(page.size for page in pages.values()), capture.folder)
+    for page in pages.values():
+        with archive.open(f"pages/{page.file_name}.zst") as packed:
+            unpacked = pa.CompressedInputStream(cast(Any, packed), "zstd")
+            _copy(unpacked, capture.file(page).open("wb"), most=page.size)
+        if capture.file(page).stat().st_size != page.size:
+            raise DecodeError(f"{file}: page {page.number} is cut short; get the file again", file=str(file))
+    capture._pages = pages
 
 
 def capture_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Capture:

@@ -198,6 +198,29 @@ def test_row_8_on_a_line_on_which_anything_happens_a_result_is_the_right_one(
             assert same(got, expected[name])
 
 
+@pytest.mark.parametrize(
+    "faults", [[Fault(end=end, after=after), CLEAN] for end in ("reset", "cut") for after in PLACES]
+)
+def test_usage_behind_a_line_that_breaks_once_is_that_of_every_task(
+    faults: list[Fault], still: af.sim.Cluster, chosen: tuple[str, str]
+) -> None:
+    tasks = sorted(still.state.allocs[chosen[0]].tasks)
+    found = outcome(lambda client, alloc, task: client.usage([alloc]), chosen, still, 60.0, *faults)
+    assert found.errors.empty, found.errors
+    assert sorted(found.samples["task"]) == tasks
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_usage_behind_a_line_that_always_breaks_is_an_error_of_each_allocation(
+    end: Any, still: af.sim.Cluster, chosen: tuple[str, str]
+) -> None:
+    found = outcome(
+        lambda client, alloc, task: client.usage([alloc]), chosen, still, 1.0, Fault(end=end, after=60)
+    )
+    assert found.errors["alloc_id"].tolist() == [chosen[0]]
+    assert found.samples.empty
+
+
 # What changes something
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import zipfile
@@ -77,6 +78,14 @@ def test_a_manifest_nested_without_end_is_refused(saved: Path) -> None:
     with zipfile.ZipFile(saved, "w") as made:
         made.writestr("manifest.json", "[" * 100_000)
     with pytest.raises(af.DecodeError, match=r"x\.allocframe"):
+        af.load(saved)
+
+
+def test_a_manifest_that_unpacks_without_end_is_refused(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture, "_LONGEST_MANIFEST", 1 << 20)
+    with zipfile.ZipFile(saved, "w", zipfile.ZIP_DEFLATED) as made:
+        made.writestr("manifest.json", b" " * (16 << 20))
+    with pytest.raises(af.DecodeError, match="longer than 1,048,576 bytes"):
         af.load(saved)
 
 
@@ -262,3 +271,24 @@ def test_columns_of_other_types_are_refused(folder: Path) -> None:
 def test_a_mistake_in_ones_own_sql_is_not_called_damage(folder: Path) -> None:
     with pytest.raises(duckdb.Error):
         af.Archive(folder).sql("SELECT nothing FROM events")
+
+
+@settings(
+    max_examples=10, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
+@given(data=st.data())
+def test_whatever_is_in_the_files_of_an_archive_it_is_read_or_an_error_of_ours(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = Path(shutil.copytree(ARCHIVE, tmp_path_factory.mktemp("any") / "archive"))
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    file = data.draw(st.sampled_from(files))
+    held = file.read_bytes()
+    at = data.draw(st.integers(0, len(held)))
+    new = data.draw(
+        st.one_of(st.binary(max_size=8), st.sampled_from([b"null", b'"', b"{", b"-1", b"\n", b"../"]))
+    )
+    file.write_bytes(held[:at] + new + held[at + data.draw(st.sampled_from([0, len(new), 100])) :])
+    for call in ("events", "allocations", "coverage"):
+        with contextlib.suppress(af.DecodeError, OSError):
+            CALLS[call](af.Archive(folder))
