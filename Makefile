@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo lab test system js lint bench diagnosis pictures notebooks docs month soak clean
+.PHONY: demo lab test system js lint bench diagnosis pictures notebooks docs month soak fuzz mutants audit clean
 
 demo: $(VENV)/.demo
 	$(BIN)/allocframe demo
@@ -44,6 +44,20 @@ month: $(VENV)/.dev
 
 soak: $(VENV)/.dev
 	$(BIN)/python benchmarks/soak.py
+
+# Seconds for each parser.
+fuzz: SECONDS ?= 60
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --group fuzz
+	$(BIN)/python benchmarks/fuzz.py $(SECONDS)
+
+mutants: $(VENV)/.dev
+	$(BIN)/python benchmarks/mutants.py
+
+# Needs the vulnerability service of PyPI.
+audit: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/python -m pip_audit --skip-editable
 
 pictures: $(VENV)/.dev
 	$(BIN)/python docs/pictures.py

@@ -183,11 +183,11 @@ def retry_after(value: str | None, now: datetime | None = None) -> float | None:
     """Return the seconds that a Retry-After header asks for, at most `LONGEST_WAIT`; None where it says nothing."""
     if not value:
         return None
-    if re.fullmatch(r"\d+", value.strip(), re.ASCII):
-        return min(float(value), LONGEST_WAIT)
+    if re.fullmatch(r"\d+", text := value.strip(), re.ASCII):
+        return min(float(text), LONGEST_WAIT)
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
@@ -308,9 +308,8 @@ class Pager:
             self._finish(request, rows)
         elif not request.paged:
             self._finish(request, rows)
-            self.notes.append(
-                f"prefix {request.shard}: a token came with an answer that was not paged; overlooked"
-            )
+            prefix = self._prefix(request)
+            self.notes.append(f"prefix {prefix}: a token came with an answer that was not paged; overlooked")
         elif plain_start:
             self._split = len(SHARDS)
             self._ready = [PageRequest(shard) for shard in reversed(SHARDS)]

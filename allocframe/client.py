@@ -7,13 +7,13 @@ import os
 import weakref
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from . import _protocol
 from ._acting import Acting
 from ._config import Config
 from ._connection import check_workers
-from ._errors import ConfigError, NotFound
+from ._errors import ConfigError, DecodeError, NotFound
 from ._observing import Observing
 from ._progress import Progress
 from ._protocol import Query
@@ -280,8 +280,7 @@ class Client(Acting, Observing, Reading, Watchable):
             for name, value in query.params(paged=False).items()
             if name in ("namespace", "region", "filter")
         }
-        rows = self._transport.get("/v1/evaluations", wanted, check=parsed)
-        return evaluations_frame(row for row in rows or [] if isinstance(row, dict))
+        return evaluations_frame(self._transport.get("/v1/evaluations", wanted, check=_listed))
 
     def _whole_id(self, alloc_id: str) -> str:
         text, whole = _protocol.check_alloc_id(alloc_id)
@@ -290,9 +289,8 @@ class Client(Acting, Observing, Reading, Watchable):
         query = Query(
             namespace="*", region=self._config.region, prefix=_protocol.even_head(text), task_states=False
         )
-        found = [
-            row["ID"] for row in self._transport.get(_protocol.LIST, query.params(paged=False), check=parsed)
-        ]
+        rows = self._transport.get(_protocol.LIST, query.params(paged=False), check=_listed)
+        found = [row["ID"] for row in rows if isinstance(row.get("ID"), str)]
         fitting = sorted(identity for identity in found if identity.startswith(text))
         if len(fitting) == 1:
             return str(fitting[0])
@@ -319,3 +317,11 @@ class Client(Acting, Observing, Reading, Watchable):
     def __repr__(self) -> str:
         mode = ", read_only=True" if self.read_only else ""
         return f"Client({self._config.address!r}{mode})"
+
+
+def _listed(response: Response) -> list[dict[str, Any]]:
+    """Return the objects of an answer that must be a list, for `Transport.get`."""
+    rows = parsed(response)
+    if not isinstance(rows, list | None):
+        raise DecodeError("the answer is no list")
+    return [row for row in rows or [] if isinstance(row, dict)]

@@ -39,6 +39,9 @@ _NO_ROWS = pa.chunked_array([], pa.int64())
 UNSTORED = (OSError, duckdb.Error)
 """What is raised where this machine has no room, or lets nobody write."""
 
+_UNFIT = (duckdb.InvalidInputException, UnicodeDecodeError)
+"""What DuckDB raises for a page that does not fit; the second where its message cuts a character of the page in two."""
+
 _SUSPECT = _wire.suspect_pattern()
 _COLUMNS = _wire.duckdb_columns()
 
@@ -106,7 +109,7 @@ class Store:
         if body.startswith(b"[") and not _is_suspect(body):
             try:
                 return self._insert(page, file, len(body))
-            except duckdb.InvalidInputException:
+            except _UNFIT:
                 pass  # the careful reader finds out whether the page is broken or only unusual
         plain, issues = _careful.read(body, page.source or page.file_name)
         careful = file.with_suffix(".careful")
@@ -149,7 +152,7 @@ class Store:
                 try:
                     self._insert(batch[0][0], together, len(rows))
                     return
-                except duckdb.InvalidInputException:
+                except _UNFIT:
                     pass  # one of them is broken or unusual: find out which
                 finally:
                     together.unlink()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import pandas as pd
 
 from ._display import without_formula
-from ._errors import ConfigError
+from ._errors import ConfigError, DecodeError
 from ._kept import Kept
 from ._overview import BY_STATUS, SPAN, as_html, remarks, title
 from ._parts import Parts
@@ -286,8 +286,12 @@ def load(path: str | os.PathLike[str]) -> Snapshot:
         return loaded(capture)
     tables = any(page.kind == "table" for page in capture.pages)
     snapshot = Snapshot(capture, Kept.of(capture)) if tables else _decoded(capture)
-    for column, value in snapshot._capture.info.get("filters", []):
-        snapshot = snapshot.filter(**{column: value})
+    try:
+        for column, value in snapshot._capture.info.get("filters", []):
+            snapshot = snapshot.filter(**{column: value})
+    except (TypeError, ValueError) as error:
+        snapshot.close()
+        raise DecodeError(f"{path} was saved with a filter that is none: {error}", file=str(path)) from None
     return snapshot
 
 
