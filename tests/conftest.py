@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +48,15 @@ def browser() -> Iterator[Browser]:
         pytest.skip("needs a browser: apt-get install chromium (`make test` does so as root)")
     with labpage.browser() as opened:
         yield opened
+
+
+@pytest.fixture
+def no_running_loop() -> Iterator[None]:
+    """For tests that run an event loop: a browser's driver leaves its own set as the running one of this thread."""
+    running = asyncio._get_running_loop()
+    asyncio._set_running_loop(None)
+    yield
+    asyncio._set_running_loop(running)
 
 
 @pytest.fixture(scope="session")

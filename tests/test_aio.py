@@ -20,6 +20,8 @@ from allocframe._async import MOST_CALLS, AsyncWatch
 
 ID = ROW["ID"]
 
+pytestmark = pytest.mark.usefixtures("no_running_loop")
+
 
 @pytest.fixture
 def live() -> Iterator[af.sim.Cluster]:

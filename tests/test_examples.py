@@ -47,16 +47,17 @@ def calm() -> Iterator[af.sim.Cluster]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def aio(calm: af.sim.Cluster) -> Iterator[af.AsyncClient]:
+@pytest.fixture
+def aio(calm: af.sim.Cluster, no_running_loop: None) -> Iterator[af.AsyncClient]:
     made = af.AsyncClient(calm.address, token=calm.token)
     yield made
     asyncio.run(made.close())
 
 
 @pytest.fixture(scope="module")
-def running(aio: af.AsyncClient) -> list[str]:
-    found = asyncio.run(aio.snapshot(namespace="*", filter='ClientStatus == "running"'))
+def running(calm: af.sim.Cluster) -> list[str]:
+    with af.Client(calm.address, token=calm.token) as client:
+        found = client.snapshot(namespace="*", filter='ClientStatus == "running"')
     return list(found.filter(job_type="service").allocations["alloc_id"])
 
 

@@ -48,7 +48,7 @@ FENCE = re.compile(
     r"^(?:<!-- not run: (?P<why>[^\n]+) -->\n)?```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S
 )
 
-OTHERS = ("hcl", "ini", "nginx", "sql", "toml", "{eval-rst}", "{toctree}")
+OTHERS = ("hcl", "ini", "nginx", "sql", "toml", "{eval-rst}", "{literalinclude} spark_job.py", "{toctree}")
 """What is neither Python nor commands; tests/archive runs the SQL."""
 
 NOT_RUN = {
@@ -129,6 +129,7 @@ def folder(evidence: Path, story: af.sim.Cluster, tmp_path: Path, monkeypatch: p
     return made
 
 
+@pytest.mark.usefixtures("no_running_loop")
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if blocks(page)], ids=lambda page: str(page.relative_to(ROOT))
 )
