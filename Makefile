@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo lab test system js lint bench diagnosis pictures notebooks docs month soak clean
+.PHONY: demo lab test system js lint bench diagnosis pictures notebooks docs month soak fuzz mutants audit clean
 
 demo: $(VENV)/.demo
 	$(BIN)/allocframe demo
@@ -34,6 +34,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/watch.py
 	$(BIN)/python benchmarks/terminal.py
 	$(BIN)/python benchmarks/archive.py
+	$(BIN)/python benchmarks/size.py
 
 diagnosis: $(VENV)/.dev
 	$(BIN)/python benchmarks/diagnosis.py
@@ -44,9 +45,24 @@ month: $(VENV)/.dev
 soak: $(VENV)/.dev
 	$(BIN)/python benchmarks/soak.py
 
+# Seconds for each parser.
+fuzz: SECONDS ?= 60
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --group fuzz
+	$(BIN)/python benchmarks/fuzz.py $(SECONDS)
+
+mutants: $(VENV)/.dev
+	$(BIN)/python benchmarks/mutants.py
+
+# Needs the vulnerability service of PyPI.
+audit: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/python -m pip_audit --skip-editable
+
 pictures: $(VENV)/.dev
 	$(BIN)/python docs/pictures.py
 	$(BIN)/python docs/widget_pictures.py
+	$(BIN)/python docs/size_pictures.py
 
 notebooks: $(VENV)/.dev
 	@mkdir -p build

@@ -17,6 +17,7 @@ from . import (
 from ._actions import StopResult
 from ._audit import read_audit
 from ._change import Change, Gap, Seen
+from ._diff import Diff
 from ._errors import (
     AllocframeError,
     ApiError,
@@ -71,6 +72,7 @@ __all__ = [
     "ConnectionFailed",
     "ControlPanel",
     "DecodeError",
+    "Diff",
     "ExecError",
     "ExecResult",
     "Finding",

@@ -68,7 +68,8 @@ class Acting:
         """
         identity = self._whole_id(alloc_id)
         answer = self._act("stop", identity, _actions.stop(identity, no_shutdown_delay=no_shutdown_delay))
-        return StopResult(str(answer.get("EvalID", "")), int(answer.get("Index", 0)))
+        index = answer.get("Index")
+        return StopResult(str(answer.get("EvalID", "")), index if isinstance(index, int) else 0)
 
     def signal(self, alloc_id: str, signal: str | numbers.Signals, *, task: str | None = None) -> None:
         """Send a signal to one task, or to every task. Needs alloc-lifecycle.
@@ -304,7 +305,7 @@ class Acting:
     ) -> AbstractContextManager[_audit.Outcome]:
         """Let an action happen between its two lines in the audit log; every change goes through here."""
         self._may_change()
-        address, secret = self._config.address, self._config.token.reveal()
+        address, secret = self._config.address, self._config.token.reveal
         return _audit.audited(
             action, identity, arguments, address=address, accessor=self._known_accessor, secret=secret
         )

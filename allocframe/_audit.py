@@ -82,11 +82,11 @@ def audited(
     *,
     address: str,
     accessor: Callable[[], str | None],
-    secret: str,
+    secret: Callable[[], str],
 ) -> Iterator[Outcome]:
     """Write that an action is asked for, let it happen, and write how it ended.
 
-    Where the first line cannot be written the action does not happen. `secret` is the token: it is cut out of both lines.
+    Where the first line cannot be written the action does not happen. `secret` gives the token, which is cut out of both lines.
 
     Raises
     ------
@@ -201,12 +201,12 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
         warnings.warn(f"{path}: {len(torn)} lines cannot be read and are left out: {said}", stacklevel=3)
 
 
-def _append(path: Path, record: dict[str, Any], secret: str) -> None:
+def _append(path: Path, record: dict[str, Any], secret: Callable[[], str]) -> None:
     """Add one line, whole and on the disk, or raise OSError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     line = json.dumps(record, ensure_ascii=True, default=str)
-    if len(secret) >= _SHORTEST_SECRET:
-        line = line.replace(secret, "(token)")
+    if len(secret()) >= _SHORTEST_SECRET:
+        line = line.replace(secret(), "(token)")
     file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         with suppress(OSError):  # some network file systems know no locks

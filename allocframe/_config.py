@@ -201,8 +201,9 @@ def _http_auth(value: str) -> str:
 def _parse_address(address: str) -> tuple[str, str | None]:
     """Return the base URL and, for ``unix://``, the path of the socket."""
     try:
-        parts = urlsplit(address)
+        parts = urlsplit(_plain(address))
         port: Any = parts.port
+        (parts.hostname or "").encode("idna")
     except ValueError as error:
         raise ConfigError(f"the address {address!r} (NOMAD_ADDR) cannot be read: {error}") from None
     if parts.scheme == "unix":
@@ -225,6 +226,14 @@ def _parse_address(address: str) -> tuple[str, str | None]:
             f"the address {address!r} (NOMAD_ADDR) holds a query; leave out what follows ? or #"
         )
     return _base_url(parts, port), None
+
+
+def _plain(address: str) -> str:
+    if not address.isprintable():
+        raise ValueError("it holds characters that cannot be printed")
+    if any(character.isspace() for character in address) and not address.startswith("unix:"):
+        raise ValueError("it holds a blank")
+    return address
 
 
 def _base_url(parts: SplitResult, port: int | None) -> str:

@@ -14,6 +14,9 @@ from urllib.parse import urlsplit
 import httpx
 
 from ._config import Config
+from ._display import visible
+from ._errors import ConfigError
+from ._protocol import check_count
 
 MAX_CONNECTIONS = 8
 """Nomad allows 100 from one address; watches, streams and other people need theirs."""
@@ -74,17 +77,37 @@ class Credentials(httpx.Auth):
         yield request
 
 
+class _Unshown(dict[str, str]):
+    """Headers whose values are shown nowhere: tracebacks may show what a function was given."""
+
+    def __repr__(self) -> str:
+        return f"<{', '.join(self) or 'no headers'}>"
+
+
 def credentials(config: Config) -> dict[str, str]:
     """Return the headers that say who asks; they go into no collection that can be printed."""
-    headers = {"X-Nomad-Token": config.token.reveal()} if config.token else {}
+    headers = _Unshown({"X-Nomad-Token": config.token.reveal()} if config.token else {})
     if config.http_auth:
         headers["Authorization"] = "Basic " + b64encode(config.http_auth.reveal().encode()).decode()
     return headers
 
 
 def connected(config: Config) -> httpx.Client:
-    """Return a new HTTP client for one cluster."""
+    """Return a new HTTP client for one cluster.
+
+    Raises
+    ------
+    ConfigError
+        The address, the proxy of the environment or a TLS file cannot be used.
+    """
     proxy = None if config.unix_socket else proxy_for(config.base_url)
+    try:
+        base_url = httpx.URL(config.base_url)
+        _ = base_url.host  # reading it decodes it
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ConfigError(
+            f"the address {config.address!r} (NOMAD_ADDR) cannot be read: {visible(error)}"
+        ) from None
     transport = httpx.HTTPTransport(
         verify=config.ssl_context() if config.base_url.startswith("https") else True,
         uds=config.unix_socket,
@@ -93,7 +116,7 @@ def connected(config: Config) -> httpx.Client:
         trust_env=False,
     )
     return httpx.Client(
-        base_url=config.base_url,
+        base_url=base_url,
         transport=transport,
         auth=Credentials(config),
         headers={"Accept-Encoding": "gzip", "Accept": "application/json", "User-Agent": "allocframe"},
@@ -103,8 +126,44 @@ def connected(config: Config) -> httpx.Client:
 
 
 def proxy_for(base_url: str) -> str | None:
-    """Return the proxy that the environment names; its .netrc is never read."""
+    """Return the proxy that the environment names; its .netrc is never read.
+
+    Raises
+    ------
+    ConfigError
+        It is none that can be spoken to. The message does not show it: it may hold a password.
+    """
     parts = urlsplit(base_url)
-    if urllib.request.proxy_bypass(parts.netloc):
+    named = urllib.request.getproxies().get(parts.scheme)
+    if not named or urllib.request.proxy_bypass(parts.netloc):
         return None
-    return urllib.request.getproxies().get(parts.scheme)
+    proxy = named if "://" in named else f"http://{named}"
+    try:
+        url = httpx.URL(proxy)
+    except (httpx.InvalidURL, ValueError):
+        url = None
+    if url is None or url.scheme not in ("http", "https") or not url.host:
+        variable = f"{parts.scheme.upper()}_PROXY"
+        raise ConfigError(f"the proxy in {variable} is not one of http://host:port, https://host:port")
+    return proxy
+
+
+def was_reset(error: BaseException | None) -> bool:
+    """Tell whether a connection was made and at once broken: so do servers that have too many from one address."""
+    while error is not None and not isinstance(error, ConnectionResetError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def check_workers(workers: int) -> None:
+    """Refuse more requests at the same time than there may be connections.
+
+    Raises
+    ------
+    ConfigError
+        They are more, or no number.
+    """
+    if check_count("workers", workers) > MAX_CONNECTIONS:
+        raise ConfigError(
+            f"workers must be {MAX_CONNECTIONS} or less: Nomad limits connections, not {workers}"
+        )

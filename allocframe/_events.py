@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from . import _wire
 
@@ -51,7 +51,7 @@ class Update:
         Where a ring has nothing in common with the older one, events between them are lost, and both forms are told.
         """
         self.first_index = older.first_index
-        states = json.loads(self.row).get("TaskStates") or {}
+        states = _states(json.loads(self.row))
         passed = {}
         for task, events in older.rings().items():
             present = {_key(event) for event in _events(states.get(task))}
@@ -69,7 +69,7 @@ class Update:
 
     def rings(self) -> dict[str, list[dict[str, Any]]]:
         """Return the events of each task, with those that have left the ring before it."""
-        states = json.loads(self.row).get("TaskStates") or {}
+        states = _states(json.loads(self.row))
         tasks = {*states, *self.passed}
         return {task: [*self.passed.get(task, []), *_events(states.get(task))] for task in tasks}
 
@@ -78,7 +78,7 @@ class Update:
         if not self.passed:
             return self.row
         row = json.loads(self.row)
-        states = row.get("TaskStates") or {}
+        states = _states(row)
         for task, events in self.rings().items():
             if isinstance(states.get(task), dict):
                 states[task]["Events"] = events
@@ -100,13 +100,13 @@ def update(alloc: Mapping[str, Any]) -> Update | None:
     The job, which may hold secrets, is let go; its type and version are kept.
     """
     identity, index, created = (alloc.get(name) for name in ("ID", "ModifyIndex", "CreateIndex"))
-    if not isinstance(identity, str) or not isinstance(index, int):
+    if not isinstance(identity, str) or not _is_index(index):
         return None
     row = {name: alloc[name] for name in _KEPT if name in alloc}
     if isinstance(alloc.get("Job"), dict):
         row["JobType"], row["JobVersion"] = job_of(alloc)
     known = row.get("JobVersion") is not None
-    created = created if isinstance(created, int) else 0
+    created = created if _is_index(created) else 0
     return Update(identity, index, created, _text(row), index, known)
 
 
@@ -147,7 +147,7 @@ def parse(text: bytes) -> Line:
     if said == {}:
         return Line(None, [])
     index = said.get("Index") if isinstance(said, dict) else None
-    if isinstance(index, bool) or not isinstance(index, int):
+    if not _is_index(index):
         raise NotAnEvent("a line without an index")
     found = [update(alloc) for alloc in _allocations(said.get("Events"))]
     kept = [one for one in found if one is not None]
@@ -160,6 +160,15 @@ def _allocations(events: Any) -> Iterator[Mapping[str, Any]]:
         alloc = payload.get("Allocation") if isinstance(payload, dict) else None
         if isinstance(alloc, dict):
             yield alloc
+
+
+def _is_index(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**64
+
+
+def _states(row: Mapping[str, Any]) -> dict[str, Any]:
+    states = row.get("TaskStates")
+    return states if isinstance(states, dict) else {}
 
 
 def _events(state: Any) -> list[dict[str, Any]]:

@@ -132,7 +132,7 @@ class Session:
                 for stream in ("stdout", "stderr")
             )
             if said.get("exited"):
-                self.exit_code = int((said.get("result") or {}).get("exit_code", 0))
+                self.exit_code = _exit_code((said.get("result") or {}).get("exit_code", 0))
         except (ValueError, AttributeError, TypeError, RecursionError):
             raise self.lost(f"the server sent what is no frame: {visible(text[:120])!r}") from None
         return Frame(stdout, stderr, self.exit_code)
@@ -151,6 +151,12 @@ class Session:
         return self.lost(
             "the session was lost before the command had ended; it may run on, for nothing stops it by itself"
         )
+
+
+def _exit_code(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError("no exit code")
+    return value
 
 
 @dataclass

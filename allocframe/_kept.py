@@ -6,7 +6,7 @@ import itertools
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import duckdb
@@ -14,9 +14,10 @@ import pandas as pd
 import pyarrow as pa
 
 from ._errors import DecodeError
-from ._table import Table
+from ._query import among, answer, quoted, streamed, terms
+from ._table import Column, Table
 from .capture import Capture
-from .decode import ISSUES, answer, quoted, streamed, terms
+from .decode import BATCH_ROWS, ISSUES
 from .frames import SNAPSHOT_TABLES, TABLES
 
 MEMORY_LIMIT = "1GB"
@@ -66,17 +67,26 @@ class Kept:
                 cursor.execute(f"COPY main.{name} TO {quoted(str(capture.file(page)))} (FORMAT parquet)")
             capture.measure(page)
 
-    def frame(self, name: str, schema: str = "main") -> pd.DataFrame:
-        """Return a table as a DataFrame, in the order in which the allocations were created."""
-        table, key = self.declared[name], self.declared["allocations"].key
-        columns = ", ".join(f"t.{column.name}" for column in table.columns)
-        order = ", ".join([*(f"t.{part}" for part in key[:-1]), "a.create_index", "t.alloc_id"])
+    def frame(
+        self,
+        name: str,
+        schema: str = "main",
+        columns: tuple[Column, ...] = (),
+        only: pa.Table | None = None,
+    ) -> pd.DataFrame:
+        """Return a table as a DataFrame, in the order in which the allocations were created; see `decode.Store.frame`."""
+        table, key = self.declared[name].narrowed(columns), self.declared["allocations"].key
+        made = ", ".join(
+            f"{column.sql if columns else column.name} AS {column.name}" for column in table.columns
+        )
+        order = ", ".join([*(f"t.{part}" for part in key[:-1]), "made_at", "t.alloc_id"])
         with self._con.cursor() as cursor:
-            data = cursor.sql(
-                f"SELECT {columns} FROM {schema}.{name} t JOIN {schema}.allocations a USING ({', '.join(key)}) "
-                f"ORDER BY {order}{_ORDER.get(name, '')}"
-            ).to_arrow_table()
-        return table.frame(dict(zip(data.column_names, data.columns, strict=True)))
+            rows = cursor.sql(
+                f"WITH t AS (SELECT t.*, a.create_index AS made_at FROM {schema}.{name} t "
+                f"JOIN {schema}.allocations a USING ({', '.join(key)})) "
+                f"SELECT {made} FROM t {among(cursor, only)} ORDER BY {order}{_ORDER.get(name, '')}"
+            )
+            return table.frame(table.taken(rows.to_arrow_reader(BATCH_ROWS)))
 
     def stream(self, name: str, schema: str = "main") -> pa.RecordBatchReader:
         """Return a table as SQL sees it, some rows at a time."""
@@ -98,6 +108,10 @@ class Kept:
                 f"CREATE VIEW {name}.{table} AS SELECT * FROM {schema}.{table} WHERE ({key}) IN ({chosen})"
             )
         return name
+
+    def split(self, schema: str, size: int) -> Iterator[str]:
+        """Yield the schema as it is: what was kept is of what an archive has, and goes into none as a whole."""
+        yield schema
 
     def issues(self) -> pd.DataFrame:
         """Return the `ISSUES` table without rows: what did not fit was noted when it was recorded."""

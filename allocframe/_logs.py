@@ -120,7 +120,7 @@ def _spans(body: bytes) -> Iterator[tuple[str, int, bytes]]:
             continue
         if frame.get("File") != file:
             file, end = frame.get("File"), frame.get("Offset") or 0
-            if not isinstance(end, int):
+            if not isinstance(end, int) or not 0 <= end < 2**63:
                 raise DecodeError(f"a frame of the log has an odd offset: {visible(end)}")
             offset = end - len(data)
         yield str(file).rpartition("/")[2], max(offset, 0), data

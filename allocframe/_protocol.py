@@ -183,11 +183,11 @@ def retry_after(value: str | None, now: datetime | None = None) -> float | None:
     """Return the seconds that a Retry-After header asks for, at most `LONGEST_WAIT`; None where it says nothing."""
     if not value:
         return None
-    if re.fullmatch(r"\d+", value.strip(), re.ASCII):
-        return min(float(value), LONGEST_WAIT)
+    if re.fullmatch(r"\d+", text := value.strip(), re.ASCII):
+        return min(float(text), LONGEST_WAIT)
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
@@ -267,6 +267,8 @@ class Pager:
     _open: int = 0
     _split: int = 0
     _finished: int = 0
+    _whole: int = 0
+    _part: dict[str | None, int] = field(default_factory=dict)
     _seen: dict[str | None, set[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -287,7 +289,9 @@ class Pager:
         """How many allocations there seem to be; None until something can be said."""
         if not self._split:
             return self.rows if self.done else None
-        return round(self.rows * self._split / self._finished) if self._finished >= 4 else None
+        if self._finished < 4:
+            return None
+        return max(round(self._whole * self._split / self._finished), self.rows)
 
     def next_request(self) -> PageRequest | None:
         """Return the next page to ask for, or None while others are on their way."""
@@ -304,9 +308,8 @@ class Pager:
             self._finish(request, rows)
         elif not request.paged:
             self._finish(request, rows)
-            self.notes.append(
-                f"prefix {request.shard}: a token came with an answer that was not paged; overlooked"
-            )
+            prefix = self._prefix(request)
+            self.notes.append(f"prefix {prefix}: a token came with an answer that was not paged; overlooked")
         elif plain_start:
             self._split = len(SHARDS)
             self._ready = [PageRequest(shard) for shard in reversed(SHARDS)]
@@ -316,12 +319,14 @@ class Pager:
             self._ready.append(PageRequest(request.shard, paged=False))
         else:
             self.rows += rows
+            self._part[request.shard] = self._part.get(request.shard, 0) + rows
             self._seen.setdefault(request.shard, set()).update(ids)
             self._ready.append(PageRequest(request.shard, next_token))
 
     def _finish(self, request: PageRequest, count: int) -> None:
         self.rows += count
         self._finished += 1
+        self._whole += self._part.pop(request.shard, 0) + count
         self._seen.pop(request.shard, None)
 
     def _prefix(self, request: PageRequest) -> str | None:

@@ -10,6 +10,7 @@ import pandas as pd
 from . import stats
 from ._findings import Finding, Thresholds
 from .snapshot import Snapshot
+from .stats.meaning import explained
 
 Rule = Callable[[Snapshot, Thresholds], Iterator[Finding]]
 
@@ -109,12 +110,11 @@ def _short(length: pd.Timedelta) -> str:
 
 
 def _memory(snapshot: Snapshot, limits: Thresholds) -> Iterator[Finding]:
-    events = stats.explain_events(snapshot)
     for sure, said in (
         ("confirmed", "killed for memory"),
         ("suspected", "killed by SIGKILL, perhaps for memory (the driver does not say)"),
     ):
-        hit = events[events["oom"] == sure]
+        hit = explained(snapshot, "oom", [sure])
         for (namespace, job, version), part in hit.groupby(
             ["namespace", "job_id", "job_version"], observed=True, dropna=False
         ):
@@ -128,8 +128,7 @@ def _memory(snapshot: Snapshot, limits: Thresholds) -> Iterator[Finding]:
 
 
 def _kill_timeouts(snapshot: Snapshot, limits: Thresholds) -> Iterator[Finding]:
-    events = stats.explain_events(snapshot)
-    hit = events[events["exit_meaning"] == "kill timeout exceeded"]
+    hit = explained(snapshot, "exit_meaning", ["kill timeout exceeded"])
     for (namespace, job), part in hit.groupby(["namespace", "job_id"], observed=True):
         summary = (
             f"{job} did not end within its kill timeout and was killed by force {_count(len(part), 'times')}"
@@ -138,8 +137,7 @@ def _kill_timeouts(snapshot: Snapshot, limits: Thresholds) -> Iterator[Finding]:
 
 
 def _failed_starts(snapshot: Snapshot, limits: Thresholds) -> Iterator[Finding]:
-    events = stats.explain_events(snapshot)
-    failed = events[events["type"].isin(list(stats.meanings.FAILED_STARTS))]
+    failed = _failed_to_start(snapshot)
     for cause, part in failed.groupby("cause", observed=True):
         jobs = sorted(set(part["job_id"].astype(str)))
         wide = len(jobs) >= limits.shared_jobs
@@ -189,10 +187,13 @@ def _lemons(snapshot: Snapshot, limits: Thresholds) -> Iterator[Finding]:
         yield Finding("AF302", "warning", summary, {"node_name": row["node_name"]}, mine)
 
 
+def _failed_to_start(snapshot: Snapshot) -> pd.DataFrame:
+    return explained(snapshot, "type", list(stats.meanings.FAILED_STARTS))
+
+
 def _elsewhere(snapshot: Snapshot, limits: Thresholds) -> set[str]:
     """Return the causes of failed starts that hit so many jobs that no job or version is to blame."""
-    events = stats.explain_events(snapshot)
-    failed = events[events["type"].isin(list(stats.meanings.FAILED_STARTS))]
+    failed = _failed_to_start(snapshot)
     jobs = failed.groupby("cause", observed=True)["job_id"].nunique()
     return set(jobs[jobs >= limits.shared_jobs].index.astype(str))
 

@@ -42,6 +42,7 @@ except ModuleNotFoundError as error:
 REFUSED_WITHIN = 0.1
 """Seconds to wait for a refusal before anything is sent: what a server leaves unread when it closes costs us its words."""
 
+_OPEN_WITHIN = 10.0
 _MAX_FRAME = 16 << 20
 _SILENT = logging.Logger("allocframe.websockets", logging.CRITICAL + 1)
 """Websockets would log the token's header at the level DEBUG; no configuration of logging finds this logger."""
@@ -64,17 +65,19 @@ def run(config: Config, target: Target, stdin: bytes, timeout: float | None, hol
     """
     session = Collected(target.path)
     deadline = None if timeout is None else time.monotonic() + timeout
-    with opened(config, target) as connection, holding(connection.socket):
+    within = _OPEN_WITHIN if timeout is None else min(timeout, _OPEN_WITHIN)
+    with opened(config, target, within) as connection, holding(connection.socket):
         heard, done = threading.Event(), threading.Event()
         feeder = threading.Thread(target=_feed, args=(connection, stdin, heard, done), name="allocframe-exec")
-        feeder.start()
         try:
+            feeder.start()
             _listen(connection, session, deadline, heard)
         finally:
             heard.set()
             done.set()
             cut(connection)
-            feeder.join()
+            if feeder.is_alive():
+                feeder.join()
     return session.result()
 
 
@@ -128,14 +131,15 @@ def _feed(connection: ClientConnection, stdin: bytes, heard: threading.Event, do
 
 
 @contextlib.contextmanager
-def opened(config: Config, target: Target) -> Iterator[ClientConnection]:
+def opened(config: Config, target: Target, within: float = _OPEN_WITHIN) -> Iterator[ClientConnection]:
     """Open a session, with the token in a header and in the first frame: proxies drop unknown headers now and then."""
     url = f"ws{config.base_url.removeprefix('http')}{target.path}?{urlencode(target.params)}"
     try:
-        made = connect(
-            url, additional_headers=credentials(config), logger=_SILENT, max_size=_MAX_FRAME, compression=None,
-            user_agent_header="allocframe", ping_interval=None, open_timeout=10, close_timeout=2, **_way(config),
-        )  # fmt: skip
+        with _own_frames():
+            made = connect(
+                url, additional_headers=credentials(config), logger=_SILENT, max_size=_MAX_FRAME, compression=None,
+                user_agent_header="allocframe", ping_interval=None, open_timeout=within, close_timeout=2, **_way(config),
+            )  # fmt: skip
     except InvalidStatus as refused:
         text = (refused.response.body or b"").decode("utf-8", "replace").strip()
         raise error_for("GET", target.path, refused.response.status_code, visible(text)) from None
@@ -145,9 +149,18 @@ def opened(config: Config, target: Target) -> Iterator[ClientConnection]:
             said += f". {tls_hint(said)}"
         raise ConnectionFailed(f"no exec session with {config.address}: {said}") from None
     with made as connection:
-        with contextlib.suppress(ConnectionClosed):
+        with contextlib.suppress(ConnectionClosed), _own_frames():
             connection.send(handshake(config.token.reveal()))
         yield connection
+
+
+@contextlib.contextmanager
+def _own_frames() -> Iterator[None]:
+    """Let an interrupt out without the frames of libraries: their locals may hold the token."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt from None
 
 
 def _way(config: Config) -> dict[str, Any]:

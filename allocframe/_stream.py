@@ -15,7 +15,7 @@ import httpx
 
 from . import _events, _protocol
 from ._config import Config
-from ._connection import connected
+from ._connection import connected, was_reset
 from ._display import visible
 from ._errors import AllocframeError, ConnectionFailed, NotNomad
 from ._events import Line, NotAnEvent, Update
@@ -153,6 +153,7 @@ class EventStream:
         self._thread.start()
 
     def _run(self) -> None:
+        reason = "its reader failed"
         try:
             self._read()
             reason = "the server ended it"
@@ -164,11 +165,12 @@ class EventStream:
             reason = f"nothing came for {self._quiet:g} s"
         except (httpx.HTTPError, zlib.error, OSError) as error:
             reason = f"the connection broke: {visible(error) or type(error).__name__}"
-            if isinstance(error, httpx.ConnectError):
+            if isinstance(error, httpx.ConnectError) and not was_reset(error):
                 self.error = ConnectionFailed(f"{self._config.address}: {reason}")
-        with self._inbox.changed:
-            self.ended = "it was closed" if self._closing else reason
-            self._inbox.changed.notify_all()
+        finally:
+            with self._inbox.changed:
+                self.ended = "it was closed" if self._closing else reason
+                self._inbox.changed.notify_all()
 
     def _read(self) -> None:
         name = self._config.tls_server_name

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -51,9 +51,9 @@ class Column:
 
     def series(self, values: pa.ChunkedArray[Any]) -> pd.Series[Any]:
         """Return `values` as a pandas Series of this column's dtype."""
-        values = values.cast(self.arrow)
         if self.kind == "category":
             return _categorical(values)
+        values = values.cast(self.arrow)
         if self.kind in ("time", "duration"):
             return values.to_pandas()
         return pd.Series(_FROM_ARROW[self.kind].__from_arrow__(values))
@@ -74,6 +74,18 @@ class Table:
         columns = [f"{c.sql} AS {c.name}" for c in self.columns]
         return f"SELECT {', '.join([*columns, *more])} FROM {schema}.{self.source}"
 
+    def taken(self, batches: Iterable[pa.RecordBatch]) -> dict[str, pa.ChunkedArray[Any]]:
+        """Return the columns of a query's answer, in which repeated text takes a number from the start."""
+        repeated = {column.name for column in self.columns if column.kind == "category"}
+        chunks: dict[str, list[Any]] = {}
+        for batch in batches:
+            for name, array in zip(batch.schema.names, batch.columns, strict=True):
+                part: Any = array.dictionary_encode() if name in repeated else array
+                chunks.setdefault(name, []).append(part)
+        found = {name: pa.chunked_array(parts) for name, parts in chunks.items()}
+        empty = self.schema().empty_table()
+        return found or dict(zip(empty.column_names, empty.columns, strict=True))
+
     def frame(
         self, columns: dict[str, pa.ChunkedArray[Any]], order: np.ndarray[Any, Any] | None = None
     ) -> pd.DataFrame:
@@ -88,6 +100,10 @@ class Table:
             series[column.name] = one if order is None else one.take(order).reset_index(drop=True)
         return pd.DataFrame(series, copy=False)
 
+    def narrowed(self, columns: tuple[Column, ...]) -> Table:
+        """Return a table of the same rows with other columns, whose SQL is made of this one's names; of none, this one."""
+        return replace(self, columns=columns) if columns else self
+
     def empty(self) -> pd.DataFrame:
         """Return the table without rows, with the same columns and dtypes."""
         empty = self.schema().empty_table()
@@ -101,9 +117,12 @@ class Table:
 class Tables(Protocol):
     """Where a snapshot's tables come from: a capture's decoder, or an archive."""
 
-    def frame(self, name: str, schema: str) -> pd.DataFrame: ...
+    def frame(
+        self, name: str, schema: str, columns: tuple[Column, ...] = (), only: pa.Table | None = None
+    ) -> pd.DataFrame: ...
     def query(self, query: str, schema: str) -> pd.DataFrame: ...
     def narrow(self, schema: str, conditions: Iterable[tuple[str, Any]]) -> str: ...
+    def split(self, schema: str, size: int) -> Iterator[str]: ...
     def issues(self) -> pd.DataFrame: ...
     def stream(self, name: str, schema: str) -> pa.RecordBatchReader: ...
     def close(self) -> None: ...

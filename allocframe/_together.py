@@ -16,9 +16,10 @@ from ._clusters import check_name
 from ._display import visible
 from ._errors import ConfigError, DecodeError
 from ._kept import Kept
+from ._query import quoted
 from ._table import Column, Table, Tables
 from .capture import Capture
-from .decode import ISSUES, quoted
+from .decode import ISSUES
 from .frames import SNAPSHOT_TABLES, TABLES
 from .snapshot import Snapshot, load
 
@@ -133,6 +134,12 @@ class Together(Snapshot):
             return capture.save(path)
         finally:
             capture.close()
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        if kind is not None:
+            for member in self._members.values():
+                member._capture.keep()
+        super().__exit__(kind, *rest)
 
     def close(self) -> None:
         """Let go of the database, and of the snapshots of the clusters."""

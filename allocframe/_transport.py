@@ -17,7 +17,7 @@ import httpx
 
 from . import _protocol
 from ._config import Config
-from ._connection import Sockets, connected
+from ._connection import Sockets, connected, was_reset
 from ._display import visible
 from ._errors import (
     AllocframeError,
@@ -104,10 +104,7 @@ class Transport:
         """
         if not _protocol.is_read(path):
             raise AllocframeError(f"GET {path} is not one of the calls that only read")
-        return self._repeated(
-            lambda deadline: self._attempt(path, params, deadline, check, most),
-            timeout,
-        )
+        return self._repeated(lambda deadline: self._attempt(path, params, deadline, check, most), timeout)
 
     def post(self, path: str, params: Mapping[str, str], body: Mapping[str, object]) -> Any:
         """Ask for a change; return the parsed answer. It is repeated only where it has surely not been carried out.
@@ -135,6 +132,8 @@ class Transport:
         while True:
             try:
                 return attempted(deadline)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt from None  # without the frames of libraries: their locals may hold the token
             except _Fault as fault:
                 attempt += 1
                 pause = fault.pause if fault.pause is not None else _protocol.backoff(attempt, self._rng)
@@ -280,7 +279,7 @@ class Transport:
         return _Fault(error, pause=_protocol.retry_after(answer.headers.get("retry-after")))
 
     def _unreachable(self, error: httpx.ConnectError) -> Exception:
-        """Return the fault for a connection that was not made; one that never worked is not tried again."""
+        """Return the fault for a connection that was not made; where none ever was, it is not tried again."""
         text = visible(error)
         address = self._config.address
         if re.search(r"certificate|SSL|TLS", text, re.IGNORECASE):
@@ -288,7 +287,7 @@ class Transport:
         failed = ConnectionFailed(
             f"nothing answers at {address}: {text}. Is the agent up, and is NOMAD_ADDR (or address=) right?"
         )
-        return _Fault(failed) if self._answered else failed
+        return _Fault(failed) if self._answered or was_reset(error) else failed
 
     def _server_name(self) -> dict[str, Any]:
         name = self._config.tls_server_name

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from . import _protocol
+from . import _acl, _protocol
+from ._errors import DecodeError
 from ._progress import Progress, shown
 from ._protocol import Pager, PageRequest, Query
-from ._transport import Response, Transport
+from ._resume import Resumable
+from ._transport import Response, Transport, parsed
 from .capture import Capture, Page
 from .decode import Store
 
@@ -29,13 +33,27 @@ class _Fetched:
 class Walk:
     """Fetches everything that a query selects: all of it, or an error."""
 
-    def __init__(self, transport: Transport, query: Query, server: str, *, ask_version: bool = True) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        query: Query,
+        server: str,
+        *,
+        ask_version: bool = True,
+        resume: Path | None = None,
+    ) -> None:
         self._transport = transport
         self._query = query
         self._server = server
         self._ask_version = ask_version
-        self._capture = Capture.create()
+        self._resumed = Resumable(resume, self._about()) if resume is not None else None
+        self._capture = self._resumed or Capture.create()
         self._store = Store(self._capture)
+
+    def _about(self) -> dict[str, Any]:
+        """Return what must be the same for a walk to go on."""
+        said = _acl.accessor(lambda path: self._transport.get(path, {}, check=parsed))
+        return {"server": self._server, "query": self._query.params(), "token accessor": said}
 
     def run(self, workers: int, progress: Progress) -> tuple[Capture, Store]:
         """Fetch with so many requests at a time; return what was captured, and its typed columns."""
@@ -73,9 +91,15 @@ class Walk:
         pages = len(self._capture.pages)
         self._transport.count(duplicates=duplicates, pages=pages, loops=len(pager.notes))
         self._capture.describe(**self._facts(pager, started, duplicates))
+        if self._resumed:
+            self._resumed.finished = True
 
     def _fetch(self, params: dict[str, str], *, at_once: bool = False) -> _Fetched:
-        """Get one page and have it typed: at once where its IDs or size matter, else together with others."""
+        """Get one page and have it typed, or the one that an interrupted walk has left."""
+        page = self._resumed.take(params) if self._resumed else None
+        if page is not None:
+            with contextlib.suppress(DecodeError):
+                return self._typed(page, self._capture.file(page).read_bytes(), at_once)
 
         def keep(response: Response) -> _Fetched:
             headers = response.headers
@@ -88,24 +112,28 @@ class Walk:
                 known_leader=headers.known_leader,
                 next_token=headers.next_token,
             )
-            try:
-                if at_once or headers.next_token or page.size > _SMALL:
-                    ids = self._store.read(page).ids
-                    return _Fetched(page, len(ids), ids)
-                self._store.defer(page, response.body)
-                return _Fetched(page, response.body.count(b'"FollowupEvalID":'), [])
-            except BaseException:
-                self._capture.discard(page)
-                raise
+            return self._typed(page, response.body, at_once)
 
         kept: _Fetched = self._transport.get(_protocol.LIST, params, check=keep)
         return kept
+
+    def _typed(self, page: Page, body: bytes, at_once: bool) -> _Fetched:
+        """Type a page: at once where its IDs or size matter, else together with others."""
+        try:
+            if at_once or page.next_token or page.size > _SMALL:
+                ids = self._store.read(page, body).ids
+                return _Fetched(page, len(ids), ids)
+            self._store.defer(page, body)
+            return _Fetched(page, body.count(b'"FollowupEvalID":'), [])
+        except BaseException:
+            self._capture.discard(page)
+            raise
 
     def _facts(self, pager: Pager, started: datetime, duplicates: int) -> dict[str, Any]:
         query, pages = self._query, self._capture.pages
         indexes = [page.index for page in pages if page.index is not None]
         contacts = [page.last_contact for page in pages if page.last_contact is not None]
-        notes = list(pager.notes)
+        notes = [*pager.notes, *(self._resumed.notes() if self._resumed else [])]
         if any(page.known_leader is False for page in pages):
             notes.append("the cluster had no leader for part of the walk: these rows may be old")
         if indexes and indexes[0] > min(indexes):
@@ -122,7 +150,7 @@ class Walk:
             "region": query.region,
             "namespace": query.namespace or "default",
             "query": query.params(),
-            "started_at": started.isoformat(),
+            "started_at": min([started.isoformat(), *(page.received_at for page in pages)]),
             "finished_at": datetime.now(UTC).isoformat(),
             "index_first": min(indexes, default=None),
             "index_last": max(indexes, default=None),

@@ -5,6 +5,7 @@ It is made of `Client`, so that no rule of Nomad is written twice, and of thread
 
 from __future__ import annotations
 
+import os
 import signal as numbers
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -87,6 +88,7 @@ class AsyncClient:
         per_page: int = 1000,
         workers: int = 4,
         progress: Progress = None,
+        resume: str | os.PathLike[str] | None = None,
     ) -> Snapshot:
         """
         >>> asyncio.run(aio.snapshot(namespace="*")).info["complete"]
@@ -94,7 +96,7 @@ class AsyncClient:
         """
         return await self._calls.make(
             Client.snapshot, namespace=namespace, prefix=prefix, filter=filter, task_states=task_states, resources=resources,
-            stale=stale, newest=newest, per_page=per_page, workers=workers, progress=progress,
+            stale=stale, newest=newest, per_page=per_page, workers=workers, progress=progress, resume=resume,
         )  # fmt: skip
 
     @as_in(Client.allocation)
@@ -104,6 +106,16 @@ class AsyncClient:
         1
         """
         return await self._calls.make(Client.allocation, alloc_id)
+
+    @as_in(Client.read)
+    async def read(
+        self, alloc_ids: Iterable[str], *, workers: int = 4, progress: Progress = None
+    ) -> Snapshot:
+        """
+        >>> len(asyncio.run(aio.read(running[1:4])))
+        3
+        """
+        return await self._calls.make(Client.read, alloc_ids, workers=workers, progress=progress)
 
     @as_in(Client.evaluations)
     async def evaluations(self, *, namespace: str | None = None, filter: str | None = None) -> pd.DataFrame:  # noqa: A002

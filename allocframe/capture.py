@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import gzip
 import json
@@ -12,11 +13,12 @@ import tempfile
 import threading
 import weakref
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self, cast, get_args
 
 import pyarrow as pa
 
@@ -26,6 +28,9 @@ FORMAT = 1
 """Version of the file that `Capture.save` writes."""
 
 _MANIFEST = "manifest.json"
+_LONGEST_MANIFEST = 256 << 20
+"""Bytes: some hundred for each page, and what is known of an archive's days."""
+
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -150,41 +155,79 @@ class Capture:
             part.unlink(missing_ok=True)
         return target
 
+    def keep(self) -> None:
+        """Take in that what was done with the answers failed: a folder that can be resumed from stays."""
+
     def close(self) -> None:
         """Remove the folder if it is a temporary one."""
         if self._remove is not None:
             self._remove()
 
 
-def _copy(source: Any, target: Any) -> None:
+def _copy(source: Any, target: Any, most: int | None = None) -> None:
+    """Copy a file whole; ValueError where it is longer than it may be."""
     with source, target:
         while block := source.read(1 << 20):
+            if most is not None and target.tell() + len(block) > most:
+                raise ValueError(f"a page is longer than the {most:,} bytes that it was said to have")
             target.write(block)
 
 
+_DAMAGED = (
+    zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError, EOFError, RuntimeError, NotImplementedError,
+    RecursionError, pa.ArrowException,
+)  # fmt: skip
+"""What is raised by a file that is no capture, or that somebody has made up; EINVAL too, where it names a place before its start."""
+
+
+def _checked_page(entry: Any) -> Page:
+    """Return an entry of a manifest as a page; TypeError or ValueError where it is none."""
+    page = Page(**entry)
+    numbers = (page.number, page.size)
+    if any(isinstance(value, bool) or not isinstance(value, int) or value < 0 for value in numbers):
+        raise ValueError("the number or size of a page is none")
+    if page.number >= 10**9 or page.kind not in get_args(Kind) or not isinstance(page.params, dict):
+        raise ValueError("a page is of no known kind")
+    if not all(isinstance(text, str) for text in (page.path, page.source, page.received_at)):
+        raise TypeError("a page is not described by text")
+    return page
+
+
+def _checked_info(info: Any) -> dict[str, Any]:
+    """Return what a manifest tells of its source; TypeError or ValueError where it could not have been written so."""
+    found = dict(info)
+    notes, filters, gaps = (found.get(name, []) for name in ("notes", "filters", "gaps"))
+    if not all(isinstance(one, list) for one in (notes, filters, gaps)):
+        raise TypeError("notes, filters and gaps must be lists")
+    if not all(isinstance(note, str) for note in notes):
+        raise TypeError("a note is no text")
+    moments = [found.get(name) for name in ("started_at", "finished_at", "recorded_since", "since", "at")]
+    for moment in [*moments, *(gap[name] for gap in gaps for name in ("since", "until"))]:
+        if moment is not None:
+            datetime.fromisoformat(moment)
+    return found
+
+
+def _check_room(file: Path, size: int, folder: Path) -> None:
+    """Refuse a file that says that it needs more than there is, before it fills the disk."""
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise DecodeError(
+            f"{file} unpacks to {size:,} bytes, and {folder.parent} has room for {free:,}", file=str(file)
+        )
+
+
 def load_capture(path: str | os.PathLike[str]) -> Capture:
-    """Open a file that `Capture.save` wrote."""
+    """Open a file that `Capture.save` wrote. It may come from anybody, so nothing that it says of itself is believed."""
     file = Path(path)
     capture = Capture.create()
     try:
-        with zipfile.ZipFile(file) as archive:
-            manifest = json.loads(archive.read(_MANIFEST))
-            if manifest["format"] > FORMAT:
-                raise DecodeError(
-                    f"{file} was written by a newer allocframe; upgrade to read it", file=str(file)
-                )
-            for entry in manifest["pages"]:
-                page = Page(**entry)
-                with archive.open(f"pages/{page.file_name}.zst") as member:
-                    _copy(pa.CompressedInputStream(cast(Any, member), "zstd"), capture.file(page).open("wb"))
-                if capture.file(page).stat().st_size != page.size:
-                    raise DecodeError(
-                        f"{file}: page {page.number} is cut short; get the file again", file=str(file)
-                    )
-                capture._pages[page.number] = page
-            capture.info = dict(manifest["info"])
-    except (zipfile.BadZipFile, KeyError, TypeError, ValueError, pa.ArrowException) as error:
+        with file.open("rb") as raw, zipfile.ZipFile(raw) as archive:
+            _unpack(archive, file, capture)
+    except (*_DAMAGED, OSError) as error:
         capture.close()
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         what = (
             f"{file} is not a file that allocframe saved, or it is damaged ({type(error).__name__}: {error})"
         )
@@ -193,6 +236,28 @@ def load_capture(path: str | os.PathLike[str]) -> Capture:
         capture.close()
         raise
     return capture
+
+
+def _unpack(archive: zipfile.ZipFile, file: Path, capture: Capture) -> None:
+    with archive.open(_MANIFEST) as member:
+        told = member.read(_LONGEST_MANIFEST + 1)
+    if len(told) > _LONGEST_MANIFEST:
+        raise ValueError(f"its manifest is longer than {_LONGEST_MANIFEST:,} bytes")
+    manifest = json.loads(told)
+    if manifest["format"] > FORMAT:
+        raise DecodeError(f"{file} was written by a newer allocframe; upgrade to read it", file=str(file))
+    pages = {page.number: page for page in map(_checked_page, manifest["pages"])}
+    if len(pages) < len(manifest["pages"]):
+        raise ValueError("two pages have the same number")
+    capture.info = _checked_info(manifest["info"])
+    _check_room(file, sum(page.size for page in pages.values()), capture.folder)
+    for page in pages.values():
+        with archive.open(f"pages/{page.file_name}.zst") as packed:
+            unpacked = pa.CompressedInputStream(cast(Any, packed), "zstd")
+            _copy(unpacked, capture.file(page).open("wb"), most=page.size)
+        if capture.file(page).stat().st_size != page.size:
+            raise DecodeError(f"{file}: page {page.number} is cut short; get the file again", file=str(file))
+    capture._pages = pages
 
 
 def capture_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Capture:
@@ -228,6 +293,6 @@ def _plain(body: bytes, file: Path) -> bytes:
             return gzip.decompress(body)
         if body.startswith(_ZSTD_MAGIC):
             return pa.CompressedInputStream(pa.BufferReader(body), "zstd").read()
-    except (OSError, EOFError, pa.ArrowException) as error:
+    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
         raise DecodeError(f"{file} is damaged: {error}", file=str(file)) from error
     return body

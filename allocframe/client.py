@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+import os
 import weakref
 from dataclasses import replace
-from typing import TYPE_CHECKING, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 from . import _protocol
 from ._acting import Acting
 from ._config import Config
-from ._connection import MAX_CONNECTIONS
-from ._errors import ConfigError, NotFound
+from ._connection import check_workers
+from ._errors import ConfigError, DecodeError, NotFound
 from ._observing import Observing
 from ._progress import Progress
 from ._protocol import Query
+from ._reads import Reading
 from ._transport import Response, Transport, parsed
 from ._walk import Walk
 from ._watchable import Watchable
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from .snapshot import Snapshot
 
 
-class Client(Acting, Observing, Watchable):
+class Client(Acting, Observing, Reading, Watchable):
     """A connection to one Nomad cluster.
 
     Every argument that is left out comes from the variable that the Nomad CLI reads.
@@ -136,6 +139,7 @@ class Client(Acting, Observing, Watchable):
         per_page: int = 1000,
         workers: int = 4,
         progress: Progress = None,
+        resume: str | os.PathLike[str] | None = None,
     ) -> Snapshot:
         """Fetch every allocation that the query selects: all of them, or an error.
 
@@ -162,11 +166,15 @@ class Client(Acting, Observing, Watchable):
         progress : bool or callable, optional
             Show a progress bar: always, never, or when it takes over a second. A callable gets the
             allocations so far and an estimate of all, or None.
+        resume : path, optional
+            A folder that keeps the pages until the snapshot is closed: where this call is interrupted, even by kill -9, the
+            same call goes on from there, and a note in `info` says of which times the rows are. An error inside
+            ``with`` leaves the folder, too.
 
         Raises
         ------
         ConfigError
-            A parameter cannot be used; nothing was sent.
+            A parameter cannot be used; nothing was sent. Or `resume` holds a walk of another query, server or token.
         PermissionDenied, BadRequest, ApiError
             Nomad refused; no partial snapshot is made.
         ConnectionFailed, RequestTimeout, NotNomad, DecodeError
@@ -178,10 +186,7 @@ class Client(Acting, Observing, Watchable):
         >>> snap.allocations["client_status"].unique().tolist()
         ['failed']
         """
-        if _protocol.check_count("workers", workers) > MAX_CONNECTIONS:
-            raise ConfigError(
-                f"workers must be {MAX_CONNECTIONS} or less: Nomad limits connections, not {workers}"
-            )
+        check_workers(workers)
         query = Query(
             namespace=namespace or self._config.namespace,
             region=self._config.region,
@@ -195,7 +200,10 @@ class Client(Acting, Observing, Watchable):
         )
         from .snapshot import Snapshot
 
-        return Snapshot(*Walk(self._transport, query, self._config.address).run(workers, progress))
+        walk = Walk(
+            self._transport, query, self._config.address, resume=None if resume is None else Path(resume)
+        )
+        return Snapshot(*walk.run(workers, progress))
 
     def allocation(self, alloc_id: str) -> Allocation:
         """Read one allocation in full.
@@ -272,8 +280,7 @@ class Client(Acting, Observing, Watchable):
             for name, value in query.params(paged=False).items()
             if name in ("namespace", "region", "filter")
         }
-        rows = self._transport.get("/v1/evaluations", wanted, check=parsed)
-        return evaluations_frame(row for row in rows or [] if isinstance(row, dict))
+        return evaluations_frame(self._transport.get("/v1/evaluations", wanted, check=_listed))
 
     def _whole_id(self, alloc_id: str) -> str:
         text, whole = _protocol.check_alloc_id(alloc_id)
@@ -282,9 +289,8 @@ class Client(Acting, Observing, Watchable):
         query = Query(
             namespace="*", region=self._config.region, prefix=_protocol.even_head(text), task_states=False
         )
-        found = [
-            row["ID"] for row in self._transport.get(_protocol.LIST, query.params(paged=False), check=parsed)
-        ]
+        rows = self._transport.get(_protocol.LIST, query.params(paged=False), check=_listed)
+        found = [row["ID"] for row in rows if isinstance(row.get("ID"), str)]
         fitting = sorted(identity for identity in found if identity.startswith(text))
         if len(fitting) == 1:
             return str(fitting[0])
@@ -311,3 +317,11 @@ class Client(Acting, Observing, Watchable):
     def __repr__(self) -> str:
         mode = ", read_only=True" if self.read_only else ""
         return f"Client({self._config.address!r}{mode})"
+
+
+def _listed(response: Response) -> list[dict[str, Any]]:
+    """Return the objects of an answer that must be a list, for `Transport.get`."""
+    rows = parsed(response)
+    if not isinstance(rows, list | None):
+        raise DecodeError("the answer is no list")
+    return [row for row in rows or [] if isinstance(row, dict)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ import pyarrow.compute as pc
 
 from . import _careful, _wire
 from ._errors import DecodeError
+from ._memory import LARGE, give_back
+from ._query import among, answer, quoted, streamed, terms
 from ._table import Column, Table
 from .capture import Capture, Page
 from .frames import TABLES
@@ -29,8 +31,16 @@ MEMORY_LIMIT = "500MB"
 BATCH = 8 << 20
 """Bytes of small pages that are typed together."""
 
+BATCH_ROWS = 100_000
+"""Rows that are taken out of the database at a time."""
+
+_NO_ROWS = pa.chunked_array([], pa.int64())
+
 UNSTORED = (OSError, duckdb.Error)
 """What is raised where this machine has no room, or lets nobody write."""
+
+_UNFIT = (duckdb.InvalidInputException, UnicodeDecodeError)
+"""What DuckDB raises for a page that does not fit; the second where its message cuts a character of the page in two."""
 
 _SUSPECT = _wire.suspect_pattern()
 _COLUMNS = _wire.duckdb_columns()
@@ -85,8 +95,8 @@ class Store:
         )
         self._views("main", "true")
 
-    def read(self, page: Page) -> PageRows:
-        """Type one page; safe to call from several threads.
+    def read(self, page: Page, body: bytes | None = None) -> PageRows:
+        """Type one page, whose text need not be read again where it is at hand; safe to call from several threads.
 
         Raises
         ------
@@ -94,11 +104,12 @@ class Store:
             The page is not whole JSON.
         """
         file = self.capture.file(page)
-        body = file.read_bytes()
+        if body is None:
+            body = file.read_bytes()
         if body.startswith(b"[") and not _is_suspect(body):
             try:
                 return self._insert(page, file, len(body))
-            except duckdb.InvalidInputException:
+            except _UNFIT:
                 pass  # the careful reader finds out whether the page is broken or only unusual
         plain, issues = _careful.read(body, page.source or page.file_name)
         careful = file.with_suffix(".careful")
@@ -141,7 +152,7 @@ class Store:
                 try:
                     self._insert(batch[0][0], together, len(rows))
                     return
-                except duckdb.InvalidInputException:
+                except _UNFIT:
                     pass  # one of them is broken or unusual: find out which
                 finally:
                     together.unlink()
@@ -182,23 +193,51 @@ class Store:
         self._views(name, f"ID IN (SELECT alloc_id FROM {schema}.allocations WHERE {terms(conditions)})")
         return name
 
-    def frame(self, name: str, schema: str = "main") -> pd.DataFrame:
-        """Return a table as a DataFrame, in the order in which the allocations were created."""
-        table = TABLES[name]
+    def split(self, schema: str, size: int) -> Iterator[str]:
+        """Make schemas in turn that hold so many allocations each, in the order in which they came; yield their names."""
+        found = self._con.execute("SELECT coalesce(max(rowid), -1) FROM pages").fetchone()
+        for start in range(0, (found[0] if found else -1) + 1, size):
+            name = f"view_{next(self._schemas)}"
+            within = f"rowid BETWEEN {start} AND {start + size - 1}"
+            self._views(
+                name,
+                within
+                if schema == "main"
+                else f"{within} AND rowid IN (SELECT alloc_row FROM {schema}.listed)",
+            )
+            yield name
+            self._con.execute(f"DROP SCHEMA {name} CASCADE")
+
+    def frame(
+        self,
+        name: str,
+        schema: str = "main",
+        columns: tuple[Column, ...] = (),
+        only: pa.Table | None = None,
+    ) -> pd.DataFrame:
+        """Return a table as a DataFrame, in the order in which the allocations were created.
+
+        `columns` are others, made of those of the table; `only` holds the keys of the rows that are wanted.
+        """
+        table = TABLES[name].narrowed(columns)
+        made = ", ".join(f"{column.sql} AS {column.name}" for column in columns) or "* EXCLUDE (alloc_row)"
         with self._con.cursor() as cursor:
-            data = cursor.sql(f"{table.select(schema, 'alloc_row')}").to_arrow_table()
+            keys = {column.name: column.sql for column in TABLES[name].columns}
+            rows_of = f"{TABLES[name].select(schema, 'alloc_row')} {among(cursor, only, keys)}"
+            rows = cursor.sql(f"SELECT {made}, alloc_row FROM ({rows_of})")
+            arrays = table.taken(rows.to_arrow_reader(BATCH_ROWS))
             order = cursor.sql(
                 f"SELECT alloc_row FROM {schema}.listed ORDER BY CreateIndex, ID, alloc_row"
             ).fetchnumpy()
-        columns = dict(zip(data.column_names, data.columns, strict=True))
-        del data
-        rows = columns.pop("alloc_row").to_numpy()
         created = order["alloc_row"]
-        rank = np.zeros(int(created.max()) + 1 if len(created) else 1, dtype=np.int64)
+        rank = np.zeros(int(created.max()) + 1 if len(created) else 1, dtype=np.int32)
         rank[created] = np.arange(len(created))
-        places = rank[rows]
+        places = rank[arrays.pop("alloc_row", _NO_ROWS).to_numpy()]
         sorted_already = bool(np.all(places[:-1] <= places[1:]))
-        return table.frame(columns, None if sorted_already else np.argsort(places, kind="stable"))
+        found = table.frame(arrays, None if sorted_already else np.argsort(places, kind="stable"))
+        if len(found) >= LARGE:
+            give_back()
+        return found
 
     def stream(self, name: str, schema: str = "main") -> pa.RecordBatchReader:
         """Return a table as SQL sees it, some rows at a time."""
@@ -271,67 +310,6 @@ class Store:
     def close(self) -> None:
         """Let go of the database."""
         self._con.close()
-
-
-def streamed(connection: duckdb.DuckDBPyConnection, name: str, schema: str) -> pa.RecordBatchReader:
-    """Return a table, some rows at a time, from a cursor of its own."""
-    rows: pa.RecordBatchReader = connection.cursor().sql(f"FROM {schema}.{name}").to_arrow_reader()
-    return rows
-
-
-def answer(cursor: duckdb.DuckDBPyConnection, query: str, schema: str = "main") -> pd.DataFrame:
-    """Answer one SELECT over the tables in `schema`.
-
-    Raises
-    ------
-    ValueError
-        It is not one SELECT.
-    """
-    statements = cursor.extract_statements(query)
-    if len(statements) != 1 or statements[0].type not in _READS:
-        raise ValueError("give one SELECT statement: the tables of a snapshot can be read, not changed")
-    cursor.execute(f"SET search_path = '{schema},main'")
-    data = _in_utc(cursor.sql(statements[0]).to_arrow_table())
-    found: pd.DataFrame = data.to_pandas(types_mapper=_TYPES.get)
-    return found
-
-
-def terms(conditions: Iterable[tuple[str, Any]]) -> str:
-    """Return the SQL of conditions: a column and the value, or list of values, that it must have."""
-    found = []
-    for column, wanted in conditions:
-        values = list(wanted) if isinstance(wanted, list | tuple | set | frozenset) else [wanted]
-        found.append(
-            f"CAST({column} AS VARCHAR) IN ({', '.join(quoted(_as_text(value)) for value in values) or 'NULL'})"
-        )
-    return " AND ".join(found) or "true"
-
-
-def _as_text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-_READS = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
-_TYPES = {
-    pa.string(): pd.StringDtype(storage="pyarrow", na_value=np.nan),
-    pa.int64(): pd.Int64Dtype(),
-    pa.uint64(): pd.UInt64Dtype(),
-    pa.bool_(): pd.BooleanDtype(),
-}
-
-
-def _in_utc(data: pa.Table) -> pa.Table:
-    """Say of times that they are in UTC, as those of the tables are."""
-    fields = [
-        pa.field(field.name, pa.timestamp("ns", tz="UTC")) if field.type == pa.timestamp("ns") else field
-        for field in data.schema
-    ]
-    return data.cast(pa.schema(fields))
-
-
-def quoted(text: str) -> str:
-    """Return text as a literal of SQL."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _among(ids: Iterable[str]) -> str:

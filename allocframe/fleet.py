@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import Any, Self
 
 from . import _protocol
@@ -136,8 +137,11 @@ class Fleet:
         per_page: int = 1000,
         workers: int = 4,
         progress: Progress = None,
+        resume: str | os.PathLike[str] | None = None,
     ) -> Together:
         """Fetch every cluster at the same time; arguments as of `Client.snapshot`, for each cluster.
+
+        The folder to `resume` from has one for each cluster, under its name.
 
         Returns
         -------
@@ -163,7 +167,8 @@ class Fleet:
             "namespace": namespace, "prefix": prefix, "filter": filter, "task_states": task_states, "resources": resources,
             "stale": stale, "newest": newest, "per_page": per_page,
         }  # fmt: skip
-        found, failed = _Gathering(self.clients, self._within).run(asked, workers, progress)
+        folders = {name: None if resume is None else Path(resume) / name for name in self.clients}
+        found, failed = _Gathering(self.clients, self._within, folders).run(asked, workers, progress)
         if not found:
             said = "; ".join(f"{name}: {why['error']}" for name, why in failed.items())
             raise AllocframeError(f"no cluster could be fetched: {said}")
@@ -187,8 +192,11 @@ class Fleet:
 class _Gathering:
     """One snapshot of every cluster, each in a thread of its own."""
 
-    def __init__(self, clients: Mapping[str, Client], within: float) -> None:
+    def __init__(
+        self, clients: Mapping[str, Client], within: float, folders: Mapping[str, Path | None]
+    ) -> None:
         self._clients = clients
+        self._folders = folders
         self._within = within
         self._found: dict[str, Snapshot] = {}
         self._failed: dict[str, dict[str, str]] = {}
@@ -215,6 +223,7 @@ class _Gathering:
                 for name, client in self._clients.items():
                     most = max(CONNECTIONS // beside[client._config.base_url], 1)
                     mine = {**asked, "workers": min(workers, most), "progress": self._counted(name)}
+                    mine["resume"] = self._folders[name]
                     running[pool.submit(client.snapshot, **mine)] = name
                 while running:
                     for future in wait(running, _TURN, FIRST_COMPLETED).done:

@@ -8,19 +8,25 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pandas as pd
 
-from ._display import escaped, visible, without_formula
+from ._display import without_formula
+from ._errors import ConfigError, DecodeError
 from ._kept import Kept
+from ._overview import BY_STATUS, SPAN, as_html, remarks, title
+from ._parts import Parts
 from ._table import Table, Tables
 from .capture import Capture, capture_files, load_capture
 from .decode import ISSUES, Store
 from .frames import SNAPSHOT_TABLES, TABLES
 
+if TYPE_CHECKING:
+    from ._diff import Diff
 
-class Snapshot:
+
+class Snapshot(Parts):
     """Every allocation that one walk over a cluster found, and what became of their tasks.
 
     Made by `Client.snapshot`, `load`, `read_json` and `Archive.snapshot`. Frames are made when first asked for, and kept.
@@ -56,10 +62,9 @@ class Snapshot:
         conditions: Iterable[tuple[str, Any]] = (),
         schema: str = "main",
     ) -> None:
+        super().__init__(store, schema)
         self._capture = capture
-        self._store = store
         self._conditions = tuple(conditions)
-        self._schema = schema
 
     @cached_property
     def allocations(self) -> pd.DataFrame:
@@ -94,29 +99,17 @@ class Snapshot:
     @cached_property
     def info(self) -> dict[str, Any]:
         """Where the tables come from and what they lack, as plain JSON."""
-        tasks = self.task_states
-        truncated = int(tasks["events_truncated"].sum())
+        counts = self._counts
+        tasks, truncated = counts["task_states"], counts["truncated"]
         return {
             **self._capture.info,
             "allocations": len(self),
-            "tasks": len(tasks),
+            "tasks": tasks,
             "tasks_truncated": truncated,
-            "truncated_share": truncated / len(tasks) if len(tasks) else None,
+            "truncated_share": truncated / tasks if tasks else None,
             "issues": len(self.issues),
             "filtered": [[column, value] for column, value in self._conditions],
         }
-
-    def _frame(self, name: str) -> pd.DataFrame:
-        return self._described(self._store.frame(name, self._schema), self._declared[name])
-
-    def _described(self, frame: pd.DataFrame, table: Table) -> pd.DataFrame:
-        frame.attrs = {
-            "table": table.name,
-            "key": list(table.key),
-            "filtered": [[column, value] for column, value in self._conditions],
-            "from": self._capture.info,
-        }
-        return frame
 
     def sql(self, query: str) -> pd.DataFrame:
         """Answer a SELECT over the tables `allocations`, `task_states`, `events`, `reschedules`, `resources`.
@@ -156,6 +149,30 @@ class Snapshot:
         schema = self._store.narrow(self._schema, plain.items())
         conditions = (*self._conditions, *plain.items())
         return Snapshot(self._capture, self._store, conditions=conditions, schema=schema)
+
+    def diff(self, other: Snapshot) -> Diff:
+        """Return what changed from this snapshot to another, later one of the same cluster.
+
+        Both may be live, loaded, or of an archive. The cost depends on what changed: allocations whose ModifyIndex is the same
+        are the same.
+
+        Returns
+        -------
+        Diff
+            The DataFrames `new`, `gone`, `changed` (column, before, after), `new_events`, `missing` (tasks that lost events
+            between the two), and `notes` on what makes the two hard to compare.
+
+        Examples
+        --------
+        >>> earlier = af.load(snap.save("before.allocframe"))
+        >>> earlier.diff(snap).changed.empty
+        True
+        """
+        from ._diff import diff
+
+        if self.clusters or other.clusters:
+            raise ConfigError("only snapshots of one cluster can be compared: choose one by .clusters[...]")
+        return diff(self, other)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the evidence into one compressed file: the answers as sent, and how they were got.
@@ -224,53 +241,26 @@ class Snapshot:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            self._capture.keep()
         self.close()
 
     def __len__(self) -> int:
-        return len(self.allocations)
+        return self._counts["allocations"]
 
     def __repr__(self) -> str:
         return "\n".join([f"<Snapshot: {self._title()}>", *(f"  {line}" for line in self._remarks())])
 
     def _repr_html_(self) -> str:
-        counts = self.allocations["client_status"].value_counts()
-        cells = "".join(
-            f"<tr><td style='text-align:left'>{escaped(status)}</td><td>{count:,}</td></tr>"
-            for status, count in counts.items()
-            if count
-        )
-        remarks = "".join(f"<li>{escaped(line)}</li>" for line in self._remarks())
-        head = "<tr><th>client status</th><th>allocations</th></tr>"
-        table = f"<table><thead>{head}</thead><tbody>{cells}</tbody></table>"
-        return f"<div><strong>Snapshot</strong>: {escaped(self._title())}{table}<ul>{remarks}</ul></div>"
+        return as_html(self._title(), self.sql(BY_STATUS), self._remarks())
 
     def _title(self) -> str:
-        counted = ("allocations", "task_states", "events")
-        return ", ".join(f"{len(getattr(self, name)):,} {name.replace('_', ' ')}" for name in counted)
+        return title(self._counts)
 
     def _remarks(self) -> list[str]:
-        """Say what a reader must know: what is covered, what is missing and why."""
-        remarks = []
-        times = self.events["time"].dropna()
-        if len(times):
-            remarks.append(
-                f"events from {times.min():%Y-%m-%d %H:%M:%S} to {times.max():%Y-%m-%d %H:%M:%S} UTC"
-            )
-        complete = self.info.get("complete")
-        if complete:
-            remarks.append("complete: every allocation that this query and token can see is here")
-        elif complete is None:
-            remarks.append("read from files: whether they hold every allocation cannot be told")
-        else:
-            remarks.append("NOT complete")
-        if self.info["tasks_truncated"]:
-            share = f"{self.info['tasks_truncated']:,} of {self.info['tasks']:,} tasks"
-            remarks.append(f"older events are gone for {share}: Nomad keeps ten for each task")
-        if self.info["issues"]:
-            remarks.append(f"{self.info['issues']:,} values did not fit and are NA; see .issues")
-        remarks += [f"only where {column} is {visible(value)}" for column, value in self._conditions]
-        return remarks + [visible(note) for note in self.info.get("notes", [])]
+        first, last = self.sql(SPAN).iloc[0]
+        return remarks(self.info, first, last, self._conditions)
 
 
 def load(path: str | os.PathLike[str]) -> Snapshot:
@@ -296,8 +286,12 @@ def load(path: str | os.PathLike[str]) -> Snapshot:
         return loaded(capture)
     tables = any(page.kind == "table" for page in capture.pages)
     snapshot = Snapshot(capture, Kept.of(capture)) if tables else _decoded(capture)
-    for column, value in snapshot._capture.info.get("filters", []):
-        snapshot = snapshot.filter(**{column: value})
+    try:
+        for column, value in snapshot._capture.info.get("filters", []):
+            snapshot = snapshot.filter(**{column: value})
+    except (TypeError, ValueError) as error:
+        snapshot.close()
+        raise DecodeError(f"{path} was saved with a filter that is none: {error}", file=str(path)) from None
     return snapshot
 
 

@@ -56,7 +56,10 @@ html_show_copyright = False
 
 def _fill(app: object, name: str, source: list[str]) -> None:
     """Put in what is generated from the code."""
-    made: dict[str, Callable[[], str]] = {"tables": generated.tables, "commands": generated.commands}
+    made: dict[str, Callable[[], str]] = {
+        "tables": generated.tables, "commands": generated.commands, "sizes": generated.sizes,
+    }  # fmt: skip
+
     source[0] = re.sub(r"<!-- generated: (\w+) -->", lambda found: made[found[1]](), source[0])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import typer
 from typer.main import get_command
@@ -46,3 +47,9 @@ def _command(
     yield f"```text\n{command.get_help(context).strip()}\n```\n"
     for name, inner in getattr(command, "commands", {}).items():
         yield from _command(inner, f"{path} {name}", context)
+
+
+def sizes() -> str:
+    """Return the table that benchmarks/size.py keeps."""
+    page = (Path(__file__).parent.parent / "benchmarks" / "README.md").read_text()
+    return page.partition("<!-- size -->\n")[2].partition("<!-- end size -->")[0]

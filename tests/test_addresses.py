@@ -54,3 +54,30 @@ def test_the_environments_proxy_is_used_and_no_proxy_obeyed(monkeypatch: pytest.
         monkeypatch.setenv("no_proxy", "nomad.invalid")
         with af.Client("http://nomad.invalid:4646") as client, pytest.raises(af.ConnectionFailed):
             client.snapshot(progress=False)
+
+
+@pytest.mark.parametrize("proxy", ["socks5://me:pw@127.0.0.1:1", "nonsense://x", "http://", "http://[::1"])
+def test_a_proxy_that_cannot_be_spoken_to_is_refused_without_showing_it(
+    proxy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "")
+    with af.Client("http://nomad.invalid:4646") as client:
+        monkeypatch.setenv("http_proxy", proxy)
+        with pytest.raises(af.ConfigError, match="HTTP_PROXY") as caught:
+            af.Client("http://nomad.invalid:4646")
+        assert "pw" not in str(caught.value)
+        with pytest.raises(af.ConfigError, match="HTTP_PROXY"):
+            client.exec("5457f16d-0f87-8e6b-5e91-0c7da3a41eb7", ["x"], task="t")
+
+
+def test_a_proxy_without_a_scheme_is_one_of_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(good()) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.address.removeprefix("http://"))
+        monkeypatch.setenv("no_proxy", "")
+        with af.Client("http://nomad.invalid:4646") as client:
+            assert len(client.snapshot(progress=False)) == 1
+
+
+def test_an_address_that_only_looks_like_a_name_is_refused() -> None:
+    with pytest.raises(af.ConfigError, match="NOMAD_ADDR"):
+        af.Client("http://xn--a:4646")

@@ -99,7 +99,7 @@ def test_what_nomad_refuses_is_written_as_refused_and_a_lost_answer_as_unknown(
 
 
 def test_an_interrupted_action_is_unknown() -> None:
-    given: dict[str, Any] = {"address": "a", "accessor": lambda: None, "secret": ""}
+    given: dict[str, Any] = {"address": "a", "accessor": lambda: None, "secret": lambda: ""}
     with pytest.raises(KeyboardInterrupt), _audit.audited("exec", ID, {}, **given):
         raise KeyboardInterrupt
     assert af.read_audit()[["result", "said"]].iloc[0].tolist() == ["unknown", "KeyboardInterrupt"]
@@ -251,7 +251,7 @@ def test_two_processes_add_to_it_at_the_same_time(audit_log: Path) -> None:
         "import sys\nfrom allocframe import _audit\n"
         "for n in range(150):\n"
         "    with _audit.audited('restart', sys.argv[1], {'n': n, 'pad': 'x' * 3000}, address='a',"
-        " accessor=lambda: None, secret=''): pass\n"
+        " accessor=lambda: None, secret=lambda: ''): pass\n"
     )
     started = [subprocess.Popen([sys.executable, "-c", script, name]) for name in ("one", "two")]
     assert [process.wait(60) for process in started] == [0, 0]

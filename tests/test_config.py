@@ -41,6 +41,12 @@ def test_addresses_as_the_cli_takes_them(address: str, base: str, socket: str | 
         ("unix://", "names no socket"),
         ("http://user:pw@host", "NOMAD_HTTP_AUTH"),
         ("http://host/?x=1", "query"),
+        ("http://a b", "cannot be read"),
+        ("http://a\x00b", "cannot be read"),
+        ("http://a\u2028b", "cannot be read"),
+        ("http://a..b", "cannot be read"),
+        ("http://" + "a" * 300, "cannot be read"),
+        ("unix:///run/\x00", "cannot be read"),
     ],
 )
 def test_a_bad_address_is_refused_naming_the_variable(address: str, said: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,18 +12,48 @@ import pytest
 import allocframe as af
 
 ROOT = Path(__file__).parent.parent
-TESTS = re.findall(
-    r"def (test_\w+)", "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
-)
-ROWS = [line for line in (ROOT / "docs" / "faults.md").read_text().splitlines() if re.match(r"\| \d", line)]
+AUDIT = (ROOT / "docs" / "audit.md").read_text()
+NODE = re.compile(r"`(tests/[\w/]+\.py::test_\w+)`")
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.split("|")[1].strip())
-def test_every_fault_that_is_promised_to_be_met_has_a_test(row: str) -> None:
-    named = re.findall(r"test_\w+", row)
-    assert named
-    for name in named:
-        assert any(test.startswith(name) for test in TESTS), name
+def audited(section: str) -> list[list[str]]:
+    """Return the cells of each line of a section's table."""
+    body = re.split(r"^## ", AUDIT, flags=re.M)
+    lines = next(part for part in body if part.startswith(section)).splitlines()
+    table = [line for line in lines if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
+
+
+@pytest.fixture(scope="module")
+def collected() -> set[str]:
+    """What pytest finds in the files that the audit names."""
+    files = sorted({node.partition("::")[0] for node in NODE.findall(AUDIT)})
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *files]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {line.partition("[")[0] for line in done.stdout.splitlines() if "::" in line}
+
+
+def test_each_line_of_the_audit_names_tests_and_they_are_there(collected: set[str]) -> None:
+    lines = [line for section in ("Promises", "Faults", "Protections") for line in audited(section)]
+    assert len(lines) > 80
+    for *_, shown in lines:
+        named = NODE.findall(shown)
+        assert ", ".join(f"`{node}`" for node in named) == shown, f"something else than tests: {shown}"
+        assert named
+        assert [node for node in named if node not in collected] == []
+
+
+def test_the_audit_has_each_promise_and_each_fault_once() -> None:
+    assert [line[0] for line in audited("Promises")] == [str(number) for number in range(1, 8)]
+    assert [line[0] for line in audited("Faults")] == [str(number) for number in range(1, 59)]
+
+
+def test_every_test_that_is_named_after_a_fault_is_in_its_line() -> None:
+    shown = {line[0]: line[-1] for line in audited("Faults")}
+    for file in (ROOT / "tests").rglob("test_*.py"):
+        for row, name in re.findall(r"^def (?=test_row_(\d+)_)(\w+)", file.read_text(), re.M):
+            assert f"::{name}`" in shown[row], f"{name} is not in line {row}"
 
 
 def test_every_statistic_and_plot_is_in_the_documents() -> None:

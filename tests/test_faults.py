@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 
 import pytest
@@ -50,6 +52,17 @@ def test_row_2_a_connection_that_the_server_closed_is_opened_anew() -> None:
         assert len(c.snapshot(progress=False)) == 1
         assert len(c.snapshot(progress=False)) == 1
         assert c.stats["retries"] == 1
+
+
+def test_row_2_a_kept_connection_that_breaks_on_its_next_request_is_opened_anew_at_once() -> None:
+    pauses: list[float] = []
+    with serving(good(), good(), reset, good(), keep_alive=True) as server, client(server) as c:
+        c._transport._rng.uniform = lambda low, high: pauses.append(high) or 0.0  # type: ignore[method-assign, func-returns-value]
+        assert len(c.allocation(ROW["ID"]).events) == 0
+        assert len(c.snapshot(progress=False)) == 1
+        assert len(c.snapshot(progress=False)) == 1
+        assert c.stats["retries"] == 1
+        assert pauses == [], "the first repeat on a connection that was kept waits for nothing"
 
 
 @pytest.mark.parametrize("cut", range(1, len(BODY), 9))
@@ -323,6 +336,49 @@ def test_row_49_a_client_used_after_a_fork_says_so(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(c._transport, "_pid", -1)
         with pytest.raises(af.AllocframeError, match="fork"):
             c.snapshot()
+
+
+_FORKED = """
+import os, sys
+import allocframe as af
+client = af.Client(sys.argv[1])
+print(len(client.snapshot(progress=False)), flush=True)
+if os.fork() == 0:
+    try:
+        client.snapshot(progress=False)
+    except af.AllocframeError as error:
+        print(error, flush=True)
+    with af.Client(sys.argv[1]) as mine:
+        print(len(mine.snapshot(progress=False)), flush=True)
+    os._exit(0)
+os.wait()
+print(len(client.snapshot(progress=False)), flush=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_row_49_in_a_real_fork_the_child_is_told_to_make_its_own_and_the_parent_goes_on() -> None:
+    with serving(good()) as server:
+        command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _FORKED, server.address]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    lines = done.stdout.splitlines()
+    assert [lines[0], lines[2], lines[3]] == ["1", "1", "1"], done.stderr
+    assert "before a fork" in lines[1]
+
+
+def test_row_49_a_client_serves_several_threads_and_a_running_event_loop() -> None:
+    async def inside() -> int:
+        return len(c.snapshot(progress=False))
+
+    with (
+        af.sim.Cluster("crash_loop", allocations=40, seed=1) as cluster,
+        af.Client(cluster.address, token=cluster.token, namespace="*") as c,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        wanted = len(cluster.state.allocs)
+        found = list(pool.map(lambda n: len(c.snapshot(progress=False)), range(16)))
+        assert found == [wanted] * 16
+        assert asyncio.run(inside()) == wanted
 
 
 def test_a_closed_client_says_so_and_closing_twice_does_no_harm() -> None:

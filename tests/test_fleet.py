@@ -440,6 +440,24 @@ def test_one_cluster_is_not_asked_for_the_usage_of_several(both: af.Together, cl
     assert len(client.usage(both.clusters["us"]).samples)
 
 
+def test_what_is_of_one_cluster_takes_no_snapshot_of_several(both: af.Together, tmp_path: Path) -> None:
+    one = both.clusters["us"]
+    for before, after in ((one, both), (both, one)):
+        with pytest.raises(af.ConfigError, match="only snapshots of one cluster can be compared"):
+            before.diff(after)
+    with pytest.raises(ValueError, match="of several clusters"):
+        af.Archive(tmp_path / "archive").append(both)
+
+
+def test_each_cluster_goes_on_from_a_folder_of_its_own(fleet: af.Fleet, tmp_path: Path) -> None:
+    folder = tmp_path / "walk"
+    clients = {**fleet.clients, "gone": af.Client("http://127.0.0.1:9")}
+    with af.Fleet(clients) as more, more.snapshot(namespace="*", resume=folder) as snap:
+        assert {"eu", "us"} <= {path.name for path in folder.iterdir()}
+        assert len(snap) > 0
+    assert not (folder / "eu").exists(), "what is done needs no folder"
+
+
 def test_a_report_is_of_one_cluster(both: af.Together, tmp_path: Path) -> None:
     for made in (
         lambda: af.report(both, "cluster", output=tmp_path / "x.html", progress=False),

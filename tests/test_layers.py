@@ -10,16 +10,17 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "allocframe"
 
 LAYERS = [
-    ["_version", "_errors", "_display", "_progress", "_change"],
-    ["_config", "_wire", "_protocol", "_actions", "_remedies", "_audit", "_acl", "_logtime"],
+    ["_version", "_errors", "_display", "_memory", "_progress", "_change"],
+    ["_config", "_overview", "_wire", "_protocol", "_actions", "_remedies", "_audit", "_acl", "_logtime"],
     ["_exec", "_events", "_terminal", "_logs", "_usage", "_clusters"],
-    ["_table", "_careful", "_connection"],
+    ["_table", "_careful", "_connection", "_query"],
     ["_shell"],
     ["capture"],
+    ["_resume"],
     ["frames"],
-    ["decode"],
+    ["_diff", "_parts", "decode"],
     ["_transport", "_stream", "_present", "_kept", "allocation"],
-    ["_walk", "_acting", "_observing", "_watchable"],
+    ["_walk", "_reads", "_acting", "_observing", "_watchable"],
     ["_asking", "client"],
     ["_watching"],
     ["snapshot"],
@@ -38,7 +39,7 @@ LAYERS = [
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 HOME = {
     "httpx": {"_connection", "_transport", "_stream"},
-    "duckdb": {"_kept", "archive", "decode"},
+    "duckdb": {"_kept", "_query", "archive", "decode"},
     "deltalake": {"archive"},
     "typer": {"cli"},
     "tqdm": {"_progress"},

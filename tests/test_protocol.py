@@ -18,7 +18,7 @@ from allocframe._protocol import Headers, Pager, Query
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("prefix", "abc"), ("prefix", "zz"), ("prefix", ""), ("prefix", "a-b-c"),
+        ("prefix", "abc"), ("prefix", "zz"), ("prefix", ""), ("prefix", "a-b-c"), ("prefix", 5),
         ("per_page", 0), ("per_page", -1), ("per_page", True), ("per_page", "10"), ("per_page", 1.5),
         ("newest", 0), ("newest", False), ("filter", " "), ("namespace", ""), ("task_states", 1), ("stale", "false"),
     ],
@@ -74,6 +74,19 @@ def test_headers_are_read_whatever_they_hold(sent: str, index: int | None) -> No
         (500, "1 error occurred:\n\t* Task not running\n\n", _errors.Conflict),
         (500, "restart of an alloc that should not run", _errors.Conflict),
         (500, "boom", _errors.ApiError),
+        (500, "rpc error: Permission denied", _errors.PermissionDenied),
+        (500, "ACL token not found", _errors.PermissionDenied),
+        (404, "allocation not found", _errors.NotFound),
+        (404, 'log entry for task "web" and log type "stdout" not found', _errors.NotFound),
+        (500, 'state for allocation "x" not found on client', _errors.NotFound),
+        (400, "No logs available", _errors.Conflict),
+        (500, "Could not find task runner for task: x", _errors.Conflict),
+        (500, "Task not found", _errors.Conflict),
+        (500, "task not found", _errors.Conflict),
+        (500, "must provide task name", _errors.BadRequest),
+        (500, "Failed to parse filter", _errors.BadRequest),
+        (501, "alloc lookup failed", _errors.ApiError),
+        (429, "", _errors.ApiError),
     ],
 )
 def test_errors_are_told_apart_by_their_text(status: int, text: str, kind: type[_errors.ApiError]) -> None:
@@ -95,6 +108,145 @@ def test_errors_are_told_apart_by_their_text(status: int, text: str, kind: type[
 )  # fmt: skip
 def test_a_500_is_final_unless_its_text_is_transient(status: int, text: str, again: bool) -> None:
     assert _protocol.is_transient(status, text) is again
+
+
+@pytest.mark.parametrize(
+    ("path", "needed"),
+    [
+        ("/v1/client/allocation/x/exec", "allows alloc-exec (and alloc-node-exec for raw_exec)"),
+        ("/v1/client/fs/logs/x", "allows read-logs (or read-fs)"),
+        ("/v1/allocation/x/stop", "allows alloc-lifecycle"),
+        ("/v1/client/allocation/x/signal", "allows alloc-lifecycle"),
+        ("/v1/client/allocation/x/restart", "allows alloc-lifecycle"),
+        ("/v1/allocations", "allows read-job"),
+        ("/v1/client/allocation/x/stats", "allows read-job"),
+    ],
+)
+def test_a_refusal_names_the_capability_that_is_needed(path: str, needed: str) -> None:
+    assert needed in str(_protocol.error_for("GET", path, 403, "Permission denied"))
+
+
+def test_an_error_of_too_many_connections_names_the_limit() -> None:
+    assert "100 connections" in str(_protocol.error_for("GET", "/v1/allocations", 429, ""))
+
+
+TRANSIENT = [
+    "No cluster leader", "Not ready to serve consistent reads", "no servers", "node is not the leader", "leadership transfer in progress",
+    "EOF",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", TRANSIENT)
+def test_a_read_is_repeated_after_each_of_these_texts(text: str) -> None:
+    assert _protocol.is_transient(500, f"rpc error: {text}") is True
+    assert _protocol.is_transient(501, text) is False
+    assert _protocol.is_transient(499, text) is False
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "not_applied", "perhaps_applied"),
+    [
+        (500, "No cluster leader", True, False), (500, "node is not the leader", True, False), (500, "no servers", True, False),
+        (429, "", True, False), (501, "No cluster leader", False, False), (499, "no servers", False, False),
+        (500, "leadership lost while committing log", False, True), (500, "EOF", False, True),
+        (502, "", False, True), (503, "", False, True), (504, "", False, True), (400, "bad", False, False), (403, "", False, False),
+        (500, "Not ready to serve consistent reads", False, False),
+    ],
+)  # fmt: skip
+def test_of_a_refused_change_it_is_known_whether_it_may_have_been_made(
+    status: int, text: str, not_applied: bool, perhaps_applied: bool
+) -> None:
+    assert _protocol.was_not_applied(status, text) is not_applied
+    assert _protocol.may_be_applied(status, text) is perhaps_applied
+
+
+WHOLE = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        _protocol.LIST, "/v1/evaluations", "/v1/agent/self", "/v1/acl/token/self", f"/v1/acl/policy/{'a-Z0' * 32}", f"/v1/acl/role/{WHOLE}",
+        f"/v1/allocation/{WHOLE}", f"/v1/client/fs/logs/{WHOLE}", f"/v1/client/allocation/{WHOLE}/stats",
+    ],
+)  # fmt: skip
+def test_these_calls_read(path: str) -> None:
+    assert _protocol.is_read(path) is True
+    assert _protocol.is_read(f"{path}/") is False
+    assert _protocol.is_read(f"/x{path}") is False
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/v1/client/allocation/{WHOLE}/restart", f"/v1/client/allocation/{WHOLE}/gc", f"/v1/client/allocation/{WHOLE}/exec",
+        f"/v1/allocation/{WHOLE}/stop", "/v1/allocation/x", f"/v1/acl/policy/{'a' * 129}", "/v1/acl/policy/", "/v1/acl/policy/a/b",
+        f"/v1/allocation/{WHOLE[:-1]}", f"/v1/allocation/{WHOLE}0", f"/v1/acl/role/{WHOLE}0", f"/v1/client/fs/logs/{WHOLE}0",
+        f"/v1/client/allocation/{WHOLE}0/stats", f"/v1/client/allocation/{WHOLE[1:]}/stats", f"/v1/client/fs/logs/{WHOLE[1:]}",
+        f"/v1/acl/role/{WHOLE[1:]}", "/v1/jobs", "",
+    ],
+)  # fmt: skip
+def test_these_calls_do_not_read_or_are_not_known_to(path: str) -> None:
+    assert _protocol.is_read(path) is False
+
+
+def test_what_is_checked_comes_back() -> None:
+    assert _protocol.check_count("n", 5) == 5
+    assert _protocol.check_count("n", 1) == 1
+    assert _protocol.check_prefix("AB") == "ab"
+    assert _protocol.check_prefix("ab-cd") == "ab-cd"
+    assert _protocol.check_alloc_id(f" {WHOLE.upper()} ") == (WHOLE, True)
+    assert _protocol.check_alloc_id("54") == ("54", False)
+    assert _protocol.even_head("ab") == "ab"
+    assert _protocol.even_head("abc") == "ab"
+    assert _protocol.even_head("abcdef01-2") == "abcdef01-"
+    assert _protocol.even_head("abcdef01-23") == "abcdef01-23"
+
+
+@pytest.mark.parametrize(
+    "text", [f"{WHOLE}0", f"{WHOLE[:-1]}g", WHOLE.replace("-", "_"), "5", "x" * 20, "", " ", 5]
+)
+def test_what_only_looks_like_an_id_is_none(text: object) -> None:
+    with pytest.raises(ConfigError, match="neither an allocation's ID"):
+        _protocol.check_alloc_id(text)  # type: ignore[arg-type]
+
+
+def test_every_header_is_read() -> None:
+    sent = {
+        "X-Nomad-Index": "18446744073709551615",
+        "X-Nomad-LastContact": "0",
+        "X-Nomad-KnownLeader": "true",
+        "X-Nomad-NextToken": "t",
+    }
+    assert Headers.parse(sent) == Headers(index=2**64 - 1, last_contact=0, known_leader=True, next_token="t")
+    assert Headers.parse({}) == Headers()
+    assert Headers.parse({"X-Nomad-KnownLeader": "yes", "X-Nomad-Index": "1" * 21}) == Headers()
+
+
+def test_a_retry_after_without_a_zone_is_in_utc_and_one_with_a_zone_is_not() -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    assert _protocol.retry_after("Thu, 01 Jan 2026 00:00:20 -0000", now) == 20.0
+    assert _protocol.retry_after("Thu, 01 Jan 2026 01:00:20 +0100", now) == 20.0
+    assert _protocol.retry_after("") is None
+    assert _protocol.retry_after("60") == 60.0
+    assert _protocol.retry_after("61") == 60.0
+    soon = _protocol.retry_after(format_datetime(datetime.now(UTC) + timedelta(seconds=30)))
+    assert soon is not None
+    assert 0 < soon <= 30
+
+
+def test_pauses_double_from_a_quarter_second_to_eight() -> None:
+    class Most(random.Random):
+        def uniform(self, a: float, b: float) -> float:
+            assert a == 0.0
+            return b
+
+    assert [_protocol.backoff(n, Most()) for n in range(1, 8)] == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0]
+
+
+def test_shards_are_all_starts_of_two_digits() -> None:
+    assert [int(shard, 16) for shard in _protocol.SHARDS] == list(range(256))
+    assert {len(shard) for shard in _protocol.SHARDS} == {2}
 
 
 def test_retry_after_is_obeyed_in_both_forms_up_to_a_minute() -> None:
@@ -213,6 +365,19 @@ def test_the_estimate_comes_close_once_some_shards_are_done() -> None:
     assert all(2500 < estimate < 10_000 for estimate in estimates[20:])
 
 
+def test_pages_of_shards_that_are_not_done_do_not_swell_the_estimate() -> None:
+    pager = Pager(Query(per_page=10))
+    pager.received(pager.next_request(), 10, ["a"] * 10, "1.x")  # type: ignore[arg-type]
+    asked = [pager.next_request() for _ in range(8)]
+    for request in asked[:4]:
+        pager.received(request, 10, [], None)  # type: ignore[arg-type]
+    for request in asked[4:]:
+        ids = [f"{request.shard}{n:03d}" for n in range(10)]  # type: ignore[union-attr]
+        pager.received(request, 10, ids, f"{request.shard}999")  # type: ignore[arg-type, union-attr]
+    assert pager.rows == 80
+    assert pager.estimate == 10 * 256
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     count=st.integers(0, 120),
@@ -274,3 +439,95 @@ def test_each_sign_of_a_loop_inside_a_prefix_is_met_by_asking_for_it_whole(how: 
     assert set(got) == {identity for _, identity in server.rows}
     assert pager.notes
     assert all("asked for again in one answer" in note for note in pager.notes)
+
+
+def asked(pager: Pager) -> _protocol.PageRequest:
+    request = pager.next_request()
+    assert request is not None
+    return request
+
+
+def test_a_walk_of_one_page_is_done_when_it_has_come() -> None:
+    pager = Pager(Query())
+    assert (pager.done, pager.estimate, pager.sharded) == (False, None, False)
+    request = asked(pager)
+    assert request == _protocol.PageRequest()
+    assert pager.next_request() is None
+    assert not pager.done, "it is on its way"
+    pager.received(request, 3, ["a", "b", "c"], None)
+    assert (pager.done, pager.estimate, pager.rows) == (True, 3, 3)
+
+
+def test_the_newest_are_asked_for_once_whatever_token_follows() -> None:
+    pager = Pager(Query(newest=2))
+    pager.received(asked(pager), 2, ["a", "b"], "1.x")
+    assert (pager.done, pager.rows, pager.notes) == (True, 2, [])
+
+
+def test_the_first_page_of_a_walk_that_is_split_counts_for_nothing_and_shards_come_in_order() -> None:
+    pager = Pager(Query(per_page=2))
+    pager.received(asked(pager), 2, ["a", "b"], "1.x")
+    assert (pager.rows, pager.sharded, pager.estimate) == (0, True, None)
+    assert [asked(pager).shard for _ in range(256)] == list(_protocol.SHARDS)
+    assert pager.next_request() is None
+
+
+def test_an_estimate_is_made_from_the_fourth_shard_on() -> None:
+    pager = Pager(Query(per_page=2))
+    pager.received(asked(pager), 2, ["a", "b"], "1.x")
+    estimates = []
+    for _ in range(5):
+        pager.received(asked(pager), 2, [], None)
+        estimates.append(pager.estimate)
+    assert estimates == [None, None, None, 512, 512]
+
+
+def test_a_token_after_an_answer_that_was_not_paged_is_overlooked_and_told() -> None:
+    pager = Pager(Query(per_page=2, prefix="ab"))
+    pager.received(asked(pager), 0, [], "ab5")
+    whole = asked(pager)
+    assert whole == _protocol.PageRequest(None, None, paged=False)
+    pager.received(whole, 7, [], "ab5")
+    assert (pager.done, pager.rows) == (True, 7)
+    assert pager.notes == [
+        "prefix ab: an empty page with a next token; asked for again in one answer",
+        "prefix ab: a token came with an answer that was not paged; overlooked",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ids", "token", "sign"),
+    [
+        (["ab1", "ab2"], "ab3", None),
+        ([], "ab3", "an empty page with a next token"),
+        (["ab1", "ab2"], "ab2", "a repeated next token"),
+        (["ab1", "ab2"], "ab1", "a repeated next token"),
+        (["ab2", "ab2"], "ab3", "an allocation on two pages"),
+        (["ab1", "ab4"], "ab3", "a next token that goes back"),
+    ],
+)
+def test_each_sign_of_a_loop_on_a_first_page(ids: list[str], token: str, sign: str | None) -> None:
+    pager = Pager(Query(per_page=2, prefix="ab"))
+    pager.received(asked(pager), len(ids), ids, token)
+    assert pager.notes == ([f"prefix ab: {sign}; asked for again in one answer"] if sign else [])
+    assert asked(pager) == _protocol.PageRequest(None, None if sign else token, paged=not sign)
+    assert pager.rows == (0 if sign else 2)
+
+
+@pytest.mark.parametrize(
+    ("ids", "token", "sign"),
+    [
+        (["ab3", "ab4"], "ab5", None),
+        (["ab3", "ab4"], "ab3", "a repeated next token"),
+        (["ab4", "ab5"], "ab1", "a repeated next token"),
+        (["ab1", "ab4"], "ab5", "an allocation on two pages"),
+    ],
+)
+def test_each_sign_of_a_loop_on_a_second_page(ids: list[str], token: str, sign: str | None) -> None:
+    pager = Pager(Query(per_page=2, prefix="ab"))
+    pager.received(asked(pager), 2, ["ab1", "ab2"], "ab3")
+    second = asked(pager)
+    assert second == _protocol.PageRequest(None, "ab3")
+    pager.received(second, 2, ids, token)
+    assert pager.notes == ([f"prefix ab: {sign}; asked for again in one answer"] if sign else [])
+    assert asked(pager).paged is not bool(sign)

@@ -15,6 +15,7 @@ import trustme
 from faultserver import BODY
 
 import allocframe as af
+from allocframe._config import Config
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -92,6 +93,13 @@ def test_an_expired_certificate_is_refused_saying_so(authority: trustme.CA, ca_f
     old = authority.issue_cert("127.0.0.1", not_after=datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC))
     with tls_server(old) as address, pytest.raises(af.ConnectionFailed, match="expired"):
         rows(address, ca_cert=ca_file)
+
+
+def test_tls_before_1_2_is_not_spoken_and_names_are_checked(ca_file: str) -> None:
+    for settings in ({"ca_cert": ca_file}, {"verify": True}):
+        context = Config.load("https://nomad.example", environ={}, **settings).ssl_context()  # type: ignore[arg-type]
+        assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+        assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
 
 
 def test_skip_verify_connects_and_warns(authority: trustme.CA) -> None:

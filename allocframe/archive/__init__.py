@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import secrets
 import socket
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
 
 from .._change import Change
-from ..decode import answer, terms
+from .._query import answer, terms
 from ..frames import EVENTS
 from ..snapshot import Snapshot
 from ._coverage import COVERAGE, KEPT, MISSING, QUERY
 from ._delta import Tables
 from ._past import Past, described
 from ._reading import Connection, again, check, derive, frame, reading, utc
-from ._rows import rows
-from ._schema import STORED
 from ._state import NOTHING, State, caught_up, known, state
 from ._upkeep import compact, info, retain
+from ._whole import changes, covers
+from ._whole import check as check_whole
+from ._writing import append
 
 __all__ = ["Archive"]
-
-_LIMIT_S = 1800
-"""An append that takes longer than this does not count; what it left may then be cleared away."""
 
 
 class Archive:
@@ -59,16 +56,17 @@ class Archive:
     def __repr__(self) -> str:
         return f"Archive({self._tables.where!r})"
 
-    def append(self, change: Change | Iterable[Change], *, recorder: str | None = None) -> None:
-        """Keep what a watch saw; all of it counts for a reader, or, if this fails at any instant, nothing.
+    def append(self, change: Change | Snapshot | Iterable[Change], *, recorder: str | None = None) -> None:
+        """Keep what a watch or a snapshot saw; all of it counts for a reader, or, if this fails at any instant, nothing.
 
         What failed can be given again, and so can what was kept: events and allocations are there once. The time this takes
         depends on the changes, not on the archive. Several recorders may append to one archive at once.
 
         Parameters
         ----------
-        change : Change or several
-            What `Client.watch` yields. Several become one step.
+        change : Change or several, or Snapshot
+            What `Client.watch` yields; several become one step. Of a snapshot, a part at a time is in memory, and only what
+            the archive has not is written.
         recorder : str, optional
             Who saw it; this machine's name otherwise.
 
@@ -78,6 +76,8 @@ class Archive:
             It could not be written, for instance because the disk is full.
         DecodeError
             A newer allocframe wrote the archive.
+        ValueError
+            The snapshot does not say when it was taken, or has no task states.
 
         Examples
         --------
@@ -86,20 +86,20 @@ class Archive:
         >>> len(archive.snapshot()) == len(change.new)
         True
         """
-        changes = [change] if isinstance(change, Change) else list(change)
-        if not changes:
-            return
-        who = recorder or socket.gethostname()
-        started = time.monotonic()
-        batch = f"{time.time_ns():016x}{secrets.token_hex(4)}"
-        told = rows(changes, batch, who, self._indexes.get(who))
-        self._tables.make()
-        for name in STORED:
-            if name == "snapshots" and time.monotonic() - started > _LIMIT_S:
-                raise TimeoutError(f"an append to {self._tables.where} took over {_LIMIT_S} s; give it again")
-            if name in told:
-                self._tables.append(name, told[name])
-        self._indexes[who] = changes[-1].index
+        if isinstance(change, Snapshot):
+            parts: Iterable[list[Change]] = ([part] for part in self._changes(change))
+        else:
+            told_of = [change] if isinstance(change, Change) else list(change)
+            parts = [told_of] if told_of else []
+        append(self._tables, parts, recorder or socket.gethostname(), self._indexes)
+
+    def _changes(self, snapshot: Snapshot) -> Iterator[Change]:
+        check_whole(snapshot)
+        namespace = covers(snapshot)
+        with contextlib.suppress(FileNotFoundError):
+            rows, at = reading(self._tables, None, lambda connection: known(connection, namespace or "*"))
+            return changes(snapshot, rows, at)
+        return changes(snapshot, None, None)
 
     def snapshot(
         self, at: pd.Timestamp | str | None = None, *, since: pd.Timestamp | str | None = None

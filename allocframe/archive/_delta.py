@@ -18,6 +18,7 @@ import pyarrow as pa
 from deltalake import DeltaTable, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
+from .._display import visible
 from .._errors import ConfigError, DecodeError
 from ._schema import STORED, VERSION
 
@@ -75,6 +76,8 @@ class Tables:
             except TableNotFoundError as error:
                 raise FileNotFoundError(f"there is no archive in {self.where}") from error
         version = table.metadata().configuration.get(_VERSION) or "0"
+        if not re.fullmatch(r"\d{1,9}", version, re.ASCII):
+            raise DecodeError(f"{self.where}: {name} has no version that can be read", file=name)
         if int(version) > VERSION:
             raise DecodeError(
                 f"{self.where} was written by a newer allocframe; upgrade to read it", file=name
@@ -142,9 +145,22 @@ class Tables:
             )  # fmt: skip
 
     def sources(self, table: DeltaTable, days: Any = None) -> list[str] | Any:
-        """Return what DuckDB reads of a table: its files in a folder, an Arrow dataset of an object store."""
+        """Return what DuckDB reads of a table: its files in a folder, an Arrow dataset of an object store.
+
+        Raises
+        ------
+        DecodeError
+            The table names files that lie elsewhere: somebody has made it up.
+        """
         if self.folder:
-            return [unquote(str(uri)) for uri in table.file_uris(file_pruning_predicate=days)]
+            files = [unquote(str(uri)) for uri in table.file_uris(file_pruning_predicate=days)]
+            for file in files:
+                if not _is_inside(Path(file), self.folder):
+                    raise DecodeError(
+                        f"{self.where} names a file outside of it, which no recorder does: {visible(file)}",
+                        file=file,
+                    )
+            return files
         return table.to_pyarrow_dataset(file_pruning_predicate=days)
 
     def clear(self) -> None:
@@ -155,6 +171,13 @@ class Tables:
                     self.open(name).vacuum(
                         hours, dry_run=False, enforce_retention_duration=False, full=all_files
                     )
+
+
+def _is_inside(file: Path, folder: Path) -> bool:
+    """Tell whether a file lies below a folder, without a way up, a link or a pattern that stands for others."""
+    if ".." in file.parts or not file.is_relative_to(folder) or file.is_symlink() or file.parent.is_symlink():
+        return False
+    return not any(character in "*?[" for character in str(file.relative_to(folder)))
 
 
 _COLOUR = re.compile("\x1b\\[[0-9;]*m")

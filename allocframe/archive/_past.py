@@ -9,8 +9,8 @@ import pandas as pd
 import pyarrow as pa
 
 from .._kept import Kept
+from .._query import answer
 from ..capture import Capture
-from ..decode import answer
 from ..frames import TABLES
 from ._delta import Tables
 from ._reading import attach, derive, plain_gaps

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import duckdb
 import pandas as pd
 from deltalake import DeltaTable
 
+from .._errors import DecodeError
 from .._kept import connect
+from .._query import quoted
 from .._table import Table
-from ..decode import quoted
 from ..frames import ALLOCATIONS, EVENTS, RESCHEDULES, TASK_STATES
 from ._delta import Tables
 from ._schema import START, STORED, Stored
@@ -157,7 +159,24 @@ def again(work: Callable[[], _T]) -> _T:
             return work()
         except (duckdb.IOException, FileNotFoundError) as error:
             last = error
-    raise last if isinstance(last, OSError) else OSError(" ".join(str(last).split()))
+    raise last if isinstance(last, OSError) else OSError(_said(last))
+
+
+def _said(error: duckdb.Error) -> str:
+    """Return what DuckDB says, without the query that it shows below."""
+    return " ".join(str(error).partition("\n\nLINE ")[0].split())
+
+
+@contextlib.contextmanager
+def _undamaged() -> Iterator[None]:
+    """Raise DecodeError where a file of the archive is there, but holds something else than was written."""
+    try:
+        yield
+    except duckdb.IOException:
+        raise
+    except duckdb.Error as error:
+        said = "a file of the archive is damaged, or was not written by allocframe"
+        raise DecodeError(f"{said}; put it back from a copy: {_said(error)}") from None
 
 
 def _read(tables: Tables, at: pd.Timestamp | None, work: Callable[[Connection], _T]) -> _T:
@@ -166,6 +185,7 @@ def _read(tables: Tables, at: pd.Timestamp | None, work: Callable[[Connection], 
         return work(connection)
 
 
+@_undamaged()
 def attach(connection: Connection, tables: Tables, at: pd.Timestamp | None) -> None:
     """Make views of the archive as it now lies there, with nothing that was seen after `at`."""
     connection.execute("CREATE SCHEMA stored")
@@ -195,6 +215,7 @@ def _observations(connection: Connection, read: str, at: pd.Timestamp | None) ->
     connection.execute(f"CREATE TABLE stored.gaps AS {_GAPS}")
 
 
+@_undamaged()
 def derive(connection: Connection, condition: str = "true", *, tasks: bool = True) -> None:
     """Make the tables that people ask for, in the schema `seen`.
 
@@ -233,6 +254,7 @@ def empty(stored: Stored) -> str:
     return f"SELECT {', '.join(f'NULL::{kind} AS {name}' for name, kind in stored.sql_types())} WHERE false"
 
 
+@_undamaged()
 def frame(connection: Connection, table: Table, rest: str) -> pd.DataFrame:
     """Return the columns of `table` of what follows SELECT."""
     columns = ", ".join(column.name for column in table.columns)

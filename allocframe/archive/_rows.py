@@ -18,11 +18,11 @@ _TASK = ["alloc_id", "task"]
 
 
 def rows(
-    changes: Sequence[Change], batch: str, recorder: str, index_before: int | None
+    changes: Sequence[Change], batch: str, recorder: str, index_before: int | None, position: int = 0
 ) -> dict[str, pa.Table]:
-    """Return the rows of a batch of changes, by table."""
+    """Return the rows of a batch of changes, by table; `position` is that of the first in its batch."""
     parts: dict[str, list[pa.Table]] = {name: [] for name in STORED}
-    for position, change in enumerate(changes):
+    for place, change in enumerate(changes, position):
         seen = {"seen_at": change.at, "batch": batch, "day": change.at.date()}
         for frame, gone in ((change.new, False), (change.changed, False), (change.gone, True)):
             if len(frame):
@@ -36,7 +36,7 @@ def rows(
             if len(frame):
                 frame["modify_index"] = _versions_of(frame, versions)
                 parts[name].append(STORED[name].encode(frame, **seen))
-        told = _observation(change, position, recorder, index_before)
+        told = _observation(change, place, recorder, index_before)
         parts["snapshots"].append(STORED["snapshots"].encode(told, **seen))
         index_before = change.index
     return {name: pa.concat_tables(tables) for name, tables in parts.items() if tables}

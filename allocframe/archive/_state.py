@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from .._change import Change, Gap
+from .._query import terms
 from .._table import Column, Table
-from ..decode import terms
 from ..frames import ALLOCATIONS
 from ._reading import Connection, derive, frame
 

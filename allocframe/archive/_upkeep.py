@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .._kept import connect
-from ..decode import answer, quoted
+from .._query import answer, quoted
 from ..frames.task_states import RING
 from ._delta import Overtaken, Tables
 from ._reading import Connection, again, derive, empty, plain_gaps, reading, source

@@ -12,6 +12,7 @@ from .._diagnosis import findings
 from .._display import visible
 from .._errors import ConfigError
 from ..snapshot import Snapshot
+from ..stats.meaning import explained
 
 
 def check_output(output: Path | None) -> None:
@@ -33,14 +34,11 @@ def summary(snap: Snapshot) -> None:
     if not len(snap):
         print("\nThe cluster has no allocations that this query and token can see.")
         return
-    status = (
-        snap.allocations["client_status"]
-        .value_counts()
-        .rename_axis("client status")
-        .reset_index(name="allocations")
+    status = snap.sql(
+        "SELECT client_status AS 'client status', count(*) AS allocations FROM allocations GROUP BY 1 ORDER BY 2 DESC, 1"
     )
-    print_table("Allocations by status", status[status["allocations"] > 0])
-    if snap.events.empty:
+    print_table("Allocations by status", status.dropna())
+    if not snap.sql("SELECT 1 FROM events LIMIT 1").size:
         return
     restarts = stats.restarts(snap, by=["namespace", "job_id"])
     of = ["cluster"] if snap.clusters else []
@@ -50,8 +48,8 @@ def summary(snap: Snapshot) -> None:
     looped = looped.sort_values("counter", ascending=False, kind="stable").head(10)
     looped.columns = [*of, "namespace", "job_id", "restarts", "in the events", "lost to the ring"]
     print_table("Restarts by job (of the allocations that Nomad still knows)", looped)
-    events = stats.explain_events(snap)
-    failed = events[events["failure"]].sort_values("time", ascending=False).head(8)
+    failed = explained(snap, "failure", [True], latest=8)
+    failed = failed.sort_values("time", ascending=False, kind="stable").head(8)
     shown = failed[["time", *of, "job_id", "task", "node_name", "cause", "message"]].assign(
         time=failed["time"].dt.strftime("%Y-%m-%d %H:%M:%S")
     )

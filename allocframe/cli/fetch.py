@@ -37,6 +37,13 @@ def fetch(
     task_states: Annotated[bool, typer.Option(help="Fetch tasks and their events.")] = True,
     resources: Annotated[bool, typer.Option(help="Fetch resources and ports too.")] = False,
     stale: Annotated[bool, typer.Option(help="Let any server answer; works without a leader.")] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep pages there until it is done; the same command goes on from what an interrupted one left.",
+        ),
+    ] = None,
     address: Address = None,
     clusters: Clusters = None,
 ) -> None:
@@ -44,7 +51,8 @@ def fetch(
 
     Of several, one that is down is reported and the others are fetched; it then ends with 1.
 
-    Example: allocframe fetch -o outage.allocframe, and in Python af.load("outage.allocframe").
+    Example: allocframe fetch -o outage.allocframe, and in Python af.load("outage.allocframe"). A large cluster, over a
+    connection that may break: allocframe fetch --resume walk -o outage.allocframe, again until it ends.
     """
     check_output(output)
     with (
@@ -57,6 +65,7 @@ def fetch(
             task_states=task_states,
             resources=resources,
             stale=stale,
+            resume=resume,
         ) as snap,
     ):
         summary(snap)

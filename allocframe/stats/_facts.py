@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import narwhals as nw
+import numpy as np
 import pandas as pd
+from pandas.api.types import union_categoricals
 
+from .._memory import give_back
 from ..snapshot import Snapshot
 from . import _attempts, _meaning, _spans
-from ._input import Source, Tables, collected, tables
+from ._input import TASK, Source, Tables, collected, tables
 
 
 class Facts:
@@ -21,30 +26,59 @@ class Facts:
         self.given = given
 
     @cached_property
-    def _marked(self) -> nw.LazyFrame[Any]:
-        return _attempts.marked(self.given)
+    def _both(self) -> tuple[nw.LazyFrame[Any], nw.LazyFrame[Any]]:
+        """Events and attempts, made together: what they are made of is large, and needed no longer."""
+        if not self.given.eager:
+            return _explained(self.given)
+        events, attempts = list[pd.DataFrame](), list[pd.DataFrame]()
+        for part in _parts(self.given.events):
+            explained = _explained(replace(self.given, events=part))
+            for made, kept in zip(explained, (events, attempts), strict=True):
+                kept.append(made.to_native())
+        if not self.given.narrow:
+            return _lazy(events), _lazy(attempts)
+        try:
+            self._let_go("events")
+            self.given = replace(self.given, events=_lazy(events))
+            return self.given.events, _lazy(attempts)
+        except BaseException:  # interrupted between the two: these facts are no longer whole
+            for snapshot in [one for one, kept in _KEPT.items() if kept is self]:
+                del _KEPT[snapshot]
+            raise
 
-    @cached_property
-    def attempts(self) -> nw.LazyFrame[Any]:
-        """One row for each attempt of each task."""
-        return _attempts.attempts(self.given, self._marked)
-
-    @cached_property
+    @property
     def events(self) -> nw.LazyFrame[Any]:
         """The events with what they mean."""
-        on = [*self.given.task, _attempts.ATTEMPT]
-        facts = self.attempts.select(*on, "killed_by_nomad", "cause_code")
-        return _meaning.with_meaning(self._marked.join(facts, on=on, how="left"))
+        return self._both[0]
+
+    @property
+    def attempts(self) -> nw.LazyFrame[Any]:
+        """One row for each attempt of each task."""
+        return self._both[1]
 
     @cached_property
     def tasks(self) -> nw.LazyFrame[Any]:
         """One row for each task of each allocation."""
-        return _spans.tasks(self.given)
+        found = _spans.tasks(self.given)
+        if self.given.narrow:
+            self._let_go("allocations", "task_states")
+        return found
 
     @cached_property
     def spans(self) -> nw.LazyFrame[Any]:
         """One row for each attempt that ran."""
-        return _spans.spans(self.given, self.attempts, self.tasks)
+        if not self.given.narrow:
+            return _spans.spans(self.given, self.attempts, self.tasks)
+        parts = _parts(self.attempts)
+        return _lazy([_spans.spans(self.given, part, self.tasks).to_native() for part in parts])
+
+    def _let_go(self, *names: str) -> None:
+        """Keep of these tables no more than that they were there."""
+        frames = {name: getattr(self.given, name) for name in names}
+        self.given = replace(
+            self.given, **{name: frame.head(0) for name, frame in frames.items() if frame is not None}
+        )
+        give_back()
 
     @cached_property
     def began_us(self) -> int:
@@ -53,6 +87,76 @@ class Facts:
         event: Any = collected(self.given.events.select(nw.col("time_us").min())).iloc[0, 0]
         known: list[Any] = [value for value in (run, event) if not pd.isna(value)]
         return int(min(known, default=self.given.observed_us))
+
+
+PART = 500_000
+"""Events, or attempts, that are taken at a time: what is needed on the way takes as much memory again as all else."""
+
+_SMALL = {"seq": "Int32", TASK: "int32", "attempt": "int32", "cause_code": "float32"}
+_SMALL_ATTEMPTS = {
+    TASK: "int32",
+    "attempt": "int32",
+    "cause_code": "float32",
+    "events": "int32",
+    "_oom": "float32",
+    "_next": "float32",
+    "delayed": "int8",
+    "received": "int8",
+}
+_READ = ("exit_code", "signal", "restart_reason", "message", "oom_killed", "time", "_oom")
+_READ_ATTEMPTS = (
+    "_terminated_seq", "_killing_seq", "_asked", "_start_failed", "_ended_by", "first_seq", "killed_by_nomad",
+)  # fmt: skip
+"""What is read of a snapshot's events and attempts to explain them, and not after that."""
+
+
+def _explained(given: Tables) -> tuple[nw.LazyFrame[Any], nw.LazyFrame[Any]]:
+    marked = _attempts.marked(given)
+    attempts = _attempts.attempts(given, marked)
+    on = [*given.task, _attempts.ATTEMPT]
+    facts = attempts.select(*on, "killed_by_nomad", "cause_code")
+    helpers = [name for name in marked.collect_schema().names() if name.startswith("_") and name != "_oom"]
+    events = _meaning.with_meaning(marked.drop(*helpers).join(facts, on=on, how="left"))
+    if given.eager:
+        native = events.to_native()
+        for name in _meaning.TEXTS:  # a category takes a byte, a text twenty
+            native[name] = native[name].astype("category")
+        if given.narrow:
+            native = native.drop(columns=list(_READ)).astype(_SMALL)
+            short = attempts.to_native().drop(columns=list(_READ_ATTEMPTS)).astype(_SMALL_ATTEMPTS)
+            attempts = nw.from_native(short).lazy()
+        events = nw.from_native(native).lazy()
+    return events, attempts
+
+
+def _parts(rows: nw.LazyFrame[Any]) -> Iterator[nw.LazyFrame[Any]]:
+    """Yield so many rows at a time, and all of a task together, where they are in the order of tasks."""
+    frame = rows.to_native()
+    keys = frame[TASK].to_numpy()
+    start = 0
+    ordered = bool(np.all(keys[:-1] <= keys[1:]))
+    while ordered and len(keys) - start > PART:
+        end = int(np.searchsorted(keys, keys[start + PART]))
+        if end == start:
+            break  # one task has more than that
+        yield nw.from_native(frame.iloc[start:end]).lazy()
+        give_back()
+        start = end
+    yield nw.from_native(frame.iloc[start:] if start else frame).lazy()
+
+
+def _lazy(frames: list[pd.DataFrame]) -> nw.LazyFrame[Any]:
+    """Return parts as one frame, in which a category of any part is one; each column is taken out of them."""
+    if len(frames) == 1:
+        return nw.from_native(frames[0]).lazy()
+    columns = {}
+    for name in list(frames[0]):
+        parts = [frame.pop(str(name)) for frame in frames]
+        if isinstance(parts[0].dtype, pd.CategoricalDtype):
+            columns[name] = pd.Series(union_categoricals(parts, sort_categories=True))
+        else:
+            columns[name] = pd.concat(parts, ignore_index=True)
+    return nw.from_native(pd.DataFrame(columns, copy=False)).lazy()
 
 
 _KEPT: weakref.WeakKeyDictionary[Snapshot, Facts] = weakref.WeakKeyDictionary()

@@ -7,20 +7,54 @@ whole microseconds since 1970, because no engine but pandas keeps nanoseconds.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import narwhals as nw
 import numpy as np
 import pandas as pd
 
+from .._table import Column
+from ..frames import TABLES
 from ..snapshot import Snapshot
 
 Source: TypeAlias = Any
 """A `Snapshot`; the events table as a DataFrame of any engine; or a mapping of table names to such frames."""
 
+
+def _columns(table: str, *names: str) -> tuple[Column, ...]:
+    return tuple(replace(column, sql=column.name) for column in TABLES[table].columns if column.name in names)
+
+
 TASK = "task_key"
 """One whole number for each task of each allocation, or its two names where the engine has no cheap number."""
+
+_OOM = """CASE WHEN type = 'Terminated' THEN oom_killed OR details LIKE '%"exit_message":"OOM Killed"%' END"""
+_NEEDED: dict[str, tuple[Column, ...]] = {
+    "events": (
+        *_columns("events", "task", "seq", "time", "type", "exit_code", "signal", "restart_reason"),
+        *_columns("events", "namespace", "job_id", "job_version", "task_group", "node_name"),
+        Column("alloc_id", "alloc_id", "category", "the allocation"),
+        Column(
+            "message", "CASE WHEN type = 'Restart Signaled' THEN message END", "category", "who asked for it"
+        ),
+        Column("oom_killed", _OOM, "bool", "the driver says so, in its flag or its exit message"),
+    ),
+    "allocations": _columns(
+        "allocations",
+        "alloc_id",
+        "name",
+        "node_id",
+        "job_type",
+        "client_status",
+        "desired_status",
+        "modified_at",
+    ),
+    "task_states": _columns(
+        "task_states", "alloc_id", "task", "state", "restarts", "started_at", "finished_at"
+    ),
+}
+"""What is read of a snapshot's tables; what only names a row is in categories."""
 
 _TIMES = ("time", "created_at", "modified_at", "started_at", "finished_at")
 
@@ -34,6 +68,8 @@ class Tables:
     task_states: nw.LazyFrame[Any] | None
     observed_us: int
     eager: bool
+    narrow: bool = False
+    """Whether they were made for statistics alone, so that what has been read of them may be let go."""
 
     @property
     def task(self) -> list[str]:
@@ -49,12 +85,15 @@ def tables(source: Source, observed_at: pd.Timestamp | str | None = None) -> Tab
     TypeError
         There is no events table in it, or a column is missing.
     """
-    frames = _frames(source)
+    narrow = isinstance(source, Snapshot)
+    frames = _narrowed(source) if narrow else _given(source)
     events = frames.get("events")
     if events is None:
         raise TypeError("give a Snapshot, an events table, or a mapping with the key 'events'")
     native = isinstance(events, pd.DataFrame)
-    if native:
+    if narrow:
+        events = _numbered(events)
+    elif native:
         events = _keyed(events)
     lazy = {name: _lazy(frame) for name, frame in {**frames, "events": events}.items() if frame is not None}
     _check(lazy["events"])
@@ -64,12 +103,15 @@ def tables(source: Source, observed_at: pd.Timestamp | str | None = None) -> Tab
         lazy.get("task_states"),
         _observed(source, observed_at, lazy),
         native,
+        narrow,
     )
 
 
-def pandas_table(source: Source, name: str) -> pd.DataFrame:
-    """Return one table of `source` as a pandas DataFrame."""
-    frame = _frames(source).get(name)
+def pandas_table(source: Source, name: str, *columns: str) -> pd.DataFrame:
+    """Return one table of `source` as a pandas DataFrame; of a snapshot only `columns`, where they are named."""
+    if isinstance(source, Snapshot):
+        return source._narrowed(name, _columns(name, *columns)) if columns else getattr(source, name)
+    frame = _given(source).get(name)
     if frame is None:
         raise TypeError(f"this needs the {name} table: give a Snapshot, or a mapping with the key {name!r}")
     return frame if isinstance(frame, pd.DataFrame) else collected(nw.from_native(frame).lazy())
@@ -77,7 +119,7 @@ def pandas_table(source: Source, name: str) -> pd.DataFrame:
 
 def has_table(source: Source, name: str) -> bool:
     """Return whether `source` holds a table."""
-    return _frames(source).get(name) is not None
+    return isinstance(source, Snapshot) or _given(source).get(name) is not None
 
 
 def collected(frame: nw.LazyFrame[Any]) -> pd.DataFrame:
@@ -136,14 +178,12 @@ def names(by: str | Iterable[str]) -> list[str]:
     return [by] if isinstance(by, str) else list(by)
 
 
-def _frames(source: Source) -> dict[str, Any]:
-    if isinstance(source, Snapshot):
-        return {
-            "events": source.events,
-            "allocations": source.allocations,
-            "task_states": source.task_states,
-            "reschedules": source.reschedules,
-        }
+def _narrowed(snapshot: Snapshot) -> dict[str, Any]:
+    """Return of each table what statistics need, which is a fraction of it: most of its memory is text that they do not read."""
+    return {name: snapshot._narrowed(name, columns) for name, columns in _NEEDED.items()}
+
+
+def _given(source: Source) -> dict[str, Any]:
     if isinstance(source, Mapping):
         return dict(source)
     return {"events": source}
@@ -154,6 +194,15 @@ def _keyed(events: pd.DataFrame) -> pd.DataFrame:
         return events
     keys = events.groupby(["alloc_id", "task"], sort=False, observed=True, dropna=False).ngroup()
     return events.assign(**{TASK: keys.to_numpy()})
+
+
+def _numbered(events: pd.DataFrame) -> pd.DataFrame:
+    """Number the tasks of a snapshot, whose events stand together."""
+    parts = [events[name].cat.codes.to_numpy() for name in ("alloc_id", "task")]
+    begins = np.zeros(len(events), dtype=np.int32)
+    for codes in parts:
+        begins[1:] |= codes[1:] != codes[:-1]
+    return events.assign(**{TASK: np.cumsum(begins)})
 
 
 def _lazy(native: Any) -> nw.LazyFrame[Any]:

@@ -8,6 +8,10 @@ import narwhals as nw
 
 from . import _attempts, meanings
 
+TEXTS = ("exit_meaning", "oom", "decision", "cause")
+TOLD = ("attempt", "killed_by_nomad", "cause_code", "exit_meaning", "oom", "failure", "decision", "cause")
+"""The columns that say what an event means."""
+
 _CAUSED = ("Terminated", "Restarting", "Not Restarting", "Killing", "Killed", *meanings.FAILED_STARTS)
 
 

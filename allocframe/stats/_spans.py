@@ -76,12 +76,20 @@ def spans(given: Tables, attempts: nw.LazyFrame[Any], of_task: nw.LazyFrame[Any]
         nw.lit(still),
     )
     raw = begun.with_columns(_end=end, _ended=~ended.is_null())
-    return raw.with_columns(
+    return raw.drop(*_MADE_OF, strict=False).with_columns(
         end_us=nw.max_horizontal("_end", "start_us"),
         skewed=nw.col("_end") < nw.col("start_us"),
         right_censored=~nw.col("_ended"),
         lost=(~nw.col("_ended") & nw.col("_last") & lost).fill_null(value=False),
     )
+
+
+_MADE_OF = (
+    "_asked", "_start_failed", "_ended_by", "_killing_seq", "_terminated_seq", "_next", "first_us", "last_us", "started_us",
+    "terminated_us", "killed_us", "first_seq", "events", "received", "delayed", "_events", "_received", "restarts_seen",
+    "first_seen_us", "modified_at_us", "started_at_us", "finished_at_us", "restarts",
+)  # fmt: skip
+"""What spans are made of, and what nobody asks them for."""
 
 
 def _start() -> nw.Expr:

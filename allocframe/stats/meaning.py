@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import narwhals as nw
+import numpy as np
 import pandas as pd
 
-from . import meanings
+from ..snapshot import Snapshot
+from . import _meaning, meanings
 from ._apart import apart
 from ._facts import facts
-from ._input import TASK, Source, looked_up, pandas_table
+from ._input import TASK, Source, collected, looked_up, pandas_table
 from .rescheduling import replacements
+
+_KEY = ("namespace", "alloc_id", "task", "seq")
 
 
 @apart
@@ -54,14 +60,39 @@ def explain_events(source: Source) -> Any:
     True
     """
     known = facts(source)
+    if isinstance(source, Snapshot):
+        return _beside(source.events, collected(known.events.select(*_meaning.TOLD)))
     found = known.events
     helpers = [
         name for name in found.collect_schema().names() if name.startswith("_") or name.endswith("_us")
     ]
     native = found.drop(*helpers, TASK, strict=False)
     if known.given.eager:
-        return native.collect(backend="pandas").to_native()
+        return native.collect(backend="pandas").to_native().astype(dict.fromkeys(_meaning.TEXTS, "str"))
     return native.to_native()
+
+
+@apart
+def explained(
+    snapshot: Snapshot, column: str, values: Sequence[Any], *, latest: int | None = None
+) -> pd.DataFrame:
+    """Return the rows of `explain_events` that have one of `values` in a column; of a large snapshot it makes no others.
+
+    Of many, only the `latest` so many, the last one first.
+    """
+    known = collected(facts(snapshot).events.select(*_meaning.TOLD, *_KEY, "time_us", _wanted=nw.col(column)))
+    places = np.flatnonzero(known["_wanted"].isin(list(values)).to_numpy(dtype=bool))
+    if latest is not None:
+        times = known["time_us"].iloc[places].fillna(0).to_numpy(dtype=np.int64)
+        places = places[np.argsort(-times, kind="stable")[:latest]]
+    found = known.iloc[places]
+    return _beside(snapshot._events_at(places, found[list(_KEY)]), found[list(_meaning.TOLD)])
+
+
+def _beside(events: pd.DataFrame, told: pd.DataFrame) -> pd.DataFrame:
+    """Put what events mean beside them, row by row."""
+    plain = told.astype(dict.fromkeys(_meaning.TEXTS, "str")).set_axis(events.index)
+    return events.assign(**{str(name): values for name, values in plain.items()})
 
 
 @apart

@@ -15,6 +15,8 @@ from ._facts import facts
 from ._input import Source, collected, looked_up, names, pandas_table, us
 from .rescheduling import replacements
 
+_OF_LOST = ("alloc_id", "client_status", "job_id", "job_type", "node_id", "node_name", "modified_at")
+
 
 @apart
 def blast_radius(source: Source) -> pd.DataFrame:
@@ -38,10 +40,11 @@ def blast_radius(source: Source) -> pd.DataFrame:
     >>> bool(af.stats.blast_radius(snap)["lost"].sum() == lost.sum())
     True
     """
-    allocations = pandas_table(source, "allocations")
+    allocations = pandas_table(source, "allocations", *_OF_LOST)
     gone = allocations["client_status"].isin(["lost", "unknown"])
     lost = allocations[gone].assign(replaced_by=replacements(source)[gone])
-    started = pandas_table(source, "task_states").groupby("alloc_id", observed=True)["started_at"].max()
+    states = pandas_table(source, "task_states", "alloc_id", "started_at")
+    started = states.groupby("alloc_id", observed=True)["started_at"].max()
     started.index = started.index.astype("str")
     lost["back_at"] = looked_up(lost["replaced_by"], started)
     everywhere = lost["job_type"].isin(["system", "sysbatch"])

@@ -13,11 +13,20 @@ from ._input import Source, has_table, looked_up, pandas_table
 _EVERYWHERE = ("system", "sysbatch")
 
 
+OF_SLOT = ("namespace", "name", "job_type", "node_id")
+"""The columns of allocations that a slot is made of."""
+
+
 def slots(allocations: pd.DataFrame) -> pd.Series[Any]:
     """Return the slot of each allocation as text: namespace and name, with the node for jobs that run on every node."""
     name = allocations["namespace"].astype("str") + "/" + allocations["name"].astype("str")
     everywhere = allocations["job_type"].isin(_EVERYWHERE)
     return name.mask(everywhere, name + "@" + allocations["node_id"].astype("str")).rename("slot")
+
+
+_OF_REPLACEMENT = (
+    "alloc_id", "next_alloc_id", "previous_alloc_id", "created_at", "client_status", "desired_status",
+)  # fmt: skip
 
 
 def replacements(source: Source) -> pd.Series[Any]:
@@ -26,7 +35,7 @@ def replacements(source: Source) -> pd.Series[Any]:
     Links come first: `next_alloc_id` (servers from 1.6 on) and the replacement's `previous_alloc_id`. Where Nomad dropped them,
     the next allocation in the same slot is taken, if it was created after this one was stopped or ended.
     """
-    allocations = pandas_table(source, "allocations")
+    allocations = pandas_table(source, "allocations", *OF_SLOT, *_OF_REPLACEMENT)
     linked = allocations["next_alloc_id"].astype("str")
     back = allocations.dropna(subset=["previous_alloc_id"]).drop_duplicates("previous_alloc_id", keep="last")
     by_back = back.set_index(back["previous_alloc_id"].astype("str"))["alloc_id"].astype("str")

@@ -114,7 +114,9 @@ def _per_version(source: Source, observed_at: pd.Timestamp | str | None) -> pd.D
     rows["placed_at"] = pd.to_datetime(rows["seen_us"].astype("Int64"), unit="us", utc=True)
     rows["canary"] = False
     if has_table(source, "allocations"):
-        allocations = pandas_table(source, "allocations").drop_duplicates("alloc_id")
+        allocations = pandas_table(source, "allocations", "alloc_id", "canary", "created_at").drop_duplicates(
+            "alloc_id"
+        )
         by_id = allocations.set_index(allocations["alloc_id"].astype("str"))
         rows["canary"] = looked_up(rows["alloc_id"], by_id["canary"]).fillna(value=False).astype(bool)
         rows["placed_at"] = looked_up(rows["alloc_id"], by_id["created_at"])

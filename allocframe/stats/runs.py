@@ -15,7 +15,7 @@ from ._facts import facts
 from ._input import Source, collected, grouped, groups, hours, looked_up, moment, moments, names, pandas_table
 from ._meaning import OWN_FAULT
 from .meanings import CAUSES
-from .rescheduling import slots
+from .rescheduling import OF_SLOT, slots
 from .survival import laplace
 
 _COLUMNS = [
@@ -94,7 +94,7 @@ def _ended_badly(found: pd.DataFrame) -> pd.Series[Any]:
 def _slot(source: Source, found: pd.DataFrame) -> pd.Series[Any]:
     if "name" not in found.columns or found["name"].isna().all():
         return found["alloc_id"].astype("str")
-    allocations = pandas_table(source, "allocations")
+    allocations = pandas_table(source, "allocations", "alloc_id", *OF_SLOT)
     by_id = slots(allocations).set_axis(allocations["alloc_id"].astype("str").to_numpy())
     return looked_up(found["alloc_id"], by_id)
 

@@ -1,0 +1,197 @@
+"""Full reads of many allocations, side by side, as one capture: one that is gone or fails does not lose the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from . import _protocol
+from ._config import Config
+from ._connection import check_workers
+from ._errors import AllocframeError, DecodeError, NotFound
+from ._progress import Progress, shown
+from ._transport import Response, Transport, parsed
+from .capture import Capture
+from .decode import Store
+
+if TYPE_CHECKING:
+    from .snapshot import Snapshot
+
+MOST_IN_A_ROW = 10
+"""Reads that fail one after the other before the rest are not asked for."""
+
+_SHOWN = 3
+
+
+class Reading:
+    """The part of a client that reads many allocations in full."""
+
+    _config: Config
+    _transport: Transport
+
+    def _whole_id(self, alloc_id: str) -> str:
+        raise NotImplementedError
+
+    def read(self, alloc_ids: Iterable[str], *, workers: int = 4, progress: Progress = None) -> Snapshot:
+        """Read allocations in full, side by side, as one snapshot.
+
+        For the few that a scan without task states has shown to be worth it: ``snapshot(task_states=False)``, filter, read.
+        Beside the tables of a list there is `placement`, for `Snapshot.sql`. Job specifications are left out.
+
+        Parameters
+        ----------
+        alloc_ids : iterable of str
+            Their UUIDs, or starts of them that fit only one allocation.
+        workers : int
+            Reads at the same time, at most 8.
+        progress : bool or callable, optional
+            As of `snapshot`.
+
+        Returns
+        -------
+        Snapshot
+            Of those that are there. ``info["complete"]`` is False where others are ``info["gone"]``, or ``info["failed"]`` with
+            the reason.
+
+        Raises
+        ------
+        ConfigError
+            What is given is no ID; nothing was sent.
+        AllocframeError
+            None could be read, and not because they are gone.
+
+        Examples
+        --------
+        >>> scan = client.snapshot(namespace="*", task_states=False)
+        >>> failed = scan.filter(client_status="failed").allocations["alloc_id"]
+        >>> details = client.read(failed)
+        >>> len(details) == len(failed), len(details.events) > 0
+        (True, True)
+        """
+        check_workers(workers)
+        given = list(dict.fromkeys([alloc_ids] if isinstance(alloc_ids, str) else alloc_ids))
+        for one in given:
+            _protocol.check_alloc_id(one)
+        ids = list(dict.fromkeys(map(self._whole_id, given)))
+        from .snapshot import Snapshot
+
+        reads = Reads(self._transport, self._config.address, self._config.region)
+        return Snapshot(*reads.run(ids, workers, progress))
+
+
+class Reads:
+    """Reads allocations by their whole IDs."""
+
+    def __init__(self, transport: Transport, server: str, region: str | None) -> None:
+        self._transport = transport
+        self._about = {"source": "reads", "server": server, "region": region}
+        self._params = {"region": region} if region else {}
+        self._capture = Capture.create()
+        self._store = Store(self._capture)
+        self._errors: dict[str, AllocframeError] = {}
+        self._in_a_row = 0
+
+    def run(self, ids: Sequence[str], workers: int, progress: Progress) -> tuple[Capture, Store]:
+        """Read with so many requests at a time; return what was captured, and its typed columns.
+
+        Raises
+        ------
+        AllocframeError
+            Not one could be read, and not because it is gone: what the first one met.
+        """
+        started = datetime.now(UTC)
+        try:
+            self._read_all(ids, workers, progress)
+            errors = {identity: self._errors[identity] for identity in ids if identity in self._errors}
+            failed = {i: error for i, error in errors.items() if not isinstance(error, NotFound)}
+            if failed and not self._capture.pages:
+                raise next(iter(failed.values()))
+            self._store.flush()
+            self._store.settle()
+        except BaseException:
+            self._store.close()
+            self._capture.close()
+            raise
+        self._capture.describe(**self._facts(ids, failed, started))
+        return self._capture, self._store
+
+    def _read_all(self, ids: Sequence[str], workers: int, progress: Progress) -> None:
+        waiting, done = list(reversed(ids)), 0
+        running: dict[Future[None], str] = {}
+        with shown(progress) as show, ThreadPoolExecutor(workers, "allocframe") as pool:
+            try:
+                while running or (waiting and self._in_a_row < MOST_IN_A_ROW):
+                    while waiting and len(running) < workers and self._in_a_row < MOST_IN_A_ROW:
+                        identity = waiting.pop()
+                        running[pool.submit(self._read, identity)] = identity
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        self._ended(running.pop(future), future.result)
+                        done += 1
+                    show(done, len(ids))
+            except BaseException:
+                self._transport.abort()
+                pool.shutdown(wait=True, cancel_futures=True)
+                self._transport.recover()
+                raise
+        unasked = AllocframeError(f"not asked for: {MOST_IN_A_ROW} reads in a row had failed")
+        self._errors |= dict.fromkeys(waiting, unasked)
+
+    def _ended(self, alloc_id: str, result: Callable[[], None]) -> None:
+        try:
+            result()
+            self._in_a_row = 0
+        except NotFound as error:
+            self._errors[alloc_id] = error
+            self._in_a_row = 0
+        except AllocframeError as error:
+            self._errors[alloc_id] = error
+            self._in_a_row += 1
+
+    def _read(self, alloc_id: str) -> None:
+        path = f"/v1/allocation/{alloc_id}"
+
+        def keep(response: Response) -> None:
+            body = _without_job(parsed(response))
+            page = self._capture.add(
+                body, kind="read", path=path, params=self._params, index=response.headers.index
+            )
+            self._store.defer(page, b"[" + body + b"]")
+
+        self._transport.get(path, self._params, check=keep)
+
+    def _facts(
+        self, ids: Sequence[str], failed: dict[str, AllocframeError], started: datetime
+    ) -> dict[str, Any]:
+        gone = [identity for identity in ids if identity in self._errors and identity not in failed]
+        pages = self._capture.pages
+        indexes = [page.index for page in pages if page.index is not None]
+        notes = [f"{len(ids):,} allocations were asked for by ID; job specifications are left out"]
+        if gone:
+            few = ", ".join(gone[:_SHOWN]) + (", …" if len(gone) > _SHOWN else "")
+            notes.append(f"{len(gone):,} are gone, or not to be seen with this token: {few}")
+        if failed:
+            notes.append(f"{len(failed):,} could not be read: {next(iter(failed.values()))}")
+        return {
+            **self._about,
+            "started_at": started.isoformat(),
+            "finished_at": datetime.now(UTC).isoformat(),
+            "index_first": min(indexes, default=None),
+            "index_last": max(indexes, default=None),
+            "pages": len(pages),
+            "complete": not self._errors,
+            "gone": gone,
+            "failed": {identity: str(error) for identity, error in failed.items()},
+            "notes": notes,
+        }
+
+
+def _without_job(row: Any) -> bytes:
+    """Return an answer as JSON with nothing of the job's specification, which may hold secrets, but type and version."""
+    if not isinstance(row, dict):
+        raise DecodeError("the answer is not an allocation")
+    if isinstance(job := row.get("Job"), dict):
+        row["Job"] = {name: job[name] for name in ("Type", "Version") if name in job}
+    return json.dumps(row, separators=(",", ":")).encode()

@@ -1,0 +1,220 @@
+"""Changes `_protocol.py` in one place after the other, and looks whether a test notices.
+
+    python benchmarks/mutants.py [MODULE [TEST ...]]
+
+Each change is one that a person might make by mistake: another comparison, `and` for `or`, a number one off, another text, a
+statement left out. A fresh process with the changed module runs the tests until the first fails. A mutant that survives is a
+test that is missing, or a change that changes nothing; the latter are in EQUIVALENT, with why. Ends with 1 where another survives.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import importlib.abc
+import importlib.machinery
+import io
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TESTS = ("tests/test_protocol.py",)
+LONGEST_S = 120.0
+_QUIETLY = (
+    "-x", "-q", "--noconftest", "--timeout=60", "-W", "ignore::pytest.PytestAssertRewriteWarning",
+    *(word for name in ("cacheprovider", "xdist", "anyio", "nbval", "playwright", "randomly") for word in ("-p", f"no:{name}")),
+)  # fmt: skip
+
+EQUIVALENT: dict[tuple[str, str], str] = {
+    (
+        "def retry_after(value: str | None, now: datetime | None = None) -> float | None:",
+        "0",
+    ): "`now or ...`: nothing is nothing",
+}
+"""Changes that no test can notice: the line as it is, what then stands there, and why it does not matter."""
+
+_COMPARED: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
+    ast.Eq: (ast.NotEq,),
+    ast.NotEq: (ast.Eq,),
+    ast.Lt: (ast.LtE, ast.GtE),
+    ast.LtE: (ast.Lt, ast.Gt),
+    ast.Gt: (ast.GtE, ast.LtE),
+    ast.GtE: (ast.Gt, ast.Lt),
+    ast.Is: (ast.IsNot,),
+    ast.IsNot: (ast.Is,),
+    ast.In: (ast.NotIn,),
+    ast.NotIn: (ast.In,),
+}
+_COMPUTED: dict[type[ast.operator], type[ast.operator]] = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.Div: ast.Mult, ast.Mod: ast.Mult, ast.Pow: ast.Mult,
+    ast.BitOr: ast.BitAnd,
+}  # fmt: skip
+
+
+def variants(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield what may stand in the place of a node."""
+    if isinstance(node, ast.Compare):
+        for place, kind in enumerate(node.ops):
+            for other in _COMPARED[type(kind)]:
+                changed = copy.deepcopy(node)
+                changed.ops[place] = other()
+                yield changed
+    elif isinstance(node, ast.BoolOp):
+        yield ast.BoolOp(ast.Or() if isinstance(node.op, ast.And) else ast.And(), node.values)
+        yield from node.values
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub):
+        yield node.operand
+    elif isinstance(node, ast.BinOp) and type(node.op) in _COMPUTED:
+        yield ast.BinOp(node.left, _COMPUTED[type(node.op)](), node.right)
+    elif isinstance(node, ast.IfExp):
+        yield from (node.body, node.orelse)
+    elif isinstance(node, ast.Constant):
+        yield from (ast.Constant(value) for value in _other_values(node.value))
+
+
+def _other_values(value: Any) -> Iterator[Any]:
+    if isinstance(value, bool):
+        yield not value
+    elif isinstance(value, int | float):
+        yield from (value + 1, value - 1)
+    elif isinstance(value, str):
+        yield value + "X" if value else "X"
+    elif value is None:
+        yield 0
+
+
+def statements(node: ast.stmt) -> Iterator[ast.stmt]:
+    """Yield what may stand in the place of a statement."""
+    if isinstance(node, ast.Expr | ast.Raise | ast.AugAssign):
+        yield ast.Pass()
+    elif isinstance(node, ast.Return) and node.value is not None:
+        yield ast.Return(ast.Constant(None))
+    elif isinstance(node, ast.If):
+        yield ast.If(ast.Constant(False), node.body, node.orelse)
+        yield ast.If(ast.Constant(True), node.body, node.orelse)
+
+
+def mutants(source: str) -> Iterator[tuple[int, str, str]]:
+    """Yield each change of a module: its line, what then stands there, and the whole text."""
+    tree = ast.parse(source)
+    as_it_is, notes = ast.unparse(tree), _annotations(tree)
+    for parent in ast.walk(tree):
+        for name, value in ast.iter_fields(parent):
+            if parent in notes or name == "decorator_list" or _is_described(parent, name):
+                continue
+            for place, child in enumerate(value if isinstance(value, list) else [value]):
+                if not isinstance(child, ast.expr | ast.stmt) or child in notes or _is_text(child):
+                    continue
+                for other in statements(child) if isinstance(child, ast.stmt) else variants(child):
+                    _put(parent, name, value, place, other)
+                    text = ast.unparse(ast.fix_missing_locations(tree))
+                    _put(parent, name, value, place, child)
+                    if text != as_it_is:
+                        yield child.lineno, " ".join(ast.unparse(other).split()), text
+
+
+def _annotations(tree: ast.AST) -> set[ast.AST]:
+    """Return all that says of what type something is: nothing that happens."""
+    said = (getattr(node, name, None) for node in ast.walk(tree) for name in ("annotation", "returns"))
+    return {inner for node in said if isinstance(node, ast.AST) for inner in ast.walk(node)}
+
+
+def _put(parent: ast.AST, name: str, value: object, place: int, new: ast.AST) -> None:
+    if isinstance(value, list):
+        value[place] = new
+    else:
+        setattr(parent, name, new)
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def _is_described(parent: ast.AST, name: str) -> bool:
+    """Tell whether a field is an import, or the words of a message: what people read is not what a program does."""
+    if isinstance(parent, ast.Call):
+        return isinstance(parent.func, ast.Name) and parent.func.id == "made" and name == "args"
+    return isinstance(parent, ast.Expr | ast.JoinedStr | ast.FormattedValue | ast.ImportFrom)
+
+
+class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Loads one module from another text than its file's."""
+
+    def __init__(self, name: str, file: Path, text: str) -> None:
+        self.name, self.file, self.text = name, file, text
+
+    def find_spec(
+        self, name: str, path: object, target: object = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name != self.name:
+            return None
+        return importlib.machinery.ModuleSpec(name, self, origin=str(self.file))
+
+    def exec_module(self, module: ModuleType) -> None:
+        exec(compile(self.text, str(self.file), "exec"), module.__dict__)
+
+
+def killed(name: str, file: Path, text: str, tests: tuple[str, ...]) -> bool:
+    """Run the tests in a process of their own, in which one module is another; tell whether one failed."""
+    child = os.fork()
+    if not child:
+        ended = 1
+        try:
+            sys.meta_path.insert(0, _Changed(name, file, text))
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+                ended = pytest.main([*_QUIETLY, *tests])
+        finally:
+            os._exit(ended)
+    until = time.monotonic() + LONGEST_S
+    while time.monotonic() < until:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status) != 0
+        time.sleep(0.01)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    return True
+
+
+def main() -> None:
+    os.chdir(ROOT)
+    module = sys.argv[1] if len(sys.argv) > 1 else "allocframe._protocol"
+    tests = tuple(sys.argv[2:]) or TESTS
+    file = ROOT / f"{module.replace('.', '/')}.py"
+    _load_what_is_heavy()
+    source = file.read_text()
+    if killed(module, file, ast.unparse(ast.parse(source)), tests):
+        sys.exit("the tests fail as it is")
+    counts: Counter[str] = Counter()
+    lines = source.splitlines()
+    for line, said, text in mutants(source):
+        known = (lines[line - 1].strip(), said) in EQUIVALENT
+        fate = "killed" if killed(module, file, text, tests) else "equivalent" if known else "survived"
+        counts[fate] += 1
+        if fate == "survived":
+            print(f"survived: line {line}: {said[:160]}", flush=True)
+    print(f"{file.name}: {counts.total()} mutants, {counts['killed']} killed, {counts['equivalent']} change nothing, "
+          f"{counts['survived']} survived")  # fmt: skip
+    sys.exit(1 if counts["survived"] else 0)
+
+
+def _load_what_is_heavy() -> None:
+    """Load what does not change once, before processes are forked; nothing of the package."""
+    import duckdb  # noqa: F401
+    import httpx  # noqa: F401
+    import hypothesis.strategies  # noqa: F401
+    import pandas as pd  # noqa: F401
+    import pyarrow as pa  # noqa: F401
+
+
+if __name__ == "__main__":
+    main()
