@@ -25,17 +25,23 @@ from allocframe._protocol import Headers, Pager, Query
     ],
 )  # fmt: skip
 def test_bad_parameters_are_refused_before_anything_is_sent(name: str, value: object) -> None:
-    with pytest.raises(ConfigError, match=name):
+    with pytest.raises(ConfigError, match=rf"\A{name}\b"):
         Query(**{name: value})  # type: ignore[arg-type]
 
 
 def test_only_the_texts_that_every_server_understands_are_sent() -> None:
     assert Query().params() == {"task_states": "true", "per_page": "1000"}
     sent = Query(
-        task_states=False, resources=True, stale=True, namespace="*", filter="a == b", prefix="AB-cd"
+        task_states=False,
+        resources=True,
+        stale=True,
+        namespace="*",
+        region="eu",
+        filter="a == b",
+        prefix="AB-cd",
     ).params()
     assert sent == {
-        "task_states": "false", "resources": "true", "stale": "true", "namespace": "*", "filter": "a == b",
+        "task_states": "false", "resources": "true", "stale": "true", "namespace": "*", "region": "eu", "filter": "a == b",
         "prefix": "ab-cd", "per_page": "1000",
     }  # fmt: skip
     assert Query(newest=5).params() == {"task_states": "true", "reverse": "true", "per_page": "5"}
