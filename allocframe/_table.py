@@ -80,7 +80,10 @@ class Table:
         chunks: dict[str, list[Any]] = {}
         for batch in batches:
             for name, array in zip(batch.schema.names, batch.columns, strict=True):
-                part: Any = array.dictionary_encode() if name in repeated else array
+                # Copied, because a batch holds on to all of its memory until its last column is gone.
+                part: Any = (
+                    array.dictionary_encode() if name in repeated else pa.concat_arrays([array, array[:0]])
+                )
                 chunks.setdefault(name, []).append(part)
         found = {name: pa.chunked_array(parts) for name, parts in chunks.items()}
         empty = self.schema().empty_table()

@@ -9,12 +9,15 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 
 from .._change import Change
-from .._memory import LARGE, give_back
+from .._memory import give_back
 from ._delta import Tables
 from ._rows import rows
 
 _LIMIT_S = 1800
 """An append that takes longer than this does not count; what it left may then be cleared away."""
+
+_ROWS = 250_000
+"""Rows that wait for a commit: fewer, and files are small; more, and they take memory."""
 
 
 def append(
@@ -38,7 +41,7 @@ def append(
         for name, found in told.items():
             waiting.setdefault(name, []).append(found)
         tables.make()
-        if sum(len(one) for found in waiting.values() for one in found) >= LARGE:
+        if sum(len(one) for found in waiting.values() for one in found) >= _ROWS:
             _write(tables, waiting)
             give_back()
     _write(tables, waiting)
