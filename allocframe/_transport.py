@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import httpx
@@ -67,6 +68,11 @@ class _Fault(Exception):
         self.error = error
         self.pause = pause
         self.stale_connection = stale_connection
+
+    def taken(self) -> AllocframeError:
+        """Return the error and let go of it: this is its context, and a circle would keep every frame, with all it holds."""
+        error: AllocframeError = self.__dict__.pop("error")
+        return error
 
 
 class Transport:
@@ -144,7 +150,7 @@ class Transport:
                     or time.monotonic() + pause >= deadline
                     or self.sockets.ended.is_set()
                 ):
-                    raise fault.error from None
+                    raise fault.taken() from None
                 self.count(retries=1)
                 self.sockets.ended.wait(pause)
 
@@ -219,10 +225,10 @@ class Transport:
                 ) from None
         if _protocol.may_be_applied(status, text):
             raise ResultUnknown(f"{where}: sent, and answered {status}: {visible(text.strip()[:200])}")
-        error = _protocol.error_for("POST", path, status, visible(text.strip()))
+        failed = partial(_protocol.error_for, "POST", path, status, visible(text.strip()))
         if _protocol.was_not_applied(status, text):
-            raise _Fault(error, pause=_protocol.retry_after(answer.headers.get("retry-after")))
-        raise error
+            raise _Fault(failed(), pause=_protocol.retry_after(answer.headers.get("retry-after")))
+        raise failed()
 
     def _body(
         self, answer: httpx.Response, deadline: float, where: str, most: int | None = None
@@ -264,8 +270,8 @@ class Transport:
             text = body.decode("utf-8", "replace")
             if answer.headers.get("content-type", "").startswith("text/html"):
                 raise self._fault_or_error(status, answer, NotNomad(not_nomad(where, status, body)))
-            error = _protocol.error_for("GET", path, status, visible(text.strip()))
-            raise self._fault_or_error(status, answer, error, text)
+            said = visible(text.strip())
+            raise self._fault_or_error(status, answer, _protocol.error_for("GET", path, status, said), text)
         start = body[:16].removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
         if start and start not in _JSON_STARTS:
             raise NotNomad(not_nomad(where, status, body))

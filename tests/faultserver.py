@@ -96,8 +96,10 @@ class FaultServer:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if callable(answer):
             answer(connection)
-        else:
+        elif self._keep_alive:
             connection.sendall(answer)
+        else:  # said in time, or a client that asks again at once meets a connection that is about to close
+            connection.sendall(answer.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
         return True
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import json
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 
@@ -379,6 +381,21 @@ def test_row_49_a_client_serves_several_threads_and_a_running_event_loop() -> No
         found = list(pool.map(lambda n: len(c.snapshot(progress=False)), range(16)))
         assert found == [wanted] * 16
         assert asyncio.run(inside()) == wanted
+
+
+def test_an_error_that_was_dealt_with_keeps_nothing_alive() -> None:
+    with serving(good()) as server, client(server) as c:  # it does not tell its version, which is no failure
+        gc.collect()
+        gc.disable()
+        try:
+            found = c.snapshot(progress=False)
+            assert found.info["version"] is None
+            store = weakref.ref(found._store)
+            found.close()
+            del found
+            assert store() is None
+        finally:
+            gc.enable()
 
 
 def test_a_closed_client_says_so_and_closing_twice_does_no_harm() -> None:
