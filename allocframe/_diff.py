@@ -47,18 +47,18 @@ class Diff:
     """Rows of `allocations` that are in the first only."""
 
     changed: pd.DataFrame
-    """One row for each value that differs: namespace, job_id, task_group, node_name, alloc_id, task (missing where it is the
+    """One row for each value that differs, with namespace, job_id, task_group, node_name, alloc_id, task (missing where it is the
     allocation's), column, before, after. Values are text. Of allocations without another ModifyIndex nothing is compared."""
 
     new_events: pd.DataFrame
     """Rows of `events` that came after those of the first, as far as they are still there."""
 
     missing: pd.DataFrame
-    """Tasks whose ring has lost events between the two: alloc_id, task, since (the last that the first has, missing for
+    """Tasks whose ring has lost events between the two, with alloc_id, task, since (the last that the first has, missing for
     new allocations), until (the first that the second has)."""
 
     notes: list[str] = field(default_factory=list)
-    """What a reader must know: other queries, incomplete snapshots, lost events."""
+    """What a reader must know, such as other queries, incomplete snapshots, lost events."""
 
     def _lines(self) -> list[str]:
         counts = self.changed["column"].value_counts()
