@@ -12,10 +12,10 @@ from typing import Any
 
 import pandas as pd
 
-from . import _acl, _actions, _audit, _exec, _protocol
+from . import _acl, _actions, _audit, _exec
 from ._actions import Action, StopResult
 from ._config import Config
-from ._connection import MAX_CONNECTIONS
+from ._connection import check_workers
 from ._display import visible
 from ._errors import AllocframeError, ConfigError, ExecError, ResultUnknown, Unsupported
 from ._exec import ExecResult, Target
@@ -234,10 +234,7 @@ class Acting:
         ...         client.exec_many(running["alloc_id"][:3], ["uname"])["exit_code"].tolist()
         [0, 0, 0]
         """
-        if _protocol.check_count("workers", workers) > MAX_CONNECTIONS:
-            raise ConfigError(
-                f"workers must be {MAX_CONNECTIONS} or less: Nomad limits connections, not {workers}"
-            )
+        check_workers(workers)
         _exec.check_command(command)
 
         def one(alloc_id: str) -> dict[str, Any]:

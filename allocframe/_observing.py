@@ -13,7 +13,7 @@ import pandas as pd
 
 from . import _logs, _protocol, _usage
 from ._config import Config
-from ._connection import MAX_CONNECTIONS
+from ._connection import check_workers
 from ._errors import AllocframeError, ConfigError, DecodeError, NotFound
 from ._logs import Logs
 from ._transport import Response, Transport, parsed
@@ -166,10 +166,7 @@ class Observing:
         True
         """
         _protocol.check_count("samples", samples)
-        if _protocol.check_count("workers", workers) > MAX_CONNECTIONS:
-            raise ConfigError(
-                f"workers must be {MAX_CONNECTIONS} or less: Nomad limits connections, not {workers}"
-            )
+        check_workers(workers)
         if isinstance(every, bool) or not isinstance(every, int | float) or not 0 <= every < math.inf:
             raise ConfigError(f"every must be a number of seconds, not {every!r}")
         asked = list(dict.fromkeys(_chosen(allocations)))
