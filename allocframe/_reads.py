@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from . import _protocol
 from ._config import Config
 from ._connection import check_workers
 from ._errors import AllocframeError, DecodeError, NotFound
+from ._pool import requesting
 from ._progress import Progress, shown
 from ._transport import Response, Transport, parsed
 from .capture import Capture
@@ -121,21 +122,15 @@ class Reads:
     def _read_all(self, ids: Sequence[str], workers: int, progress: Progress) -> None:
         waiting, done = list(reversed(ids)), 0
         running: dict[Future[None], str] = {}
-        with shown(progress) as show, ThreadPoolExecutor(workers, "allocframe") as pool:
-            try:
-                while running or (waiting and self._in_a_row < MOST_IN_A_ROW):
-                    while waiting and len(running) < workers and self._in_a_row < MOST_IN_A_ROW:
-                        identity = waiting.pop()
-                        running[pool.submit(self._read, identity)] = identity
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        self._ended(running.pop(future), future.result)
-                        done += 1
-                    show(done, len(ids))
-            except BaseException:
-                self._transport.abort()
-                pool.shutdown(wait=True, cancel_futures=True)
-                self._transport.recover()
-                raise
+        with shown(progress) as show, requesting(self._transport, workers) as pool:
+            while running or (waiting and self._in_a_row < MOST_IN_A_ROW):
+                while waiting and len(running) < workers and self._in_a_row < MOST_IN_A_ROW:
+                    identity = waiting.pop()
+                    running[pool.submit(self._read, identity)] = identity
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    self._ended(running.pop(future), future.result)
+                    done += 1
+                show(done, len(ids))
         unasked = AllocframeError(f"not asked for: {MOST_IN_A_ROW} reads in a row had failed")
         self._errors |= dict.fromkeys(waiting, unasked)
 

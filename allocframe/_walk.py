@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 from . import _acl, _protocol
 from ._errors import DecodeError
+from ._pool import requesting
 from ._progress import Progress, shown
 from ._protocol import Pager, PageRequest, Query
 from ._resume import Resumable
@@ -68,25 +69,19 @@ class Walk:
     def _fetch_all(self, workers: int, progress: Progress) -> None:
         started = datetime.now(UTC)
         pager = Pager(self._query)
-        with shown(progress) as show, ThreadPoolExecutor(workers, "allocframe") as pool:
+        with shown(progress) as show, requesting(self._transport, workers) as pool:
             running: dict[Future[_Fetched], PageRequest] = {}
-            try:
-                while not pager.done:
-                    while len(running) < workers and (request := pager.next_request()) is not None:
-                        params = self._query.params(request.shard, request.token, paged=request.paged)
-                        running[pool.submit(self._fetch, params)] = request
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        got = future.result()
-                        pager.received(running.pop(future), got.rows, got.ids, got.page.next_token)
-                    show(pager.rows, pager.estimate)
-                for page in self._store.flush():
-                    self._capture.discard(page)
-                    self._fetch(page.params, at_once=True)
-            except BaseException:
-                self._transport.abort()
-                pool.shutdown(wait=True, cancel_futures=True)
-                self._transport.recover()
-                raise
+            while not pager.done:
+                while len(running) < workers and (request := pager.next_request()) is not None:
+                    params = self._query.params(request.shard, request.token, paged=request.paged)
+                    running[pool.submit(self._fetch, params)] = request
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    got = future.result()
+                    pager.received(running.pop(future), got.rows, got.ids, got.page.next_token)
+                show(pager.rows, pager.estimate)
+            for page in self._store.flush():
+                self._capture.discard(page)
+                self._fetch(page.params, at_once=True)
         duplicates = self._store.settle()
         pages = len(self._capture.pages)
         self._transport.count(duplicates=duplicates, pages=pages, loops=len(pager.notes))

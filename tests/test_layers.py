@@ -20,6 +20,7 @@ LAYERS = [
     ["frames"],
     ["_diff", "_parts", "decode"],
     ["_transport", "_stream", "_present", "_kept", "allocation"],
+    ["_pool"],
     ["_walk", "_reads", "_acting", "_observing", "_watchable"],
     ["_asking", "client"],
     ["_watching"],
