@@ -10,6 +10,7 @@ import pandas as pd
 from ._findings import SEVERITIES, Finding, Findings, Thresholds
 from ._rules import RULES, reserved, unplaced
 from .snapshot import Snapshot
+from .stats._apart import CLUSTER, part_of
 
 
 def findings(
@@ -76,8 +77,9 @@ def _of_several(
 
 
 def _rows_of(rows: pd.DataFrame, cluster: str) -> pd.DataFrame:
-    if "cluster" not in rows.columns:
+    if CLUSTER not in rows.columns:
         raise ValueError(
             "of several clusters, evaluations and usage need a column 'cluster' that says which one each row is of"
         )
-    return rows[(rows["cluster"] == cluster).to_numpy(bool)].drop(columns="cluster")
+    found: pd.DataFrame = part_of(rows, cluster)
+    return found

@@ -74,6 +74,10 @@ class Table:
         columns = [f"{c.sql} AS {c.name}" for c in self.columns]
         return f"SELECT {', '.join([*columns, *more])} FROM {schema}.{self.source}"
 
+    def listed(self, of: str, *without: str) -> str:
+        """Return its columns as a list of SQL, those of the relation `of`, but some."""
+        return ", ".join(f"{of}.{column.name}" for column in self.columns if column.name not in without)
+
     def taken(self, batches: Iterable[pa.RecordBatch]) -> dict[str, pa.ChunkedArray[Any]]:
         """Return the columns of a query's answer, in which repeated text takes a number from the start."""
         repeated = {column.name for column in self.columns if column.kind == "category"}

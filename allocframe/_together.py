@@ -221,8 +221,7 @@ def loaded(capture: Capture) -> Together:
 
 def _told(member: Snapshot) -> dict[str, Any]:
     """Return what is known of one snapshot without making its frames."""
-    counted = member.sql("SELECT count(*) AS n FROM allocations")["n"]
-    return {**member._capture.info, "allocations": int(counted.iloc[0])}
+    return {**member._capture.info, "allocations": len(member)}
 
 
 def _facts(told: Mapping[str, dict[str, Any]], failed: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import os
 from typing import TYPE_CHECKING
 
 from ._errors import MissingExtra
-from ._table import Table
 from .frames import ALLOCATIONS, EVENTS, TASK_STATES
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ _COUNTED = "SELECT * FROM {rows} WHERE batch IN (SELECT batch FROM {snapshots})"
 # Each event once, in the order of the rings in which it was first seen.
 _EVENTS = """
     SELECT {columns}, CAST(row_number() OVER (PARTITION BY alloc_id, task ORDER BY {age}) - 1 AS BIGINT) AS seq
-    FROM (SELECT *, row_number() OVER (PARTITION BY alloc_id, task, event_key ORDER BY {age}) AS copy FROM {{events}})
+    FROM (SELECT *, row_number() OVER (PARTITION BY alloc_id, task, event_key ORDER BY {age}) AS copy FROM {{events}}) AS e
     WHERE copy = 1"""
 _AGE = "modify_index NULLS LAST, seq, seen_at, seen_at_ns"
 
@@ -50,7 +49,7 @@ _TASK_STATES = """
       CASE WHEN unended THEN last_seen_at ELSE finished_at END AS finished_at
     FROM (SELECT t.*, a.last_seen_at, a.gone_at IS NOT NULL AND a.client_status IN ('pending', 'running', 'unknown') AS unended,
         row_number() OVER (PARTITION BY t.alloc_id, t.task ORDER BY t.seen_at DESC, t.seen_at_ns DESC) AS age
-      FROM {{task_states}} t JOIN {{allocations}} a ON a.alloc_id = t.alloc_id AND a.modify_index <=> t.modify_index)
+      FROM {{task_states}} t JOIN {{allocations}} a ON a.alloc_id = t.alloc_id AND a.modify_index <=> t.modify_index) AS t
     WHERE age = 1"""
 
 
@@ -91,14 +90,14 @@ def tables(session: SparkSession, path: str | os.PathLike[str]) -> dict[str, Dat
     stored = _opened(session, os.fspath(path).rstrip("/"))
     snapshots = stored["snapshots"]
     counted = {name: session.sql(_COUNTED, rows=stored[name], snapshots=snapshots) for name in _OPENED[1:]}
-    events = _EVENTS.format(columns=_names(EVENTS, "seq"), age=_AGE)
+    events = _EVENTS.format(columns=EVENTS.listed("e", "seq"), age=_AGE)
     allocations = session.sql(
-        _ALLOCATIONS.format(columns=_names(ALLOCATIONS, of="l.")),
+        _ALLOCATIONS.format(columns=ALLOCATIONS.listed("l")),
         allocations=counted["allocations"],
         snapshots=snapshots,
     )
     states = _TASK_STATES.format(
-        columns=_names(TASK_STATES, "state", "finished_at", "event_count", "events_truncated")
+        columns=TASK_STATES.listed("t", "state", "finished_at", "event_count", "events_truncated")
     )
     return {
         "events": session.sql(events, events=counted["events"]),
@@ -122,7 +121,3 @@ def _opened(session: SparkSession, root: str) -> dict[str, DataFrame]:
         if condition in ("PATH_NOT_FOUND", "DELTA_TABLE_NOT_FOUND", "DELTA_PATH_DOES_NOT_EXIST"):
             raise FileNotFoundError(f"there is no archive in {root}") from error
         raise
-
-
-def _names(table: Table, *without: str, of: str = "") -> str:
-    return ", ".join(of + column.name for column in table.columns if column.name not in without)

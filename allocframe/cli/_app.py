@@ -7,13 +7,25 @@ from typing import Annotated
 
 import typer
 
+from .._errors import ConfigError
 from .._version import __version__
+from ..fleet import Fleet
 
 Address = Annotated[str | None, typer.Option(help="Where Nomad answers; NOMAD_ADDR otherwise.")]
 Clusters = Annotated[
     Path | None,
     typer.Option("--clusters", metavar="FILE", help="Several clusters: a TOML file with a table for each."),
 ]
+
+
+def fleet_of(address: str | None, clusters: Path | None) -> Fleet | None:
+    """Return the clusters that a file names; None where there is only one."""
+    if clusters is None:
+        return None
+    if address is not None:
+        raise ConfigError("give --address or --clusters, not both")
+    return Fleet.from_file(clusters)
+
 
 app = typer.Typer(
     name="allocframe",

@@ -69,19 +69,23 @@ def until_told_to_stop(recorders: Mapping[str, Any], shown: Status) -> Iterator[
         thread.join()
         for number, handler in before.items():
             signal.signal(number, handler)
-    for name, one in recorders.items():
-        shown.say(f"{name}: stopped: {_line(one)}" if name else f"stopped: {_line(one)}")
+    for line in _lines(recorders, "stopped: "):
+        shown.say(line)
 
 
 def _keep_showing(recorders: Mapping[str, Any], shown: Status, stop: threading.Event) -> None:
     terminal = sys.stderr.isatty()
     while not stop.wait(1.0 if terminal else 60.0):
-        lines = [f"{name}: {_line(one)}" if name else _line(one) for name, one in recorders.items()]
         if terminal:
-            shown.show(lines)
-        else:
-            for line in lines:
-                shown.say(line)
+            shown.show(_lines(recorders))
+            continue
+        for line in _lines(recorders):
+            shown.say(line)
+
+
+def _lines(recorders: Mapping[str, Any], said: str = "") -> list[str]:
+    """Return how each recorder does, after the name of its cluster where it has one."""
+    return [(f"{name}: " if name else "") + said + _line(one) for name, one in recorders.items()]
 
 
 def _line(recorder: Any) -> str:

@@ -7,10 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .._errors import ConfigError
 from ..client import Client
-from ..fleet import Fleet
-from ._app import Address, Clusters, app
+from ._app import Address, Clusters, app, fleet_of
 from ._printing import check_output, summary, write
 
 Output = Annotated[
@@ -56,7 +54,7 @@ def fetch(
     """
     check_output(output)
     with (
-        _asked(address, clusters) as source,
+        fleet_of(address, clusters) or Client(address) as source,
         source.snapshot(
             namespace=namespace,
             prefix=prefix,
@@ -73,11 +71,3 @@ def fetch(
             write(snap, output)
         if not snap.info["complete"]:
             raise typer.Exit(1)
-
-
-def _asked(address: str | None, clusters: Path | None) -> Client | Fleet:
-    if clusters is None:
-        return Client(address)
-    if address is not None:
-        raise ConfigError("give --address or --clusters, not both")
-    return Fleet.from_file(clusters)

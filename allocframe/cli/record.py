@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
@@ -15,7 +14,7 @@ from .._display import visible
 from .._errors import AllocframeError, ConfigError
 from ..client import Client
 from ..fleet import Fleet
-from ._app import Address, Clusters, app
+from ._app import Address, Clusters, app, fleet_of
 from ._status import Status, until_told_to_stop
 
 ALIVE_WITHIN = pd.Timedelta(minutes=10)
@@ -47,12 +46,11 @@ def record(
 
     Example: allocframe record --archive /var/lib/nomad-archive
     """
-    if clusters is not None:
-        if address is not None:
-            raise ConfigError("give --address or --clusters, not both")
+    fleet = fleet_of(address, clusters)
+    if fleet is not None:
         raise typer.Exit(
             _several(
-                clusters,
+                fleet,
                 archive,
                 once=once,
                 status=status,
@@ -79,12 +77,12 @@ def record(
             recorder.run(stop)
 
 
-def _several(clusters: Path, archive: str, *, once: bool, status: bool, **settings: Any) -> int:
-    """Do for each cluster of a file what is done for one; return the exit code."""
+def _several(fleet: Fleet, archive: str, *, once: bool, status: bool, **settings: Any) -> int:
+    """Do for each cluster what is done for one; return the exit code."""
     from ..recorder import Recorder, run_all
 
     shown = Status()
-    with Fleet.from_file(clusters) as fleet:
+    with fleet:
         kept = {
             name: _archive(f"{archive.rstrip('/')}/{name}" if archive.strip() else "")
             for name in fleet.clients

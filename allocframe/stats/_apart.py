@@ -48,7 +48,7 @@ def apart(statistic: Callable[P, R]) -> Callable[P, R]:
         }
         found: dict[str, Any] = {}
         for name, part in parts.items():
-            given.arguments |= {first: part, **{other: _part(rows, name) for other, rows in beside.items()}}
+            given.arguments |= {first: part, **{other: part_of(rows, name) for other, rows in beside.items()}}
             found[name] = statistic(*given.args, **given.kwargs)
         stacked: Any = _stacked(found)
         return stacked  # type: ignore[no-any-return]
@@ -75,8 +75,10 @@ def by_cluster(source: Source) -> Mapping[str, Source] | None:
         raise TypeError(f"the tables {', '.join(told)} have a column {CLUSTER!r}, and {silent} has none")
     clusters = sorted({name for frame in tables.values() for name in _names(frame)}) or [""]
     if not isinstance(source, Mapping):
-        return {cluster: _part(source, cluster) for cluster in clusters}
-    return {cluster: {name: _part(frame, cluster) for name, frame in tables.items()} for cluster in clusters}
+        return {cluster: part_of(source, cluster) for cluster in clusters}
+    return {
+        cluster: {name: part_of(frame, cluster) for name, frame in tables.items()} for cluster in clusters
+    }
 
 
 def _tables(source: Source) -> Mapping[str, Any]:
@@ -92,7 +94,8 @@ def _names(frame: Any) -> list[str]:
     return [str(name) for name in collected(lazy)[CLUSTER].dropna()]
 
 
-def _part(frame: Any, cluster: str) -> Any:
+def part_of(frame: Any, cluster: str) -> Any:
+    """Return the rows of one cluster, without its name."""
     if isinstance(frame, pd.DataFrame):
         return frame[(frame[CLUSTER] == cluster).to_numpy(bool)].drop(columns=CLUSTER)
     return nw.from_native(frame).lazy().filter(nw.col(CLUSTER) == cluster).drop(CLUSTER).to_native()
