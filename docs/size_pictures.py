@@ -40,7 +40,12 @@ def main() -> None:
     lines(right, rows, "memory", "Peak memory of the process, GB")
     right.axhline(4, color="0.5", linestyle=":", linewidth=1)
     right.annotate(
-        "4 GB", (rows["allocations"].min(), 4), xytext=(0, 3), textcoords="offset points", color="0.4"
+        "4 GB",
+        (rows["allocations"].min(), 4),
+        xytext=(0, -4),
+        textcoords="offset points",
+        color="0.4",
+        va="top",
     )
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(ROOT / "docs" / "pictures" / "size.png", dpi=110, metadata={"Software": None})
