@@ -7,6 +7,7 @@ import gzip
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -43,6 +44,25 @@ def good(body: bytes = BODY, **headers: str) -> bytes:
 def packed(body: bytes = BODY) -> bytes:
     data = gzip.compress(body)
     return http(data, length=len(data), Content_Encoding="gzip")
+
+
+class Counted:
+    """An answer that takes a while, and how many of it were under way at the same time at most."""
+
+    def __init__(self, answer: bytes, seconds: float) -> None:
+        self.most = 0
+        self._answer, self._seconds = answer, seconds
+        self._lock = threading.Lock()
+        self._now = 0
+
+    def __call__(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._now += 1
+            self.most = max(self.most, self._now)
+        time.sleep(self._seconds)
+        with self._lock:
+            self._now -= 1
+        connection.sendall(self._answer)
 
 
 class FaultServer:

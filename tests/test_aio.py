@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
-from faultserver import ROW, FaultServer, any_json, good, http, serving
+from faultserver import ROW, Counted, FaultServer, any_json, good, http, serving
 from services import services
 
 import allocframe as af
@@ -184,16 +184,7 @@ def test_the_event_loop_goes_on_while_a_server_thinks(
 
 
 def test_many_calls_at_once_are_all_answered_a_few_at_a_time(threads: None) -> None:
-    lock, now, most = threading.Lock(), 0, 0
-
-    def counted(connection: socket.socket) -> None:
-        nonlocal now, most
-        with lock:
-            now, most = now + 1, max(most, now + 1)
-        time.sleep(0.005)
-        with lock:
-            now -= 1
-        connection.sendall(any_json(ROW))
+    counted = Counted(any_json(ROW), seconds=0.005)
 
     async def all_of_them(server: FaultServer) -> list[af.Allocation]:
         async with af.AsyncClient(server.address) as client:
@@ -202,7 +193,7 @@ def test_many_calls_at_once_are_all_answered_a_few_at_a_time(threads: None) -> N
     with serving(counted, keep_alive=True) as server:
         assert len(asyncio.run(all_of_them(server))) == 60
         assert len(server.requests) == 60
-    assert 1 < most <= MOST_CALLS
+    assert 1 < counted.most <= MOST_CALLS
 
 
 # Giving up

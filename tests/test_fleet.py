@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from faultserver import FaultServer, good, http, serving
+from faultserver import Counted, FaultServer, good, http, serving
 
 import allocframe as af
 from allocframe import _protocol
@@ -306,23 +306,13 @@ def test_a_region_that_cannot_be_reached_is_reported() -> None:
 def test_regions_of_one_address_share_its_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fleet_module, "CONNECTIONS", 2)
     monkeypatch.setattr(_protocol, "SHARDS", _protocol.SHARDS[:20])
-    lock, now, most = threading.Lock(), 0, 0
-
-    def counted(connection: socket.socket) -> None:
-        nonlocal now, most
-        with lock:
-            now, most = now + 1, max(most, now + 1)
-        time.sleep(0.002)
-        with lock:
-            now -= 1
-        connection.sendall(good(X_Nomad_NextToken="5457f16d-0f87-8e6b-5e91-0c7da3a41eb8"))
-
+    counted = Counted(good(X_Nomad_NextToken="5457f16d-0f87-8e6b-5e91-0c7da3a41eb8"), seconds=0.002)
     with serving(counted, keep_alive=True) as server:
         regions = {name: af.Client(server.address, region=name) for name in ("eu", "us")}
         with af.Fleet(regions) as fleet, fleet.snapshot() as snap:
             assert {len(one) for one in snap.clusters.values()} == {1}
         assert len(server.requests) > 2 * 20
-    assert most == 2
+    assert counted.most == 2
 
 
 def test_a_server_that_answers_nonsense_is_one_that_failed(cluster: af.sim.Cluster) -> None:
