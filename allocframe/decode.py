@@ -267,14 +267,19 @@ class Store:
             cursor.unregister("more")
 
     def drop(self, ids: Iterable[str]) -> None:
-        """Let go of allocations."""
+        """Let go of allocations and their memory."""
         self._con.execute(f"DELETE FROM pages WHERE {_among(ids)}")
+        self._reclaim()
 
     def clear(self) -> None:
         """Let go of every row and its memory, and of what was noted about them."""
         self._con.execute("TRUNCATE pages")
-        self._con.execute("CHECKPOINT")  # until then DuckDB keeps what was deleted
+        self._reclaim()
         self._notes.clear()
+
+    def _reclaim(self) -> None:
+        """Free what was deleted, which DuckDB keeps until a checkpoint; that compresses the rest."""
+        self._con.execute("CHECKPOINT")
 
     def modify_indexes(self) -> dict[str, int]:
         """Return the ModifyIndex of each allocation."""

@@ -47,6 +47,18 @@ EQUIVALENT = {
         "self._seen.pop(request.shard, None)",
         "pass",
     ): "what is finished is never looked at again: it only takes room",
+    (
+        "self._seen.pop(request.shard, None)",
+        "0",
+    ): "nobody takes what comes back",
+    (
+        'known_leader={"true": True, "false": False}.get(lower.get("x-nomad-knownleader", "")),',
+        "'X'",
+    ): "neither stands for a value",
+    (
+        "if next_token <= max(ids):",
+        "next_token < max(ids)",
+    ): "a token that is one of the IDs was found two conditions before",
 }
 """Changes that no test can notice: the line as it is, what then stands there, and why it does not matter."""
 

@@ -366,6 +366,22 @@ def test_a_message_of_fifty_megabytes_is_kept_whole_and_cut_in_views(tmp_path: P
     assert len(snap._repr_html_()) < 10_000
 
 
+def test_rows_that_others_replace_leave_no_memory_behind(tmp_path: Path) -> None:
+    events = [{"Type": "Started", "Time": number, "DisplayMessage": "x" * 99} for number in range(10)]
+    rows = [{**with_events(*events), "ID": f"{number:08x}"} for number in range(500)]
+    with read(tmp_path, rows) as snap:
+        store, before, sizes = snap._store, snap.events, []
+        held = "SELECT sum(memory_usage_bytes)::BIGINT FROM duckdb_memory()"
+        for _ in range(12):
+            ids = [row["ID"] for row in rows[:250]]
+            again = store.rows(ids)
+            store.drop(ids)
+            store.put(again)
+            sizes.append(store._con.sql(held).fetchall()[0][0])
+        assert max(sizes[6:]) <= max(sizes[:6])
+        assert len(snap.events) == len(before) == 5000
+
+
 def test_of_an_allocation_met_twice_the_newest_row_stays(tmp_path: Path) -> None:
     old, new = stub(ModifyIndex=9, ClientStatus="pending"), stub(ModifyIndex=10, ClientStatus="running")
     snap = read(tmp_path, [new], [old])

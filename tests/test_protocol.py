@@ -21,7 +21,7 @@ from allocframe._protocol import Headers, Pager, Query
     [
         ("prefix", "abc"), ("prefix", "zz"), ("prefix", ""), ("prefix", "a-b-c"), ("prefix", 5),
         ("per_page", 0), ("per_page", -1), ("per_page", True), ("per_page", "10"), ("per_page", 1.5),
-        ("newest", 0), ("newest", False), ("filter", " "), ("namespace", ""), ("task_states", 1), ("stale", "false"),
+        ("newest", 0), ("newest", False), ("filter", " "), ("namespace", ""), ("namespace", 5), ("task_states", 1), ("stale", "false"),
     ],
 )  # fmt: skip
 def test_bad_parameters_are_refused_before_anything_is_sent(name: str, value: object) -> None:
@@ -69,6 +69,7 @@ def test_headers_are_read_whatever_they_hold(sent: str, index: int | None) -> No
     [
         (403, "Permission denied", _errors.PermissionDenied),
         (401, "Unauthorized", _errors.PermissionDenied),
+        (403, "Forbidden", _errors.PermissionDenied),
         (404, "alloc not found", _errors.NotFound),
         (500, 'Unknown allocation "x"', _errors.NotFound),
         (404, "No path to node", _errors.NodeUnreachable),
@@ -249,6 +250,10 @@ def test_pauses_double_from_a_quarter_second_to_eight() -> None:
             return b
 
     assert [_protocol.backoff(n, Most()) for n in range(1, 8)] == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0]
+
+
+def test_the_paths_of_these_lists_are_nomads() -> None:
+    assert (_protocol.LIST, _protocol.REGIONS) == ("/v1/allocations", "/v1/regions")
 
 
 def test_shards_are_all_starts_of_two_digits() -> None:
@@ -487,6 +492,16 @@ def test_an_estimate_is_made_from_the_fourth_shard_on() -> None:
         pager.received(asked(pager), 2, [], None)
         estimates.append(pager.estimate)
     assert estimates == [None, None, None, 512, 512]
+
+
+def test_every_page_of_a_shard_counts_for_the_estimate() -> None:
+    pager = Pager(Query(per_page=2))
+    pager.received(asked(pager), 2, ["a", "b"], "1.x")
+    for _ in range(4):
+        first = asked(pager)
+        pager.received(first, 2, [f"{first.shard}1", f"{first.shard}2"], f"{first.shard}3")
+        pager.received(asked(pager), 1, [], None)
+    assert (pager.rows, pager.estimate) == (12, 3 * 256)
 
 
 def test_a_token_after_an_answer_that_was_not_paged_is_overlooked_and_told() -> None:
