@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +15,7 @@ from ._config import Config
 from ._connection import check_workers
 from ._errors import AllocframeError, ConfigError, DecodeError, NotFound
 from ._logs import Logs
+from ._pool import requesting
 from ._transport import Response, Transport, parsed
 from ._usage import Usage
 
@@ -172,7 +172,7 @@ class Observing:
         asked = list(dict.fromkeys(_chosen(allocations)))
         rows: list[dict[str, Any]] = []
         errors: list[dict[str, Any]] = []
-        with ThreadPoolExecutor(workers, "allocframe-usage") as pool:
+        with requesting(self._transport, workers) as pool:
 
             def each(names: list[str], path: str, sample: int | None) -> list[tuple[str, dict[str, Any]]]:
                 """Ask about each; keep what came, and note what did not."""

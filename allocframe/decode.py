@@ -175,6 +175,7 @@ class Store:
                PARTITION BY Namespace, ID ORDER BY ModifyIndex DESC NULLS LAST, page DESC) AS place
                FROM pages WHERE ID IS NOT NULL) WHERE place > 1)"""
         ).fetchone()
+        self._reclaim()
         return int(twice[0]) if twice else 0
 
     def _views(self, schema: str, where: str) -> None:
@@ -278,7 +279,7 @@ class Store:
         self._notes.clear()
 
     def _reclaim(self) -> None:
-        """Free what was deleted, which DuckDB keeps until a checkpoint; that compresses the rest."""
+        """Compress the rows and free those that were deleted, which DuckDB keeps until a checkpoint."""
         self._con.execute("CHECKPOINT")
 
     def modify_indexes(self) -> dict[str, int]:

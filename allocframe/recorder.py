@@ -13,6 +13,7 @@ import pandas as pd
 
 from ._change import Change, Seen
 from ._errors import AllocframeError, PermissionDenied
+from ._memory import give_back
 from .archive import Archive
 from .client import Client
 from .watch import Watch
@@ -29,6 +30,9 @@ PATIENCE = 10.0
 
 ALIVE = 60.0
 """Seconds after which a commit says that the recorder still watches, though nothing has changed."""
+
+RELIST = 300.0
+"""Seconds after which everything is listed again: what the servers have removed, no stream tells."""
 
 COMPACT = 500
 """Appends after which the archive is put in order."""
@@ -142,7 +146,7 @@ class Recorder:
         return change
 
     def _watching(self, seen: Seen) -> Watch:
-        return self._client.watch(namespace=self._namespace, stream=self._stream, seen=seen)
+        return self._client.watch(namespace=self._namespace, stream=self._stream, seen=seen, relist=RELIST)
 
     def _resume(self, stop: threading.Event) -> Seen | None:
         """Return up to where the archive has seen the cluster; None where it could not be read before the end."""
@@ -215,6 +219,7 @@ class Recorder:
             self._tell("recording", None)
         if counts.commits % COMPACT == 0:
             self._put_in_order()
+        give_back()
         return True
 
     def _put_in_order(self) -> None:

@@ -143,13 +143,14 @@ import sys, threading
 import allocframe as af
 c = af.Client(sys.argv[1], timeout=60)
 try:
-    c.read(sys.argv[2:], progress=False)
+    getattr(c, sys.argv[2])(sys.argv[3:])
 except KeyboardInterrupt:
     print("interrupted", [t.name for t in threading.enumerate() if t is not threading.main_thread()], flush=True)
 """
 
 
-def test_ctrl_c_ends_reads_at_once_and_leaves_no_thread() -> None:
+@pytest.mark.parametrize("call", ["read", "usage"])
+def test_ctrl_c_ends_reads_at_once_and_leaves_no_thread(call: str) -> None:
     reached = threading.Event()
 
     def hang(connection: socket.socket) -> None:
@@ -159,7 +160,7 @@ def test_ctrl_c_ends_reads_at_once_and_leaves_no_thread() -> None:
 
     with serving(hang) as server:
         child = subprocess.Popen(
-            [sys.executable, "-c", _INTERRUPTED, server.address, *IDS],
+            [sys.executable, "-c", _INTERRUPTED, server.address, call, *IDS],
             stdout=subprocess.PIPE, text=True, env={**os.environ},
         )  # fmt: skip
         assert reached.wait(30)

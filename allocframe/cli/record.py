@@ -12,6 +12,7 @@ import typer
 
 from .._display import visible
 from .._errors import AllocframeError, ConfigError
+from .._memory import share_heaps
 from ..client import Client
 from ..fleet import Fleet
 from ._app import Address, Clusters, app, fleet_of
@@ -46,6 +47,7 @@ def record(
 
     Example: allocframe record --archive /var/lib/nomad-archive
     """
+    share_heaps()
     fleet = fleet_of(address, clusters)
     if fleet is not None:
         raise typer.Exit(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pandas as pd
@@ -12,6 +11,7 @@ from .. import stats
 from .._display import escaped, visible
 from .._errors import AllocframeError
 from .._logs import Logs
+from .._pool import requesting
 from ..client import Client
 from ..snapshot import Snapshot
 from .incidents import count
@@ -71,7 +71,7 @@ def log_lines(snapshot: Snapshot, client: Client, begin: pd.Timestamp, end: pd.T
     failed = events[events["failure"].astype(bool) & events["time"].between(begin, end)]
     last = failed.sort_values("time").drop_duplicates(_SAME, keep="last").sort_values("time", ascending=False)
     asked = last.head(MOST).to_dict("records")
-    with ThreadPoolExecutor(_WORKERS, "allocframe-logs") as pool:
+    with requesting(client._transport, _WORKERS) as pool:
         found = list(pool.map(lambda row: _asked(client, row), asked))
     told = f"The lines around the last of {count(len(failed), 'failures')} by each task, version and cause, as the nodes had them."
     if len(last) > len(asked):
