@@ -1,7 +1,7 @@
 """Whether the memory of a recorder stays flat: a simulated cluster that never rests, and the resident size of its recorder.
 
-The recorder lists everything and compacts its archive fifteen and ten times as often as it does, so that ten minutes hold as
-many of these rounds as hours do, in which its memory goes up and down.
+The recorder lists everything and compacts its archive at least ten times as often as otherwise, so that ten minutes hold as many
+of these rounds, in which its memory goes up and down, as hours do.
 
 Prints the size every so often, and ends with 1 where the last third is larger than the middle one by more than the bound.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import signal
 import subprocess
 import sys
@@ -287,6 +288,31 @@ def test_the_command_ends_cleanly_with_what_it_has(
     assert "Traceback" not in said
     with af.Archive(folder).snapshot() as snap:
         assert len(snap) == len(live.state.allocs)
+
+
+def heaps_of_threads(pid: int) -> int:
+    """Return how many heaps glibc has made for the threads of a process: each reserves 64 MB, of which the rest is out of reach."""
+    size, spans = 64 << 20, []
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        span, access, *_ = line.split()
+        start, end = (int(address, 16) for address in span.split("-"))
+        spans.append((start, end, access))
+    pairs = itertools.pairwise(spans)
+    return sum(
+        start % size == 0 and access == "rw-p" and end == rest and until == start + size and closed == "---p"
+        for (start, end, access), (rest, until, closed) in pairs
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, which is Linux's")
+def test_the_threads_of_the_command_share_their_heaps(live: af.sim.Cluster, tmp_path: Path) -> None:
+    words = command(live, tmp_path / "archive", "--every", "0.1")
+    with subprocess.Popen(words, env=environment(live), stderr=subprocess.DEVNULL) as process:
+        archive = af.Archive(tmp_path / "archive")
+        until(lambda: archive.state().index)
+        found = heaps_of_threads(process.pid)
+        process.terminate()
+    assert found <= 1
 
 
 def test_a_recorder_that_was_killed_loses_nothing_that_was_committed(
