@@ -6,7 +6,6 @@ import json
 import signal as numbers
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -19,6 +18,7 @@ from ._connection import check_workers
 from ._display import visible
 from ._errors import AllocframeError, ConfigError, ExecError, ResultUnknown, Unsupported
 from ._exec import ExecResult, Target
+from ._pool import requesting
 from ._transport import Transport, parsed
 
 
@@ -253,7 +253,7 @@ class Acting:
                 row["error"] = str(error)
             return {**row, "duration": pd.Timedelta(seconds=time.perf_counter() - started)}
 
-        with ThreadPoolExecutor(workers, "allocframe-exec") as pool:
+        with requesting(self._transport, workers) as pool:
             rows = list(pool.map(one, alloc_ids))
         texts = ("alloc_id", "task", "exit_code", "stdout", "stderr", "error")
         columns = {**dict.fromkeys(texts, "str"), "exit_code": "Int64"}

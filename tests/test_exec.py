@@ -365,3 +365,30 @@ def test_row_48_ctrl_c_ends_a_command_leaves_no_thread_and_the_next_call_works(c
     child.send_signal(signal.SIGINT)
     said, _ = child.communicate(timeout=20)
     assert said == "interrupted [] again\n ['unknown', 'done']\n"
+
+
+_SEVERAL_INTERRUPTED = """
+import sys, threading
+import allocframe as af
+client = af.Client(sys.argv[1], token=sys.argv[2])
+try:
+    client.exec_many(sys.argv[3:], ["sh", "-c", "echo started; sleep 600"], task="server", workers=2)
+except KeyboardInterrupt:
+    left = [t.name for t in threading.enumerate() if t.name.startswith("allocframe")]
+    print("interrupted", left, client.exec(sys.argv[3], ["echo", "again"], task="server").text, af.read_audit()["result"].tolist())
+"""
+
+
+def test_ctrl_c_ends_commands_in_many_allocations_and_starts_no_further_one(cluster: sim.Cluster) -> None:
+    allocs = [running(cluster)] * 5
+    child = subprocess.Popen(
+        [sys.executable, "-c", _SEVERAL_INTERRUPTED, cluster.address, cluster.token, *allocs], stdout=subprocess.PIPE, text=True
+    )  # fmt: skip
+    asked = audit_path()
+    while not asked.exists() or asked.read_text().count("\n") < 2:
+        assert child.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.5)  # a signal that comes while threads start may not wake the main one of CPython
+    child.send_signal(signal.SIGINT)
+    said, _ = child.communicate(timeout=20)
+    assert said == "interrupted [] again\n ['unknown', 'unknown', 'done']\n"

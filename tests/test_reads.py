@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -164,6 +165,7 @@ def test_ctrl_c_ends_reads_at_once_and_leaves_no_thread(call: str) -> None:
             stdout=subprocess.PIPE, text=True, env={**os.environ},
         )  # fmt: skip
         assert reached.wait(30)
+        time.sleep(0.5)  # a signal that comes while threads start may not wake the main one of CPython
         child.send_signal(signal.SIGINT)
         said, _ = child.communicate(timeout=20)
     assert said.split() == ["interrupted", "[]"]
