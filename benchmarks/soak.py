@@ -21,7 +21,7 @@ import month
 
 import allocframe as af
 
-BOUND_MB = 20.0
+BOUND_MB = 30.0
 """Growth from the second third to the last that is still called flat."""
 
 OFTEN = """
