@@ -299,8 +299,8 @@ def heaps_of_threads(pid: int) -> int:
         spans.append((start, end, access))
     pairs = itertools.pairwise(spans)
     return sum(
-        start % size == 0 and access == "rw-p" and end == rest and until == start + size and closed == "---p"
-        for (start, end, access), (rest, until, closed) in pairs
+        start % size == 0 and access == "rw-p" and end == rest and last == start + size and closed == "---p"
+        for (start, end, access), (rest, last, closed) in pairs
     )
 
 
