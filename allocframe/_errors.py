@@ -54,7 +54,7 @@ class ApiError(AllocframeError):
         self.hint = hint
         said = text.strip() or "(no text)"
         message = f"{method} {path}: Nomad answered {status}: {said}"
-        super().__init__(f"{message}. {hint}" if hint else message)
+        super().__init__(f"{message.removesuffix('.')}. {hint}" if hint else message)
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.status, self.text, self.method, self.path, self.hint))

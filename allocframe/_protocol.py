@@ -44,7 +44,7 @@ _READS = re.compile(
     r"/v1/(?:allocations|evaluations|regions|agent/self|acl/token/self|acl/policy/[A-Za-z0-9-]{1,128}|acl/role/[0-9a-f-]{36}"
     r"|allocation/[0-9a-f-]{36}|client/fs/logs/[0-9a-f-]{36}|client/allocation/[0-9a-f-]{36}/stats)"
 )
-_CONFLICT = ("Task not running", "alloc that should not run", "Could not find task runner", "ask not found")
+_CONFLICT = ("not running", "alloc that should not run", "Could not find task runner", "ask not found")
 
 
 @dataclass(frozen=True)

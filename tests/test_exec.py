@@ -141,6 +141,14 @@ def running(cluster: sim.Cluster, tasks: int = 1) -> str:
     )
 
 
+def test_a_command_for_a_task_that_has_ended_is_told_so(cluster: sim.Cluster, client: af.Client) -> None:
+    ended = next(a for a in cluster.state.allocs.values() if a.client_status == "complete")
+    task = next(iter(ended.tasks))
+    said = rf'Nomad answered 400: task "{task}" is not running\. Read the allocation again'
+    with pytest.raises(af.Conflict, match=said):
+        client.exec(ended.id, ["true"], task=task)
+
+
 def test_a_command_ends_with_its_output_apart_and_its_exit_code(
     cluster: sim.Cluster, client: af.Client
 ) -> None:

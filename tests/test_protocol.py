@@ -91,6 +91,7 @@ def test_headers_are_read_whatever_they_hold(sent: str, index: int | None) -> No
         (500, "Could not find task runner for task: x", _errors.Conflict),
         (500, "Task not found", _errors.Conflict),
         (500, "task not found", _errors.Conflict),
+        (400, 'task "web" is not running.', _errors.Conflict),
         (500, "must provide task name", _errors.BadRequest),
         (500, "Failed to parse filter", _errors.BadRequest),
         (501, "alloc lookup failed", _errors.ApiError),

@@ -79,7 +79,8 @@ class Exec:
             return 1008, "rpc error: Permission denied"
         if task not in alloc.tasks:
             return 1011, "task not found"
-        return None if alloc.tasks[task].state == "running" else (1011, "task is not running")
+        running = alloc.tasks[task].state == "running"
+        return None if running else (1008, f'task "{task}" is not running.')
 
     def _program(self, socket: WebSocket) -> Program:
         async def write(stream: Literal["stdout", "stderr"], data: bytes) -> None:

@@ -288,6 +288,11 @@ def test_a_command_runs_in_a_real_task(client: af.Client, web: str) -> None:
         client.exec(web, ["/no/such/command"], timeout=60)
     with pytest.raises(af.Conflict, match="task not found"):
         client.exec(web, ["/bin/true"], task="nope", timeout=60)
+    ended = (
+        client.snapshot(filter='ClientStatus == "complete"', progress=False).allocations["alloc_id"].iloc[0]
+    )
+    with pytest.raises(af.Conflict, match=r'task "t" is not running\. Read the allocation again'):
+        client.exec(ended, ["/bin/true"], timeout=60)
     with pytest.raises(af.ExecError, match="in time"):
         client.exec(web, ["/bin/sleep", "5"], timeout=1)
     found = client.exec_many(_running(client), ["/bin/uname"], timeout=60)
