@@ -10,15 +10,21 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import (
-    _accessor,  # noqa: F401 - gives DataFrames their .alloc
-    spark,
-)
+from . import accessor as _accessor  # noqa: F401 - gives DataFrames their .alloc
+from . import spark
 from ._actions import StopResult
 from ._audit import read_audit
 from ._change import Change, Gap, Seen
 from ._diff import Diff
-from ._errors import (
+from ._exec import ExecResult
+from ._logs import Logs
+from ._together import Together, together
+from ._usage import Usage
+from ._version import __version__
+from .aio import AsyncClient
+from .allocation import Allocation
+from .client import Client
+from .errors import (
     AllocframeError,
     ApiError,
     BadRequest,
@@ -37,14 +43,6 @@ from ._errors import (
     ResultUnknown,
     Unsupported,
 )
-from ._exec import ExecResult
-from ._logs import Logs
-from ._together import Together, together
-from ._usage import Usage
-from ._version import __version__
-from .aio import AsyncClient
-from .allocation import Allocation
-from .client import Client
 from .fleet import Fleet
 from .snapshot import Snapshot, load, read_json
 from .watch import Watch

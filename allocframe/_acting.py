@@ -16,10 +16,10 @@ from ._actions import Action, StopResult
 from ._config import Config
 from ._connection import check_workers
 from ._display import visible
-from ._errors import AllocframeError, ConfigError, ExecError, ResultUnknown, Unsupported
 from ._exec import ExecResult, Target
 from ._pool import requesting
 from ._transport import Transport, parsed
+from .errors import AllocframeError, ConfigError, ExecError, ResultUnknown, Unsupported
 
 
 class Acting:

@@ -8,11 +8,11 @@ from typing import Any
 
 from . import _protocol
 from ._config import Config
-from ._errors import NotFound
 from ._protocol import Query
 from ._transport import Transport, parsed
 from ._walk import Walk
 from .decode import Store
+from .errors import NotFound
 
 WORKERS = 4
 LIGHT_PAGE = 20_000

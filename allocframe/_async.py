@@ -18,8 +18,8 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from ._change import Change
-from ._errors import AllocframeError
 from .client import Client
+from .errors import AllocframeError
 from .snapshot import Snapshot
 from .watch import Watch
 

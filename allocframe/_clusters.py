@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from ._config import Config
 from ._display import visible
-from ._errors import ConfigError
+from .errors import ConfigError
 
 _TEXTS = ("address", "region", "namespace", "tls_server_name")
 _FILES = ("ca_cert", "ca_path", "client_cert", "client_key")

@@ -15,8 +15,8 @@ import httpx
 
 from ._config import Config
 from ._display import visible
-from ._errors import ConfigError
 from ._protocol import check_count
+from .errors import ConfigError
 
 MAX_CONNECTIONS = 8
 """Nomad allows 100 from one address; watches, streams and other people need theirs."""

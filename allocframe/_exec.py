@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from . import _protocol
 from ._display import visible
-from ._errors import AllocframeError, ConfigError, ExecError
+from .errors import AllocframeError, ConfigError, ExecError
 
 HEARTBEAT = "{}"
 HEARTBEAT_EVERY = 10.0

@@ -13,11 +13,11 @@ import duckdb
 import pandas as pd
 import pyarrow as pa
 
-from ._errors import DecodeError
 from ._query import among, answer, quoted, streamed, terms
 from ._table import Column, Table
 from .capture import Capture
 from .decode import BATCH_ROWS, ISSUES
+from .errors import DecodeError
 from .frames import SNAPSHOT_TABLES, TABLES
 
 MEMORY_LIMIT = "1GB"

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from ._display import escaped, visible
-from ._errors import DecodeError
 from ._logtime import Stamp, stamp
+from .errors import DecodeError
 
 STREAMS = ("stdout", "stderr")
 FIRST_BYTES = 64 << 10

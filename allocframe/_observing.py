@@ -13,11 +13,11 @@ import pandas as pd
 from . import _logs, _protocol, _usage
 from ._config import Config
 from ._connection import check_workers
-from ._errors import AllocframeError, ConfigError, DecodeError, NotFound
 from ._logs import Logs
 from ._pool import requesting
 from ._transport import Response, Transport, parsed
 from ._usage import Usage
+from .errors import AllocframeError, ConfigError, DecodeError, NotFound
 
 if TYPE_CHECKING:
     from .snapshot import Snapshot

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from . import _protocol
 from ._config import Config
 from ._connection import check_workers
-from ._errors import AllocframeError, DecodeError, NotFound
 from ._pool import requesting
 from ._progress import Progress, shown
 from ._transport import Response, Transport, parsed
 from .capture import Capture
 from .decode import Store
+from .errors import AllocframeError, DecodeError, NotFound
 
 if TYPE_CHECKING:
     from .snapshot import Snapshot

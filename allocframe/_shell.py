@@ -16,7 +16,6 @@ from urllib.parse import urlencode
 from ._config import Config
 from ._connection import credentials, proxy_for
 from ._display import visible
-from ._errors import ConnectionFailed, MissingExtra
 from ._exec import (
     HEARTBEAT,
     HEARTBEAT_EVERY,
@@ -30,6 +29,7 @@ from ._exec import (
 )
 from ._protocol import error_for
 from ._remedies import tls_hint
+from .errors import ConnectionFailed, MissingExtra
 
 __all__ = ["REFUSED_WITHIN", "ClientConnection", "WebSocketException", "cut", "opened", "receive", "run"]
 

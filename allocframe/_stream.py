@@ -17,9 +17,9 @@ from . import _events, _protocol
 from ._config import Config
 from ._connection import connected, was_reset
 from ._display import visible
-from ._errors import AllocframeError, ConnectionFailed, NotNomad
 from ._events import Line, NotAnEvent, Update
 from ._remedies import not_nomad
+from .errors import AllocframeError, ConnectionFailed, NotNomad
 
 MOST_UPDATES = 20_000
 MOST_BYTES = 128 << 20

@@ -14,12 +14,12 @@ import pyarrow as pa
 
 from ._clusters import check_name
 from ._display import visible
-from ._errors import ConfigError, DecodeError
 from ._kept import Kept
 from ._query import quoted
 from ._table import Column, Table, Tables
 from .capture import Capture
 from .decode import ISSUES
+from .errors import ConfigError, DecodeError
 from .frames import SNAPSHOT_TABLES, TABLES
 from .snapshot import Snapshot, load
 

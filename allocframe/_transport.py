@@ -20,7 +20,9 @@ from . import _protocol
 from ._config import Config
 from ._connection import Sockets, connected, was_reset
 from ._display import visible
-from ._errors import (
+from ._protocol import Headers
+from ._remedies import not_nomad, tls_hint
+from .errors import (
     AllocframeError,
     ConnectionFailed,
     DecodeError,
@@ -29,8 +31,6 @@ from ._errors import (
     ResponseTooLarge,
     ResultUnknown,
 )
-from ._protocol import Headers
-from ._remedies import not_nomad, tls_hint
 
 MAX_BODY = 1 << 30
 """Bytes that one answer may have, unpacked."""

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ._display import escaped, visible
-from ._errors import DecodeError
+from .errors import DecodeError
 
 _CPU = "Percent"
 _MEMORY = ("RSS", "Usage")

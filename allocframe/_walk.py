@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from . import _acl, _protocol
-from ._errors import DecodeError
 from ._pool import requesting
 from ._progress import Progress, shown
 from ._protocol import Pager, PageRequest, Query
@@ -18,6 +17,7 @@ from ._resume import Resumable
 from ._transport import Response, Transport, parsed
 from .capture import Capture, Page
 from .decode import Store
+from .errors import DecodeError
 
 _SMALL = 4 << 20
 

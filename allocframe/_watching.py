@@ -15,13 +15,13 @@ from . import _events
 from ._asking import Asker
 from ._change import Change, Gap, Seen
 from ._config import Config
-from ._errors import AllocframeError, PermissionDenied, Unsupported
 from ._events import BlockingIndex, Pace, Update
 from ._present import Frames, Jobs, Present, jobs_in
 from ._protocol import Query
 from ._stream import LATEST, EventStream, Feed, Inbox
 from ._transport import Transport
 from .decode import UNSTORED, Store
+from .errors import AllocframeError, PermissionDenied, Unsupported
 
 LINGER = 0.05
 """Seconds that updates are gathered before they are told: typing ten costs hardly more than typing one."""

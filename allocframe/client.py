@@ -13,7 +13,6 @@ from . import _protocol
 from ._acting import Acting
 from ._config import Config
 from ._connection import check_workers
-from ._errors import ConfigError, DecodeError, NotFound
 from ._observing import Observing
 from ._progress import Progress
 from ._protocol import Query
@@ -24,6 +23,7 @@ from ._watchable import Watchable
 from .allocation import Allocation
 from .capture import Capture
 from .decode import Store
+from .errors import ConfigError, DecodeError, NotFound
 from .frames import evaluations_frame
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from . import _careful, _wire
-from ._errors import DecodeError
 from ._memory import LARGE, give_back
 from ._query import among, answer, quoted, streamed, terms
 from ._table import Column, Table
 from .capture import Capture, Page
+from .errors import DecodeError
 from .frames import TABLES
 from .frames._sql import MACROS, VIEWS
 

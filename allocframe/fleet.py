@@ -13,11 +13,11 @@ from typing import Any, Self
 
 from . import _protocol
 from ._clusters import alone, check_name, named, read_clusters
-from ._errors import AllocframeError, ConfigError
 from ._progress import Progress, shown
 from ._together import Together, joined
 from ._transport import parsed
 from .client import Client
+from .errors import AllocframeError, ConfigError
 from .snapshot import Snapshot
 
 CONNECTIONS = 64

@@ -12,10 +12,10 @@ from typing import Literal
 import pandas as pd
 
 from ._change import Change, Seen
-from ._errors import AllocframeError, PermissionDenied
 from ._memory import give_back
 from .archive import Archive
 from .client import Client
+from .errors import AllocframeError, PermissionDenied
 from .watch import Watch
 
 MOST_ROWS = 50_000

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import pandas as pd
 
 from ._display import without_formula
-from ._errors import ConfigError, DecodeError
 from ._kept import Kept
 from ._overview import BY_STATUS, SPAN, as_html, remarks, title
 from ._parts import Parts
 from ._table import Table, Tables
 from .capture import Capture, capture_files, load_capture
 from .decode import ISSUES, Store
+from .errors import ConfigError, DecodeError
 from .frames import SNAPSHOT_TABLES, TABLES
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from ._errors import MissingExtra
+from .errors import MissingExtra
 from .frames import ALLOCATIONS, EVENTS, TASK_STATES
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from typing import Self
 
 from ._change import Change, Seen
 from ._config import Config
-from ._errors import AllocframeError, ConfigError
 from ._protocol import Query
 from ._transport import Transport
 from ._watching import Watcher
+from .errors import AllocframeError, ConfigError
 from .snapshot import Snapshot
 
 

@@ -9,7 +9,7 @@ import warnings
 import pytest
 
 from allocframe._config import Config, Secret
-from allocframe._errors import ConfigError
+from allocframe.errors import ConfigError
 
 
 def load(address: str | None = None, *, env: dict[str, str] | None = None, **arguments: object) -> Config:

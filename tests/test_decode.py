@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from allocframe import _wire
-from allocframe._errors import DecodeError
 from allocframe.decode import _is_suspect
+from allocframe.errors import DecodeError
 from allocframe.frames import SNAPSHOT_TABLES, TABLES
 from allocframe.snapshot import Snapshot, read_json
 

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocframe import _errors, _protocol
-from allocframe._errors import ConfigError
+from allocframe import _protocol
+from allocframe import errors as _errors
 from allocframe._protocol import Headers, Pager, Query
+from allocframe.errors import ConfigError
 
 
 @pytest.mark.parametrize(

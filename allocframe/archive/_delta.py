@@ -19,7 +19,7 @@ from deltalake import DeltaTable, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from .._display import visible
-from .._errors import ConfigError, DecodeError
+from ..errors import ConfigError, DecodeError
 from ._schema import STORED, VERSION
 
 _VERSION = "allocframe.schemaVersion"

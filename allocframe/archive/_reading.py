@@ -12,10 +12,10 @@ import duckdb
 import pandas as pd
 from deltalake import DeltaTable
 
-from .._errors import DecodeError
 from .._kept import connect
 from .._query import quoted
 from .._table import Table
+from ..errors import DecodeError
 from ..frames import ALLOCATIONS, EVENTS, RESCHEDULES, TASK_STATES
 from ._delta import Tables
 from ._schema import START, STORED, Stored

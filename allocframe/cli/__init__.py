@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from .._errors import AllocframeError, ConfigError
+from ..errors import AllocframeError, ConfigError
 from . import archive, demo, fetch, record, report
 from ._app import app
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .._errors import ConfigError
 from .._version import __version__
+from ..errors import ConfigError
 from ..fleet import Fleet
 
 Address = Annotated[str | None, typer.Option(help="Where Nomad answers; NOMAD_ADDR otherwise.")]

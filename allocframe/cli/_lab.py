@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from .._errors import MissingExtra
+from ..errors import MissingExtra
 from ..reports import NOTEBOOKS
 
 FOLDER = Path("allocframe-notebooks")

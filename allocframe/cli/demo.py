@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from .._errors import ConfigError
 from ..client import Client
+from ..errors import ConfigError
 from ..reports import missing, report
 from ..snapshot import Snapshot
 from ._app import app

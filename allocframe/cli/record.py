@@ -11,9 +11,9 @@ import pandas as pd
 import typer
 
 from .._display import visible
-from .._errors import AllocframeError, ConfigError
 from .._memory import share_heaps
 from ..client import Client
+from ..errors import AllocframeError, ConfigError
 from ..fleet import Fleet
 from ._app import Address, Clusters, app, fleet_of
 from ._status import Status, until_told_to_stop

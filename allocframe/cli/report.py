@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .._display import visible
-from .._errors import ConfigError
 from ..client import Client
+from ..errors import ConfigError
 from ..reports import report as written
 from ..snapshot import Snapshot, load, read_json
 from ._app import app

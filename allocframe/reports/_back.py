@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from .._errors import ConfigError
+from ..errors import ConfigError
 from ..snapshot import Snapshot
 from .telling import moment
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from .. import stats
 from .._display import visible
-from .._errors import ConfigError
+from ..errors import ConfigError
 from ..snapshot import Snapshot
 from .incidents import clock, count
 from .page import Points, span

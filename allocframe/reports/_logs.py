@@ -9,10 +9,10 @@ import pandas as pd
 
 from .. import stats
 from .._display import escaped, visible
-from .._errors import AllocframeError
 from .._logs import Logs
 from .._pool import requesting
 from ..client import Client
+from ..errors import AllocframeError
 from ..snapshot import Snapshot
 from .incidents import count
 from .page import Prose, markdown

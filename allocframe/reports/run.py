@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from .._display import visible
-from .._errors import AllocframeError, ConfigError, MissingExtra
 from ..client import Client
+from ..errors import AllocframeError, ConfigError, MissingExtra
 from ..snapshot import Snapshot
 from ._back import DAYS, of_days, of_incident
 from ._evidence import of_one

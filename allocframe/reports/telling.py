@@ -8,9 +8,9 @@ import pandas as pd
 
 from .. import stats
 from .._diagnosis import findings
-from .._errors import ConfigError
 from .._findings import Findings
 from ..client import Client
+from ..errors import ConfigError
 from ..snapshot import Snapshot
 from ._evidence import brief_gaps, covered, disturbances, evidence, of_one, unwatched
 from ._logs import NOT_ASKED, LogLines, log_lines

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .. import _audit
-from .._errors import AllocframeError, Conflict
 from ..client import Client
+from ..errors import AllocframeError, Conflict
 from ._orders import ALL, TASK, Confirmation, Facts, Order, changes, requests
 
 

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 
 import pandas as pd
 
-from .._errors import AllocframeError
 from ..client import Client
+from ..errors import AllocframeError
 from ._carrying import Result, replacement
 
 REPLACED_WITHIN = 60.0

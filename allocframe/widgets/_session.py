@@ -13,8 +13,8 @@ from .. import _exec, _shell
 from .._audit import Outcome
 from .._config import Config
 from .._display import visible
-from .._errors import AllocframeError, ConnectionFailed, ExecError
 from .._exec import Target
+from ..errors import AllocframeError, ConnectionFailed, ExecError
 
 MAX_TYPED = 1 << 20
 """Bytes of input that may wait for the command to read them."""

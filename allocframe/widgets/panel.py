@@ -11,8 +11,8 @@ import pandas as pd
 
 from .. import _protocol
 from .._display import visible
-from .._errors import AllocframeError, ConfigError
 from ..client import Client
+from ..errors import AllocframeError, ConfigError
 from . import _look
 from ._carrying import carry_out, read_all
 from ._listing import fetch
