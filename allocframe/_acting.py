@@ -15,10 +15,10 @@ from . import _acl, _actions, _audit, _exec
 from ._actions import Action, StopResult
 from ._config import Config
 from ._connection import check_workers
-from ._display import visible
 from ._exec import ExecResult, Target
 from ._pool import requesting
 from ._transport import Transport, parsed
+from ._utils.text import visible
 from .errors import AllocframeError, ConfigError, ExecError, ResultUnknown, Unsupported
 
 

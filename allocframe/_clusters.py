@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ._config import Config
-from ._display import visible
+from ._utils.text import visible
 from .errors import ConfigError
 
 _TEXTS = ("address", "region", "namespace", "tls_server_name")

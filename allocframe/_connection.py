@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from ._config import Config
-from ._display import visible
 from ._protocol import check_count
+from ._utils.text import visible
 from .errors import ConfigError
 
 MAX_CONNECTIONS = 8

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from ._display import escaped, visible
+from ._utils.text import escaped, visible
 from .frames.task_states import RING
 
 _WHO = ["namespace", "job_id", "task_group", "node_name"]

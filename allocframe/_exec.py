@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from . import _protocol
-from ._display import visible
+from ._utils.text import visible
 from .errors import AllocframeError, ConfigError, ExecError
 
 HEARTBEAT = "{}"

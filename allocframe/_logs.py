@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ._display import escaped, visible
 from ._logtime import Stamp, stamp
+from ._utils.text import escaped, visible
 from .errors import DecodeError
 
 STREAMS = ("stdout", "stderr")

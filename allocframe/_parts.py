@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ._memory import LARGE
 from ._overview import COUNTS
 from ._table import Column, Table, Tables
+from ._utils.memory import LARGE
 from .capture import Capture
 from .frames import TABLES
 

@@ -12,8 +12,8 @@ from . import _protocol
 from ._config import Config
 from ._connection import check_workers
 from ._pool import requesting
-from ._progress import Progress, shown
 from ._transport import Response, Transport, parsed
+from ._utils.progress import Progress, shown
 from .capture import Capture
 from .decode import Store
 from .errors import AllocframeError, DecodeError, NotFound

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._display import visible
+from ._utils.text import visible
 
 
 def not_nomad(where: str, status: int, body: bytes) -> str:

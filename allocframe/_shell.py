@@ -15,7 +15,6 @@ from urllib.parse import urlencode
 
 from ._config import Config
 from ._connection import credentials, proxy_for
-from ._display import visible
 from ._exec import (
     HEARTBEAT,
     HEARTBEAT_EVERY,
@@ -29,6 +28,7 @@ from ._exec import (
 )
 from ._protocol import error_for
 from ._remedies import tls_hint
+from ._utils.text import visible
 from .errors import ConnectionFailed, MissingExtra
 
 __all__ = ["REFUSED_WITHIN", "ClientConnection", "WebSocketException", "cut", "opened", "receive", "run"]

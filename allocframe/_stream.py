@@ -16,9 +16,9 @@ import httpx
 from . import _events, _protocol
 from ._config import Config
 from ._connection import connected, was_reset
-from ._display import visible
 from ._events import Line, NotAnEvent, Update
 from ._remedies import not_nomad
+from ._utils.text import visible
 from .errors import AllocframeError, ConnectionFailed, NotNomad
 
 MOST_UPDATES = 20_000

@@ -13,10 +13,10 @@ import pandas as pd
 import pyarrow as pa
 
 from ._clusters import check_name
-from ._display import visible
 from ._kept import Kept
 from ._query import quoted
 from ._table import Column, Table, Tables
+from ._utils.text import visible
 from .capture import Capture
 from .decode import ISSUES
 from .errors import ConfigError, DecodeError

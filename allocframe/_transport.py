@@ -19,9 +19,9 @@ import httpx
 from . import _protocol
 from ._config import Config
 from ._connection import Sockets, connected, was_reset
-from ._display import visible
 from ._protocol import Headers
 from ._remedies import not_nomad, tls_hint
+from ._utils.text import visible
 from .errors import (
     AllocframeError,
     ConnectionFailed,

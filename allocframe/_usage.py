@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from ._display import escaped, visible
+from ._utils.text import escaped, visible
 from .errors import DecodeError
 
 _CPU = "Percent"

@@ -11,10 +11,10 @@ from typing import Any
 
 from . import _acl, _protocol
 from ._pool import requesting
-from ._progress import Progress, shown
 from ._protocol import Pager, PageRequest, Query
 from ._resume import Resumable
 from ._transport import Response, Transport, parsed
+from ._utils.progress import Progress, shown
 from .capture import Capture, Page
 from .decode import Store
 from .errors import DecodeError

@@ -18,8 +18,8 @@ from ._async import AsyncWatch, Calls, as_in
 from ._change import Seen
 from ._exec import ExecResult
 from ._logs import MOST_BYTES, Logs
-from ._progress import Progress
 from ._usage import Usage
+from ._utils.progress import Progress
 from .allocation import Allocation
 from .client import Client
 from .snapshot import Snapshot

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from ._display import escaped, visible
+from ._utils.text import escaped, visible
 from .capture import Capture
 from .decode import Store
 

@@ -14,10 +14,10 @@ from ._acting import Acting
 from ._config import Config
 from ._connection import check_workers
 from ._observing import Observing
-from ._progress import Progress
 from ._protocol import Query
 from ._reads import Reading
 from ._transport import Response, Transport, parsed
+from ._utils.progress import Progress
 from ._walk import Walk
 from ._watchable import Watchable
 from .allocation import Allocation

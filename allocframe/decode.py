@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from . import _careful, _wire
-from ._memory import LARGE, give_back
 from ._query import among, answer, quoted, streamed, terms
 from ._table import Column, Table
+from ._utils.memory import LARGE, give_back
 from .capture import Capture, Page
 from .errors import DecodeError
 from .frames import TABLES

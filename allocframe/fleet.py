@@ -13,9 +13,9 @@ from typing import Any, Self
 
 from . import _protocol
 from ._clusters import alone, check_name, named, read_clusters
-from ._progress import Progress, shown
 from ._together import Together, joined
 from ._transport import parsed
+from ._utils.progress import Progress, shown
 from .client import Client
 from .errors import AllocframeError, ConfigError
 from .snapshot import Snapshot

@@ -12,7 +12,7 @@ from typing import Literal
 import pandas as pd
 
 from ._change import Change, Seen
-from ._memory import give_back
+from ._utils.memory import give_back
 from .archive import Archive
 from .client import Client
 from .errors import AllocframeError, PermissionDenied

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pandas as pd
 
-from ._display import without_formula
 from ._kept import Kept
 from ._overview import BY_STATUS, SPAN, as_html, remarks, title
 from ._parts import Parts
 from ._table import Table, Tables
+from ._utils.text import without_formula
 from .capture import Capture, capture_files, load_capture
 from .decode import ISSUES, Store
 from .errors import ConfigError, DecodeError

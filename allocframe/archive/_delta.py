@@ -18,7 +18,7 @@ import pyarrow as pa
 from deltalake import DeltaTable, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from .._display import visible
+from .._utils.text import visible
 from ..errors import ConfigError, DecodeError
 from ._schema import STORED, VERSION
 

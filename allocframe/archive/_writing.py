@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 
 from .._change import Change
-from .._memory import give_back
+from .._utils.memory import give_back
 from ._delta import Tables
 from ._rows import rows
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from .. import stats
 from .._diagnosis import findings
-from .._display import visible
+from .._utils.text import visible
 from ..errors import ConfigError
 from ..snapshot import Snapshot
 from ..stats.meaning import explained

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from .._display import visible
+from .._utils.text import visible
 
 _WIDTH = 160
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import pandas as pd
 import typer
 
-from .._display import visible
+from .._utils.text import visible
 from ._app import app
 from ._printing import print_table
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from .._display import visible
-from .._memory import share_heaps
+from .._utils.memory import share_heaps
+from .._utils.text import visible
 from ..client import Client
 from ..errors import AllocframeError, ConfigError
 from ..fleet import Fleet

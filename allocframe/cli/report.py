@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .._display import visible
+from .._utils.text import visible
 from ..client import Client
 from ..errors import ConfigError
 from ..reports import report as written

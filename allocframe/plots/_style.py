@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 
-from .._display import visible
+from .._utils.text import visible
 
 # Okabe and Ito's palette (jfly.uni-koeln.de/color), and a mark for each colour, so that neither is needed alone.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK, GREY = (

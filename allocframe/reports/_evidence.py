@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from .. import stats
-from .._display import visible
+from .._utils.text import visible
 from ..errors import ConfigError
 from ..snapshot import Snapshot
 from .incidents import clock, count

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from .. import stats
-from .._display import escaped, visible
 from .._logs import Logs
 from .._pool import requesting
+from .._utils.text import escaped, visible
 from ..client import Client
 from ..errors import AllocframeError
 from ..snapshot import Snapshot

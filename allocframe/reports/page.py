@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from .._display import escaped, visible
+from .._utils.text import escaped, visible
 
 _MARKUP = re.compile(r"([\\`*_\[\]|~$@#])")
 _LONG_CELL = 45

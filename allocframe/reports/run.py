@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from .._display import visible
+from .._utils.text import visible
 from ..client import Client
 from ..errors import AllocframeError, ConfigError, MissingExtra
 from ..snapshot import Snapshot

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import union_categoricals
 
-from .._memory import give_back
+from .._utils.memory import give_back
 from ..snapshot import Snapshot
 from . import _attempts, _meaning, _spans
 from ._input import TASK, Source, Tables, collected, tables

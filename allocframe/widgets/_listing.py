@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from .._display import visible
+from .._utils.text import visible
 from ..client import Client
 
 SHOWN = 200

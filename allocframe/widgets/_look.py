@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from .._display import escaped
+from .._utils.text import escaped
 from ._history import Entry
 from ._orders import Confirmation, Facts, sentence
 

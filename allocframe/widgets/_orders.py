@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import _actions
 from .._actions import Action
-from .._display import visible
+from .._utils.text import visible
 
 RUNNING, ALL, TASK = "running", "all", "task"
 """Which tasks are meant: those that run, those that have ended too, or one by name."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from .. import _exec, _shell
 from .._audit import Outcome
 from .._config import Config
-from .._display import visible
 from .._exec import Target
+from .._utils.text import visible
 from ..errors import AllocframeError, ConnectionFailed, ExecError
 
 MAX_TYPED = 1 << 20

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from .._acl import Rights
-from .._display import visible
+from .._utils.text import visible
 from . import _look
 from ._controls import ROWS, SCOPES, Controls
 from ._history import History

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from .. import _protocol
-from .._display import visible
+from .._utils.text import visible
 from ..client import Client
 from ..errors import AllocframeError, ConfigError
 from . import _look
