@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ._utils.text import escaped, visible
-from .frames.task_states import RING
+from .tables.task_states import RING
 
 _WHO = ["namespace", "job_id", "task_group", "node_name"]
 _TASK = ["alloc_id", "task"]

@@ -14,11 +14,11 @@ import pandas as pd
 import pyarrow as pa
 
 from ._query import among, answer, quoted, streamed, terms
-from ._table import Column, Table
 from .capture import Capture
 from .decode import BATCH_ROWS, ISSUES
 from .errors import DecodeError
-from .frames import SNAPSHOT_TABLES, TABLES
+from .tables import SNAPSHOT_TABLES, TABLES
+from .tables.table import Column, Table
 
 MEMORY_LIMIT = "1GB"
 """What DuckDB may hold before it spills."""

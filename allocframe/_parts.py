@@ -11,10 +11,10 @@ import pandas as pd
 import pyarrow as pa
 
 from ._overview import COUNTS
-from ._table import Column, Table, Tables
 from ._utils.memory import LARGE
 from .capture import Capture
-from .frames import TABLES
+from .tables import TABLES
+from .tables.table import Column, Table, Tables
 
 
 class Parts:

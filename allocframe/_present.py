@@ -15,7 +15,7 @@ from ._change import Seen
 from ._events import Update
 from .capture import Capture, Page
 from .decode import Store
-from .frames import TABLES
+from .tables import TABLES
 
 _CHANGED = ("allocations", "task_states", "events", "reschedules")
 _FEW = 2000

@@ -15,13 +15,13 @@ import pyarrow as pa
 from ._clusters import check_name
 from ._kept import Kept
 from ._query import quoted
-from ._table import Column, Table, Tables
 from ._utils.text import visible
 from .capture import Capture
 from .decode import ISSUES
 from .errors import ConfigError, DecodeError
-from .frames import SNAPSHOT_TABLES, TABLES
 from .snapshot import Snapshot, load
+from .tables import SNAPSHOT_TABLES, TABLES
+from .tables.table import Column, Table, Tables
 
 CLUSTER = Column("cluster", "cluster", "category", "the cluster that the row is of")
 

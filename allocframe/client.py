@@ -24,7 +24,7 @@ from .allocation import Allocation
 from .capture import Capture
 from .decode import Store
 from .errors import ConfigError, DecodeError, NotFound
-from .frames import evaluations_frame
+from .tables import evaluations_frame
 
 if TYPE_CHECKING:
     import pandas as pd

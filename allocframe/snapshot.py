@@ -15,12 +15,12 @@ import pandas as pd
 from ._kept import Kept
 from ._overview import BY_STATUS, SPAN, as_html, remarks, title
 from ._parts import Parts
-from ._table import Table, Tables
 from ._utils.text import without_formula
 from .capture import Capture, capture_files, load_capture
 from .decode import ISSUES, Store
 from .errors import ConfigError, DecodeError
-from .frames import SNAPSHOT_TABLES, TABLES
+from .tables import SNAPSHOT_TABLES, TABLES
+from .tables.table import Table, Tables
 
 if TYPE_CHECKING:
     from ._diff import Diff

@@ -9,7 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from .errors import MissingExtra
-from .frames import ALLOCATIONS, EVENTS, TASK_STATES
+from .tables import ALLOCATIONS, EVENTS, TASK_STATES
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from .frames import SNAPSHOT_TABLES, TABLES
 from .snapshot import Snapshot
+from .tables import SNAPSHOT_TABLES, TABLES
 
 __all__ = ["assert_snapshots_equal", "assert_tables_equal"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import typer
 from typer.main import get_command
 
-from allocframe._table import Table
 from allocframe.cli._app import app
-from allocframe.frames import EVALUATIONS, TABLES
+from allocframe.tables import EVALUATIONS, TABLES
+from allocframe.tables.table import Table
 
 
 def tables() -> str:

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from allocframe import _wire
 from allocframe.decode import _is_suspect
 from allocframe.errors import DecodeError
-from allocframe.frames import SNAPSHOT_TABLES, TABLES
 from allocframe.snapshot import Snapshot, read_json
+from allocframe.tables import SNAPSHOT_TABLES, TABLES
+from allocframe.tables import wire_schema as _wire
 
 
 def read(tmp_path: Path, *documents: Any, raw: bytes | None = None) -> Snapshot:

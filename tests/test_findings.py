@@ -13,8 +13,8 @@ from tables import alloc, ended, event, restarting, snapshot, started
 
 import allocframe as af
 from allocframe import _rules
-from allocframe.frames import evaluations_frame
 from allocframe.sim.scenarios import STORIES
+from allocframe.tables import evaluations_frame
 
 DOCS = Path(__file__).parent.parent / "docs" / "findings"
 

@@ -17,7 +17,7 @@ from faultserver import Counted, FaultServer, good, http, serving
 import allocframe as af
 from allocframe import _protocol
 from allocframe import fleet as fleet_module
-from allocframe.frames import SNAPSHOT_TABLES
+from allocframe.tables import SNAPSHOT_TABLES
 from allocframe.testing import assert_tables_equal
 
 ROWS = "/v1/allocations"

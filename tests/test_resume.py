@@ -15,7 +15,7 @@ import pytest
 from faultserver import BODY, good, serving
 
 import allocframe as af
-from allocframe.frames import SNAPSHOT_TABLES
+from allocframe.tables import SNAPSHOT_TABLES
 
 _FETCH = """
 import sys

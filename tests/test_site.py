@@ -15,7 +15,7 @@ from sphinx.util.inventory import InventoryFile
 
 import allocframe as af
 from allocframe import testing
-from allocframe.frames import EVALUATIONS, TABLES
+from allocframe.tables import EVALUATIONS, TABLES
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "build" / "pages"

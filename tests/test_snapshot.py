@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 import allocframe as af
-from allocframe.frames import SNAPSHOT_TABLES
+from allocframe.tables import SNAPSHOT_TABLES
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import allocframe as af
 from allocframe import _logs
 from allocframe._usage import Usage, errors_frame, samples_frame
 from allocframe._utils import text as _display
-from allocframe.frames import SNAPSHOT_TABLES
+from allocframe.tables import SNAPSHOT_TABLES
 
 HOSTILE = "\x1b[31m<script>alert(1)</script>\u202e\x00[link=x](y)\n[/]=1+1\x9b31m\u2066"
 FORBIDDEN = [

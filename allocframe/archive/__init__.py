@@ -12,8 +12,8 @@ import pandas as pd
 
 from .._change import Change
 from .._query import answer, terms
-from ..frames import EVENTS
 from ..snapshot import Snapshot
+from ..tables import EVENTS
 from ._coverage import COVERAGE, KEPT, MISSING, QUERY
 from ._delta import Tables
 from ._past import Past, described

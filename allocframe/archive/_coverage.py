@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .._table import Column, Table
-from ..frames import ALLOCATIONS
+from ..tables import ALLOCATIONS
+from ..tables.table import Column, Table
 
 _SEEN = (
     Column(

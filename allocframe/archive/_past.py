@@ -11,7 +11,7 @@ import pyarrow as pa
 from .._kept import Kept
 from .._query import answer
 from ..capture import Capture
-from ..frames import TABLES
+from ..tables import TABLES
 from ._delta import Tables
 from ._reading import attach, derive, plain_gaps
 

@@ -14,9 +14,9 @@ from deltalake import DeltaTable
 
 from .._kept import connect
 from .._query import quoted
-from .._table import Table
 from ..errors import DecodeError
-from ..frames import ALLOCATIONS, EVENTS, RESCHEDULES, TASK_STATES
+from ..tables import ALLOCATIONS, EVENTS, RESCHEDULES, TASK_STATES
+from ..tables.table import Table
 from ._delta import Tables
 from ._schema import START, STORED, Stored
 

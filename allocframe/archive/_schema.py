@@ -15,8 +15,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .._table import Column, Kind, Table
-from ..frames import TABLES
+from ..tables import TABLES
+from ..tables.table import Column, Kind, Table
 
 VERSION = 1
 """Version of this schema, kept in every table's metadata."""

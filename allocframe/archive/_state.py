@@ -8,8 +8,8 @@ import pandas as pd
 
 from .._change import Change, Gap
 from .._query import terms
-from .._table import Column, Table
-from ..frames import ALLOCATIONS
+from ..tables import ALLOCATIONS
+from ..tables.table import Column, Table
 from ._reading import Connection, derive, frame
 
 RECORDERS = Table(

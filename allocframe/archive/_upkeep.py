@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from .._kept import connect
 from .._query import answer, quoted
-from ..frames.task_states import RING
+from ..tables.task_states import RING
 from ._delta import Overtaken, Tables
 from ._reading import Connection, again, derive, empty, plain_gaps, reading, source
 from ._schema import STORED, VERSION, Stored

@@ -15,9 +15,9 @@ import pandas as pd
 
 from .. import _protocol
 from ..capture import Capture
-from ..frames.events import KNOWN_TYPES
 from ..snapshot import Snapshot
 from ..stats import meanings
+from ..tables.events import KNOWN_TYPES
 
 _STATUSES = ("pending", "running", "complete", "failed", "lost", "unknown", "dead", "run", "stop", "evict")
 _JOB_TYPES = ("service", "batch", "system", "sysbatch")

@@ -14,9 +14,9 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
-from .._table import Column
-from ..frames import TABLES
 from ..snapshot import Snapshot
+from ..tables import TABLES
+from ..tables.table import Column
 
 Source: TypeAlias = Any
 """A `Snapshot`; the events table as a DataFrame of any engine; or a mapping of table names to such frames."""

@@ -18,8 +18,8 @@ import pytest
 from watched import Versions, history, ring
 
 import allocframe as af
-from allocframe._table import Column
 from allocframe.archive import _delta, _schema
+from allocframe.tables.table import Column
 
 APPENDER = Path(__file__).parent / "appender.py"
 GOLDEN = Path(__file__).parent.parent / "data" / "archive-1"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .._table import Table
 from .allocations import ALLOCATIONS
 from .evaluations import EVALUATIONS, evaluations_frame
 from .events import EVENTS
 from .placement import PLACEMENT
 from .reschedules import RESCHEDULES
 from .resources import RESOURCES
+from .table import Table
 from .task_states import TASK_STATES
 
 TABLES: dict[str, Table] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .._table import Column, Table
+from .table import Column, Table
 
 PLACEMENT = Table(
     name="placement",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .._table import Column, Table
+from .table import Column, Table
 
 _PORTS = """CASE WHEN len(ports) > 0 THEN CAST(to_json(list_transform(ports,
  lambda p: {'label': p.Label, 'value': p.Value, 'to': p.To, 'host_ip': given(p.HostIP)})) AS VARCHAR) END"""

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from .._table import Column, Table
+from .table import Column, Table
 
 EVALUATIONS = Table(
     name="evaluations",

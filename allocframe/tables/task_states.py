@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .._table import Column, Table
+from .table import Column, Table
 
 RING = 10
 """Nomad keeps this many events for each task and drops the oldest (client/allocrunner/taskrunner)."""
