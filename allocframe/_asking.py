@@ -11,8 +11,8 @@ from ._config import Config
 from ._protocol import Query
 from ._transport import Transport, parsed
 from ._walk import Walk
-from .decode import Store
 from .errors import NotFound
+from .store.page_store import Store
 
 WORKERS = 4
 LIGHT_PAGE = 20_000

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ._overview import COUNTS
 from ._utils.memory import LARGE
-from .capture import Capture
+from .store.capture import Capture
 from .tables import TABLES
 from .tables.table import Column, Table, Tables
 

@@ -13,8 +13,8 @@ import pandas as pd
 from . import _events
 from ._change import Seen
 from ._events import Update
-from .capture import Capture, Page
-from .decode import Store
+from .store.capture import Capture, Page
+from .store.page_store import Store
 from .tables import TABLES
 
 _CHANGED = ("allocations", "task_states", "events", "reschedules")

@@ -14,9 +14,9 @@ from ._connection import check_workers
 from ._pool import requesting
 from ._transport import Response, Transport, parsed
 from ._utils.progress import Progress, shown
-from .capture import Capture
-from .decode import Store
 from .errors import AllocframeError, DecodeError, NotFound
+from .store.capture import Capture
+from .store.page_store import Store
 
 if TYPE_CHECKING:
     from .snapshot import Snapshot

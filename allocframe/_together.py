@@ -13,13 +13,13 @@ import pandas as pd
 import pyarrow as pa
 
 from ._clusters import check_name
-from ._kept import Kept
-from ._query import quoted
 from ._utils.text import visible
-from .capture import Capture
-from .decode import ISSUES
 from .errors import ConfigError, DecodeError
 from .snapshot import Snapshot, load
+from .store.capture import Capture
+from .store.page_store import ISSUES
+from .store.sql import quoted
+from .store.table_store import Kept
 from .tables import SNAPSHOT_TABLES, TABLES
 from .tables.table import Column, Table, Tables
 

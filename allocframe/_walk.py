@@ -15,9 +15,9 @@ from ._protocol import Pager, PageRequest, Query
 from ._resume import Resumable
 from ._transport import Response, Transport, parsed
 from ._utils.progress import Progress, shown
-from .capture import Capture, Page
-from .decode import Store
 from .errors import DecodeError
+from .store.capture import Capture, Page
+from .store.page_store import Store
 
 _SMALL = 4 << 20
 

@@ -20,8 +20,8 @@ from ._present import Frames, Jobs, Present, jobs_in
 from ._protocol import Query
 from ._stream import LATEST, EventStream, Feed, Inbox
 from ._transport import Transport
-from .decode import UNSTORED, Store
 from .errors import AllocframeError, PermissionDenied, Unsupported
+from .store.page_store import UNSTORED, Store
 
 LINGER = 0.05
 """Seconds that updates are gathered before they are told: typing ten costs hardly more than typing one."""

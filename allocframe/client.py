@@ -21,9 +21,9 @@ from ._utils.progress import Progress
 from ._walk import Walk
 from ._watchable import Watchable
 from .allocation import Allocation
-from .capture import Capture
-from .decode import Store
 from .errors import ConfigError, DecodeError, NotFound
+from .store.capture import Capture
+from .store.page_store import Store
 from .tables import evaluations_frame
 
 if TYPE_CHECKING:

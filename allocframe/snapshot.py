@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pandas as pd
 
-from ._kept import Kept
 from ._overview import BY_STATUS, SPAN, as_html, remarks, title
 from ._parts import Parts
 from ._utils.text import without_formula
-from .capture import Capture, capture_files, load_capture
-from .decode import ISSUES, Store
 from .errors import ConfigError, DecodeError
+from .store.capture import Capture, capture_files, load_capture
+from .store.page_store import ISSUES, Store
+from .store.table_store import Kept
 from .tables import SNAPSHOT_TABLES, TABLES
 from .tables.table import Table, Tables
 

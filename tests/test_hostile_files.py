@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import allocframe as af
-from allocframe import capture
+from allocframe.store import capture
 
 ARCHIVE = Path(__file__).parent / "data" / "archive-1"
 

@@ -18,7 +18,7 @@ from tables import alloc, ended, restarting, started
 
 import allocframe as af
 from allocframe import _events, _stream, _watching
-from allocframe.capture import Capture
+from allocframe.store.capture import Capture
 
 TABLES = ("allocations", "task_states", "events", "reschedules")
 

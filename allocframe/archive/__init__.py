@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from .._change import Change
-from .._query import answer, terms
 from ..snapshot import Snapshot
+from ..store.sql import answer, terms
 from ..tables import EVENTS
 from ._coverage import COVERAGE, KEPT, MISSING, QUERY
 from ._delta import Tables

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from .._kept import Kept
-from .._query import answer
-from ..capture import Capture
+from ..store.capture import Capture
+from ..store.sql import answer
+from ..store.table_store import Kept
 from ..tables import TABLES
 from ._delta import Tables
 from ._reading import attach, derive, plain_gaps

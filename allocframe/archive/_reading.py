@@ -12,9 +12,9 @@ import duckdb
 import pandas as pd
 from deltalake import DeltaTable
 
-from .._kept import connect
-from .._query import quoted
 from ..errors import DecodeError
+from ..store.sql import quoted
+from ..store.table_store import connect
 from ..tables import ALLOCATIONS, EVENTS, RESCHEDULES, TASK_STATES
 from ..tables.table import Table
 from ._delta import Tables

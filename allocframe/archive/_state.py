@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from .._change import Change, Gap
-from .._query import terms
+from ..store.sql import terms
 from ..tables import ALLOCATIONS
 from ..tables.table import Column, Table
 from ._reading import Connection, derive, frame

@@ -14,8 +14,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .._kept import connect
-from .._query import answer, quoted
+from ..store.sql import answer, quoted
+from ..store.table_store import connect
 from ..tables.task_states import RING
 from ._delta import Overtaken, Tables
 from ._reading import Connection, again, derive, empty, plain_gaps, reading, source

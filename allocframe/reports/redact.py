@@ -14,9 +14,9 @@ from typing import Any
 import pandas as pd
 
 from .. import _protocol
-from ..capture import Capture
 from ..snapshot import Snapshot
 from ..stats import meanings
+from ..store.capture import Capture
 from ..tables.events import KNOWN_TYPES
 
 _STATUSES = ("pending", "running", "complete", "failed", "lost", "unknown", "dead", "run", "stop", "evict")

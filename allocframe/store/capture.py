@@ -22,7 +22,7 @@ from typing import Any, Literal, Self, cast, get_args
 
 import pyarrow as pa
 
-from .errors import DecodeError
+from ..errors import DecodeError
 
 FORMAT = 1
 """Version of the file that `Capture.save` writes."""

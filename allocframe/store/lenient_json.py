@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from .errors import DecodeError
-from .tables import wire_schema as _wire
+from ..errors import DecodeError
+from ..tables import wire_schema as _wire
 
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _SPACE = b" \t\r\n"

@@ -13,12 +13,12 @@ import duckdb
 import pandas as pd
 import pyarrow as pa
 
-from ._query import among, answer, quoted, streamed, terms
+from ..errors import DecodeError
+from ..tables import SNAPSHOT_TABLES, TABLES
+from ..tables.table import Column, Table
 from .capture import Capture
-from .decode import BATCH_ROWS, ISSUES
-from .errors import DecodeError
-from .tables import SNAPSHOT_TABLES, TABLES
-from .tables.table import Column, Table
+from .page_store import BATCH_ROWS, ISSUES
+from .sql import among, answer, quoted, streamed, terms
 
 MEMORY_LIMIT = "1GB"
 """What DuckDB may hold before it spills."""

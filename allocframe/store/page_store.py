@@ -16,15 +16,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from . import _careful
-from ._query import among, answer, quoted, streamed, terms
-from ._utils.memory import LARGE, give_back
+from .._utils.memory import LARGE, give_back
+from ..errors import DecodeError
+from ..tables import TABLES
+from ..tables import wire_schema as _wire
+from ..tables.sql_views import MACROS, VIEWS
+from ..tables.table import Column, Table
+from . import lenient_json as _careful
 from .capture import Capture, Page
-from .errors import DecodeError
-from .tables import TABLES
-from .tables import wire_schema as _wire
-from .tables.sql_views import MACROS, VIEWS
-from .tables.table import Column, Table
+from .sql import among, answer, quoted, streamed, terms
 
 MEMORY_LIMIT = "500MB"
 """What DuckDB may hold before it spills to the capture's folder."""

@@ -1,0 +1,1 @@
+"""Answers as Nomad sent them, and how they become rows: the only package that decodes JSON."""
