@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from . import accessor as _accessor  # noqa: F401 - gives DataFrames their .alloc
 from . import spark
-from ._actions import StopResult
 from ._audit import read_audit
 from ._change import Change, Gap, Seen
 from ._diff import Diff
-from ._exec import ExecResult
 from ._logs import Logs
 from ._together import Together, together
 from ._usage import Usage
@@ -44,6 +42,8 @@ from .errors import (
     Unsupported,
 )
 from .fleet import Fleet
+from .nomad.actions import StopResult
+from .nomad.exec import ExecResult
 from .snapshot import Snapshot, load, read_json
 from .watch import Watch
 

@@ -11,15 +11,18 @@ from typing import Any
 
 import pandas as pd
 
-from . import _acl, _actions, _audit, _exec
-from ._actions import Action, StopResult
-from ._config import Config
-from ._connection import check_workers
-from ._exec import ExecResult, Target
+from . import _audit
 from ._pool import requesting
-from ._transport import Transport, parsed
 from ._utils.text import visible
 from .errors import AllocframeError, ConfigError, ExecError, ResultUnknown, Unsupported
+from .nomad import acl as _acl
+from .nomad import actions as _actions
+from .nomad import exec as _exec
+from .nomad.actions import Action, StopResult
+from .nomad.config import Config
+from .nomad.connection import check_workers
+from .nomad.exec import ExecResult, Target
+from .nomad.transport import Transport, parsed
 
 
 class Acting:
@@ -192,7 +195,7 @@ class Acting:
         ...         client.exec(running["alloc_id"][0], ["echo", "hello"]).text
         'hello\\n'
         """
-        from . import _shell
+        from .nomad import websocket as _shell
 
         target = self._exec_target(alloc_id, command, task)
         data = stdin.encode() if isinstance(stdin, str) else stdin or b""

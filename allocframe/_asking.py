@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from . import _protocol
-from ._config import Config
-from ._protocol import Query
-from ._transport import Transport, parsed
 from ._walk import Walk
 from .errors import NotFound
+from .nomad import protocol as _protocol
+from .nomad.config import Config
+from .nomad.protocol import Query
+from .nomad.transport import Transport, parsed
 from .store.page_store import Store
 
 WORKERS = 4

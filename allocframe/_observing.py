@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from . import _logs, _protocol, _usage
-from ._config import Config
-from ._connection import check_workers
+from . import _logs, _usage
 from ._logs import Logs
 from ._pool import requesting
-from ._transport import Response, Transport, parsed
 from ._usage import Usage
 from .errors import AllocframeError, ConfigError, DecodeError, NotFound
+from .nomad import protocol as _protocol
+from .nomad.config import Config
+from .nomad.connection import check_workers
+from .nomad.transport import Response, Transport, parsed
 
 if TYPE_CHECKING:
     from .snapshot import Snapshot

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from ._transport import Transport
+from .nomad.transport import Transport
 
 
 @contextlib.contextmanager

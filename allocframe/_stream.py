@@ -13,13 +13,14 @@ from typing import Any
 
 import httpx
 
-from . import _events, _protocol
-from ._config import Config
-from ._connection import connected, was_reset
+from . import _events
 from ._events import Line, NotAnEvent, Update
 from ._remedies import not_nomad
 from ._utils.text import visible
 from .errors import AllocframeError, ConnectionFailed, NotNomad
+from .nomad import protocol as _protocol
+from .nomad.config import Config
+from .nomad.connection import connected, was_reset
 
 MOST_UPDATES = 20_000
 MOST_BYTES = 128 << 20

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 import pandas as pd
 import pyarrow as pa
 
-from ._clusters import check_name
 from ._utils.text import visible
 from .errors import ConfigError, DecodeError
+from .nomad.config_file import check_name
 from .snapshot import Snapshot, load
 from .store.capture import Capture
 from .store.page_store import ISSUES

@@ -9,13 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from . import _acl, _protocol
 from ._pool import requesting
-from ._protocol import Pager, PageRequest, Query
 from ._resume import Resumable
-from ._transport import Response, Transport, parsed
 from ._utils.progress import Progress, shown
 from .errors import DecodeError
+from .nomad import acl as _acl
+from .nomad import protocol as _protocol
+from .nomad.protocol import Pager, PageRequest, Query
+from .nomad.transport import Response, Transport, parsed
 from .store.capture import Capture, Page
 from .store.page_store import Store
 

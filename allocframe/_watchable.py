@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._config import Config
-from ._protocol import Query
-from ._transport import Transport
+from .nomad.config import Config
+from .nomad.protocol import Query
+from .nomad.transport import Transport
 
 if TYPE_CHECKING:
     from ._change import Seen

@@ -14,13 +14,13 @@ import pandas as pd
 from . import _events
 from ._asking import Asker
 from ._change import Change, Gap, Seen
-from ._config import Config
 from ._events import BlockingIndex, Pace, Update
 from ._present import Frames, Jobs, Present, jobs_in
-from ._protocol import Query
 from ._stream import LATEST, EventStream, Feed, Inbox
-from ._transport import Transport
 from .errors import AllocframeError, PermissionDenied, Unsupported
+from .nomad.config import Config
+from .nomad.protocol import Query
+from .nomad.transport import Transport
 from .store.page_store import UNSTORED, Store
 
 LINGER = 0.05

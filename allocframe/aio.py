@@ -13,15 +13,15 @@ from typing import Literal, Self
 
 import pandas as pd
 
-from ._actions import StopResult
 from ._async import AsyncWatch, Calls, as_in
 from ._change import Seen
-from ._exec import ExecResult
 from ._logs import MOST_BYTES, Logs
 from ._usage import Usage
 from ._utils.progress import Progress
 from .allocation import Allocation
 from .client import Client
+from .nomad.actions import StopResult
+from .nomad.exec import ExecResult
 from .snapshot import Snapshot
 
 

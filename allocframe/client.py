@@ -9,19 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from . import _protocol
 from ._acting import Acting
-from ._config import Config
-from ._connection import check_workers
 from ._observing import Observing
-from ._protocol import Query
 from ._reads import Reading
-from ._transport import Response, Transport, parsed
 from ._utils.progress import Progress
 from ._walk import Walk
 from ._watchable import Watchable
 from .allocation import Allocation
 from .errors import ConfigError, DecodeError, NotFound
+from .nomad import protocol as _protocol
+from .nomad.config import Config
+from .nomad.connection import check_workers
+from .nomad.protocol import Query
+from .nomad.transport import Response, Transport, parsed
 from .store.capture import Capture
 from .store.page_store import Store
 from .tables import evaluations_frame

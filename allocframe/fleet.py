@@ -11,13 +11,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Self
 
-from . import _protocol
-from ._clusters import alone, check_name, named, read_clusters
 from ._together import Together, joined
-from ._transport import parsed
 from ._utils.progress import Progress, shown
 from .client import Client
 from .errors import AllocframeError, ConfigError
+from .nomad import protocol as _protocol
+from .nomad.config_file import alone, check_name, named, read_clusters
+from .nomad.transport import parsed
 from .snapshot import Snapshot
 
 CONNECTIONS = 64

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from typing import Self
 
 from ._change import Change, Seen
-from ._config import Config
-from ._protocol import Query
-from ._transport import Transport
 from ._watching import Watcher
 from .errors import AllocframeError, ConfigError
+from .nomad.config import Config
+from .nomad.protocol import Query
+from .nomad.transport import Transport
 from .snapshot import Snapshot
 
 

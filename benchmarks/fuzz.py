@@ -23,12 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import allocframe as af
-from allocframe import _events, _exec, _logs, _protocol, _usage
+from allocframe import _events, _logs, _usage
 from allocframe._change import Seen
-from allocframe._config import Config
-from allocframe._connection import connected
 from allocframe._present import Present
 from allocframe._stream import Inbox
+from allocframe.nomad import exec as _exec
+from allocframe.nomad import protocol as _protocol
+from allocframe.nomad.config import Config
+from allocframe.nomad.connection import connected
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "tests" / "data"

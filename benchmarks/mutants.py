@@ -207,7 +207,7 @@ def killed(name: str, file: Path, text: str, tests: tuple[str, ...]) -> bool:
 
 def main() -> None:
     os.chdir(ROOT)
-    module = sys.argv[1] if len(sys.argv) > 1 else "allocframe._protocol"
+    module = sys.argv[1] if len(sys.argv) > 1 else "allocframe.nomad.protocol"
     tests = tuple(sys.argv[2:]) or TESTS
     file = ROOT / f"{module.replace('.', '/')}.py"
     _load_what_is_heavy()

@@ -8,7 +8,8 @@ import flatten
 import pytest
 
 import allocframe as af
-from allocframe import _acl, sim
+from allocframe import sim
+from allocframe.nomad import acl as _acl
 
 ROLE = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"
 

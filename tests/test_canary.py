@@ -26,8 +26,8 @@ from IPython.core.ultratb import VerboseTB
 from nbclient import NotebookClient
 
 import allocframe as af
-from allocframe import _connection
 from allocframe.__main__ import main
+from allocframe.nomad import connection as _connection
 from allocframe.recorder import Recorder
 
 CANARY = "c4na21e5-dead-beef-0000-secretsecret"

@@ -8,8 +8,8 @@ import warnings
 
 import pytest
 
-from allocframe._config import Config, Secret
 from allocframe.errors import ConfigError
+from allocframe.nomad.config import Config, Secret
 
 
 def load(address: str | None = None, *, env: dict[str, str] | None = None, **arguments: object) -> Config:

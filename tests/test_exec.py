@@ -22,8 +22,9 @@ from websockets.sync.client import connect
 from websockets.sync.server import ServerConnection, serve
 
 import allocframe as af
-from allocframe import _exec, sim
+from allocframe import sim
 from allocframe._audit import audit_path
+from allocframe.nomad import exec as _exec
 
 ID = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"
 EXITED = json.dumps({"exited": True, "result": {}})

@@ -16,7 +16,8 @@ from crashing import crash, keys
 from faultproxy import CLEAN, Fault, through, waited
 
 import allocframe as af
-from allocframe import _events, _transport, _watching
+from allocframe import _events, _watching
+from allocframe.nomad import transport as _transport
 from allocframe.recorder import Recorder
 
 BOUND = 20.0

@@ -21,7 +21,7 @@ import pytest
 from faultserver import BODY, ROW, FaultServer, good, http, packed, reset, serving
 
 import allocframe as af
-from allocframe import _transport
+from allocframe.nomad import transport as _transport
 
 
 def client(server: FaultServer, **more: object) -> af.Client:

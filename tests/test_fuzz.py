@@ -19,7 +19,9 @@ from streamserver import HOLD, StreamServer, batch, told
 from tables import alloc, ended, started
 
 import allocframe as af
-from allocframe import _events, _exec, _logs, _protocol
+from allocframe import _events, _logs
+from allocframe.nomad import exec as _exec
+from allocframe.nomad import protocol as _protocol
 
 _bounded = settings(
     max_examples=15,

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocframe import _protocol
 from allocframe import errors as _errors
-from allocframe._protocol import Headers, Pager, Query
 from allocframe.errors import ConfigError
+from allocframe.nomad import protocol as _protocol
+from allocframe.nomad.protocol import Headers, Pager, Query
 
 
 @pytest.mark.parametrize(

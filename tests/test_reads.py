@@ -17,7 +17,7 @@ import pytest
 from faultserver import good, http, serving
 
 import allocframe as af
-from allocframe import _transport
+from allocframe.nomad import transport as _transport
 
 IDS = [f"5457f16d-0f87-8e6b-5e91-{n:012d}" for n in range(30)]
 

@@ -15,7 +15,7 @@ import trustme
 from faultserver import BODY
 
 import allocframe as af
-from allocframe._config import Config
+from allocframe.nomad.config import Config
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from .. import _protocol
+from ..nomad import protocol as _protocol
 from ..snapshot import Snapshot
 from ..stats import meanings
 from ..store.capture import Capture

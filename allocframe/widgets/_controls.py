@@ -6,7 +6,7 @@ from typing import Any
 
 import ipywidgets as ipw
 
-from .. import _actions
+from ..nomad import actions as _actions
 from . import _look
 from ._orders import ALL, RUNNING
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from .._acl import Rights
 from .._utils.text import visible
+from ..nomad.acl import Rights
 from . import _look
 from ._controls import ROWS, SCOPES, Controls
 from ._history import History

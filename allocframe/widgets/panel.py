@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from .. import _protocol
 from .._utils.text import visible
 from ..client import Client
 from ..errors import AllocframeError, ConfigError
+from ..nomad import protocol as _protocol
 from . import _look
 from ._carrying import carry_out, read_all
 from ._listing import fetch

@@ -21,7 +21,7 @@ from flatten import event_rows, task_rows
 from views import Page, eventually
 
 import allocframe as af
-from allocframe import _actions
+from allocframe.nomad import actions as _actions
 from allocframe.recorder import Recorder
 
 pytestmark = [

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from .errors import (
+from ..errors import (
     ApiError,
     BadRequest,
     ConfigError,

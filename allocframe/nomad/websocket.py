@@ -13,9 +13,12 @@ from contextlib import AbstractContextManager
 from typing import Any
 from urllib.parse import urlencode
 
-from ._config import Config
-from ._connection import credentials, proxy_for
-from ._exec import (
+from .._remedies import tls_hint
+from .._utils.text import visible
+from ..errors import ConnectionFailed, MissingExtra
+from .config import Config
+from .connection import credentials, proxy_for
+from .exec import (
     HEARTBEAT,
     HEARTBEAT_EVERY,
     Collected,
@@ -26,10 +29,7 @@ from ._exec import (
     handshake,
     stdin_frames,
 )
-from ._protocol import error_for
-from ._remedies import tls_hint
-from ._utils.text import visible
-from .errors import ConnectionFailed, MissingExtra
+from .protocol import error_for
 
 __all__ = ["REFUSED_WITHIN", "ClientConnection", "WebSocketException", "cut", "opened", "receive", "run"]
 

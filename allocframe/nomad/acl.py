@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import AllocframeError, ApiError
+from ..errors import AllocframeError, ApiError
 
 TOKEN = "/v1/acl/token/self"  # noqa: S105 - a path
 _NO_ACLS = "acls-disabled"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from .errors import ConfigError
+from ..errors import ConfigError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:4646"
 

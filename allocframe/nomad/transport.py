@@ -16,13 +16,9 @@ from typing import Any
 
 import httpx
 
-from . import _protocol
-from ._config import Config
-from ._connection import Sockets, connected, was_reset
-from ._protocol import Headers
-from ._remedies import not_nomad, tls_hint
-from ._utils.text import visible
-from .errors import (
+from .._remedies import not_nomad, tls_hint
+from .._utils.text import visible
+from ..errors import (
     AllocframeError,
     ConnectionFailed,
     DecodeError,
@@ -31,6 +27,10 @@ from .errors import (
     ResponseTooLarge,
     ResultUnknown,
 )
+from . import protocol as _protocol
+from .config import Config
+from .connection import Sockets, connected, was_reset
+from .protocol import Headers
 
 MAX_BODY = 1 << 30
 """Bytes that one answer may have, unpacked."""

@@ -7,9 +7,9 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from . import _protocol
-from ._utils.text import visible
-from .errors import AllocframeError, ConfigError, ExecError
+from .._utils.text import visible
+from ..errors import AllocframeError, ConfigError, ExecError
+from . import protocol as _protocol
 
 HEARTBEAT = "{}"
 HEARTBEAT_EVERY = 10.0

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ._config import Config
-from ._utils.text import visible
-from .errors import ConfigError
+from .._utils.text import visible
+from ..errors import ConfigError
+from .config import Config
 
 _TEXTS = ("address", "region", "namespace", "tls_server_name")
 _FILES = ("ca_cert", "ca_path", "client_cert", "client_key")

@@ -6,7 +6,7 @@ import re
 import signal as numbers
 from dataclasses import dataclass
 
-from .errors import ConfigError
+from ..errors import ConfigError
 
 SIGNALS = frozenset(
     {

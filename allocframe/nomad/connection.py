@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from ._config import Config
-from ._protocol import check_count
-from ._utils.text import visible
-from .errors import ConfigError
+from .._utils.text import visible
+from ..errors import ConfigError
+from .config import Config
+from .protocol import check_count
 
 MAX_CONNECTIONS = 8
 """Nomad allows 100 from one address; watches, streams and other people need theirs."""
