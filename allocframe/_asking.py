@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from ._walk import Walk
 from .errors import NotFound
+from .fetch.listing import Walk
 from .nomad import protocol as _protocol
 from .nomad.config import Config
 from .nomad.protocol import Query

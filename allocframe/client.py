@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ._acting import Acting
 from ._observing import Observing
-from ._reads import Reading
 from ._utils.progress import Progress
-from ._walk import Walk
 from ._watchable import Watchable
 from .allocation import Allocation
 from .errors import ConfigError, DecodeError, NotFound
+from .fetch.listing import Walk
+from .fetch.reads import Reading
 from .nomad import protocol as _protocol
 from .nomad.config import Config
 from .nomad.connection import check_workers

@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .errors import AllocframeError, ConfigError
-from .store.capture import Capture, Page
+from ..errors import AllocframeError, ConfigError
+from ..store.capture import Capture, Page
 
 FORMAT = 1
 _ABOUT = "walk.json"

@@ -8,18 +8,18 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from ._pool import requesting
-from ._utils.progress import Progress, shown
-from .errors import AllocframeError, DecodeError, NotFound
-from .nomad import protocol as _protocol
-from .nomad.config import Config
-from .nomad.connection import check_workers
-from .nomad.transport import Response, Transport, parsed
-from .store.capture import Capture
-from .store.page_store import Store
+from .._pool import requesting
+from .._utils.progress import Progress, shown
+from ..errors import AllocframeError, DecodeError, NotFound
+from ..nomad import protocol as _protocol
+from ..nomad.config import Config
+from ..nomad.connection import check_workers
+from ..nomad.transport import Response, Transport, parsed
+from ..store.capture import Capture
+from ..store.page_store import Store
 
 if TYPE_CHECKING:
-    from .snapshot import Snapshot
+    from ..snapshot import Snapshot
 
 MOST_IN_A_ROW = 10
 """Reads that fail one after the other before the rest are not asked for."""
@@ -77,7 +77,7 @@ class Reading:
         for one in given:
             _protocol.check_alloc_id(one)
         ids = list(dict.fromkeys(map(self._whole_id, given)))
-        from .snapshot import Snapshot
+        from ..snapshot import Snapshot
 
         reads = Reads(self._transport, self._config.address, self._config.region)
         return Snapshot(*reads.run(ids, workers, progress))

@@ -9,16 +9,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ._pool import requesting
-from ._resume import Resumable
-from ._utils.progress import Progress, shown
-from .errors import DecodeError
-from .nomad import acl as _acl
-from .nomad import protocol as _protocol
-from .nomad.protocol import Pager, PageRequest, Query
-from .nomad.transport import Response, Transport, parsed
-from .store.capture import Capture, Page
-from .store.page_store import Store
+from .._pool import requesting
+from .._utils.progress import Progress, shown
+from ..errors import DecodeError
+from ..nomad import acl as _acl
+from ..nomad import protocol as _protocol
+from ..nomad.protocol import Pager, PageRequest, Query
+from ..nomad.transport import Response, Transport, parsed
+from ..store.capture import Capture, Page
+from ..store.page_store import Store
+from .resume import Resumable
 
 _SMALL = 4 << 20
 
