@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from . import accessor as _accessor  # noqa: F401 - gives DataFrames their .alloc
 from . import spark
 from ._audit import read_audit
-from ._change import Change, Gap, Seen
 from ._diff import Diff
 from ._logs import Logs
 from ._together import Together, together
@@ -45,7 +44,8 @@ from .fleet import Fleet
 from .nomad.actions import StopResult
 from .nomad.exec import ExecResult
 from .snapshot import Snapshot, load, read_json
-from .watch import Watch
+from .watch.change import Change, Gap, Seen
+from .watch.watch import Watch
 
 if TYPE_CHECKING:
     from . import plots, sim, stats

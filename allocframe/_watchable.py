@@ -9,8 +9,8 @@ from .nomad.protocol import Query
 from .nomad.transport import Transport
 
 if TYPE_CHECKING:
-    from ._change import Seen
-    from .watch import Watch
+    from .watch.change import Seen
+    from .watch.watch import Watch
 
 
 class Watchable:
@@ -63,7 +63,7 @@ class Watchable:
             prefix=prefix,
             filter=filter,
         )
-        from .watch import Watch
+        from .watch.watch import Watch
 
         wanted = stream and filter is None
         return Watch(

@@ -14,7 +14,6 @@ from typing import Literal, Self
 import pandas as pd
 
 from ._async import AsyncWatch, Calls, as_in
-from ._change import Seen
 from ._logs import MOST_BYTES, Logs
 from ._usage import Usage
 from ._utils.progress import Progress
@@ -23,6 +22,7 @@ from .client import Client
 from .nomad.actions import StopResult
 from .nomad.exec import ExecResult
 from .snapshot import Snapshot
+from .watch.change import Seen
 
 
 class AsyncClient:

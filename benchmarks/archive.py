@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 
 import allocframe as af
-from allocframe._change import Change
+from allocframe.watch.change import Change
 
 RECORDED = Path(__file__).parent.parent / "tests" / "data" / "nomad-2.0.5" / "list-all.json"
 _TIME = re.compile(r'("(?:Time|CreateTime|ModifyTime)":)(\d+)')

@@ -23,14 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import allocframe as af
-from allocframe import _events, _logs, _usage
-from allocframe._change import Seen
-from allocframe._present import Present
-from allocframe._stream import Inbox
+from allocframe import _logs, _usage
 from allocframe.nomad import exec as _exec
 from allocframe.nomad import protocol as _protocol
 from allocframe.nomad.config import Config
 from allocframe.nomad.connection import connected
+from allocframe.watch import updates as _events
+from allocframe.watch.change import Seen
+from allocframe.watch.state import Present
+from allocframe.watch.update_queue import Inbox
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "tests" / "data"

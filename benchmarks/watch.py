@@ -20,7 +20,7 @@ from typing import Any
 import fetch
 
 import allocframe as af
-from allocframe import _events
+from allocframe.watch import updates as _events
 
 README = Path(__file__).parent / "README.md"
 RECORDED = Path(__file__).parent.parent / "tests" / "data" / "nomad-2.0.5" / "event-stream.ndjson"

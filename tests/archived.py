@@ -11,11 +11,11 @@ import pandas as pd
 from stories import NOW
 
 import allocframe as af
-from allocframe._change import Change, Gap
 from allocframe.archive._state import caught_up
 from allocframe.sim.engine import Engine
 from allocframe.sim.jobs import HOUR, MINUTE, Outcome, Run
 from allocframe.sim.scenarios import run_story
+from allocframe.watch.change import Change, Gap
 
 LAST = pd.Timestamp(NOW, tz="UTC")
 """2026-11-24 10:30, when the cluster was last looked at."""

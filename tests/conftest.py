@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser
 
 import allocframe as af
-from allocframe._change import Change
+from allocframe.watch.change import Change
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from allocframe import _events
-from allocframe._events import BlockingIndex, NotAnEvent, Pace
-from allocframe._stream import Inbox
+from allocframe.watch import updates as _events
+from allocframe.watch.update_queue import Inbox
+from allocframe.watch.updates import BlockingIndex, NotAnEvent, Pace
 
 
 def line(*allocs: dict[str, Any], index: int | None = None) -> bytes:

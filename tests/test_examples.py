@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import allocframe as af
-from allocframe._change import Change
+from allocframe.watch.change import Change
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

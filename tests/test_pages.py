@@ -31,7 +31,7 @@ from typer.main import get_command
 
 import allocframe as af
 import allocframe.cli
-from allocframe._change import Change
+from allocframe.watch.change import Change
 
 ROOT = Path(__file__).parent.parent
 PAGES = [

@@ -19,8 +19,8 @@ from tables import plain
 
 import allocframe as af
 from allocframe import stats
-from allocframe._change import Change
 from allocframe.archive._delta import Tables
+from allocframe.watch.change import Change
 
 ROOT = Path(__file__).parent.parent
 LONG_AGO = "2000-01-01"

@@ -17,8 +17,10 @@ from streamserver import HOLD, StreamServer, batch, told
 from tables import alloc, ended, restarting, started
 
 import allocframe as af
-from allocframe import _events, _stream, _watching
 from allocframe.store.capture import Capture
+from allocframe.watch import reflector as _watching
+from allocframe.watch import update_queue as _stream
+from allocframe.watch import updates as _events
 
 TABLES = ("allocations", "task_states", "events", "reschedules")
 

@@ -11,7 +11,7 @@ import pandas as pd
 from tables import START, alloc, event
 
 import allocframe as af
-from allocframe._change import Change, Gap
+from allocframe.watch.change import Change, Gap
 
 RING = 10
 History = list[dict[str, Any]]

@@ -10,10 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from .._change import Change
 from ..snapshot import Snapshot
 from ..store.sql import answer, terms
 from ..tables import EVENTS
+from ..watch.change import Change
 from ._coverage import COVERAGE, KEPT, MISSING, QUERY
 from ._delta import Tables
 from ._past import Past, described

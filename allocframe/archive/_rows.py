@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from .._change import Change
+from ..watch.change import Change
 from ._schema import START, STORED, VERSION
 
 _TASK = ["alloc_id", "task"]

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from .._change import Change, Gap
 from ..store.sql import terms
 from ..tables import ALLOCATIONS
 from ..tables.table import Column, Table
+from ..watch.change import Change, Gap
 from ._reading import Connection, derive, frame
 
 RECORDERS = Table(

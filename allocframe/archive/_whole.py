@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pandas as pd
 
-from .._change import Change, Gap
 from ..snapshot import Snapshot
+from ..watch.change import Change, Gap
 from ._state import caught_up
 
 PART = 10_000

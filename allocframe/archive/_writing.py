@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
-from .._change import Change
 from .._utils.memory import give_back
+from ..watch.change import Change
 from ._delta import Tables
 from ._rows import rows
 

@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from watched import Versions, history, moment, ring
 
 import allocframe as af
-from allocframe._change import Gap
 from allocframe.archive._schema import VERSION
+from allocframe.watch.change import Gap
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from tables import alloc
 from watched import Versions, history, moment
 
 import allocframe as af
-from allocframe._change import Change, Gap
+from allocframe.watch.change import Change, Gap
 
 
 @pytest.fixture

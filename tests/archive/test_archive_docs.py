@@ -12,9 +12,9 @@ import pytest
 from watched import moment
 
 import allocframe as af
-from allocframe._change import Change
 from allocframe.archive import _reading
 from allocframe.archive._schema import STORED
+from allocframe.watch.change import Change
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT.parent / "docs" / "archive.md").read_text()

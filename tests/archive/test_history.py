@@ -14,7 +14,7 @@ from tables import event
 from watched import RING, Versions, history, moment, ring
 
 import allocframe as af
-from allocframe._change import Gap
+from allocframe.watch.change import Gap
 
 
 def told(archive: af.Archive, identity: str) -> list[str]:

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import _events
-from ._change import Seen
-from ._events import Update
-from .store.capture import Capture, Page
-from .store.page_store import Store
-from .tables import TABLES
+from ..store.capture import Capture, Page
+from ..store.page_store import Store
+from ..tables import TABLES
+from . import updates as _events
+from .change import Seen
+from .updates import Update
 
 _CHANGED = ("allocations", "task_states", "events", "reschedules")
 _FEW = 2000

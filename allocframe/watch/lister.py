@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from .errors import NotFound
-from .fetch.listing import Walk
-from .nomad import protocol as _protocol
-from .nomad.config import Config
-from .nomad.protocol import Query
-from .nomad.transport import Transport, parsed
-from .store.page_store import Store
+from ..errors import NotFound
+from ..fetch.listing import Walk
+from ..nomad import protocol as _protocol
+from ..nomad.config import Config
+from ..nomad.protocol import Query
+from ..nomad.transport import Transport, parsed
+from ..store.page_store import Store
 
 WORKERS = 4
 LIGHT_PAGE = 20_000

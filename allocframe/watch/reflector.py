@@ -11,17 +11,17 @@ from typing import Literal
 
 import pandas as pd
 
-from . import _events
-from ._asking import Asker
-from ._change import Change, Gap, Seen
-from ._events import BlockingIndex, Pace, Update
-from ._present import Frames, Jobs, Present, jobs_in
-from ._stream import LATEST, EventStream, Feed, Inbox
-from .errors import AllocframeError, PermissionDenied, Unsupported
-from .nomad.config import Config
-from .nomad.protocol import Query
-from .nomad.transport import Transport
-from .store.page_store import UNSTORED, Store
+from ..errors import AllocframeError, PermissionDenied, Unsupported
+from ..nomad.config import Config
+from ..nomad.protocol import Query
+from ..nomad.transport import Transport
+from ..store.page_store import UNSTORED, Store
+from . import updates as _events
+from .change import Change, Gap, Seen
+from .lister import Asker
+from .state import Frames, Jobs, Present, jobs_in
+from .update_queue import LATEST, EventStream, Feed, Inbox
+from .updates import BlockingIndex, Pace, Update
 
 LINGER = 0.05
 """Seconds that updates are gathered before they are told: typing ten costs hardly more than typing one."""

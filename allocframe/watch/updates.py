@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
-from .tables import wire_schema as _wire
+from ..tables import wire_schema as _wire
 
 STREAM = "/v1/event/stream"
 HEARTBEAT = 30.0

@@ -13,14 +13,14 @@ from typing import Any
 
 import httpx
 
-from . import _events
-from ._events import Line, NotAnEvent, Update
-from ._remedies import not_nomad
-from ._utils.text import visible
-from .errors import AllocframeError, ConnectionFailed, NotNomad
-from .nomad import protocol as _protocol
-from .nomad.config import Config
-from .nomad.connection import connected, was_reset
+from .._remedies import not_nomad
+from .._utils.text import visible
+from ..errors import AllocframeError, ConnectionFailed, NotNomad
+from ..nomad import protocol as _protocol
+from ..nomad.config import Config
+from ..nomad.connection import connected, was_reset
+from . import updates as _events
+from .updates import Line, NotAnEvent, Update
 
 MOST_UPDATES = 20_000
 MOST_BYTES = 128 << 20

@@ -9,13 +9,13 @@ import weakref
 from collections.abc import Iterator
 from typing import Self
 
-from ._change import Change, Seen
-from ._watching import Watcher
-from .errors import AllocframeError, ConfigError
-from .nomad.config import Config
-from .nomad.protocol import Query
-from .nomad.transport import Transport
-from .snapshot import Snapshot
+from ..errors import AllocframeError, ConfigError
+from ..nomad.config import Config
+from ..nomad.protocol import Query
+from ..nomad.transport import Transport
+from ..snapshot import Snapshot
+from .change import Change, Seen
+from .reflector import Watcher
 
 
 class Watch:

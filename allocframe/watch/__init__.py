@@ -1,0 +1,1 @@
+"""Follow a cluster as it changes, with the terms of client-go: lister, reflector, resync."""
