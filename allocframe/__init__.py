@@ -13,13 +13,10 @@ from typing import TYPE_CHECKING, Any
 from . import accessor as _accessor  # noqa: F401 - gives DataFrames their .alloc
 from . import spark
 from ._audit import read_audit
-from ._diff import Diff
 from ._logs import Logs
-from ._together import Together, together
 from ._usage import Usage
 from ._version import __version__
 from .aio import AsyncClient
-from .allocation import Allocation
 from .client import Client
 from .errors import (
     AllocframeError,
@@ -43,7 +40,10 @@ from .errors import (
 from .fleet import Fleet
 from .nomad.actions import StopResult
 from .nomad.exec import ExecResult
-from .snapshot import Snapshot, load, read_json
+from .snapshot.allocation import Allocation
+from .snapshot.diff import Diff
+from .snapshot.multi_cluster import Together, together
+from .snapshot.snapshot import Snapshot, load, read_json
 from .watch.change import Change, Gap, Seen
 from .watch.watch import Watch
 

@@ -19,7 +19,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from .client import Client
 from .errors import AllocframeError
-from .snapshot import Snapshot
+from .snapshot.snapshot import Snapshot
 from .watch.change import Change
 from .watch.watch import Watch
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ._findings import SEVERITIES, Finding, Findings, Thresholds
 from ._rules import RULES, reserved, unplaced
-from .snapshot import Snapshot
+from .snapshot.snapshot import Snapshot
 from .stats._apart import CLUSTER, part_of
 
 

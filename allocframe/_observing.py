@@ -21,7 +21,7 @@ from .nomad.connection import check_workers
 from .nomad.transport import Response, Transport, parsed
 
 if TYPE_CHECKING:
-    from .snapshot import Snapshot
+    from .snapshot.snapshot import Snapshot
 
 
 class Observing:

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ._overview import COUNTS
 from ._utils.memory import LARGE
+from .snapshot.summary import COUNTS
 from .store.capture import Capture
 from .tables import TABLES
 from .tables.table import Column, Table, Tables

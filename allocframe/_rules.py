@@ -9,7 +9,7 @@ import pandas as pd
 
 from . import stats
 from ._findings import Finding, Thresholds
-from .snapshot import Snapshot
+from .snapshot.snapshot import Snapshot
 from .stats.meaning import explained
 
 Rule = Callable[[Snapshot, Thresholds], Iterator[Finding]]

@@ -17,11 +17,11 @@ from ._async import AsyncWatch, Calls, as_in
 from ._logs import MOST_BYTES, Logs
 from ._usage import Usage
 from ._utils.progress import Progress
-from .allocation import Allocation
 from .client import Client
 from .nomad.actions import StopResult
 from .nomad.exec import ExecResult
-from .snapshot import Snapshot
+from .snapshot.allocation import Allocation
+from .snapshot.snapshot import Snapshot
 from .watch.change import Seen
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from .snapshot import Snapshot
+from .snapshot.snapshot import Snapshot
 from .tables import SNAPSHOT_TABLES, TABLES
 
 __all__ = ["assert_snapshots_equal", "assert_tables_equal"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..snapshot import Snapshot
+from ..snapshot.snapshot import Snapshot
 from ..store.sql import answer, terms
 from ..tables import EVENTS
 from ..watch.change import Change

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from ..snapshot import Snapshot
+from ..snapshot.snapshot import Snapshot
 from ..watch.change import Change, Gap
 from ._state import caught_up
 

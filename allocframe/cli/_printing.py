@@ -11,7 +11,7 @@ from .. import stats
 from .._diagnosis import findings
 from .._utils.text import visible
 from ..errors import ConfigError
-from ..snapshot import Snapshot
+from ..snapshot.snapshot import Snapshot
 from ..stats.meaning import explained
 
 

@@ -13,7 +13,7 @@ import typer
 from ..client import Client
 from ..errors import ConfigError
 from ..reports import missing, report
-from ..snapshot import Snapshot
+from ..snapshot.snapshot import Snapshot
 from ._app import app
 from ._lab import open_lab
 from ._printing import check_output, summary, write

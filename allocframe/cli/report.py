@@ -13,7 +13,7 @@ from .._utils.text import visible
 from ..client import Client
 from ..errors import ConfigError
 from ..reports import report as written
-from ..snapshot import Snapshot, load, read_json
+from ..snapshot.snapshot import Snapshot, load, read_json
 from ._app import app
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from ..store.capture import Capture
 from ..store.page_store import Store
 
 if TYPE_CHECKING:
-    from ..snapshot import Snapshot
+    from ..snapshot.snapshot import Snapshot
 
 MOST_IN_A_ROW = 10
 """Reads that fail one after the other before the rest are not asked for."""
@@ -77,7 +77,7 @@ class Reading:
         for one in given:
             _protocol.check_alloc_id(one)
         ids = list(dict.fromkeys(map(self._whole_id, given)))
-        from ..snapshot import Snapshot
+        from ..snapshot.snapshot import Snapshot
 
         reads = Reads(self._transport, self._config.address, self._config.region)
         return Snapshot(*reads.run(ids, workers, progress))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ..errors import ConfigError
-from ..snapshot import Snapshot
+from ..snapshot.snapshot import Snapshot
 from .telling import moment
 
 if TYPE_CHECKING:

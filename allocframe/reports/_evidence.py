@@ -10,7 +10,7 @@ import pandas as pd
 from .. import stats
 from .._utils.text import visible
 from ..errors import ConfigError
-from ..snapshot import Snapshot
+from ..snapshot.snapshot import Snapshot
 from .incidents import clock, count
 from .page import Points, span
 

@@ -13,7 +13,7 @@ from .._pool import requesting
 from .._utils.text import escaped, visible
 from ..client import Client
 from ..errors import AllocframeError
-from ..snapshot import Snapshot
+from ..snapshot.snapshot import Snapshot
 from .incidents import count
 from .page import Prose, markdown
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from .. import stats
 from .._diagnosis import findings
-from ..snapshot import Snapshot
+from ..snapshot.snapshot import Snapshot
 from ._evidence import brief_gaps, covered, of_one
 from .incidents import clock, count, incidents
 from .page import Prose, number

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from .. import stats
-from ..snapshot import Snapshot
+from ..snapshot.snapshot import Snapshot
 from ._evidence import covered, of_one
 from .incidents import clock, count
 from .page import Prose, number

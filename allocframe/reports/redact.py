@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from ..nomad import protocol as _protocol
-from ..snapshot import Snapshot
+from ..snapshot.snapshot import Snapshot
 from ..stats import meanings
 from ..store.capture import Capture
 from ..tables.events import KNOWN_TYPES

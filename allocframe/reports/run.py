@@ -15,7 +15,7 @@ import pandas as pd
 from .._utils.text import visible
 from ..client import Client
 from ..errors import AllocframeError, ConfigError, MissingExtra
-from ..snapshot import Snapshot
+from ..snapshot.snapshot import Snapshot
 from ._back import DAYS, of_days, of_incident
 from ._evidence import of_one
 from ._logs import REDACTED, LogLines, log_lines

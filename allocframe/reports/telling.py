@@ -11,7 +11,7 @@ from .._diagnosis import findings
 from .._findings import Findings
 from ..client import Client
 from ..errors import ConfigError
-from ..snapshot import Snapshot
+from ..snapshot.snapshot import Snapshot
 from ._evidence import brief_gaps, covered, disturbances, evidence, of_one, unwatched
 from ._logs import NOT_ASKED, LogLines, log_lines
 from .incidents import Incident, clock, count, incidents

@@ -14,7 +14,7 @@ import narwhals as nw
 import pandas as pd
 from pandas.api.types import union_categoricals
 
-from ..snapshot import Snapshot
+from ..snapshot.snapshot import Snapshot
 from ._input import Source, collected, names
 
 CLUSTER = "cluster"

@@ -14,7 +14,7 @@ import pandas as pd
 from pandas.api.types import union_categoricals
 
 from .._utils.memory import give_back
-from ..snapshot import Snapshot
+from ..snapshot.snapshot import Snapshot
 from . import _attempts, _meaning, _spans
 from ._input import TASK, Source, Tables, collected, tables
 

@@ -14,7 +14,7 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
-from ..snapshot import Snapshot
+from ..snapshot.snapshot import Snapshot
 from ..tables import TABLES
 from ..tables.table import Column
 

@@ -9,7 +9,7 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
-from ..snapshot import Snapshot
+from ..snapshot.snapshot import Snapshot
 from . import _meaning, meanings
 from ._apart import apart
 from ._facts import facts

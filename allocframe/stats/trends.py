@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..snapshot import Snapshot
+from ..snapshot.snapshot import Snapshot
 from . import _intervals
 from ._apart import apart
 from ._facts import facts

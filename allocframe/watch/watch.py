@@ -13,7 +13,7 @@ from ..errors import AllocframeError, ConfigError
 from ..nomad.config import Config
 from ..nomad.protocol import Query
 from ..nomad.transport import Transport
-from ..snapshot import Snapshot
+from ..snapshot.snapshot import Snapshot
 from .change import Change, Seen
 from .reflector import Watcher
 

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pandas as pd
 
-from ._overview import BY_STATUS, SPAN, as_html, remarks, title
-from ._parts import Parts
-from ._utils.text import without_formula
-from .errors import ConfigError, DecodeError
-from .store.capture import Capture, capture_files, load_capture
-from .store.page_store import ISSUES, Store
-from .store.table_store import Kept
-from .tables import SNAPSHOT_TABLES, TABLES
-from .tables.table import Table, Tables
+from .._parts import Parts
+from .._utils.text import without_formula
+from ..errors import ConfigError, DecodeError
+from ..store.capture import Capture, capture_files, load_capture
+from ..store.page_store import ISSUES, Store
+from ..store.table_store import Kept
+from ..tables import SNAPSHOT_TABLES, TABLES
+from ..tables.table import Table, Tables
+from .summary import BY_STATUS, SPAN, as_html, remarks, title
 
 if TYPE_CHECKING:
-    from ._diff import Diff
+    from .diff import Diff
 
 
 class Snapshot(Parts):
@@ -168,7 +168,7 @@ class Snapshot(Parts):
         >>> earlier.diff(snap).changed.empty
         True
         """
-        from ._diff import diff
+        from .diff import diff
 
         if self.clusters or other.clusters:
             raise ConfigError("only snapshots of one cluster can be compared: choose one by .clusters[...]")
@@ -281,7 +281,7 @@ def load(path: str | os.PathLike[str]) -> Snapshot:
     """
     capture = load_capture(path)
     if any(page.kind == "cluster" for page in capture.pages):
-        from ._together import loaded
+        from .multi_cluster import loaded
 
         return loaded(capture)
     tables = any(page.kind == "table" for page in capture.pages)

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from ._utils.text import escaped, visible
-from .tables.task_states import RING
+from .._utils.text import escaped, visible
+from ..tables.task_states import RING
 
 _WHO = ["namespace", "job_id", "task_group", "node_name"]
 _TASK = ["alloc_id", "task"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from ._utils.text import escaped, visible
+from .._utils.text import escaped, visible
 
 COUNTS = """SELECT (SELECT count(*) FROM allocations) AS allocations, (SELECT count(*) FROM events) AS events,
     count(*) AS task_states, count(*) FILTER (events_truncated) AS truncated FROM task_states"""

@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from ._utils.text import escaped, visible
-from .store.capture import Capture
-from .store.page_store import Store
+from .._utils.text import escaped, visible
+from ..store.capture import Capture
+from ..store.page_store import Store
 
 
 class Allocation:

@@ -12,16 +12,16 @@ from typing import Any, ClassVar
 import pandas as pd
 import pyarrow as pa
 
-from ._utils.text import visible
-from .errors import ConfigError, DecodeError
-from .nomad.config_file import check_name
+from .._utils.text import visible
+from ..errors import ConfigError, DecodeError
+from ..nomad.config_file import check_name
+from ..store.capture import Capture
+from ..store.page_store import ISSUES
+from ..store.sql import quoted
+from ..store.table_store import Kept
+from ..tables import SNAPSHOT_TABLES, TABLES
+from ..tables.table import Column, Table, Tables
 from .snapshot import Snapshot, load
-from .store.capture import Capture
-from .store.page_store import ISSUES
-from .store.sql import quoted
-from .store.table_store import Kept
-from .tables import SNAPSHOT_TABLES, TABLES
-from .tables.table import Column, Table, Tables
 
 CLUSTER = Column("cluster", "cluster", "category", "the cluster that the row is of")
 

@@ -1,0 +1,1 @@
+"""Snapshots: tables of allocations at one moment, from one cluster or several."""
