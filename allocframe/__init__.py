@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from . import accessor as _accessor  # noqa: F401 - gives DataFrames their .alloc
 from . import spark
-from ._audit import read_audit
-from ._logs import Logs
-from ._usage import Usage
 from ._version import __version__
-from .aio import AsyncClient
-from .client import Client
+from .client.async_client import AsyncClient
+from .client.audit_log import read_audit
+from .client.client import Client
+from .client.fleet import Fleet
+from .client.logs import Logs
+from .client.usage import Usage
 from .errors import (
     AllocframeError,
     ApiError,
@@ -37,7 +38,6 @@ from .errors import (
     ResultUnknown,
     Unsupported,
 )
-from .fleet import Fleet
 from .nomad.actions import StopResult
 from .nomad.exec import ExecResult
 from .snapshot.allocation import Allocation

@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from . import _audit
 from ._pool import requesting
 from ._utils.text import visible
+from .client import audit_log as _audit
 from .errors import AllocframeError, ConfigError, ExecError, ResultUnknown, Unsupported
 from .nomad import acl as _acl
 from .nomad import actions as _actions

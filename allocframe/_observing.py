@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from . import _logs, _usage
-from ._logs import Logs
 from ._pool import requesting
-from ._usage import Usage
+from .client import logs as _logs
+from .client import usage as _usage
+from .client.logs import Logs
+from .client.usage import Usage
 from .errors import AllocframeError, ConfigError, DecodeError, NotFound
 from .nomad import protocol as _protocol
 from .nomad.config import Config

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ._utils.memory import give_back
 from .archive import Archive
-from .client import Client
+from .client.client import Client
 from .errors import AllocframeError, PermissionDenied
 from .watch.change import Change, Seen
 from .watch.watch import Watch

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import allocframe as af
-from allocframe import _logs, _usage
+from allocframe.client import logs as _logs
+from allocframe.client import usage as _usage
 from allocframe.nomad import exec as _exec
 from allocframe.nomad import protocol as _protocol
 from allocframe.nomad.config import Config

@@ -15,7 +15,8 @@ mpl.use("Agg")
 from matplotlib.axes import Axes
 
 import allocframe as af
-from allocframe import _usage, plots, stats
+from allocframe import plots, stats
+from allocframe.client import usage as _usage
 from allocframe.sim.model import SECOND
 from allocframe.sim.scenarios import run_story
 from allocframe.sim.usage import measured

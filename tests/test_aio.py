@@ -16,7 +16,7 @@ from faultserver import ROW, Counted, FaultServer, any_json, good, http, serving
 from services import services
 
 import allocframe as af
-from allocframe._async import MOST_CALLS, AsyncWatch
+from allocframe.client.thread_pool import MOST_CALLS, AsyncWatch
 
 ID = ROW["ID"]
 

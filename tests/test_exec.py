@@ -23,7 +23,7 @@ from websockets.sync.server import ServerConnection, serve
 
 import allocframe as af
 from allocframe import sim
-from allocframe._audit import audit_path
+from allocframe.client.audit_log import audit_path
 from allocframe.nomad import exec as _exec
 
 ID = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"

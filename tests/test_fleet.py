@@ -15,7 +15,7 @@ import pytest
 from faultserver import Counted, FaultServer, good, http, serving
 
 import allocframe as af
-from allocframe import fleet as fleet_module
+from allocframe.client import fleet as fleet_module
 from allocframe.nomad import protocol as _protocol
 from allocframe.tables import SNAPSHOT_TABLES
 from allocframe.testing import assert_tables_equal

@@ -19,7 +19,7 @@ from streamserver import HOLD, StreamServer, batch, told
 from tables import alloc, ended, started
 
 import allocframe as af
-from allocframe import _logs
+from allocframe.client import logs as _logs
 from allocframe.nomad import exec as _exec
 from allocframe.nomad import protocol as _protocol
 from allocframe.watch import updates as _events

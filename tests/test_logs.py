@@ -13,7 +13,8 @@ import pytest
 from faultserver import good, http, serving
 
 import allocframe as af
-from allocframe import _logs, _logtime
+from allocframe.client import log_timestamps as _logtime
+from allocframe.client import logs as _logs
 
 ALLOC = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"
 NEAR = pd.Timestamp("2026-11-24T09:00:00Z").value

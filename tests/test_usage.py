@@ -14,7 +14,7 @@ from faultserver import any_json, http, serving
 from matplotlib import pyplot as plt
 
 import allocframe as af
-from allocframe import _usage
+from allocframe.client import usage as _usage
 
 GIVEN = {"Cpu": {"CpuShares": 100}, "Memory": {"MemoryMB": 64, "MemoryMaxMB": 128}}
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from tables import alloc, ended, restarting, started
 
 import allocframe as af
-from allocframe import _logs
-from allocframe._usage import Usage, errors_frame, samples_frame
 from allocframe._utils import text as _display
+from allocframe.client import logs as _logs
+from allocframe.client.usage import Usage, errors_frame, samples_frame
 from allocframe.tables import SNAPSHOT_TABLES
 
 HOSTILE = "\x1b[31m<script>alert(1)</script>\u202e\x00[link=x](y)\n[/]=1+1\x9b31m\u2066"

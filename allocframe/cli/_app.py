@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
+from ..client.fleet import Fleet
 from ..errors import ConfigError
-from ..fleet import Fleet
 
 Address = Annotated[str | None, typer.Option(help="Where Nomad answers; NOMAD_ADDR otherwise.")]
 Clusters = Annotated[

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ..client import Client
+from ..client.client import Client
 from ..errors import ConfigError
 from ..reports import missing, report
 from ..snapshot.snapshot import Snapshot

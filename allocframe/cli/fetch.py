@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..client import Client
+from ..client.client import Client
 from ._app import Address, Clusters, app, fleet_of
 from ._printing import check_output, summary, write
 

@@ -12,9 +12,9 @@ import typer
 
 from .._utils.memory import share_heaps
 from .._utils.text import visible
-from ..client import Client
+from ..client.client import Client
+from ..client.fleet import Fleet
 from ..errors import AllocframeError, ConfigError
-from ..fleet import Fleet
 from ._app import Address, Clusters, app, fleet_of
 from ._status import Status, until_told_to_stop
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .._utils.text import visible
-from ..client import Client
+from ..client.client import Client
 from ..errors import ConfigError
 from ..reports import report as written
 from ..snapshot.snapshot import Snapshot, load, read_json

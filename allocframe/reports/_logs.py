@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 
 from .. import stats
-from .._logs import Logs
 from .._pool import requesting
 from .._utils.text import escaped, visible
-from ..client import Client
+from ..client.client import Client
+from ..client.logs import Logs
 from ..errors import AllocframeError
 from ..snapshot.snapshot import Snapshot
 from .incidents import count

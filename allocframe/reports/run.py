@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from .._utils.text import visible
-from ..client import Client
+from ..client.client import Client
 from ..errors import AllocframeError, ConfigError, MissingExtra
 from ..snapshot.snapshot import Snapshot
 from ._back import DAYS, of_days, of_incident

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from .. import _audit
-from ..client import Client
+from ..client import audit_log as _audit
+from ..client.client import Client
 from ..errors import AllocframeError, Conflict
 from ._orders import ALL, TASK, Confirmation, Facts, Order, changes, requests
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import pandas as pd
 
-from ..client import Client
+from ..client.client import Client
 from ..errors import AllocframeError
 from ._carrying import Result, replacement
 

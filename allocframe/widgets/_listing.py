@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from .._utils.text import visible
-from ..client import Client
+from ..client.client import Client
 
 SHOWN = 200
 """Rows to choose from: more cannot be looked through, and make browsers slow."""

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from .._audit import Outcome
 from .._utils.text import visible
+from ..client.audit_log import Outcome
 from ..errors import AllocframeError, ConnectionFailed, ExecError
 from ..nomad import exec as _exec
 from ..nomad import websocket as _shell

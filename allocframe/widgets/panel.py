@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from .._utils.text import visible
-from ..client import Client
+from ..client.client import Client
 from ..errors import AllocframeError, ConfigError
 from ..nomad import protocol as _protocol
 from . import _look

@@ -16,7 +16,7 @@ import anywidget
 import traitlets
 
 from .. import _terminal
-from ..client import Client
+from ..client.client import Client
 from ._session import Standing, TtySession
 
 COMMAND = ("/bin/sh", "-c", "command -v bash >/dev/null 2>&1 && exec bash; exec sh")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import allocframe as af
-from allocframe._logs import Line, Logs, frame_of
+from allocframe.client.logs import Line, Logs, frame_of
 from allocframe.reports import _logs
 
 

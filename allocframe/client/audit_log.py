@@ -20,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 
-from .errors import AllocframeError, ApiError, ConfigError, ConnectionFailed
+from ..errors import AllocframeError, ApiError, ConfigError, ConnectionFailed
 
 SETTING = "ALLOCFRAME_AUDIT"
 

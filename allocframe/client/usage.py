@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from ._utils.text import escaped, visible
-from .errors import DecodeError
+from .._utils.text import escaped, visible
+from ..errors import DecodeError
 
 _CPU = "Percent"
 _MEMORY = ("RSS", "Usage")

@@ -17,11 +17,11 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
+from ..errors import AllocframeError
+from ..snapshot.snapshot import Snapshot
+from ..watch.change import Change
+from ..watch.watch import Watch
 from .client import Client
-from .errors import AllocframeError
-from .snapshot.snapshot import Snapshot
-from .watch.change import Change
-from .watch.watch import Watch
 
 MOST_CALLS = 8
 """Calls at the same time; others wait for their turn. Nomad allows 100 connections from one address, and a call may need eight."""

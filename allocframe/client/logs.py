@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ._logtime import Stamp, stamp
-from ._utils.text import escaped, visible
-from .errors import DecodeError
+from .._utils.text import escaped, visible
+from ..errors import DecodeError
+from .log_timestamps import Stamp, stamp
 
 STREAMS = ("stdout", "stderr")
 FIRST_BYTES = 64 << 10

@@ -11,14 +11,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Self
 
-from ._utils.progress import Progress, shown
+from .._utils.progress import Progress, shown
+from ..errors import AllocframeError, ConfigError
+from ..nomad import protocol as _protocol
+from ..nomad.config_file import alone, check_name, named, read_clusters
+from ..nomad.transport import parsed
+from ..snapshot.multi_cluster import Together, joined
+from ..snapshot.snapshot import Snapshot
 from .client import Client
-from .errors import AllocframeError, ConfigError
-from .nomad import protocol as _protocol
-from .nomad.config_file import alone, check_name, named, read_clusters
-from .nomad.transport import parsed
-from .snapshot.multi_cluster import Together, joined
-from .snapshot.snapshot import Snapshot
 
 CONNECTIONS = 64
 """Connections to one address at most, whose regions may be many: Nomad allows 100 from here."""

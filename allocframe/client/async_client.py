@@ -13,16 +13,16 @@ from typing import Literal, Self
 
 import pandas as pd
 
-from ._async import AsyncWatch, Calls, as_in
-from ._logs import MOST_BYTES, Logs
-from ._usage import Usage
-from ._utils.progress import Progress
+from .._utils.progress import Progress
+from ..nomad.actions import StopResult
+from ..nomad.exec import ExecResult
+from ..snapshot.allocation import Allocation
+from ..snapshot.snapshot import Snapshot
+from ..watch.change import Seen
 from .client import Client
-from .nomad.actions import StopResult
-from .nomad.exec import ExecResult
-from .snapshot.allocation import Allocation
-from .snapshot.snapshot import Snapshot
-from .watch.change import Seen
+from .logs import MOST_BYTES, Logs
+from .thread_pool import AsyncWatch, Calls, as_in
+from .usage import Usage
 
 
 class AsyncClient:

@@ -9,27 +9,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from ._acting import Acting
-from ._observing import Observing
-from ._utils.progress import Progress
-from ._watchable import Watchable
-from .errors import ConfigError, DecodeError, NotFound
-from .fetch.listing import Walk
-from .fetch.reads import Reading
-from .nomad import protocol as _protocol
-from .nomad.config import Config
-from .nomad.connection import check_workers
-from .nomad.protocol import Query
-from .nomad.transport import Response, Transport, parsed
-from .snapshot.allocation import Allocation
-from .store.capture import Capture
-from .store.page_store import Store
-from .tables import evaluations_frame
+from .._acting import Acting
+from .._observing import Observing
+from .._utils.progress import Progress
+from .._watchable import Watchable
+from ..errors import ConfigError, DecodeError, NotFound
+from ..fetch.listing import Walk
+from ..fetch.reads import Reading
+from ..nomad import protocol as _protocol
+from ..nomad.config import Config
+from ..nomad.connection import check_workers
+from ..nomad.protocol import Query
+from ..nomad.transport import Response, Transport, parsed
+from ..snapshot.allocation import Allocation
+from ..store.capture import Capture
+from ..store.page_store import Store
+from ..tables import evaluations_frame
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .snapshot.snapshot import Snapshot
+    from ..snapshot.snapshot import Snapshot
 
 
 class Client(Acting, Observing, Reading, Watchable):
@@ -198,7 +198,7 @@ class Client(Acting, Observing, Reading, Watchable):
             newest=newest,
             per_page=per_page,
         )
-        from .snapshot.snapshot import Snapshot
+        from ..snapshot.snapshot import Snapshot
 
         walk = Walk(
             self._transport, query, self._config.address, resume=None if resume is None else Path(resume)

@@ -1,0 +1,1 @@
+"""Clients for one cluster, for asyncio, and for several clusters."""
