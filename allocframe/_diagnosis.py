@@ -10,7 +10,7 @@ import pandas as pd
 from ._findings import SEVERITIES, Finding, Findings, Thresholds
 from ._rules import RULES, reserved, unplaced
 from .snapshot.snapshot import Snapshot
-from .stats._apart import CLUSTER, part_of
+from .stats._per_cluster import CLUSTER, part_of
 
 
 def findings(

@@ -10,7 +10,7 @@ import pandas as pd
 from . import stats
 from ._findings import Finding, Thresholds
 from .snapshot.snapshot import Snapshot
-from .stats.meaning import explained
+from .stats.explain import explained
 
 Rule = Callable[[Snapshot, Thresholds], Iterator[Finding]]
 

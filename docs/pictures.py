@@ -20,7 +20,7 @@ from allocframe.client import usage as _usage
 from allocframe.sim.model import SECOND
 from allocframe.sim.scenarios import run_story
 from allocframe.sim.usage import measured
-from allocframe.stats import _intervals
+from allocframe.stats import _confidence as _intervals
 
 FOLDER = Path(__file__).parent / "pictures"
 NOW = 1_795_516_200_000_000_000

@@ -12,7 +12,7 @@ from .._diagnosis import findings
 from .._utils.text import visible
 from ..errors import ConfigError
 from ..snapshot.snapshot import Snapshot
-from ..stats.meaning import explained
+from ..stats.explain import explained
 
 
 def check_output(output: Path | None) -> None:

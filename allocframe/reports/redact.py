@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..nomad import protocol as _protocol
 from ..snapshot.snapshot import Snapshot
-from ..stats import meanings
+from ..stats import vocabulary as meanings
 from ..store.capture import Capture
 from ..tables.events import KNOWN_TYPES
 

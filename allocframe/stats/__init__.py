@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from . import meanings
+from . import vocabulary as meanings
+from .crash_loops import crash_loops
+from .estimators import cumulative_incidence, kaplan_meier, laplace, logrank, mean_cumulative
+from .explain import explain_events, explain_stops
 from .headroom import headroom
-from .lifetimes import cumulative_restarts, ends, survival
-from .loops import crash_loops
-from .meaning import explain_events, explain_stops
 from .nodes import blast_radius, concentration, lemon_nodes
 from .placement import placement_failures
 from .rates import failed_starts, failure_share, failures, oom_kills, restarts
-from .rescheduling import chains
+from .replacements import chains
+from .restart_storms import failure_clustering, restart_storms
 from .rollouts import rollouts
 from .runs import availability, mtbf, outages, runs, time_to_recover
-from .storms import failure_clustering, restart_storms
-from .survival import cumulative_incidence, kaplan_meier, laplace, logrank, mean_cumulative
+from .survival import cumulative_restarts, ends, survival
 from .trends import daily, failure_change
 
 __all__ = [

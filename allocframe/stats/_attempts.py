@@ -10,8 +10,8 @@ from typing import Any
 
 import narwhals as nw
 
-from . import meanings
-from ._input import Tables
+from . import vocabulary as meanings
+from ._source import Tables
 
 ATTEMPT = "attempt"
 _CODE = {cause: number for number, cause in enumerate(meanings.CAUSES)}

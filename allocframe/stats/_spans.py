@@ -7,7 +7,7 @@ from typing import Any
 import narwhals as nw
 
 from . import _attempts
-from ._input import Tables
+from ._source import Tables
 
 DIMENSIONS = ("namespace", "job_id", "job_version", "task_group", "node_name")
 """What the events table says of the allocation of each event."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from ._apart import apart
-from ._input import grouped, names
+from ._per_cluster import apart
+from ._source import grouped, names
 
 _RESOURCES = (("cpu", "mhz"), ("memory", "mib"))
 _QUANTILES = (("p50", 0.5), ("p95", 0.95), ("max", 1.0))

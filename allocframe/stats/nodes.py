@@ -9,11 +9,11 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
-from . import _intervals
-from ._apart import apart
-from ._facts import facts
-from ._input import Source, collected, looked_up, names, pandas_table, us
-from .rescheduling import replacements
+from . import _confidence as _intervals
+from ._derived import facts
+from ._per_cluster import apart
+from ._source import Source, collected, looked_up, names, pandas_table, us
+from .replacements import replacements
 
 _OF_LOST = ("alloc_id", "client_status", "job_id", "job_type", "node_id", "node_name", "modified_at")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from ._apart import apart
+from ._per_cluster import apart
 
 _COLUMNS = [
     "eval_id", "namespace", "job_id", "task_group", "created_at", "triggered_by", "status", "queued", "nodes_evaluated", "nodes_filtered",

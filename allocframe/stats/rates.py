@@ -10,10 +10,11 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
-from . import _intervals, meanings
-from ._apart import apart
-from ._facts import Facts, facts
-from ._input import Source, Tables, collected, grouped, moment, names, pandas_table, us
+from . import _confidence as _intervals
+from . import vocabulary as meanings
+from ._derived import Facts, facts
+from ._per_cluster import apart
+from ._source import Source, Tables, collected, grouped, moment, names, pandas_table, us
 
 _HOUR = 3_600_000_000
 _OF_EVENT = ("cause", "exit_meaning", "oom", "type")

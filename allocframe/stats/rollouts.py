@@ -8,10 +8,10 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
-from . import _intervals
-from ._apart import apart
-from ._facts import facts
-from ._input import Source, collected, has_table, hours, looked_up, pandas_table
+from . import _confidence as _intervals
+from ._derived import facts
+from ._per_cluster import apart
+from ._source import Source, collected, has_table, hours, looked_up, pandas_table
 from .runs import runs
 
 _JOB = ["namespace", "job_id"]

@@ -9,14 +9,26 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
-from . import _attempts, _intervals
-from ._apart import apart
-from ._facts import facts
-from ._input import Source, collected, grouped, groups, hours, looked_up, moment, moments, names, pandas_table
-from ._meaning import OWN_FAULT
-from .meanings import CAUSES
-from .rescheduling import OF_SLOT, slots
-from .survival import laplace
+from . import _attempts
+from . import _confidence as _intervals
+from ._classify import OWN_FAULT
+from ._derived import facts
+from ._per_cluster import apart
+from ._source import (
+    Source,
+    collected,
+    grouped,
+    groups,
+    hours,
+    looked_up,
+    moment,
+    moments,
+    names,
+    pandas_table,
+)
+from .estimators import laplace
+from .replacements import OF_SLOT, slots
+from .vocabulary import CAUSES
 
 _COLUMNS = [
     "namespace", "job_id", "job_version", "task_group", "slot", "task", "alloc_id", "node_name", "attempt", "started_at",

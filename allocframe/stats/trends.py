@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 
 from ..snapshot.snapshot import Snapshot
-from . import _intervals
-from ._apart import apart
-from ._facts import facts
-from ._input import Source, has_table, moment, names, pandas_table
-from .loops import looping
+from . import _confidence as _intervals
+from ._derived import facts
+from ._per_cluster import apart
+from ._source import Source, has_table, moment, names, pandas_table
+from .crash_loops import looping
 from .rates import failures, restarts
 
 _DAY = pd.Timedelta("1D")

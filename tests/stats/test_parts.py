@@ -10,8 +10,8 @@ from tables import as_frames
 
 import allocframe as af
 from allocframe import _parts
-from allocframe.stats import _facts
-from allocframe.stats.meaning import explained
+from allocframe.stats import _derived as _facts
+from allocframe.stats.explain import explained
 
 
 @pytest.fixture(scope="module")

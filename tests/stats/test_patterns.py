@@ -12,7 +12,7 @@ from tables import alloc, at, ended, event, gave_up, restarting, snapshot, start
 
 import allocframe as af
 from allocframe import stats
-from allocframe.stats.storms import _distinct
+from allocframe.stats.restart_storms import _distinct
 from allocframe.tables import evaluations_frame
 
 DELAYED = "Exceeded allowed attempts, applying a delay"

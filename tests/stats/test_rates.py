@@ -14,7 +14,7 @@ from tables import alloc, as_duckdb, as_frames, at, ended, event, plain, restart
 
 import allocframe as af
 from allocframe import stats
-from allocframe.stats import _intervals
+from allocframe.stats import _confidence as _intervals
 
 HOUR = 3600
 

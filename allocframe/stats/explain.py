@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 
 from ..snapshot.snapshot import Snapshot
-from . import _meaning, meanings
-from ._apart import apart
-from ._facts import facts
-from ._input import TASK, Source, collected, looked_up, pandas_table
-from .rescheduling import replacements
+from . import _classify as _meaning
+from . import vocabulary as meanings
+from ._derived import facts
+from ._per_cluster import apart
+from ._source import TASK, Source, collected, looked_up, pandas_table
+from .replacements import replacements
 
 _KEY = ("namespace", "alloc_id", "task", "seq")
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ._apart import apart
-from ._input import Source, has_table, looked_up, pandas_table
+from ._per_cluster import apart
+from ._source import Source, has_table, looked_up, pandas_table
 
 _EVERYWHERE = ("system", "sysbatch")
 

@@ -8,12 +8,12 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
-from ._apart import apart
 from ._attempts import labelled
-from ._facts import facts
-from ._input import Source, collected, looked_up, moments
-from .meanings import CAUSES
+from ._derived import facts
+from ._per_cluster import apart
+from ._source import Source, collected, looked_up, moments
 from .runs import runs, slot_of, slots_of
+from .vocabulary import CAUSES
 
 _TASK = ["slot", "task"]
 _SOLVED_AFTER = 3

@@ -15,8 +15,9 @@ from pandas.api.types import union_categoricals
 
 from .._utils.memory import give_back
 from ..snapshot.snapshot import Snapshot
-from . import _attempts, _meaning, _spans
-from ._input import TASK, Source, Tables, collected, tables
+from . import _attempts, _spans
+from . import _classify as _meaning
+from ._source import TASK, Source, Tables, collected, tables
 
 
 class Facts:

@@ -6,7 +6,8 @@ from typing import Any
 
 import narwhals as nw
 
-from . import _attempts, meanings
+from . import _attempts
+from . import vocabulary as meanings
 
 TEXTS = ("exit_meaning", "oom", "decision", "cause")
 TOLD = ("attempt", "killed_by_nomad", "cause_code", "exit_meaning", "oom", "failure", "decision", "cause")

@@ -15,7 +15,7 @@ import pandas as pd
 from pandas.api.types import union_categoricals
 
 from ..snapshot.snapshot import Snapshot
-from ._input import Source, collected, names
+from ._source import Source, collected, names
 
 CLUSTER = "cluster"
 

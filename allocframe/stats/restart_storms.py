@@ -9,11 +9,11 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
-from . import _intervals
-from ._apart import apart
-from ._facts import facts
-from ._input import Source, collected, moment
-from .loops import crash_loops
+from . import _confidence as _intervals
+from ._derived import facts
+from ._per_cluster import apart
+from ._source import Source, collected, moment
+from .crash_loops import crash_loops
 from .runs import runs, slots_of
 
 _DIMENSIONS = ("node_name", "job_id", "job_version", "cause")
