@@ -49,9 +49,9 @@ from .watch.watch import Watch
 
 if TYPE_CHECKING:
     from . import plots, sim, stats
-    from ._diagnosis import findings
-    from ._findings import Finding, Findings, Thresholds
     from .archive import Archive
+    from .diagnosis.diagnose import findings
+    from .diagnosis.finding import Finding, Findings, Thresholds
     from .reports import Postmortem, Trends, evidence, overview, postmortem, readable, report, trends
     from .widgets.panel import ControlPanel
     from .widgets.terminal import Terminal
@@ -118,14 +118,14 @@ __all__ = [
 _OPTIONAL = {
     "Archive": ("archive", "archive", "deltalake"),
     "ControlPanel": ("widgets.panel", "widgets", "ipywidgets"),
-    "Finding": ("_findings", "stats", "narwhals and scipy"),
-    "Findings": ("_findings", "stats", "narwhals and scipy"),
+    "Finding": ("diagnosis.finding", "stats", "narwhals and scipy"),
+    "Findings": ("diagnosis.finding", "stats", "narwhals and scipy"),
     "Postmortem": ("reports", "stats", "narwhals and scipy"),
     "Terminal": ("widgets.terminal", "widgets", "anywidget and websockets"),
-    "Thresholds": ("_findings", "stats", "narwhals and scipy"),
+    "Thresholds": ("diagnosis.finding", "stats", "narwhals and scipy"),
     "Trends": ("reports", "stats", "narwhals and scipy"),
     "evidence": ("reports", "stats", "narwhals and scipy"),
-    "findings": ("_diagnosis", "stats", "narwhals and scipy"),
+    "findings": ("diagnosis.diagnose", "stats", "narwhals and scipy"),
     "overview": ("reports", "stats", "narwhals and scipy"),
     "plots": ("plots", "plots", "matplotlib"),
     "postmortem": ("reports", "stats", "narwhals and scipy"),

@@ -12,7 +12,7 @@ import pytest
 from tables import alloc, ended, event, restarting, snapshot, started
 
 import allocframe as af
-from allocframe import _rules
+from allocframe.diagnosis import rules as _rules
 from allocframe.sim.scenarios import STORIES
 from allocframe.tables import evaluations_frame
 
@@ -110,7 +110,7 @@ def test_thresholds_decide_what_counts(tmp_path: Path) -> None:
 
 
 def test_every_rule_has_a_page_that_says_what_it_means_and_what_to_do() -> None:
-    from allocframe._findings import TITLES
+    from allocframe.diagnosis.finding import TITLES
 
     for code, title in TITLES.items():
         page = (DOCS / f"{code}.md").read_text()

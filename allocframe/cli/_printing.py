@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from .. import stats
-from .._diagnosis import findings
 from .._utils.text import visible
+from ..diagnosis.diagnose import findings
 from ..errors import ConfigError
 from ..snapshot.snapshot import Snapshot
 from ..stats.explain import explained

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from .. import stats
-from .._diagnosis import findings
+from ..diagnosis.diagnose import findings
 from ..snapshot.snapshot import Snapshot
 from ._evidence import brief_gaps, covered, of_one
 from .incidents import clock, count, incidents

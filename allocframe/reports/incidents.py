@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from .._findings import Finding
+from ..diagnosis.finding import Finding
 from .page import number, span
 
 _PRIMARY = ("AF202", "AF201", "AF401", "AF301", "AF204", "AF205", "AF302", "AF501")

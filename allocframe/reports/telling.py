@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from .. import stats
-from .._diagnosis import findings
-from .._findings import Findings
 from ..client.client import Client
+from ..diagnosis.diagnose import findings
+from ..diagnosis.finding import Findings
 from ..errors import ConfigError
 from ..snapshot.snapshot import Snapshot
 from ._evidence import brief_gaps, covered, disturbances, evidence, of_one, unwatched

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from ._utils.text import escaped, visible
+from .._utils.text import escaped, visible
 
 SEVERITIES = ("critical", "warning", "info")
 

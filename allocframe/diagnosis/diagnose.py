@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pandas as pd
 
-from ._findings import SEVERITIES, Finding, Findings, Thresholds
-from ._rules import RULES, reserved, unplaced
-from .snapshot.snapshot import Snapshot
-from .stats._per_cluster import CLUSTER, part_of
+from ..snapshot.snapshot import Snapshot
+from ..stats._per_cluster import CLUSTER, part_of
+from .finding import SEVERITIES, Finding, Findings, Thresholds
+from .rules import RULES, reserved, unplaced
 
 
 def findings(

@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from . import stats
-from ._findings import Finding, Thresholds
-from .snapshot.snapshot import Snapshot
-from .stats.explain import explained
+from .. import stats
+from ..snapshot.snapshot import Snapshot
+from ..stats.explain import explained
+from .finding import Finding, Thresholds
 
 Rule = Callable[[Snapshot, Thresholds], Iterator[Finding]]
 

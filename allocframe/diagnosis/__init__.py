@@ -1,0 +1,1 @@
+"""What went wrong: findings, incidents, and how good the data is."""
