@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ._evidence import evidence
-from ._overview import overview
+from ..diagnosis.data_quality import evidence
 from ._trends import Trends, trends
-from .page import readable
-from .run import NOTEBOOKS, missing, report
-from .telling import Postmortem, postmortem
+from .cluster import overview
+from .postmortem import Postmortem, postmortem
+from .render import readable
+from .report import NOTEBOOKS, missing, report
 
 __all__ = [
     "NOTEBOOKS",

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import allocframe as af
-from allocframe.reports.page import Points, Prose, markdown, number, span
+from allocframe.reports.render import Points, Prose, markdown, number, span
 
 
 def test_a_readable_table_rounds_shortens_and_leaves_blank() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 import allocframe as af
 from allocframe.client.logs import Line, Logs, frame_of
-from allocframe.reports import _logs
+from allocframe.reports import log_excerpts as _logs
 
 
 @pytest.fixture(scope="module")

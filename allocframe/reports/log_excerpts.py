@@ -12,10 +12,10 @@ from .._pool import requesting
 from .._utils.text import escaped, visible
 from ..client.client import Client
 from ..client.logs import Logs
+from ..diagnosis.incidents import count
 from ..errors import AllocframeError
 from ..snapshot.snapshot import Snapshot
-from .incidents import count
-from .page import Prose, markdown
+from .render import Prose, markdown
 
 MOST = 20
 """Failures whose lines are asked for."""

@@ -14,13 +14,13 @@ import pandas as pd
 
 from .._utils.text import visible
 from ..client.client import Client
+from ..diagnosis.data_quality import of_one
 from ..errors import AllocframeError, ConfigError, MissingExtra
 from ..snapshot.snapshot import Snapshot
-from ._back import DAYS, of_days, of_incident
-from ._evidence import of_one
-from ._logs import REDACTED, LogLines, log_lines
+from .archive_source import DAYS, of_days, of_incident
+from .log_excerpts import REDACTED, LogLines, log_lines
+from .postmortem import window
 from .redact import redacted
-from .telling import window
 
 if TYPE_CHECKING:
     from ..archive import Archive

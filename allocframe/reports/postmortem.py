@@ -8,14 +8,14 @@ import pandas as pd
 
 from .. import stats
 from ..client.client import Client
+from ..diagnosis.data_quality import brief_gaps, covered, disturbances, evidence, of_one, unwatched
 from ..diagnosis.diagnose import findings
 from ..diagnosis.finding import Findings
+from ..diagnosis.incidents import Incident, clock, count, incidents
 from ..errors import ConfigError
 from ..snapshot.snapshot import Snapshot
-from ._evidence import brief_gaps, covered, disturbances, evidence, of_one, unwatched
-from ._logs import NOT_ASKED, LogLines, log_lines
-from .incidents import Incident, clock, count, incidents
-from .page import Points, Prose
+from .log_excerpts import NOT_ASKED, LogLines, log_lines
+from .render import Points, Prose
 
 _MOST_IN_SUMMARY = 6
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

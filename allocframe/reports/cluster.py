@@ -5,12 +5,12 @@ from __future__ import annotations
 import pandas as pd
 
 from .. import stats
+from ..diagnosis.data_quality import brief_gaps, covered, of_one
 from ..diagnosis.diagnose import findings
+from ..diagnosis.incidents import clock, count, incidents
 from ..snapshot.snapshot import Snapshot
-from ._evidence import brief_gaps, covered, of_one
-from .incidents import clock, count, incidents
-from .page import Prose, number
-from .telling import moment
+from .postmortem import moment
+from .render import Prose, number
 
 _ENDED = ("complete", "failed", "lost")
 

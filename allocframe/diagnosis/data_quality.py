@@ -10,9 +10,9 @@ import pandas as pd
 from .. import stats
 from .._utils.text import visible
 from ..errors import ConfigError
+from ..reports.render import Points, span
 from ..snapshot.snapshot import Snapshot
 from .incidents import clock, count
-from .page import Points, span
 
 _MOST_GAPS = 8
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from ..diagnosis.finding import Finding
-from .page import number, span
+from ..reports.render import number, span
+from .finding import Finding
 
 _PRIMARY = ("AF202", "AF201", "AF401", "AF301", "AF204", "AF205", "AF302", "AF501")
 """The rules that make an incident; of several about one thing, the earlier one gives the sentence."""

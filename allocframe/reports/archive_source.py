@@ -8,7 +8,7 @@ import pandas as pd
 
 from ..errors import ConfigError
 from ..snapshot.snapshot import Snapshot
-from .telling import moment
+from .postmortem import moment
 
 if TYPE_CHECKING:
     from ..archive import Archive
