@@ -49,7 +49,7 @@ from .watch.watch import Watch
 
 if TYPE_CHECKING:
     from . import plots, sim, stats
-    from .archive import Archive
+    from .archive.archive import Archive
     from .diagnosis.diagnose import findings
     from .diagnosis.finding import Finding, Findings, Thresholds
     from .reports import Postmortem, Trends, evidence, overview, postmortem, readable, report, trends

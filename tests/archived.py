@@ -11,7 +11,7 @@ import pandas as pd
 from stories import NOW
 
 import allocframe as af
-from allocframe.archive._state import caught_up
+from allocframe.archive.checkpoint import caught_up
 from allocframe.sim.engine import Engine
 from allocframe.sim.jobs import HOUR, MINUTE, Outcome, Run
 from allocframe.sim.scenarios import run_story

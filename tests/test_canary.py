@@ -27,8 +27,8 @@ from nbclient import NotebookClient
 
 import allocframe as af
 from allocframe.__main__ import main
+from allocframe.archive.recorder import Recorder
 from allocframe.nomad import connection as _connection
-from allocframe.recorder import Recorder
 
 CANARY = "c4na21e5-dead-beef-0000-secretsecret"
 

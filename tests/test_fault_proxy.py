@@ -16,8 +16,8 @@ from crashing import crash, keys
 from faultproxy import CLEAN, Fault, through, waited
 
 import allocframe as af
+from allocframe.archive.recorder import Recorder
 from allocframe.nomad import transport as _transport
-from allocframe.recorder import Recorder
 from allocframe.watch import reflector as _watching
 from allocframe.watch import updates as _events
 

@@ -16,9 +16,10 @@ import pytest
 from faultserver import serving
 
 import allocframe as af
-from allocframe import cli, recorder
+from allocframe import cli
+from allocframe.archive import recorder
+from allocframe.archive.recorder import Recorder, run_all
 from allocframe.cli._status import Status
-from allocframe.recorder import Recorder, run_all
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,9 @@ import pytest
 from crashing import crash, keys
 
 import allocframe as af
-from allocframe import cli, recorder
-from allocframe.recorder import Recorder
+from allocframe import cli
+from allocframe.archive import recorder
+from allocframe.archive.recorder import Recorder
 from allocframe.watch import update_queue as _stream
 
 

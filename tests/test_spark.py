@@ -19,7 +19,7 @@ from tables import plain
 
 import allocframe as af
 from allocframe import stats
-from allocframe.archive._delta import Tables
+from allocframe.archive.delta import Tables
 from allocframe.watch.change import Change
 
 ROOT = Path(__file__).parent.parent

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..snapshot.snapshot import Snapshot
 from ..watch.change import Change, Gap
-from ._state import caught_up
+from .checkpoint import caught_up
 
 PART = 10_000
 """Allocations in one change."""

@@ -12,7 +12,7 @@ from ._app import app
 from ._printing import print_table
 
 if TYPE_CHECKING:
-    from ..archive import Archive
+    from ..archive.archive import Archive
 
 commands = typer.Typer(no_args_is_help=True, help="Look after an archive that `allocframe record` writes.")
 app.add_typer(commands, name="archive")

@@ -65,7 +65,7 @@ def record(
     kept = _archive(archive)
     if status:
         raise typer.Exit(_print_status(kept))
-    from ..recorder import Recorder
+    from ..archive.recorder import Recorder
 
     shown = Status()
     with Client(address) as client:
@@ -81,7 +81,7 @@ def record(
 
 def _several(fleet: Fleet, archive: str, *, once: bool, status: bool, **settings: Any) -> int:
     """Do for each cluster what is done for one; return the exit code."""
-    from ..recorder import Recorder, run_all
+    from ..archive.recorder import Recorder, run_all
 
     shown = Status()
     with fleet:

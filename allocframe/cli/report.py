@@ -17,7 +17,7 @@ from ..snapshot.snapshot import Snapshot, load, read_json
 from ._app import app
 
 if TYPE_CHECKING:
-    from ..archive import Archive
+    from ..archive.archive import Archive
 
 commands = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(

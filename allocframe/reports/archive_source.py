@@ -11,7 +11,7 @@ from ..snapshot.snapshot import Snapshot
 from .postmortem import moment
 
 if TYPE_CHECKING:
-    from ..archive import Archive
+    from ..archive.archive import Archive
 
 _SETTLED = pd.Timedelta("1min")
 """After the end of a window: what happened in it may be seen a little later."""

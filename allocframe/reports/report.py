@@ -23,7 +23,7 @@ from .postmortem import window
 from .redact import redacted
 
 if TYPE_CHECKING:
-    from ..archive import Archive
+    from ..archive.archive import Archive
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 """The notebooks that people open, and that reports are made of."""

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from watched import Versions, history, moment, ring
 
 import allocframe as af
-from allocframe.archive._schema import VERSION
+from allocframe.archive.schema import VERSION
 from allocframe.watch.change import Gap
 
 

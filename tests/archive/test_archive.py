@@ -353,7 +353,7 @@ def test_an_object_store_is_read_through_delta_rs(week: af.Archive, versions: Ve
 
 
 def test_the_archive_has_no_job_specification() -> None:
-    from allocframe.archive._schema import STORED
+    from allocframe.archive.schema import STORED
 
     columns = {name for stored in STORED.values() for name in stored.schema().names}
     assert not columns & {"job", "env", "meta", "templates", "config"}

@@ -12,8 +12,8 @@ import pytest
 from watched import moment
 
 import allocframe as af
-from allocframe.archive import _reading
-from allocframe.archive._schema import STORED
+from allocframe.archive import views as _reading
+from allocframe.archive.schema import STORED
 from allocframe.watch.change import Change
 
 ROOT = Path(__file__).parent.parent

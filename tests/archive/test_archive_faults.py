@@ -18,7 +18,8 @@ import pytest
 from watched import Versions, history, ring
 
 import allocframe as af
-from allocframe.archive import _delta, _schema
+from allocframe.archive import delta as _delta
+from allocframe.archive import schema as _schema
 from allocframe.tables.table import Column
 
 APPENDER = Path(__file__).parent / "appender.py"
@@ -228,7 +229,7 @@ def test_row_53_a_column_added_later_is_missing_in_what_was_written_before(
 
 
 def _stored(archive: af.Archive, query: str) -> list[Any]:
-    from allocframe.archive._reading import reading
+    from allocframe.archive.views import reading
 
     return reading(archive._tables, None, lambda connection: connection.sql(query).fetchall())
 

@@ -21,8 +21,8 @@ from flatten import event_rows, task_rows
 from views import Page, eventually
 
 import allocframe as af
+from allocframe.archive.recorder import Recorder
 from allocframe.nomad import actions as _actions
-from allocframe.recorder import Recorder
 
 pytestmark = [
     pytest.mark.skipif(

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ..watch.change import Change
-from ._schema import START, STORED, VERSION
+from .schema import START, STORED, VERSION
 
 _TASK = ["alloc_id", "task"]
 

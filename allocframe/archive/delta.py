@@ -20,7 +20,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 
 from .._utils.text import visible
 from ..errors import ConfigError, DecodeError
-from ._schema import STORED, VERSION
+from .schema import STORED, VERSION
 
 _VERSION = "allocframe.schemaVersion"
 _CHECKPOINTS = 50

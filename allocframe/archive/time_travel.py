@@ -12,8 +12,8 @@ from ..store.capture import Capture
 from ..store.sql import answer
 from ..store.table_store import Kept
 from ..tables import TABLES
-from ._delta import Tables
-from ._reading import attach, derive, plain_gaps
+from .delta import Tables
+from .views import attach, derive, plain_gaps
 
 _TABLES = ("allocations", "task_states", "events", "reschedules")
 _MOST_GAPS = 1000

@@ -11,12 +11,12 @@ from typing import Literal
 
 import pandas as pd
 
-from ._utils.memory import give_back
+from .._utils.memory import give_back
+from ..client.client import Client
+from ..errors import AllocframeError, PermissionDenied
+from ..watch.change import Change, Seen
+from ..watch.watch import Watch
 from .archive import Archive
-from .client.client import Client
-from .errors import AllocframeError, PermissionDenied
-from .watch.change import Change, Seen
-from .watch.watch import Watch
 
 MOST_ROWS = 50_000
 """Rows that wait for a commit at most; beyond that the cluster's own rings, and the watch, must keep what comes."""

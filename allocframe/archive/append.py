@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from .._utils.memory import give_back
 from ..watch.change import Change
-from ._delta import Tables
-from ._rows import rows
+from .delta import Tables
+from .encode import rows
 
 _LIMIT_S = 1800
 """An append that takes longer than this does not count; what it left may then be cleared away."""

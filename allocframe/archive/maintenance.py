@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 from ..store.sql import answer, quoted
 from ..store.table_store import connect
 from ..tables.task_states import RING
-from ._delta import Overtaken, Tables
-from ._reading import Connection, again, derive, empty, plain_gaps, reading, source
-from ._schema import STORED, VERSION, Stored
-from ._state import state
+from .checkpoint import state
+from .delta import Overtaken, Tables
+from .schema import STORED, VERSION, Stored
+from .views import Connection, again, derive, empty, plain_gaps, reading, source
 
 _LATEST = 100
 _TRIES = 5

@@ -17,8 +17,8 @@ from ..store.sql import quoted
 from ..store.table_store import connect
 from ..tables import ALLOCATIONS, EVENTS, RESCHEDULES, TASK_STATES
 from ..tables.table import Table
-from ._delta import Tables
-from ._schema import START, STORED, Stored
+from .delta import Tables
+from .schema import START, STORED, Stored
 
 Connection = duckdb.DuckDBPyConnection
 _T = TypeVar("_T")

@@ -10,7 +10,7 @@ from ..store.sql import terms
 from ..tables import ALLOCATIONS
 from ..tables.table import Column, Table
 from ..watch.change import Change, Gap
-from ._reading import Connection, derive, frame
+from .views import Connection, derive, frame
 
 RECORDERS = Table(
     name="recorders",
