@@ -19,7 +19,7 @@ import allocframe as af
 from allocframe import cli
 from allocframe.archive import recorder
 from allocframe.archive.recorder import Recorder, run_all
-from allocframe.cli._status import Status
+from allocframe.cli._live_status import Status
 
 
 @pytest.fixture(scope="module")

@@ -112,7 +112,7 @@ def test_row_31_hostile_names_are_harmless_in_every_view_and_whole_in_every_tabl
 def test_row_31_a_fetch_prints_hostile_names_as_text(
     hostile: af.Snapshot, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from allocframe.cli import _printing
+    from allocframe.cli import _summary as _printing
 
     _printing.summary(hostile)
     said = capsys.readouterr().out

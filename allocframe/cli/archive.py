@@ -9,7 +9,7 @@ import typer
 
 from .._utils.text import visible
 from ._app import app
-from ._printing import print_table
+from ._summary import print_table
 
 if TYPE_CHECKING:
     from ..archive.archive import Archive

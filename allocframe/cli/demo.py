@@ -16,7 +16,7 @@ from ..reports import missing, report
 from ..snapshot.snapshot import Snapshot
 from ._app import app
 from ._lab import open_lab
-from ._printing import check_output, summary, write
+from ._summary import check_output, summary, write
 
 
 @app.command()

@@ -9,7 +9,7 @@ import typer
 
 from ..client.client import Client
 from ._app import Address, Clusters, app, fleet_of
-from ._printing import check_output, summary, write
+from ._summary import check_output, summary, write
 
 Output = Annotated[
     Path | None,

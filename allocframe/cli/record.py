@@ -16,7 +16,7 @@ from ..client.client import Client
 from ..client.fleet import Fleet
 from ..errors import AllocframeError, ConfigError
 from ._app import Address, Clusters, app, fleet_of
-from ._status import Status, until_told_to_stop
+from ._live_status import Status, until_told_to_stop
 
 ALIVE_WITHIN = pd.Timedelta(minutes=10)
 """A recorder that has not been seen for longer has stopped, or cannot watch or write."""
