@@ -17,9 +17,9 @@ from matplotlib.axes import Axes
 import allocframe as af
 from allocframe import plots, stats
 from allocframe.client import usage as _usage
+from allocframe.sim.api.usage import measured
 from allocframe.sim.model import SECOND
 from allocframe.sim.scenarios import run_story
-from allocframe.sim.usage import measured
 from allocframe.stats import _confidence as _intervals
 
 FOLDER = Path(__file__).parent / "pictures"

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from .access import Access
+from .api.access import Access
 from .engine import Engine
 from .pty import Pty
 from .shell import NoSuchCommand, Scripted

@@ -13,8 +13,8 @@ from typing import Any, Literal, Self
 
 import uvicorn
 
-from .access import Access, Grant, Guard
-from .app import build
+from .api.access import Access, Grant, Guard
+from .api.app import build
 from .engine import Engine
 from .replay import Recording
 from .scenarios import Truth, run_story

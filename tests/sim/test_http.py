@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from allocframe import sim
-from allocframe.sim.filter import FilterSelectorError, FilterSyntaxError, parse
+from allocframe.sim.api.filter import FilterSelectorError, FilterSyntaxError, parse
 
 ROW: dict[str, Any] = {
     "JobID": "web", "Restarts": 3, "Failed": True, "Tags": ["a", "b"], "Empty": [],

@@ -91,7 +91,7 @@ def test_plain_logs_are_the_last_bytes_as_text_as_recorded(simulated: Any) -> No
 
 
 def test_frames_of_a_long_log_number_their_bytes_as_real_nodes_do() -> None:
-    from allocframe.sim.logs import framed
+    from allocframe.sim.api.logs import framed
 
     frames = framed(b"x" * 163516, "t.stdout.3", 885008).decode().replace("}{", "}\n{").splitlines()
     offsets = [json.loads(frame)["Offset"] for frame in frames]

@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ..alloc import Alloc
+from ..engine import Engine
 from .access import Access
-from .alloc import Alloc
-from .engine import Engine
 from .logs import framed, written
 from .params import FALSE, TRUE, Refusal
 from .usage import measured

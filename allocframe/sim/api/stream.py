@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from ..engine import Engine
 from .access import Access
-from .engine import Engine
 from .params import Refusal
 
 _POLL = 0.01

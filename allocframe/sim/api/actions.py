@@ -11,9 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ..alloc import Alloc
+from ..engine import MIGRATED, Engine
 from .access import Access, Grant
-from .alloc import Alloc
-from .engine import MIGRATED, Engine
 from .params import Refusal
 
 _DONE = {"Index": 0}

@@ -21,10 +21,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from ..engine import Engine
+from ..exec import Exec
 from .access import Access, Grant, Guard
 from .actions import Actions
-from .engine import Engine
-from .exec import Exec
 from .nodes import Nodes
 from .params import Refusal, checked_prefix, compiled, go_bool, go_seconds, numeric, page_size, passes
 from .stream import Stream

@@ -1,0 +1,1 @@
+"""The simulated cluster's HTTP API."""
