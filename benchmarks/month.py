@@ -26,9 +26,9 @@ from typing import Any
 import pandas as pd
 
 import allocframe as af
-from allocframe.sim.broker import BUFFER
-from allocframe.sim.jobs import Outcome
-from allocframe.sim.model import Emitted
+from allocframe.sim.cluster.broker import BUFFER
+from allocframe.sim.cluster.jobs import Outcome
+from allocframe.sim.cluster.model import Emitted
 
 MONTH = 30 * 24 * 3600
 

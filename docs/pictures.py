@@ -18,7 +18,7 @@ import allocframe as af
 from allocframe import plots, stats
 from allocframe.client import usage as _usage
 from allocframe.sim.api.usage import measured
-from allocframe.sim.model import SECOND
+from allocframe.sim.cluster.model import SECOND
 from allocframe.sim.scenarios import run_story
 from allocframe.stats import _confidence as _intervals
 

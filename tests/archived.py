@@ -12,8 +12,8 @@ from stories import NOW
 
 import allocframe as af
 from allocframe.archive.checkpoint import caught_up
-from allocframe.sim.engine import Engine
-from allocframe.sim.jobs import HOUR, MINUTE, Outcome, Run
+from allocframe.sim.cluster.engine import Engine
+from allocframe.sim.cluster.jobs import HOUR, MINUTE, Outcome, Run
 from allocframe.sim.scenarios import run_story
 from allocframe.watch.change import Change, Gap
 

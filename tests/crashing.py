@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 import allocframe as af
-from allocframe.sim.jobs import Outcome
+from allocframe.sim.cluster.jobs import Outcome
 
 Key = tuple[str, str, str, int]
 """Allocation, task, type and time."""

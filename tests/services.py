@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from allocframe import sim
-from allocframe.sim.alloc import Alloc
+from allocframe.sim.cluster.alloc import Alloc
 
 
 def services(cluster: sim.Cluster) -> list[Alloc]:

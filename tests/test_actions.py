@@ -21,7 +21,7 @@ import allocframe as af
 from allocframe import sim
 from allocframe.nomad import actions as _actions
 from allocframe.nomad import transport as _transport
-from allocframe.sim.alloc import Alloc
+from allocframe.sim.cluster.alloc import Alloc
 
 ID = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"
 

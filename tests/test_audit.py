@@ -17,7 +17,7 @@ from services import services
 import allocframe as af
 from allocframe import sim
 from allocframe.client import audit_log as _audit
-from allocframe.sim.alloc import Alloc
+from allocframe.sim.cluster.alloc import Alloc
 
 ID = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"
 

@@ -13,7 +13,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from .api.access import Access
-from .engine import Engine
+from .cluster.engine import Engine
 from .pty import Pty
 from .shell import NoSuchCommand, Scripted
 from .tty import Tty

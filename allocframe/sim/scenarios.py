@@ -8,10 +8,21 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
 
-from .alloc import Alloc
-from .engine import Engine
-from .jobs import HOUR, MINUTE, RUNS_ON, Group, Job, Outcome, ReschedulePolicy, RestartPolicy, Run, Task
-from .model import SECOND, Node
+from .cluster.alloc import Alloc
+from .cluster.engine import Engine
+from .cluster.jobs import (
+    HOUR,
+    MINUTE,
+    RUNS_ON,
+    Group,
+    Job,
+    Outcome,
+    ReschedulePolicy,
+    RestartPolicy,
+    Run,
+    Task,
+)
+from .cluster.model import SECOND, Node
 
 LENGTH = 6 * HOUR
 """Virtual time that a story covers; the incident comes an hour or so before its end."""

@@ -15,10 +15,10 @@ import uvicorn
 
 from .api.access import Access, Grant, Guard
 from .api.app import build
-from .engine import Engine
+from .cluster.engine import Engine
+from .cluster.state import State
 from .replay import Recording
 from .scenarios import Truth, run_story
-from .state import State
 
 
 class Cluster:

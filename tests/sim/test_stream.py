@@ -45,7 +45,7 @@ def stream(cluster: sim.Cluster, token: str | None = None, **params: Any) -> Ite
 
 def crash(cluster: sim.Cluster, times: int = 1) -> None:
     """Crash a task, whatever the story; each time changes an allocation more than once."""
-    from allocframe.sim.jobs import Outcome
+    from allocframe.sim.cluster.jobs import Outcome
 
     for _ in range(times):
         engine = cluster.engine

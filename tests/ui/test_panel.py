@@ -9,7 +9,7 @@ from labpage import Notebook, Screen, eventually
 from playwright.sync_api import Locator, expect
 
 import allocframe as af
-from allocframe.sim.alloc import Alloc
+from allocframe.sim.cluster.alloc import Alloc
 
 HOSTILE = "<img src=x onerror=\"window.allocframeHit='yes'\">"
 LOG = "panel.log[['action', 'result']].to_numpy().tolist()"

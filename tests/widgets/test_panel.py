@@ -20,7 +20,7 @@ from services import services
 
 import allocframe as af
 from allocframe import sim
-from allocframe.sim.alloc import Alloc
+from allocframe.sim.cluster.alloc import Alloc
 from allocframe.widgets import _history, _orders, _view, _worker
 from allocframe.widgets import panel as panel_module
 

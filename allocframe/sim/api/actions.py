@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..alloc import Alloc
-from ..engine import MIGRATED, Engine
+from ..cluster.alloc import Alloc
+from ..cluster.engine import MIGRATED, Engine
 from .access import Access, Grant
 from .params import Refusal
 

@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from ..engine import Engine
+from ..cluster.engine import Engine
 from ..exec import Exec
 from .access import Access, Grant, Guard
 from .actions import Actions

@@ -6,8 +6,8 @@ import base64
 import json
 from collections.abc import Iterator
 
-from ..alloc import Alloc
-from ..model import SECOND, Event, TaskState, rfc3339
+from ..cluster.alloc import Alloc
+from ..cluster.model import SECOND, Event, TaskState, rfc3339
 
 FRAME = 64 << 10
 _EVERY = 60 * SECOND

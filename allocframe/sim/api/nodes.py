@@ -12,8 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..alloc import Alloc
-from ..engine import Engine
+from ..cluster.alloc import Alloc
+from ..cluster.engine import Engine
 from .access import Access
 from .logs import framed, written
 from .params import FALSE, TRUE, Refusal

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ..alloc import CHEAP_FIELDS
+from ..cluster.alloc import CHEAP_FIELDS
 from .filter import FilterSelectorError, FilterSyntaxError, parse
 
 TRUE = {"1", "t", "T", "TRUE", "true", "True"}

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from ..engine import Engine
+from ..cluster.engine import Engine
 from .access import Access
 from .params import Refusal
 

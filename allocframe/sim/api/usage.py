@@ -6,9 +6,9 @@ import math
 import zlib
 from typing import Any
 
-from ..alloc import Alloc
-from ..jobs import Task
-from ..model import SECOND
+from ..cluster.alloc import Alloc
+from ..cluster.jobs import Task
+from ..cluster.model import SECOND
 
 _MIB = 1 << 20
 _CPU = ["Throttled Periods", "Throttled Time", "Percent"]
