@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from ..cluster.engine import Engine
-from ..exec import Exec
+from ..exec.session import Exec
 from .access import Access, Grant, Guard
 from .actions import Actions
 from .nodes import Nodes

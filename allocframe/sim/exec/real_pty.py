@@ -15,7 +15,7 @@ import termios
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
-from .shell import NoSuchCommand
+from .commands import NoSuchCommand
 
 _READ = 64 << 10
 _TAKES_TERMINAL = 'exec "$@" <>"$0" >&0 2>&0'

@@ -12,11 +12,11 @@ from typing import Any, Literal, Protocol
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from .api.access import Access
-from .cluster.engine import Engine
-from .pty import Pty
-from .shell import NoSuchCommand, Scripted
-from .tty import Tty
+from ..api.access import Access
+from ..cluster.engine import Engine
+from .commands import NoSuchCommand, Scripted
+from .real_pty import Pty
+from .shell import Tty
 
 PIECE = 32 << 10
 Write = Callable[[Literal["stdout", "stderr"], bytes], Awaitable[None]]

@@ -9,8 +9,8 @@ import shlex
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Literal
 
+from .commands import NoSuchCommand
 from .editor import Editor
-from .shell import NoSuchCommand
 
 PROMPT = b"# "
 INTERRUPT, END, BACKSPACE = "\x03", "\x04", ("\x7f", "\b")

@@ -1,0 +1,1 @@
+"""Exec sessions of the simulated cluster."""
