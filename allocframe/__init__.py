@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from .diagnosis.diagnose import findings
     from .diagnosis.finding import Finding, Findings, Thresholds
     from .reports import Postmortem, Trends, evidence, overview, postmortem, readable, report, trends
-    from .widgets.panel import ControlPanel
+    from .widgets.panel.panel import ControlPanel
     from .widgets.terminal import Terminal
 
 __all__ = [
@@ -117,7 +117,7 @@ __all__ = [
 
 _OPTIONAL = {
     "Archive": ("archive", "archive", "deltalake"),
-    "ControlPanel": ("widgets.panel", "widgets", "ipywidgets"),
+    "ControlPanel": ("widgets.panel.panel", "widgets", "ipywidgets"),
     "Finding": ("diagnosis.finding", "stats", "narwhals and scipy"),
     "Findings": ("diagnosis.finding", "stats", "narwhals and scipy"),
     "Postmortem": ("reports", "stats", "narwhals and scipy"),

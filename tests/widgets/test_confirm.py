@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from allocframe.widgets._orders import (
+from allocframe.widgets.panel.confirmation import (
     AGAIN_AFTER,
     ALL,
     CONFIRM_WITHIN,

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from allocframe.widgets._listing import SHOWN, Listing
+from allocframe.widgets.panel.allocation_list import SHOWN, Listing
 
 
 def rows(*given: tuple[str, str, str, str], **more: Any) -> pd.DataFrame:

@@ -21,8 +21,19 @@ from services import services
 import allocframe as af
 from allocframe import sim
 from allocframe.sim.cluster.alloc import Alloc
-from allocframe.widgets import _history, _orders, _view, _worker
-from allocframe.widgets import panel as panel_module
+from allocframe.widgets.panel import (
+    confirmation as _orders,
+)
+from allocframe.widgets.panel import (
+    history as _history,
+)
+from allocframe.widgets.panel import panel as panel_module
+from allocframe.widgets.panel import (
+    state as _view,
+)
+from allocframe.widgets.panel import (
+    worker as _worker,
+)
 
 ID = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"
 

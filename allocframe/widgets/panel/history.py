@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 
 import pandas as pd
 
-from ..client.client import Client
-from ..errors import AllocframeError
-from ._carrying import Result, replacement
+from ...client.client import Client
+from ...errors import AllocframeError
+from .execute import Result, replacement
 
 REPLACED_WITHIN = 60.0
 """Seconds in which the replacement of a stopped allocation is looked for."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..client import audit_log as _audit
-from ..client.client import Client
-from ..errors import AllocframeError, Conflict
-from ._orders import ALL, TASK, Confirmation, Facts, Order, changes, requests
+from ...client import audit_log as _audit
+from ...client.client import Client
+from ...errors import AllocframeError, Conflict
+from .confirmation import ALL, TASK, Confirmation, Facts, Order, changes, requests
 
 
 @dataclass

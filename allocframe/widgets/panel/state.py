@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from .._utils.text import visible
-from ..nomad.acl import Rights
-from . import _look
-from ._controls import ROWS, SCOPES, Controls
-from ._history import History
-from ._listing import Listing
-from ._orders import ALL, TASK, Confirmations, Facts, Order, objection
+from ..._utils.text import visible
+from ...nomad.acl import Rights
+from . import render as _look
+from .allocation_list import Listing
+from .confirmation import ALL, TASK, Confirmations, Facts, Order, objection
+from .controls import ROWS, SCOPES, Controls
+from .history import History
 
 SETTLED_AFTER = 0.4
 """Seconds in which a place in the list may still mean what stood there before."""

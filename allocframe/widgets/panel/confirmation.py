@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .._utils.text import visible
-from ..nomad import actions as _actions
-from ..nomad.actions import Action
+from ..._utils.text import visible
+from ...nomad import actions as _actions
+from ...nomad.actions import Action
 
 RUNNING, ALL, TASK = "running", "all", "task"
 """Which tasks are meant: those that run, those that have ended too, or one by name."""

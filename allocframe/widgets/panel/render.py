@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from .._utils.text import escaped
-from ._history import Entry
-from ._orders import Confirmation, Facts, sentence
+from ..._utils.text import escaped
+from .confirmation import Confirmation, Facts, sentence
+from .history import Entry
 
 STYLE = """<style>
 .allocframe-panel { --af-line: #8884; padding: 8px 10px; border: 1px solid var(--af-line); border-radius: 6px;

@@ -9,16 +9,16 @@ from typing import Any
 
 import pandas as pd
 
-from .._utils.text import visible
-from ..client.client import Client
-from ..errors import AllocframeError, ConfigError
-from ..nomad import protocol as _protocol
-from . import _look
-from ._carrying import carry_out, read_all
-from ._listing import fetch
-from ._orders import Confirmation, NotConfirmed, Order
-from ._view import View
-from ._worker import Worker
+from ..._utils.text import visible
+from ...client.client import Client
+from ...errors import AllocframeError, ConfigError
+from ...nomad import protocol as _protocol
+from . import render as _look
+from .allocation_list import fetch
+from .confirmation import Confirmation, NotConfirmed, Order
+from .execute import carry_out, read_all
+from .state import View
+from .worker import Worker
 
 EVERY = 10.0
 """Seconds between two fetches of the list; more where a fetch takes over a second."""
@@ -250,7 +250,7 @@ class ControlPanel(View):
 
     def _connect_terminal(self, alloc_id: str, task: str) -> None:
         try:
-            from .terminal import Terminal
+            from ..terminal import Terminal
 
             terminal = Terminal(self._client, alloc_id, task)
         except (AllocframeError, ImportError) as error:

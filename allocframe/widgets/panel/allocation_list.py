@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from .._utils.text import visible
-from ..client.client import Client
+from ..._utils.text import visible
+from ...client.client import Client
 
 SHOWN = 200
 """Rows to choose from: more cannot be looked through, and make browsers slow."""

@@ -6,9 +6,9 @@ from typing import Any
 
 import ipywidgets as ipw
 
-from ..nomad import actions as _actions
-from . import _look
-from ._orders import ALL, RUNNING
+from ...nomad import actions as _actions
+from . import render as _look
+from .confirmation import ALL, RUNNING
 
 SCOPES: list[tuple[str, tuple[str, str]]] = [
     ("all that run", (RUNNING, "")),

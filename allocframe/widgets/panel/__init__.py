@@ -1,0 +1,1 @@
+"""The control panel: choose allocations, confirm, and see what an action did."""
