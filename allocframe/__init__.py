@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from .diagnosis.finding import Finding, Findings, Thresholds
     from .reports import Postmortem, Trends, evidence, overview, postmortem, readable, report, trends
     from .widgets.panel.panel import ControlPanel
-    from .widgets.terminal import Terminal
+    from .widgets.terminal.terminal import Terminal
 
 __all__ = [
     "Allocation",
@@ -121,7 +121,7 @@ _OPTIONAL = {
     "Finding": ("diagnosis.finding", "stats", "narwhals and scipy"),
     "Findings": ("diagnosis.finding", "stats", "narwhals and scipy"),
     "Postmortem": ("reports", "stats", "narwhals and scipy"),
-    "Terminal": ("widgets.terminal", "widgets", "anywidget and websockets"),
+    "Terminal": ("widgets.terminal.terminal", "widgets", "anywidget and websockets"),
     "Thresholds": ("diagnosis.finding", "stats", "narwhals and scipy"),
     "Trends": ("reports", "stats", "narwhals and scipy"),
     "evidence": ("reports", "stats", "narwhals and scipy"),

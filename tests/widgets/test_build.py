@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-STATIC = ROOT / "allocframe" / "widgets" / "static"
+STATIC = ROOT / "allocframe" / "widgets" / "terminal" / "static"
 
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm (Node.js 20 or newer)")
@@ -17,7 +17,7 @@ def test_the_script_in_the_package_is_built_from_its_source(tmp_path: Path) -> N
     source = tmp_path / "js"
     shutil.copytree(ROOT / "js", source, ignore=shutil.ignore_patterns("node_modules"))
     subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=source, check=True, capture_output=True)
-    built = tmp_path / "allocframe" / "widgets" / "static"
+    built = tmp_path / "allocframe" / "widgets" / "terminal" / "static"
     subprocess.run(["npm", "run", "build"], cwd=source, check=True, capture_output=True)
     assert {path.name for path in built.iterdir()} == {path.name for path in STATIC.iterdir()}
     for path in built.iterdir():

@@ -16,8 +16,8 @@ from views import Page, eventually
 
 import allocframe as af
 from allocframe import sim
-from allocframe._terminal import WINDOW
 from allocframe.client.audit_log import audit_path
+from allocframe.widgets.terminal.protocol import WINDOW
 
 VIEW = {"view": "a"}
 

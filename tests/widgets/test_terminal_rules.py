@@ -8,8 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allocframe import _terminal
-from allocframe._terminal import KEPT, MAX_VIEWS, MESSAGE, REPLAY, SILENT, WINDOW, Output, Typed, checked
+from allocframe.widgets.terminal import protocol as _terminal
+from allocframe.widgets.terminal.protocol import (
+    KEPT,
+    MAX_VIEWS,
+    MESSAGE,
+    REPLAY,
+    SILENT,
+    WINDOW,
+    Output,
+    Typed,
+    checked,
+)
 
 
 def taken(output: Output, now: float = 0.0) -> bytes:

@@ -250,7 +250,7 @@ class ControlPanel(View):
 
     def _connect_terminal(self, alloc_id: str, task: str) -> None:
         try:
-            from ..terminal import Terminal
+            from ..terminal.terminal import Terminal
 
             terminal = Terminal(self._client, alloc_id, task)
         except (AllocframeError, ImportError) as error:

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from .._utils.text import visible
-from ..client.audit_log import Outcome
-from ..errors import AllocframeError, ConnectionFailed, ExecError
-from ..nomad import exec as _exec
-from ..nomad import websocket as _shell
-from ..nomad.config import Config
-from ..nomad.exec import Target
+from ..._utils.text import visible
+from ...client.audit_log import Outcome
+from ...errors import AllocframeError, ConnectionFailed, ExecError
+from ...nomad import exec as _exec
+from ...nomad import websocket as _shell
+from ...nomad.config import Config
+from ...nomad.exec import Target
 
 MAX_TYPED = 1 << 20
 """Bytes of input that may wait for the command to read them."""

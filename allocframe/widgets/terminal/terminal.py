@@ -15,9 +15,9 @@ from typing import Any
 import anywidget
 import traitlets
 
-from .. import _terminal
-from ..client.client import Client
-from ._session import Standing, TtySession
+from ...client.client import Client
+from . import protocol as _terminal
+from .session import Standing, TtySession
 
 COMMAND = ("/bin/sh", "-c", "command -v bash >/dev/null 2>&1 && exec bash; exec sh")
 """The shell that is there: bash where the task has it."""

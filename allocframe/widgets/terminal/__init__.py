@@ -1,0 +1,1 @@
+"""The terminal: run commands inside an allocation from a notebook."""
