@@ -50,9 +50,14 @@ from .watch.watch import Watch
 if TYPE_CHECKING:
     from . import plots, sim, stats
     from .archive.archive import Archive
+    from .diagnosis.data_quality import evidence
     from .diagnosis.diagnose import findings
     from .diagnosis.finding import Finding, Findings, Thresholds
-    from .reports import Postmortem, Trends, evidence, overview, postmortem, readable, report, trends
+    from .reports._trends import Trends, trends
+    from .reports.cluster import overview
+    from .reports.postmortem import Postmortem, postmortem
+    from .reports.render import readable
+    from .reports.report import report
     from .widgets.panel.panel import ControlPanel
     from .widgets.terminal.terminal import Terminal
 

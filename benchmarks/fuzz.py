@@ -4,7 +4,7 @@
 
 A target takes bytes and lets no error out: one that is typed is an answer, everything else is a finding. The tests give them
 bytes that hypothesis makes, the same each time; this script those that atheris finds by looking at which lines they reach, for SECONDS
-each (60), beginning with what real agents sent. What it finds lies in build/fuzz/, and becomes a named test in tests/test_fuzz.py.
+each (60), beginning with what real agents sent. What it finds lies in build/fuzz/, and becomes a named test in tests/security/test_fuzz.py.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent
-TESTS = ("tests/test_protocol.py",)
+TESTS = ("tests/nomad/test_protocol.py",)
 LONGEST_S = 120.0
 _QUIETLY = (
     "-x", "-q", "--noconftest", "--timeout=60", "-W", "ignore::pytest.PytestAssertRewriteWarning",

@@ -16,7 +16,7 @@ from allocframe.archive import views as _reading
 from allocframe.archive.schema import STORED
 from allocframe.watch.change import Change
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 PAGE = (ROOT.parent / "docs" / "archive.md").read_text()
 
 

@@ -43,7 +43,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def still() -> Iterator[af.sim.Cluster]:
     """A cluster in which nothing happens. What delta-rs opens once and for ever is open before sockets are counted."""
-    assert len(af.Archive(Path(__file__).parent / "data" / "archive-1").events()) > 0
+    assert len(af.Archive(Path(__file__).parents[1] / "data" / "archive-1").events()) > 0
     with af.sim.Cluster("crash_loop", allocations=60, seed=4) as made:
         yield made
 

@@ -13,7 +13,7 @@ import allocframe as af
 from allocframe import cli
 
 Run = Callable[..., tuple[int, str, str]]
-GOLDEN = Path(__file__).parent.parent / "data" / "archive-1"
+GOLDEN = Path(__file__).parents[1] / "data" / "archive-1"
 
 
 @pytest.fixture

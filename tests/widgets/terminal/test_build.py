@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 STATIC = ROOT / "allocframe" / "widgets" / "terminal" / "static"
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import allocframe as af
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 AUDIT = (ROOT / "docs" / "audit.md").read_text()
 NODE = re.compile(r"`(tests/[\w/]+\.py::test_\w+)`")
 

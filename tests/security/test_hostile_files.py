@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import allocframe as af
 from allocframe.store import capture
 
-ARCHIVE = Path(__file__).parent / "data" / "archive-1"
+ARCHIVE = Path(__file__).parents[1] / "data" / "archive-1"
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ import allocframe as af
 import allocframe.cli
 from allocframe.watch.change import Change
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
@@ -42,7 +42,7 @@ TOLD = pd.Timestamp("2026-11-24 16:10", tz="UTC")
 """The end of the story that the pages tell."""
 
 ENDED = (pd.Timestamp.now("UTC") - pd.Timedelta("16h10min")).normalize() + pd.Timedelta("16h10min")
-VARIABLES = set(re.findall(r"\bNOMAD_[A-Z_]+", (ROOT / "allocframe" / "_config.py").read_text()))
+VARIABLES = set(re.findall(r"\bNOMAD_[A-Z_]+", (ROOT / "allocframe" / "nomad" / "config.py").read_text()))
 VARIABLES |= {"ALLOCFRAME_AUDIT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
 FENCE = re.compile(
     r"^(?:<!-- not run: (?P<why>[^\n]+) -->\n)?```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S
@@ -53,9 +53,9 @@ OTHERS = ("hcl", "ini", "nginx", "sql", "toml", "{eval-rst}", "{literalinclude} 
 
 NOT_RUN = {
     "docs/access.md": ["asks a person", "needs the Nomad CLI and a management token"],
-    "docs/fleet.md": ["needs two clusters; tests/test_fleet.py has them"],
+    "docs/fleet.md": ["needs two clusters; tests/client/test_fleet.py has them"],
     "docs/spark.md": ["needs Spark; tests/test_spark.py does the same"],
-    "docs/recorder.md": ["it records until it is told to stop; tests/test_recorder.py does so"],
+    "docs/recorder.md": ["it records until it is told to stop; tests/archive/test_recorder.py does so"],
     "docs/proxies.md": ["needs a machine to log in to", "only in a task of Nomad"],
 }
 """The blocks that do not run, and why."""

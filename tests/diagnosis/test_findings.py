@@ -16,7 +16,7 @@ from allocframe.diagnosis import rules as _rules
 from allocframe.sim.scenarios import STORIES
 from allocframe.tables import evaluations_frame
 
-DOCS = Path(__file__).parent.parent / "docs" / "findings"
+DOCS = Path(__file__).parents[2] / "docs" / "findings"
 
 
 @pytest.mark.parametrize("story", list(STORIES))

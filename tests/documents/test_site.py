@@ -17,7 +17,7 @@ import allocframe as af
 from allocframe import testing
 from allocframe.tables import EVALUATIONS, TABLES
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "build" / "pages"
 MADE_OF_MANY = ("docs/index", "docs/access", "docs/reference/tables", "notebooks/01_first_look")
 ERRORS = [
