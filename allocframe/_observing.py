@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 from ._pool import requesting
+from ._utils.validate import check_count
 from .client import logs as _logs
 from .client import usage as _usage
 from .client.logs import Logs
 from .client.usage import Usage
 from .errors import AllocframeError, ConfigError, DecodeError, NotFound
-from .nomad import protocol as _protocol
 from .nomad.config import Config
 from .nomad.connection import check_workers
 from .nomad.transport import Response, Transport, parsed
@@ -90,9 +90,9 @@ class Observing:
             raise ConfigError(f'stream must be "stdout", "stderr" or "both", not {stream!r}')
         if not isinstance(task, str) or not task:
             raise ConfigError(f"task must be the name of a task, not {task!r}")
-        if _protocol.check_count("max_bytes", max_bytes) > _logs.UTMOST_BYTES:
+        if check_count("max_bytes", max_bytes) > _logs.UTMOST_BYTES:
             raise ConfigError(f"max_bytes must be {_logs.UTMOST_BYTES:,} or less, not {max_bytes!r}")
-        _protocol.check_count("lines", lines)
+        check_count("lines", lines)
         moment = None if around is None else _moment(around)
         path = f"/v1/client/fs/logs/{self._whole_id(alloc_id)}"
         rows, notes = [], []
@@ -167,7 +167,7 @@ class Observing:
         >>> bool((found.samples["memory_mib"] < found.samples["memory_requested_mib"]).all())
         True
         """
-        _protocol.check_count("samples", samples)
+        check_count("samples", samples)
         check_workers(workers)
         if isinstance(every, bool) or not isinstance(every, int | float) or not 0 <= every < math.inf:
             raise ConfigError(f"every must be a number of seconds, not {every!r}")

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from .._utils.progress import Progress, shown
+from .._utils.validate import check_count, check_name
 from ..errors import AllocframeError, ConfigError
 from ..nomad import protocol as _protocol
-from ..nomad.config_file import alone, check_name, named, read_clusters
+from ..nomad.config_file import alone, named, read_clusters
 from ..nomad.transport import parsed
 from ..snapshot.multi_cluster import Together, joined
 from ..snapshot.snapshot import Snapshot
@@ -208,7 +209,7 @@ class _Gathering:
     ) -> tuple[dict[str, Snapshot], dict[str, dict[str, str]]]:
         """Return the snapshots that came, and of the others where they are and why not."""
         try:
-            self._gather(asked, _protocol.check_count("workers", workers), progress)
+            self._gather(asked, check_count("workers", workers), progress)
         finally:
             for name in self._late:
                 self._clients[name]._transport.recover()

@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 
 from .. import stats
+from .._utils.prose import clock, count, span
 from .._utils.text import visible
 from ..errors import ConfigError
-from ..reports.render import Points, span
+from ..reports.render import Points
 from ..snapshot.snapshot import Snapshot
-from .incidents import clock, count
 
 _MOST_GAPS = 8
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..reports.render import number, span
+from .._utils.prose import count, number, span
 from .finding import Finding
 
 _PRIMARY = ("AF202", "AF201", "AF401", "AF301", "AF204", "AF205", "AF302", "AF501")
@@ -88,21 +88,6 @@ def _incident(group: list[Finding]) -> Incident:
     if times:
         made.began_at, made.last_at = min(began for began, _ in times), max(last for _, last in times)
     return made
-
-
-def clock(moment: pd.Timestamp, after: pd.Timestamp | None = None) -> str:
-    """Return a moment as a sentence says it, without the day where that is the one of `after`."""
-    same_day = after is not None and after.date() == moment.date()
-    return f"{moment:%H:%M}" if same_day else f"{moment:%Y-%m-%d %H:%M}"
-
-
-def count(amount: int, what: str) -> str:
-    """Return a number with its noun, in the singular for one."""
-    return (
-        f"{amount:,} {what}"
-        if amount != 1
-        else f"1 {what.removesuffix('es' if what.endswith('shes') else 's')}"
-    )
 
 
 def _of_version(group: list[Finding]) -> Incident:

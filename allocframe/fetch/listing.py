@@ -14,7 +14,8 @@ from .._utils.progress import Progress, shown
 from ..errors import DecodeError
 from ..nomad import acl as _acl
 from ..nomad import protocol as _protocol
-from ..nomad.protocol import Pager, PageRequest, Query
+from ..nomad.paging import Pager, PageRequest
+from ..nomad.protocol import Query
 from ..nomad.transport import Response, Transport, parsed
 from ..store.capture import Capture, Page
 from ..store.page_store import Store

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,23 +10,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .._utils.text import visible
+from .._utils.validate import check_name
 from ..errors import ConfigError
 from .config import Config
 
 _TEXTS = ("address", "region", "namespace", "tls_server_name")
 _FILES = ("ca_cert", "ca_path", "client_cert", "client_key")
 _KNOWN = (*_TEXTS, "token_env", "token_file", *_FILES, "verify")
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,99}")
-
-
-def check_name(name: object) -> str:
-    """Return the name of a cluster, which may become that of a folder, or say what is wrong with it."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ConfigError(
-            "the name of a cluster is of letters, digits and _ . : -, with a letter or digit first, "
-            f"not {visible(repr(name))}"
-        )
-    return name
 
 
 def alone(address: str) -> Config:

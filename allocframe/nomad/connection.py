@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 import httpx
 
 from .._utils.text import visible
+from .._utils.validate import check_count
 from ..errors import ConfigError
 from .config import Config
-from .protocol import check_count
 
 MAX_CONNECTIONS = 8
 """Nomad allows 100 from one address; watches, streams and other people need theirs."""

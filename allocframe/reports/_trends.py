@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 
 from .. import stats
+from .._utils.prose import clock, count, number
 from ..diagnosis.data_quality import covered, of_one
-from ..diagnosis.incidents import clock, count
 from ..snapshot.snapshot import Snapshot
-from .render import Prose, number
+from .render import Prose
 
 _HOW = "Trends need an archive: allocframe record --archive DIR keeps one, and allocframe report cluster --archive DIR tells them."
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pandas as pd
 
 from .. import stats
+from .._utils.prose import clock, count, number
 from ..diagnosis.data_quality import brief_gaps, covered, of_one
 from ..diagnosis.diagnose import findings
-from ..diagnosis.incidents import clock, count, incidents
+from ..diagnosis.incidents import incidents
 from ..snapshot.snapshot import Snapshot
 from .postmortem import moment
-from .render import Prose, number
+from .render import Prose
 
 _ENDED = ("complete", "failed", "lost")
 

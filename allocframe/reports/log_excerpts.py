@@ -9,10 +9,10 @@ import pandas as pd
 
 from .. import stats
 from .._pool import requesting
+from .._utils.prose import count
 from .._utils.text import escaped, visible
 from ..client.client import Client
 from ..client.logs import Logs
-from ..diagnosis.incidents import count
 from ..errors import AllocframeError
 from ..snapshot.snapshot import Snapshot
 from .render import Prose, markdown

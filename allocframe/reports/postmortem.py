@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from .. import stats
+from .._utils.prose import clock, count
 from ..client.client import Client
 from ..diagnosis.data_quality import brief_gaps, covered, disturbances, evidence, of_one, unwatched
 from ..diagnosis.diagnose import findings
 from ..diagnosis.finding import Findings
-from ..diagnosis.incidents import Incident, clock, count, incidents
+from ..diagnosis.incidents import Incident, incidents
 from ..errors import ConfigError
 from ..snapshot.snapshot import Snapshot
 from .log_excerpts import NOT_ASKED, LogLines, log_lines

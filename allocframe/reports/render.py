@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from .._utils.prose import number, span
 from .._utils.text import escaped, visible
 
 _MARKUP = re.compile(r"([\\`*_\[\]|~$@#])")
@@ -184,18 +185,3 @@ def _cell(value: Any, name: str) -> str:
         return number(float(value))
     text = visible(value)
     return text[:8] if name in _IDS else text
-
-
-def number(value: float) -> str:
-    """Return a number with three digits that count."""
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
-
-
-def span(length: pd.Timedelta) -> str:
-    """Return a duration in the unit that suits it."""
-    seconds = length.total_seconds()
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -13,8 +13,8 @@ import pandas as pd
 import pyarrow as pa
 
 from .._utils.text import visible
+from .._utils.validate import check_name
 from ..errors import ConfigError, DecodeError
-from ..nomad.config_file import check_name
 from ..store.capture import Capture
 from ..store.page_store import ISSUES
 from ..store.sql import quoted

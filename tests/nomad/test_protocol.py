@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from allocframe import errors as _errors
 from allocframe.errors import ConfigError
 from allocframe.nomad import protocol as _protocol
-from allocframe.nomad.protocol import Headers, Pager, Query
+from allocframe.nomad.paging import Pager
+from allocframe.nomad.protocol import Headers, Query
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 import allocframe as af
-from allocframe.reports.render import Points, Prose, markdown, number, span
+from allocframe._utils.prose import number, span
+from allocframe.reports.render import Points, Prose, markdown
 
 
 def test_a_readable_table_rounds_shortens_and_leaves_blank() -> None:

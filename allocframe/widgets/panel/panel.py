@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from ..._utils.text import visible
+from ..._utils.validate import check_count
 from ...client.client import Client
 from ...errors import AllocframeError, ConfigError
-from ...nomad import protocol as _protocol
 from . import render as _look
 from .allocation_list import fetch
 from .confirmation import Confirmation, NotConfirmed, Order
@@ -79,7 +79,7 @@ class ControlPanel(View):
         filter: str | None = None,  # noqa: A002 - Nomad's name for it
         limit: int = 10,
     ) -> None:
-        super().__init__(read_only=client.read_only, limit=_protocol.check_count("limit", limit))
+        super().__init__(read_only=client.read_only, limit=check_count("limit", limit))
         self._client, self._namespace, self._filter = client, namespace, filter
         self._due, self._used = float("inf"), time.monotonic()
         self._connect()
