@@ -53,8 +53,7 @@ if TYPE_CHECKING:
     from .diagnosis.data_quality import evidence
     from .diagnosis.diagnose import findings
     from .diagnosis.finding import Finding, Findings, Thresholds
-    from .reports._trends import Trends, trends
-    from .reports.cluster import overview
+    from .reports.cluster import Trends, overview, trends
     from .reports.postmortem import Postmortem, postmortem
     from .reports.render import readable
     from .reports.report import report

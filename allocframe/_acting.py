@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 
-from ._pool import requesting
 from ._utils.text import visible
 from .client import audit_log as _audit
 from .errors import AllocframeError, ConfigError, ExecError, ResultUnknown, Unsupported
@@ -22,7 +21,7 @@ from .nomad.actions import Action, StopResult
 from .nomad.config import Config
 from .nomad.connection import check_workers
 from .nomad.exec import ExecResult, Target
-from .nomad.transport import Transport, parsed
+from .nomad.transport import Transport, parsed, requesting
 
 
 class Acting:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from ._pool import requesting
 from ._utils.validate import check_count
 from .client import logs as _logs
 from .client import usage as _usage
@@ -19,7 +18,7 @@ from .client.usage import Usage
 from .errors import AllocframeError, ConfigError, DecodeError, NotFound
 from .nomad.config import Config
 from .nomad.connection import check_workers
-from .nomad.transport import Response, Transport, parsed
+from .nomad.transport import Response, Transport, parsed, requesting
 
 if TYPE_CHECKING:
     from .snapshot.snapshot import Snapshot

@@ -14,9 +14,8 @@ from ..snapshot.snapshot import Snapshot
 from ..store.sql import answer, terms
 from ..tables import EVENTS
 from ..watch.change import Change
-from ._whole import changes, covers
-from ._whole import check as check_whole
-from .append import append
+from .append import append, changes, covers
+from .append import check as check_whole
 from .checkpoint import NOTHING, State, caught_up, known, state
 from .coverage import COVERAGE, KEPT, MISSING, QUERY
 from .delta import Tables

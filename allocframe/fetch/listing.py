@@ -9,14 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .._pool import requesting
 from .._utils.progress import Progress, shown
 from ..errors import DecodeError
 from ..nomad import acl as _acl
 from ..nomad import protocol as _protocol
 from ..nomad.paging import Pager, PageRequest
 from ..nomad.protocol import Query
-from ..nomad.transport import Response, Transport, parsed
+from ..nomad.transport import Response, Transport, parsed, requesting
 from ..store.capture import Capture, Page
 from ..store.page_store import Store
 from .resume import Resumable

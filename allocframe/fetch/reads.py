@@ -8,13 +8,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from .._pool import requesting
 from .._utils.progress import Progress, shown
 from ..errors import AllocframeError, DecodeError, NotFound
 from ..nomad import protocol as _protocol
 from ..nomad.config import Config
 from ..nomad.connection import check_workers
-from ..nomad.transport import Response, Transport, parsed
+from ..nomad.transport import Response, Transport, parsed, requesting
 from ..store.capture import Capture
 from ..store.page_store import Store
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -10,13 +11,13 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import httpx
 
-from .._remedies import not_nomad, tls_hint
 from .._utils.text import visible
 from ..errors import (
     AllocframeError,
@@ -29,7 +30,7 @@ from ..errors import (
 )
 from . import protocol as _protocol
 from .config import Config
-from .connection import Sockets, connected, was_reset
+from .connection import Sockets, connected, not_nomad, tls_hint, was_reset
 from .protocol import Headers
 
 MAX_BODY = 1 << 30
@@ -348,3 +349,16 @@ def parsed(response: Response) -> Any:
         return json.loads(response.body)
     except (ValueError, RecursionError) as error:
         raise DecodeError(f"the answer is not whole JSON: {error}") from None
+
+
+@contextlib.contextmanager
+def requesting(transport: Transport, workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield threads for so many requests; an error in the block breaks off those under way, and the transport can be used again."""
+    with ThreadPoolExecutor(workers, "allocframe") as pool:
+        try:
+            yield pool
+        except BaseException:
+            transport.abort()
+            pool.shutdown(wait=True, cancel_futures=True)
+            transport.recover()
+            raise

@@ -13,11 +13,10 @@ from contextlib import AbstractContextManager
 from typing import Any
 from urllib.parse import urlencode
 
-from .._remedies import tls_hint
 from .._utils.text import visible
 from ..errors import ConnectionFailed, MissingExtra
 from .config import Config
-from .connection import credentials, proxy_for
+from .connection import credentials, proxy_for, tls_hint
 from .exec import (
     HEARTBEAT,
     HEARTBEAT_EVERY,

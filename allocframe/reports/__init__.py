@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ..diagnosis.data_quality import evidence
-from ._trends import Trends, trends
-from .cluster import overview
+from .cluster import Trends, overview, trends
 from .postmortem import Postmortem, postmortem
 from .render import readable
 from .report import NOTEBOOKS, missing, report

@@ -15,7 +15,7 @@ from pandas.api.types import union_categoricals
 
 from .._utils.memory import give_back
 from ..snapshot.snapshot import Snapshot
-from . import _attempts, _spans
+from . import _attempts
 from . import _classify as _meaning
 from ._source import TASK, Source, Tables, collected, tables
 
@@ -60,7 +60,7 @@ class Facts:
     @cached_property
     def tasks(self) -> nw.LazyFrame[Any]:
         """One row for each task of each allocation."""
-        found = _spans.tasks(self.given)
+        found = _attempts.tasks(self.given)
         if self.given.narrow:
             self._let_go("allocations", "task_states")
         return found
@@ -69,9 +69,9 @@ class Facts:
     def spans(self) -> nw.LazyFrame[Any]:
         """One row for each attempt that ran."""
         if not self.given.narrow:
-            return _spans.spans(self.given, self.attempts, self.tasks)
+            return _attempts.spans(self.given, self.attempts, self.tasks)
         parts = _parts(self.attempts)
-        return _lazy([_spans.spans(self.given, part, self.tasks).to_native() for part in parts])
+        return _lazy([_attempts.spans(self.given, part, self.tasks).to_native() for part in parts])
 
     def _let_go(self, *names: str) -> None:
         """Keep of these tables no more than that they were there."""

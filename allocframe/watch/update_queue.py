@@ -13,12 +13,11 @@ from typing import Any
 
 import httpx
 
-from .._remedies import not_nomad
 from .._utils.text import visible
 from ..errors import AllocframeError, ConnectionFailed, NotNomad
 from ..nomad import protocol as _protocol
 from ..nomad.config import Config
-from ..nomad.connection import connected, was_reset
+from ..nomad.connection import connected, not_nomad, was_reset
 from . import updates as _events
 from .updates import Line, NotAnEvent, Update
 
