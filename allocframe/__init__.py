@@ -42,8 +42,9 @@ from .nomad.actions import StopResult
 from .nomad.exec import ExecResult
 from .snapshot.allocation import Allocation
 from .snapshot.diff import Diff
+from .snapshot.io import load, read_json
 from .snapshot.multi_cluster import Together, together
-from .snapshot.snapshot import Snapshot, load, read_json
+from .snapshot.snapshot import Snapshot
 from .watch.change import Change, Gap, Seen
 from .watch.watch import Watch
 

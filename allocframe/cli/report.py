@@ -13,7 +13,8 @@ from .._utils.text import visible
 from ..client.client import Client
 from ..errors import ConfigError
 from ..reports import report as written
-from ..snapshot.snapshot import Snapshot, load, read_json
+from ..snapshot.io import load, read_json
+from ..snapshot.snapshot import Snapshot
 from ._app import app
 
 if TYPE_CHECKING:

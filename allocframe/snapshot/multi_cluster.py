@@ -14,14 +14,14 @@ import pyarrow as pa
 
 from .._utils.text import visible
 from .._utils.validate import check_name
-from ..errors import ConfigError, DecodeError
+from ..errors import ConfigError
 from ..store.capture import Capture
 from ..store.page_store import ISSUES
 from ..store.sql import quoted
 from ..store.table_store import Kept
 from ..tables import SNAPSHOT_TABLES, TABLES
 from ..tables.table import Column, Table, Tables
-from .snapshot import Snapshot, load
+from .snapshot import Snapshot
 
 CLUSTER = Column("cluster", "cluster", "category", "the cluster that the row is of")
 
@@ -193,30 +193,6 @@ def joined(snapshots: Mapping[str, Snapshot], failed: Mapping[str, Mapping[str, 
     except BaseException:
         capture.close()
         raise
-
-
-def loaded(capture: Capture) -> Together:
-    """Return what `Together.save` wrote.
-
-    Raises
-    ------
-    DecodeError
-        It is not that.
-    """
-    members: dict[str, Snapshot] = {}
-    try:
-        for page in capture.pages:
-            if page.kind != "cluster":
-                raise DecodeError("the file holds more than the evidence of clusters")
-            members[page.path] = load(capture.file(page))
-        found = joined(members, capture.info["failed"])
-        for column, value in capture.info["filters"]:
-            found = found.filter(**{column: value})
-    except (ConfigError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DecodeError(f"the saved evidence of several clusters cannot be read: {error}") from None
-    finally:
-        capture.close()
-    return found
 
 
 def _told(member: Snapshot) -> dict[str, Any]:

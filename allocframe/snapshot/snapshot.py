@@ -16,9 +16,9 @@ import pyarrow as pa
 
 from .._utils.memory import LARGE
 from .._utils.text import without_formula
-from ..errors import ConfigError, DecodeError
-from ..store.capture import Capture, capture_files, load_capture
-from ..store.page_store import ISSUES, Store
+from ..errors import ConfigError
+from ..store.capture import Capture
+from ..store.page_store import ISSUES
 from ..store.table_store import Kept
 from ..tables import SNAPSHOT_TABLES, TABLES
 from ..tables.table import Column, Table, Tables
@@ -332,76 +332,6 @@ class Snapshot(Parts):
     def _remarks(self) -> list[str]:
         first, last = self.sql(SPAN).iloc[0]
         return remarks(self.info, first, last, self._conditions)
-
-
-def load(path: str | os.PathLike[str]) -> Snapshot:
-    """Open what `Snapshot.save` wrote; the tables are the same as then.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such file.
-    DecodeError
-        It is not such a file, or it is damaged.
-
-    Examples
-    --------
-    >>> path = snap.save("outage.allocframe")
-    >>> len(af.load(path)) == len(snap)
-    True
-    """
-    capture = load_capture(path)
-    if any(page.kind == "cluster" for page in capture.pages):
-        from .multi_cluster import loaded
-
-        return loaded(capture)
-    tables = any(page.kind == "table" for page in capture.pages)
-    snapshot = Snapshot(capture, Kept.of(capture)) if tables else _decoded(capture)
-    try:
-        for column, value in snapshot._capture.info.get("filters", []):
-            snapshot = snapshot.filter(**{column: value})
-    except (TypeError, ValueError) as error:
-        snapshot.close()
-        raise DecodeError(f"{path} was saved with a filter that is none: {error}", file=str(path)) from None
-    return snapshot
-
-
-def read_json(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Snapshot:
-    """Read allocations from files: what curl or the Nomad CLI printed.
-
-    Parameters
-    ----------
-    paths : path, glob, or several of them
-        JSON arrays, NDJSON, or single objects; ``.gz`` and ``.zst`` too.
-
-    Raises
-    ------
-    FileNotFoundError
-        A path or glob matches no file.
-    DecodeError
-        A file is not whole JSON; says which file and record.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> _ = Path("curl.json").write_text('[{"ID": "5457f16d", "ClientStatus": "running"}]')
-    >>> af.read_json("*.json").allocations["client_status"].tolist()
-    ['running']
-    """
-    return _decoded(capture_files(paths))
-
-
-def _decoded(capture: Capture) -> Snapshot:
-    store = Store(capture)
-    try:
-        for page in capture.pages:
-            store.read(page)
-        store.settle()
-    except BaseException:
-        store.close()
-        capture.close()
-        raise
-    return Snapshot(capture, store)
 
 
 def _plain_values(value: Any) -> Any:

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from allocframe.errors import DecodeError
-from allocframe.snapshot.snapshot import Snapshot, read_json
+from allocframe.snapshot.io import read_json
+from allocframe.snapshot.snapshot import Snapshot
 from allocframe.store.page_store import _is_suspect
 from allocframe.tables import SNAPSHOT_TABLES, TABLES
 from allocframe.tables import wire_schema as _wire
