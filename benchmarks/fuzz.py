@@ -29,6 +29,7 @@ from allocframe.nomad import exec as _exec
 from allocframe.nomad import protocol as _protocol
 from allocframe.nomad.config import Config
 from allocframe.nomad.connection import connected
+from allocframe.nomad.event_stream import NotAnEvent
 from allocframe.watch import updates as _events
 from allocframe.watch.change import Seen
 from allocframe.watch.state import Present
@@ -105,7 +106,7 @@ def stream(data: bytes) -> None:
     for line in data.split(b"\n"):
         try:
             inbox.put(_events.parse(line))
-        except _events.NotAnEvent:
+        except NotAnEvent:
             continue
     while updates := inbox.take(7)[0]:
         taken += [form for update in updates for form in update.forms()]

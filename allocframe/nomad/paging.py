@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .protocol import SHARDS, Query
+from .protocol import Query
+
+SHARDS = tuple(f"{byte:02x}" for byte in range(256))
+"""ID prefixes that together hold every allocation; a prefix needs an even number of digits."""
 
 
 @dataclass(frozen=True)

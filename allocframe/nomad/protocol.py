@@ -23,8 +23,6 @@ from ..errors import (
 
 LIST = "/v1/allocations"
 REGIONS = "/v1/regions"
-SHARDS = tuple(f"{byte:02x}" for byte in range(256))
-"""ID prefixes that together hold every allocation; a prefix needs an even number of digits."""
 
 LONGEST_WAIT = 60.0
 """Seconds that a Retry-After header is obeyed for at most."""

@@ -12,6 +12,7 @@ from typing import Literal
 import pandas as pd
 
 from ..errors import AllocframeError, PermissionDenied, Unsupported
+from ..nomad.blocking_query import BlockingIndex, Pace, read_timeout
 from ..nomad.config import Config
 from ..nomad.protocol import Query
 from ..nomad.transport import Transport
@@ -20,8 +21,8 @@ from . import updates as _events
 from .change import Change, Gap, Seen
 from .lister import Asker
 from .state import Frames, Jobs, Present, jobs_in
-from .update_queue import LATEST, EventStream, Feed, Inbox
-from .updates import BlockingIndex, Pace, Update
+from .update_queue import LATEST, Feed, Inbox, Subscription
+from .updates import Update
 
 LINGER = 0.05
 """Seconds that updates are gathered before they are told: typing ten costs hardly more than typing one."""
@@ -175,7 +176,7 @@ class Watcher:
         self._reset, self.synced, self._ever = False, True, True
         self.trouble, self._in_a_row = None, 0
 
-    def _catch_up(self, stream: EventStream, store: Store, index: int | None) -> None:
+    def _catch_up(self, stream: Subscription, store: Store, index: int | None) -> None:
         """Take first what the stream tells of the time before the list: rows that have moved on hold less."""
         newest = max(store.modify_indexes().values(), default=0)
         reached = newest <= self.index or self.inbox.reach(newest, lambda: stream.ended is not None)
@@ -190,7 +191,7 @@ class Watcher:
         while self._take(jobs_in(store)):
             pass
 
-    def _subscribe(self) -> EventStream | None:
+    def _subscribe(self) -> Subscription | None:
         """Return a subscription that the server has confirmed, or None where it lets nobody subscribe."""
         if self.synced:
             self.inbox.floor = self.index
@@ -209,7 +210,7 @@ class Watcher:
         self.feed.replace(None)
         return None
 
-    def _refused(self, stream: EventStream) -> None:
+    def _refused(self, stream: Subscription) -> None:
         """Find out by one list request what it means that a stream ended before its first line: newer servers answer 200."""
         if stream.error is not None and not isinstance(stream.error, PermissionDenied | Unsupported):
             raise stream.error
@@ -284,7 +285,7 @@ class Watcher:
     def _has_moved(self, params: dict[str, str]) -> bool:
         """Wait until the list has moved past the index, or the time is over."""
         resets = self.rule.resets
-        moved = self.rule.received(self.asker.index(params, _events.read_timeout(self.rule.wait)))
+        moved = self.rule.received(self.asker.index(params, read_timeout(self.rule.wait)))
         if self.rule.resets > resets:
             self._lose(_WENT_BACK)
             return False

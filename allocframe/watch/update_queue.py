@@ -1,25 +1,17 @@
-"""One event stream: a thread that reads its lines into an inbox, so that a slow consumer never holds it up."""
+"""What event streams have sent and a watch has not taken yet, and the subscription that fills it."""
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import threading
 import time
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-import httpx
-
-from .._utils.text import visible
-from ..errors import AllocframeError, ConnectionFailed, NotNomad
-from ..nomad import protocol as _protocol
+from ..errors import AllocframeError, ConnectionFailed
 from ..nomad.config import Config
-from ..nomad.connection import connected, not_nomad, was_reset
+from ..nomad.event_stream import QUIET, EventStream
 from . import updates as _events
-from .updates import Line, NotAnEvent, Update
+from .updates import Line, Update
 
 MOST_UPDATES = 20_000
 MOST_BYTES = 128 << 20
@@ -123,133 +115,66 @@ class Inbox:
         return len(self._waiting)
 
 
-class EventStream:
-    """A subscription to the allocations of a cluster, read by a thread of its own until it breaks or is closed.
+class Subscription:
+    """One event stream whose allocations go into an inbox.
 
     Attributes
     ----------
-    established : bool
-        The server has sent a whole line: only that says that it lets this token subscribe.
     first_index : int or None
-        Index of the first batch that came.
+        Index of the first batch.
     ended : str or None
-        Why there will be no more.
-    error : AllocframeError or None
-        The error that this amounts to, where the server said one.
+        Why no more lines will come; None while they may.
     """
 
-    def __init__(self, config: Config, params: Mapping[str, str], inbox: Inbox, *, quiet: float) -> None:
-        self.established = False
+    def __init__(self, config: Config, params: Mapping[str, str], inbox: Inbox) -> None:
         self.first_index: int | None = None
         self.ended: str | None = None
-        self.error: AllocframeError | None = None
-        self._config = config
-        self._params = dict(params)
         self._inbox = inbox
-        self._quiet = quiet
-        self._socket: socket.socket | None = None
-        self._closing = False
-        self._thread = threading.Thread(target=self._run, name="allocframe-stream", daemon=True)
-        self._thread.start()
+        self._stream = EventStream(config, params, self._put, self._end, quiet=QUIET)
+        self._stream.start()
 
-    def _run(self) -> None:
-        reason = "its reader failed"
-        try:
-            self._read()
-            reason = "the server ended it"
-        except NotAnEvent as error:
-            reason = f"a line that is no event came: {visible(error)}"
-        except AllocframeError as error:
-            self.error, reason = error, str(error)
-        except httpx.TimeoutException:
-            reason = f"nothing came for {self._quiet:g} s"
-        except (httpx.HTTPError, zlib.error, OSError) as error:
-            reason = f"the connection broke: {visible(error) or type(error).__name__}"
-            if isinstance(error, httpx.ConnectError) and not was_reset(error):
-                self.error = ConnectionFailed(f"{self._config.address}: {reason}")
-        finally:
-            with self._inbox.changed:
-                self.ended = "it was closed" if self._closing else reason
-                self._inbox.changed.notify_all()
+    @property
+    def established(self) -> bool:
+        """Whether the server has sent a whole line."""
+        return self._stream.established
 
-    def _read(self) -> None:
-        name = self._config.tls_server_name
-        extensions: dict[str, Any] = {"trace": self._remember, **({"sni_hostname": name} if name else {})}
-        timeout = httpx.Timeout(self._quiet, connect=10.0)
-        with (
-            connected(self._config) as client,
-            client.stream(
-                "GET", _events.STREAM, params=self._params, timeout=timeout, extensions=extensions
-            ) as answer,
-        ):
-            self._judge(answer)
-            for text in self._lines(answer):
-                line = _events.parse(text)
-                if self.first_index is None and line.index is not None:
-                    self.first_index = line.index
-                self.established = True
-                self._inbox.put(line)
+    @property
+    def error(self) -> AllocframeError | None:
+        """The typed error, if the server refused or could not be reached."""
+        return self._stream.error
 
-    def _judge(self, answer: httpx.Response) -> None:
-        status, where = answer.status_code, f"GET {self._config.address}{_events.STREAM}"
-        if status == 200:
-            return
-        body = answer.read()[:4096]
-        if 300 <= status < 400 or answer.headers.get("content-type", "").startswith("text/html"):
-            raise NotNomad(not_nomad(where, status, body))
-        raise _protocol.error_for(
-            "GET", _events.STREAM, status, visible(body.decode("utf-8", "replace").strip())
-        )
+    def _put(self, text: bytes) -> None:
+        line = _events.parse(text)
+        if self.first_index is None and line.index is not None:
+            self.first_index = line.index
+        self._stream.established = True  # before the inbox wakes those who wait for it
+        self._inbox.put(line)
 
-    def _lines(self, answer: httpx.Response) -> Iterator[bytes]:
-        """Yield whole lines; the end of the body says nothing, so half a line is a break."""
-        inflate = zlib.decompressobj(31) if answer.headers.get("content-encoding") == "gzip" else None
-        rest = bytearray()
-        for raw in answer.iter_raw():
-            data = raw if inflate is None else inflate.decompress(raw, _events.LONGEST_LINE)
-            start = len(rest)
-            rest += data
-            while (end := rest.find(b"\n", start)) >= 0:
-                text = bytes(rest[:end])
-                del rest[: end + 1]
-                start = 0
-                if text.strip():
-                    yield text
-            if len(rest) >= _events.LONGEST_LINE:
-                raise NotAnEvent(f"more than {_events.LONGEST_LINE:,} bytes in one line")
-        if rest:
-            raise NotAnEvent("it was cut in the middle of a line")
+    def _end(self, reason: str) -> None:
+        with self._inbox.changed:
+            self.ended = reason
+            self._inbox.changed.notify_all()
 
-    def _remember(self, event: str, info: dict[str, Any]) -> None:
-        if event.endswith(("connect_tcp.complete", "connect_unix_socket.complete", "start_tls.complete")):
-            self._socket = info["return_value"].get_extra_info("socket")
-            if self._closing:
-                self._shut()
-
-    def _shut(self) -> None:
-        if self._socket is not None:
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+    def give_up(self, error: AllocframeError) -> None:
+        """Record why this subscription is of no use, unless the stream has a reason of its own."""
+        self._stream.error = self._stream.error or error
 
     def close(self) -> None:
-        """End it, and wait for its thread."""
-        self._closing = True
-        self._shut()
-        if self._thread is not threading.current_thread():
-            self._thread.join()
+        """Close the stream and wait for its thread."""
+        self._stream.close()
 
 
 class Feed:
     """The subscription of a watch: the newest one, and how many there were."""
 
     def __init__(self) -> None:
-        self.stream: EventStream | None = None
+        self.stream: Subscription | None = None
         self.opened = 0
         self.closed = threading.Event()
 
-    def open(self, config: Config, params: Mapping[str, str], inbox: Inbox) -> EventStream:
+    def open(self, config: Config, params: Mapping[str, str], inbox: Inbox) -> Subscription:
         """Return a new subscription once its first line has come, or it has ended without one."""
-        stream = EventStream(config, params, inbox, quiet=_events.QUIET)
+        stream = Subscription(config, params, inbox)
         self.opened += 1
         try:
             with inbox.changed:
@@ -260,11 +185,12 @@ class Feed:
             stream.close()
             raise
         if not stream.established and not stream.ended:
-            late = f"{config.address}: no line of the event stream came within {ESTABLISH:g} s"
-            stream.error = stream.error or ConnectionFailed(late)
+            stream.give_up(
+                ConnectionFailed(f"{config.address}: no line of the event stream came within {ESTABLISH:g} s")
+            )
         return stream
 
-    def replace(self, stream: EventStream | None) -> None:
+    def replace(self, stream: Subscription | None) -> None:
         """Put a new subscription in place of the old one, which is closed."""
         old, self.stream = self.stream, stream
         if old is not None:

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
+from ..nomad.event_stream import NotAnEvent
 from ..tables import wire_schema as _wire
-
-STREAM = "/v1/event/stream"
-HEARTBEAT = 30.0
-"""Seconds between the empty lines that servers send while nothing happens."""
-
-QUIET = 2.5 * HEARTBEAT
-"""Seconds without a line after which a stream counts as broken."""
-
-LONGEST_LINE = 128 << 20
-"""Bytes of one line; a plan of thousands of allocations is one line."""
 
 MOST_PASSED = 1000
 """Events of one allocation that may pass between two changes; what is beyond is asked for anew."""
@@ -26,10 +16,6 @@ MOST_PASSED = 1000
 _HEAVY = ("Job", "Metrics", "AllocatedResources")
 _KEPT = [name for name in _wire.ALLOCATION.fields if name not in _HEAVY]
 _JOB = ("JobType", "JobVersion")
-
-
-class NotAnEvent(ValueError):
-    """A line of an event stream that is none."""
 
 
 @dataclass
@@ -182,54 +168,3 @@ def _key(event: Mapping[str, Any]) -> tuple[str, str]:
 
 def _text(row: Mapping[str, Any]) -> bytes:
     return json.dumps(row, separators=(",", ":")).encode("utf-8", "surrogatepass")
-
-
-@dataclass
-class BlockingIndex:
-    """What to ask next in a series of blocking queries, by their published rules."""
-
-    wait: float
-    index: int = 0
-    resets: int = 0
-    polls: int = 0
-
-    def params(self, rng: random.Random, longest: float | None = None) -> dict[str, str]:
-        """Return the parameters of the next query; none of them blocks where there is no index to wait past."""
-        if not self.index:
-            return {}
-        wait = min(self.wait, longest if longest is not None else self.wait)
-        return {"index": str(self.index), "wait": f"{round(wait * rng.uniform(0.8, 1.0) * 1000)}ms"}
-
-    def received(self, index: int | None) -> bool:
-        """Take in the index of an answer; tell whether there may be something new."""
-        if not index:
-            self.index = 0
-            self.polls += 1
-            return True
-        moved = index != self.index
-        if index < self.index:
-            self.resets += 1
-            self.index = 0
-        else:
-            self.index = index
-        return moved
-
-
-def read_timeout(wait: float) -> float:
-    """Return the seconds to wait for the answer to a blocking query: servers add up to a sixteenth."""
-    return wait * 17 / 16 + 10.0
-
-
-@dataclass
-class Pace:
-    """Keeps requests apart, however fast their answers come."""
-
-    pause: float
-    _last: float = float("-inf")
-
-    def left(self, now: float) -> float:
-        """Return the seconds to wait before the next request."""
-        return max(0.0, self._last + self.pause - now)
-
-    def sent(self, now: float) -> None:
-        self._last = now

@@ -19,7 +19,6 @@ import allocframe as af
 from allocframe.archive.recorder import Recorder
 from allocframe.nomad import transport as _transport
 from allocframe.watch import reflector as _watching
-from allocframe.watch import updates as _events
 
 BOUND = 20.0
 """Seconds that a busy machine may take beyond a deadline."""
@@ -310,7 +309,7 @@ def test_a_watch_behind_a_bad_line_tells_each_event_once_and_ends_up_right(
 def test_row_41_a_stream_that_goes_silent_half_open_is_left_for_another(
     live: af.sim.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_events, "QUIET", 0.5)
+    monkeypatch.setattr("allocframe.watch.update_queue.QUIET", 0.5)
     monkeypatch.setattr("allocframe.watch.update_queue.ESTABLISH", 2.0)
     with (
         through(live.address, Fault(end="silent", after=400), CLEAN) as proxy,

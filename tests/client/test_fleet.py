@@ -16,7 +16,7 @@ from faultserver import Counted, FaultServer, good, http, serving
 
 import allocframe as af
 from allocframe.client import fleet as fleet_module
-from allocframe.nomad import protocol as _protocol
+from allocframe.nomad import paging
 from allocframe.tables import SNAPSHOT_TABLES
 from allocframe.testing import assert_tables_equal
 
@@ -305,7 +305,7 @@ def test_a_region_that_cannot_be_reached_is_reported() -> None:
 
 def test_regions_of_one_address_share_its_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fleet_module, "CONNECTIONS", 2)
-    monkeypatch.setattr(_protocol, "SHARDS", _protocol.SHARDS[:20])
+    monkeypatch.setattr(paging, "SHARDS", paging.SHARDS[:20])
     counted = Counted(good(X_Nomad_NextToken="5457f16d-0f87-8e6b-5e91-0c7da3a41eb8"), seconds=0.002)
     with serving(counted, keep_alive=True) as server:
         regions = {name: af.Client(server.address, region=name) for name in ("eu", "us")}

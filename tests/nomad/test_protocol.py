@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from allocframe import errors as _errors
 from allocframe.errors import ConfigError
 from allocframe.nomad import protocol as _protocol
-from allocframe.nomad.paging import Pager
+from allocframe.nomad.paging import Pager, PageRequest
 from allocframe.nomad.protocol import Headers, Query
 
 
@@ -456,7 +456,7 @@ def test_each_sign_of_a_loop_inside_a_prefix_is_met_by_asking_for_it_whole(how: 
     assert all("asked for again in one answer" in note for note in pager.notes)
 
 
-def asked(pager: Pager) -> _protocol.PageRequest:
+def asked(pager: Pager) -> PageRequest:
     request = pager.next_request()
     assert request is not None
     return request
@@ -466,7 +466,7 @@ def test_a_walk_of_one_page_is_done_when_it_has_come() -> None:
     pager = Pager(Query())
     assert (pager.done, pager.estimate, pager.sharded) == (False, None, False)
     request = asked(pager)
-    assert request == _protocol.PageRequest()
+    assert request == PageRequest()
     assert pager.next_request() is None
     assert not pager.done, "it is on its way"
     pager.received(request, 3, ["a", "b", "c"], None)
@@ -511,7 +511,7 @@ def test_a_token_after_an_answer_that_was_not_paged_is_overlooked_and_told() -> 
     pager = Pager(Query(per_page=2, prefix="ab"))
     pager.received(asked(pager), 0, [], "ab5")
     whole = asked(pager)
-    assert whole == _protocol.PageRequest(None, None, paged=False)
+    assert whole == PageRequest(None, None, paged=False)
     pager.received(whole, 7, [], "ab5")
     assert (pager.done, pager.rows) == (True, 7)
     assert pager.notes == [
@@ -535,7 +535,7 @@ def test_each_sign_of_a_loop_on_a_first_page(ids: list[str], token: str, sign: s
     pager = Pager(Query(per_page=2, prefix="ab"))
     pager.received(asked(pager), len(ids), ids, token)
     assert pager.notes == ([f"prefix ab: {sign}; asked for again in one answer"] if sign else [])
-    assert asked(pager) == _protocol.PageRequest(None, None if sign else token, paged=not sign)
+    assert asked(pager) == PageRequest(None, None if sign else token, paged=not sign)
     assert pager.rows == (0 if sign else 2)
 
 
@@ -552,7 +552,7 @@ def test_each_sign_of_a_loop_on_a_second_page(ids: list[str], token: str, sign: 
     pager = Pager(Query(per_page=2, prefix="ab"))
     pager.received(asked(pager), 2, ["ab1", "ab2"], "ab3")
     second = asked(pager)
-    assert second == _protocol.PageRequest(None, "ab3")
+    assert second == PageRequest(None, "ab3")
     pager.received(second, 2, ids, token)
     assert pager.notes == ([f"prefix ab: {sign}; asked for again in one answer"] if sign else [])
     assert asked(pager).paged is not bool(sign)
@@ -565,7 +565,7 @@ def test_a_note_about_a_shard_names_it() -> None:
     assert pager.notes == ["prefix 00: an empty page with a next token; asked for again in one answer"]
 
 
-@pytest.mark.parametrize("made", [Query(), Headers(), _protocol.PageRequest()])
+@pytest.mark.parametrize("made", [Query(), Headers(), PageRequest()])
 def test_what_was_checked_cannot_be_changed_afterwards(made: object) -> None:
     with pytest.raises(FrozenInstanceError):
         made.prefix = "zz"  # type: ignore[attr-defined]

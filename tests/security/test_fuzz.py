@@ -22,6 +22,7 @@ import allocframe as af
 from allocframe.client import logs as _logs
 from allocframe.nomad import exec as _exec
 from allocframe.nomad import protocol as _protocol
+from allocframe.nomad.event_stream import NotAnEvent
 from allocframe.watch import updates as _events
 
 _bounded = settings(
@@ -165,7 +166,7 @@ def test_task_states_of_another_type_neither_end_a_stream_nor_lose_an_allocation
 @pytest.mark.parametrize("index", [True, -1, 2**64, 1e3, "7"])
 def test_an_index_that_none_can_be_is_none(index: Any) -> None:
     assert _events.update({"ID": "a", "ModifyIndex": index}) is None
-    with pytest.raises(_events.NotAnEvent):
+    with pytest.raises(NotAnEvent):
         _events.parse(json.dumps({"Index": index, "Events": []}).encode())
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from allocframe.nomad.blocking_query import BlockingIndex, Pace, read_timeout
+from allocframe.nomad.event_stream import NotAnEvent
 from allocframe.watch import updates as _events
 from allocframe.watch.update_queue import Inbox
-from allocframe.watch.updates import BlockingIndex, NotAnEvent, Pace
 
 
 def line(*allocs: dict[str, Any], index: int | None = None) -> bytes:
@@ -59,7 +60,7 @@ def test_without_an_index_each_answer_may_be_new_and_nothing_blocks(index: int |
 
 
 def test_an_answer_may_take_a_sixteenth_longer_and_ten_seconds() -> None:
-    assert _events.read_timeout(64.0) == 78.0
+    assert read_timeout(64.0) == 78.0
 
 
 def test_requests_are_kept_apart() -> None:

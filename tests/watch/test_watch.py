@@ -20,7 +20,6 @@ import allocframe as af
 from allocframe.store.capture import Capture
 from allocframe.watch import reflector as _watching
 from allocframe.watch import update_queue as _stream
-from allocframe.watch import updates as _events
 
 TABLES = ("allocations", "task_states", "events", "reschedules")
 
@@ -455,7 +454,7 @@ def test_row_41_a_stream_that_breaks_is_opened_again_and_all_is_listed(broken: b
 
 
 def test_row_41_a_stream_that_falls_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_events, "QUIET", 0.3)
+    monkeypatch.setattr(_stream, "QUIET", 0.3)
     server = StreamServer([row(5, started(0))], told({}, HOLD))
     try:
         with af.Client(server.address) as client, client.watch() as watch:

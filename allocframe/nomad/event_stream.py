@@ -1,0 +1,165 @@
+"""One event stream: a thread that reads its lines and hands them on, so that a slow consumer never holds it up."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import httpx
+
+from .._utils.text import visible
+from ..errors import AllocframeError, ConnectionFailed, NotNomad
+from . import protocol as _protocol
+from .config import Config
+from .connection import connected, not_nomad, was_reset
+
+STREAM = "/v1/event/stream"
+
+
+HEARTBEAT = 30.0
+"""Seconds between the empty lines that servers send while nothing happens."""
+
+
+QUIET = 2.5 * HEARTBEAT
+"""Seconds without a line after which a stream counts as broken."""
+
+
+LONGEST_LINE = 128 << 20
+"""Bytes of one line; a plan of thousands of allocations is one line."""
+
+
+class NotAnEvent(ValueError):
+    """A line of an event stream that is none."""
+
+
+class EventStream:
+    """A subscription to Nomad's event stream, read by its own thread until it breaks or is closed.
+
+    Parameters
+    ----------
+    config : Config
+        How to reach the server.
+    params : mapping
+        Query parameters of the subscription.
+    on_line : callable
+        Called in the stream's thread with each whole line, without its line end.
+        If it raises `NotAnEvent`, the stream ends.
+    on_end : callable
+        Called in the stream's thread with the reason, when no more lines will come.
+    quiet : float
+        Seconds without a line after which the connection counts as broken.
+
+    Attributes
+    ----------
+    established : bool
+        The server has sent a whole line. Only that proves that this token may subscribe.
+    error : AllocframeError or None
+        The typed error, if the server refused or could not be reached.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        params: Mapping[str, str],
+        on_line: Callable[[bytes], None],
+        on_end: Callable[[str], None],
+        *,
+        quiet: float,
+    ) -> None:
+        self.established = False
+        self.error: AllocframeError | None = None
+        self._config = config
+        self._params = dict(params)
+        self._on_line = on_line
+        self._on_end = on_end
+        self._quiet = quiet
+        self._socket: socket.socket | None = None
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="allocframe-stream", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread that reads."""
+        self._thread.start()
+
+    def _run(self) -> None:
+        reason = "its reader failed"
+        try:
+            self._read()
+            reason = "the server ended it"
+        except NotAnEvent as error:
+            reason = f"a line that is no event came: {visible(error)}"
+        except AllocframeError as error:
+            self.error, reason = error, str(error)
+        except httpx.TimeoutException:
+            reason = f"nothing came for {self._quiet:g} s"
+        except (httpx.HTTPError, zlib.error, OSError) as error:
+            reason = f"the connection broke: {visible(error) or type(error).__name__}"
+            if isinstance(error, httpx.ConnectError) and not was_reset(error):
+                self.error = ConnectionFailed(f"{self._config.address}: {reason}")
+        finally:
+            self._on_end("it was closed" if self._closing else reason)
+
+    def _read(self) -> None:
+        name = self._config.tls_server_name
+        extensions: dict[str, Any] = {"trace": self._remember, **({"sni_hostname": name} if name else {})}
+        timeout = httpx.Timeout(self._quiet, connect=10.0)
+        with (
+            connected(self._config) as client,
+            client.stream(
+                "GET", STREAM, params=self._params, timeout=timeout, extensions=extensions
+            ) as answer,
+        ):
+            self._judge(answer)
+            for line in self._lines(answer):
+                self._on_line(line)
+                self.established = True
+
+    def _judge(self, answer: httpx.Response) -> None:
+        status, where = answer.status_code, f"GET {self._config.address}{STREAM}"
+        if status == 200:
+            return
+        body = answer.read()[:4096]
+        if 300 <= status < 400 or answer.headers.get("content-type", "").startswith("text/html"):
+            raise NotNomad(not_nomad(where, status, body))
+        raise _protocol.error_for("GET", STREAM, status, visible(body.decode("utf-8", "replace").strip()))
+
+    def _lines(self, answer: httpx.Response) -> Iterator[bytes]:
+        """Yield whole lines; the end of the body says nothing, so half a line is a break."""
+        inflate = zlib.decompressobj(31) if answer.headers.get("content-encoding") == "gzip" else None
+        rest = bytearray()
+        for raw in answer.iter_raw():
+            data = raw if inflate is None else inflate.decompress(raw, LONGEST_LINE)
+            start = len(rest)
+            rest += data
+            while (end := rest.find(b"\n", start)) >= 0:
+                text = bytes(rest[:end])
+                del rest[: end + 1]
+                start = 0
+                if text.strip():
+                    yield text
+            if len(rest) >= LONGEST_LINE:
+                raise NotAnEvent(f"more than {LONGEST_LINE:,} bytes in one line")
+        if rest:
+            raise NotAnEvent("it was cut in the middle of a line")
+
+    def _remember(self, event: str, info: dict[str, Any]) -> None:
+        if event.endswith(("connect_tcp.complete", "connect_unix_socket.complete", "start_tls.complete")):
+            self._socket = info["return_value"].get_extra_info("socket")
+            if self._closing:
+                self._shut()
+
+    def _shut(self) -> None:
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """End it, and wait for its thread."""
+        self._closing = True
+        self._shut()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
