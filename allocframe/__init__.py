@@ -43,7 +43,7 @@ from .nomad.exec import ExecResult
 from .snapshot.allocation import Allocation
 from .snapshot.diff import Diff
 from .snapshot.io import load, read_json
-from .snapshot.multi_cluster import Together, together
+from .snapshot.multi_cluster import MultiSnapshot, combine
 from .snapshot.snapshot import Snapshot
 from .watch.change import Change, Gap, Seen
 from .watch.watch import Watch
@@ -51,12 +51,12 @@ from .watch.watch import Watch
 if TYPE_CHECKING:
     from . import plots, sim, stats
     from .archive.archive import Archive
-    from .diagnosis.data_quality import evidence
+    from .diagnosis.data_quality import data_quality
     from .diagnosis.diagnose import findings
     from .diagnosis.finding import Finding, Findings, Thresholds
-    from .reports.cluster import Trends, overview, trends
+    from .reports.cluster import Trends, cluster_summary, trends
     from .reports.postmortem import Postmortem, postmortem
-    from .reports.render import readable
+    from .reports.render import format_table
     from .reports.report import report
     from .widgets.panel.panel import ControlPanel
     from .widgets.terminal.terminal import Terminal
@@ -84,6 +84,7 @@ __all__ = [
     "Gap",
     "Logs",
     "MissingExtra",
+    "MultiSnapshot",
     "NodeUnreachable",
     "NotFound",
     "NotNomad",
@@ -97,26 +98,25 @@ __all__ = [
     "StopResult",
     "Terminal",
     "Thresholds",
-    "Together",
     "Trends",
     "Unsupported",
     "Usage",
     "Watch",
     "__version__",
-    "evidence",
+    "cluster_summary",
+    "combine",
+    "data_quality",
     "findings",
+    "format_table",
     "load",
-    "overview",
     "plots",
     "postmortem",
     "read_audit",
     "read_json",
-    "readable",
     "report",
     "sim",
     "spark",
     "stats",
-    "together",
     "trends",
 ]
 
@@ -129,12 +129,12 @@ _OPTIONAL = {
     "Terminal": ("widgets.terminal.terminal", "widgets", "anywidget and websockets"),
     "Thresholds": ("diagnosis.finding", "stats", "narwhals and scipy"),
     "Trends": ("reports", "stats", "narwhals and scipy"),
-    "evidence": ("reports", "stats", "narwhals and scipy"),
+    "data_quality": ("reports", "stats", "narwhals and scipy"),
     "findings": ("diagnosis.diagnose", "stats", "narwhals and scipy"),
-    "overview": ("reports", "stats", "narwhals and scipy"),
+    "cluster_summary": ("reports", "stats", "narwhals and scipy"),
     "plots": ("plots", "plots", "matplotlib"),
     "postmortem": ("reports", "stats", "narwhals and scipy"),
-    "readable": ("reports", "stats", "narwhals and scipy"),
+    "format_table": ("reports", "stats", "narwhals and scipy"),
     "report": ("reports", "stats", "narwhals and scipy"),
     "sim": ("sim", "demo", "starlette and uvicorn"),
     "stats": ("stats", "stats", "narwhals and scipy"),

@@ -12,10 +12,9 @@ from typing import Any
 import pandas as pd
 
 from ._utils.text import visible
-from .client import audit_log as _audit
+from .client import audit_log
 from .errors import AllocframeError, ConfigError, ExecError, ResultUnknown, Unsupported
-from .nomad import acl as _acl
-from .nomad import actions as _actions
+from .nomad import acl, actions
 from .nomad import exec as _exec
 from .nomad.actions import Action, StopResult
 from .nomad.config import Config
@@ -69,7 +68,7 @@ class Acting:
         36
         """
         identity = self._whole_id(alloc_id)
-        answer = self._act("stop", identity, _actions.stop(identity, no_shutdown_delay=no_shutdown_delay))
+        answer = self._act("stop", identity, actions.stop(identity, no_shutdown_delay=no_shutdown_delay))
         index = answer.get("Index")
         return StopResult(str(answer.get("EvalID", "")), index if isinstance(index, int) else 0)
 
@@ -101,9 +100,9 @@ class Acting:
         ...         running = client.snapshot(namespace="*", filter='ClientStatus == "running"').allocations
         ...         client.signal(running["alloc_id"][0], "SIGHUP")
         """
-        name = _actions.check_signal(signal)
+        name = actions.check_signal(signal)
         identity = self._whole_id(alloc_id)
-        self._act("signal", identity, _actions.signal(identity, name, task))
+        self._act("signal", identity, actions.signal(identity, name, task))
 
     def restart(self, alloc_id: str, *, task: str | None = None, all_tasks: bool = False) -> None:
         """Restart one task, all running tasks, or all tasks, in place. Needs alloc-lifecycle.
@@ -136,8 +135,8 @@ class Acting:
         ...         client.restart(running["alloc_id"][0])
         """
         identity = self._whole_id(alloc_id)
-        action = _actions.restart(identity, task, all_tasks=all_tasks)
-        if all_tasks and not _actions.knows_all_tasks(version := self._transport.server_version()):
+        action = actions.restart(identity, task, all_tasks=all_tasks)
+        if all_tasks and not actions.knows_all_tasks(version := self._transport.server_version()):
             said = (
                 f"Nomad {version} restarts running tasks only"
                 if version
@@ -194,12 +193,12 @@ class Acting:
         ...         client.exec(running["alloc_id"][0], ["echo", "hello"]).text
         'hello\\n'
         """
-        from .nomad import websocket as _shell
+        from .nomad import websocket
 
         target = self._exec_target(alloc_id, command, task)
         data = stdin.encode() if isinstance(stdin, str) else stdin or b""
         with self._audited_exec(target) as outcome:
-            done = _shell.run(self._config, target, data, timeout, self._transport.sockets.holding)
+            done = websocket.run(self._config, target, data, timeout, self._transport.sockets.holding)
             outcome.said = f"exit code {done.exit_code}"
         return done
 
@@ -284,14 +283,14 @@ class Acting:
         answer = self._json(f"/v1/allocation/{identity}")
         return answer if isinstance(answer, dict) else {}
 
-    def _rights(self) -> _acl.Rights:
+    def _rights(self) -> acl.Rights:
         """Return what this client's token may do, as far as it may be read."""
-        return _acl.read(self._json)
+        return acl.read(self._json)
 
     def _known_accessor(self) -> str | None:
         """Return the token's accessor, which tells who it was and lets nobody in; None where it cannot be read."""
         if self._accessor is None:
-            self._accessor = _acl.accessor(self._json)
+            self._accessor = acl.accessor(self._json)
         return self._accessor
 
     def _may_change(self) -> None:
@@ -301,15 +300,15 @@ class Acting:
 
     def _audited(
         self, action: str, identity: str, arguments: dict[str, Any]
-    ) -> AbstractContextManager[_audit.Outcome]:
+    ) -> AbstractContextManager[audit_log.Outcome]:
         """Let an action happen between its two lines in the audit log; every change goes through here."""
         self._may_change()
         address, secret = self._config.address, self._config.token.reveal
-        return _audit.audited(
+        return audit_log.audited(
             action, identity, arguments, address=address, accessor=self._known_accessor, secret=secret
         )
 
-    def _audited_exec(self, target: Target) -> AbstractContextManager[_audit.Outcome]:
+    def _audited_exec(self, target: Target) -> AbstractContextManager[audit_log.Outcome]:
         command, task, tty = (target.params[name] for name in ("command", "task", "tty"))
         arguments = {"command": json.loads(command), "task": task, "tty": tty == "true"}
         return self._audited("exec", target.path.split("/")[-2], arguments)

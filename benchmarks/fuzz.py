@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import allocframe as af
-from allocframe.client import logs as _logs
+from allocframe.client import logs
 from allocframe.client import usage as _usage
 from allocframe.nomad import exec as _exec
-from allocframe.nomad import protocol as _protocol
+from allocframe.nomad import protocol
 from allocframe.nomad.config import Config
 from allocframe.nomad.connection import connected
 from allocframe.nomad.event_stream import NotAnEvent
@@ -124,15 +124,15 @@ def stream(data: bytes) -> None:
 def log(data: bytes) -> None:
     """Frames of a log are lines with places in their files, or an error."""
     try:
-        got = _logs.tail(data, 100)
+        got = logs.tail(data, 100)
     except af.DecodeError:
         return
     for around in (None, 1_790_000_000_000_000_000):
-        shown, notes = _logs.chosen(got, "stdout", 5, around, 1_790_000_000_000_000_000)
-        frame = _logs.frame_of([("stdout", line, when) for line, when in shown])
+        shown, notes = logs.chosen(got, "stdout", 5, around, 1_790_000_000_000_000_000)
+        frame = logs.frame_of([("stdout", line, when) for line, when in shown])
         assert len(frame) == min(len(got.lines), 5)
         assert (frame["offset"] >= 0).all()
-        assert "\x1b" not in repr(_logs.Logs(frame, notes))
+        assert "\x1b" not in repr(logs.Logs(frame, notes))
 
 
 def capture(data: bytes) -> None:
@@ -183,10 +183,10 @@ def headers(data: bytes) -> None:
     """Headers are read, or overlooked."""
     text = data.decode("latin-1")
     names = ("X-Nomad-Index", "X-Nomad-LastContact", "X-Nomad-KnownLeader", "X-Nomad-NextToken")
-    found = _protocol.Headers.parse(dict.fromkeys(names, text))
+    found = protocol.Headers.parse(dict.fromkeys(names, text))
     assert found.index is None or 0 <= found.index < 2**64
-    pause = _protocol.retry_after(text)
-    assert pause is None or 0 <= pause <= _protocol.LONGEST_WAIT
+    pause = protocol.retry_after(text)
+    assert pause is None or 0 <= pause <= protocol.LONGEST_WAIT
 
 
 Target = Callable[[bytes], None]

@@ -20,7 +20,7 @@ from typing import Any
 import fetch
 
 import allocframe as af
-from allocframe.watch import updates as _events
+from allocframe.watch import updates
 
 README = Path(__file__).parent / "README.md"
 RECORDED = Path(__file__).parent.parent / "tests" / "data" / "nomad-2.0.5" / "event-stream.ndjson"
@@ -54,7 +54,7 @@ def measure(watch: af.Watch) -> list[tuple[float, float]]:
         lines = [line(rng, ids, first + n, recorded) for n in range(PER_CHANGE)]
         wall, processor = time.perf_counter(), time.process_time()
         for text in lines:
-            watcher.inbox.put(_events.parse(text))
+            watcher.inbox.put(updates.parse(text))
         watcher._take(lambda ids: {})
         found.append((time.perf_counter() - wall, time.process_time() - processor))
         change = watcher.ready.popleft()

@@ -20,7 +20,7 @@ from allocframe.client import usage as _usage
 from allocframe.sim.api.usage import measured
 from allocframe.sim.cluster.model import SECOND
 from allocframe.sim.scenarios import run_story
-from allocframe.stats import _confidence as _intervals
+from allocframe.stats import _confidence
 
 FOLDER = Path(__file__).parent / "pictures"
 NOW = 1_795_516_200_000_000_000
@@ -55,7 +55,7 @@ def days() -> pd.DataFrame:
     )
     for name, rate in (("failures", [2.0] * 9 + [5.0] * 5), ("restarts", [4.0] * 9 + [7.5] * 5)):
         table[name] = rng.poisson(np.array(rate) * 40)
-        told = _intervals.poisson(table[name], table["exposure_hours"])
+        told = _confidence.poisson(table[name], table["exposure_hours"])
         for part, values in zip(("per_hour", "lower", "upper"), told, strict=True):
             table[f"{name}_{part}"] = values
     table.loc[[5, 6], "watched"], table.loc[[5, 6], "complete"] = [0.6, 0.3], False
@@ -68,7 +68,7 @@ def pictures() -> dict[str, Axes]:
         "timeline": plots.timeline(mixed),
         "waterfall": plots.waterfall(mixed, "search-indexer"),
         "heatmap": plots.heatmap(stats.restarts(storm, by="namespace", bin="5min", since="2026-11-24T08:30")),
-        "pareto": plots.pareto(stats.concentration(mixed, by="job_id")),
+        "pareto": plots.pareto(stats.failure_ranking(mixed, by="job_id")),
         "survival": plots.survival(stats.survival(mixed, by=["job_id", "job_version"])),
         "cumulative_restarts": plots.cumulative_restarts(stats.cumulative_restarts(mixed, by="job_id")),
         "daily": plots.daily(days()),

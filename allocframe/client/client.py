@@ -16,7 +16,7 @@ from .._watchable import Watchable
 from ..errors import ConfigError, DecodeError, NotFound
 from ..fetch.listing import Walk
 from ..fetch.reads import Reading
-from ..nomad import protocol as _protocol
+from ..nomad import protocol
 from ..nomad.config import Config
 from ..nomad.connection import check_workers
 from ..nomad.protocol import Query
@@ -283,13 +283,13 @@ class Client(Acting, Observing, Reading, Watchable):
         return evaluations_frame(self._transport.get("/v1/evaluations", wanted, check=_listed))
 
     def _whole_id(self, alloc_id: str) -> str:
-        text, whole = _protocol.check_alloc_id(alloc_id)
+        text, whole = protocol.check_alloc_id(alloc_id)
         if whole:
             return text
         query = Query(
-            namespace="*", region=self._config.region, prefix=_protocol.even_head(text), task_states=False
+            namespace="*", region=self._config.region, prefix=protocol.even_head(text), task_states=False
         )
-        rows = self._transport.get(_protocol.LIST, query.params(paged=False), check=_listed)
+        rows = self._transport.get(protocol.LIST, query.params(paged=False), check=_listed)
         found = [row["ID"] for row in rows if isinstance(row.get("ID"), str)]
         fitting = sorted(identity for identity in found if identity.startswith(text))
         if len(fitting) == 1:
@@ -297,7 +297,7 @@ class Client(Acting, Observing, Reading, Watchable):
         said = f"{len(fitting)} allocations start with {text!r}"
         if fitting:
             said += ": " + ", ".join(fitting[:10]) + (", …" if len(fitting) > 10 else "")
-        raise NotFound(404, said, path=_protocol.LIST, hint="Give more digits of the ID")
+        raise NotFound(404, said, path=protocol.LIST, hint="Give more digits of the ID")
 
     @property
     def stats(self) -> dict[str, int]:

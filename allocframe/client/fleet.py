@@ -14,10 +14,10 @@ from typing import Any, Self
 from .._utils.progress import Progress, shown
 from .._utils.validate import check_count, check_name
 from ..errors import AllocframeError, ConfigError
-from ..nomad import protocol as _protocol
+from ..nomad import protocol
 from ..nomad.config_file import alone, named, read_clusters
 from ..nomad.transport import parsed
-from ..snapshot.multi_cluster import Together, joined
+from ..snapshot.multi_cluster import MultiSnapshot, joined
 from ..snapshot.snapshot import Snapshot
 from .client import Client
 
@@ -96,7 +96,7 @@ class Fleet:
         >>> af.Fleet.regions(client)
         Fleet(global)
         """
-        names = client._transport.get(_protocol.REGIONS, {}, check=parsed)
+        names = client._transport.get(protocol.REGIONS, {}, check=parsed)
         return cls({str(name): client._another(region=str(name)) for name in names or []}, within=within)
 
     @classmethod
@@ -139,14 +139,14 @@ class Fleet:
         workers: int = 4,
         progress: Progress = None,
         resume: str | os.PathLike[str] | None = None,
-    ) -> Together:
+    ) -> MultiSnapshot:
         """Fetch every cluster at the same time; arguments as of `Client.snapshot`, for each cluster.
 
         The folder to `resume` from has one for each cluster, under its name.
 
         Returns
         -------
-        Together
+        MultiSnapshot
             A `Snapshot` whose tables have a column `cluster`. Of a cluster that could not be had, ``info["clusters"]`` holds the error,
             its repr tells it, and ``info["complete"]`` is False.
 

@@ -50,12 +50,12 @@ def covered(snapshot: Snapshot) -> tuple[pd.Timestamp, pd.Timestamp]:
     return times.min(), last
 
 
-def evidence(snapshot: Snapshot) -> Points:
+def data_quality(snapshot: Snapshot) -> Points:
     """Return what a snapshot covers, and what is missing from it, in words.
 
     Examples
     --------
-    >>> af.evidence(snap).points[0][0]
+    >>> af.data_quality(snap).points[0][0]
     'What is covered'
     """
     of_one(snapshot)
@@ -95,7 +95,7 @@ def _gaps(snapshot: Snapshot) -> Iterator[str]:
             f"Older events of {info['tasks_truncated']:,} of {count(info['tasks'], 'tasks')}: Nomad keeps the last ten of each. "
             "What is counted from events is a lower bound there, and first signs may be older than they look."
         )
-    broken = int(stats.chains(snapshot)["broken"].sum())
+    broken = int(stats.reschedule_chains(snapshot)["broken"].sum())
     if broken:
         gone = (
             "they ended before that, or were not recorded"

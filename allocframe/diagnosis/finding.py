@@ -48,7 +48,7 @@ class Thresholds:
     """From when on something is worth pointing at."""
 
     loop_restarts: int = 3
-    loop_within: str = "10min"
+    loop_window: str = "10min"
     shared_jobs: int = 3
     storm_slots: int = 8
     storm_window: str = "5min"

@@ -77,7 +77,7 @@ _SAID = {
 
 
 def _loops(snapshot: Snapshot, limits: Thresholds) -> Iterator[Finding]:
-    loops = stats.crash_loops(snapshot, min_restarts=limits.loop_restarts, within=limits.loop_within)
+    loops = stats.crash_loops(snapshot, min_restarts=limits.loop_restarts, within=limits.loop_window)
     if loops.empty:
         return
     keys = ["namespace", "job_id", "task_group", "task", "job_version", "cause"]
@@ -188,7 +188,7 @@ def _lemons(snapshot: Snapshot, limits: Thresholds) -> Iterator[Finding]:
 
 
 def _failed_to_start(snapshot: Snapshot) -> pd.DataFrame:
-    return explained(snapshot, "type", list(stats.meanings.FAILED_STARTS))
+    return explained(snapshot, "type", list(stats.vocabulary.FAILED_STARTS))
 
 
 def _elsewhere(snapshot: Snapshot, limits: Thresholds) -> set[str]:

@@ -11,8 +11,7 @@ from typing import Any
 
 from .._utils.progress import Progress, shown
 from ..errors import DecodeError
-from ..nomad import acl as _acl
-from ..nomad import protocol as _protocol
+from ..nomad import acl, protocol
 from ..nomad.paging import Pager, PageRequest
 from ..nomad.protocol import Query
 from ..nomad.transport import Response, Transport, parsed, requesting
@@ -54,7 +53,7 @@ class Walk:
 
     def _about(self) -> dict[str, Any]:
         """Return what must be the same for a walk to go on."""
-        said = _acl.accessor(lambda path: self._transport.get(path, {}, check=parsed))
+        said = acl.accessor(lambda path: self._transport.get(path, {}, check=parsed))
         return {"server": self._server, "query": self._query.params(), "token accessor": said}
 
     def run(self, workers: int, progress: Progress) -> tuple[Capture, Store]:
@@ -101,7 +100,7 @@ class Walk:
             headers = response.headers
             page = self._capture.add(
                 response.body,
-                path=_protocol.LIST,
+                path=protocol.LIST,
                 params=params,
                 index=headers.index,
                 last_contact=headers.last_contact,
@@ -110,7 +109,7 @@ class Walk:
             )
             return self._typed(page, response.body, at_once)
 
-        kept: _Fetched = self._transport.get(_protocol.LIST, params, check=keep)
+        kept: _Fetched = self._transport.get(protocol.LIST, params, check=keep)
         return kept
 
     def _typed(self, page: Page, body: bytes, at_once: bool) -> _Fetched:

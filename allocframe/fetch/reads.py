@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._utils.progress import Progress, shown
 from ..errors import AllocframeError, DecodeError, NotFound
-from ..nomad import protocol as _protocol
+from ..nomad import protocol
 from ..nomad.config import Config
 from ..nomad.connection import check_workers
 from ..nomad.transport import Response, Transport, parsed, requesting
@@ -74,7 +74,7 @@ class Reading:
         check_workers(workers)
         given = list(dict.fromkeys([alloc_ids] if isinstance(alloc_ids, str) else alloc_ids))
         for one in given:
-            _protocol.check_alloc_id(one)
+            protocol.check_alloc_id(one)
         ids = list(dict.fromkeys(map(self._whole_id, given)))
         from ..snapshot.snapshot import Snapshot
 

@@ -13,7 +13,7 @@ import httpx
 
 from .._utils.text import visible
 from ..errors import AllocframeError, ConnectionFailed, NotNomad
-from . import protocol as _protocol
+from . import protocol
 from .config import Config
 from .connection import connected, not_nomad, was_reset
 
@@ -125,7 +125,7 @@ class EventStream:
         body = answer.read()[:4096]
         if 300 <= status < 400 or answer.headers.get("content-type", "").startswith("text/html"):
             raise NotNomad(not_nomad(where, status, body))
-        raise _protocol.error_for("GET", STREAM, status, visible(body.decode("utf-8", "replace").strip()))
+        raise protocol.error_for("GET", STREAM, status, visible(body.decode("utf-8", "replace").strip()))
 
     def _lines(self, answer: httpx.Response) -> Iterator[bytes]:
         """Yield whole lines; the end of the body says nothing, so half a line is a break."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from .._utils.text import visible
 from ..errors import AllocframeError, ConfigError, ExecError
-from . import protocol as _protocol
+from . import protocol
 
 HEARTBEAT = "{}"
 HEARTBEAT_EVERY = 10.0
@@ -147,7 +147,7 @@ class Session:
         if "failed to start command" in reason:
             return self.lost(f"the command could not be started: {visible(reason)}")
         if reason:
-            return _protocol.error_for("GET", self.path, _STATUS.get(code or 0, 500), visible(reason))
+            return protocol.error_for("GET", self.path, _STATUS.get(code or 0, 500), visible(reason))
         return self.lost(
             "the session was lost before the command had ended; it may run on, for nothing stops it by itself"
         )

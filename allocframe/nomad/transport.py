@@ -28,7 +28,7 @@ from ..errors import (
     ResponseTooLarge,
     ResultUnknown,
 )
-from . import protocol as _protocol
+from . import protocol
 from .config import Config
 from .connection import Sockets, connected, not_nomad, tls_hint, was_reset
 from .protocol import Headers
@@ -109,7 +109,7 @@ class Transport:
 
         `check` raises DecodeError for a body that is not whole; that counts as a fault on the way. `most` bounds the body, unpacked.
         """
-        if not _protocol.is_read(path):
+        if not protocol.is_read(path):
             raise AllocframeError(f"GET {path} is not one of the calls that only read")
         return self._repeated(lambda deadline: self._attempt(path, params, deadline, check, most), timeout)
 
@@ -143,7 +143,7 @@ class Transport:
                 raise KeyboardInterrupt from None  # without the frames of libraries: their locals may hold the token
             except _Fault as fault:
                 attempt += 1
-                pause = fault.pause if fault.pause is not None else _protocol.backoff(attempt, self._rng)
+                pause = fault.pause if fault.pause is not None else protocol.backoff(attempt, self._rng)
                 if fault.stale_connection and attempt == 1:
                     pause = 0.0
                 if (
@@ -224,11 +224,11 @@ class Transport:
                 raise ResultUnknown(
                     f"{where}: sent, but the answer is not Nomad's: {visible(text[:200])!r}"
                 ) from None
-        if _protocol.may_be_applied(status, text):
+        if protocol.may_be_applied(status, text):
             raise ResultUnknown(f"{where}: sent, and answered {status}: {visible(text.strip()[:200])}")
-        failed = partial(_protocol.error_for, "POST", path, status, visible(text.strip()))
-        if _protocol.was_not_applied(status, text):
-            raise _Fault(failed(), pause=_protocol.retry_after(answer.headers.get("retry-after")))
+        failed = partial(protocol.error_for, "POST", path, status, visible(text.strip()))
+        if protocol.was_not_applied(status, text):
+            raise _Fault(failed(), pause=protocol.retry_after(answer.headers.get("retry-after")))
         raise failed()
 
     def _body(
@@ -272,7 +272,7 @@ class Transport:
             if answer.headers.get("content-type", "").startswith("text/html"):
                 raise self._fault_or_error(status, answer, NotNomad(not_nomad(where, status, body)))
             said = visible(text.strip())
-            raise self._fault_or_error(status, answer, _protocol.error_for("GET", path, status, said), text)
+            raise self._fault_or_error(status, answer, protocol.error_for("GET", path, status, said), text)
         start = body[:16].removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
         if start and start not in _JSON_STARTS:
             raise NotNomad(not_nomad(where, status, body))
@@ -281,9 +281,9 @@ class Transport:
     def _fault_or_error(
         self, status: int, answer: httpx.Response, error: AllocframeError, text: str = ""
     ) -> Exception:
-        if not _protocol.is_transient(status, text):
+        if not protocol.is_transient(status, text):
             return error
-        return _Fault(error, pause=_protocol.retry_after(answer.headers.get("retry-after")))
+        return _Fault(error, pause=protocol.retry_after(answer.headers.get("retry-after")))
 
     def _unreachable(self, error: httpx.ConnectError) -> Exception:
         """Return the fault for a connection that was not made; where none ever was, it is not tried again."""

@@ -72,12 +72,12 @@ def pareto(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     table : pandas.DataFrame
-        What `stats.concentration` returns. At most 25 bars are drawn; the last sums up the others.
+        What `stats.failure_ranking` returns. At most 25 bars are drawn; the last sums up the others.
     ax : matplotlib Axes, optional
 
     Examples
     --------
-    >>> af.plots.pareto(af.stats.concentration(snap, by="job_id")).get_xlabel()
+    >>> af.plots.pareto(af.stats.failure_ranking(snap, by="job_id")).get_xlabel()
     'failures'
     """
     if table.empty:

@@ -265,7 +265,7 @@ def waterfall(source: Any, job_id: str, *, namespace: str | None = None, ax: Axe
 def _unseen(ax: Axes, mine: pd.DataFrame, first: pd.Series[Any], place: dict[str, int], source: Any) -> None:
     """Draw in grey the beginnings that the rings have lost."""
     cut = mine.loc[mine["left_truncated"].astype(bool), "alloc_id"].astype("str").unique()
-    allocations = stats.chains(source)
+    allocations = stats.reschedule_chains(source)
     created = allocations.set_index(allocations["alloc_id"].astype("str"))["created_at"].reindex(cut)
     left, right = days(created), days(first.reindex(cut))
     if len(cut):

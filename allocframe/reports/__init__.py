@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from ..diagnosis.data_quality import evidence
-from .cluster import Trends, overview, trends
+from ..diagnosis.data_quality import data_quality
+from .cluster import Trends, cluster_summary, trends
 from .postmortem import Postmortem, postmortem
-from .render import readable
+from .render import format_table
 from .report import NOTEBOOKS, missing, report
 
 __all__ = [
     "NOTEBOOKS",
     "Postmortem",
     "Trends",
-    "evidence",
+    "cluster_summary",
+    "data_quality",
+    "format_table",
     "missing",
-    "overview",
     "postmortem",
-    "readable",
     "report",
     "trends",
 ]

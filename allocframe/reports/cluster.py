@@ -19,7 +19,7 @@ from .render import Prose
 _ENDED = ("complete", "failed", "lost")
 
 
-def overview(snapshot: Snapshot, *, since: pd.Timestamp | str | None = None) -> Prose:
+def cluster_summary(snapshot: Snapshot, *, since: pd.Timestamp | str | None = None) -> Prose:
     """Say how a cluster does: how much ran, how often it failed, with its interval, and what stands out.
 
     Parameters
@@ -31,7 +31,7 @@ def overview(snapshot: Snapshot, *, since: pd.Timestamp | str | None = None) -> 
 
     Examples
     --------
-    >>> "failures in 100 task hours" in str(af.overview(snap)).replace(chr(10), " ")
+    >>> "failures in 100 task hours" in str(af.cluster_summary(snap)).replace(chr(10), " ")
     True
     """
     of_one(snapshot)
@@ -64,7 +64,7 @@ def _rate(snapshot: Snapshot, since: pd.Timestamp | str | None) -> str:
 
 
 def _worst(snapshot: Snapshot, since: pd.Timestamp | str | None) -> str:
-    jobs = stats.concentration(snapshot, by="job_id", since=since)
+    jobs = stats.failure_ranking(snapshot, by="job_id", since=since)
     if jobs.empty:
         return ""
     top = jobs.head(3)
@@ -97,7 +97,7 @@ class Trends:
     days : pandas.DataFrame or None
         What `stats.daily` returns; None without an archive.
     jobs : pandas.DataFrame or None
-        What `stats.failure_change` returns by job, of jobs that failed in either time.
+        What `stats.compare_periods` returns by job, of jobs that failed in either time.
     """
 
     summary: Prose
@@ -142,8 +142,8 @@ def trends(snapshot: Snapshot, *, since: pd.Timestamp | str | None = None) -> Tr
     begin = begin if begin.tzinfo else begin.tz_localize("UTC")
     length = max(last - begin, pd.Timedelta("1s"))
     days = stats.daily(snapshot, since=max(first, (begin - length).floor("D")))
-    together = stats.failure_change(snapshot, by=[], period=str(length)).iloc[0]
-    jobs = stats.failure_change(snapshot, by=["namespace", "job_id"], period=str(length))
+    together = stats.compare_periods(snapshot, by=[], period=str(length)).iloc[0]
+    jobs = stats.compare_periods(snapshot, by=["namespace", "job_id"], period=str(length))
     said = [_rate_change(together, begin, last), _loops(days, begin), _observed(days, first, begin - length)]
     return Trends(
         Prose(" ".join(filter(None, said))), days, jobs[jobs["failures"] + jobs["failures_before"] > 0]

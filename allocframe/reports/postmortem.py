@@ -9,7 +9,7 @@ import pandas as pd
 from .. import stats
 from .._utils.prose import clock, count
 from ..client.client import Client
-from ..diagnosis.data_quality import brief_gaps, covered, disturbances, evidence, of_one, unwatched
+from ..diagnosis.data_quality import brief_gaps, covered, data_quality, disturbances, of_one, unwatched
 from ..diagnosis.diagnose import findings
 from ..diagnosis.finding import Findings
 from ..diagnosis.incidents import Incident, incidents
@@ -110,7 +110,7 @@ def postmortem(
         radius=_radius(told, rows),
         jobs=_jobs(rows),
         recovery=_recovery(snapshot, begin, end),
-        missing=evidence(snapshot),
+        missing=data_quality(snapshot),
         logs=LogLines(NOT_ASKED, []) if client is None else log_lines(snapshot, client, begin, end),
         since=begin,
         until=end,

@@ -13,9 +13,9 @@ from typing import Any
 
 import pandas as pd
 
-from ..nomad import protocol as _protocol
+from ..nomad import protocol
 from ..snapshot.snapshot import Snapshot
-from ..stats import vocabulary as meanings
+from ..stats import vocabulary
 from ..store.capture import Capture
 from ..tables.events import KNOWN_TYPES
 
@@ -26,15 +26,15 @@ _NOMADS_OWN = frozenset(
         *_STATUSES,
         *_JOB_TYPES,
         *KNOWN_TYPES,
-        *meanings.STOP_REASONS,
-        *meanings.REQUESTS,
-        *meanings.DECISIONS,
-        *meanings.SIGNALS.values(),
+        *vocabulary.STOP_REASONS,
+        *vocabulary.REQUESTS,
+        *vocabulary.DECISIONS,
+        *vocabulary.SIGNALS.values(),
     ]
 )
 """Words that are Nomad's, whatever the cluster: these stay."""
 
-_EXHAUSTED = re.compile(re.escape(meanings.EXHAUSTED) + r"\d+ in interval [0-9hms.]+ and mode is \"\w+\"")
+_EXHAUSTED = re.compile(re.escape(vocabulary.EXHAUSTED) + r"\d+ in interval [0-9hms.]+ and mode is \"\w+\"")
 _IN_SLOT = re.compile(r"\[(\d+)\]\Z")
 _TEXTS = {
     "kill_reason": "KillReason", "kill_error": "KillError", "driver_error": "DriverError", "driver_message": "DriverMessage",
@@ -82,8 +82,8 @@ class _Names:
     def reason(self, text: Any) -> str | None:
         if pd.isna(text) or _EXHAUSTED.fullmatch(text):
             return None if pd.isna(text) else str(text)
-        if text.startswith(meanings.HEALTH_CHECK):
-            return f"{meanings.HEALTH_CHECK}{self('check', text)}"
+        if text.startswith(vocabulary.HEALTH_CHECK):
+            return f"{vocabulary.HEALTH_CHECK}{self('check', text)}"
         return self.word("text", text)
 
 
@@ -93,7 +93,7 @@ def redacted(snapshot: Snapshot, path: Path) -> Path:
     capture = Capture.create()
     try:
         rows = list(_rows(snapshot, names))
-        capture.add(json.dumps(rows).encode(), path=_protocol.LIST, params={})
+        capture.add(json.dumps(rows).encode(), path=protocol.LIST, params={})
         info = {name: snapshot.info[name] for name in _FACTS if name in snapshot.info}
         if "recorded_since" in info:
             told = [{**gap, "reason": None} for gap in snapshot.info["gaps"]]

@@ -82,7 +82,7 @@ class Points:
 
 
 class Readable:
-    """A table for reading, made by `readable`."""
+    """A table for reading, made by `format_table`."""
 
     def __init__(self, columns: list[str], rows: list[list[str]], numeric: list[bool], hidden: int) -> None:
         self.columns, self.rows, self.numeric = columns, rows, numeric
@@ -127,7 +127,7 @@ class Readable:
         return "\n".join(lines) + (f"\n\n{self.left_out}." if self.left_out else "")
 
 
-def readable(frame: pd.DataFrame, *, rows: int = 20) -> Readable:
+def format_table(frame: pd.DataFrame, *, rows: int = 20) -> Readable:
     """Return the first rows of a table as people read them.
 
     Times are cut to seconds, durations and numbers rounded, IDs shortened to eight characters as the Nomad CLI does, and
@@ -144,7 +144,7 @@ def readable(frame: pd.DataFrame, *, rows: int = 20) -> Readable:
     --------
     >>> from datetime import timedelta
     >>> import pandas as pd
-    >>> af.readable(pd.DataFrame({"job_id": ["web"], "median_run": [timedelta(seconds=4.2)]}))
+    >>> af.format_table(pd.DataFrame({"job_id": ["web"], "median_run": [timedelta(seconds=4.2)]}))
     job   median run
     web        4.2 s
     """

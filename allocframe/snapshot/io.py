@@ -9,7 +9,7 @@ from ..errors import ConfigError, DecodeError
 from ..store.capture import Capture, capture_files, load_capture
 from ..store.page_store import Store
 from ..store.table_store import Kept
-from .multi_cluster import Together, joined
+from .multi_cluster import MultiSnapshot, joined
 from .snapshot import Snapshot
 
 
@@ -81,8 +81,8 @@ def _decoded(capture: Capture) -> Snapshot:
     return Snapshot(capture, store)
 
 
-def loaded(capture: Capture) -> Together:
-    """Return what `Together.save` wrote.
+def loaded(capture: Capture) -> MultiSnapshot:
+    """Return what `MultiSnapshot.save` wrote.
 
     Raises
     ------

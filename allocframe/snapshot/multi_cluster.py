@@ -66,10 +66,10 @@ class Joined(Kept):
         return table.frame(dict(zip(data.column_names, data.columns, strict=True)))
 
 
-class Together(Snapshot):
+class MultiSnapshot(Snapshot):
     """The snapshots of several clusters as one; whatever takes a `Snapshot` takes it, and keeps clusters apart.
 
-    Made by `Fleet.snapshot`, `together` and `load`. It owns the snapshots that it is made of: closing it closes them.
+    Made by `Fleet.snapshot`, `combine` and `load`. It owns the snapshots that it is made of: closing it closes them.
     """
 
     _declared: ClassVar[Mapping[str, Table]] = DECLARED
@@ -100,17 +100,17 @@ class Together(Snapshot):
             found[name] = member
         return found
 
-    def filter(self, **columns: Any) -> Together:
+    def filter(self, **columns: Any) -> MultiSnapshot:
         """Return the snapshot of those allocations only whose columns have the values given; see `Snapshot.filter`.
 
         Examples
         --------
-        >>> two = af.together({"eu": snap, "us": snap})
+        >>> two = af.combine({"eu": snap, "us": snap})
         >>> len(two.filter(cluster="us", client_status="failed")) == len(snap.filter(client_status="failed"))
         True
         """
         found = super().filter(**columns)
-        return Together(
+        return MultiSnapshot(
             self._members, self._capture, self._store, conditions=found._conditions, schema=found._schema
         )
 
@@ -119,7 +119,7 @@ class Together(Snapshot):
 
         Examples
         --------
-        >>> two = af.together({"eu": snap, "us": snap})
+        >>> two = af.combine({"eu": snap, "us": snap})
         >>> sorted(af.load(two.save("fleet.allocframe")).clusters)
         ['eu', 'us']
         """
@@ -153,7 +153,7 @@ class Together(Snapshot):
         return [f"allocations as fetched from {names}", *super()._remarks()]
 
 
-def together(snapshots: Mapping[str, Snapshot]) -> Together:
+def combine(snapshots: Mapping[str, Snapshot]) -> MultiSnapshot:
     """Put the snapshots of several clusters together: one snapshot, whose tables have a column `cluster`.
 
     Statistics, findings and plots of it never mix clusters: a job of the same name is another one in another cluster.
@@ -170,7 +170,7 @@ def together(snapshots: Mapping[str, Snapshot]) -> Together:
 
     Examples
     --------
-    >>> two = af.together({"eu": snap, "us": snap})
+    >>> two = af.combine({"eu": snap, "us": snap})
     >>> table = af.stats.restarts(two, by=["cluster", "job_id"])
     >>> table["count"].sum() == 2 * (snap.events["type"] == "Restarting").sum()
     np.True_
@@ -178,18 +178,18 @@ def together(snapshots: Mapping[str, Snapshot]) -> Together:
     return joined(snapshots, {})
 
 
-def joined(snapshots: Mapping[str, Snapshot], failed: Mapping[str, Mapping[str, str]]) -> Together:
+def joined(snapshots: Mapping[str, Snapshot], failed: Mapping[str, Mapping[str, str]]) -> MultiSnapshot:
     """Return snapshots as one; `failed` says of clusters that could not be had where they are and why."""
     members = {name: snapshots[name] for name in sorted(map(check_name, snapshots))}
     if not members:
         raise ConfigError("give the snapshot of at least one cluster")
     for name, member in members.items():
-        if not isinstance(member, Snapshot) or isinstance(member, Together):
+        if not isinstance(member, Snapshot) or isinstance(member, MultiSnapshot):
             raise ConfigError(f"{name} must be the snapshot of one cluster, not {type(member).__name__}")
     capture = Capture.create()
     capture.describe(**_facts({name: _told(member) for name, member in members.items()}, failed))
     try:
-        return Together(members, capture, Joined(members))
+        return MultiSnapshot(members, capture, Joined(members))
     except BaseException:
         capture.close()
         raise

@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-from . import vocabulary as meanings
+from . import vocabulary
 from .crash_loops import crash_loops
 from .estimators import cumulative_incidence, kaplan_meier, laplace, logrank, mean_cumulative
 from .explain import explain_events, explain_stops
 from .headroom import headroom
-from .nodes import blast_radius, concentration, lemon_nodes
+from .nodes import blast_radius, failure_ranking, lemon_nodes
 from .placement import placement_failures
 from .rates import failed_starts, failure_share, failures, oom_kills, restarts
-from .replacements import chains
+from .replacements import reschedule_chains
 from .restart_storms import failure_clustering, restart_storms
 from .rollouts import rollouts
 from .runs import availability, mtbf, outages, runs, time_to_recover
-from .survival import cumulative_restarts, ends, survival
-from .trends import daily, failure_change
+from .survival import cumulative_restarts, end_causes, survival
+from .trends import compare_periods, daily
 
 __all__ = [
     "availability",
     "blast_radius",
-    "chains",
-    "concentration",
+    "compare_periods",
     "crash_loops",
     "cumulative_incidence",
     "cumulative_restarts",
     "daily",
-    "ends",
+    "end_causes",
     "explain_events",
     "explain_stops",
     "failed_starts",
-    "failure_change",
     "failure_clustering",
+    "failure_ranking",
     "failure_share",
     "failures",
     "headroom",
@@ -40,15 +39,16 @@ __all__ = [
     "lemon_nodes",
     "logrank",
     "mean_cumulative",
-    "meanings",
     "mtbf",
     "oom_kills",
     "outages",
     "placement_failures",
+    "reschedule_chains",
     "restart_storms",
     "restarts",
     "rollouts",
     "runs",
     "survival",
     "time_to_recover",
+    "vocabulary",
 ]

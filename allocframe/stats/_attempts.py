@@ -10,12 +10,11 @@ from typing import Any
 
 import narwhals as nw
 
-from . import _attempts
-from . import vocabulary as meanings
+from . import _attempts, vocabulary
 from ._source import Tables
 
 ATTEMPT = "attempt"
-_CODE = {cause: number for number, cause in enumerate(meanings.CAUSES)}
+_CODE = {cause: number for number, cause in enumerate(vocabulary.CAUSES)}
 
 
 def marked(tables: Tables) -> nw.LazyFrame[Any]:
@@ -33,15 +32,15 @@ def marked(tables: Tables) -> nw.LazyFrame[Any]:
         nw.when(terminated).then(seq).alias("_terminated_seq"),
         nw.when(kind == "Killing").then(seq).alias("_killing_seq"),
         _asked().alias("_asked"),
-        _coded(meanings.FAILED_STARTS).alias("_start_failed"),
-        _coded(meanings.ENDED_BY).alias("_ended_by"),
+        _coded(vocabulary.FAILED_STARTS).alias("_start_failed"),
+        _coded(vocabulary.ENDED_BY).alias("_ended_by"),
         oom_confirmed(tables).alias("_oom"),
         nw.when(kind == "Restarting")
         .then(nw.lit(1))
         .when(kind == "Not Restarting")
         .then(nw.lit(2))
         .alias("_next"),
-        (nw.col("restart_reason") == meanings.DELAYED)
+        (nw.col("restart_reason") == vocabulary.DELAYED)
         .fill_null(value=False)
         .cast(nw.Int64)
         .alias("_delayed"),
@@ -61,11 +60,11 @@ def _asked() -> nw.Expr:
     signaled = nw.col("type") == "Restart Signaled"
     reason, message = nw.col("restart_reason"), nw.col("message")
     found = []
-    for who in sorted(set(meanings.REQUESTS.values())):
-        words = [said for said, asker in meanings.REQUESTS.items() if asker == who]
+    for who in sorted(set(vocabulary.REQUESTS.values())):
+        words = [said for said, asker in vocabulary.REQUESTS.items() if asker == who]
         said = reason.is_in(words) | (reason.is_null() & message.is_in(words))
         found.append(nw.when(signaled & said).then(nw.lit(_CODE[who])))
-    checked = signaled & reason.str.starts_with(meanings.HEALTH_CHECK)
+    checked = signaled & reason.str.starts_with(vocabulary.HEALTH_CHECK)
     found.append(nw.when(checked).then(nw.lit(_CODE["health check"])))
     return nw.coalesce(*found, nw.when(signaled).then(nw.lit(_CODE["unknown"])))
 
@@ -146,8 +145,8 @@ def _given_up(exited: nw.Expr) -> nw.Expr:
 
 def labelled(code: nw.Expr) -> nw.Expr:
     """Return the names of causes for their numbers."""
-    numbers = list(range(len(meanings.CAUSES)))
-    return code.replace_strict(numbers, list(meanings.CAUSES), default=None, return_dtype=nw.String)
+    numbers = list(range(len(vocabulary.CAUSES)))
+    return code.replace_strict(numbers, list(vocabulary.CAUSES), default=None, return_dtype=nw.String)
 
 
 DIMENSIONS = ("namespace", "job_id", "job_version", "task_group", "node_name")

@@ -6,21 +6,20 @@ from typing import Any
 
 import narwhals as nw
 
-from . import _attempts
-from . import vocabulary as meanings
+from . import _attempts, vocabulary
 
 TEXTS = ("exit_meaning", "oom", "decision", "cause")
 TOLD = ("attempt", "killed_by_nomad", "cause_code", "exit_meaning", "oom", "failure", "decision", "cause")
 """The columns that say what an event means."""
 
-_CAUSED = ("Terminated", "Restarting", "Not Restarting", "Killing", "Killed", *meanings.FAILED_STARTS)
+_CAUSED = ("Terminated", "Restarting", "Not Restarting", "Killing", "Killed", *vocabulary.FAILED_STARTS)
 
 
 def with_meaning(joined: nw.LazyFrame[Any]) -> nw.LazyFrame[Any]:
     """Return events that know their attempt with the columns that say what they mean."""
     terminated = nw.col("type") == "Terminated"
     code, signal = nw.col("exit_code"), nw.col("signal")
-    killed = (code.fill_null(0) == meanings.SIGKILL_CODE) | (signal.fill_null(0) == 9)
+    killed = (code.fill_null(0) == vocabulary.SIGKILL_CODE) | (signal.fill_null(0) == 9)
     confirmed = (nw.col("_oom") == 1).fill_null(value=False)
     oom = (
         nw.when(terminated & confirmed).then(nw.lit("confirmed"))
@@ -29,13 +28,13 @@ def with_meaning(joined: nw.LazyFrame[Any]) -> nw.LazyFrame[Any]:
         .when(terminated).then(nw.lit("no"))
     )  # fmt: skip
     failed = (code.fill_null(0) != 0) | (signal.fill_null(0) != 0) | confirmed
-    mine = nw.col("cause_code").is_in([meanings.CAUSES.index(cause) for cause in OWN_FAULT])
+    mine = nw.col("cause_code").is_in([vocabulary.CAUSES.index(cause) for cause in OWN_FAULT])
     return joined.with_columns(
         exit_meaning=_exit_meaning(confirmed, killed),
         oom=oom,
-        failure=((terminated & failed & mine) | nw.col("type").is_in(list(meanings.FAILED_STARTS))).fill_null(
-            value=False
-        ),
+        failure=(
+            (terminated & failed & mine) | nw.col("type").is_in(list(vocabulary.FAILED_STARTS))
+        ).fill_null(value=False),
         decision=_decision(),
         cause=nw.when(nw.col("type").is_in(list(_CAUSED))).then(_attempts.labelled(nw.col("cause_code"))),
     )
@@ -48,13 +47,16 @@ OWN_FAULT = ("failure", "out of memory", "health check", "unknown")
 def _exit_meaning(confirmed: nw.Expr, killed: nw.Expr) -> nw.Expr:
     code, signal = nw.col("exit_code"), nw.col("signal")
     by_signal = signal.replace_strict(
-        list(meanings.SIGNALS),
-        [f"killed by {name}" for name in meanings.SIGNALS.values()],
+        list(vocabulary.SIGNALS),
+        [f"killed by {name}" for name in vocabulary.SIGNALS.values()],
         default=None,
         return_dtype=nw.String,
     )
     by_code = code.replace_strict(
-        list(meanings.EXIT_CODES), list(meanings.EXIT_CODES.values()), default=None, return_dtype=nw.String
+        list(vocabulary.EXIT_CODES),
+        list(vocabulary.EXIT_CODES.values()),
+        default=None,
+        return_dtype=nw.String,
     )
     said = nw.coalesce(by_signal, by_code, nw.when(~code.is_null()).then(nw.lit("error")), nw.lit("unknown"))
     return nw.when(nw.col("type") == "Terminated").then(
@@ -66,8 +68,8 @@ def _exit_meaning(confirmed: nw.Expr, killed: nw.Expr) -> nw.Expr:
 
 def _decision() -> nw.Expr:
     reason = nw.col("restart_reason")
-    known = [nw.when(reason == said).then(nw.lit(means)) for said, means in meanings.DECISIONS.items()]
-    spent = nw.when(reason.str.starts_with(meanings.EXHAUSTED)).then(nw.lit("given up: attempts used up"))
+    known = [nw.when(reason == said).then(nw.lit(means)) for said, means in vocabulary.DECISIONS.items()]
+    spent = nw.when(reason.str.starts_with(vocabulary.EXHAUSTED)).then(nw.lit("given up: attempts used up"))
     asked = nw.when(reason.is_null() & (nw.col("type") == "Restarting")).then(nw.lit("on request"))
     decided = nw.col("type").is_in(["Restarting", "Not Restarting"])
     return nw.when(decided).then(nw.coalesce(*known, spent, asked, nw.lit("unknown")))

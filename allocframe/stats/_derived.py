@@ -15,8 +15,7 @@ from pandas.api.types import union_categoricals
 
 from .._utils.memory import give_back
 from ..snapshot.snapshot import Snapshot
-from . import _attempts
-from . import _classify as _meaning
+from . import _attempts, _classify
 from ._source import TASK, Source, Tables, collected, tables
 
 
@@ -117,10 +116,10 @@ def _explained(given: Tables) -> tuple[nw.LazyFrame[Any], nw.LazyFrame[Any]]:
     on = [*given.task, _attempts.ATTEMPT]
     facts = attempts.select(*on, "killed_by_nomad", "cause_code")
     helpers = [name for name in marked.collect_schema().names() if name.startswith("_") and name != "_oom"]
-    events = _meaning.with_meaning(marked.drop(*helpers).join(facts, on=on, how="left"))
+    events = _classify.with_meaning(marked.drop(*helpers).join(facts, on=on, how="left"))
     if given.eager:
         native = events.to_native()
-        for name in _meaning.TEXTS:  # a category takes a byte, a text twenty
+        for name in _classify.TEXTS:  # a category takes a byte, a text twenty
             native[name] = native[name].astype("category")
         if given.narrow:
             native = native.drop(columns=list(_READ)).astype(_SMALL)

@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..snapshot.snapshot import Snapshot
-from . import _classify as _meaning
-from . import vocabulary as meanings
+from . import _classify, vocabulary
 from ._derived import facts
 from ._per_cluster import apart
 from ._source import TASK, Source, collected, looked_up, pandas_table
@@ -62,14 +61,14 @@ def explain_events(source: Source) -> Any:
     """
     known = facts(source)
     if isinstance(source, Snapshot):
-        return _beside(source.events, collected(known.events.select(*_meaning.TOLD)))
+        return _beside(source.events, collected(known.events.select(*_classify.TOLD)))
     found = known.events
     helpers = [
         name for name in found.collect_schema().names() if name.startswith("_") or name.endswith("_us")
     ]
     native = found.drop(*helpers, TASK, strict=False)
     if known.given.eager:
-        return native.collect(backend="pandas").to_native().astype(dict.fromkeys(_meaning.TEXTS, "str"))
+        return native.collect(backend="pandas").to_native().astype(dict.fromkeys(_classify.TEXTS, "str"))
     return native.to_native()
 
 
@@ -81,18 +80,20 @@ def explained(
 
     Of many, only the `latest` so many, the last one first.
     """
-    known = collected(facts(snapshot).events.select(*_meaning.TOLD, *_KEY, "time_us", _wanted=nw.col(column)))
+    known = collected(
+        facts(snapshot).events.select(*_classify.TOLD, *_KEY, "time_us", _wanted=nw.col(column))
+    )
     places = np.flatnonzero(known["_wanted"].isin(list(values)).to_numpy(dtype=bool))
     if latest is not None:
         times = known["time_us"].iloc[places].fillna(0).to_numpy(dtype=np.int64)
         places = places[np.argsort(-times, kind="stable")[:latest]]
     found = known.iloc[places]
-    return _beside(snapshot._events_at(places, found[list(_KEY)]), found[list(_meaning.TOLD)])
+    return _beside(snapshot._events_at(places, found[list(_KEY)]), found[list(_classify.TOLD)])
 
 
 def _beside(events: pd.DataFrame, told: pd.DataFrame) -> pd.DataFrame:
     """Put what events mean beside them, row by row."""
-    plain = told.astype(dict.fromkeys(_meaning.TEXTS, "str")).set_axis(events.index)
+    plain = told.astype(dict.fromkeys(_classify.TEXTS, "str")).set_axis(events.index)
     return events.assign(**{str(name): values for name, values in plain.items()})
 
 
@@ -122,17 +123,17 @@ def explain_stops(source: Source, evaluations: pd.DataFrame | None = None) -> pd
     """
     found = pandas_table(source, "allocations").copy()
     described = found["desired_description"].astype("str")
-    reason = described.map(meanings.STOP_REASONS)
+    reason = described.map(vocabulary.STOP_REASONS)
     stopped = found["desired_status"].isin(["stop", "evict"])
     reason = reason.where(described.notna(), "no reason given").where(stopped).astype("str")
     reason = reason.mask(
-        stopped & described.notna() & ~described.isin(list(meanings.STOP_REASONS)), "unknown"
+        stopped & described.notna() & ~described.isin(list(vocabulary.STOP_REASONS)), "unknown"
     )
     reason = reason.mask(stopped & found["preempted_by"].notna(), "preempted")
     if evaluations is not None:
         trigger = _replacement_trigger(found, evaluations)
-        told = reason.eq("migrated") & trigger.isin(list(meanings.MIGRATIONS))
-        reason = reason.mask(told, trigger.map(meanings.MIGRATIONS))
+        told = reason.eq("migrated") & trigger.isin(list(vocabulary.MIGRATIONS))
+        reason = reason.mask(told, trigger.map(vocabulary.MIGRATIONS))
     return found.assign(stop_reason=reason)
 
 

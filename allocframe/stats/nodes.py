@@ -9,7 +9,7 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
-from . import _confidence as _intervals
+from . import _confidence
 from ._derived import facts
 from ._per_cluster import apart
 from ._source import Source, collected, looked_up, names, pandas_table, us
@@ -108,9 +108,9 @@ def lemon_nodes(source: Source, *, by: str | Iterable[str] = ("namespace", "job_
         .agg(tasks=("hit", "size"), observed=("hit", "sum"), expected=("risk", "sum"))
         .reset_index()
     )
-    ratio, lower, upper = _intervals.poisson(found["observed"], found["expected"])
+    ratio, lower, upper = _confidence.poisson(found["observed"], found["expected"])
     p = np.array(
-        [_intervals.at_least(o, e) for o, e in zip(found["observed"], found["expected"], strict=True)]
+        [_confidence.at_least(o, e) for o, e in zip(found["observed"], found["expected"], strict=True)]
     )
     lemon = (p * max(len(found), 1) < 0.01) & (found["observed"] >= 3) & (np.nan_to_num(ratio) > 2)
     for name, values in {"ratio": ratio, "lower": lower, "upper": upper}.items():
@@ -120,7 +120,7 @@ def lemon_nodes(source: Source, *, by: str | Iterable[str] = ("namespace", "job_
     )
 
 
-def concentration(
+def failure_ranking(
     source: Source, by: str = "job_id", *, since: pd.Timestamp | str | None = None
 ) -> pd.DataFrame:
     """Rank jobs or nodes by their failures, from `since` on, with the share that the first ones make up together.
@@ -133,7 +133,7 @@ def concentration(
 
     Examples
     --------
-    >>> float(af.stats.concentration(snap)["cumulative_share"].iloc[-1])
+    >>> float(af.stats.failure_ranking(snap)["cumulative_share"].iloc[-1])
     1.0
     """
     found = _failed(source, by, since).sort_values(

@@ -10,8 +10,7 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
-from . import _confidence as _intervals
-from . import vocabulary as meanings
+from . import _confidence, vocabulary
 from ._derived import Facts, facts
 from ._per_cluster import apart
 from ._source import Source, Tables, collected, grouped, moment, names, pandas_table, us
@@ -121,7 +120,7 @@ def failed_starts(
     >>> af.stats.failed_starts(snap, by="job_id")["count"].sum()
     np.int64(0)
     """
-    counted = nw.col("type").is_in(list(meanings.FAILED_STARTS))
+    counted = nw.col("type").is_in(list(vocabulary.FAILED_STARTS))
     return _rates(source, counted, names(by), bin, since, until)
 
 
@@ -179,7 +178,7 @@ def failure_share(source: Source, by: str | Iterable[str] = "job_id") -> pd.Data
         allocations=("alloc_id", "size"),
         oldest_at=("created_at", "min"),
     )
-    share, lower, upper = _intervals.wilson(found["failed"], found["finished"])
+    share, lower, upper = _confidence.wilson(found["failed"], found["finished"])
     for place, (name, values) in enumerate({"share": share, "lower": lower, "upper": upper}.items()):
         found.insert(2 + place, name, pd.Series(values, index=found.index, dtype="Float64"))
     return found.sort_values("failed", ascending=False, kind="stable").reset_index(drop=not names(by))
@@ -306,7 +305,7 @@ def _judged(exposure: pd.DataFrame, counts: pd.DataFrame, by: list[str], window:
     found = _together(exposure, counts, by, binned)
     count, tasks = found["count"].fillna(0).astype("int64"), found["tasks"].fillna(0).astype("int64")
     hours = found["exposure"].fillna(0).astype("float64") / _HOUR
-    rate, lower, upper = _intervals.poisson(count, hours)
+    rate, lower, upper = _confidence.poisson(count, hours)
     result = found[by].copy()
     if binned:
         result["bin"] = [moment(window.since + int(number) * (window.width or 0)) for number in found["bin"]]

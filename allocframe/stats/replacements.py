@@ -50,7 +50,7 @@ def replacements(source: Source) -> pd.Series[Any]:
 
 
 @apart
-def chains(source: Source) -> pd.DataFrame:
+def reschedule_chains(source: Source) -> pd.DataFrame:
     """Rebuild the chains of reschedules and replacements.
 
     Parameters
@@ -74,7 +74,7 @@ def chains(source: Source) -> pd.DataFrame:
 
     Examples
     --------
-    >>> chains = af.stats.chains(snap)
+    >>> chains = af.stats.reschedule_chains(snap)
     >>> int(chains["length"].max()) > 1
     True
     """

@@ -9,7 +9,7 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
-from . import _confidence as _intervals
+from . import _confidence
 from ._derived import facts
 from ._per_cluster import apart
 from ._source import Source, collected, moment
@@ -111,7 +111,7 @@ def _scanned(
         if not free[best] or slots < min_slots:
             break
         expected = max(everyone - slots, 1) / windows
-        p = min(_intervals.at_least(slots, expected) * len(at), 1.0)
+        p = min(_confidence.at_least(slots, expected) * len(at), 1.0)
         if p < p_below:
             chosen.append((best, int(end[best]), expected, p))
         free[best : int(end[best])] = False

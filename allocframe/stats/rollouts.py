@@ -8,7 +8,7 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
-from . import _confidence as _intervals
+from . import _confidence
 from ._derived import facts
 from ._per_cluster import apart
 from ._source import Source, collected, has_table, hours, looked_up, pandas_table
@@ -125,11 +125,11 @@ def _per_version(source: Source, observed_at: pd.Timestamp | str | None) -> pd.D
 
 
 def _compared(found: pd.DataFrame) -> pd.DataFrame:
-    ratio, lower, upper = _intervals.rate_ratio(
+    ratio, lower, upper = _confidence.rate_ratio(
         found["failures"], found["exposure_hours"], found["base_failures"], found["base_exposure_hours"]
     )
-    share, share_lower, _ = _intervals.wilson(found["failed_tasks"], found["tasks"])
-    base_share, _, base_upper = _intervals.wilson(found["base_failed_tasks"], found["base_tasks"])
+    share, share_lower, _ = _confidence.wilson(found["failed_tasks"], found["tasks"])
+    base_share, _, base_upper = _confidence.wilson(found["base_failed_tasks"], found["base_tasks"])
     values: dict[str, Any] = {
         "ratio": ratio, "lower": lower, "upper": upper, "share": share, "share_lower": share_lower, "base_share": base_share,
         "base_share_upper": base_upper,

@@ -9,8 +9,7 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
-from . import _attempts
-from . import _confidence as _intervals
+from . import _attempts, _confidence
 from ._classify import OWN_FAULT
 from ._derived import facts
 from ._per_cluster import apart
@@ -238,13 +237,13 @@ def mtbf(
     found = pd.DataFrame(
         rows, columns=[*keys, "failures", "exposure_hours", "trend", "trend_p", "slots", "truncated_share"]
     )
-    _, low, high = _intervals.poisson(found["failures"], found["exposure_hours"])
+    _, low, high = _confidence.poisson(found["failures"], found["exposure_hours"])
     none = found["failures"].eq(0).to_numpy()
     with np.errstate(divide="ignore"):
         found["mtbf_hours"] = np.where(
             none, np.nan, found["exposure_hours"] / found["failures"].where(~none, 1)
         )
-        found["lower"] = np.where(none, found["exposure_hours"] / _intervals.NONE_SEEN, 1 / high)
+        found["lower"] = np.where(none, found["exposure_hours"] / _confidence.NONE_SEEN, 1 / high)
         found["upper"] = np.where(none, np.nan, 1 / np.where(low > 0, low, np.nan))
     for name in ("mtbf_hours", "lower", "upper", "trend", "trend_p"):
         found[name] = found[name].astype("Float64").mask(found[name].isna() | found["exposure_hours"].le(0))

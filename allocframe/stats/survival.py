@@ -100,7 +100,7 @@ def cumulative_restarts(source: Source, by: str | Iterable[str] = "job_version")
 
 
 @apart
-def ends(source: Source, by: str | Iterable[str] = "job_type") -> pd.DataFrame:
+def end_causes(source: Source, by: str | Iterable[str] = "job_type") -> pd.DataFrame:
     """Estimate the share of allocations that has ended in each way by each age: the ways compete.
 
     Returns
@@ -111,7 +111,7 @@ def ends(source: Source, by: str | Iterable[str] = "job_type") -> pd.DataFrame:
 
     Examples
     --------
-    >>> set(af.stats.ends(snap)["kind"]) >= {"failed", "lost"}
+    >>> set(af.stats.end_causes(snap)["kind"]) >= {"failed", "lost"}
     True
     """
     keys = names(by)

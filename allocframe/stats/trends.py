@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ..snapshot.snapshot import Snapshot
-from . import _confidence as _intervals
+from . import _confidence
 from ._derived import facts
 from ._per_cluster import apart
 from ._source import Source, has_table, moment, names, pandas_table
@@ -65,7 +65,7 @@ def daily(
 
 
 @apart
-def failure_change(
+def compare_periods(
     source: Source,
     by: str | Iterable[str] = "job_id",
     *,
@@ -102,7 +102,7 @@ def failure_change(
 
     Examples
     --------
-    >>> change = af.stats.failure_change(snap, by=[], period="1h")
+    >>> change = af.stats.compare_periods(snap, by=[], period="1h")
     >>> int(change["failures"].iloc[0]) > 0
     True
     """
@@ -120,7 +120,7 @@ def failure_change(
     sides = [
         both[name] for name in ("failures", "exposure_hours", "failures_before", "exposure_hours_before")
     ]
-    for name, values in zip(("ratio", "lower", "upper"), _intervals.rate_ratio(*sides), strict=True):
+    for name, values in zip(("ratio", "lower", "upper"), _confidence.rate_ratio(*sides), strict=True):
         both[name] = pd.array(values, dtype="Float64")
     both["sure"] = ((both["lower"] > 1) | (both["upper"] < 1)).fillna(value=False).astype(bool)
     return both.sort_values("failures", ascending=False, kind="stable", ignore_index=True)

@@ -15,7 +15,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from ..errors import DecodeError
-from ..tables import wire_schema as _wire
+from ..tables import wire_schema
 
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _SPACE = b" \t\r\n"
@@ -61,7 +61,7 @@ def read(body: bytes, file: str) -> tuple[bytes, list[Issue]]:
             continue
         identity = value.get("ID")
         checker.alloc_id = identity if isinstance(identity, str) else None
-        records.append(json.dumps(checker.fit(value, _wire.ALLOCATION, ""), separators=(",", ":")))
+        records.append(json.dumps(checker.fit(value, wire_schema.ALLOCATION, ""), separators=(",", ":")))
     return ("[" + ",\n".join(records) + "]").encode(), issues
 
 
@@ -177,18 +177,18 @@ class _Checker:
             what = f"{file}: record {self.record} is not JSON: {error}"
             raise DecodeError(what, file=file, record=self.record) from error
 
-    def fit(self, value: Any, kind: _wire.WireType, field: str) -> Any:
+    def fit(self, value: Any, kind: wire_schema.WireType, field: str) -> Any:
         if value is None:
             return None
-        if isinstance(kind, _wire.Scalar):
+        if isinstance(kind, wire_schema.Scalar):
             return self._scalar(value, kind, field)
-        if isinstance(kind, _wire.ListOf):
+        if isinstance(kind, wire_schema.ListOf):
             return self._list(value, kind, field)
         if not isinstance(value, dict):
             self.note(field, "expected an object", value)
             return None
-        if isinstance(kind, _wire.MapOf):
-            if kind.value is _wire.ANY_TEXT:
+        if isinstance(kind, wire_schema.MapOf):
+            if kind.value is wire_schema.ANY_TEXT:
                 self._check_details(value, field)
             return {
                 self._text(name, field): self.fit(v, kind.value, f"{field}.{name}")
@@ -201,7 +201,7 @@ class _Checker:
             if name in value
         }
 
-    def _list(self, value: Any, kind: _wire.ListOf, field: str) -> list[Any] | None:
+    def _list(self, value: Any, kind: wire_schema.ListOf, field: str) -> list[Any] | None:
         if not isinstance(value, list):
             self.note(field, "expected an array", value)
             return None
@@ -210,19 +210,19 @@ class _Checker:
                 self.note(f"{field}[{position}]", "null; skipped", None)
         return [self.fit(item, kind.item, f"{field}[{position}]") for position, item in enumerate(value)]
 
-    def _scalar(self, value: Any, kind: _wire.Scalar, field: str) -> Any:
-        if kind is _wire.ANY_TEXT:
+    def _scalar(self, value: Any, kind: wire_schema.Scalar, field: str) -> Any:
+        if kind is wire_schema.ANY_TEXT:
             return self._any_text(value, field)
-        if kind is _wire.TEXT:
+        if kind is wire_schema.TEXT:
             fitted: Any = self._text(value, field) if isinstance(value, str) else None
-        elif kind is _wire.TIME:
+        elif kind is wire_schema.TIME:
             fitted = value if isinstance(value, str) and _TIME.fullmatch(value) else None
-        elif kind is _wire.BOOL:
+        elif kind is wire_schema.BOOL:
             fitted = value if isinstance(value, bool) else None
-        elif kind is _wire.FLOAT:
+        elif kind is wire_schema.FLOAT:
             fitted = _float(value)
         else:
-            fitted = _whole(value, *_wire.INT_RANGE[kind])
+            fitted = _whole(value, *wire_schema.INT_RANGE[kind])
         if fitted is None:
             self.note(field, f"expected {_NAMES[kind]}", value)
         return fitted
@@ -249,17 +249,17 @@ class _Checker:
 
 _TIME = re.compile(r"(?:[012]\d{3}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[-+]\d\d:\d\d))?", re.ASCII)
 _DETAILS = (
-    (_wire.DETAIL_NUMBERS, re.compile(r"(?:-?\d{1,18})?", re.ASCII), "a whole number"),
-    (_wire.DETAIL_FLAGS, re.compile(r"(?:true|false)?"), "true or false"),
+    (wire_schema.DETAIL_NUMBERS, re.compile(r"(?:-?\d{1,18})?", re.ASCII), "a whole number"),
+    (wire_schema.DETAIL_FLAGS, re.compile(r"(?:true|false)?"), "true or false"),
 )
 
 _NAMES = {
-    _wire.TEXT: "a text",
-    _wire.TIME: "a time, as RFC 3339 writes it, before the year 3000",
-    _wire.BOOL: "true or false",
-    _wire.FLOAT: "a number",
-    _wire.INT64: "a whole number of 64 bits",
-    _wire.UINT64: "a whole number from 0 to 2^64-1",
+    wire_schema.TEXT: "a text",
+    wire_schema.TIME: "a time, as RFC 3339 writes it, before the year 3000",
+    wire_schema.BOOL: "true or false",
+    wire_schema.FLOAT: "a number",
+    wire_schema.INT64: "a whole number of 64 bits",
+    wire_schema.UINT64: "a whole number from 0 to 2^64-1",
 }
 
 

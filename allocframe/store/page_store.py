@@ -18,11 +18,10 @@ import pyarrow.compute as pc
 
 from .._utils.memory import LARGE, give_back
 from ..errors import DecodeError
-from ..tables import TABLES
-from ..tables import wire_schema as _wire
+from ..tables import TABLES, wire_schema
 from ..tables.sql_views import MACROS, VIEWS
 from ..tables.table import Column, Table
-from . import lenient_json as _careful
+from . import lenient_json
 from .capture import Capture, Page
 from .sql import among, answer, quoted, streamed, terms
 
@@ -43,8 +42,8 @@ UNSTORED = (OSError, duckdb.Error)
 _UNFIT = (duckdb.InvalidInputException, UnicodeDecodeError)
 """What DuckDB raises for a page that does not fit; the second where its message cuts a character of the page in two."""
 
-_SUSPECT = _wire.suspect_pattern()
-_COLUMNS = _wire.duckdb_columns()
+_SUSPECT = wire_schema.suspect_pattern()
+_COLUMNS = wire_schema.duckdb_columns()
 
 ISSUES = Table(
     name="issues",
@@ -85,7 +84,7 @@ class Store:
         )
         self._lock = threading.Lock()
         self._schemas = itertools.count(1)
-        self._notes: list[tuple[Page, _careful.Issue]] = []
+        self._notes: list[tuple[Page, lenient_json.Issue]] = []
         self._waiting: list[tuple[Page, bytes]] = []
         self._broken: list[Page] = []
         self._prepared: set[str] = set()
@@ -112,7 +111,7 @@ class Store:
                 return self._insert(page, file, len(body))
             except _UNFIT:
                 pass  # the careful reader finds out whether the page is broken or only unusual
-        plain, issues = _careful.read(body, page.source or page.file_name)
+        plain, issues = lenient_json.read(body, page.source or page.file_name)
         careful = file.with_suffix(".careful")
         careful.write_bytes(plain)
         try:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import NotFound
 from ..fetch.listing import Walk
-from ..nomad import protocol as _protocol
+from ..nomad import protocol
 from ..nomad.config import Config
 from ..nomad.protocol import Query
 from ..nomad.transport import Transport, parsed
@@ -41,7 +41,7 @@ class Asker:
         query = replace(self._query, task_states=False, filter=None, per_page=1)
         asked = {**query.params(), **params}
         index: int | None = self._transport.get(
-            _protocol.LIST, asked, check=lambda answer: answer.headers.index, timeout=timeout
+            protocol.LIST, asked, check=lambda answer: answer.headers.index, timeout=timeout
         )
         return index
 

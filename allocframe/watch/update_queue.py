@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ..errors import AllocframeError, ConnectionFailed
 from ..nomad.config import Config
 from ..nomad.event_stream import QUIET, EventStream
-from . import updates as _events
+from . import updates
 from .updates import Line, Update
 
 MOST_UPDATES = 20_000
@@ -144,7 +144,7 @@ class Subscription:
         return self._stream.error
 
     def _put(self, text: bytes) -> None:
-        line = _events.parse(text)
+        line = updates.parse(text)
         if self.first_index is None and line.index is not None:
             self.first_index = line.index
         self._stream.established = True  # before the inbox wakes those who wait for it

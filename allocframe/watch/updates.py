@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from ..nomad.event_stream import NotAnEvent
-from ..tables import wire_schema as _wire
+from ..tables import wire_schema
 
 MOST_PASSED = 1000
 """Events of one allocation that may pass between two changes; what is beyond is asked for anew."""
 
 _HEAVY = ("Job", "Metrics", "AllocatedResources")
-_KEPT = [name for name in _wire.ALLOCATION.fields if name not in _HEAVY]
+_KEPT = [name for name in wire_schema.ALLOCATION.fields if name not in _HEAVY]
 _JOB = ("JobType", "JobVersion")
 
 

@@ -18,8 +18,7 @@ import pytest
 from watched import Versions, history, ring
 
 import allocframe as af
-from allocframe.archive import delta as _delta
-from allocframe.archive import schema as _schema
+from allocframe.archive import delta, schema
 from allocframe.tables.table import Column
 
 APPENDER = Path(__file__).parent / "appender.py"
@@ -107,15 +106,15 @@ def test_row_50_what_was_written_before_a_crash_does_not_count(
     archive: af.Archive, versions: Versions, table: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive.append(versions.seen(5, new=[("a", 5)]))
-    append = _delta.Tables.append
+    append = delta.Tables.append
 
-    def crash(tables: _delta.Tables, name: str, rows: Any) -> None:
+    def crash(tables: delta.Tables, name: str, rows: Any) -> None:
         if name == table:
             raise KeyboardInterrupt
         append(tables, name, rows)
 
     with monkeypatch.context() as patched:
-        patched.setattr(_delta.Tables, "append", crash)
+        patched.setattr(delta.Tables, "append", crash)
         with pytest.raises(KeyboardInterrupt):
             archive.append([step(versions, 6), versions.seen(7, gone=[("a", 6)])])
     assert len(archive.events()) == 5
@@ -139,7 +138,7 @@ def test_row_50_rows_of_an_append_that_never_ended_are_cleared_away(
     assert archive.info["tables"]["events"]["rows"] == 5
 
 
-def _only(tables: _delta.Tables, table: str) -> Any:
+def _only(tables: delta.Tables, table: str) -> Any:
     append = tables.append
     return lambda name, rows: append(name, rows) if name == table else None
 
@@ -214,9 +213,9 @@ def test_row_53_a_column_added_later_is_missing_in_what_was_written_before(
     tmp_path: Path, versions: Versions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = shutil.copytree(GOLDEN, tmp_path / "archive")
-    old = _schema.STORED["events"]
+    old = schema.STORED["events"]
     table = replace(old.table, columns=(*old.table.columns, Column("colour", "colour", "category", "")))
-    monkeypatch.setitem(_schema.STORED, "events", replace(old, table=table))
+    monkeypatch.setitem(schema.STORED, "events", replace(old, table=table))
     archive = af.Archive(folder)
     rows = "SELECT e.colour FROM stored.events e WHERE alloc_id = "
     assert _stored(archive, f"{rows} 'web-1' LIMIT 1") == [(None,)]
@@ -238,7 +237,7 @@ def test_row_53_an_archive_of_a_newer_version_is_refused(
     tmp_path: Path, versions: Versions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = shutil.copytree(GOLDEN, tmp_path / "archive")
-    monkeypatch.setattr(_delta, "VERSION", 0)
+    monkeypatch.setattr(delta, "VERSION", 0)
     for work in (af.Archive(folder).snapshot, lambda: af.Archive(folder).append(step(versions, 1))):
         with pytest.raises(af.DecodeError, match="newer allocframe"):
             work()

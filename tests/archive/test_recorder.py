@@ -22,7 +22,7 @@ import allocframe as af
 from allocframe import cli
 from allocframe.archive import recorder
 from allocframe.archive.recorder import Recorder
-from allocframe.watch import update_queue as _stream
+from allocframe.watch import update_queue
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_row_51_while_nothing_can_be_written_memory_is_bounded_and_the_gap_is_to
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(recorder, "MOST_ROWS", 40)
-    monkeypatch.setattr(_stream, "MOST_BYTES", 60_000)
+    monkeypatch.setattr(update_queue, "MOST_BYTES", 60_000)
     with recording(viewer, archive) as (made, _):
         full.set()
         for which in range(20):

@@ -131,7 +131,7 @@ def test_once_records_every_cluster_it_can_and_status_tells_of_each(
     assert run(monkeypatch, "record", "--archive", folder, "--clusters", file, "--status") == 1
     assert sorted(path.name for path in folder.iterdir()) == ["eu", "us"]
     back = {name: af.Archive(folder / name).snapshot() for name in ("eu", "us")}
-    with af.together(back) as both:
+    with af.combine(back) as both:
         assert {name: len(one) for name, one in both.clusters.items()} == {
             name: len(one) for name, one in back.items()
         }

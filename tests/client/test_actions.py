@@ -19,8 +19,7 @@ from services import services
 
 import allocframe as af
 from allocframe import sim
-from allocframe.nomad import actions as _actions
-from allocframe.nomad import transport as _transport
+from allocframe.nomad import actions, transport
 from allocframe.sim.cluster.alloc import Alloc
 
 ID = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"
@@ -223,7 +222,7 @@ def _like_recorded(cluster: sim.Cluster, exchange: dict[str, Any], *, complete: 
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_transport._protocol, "backoff", lambda attempt, rng: 0.0)
+    monkeypatch.setattr(transport._protocol, "backoff", lambda attempt, rng: 0.0)
 
 
 def writes(server: FaultServer) -> int:
@@ -269,7 +268,7 @@ def test_a_change_that_was_surely_not_made_is_asked_for_again() -> None:
         serving(election, busy, good(b'{"EvalID": "e", "Index": 5}')) as server,
         af.Client(server.address) as client,
     ):
-        assert client.stop(ID) == _actions.StopResult("e", 5)
+        assert client.stop(ID) == actions.StopResult("e", 5)
         assert writes(server) == 3
 
 

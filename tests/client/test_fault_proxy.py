@@ -17,8 +17,8 @@ from faultproxy import CLEAN, Fault, through, waited
 
 import allocframe as af
 from allocframe.archive.recorder import Recorder
-from allocframe.nomad import transport as _transport
-from allocframe.watch import reflector as _watching
+from allocframe.nomad import transport
+from allocframe.watch import reflector
 
 BOUND = 20.0
 """Seconds that a busy machine may take beyond a deadline."""
@@ -35,8 +35,8 @@ PLACES = (0, 90, 2000)
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_transport._protocol, "backoff", lambda attempt, rng: 0.0)
-    monkeypatch.setattr(_watching, "FLOOR", 0.05)
+    monkeypatch.setattr(transport._protocol, "backoff", lambda attempt, rng: 0.0)
+    monkeypatch.setattr(reflector, "FLOOR", 0.05)
 
 
 @pytest.fixture(scope="module")

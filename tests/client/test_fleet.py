@@ -330,7 +330,7 @@ def test_a_server_that_answers_nonsense_is_one_that_failed(cluster: af.sim.Clust
 
 
 @pytest.fixture(scope="module")
-def both(cluster: af.sim.Cluster, other: af.sim.Cluster) -> Iterator[af.Together]:
+def both(cluster: af.sim.Cluster, other: af.sim.Cluster) -> Iterator[af.MultiSnapshot]:
     clients = {"us": af.Client(cluster.address, token=cluster.token), "gone": "http://127.0.0.1:9"}
     with (
         af.Fleet({**clients, "eu": af.Client(other.address, token=other.token)}) as fleet,
@@ -339,9 +339,9 @@ def both(cluster: af.sim.Cluster, other: af.sim.Cluster) -> Iterator[af.Together
         yield made
 
 
-def test_what_is_saved_is_the_evidence_of_every_cluster(both: af.Together, tmp_path: Path) -> None:
+def test_what_is_saved_is_the_evidence_of_every_cluster(both: af.MultiSnapshot, tmp_path: Path) -> None:
     with af.load(both.save(tmp_path / "fleet.allocframe")) as back:
-        assert isinstance(back, af.Together)
+        assert isinstance(back, af.MultiSnapshot)
         for table in SNAPSHOT_TABLES:
             pd.testing.assert_frame_equal(getattr(back, table), getattr(both, table))
         assert back.info["clusters"]["gone"] == both.info["clusters"]["gone"]
@@ -349,7 +349,7 @@ def test_what_is_saved_is_the_evidence_of_every_cluster(both: af.Together, tmp_p
         assert [page.kind for page in back.clusters["eu"]._capture.pages] == ["list"]
 
 
-def test_a_narrowed_one_is_saved_with_its_filter(both: af.Together, tmp_path: Path) -> None:
+def test_a_narrowed_one_is_saved_with_its_filter(both: af.MultiSnapshot, tmp_path: Path) -> None:
     some = both.filter(cluster="us").filter(client_status=["failed", "lost"])
     with af.load(some.save(tmp_path / "fleet.allocframe")) as back:
         assert len(back) == len(some) > 0
@@ -358,24 +358,24 @@ def test_a_narrowed_one_is_saved_with_its_filter(both: af.Together, tmp_path: Pa
         assert len(back.clusters["us"]) == len(some)
 
 
-def test_what_nobody_meets_leaves_every_cluster_without_rows(both: af.Together) -> None:
+def test_what_nobody_meets_leaves_every_cluster_without_rows(both: af.MultiSnapshot) -> None:
     none = both.filter(cluster="mars")
     assert len(none) == 0
     assert {name: len(one) for name, one in none.clusters.items()} == {"eu": 0, "us": 0}
     assert af.stats.restarts(none, by="job_id").empty
 
 
-def test_a_column_that_is_not_there_is_refused(both: af.Together) -> None:
+def test_a_column_that_is_not_there_is_refused(both: af.MultiSnapshot) -> None:
     with pytest.raises(ValueError, match=r"no column 'clusters'; it has: .*cluster"):
         both.filter(clusters="us")
 
 
-def test_sql_joins_within_and_across_clusters(both: af.Together) -> None:
+def test_sql_joins_within_and_across_clusters(both: af.MultiSnapshot) -> None:
     counted = both.sql("SELECT cluster, count(*) AS n FROM events GROUP BY ALL ORDER BY 1")
     assert dict(counted.to_numpy()) == both.events["cluster"].value_counts().to_dict()
 
 
-def test_parquet_and_csv_have_the_cluster_first(both: af.Together, tmp_path: Path) -> None:
+def test_parquet_and_csv_have_the_cluster_first(both: af.MultiSnapshot, tmp_path: Path) -> None:
     frame = pd.read_parquet(both.to_parquet(tmp_path / "fleet.parquet") / "events.parquet")
     assert frame.columns[0] == "cluster"
     assert len(frame) == len(both.events)
@@ -385,20 +385,20 @@ def test_parquet_and_csv_have_the_cluster_first(both: af.Together, tmp_path: Pat
 
 
 def test_snapshots_of_archives_can_be_put_together(archive: af.Archive) -> None:
-    with af.together({"eu": archive.snapshot(), "us": archive.snapshot()}) as two:
+    with af.combine({"eu": archive.snapshot(), "us": archive.snapshot()}) as two:
         assert len(two) == 2 * len(archive.snapshot())
         assert {one["source"] for one in two.info["clusters"].values()} == {"archive"}
 
 
-def test_what_cannot_be_put_together_is_refused(both: af.Together) -> None:
+def test_what_cannot_be_put_together_is_refused(both: af.MultiSnapshot) -> None:
     for wrong, said in (({}, "at least one"), ({"a": both}, "one cluster"), ({"a": 1}, "one cluster")):
         with pytest.raises(af.ConfigError, match=said):
-            af.together(wrong)
+            af.combine(wrong)
 
 
 @pytest.mark.parametrize("change", ["name", "nested", "facts", "failures"])
 def test_a_file_that_was_tampered_with_is_a_clear_error(
-    both: af.Together, tmp_path: Path, change: str
+    both: af.MultiSnapshot, tmp_path: Path, change: str
 ) -> None:
     import json
     import zipfile
@@ -424,13 +424,13 @@ def test_a_file_that_was_tampered_with_is_a_clear_error(
         af.load(bad_file)
 
 
-def test_one_cluster_is_not_asked_for_the_usage_of_several(both: af.Together, client: af.Client) -> None:
+def test_one_cluster_is_not_asked_for_the_usage_of_several(both: af.MultiSnapshot, client: af.Client) -> None:
     with pytest.raises(af.ConfigError, match="of several clusters"):
         client.usage(both)
     assert len(client.usage(both.clusters["us"]).samples)
 
 
-def test_what_is_of_one_cluster_takes_no_snapshot_of_several(both: af.Together, tmp_path: Path) -> None:
+def test_what_is_of_one_cluster_takes_no_snapshot_of_several(both: af.MultiSnapshot, tmp_path: Path) -> None:
     one = both.clusters["us"]
     for before, after in ((one, both), (both, one)):
         with pytest.raises(af.ConfigError, match="only snapshots of one cluster can be compared"):
@@ -448,14 +448,14 @@ def test_each_cluster_goes_on_from_a_folder_of_its_own(fleet: af.Fleet, tmp_path
     assert not (folder / "eu").exists(), "what is done needs no folder"
 
 
-def test_a_report_is_of_one_cluster(both: af.Together, tmp_path: Path) -> None:
+def test_a_report_is_of_one_cluster(both: af.MultiSnapshot, tmp_path: Path) -> None:
     for made in (
         lambda: af.report(both, "cluster", output=tmp_path / "x.html", progress=False),
         lambda: af.postmortem(both),
-        lambda: af.overview(both),
-        lambda: af.evidence(both),
+        lambda: af.cluster_summary(both),
+        lambda: af.data_quality(both),
         lambda: af.trends(both),
     ):
         with pytest.raises(af.ConfigError, match=r"a report is of one cluster: choose one .* of eu, us"):
             made()
-    assert "failures" in str(af.overview(both.clusters["us"]))
+    assert "failures" in str(af.cluster_summary(both.clusters["us"]))

@@ -13,8 +13,7 @@ import pytest
 from faultserver import good, http, serving
 
 import allocframe as af
-from allocframe.client import log_timestamps as _logtime
-from allocframe.client import logs as _logs
+from allocframe.client import log_timestamps, logs
 
 ALLOC = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"
 NEAR = pd.Timestamp("2026-11-24T09:00:00Z").value
@@ -63,32 +62,32 @@ def test_without_a_time_the_last_lines_come(client: af.Client, snap: af.Snapshot
 
 def test_offsets_are_those_in_the_file_and_a_rotated_start_is_told() -> None:
     parts = [frame(b"old\nsplit li", "web.stdout.3"), frame(b"ne\nnew\n", "web.stdout.4")]
-    got = _logs.tail(b"".join(parts) + b"{}", 1000)
+    got = logs.tail(b"".join(parts) + b"{}", 1000)
     assert [(line.file, line.offset, line.text) for line in got.lines] == [
         ("web.stdout.3", 0, "old"), ("web.stdout.3", 4, "split line"), ("web.stdout.4", 3, "new"),
     ]  # fmt: skip
     assert (got.rotated, got.cut) == (True, False)
-    notes = _logs.chosen(got, "stdout", 5, None, NEAR)[1]
+    notes = logs.chosen(got, "stdout", 5, None, NEAR)[1]
     assert notes == ["stdout: what was written before web.stdout.3 is gone: the node keeps few log files"]
 
 
 def test_a_line_that_begins_before_what_was_asked_for_is_left_out() -> None:
-    got = _logs.tail(frame(b"half\nwhole\n", end=1011), 11)
+    got = logs.tail(frame(b"half\nwhole\n", end=1011), 11)
     assert [line.text for line in got.lines] == ["whole"]
     assert got.lines[0].offset == 1005
     assert got.cut
 
 
 def test_lines_without_a_time_are_the_last_ones_and_that_is_said() -> None:
-    got = _logs.tail(frame(b"a\nb\nc\n"), 1000)
-    shown, notes = _logs.chosen(got, "stderr", 2, NEAR, NEAR)
+    got = logs.tail(frame(b"a\nb\nc\n"), 1000)
+    shown, notes = logs.chosen(got, "stderr", 2, NEAR, NEAR)
     assert [line.text for line, _ in shown] == ["b", "c"]
     assert notes == ["stderr: no line begins with a time that can be read, so these are its last lines"]
 
 
 def test_a_time_that_the_log_does_not_reach_is_said() -> None:
-    got = _logs.tail(frame(b"2026-11-24 08:00:00 a\n2026-11-24 08:30:00 b\n"), 1000)
-    shown, notes = _logs.chosen(got, "stdout", 1, NEAR, NEAR)
+    got = logs.tail(frame(b"2026-11-24 08:00:00 a\n2026-11-24 08:30:00 b\n"), 1000)
+    shown, notes = logs.chosen(got, "stdout", 1, NEAR, NEAR)
     assert [line.text[-1] for line, _ in shown] == ["b"]
     assert "2 of 2 lines read begin with a time (RFC 3339), without a time zone: taken as UTC" in notes[0]
     assert "they go from 2026-11-24 08:00:00 to 2026-11-24 08:30:00 UTC" in notes[0]
@@ -141,7 +140,7 @@ def test_a_stream_that_was_never_written_is_empty_and_that_is_said() -> None:
     assert found.notes == [
         f"{name}: nothing was written, or nothing is left of it" for name in ("stdout", "stderr")
     ]
-    assert found.frame.dtypes.equals(_logs.frame_of([]).dtypes)
+    assert found.frame.dtypes.equals(logs.frame_of([]).dtypes)
 
 
 def test_what_programs_write_is_shown_harmless_and_kept_as_it_is() -> None:
@@ -206,7 +205,7 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_sent(
     ],
 )
 def test_times_are_read_in_the_formats_that_programs_use(line: str, form: str, moment: str) -> None:
-    found = _logtime.stamp(line, NEAR)
+    found = log_timestamps.stamp(line, NEAR)
     assert found is not None
     assert (found.form, found.ns) == (form, pd.Timestamp(moment).value)
 
@@ -225,11 +224,11 @@ def test_times_are_read_in_the_formats_that_programs_use(line: str, form: str, m
     ],
 )
 def test_what_is_no_time_is_none(line: str) -> None:
-    assert _logtime.stamp(line, NEAR) is None
+    assert log_timestamps.stamp(line, NEAR) is None
 
 
 def test_a_year_that_is_left_out_is_the_closest_one() -> None:
     new_year = pd.Timestamp("2027-01-01T00:10:00Z").value
-    found = _logtime.stamp("Dec 31 23:59:00 host app", new_year)
+    found = log_timestamps.stamp("Dec 31 23:59:00 host app", new_year)
     assert found is not None
     assert found.ns == pd.Timestamp("2026-12-31T23:59:00Z").value

@@ -12,7 +12,7 @@ import pytest
 from tables import alloc, ended, event, restarting, snapshot, started
 
 import allocframe as af
-from allocframe.diagnosis import rules as _rules
+from allocframe.diagnosis import rules
 from allocframe.sim.scenarios import STORIES
 from allocframe.tables import evaluations_frame
 
@@ -50,8 +50,8 @@ def test_a_finding_holds_its_numbers_and_its_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["crashes", "times", "nodes", "slots"])
 def test_one_of_a_thing_is_told_as_one(what: str) -> None:
     singular = {"crashes": "crash", "times": "time", "nodes": "node", "slots": "slot"}[what]
-    assert _rules._count(1, what) == f"1 {singular}"
-    assert _rules._count(1_000, what) == f"1,000 {what}"
+    assert rules._count(1, what) == f"1 {singular}"
+    assert rules._count(1_000, what) == f"1,000 {what}"
 
 
 def test_values_that_did_not_fit_and_lost_events_are_told(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from views import Page, eventually
 
 import allocframe as af
 from allocframe.archive.recorder import Recorder
-from allocframe.nomad import actions as _actions
+from allocframe.nomad import actions
 
 pytestmark = [
     pytest.mark.skipif(
@@ -332,7 +332,7 @@ def _cat_runs(page: Page, word: str) -> None:
 
 
 def test_all_tasks_are_restarted_where_the_server_knows_how(client: af.Client, web: str) -> None:
-    if not _actions.knows_all_tasks(client.snapshot(progress=False).info["version"]):
+    if not actions.knows_all_tasks(client.snapshot(progress=False).info["version"]):
         with pytest.raises(af.Unsupported, match=r"1\.3\.4"):
             client.restart(web, all_tasks=True)
     else:

@@ -9,7 +9,7 @@ import pytest
 
 import allocframe as af
 from allocframe import sim
-from allocframe.nomad import acl as _acl
+from allocframe.nomad import acl
 
 ROLE = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"
 
@@ -20,7 +20,7 @@ def server(policies: dict[str, Any], *, roles: dict[str, list[str]] | None = Non
 
     def get(path: str) -> Any:
         name = path.rsplit("/", 1)[1]
-        if path == _acl.TOKEN:
+        if path == acl.TOKEN:
             return mine
         if "/role/" in path:
             return {"Policies": [{"Name": policy} for policy in (roles or {})[name]]}
@@ -57,14 +57,14 @@ ACT = "alloc-lifecycle"
     ],
 )
 def test_policies_decide_as_servers_decide(policies: Any, namespace: str, expected: bool | None) -> None:
-    assert _acl.read(server(policies)).may(ACT, namespace) is expected
+    assert acl.read(server(policies)).may(ACT, namespace) is expected
 
 
 def test_the_policies_of_roles_count() -> None:
     get = server(
         {"p": {"default": [ACT]}}, roles={ROLE: ["p"]}, Policies=None, Roles=[{"ID": ROLE, "Name": "ops"}]
     )
-    assert _acl.read(get).may(ACT, "default") is True
+    assert acl.read(get).may(ACT, "default") is True
 
 
 @pytest.mark.parametrize(
@@ -84,15 +84,15 @@ def test_what_the_token_is_decides_before_its_policies(
     answer: Any, accessor: str | None, expected: Any
 ) -> None:
     def get(path: str) -> Any:
-        if path != _acl.TOKEN:
+        if path != acl.TOKEN:
             raise af.AllocframeError(f"GET {path} is not one of the calls that only read")
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    rights = _acl.read(get)
+    rights = acl.read(get)
     assert (rights.accessor, rights.may(ACT, "default")) == (accessor, expected)
-    assert _acl.accessor(get) == accessor
+    assert acl.accessor(get) == accessor
 
 
 @pytest.mark.parametrize("version", flatten.VERSIONS)

@@ -21,7 +21,7 @@ import pytest
 from faultserver import BODY, ROW, FaultServer, good, http, packed, reset, serving
 
 import allocframe as af
-from allocframe.nomad import transport as _transport
+from allocframe.nomad import transport
 
 
 def client(server: FaultServer, **more: object) -> af.Client:
@@ -36,7 +36,7 @@ def fetched(server: FaultServer, **more: object) -> int:
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_transport._protocol, "backoff", lambda attempt, rng: 0.0)
+    monkeypatch.setattr(transport._protocol, "backoff", lambda attempt, rng: 0.0)
 
 
 def test_row_1_a_refused_connection_names_the_address_and_the_variable() -> None:
@@ -110,7 +110,7 @@ def test_row_6_a_body_that_ends_with_the_connection_too_early_is_fetched_again(c
 
 
 def test_row_7_a_decompression_bomb_ends_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_transport, "MAX_BODY", 1 << 20)
+    monkeypatch.setattr(transport, "MAX_BODY", 1 << 20)
     with (
         serving(packed(b"[" + b" " * (50 << 20) + b"]")) as server,
         pytest.raises(af.ResponseTooLarge, match="per_page"),

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocframe import errors as _errors
+from allocframe import errors
 from allocframe.errors import ConfigError
-from allocframe.nomad import protocol as _protocol
+from allocframe.nomad import protocol
 from allocframe.nomad.paging import Pager, PageRequest
 from allocframe.nomad.protocol import Headers, Query
 
@@ -52,10 +52,10 @@ def test_only_the_texts_that_every_server_understands_are_sent() -> None:
 @pytest.mark.parametrize("text", ["", "x", "5457f16d-0f87-8e6b-5e91-0c7da3a41eb", "../../v1/jobs", None, "a"])
 def test_what_is_no_allocation_id_never_gets_into_a_path(text: str) -> None:
     if text and len(text) == 35:
-        assert _protocol.check_alloc_id(text) == (text, False)
+        assert protocol.check_alloc_id(text) == (text, False)
     else:
         with pytest.raises(ConfigError):
-            _protocol.check_alloc_id(text)
+            protocol.check_alloc_id(text)
 
 
 @pytest.mark.parametrize(
@@ -69,39 +69,39 @@ def test_headers_are_read_whatever_they_hold(sent: str, index: int | None) -> No
 @pytest.mark.parametrize(
     ("status", "text", "kind"),
     [
-        (403, "Permission denied", _errors.PermissionDenied),
-        (401, "Unauthorized", _errors.PermissionDenied),
-        (403, "Forbidden", _errors.PermissionDenied),
-        (404, "alloc not found", _errors.NotFound),
-        (500, 'Unknown allocation "x"', _errors.NotFound),
-        (404, "No path to node", _errors.NodeUnreachable),
-        (500, 'Unknown node "x"', _errors.NodeUnreachable),
-        (404, "resource not found", _errors.Unsupported),
-        (404, "", _errors.Unsupported),
-        (400, "failed to create result paginator: x", _errors.BadRequest),
-        (500, "alloc lookup failed: index error: UUID must be 36 characters", _errors.BadRequest),
-        (500, "No path to region", _errors.BadRequest),
-        (500, "1 error occurred:\n\t* Task not running\n\n", _errors.Conflict),
-        (500, "restart of an alloc that should not run", _errors.Conflict),
-        (500, "boom", _errors.ApiError),
-        (500, "rpc error: Permission denied", _errors.PermissionDenied),
-        (500, "ACL token not found", _errors.PermissionDenied),
-        (404, "allocation not found", _errors.NotFound),
-        (404, 'log entry for task "web" and log type "stdout" not found', _errors.NotFound),
-        (500, 'state for allocation "x" not found on client', _errors.NotFound),
-        (400, "No logs available", _errors.Conflict),
-        (500, "Could not find task runner for task: x", _errors.Conflict),
-        (500, "Task not found", _errors.Conflict),
-        (500, "task not found", _errors.Conflict),
-        (400, 'task "web" is not running.', _errors.Conflict),
-        (500, "must provide task name", _errors.BadRequest),
-        (500, "Failed to parse filter", _errors.BadRequest),
-        (501, "alloc lookup failed", _errors.ApiError),
-        (429, "", _errors.ApiError),
+        (403, "Permission denied", errors.PermissionDenied),
+        (401, "Unauthorized", errors.PermissionDenied),
+        (403, "Forbidden", errors.PermissionDenied),
+        (404, "alloc not found", errors.NotFound),
+        (500, 'Unknown allocation "x"', errors.NotFound),
+        (404, "No path to node", errors.NodeUnreachable),
+        (500, 'Unknown node "x"', errors.NodeUnreachable),
+        (404, "resource not found", errors.Unsupported),
+        (404, "", errors.Unsupported),
+        (400, "failed to create result paginator: x", errors.BadRequest),
+        (500, "alloc lookup failed: index error: UUID must be 36 characters", errors.BadRequest),
+        (500, "No path to region", errors.BadRequest),
+        (500, "1 error occurred:\n\t* Task not running\n\n", errors.Conflict),
+        (500, "restart of an alloc that should not run", errors.Conflict),
+        (500, "boom", errors.ApiError),
+        (500, "rpc error: Permission denied", errors.PermissionDenied),
+        (500, "ACL token not found", errors.PermissionDenied),
+        (404, "allocation not found", errors.NotFound),
+        (404, 'log entry for task "web" and log type "stdout" not found', errors.NotFound),
+        (500, 'state for allocation "x" not found on client', errors.NotFound),
+        (400, "No logs available", errors.Conflict),
+        (500, "Could not find task runner for task: x", errors.Conflict),
+        (500, "Task not found", errors.Conflict),
+        (500, "task not found", errors.Conflict),
+        (400, 'task "web" is not running.', errors.Conflict),
+        (500, "must provide task name", errors.BadRequest),
+        (500, "Failed to parse filter", errors.BadRequest),
+        (501, "alloc lookup failed", errors.ApiError),
+        (429, "", errors.ApiError),
     ],
 )
-def test_errors_are_told_apart_by_their_text(status: int, text: str, kind: type[_errors.ApiError]) -> None:
-    error = _protocol.error_for("GET", "/v1/allocations", status, text)
+def test_errors_are_told_apart_by_their_text(status: int, text: str, kind: type[errors.ApiError]) -> None:
+    error = protocol.error_for("GET", "/v1/allocations", status, text)
     assert type(error) is kind
     assert (error.status, error.text) == (status, text)
     assert str(status) in str(error)
@@ -118,7 +118,7 @@ def test_errors_are_told_apart_by_their_text(status: int, text: str, kind: type[
     ],
 )  # fmt: skip
 def test_a_500_is_final_unless_its_text_is_transient(status: int, text: str, again: bool) -> None:
-    assert _protocol.is_transient(status, text) is again
+    assert protocol.is_transient(status, text) is again
 
 
 @pytest.mark.parametrize(
@@ -134,11 +134,11 @@ def test_a_500_is_final_unless_its_text_is_transient(status: int, text: str, aga
     ],
 )
 def test_a_refusal_names_the_capability_that_is_needed(path: str, needed: str) -> None:
-    assert str(_protocol.error_for("GET", path, 403, "Permission denied")).endswith(needed)
+    assert str(protocol.error_for("GET", path, 403, "Permission denied")).endswith(needed)
 
 
 def test_an_error_of_too_many_connections_names_the_limit() -> None:
-    assert "100 connections" in str(_protocol.error_for("GET", "/v1/allocations", 429, ""))
+    assert "100 connections" in str(protocol.error_for("GET", "/v1/allocations", 429, ""))
 
 
 TRANSIENT = [
@@ -149,9 +149,9 @@ TRANSIENT = [
 
 @pytest.mark.parametrize("text", TRANSIENT)
 def test_a_read_is_repeated_after_each_of_these_texts(text: str) -> None:
-    assert _protocol.is_transient(500, f"rpc error: {text}") is True
-    assert _protocol.is_transient(501, text) is False
-    assert _protocol.is_transient(499, text) is False
+    assert protocol.is_transient(500, f"rpc error: {text}") is True
+    assert protocol.is_transient(501, text) is False
+    assert protocol.is_transient(499, text) is False
 
 
 @pytest.mark.parametrize(
@@ -167,8 +167,8 @@ def test_a_read_is_repeated_after_each_of_these_texts(text: str) -> None:
 def test_of_a_refused_change_it_is_known_whether_it_may_have_been_made(
     status: int, text: str, not_applied: bool, perhaps_applied: bool
 ) -> None:
-    assert _protocol.was_not_applied(status, text) is not_applied
-    assert _protocol.may_be_applied(status, text) is perhaps_applied
+    assert protocol.was_not_applied(status, text) is not_applied
+    assert protocol.may_be_applied(status, text) is perhaps_applied
 
 
 WHOLE = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"
@@ -177,14 +177,14 @@ WHOLE = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"
 @pytest.mark.parametrize(
     "path",
     [
-        _protocol.LIST, "/v1/evaluations", "/v1/agent/self", "/v1/acl/token/self", f"/v1/acl/policy/{'a-Z0' * 32}", f"/v1/acl/role/{WHOLE}",
+        protocol.LIST, "/v1/evaluations", "/v1/agent/self", "/v1/acl/token/self", f"/v1/acl/policy/{'a-Z0' * 32}", f"/v1/acl/role/{WHOLE}",
         f"/v1/allocation/{WHOLE}", f"/v1/client/fs/logs/{WHOLE}", f"/v1/client/allocation/{WHOLE}/stats",
     ],
 )  # fmt: skip
 def test_these_calls_read(path: str) -> None:
-    assert _protocol.is_read(path) is True
-    assert _protocol.is_read(f"{path}/") is False
-    assert _protocol.is_read(f"/x{path}") is False
+    assert protocol.is_read(path) is True
+    assert protocol.is_read(f"{path}/") is False
+    assert protocol.is_read(f"/x{path}") is False
 
 
 @pytest.mark.parametrize(
@@ -198,20 +198,20 @@ def test_these_calls_read(path: str) -> None:
     ],
 )  # fmt: skip
 def test_these_calls_do_not_read_or_are_not_known_to(path: str) -> None:
-    assert _protocol.is_read(path) is False
+    assert protocol.is_read(path) is False
 
 
 def test_what_is_checked_comes_back() -> None:
-    assert _protocol.check_count("n", 5) == 5
-    assert _protocol.check_count("n", 1) == 1
-    assert _protocol.check_prefix("AB") == "ab"
-    assert _protocol.check_prefix("ab-cd") == "ab-cd"
-    assert _protocol.check_alloc_id(f" {WHOLE.upper()} ") == (WHOLE, True)
-    assert _protocol.check_alloc_id("54") == ("54", False)
-    assert _protocol.even_head("ab") == "ab"
-    assert _protocol.even_head("abc") == "ab"
-    assert _protocol.even_head("abcdef01-2") == "abcdef01-"
-    assert _protocol.even_head("abcdef01-23") == "abcdef01-23"
+    assert protocol.check_count("n", 5) == 5
+    assert protocol.check_count("n", 1) == 1
+    assert protocol.check_prefix("AB") == "ab"
+    assert protocol.check_prefix("ab-cd") == "ab-cd"
+    assert protocol.check_alloc_id(f" {WHOLE.upper()} ") == (WHOLE, True)
+    assert protocol.check_alloc_id("54") == ("54", False)
+    assert protocol.even_head("ab") == "ab"
+    assert protocol.even_head("abc") == "ab"
+    assert protocol.even_head("abcdef01-2") == "abcdef01-"
+    assert protocol.even_head("abcdef01-23") == "abcdef01-23"
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_what_is_checked_comes_back() -> None:
 )
 def test_what_only_looks_like_an_id_is_none(text: object) -> None:
     with pytest.raises(ConfigError, match="neither an allocation's ID"):
-        _protocol.check_alloc_id(text)  # type: ignore[arg-type]
+        protocol.check_alloc_id(text)  # type: ignore[arg-type]
 
 
 def test_every_header_is_read() -> None:
@@ -236,12 +236,12 @@ def test_every_header_is_read() -> None:
 
 def test_a_retry_after_without_a_zone_is_in_utc_and_one_with_a_zone_is_not() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
-    assert _protocol.retry_after("Thu, 01 Jan 2026 00:00:20 -0000", now) == 20.0
-    assert _protocol.retry_after("Thu, 01 Jan 2026 01:00:20 +0100", now) == 20.0
-    assert _protocol.retry_after("") is None
-    assert _protocol.retry_after("60") == 60.0
-    assert _protocol.retry_after("61") == 60.0
-    soon = _protocol.retry_after(format_datetime(datetime.now(UTC) + timedelta(seconds=30)))
+    assert protocol.retry_after("Thu, 01 Jan 2026 00:00:20 -0000", now) == 20.0
+    assert protocol.retry_after("Thu, 01 Jan 2026 01:00:20 +0100", now) == 20.0
+    assert protocol.retry_after("") is None
+    assert protocol.retry_after("60") == 60.0
+    assert protocol.retry_after("61") == 60.0
+    soon = protocol.retry_after(format_datetime(datetime.now(UTC) + timedelta(seconds=30)))
     assert soon is not None
     assert 0 < soon <= 30
 
@@ -252,33 +252,33 @@ def test_pauses_double_from_a_quarter_second_to_eight() -> None:
             assert a == 0.0
             return b
 
-    assert [_protocol.backoff(n, Most()) for n in range(1, 8)] == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0]
+    assert [protocol.backoff(n, Most()) for n in range(1, 8)] == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0]
 
 
 def test_the_paths_of_these_lists_are_nomads() -> None:
-    assert (_protocol.LIST, _protocol.REGIONS) == ("/v1/allocations", "/v1/regions")
+    assert (protocol.LIST, protocol.REGIONS) == ("/v1/allocations", "/v1/regions")
 
 
 def test_shards_are_all_starts_of_two_digits() -> None:
-    assert [int(shard, 16) for shard in _protocol.SHARDS] == list(range(256))
-    assert {len(shard) for shard in _protocol.SHARDS} == {2}
+    assert [int(shard, 16) for shard in protocol.SHARDS] == list(range(256))
+    assert {len(shard) for shard in protocol.SHARDS} == {2}
 
 
 def test_retry_after_is_obeyed_in_both_forms_up_to_a_minute() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
-    assert _protocol.retry_after("3") == 3.0
-    assert _protocol.retry_after("1000000000") == 60.0
-    assert _protocol.retry_after(format_datetime(now + timedelta(seconds=20)), now) == 20.0
-    assert _protocol.retry_after(format_datetime(now - timedelta(hours=1)), now) == 0.0
-    assert _protocol.retry_after("soon") is None
-    assert _protocol.retry_after(None) is None
+    assert protocol.retry_after("3") == 3.0
+    assert protocol.retry_after("1000000000") == 60.0
+    assert protocol.retry_after(format_datetime(now + timedelta(seconds=20)), now) == 20.0
+    assert protocol.retry_after(format_datetime(now - timedelta(hours=1)), now) == 0.0
+    assert protocol.retry_after("soon") is None
+    assert protocol.retry_after(None) is None
 
 
 def test_backoff_stays_under_a_doubling_bound() -> None:
     rng = random.Random(1)
     for attempt in range(1, 12):
         assert all(
-            0 <= _protocol.backoff(attempt, rng) <= min(0.25 * 2 ** (attempt - 1), 8.0) for _ in range(50)
+            0 <= protocol.backoff(attempt, rng) <= min(0.25 * 2 ** (attempt - 1), 8.0) for _ in range(50)
         )
 
 
@@ -483,7 +483,7 @@ def test_the_first_page_of_a_walk_that_is_split_counts_for_nothing_and_shards_co
     pager = Pager(Query(per_page=2))
     pager.received(asked(pager), 2, ["a", "b"], "1.x")
     assert (pager.rows, pager.sharded, pager.estimate) == (0, True, None)
-    assert [asked(pager).shard for _ in range(256)] == list(_protocol.SHARDS)
+    assert [asked(pager).shard for _ in range(256)] == list(protocol.SHARDS)
     assert pager.next_request() is None
 
 

@@ -87,7 +87,11 @@ def test_a_timeline_can_be_cut_to_a_window_and_drawn_on_given_axes(tmp_path: Pat
 
 def test_names_of_the_cluster_are_drawn_as_they_are_and_not_obeyed(tmp_path: Path) -> None:
     snap = one(tmp_path, JobID=HOSTILE, NodeName=HOSTILE, Name=f"{HOSTILE}.app[0]")
-    for ax in (plots.timeline(snap), plots.pareto(stats.concentration(snap)), plots.waterfall(snap, HOSTILE)):
+    for ax in (
+        plots.timeline(snap),
+        plots.pareto(stats.failure_ranking(snap)),
+        plots.waterfall(snap, HOSTILE),
+    ):
         drawn(ax)
         assert not any("\x1b" in text for text in [*lanes(ax), ax.get_title("left")])
 
@@ -152,7 +156,7 @@ def test_a_funnel_names_the_lemons() -> None:
 
 DRAWN = {
     "timeline": plots.timeline,
-    "pareto": lambda snap: plots.pareto(stats.concentration(snap)),
+    "pareto": lambda snap: plots.pareto(stats.failure_ranking(snap)),
     "funnel": lambda snap: plots.funnel(stats.lemon_nodes(snap)),
     "heatmap": lambda snap: plots.heatmap(stats.restarts(snap, bin="1h")),
 }

@@ -159,7 +159,7 @@ def test_days_and_changes_of_rate_are_those_of_the_events(archive: af.Archive) -
     with archive.snapshot(since="2026-11-19") as snap:
         days = af.stats.daily(snap).set_index("day")
         events = af.stats.explain_events(snap)
-        change = af.stats.failure_change(snap, by="job_id", period="3D").set_index("job_id")
+        change = af.stats.compare_periods(snap, by="job_id", period="3D").set_index("job_id")
     failed = events[events["failure"].astype(bool)]
     for day, row in days.iterrows():
         assert row["failures"] == (failed["time"].dt.floor("D") == day).sum()

@@ -131,7 +131,7 @@ def test_recovery_tells_what_is_still_down_and_counts_only_the_window(tmp_path: 
 
 
 def test_what_is_missing_is_told(snapshots: dict[str, af.Snapshot]) -> None:
-    said = repr(af.evidence(snapshots["mixed"].filter(job_id="checkout"))).replace("\n  ", " ")
+    said = repr(af.data_quality(snapshots["mixed"].filter(job_id="checkout"))).replace("\n  ", " ")
     for gap in (
         "Older events of 6 of ",
         "The predecessors of ",

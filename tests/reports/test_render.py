@@ -23,7 +23,7 @@ def test_a_readable_table_rounds_shortens_and_leaves_blank() -> None:
             "node_names": [["a", "b"], []],
         }
     )
-    shown = af.readable(frame)
+    shown = af.format_table(frame)
     assert shown.columns == [
         "allocation",
         "job",
@@ -51,7 +51,7 @@ def test_a_readable_table_rounds_shortens_and_leaves_blank() -> None:
     ("length", "told"), [(3, ""), (4, "1 more row is not shown"), (9, "6 more rows are not shown")]
 )
 def test_a_readable_table_says_how_many_rows_it_leaves_out(length: int, told: str) -> None:
-    shown = af.readable(pd.DataFrame({"n": range(length)}), rows=3)
+    shown = af.format_table(pd.DataFrame({"n": range(length)}), rows=3)
     assert len(shown) == 3
     for text in (repr(shown), shown._repr_html_(), shown._repr_markdown_()):
         assert told in text
@@ -59,7 +59,7 @@ def test_a_readable_table_says_how_many_rows_it_leaves_out(length: int, told: st
 
 
 def test_an_empty_table_is_none() -> None:
-    shown = af.readable(pd.DataFrame({"n": []}))
+    shown = af.format_table(pd.DataFrame({"n": []}))
     assert (repr(shown), shown._repr_html_(), shown._repr_markdown_()) == ("none", "<p>None.</p>", "None.")
 
 
@@ -101,7 +101,7 @@ def test_long_paragraphs_are_whole_and_points_have_heads() -> None:
 
 
 def test_the_overview_agrees_with_the_statistics(snap: af.Snapshot) -> None:
-    said = af.overview(snap).text
+    said = af.cluster_summary(snap).text
     row = af.stats.failures(snap, by=[]).iloc[0]
     assert (
         f"{row['count']:,} failures were seen: {100 * row['rate_per_hour']:.3g} failures in 100 task hours"

@@ -11,7 +11,7 @@ import pytest
 
 import allocframe as af
 from allocframe.client.logs import Line, Logs, frame_of
-from allocframe.reports import log_excerpts as _logs
+from allocframe.reports import log_excerpts
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_what_cannot_be_had_is_told_and_the_rest_comes(
     assert all(
         "They could not be had: " in str(found) and "read-logs" in str(found) for _, found in made.parts
     )
-    monkeypatch.setattr(_logs, "MOST", 0)
+    monkeypatch.setattr(log_excerpts, "MOST", 0)
     assert "not asked for" in af.postmortem(snap, client=loop[1]).logs.told
 
 
@@ -70,7 +70,7 @@ def test_a_report_shows_the_lines_and_a_redacted_one_says_that_they_are_left_out
     told = af.report(
         snap, output=tmp_path / "told.md", redact=True, client=client, progress=False
     ).read_text()
-    assert _logs.REDACTED in told
+    assert log_excerpts.REDACTED in told
     assert "panic: runtime error" not in told
 
 
@@ -84,7 +84,7 @@ def test_a_cluster_report_takes_no_client(
 def test_what_programs_write_cannot_leave_its_block() -> None:
     line = "\x1b[31m</pre><img src=x>\n```\n# head"
     frame = frame_of([("stderr", Line("web.stderr.0", 0, line), None)])
-    shown = _logs.LogLines("Told.", [("<b>web</b>", Logs(frame, []))])
+    shown = log_excerpts.LogLines("Told.", [("<b>web</b>", Logs(frame, []))])
     assert "<img" not in shown._repr_html_()
     assert "<b>" not in shown._repr_html_()
     written = [one for one in shown._repr_markdown_().splitlines() if "head" in one]

@@ -63,7 +63,7 @@ def test_the_first_paragraph_of_the_file_is_the_summary(
 ) -> None:
     snap = snapshots[story]
     assert first_paragraph(reports[story, "postmortem"]) == af.postmortem(snap).summary.text
-    assert first_paragraph(reports[story, "cluster"]) == af.overview(snap).text
+    assert first_paragraph(reports[story, "cluster"]) == af.cluster_summary(snap).text
 
 
 def test_a_report_has_its_parts_and_no_code(reports: dict[tuple[str, str], Path]) -> None:
@@ -230,11 +230,11 @@ def test_what_notebooks_show_makes_no_element_of_names(
         made,
         made.causes,
         made.missing,
-        af.overview(hostile),
-        *(af.readable(table(hostile)) for table in tables),
+        af.cluster_summary(hostile),
+        *(af.format_table(table(hostile)) for table in tables),
     ]
     shown += [
-        af.readable(frame)
+        af.format_table(frame)
         for frame in (made.radius, made.jobs, made.recovery, hostile.events, hostile.allocations)
     ]
     texts = [getattr(one, form)() for one in shown]

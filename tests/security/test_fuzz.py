@@ -19,11 +19,11 @@ from streamserver import HOLD, StreamServer, batch, told
 from tables import alloc, ended, started
 
 import allocframe as af
-from allocframe.client import logs as _logs
+from allocframe.client import logs
 from allocframe.nomad import exec as _exec
-from allocframe.nomad import protocol as _protocol
+from allocframe.nomad import protocol
 from allocframe.nomad.event_stream import NotAnEvent
-from allocframe.watch import updates as _events
+from allocframe.watch import updates
 
 _bounded = settings(
     max_examples=15,
@@ -165,9 +165,9 @@ def test_task_states_of_another_type_neither_end_a_stream_nor_lose_an_allocation
 
 @pytest.mark.parametrize("index", [True, -1, 2**64, 1e3, "7"])
 def test_an_index_that_none_can_be_is_none(index: Any) -> None:
-    assert _events.update({"ID": "a", "ModifyIndex": index}) is None
+    assert updates.update({"ID": "a", "ModifyIndex": index}) is None
     with pytest.raises(NotAnEvent):
-        _events.parse(json.dumps({"Index": index, "Events": []}).encode())
+        updates.parse(json.dumps({"Index": index, "Events": []}).encode())
 
 
 def test_a_gzip_file_that_is_damaged_inside_is_an_error_that_names_it(tmp_path: Path) -> None:
@@ -180,12 +180,12 @@ def test_a_gzip_file_that_is_damaged_inside_is_an_error_that_names_it(tmp_path: 
 @pytest.mark.parametrize("end", ["9" * 30, "-5", "1e999", '"7"'])
 def test_an_offset_of_a_log_that_none_can_be_is_an_error(end: str) -> None:
     with pytest.raises(af.DecodeError, match="odd offset"):
-        _logs.tail(b'{"Data": "YQ==", "File": "a", "Offset": %s}' % end.encode(), 100)
+        logs.tail(b'{"Data": "YQ==", "File": "a", "Offset": %s}' % end.encode(), 100)
 
 
 def test_a_retry_after_that_no_calendar_has_says_nothing() -> None:
-    assert _protocol.retry_after(f"1 Oct {'3' * 80} 0:2") is None
-    assert _protocol.retry_after("\x1d8") == 8.0
+    assert protocol.retry_after(f"1 Oct {'3' * 80} 0:2") is None
+    assert protocol.retry_after("\x1d8") == 8.0
 
 
 @pytest.mark.parametrize("said", [None, 5, "x", {"ID": ID}, [None, 5, {}, {"ID": 5}]])

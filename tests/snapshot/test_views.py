@@ -16,7 +16,7 @@ from tables import alloc, ended, restarting, started
 
 import allocframe as af
 from allocframe._utils import text as _display
-from allocframe.client import logs as _logs
+from allocframe.client import logs
 from allocframe.client.usage import Usage, errors_frame, samples_frame
 from allocframe.tables import SNAPSHOT_TABLES
 
@@ -69,16 +69,16 @@ def hostile(tmp_path: Path) -> af.Snapshot:
 def views(snap: af.Snapshot) -> dict[str, tuple[str, str]]:
     """Return each object that shows names, as text and as HTML."""
     found, reschedules = af.findings(snap), snap.filter(job_id=HOSTILE)
-    lines = _logs.frame_of([("stdout", _logs.Line(HOSTILE, 0, HOSTILE), None)])
+    lines = logs.frame_of([("stdout", logs.Line(HOSTILE, 0, HOSTILE), None)])
     errors = errors_frame([{"alloc_id": HOSTILE, "sample": 0, "error": HOSTILE}])
     made = {
         "snapshot": snap,
         "filtered": reschedules,
         "findings": found,
-        "logs": _logs.Logs(lines, [HOSTILE]),
+        "logs": logs.Logs(lines, [HOSTILE]),
         "usage": Usage(samples_frame([]), errors),
         "postmortem": af.postmortem(snap),
-        "overview": af.overview(snap),
+        "overview": af.cluster_summary(snap),
     }
     return {name: (repr(one), getattr(one, "_repr_html_", lambda: "")()) for name, one in made.items()}
 
@@ -112,9 +112,9 @@ def test_row_31_hostile_names_are_harmless_in_every_view_and_whole_in_every_tabl
 def test_row_31_a_fetch_prints_hostile_names_as_text(
     hostile: af.Snapshot, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from allocframe.cli import _summary as _printing
+    from allocframe.cli import _summary
 
-    _printing.summary(hostile)
+    _summary.summary(hostile)
     said = capsys.readouterr().out
     assert is_harmless(said)
     assert "[link=x]" in said, "brackets are no markup"

@@ -23,7 +23,7 @@ DRAWN = {
     "cumulative_restarts": lambda snap: plots.cumulative_restarts(stats.cumulative_restarts(snap)),
     "daily": lambda snap: plots.daily(stats.daily(snap)),
     "funnel": lambda snap: plots.funnel(stats.lemon_nodes(snap)),
-    "pareto": lambda snap: plots.pareto(stats.concentration(snap)),
+    "pareto": lambda snap: plots.pareto(stats.failure_ranking(snap)),
 }
 
 

@@ -10,7 +10,7 @@ from tables import as_frames
 
 import allocframe as af
 from allocframe import _parts
-from allocframe.stats import _derived as _facts
+from allocframe.stats import _derived
 from allocframe.stats.explain import explained
 
 
@@ -22,7 +22,7 @@ def apart(cluster: af.sim.Cluster) -> Iterator[af.Snapshot]:
         af.Client(cluster.address, token=cluster.token) as client,
         client.snapshot(namespace="*") as made,
     ):
-        patch.setattr(_facts, "PART", 300)
+        patch.setattr(_derived, "PART", 300)
         patch.setattr(_parts, "LARGE", 10)
         yield made
 
@@ -39,7 +39,7 @@ def frames(cluster: af.sim.Cluster) -> dict[str, Any]:
 STATISTICS = [
     af.stats.restarts, af.stats.failures, af.stats.oom_kills, af.stats.failed_starts, af.stats.failure_share, af.stats.runs,
     af.stats.outages, af.stats.crash_loops, af.stats.restart_storms, af.stats.lemon_nodes, af.stats.blast_radius,
-    af.stats.rollouts, af.stats.chains, af.stats.availability,
+    af.stats.rollouts, af.stats.reschedule_chains, af.stats.availability,
 ]  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def test_findings_of_a_large_snapshot_make_no_table_of_all_events(apart: af.Snap
 def test_all_events_with_what_they_mean_are_those_of_whole_tables(
     cluster: af.sim.Cluster, client: af.Client, frames: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_facts, "PART", 300)
+    monkeypatch.setattr(_derived, "PART", 300)
     found, whole = af.stats.explain_events(client.snapshot(namespace="*")), af.stats.explain_events(frames)
     assert list(found) == list(whole)
     for name in whole:

@@ -20,12 +20,12 @@ from allocframe import plots, sim, stats
 PURE = {"cumulative_incidence", "kaplan_meier", "laplace", "logrank", "mean_cumulative", "meanings"}
 """What takes numbers, not tables."""
 
-OF_TABLES = sorted(set(stats.__all__) - PURE - {"concentration"})
+OF_TABLES = sorted(set(stats.__all__) - PURE - {"failure_ranking"})
 
 
 @pytest.fixture(scope="module")
-def twice(snap: af.Snapshot) -> af.Together:
-    return af.together({"us": snap, "eu": snap})
+def twice(snap: af.Snapshot) -> af.MultiSnapshot:
+    return af.combine({"us": snap, "eu": snap})
 
 
 def _given(name: str, snap: af.Snapshot, cluster: af.sim.Cluster) -> Any:
@@ -40,7 +40,7 @@ def _given(name: str, snap: af.Snapshot, cluster: af.sim.Cluster) -> Any:
     return snap
 
 
-def _doubled(given: Any, twice: af.Together) -> Any:
+def _doubled(given: Any, twice: af.MultiSnapshot) -> Any:
     if isinstance(given, af.Snapshot):
         return twice
     return pd.concat([given.assign(cluster="eu"), given.assign(cluster="us")], ignore_index=True)
@@ -48,7 +48,7 @@ def _doubled(given: Any, twice: af.Together) -> Any:
 
 @pytest.mark.parametrize("name", OF_TABLES)
 def test_a_statistic_of_several_clusters_is_that_of_each(
-    name: str, snap: af.Snapshot, twice: af.Together, cluster: af.sim.Cluster
+    name: str, snap: af.Snapshot, twice: af.MultiSnapshot, cluster: af.sim.Cluster
 ) -> None:
     given, statistic = _given(name, snap, cluster), getattr(stats, name)
     alone = statistic(given).reset_index(drop=True)
@@ -64,7 +64,7 @@ def test_a_statistic_of_several_clusters_is_that_of_each(
     "name", [name for name in OF_TABLES if "by" in inspect.signature(getattr(stats, name)).parameters]
 )
 def test_grouping_by_cluster_too_says_the_same(
-    name: str, snap: af.Snapshot, twice: af.Together, cluster: af.sim.Cluster
+    name: str, snap: af.Snapshot, twice: af.MultiSnapshot, cluster: af.sim.Cluster
 ) -> None:
     given, statistic = _given(name, snap, cluster), getattr(stats, name)
     both = _doubled(given, twice)
@@ -72,7 +72,7 @@ def test_grouping_by_cluster_too_says_the_same(
         ["job_id", "task"]
         if name in ("headroom", "lemon_nodes")
         else "job_type"
-        if name == "ends"
+        if name == "end_causes"
         else "job_id"
     )
     plain = [by] if isinstance(by, str) else by
@@ -85,16 +85,16 @@ def test_grouping_by_cluster_too_says_the_same(
             pd.testing.assert_frame_equal(mine, statistic(given, by=[]), check_categorical=False)
 
 
-def test_shares_of_failures_are_of_all_clusters_together(snap: af.Snapshot, twice: af.Together) -> None:
-    alone, both = stats.concentration(snap), stats.concentration(twice)
+def test_shares_of_failures_are_of_all_clusters_together(snap: af.Snapshot, twice: af.MultiSnapshot) -> None:
+    alone, both = stats.failure_ranking(snap), stats.failure_ranking(twice)
     assert both["failures"].sum() == 2 * alone["failures"].sum()
     assert both["share"].max() == pytest.approx(alone["share"].max() / 2)
     assert both["cumulative_share"].iloc[-1] == 1.0
     assert both["failures"].is_monotonic_decreasing
-    assert stats.concentration(twice, by="cluster")["share"].tolist() == [0.5, 0.5]
+    assert stats.failure_ranking(twice, by="cluster")["share"].tolist() == [0.5, 0.5]
 
 
-def test_frames_and_mappings_with_a_column_cluster_are_kept_apart_too(twice: af.Together) -> None:
+def test_frames_and_mappings_with_a_column_cluster_are_kept_apart_too(twice: af.MultiSnapshot) -> None:
     wanted = stats.failures(twice, by="job_id")["count"].tolist()
     tables = {"events": twice.events, "allocations": twice.allocations, "task_states": twice.task_states}
     assert stats.failures(tables, by="job_id")["count"].tolist() == wanted
@@ -102,7 +102,7 @@ def test_frames_and_mappings_with_a_column_cluster_are_kept_apart_too(twice: af.
     assert len(twice.events.alloc.explain()) == len(twice.events)
 
 
-def test_tables_of_duckdb_are_kept_apart_too(twice: af.Together) -> None:
+def test_tables_of_duckdb_are_kept_apart_too(twice: af.MultiSnapshot) -> None:
     events = twice.events.drop(columns="time").assign(time=twice.events["time"].dt.tz_localize(None))
     with duckdb.connect() as connection:
         relation = connection.sql("FROM events")
@@ -115,13 +115,13 @@ def test_tables_of_duckdb_are_kept_apart_too(twice: af.Together) -> None:
 
 
 def test_tables_of_which_some_do_not_say_the_cluster_are_refused(
-    snap: af.Snapshot, twice: af.Together
+    snap: af.Snapshot, twice: af.MultiSnapshot
 ) -> None:
     with pytest.raises(TypeError, match="allocations has none"):
         stats.runs({"events": twice.events, "allocations": snap.allocations})
 
 
-def test_findings_are_those_of_each_cluster(snap: af.Snapshot, twice: af.Together) -> None:
+def test_findings_are_those_of_each_cluster(snap: af.Snapshot, twice: af.MultiSnapshot) -> None:
     alone, both = af.findings(snap), af.findings(twice)
     assert len(both) == 2 * len(alone)
     for which in ("eu", "us"):
@@ -140,14 +140,14 @@ def test_a_second_table_is_divided_by_cluster_as_well() -> None:
         client.stop(services(made)[0].id)
         told, one = client.evaluations(namespace="*"), client.snapshot(namespace="*")
     drained = told.assign(cluster="eu", triggered_by="node-drain")
-    with af.together({"eu": one, "us": one}) as both:
+    with af.combine({"eu": one, "us": one}) as both:
         found = stats.explain_stops(both, pd.concat([drained, told.assign(cluster="us")]))
     assert found.dropna(subset=["stop_reason"])[["cluster", "stop_reason"]].to_numpy().tolist() == [
         ["eu", "node drained"], ["us", "stopped by operator"]
     ]  # fmt: skip
 
 
-def test_evaluations_of_several_clusters_must_say_which(twice: af.Together, client: af.Client) -> None:
+def test_evaluations_of_several_clusters_must_say_which(twice: af.MultiSnapshot, client: af.Client) -> None:
     told = client.evaluations(namespace="*")
     with pytest.raises(ValueError, match="column 'cluster'"):
         af.findings(twice, evaluations=told)
@@ -157,10 +157,10 @@ def test_evaluations_of_several_clusters_must_say_which(twice: af.Together, clie
     )
 
 
-def test_plots_have_a_lane_for_each_cluster_or_refuse(twice: af.Together) -> None:
+def test_plots_have_a_lane_for_each_cluster_or_refuse(twice: af.MultiSnapshot) -> None:
     drawn = [label.get_text() for label in plots.timeline(twice, lanes="job").get_yticklabels()]
     assert {name.partition(": ")[0] for name in drawn} == {"eu", "us"}
-    bars = [label.get_text() for label in plots.pareto(stats.concentration(twice)).get_yticklabels()]
+    bars = [label.get_text() for label in plots.pareto(stats.failure_ranking(twice)).get_yticklabels()]
     assert any(name.startswith("eu: ") for name in bars)
     rows = plots.heatmap(stats.restarts(twice, by="job_id", bin="1h")).get_yticklabels()
     assert {row.get_text().partition(" ")[0] for row in rows} == {"eu", "us"}

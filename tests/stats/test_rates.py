@@ -14,7 +14,7 @@ from tables import alloc, as_duckdb, as_frames, at, ended, event, plain, restart
 
 import allocframe as af
 from allocframe import stats
-from allocframe.stats import _confidence as _intervals
+from allocframe.stats import _confidence
 
 HOUR = 3600
 
@@ -132,7 +132,7 @@ def test_failed_allocations_are_a_share_of_those_that_finished(tmp_path: Path) -
 
 @given(st.integers(0, 500), st.floats(0.01, 1e4))
 def test_the_poisson_interval_is_exact(count: int, exposure: float) -> None:
-    rate, low, high = _intervals.poisson([count], [exposure])
+    rate, low, high = _confidence.poisson([count], [exposure])
     assert rate[0] == count / exposure
     assert reference.poisson.sf(count - 1, low[0] * exposure) == pytest.approx(
         0.025 if count else 1, abs=1e-6
@@ -142,7 +142,7 @@ def test_the_poisson_interval_is_exact(count: int, exposure: float) -> None:
 
 @given(st.integers(0, 80), st.integers(0, 80), st.floats(0.1, 1e3), st.floats(0.1, 1e3))
 def test_the_rate_ratio_agrees_with_a_binomial_test(new: int, old: int, time: float, base: float) -> None:
-    ratio, low, high = (found[0] for found in _intervals.rate_ratio([new], [time], [old], [base]))
+    ratio, low, high = (found[0] for found in _confidence.rate_ratio([new], [time], [old], [base]))
     if new + old == 0:
         assert pd.isna(ratio)
         return
@@ -153,7 +153,7 @@ def test_the_rate_ratio_agrees_with_a_binomial_test(new: int, old: int, time: fl
 
 
 def test_a_ratio_of_nothing_observed_is_missing_and_of_new_failures_only_infinite() -> None:
-    ratio, low, high = _intervals.rate_ratio([0, 3, 3], [1, 1, 0], [0, 0, 1], [1, 1, 1])
+    ratio, low, high = _confidence.rate_ratio([0, 3, 3], [1, 1, 0], [0, 0, 1], [1, 1, 1])
     assert pd.isna(ratio[0])
     assert (ratio[1], high[1]) == (float("inf"), float("inf"))
     assert low[1] > 0

@@ -148,7 +148,7 @@ def test_chains_follow_links_and_slots_and_mark_what_is_gone(tmp_path: Path) -> 
         alloc("d", CreateTime=at(30).value),
         alloc("x", Name="web.app[1]", CreateTime=at(5).value),
     )
-    found = stats.chains(snap).set_index("alloc_id")
+    found = stats.reschedule_chains(snap).set_index("alloc_id")
     assert found.loc[["b", "c", "d"], "position"].tolist() == [0, 1, 2]
     assert found.loc[["c", "d"], "linked_by"].tolist() == ["slot", "link"]
     assert found["broken"].to_dict() == {"b": True, "c": False, "d": False, "x": False}
@@ -159,4 +159,4 @@ def test_a_ring_of_links_ends(tmp_path: Path) -> None:
     snap = snapshot(
         tmp_path, alloc("a", PreviousAllocation="b"), alloc("b", PreviousAllocation="a", Name="web.app[1]")
     )
-    assert len(stats.chains(snap)) == 2
+    assert len(stats.reschedule_chains(snap)) == 2

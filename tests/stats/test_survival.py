@@ -108,7 +108,7 @@ def test_groups_of_a_snapshot_get_their_curves(snap: af.Snapshot) -> None:
     assert (curves.groupby("job_id", observed=True)["left_out"].first() >= 0).all()
     restarts = stats.cumulative_restarts(snap, by="job_id")
     assert restarts["events"].sum() == (snap.events["type"] == "Restarting").sum()
-    ends = stats.ends(snap, by="job_type")
+    ends = stats.end_causes(snap, by="job_type")
     assert ends.groupby(["job_type", "time"], observed=True)["share"].sum().max() <= 1 + 1e-9
 
 

@@ -16,8 +16,7 @@ from allocframe.errors import DecodeError
 from allocframe.snapshot.io import read_json
 from allocframe.snapshot.snapshot import Snapshot
 from allocframe.store.page_store import _is_suspect
-from allocframe.tables import SNAPSHOT_TABLES, TABLES
-from allocframe.tables import wire_schema as _wire
+from allocframe.tables import SNAPSHOT_TABLES, TABLES, wire_schema
 
 
 def read(tmp_path: Path, *documents: Any, raw: bytes | None = None) -> Snapshot:
@@ -406,19 +405,19 @@ _json = st.recursive(
 )
 
 
-def _of(kind: _wire.WireType) -> st.SearchStrategy[Any]:
+def _of(kind: wire_schema.WireType) -> st.SearchStrategy[Any]:
     """Return values that mostly fit `kind`, and sometimes are anything."""
-    if isinstance(kind, _wire.Struct):
+    if isinstance(kind, wire_schema.Struct):
         fits: st.SearchStrategy[Any] = st.fixed_dictionaries(
             {}, optional={k: _of(v) for k, v in kind.fields.items()}
         )
-    elif isinstance(kind, _wire.MapOf):
+    elif isinstance(kind, wire_schema.MapOf):
         fits = st.dictionaries(st.text(max_size=5), _of(kind.value), max_size=2)
-    elif isinstance(kind, _wire.ListOf):
+    elif isinstance(kind, wire_schema.ListOf):
         fits = st.lists(_of(kind.item), max_size=2)
-    elif kind in _wire.INT_RANGE:
-        fits = st.integers(*_wire.INT_RANGE[kind])
-    elif kind is _wire.BOOL:
+    elif kind in wire_schema.INT_RANGE:
+        fits = st.integers(*wire_schema.INT_RANGE[kind])
+    elif kind is wire_schema.BOOL:
         fits = st.booleans()
     else:
         fits = st.text(max_size=8)
@@ -426,7 +425,7 @@ def _of(kind: _wire.WireType) -> st.SearchStrategy[Any]:
 
 
 _KEPT = ("ID", "Namespace", "JobID", "CreateIndex", "CreateTime", "TaskStates")
-_stub = st.fixed_dictionaries({}, optional={name: _of(_wire.ALLOCATION.fields[name]) for name in _KEPT})
+_stub = st.fixed_dictionaries({}, optional={name: _of(wire_schema.ALLOCATION.fields[name]) for name in _KEPT})
 
 
 @settings(

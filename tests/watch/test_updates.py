@@ -10,7 +10,7 @@ import pytest
 
 from allocframe.nomad.blocking_query import BlockingIndex, Pace, read_timeout
 from allocframe.nomad.event_stream import NotAnEvent
-from allocframe.watch import updates as _events
+from allocframe.watch import updates
 from allocframe.watch.update_queue import Inbox
 
 
@@ -26,7 +26,7 @@ def alloc(index: int, times: range, identity: str = "a1", **more: Any) -> dict[s
     return {"ID": identity, "ModifyIndex": index, "TaskStates": {"t": {"Events": events}}, **more}
 
 
-def times(update: _events.Update) -> list[int]:
+def times(update: updates.Update) -> list[int]:
     return [event["Time"] for event in json.loads(update.extended())["TaskStates"]["t"]["Events"]]
 
 
@@ -76,33 +76,33 @@ def test_requests_are_kept_apart() -> None:
 )
 def test_a_line_that_is_no_event_is_an_error(text: bytes) -> None:
     with pytest.raises(NotAnEvent):
-        _events.parse(text)
+        updates.parse(text)
 
 
 def test_an_empty_line_is_a_heartbeat_and_other_topics_are_passed_over() -> None:
-    assert _events.parse(b"{}").index is None
-    told = _events.parse(
+    assert updates.parse(b"{}").index is None
+    told = updates.parse(
         b'{"Index": 9, "Events": [{"Topic": "Node", "Payload": {"Node": {"ID": "n"}}}, 7, null]}'
     )
     assert (told.index, told.updates) == (9, [])
 
 
 def test_a_payload_keeps_no_job_but_its_type_and_version() -> None:
-    told = _events.update(alloc(5, range(2), Job={"Type": "batch", "Version": 3, "Meta": {"password": "x"}}))
+    told = updates.update(alloc(5, range(2), Job={"Type": "batch", "Version": 3, "Meta": {"password": "x"}}))
     assert told is not None
     row = json.loads(told.row)
     assert (row["JobType"], row["JobVersion"], told.job_known) == ("batch", 3, True)
     assert b"password" not in told.row
-    bare = _events.update(alloc(5, range(2)))
+    bare = updates.update(alloc(5, range(2)))
     assert bare is not None
     assert not bare.job_known
-    assert json.loads(_events.with_job(bare.row, "service", 4))["JobVersion"] == 4
+    assert json.loads(updates.with_job(bare.row, "service", 4))["JobVersion"] == 4
 
 
 def test_what_leaves_the_ring_between_two_takes_is_kept() -> None:
     inbox = Inbox()
     for index in range(1, 31):
-        inbox.put(_events.parse(line(alloc(index, range(max(0, index - 10), index)))))
+        inbox.put(updates.parse(line(alloc(index, range(max(0, index - 10), index)))))
     (update,), index, _ = inbox.take(10)
     assert times(update) == list(range(30))
     assert (update.index, update.first_index, index) == (30, 1, 30)
@@ -112,7 +112,7 @@ def test_what_leaves_the_ring_between_two_takes_is_kept() -> None:
 def test_forms_between_which_events_were_lost_are_told_one_after_the_other() -> None:
     inbox = Inbox()
     for index, ring in ((1, range(10)), (2, range(5, 15)), (3, range(40, 50)), (4, range(45, 55))):
-        inbox.put(_events.parse(line(alloc(index, ring))))
+        inbox.put(updates.parse(line(alloc(index, ring))))
     (update,), _, _ = inbox.take(10)
     assert [times(form) for form in update.forms()] == [list(range(15)), list(range(40, 55))]
 
@@ -120,7 +120,7 @@ def test_forms_between_which_events_were_lost_are_told_one_after_the_other() -> 
 def test_what_was_told_before_the_subscription_and_what_comes_twice_is_counted_and_left_out() -> None:
     inbox = Inbox(floor=5)
     for index in (4, 5, 6, 6, 7):
-        inbox.put(_events.parse(line(alloc(index, range(index)))))
+        inbox.put(updates.parse(line(alloc(index, range(index)))))
     taken, index, _ = inbox.take(10)
     assert [(one.index, one.first_index) for one in taken] == [(7, 6)]
     assert (inbox.counts["replayed"], inbox.counts["duplicates"], index) == (2, 1, 7)
@@ -129,7 +129,7 @@ def test_what_was_told_before_the_subscription_and_what_comes_twice_is_counted_a
 def test_the_index_of_a_part_leaves_nothing_behind() -> None:
     inbox = Inbox()
     for index, identity in ((5, "a"), (6, "b"), (7, "a"), (8, "c")):
-        inbox.put(_events.parse(line(alloc(index, range(3), identity))))
+        inbox.put(updates.parse(line(alloc(index, range(3), identity))))
     taken, index, heard = inbox.take(1)
     assert ([one.alloc_id for one in taken], index, heard) == (["a"], 5, 0.0)
     assert inbox.take(9)[1] == 8
@@ -137,5 +137,5 @@ def test_the_index_of_a_part_leaves_nothing_behind() -> None:
 
 def test_a_prefix_is_applied_to_what_streams_tell() -> None:
     inbox = Inbox("ab")
-    inbox.put(_events.parse(line(alloc(5, range(3), "ab1"), alloc(5, range(3), "cd1"))))
+    inbox.put(updates.parse(line(alloc(5, range(3), "ab1"), alloc(5, range(3), "cd1"))))
     assert [one.alloc_id for one in inbox.take(9)[0]] == ["ab1"]

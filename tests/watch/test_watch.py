@@ -18,8 +18,7 @@ from tables import alloc, ended, restarting, started
 
 import allocframe as af
 from allocframe.store.capture import Capture
-from allocframe.watch import reflector as _watching
-from allocframe.watch import update_queue as _stream
+from allocframe.watch import reflector, update_queue
 
 TABLES = ("allocations", "task_states", "events", "reschedules")
 
@@ -69,7 +68,7 @@ def viewer(live: af.sim.Cluster) -> Iterator[af.Client]:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_watching, "FLOOR", 0.05)
+    monkeypatch.setattr(reflector, "FLOOR", 0.05)
 
 
 @pytest.mark.parametrize("live", flatten.VERSIONS, indirect=True)
@@ -357,7 +356,7 @@ def test_row_16_an_index_that_goes_back_is_met_with_a_whole_list(
 def test_row_17_without_an_index_that_can_be_read_it_polls_at_a_measured_pace(
     header: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_watching, "POLL", 0.4)
+    monkeypatch.setattr(reflector, "POLL", 0.4)
     server = StreamServer([row(5, started(0))], told())
     server.headers = {} if header is None else {"X_Nomad_Index": header}
     try:
@@ -378,7 +377,7 @@ def test_row_17_without_an_index_that_can_be_read_it_polls_at_a_measured_pace(
 
 
 def test_row_18_queries_that_return_at_once_for_ever_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_watching, "FLOOR", 0.5)
+    monkeypatch.setattr(reflector, "FLOOR", 0.5)
     server = StreamServer([row(5, started(0))], told())
     try:
         with af.Client(server.address) as client, client.watch(stream=False) as watch:
@@ -454,7 +453,7 @@ def test_row_41_a_stream_that_breaks_is_opened_again_and_all_is_listed(broken: b
 
 
 def test_row_41_a_stream_that_falls_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_stream, "QUIET", 0.3)
+    monkeypatch.setattr(update_queue, "QUIET", 0.3)
     server = StreamServer([row(5, started(0))], told({}, HOLD))
     try:
         with af.Client(server.address) as client, client.watch() as watch:
@@ -512,7 +511,7 @@ def test_row_42_an_allocation_that_was_never_listed_is_read_for_its_job() -> Non
 def test_row_43_a_slow_consumer_gets_what_still_fits_and_else_a_new_list(
     live: af.sim.Cluster, viewer: af.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_stream, "MOST_BYTES", 60_000)
+    monkeypatch.setattr(update_queue, "MOST_BYTES", 60_000)
     with viewer.watch(namespace="*") as watch:
         next(watch)
         for which in range(12):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..._utils.text import visible
-from ...nomad import actions as _actions
+from ...nomad import actions
 from ...nomad.actions import Action
 
 RUNNING, ALL, TASK = "running", "all", "task"
@@ -144,11 +144,11 @@ def changes(before: Facts, after: Facts) -> str:
 def requests(order: Order, facts: Facts) -> list[tuple[str | None, Action]]:
     """Return what will be sent, and for which task: one signal for each task that is meant."""
     if order.action == "stop":
-        return [(None, _actions.stop(facts.alloc_id, no_shutdown_delay=False))]
+        return [(None, actions.stop(facts.alloc_id, no_shutdown_delay=False))]
     if order.action == "restart":
         task = order.task if order.scope == TASK else None
-        return [(task, _actions.restart(facts.alloc_id, task, all_tasks=order.scope == ALL))]
-    return [(task, _actions.signal(facts.alloc_id, order.signal, task)) for task in meant(order, facts)]
+        return [(task, actions.restart(facts.alloc_id, task, all_tasks=order.scope == ALL))]
+    return [(task, actions.signal(facts.alloc_id, order.signal, task)) for task in meant(order, facts)]
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Any
 
 import ipywidgets as ipw
 
-from ...nomad import actions as _actions
-from . import render as _look
+from ...nomad import actions
+from . import render
 from .confirmation import ALL, RUNNING
 
 SCOPES: list[tuple[str, tuple[str, str]]] = [
@@ -55,7 +55,7 @@ class Controls:
         )
         self._window.add_class("allocframe-list")
         self.task = ipw.Dropdown(options=SCOPES, description="Tasks", style=_LABEL, layout={"width": "24em"})
-        signals = [("choose a signal", ""), *((name, name) for name in sorted(_actions.SIGNALS))]
+        signals = [("choose a signal", ""), *((name, name) for name in sorted(actions.SIGNALS))]
         self.signal = ipw.Dropdown(
             options=signals,
             description="Signal",
@@ -86,7 +86,7 @@ class Controls:
     def _rows(self) -> list[Any]:
         buttons = [self.stop_button, self.restart_button, self.signal_button, self.exec_button, self.dry_run]
         return [
-            ipw.HTML(_look.STYLE, layout={"display": "none"}),
+            ipw.HTML(render.STYLE, layout={"display": "none"}),
             self._heading,
             _row(self.filter, self.choose_button, self.refresh_button, self.auto_refresh),
             _named("Allocations", self._window),
@@ -119,7 +119,7 @@ def _row(*parts: Any) -> Any:
 def _named(name: str, *parts: Any) -> Any:
     """Return a row that is in line with the fields; its name is a label like theirs."""
     label = ipw.HTML(
-        _look.label(name), layout={"width": "6em", "flex": "0 0 auto", "margin": "2px 6px 2px 2px"}
+        render.label(name), layout={"width": "6em", "flex": "0 0 auto", "margin": "2px 6px 2px 2px"}
     )
     return ipw.HBox([label, *parts], layout={"align_items": "flex-start", "width": _WIDE})
 

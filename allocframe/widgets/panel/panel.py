@@ -13,7 +13,7 @@ from ..._utils.text import visible
 from ..._utils.validate import check_count
 from ...client.client import Client
 from ...errors import AllocframeError, ConfigError
-from . import render as _look
+from . import render
 from .allocation_list import fetch
 from .confirmation import Confirmation, NotConfirmed, Order
 from .execute import carry_out, read_all
@@ -85,7 +85,7 @@ class ControlPanel(View):
         self._connect()
         mode = " · read-only" if client.read_only else ""
         where = namespace or client._config.namespace or "default"
-        self._heading.value = _look.heading(client._config.address, where, mode)
+        self._heading.value = render.heading(client._config.address, where, mode)
         self._order_changed()
         self._worker = Worker(self._tick, self._broke)
         self._worker.submit(partial(self._fetch, anew=True))
@@ -164,7 +164,7 @@ class ControlPanel(View):
         self._void(f"Nothing was asked for: {off}." if (off := self._off(action)) else "")
         if off:
             return
-        self._question.value = _look.note("Reading what is chosen …")
+        self._question.value = render.note("Reading what is chosen …")
         self._worker.submit(partial(self._prepare, self._order(action), self._chosen()))
 
     def _confirm(self) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from ..._utils.text import visible
 from ...nomad.acl import Rights
-from . import render as _look
+from . import render
 from .allocation_list import Listing
 from .confirmation import ALL, TASK, Confirmations, Facts, Order, objection
 from .controls import ROWS, SCOPES, Controls
@@ -101,7 +101,7 @@ class View(Controls):
             self._void(f"{why} There is nothing to do. {said}.".strip())
             return
         asked = self._confirmations.ask(order, ready, again=bool(why))
-        self._question.value = _look.question(asked, why, left_out)
+        self._question.value = render.question(asked, why, left_out)
         tone = "danger" if order.action == "stop" else "warning"
         self.confirm_button.button_style = "" if order.dry_run else tone
         self._count_down()
@@ -119,7 +119,7 @@ class View(Controls):
     def _void(self, said: str = "") -> None:
         """Take back the question, if there is one."""
         self._confirmations.void()
-        self._question.value = _look.told(said) if said else _look.note(_look.QUIET)
+        self._question.value = render.told(said) if said else render.note(render.QUIET)
         self.confirm_button.description, self.confirm_button.button_style = "Confirm", ""
         self.confirm_button.disabled = self.cancel_button.disabled = True
 
@@ -142,7 +142,7 @@ class View(Controls):
                 self.select.options, self.select.rows = options, max(len(options), ROWS)
                 self.select.value = tuple(one for one in before if one in self._listing.shown)
         counted = f"{self._listing.counted()} · {datetime.now(UTC):%H:%M:%S} UTC"
-        self._counted.value = _look.told(self._trouble) if self._trouble else _look.note(counted)
+        self._counted.value = render.told(self._trouble) if self._trouble else render.note(counted)
         if self.select.value != before:
             self._choice_changed()
         self._render()
@@ -165,7 +165,7 @@ class View(Controls):
     def _render(self) -> None:
         chosen = self._chosen()
         shown = [self._facts[one] for one in chosen if one in self._facts]
-        self._chosen_box.value = _look.chosen(shown, len(chosen))
+        self._chosen_box.value = render.chosen(shown, len(chosen))
         self.choose_button.disabled = not 0 < self._listing.matching <= self.limit
         off: dict[str, list[str]] = {}
         for name, button in self._buttons().items():
@@ -174,8 +174,8 @@ class View(Controls):
             if reason:
                 off.setdefault(reason, []).append(button.description)
         said = [f"{', '.join(names)}: {reason}" for reason, names in off.items()]
-        self._notes.value = _look.note(f"Off: {'; '.join(said)}." if said else "")
+        self._notes.value = render.note(f"Off: {'; '.join(said)}." if said else "")
         self._show_results()
 
     def _show_results(self) -> None:
-        self._results_box.value = _look.results(self._history.latest(), self._progress)
+        self._results_box.value = render.results(self._history.latest(), self._progress)

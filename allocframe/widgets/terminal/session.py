@@ -13,7 +13,7 @@ from ..._utils.text import visible
 from ...client.audit_log import Outcome
 from ...errors import AllocframeError, ConnectionFailed, ExecError
 from ...nomad import exec as _exec
-from ...nomad import websocket as _shell
+from ...nomad import websocket
 from ...nomad.config import Config
 from ...nomad.exec import Target
 
@@ -112,7 +112,7 @@ class TtySession:
         self._on_standing(standing)
 
     def _talk(self, session: _exec.Session) -> None:
-        with _shell.opened(self._config, self._target) as connection:
+        with websocket.opened(self._config, self._target) as connection:
             writer = threading.Thread(
                 target=self._write, args=(connection,), name="allocframe-terminal-keys", daemon=True
             )
@@ -124,20 +124,20 @@ class TtySession:
                 self._heard.set()
                 self._over.set()
                 self._frames.put(None)
-                _shell.cut(connection)
+                websocket.cut(connection)
                 writer.join()
 
-    def _read(self, connection: _shell.ClientConnection, session: _exec.Session) -> None:
+    def _read(self, connection: websocket.ClientConnection, session: _exec.Session) -> None:
         while session.exit_code is None:
-            frame = _shell.receive(connection, session)
+            frame = websocket.receive(connection, session)
             self._heard.set()
             if frame is not None and (data := frame.stdout + frame.stderr):
                 self._on_output(data)
 
-    def _write(self, connection: _shell.ClientConnection) -> None:
+    def _write(self, connection: websocket.ClientConnection) -> None:
         """Send what is typed, and a heartbeat where nothing is; at the end what makes a program and its shell end."""
-        self._heard.wait(_shell.REFUSED_WITHIN)
-        with contextlib.suppress(_shell.WebSocketException, OSError):
+        self._heard.wait(websocket.REFUSED_WITHIN)
+        with contextlib.suppress(websocket.WebSocketException, OSError):
             while (frame := self._next_frame()) is not None:
                 connection.send(frame[0])
                 with self._lock:
@@ -146,7 +146,7 @@ class TtySession:
                 if not self._over.wait(0.1):
                     connection.send(_exec.stdin_frame(last))
             self._over.wait(_PATIENCE)
-        _shell.cut(connection)
+        websocket.cut(connection)
 
     def _next_frame(self) -> tuple[str, int] | None:
         try:

@@ -16,7 +16,7 @@ import anywidget
 import traitlets
 
 from ...client.client import Client
-from . import protocol as _terminal
+from . import protocol
 from .session import Standing, TtySession
 
 COMMAND = ("/bin/sh", "-c", "command -v bash >/dev/null 2>&1 && exec bash; exec sh")
@@ -93,8 +93,8 @@ class Terminal(anywidget.AnyWidget):
         self.ignored = 0
         """Messages from a page that were none of a terminal's."""
         self._client = client
-        self._output = _terminal.Output()
-        self._input = _terminal.Typed()
+        self._output = protocol.Output()
+        self._input = protocol.Typed()
         self._appearing: list[str] = []
         self._context = contextvars.copy_context()
         self._size = (24, 80)
@@ -176,7 +176,7 @@ class Terminal(anywidget.AnyWidget):
     def _came(self, data: bytes) -> None:
         """Take in output; waits while the views have much to draw, so that the command waits, too."""
         with self._changed:
-            self._changed.wait_for(lambda: self._output.unsent < _terminal.WINDOW or self._leaving)
+            self._changed.wait_for(lambda: self._output.unsent < protocol.WINDOW or self._leaving)
             self._output.add(data)
             self._changed.notify_all()
 
@@ -195,9 +195,9 @@ class Terminal(anywidget.AnyWidget):
             with self._changed:
                 self._changed.wait_for(lambda: self._appearing or self._output.unsent or self._gone, 1.0)
                 pause = last + JOINED - time.monotonic()
-                if pause > 0 and not self._appearing and self._output.unsent < _terminal.MESSAGE:
+                if pause > 0 and not self._appearing and self._output.unsent < protocol.MESSAGE:
                     self._changed.wait_for(
-                        lambda: self._appearing or self._output.unsent >= _terminal.MESSAGE, pause
+                        lambda: self._appearing or self._output.unsent >= protocol.MESSAGE, pause
                     )
                 appearing, self._appearing = self._appearing, []
                 replays = {view: self._output.attached(view, time.monotonic()) for view in appearing}
@@ -220,7 +220,7 @@ class Terminal(anywidget.AnyWidget):
     # From the page
 
     def _heard(self, _: object, content: object, buffers: list[Any]) -> None:
-        message = _terminal.checked(content)
+        message = protocol.checked(content)
         if message is None:
             self.ignored += 1
             return
@@ -234,7 +234,7 @@ class Terminal(anywidget.AnyWidget):
         else:
             self._seen(message)
 
-    def _typed(self, message: _terminal.Message, buffers: list[Any]) -> None:
+    def _typed(self, message: protocol.Message, buffers: list[Any]) -> None:
         if len(buffers) != 1 or memoryview(buffers[0]).nbytes > _MAX_PIECE:
             self.ignored += 1
             return
@@ -244,7 +244,7 @@ class Terminal(anywidget.AnyWidget):
                 return
         self.set_trait("message", "connected; the command reads nothing, so some input was dropped")
 
-    def _seen(self, message: _terminal.Message) -> None:
+    def _seen(self, message: protocol.Message) -> None:
         """Take in what a view says of itself."""
         with self._changed:
             if message.kind == "detach":

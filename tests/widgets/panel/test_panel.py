@@ -22,17 +22,13 @@ import allocframe as af
 from allocframe import sim
 from allocframe.sim.cluster.alloc import Alloc
 from allocframe.widgets.panel import (
-    confirmation as _orders,
-)
-from allocframe.widgets.panel import (
-    history as _history,
+    confirmation,
+    history,
+    worker,
 )
 from allocframe.widgets.panel import panel as panel_module
 from allocframe.widgets.panel import (
     state as _view,
-)
-from allocframe.widgets.panel import (
-    worker as _worker,
 )
 
 ID = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"
@@ -240,7 +236,7 @@ def test_a_confirmation_that_comes_too_late_does_nothing(
 ) -> None:
     ask(panel, "stop", alloc.id)
     clock = panel._confirmations._clock
-    monkeypatch.setattr(panel._confirmations, "_clock", lambda: clock() + _orders.CONFIRM_WITHIN)
+    monkeypatch.setattr(panel._confirmations, "_clock", lambda: clock() + confirmation.CONFIRM_WITHIN)
     confirm(panel)
     assert untouched(alloc)
     assert len(panel.log) == 0
@@ -250,7 +246,7 @@ def test_a_confirmation_that_comes_too_late_does_nothing(
 def test_a_question_that_nobody_answers_goes_away(
     panel: af.ControlPanel, alloc: Alloc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_orders, "CONFIRM_WITHIN", 0.3)
+    monkeypatch.setattr(confirmation, "CONFIRM_WITHIN", 0.3)
     ask(panel, "stop", alloc.id)
     until(lambda: "not given in time" in question(panel))
     assert panel.confirm_button.disabled
@@ -298,7 +294,7 @@ def test_an_allocation_that_changed_since_is_left_alone_and_asked_about_again(
     cluster: sim.Cluster, panel: af.ControlPanel, alloc: Alloc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert cluster.engine is not None
-    monkeypatch.setattr(_orders, "AGAIN_AFTER", 60.0)
+    monkeypatch.setattr(confirmation, "AGAIN_AFTER", 60.0)
     ask(panel, "restart", alloc.id)
     cluster.engine.touch(alloc)
     confirm(panel)
@@ -309,7 +305,7 @@ def test_an_allocation_that_changed_since_is_left_alone_and_asked_about_again(
     assert len(af.read_audit()) == 0
     confirm(panel)  # the second of two clicks
     assert untouched(alloc)
-    monkeypatch.setattr(_orders, "AGAIN_AFTER", 0.0)
+    monkeypatch.setattr(confirmation, "AGAIN_AFTER", 0.0)
     ask(panel, "restart")
     confirm(panel)
     assert panel.log["result"].tolist() == ["changed", "done"]
@@ -491,7 +487,7 @@ def scripted(*answers: Answer, tasks: tuple[str, ...] = ("server",)) -> Iterator
 
 
 def test_a_lost_answer_is_told_as_unknown_and_not_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_history, "REPLACED_WITHIN", 0.0)
+    monkeypatch.setattr(history, "REPLACED_WITHIN", 0.0)
     with scripted(reset) as (server, panel):
         ask(panel, "stop", ID)
         confirm(panel)
@@ -662,7 +658,7 @@ def test_it_keeps_the_list_fresh_and_stops_when_nobody_uses_it(
     cluster: sim.Cluster, client: af.Client, alloc: Alloc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(panel_module, "EVERY", 0.0)
-    monkeypatch.setattr(_worker, "EVERY", 0.02)
+    monkeypatch.setattr(worker, "EVERY", 0.02)
     with shown(client) as panel:
         panel.choose([alloc.id])
         client.stop(alloc.id)
@@ -678,10 +674,10 @@ def test_it_keeps_the_list_fresh_and_stops_when_nobody_uses_it(
 def test_no_answer_of_the_log_is_lost_and_the_rows_are_bounded(panel: af.ControlPanel) -> None:
     assert panel.log.empty
     assert str(panel.log["time"].dtype) == "datetime64[ns, UTC]"
-    facts = _orders.Facts.nothing(ID)
-    for _ in range(_history.KEPT + 5):
-        panel._history.add(_history.Result(facts, _orders.Order("restart"), "done"))
-    assert len(panel.log) == _history.KEPT
+    facts = confirmation.Facts.nothing(ID)
+    for _ in range(history.KEPT + 5):
+        panel._history.add(history.Result(facts, confirmation.Order("restart"), "done"))
+    assert len(panel.log) == history.KEPT
 
 
 # The terminal

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allocframe.widgets.terminal import protocol as _terminal
+from allocframe.widgets.terminal import protocol
 from allocframe.widgets.terminal.protocol import (
     KEPT,
     MAX_VIEWS,
@@ -73,7 +73,7 @@ def test_without_a_view_output_is_kept_and_never_waits() -> None:
     output = Output()
     output.add(b"x" * (3 * WINDOW))
     assert output.unsent == 0
-    assert output.attached("a", 0.0) == _terminal.Replay(b"x" * REPLAY, 3 * WINDOW)
+    assert output.attached("a", 0.0) == protocol.Replay(b"x" * REPLAY, 3 * WINDOW)
 
 
 def test_a_view_that_appears_late_finds_the_modes_that_are_on() -> None:
@@ -159,4 +159,4 @@ ANYTHING = st.recursive(
 
 @given(ANYTHING)
 def test_row_comm_no_message_breaks_the_check(content: Any) -> None:
-    assert checked(content) is None or content["type"] in _terminal._NEEDS
+    assert checked(content) is None or content["type"] in protocol._NEEDS
