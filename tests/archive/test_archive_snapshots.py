@@ -10,14 +10,14 @@ from crashing import crash
 from tables import alloc, snapshot, started
 
 import allocframe as af
-from allocframe.archive import _whole
+from allocframe.archive import append
 
 TABLES = ("allocations", "task_states", "events", "reschedules")
 
 
 @pytest.fixture
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_whole, "PART", 17)
+    monkeypatch.setattr(append, "PART", 17)
 
 
 @pytest.mark.usefixtures("_small_parts")

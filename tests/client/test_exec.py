@@ -16,6 +16,7 @@ from typing import Any
 
 import flatten
 import pytest
+from exec_sessions import server_side, talk
 from hypothesis import given
 from hypothesis import strategies as st
 from websockets.sync.client import connect
@@ -88,40 +89,7 @@ def test_the_simulated_cluster_sends_the_frames_that_were_recorded(version: str)
             alloc = next(a for a in cluster.state.allocs.values() if a.client_status == "running")
             identity = "5456bd7a-9fc0-c0dd-6131-cbee77f57577" if name == "no-such-alloc" else alloc.id
             task = {"nope": "nope", None: None}.get(recorded["query"].get("task"), next(iter(alloc.tasks)))
-            assert _talk(cluster, identity, recorded, task) == _server_side(recorded["frames"]), name
-
-
-def _server_side(frames: list[dict[str, Any]]) -> list[Any]:
-    return [
-        frame.get("server") or frame.get("close") for frame in frames if "server" in frame or "close" in frame
-    ]
-
-
-def _talk(cluster: sim.Cluster, identity: str, recorded: dict[str, Any], task: str | None) -> list[Any]:
-    """Send what the recorded client sent; return what comes back, and how it ends."""
-    from urllib.parse import urlencode
-
-    from websockets.exceptions import ConnectionClosed
-
-    query = {**recorded["query"], **({"task": task} if task else {})}
-    query.pop("task") if not task and "task" in query else None
-    url = cluster.address.replace("http", "ws") + f"/v1/client/allocation/{identity}/exec?{urlencode(query)}"
-    heard: list[Any] = []
-    with connect(url, proxy=None) as socket:
-        for frame in recorded["frames"]:
-            if "client" in frame:
-                sent = frame["client"]
-                sent = {**sent, "auth_token": cluster.token} if "auth_token" in sent else sent
-                socket.send(json.dumps(sent))
-        try:
-            while True:
-                heard.append(json.loads(socket.recv(timeout=0.5)))
-        except TimeoutError:
-            pass  # as recorded: nothing ends before stdin is closed
-        except ConnectionClosed as closed:
-            code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (None, None)
-            heard.append({"code": code, "reason": reason})
-    return heard
+            assert talk(cluster, identity, recorded, task) == server_side(recorded["frames"]), name
 
 
 @pytest.fixture(params=flatten.VERSIONS)

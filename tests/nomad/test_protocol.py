@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allocframe import errors
+from allocframe._utils.validate import check_count
 from allocframe.errors import ConfigError
 from allocframe.nomad import protocol
-from allocframe.nomad.paging import Pager, PageRequest
+from allocframe.nomad.paging import SHARDS, Pager, PageRequest
 from allocframe.nomad.protocol import Headers, Query
 
 
@@ -202,8 +203,8 @@ def test_these_calls_do_not_read_or_are_not_known_to(path: str) -> None:
 
 
 def test_what_is_checked_comes_back() -> None:
-    assert protocol.check_count("n", 5) == 5
-    assert protocol.check_count("n", 1) == 1
+    assert check_count("n", 5) == 5
+    assert check_count("n", 1) == 1
     assert protocol.check_prefix("AB") == "ab"
     assert protocol.check_prefix("ab-cd") == "ab-cd"
     assert protocol.check_alloc_id(f" {WHOLE.upper()} ") == (WHOLE, True)
@@ -260,8 +261,8 @@ def test_the_paths_of_these_lists_are_nomads() -> None:
 
 
 def test_shards_are_all_starts_of_two_digits() -> None:
-    assert [int(shard, 16) for shard in protocol.SHARDS] == list(range(256))
-    assert {len(shard) for shard in protocol.SHARDS} == {2}
+    assert [int(shard, 16) for shard in SHARDS] == list(range(256))
+    assert {len(shard) for shard in SHARDS} == {2}
 
 
 def test_retry_after_is_obeyed_in_both_forms_up_to_a_minute() -> None:
@@ -483,7 +484,7 @@ def test_the_first_page_of_a_walk_that_is_split_counts_for_nothing_and_shards_co
     pager = Pager(Query(per_page=2))
     pager.received(asked(pager), 2, ["a", "b"], "1.x")
     assert (pager.rows, pager.sharded, pager.estimate) == (0, True, None)
-    assert [asked(pager).shard for _ in range(256)] == list(protocol.SHARDS)
+    assert [asked(pager).shard for _ in range(256)] == list(SHARDS)
     assert pager.next_request() is None
 
 

@@ -14,7 +14,7 @@ from allocframe import plots, stats
 
 OF_ARRAYS = {"kaplan_meier", "logrank", "laplace", "mean_cumulative", "cumulative_incidence"}
 OF_SNAPSHOTS = [
-    name for name in stats.__all__ if name not in {*OF_ARRAYS, "meanings", "placement_failures", "headroom"}
+    name for name in stats.__all__ if name not in {*OF_ARRAYS, "vocabulary", "placement_failures", "headroom"}
 ]
 DRAWN = {
     "timeline": plots.timeline,

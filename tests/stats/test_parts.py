@@ -9,7 +9,7 @@ import pytest
 from tables import as_frames
 
 import allocframe as af
-from allocframe import _parts
+from allocframe.snapshot import snapshot as snapshot_module
 from allocframe.stats import _derived
 from allocframe.stats.explain import explained
 
@@ -23,7 +23,7 @@ def apart(cluster: af.sim.Cluster) -> Iterator[af.Snapshot]:
         client.snapshot(namespace="*") as made,
     ):
         patch.setattr(_derived, "PART", 300)
-        patch.setattr(_parts, "LARGE", 10)
+        patch.setattr(snapshot_module, "LARGE", 10)
         yield made
 
 

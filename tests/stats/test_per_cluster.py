@@ -17,7 +17,7 @@ from services import services
 import allocframe as af
 from allocframe import plots, sim, stats
 
-PURE = {"cumulative_incidence", "kaplan_meier", "laplace", "logrank", "mean_cumulative", "meanings"}
+PURE = {"cumulative_incidence", "kaplan_meier", "laplace", "logrank", "mean_cumulative", "vocabulary"}
 """What takes numbers, not tables."""
 
 OF_TABLES = sorted(set(stats.__all__) - PURE - {"failure_ranking"})

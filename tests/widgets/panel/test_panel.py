@@ -20,6 +20,7 @@ from services import services
 
 import allocframe as af
 from allocframe import sim
+from allocframe.sim.api.params import Refusal
 from allocframe.sim.cluster.alloc import Alloc
 from allocframe.widgets.panel import (
     confirmation,
@@ -420,7 +421,7 @@ def test_where_the_capabilities_cannot_be_read_nomads_refusal_is_shown(
     cluster: sim.Cluster, alloc: Alloc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(token: str, name: str) -> None:
-        raise sim.access.Refusal(403, "Permission denied")
+        raise Refusal(403, "Permission denied")
 
     monkeypatch.setattr(cluster._access, "policy", refuse)
     token = cluster.add_token([alloc.namespace])

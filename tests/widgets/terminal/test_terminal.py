@@ -12,6 +12,7 @@ from typing import Any
 
 import flatten
 import pytest
+from exec_sessions import server_side, talk
 from views import Page, eventually
 
 import allocframe as af
@@ -211,13 +212,11 @@ def test_input_that_nobody_reads_is_bounded_and_told(terminal: af.Terminal) -> N
 
 @pytest.mark.parametrize("version", flatten.VERSIONS)
 def test_the_simulated_terminal_sends_what_was_recorded(version: str) -> None:
-    from test_exec import _server_side, _talk
-
     recorded = json.loads(json.dumps(flatten.recorded(version, "exec-sessions")["tty-shell"]))  # type: ignore[call-overload]
     with sim.Cluster("calm", allocations=20, seed=1, version=version) as cluster:
         alloc = next(a for a in cluster.state.allocs.values() if a.client_status == "running")
-        heard = _talk(cluster, alloc.id, recorded, next(iter(alloc.tasks)))
-    assert joined(heard) == joined(_server_side(recorded["frames"]))
+        heard = talk(cluster, alloc.id, recorded, next(iter(alloc.tasks)))
+    assert joined(heard) == joined(server_side(recorded["frames"]))
 
 
 def joined(frames: list[Any]) -> list[Any]:
