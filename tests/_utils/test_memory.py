@@ -10,10 +10,10 @@ import pytest
 HEAPS = """
 import ctypes, sys, tempfile, threading
 from pathlib import Path
-from allocframe import _memory
+from allocframe._utils import memory
 
 if sys.argv[1] == "shared":
-    _memory.share_heaps()
+    memory.share_heaps()
 libc = ctypes.CDLL("libc.so.6")
 libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
 together = threading.Barrier(8)
