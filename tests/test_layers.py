@@ -43,7 +43,7 @@ HOME = {
     "duckdb": {"_kept", "_query", "archive", "decode"},
     "deltalake": {"archive"},
     "typer": {"cli"},
-    "tqdm": {"_progress"},
+    "tqdm": {"_progress", "reports"},
     "websockets": {"_shell"},
     "narwhals": {"stats"},
     "pyspark": {"spark"},
@@ -51,7 +51,7 @@ HOME = {
     "matplotlib": {"plots"},
     "ipywidgets": {"widgets"},
     "anywidget": {"widgets"},
-    "papermill": {"reports"},
+    "nbclient": {"reports"},
     "nbconvert": {"reports"},
     "jupyter_client": {"reports"},
 }
