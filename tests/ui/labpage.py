@@ -39,7 +39,7 @@ class Lab:
 
     def notebook(self, name: str, *cells: str) -> str:
         """Write a notebook; return its name."""
-        made = [
+        made: list[dict[str, Any]] = [
             {"cell_type": "code", "id": f"cell{n}", "source": cell, "metadata": {}, "outputs": [], "execution_count": None}
             for n, cell in enumerate(cells)
         ]  # fmt: skip
