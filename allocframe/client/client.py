@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from .._acting import Acting
 from .._observing import Observing
 from .._utils.progress import Progress
 from .._watchable import Watchable
@@ -25,6 +24,7 @@ from ..snapshot.allocation import Allocation
 from ..store.capture import Capture
 from ..store.page_store import Store
 from ..tables import evaluations_frame
+from .operations import Acting
 
 if TYPE_CHECKING:
     import pandas as pd

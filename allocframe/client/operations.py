@@ -11,16 +11,16 @@ from typing import Any
 
 import pandas as pd
 
-from ._utils.text import visible
-from .client import audit_log
-from .errors import AllocframeError, ConfigError, ExecError, ResultUnknown, Unsupported
-from .nomad import acl, actions
-from .nomad import exec as _exec
-from .nomad.actions import Action, StopResult
-from .nomad.config import Config
-from .nomad.connection import check_workers
-from .nomad.exec import ExecResult, Target
-from .nomad.transport import Transport, parsed, requesting
+from .._utils.text import visible
+from ..errors import AllocframeError, ConfigError, ExecError, ResultUnknown, Unsupported
+from ..nomad import acl, actions
+from ..nomad import exec as _exec
+from ..nomad.actions import Action, StopResult
+from ..nomad.config import Config
+from ..nomad.connection import check_workers
+from ..nomad.exec import ExecResult, Target
+from ..nomad.transport import Transport, parsed, requesting
+from . import audit_log
 
 
 class Acting:
@@ -193,7 +193,7 @@ class Acting:
         ...         client.exec(running["alloc_id"][0], ["echo", "hello"]).text
         'hello\\n'
         """
-        from .nomad import websocket
+        from ..nomad import websocket
 
         target = self._exec_target(alloc_id, command, task)
         data = stdin.encode() if isinstance(stdin, str) else stdin or b""
