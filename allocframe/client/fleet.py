@@ -20,6 +20,7 @@ from ..nomad.transport import parsed
 from ..snapshot.multi_cluster import MultiSnapshot, joined
 from ..snapshot.snapshot import Snapshot
 from .client import Client
+from .session import Session
 
 CONNECTIONS = 64
 """Connections to one address at most, whose regions may be many: Nomad allows 100 from here."""
@@ -68,8 +69,12 @@ class Fleet:
         given = list(clusters.values() if isinstance(clusters, Mapping) else clusters)
         if not given:
             raise ConfigError("give at least one cluster")
-        made = [one if isinstance(one, Client) else Client._of(alone(one)) for one in given]
-        names = list(clusters) if isinstance(clusters, Mapping) else named([one._config for one in made])
+        made = [
+            one if isinstance(one, Client) else Client._from_session(Session(alone(one))) for one in given
+        ]
+        names = (
+            list(clusters) if isinstance(clusters, Mapping) else named([one._session.config for one in made])
+        )
         self.clients: dict[str, Client] = dict(zip(map(check_name, names), made, strict=True))
         self._within = float(within)
         self._refuse_twice()
@@ -77,7 +82,7 @@ class Fleet:
     def _refuse_twice(self) -> None:
         known: dict[Any, str] = {}
         for name, client in self.clients.items():
-            config = client._config
+            config = client._session.config
             other = known.setdefault(
                 (config.base_url, config.unix_socket, config.region, config.namespace), name
             )
@@ -96,8 +101,14 @@ class Fleet:
         >>> af.Fleet.regions(client)
         Fleet(global)
         """
-        names = client._transport.get(protocol.REGIONS, {}, check=parsed)
-        return cls({str(name): client._another(region=str(name)) for name in names or []}, within=within)
+        names = client._session.transport.get(protocol.REGIONS, {}, check=parsed)
+        return cls(
+            {
+                str(name): Client._from_session(client._session.clone(region=str(name)))
+                for name in names or []
+            },
+            within=within,
+        )
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], *, within: float = 900.0) -> Self:
@@ -123,7 +134,9 @@ class Fleet:
         Fleet(eu)
         """
         found = read_clusters(path)
-        return cls({name: Client._of(config) for name, config in found.items()}, within=within)
+        return cls(
+            {name: Client._from_session(Session(config)) for name, config in found.items()}, within=within
+        )
 
     def snapshot(
         self,
@@ -212,17 +225,17 @@ class _Gathering:
             self._gather(asked, check_count("workers", workers), progress)
         finally:
             for name in self._late:
-                self._clients[name]._transport.recover()
+                self._clients[name]._session.transport.recover()
         return self._found, {name: self._failed[name] for name in self._clients if name in self._failed}
 
     def _gather(self, asked: Mapping[str, Any], workers: int, progress: Progress) -> None:
-        beside = Counter(client._config.base_url for client in self._clients.values())
+        beside = Counter(client._session.config.base_url for client in self._clients.values())
         end = time.monotonic() + self._within
         running: dict[Future[Snapshot], str] = {}
         with shown(progress) as show, ThreadPoolExecutor(len(self._clients), "allocframe-fleet") as pool:
             try:
                 for name, client in self._clients.items():
-                    most = max(CONNECTIONS // beside[client._config.base_url], 1)
+                    most = max(CONNECTIONS // beside[client._session.config.base_url], 1)
                     mine = {**asked, "workers": min(workers, most), "progress": self._counted(name)}
                     mine["resume"] = self._folders[name]
                     running[pool.submit(client.snapshot, **mine)] = name
@@ -269,12 +282,12 @@ class _Gathering:
         except AllocframeError as error:
             late = f"not all of it had come after {self._within:g} s (within=)"
             why = late if name in self._late else f"{type(error).__name__}: {error}"
-            self._failed[name] = {"server": self._clients[name]._config.address, "error": why}
+            self._failed[name] = {"server": self._clients[name]._session.config.address, "error": why}
 
     def _give_up(self, names: Iterable[str]) -> None:
         for name in names:
             self._late.add(name)
-            self._clients[name]._transport.abort()
+            self._clients[name]._session.transport.abort()
 
 
 def _let_go(future: Future[Snapshot]) -> None:

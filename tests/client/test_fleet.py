@@ -144,7 +144,7 @@ def test_each_cluster_of_a_file_gets_its_own_token_and_no_other(
         )
         with af.Fleet.from_file(file) as fleet, fleet.snapshot() as snap:
             assert snap.info["complete"] is True
-            assert "token-of" not in f"{vars(fleet)} {snap.info} {fleet.clients['one']._config}"
+            assert "token-of" not in f"{vars(fleet)} {snap.info} {fleet.clients['one']._session.config}"
         assert tokens(one) == {"x-nomad-token: token-of-one"}
         assert tokens(two) == {"x-nomad-token: token-of-two"}
         assert tokens(three) == set()

@@ -44,7 +44,7 @@ def samples(*rows: dict[str, Any]) -> pd.DataFrame:
 @pytest.mark.parametrize("version", flatten.VERSIONS)
 def test_recorded_measurements_are_read_in_mib_with_the_tasks_that_have_ended_marked(version: str) -> None:
     recorded = flatten.recorded(version, "alloc-stats")[0]["json"]
-    found = _usage.samples_frame(_usage.rows(alloc("server", "absent"), recorded, 0)).set_index("task")
+    found = _usage.samples_frame(_usage.usage_rows(alloc("server", "absent"), recorded, 0)).set_index("task")
     server = recorded["Tasks"]["server"]
     assert found.loc["server", "memory_mib"] == server["ResourceUsage"]["MemoryStats"]["RSS"] / 2**20
     assert found.loc["server", "memory_measured"] == "RSS"
@@ -59,7 +59,7 @@ def test_recorded_measurements_are_read_in_mib_with_the_tasks_that_have_ended_ma
 def test_a_node_without_a_sample_gives_missing_values_and_no_zeros(version: str) -> None:
     empty = next(e["json"] for e in flatten.recorded(version, "client-reads") if e.get("json"))
     assert empty["Timestamp"] == 0
-    found = _usage.samples_frame(_usage.rows(alloc("t"), empty, 0))
+    found = _usage.samples_frame(_usage.usage_rows(alloc("t"), empty, 0))
     assert found[["at", "cpu_mhz", "memory_mib"]].isna().all(axis=None)
     assert found["memory_requested_mib"].tolist() == [64]
 
@@ -70,7 +70,7 @@ def test_what_a_driver_does_not_measure_is_missing() -> None:
         "MemoryStats": {"Measured": ["Usage"], "RSS": 0, "Usage": 2**20},
     }
     stats = {"Timestamp": 5, "Tasks": {"t": {"Timestamp": 5, "ResourceUsage": usage}}}
-    row = _usage.rows(alloc("t"), stats, 0)[0]
+    row = _usage.usage_rows(alloc("t"), stats, 0)[0]
     assert (row["cpu_mhz"], row["memory_mib"], row["memory_measured"]) == (None, 1.0, "Usage")
 
 
