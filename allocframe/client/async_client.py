@@ -177,10 +177,10 @@ class AsyncClient:
         1
         """
 
-    @_in_thread(Client.read)
-    def read(self) -> None:
+    @_in_thread(Client.allocations)
+    def allocations(self) -> None:
         """
-        >>> len(asyncio.run(aio.read(running[1:4])))
+        >>> len(asyncio.run(aio.allocations(running[1:4])))
         3
         """
 
@@ -254,10 +254,10 @@ class AsyncClient:
         return self._client.read_only
 
     @property
-    def stats(self) -> dict[str, int]:
+    def counters(self) -> dict[str, int]:
         """Requests, repeats, bytes, pages, duplicates and loops since this client was made."""
         with self._changed:
-            counters = [Counter(client.stats) for client in self._clients]
+            counters = [Counter(client.counters) for client in self._clients]
         return {name: sum(counter[name] for counter in counters) for name in counters[0]}
 
     async def close(self) -> None:

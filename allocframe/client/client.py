@@ -208,7 +208,9 @@ class Client:
         session = self._session
         return read_allocation(session.transport, session.config.region, session.resolve_id(alloc_id))
 
-    def read(self, alloc_ids: Iterable[str], *, workers: int = 4, progress: Progress = None) -> Snapshot:
+    def allocations(
+        self, alloc_ids: Iterable[str], *, workers: int = 4, progress: Progress = None
+    ) -> Snapshot:
         """Read allocations in full, side by side, as one snapshot.
 
         For the few that a scan without task states has shown to be worth it: ``snapshot(task_states=False)``, filter, read.
@@ -240,7 +242,7 @@ class Client:
         --------
         >>> scan = client.snapshot(namespace="*", task_states=False)
         >>> failed = scan.filter(client_status="failed").allocations["alloc_id"]
-        >>> details = client.read(failed)
+        >>> details = client.allocations(failed)
         >>> len(details) == len(failed), len(details.events) > 0
         (True, True)
         """
@@ -391,7 +393,7 @@ class Client:
         allocations: Snapshot | Iterable[str],
         *,
         samples: int = 1,
-        every: float = 10.0,
+        interval: float = 10.0,
         workers: int = 4,
     ) -> Usage:
         """Sample what tasks use, beside what they were given. Needs read-job.
@@ -405,7 +407,7 @@ class Client:
             Those of a snapshot that run, or their UUIDs.
         samples : int
             How often each is asked.
-        every : float
+        interval : float
             Seconds from the start of one round to the next; where a round takes longer, the next follows at once.
         workers : int
             Asked at the same time, at most 8.
@@ -422,11 +424,11 @@ class Client:
 
         Examples
         --------
-        >>> found = client.usage(snap, samples=2, every=0.1)
+        >>> found = client.usage(snap, samples=2, interval=0.1)
         >>> bool((found.samples["memory_mib"] < found.samples["memory_requested_mib"]).all())
         True
         """
-        return sample_usage(self._session, allocations, samples=samples, interval=every, workers=workers)
+        return sample_usage(self._session, allocations, samples=samples, interval=interval, workers=workers)
 
     def stop(self, alloc_id: str, *, no_shutdown_delay: bool = False) -> StopResult:
         """Stop one allocation; its job places a replacement elsewhere. Needs alloc-lifecycle.
@@ -612,7 +614,7 @@ class Client:
         )
 
     @property
-    def stats(self) -> dict[str, int]:
+    def counters(self) -> dict[str, int]:
         """Requests, repeats, bytes, pages, duplicates and loops since this client was made."""
         return self._session.transport.counters()
 

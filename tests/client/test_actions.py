@@ -90,10 +90,10 @@ def test_a_signal_reaches_one_task_or_all(client: af.Client, alloc: Alloc, name:
 def test_a_signal_that_nobody_knows_is_refused_before_anything_is_sent(
     client: af.Client, alloc: Alloc, name: str
 ) -> None:
-    before = client.stats["requests"]
+    before = client.counters["requests"]
     with pytest.raises(af.ConfigError, match="SIGHUP"):
         client.signal(alloc.id, name)
-    assert client.stats["requests"] == before
+    assert client.counters["requests"] == before
 
 
 def test_a_restart_restarts_one_task_or_all_that_run(client: af.Client, alloc: Alloc) -> None:

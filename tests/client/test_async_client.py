@@ -112,7 +112,7 @@ def test_it_answers_as_the_client_does(live: af.sim.Cluster, threads: None) -> N
             snap = await client.snapshot(namespace="*")
             one = await client.allocation(chosen.id)
             await client.restart(chosen.id)
-            return snap, one, client.stats
+            return snap, one, client.counters
 
     snap, one, stats = asyncio.run(all_of_it())
     with af.Client(live.address, token=live.token) as client, client.snapshot(namespace="*") as told:
@@ -283,8 +283,8 @@ def test_the_pause_between_two_samples_ends_with_the_call(live: af.sim.Cluster, 
 
     async def sampled() -> None:
         async with af.AsyncClient(live.address, token=live.token) as client:
-            task = asyncio.ensure_future(client.usage([chosen], samples=3, every=60))
-            await soon(lambda: client.stats["requests"] >= 2)
+            task = asyncio.ensure_future(client.usage([chosen], samples=3, interval=60))
+            await soon(lambda: client.counters["requests"] >= 2)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task

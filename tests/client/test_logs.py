@@ -118,7 +118,7 @@ def test_a_frame_that_is_cut_or_no_base64_is_asked_for_again_and_then_an_error()
     for bad in (frame(b"line\n")[:-5], frame(b"line\n").replace(b'Data":"', b'Data":"*'), b"[1]"):
         with serving(good(bad, Connection="close"), whole) as server, af.Client(server.address) as client:
             assert client.logs(ALLOC, "web", stream="stdout").text == "line"
-            assert client.stats["retries"] == 1
+            assert client.counters["retries"] == 1
         with serving(good(bad, Connection="close")) as server:
             client = af.Client(server.address, retries=1)
             with pytest.raises(af.DecodeError, match="log"):
@@ -185,7 +185,7 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_sent(
 ) -> None:
     with pytest.raises(af.ConfigError):
         client.logs(ALLOC, **{"task": "web", **wrong})
-    assert client.stats["requests"] == 0
+    assert client.counters["requests"] == 0
 
 
 @pytest.mark.parametrize(

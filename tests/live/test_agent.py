@@ -265,7 +265,7 @@ def _at(address: str, identity: str, file: str, offset: int) -> str:
 
 def test_what_real_tasks_use_is_sampled(client: af.Client) -> None:
     snap = client.snapshot(namespace="*", progress=False)
-    found = client.usage(snap, samples=2, every=1.5)
+    found = client.usage(snap, samples=2, interval=1.5)
     assert set(found.samples["alloc_id"]) <= set(snap.allocations["alloc_id"])
     known = found.samples.dropna(subset=["at"])
     assert len(known)

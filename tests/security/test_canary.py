@@ -247,7 +247,7 @@ def test_tables_snapshots_and_clients_are_pickled_without_a_token_or_not_at_all(
         af.Client(cluster.address, token=cluster.token) as client,
         client.snapshot(namespace="*", progress=False) as snap,
     ):
-        made = [snap.allocations, snap.events, snap.info, client.stats, client.evaluations(namespace="*")]
+        made = [snap.allocations, snap.events, snap.info, client.counters, client.evaluations(namespace="*")]
         assert all(cluster.token.encode() not in pickle.dumps(one) for one in made)
         for one in (client, snap, client._session.transport):
             with contextlib.suppress(TypeError):

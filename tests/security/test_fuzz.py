@@ -91,7 +91,7 @@ CALLS: dict[str, Callable[[af.Client], object]] = {
     "restart": lambda client: client.restart(ID, all_tasks=True),
     "exec": lambda client: client.exec(ID, ["true"]),
     "logs": lambda client: client.logs(ID, "web"),
-    "usage": lambda client: client.usage([ID], samples=2, every=0),
+    "usage": lambda client: client.usage([ID], samples=2, interval=0),
     "watch": lambda client: client.watch(stream=False).poll(0.0),
     "stream": lambda client: client.watch().poll(0.0),
     "rights": lambda client: client._session.rights(),
