@@ -59,7 +59,7 @@ def test_row_2_a_connection_that_the_server_closed_is_opened_anew() -> None:
 def test_row_2_a_kept_connection_that_breaks_on_its_next_request_is_opened_anew_at_once() -> None:
     pauses: list[float] = []
     with serving(good(), good(), reset, good(), keep_alive=True) as server, client(server) as c:
-        c._transport._rng.uniform = lambda low, high: pauses.append(high) or 0.0  # type: ignore[method-assign, func-returns-value]
+        c._session.transport._rng.uniform = lambda low, high: pauses.append(high) or 0.0  # type: ignore[method-assign, func-returns-value]
         assert len(c.allocation(ROW["ID"]).events) == 0
         assert len(c.snapshot(progress=False)) == 1
         assert len(c.snapshot(progress=False)) == 1
@@ -335,7 +335,7 @@ def test_a_page_that_is_broken_among_small_ones_is_fetched_again() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_row_49_a_client_used_after_a_fork_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(good()) as server, client(server) as c:
-        monkeypatch.setattr(c._transport, "_pid", -1)
+        monkeypatch.setattr(c._session.transport, "_pid", -1)
         with pytest.raises(af.AllocframeError, match="fork"):
             c.snapshot()
 
