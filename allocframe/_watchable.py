@@ -9,7 +9,7 @@ from .nomad.protocol import Query
 from .nomad.transport import Transport
 
 if TYPE_CHECKING:
-    from .watch.change import Seen
+    from .watch.change import Checkpoint
     from .watch.watch import Watch
 
 
@@ -26,9 +26,9 @@ class Watchable:
         prefix: str | None = None,
         filter: str | None = None,  # noqa: A002 - Nomad's name for it
         stream: bool = True,
-        relist: float = 300.0,
+        resync_interval: float = 300.0,
         wait: float = 60.0,
-        seen: Seen | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> Watch:
         """Watch the allocations that the query selects: their present state, and each change of it.
 
@@ -38,11 +38,11 @@ class Watchable:
             As in `snapshot`. A filter needs blocking queries: event streams know none. What ceases to match it is gone.
         stream : bool
             Subscribe to events where the token may; else ask by blocking queries.
-        relist : float
+        resync_interval : float
             Seconds after which everything is listed again, which alone tells that rows were removed.
         wait : float
             Seconds that a blocking query may wait.
-        seen : Seen, optional
+        checkpoint : Checkpoint, optional
             Go on from there: what has not changed since is not told again.
 
         Raises
@@ -54,7 +54,7 @@ class Watchable:
         --------
         >>> with client.watch(namespace="*") as watch:
         ...     change = next(watch)
-        ...     len(watch.snapshot) == len(change.new)
+        ...     len(watch.snapshot) == len(change.added)
         True
         """
         query = Query(
@@ -67,5 +67,11 @@ class Watchable:
 
         wanted = stream and filter is None
         return Watch(
-            self._transport.another(), self._config, query, stream=wanted, relist=relist, wait=wait, seen=seen
+            self._transport.another(),
+            self._config,
+            query,
+            stream=wanted,
+            resync_interval=resync_interval,
+            wait=wait,
+            checkpoint=checkpoint,
         )

@@ -31,7 +31,7 @@ from allocframe.nomad.config import Config
 from allocframe.nomad.connection import connected
 from allocframe.nomad.event_stream import NotAnEvent
 from allocframe.watch import updates as _events
-from allocframe.watch.change import Seen
+from allocframe.watch.change import Checkpoint
 from allocframe.watch.state import Present
 from allocframe.watch.update_queue import Inbox
 
@@ -113,7 +113,7 @@ def stream(data: bytes) -> None:
     counts = inbox.counts
     assert counts["events"] >= len({update.alloc_id for update in taken})
     if not _present:
-        _present.append(Present(Seen()))
+        _present.append(Present(Checkpoint()))
     present = _present[0]
     newest = list({update.alloc_id: update for update in taken}.values())
     fresh = present.fresh(newest)

@@ -79,7 +79,7 @@ def main() -> None:
             started = time.perf_counter()
             first = next(watch)
             listed = time.perf_counter() - started
-            assert len(first.new) == count
+            assert len(first.added) == count
             del first
             rounds = measure(watch)
     finally:

@@ -18,7 +18,7 @@ from ..nomad.actions import StopResult
 from ..nomad.exec import ExecResult
 from ..snapshot.allocation import Allocation
 from ..snapshot.snapshot import Snapshot
-from ..watch.change import Seen
+from ..watch.change import Checkpoint
 from .client import Client
 from .logs import MOST_BYTES, Logs
 from .thread_pool import AsyncWatch, Calls, as_in
@@ -225,15 +225,15 @@ class AsyncClient:
         prefix: str | None = None,
         filter: str | None = None,  # noqa: A002 - Nomad's name for it
         stream: bool = True,
-        relist: float = 300.0,
+        resync_interval: float = 300.0,
         wait: float = 60.0,
-        seen: Seen | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> AsyncWatch:
         """
         >>> async def first():
         ...     async with aio.watch(namespace="*") as watch:
         ...         return await anext(watch)
-        >>> asyncio.run(first()).whole
+        >>> asyncio.run(first()).full
         True
         """
         return AsyncWatch(
@@ -242,9 +242,9 @@ class AsyncClient:
                 prefix=prefix,
                 filter=filter,
                 stream=stream,
-                relist=relist,
+                resync_interval=resync_interval,
                 wait=wait,
-                seen=seen,
+                checkpoint=checkpoint,
             )
         )
 

@@ -18,7 +18,7 @@ from ..nomad.protocol import Query
 from ..nomad.transport import Transport
 from ..store.page_store import UNSTORED, Store
 from . import updates as _events
-from .change import Change, Gap, Seen
+from .change import Change, Checkpoint, Gap
 from .lister import Asker
 from .state import Frames, Jobs, Present, jobs_in
 from .update_queue import LATEST, Feed, Inbox, Subscription
@@ -57,18 +57,18 @@ class Watcher:
         transport: Transport,
         config: Config,
         query: Query,
-        seen: Seen,
+        checkpoint: Checkpoint,
         *,
         stream: bool,
-        relist: float,
+        resync_interval: float,
         wait: float,
     ) -> None:
         self.mode: Literal["stream", "blocking"] = "stream" if stream else "blocking"
-        self.trouble: str | None = None
-        self.index = seen.index or 0
-        self.told_up_to = seen.at
+        self.last_error: str | None = None
+        self.index = checkpoint.index or 0
+        self.told_up_to = checkpoint.at
         self.synced = False
-        self.present = Present(seen)
+        self.present = Present(checkpoint)
         self.inbox = Inbox(query.prefix or "", floor=self.index)
         self.feed = Feed()
         self.rule = BlockingIndex(wait)
@@ -76,9 +76,9 @@ class Watcher:
         self.counts = dict.fromkeys(("relists", "reconnects", "resumed", "gaps", "resets", "failures"), 0)
         self._config, self._query = config, query
         self.asker = Asker(transport, config, query)
-        self._wants_stream, self._relist = stream, relist
+        self._wants_stream, self._resync_interval = stream, resync_interval
         self._gap: tuple[pd.Timestamp | None, str] | None = (
-            (seen.at, "nobody watched") if seen.at is not None else (None, _FIRST_LOOK)
+            (checkpoint.at, "nobody watched") if checkpoint.at is not None else (None, _FIRST_LOOK)
         )
         self._reset = False
         self._pace = Pace(FLOOR)
@@ -116,7 +116,7 @@ class Watcher:
 
     def _failed(self, error: Exception) -> None:
         """Wait longer each time; what a working stream tells meanwhile is not lost."""
-        self.trouble = str(error)
+        self.last_error = str(error)
         self.counts["failures"] += 1
         self._in_a_row += 1
         pause = min(0.25 * 2 ** min(self._in_a_row, 10), LONGEST_PAUSE) * self._rng.uniform(0.5, 1.0)
@@ -169,12 +169,12 @@ class Watcher:
         self.index = max(self.index, index or 0)
         self.rule.index = index or 0
         self.counts["relists"] += self._ever
-        self._tell(frames, "list", whole=True)
-        self._relist_at = time.monotonic() + self._relist * self._rng.uniform(0.9, 1.1)
+        self._tell(frames, "list", full=True)
+        self._relist_at = time.monotonic() + self._resync_interval * self._rng.uniform(0.9, 1.1)
         if self._reset and stream is not None:
             self._relist_at = 0.0  # what came with low indexes before the list was taken for old
         self._reset, self.synced, self._ever = False, True, True
-        self.trouble, self._in_a_row = None, 0
+        self.last_error, self._in_a_row = None, 0
 
     def _catch_up(self, stream: Subscription, store: Store, index: int | None) -> None:
         """Take first what the stream tells of the time before the list: rows that have moved on hold less."""
@@ -253,7 +253,7 @@ class Watcher:
         self.inbox.counts["duplicates"] += len(updates) - len(fresh)
         if fresh:
             frames = self.present.apply(fresh, jobs(self.present.without_job(fresh)))
-            self._tell(frames, "stream", whole=False)
+            self._tell(frames, "stream", full=False)
 
     def _read_jobs(self, ids: list[str]) -> dict[str, tuple[str | None, int | None]]:
         """Read allocations that were never listed, because payloads hold no job; many are left to the next list."""
@@ -289,7 +289,7 @@ class Watcher:
         if self.rule.resets > resets:
             self._lose(_WENT_BACK)
             return False
-        self.trouble, self._in_a_row = None, 0
+        self.last_error, self._in_a_row = None, 0
         if not moved:
             self._up_to(_now())
         return moved
@@ -304,18 +304,18 @@ class Watcher:
             self._lose(_WENT_BACK)
             return
         self.rule.index = index or 0
-        self.trouble, self._in_a_row = None, 0
+        self.last_error, self._in_a_row = None, 0
         if len(found.chosen) > MOST_READS:
             store, index = self.asker.all()
             frames = self.present.replace(store, index)
         else:
             frames = self._changed(found.chosen)
-            frames["gone"] = self.present.forget(found.gone)
+            frames["removed"] = self.present.forget(found.gone)
         self.index = max(self.index, index or 0)
         self._pace.pause = max(self._pace.pause, time.monotonic() - started)
         self._up_to(began)
-        if any(len(frames[name]) for name in ("new", "changed", "gone")):
-            self._tell(frames, "blocking", whole=True)
+        if any(len(frames[name]) for name in ("added", "changed", "removed")):
+            self._tell(frames, "blocking", full=True)
 
     def _changed(self, ids: Iterable[str]) -> Frames:
         updates = [one for row in self.asker.read(list(ids)) if (one := _events.update(row)) is not None]
@@ -323,16 +323,16 @@ class Watcher:
 
     # What is told
 
-    def still(self) -> Change | None:
+    def heartbeat(self) -> Change | None:
         """Return a change without rows that says that nothing had changed when the cluster was last heard of."""
         if not self.synced or self.ready or len(self.inbox) or self.told_up_to is None:
             return None
-        return self._change(self.present.nothing(), self.mode, whole=False)
+        return self._change(self.present.nothing(), self.mode, full=False)
 
-    def _tell(self, frames: Frames, source: Source, *, whole: bool) -> None:
-        self.ready.append(self._change(frames, source, whole=whole))
+    def _tell(self, frames: Frames, source: Source, *, full: bool) -> None:
+        self.ready.append(self._change(frames, source, full=full))
 
-    def _change(self, frames: Frames, source: Source, *, whole: bool) -> Change:
+    def _change(self, frames: Frames, source: Source, *, full: bool) -> Change:
         """Return a change as of the moment up to which all is told, which is earlier than now."""
         gap, at = None, self.told_up_to or _now()
         if self._gap is not None:
@@ -340,7 +340,7 @@ class Watcher:
             gap = Gap(since - UNDER_WAY if since is not None else None, at, reason)
             self.counts["gaps"] += reason != _FIRST_LOOK
             self._gap = None
-        return Change(at=at, index=self.index or None, source=source, whole=whole, gap=gap, **frames)
+        return Change(at=at, index=self.index or None, source=source, full=full, gap=gap, **frames)
 
 
 def _now() -> pd.Timestamp:

@@ -14,7 +14,7 @@ from ..nomad.config import Config
 from ..nomad.protocol import Query
 from ..nomad.transport import Transport
 from ..snapshot.snapshot import Snapshot
-from .change import Change, Seen
+from .change import Change, Checkpoint
 from .reflector import Watcher
 
 
@@ -28,7 +28,7 @@ class Watch:
     >>> with af.sim.Cluster("calm", allocations=20, seed=1) as cluster:
     ...     with af.Client(cluster.address, token=cluster.token) as client, client.watch(namespace="*") as watch:
     ...         first = next(watch)
-    ...         running = first.new[first.new["client_status"] == "running"]
+    ...         running = first.added[first.added["client_status"] == "running"]
     ...         client.restart(running["alloc_id"].iloc[0])
     ...         then = next(watch)
     >>> len(then.changed), "Restarting" in set(then.new_events["type"])
@@ -42,18 +42,24 @@ class Watch:
         query: Query,
         *,
         stream: bool = True,
-        relist: float = 300.0,
+        resync_interval: float = 300.0,
         wait: float = 60.0,
-        seen: Seen | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
-        for name, value in (("relist", relist), ("wait", wait)):
+        for name, value in (("resync_interval", resync_interval), ("wait", wait)):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
                 raise ConfigError(f"{name} must be a number of seconds above 0, not {value!r}")
         self._transport = transport
         self._config = config
         self._query = query
         self._watcher = Watcher(
-            transport, config, query, seen or Seen(), stream=stream, relist=float(relist), wait=float(wait)
+            transport,
+            config,
+            query,
+            checkpoint or Checkpoint(),
+            stream=stream,
+            resync_interval=float(resync_interval),
+            wait=float(wait),
         )
         self._told = 0
         self._lock = threading.RLock()
@@ -72,13 +78,13 @@ class Watch:
         PermissionDenied
             The token may not list allocations any more. Asking again later goes on where it stopped.
         ConnectionFailed, RequestTimeout, NotNomad, ApiError
-            The first list could not be had. Later trouble is waited out, and told by `trouble`.
+            The first list could not be had. Later trouble is waited out, and told by `last_error`.
 
         Examples
         --------
         >>> with client.watch(namespace="*") as watch:
         ...     first, none = watch.poll(), watch.poll(timeout=0.1)
-        >>> first.whole, none
+        >>> first.full, none
         (True, None)
         """
         change = self._next(timeout)
@@ -103,7 +109,7 @@ class Watch:
         self._told += 1
         return ready.popleft()
 
-    def still(self) -> Change | None:
+    def heartbeat(self) -> Change | None:
         """Return a change without rows that says up to when nothing had changed; None where that cannot be told.
 
         A recorder keeps it to show, in a quiet time, that it was watching.
@@ -112,11 +118,11 @@ class Watch:
         --------
         >>> with client.watch(namespace="*") as watch:
         ...     _ = next(watch)
-        ...     len(watch.still())
+        ...     len(watch.heartbeat())
         0
         """
         with self._lock:
-            return self._watcher.still()
+            return self._watcher.heartbeat()
 
     def __iter__(self) -> Iterator[Change]:
         return self
@@ -133,9 +139,9 @@ class Watch:
         return self._watcher.mode
 
     @property
-    def trouble(self) -> str | None:
+    def last_error(self) -> str | None:
         """What keeps it from watching at present, which it goes on trying to overcome; None while all is well."""
-        return self._watcher.trouble
+        return self._watcher.last_error
 
     @property
     def closed(self) -> bool:
@@ -202,7 +208,7 @@ class Watch:
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else self.trouble or self.mode
+        state = "closed" if self.closed else self.last_error or self.mode
         return f"<Watch of {self._config.address}: {len(self._watcher.present.known):,} allocations, {state}>"
 
 
