@@ -26,7 +26,7 @@ import allocframe as af
 from allocframe.client import logs
 from allocframe.client import usage as _usage
 from allocframe.nomad import exec as _exec
-from allocframe.nomad import protocol
+from allocframe.nomad import protocol, retry
 from allocframe.nomad.config import Config
 from allocframe.nomad.connection import connected
 from allocframe.nomad.event_stream import NotAnEvent
@@ -185,8 +185,8 @@ def headers(data: bytes) -> None:
     names = ("X-Nomad-Index", "X-Nomad-LastContact", "X-Nomad-KnownLeader", "X-Nomad-NextToken")
     found = protocol.Headers.parse(dict.fromkeys(names, text))
     assert found.index is None or 0 <= found.index < 2**64
-    pause = protocol.retry_after(text)
-    assert pause is None or 0 <= pause <= protocol.LONGEST_WAIT
+    pause = retry.retry_after(text)
+    assert pause is None or 0 <= pause <= retry.MAX_RETRY_AFTER
 
 
 Target = Callable[[bytes], None]

@@ -14,6 +14,7 @@ import pandas as pd
 from .._utils.memory import give_back
 from ..client.client import Client
 from ..errors import AllocframeError, PermissionDenied
+from ..nomad.retry import backoff
 from ..watch.change import Change, Checkpoint
 from ..watch.watch import Watch
 from .archive import Archive
@@ -234,7 +235,7 @@ class Recorder:
 
     def _failed(self, status: Status, reason: str) -> None:
         self._in_a_row += 1
-        self._not_before = time.monotonic() + min(2.0 ** min(self._in_a_row - 1, 10), SLOWLY)
+        self._not_before = time.monotonic() + _pause(self._in_a_row)
         self._tell(status, reason)
 
     def _tell(self, status: Status, last_error: str | None) -> None:
@@ -264,15 +265,20 @@ def run_all(recorders: Mapping[str, Recorder], stop: threading.Event) -> None:
 
 
 def _run_on(recorder: Recorder, stop: threading.Event) -> None:
-    pause = TICK
+    attempt = 0
     while not stop.is_set():
         try:
             recorder.run(stop)
         except Exception as error:  # noqa: BLE001 - whatever it is, the other recorders go on, and this one when it can
             if not stop.is_set():
                 recorder.failed_to_watch(error)
-                stop.wait(pause)
-            pause = min(2 * pause, SLOWLY)
+                attempt += 1
+                stop.wait(_pause(attempt))
+
+
+def _pause(attempt: int) -> float:
+    """Return the seconds before the next try. One recorder per store needs no jitter."""
+    return backoff(attempt, first=TICK, longest=SLOWLY, jitter=0.0)
 
 
 def _rows(change: Change) -> int:

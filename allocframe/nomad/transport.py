@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import re
 import threading
 import time
@@ -28,7 +27,7 @@ from ..errors import (
     ResponseTooLarge,
     ResultUnknown,
 )
-from . import protocol
+from . import protocol, retry
 from .config import Config
 from .connection import Sockets, connected, not_nomad, tls_hint, was_reset
 from .protocol import Headers
@@ -85,7 +84,6 @@ class Transport:
         self._config = config
         self._timeout = timeout
         self._retries = retries
-        self._rng = random.Random()  # noqa: S311 - jitter, not a secret
         self._lock = threading.Lock()
         self.sockets = Sockets()
         self._answered = False
@@ -143,7 +141,7 @@ class Transport:
                 raise KeyboardInterrupt from None  # without the frames of libraries: their locals may hold the token
             except _Fault as fault:
                 attempt += 1
-                pause = fault.pause if fault.pause is not None else protocol.backoff(attempt, self._rng)
+                pause = fault.pause if fault.pause is not None else retry.backoff(attempt)
                 if fault.stale_connection and attempt == 1:
                     pause = 0.0
                 if (
@@ -224,11 +222,11 @@ class Transport:
                 raise ResultUnknown(
                     f"{where}: sent, but the answer is not Nomad's: {visible(text[:200])!r}"
                 ) from None
-        if protocol.may_be_applied(status, text):
+        if retry.may_be_applied(status, text):
             raise ResultUnknown(f"{where}: sent, and answered {status}: {visible(text.strip()[:200])}")
         failed = partial(protocol.error_for, "POST", path, status, visible(text.strip()))
-        if protocol.was_not_applied(status, text):
-            raise _Fault(failed(), pause=protocol.retry_after(answer.headers.get("retry-after")))
+        if retry.was_not_applied(status, text):
+            raise _Fault(failed(), pause=retry.retry_after(answer.headers.get("retry-after")))
         raise failed()
 
     def _body(
@@ -281,9 +279,9 @@ class Transport:
     def _fault_or_error(
         self, status: int, answer: httpx.Response, error: AllocframeError, text: str = ""
     ) -> Exception:
-        if not protocol.is_transient(status, text):
+        if not retry.is_transient(status, text):
             return error
-        return _Fault(error, pause=protocol.retry_after(answer.headers.get("retry-after")))
+        return _Fault(error, pause=retry.retry_after(answer.headers.get("retry-after")))
 
     def _unreachable(self, error: httpx.ConnectError) -> Exception:
         """Return the fault for a connection that was not made; where none ever was, it is not tried again."""

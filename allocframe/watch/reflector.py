@@ -15,6 +15,7 @@ from ..errors import AllocframeError, PermissionDenied, Unsupported
 from ..nomad.blocking_query import BlockingIndex, Pace, read_timeout
 from ..nomad.config import Config
 from ..nomad.protocol import Query
+from ..nomad.retry import backoff
 from ..nomad.transport import Transport
 from ..store.page_store import UNSTORED, Store
 from . import updates as _events
@@ -119,7 +120,7 @@ class Watcher:
         self.last_error = str(error)
         self.counts["failures"] += 1
         self._in_a_row += 1
-        pause = min(0.25 * 2 ** min(self._in_a_row, 10), LONGEST_PAUSE) * self._rng.uniform(0.5, 1.0)
+        pause = backoff(self._in_a_row, self._rng, first=0.5, longest=LONGEST_PAUSE, jitter=0.5)
         streaming = self.synced and self.feed.stream is not None and self.feed.stream.ended is None
         if streaming:
             self._relist_at = time.monotonic() + pause

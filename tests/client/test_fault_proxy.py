@@ -35,7 +35,7 @@ PLACES = (0, 90, 2000)
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport.protocol, "backoff", lambda attempt, rng: 0.0)
+    monkeypatch.setattr(transport.retry, "backoff", lambda attempt: 0.0)
     monkeypatch.setattr(reflector, "FLOOR", 0.05)
 
 

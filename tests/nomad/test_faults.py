@@ -36,7 +36,7 @@ def fetched(server: FaultServer, **more: object) -> int:
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport.protocol, "backoff", lambda attempt, rng: 0.0)
+    monkeypatch.setattr(transport.retry, "backoff", lambda attempt: 0.0)
 
 
 def test_row_1_a_refused_connection_names_the_address_and_the_variable() -> None:
