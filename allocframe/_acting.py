@@ -19,8 +19,8 @@ from .nomad import exec as _exec
 from .nomad.actions import Action, StopResult
 from .nomad.config import Config
 from .nomad.connection import check_workers
-from .nomad.exec import ExecResult, Target
-from .nomad.transport import Transport, parsed, requesting
+from .nomad.exec import ExecRequest, ExecResult
+from .nomad.transport import Transport, parse_json, request_pool
 
 
 class Acting:
@@ -198,7 +198,7 @@ class Acting:
         target = self._exec_target(alloc_id, command, task)
         data = stdin.encode() if isinstance(stdin, str) else stdin or b""
         with self._audited_exec(target) as outcome:
-            done = websocket.run(self._config, target, data, timeout, self._transport.sockets.holding)
+            done = websocket.run_command(self._config, target, data, timeout, self._transport.sockets.holding)
             outcome.said = f"exit code {done.exit_code}"
         return done
 
@@ -254,7 +254,7 @@ class Acting:
                 row["error"] = str(error)
             return {**row, "duration": pd.Timedelta(seconds=time.perf_counter() - started)}
 
-        with requesting(self._transport, workers) as pool:
+        with request_pool(self._transport, workers) as pool:
             rows = list(pool.map(one, alloc_ids))
         texts = ("alloc_id", "task", "exit_code", "stdout", "stderr", "error")
         columns = {**dict.fromkeys(texts, "str"), "exit_code": "Int64"}
@@ -263,7 +263,7 @@ class Acting:
 
     def _exec_target(
         self, alloc_id: str, command: Sequence[str], task: str | None, *, tty: bool = False
-    ) -> Target:
+    ) -> ExecRequest:
         """Return what an exec asks for; everything that can be wrong with it here is refused here."""
         _exec.check_command(command)
         self._may_change()
@@ -271,13 +271,13 @@ class Acting:
         alloc = self._read(identity) if tty or task is None else {}
         named = task if task is not None else _only_task(identity, alloc)
         title = f"{named} of {alloc.get('Name')} ({identity[:8]}) on {alloc.get('NodeName')}"
-        return _exec.target(identity, command, named, tty=tty, region=self._region, title=title)
+        return _exec.exec_request(identity, command, named, tty=tty, region=self._region, title=title)
 
     def _where(self) -> dict[str, str]:
         return {"region": self._region} if self._region else {}
 
     def _json(self, path: str) -> Any:
-        return self._transport.get(path, self._where(), check=parsed)
+        return self._transport.get(path, self._where(), check=parse_json)
 
     def _read(self, identity: str) -> dict[str, Any]:
         answer = self._json(f"/v1/allocation/{identity}")
@@ -285,18 +285,18 @@ class Acting:
 
     def _rights(self) -> acl.Rights:
         """Return what this client's token may do, as far as it may be read."""
-        return acl.read(self._json)
+        return acl.read_rights(self._json)
 
     def _known_accessor(self) -> str | None:
         """Return the token's accessor, which tells who it was and lets nobody in; None where it cannot be read."""
         if self._accessor is None:
-            self._accessor = acl.accessor(self._json)
+            self._accessor = acl.read_accessor(self._json)
         return self._accessor
 
     def _may_change(self) -> None:
         if self.read_only:
             raise AllocframeError("nothing was done: this client is read-only (read_only=True)")
-        self._transport.usable()
+        self._transport.check_usable()
 
     def _audited(
         self, action: str, identity: str, arguments: dict[str, Any]
@@ -308,7 +308,7 @@ class Acting:
             action, identity, arguments, address=address, accessor=self._known_accessor, secret=secret
         )
 
-    def _audited_exec(self, target: Target) -> AbstractContextManager[audit_log.Outcome]:
+    def _audited_exec(self, target: ExecRequest) -> AbstractContextManager[audit_log.Outcome]:
         command, task, tty = (target.params[name] for name in ("command", "task", "tty"))
         arguments = {"command": json.loads(command), "task": task, "tty": tty == "true"}
         return self._audited("exec", target.path.split("/")[-2], arguments)

@@ -18,7 +18,7 @@ from .client.usage import Usage
 from .errors import AllocframeError, ConfigError, DecodeError, NotFound
 from .nomad.config import Config
 from .nomad.connection import check_workers
-from .nomad.transport import Response, Transport, parsed, requesting
+from .nomad.transport import Response, Transport, parse_json, request_pool
 
 if TYPE_CHECKING:
     from .snapshot.snapshot import Snapshot
@@ -173,7 +173,7 @@ class Observing:
         asked = list(dict.fromkeys(_chosen(allocations)))
         rows: list[dict[str, Any]] = []
         errors: list[dict[str, Any]] = []
-        with requesting(self._transport, workers) as pool:
+        with request_pool(self._transport, workers) as pool:
 
             def each(names: list[str], path: str, sample: int | None) -> list[tuple[str, dict[str, Any]]]:
                 """Ask about each; keep what came, and note what did not."""
@@ -196,7 +196,7 @@ class Observing:
         """Return what is answered about an allocation, or why nothing is."""
         params = {"region": self._region} if self._region else {}
         try:
-            answer = self._transport.get(path.format(self._whole_id(alloc_id)), params, check=parsed)
+            answer = self._transport.get(path.format(self._whole_id(alloc_id)), params, check=parse_json)
         except AllocframeError as error:
             return str(error)
         return answer if isinstance(answer, dict) else "the answer is no object"

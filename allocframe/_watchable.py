@@ -67,7 +67,7 @@ class Watchable:
 
         wanted = stream and filter is None
         return Watch(
-            self._transport.another(),
+            self._transport.clone(),
             self._config,
             query,
             stream=wanted,

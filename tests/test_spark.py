@@ -19,7 +19,7 @@ from tables import plain
 
 import allocframe as af
 from allocframe import stats
-from allocframe.archive.delta import Tables
+from allocframe.archive.delta import DeltaTables
 from allocframe.watch.change import Change
 
 ROOT = Path(__file__).parent.parent
@@ -96,9 +96,9 @@ def archive(tmp_path_factory: pytest.TempPathFactory, change: Change) -> af.Arch
 
 def _append_in_vain(archive: af.Archive, change: Change) -> None:
     """Leave rows of an append that was cut off before it counted."""
-    write = Tables.append
+    write = DeltaTables.append
 
-    def cut_off(self: Tables, name: str, *rest: Any) -> None:
+    def cut_off(self: DeltaTables, name: str, *rest: Any) -> None:
         if name == "snapshots":
             raise OSError("no space left on device")
         write(self, name, *rest)
@@ -106,7 +106,7 @@ def _append_in_vain(archive: af.Archive, change: Change) -> None:
     never = change.added.assign(alloc_id="never", modify_index=10**9)
     events = change.events.assign(alloc_id="never")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Tables, "append", cut_off)
+        patch.setattr(DeltaTables, "append", cut_off)
         with pytest.raises(OSError, match="no space"):
             archive.append(Change(at=change.at, index=None, source="list", full=False, added=never, changed=change.changed,
                 removed=change.removed, task_states=change.task_states.assign(alloc_id="never"), events=events,

@@ -14,7 +14,7 @@ from .._utils.memory import give_back
 from ..snapshot.snapshot import Snapshot
 from ..watch.change import Change, Gap
 from .checkpoint import caught_up
-from .delta import Tables
+from .delta import DeltaTables
 from .encode import rows
 
 _LIMIT_S = 1800
@@ -25,7 +25,7 @@ _ROWS = 250_000
 
 
 def append(
-    tables: Tables, parts: Iterable[Sequence[Change]], recorder: str, indexes: dict[str, int | None]
+    tables: DeltaTables, parts: Iterable[Sequence[Change]], recorder: str, indexes: dict[str, int | None]
 ) -> None:
     """Write parts of one batch, and last the observations, whose rows make it count.
 
@@ -56,7 +56,7 @@ def append(
         indexes[recorder] = index
 
 
-def _write(tables: Tables, waiting: dict[str, list[pa.Table]]) -> None:
+def _write(tables: DeltaTables, waiting: dict[str, list[pa.Table]]) -> None:
     """Write what waits, a commit for each table: few large files are read faster than many small ones."""
     for name, found in waiting.items():
         tables.append(name, pa.concat_tables(found))

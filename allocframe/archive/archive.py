@@ -18,9 +18,9 @@ from .append import append, changes, covers
 from .append import check as check_whole
 from .checkpoint import NOTHING, State, known, state
 from .coverage import COVERAGE, KEPT, MISSING, QUERY
-from .delta import Tables
+from .delta import DeltaTables
 from .maintenance import compact, info, retain
-from .time_travel import Past, described
+from .time_travel import PastTables, described
 from .views import Connection, again, check, derive, frame, reading, utc
 
 __all__ = ["Archive"]
@@ -49,7 +49,7 @@ class Archive:
     def __init__(
         self, path: str | os.PathLike[str], *, storage_options: Mapping[str, str] | None = None
     ) -> None:
-        self._tables = Tables(path, storage_options)
+        self._tables = DeltaTables(path, storage_options)
         self._indexes: dict[str, int | None] = {}
 
     def __repr__(self) -> str:
@@ -132,7 +132,7 @@ class Archive:
         first = utc(since)
         if first is not None:
             condition += f" OR epoch_ns(last_seen_at) >= {first.value}"
-        past = again(lambda: Past(self._tables, moment, condition))
+        past = again(lambda: PastTables(self._tables, moment, condition))
         try:
             return Snapshot(described(past, self._tables.where, moment, first), past)
         except BaseException:

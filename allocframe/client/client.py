@@ -14,13 +14,13 @@ from .._observing import Observing
 from .._utils.progress import Progress
 from .._watchable import Watchable
 from ..errors import ConfigError, DecodeError, NotFound
-from ..fetch.listing import Walk
+from ..fetch.listing import ListFetcher
 from ..fetch.reads import Reading
 from ..nomad import protocol
 from ..nomad.config import Config
 from ..nomad.connection import check_workers
 from ..nomad.protocol import Query
-from ..nomad.transport import Response, Transport, parsed
+from ..nomad.transport import Response, Transport, parse_json
 from ..snapshot.allocation import Allocation
 from ..store.capture import Capture
 from ..store.page_store import Store
@@ -200,7 +200,7 @@ class Client(Acting, Observing, Reading, Watchable):
         )
         from ..snapshot.snapshot import Snapshot
 
-        walk = Walk(
+        walk = ListFetcher(
             self._transport, query, self._config.address, resume=None if resume is None else Path(resume)
         )
         return Snapshot(*walk.run(workers, progress))
@@ -321,7 +321,7 @@ class Client(Acting, Observing, Reading, Watchable):
 
 def _listed(response: Response) -> list[dict[str, Any]]:
     """Return the objects of an answer that must be a list, for `Transport.get`."""
-    rows = parsed(response)
+    rows = parse_json(response)
     if not isinstance(rows, list | None):
         raise DecodeError("the answer is no list")
     return [row for row in rows or [] if isinstance(row, dict)]

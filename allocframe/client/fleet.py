@@ -15,8 +15,8 @@ from .._utils.progress import Progress, shown
 from .._utils.validate import check_count, check_name
 from ..errors import AllocframeError, ConfigError
 from ..nomad import protocol
-from ..nomad.config_file import alone, named, read_clusters
-from ..nomad.transport import parsed
+from ..nomad.config_file import cluster_names, config_for_address, read_clusters
+from ..nomad.transport import parse_json
 from ..snapshot.multi_cluster import MultiSnapshot, joined
 from ..snapshot.snapshot import Snapshot
 from .client import Client
@@ -68,8 +68,10 @@ class Fleet:
         given = list(clusters.values() if isinstance(clusters, Mapping) else clusters)
         if not given:
             raise ConfigError("give at least one cluster")
-        made = [one if isinstance(one, Client) else Client._of(alone(one)) for one in given]
-        names = list(clusters) if isinstance(clusters, Mapping) else named([one._config for one in made])
+        made = [one if isinstance(one, Client) else Client._of(config_for_address(one)) for one in given]
+        names = (
+            list(clusters) if isinstance(clusters, Mapping) else cluster_names([one._config for one in made])
+        )
         self.clients: dict[str, Client] = dict(zip(map(check_name, names), made, strict=True))
         self._within = float(within)
         self._refuse_twice()
@@ -96,7 +98,7 @@ class Fleet:
         >>> af.Fleet.regions(client)
         Fleet(global)
         """
-        names = client._transport.get(protocol.REGIONS, {}, check=parsed)
+        names = client._transport.get(protocol.REGIONS, {}, check=parse_json)
         return cls({str(name): client._another(region=str(name)) for name in names or []}, within=within)
 
     @classmethod

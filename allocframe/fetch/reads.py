@@ -13,7 +13,7 @@ from ..errors import AllocframeError, DecodeError, NotFound
 from ..nomad import protocol
 from ..nomad.config import Config
 from ..nomad.connection import check_workers
-from ..nomad.transport import Response, Transport, parsed, requesting
+from ..nomad.transport import Response, Transport, parse_json, request_pool
 from ..store.capture import Capture
 from ..store.page_store import Store
 
@@ -78,11 +78,11 @@ class Reading:
         ids = list(dict.fromkeys(map(self._whole_id, given)))
         from ..snapshot.snapshot import Snapshot
 
-        reads = Reads(self._transport, self._config.address, self._config.region)
+        reads = AllocationReader(self._transport, self._config.address, self._config.region)
         return Snapshot(*reads.run(ids, workers, progress))
 
 
-class Reads:
+class AllocationReader:
     """Reads allocations by their whole IDs."""
 
     def __init__(self, transport: Transport, server: str, region: str | None) -> None:
@@ -121,7 +121,7 @@ class Reads:
     def _read_all(self, ids: Sequence[str], workers: int, progress: Progress) -> None:
         waiting, done = list(reversed(ids)), 0
         running: dict[Future[None], str] = {}
-        with shown(progress) as show, requesting(self._transport, workers) as pool:
+        with shown(progress) as show, request_pool(self._transport, workers) as pool:
             while running or (waiting and self._in_a_row < MOST_IN_A_ROW):
                 while waiting and len(running) < workers and self._in_a_row < MOST_IN_A_ROW:
                     identity = waiting.pop()
@@ -148,7 +148,7 @@ class Reads:
         path = f"/v1/allocation/{alloc_id}"
 
         def keep(response: Response) -> None:
-            body = _without_job(parsed(response))
+            body = _without_job(parse_json(response))
             page = self._capture.add(
                 body, kind="read", path=path, params=self._params, index=response.headers.index
             )

@@ -62,7 +62,7 @@ class Rows(Capture):
         return super().pages
 
 
-class Present:
+class WatchState:
     """Every allocation as it was last told of."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:

@@ -15,7 +15,7 @@ from ..nomad.protocol import Query
 from ..nomad.transport import Transport
 from ..snapshot.snapshot import Snapshot
 from .change import Change, Checkpoint
-from .reflector import Watcher
+from .reflector import Reflector
 
 
 class Watch:
@@ -52,7 +52,7 @@ class Watch:
         self._transport = transport
         self._config = config
         self._query = query
-        self._watcher = Watcher(
+        self._reflector = Reflector(
             transport,
             config,
             query,
@@ -63,7 +63,7 @@ class Watch:
         )
         self._told = 0
         self._lock = threading.RLock()
-        weakref.finalize(self, _end, self._watcher, transport)
+        weakref.finalize(self, _end, self._reflector, transport)
 
     def poll(self, timeout: float | None = None) -> Change | None:
         """Return the next change, or None where none comes in time.
@@ -94,11 +94,11 @@ class Watch:
 
     def _next(self, timeout: float | None) -> Change | None:
         end = time.monotonic() + (math.inf if timeout is None else timeout)
-        ready = self._watcher.ready
+        ready = self._reflector.ready
         try:
             while not ready and not self.closed:
                 with self._lock:
-                    self._watcher.step(max(end - time.monotonic(), 0.0))
+                    self._reflector.step(max(end - time.monotonic(), 0.0))
                 if time.monotonic() >= end:
                     break
         except (KeyboardInterrupt, SystemExit):
@@ -122,7 +122,7 @@ class Watch:
         0
         """
         with self._lock:
-            return self._watcher.heartbeat()
+            return self._reflector.heartbeat()
 
     def __iter__(self) -> Iterator[Change]:
         return self
@@ -136,17 +136,17 @@ class Watch:
     @property
     def mode(self) -> str:
         """How it watches, "stream" where the token may subscribe to events, else "blocking"."""
-        return self._watcher.mode
+        return self._reflector.mode
 
     @property
     def last_error(self) -> str | None:
         """What keeps it from watching at present, which it goes on trying to overcome; None while all is well."""
-        return self._watcher.last_error
+        return self._reflector.last_error
 
     @property
     def closed(self) -> bool:
         """Whether it has ended."""
-        return self._watcher.feed.closed.is_set()
+        return self._reflector.subscriber.closed.is_set()
 
     @property
     def snapshot(self) -> Snapshot:
@@ -155,10 +155,10 @@ class Watch:
         Making one costs as much as there are allocations. Its `save` keeps the rows, not the answers they came from.
         """
         with self._lock:
-            watcher = self._watcher
-            capture, store = watcher.present.copy()
-            at = watcher.told_up_to.isoformat() if watcher.told_up_to is not None else None
-            index, synced = watcher.index or None, watcher.synced
+            reflector = self._reflector
+            capture, store = reflector.state.copy()
+            at = reflector.told_up_to.isoformat() if reflector.told_up_to is not None else None
+            index, synced = reflector.index or None, reflector.synced
         query = self._query
         asked = {"prefix": query.prefix, "filter": query.filter}
         notes = [f"asked only for {name} {value}" for name, value in asked.items() if value is not None]
@@ -187,19 +187,19 @@ class Watch:
         streams, and of those duplicates, replayed and coalesced ones; overflows of a slow consumer, resets of the
         index, failures, and single reads.
         """
-        watcher = self._watcher
-        requests = self._transport.stats.requests + watcher.feed.opened
+        reflector = self._reflector
+        requests = self._transport.stats.requests + reflector.subscriber.opened
         return {
             "requests": requests,
             "changes": self._told,
-            "reads": watcher.asker.reads,
-            **watcher.counts,
-            **watcher.inbox.counts,
+            "reads": reflector.lister.reads,
+            **reflector.counts,
+            **reflector.queue.counts,
         }
 
     def close(self) -> None:
         """Stop watching: no thread and no connection of it is left. The snapshot stays."""
-        _end(self._watcher, self._transport)
+        _end(self._reflector, self._transport)
 
     def __enter__(self) -> Self:
         return self
@@ -209,12 +209,12 @@ class Watch:
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else self.last_error or self.mode
-        return f"<Watch of {self._config.address}: {len(self._watcher.present.known):,} allocations, {state}>"
+        return f"<Watch of {self._config.address}: {len(self._reflector.state.known):,} allocations, {state}>"
 
 
-def _end(watcher: Watcher, transport: Transport) -> None:
-    watcher.feed.close()
-    with watcher.inbox.changed:
-        watcher.inbox.changed.notify_all()
+def _end(reflector: Reflector, transport: Transport) -> None:
+    reflector.subscriber.close()
+    with reflector.queue.changed:
+        reflector.queue.changed.notify_all()
     transport.abort()
     transport.close()

@@ -106,15 +106,15 @@ def test_row_50_what_was_written_before_a_crash_does_not_count(
     archive: af.Archive, versions: Versions, table: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive.append(versions.seen(5, added=[("a", 5)]))
-    append = delta.Tables.append
+    append = delta.DeltaTables.append
 
-    def crash(tables: delta.Tables, name: str, rows: Any) -> None:
+    def crash(tables: delta.DeltaTables, name: str, rows: Any) -> None:
         if name == table:
             raise KeyboardInterrupt
         append(tables, name, rows)
 
     with monkeypatch.context() as patched:
-        patched.setattr(delta.Tables, "append", crash)
+        patched.setattr(delta.DeltaTables, "append", crash)
         with pytest.raises(KeyboardInterrupt):
             archive.append([step(versions, 6), versions.seen(7, removed=[("a", 6)])])
     assert len(archive.events()) == 5
@@ -138,7 +138,7 @@ def test_row_50_rows_of_an_append_that_never_ended_are_cleared_away(
     assert archive.info["tables"]["events"]["rows"] == 5
 
 
-def _only(tables: delta.Tables, table: str) -> Any:
+def _only(tables: delta.DeltaTables, table: str) -> Any:
     append = tables.append
     return lambda name, rows: append(name, rows) if name == table else None
 

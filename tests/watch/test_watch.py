@@ -507,7 +507,7 @@ def test_row_42_an_allocation_that_was_never_listed_is_read_for_its_job() -> Non
             assert watch.stats["reads"] == 1
             del server.rows[other["ID"]]
             server.index = 12
-            watch._watcher._relist_at = 0.0
+            watch._reflector._relist_at = 0.0
             gone = until(watch, lambda c: len(c.removed) == 1)[-1]
             assert gone.removed["alloc_id"].tolist() == [other["ID"]]
     finally:
@@ -526,8 +526,8 @@ def test_row_43_a_slow_consumer_gets_what_still_fits_and_else_a_new_list(
         while watch.stats["overflows"] == 0 and time.monotonic() < end:
             time.sleep(0.01)
         assert watch.stats["overflows"] >= 1
-        assert len(watch._watcher.inbox) < 30
-        assert watch._watcher.feed.stream.ended is None, "the reader was never held up"
+        assert len(watch._reflector.queue) < 30
+        assert watch._reflector.subscriber.current.ended is None, "the reader was never held up"
         until(watch, lambda c: c.full)
         same(watch, viewer, namespace="*")
 
