@@ -124,11 +124,11 @@ def stream(data: bytes) -> None:
 def log(data: bytes) -> None:
     """Frames of a log are lines with places in their files, or an error."""
     try:
-        got = logs.tail(data, 100)
+        got = logs.parse_tail(data, 100)
     except af.DecodeError:
         return
     for around in (None, 1_790_000_000_000_000_000):
-        shown, notes = logs.chosen(got, "stdout", 5, around, 1_790_000_000_000_000_000)
+        shown, notes = logs.choose_lines(got, "stdout", 5, around, 1_790_000_000_000_000_000)
         frame = logs.frame_of([("stdout", line, when) for line, when in shown])
         assert len(frame) == min(len(got.lines), 5)
         assert (frame["offset"] >= 0).all()
@@ -161,7 +161,7 @@ def usage(data: bytes) -> None:
     except (ValueError, RecursionError):
         return
     with contextlib.suppress(af.DecodeError):
-        _usage.samples_frame(_usage.rows({"ID": "x"}, said, 0))
+        _usage.samples_frame(_usage.usage_rows({"ID": "x"}, said, 0))
 
 
 def address(data: bytes) -> None:

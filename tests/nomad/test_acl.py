@@ -106,10 +106,10 @@ def test_a_client_knows_what_its_token_may_do(version: str) -> None:
         }
         for token, expected in tokens.items():
             with af.Client(cluster.address, token=token) as client:
-                rights = client._rights()
+                rights = client._session.rights()
             assert (rights.may(ACT, "default"), rights.may("alloc-exec", "ops")) == expected, token
     with (
         sim.Cluster("calm", allocations=10, seed=1, version=version, acl=False) as cluster,
         af.Client(cluster.address) as client,
     ):
-        assert client._rights().may(ACT, "default") is True
+        assert client._session.rights().may(ACT, "default") is True

@@ -336,7 +336,7 @@ def test_a_page_that_is_broken_among_small_ones_is_fetched_again() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_row_49_a_client_used_after_a_fork_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(good()) as server, client(server) as c:
-        monkeypatch.setattr(c._transport, "_pid", -1)
+        monkeypatch.setattr(c._session.transport, "_pid", -1)
         with pytest.raises(af.AllocframeError, match="fork"):
             c.snapshot()
 

@@ -91,10 +91,10 @@ CALLS: dict[str, Callable[[af.Client], object]] = {
     "restart": lambda client: client.restart(ID, all_tasks=True),
     "exec": lambda client: client.exec(ID, ["true"]),
     "logs": lambda client: client.logs(ID, "web"),
-    "usage": lambda client: client.usage([ID], samples=2, every=0),
+    "usage": lambda client: client.usage([ID], samples=2, interval=0),
     "watch": lambda client: client.watch(stream=False).poll(0.0),
     "stream": lambda client: client.watch().poll(0.0),
-    "rights": lambda client: client._rights(),
+    "rights": lambda client: client._session.rights(),
 }
 
 _names = st.sampled_from(
@@ -180,7 +180,7 @@ def test_a_gzip_file_that_is_damaged_inside_is_an_error_that_names_it(tmp_path: 
 @pytest.mark.parametrize("end", ["9" * 30, "-5", "1e999", '"7"'])
 def test_an_offset_of_a_log_that_none_can_be_is_an_error(end: str) -> None:
     with pytest.raises(af.DecodeError, match="odd offset"):
-        logs.tail(b'{"Data": "YQ==", "File": "a", "Offset": %s}' % end.encode(), 100)
+        logs.parse_tail(b'{"Data": "YQ==", "File": "a", "Offset": %s}' % end.encode(), 100)
 
 
 def test_a_retry_after_that_no_calendar_has_says_nothing() -> None:
