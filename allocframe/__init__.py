@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from .snapshot.io import load, read_json
     from .snapshot.multi_cluster import MultiSnapshot, combine
     from .snapshot.snapshot import Snapshot
-    from .watch.change import Change, Gap, Seen
+    from .watch.change import Change, Checkpoint, Gap
     from .watch.watch import Watch
     from .widgets.panel.panel import ControlPanel
     from .widgets.terminal.terminal import Terminal
@@ -68,6 +68,7 @@ __all__ = [
     "AsyncClient",
     "BadRequest",
     "Change",
+    "Checkpoint",
     "Client",
     "ConfigError",
     "Conflict",
@@ -92,7 +93,6 @@ __all__ = [
     "RequestTimeout",
     "ResponseTooLarge",
     "ResultUnknown",
-    "Seen",
     "Snapshot",
     "StopResult",
     "Terminal",
@@ -145,7 +145,7 @@ _MODULES = {
     "snapshot.snapshot": ("Snapshot",),
     "spark": ("spark",),
     "stats": ("stats",),
-    "watch.change": ("Change", "Gap", "Seen"),
+    "watch.change": ("Change", "Checkpoint", "Gap"),
     "watch.watch": ("Watch",),
     "widgets.panel.panel": ("ControlPanel",),
     "widgets.terminal.terminal": ("Terminal",),

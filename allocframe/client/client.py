@@ -12,7 +12,7 @@ from typing import Literal, Self
 import pandas as pd
 
 from .._utils.progress import Progress
-from ..fetch.listing import Walk
+from ..fetch.listing import ListFetcher
 from ..fetch.reads import read_allocation, read_allocations
 from ..nomad import protocol
 from ..nomad.actions import StopResult
@@ -22,7 +22,7 @@ from ..nomad.exec import ExecResult
 from ..snapshot.allocation import Allocation
 from ..snapshot.snapshot import Snapshot
 from ..tables import evaluations_frame
-from ..watch.change import Seen
+from ..watch.change import Checkpoint
 from ..watch.watch import Watch
 from . import operations
 from .logs import MOST_BYTES, Logs, read_logs
@@ -183,7 +183,7 @@ class Client:
             per_page=per_page,
         )
         session, folder = self._session, None if resume is None else Path(resume)
-        walk = Walk(session.transport, query, session.config.address, resume=folder)
+        walk = ListFetcher(session.transport, query, session.config.address, resume=folder)
         return Snapshot(*walk.run(workers, progress))
 
     def allocation(self, alloc_id: str) -> Allocation:
@@ -290,9 +290,9 @@ class Client:
         prefix: str | None = None,
         filter: str | None = None,  # noqa: A002 - Nomad's name for it
         stream: bool = True,
-        relist: float = 300.0,
+        resync_interval: float = 300.0,
         wait: float = 60.0,
-        seen: Seen | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> Watch:
         """Watch the allocations that the query selects: their present state, and each change of it.
 
@@ -302,11 +302,11 @@ class Client:
             As in `snapshot`. A filter needs blocking queries: event streams know none. What ceases to match it is gone.
         stream : bool
             Subscribe to events where the token may; else ask by blocking queries.
-        relist : float
+        resync_interval : float
             Seconds after which everything is listed again, which alone tells that rows were removed.
         wait : float
             Seconds that a blocking query may wait.
-        seen : Seen, optional
+        checkpoint : Checkpoint, optional
             Go on from there: what has not changed since is not told again.
 
         Raises
@@ -318,19 +318,19 @@ class Client:
         --------
         >>> with client.watch(namespace="*") as watch:
         ...     change = next(watch)
-        ...     len(watch.snapshot) == len(change.new)
+        ...     len(watch.snapshot) == len(change.added)
         True
         """
         session = self._session
         query = session.query(namespace=namespace, prefix=prefix, filter=filter)
         return Watch(
-            session.transport.another(),
+            session.transport.clone(),
             session.config,
             query,
             stream=stream and filter is None,  # event streams take no filter
-            relist=relist,
+            resync_interval=resync_interval,
             wait=wait,
-            seen=seen,
+            checkpoint=checkpoint,
         )
 
     def logs(

@@ -11,7 +11,7 @@ from typing import Any
 from .._utils.progress import Progress, shown
 from ..errors import AllocframeError, DecodeError, NotFound
 from ..nomad.config import Config
-from ..nomad.transport import Response, Transport, parsed, requesting
+from ..nomad.transport import Response, Transport, parse_json, request_pool
 from ..snapshot.allocation import Allocation
 from ..snapshot.snapshot import Snapshot
 from ..store.capture import Capture
@@ -62,11 +62,11 @@ def read_allocations(
     AllocframeError
         None could be read, and not because they are gone.
     """
-    reads = Reads(transport, config.address, config.region)
+    reads = AllocationReader(transport, config.address, config.region)
     return Snapshot(*reads.run(alloc_ids, workers, progress))
 
 
-class Reads:
+class AllocationReader:
     """Reads allocations by their whole IDs."""
 
     def __init__(self, transport: Transport, server: str, region: str | None) -> None:
@@ -105,7 +105,7 @@ class Reads:
     def _read_all(self, ids: Sequence[str], workers: int, progress: Progress) -> None:
         waiting, done = list(reversed(ids)), 0
         running: dict[Future[None], str] = {}
-        with shown(progress) as show, requesting(self._transport, workers) as pool:
+        with shown(progress) as show, request_pool(self._transport, workers) as pool:
             while running or (waiting and self._in_a_row < MOST_IN_A_ROW):
                 while waiting and len(running) < workers and self._in_a_row < MOST_IN_A_ROW:
                     identity = waiting.pop()
@@ -132,7 +132,7 @@ class Reads:
         path = f"/v1/allocation/{alloc_id}"
 
         def keep(response: Response) -> None:
-            body = _without_job(parsed(response))
+            body = _without_job(parse_json(response))
             page = self._capture.add(
                 body, kind="read", path=path, params=self._params, index=response.headers.index
             )

@@ -222,7 +222,7 @@ def _like_recorded(cluster: sim.Cluster, exchange: dict[str, Any], *, complete: 
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport.protocol, "backoff", lambda attempt, rng: 0.0)
+    monkeypatch.setattr(transport.retry, "backoff", lambda attempt: 0.0)
 
 
 def writes(server: FaultServer) -> int:

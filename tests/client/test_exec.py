@@ -35,9 +35,9 @@ def sessions(version: str) -> dict[str, Any]:
     return flatten.recorded(version, "exec-sessions")  # type: ignore[return-value]
 
 
-def replayed(frames: list[dict[str, Any]]) -> tuple[_exec.Collected, Exception | None]:
+def replayed(frames: list[dict[str, Any]]) -> tuple[_exec.BufferedSession, Exception | None]:
     """Feed a session with what a server sent; return it, and the error that its end stands for."""
-    session = _exec.Collected("/exec")
+    session = _exec.BufferedSession("/exec")
     for frame in frames:
         if "server" in frame:
             session.received(json.dumps(frame["server"]))

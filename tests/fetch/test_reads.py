@@ -24,7 +24,7 @@ IDS = [f"5457f16d-0f87-8e6b-5e91-{n:012d}" for n in range(30)]
 
 @pytest.fixture
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport.protocol, "backoff", lambda attempt, rng: 0.0)
+    monkeypatch.setattr(transport.retry, "backoff", lambda attempt: 0.0)
 
 
 def test_scan_filter_read_gives_the_same_events_as_a_whole_fetch(client: af.Client) -> None:

@@ -185,7 +185,7 @@ def test_a_task_that_restarts_thirty_times_is_archived_with_all_of_its_events(
     if os.environ.get("NOMAD_ADDR"):
         pytest.skip("would start a job in the cluster of NOMAD_ADDR")
     archive, stop = af.Archive(tmp_path / "archive"), threading.Event()
-    recorder = Recorder(client, archive, every=0.5)
+    recorder = Recorder(client, archive, interval=0.5)
     thread = threading.Thread(target=recorder.run, args=(stop,))
     thread.start()
     try:
