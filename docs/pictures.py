@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 import allocframe as af
 from allocframe import plots, stats
 from allocframe.client import usage as _usage
-from allocframe.sim.api.usage import measured
+from allocframe.sim.api.usage import resource_usage
 from allocframe.sim.cluster.model import SECOND
 from allocframe.sim.scenarios import run_story
 from allocframe.stats import _confidence
