@@ -8,10 +8,9 @@ from typing import Any
 import pandas as pd
 
 from .. import stats
-from .._utils.prose import clock, count, span
+from .._utils.prose import Points, clock, count, span
 from .._utils.text import visible
 from ..errors import ConfigError
-from ..reports.render import Points
 from ..snapshot.snapshot import Snapshot
 
 _MOST_GAPS = 8

@@ -8,13 +8,12 @@ from typing import Any
 import pandas as pd
 
 from .. import stats
-from .._utils.prose import clock, count, number
+from .._utils.prose import Prose, clock, count, number
 from ..diagnosis.data_quality import brief_gaps, covered, of_one
 from ..diagnosis.diagnose import findings
 from ..diagnosis.incidents import incidents
 from ..snapshot.snapshot import Snapshot
 from .postmortem import moment
-from .render import Prose
 
 _ENDED = ("complete", "failed", "lost")
 

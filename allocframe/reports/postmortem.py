@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from .. import stats
-from .._utils.prose import clock, count
+from .._utils.prose import Points, Prose, clock, count
 from ..client.client import Client
 from ..diagnosis.data_quality import brief_gaps, covered, data_quality, disturbances, of_one, unwatched
 from ..diagnosis.diagnose import findings
@@ -16,7 +16,6 @@ from ..diagnosis.incidents import Incident, incidents
 from ..errors import ConfigError
 from ..snapshot.snapshot import Snapshot
 from .log_excerpts import NOT_ASKED, LogLines, log_lines
-from .render import Points, Prose
 
 _MOST_IN_SUMMARY = 6
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
