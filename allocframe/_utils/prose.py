@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
 
@@ -51,26 +51,68 @@ def markdown(value: object) -> str:
 
 
 class Prose:
-    """One paragraph."""
+    """Paragraphs and lists: a text is a paragraph, a sequence of texts is a numbered list."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, *blocks: str | Sequence[str]) -> None:
+        self.blocks = [block if isinstance(block, str) else list(block) for block in blocks if block]
+
+    @property
+    def text(self) -> str:
+        """All of it in one line."""
+        return " ".join(block if isinstance(block, str) else " ".join(block) for block in self.blocks)
 
     def __str__(self) -> str:
-        return "\n".join(_lines(self.text))
+        return "\n".join(
+            one_line(text) for block in self.blocks for text in ([block] if isinstance(block, str) else block)
+        )
 
     def __repr__(self) -> str:
-        return textwrap.fill(str(self), 110)
+        return "\n".join(
+            _filled(block) if isinstance(block, str) else "\n".join(_numbered(block)) for block in self.blocks
+        )
 
     def _repr_html_(self) -> str:
-        return f"<p>{' '.join(html.escape(line) for line in _lines(self.text))}</p>"
+        return "".join(
+            f"<p>{as_html(block)}</p>"
+            if isinstance(block, str)
+            else f"<ol>{''.join(f'<li>{as_html(text)}</li>' for text in block)}</ol>"
+            for block in self.blocks
+        )
 
     def _repr_markdown_(self) -> str:
-        return " ".join(markdown(line) for line in _lines(self.text))
+        return "\n\n".join(
+            _as_markdown(block)
+            if isinstance(block, str)
+            else "\n".join(f"{place}. {_as_markdown(text)}" for place, text in enumerate(block, 1))
+            for block in self.blocks
+        )
 
 
-def _lines(text: str) -> list[str]:
-    """Return a text in pieces short enough for `visible` to leave whole."""
+def one_line(text: str) -> str:
+    """Return a text of any length as one line in which nothing is hidden."""
+    return " ".join(_pieces(text))
+
+
+def _filled(text: str, indent: str = "", first: str = "") -> str:
+    return textwrap.fill(one_line(text), 110, initial_indent=first, subsequent_indent=indent)
+
+
+def _numbered(texts: Sequence[str]) -> Iterator[str]:
+    for place, text in enumerate(texts, 1):
+        yield _filled(text, "   ", f"{place}. ")
+
+
+def as_html(text: str) -> str:
+    """Return a text of any length as HTML that is safe in an element."""
+    return " ".join(html.escape(piece) for piece in _pieces(text))
+
+
+def _as_markdown(text: str) -> str:
+    return " ".join(markdown(piece) for piece in _pieces(text))
+
+
+def _pieces(text: str) -> list[str]:
+    """Cut a text between words, because `visible` shortens what is longer than 200 characters."""
     return [visible(line) for line in textwrap.wrap(text, 190, break_on_hyphens=False)]
 
 
