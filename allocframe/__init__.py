@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from .client.logs import Logs
     from .client.usage import Usage
     from .diagnosis.data_quality import data_quality
-    from .diagnosis.diagnose import findings
+    from .diagnosis.diagnose import Diagnosis, diagnose, findings
     from .diagnosis.finding import Finding, Findings, Thresholds
     from .nomad.actions import StopResult
     from .nomad.exec import ExecResult
@@ -75,6 +75,7 @@ __all__ = [
     "ConnectionFailed",
     "ControlPanel",
     "DecodeError",
+    "Diagnosis",
     "Diff",
     "ExecError",
     "ExecResult",
@@ -105,6 +106,7 @@ __all__ = [
     "cluster_summary",
     "combine",
     "data_quality",
+    "diagnose",
     "findings",
     "format_table",
     "load",
@@ -128,7 +130,7 @@ _MODULES = {
     "client.logs": ("Logs",),
     "client.usage": ("Usage",),
     "diagnosis.data_quality": ("data_quality",),
-    "diagnosis.diagnose": ("findings",),
+    "diagnosis.diagnose": ("Diagnosis", "diagnose", "findings"),
     "diagnosis.finding": ("Finding", "Findings", "Thresholds"),
     "nomad.actions": ("StopResult",),
     "nomad.exec": ("ExecResult",),

@@ -42,7 +42,7 @@ def usage() -> af.Usage:
         for sample in range(30)
         for alloc in running
         for row in _usage.usage_rows(
-            alloc.full("2.0.5"), measured(alloc, None, NOW + sample * 10 * SECOND), sample
+            alloc.full("2.0.5"), resource_usage(alloc, None, NOW + sample * 10 * SECOND), sample
         )
     ]
     return af.Usage(_usage.samples_frame(rows), _usage.errors_frame([]))
