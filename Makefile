@@ -40,19 +40,19 @@ diagnosis: $(VENV)/.dev
 	$(BIN)/python benchmarks/diagnosis.py
 
 month: $(VENV)/.dev
-	$(BIN)/python benchmarks/month.py
+	$(BIN)/python tools/month.py
 
 soak: $(VENV)/.dev
-	$(BIN)/python benchmarks/soak.py
+	$(BIN)/python tools/soak.py
 
 # Seconds for each parser.
 fuzz: SECONDS ?= 60
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --group fuzz
-	$(BIN)/python benchmarks/fuzz.py $(SECONDS)
+	$(BIN)/python tools/fuzz.py $(SECONDS)
 
 mutants: $(VENV)/.dev
-	$(BIN)/python benchmarks/mutants.py
+	$(BIN)/python tools/mutants.py
 
 # Needs the vulnerability service of PyPI.
 audit: $(VENV)/.dev

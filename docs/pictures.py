@@ -41,7 +41,7 @@ def usage() -> af.Usage:
         row
         for sample in range(30)
         for alloc in running
-        for row in _usage.rows(
+        for row in _usage.usage_rows(
             alloc.full("2.0.5"), resource_usage(alloc, None, NOW + sample * 10 * SECOND), sample
         )
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ...client import audit_log
+from ...client import audit_log, operations
 from ...client.client import Client
 from ...errors import AllocframeError, Conflict
 from .confirmation import (
@@ -35,7 +35,7 @@ class ActionResult:
 
 def read_allocation(client: Client, alloc_id: str) -> AllocationState:
     """Read the current state of an allocation."""
-    return AllocationState.from_json(client._read(alloc_id))
+    return AllocationState.from_json(client._session.read_allocation(alloc_id))
 
 
 def read_allocations(
@@ -80,8 +80,8 @@ def _execute(client: Client, request: ActionRequest, alloc: AllocationState) -> 
     for task, action in nomad_actions(request, alloc):
         try:
             if request.dry_run:
-                with client._audited(
-                    request.action, alloc.alloc_id, {**action.params, **action.body}
+                with operations.audited(
+                    client._session, request.action, alloc.alloc_id, {**action.params, **action.body}
                 ) as outcome:
                     outcome.result = "dry run"
                 details.append(f"POST {action.path} was not sent")

@@ -88,8 +88,8 @@ class ControlPanel(PanelState):
         self._next_fetch, self._last_used = float("inf"), time.monotonic()
         self._connect_callbacks()
         mode = " · read-only" if client.read_only else ""
-        where = namespace or client._config.namespace or "default"
-        self._heading.value = render.heading(client._config.address, where, mode)
+        where = namespace or client._session.config.namespace or "default"
+        self._heading.value = render.heading(client._session.config.address, where, mode)
         self._request_changed()
         self._worker = Worker(self._tick, self._report_error)
         self._worker.submit(partial(self._fetch, reset=True))
@@ -199,14 +199,13 @@ class ControlPanel(PanelState):
         self._next_fetch = started + REFRESH_INTERVAL
         try:
             table = fetch(self._client, self._namespace, self._filter)
-            rights = self._client._rights() if reset else None
+            rights = self._client._session.rights() if reset else None
             message = ""
         except AllocframeError as error:
             table, message = None, f"The list could not be fetched: {error}"
         now = time.monotonic()
         with self._lock:
-            # At most a tenth of the time goes into fetching, so that a slow cluster is not kept busy by the
-            # panel.
+            # Spend at most a tenth of the time on fetching, so that the panel does not keep a slow cluster busy.
             self._next_fetch = now + max(REFRESH_INTERVAL, 10 * (now - started))
             self._fetch_error, self._rights = message, rights or self._rights
             if table is not None:
@@ -343,7 +342,5 @@ class ControlPanel(PanelState):
 
     def __repr__(self) -> str:
         mode = ", read-only" if self._client.read_only else ""
-        counted = self._list.summary()
-        return (
-            f"<ControlPanel of {self._client._config.address}{mode}: {counted}, {len(self._chosen())} chosen>"
-        )
+        summary = f"{self._list.summary()}, {len(self._chosen())} chosen"
+        return f"<ControlPanel of {self._client._session.config.address}{mode}: {summary}>"

@@ -14,7 +14,7 @@ from ...client.audit_log import Outcome
 from ...errors import AllocframeError, ConnectionFailed, ExecError
 from ...nomad import exec, websocket  # noqa: A004 - the module of that name
 from ...nomad.config import Config
-from ...nomad.exec import Target
+from ...nomad.exec import ExecRequest
 
 MAX_PENDING_INPUT = 1 << 20
 """Bytes of input that may wait until the command reads them."""
@@ -39,7 +39,7 @@ class TtySession:
     def __init__(
         self,
         config: Config,
-        target: Target,
+        target: ExecRequest,
         size: tuple[int, int],
         audited: Callable[[], AbstractContextManager[Outcome]],
         on_output: Callable[[bytes], None],
@@ -94,7 +94,7 @@ class TtySession:
         self._reader.join(timeout)
 
     def _run(self) -> None:
-        session = exec.Session(self._target.path)
+        session = exec.ExecSession(self._target.path)
         try:
             with self._audited() as outcome:
                 self._connect(session)
@@ -110,8 +110,8 @@ class TtySession:
             status = SessionStatus("closed", f"closed; the command {end}", session.exit_code)
         self._on_status(status)
 
-    def _connect(self, session: exec.Session) -> None:
-        with websocket.opened(self._config, self._target) as connection:
+    def _connect(self, session: exec.ExecSession) -> None:
+        with websocket.open_session(self._config, self._target) as connection:
             writer = threading.Thread(
                 target=self._write, args=(connection,), name="allocframe-terminal-keys", daemon=True
             )
@@ -123,10 +123,10 @@ class TtySession:
                 self._answered.set()
                 self._finished.set()
                 self._frames.put(None)
-                websocket.cut(connection)
+                websocket.abort(connection)
                 writer.join()
 
-    def _read(self, connection: websocket.ClientConnection, session: exec.Session) -> None:
+    def _read(self, connection: websocket.ClientConnection, session: exec.ExecSession) -> None:
         while session.exit_code is None:
             frame = websocket.receive(connection, session)
             self._answered.set()
@@ -146,7 +146,7 @@ class TtySession:
                 if not self._finished.wait(0.1):
                     connection.send(exec.stdin_frame(key))
             self._finished.wait(_EXIT_TIMEOUT)
-        websocket.cut(connection)
+        websocket.abort(connection)
 
     def _next_frame(self) -> tuple[str, int] | None:
         try:
