@@ -1,4 +1,4 @@
-"""Benchmark of clusters of 10,000 to 1,000,000 allocations: download, tables, statistics, archive, other tools.
+"""Benchmark of clusters of 10,000 to 1,000,000 allocations: download, tables, statistics, archive, others.
 
 Each contender runs in its own process, so that its peak memory is its own. The figures go into README.md and
 size.json, from which docs/size_pictures.py draws the pictures.
