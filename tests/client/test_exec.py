@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import signal
-import subprocess
-import sys
 import threading
 import time
 from base64 import b64decode, b64encode
@@ -16,6 +14,7 @@ from typing import Any
 
 import flatten
 import pytest
+from children import child
 from exec_sessions import server_side, talk
 from hypothesis import given
 from hypothesis import strategies as st
@@ -332,15 +331,13 @@ except KeyboardInterrupt:
 
 def test_row_48_ctrl_c_ends_a_command_leaves_no_thread_and_the_next_call_works(cluster: sim.Cluster) -> None:
     alloc = running(cluster)
-    child = subprocess.Popen(
-        [sys.executable, "-c", _INTERRUPTED, cluster.address, cluster.token, alloc], stdout=subprocess.PIPE, text=True
-    )  # fmt: skip
     asked = audit_path()
-    while not asked.exists() or not asked.stat().st_size:
-        assert child.poll() is None
-        time.sleep(0.01)
-    child.send_signal(signal.SIGINT)
-    said, _ = child.communicate(timeout=20)
+    with child(_INTERRUPTED, cluster.address, cluster.token, alloc) as process:
+        while not asked.exists() or not asked.stat().st_size:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=20)
     assert said == "interrupted [] again\n ['unknown', 'done']\n"
 
 
@@ -358,14 +355,12 @@ except KeyboardInterrupt:
 
 def test_ctrl_c_ends_commands_in_many_allocations_and_starts_no_further_one(cluster: sim.Cluster) -> None:
     allocs = [running(cluster)] * 5
-    child = subprocess.Popen(
-        [sys.executable, "-c", _SEVERAL_INTERRUPTED, cluster.address, cluster.token, *allocs], stdout=subprocess.PIPE, text=True
-    )  # fmt: skip
     asked = audit_path()
-    while not asked.exists() or asked.read_text().count("\n") < 2:
-        assert child.poll() is None
-        time.sleep(0.01)
-    time.sleep(0.5)  # a signal that comes while threads start may not wake the main one of CPython
-    child.send_signal(signal.SIGINT)
-    said, _ = child.communicate(timeout=20)
+    with child(_SEVERAL_INTERRUPTED, cluster.address, cluster.token, *allocs) as process:
+        while not asked.exists() or asked.read_text().count("\n") < 2:
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(0.5)  # a signal that comes while threads start may not wake the main one of CPython
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=20)
     assert said == "interrupted [] again\n ['unknown', 'unknown', 'done']\n"
