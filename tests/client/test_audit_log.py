@@ -54,7 +54,7 @@ def test_an_action_is_written_before_it_is_asked_for_and_when_it_has_ended(
     assert asked["user"]
     assert asked["host"]
     assert (result["id"], result["phase"], result["result"]) == (asked["id"], "result", "done")
-    assert done.eval_id in result["said"]
+    assert done.eval_id in result["message"]
 
 
 def test_every_action_becomes_one_row(client: af.Client, alloc: Alloc) -> None:
@@ -69,7 +69,7 @@ def test_every_action_becomes_one_row(client: af.Client, alloc: Alloc) -> None:
         {},
         {"command": ["sh", "-c", "exit 3"], "task": "server", "tty": False},
     ]
-    assert log["said"].iloc[2] == "exit code 3"
+    assert log["message"].iloc[2] == "exit code 3"
     assert (log["ended_at"] >= log["asked_at"]).all()
     assert str(log["asked_at"].dtype) == "datetime64[ns, UTC]"
     assert log["modify_index"].isna().all()
@@ -94,15 +94,15 @@ def test_what_nomad_refuses_is_written_as_refused_and_a_lost_answer_as_unknown(
         nowhere.restart(ID)
     log = af.read_audit()
     assert log["result"].tolist() == ["refused", "refused", "unknown", "failed"]
-    assert log["said"].str.contains("Permission denied").tolist() == [True, True, False, False]
-    assert "ModifyIndex 7" in log["said"].iloc[2]
+    assert log["message"].str.contains("Permission denied").tolist() == [True, True, False, False]
+    assert "ModifyIndex 7" in log["message"].iloc[2]
 
 
 def test_an_interrupted_action_is_unknown() -> None:
     given: dict[str, Any] = {"address": "a", "accessor": lambda: None, "secret": lambda: ""}
     with pytest.raises(KeyboardInterrupt), _audit.audited("exec", ID, {}, **given):
         raise KeyboardInterrupt
-    assert af.read_audit()[["result", "said"]].iloc[0].tolist() == ["unknown", "KeyboardInterrupt"]
+    assert af.read_audit()[["result", "message"]].iloc[0].tolist() == ["unknown", "KeyboardInterrupt"]
 
 
 def test_an_action_whose_end_was_never_written_is_unknown(
@@ -217,7 +217,7 @@ def test_an_action_that_was_done_stays_done_where_its_end_cannot_be_written(
         return post(*given)
 
     monkeypatch.setattr(client._session.transport, "post", log_breaks)
-    with pytest.warns(UserWarning, match=r"stop of .* was asked for \(done\), but that could not be written"):
+    with pytest.warns(UserWarning, match=r"stop of .* was requested \(done\), but the result could not be written"):
         assert client.stop(alloc.id).eval_id
     assert alloc.desired_status == "stop"
 

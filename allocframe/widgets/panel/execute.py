@@ -51,7 +51,7 @@ def carry_out(client: Client, confirmed: Confirmation) -> Iterator[Result]:
         if now.modify_index != facts.modify_index:
             yield Result(facts, order, "changed", f"nothing was done: {changes(facts, now)}")
             continue
-        with audit_log.knowing(
+        with audit_log.audit_context(
             namespace=now.namespace, job_id=now.job_id, modify_index=now.modify_index, via="ControlPanel"
         ):
             yield _done(client, order, now)
@@ -74,7 +74,7 @@ def _done(client: Client, order: Order, facts: Facts) -> Result:
         except AllocframeError as error:
             before = f"{', '.join(sent)}: done; then {task}: " if sent else ""
             others = "; other tasks may have been reached" if isinstance(error, Conflict) and not task else ""
-            return Result(facts, order, audit_log.ended(error), f"{before}{error}{others}")
+            return Result(facts, order, audit_log.result_of(error), f"{before}{error}{others}")
     return Result(facts, order, "dry run" if order.dry_run else "done", "; ".join(said))
 
 

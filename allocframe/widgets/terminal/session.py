@@ -96,7 +96,7 @@ class TtySession:
         try:
             with self._audited() as outcome:
                 self._talk(session)
-                outcome.said = f"exit code {session.exit_code}"
+                outcome.message = f"exit code {session.exit_code}"
             standing = Standing("ended", f"ended with exit code {session.exit_code}", session.exit_code)
         except (ExecError, ConnectionFailed) as error:
             standing = Standing("lost", visible(error))
