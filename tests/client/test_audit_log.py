@@ -217,7 +217,9 @@ def test_an_action_that_was_done_stays_done_where_its_end_cannot_be_written(
         return post(*given)
 
     monkeypatch.setattr(client._session.transport, "post", log_breaks)
-    with pytest.warns(UserWarning, match=r"stop of .* was requested \(done\), but the result could not be written"):
+    with pytest.warns(
+        UserWarning, match=r"stop of .* was requested \(done\), but the result could not be written"
+    ):
         assert client.stop(alloc.id).eval_id
     assert alloc.desired_status == "stop"
 

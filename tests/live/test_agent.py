@@ -319,7 +319,7 @@ def test_a_terminal_on_a_real_task_is_one(client: af.Client, web: str) -> None:
     terminal.reconnect()
     _cat_runs(page, "twice")
     terminal.end()
-    assert terminal.message == "closed; it has ended"
+    assert terminal.message == "closed; the command has ended"
     terminal.close()
 
 
