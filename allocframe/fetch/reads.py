@@ -187,5 +187,5 @@ def _without_job(row: Any) -> bytes:
     if not isinstance(row, dict):
         raise DecodeError("the answer is not an allocation")
     if isinstance(job := row.get("Job"), dict):
-        row["Job"] = {name: job[name] for name in ("Type", "Version") if name in job}
+        row["Job"] = {name: job[name] for name in ("Type", "Version", "ParentID") if name in job}
     return json.dumps(row, separators=(",", ":")).encode()

@@ -15,10 +15,11 @@ import pandas as pd
 import pyarrow as pa
 
 from .._utils.memory import LARGE
-from .._utils.text import without_formula
+from .._utils.text import visible, without_formula
 from ..errors import ConfigError
 from ..store.capture import Capture
 from ..store.page_store import ISSUES
+from ..store.sql import terms
 from ..store.table_store import Kept
 from ..tables import SNAPSHOT_TABLES, TABLES
 from ..tables.table import Column, Table, Tables
@@ -204,7 +205,8 @@ class Snapshot(Parts):
         Parameters
         ----------
         **columns
-            A column of `allocations` and its value, or a list of values of which one must match.
+            A column of `allocations` and its value, or a list of values of which one must match. The runs of a periodic
+            or parameterized job have job IDs of their own: choose them all by ``parent_job_id``.
 
         Examples
         --------
@@ -331,7 +333,19 @@ class Snapshot(Parts):
 
     def _remarks(self) -> list[str]:
         first, last = self.sql(SPAN).iloc[0]
-        return remarks(self.info, first, last, self._conditions)
+        return [*remarks(self.info, first, last, self._conditions), *self._hint_at_runs()]
+
+    def _hint_at_runs(self) -> Iterator[str]:
+        """Say that a periodic or parameterized job has runs, if the filter asked for the job and found nothing."""
+        jobs = [value for column, value in self._conditions if column == "job_id"]
+        if not jobs or len(self):
+            return
+        conditions = [
+            ("parent_job_id" if name == "job_id" else name, value) for name, value in self._conditions
+        ]
+        count = f"SELECT count(*) AS n FROM allocations WHERE {terms(conditions)}"
+        if runs := int(self._store.query(count, "main")["n"].iloc[0]):
+            yield f"{runs:,} allocations belong to runs of that job: use filter(parent_job_id={visible(repr(jobs[-1]))})"
 
 
 def _plain_values(value: Any) -> Any:

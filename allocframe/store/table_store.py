@@ -51,8 +51,10 @@ class Kept:
             if set(files) != set(SNAPSHOT_TABLES):
                 raise DecodeError("the saved tables are not those of a snapshot")
             for name in SNAPSHOT_TABLES:
-                columns = ", ".join(column.name for column in TABLES[name].columns)
-                made._con.execute(f"CREATE TABLE {name} AS SELECT {columns} FROM read_parquet({files[name]})")
+                source = f"read_parquet({files[name]})"
+                saved = set(made._con.sql(f"FROM {source}").columns)
+                columns = ", ".join(_saved_or_derived(column, saved) for column in TABLES[name].columns)
+                made._con.execute(f"CREATE TABLE {name} AS SELECT {columns} FROM {source}")
         except (duckdb.Error, DecodeError) as error:
             made.close()
             capture.close()
@@ -121,6 +123,13 @@ class Kept:
         """Let go of the database."""
         self._con.close()
         self._remove()
+
+
+def _saved_or_derived(column: Column, saved: set[str]) -> str:
+    """Return the SQL of a column, which files of an older version may lack."""
+    return (
+        f"{column.derived} AS {column.name}" if column.derived and column.name not in saved else column.name
+    )
 
 
 def connect(spill: str) -> duckdb.DuckDBPyConnection:

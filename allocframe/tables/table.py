@@ -37,13 +37,15 @@ _FROM_ARROW: dict[Kind, Any] = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its name, the SQL expression it is read with, how it is held, its unit and meaning."""
+    """One column: its name, the SQL expression that reads it, how it is held, its meaning and unit."""
 
     name: str
     sql: str
     kind: Kind
     doc: str
     unit: str = ""
+    derived: str = ""
+    """SQL over the table's other columns: the value in rows that were saved before this column existed."""
 
     @property
     def arrow(self) -> pa.DataType:
