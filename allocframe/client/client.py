@@ -23,7 +23,7 @@ from ..nomad.protocol import Query
 from ..nomad.transport import Response, Transport, parsed
 from ..snapshot.allocation import Allocation
 from ..store.capture import Capture
-from ..store.page_store import Store
+from ..store.page_store import PageStore
 from ..tables import evaluations_frame
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ class Client(Acting, Observing, Reading, Watchable):
         path = f"/v1/allocation/{self._whole_id(alloc_id)}"
         params = {"region": self._config.region} if self._config.region else {}
         capture = Capture.create()
-        store = Store(capture)
+        store = PageStore(capture)
 
         def keep(response: Response) -> None:
             page = capture.add(

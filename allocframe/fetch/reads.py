@@ -15,7 +15,7 @@ from ..nomad.config import Config
 from ..nomad.connection import check_workers
 from ..nomad.transport import Response, Transport, parsed, requesting
 from ..store.capture import Capture
-from ..store.page_store import Store
+from ..store.page_store import PageStore
 
 if TYPE_CHECKING:
     from ..snapshot.snapshot import Snapshot
@@ -90,11 +90,11 @@ class Reads:
         self._about = {"source": "reads", "server": server, "region": region}
         self._params = {"region": region} if region else {}
         self._capture = Capture.create()
-        self._store = Store(self._capture)
+        self._store = PageStore(self._capture)
         self._errors: dict[str, AllocframeError] = {}
         self._in_a_row = 0
 
-    def run(self, ids: Sequence[str], workers: int, progress: Progress) -> tuple[Capture, Store]:
+    def run(self, ids: Sequence[str], workers: int, progress: Progress) -> tuple[Capture, PageStore]:
         """Read with so many requests at a time; return what was captured, and its typed columns.
 
         Raises

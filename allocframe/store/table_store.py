@@ -26,7 +26,7 @@ MEMORY_LIMIT = "1GB"
 _ORDER = {"task_states": ", t.task", "events": ", t.task, t.seq", "reschedules": ", t.seq"}
 
 
-class Kept:
+class TableStore:
     """Tables in a database of their own; stands in for a capture's decoder."""
 
     declared: ClassVar[Mapping[str, Table]] = TABLES
@@ -38,7 +38,7 @@ class Kept:
         self._schemas = itertools.count(1)
 
     @classmethod
-    def of(cls, capture: Capture) -> Kept:
+    def of(cls, capture: Capture) -> TableStore:
         """Return the tables that `save` put into a capture.
 
         Raises
@@ -76,7 +76,7 @@ class Kept:
         columns: tuple[Column, ...] = (),
         only: pa.Table | None = None,
     ) -> pd.DataFrame:
-        """Return a table as a DataFrame, in the order in which the allocations were created; see `decode.Store.frame`."""
+        """Return a table as a DataFrame, in the order in which the allocations were created; see `PageStore.frame`."""
         table, key = self.declared[name].narrowed(columns), self.declared["allocations"].key
         made = ", ".join(
             f"{column.sql if columns else column.name} AS {column.name}" for column in table.columns

@@ -16,7 +16,7 @@ from ..nomad.blocking_query import BlockingIndex, Pace, read_timeout
 from ..nomad.config import Config
 from ..nomad.protocol import Query
 from ..nomad.transport import Transport
-from ..store.page_store import UNSTORED, Store
+from ..store.page_store import UNSTORED, PageStore
 from . import updates as _events
 from .change import Change, Gap, Seen
 from .lister import Asker
@@ -176,7 +176,7 @@ class Watcher:
         self._reset, self.synced, self._ever = False, True, True
         self.trouble, self._in_a_row = None, 0
 
-    def _catch_up(self, stream: Subscription, store: Store, index: int | None) -> None:
+    def _catch_up(self, stream: Subscription, store: PageStore, index: int | None) -> None:
         """Take first what the stream tells of the time before the list: rows that have moved on hold less."""
         newest = max(store.modify_indexes().values(), default=0)
         reached = newest <= self.index or self.inbox.reach(newest, lambda: stream.ended is not None)
