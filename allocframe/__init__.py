@@ -45,7 +45,7 @@ from .snapshot.diff import Diff
 from .snapshot.io import load, read_json
 from .snapshot.multi_cluster import MultiSnapshot, combine
 from .snapshot.snapshot import Snapshot
-from .watch.change import Change, Gap, Seen
+from .watch.change import Change, Checkpoint, Gap
 from .watch.watch import Watch
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ __all__ = [
     "AsyncClient",
     "BadRequest",
     "Change",
+    "Checkpoint",
     "Client",
     "ConfigError",
     "Conflict",
@@ -93,7 +94,6 @@ __all__ = [
     "RequestTimeout",
     "ResponseTooLarge",
     "ResultUnknown",
-    "Seen",
     "Snapshot",
     "StopResult",
     "Terminal",

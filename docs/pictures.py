@@ -41,7 +41,9 @@ def usage() -> af.Usage:
         row
         for sample in range(30)
         for alloc in running
-        for row in _usage.rows(alloc.full("2.0.5"), measured(alloc, None, NOW + sample * 10 * SECOND), sample)
+        for row in _usage.usage_rows(
+            alloc.full("2.0.5"), measured(alloc, None, NOW + sample * 10 * SECOND), sample
+        )
     ]
     return af.Usage(_usage.samples_frame(rows), _usage.errors_frame([]))
 

@@ -85,8 +85,8 @@ def change(snap: af.Snapshot) -> Change:
     """The first answer of a watch: everything is new."""
     none = snap.allocations.iloc[:0]
     return Change(
-        at=pd.Timestamp.now("UTC"), index=snap.info["index_last"], source="list", whole=True, new=snap.allocations,
-        changed=none, gone=none, task_states=snap.task_states, events=snap.events, reschedules=snap.reschedules,
+        at=pd.Timestamp.now("UTC"), index=snap.info["index_last"], source="list", full=True, added=snap.allocations,
+        changed=none, removed=none, task_states=snap.task_states, events=snap.events, reschedules=snap.reschedules,
         new_events=snap.events,
     )  # fmt: skip
 

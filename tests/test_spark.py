@@ -21,7 +21,7 @@ from tables import plain
 import allocframe as af
 from allocframe import stats
 from allocframe.archive import schema
-from allocframe.archive.delta import Tables
+from allocframe.archive.delta import DeltaTables
 from allocframe.watch.change import Change
 
 ROOT = Path(__file__).parent.parent
@@ -84,33 +84,34 @@ def archive(tmp_path_factory: pytest.TempPathFactory, change: Change) -> af.Arch
     made = recorded(tmp_path_factory.mktemp("spark"), days=3, leak=(40, 20), blind=(30, 26))
     made.append(change, recorder="one")
     made.append(change, recorder="two")
-    gone = change.new[change.new["client_status"] == "running"].iloc[:3]
+    gone = change.added[change.added["client_status"] == "running"].iloc[:3]
     none = {
         name: getattr(change, name).iloc[:0]
-        for name in ("new", "task_states", "events", "reschedules", "new_events")
+        for name in ("added", "task_states", "events", "reschedules", "new_events")
     }
-    made.append(Change(at=change.at + pd.Timedelta("1h"), index=None, source="list", whole=True, changed=none["new"], gone=gone, **none),
-        recorder="one")  # fmt: skip
+    later = change.at + pd.Timedelta("1h")
+    last = Change(at=later, index=None, source="list", full=True, changed=none["added"], removed=gone, **none)
+    made.append(last, recorder="one")
     _append_in_vain(made, change)
     return made
 
 
 def _append_in_vain(archive: af.Archive, change: Change) -> None:
     """Leave rows of an append that was cut off before it counted."""
-    write = Tables.append
+    write = DeltaTables.append
 
-    def cut_off(self: Tables, name: str, *rest: Any) -> None:
+    def cut_off(self: DeltaTables, name: str, *rest: Any) -> None:
         if name == "snapshots":
             raise OSError("no space left on device")
         write(self, name, *rest)
 
-    never = change.new.assign(alloc_id="never", modify_index=10**9)
+    never = change.added.assign(alloc_id="never", modify_index=10**9)
     events = change.events.assign(alloc_id="never")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Tables, "append", cut_off)
+        patch.setattr(DeltaTables, "append", cut_off)
         with pytest.raises(OSError, match="no space"):
-            archive.append(Change(at=change.at, index=None, source="list", whole=False, new=never, changed=change.changed,
-                gone=change.gone, task_states=change.task_states.assign(alloc_id="never"), events=events,
+            archive.append(Change(at=change.at, index=None, source="list", full=False, added=never, changed=change.changed,
+                removed=change.removed, task_states=change.task_states.assign(alloc_id="never"), events=events,
                 reschedules=change.reschedules.iloc[:0], new_events=events))  # fmt: skip
 
 

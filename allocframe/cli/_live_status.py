@@ -99,6 +99,6 @@ def _line(recorder: Any) -> str:
     ]
     if watch is not None:
         parts.insert(1, watch.mode)
-    if recorder.trouble:
-        parts.append(visible(recorder.trouble))
+    if recorder.last_error:
+        parts.append(visible(recorder.last_error))
     return ", ".join(parts)

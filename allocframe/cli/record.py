@@ -26,7 +26,7 @@ ALIVE_WITHIN = pd.Timedelta(minutes=10)
 def record(
     archive: Annotated[str, typer.Option(help="Folder, or URL of an object store, where it is kept.")],
     namespace: Annotated[str, typer.Option(help="Namespace, or * for all that the token may read.")] = "*",
-    every: Annotated[
+    interval: Annotated[
         float, typer.Option(help="Seconds that a change waits at most before it is committed.", min=0.1)
     ] = 5.0,
     once: Annotated[bool, typer.Option("--once", help="List everything once, and end: for cron.")] = False,
@@ -57,7 +57,7 @@ def record(
                 once=once,
                 status=status,
                 namespace=namespace,
-                every=every,
+                interval=interval,
                 stream=stream,
                 name=name,
             )
@@ -70,7 +70,7 @@ def record(
     shown = Status()
     with Client(address) as client:
         recorder = Recorder(
-            client, kept, namespace=namespace, every=every, stream=stream, name=name, say=shown.say
+            client, kept, namespace=namespace, interval=interval, stream=stream, name=name, say=shown.say
         )
         if once:
             shown.say(_told(recorder.once()))
@@ -120,7 +120,7 @@ def _once(recorders: Mapping[str, Any], shown: Status) -> int:
 
 def _told(change: Any) -> str:
     return (
-        f"{len(change.new):,} new, {len(change.changed):,} changed, {len(change.gone):,} gone, "
+        f"{len(change.added):,} new, {len(change.changed):,} changed, {len(change.removed):,} gone, "
         f"{len(change.new_events):,} new events"
     )
 

@@ -1,38 +1,36 @@
-"""The client of one cluster."""
+"""The client of one cluster: its public methods and their documentation. The work is done by the modules it imports."""
 
 from __future__ import annotations
 
-import math
 import os
-import weakref
-from dataclasses import replace
+import signal as signals
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Literal, Self
 
-from .._acting import Acting
-from .._observing import Observing
+import pandas as pd
+
 from .._utils.progress import Progress
-from .._watchable import Watchable
-from ..errors import ConfigError, DecodeError, NotFound
-from ..fetch.listing import Walk
-from ..fetch.reads import Reading
+from ..fetch.listing import ListFetcher
+from ..fetch.reads import read_allocation, read_allocations
 from ..nomad import protocol
+from ..nomad.actions import StopResult
 from ..nomad.config import Config
 from ..nomad.connection import check_workers
-from ..nomad.protocol import Query
-from ..nomad.transport import Response, Transport, parsed
+from ..nomad.exec import ExecResult
 from ..snapshot.allocation import Allocation
-from ..store.capture import Capture
-from ..store.page_store import PageStore
+from ..snapshot.snapshot import Snapshot
 from ..tables import evaluations_frame
+from ..watch.change import Checkpoint
+from ..watch.watch import Watch
+from . import operations
+from .logs import MOST_BYTES, Logs, read_logs
+from .session import RETRIES, TIMEOUT, Session
+from .usage import Usage, sample_usage
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-    from ..snapshot.snapshot import Snapshot
-
-
-class Client(Acting, Observing, Reading, Watchable):
+class Client:
     """A connection to one Nomad cluster.
 
     Every argument that is left out comes from the variable that the Nomad CLI reads.
@@ -83,14 +81,10 @@ class Client(Acting, Observing, Reading, Watchable):
         client_key: str | None = None,
         tls_server_name: str | None = None,
         verify: bool | None = None,
-        timeout: float = 30.0,
-        retries: int = 4,
+        timeout: float = TIMEOUT,
+        retries: int = RETRIES,
         read_only: bool = False,
     ) -> None:
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
-            raise ConfigError(f"timeout must be a number of seconds above 0, not {timeout!r}")
-        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-            raise ConfigError(f"retries must be a whole number of 0 or more, not {retries!r}")
         config = Config.load(
             address,
             token=token,
@@ -103,28 +97,19 @@ class Client(Acting, Observing, Reading, Watchable):
             tls_server_name=tls_server_name,
             verify=verify,
         )
-        self._connect(config, float(timeout), retries, read_only=read_only)
+        self._session = Session(config, timeout=timeout, retries=retries, read_only=read_only)
 
     @classmethod
-    def _of(cls, config: Config, *, timeout: float = 30.0, retries: int = 4, read_only: bool = False) -> Self:
-        """Return the client of a cluster whose settings are all known, so that no variable is read."""
-        made = cls.__new__(cls)
-        made._connect(config, timeout, retries, read_only=read_only)
-        return made
+    def _from_session(cls, session: Session) -> Self:
+        """Return the client of a session, without reading any ``NOMAD_*`` variable."""
+        client = cls.__new__(cls)
+        client._session = session
+        return client
 
-    def _another(self, *, region: str | None = None) -> Client:
-        """Return one more client of this cluster, or of a region that its servers forward to, with the same settings."""
-        config = self._config if region is None else replace(self._config, region=region)
-        timeout, retries = self._patience
-        return Client._of(config, timeout=timeout, retries=retries, read_only=self.read_only)
-
-    def _connect(self, config: Config, timeout: float, retries: int, *, read_only: bool) -> None:
-        self._config = config
-        self._patience = (timeout, retries)
-        self.read_only = read_only
-        self._transport = Transport(config, timeout=timeout, retries=retries, read_only=read_only)
-        self._region = config.region
-        weakref.finalize(self, self._transport.close)
+    @property
+    def read_only(self) -> bool:
+        """Whether calls that change something are refused."""
+        return self._session.read_only
 
     def snapshot(
         self,
@@ -187,9 +172,8 @@ class Client(Acting, Observing, Reading, Watchable):
         ['failed']
         """
         check_workers(workers)
-        query = Query(
-            namespace=namespace or self._config.namespace,
-            region=self._config.region,
+        query = self._session.query(
+            namespace=namespace,
             prefix=prefix,
             filter=filter,
             task_states=task_states,
@@ -198,11 +182,8 @@ class Client(Acting, Observing, Reading, Watchable):
             newest=newest,
             per_page=per_page,
         )
-        from ..snapshot.snapshot import Snapshot
-
-        walk = Walk(
-            self._transport, query, self._config.address, resume=None if resume is None else Path(resume)
-        )
+        session, folder = self._session, None if resume is None else Path(resume)
+        walk = ListFetcher(session.transport, query, session.config.address, resume=folder)
         return Snapshot(*walk.run(workers, progress))
 
     def allocation(self, alloc_id: str) -> Allocation:
@@ -224,28 +205,54 @@ class Client(Acting, Observing, Reading, Watchable):
         >>> one.placement[["node_id", "norm_score"]].shape
         (1, 2)
         """
-        path = f"/v1/allocation/{self._whole_id(alloc_id)}"
-        params = {"region": self._config.region} if self._config.region else {}
-        capture = Capture.create()
-        store = PageStore(capture)
+        session = self._session
+        return read_allocation(session.transport, session.config.region, session.resolve_id(alloc_id))
 
-        def keep(response: Response) -> None:
-            page = capture.add(
-                response.body, kind="read", path=path, params=params, index=response.headers.index
-            )
-            try:
-                store.read(page)
-            except BaseException:
-                capture.discard(page)
-                raise
+    def allocations(
+        self, alloc_ids: Iterable[str], *, workers: int = 4, progress: Progress = None
+    ) -> Snapshot:
+        """Read allocations in full, side by side, as one snapshot.
 
-        try:
-            self._transport.get(path, params, check=keep)
-            return Allocation(capture, store)
-        except BaseException:
-            store.close()
-            capture.close()
-            raise
+        For the few that a scan without task states has shown to be worth it: ``snapshot(task_states=False)``, filter, read.
+        Beside the tables of a list there is `placement`, for `Snapshot.sql`. Job specifications are left out.
+
+        Parameters
+        ----------
+        alloc_ids : iterable of str
+            Their UUIDs, or starts of them that fit only one allocation.
+        workers : int
+            Reads at the same time, at most 8.
+        progress : bool or callable, optional
+            As of `snapshot`.
+
+        Returns
+        -------
+        Snapshot
+            Of those that are there. ``info["complete"]`` is False where others are ``info["gone"]``, or ``info["failed"]`` with
+            the reason.
+
+        Raises
+        ------
+        ConfigError
+            What is given is no ID; nothing was sent.
+        AllocframeError
+            None could be read, and not because they are gone.
+
+        Examples
+        --------
+        >>> scan = client.snapshot(namespace="*", task_states=False)
+        >>> failed = scan.filter(client_status="failed").allocations["alloc_id"]
+        >>> details = client.allocations(failed)
+        >>> len(details) == len(failed), len(details.events) > 0
+        (True, True)
+        """
+        check_workers(workers)
+        texts = list(dict.fromkeys([alloc_ids] if isinstance(alloc_ids, str) else alloc_ids))
+        for text in texts:
+            protocol.check_alloc_id(text)  # all of them before the first request
+        session = self._session
+        ids = list(dict.fromkeys(map(session.resolve_id, texts)))
+        return read_allocations(session.transport, session.config, ids, workers=workers, progress=progress)
 
     def evaluations(self, *, namespace: str | None = None, filter: str | None = None) -> pd.DataFrame:  # noqa: A002
         """Fetch the evaluations: what triggered the scheduler, and what it could not place.
@@ -272,41 +279,348 @@ class Client(Acting, Observing, Reading, Watchable):
         >>> client.evaluations(namespace="*")["triggered_by"].isna().any()
         np.False_
         """
-        query = Query(
-            namespace=namespace or self._config.namespace, region=self._config.region, filter=filter
-        )
-        wanted = {
-            name: value
-            for name, value in query.params(paged=False).items()
-            if name in ("namespace", "region", "filter")
-        }
-        return evaluations_frame(self._transport.get("/v1/evaluations", wanted, check=_listed))
+        params = self._session.query(namespace=namespace, filter=filter).params(paged=False)
+        params = {name: params[name] for name in ("namespace", "region", "filter") if name in params}
+        return evaluations_frame(self._session.get_rows("/v1/evaluations", params))
 
-    def _whole_id(self, alloc_id: str) -> str:
-        text, whole = protocol.check_alloc_id(alloc_id)
-        if whole:
-            return text
-        query = Query(
-            namespace="*", region=self._config.region, prefix=protocol.even_head(text), task_states=False
+    def watch(
+        self,
+        *,
+        namespace: str | None = None,
+        prefix: str | None = None,
+        filter: str | None = None,  # noqa: A002 - Nomad's name for it
+        stream: bool = True,
+        resync_interval: float = 300.0,
+        wait: float = 60.0,
+        checkpoint: Checkpoint | None = None,
+    ) -> Watch:
+        """Watch the allocations that the query selects: their present state, and each change of it.
+
+        Parameters
+        ----------
+        namespace, prefix, filter : str, optional
+            As in `snapshot`. A filter needs blocking queries: event streams know none. What ceases to match it is gone.
+        stream : bool
+            Subscribe to events where the token may; else ask by blocking queries.
+        resync_interval : float
+            Seconds after which everything is listed again, which alone tells that rows were removed.
+        wait : float
+            Seconds that a blocking query may wait.
+        checkpoint : Checkpoint, optional
+            Go on from there: what has not changed since is not told again.
+
+        Raises
+        ------
+        ConfigError
+            A parameter cannot be used.
+
+        Examples
+        --------
+        >>> with client.watch(namespace="*") as watch:
+        ...     change = next(watch)
+        ...     len(watch.snapshot) == len(change.added)
+        True
+        """
+        session = self._session
+        query = session.query(namespace=namespace, prefix=prefix, filter=filter)
+        return Watch(
+            session.transport.clone(),
+            session.config,
+            query,
+            stream=stream and filter is None,  # event streams take no filter
+            resync_interval=resync_interval,
+            wait=wait,
+            checkpoint=checkpoint,
         )
-        rows = self._transport.get(protocol.LIST, query.params(paged=False), check=_listed)
-        found = [row["ID"] for row in rows if isinstance(row.get("ID"), str)]
-        fitting = sorted(identity for identity in found if identity.startswith(text))
-        if len(fitting) == 1:
-            return str(fitting[0])
-        said = f"{len(fitting)} allocations start with {text!r}"
-        if fitting:
-            said += ": " + ", ".join(fitting[:10]) + (", …" if len(fitting) > 10 else "")
-        raise NotFound(404, said, path=protocol.LIST, hint="Give more digits of the ID")
+
+    def logs(
+        self,
+        alloc_id: str,
+        task: str,
+        *,
+        stream: Literal["stdout", "stderr", "both"] = "both",
+        around: pd.Timestamp | datetime | str | None = None,
+        lines: int = 50,
+        max_bytes: int = MOST_BYTES,
+    ) -> Logs:
+        """Read lines of a task's logs: the last, or those around a time. Needs read-logs, or read-fs.
+
+        Nomad keeps no times of lines. `around` can be answered only where lines begin with one (RFC 3339, syslog, klog, access logs,
+        Unix time, a field ``time``, ``ts`` or ``timestamp``); `Logs.notes` says what was found. Nodes keep few files of a log, and
+        remove them with the allocation.
+
+        Parameters
+        ----------
+        alloc_id : str
+            Its UUID, or a start of it that fits only one allocation.
+        task : str
+            Which task.
+        stream : str
+            "stdout", "stderr" or "both".
+        around : time, optional
+            UTC where no offset is given; else the last lines.
+        lines : int
+            How many of each stream.
+        max_bytes : int
+            How far back from the end of each stream to read, at most, 64 MiB at the utmost.
+
+        Raises
+        ------
+        ConfigError
+            A parameter cannot be used; nothing was sent.
+        Conflict
+            The task has not started.
+        NotFound, NodeUnreachable
+            The allocation is gone, or the servers cannot reach its node.
+        PermissionDenied, BadRequest
+            Nomad refused: the token, or a task that is not there.
+        ResponseTooLarge
+            Far more came than was asked for.
+
+        Examples
+        --------
+        >>> failed = snap.events[(snap.events["type"] == "Terminated") & (snap.events["exit_code"] > 0)].iloc[-1]
+        >>> found = client.logs(failed["alloc_id"], failed["task"], around=failed["time"], lines=3)
+        >>> found.frame.columns.tolist()
+        ['stream', 'file', 'offset', 'time', 'line']
+        """
+        return read_logs(
+            self._session, alloc_id, task, stream=stream, around=around, lines=lines, max_bytes=max_bytes
+        )
+
+    def usage(
+        self,
+        allocations: Snapshot | Iterable[str],
+        *,
+        samples: int = 1,
+        interval: float = 10.0,
+        workers: int = 4,
+    ) -> Usage:
+        """Sample what tasks use, beside what they were given. Needs read-job.
+
+        One that cannot be asked does not stop the others. Nodes measure about once a second, and remember the last measurement only: how
+        far percentiles can be trusted depends on how long you sample.
+
+        Parameters
+        ----------
+        allocations : Snapshot or iterable of str
+            Those of a snapshot that run, or their UUIDs.
+        samples : int
+            How often each is asked.
+        interval : float
+            Seconds from the start of one round to the next; where a round takes longer, the next follows at once.
+        workers : int
+            Asked at the same time, at most 8.
+
+        Returns
+        -------
+        Usage
+            ``samples`` and ``errors``; `stats.headroom` makes percentiles of the samples.
+
+        Raises
+        ------
+        ConfigError
+            A parameter cannot be used; nothing was sent.
+
+        Examples
+        --------
+        >>> found = client.usage(snap, samples=2, interval=0.1)
+        >>> bool((found.samples["memory_mib"] < found.samples["memory_requested_mib"]).all())
+        True
+        """
+        return sample_usage(self._session, allocations, samples=samples, interval=interval, workers=workers)
+
+    def stop(self, alloc_id: str, *, no_shutdown_delay: bool = False) -> StopResult:
+        """Stop one allocation; its job places a replacement elsewhere. Needs alloc-lifecycle.
+
+        Stopping it again makes another evaluation. To end a job for good, stop the job.
+
+        Parameters
+        ----------
+        alloc_id : str
+            Its UUID, or a start of it that fits only one allocation.
+        no_shutdown_delay : bool
+            Do not wait for the group's and tasks' ``shutdown_delay``.
+
+        Returns
+        -------
+        StopResult
+            ``eval_id`` and ``index`` of the evaluation that will place the replacement.
+
+        Raises
+        ------
+        NotFound, PermissionDenied
+            Nothing was stopped.
+        ResultUnknown
+            The answer was lost; the message says how the allocation stands.
+
+        Examples
+        --------
+        >>> with af.sim.Cluster("calm", allocations=20, seed=1) as cluster:
+        ...     with af.Client(cluster.address, token=cluster.token) as client:
+        ...         running = client.snapshot(namespace="*", filter='ClientStatus == "running"').allocations
+        ...         len(client.stop(running["alloc_id"][0]).eval_id)
+        36
+        """
+        return operations.stop(self._session, alloc_id, no_shutdown_delay=no_shutdown_delay)
+
+    def signal(self, alloc_id: str, signal: str | signals.Signals, *, task: str | None = None) -> None:
+        """Send a signal to one task, or to every task. Needs alloc-lifecycle.
+
+        Parameters
+        ----------
+        alloc_id : str
+            Its UUID, or a start of it that fits only one allocation.
+        signal : str or signal.Signals
+            "SIGHUP", "HUP" or ``signal.SIGHUP``. Names that no driver knows are refused: servers would send SIGINT.
+        task : str, optional
+            Which task; else all of them, which fails where one of them does not run.
+
+        Raises
+        ------
+        ConfigError
+            There is no such signal; nothing was sent.
+        Conflict
+            A task does not run, or is not there. Others may have got the signal.
+        ResultUnknown
+            The answer was lost.
+
+        Examples
+        --------
+        >>> with af.sim.Cluster("calm", allocations=20, seed=1) as cluster:
+        ...     with af.Client(cluster.address, token=cluster.token) as client:
+        ...         running = client.snapshot(namespace="*", filter='ClientStatus == "running"').allocations
+        ...         client.signal(running["alloc_id"][0], "SIGHUP")
+        """
+        operations.signal(self._session, alloc_id, signal, task=task)
+
+    def restart(self, alloc_id: str, *, task: str | None = None, all_tasks: bool = False) -> None:
+        """Restart one task, all running tasks, or all tasks, in place. Needs alloc-lifecycle.
+
+        Parameters
+        ----------
+        alloc_id : str
+            Its UUID, or a start of it that fits only one allocation.
+        task : str, optional
+            Which task; else all that run.
+        all_tasks : bool
+            Those that have ended, too (Nomad 1.3.4 and newer).
+
+        Raises
+        ------
+        ConfigError
+            Both `task` and `all_tasks` were given.
+        Unsupported
+            This server is too old for `all_tasks`; nothing was sent.
+        Conflict
+            A task does not run, or is not there. Others may have been restarted.
+        ResultUnknown
+            The answer was lost.
+
+        Examples
+        --------
+        >>> with af.sim.Cluster("calm", allocations=20, seed=1) as cluster:
+        ...     with af.Client(cluster.address, token=cluster.token) as client:
+        ...         running = client.snapshot(namespace="*", filter='ClientStatus == "running"').allocations
+        ...         client.restart(running["alloc_id"][0])
+        """
+        operations.restart(self._session, alloc_id, task=task, all_tasks=all_tasks)
+
+    def exec(
+        self,
+        alloc_id: str,
+        command: Sequence[str],
+        *,
+        task: str | None = None,
+        stdin: bytes | str | None = None,
+        timeout: float | None = None,
+    ) -> ExecResult:
+        """Run a command inside a task, to its end. Needs alloc-exec.
+
+        Its stdin is closed when `stdin` is through, at once without any: no server says before that a command has ended.
+
+        Parameters
+        ----------
+        alloc_id : str
+            Its UUID, or a start of it that fits only one allocation.
+        command : list of str
+            Program and arguments; no shell looks at them. Servers log them: put no secrets there.
+        task : str, optional
+            Which task; needed where there are several.
+        stdin : bytes or str, optional
+            What the command reads.
+        timeout : float, optional
+            Seconds to wait for its end. Giving up does not stop it.
+
+        Returns
+        -------
+        ExecResult
+            ``stdout``, ``stderr`` (bytes), ``exit_code``, and ``text``: stdout as text.
+
+        Raises
+        ------
+        ExecError
+            The command could not be started, or had not ended in time, or the session was lost; holds what came.
+        PermissionDenied, NotFound, Conflict
+            Nomad refused; nothing was run.
+
+        Examples
+        --------
+        >>> with af.sim.Cluster("calm", allocations=20, seed=1) as cluster:
+        ...     with af.Client(cluster.address, token=cluster.token) as client:
+        ...         running = client.snapshot(namespace="*", filter='ClientStatus == "running"').allocations
+        ...         client.exec(running["alloc_id"][0], ["echo", "hello"]).text
+        'hello\\n'
+        """
+        return operations.exec_command(
+            self._session, alloc_id, command, task=task, stdin=stdin, timeout=timeout
+        )
+
+    def exec_many(
+        self,
+        alloc_ids: Iterable[str],
+        command: Sequence[str],
+        *,
+        task: str | None = None,
+        timeout: float | None = None,
+        workers: int = 4,
+    ) -> pd.DataFrame:
+        """Run a command in many allocations, a few at a time; one that fails does not stop the others.
+
+        Parameters
+        ----------
+        alloc_ids : iterable of str
+        command, task, timeout
+            See `exec`.
+        workers : int
+            Commands at the same time, at most 8.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row for each allocation in the order given: alloc_id, task, exit_code (missing where it failed), stdout, stderr (text),
+            error (missing where it did not), duration (timedelta).
+
+        Examples
+        --------
+        >>> with af.sim.Cluster("calm", allocations=20, seed=1) as cluster:
+        ...     with af.Client(cluster.address, token=cluster.token) as client:
+        ...         running = client.snapshot(namespace="*", filter='ClientStatus == "running"').allocations
+        ...         client.exec_many(running["alloc_id"][:3], ["uname"])["exit_code"].tolist()
+        [0, 0, 0]
+        """
+        return operations.exec_many(
+            self._session, alloc_ids, command, task=task, timeout=timeout, workers=workers
+        )
 
     @property
-    def stats(self) -> dict[str, int]:
+    def counters(self) -> dict[str, int]:
         """Requests, repeats, bytes, pages, duplicates and loops since this client was made."""
-        return self._transport.counters()
+        return self._session.transport.counters()
 
     def close(self) -> None:
         """Close every connection."""
-        self._transport.close()
+        self._session.close()
 
     def __enter__(self) -> Self:
         return self
@@ -316,12 +630,4 @@ class Client(Acting, Observing, Reading, Watchable):
 
     def __repr__(self) -> str:
         mode = ", read_only=True" if self.read_only else ""
-        return f"Client({self._config.address!r}{mode})"
-
-
-def _listed(response: Response) -> list[dict[str, Any]]:
-    """Return the objects of an answer that must be a list, for `Transport.get`."""
-    rows = parsed(response)
-    if not isinstance(rows, list | None):
-        raise DecodeError("the answer is no list")
-    return [row for row in rows or [] if isinstance(row, dict)]
+        return f"Client({self._session.config.address!r}{mode})"

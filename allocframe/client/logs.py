@@ -1,4 +1,4 @@
-"""Lines out of the frames in which nodes send a task's log, and which of them to show. No I/O."""
+"""A task's logs: read from the end, taken out of the frames that nodes send, and cut to the lines to show."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import base64
 import binascii
 import json
 import re
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from .._utils.text import escaped, visible
-from ..errors import DecodeError
+from .._utils.validate import check_count
+from ..errors import ConfigError, DecodeError, NotFound
+from ..nomad.transport import Response
 from .log_timestamps import Stamp, stamp
+from .session import Session
 
 STREAMS = ("stdout", "stderr")
 FIRST_BYTES = 64 << 10
@@ -86,7 +91,74 @@ class Logs:
         return f"<pre style='overflow-x:auto'>{chr(10).join(shown)}</pre><ul>{notes}</ul>"
 
 
-def tail(body: bytes, asked: int) -> Tail:
+def read_logs(
+    session: Session,
+    alloc_id: str,
+    task: str,
+    *,
+    stream: Literal["stdout", "stderr", "both"] = "both",
+    around: pd.Timestamp | datetime | str | None = None,
+    lines: int = 50,
+    max_bytes: int = MOST_BYTES,
+) -> Logs:
+    """Read lines of a task's logs; see `Client.logs`."""
+    if stream not in (*STREAMS, "both"):
+        raise ConfigError(f'stream must be "stdout", "stderr" or "both", got {stream!r}')
+    if not isinstance(task, str) or not task:
+        raise ConfigError(f"task must be the name of a task, got {task!r}")
+    if check_count("max_bytes", max_bytes) > UTMOST_BYTES:
+        raise ConfigError(f"max_bytes must be {UTMOST_BYTES:,} or less, got {max_bytes!r}")
+    check_count("lines", lines)
+    around_ns = None if around is None else _to_ns(around)
+    identity = session.resolve_id(alloc_id)
+    rows, notes = [], []
+    for name in STREAMS if stream == "both" else (stream,):
+        tail = _read_tail(session, identity, task, name, lines, around_ns, max_bytes)
+        chosen, about = choose_lines(tail, name, lines, around_ns, time.time_ns())
+        rows += [(name, line, when) for line, when in chosen]
+        notes += about
+    frame = frame_of(rows)
+    frame.attrs = {"table": "logs", "alloc_id": identity, "task": task, "notes": notes}
+    return Logs(frame, notes)
+
+
+def _read_tail(
+    session: Session, alloc_id: str, task: str, stream: str, lines: int, around_ns: int | None, max_bytes: int
+) -> Tail:
+    """Read the end of one stream, and more of it until it holds the lines asked for or reaches the bound."""
+    size = min(FIRST_BYTES, max_bytes)
+    while True:
+        params = {"task": task, "type": stream, "origin": "end", "offset": str(size)} | session.region_params
+
+        def parse(response: Response, size: int = size) -> Tail:
+            return parse_tail(response.body, size)
+
+        try:
+            tail: Tail = session.transport.get(
+                f"/v1/client/fs/logs/{alloc_id}", params, check=parse, most=2 * size + GROWTH
+            )
+        except NotFound as error:
+            # Nodes answer so when a task that runs has written nothing yet; any other 404 is a real one.
+            if "log entry for task" not in error.text:
+                raise
+            return Tail([], 0, cut=False, rotated=False)
+        if size == max_bytes or is_enough(tail, lines, around_ns):
+            return tail
+        size = min(size * 8, max_bytes)
+
+
+def _to_ns(moment: pd.Timestamp | datetime | str) -> int:
+    """Return a time as nanoseconds since 1970; one without an offset is UTC."""
+    try:
+        stamp = pd.Timestamp(moment)
+        if pd.isna(stamp):
+            raise ValueError
+        return (stamp.tz_convert("UTC") if stamp.tzinfo else stamp.tz_localize("UTC")).as_unit("ns").value
+    except (ValueError, TypeError, OverflowError):
+        raise ConfigError(f"around must be a time such as 2026-11-24T09:30, got {moment!r}") from None
+
+
+def parse_tail(body: bytes, asked: int) -> Tail:
     """Return the lines of an answer that was asked for so many bytes from the end.
 
     Raises
@@ -160,29 +232,29 @@ def _lines(data: bytes, spans: list[tuple[str, int, bytes]]) -> Iterator[Line]:
         place += len(raw) + 1
 
 
-def enough(got: Tail, lines: int, around_ns: int | None) -> bool:
+def is_enough(tail: Tail, lines: int, around_ns: int | None) -> bool:
     """Tell whether no more of a stream need be read: it holds the lines, and what comes before the moment asked for."""
-    if not got.cut:
+    if not tail.cut:
         return True
     if around_ns is None:
-        return len(got.lines) >= lines
-    written = next((one.ns for line in got.lines if (one := stamp(line.text, around_ns))), None)
-    return written is not None and written < around_ns and len(got.lines) >= lines
+        return len(tail.lines) >= lines
+    written = next((one.ns for line in tail.lines if (one := stamp(line.text, around_ns))), None)
+    return written is not None and written < around_ns and len(tail.lines) >= lines
 
 
-def chosen(
-    got: Tail, stream: str, lines: int, around_ns: int | None, now_ns: int
+def choose_lines(
+    tail: Tail, stream: str, lines: int, around_ns: int | None, now_ns: int
 ) -> tuple[list[tuple[Line, Stamp | None]], list[str]]:
     """Return the lines to show of one stream, with their times, and what must be said of them."""
-    notes = list(_limits(got, stream, lines, around_ns))
+    notes = list(_limits(tail, stream, lines, around_ns))
     near = now_ns if around_ns is None else around_ns
     if around_ns is None:
-        last = [(line, stamp(line.text, near)) for line in got.lines[-lines:]]
+        last = [(line, stamp(line.text, near)) for line in tail.lines[-lines:]]
         return last, notes
-    stamped = [(line, stamp(line.text, near)) for line in got.lines]
+    stamped = [(line, stamp(line.text, near)) for line in tail.lines]
     known = [(place, one) for place, (_, one) in enumerate(stamped) if one is not None]
     if not known:
-        if got.lines:
+        if tail.lines:
             notes.insert(
                 0, f"{stream}: no line begins with a time that can be read, so these are its last lines"
             )
@@ -204,13 +276,13 @@ def _found(stream: str, read: int, known: list[Stamp], closest: Stamp, near: int
     return said
 
 
-def _limits(got: Tail, stream: str, lines: int, around_ns: int | None) -> Iterator[str]:
-    if not got.lines:
+def _limits(tail: Tail, stream: str, lines: int, around_ns: int | None) -> Iterator[str]:
+    if not tail.lines:
         yield f"{stream}: nothing was written, or nothing is left of it"
-    if not enough(got, lines, around_ns):
-        yield f"{stream}: only its last {got.size:,} bytes were read; max_bytes= reads more"
-    if got.rotated and (around_ns is not None or len(got.lines) < lines):
-        yield f"{stream}: what was written before {got.lines[0].file} is gone: the node keeps few log files"
+    if not is_enough(tail, lines, around_ns):
+        yield f"{stream}: only its last {tail.size:,} bytes were read; max_bytes= reads more"
+    if tail.rotated and (around_ns is not None or len(tail.lines) < lines):
+        yield f"{stream}: what was written before {tail.lines[0].file} is gone: the node keeps few log files"
 
 
 def frame_of(rows: list[tuple[str, Line, Stamp | None]]) -> pd.DataFrame:

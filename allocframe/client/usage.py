@@ -1,14 +1,20 @@
-"""What tasks use, as nodes measure it, beside what they were given. No I/O."""
+"""CPU and memory that tasks use, as their nodes measure it, next to what they requested."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pandas as pd
 
 from .._utils.text import escaped, visible
-from ..errors import DecodeError
+from .._utils.validate import check_count, check_seconds
+from ..errors import AllocframeError, ConfigError, DecodeError
+from ..nomad.connection import check_workers
+from ..nomad.transport import request_pool
+from ..snapshot.snapshot import Snapshot
+from .session import Session
 
 _CPU = "Percent"
 _MEMORY = ("RSS", "Usage")
@@ -67,7 +73,74 @@ class Usage:
         return f"<div><strong>Usage</strong>: {escaped(head)}<ul>{''.join(f'<li>{escaped(one)}</li>' for one in rest)}</ul></div>"
 
 
-def rows(alloc: dict[str, Any], stats: Any, sample: int) -> list[dict[str, Any]]:
+def sample_usage(
+    session: Session,
+    allocations: Snapshot | Iterable[str],
+    *,
+    samples: int = 1,
+    interval: float = 10.0,
+    workers: int = 4,
+) -> Usage:
+    """Sample what tasks use; see `Client.usage`."""
+    check_count("samples", samples)
+    check_workers(workers)
+    check_seconds("interval", interval, zero=True)
+    alloc_ids = list(dict.fromkeys(_alloc_ids(allocations)))
+    rows: list[dict[str, Any]] = []
+    errors: list[dict[str, Any]] = []
+    with request_pool(session.transport, workers) as pool:
+
+        def get_each(ids: list[str], path: str, sample: int | None) -> dict[str, dict[str, Any]]:
+            """Return the answer about each allocation; note an error for those without one."""
+            answers = dict(zip(ids, pool.map(lambda each: _get(session, path, each), ids), strict=True))
+            errors.extend(
+                _error(i, sample, answer) for i, answer in answers.items() if isinstance(answer, str)
+            )
+            return {i: answer for i, answer in answers.items() if not isinstance(answer, str)}
+
+        allocs = get_each(alloc_ids, "/v1/allocation/{}", None)
+        started = time.monotonic()
+        for number in range(samples):
+            # Rounds keep to a fixed schedule, so that slow answers do not stretch the interval.
+            session.transport.pause(max(started + number * interval - time.monotonic(), 0.0))
+            stats = get_each(list(allocs), "/v1/client/allocation/{}/stats", number)
+            for alloc_id, measured in stats.items():
+                try:
+                    rows += usage_rows(allocs[alloc_id], measured, number)
+                except DecodeError as error:
+                    errors.append(_error(alloc_id, number, str(error)))
+    return Usage(samples_frame(rows), errors_frame(errors))
+
+
+def _get(session: Session, path: str, alloc_id: str) -> dict[str, Any] | str:
+    """Return the answer about an allocation, or the reason why there is none."""
+    try:
+        answer = session.get_json(path.format(session.resolve_id(alloc_id)))
+    except AllocframeError as error:
+        return str(error)
+    return answer if isinstance(answer, dict) else "the answer is not an object"
+
+
+def _error(alloc_id: str, sample: int | None, message: str) -> dict[str, Any]:
+    return {"alloc_id": alloc_id, "sample": sample, "error": message}
+
+
+def _alloc_ids(allocations: Snapshot | Iterable[str]) -> list[str]:
+    """Return the IDs given, or those of a snapshot's running allocations."""
+    if isinstance(allocations, str):
+        raise ConfigError(f"allocations must be a Snapshot or a list of IDs, got {allocations!r}")
+    if getattr(allocations, "clusters", None):
+        raise ConfigError(
+            "allocations must be of one cluster, got a snapshot of several. Pass snapshot.clusters[NAME]"
+        )
+    # Anything with a table of allocations will do: a Snapshot, or a view of one.
+    table = getattr(allocations, "allocations", None)
+    if table is None:
+        return [str(alloc_id) for alloc_id in allocations]  # type: ignore[union-attr]
+    return [str(alloc_id) for alloc_id in table.loc[table["client_status"] == "running", "alloc_id"]]
+
+
+def usage_rows(alloc: dict[str, Any], stats: Any, sample: int) -> list[dict[str, Any]]:
     """Return one row for each task that an allocation was given resources for, or that its node has measured.
 
     Raises

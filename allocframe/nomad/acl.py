@@ -45,7 +45,7 @@ class Rights:
         return {self.granted[pattern] for pattern, distance in fitting.items() if distance == least}
 
 
-def accessor(get: Callable[[str], Any]) -> str | None:
+def read_accessor(get: Callable[[str], Any]) -> str | None:
     """Ask only for the accessor of the client's own token; None where it cannot be read."""
     try:
         return str(get(TOKEN)["AccessorID"])
@@ -53,7 +53,7 @@ def accessor(get: Callable[[str], Any]) -> str | None:
         return None
 
 
-def read(get: Callable[[str], Any]) -> Rights:
+def read_rights(get: Callable[[str], Any]) -> Rights:
     """Ask for the client's own token and its policies; what cannot be read is not known."""
     try:
         token = get(TOKEN)

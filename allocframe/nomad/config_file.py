@@ -19,7 +19,7 @@ _FILES = ("ca_cert", "ca_path", "client_cert", "client_key")
 _KNOWN = (*_TEXTS, "token_env", "token_file", *_FILES, "verify")
 
 
-def alone(address: str) -> Config:
+def config_for_address(address: str) -> Config:
     """Return how a cluster is reached of which only the address is known: no variable, which would be another one's, is read."""
     if not isinstance(address, str) or not address.strip():
         raise ConfigError(f"a cluster is a Client or an address, not {visible(repr(address))}")
@@ -96,7 +96,7 @@ def _token(file: Path, settings: Mapping[str, str]) -> str:
     return token
 
 
-def named(configs: Sequence[Config]) -> list[str]:
+def cluster_names(configs: Sequence[Config]) -> list[str]:
     """Return names for clusters that were given none: their regions, else hosts, else hosts with ports.
 
     Raises

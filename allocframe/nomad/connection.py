@@ -22,7 +22,7 @@ MAX_CONNECTIONS = 8
 """Nomad allows 100 from one address; watches, streams and other people need theirs."""
 
 
-class Sockets:
+class OpenSockets:
     """The sockets that are open, so that another thread can end what waits on them."""
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ def credentials(config: Config) -> dict[str, str]:
     return headers
 
 
-def connected(config: Config) -> httpx.Client:
+def new_http_client(config: Config) -> httpx.Client:
     """Return a new HTTP client for one cluster.
 
     Raises
@@ -169,7 +169,7 @@ def check_workers(workers: int) -> None:
         )
 
 
-def not_nomad(where: str, status: int, body: bytes) -> str:
+def not_nomad_message(where: str, status: int, body: bytes) -> str:
     """Say that an answer is not one of Nomad's, with its beginning."""
     excerpt = visible(body[:200].decode("utf-8", "replace"))
     return f"{where}: the answer ({status}) is not Nomad's: {excerpt!r}. Does NOMAD_ADDR name a proxy or login page?"

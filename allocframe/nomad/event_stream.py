@@ -15,7 +15,7 @@ from .._utils.text import visible
 from ..errors import AllocframeError, ConnectionFailed, NotNomad
 from . import protocol
 from .config import Config
-from .connection import connected, not_nomad, was_reset
+from .connection import new_http_client, not_nomad_message, was_reset
 
 STREAM = "/v1/event/stream"
 
@@ -108,7 +108,7 @@ class EventStream:
         extensions: dict[str, Any] = {"trace": self._remember, **({"sni_hostname": name} if name else {})}
         timeout = httpx.Timeout(self._quiet, connect=10.0)
         with (
-            connected(self._config) as client,
+            new_http_client(self._config) as client,
             client.stream(
                 "GET", STREAM, params=self._params, timeout=timeout, extensions=extensions
             ) as answer,
@@ -124,7 +124,7 @@ class EventStream:
             return
         body = answer.read()[:4096]
         if 300 <= status < 400 or answer.headers.get("content-type", "").startswith("text/html"):
-            raise NotNomad(not_nomad(where, status, body))
+            raise NotNomad(not_nomad_message(where, status, body))
         raise protocol.error_for("GET", STREAM, status, visible(body.decode("utf-8", "replace").strip()))
 
     def _lines(self, answer: httpx.Response) -> Iterator[bytes]:

@@ -54,7 +54,7 @@ def check_command(command: Sequence[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Target:
+class ExecRequest:
     """What an exec asks for: of whom, and with which query."""
 
     path: str
@@ -62,14 +62,14 @@ class Target:
     title: str
 
 
-def target(
+def exec_request(
     alloc_id: str, command: Sequence[str], task: str, *, tty: bool, region: str | None, title: str
-) -> Target:
+) -> ExecRequest:
     """Return what an exec asks for."""
     words = check_command(command)
     params = {"command": json.dumps(words), "task": task, "tty": "true" if tty else "false", **HANDSHAKE}
     params |= {"region": region} if region else {}
-    return Target(f"/v1/client/allocation/{alloc_id}/exec", params, visible(title))
+    return ExecRequest(f"/v1/client/allocation/{alloc_id}/exec", params, visible(title))
 
 
 def handshake(token: str) -> str:
@@ -107,7 +107,7 @@ class Frame:
 
 
 @dataclass
-class Session:
+class ExecSession:
     """Takes in what the server sends; `exit_code` is None until the command has ended."""
 
     path: str
@@ -160,7 +160,7 @@ def _exit_code(value: object) -> int:
 
 
 @dataclass
-class Collected(Session):
+class BufferedSession(ExecSession):
     """A session whose output is kept whole, up to a bound."""
 
     _parts: dict[str, list[bytes]] = field(default_factory=lambda: {"stdout": [], "stderr": []})

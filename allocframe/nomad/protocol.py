@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 from .._utils.validate import check_count
 from ..errors import (
@@ -24,21 +21,8 @@ from ..errors import (
 LIST = "/v1/allocations"
 REGIONS = "/v1/regions"
 
-LONGEST_WAIT = 60.0
-"""Seconds that a Retry-After header is obeyed for at most."""
-
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _PREFIX = re.compile(r"[0-9a-f-]+")
-_TRANSIENT = (
-    "No cluster leader",
-    "Not ready to serve consistent reads",
-    "no servers",
-    "node is not the leader",
-    "leadership transfer in progress",
-    "EOF",
-)
-_NOT_APPLIED = ("No cluster leader", "node is not the leader", "no servers")
-_AMBIGUOUS = ("leadership lost while committing log", "EOF")
 _READS = re.compile(
     r"/v1/(?:allocations|evaluations|regions|agent/self|acl/token/self|acl/policy/[A-Za-z0-9-]{1,128}|acl/role/[0-9a-f-]{36}"
     r"|allocation/[0-9a-f-]{36}|client/fs/logs/[0-9a-f-]{36}|client/allocation/[0-9a-f-]{36}/stats)"
@@ -151,44 +135,9 @@ def _uint(text: str | None) -> int | None:
     return int(text)
 
 
-def is_transient(status: int, text: str) -> bool:
-    """Tell whether a read is worth repeating: 500 also stands for bad input, so its text decides."""
-    return status in (429, 502, 503, 504) or (status == 500 and any(mark in text for mark in _TRANSIENT))
-
-
 def is_read(path: str) -> bool:
     """Tell whether a GET of this path only reads: Nomad restarts by GET, too."""
     return _READS.fullmatch(path) is not None
-
-
-def was_not_applied(status: int, text: str) -> bool:
-    """Tell whether a change that was refused so has surely not been carried out, and may be asked for again."""
-    return status == 429 or (status == 500 and any(mark in text for mark in _NOT_APPLIED))
-
-
-def may_be_applied(status: int, text: str) -> bool:
-    """Tell whether a change may have been carried out though the answer is an error."""
-    return status in (502, 503, 504) or any(mark in text for mark in _AMBIGUOUS)
-
-
-def retry_after(value: str | None, now: datetime | None = None) -> float | None:
-    """Return the seconds that a Retry-After header asks for, at most `LONGEST_WAIT`; None where it says nothing."""
-    if not value:
-        return None
-    if re.fullmatch(r"\d+", text := value.strip(), re.ASCII):
-        return min(float(text), LONGEST_WAIT)
-    try:
-        moment = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return min(max((moment - (now or datetime.now(UTC))).total_seconds(), 0.0), LONGEST_WAIT)
-
-
-def backoff(attempt: int, rng: random.Random) -> float:
-    """Return the pause before repeat number `attempt`, from 1: full jitter under a doubling bound, in seconds."""
-    return rng.uniform(0.0, min(0.25 * 2 ** (attempt - 1), 8.0))
 
 
 def error_for(method: str, path: str, status: int, text: str) -> ApiError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import re
 import threading
 import time
@@ -28,9 +27,9 @@ from ..errors import (
     ResponseTooLarge,
     ResultUnknown,
 )
-from . import protocol
+from . import protocol, retry
 from .config import Config
-from .connection import Sockets, connected, not_nomad, tls_hint, was_reset
+from .connection import OpenSockets, new_http_client, not_nomad_message, tls_hint, was_reset
 from .protocol import Headers
 
 MAX_BODY = 1 << 30
@@ -40,7 +39,7 @@ _JSON_STARTS = b'[{"ntf-0123456789'
 
 
 @dataclass
-class Stats:
+class Counters:
     """What was sent and what went wrong, counted since the client was made."""
 
     requests: int = 0
@@ -80,19 +79,18 @@ class Transport:
     """Sends reads and judges what comes back; safe to use from several threads, not across a fork."""
 
     def __init__(self, config: Config, *, timeout: float, retries: int, read_only: bool = False) -> None:
-        self.stats = Stats()
+        self.stats = Counters()
         self._read_only = read_only
         self._config = config
         self._timeout = timeout
         self._retries = retries
-        self._rng = random.Random()  # noqa: S311 - jitter, not a secret
         self._lock = threading.Lock()
-        self.sockets = Sockets()
+        self.sockets = OpenSockets()
         self._answered = False
         self._pid = os.getpid()
-        self._client: httpx.Client | None = connected(self._config)
+        self._client: httpx.Client | None = new_http_client(self._config)
 
-    def another(self) -> Transport:
+    def clone(self) -> Transport:
         """Return a new one with the same settings, for work that is ended on its own."""
         return Transport(self._config, timeout=self._timeout, retries=self._retries, read_only=True)
 
@@ -128,7 +126,7 @@ class Transport:
     def server_version(self) -> str | None:
         """Return the server's version, or None where this token may not ask."""
         try:
-            said = self.get("/v1/agent/self", {}, check=parsed)
+            said = self.get("/v1/agent/self", {}, check=parse_json)
             return str(said["config"]["Version"]["Version"])
         except (AllocframeError, KeyError, TypeError):
             return None
@@ -143,7 +141,7 @@ class Transport:
                 raise KeyboardInterrupt from None  # without the frames of libraries: their locals may hold the token
             except _Fault as fault:
                 attempt += 1
-                pause = fault.pause if fault.pause is not None else protocol.backoff(attempt, self._rng)
+                pause = fault.pause if fault.pause is not None else retry.backoff(attempt)
                 if fault.stale_connection and attempt == 1:
                     pause = 0.0
                 if (
@@ -163,7 +161,7 @@ class Transport:
         check: Callable[[Response], Any],
         most: int | None,
     ) -> Any:
-        client = self.usable()
+        client = self.check_usable()
         self.count(requests=1)
         left = max(deadline - time.monotonic(), 0.001)
         where = f"GET {self._config.address}{path}"
@@ -192,14 +190,14 @@ class Transport:
         self, path: str, params: Mapping[str, str], body: Mapping[str, object], deadline: float
     ) -> Any:
         """Send a change over a connection of its own: one that was kept may be closed by now, and nobody could tell."""
-        self.usable()
+        self.check_usable()
         self.count(requests=1)
         left = max(deadline - time.monotonic(), 0.001)
         where = f"POST {self._config.address}{path}"
         timeout, named = httpx.Timeout(left, connect=min(left, 10.0)), self._server_name()
         try:
             with (
-                connected(self._config) as fresh,
+                new_http_client(self._config) as fresh,
                 fresh.stream(
                     "POST", path, params=params, json=dict(body), timeout=timeout, extensions=named
                 ) as answer,
@@ -224,11 +222,11 @@ class Transport:
                 raise ResultUnknown(
                     f"{where}: sent, but the answer is not Nomad's: {visible(text[:200])!r}"
                 ) from None
-        if protocol.may_be_applied(status, text):
+        if retry.may_be_applied(status, text):
             raise ResultUnknown(f"{where}: sent, and answered {status}: {visible(text.strip()[:200])}")
         failed = partial(protocol.error_for, "POST", path, status, visible(text.strip()))
-        if protocol.was_not_applied(status, text):
-            raise _Fault(failed(), pause=protocol.retry_after(answer.headers.get("retry-after")))
+        if retry.was_not_applied(status, text):
+            raise _Fault(failed(), pause=retry.retry_after(answer.headers.get("retry-after")))
         raise failed()
 
     def _body(
@@ -270,20 +268,20 @@ class Transport:
         if status != 200:
             text = body.decode("utf-8", "replace")
             if answer.headers.get("content-type", "").startswith("text/html"):
-                raise self._fault_or_error(status, answer, NotNomad(not_nomad(where, status, body)))
+                raise self._fault_or_error(status, answer, NotNomad(not_nomad_message(where, status, body)))
             said = visible(text.strip())
             raise self._fault_or_error(status, answer, protocol.error_for("GET", path, status, said), text)
         start = body[:16].removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
         if start and start not in _JSON_STARTS:
-            raise NotNomad(not_nomad(where, status, body))
+            raise NotNomad(not_nomad_message(where, status, body))
         return Response(Headers.parse(answer.headers), body)
 
     def _fault_or_error(
         self, status: int, answer: httpx.Response, error: AllocframeError, text: str = ""
     ) -> Exception:
-        if not protocol.is_transient(status, text):
+        if not retry.is_transient(status, text):
             return error
-        return _Fault(error, pause=protocol.retry_after(answer.headers.get("retry-after")))
+        return _Fault(error, pause=retry.retry_after(answer.headers.get("retry-after")))
 
     def _unreachable(self, error: httpx.ConnectError) -> Exception:
         """Return the fault for a connection that was not made; where none ever was, it is not tried again."""
@@ -300,7 +298,7 @@ class Transport:
         name = self._config.tls_server_name
         return {"sni_hostname": name} if name else {}
 
-    def usable(self) -> httpx.Client:
+    def check_usable(self) -> httpx.Client:
         """Return the HTTP client, or say why nothing can be sent."""
         if self._client is None:
             raise AllocframeError("this Client is closed; make a new one")
@@ -313,7 +311,7 @@ class Transport:
     def pause(self, seconds: float) -> None:
         """Wait, unless an interrupt ends it."""
         if self.sockets.ended.wait(seconds):
-            self.usable()
+            self.check_usable()
 
     def abort(self) -> None:
         """End every read that is under way, from another thread, and start afresh."""
@@ -323,7 +321,7 @@ class Transport:
         """Make the transport usable again once all reads have ended."""
         if self._client is not None:
             self._client.close()
-            self._client = connected(self._config)
+            self._client = new_http_client(self._config)
         self.sockets.clear()
 
     def count(self, **more: int) -> None:
@@ -343,7 +341,7 @@ class Transport:
         return asdict(self.stats)
 
 
-def parsed(response: Response) -> Any:
+def parse_json(response: Response) -> Any:
     """Return an answer's JSON, for `Transport.get`."""
     try:
         return json.loads(response.body)
@@ -352,7 +350,7 @@ def parsed(response: Response) -> Any:
 
 
 @contextlib.contextmanager
-def requesting(transport: Transport, workers: int) -> Iterator[ThreadPoolExecutor]:
+def request_pool(transport: Transport, workers: int) -> Iterator[ThreadPoolExecutor]:
     """Yield threads for so many requests; an error in the block breaks off those under way, and the transport can be used again."""
     with ThreadPoolExecutor(workers, "allocframe") as pool:
         try:

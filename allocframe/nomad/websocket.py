@@ -20,17 +20,25 @@ from .connection import credentials, proxy_for, tls_hint
 from .exec import (
     HEARTBEAT,
     HEARTBEAT_EVERY,
-    Collected,
+    BufferedSession,
+    ExecRequest,
     ExecResult,
+    ExecSession,
     Frame,
-    Session,
-    Target,
     handshake,
     stdin_frames,
 )
 from .protocol import error_for
 
-__all__ = ["REFUSED_WITHIN", "ClientConnection", "WebSocketException", "cut", "opened", "receive", "run"]
+__all__ = [
+    "REFUSED_WITHIN",
+    "ClientConnection",
+    "WebSocketException",
+    "abort",
+    "open_session",
+    "receive",
+    "run_command",
+]
 
 try:
     from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
@@ -50,7 +58,9 @@ _SILENT = logging.Logger("allocframe.websockets", logging.CRITICAL + 1)
 Holding = Callable[[socket.socket], AbstractContextManager[None]]
 
 
-def run(config: Config, target: Target, stdin: bytes, timeout: float | None, holding: Holding) -> ExecResult:
+def run_command(
+    config: Config, request: ExecRequest, stdin: bytes, timeout: float | None, holding: Holding
+) -> ExecResult:
     """Run one command to its end; `holding` keeps its socket meanwhile, for who may want to end it from another thread.
 
     Raises
@@ -62,10 +72,10 @@ def run(config: Config, target: Target, stdin: bytes, timeout: float | None, hol
     ConnectionFailed
         No session could be opened.
     """
-    session = Collected(target.path)
+    session = BufferedSession(request.path)
     deadline = None if timeout is None else time.monotonic() + timeout
     within = _OPEN_WITHIN if timeout is None else min(timeout, _OPEN_WITHIN)
-    with opened(config, target, within) as connection, holding(connection.socket):
+    with open_session(config, request, within) as connection, holding(connection.socket):
         heard, done = threading.Event(), threading.Event()
         feeder = threading.Thread(target=_feed, args=(connection, stdin, heard, done), name="allocframe-exec")
         try:
@@ -74,14 +84,14 @@ def run(config: Config, target: Target, stdin: bytes, timeout: float | None, hol
         finally:
             heard.set()
             done.set()
-            cut(connection)
+            abort(connection)
             if feeder.is_alive():
                 feeder.join()
     return session.result()
 
 
 def _listen(
-    connection: ClientConnection, session: Collected, deadline: float | None, heard: threading.Event
+    connection: ClientConnection, session: BufferedSession, deadline: float | None, heard: threading.Event
 ) -> None:
     while session.exit_code is None:
         left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
@@ -93,7 +103,7 @@ def _listen(
             raise session.lost(said) from None
 
 
-def receive(connection: ClientConnection, session: Session, timeout: float | None = None) -> Frame | None:
+def receive(connection: ClientConnection, session: ExecSession, timeout: float | None = None) -> Frame | None:
     """Return the next frame; None where the connection has ended after the command had.
 
     Raises
@@ -113,7 +123,7 @@ def receive(connection: ClientConnection, session: Session, timeout: float | Non
         return None
 
 
-def cut(connection: ClientConnection) -> None:
+def abort(connection: ClientConnection) -> None:
     """End a connection from any thread; who waits on it is woken."""
     with contextlib.suppress(OSError):
         connection.socket.shutdown(socket.SHUT_RDWR)
@@ -130,9 +140,11 @@ def _feed(connection: ClientConnection, stdin: bytes, heard: threading.Event, do
 
 
 @contextlib.contextmanager
-def opened(config: Config, target: Target, within: float = _OPEN_WITHIN) -> Iterator[ClientConnection]:
+def open_session(
+    config: Config, request: ExecRequest, within: float = _OPEN_WITHIN
+) -> Iterator[ClientConnection]:
     """Open a session, with the token in a header and in the first frame: proxies drop unknown headers now and then."""
-    url = f"ws{config.base_url.removeprefix('http')}{target.path}?{urlencode(target.params)}"
+    url = f"ws{config.base_url.removeprefix('http')}{request.path}?{urlencode(request.params)}"
     try:
         with _own_frames():
             made = connect(
@@ -141,7 +153,7 @@ def opened(config: Config, target: Target, within: float = _OPEN_WITHIN) -> Iter
             )  # fmt: skip
     except InvalidStatus as refused:
         text = (refused.response.body or b"").decode("utf-8", "replace").strip()
-        raise error_for("GET", target.path, refused.response.status_code, visible(text)) from None
+        raise error_for("GET", request.path, refused.response.status_code, visible(text)) from None
     except (WebSocketException, OSError) as error:
         said = visible(error) or type(error).__name__
         if isinstance(error, ssl.SSLError):

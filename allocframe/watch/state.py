@@ -14,7 +14,7 @@ from ..store.capture import Capture, Page
 from ..store.page_store import PageStore
 from ..tables import TABLES
 from . import updates as _events
-from .change import Seen
+from .change import Checkpoint
 from .updates import Update
 
 _CHANGED = ("allocations", "task_states", "events", "reschedules")
@@ -62,11 +62,11 @@ class Rows(Capture):
         return super().pages
 
 
-class Present:
+class WatchState:
     """Every allocation as it was last told of."""
 
-    def __init__(self, seen: Seen) -> None:
-        self.known = {identity: _Known(index) for identity, index in seen.modify_index.items()}
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.known = {identity: _Known(index) for identity, index in checkpoint.modify_index.items()}
         self._store = PageStore(Capture.create())
         self._batch = PageStore(Capture.create(), threads=1)
         self._pending: dict[str, bytes] = {}
@@ -156,7 +156,7 @@ class Present:
             store.drop(found.kept)
             store.put(rows)
         frames = self._chosen(store, found)
-        frames["gone"] = self.forget(found.gone)
+        frames["removed"] = self.forget(found.gone)
         self._store.close()
         self._store.capture.close()
         self._store = store
@@ -206,9 +206,9 @@ class Present:
         rings, unseen = self._rings(events)
         self._remember(allocations, rings)
         return {
-            "gone": _NONE.copy(),
+            "removed": _NONE.copy(),
             **frames,
-            "new": allocations[~was].reset_index(drop=True),
+            "added": allocations[~was].reset_index(drop=True),
             "changed": allocations[was].reset_index(drop=True),
             "new_events": events[unseen].reset_index(drop=True),
         }
@@ -244,7 +244,7 @@ class Present:
     def nothing(self) -> Frames:
         """Return the frames of no change."""
         empty = {name: TABLES[name].empty() for name in _CHANGED[1:]}
-        return {**empty, "new_events": empty["events"], "new": _NONE, "changed": _NONE, "gone": _NONE}
+        return {**empty, "new_events": empty["events"], "added": _NONE, "changed": _NONE, "removed": _NONE}
 
 
 _NONE = TABLES["allocations"].empty()

@@ -139,7 +139,7 @@ def test_once_records_every_cluster_it_can_and_status_tells_of_each(
 
 def test_one_process_records_all_and_ends_cleanly(file: Path, us: af.sim.Cluster, tmp_path: Path) -> None:
     folder = tmp_path / "kept"
-    words = ["record", "--archive", str(folder), "--clusters", str(with_one_down(file)), "--every", "0.1"]
+    words = ["record", "--archive", str(folder), "--clusters", str(with_one_down(file)), "--interval", "0.1"]
     with subprocess.Popen(
         [sys.executable, "-m", "allocframe", *words], env=dict(os.environ), stderr=subprocess.PIPE, text=True
     ) as process:
@@ -165,7 +165,7 @@ def test_a_cluster_that_comes_up_later_is_recorded_from_then_on(
     grant = eu._access.grants.pop(token)
     said: list[str] = []
     with af.Client(eu.address, token=token) as client:
-        made = Recorder(client, af.Archive(tmp_path / "eu"), every=0.1, say=said.append)
+        made = Recorder(client, af.Archive(tmp_path / "eu"), interval=0.1, say=said.append)
         stop = threading.Event()
         thread = threading.Thread(target=run_all, args=({"eu": made}, stop))
         thread.start()
@@ -200,7 +200,8 @@ def test_one_that_hangs_does_not_hold_up_the_end(
     ):
         clients = {"slow": slow, "good": good}
         made = {
-            name: Recorder(client, af.Archive(tmp_path / name), every=0.1) for name, client in clients.items()
+            name: Recorder(client, af.Archive(tmp_path / name), interval=0.1)
+            for name, client in clients.items()
         }
         stop = threading.Event()
         thread = threading.Thread(target=run_all, args=(made, stop))

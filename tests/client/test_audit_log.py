@@ -209,7 +209,7 @@ def test_without_a_home_it_is_said_what_to_set(
 def test_an_action_that_was_done_stays_done_where_its_end_cannot_be_written(
     client: af.Client, alloc: Alloc, audit_log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    post = client._transport.post
+    post = client._session.transport.post
 
     def log_breaks(*given: Any) -> Any:
         monkeypatch.setenv("ALLOCFRAME_AUDIT", "/dev/full")
@@ -217,7 +217,7 @@ def test_an_action_that_was_done_stays_done_where_its_end_cannot_be_written(
         audit_log.mkdir()
         return post(*given)
 
-    monkeypatch.setattr(client._transport, "post", log_breaks)
+    monkeypatch.setattr(client._session.transport, "post", log_breaks)
     with pytest.warns(UserWarning, match=r"stop of .* was asked for \(done\), but that could not be written"):
         assert client.stop(alloc.id).eval_id
     assert alloc.desired_status == "stop"
@@ -249,9 +249,9 @@ def test_no_log_is_an_empty_table_with_its_columns(tmp_path: Path) -> None:
 
 def test_two_processes_add_to_it_at_the_same_time(audit_log: Path) -> None:
     script = (
-        "import sys\nfrom allocframe import _audit\n"
+        "import sys\nfrom allocframe.client import audit_log\n"
         "for n in range(150):\n"
-        "    with _audit.audited('restart', sys.argv[1], {'n': n, 'pad': 'x' * 3000}, address='a',"
+        "    with audit_log.audited('restart', sys.argv[1], {'n': n, 'pad': 'x' * 3000}, address='a',"
         " accessor=lambda: None, secret=lambda: ''): pass\n"
     )
     started = [subprocess.Popen([sys.executable, "-c", script, name]) for name in ("one", "two")]

@@ -35,9 +35,9 @@ def sessions(version: str) -> dict[str, Any]:
     return flatten.recorded(version, "exec-sessions")  # type: ignore[return-value]
 
 
-def replayed(frames: list[dict[str, Any]]) -> tuple[_exec.Collected, Exception | None]:
+def replayed(frames: list[dict[str, Any]]) -> tuple[_exec.BufferedSession, Exception | None]:
     """Feed a session with what a server sent; return it, and the error that its end stands for."""
-    session = _exec.Collected("/exec")
+    session = _exec.BufferedSession("/exec")
     for frame in frames:
         if "server" in frame:
             session.received(json.dumps(frame["server"]))
@@ -147,7 +147,7 @@ def test_the_task_must_be_said_where_there_are_several(cluster: sim.Cluster, cli
 def test_what_is_no_command_is_refused_before_anything_is_sent(client: af.Client, command: Any) -> None:
     with pytest.raises(af.ConfigError, match="command"):
         client.exec(ID, command)
-    assert client.stats["requests"] == 0
+    assert client.counters["requests"] == 0
 
 
 def test_a_command_that_does_not_end_in_time_is_an_error_with_what_came(

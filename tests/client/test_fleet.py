@@ -144,7 +144,7 @@ def test_each_cluster_of_a_file_gets_its_own_token_and_no_other(
         )
         with af.Fleet.from_file(file) as fleet, fleet.snapshot() as snap:
             assert snap.info["complete"] is True
-            assert "token-of" not in f"{vars(fleet)} {snap.info} {fleet.clients['one']._config}"
+            assert "token-of" not in f"{vars(fleet)} {snap.info} {fleet.clients['one']._session.config}"
         assert tokens(one) == {"x-nomad-token: token-of-one"}
         assert tokens(two) == {"x-nomad-token: token-of-two"}
         assert tokens(three) == set()
@@ -157,12 +157,12 @@ def test_one_that_takes_too_long_is_given_up_and_can_be_asked_again(cluster: af.
     before = threading.active_count()
     with (
         serving(drip, drip, good()) as slow,
-        af.Fleet({"slow": slow.address, "here": client}, within=1.0) as fleet,
+        af.Fleet({"slow": slow.address, "here": client}, timeout=1.0) as fleet,
     ):
         began = time.monotonic()
         with fleet.snapshot(namespace="*") as snap:
             assert time.monotonic() - began < 15
-            assert snap.info["clusters"]["slow"]["error"] == "not all of it had come after 1 s (within=)"
+            assert snap.info["clusters"]["slow"]["error"] == "not complete after 1 s (timeout=)"
             assert len(snap) == snap.info["clusters"]["here"]["allocations"] > 0
         slow.answers = [good()]
         with fleet.snapshot(namespace="*") as snap:
@@ -230,10 +230,10 @@ def test_clusters_that_cannot_be_used_are_refused(clusters: Any, said: str) -> N
         af.Fleet(clusters)
 
 
-@pytest.mark.parametrize("within", [0, -1, True, float("inf"), "1"])
-def test_within_is_a_number_of_seconds(within: Any) -> None:
-    with pytest.raises(af.ConfigError, match="within must be a number of seconds"):
-        af.Fleet(["http://127.0.0.1:9"], within=within)
+@pytest.mark.parametrize("timeout", [0, -1, True, float("inf"), "1"])
+def test_the_timeout_is_a_number_of_seconds(timeout: Any) -> None:
+    with pytest.raises(af.ConfigError, match="timeout must be a number of seconds"):
+        af.Fleet(["http://127.0.0.1:9"], timeout=timeout)
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_a_region_that_cannot_be_reached_is_reported() -> None:
 
 
 def test_regions_of_one_address_share_its_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fleet_module, "CONNECTIONS", 2)
+    monkeypatch.setattr(fleet_module, "MAX_CONNECTIONS_PER_ADDRESS", 2)
     monkeypatch.setattr(paging, "SHARDS", paging.SHARDS[:20])
     counted = Counted(good(X_Nomad_NextToken="5457f16d-0f87-8e6b-5e91-0c7da3a41eb8"), seconds=0.002)
     with serving(counted, keep_alive=True) as server:
@@ -425,7 +425,7 @@ def test_a_file_that_was_tampered_with_is_a_clear_error(
 
 
 def test_one_cluster_is_not_asked_for_the_usage_of_several(both: af.MultiSnapshot, client: af.Client) -> None:
-    with pytest.raises(af.ConfigError, match="of several clusters"):
+    with pytest.raises(af.ConfigError, match="must be of one cluster, got a snapshot of several"):
         client.usage(both)
     assert len(client.usage(both.clusters["us"]).samples)
 

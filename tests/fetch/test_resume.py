@@ -53,12 +53,12 @@ def test_an_interrupted_walk_goes_on_and_says_of_which_times_its_rows_are(
     pages = len(whole._capture.pages)
     folder = tmp_path / "walk"
     interrupted(client, folder, 60)
-    before = client.stats["pages"], client.stats["requests"]
+    before = client.counters["pages"], client.stats["requests"]
     with client.snapshot(namespace="*", per_page=5, resume=folder) as snap:
         same_tables(snap, whole)
         assert snap.info["complete"]
         assert snap.info["pages"] == pages
-        assert client.stats["requests"] - before[1] < pages - 10
+        assert client.counters["requests"] - before[1] < pages - 10
         [note] = [note for note in snap.info["notes"] if note.startswith("resumed")]
         assert "several times" in note
         assert note.count(" from ") == 2

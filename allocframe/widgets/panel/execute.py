@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ...client import audit_log
+from ...client import audit_log, operations
 from ...client.client import Client
 from ...errors import AllocframeError, Conflict
 from .confirmation import ALL, TASK, Confirmation, Facts, Order, changes, requests
@@ -23,7 +23,7 @@ class Result:
 
 def read(client: Client, alloc_id: str) -> Facts:
     """Read an allocation as it is now."""
-    return Facts.of(client._read(alloc_id))
+    return Facts.of(client._session.read_allocation(alloc_id))
 
 
 def read_all(
@@ -63,8 +63,8 @@ def _done(client: Client, order: Order, facts: Facts) -> Result:
     for task, action in requests(order, facts):
         try:
             if order.dry_run:
-                with client._audited(
-                    order.action, facts.alloc_id, {**action.params, **action.body}
+                with operations.audited(
+                    client._session, order.action, facts.alloc_id, {**action.params, **action.body}
                 ) as outcome:
                     outcome.result = "dry run"
                 said.append(f"POST {action.path} was not sent")

@@ -84,8 +84,8 @@ class ControlPanel(View):
         self._due, self._used = float("inf"), time.monotonic()
         self._connect()
         mode = " · read-only" if client.read_only else ""
-        where = namespace or client._config.namespace or "default"
-        self._heading.value = render.heading(client._config.address, where, mode)
+        where = namespace or client._session.config.namespace or "default"
+        self._heading.value = render.heading(client._session.config.address, where, mode)
         self._order_changed()
         self._worker = Worker(self._tick, self._broke)
         self._worker.submit(partial(self._fetch, anew=True))
@@ -192,7 +192,7 @@ class ControlPanel(View):
         self._due = began + EVERY
         try:
             table = fetch(self._client, self._namespace, self._filter)
-            rights = self._client._rights() if anew else None
+            rights = self._client._session.rights() if anew else None
             trouble = ""
         except AllocframeError as error:
             table, trouble = None, f"The list could not be fetched: {error}"
@@ -333,6 +333,4 @@ class ControlPanel(View):
     def __repr__(self) -> str:
         mode = ", read-only" if self._client.read_only else ""
         counted = self._listing.counted()
-        return (
-            f"<ControlPanel of {self._client._config.address}{mode}: {counted}, {len(self._chosen())} chosen>"
-        )
+        return f"<ControlPanel of {self._client._session.config.address}{mode}: {counted}, {len(self._chosen())} chosen>"

@@ -15,7 +15,7 @@ from ...errors import AllocframeError, ConnectionFailed, ExecError
 from ...nomad import exec as _exec
 from ...nomad import websocket
 from ...nomad.config import Config
-from ...nomad.exec import Target
+from ...nomad.exec import ExecRequest
 
 MAX_TYPED = 1 << 20
 """Bytes of input that may wait for the command to read them."""
@@ -40,7 +40,7 @@ class TtySession:
     def __init__(
         self,
         config: Config,
-        target: Target,
+        target: ExecRequest,
         size: tuple[int, int],
         audited: Callable[[], AbstractContextManager[Outcome]],
         on_output: Callable[[bytes], None],
@@ -92,7 +92,7 @@ class TtySession:
         self._reader.join(timeout)
 
     def _run(self) -> None:
-        session = _exec.Session(self._target.path)
+        session = _exec.ExecSession(self._target.path)
         try:
             with self._audited() as outcome:
                 self._talk(session)
@@ -111,8 +111,8 @@ class TtySession:
             standing = Standing("closed", f"closed; {said}", session.exit_code)
         self._on_standing(standing)
 
-    def _talk(self, session: _exec.Session) -> None:
-        with websocket.opened(self._config, self._target) as connection:
+    def _talk(self, session: _exec.ExecSession) -> None:
+        with websocket.open_session(self._config, self._target) as connection:
             writer = threading.Thread(
                 target=self._write, args=(connection,), name="allocframe-terminal-keys", daemon=True
             )
@@ -124,10 +124,10 @@ class TtySession:
                 self._heard.set()
                 self._over.set()
                 self._frames.put(None)
-                websocket.cut(connection)
+                websocket.abort(connection)
                 writer.join()
 
-    def _read(self, connection: websocket.ClientConnection, session: _exec.Session) -> None:
+    def _read(self, connection: websocket.ClientConnection, session: _exec.ExecSession) -> None:
         while session.exit_code is None:
             frame = websocket.receive(connection, session)
             self._heard.set()
@@ -146,7 +146,7 @@ class TtySession:
                 if not self._over.wait(0.1):
                     connection.send(_exec.stdin_frame(last))
             self._over.wait(_PATIENCE)
-        websocket.cut(connection)
+        websocket.abort(connection)
 
     def _next_frame(self) -> tuple[str, int] | None:
         try:

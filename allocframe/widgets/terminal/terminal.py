@@ -15,6 +15,7 @@ from typing import Any
 import anywidget
 import traitlets
 
+from ...client import operations
 from ...client.client import Client
 from . import protocol
 from .session import Standing, TtySession
@@ -87,7 +88,7 @@ class Terminal(anywidget.AnyWidget):
         self._changed = threading.Condition()
         self._session: TtySession | None = None
         self._gone = False
-        self._target = client._exec_target(alloc_id, command, task, tty=True)
+        self._target = operations.exec_target(client._session, alloc_id, command, task, tty=True)
         super().__init__()
         self.set_trait("title", self._target.title)
         self.ignored = 0
@@ -128,7 +129,8 @@ class Terminal(anywidget.AnyWidget):
             if self._output.total:
                 self._output.add(_FRESH + b"\r\n[new session]\r\n")
             self._session = TtySession(
-                self._client._config, self._target, self._size, partial(self._client._audited_exec, self._target),
+                self._client._session.config, self._target, self._size,
+                partial(operations.audited_exec, self._client._session, self._target),
                 self._came, self._stands,
             )  # fmt: skip
             self._session.start()
