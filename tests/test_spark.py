@@ -268,12 +268,12 @@ def test_runs_of_a_job_have_their_parent_also_in_an_archive_from_before_that_col
 ) -> None:
     stored = schema.STORED["allocations"]
     columns = tuple(column for column in stored.table.columns if not column.derived)
-    jobs = change.new["job_id"].astype("str").where(change.new.index > 0, "ocr/periodic-1700000000")
+    jobs = change.added["job_id"].astype("str").where(change.added.index > 0, "ocr/periodic-1700000000")
     with monkeypatch.context() as old:
         old.setitem(
             schema.STORED, "allocations", replace(stored, table=replace(stored.table, columns=columns))
         )
-        af.Archive(tmp_path / "old").append(replace(change, new=change.new.assign(job_id=jobs)))
+        af.Archive(tmp_path / "old").append(replace(change, added=change.added.assign(job_id=jobs)))
     found = af.spark.tables(session, tmp_path / "old")["allocations"].select("job_id", "parent_job_id", "run")
     runs = found.filter("parent_job_id IS NOT NULL").collect()
     assert [tuple(row) for row in runs] == [("ocr/periodic-1700000000", "ocr", "periodic-1700000000")]

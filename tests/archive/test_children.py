@@ -35,7 +35,7 @@ def test_an_archive_keeps_parents_and_runs_and_finds_allocations_by_them(
     tmp_path: Path, versions: Versions
 ) -> None:
     archive = af.Archive(tmp_path / "archive")
-    archive.append(versions.seen(0, new=[("a", 9), ("b", 9)]))
+    archive.append(versions.seen(0, added=[("a", 9), ("b", 9)]))
     assert children(archive.snapshot()) == {"a": ["ocr", CHILD.removeprefix("ocr/")]}
     assert archive.allocations(parent_job_id="ocr")["alloc_id"].tolist() == ["a"]
 
@@ -50,10 +50,10 @@ def test_an_archive_written_before_the_columns_existed_has_them_derived(
         old.setitem(
             schema.STORED, "allocations", replace(stored, table=replace(stored.table, columns=columns))
         )
-        archive.append(versions.seen(0, new=[("a", 9), ("b", 9)]))
+        archive.append(versions.seen(0, added=[("a", 9), ("b", 9)]))
     run = ["ocr", CHILD.removeprefix("ocr/")]
     assert children(archive.snapshot()) == {"a": run}
-    archive.append(versions.seen(60, new=[("c", 9)]))
+    archive.append(versions.seen(60, added=[("c", 9)]))
     archive.compact()
     assert children(archive.snapshot()) == {"a": run, "c": run}
     assert archive.allocations(parent_job_id="ocr")["alloc_id"].tolist() == ["a", "c"]
@@ -63,7 +63,7 @@ def test_tables_saved_before_the_columns_existed_have_them_derived(
     tmp_path: Path, versions: Versions
 ) -> None:
     archive = af.Archive(tmp_path / "archive")
-    archive.append(versions.seen(0, new=[("a", 9), ("b", 9)]))
+    archive.append(versions.seen(0, added=[("a", 9), ("b", 9)]))
     capture = load_capture(archive.snapshot().save(tmp_path / "new.allocframe"))
     page = next(page for page in capture.pages if page.path == "allocations")
     file = capture.file(page)
