@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from . import plots, sim, stats
     from .archive.archive import Archive
     from .diagnosis.data_quality import data_quality
-    from .diagnosis.diagnose import findings
+    from .diagnosis.diagnose import Diagnosis, diagnose, findings
     from .diagnosis.finding import Finding, Findings, Thresholds
     from .reports.cluster import Trends, cluster_summary, trends
     from .reports.postmortem import Postmortem, postmortem
@@ -76,6 +76,7 @@ __all__ = [
     "ConnectionFailed",
     "ControlPanel",
     "DecodeError",
+    "Diagnosis",
     "Diff",
     "ExecError",
     "ExecResult",
@@ -106,6 +107,7 @@ __all__ = [
     "cluster_summary",
     "combine",
     "data_quality",
+    "diagnose",
     "findings",
     "format_table",
     "load",
@@ -123,13 +125,15 @@ __all__ = [
 _OPTIONAL = {
     "Archive": ("archive", "archive", "deltalake"),
     "ControlPanel": ("widgets.panel.panel", "widgets", "ipywidgets"),
+    "Diagnosis": ("diagnosis.diagnose", "stats", "narwhals and scipy"),
     "Finding": ("diagnosis.finding", "stats", "narwhals and scipy"),
     "Findings": ("diagnosis.finding", "stats", "narwhals and scipy"),
     "Postmortem": ("reports", "stats", "narwhals and scipy"),
     "Terminal": ("widgets.terminal.terminal", "widgets", "anywidget and websockets"),
     "Thresholds": ("diagnosis.finding", "stats", "narwhals and scipy"),
     "Trends": ("reports", "stats", "narwhals and scipy"),
-    "data_quality": ("reports", "stats", "narwhals and scipy"),
+    "data_quality": ("diagnosis.data_quality", "stats", "narwhals and scipy"),
+    "diagnose": ("diagnosis.diagnose", "stats", "narwhals and scipy"),
     "findings": ("diagnosis.diagnose", "stats", "narwhals and scipy"),
     "cluster_summary": ("reports", "stats", "narwhals and scipy"),
     "plots": ("plots", "plots", "matplotlib"),

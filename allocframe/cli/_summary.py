@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from .. import stats
+from .._utils.prose import one_line
 from .._utils.text import visible
 from ..diagnosis.diagnose import findings
 from ..errors import ConfigError
@@ -57,7 +58,7 @@ def summary(snap: Snapshot) -> None:
     found = findings(snap)
     print("\nFindings" if found else "\nFindings: none")
     for one in found:
-        print(f"  {one.code} {one.severity:8}  {visible(one.summary)}")
+        print(f"  {one.code} {one.severity:8}  {one_line(one.summary)}")
 
 
 def print_table(title: str, frame: pd.DataFrame) -> None:

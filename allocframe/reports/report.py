@@ -14,7 +14,7 @@ import pandas as pd
 
 from .._utils.text import visible
 from ..client.client import Client
-from ..diagnosis.data_quality import of_one
+from ..diagnosis.data_quality import require_one_cluster
 from ..errors import AllocframeError, ConfigError, MissingExtra
 from ..snapshot.snapshot import Snapshot
 from .archive_source import DAYS, of_days, of_incident
@@ -132,7 +132,7 @@ def _chosen(
     if lacking := missing():
         raise MissingExtra(f"reports need {' and '.join(lacking)}: pip install 'allocframe[report]'")
     if isinstance(source, Snapshot):
-        of_one(source)
+        require_one_cluster(source)
         return source, since
     if kind == "cluster":
         return of_days(source, DAYS if days is None else days)

@@ -87,7 +87,7 @@ def test_one_that_is_down_is_reported_and_the_others_come(
         assert "NOT complete" in repr(snap)
         assert "gone is missing: ConnectionFailed" in repr(snap)
         assert "gone is missing" in snap._repr_html_()
-        missing = {one.about["cluster"] for one in af.findings(snap) if one.code == "AF102"}
+        missing = {one.subject["cluster"] for one in af.findings(snap) if one.code == "AF102"}
         assert missing == {"gone", "locked"}
 
 

@@ -210,7 +210,7 @@ def test_too_little_and_too_much_reserved_are_found_where_there_are_enough_sampl
     unknown = [{"memory_mib": 9.0, "job_id": "unknown"}] * 10
     few = [{"memory_mib": 99.0, "job_id": "few"}] * 9
     told = af.findings(snap, usage=pd.concat([samples(*rows) for rows in (tight, idle, unknown, few)]))
-    found = {(one.code, one.severity, one.about["job_id"]): one for one in told if one.code.startswith("AF7")}
+    found = {(one.code, one.severity, one.subject["job_id"]): one for one in told if one.code.startswith("AF7")}
     assert set(found) == {("AF701", "warning", "web"), ("AF702", "info", "idle")}
     assert (
         "used up to 95 of 100 MiB reserved (95%), in 10 samples of 1 task"
