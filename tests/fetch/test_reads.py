@@ -60,7 +60,7 @@ def test_no_secret_of_a_job_is_kept(client: af.Client, snap: af.Snapshot, tmp_pa
     assert "TaskGroups" in client.allocation(identity).raw["Job"]
     read = client.allocations([identity])
     kept = json.loads(read._capture.file(read._capture.pages[0]).read_bytes())
-    assert set(kept["Job"]) == {"Type", "Version"}
+    assert set(kept["Job"]) == {"Type", "Version", "ParentID"}
     assert read.allocations["job_type"].notna().all()
     again = af.load(read.save(tmp_path / "read.allocframe"))
     pd.testing.assert_frame_equal(again.events, read.events)
