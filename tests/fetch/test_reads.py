@@ -49,7 +49,7 @@ def test_starts_of_ids_do_and_each_allocation_is_read_once(client: af.Client, sn
     ]
     assert client.counters["requests"] == before + 2
     assert len(client.allocations([])) == 0
-    with pytest.raises(af.ConfigError, match="neither"):
+    with pytest.raises(af.ConfigError, match="must be a UUID"):
         client.allocations([identity, "web"])
     with pytest.raises(af.ConfigError, match="workers"):
         client.allocations([identity], workers=9)

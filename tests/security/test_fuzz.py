@@ -141,7 +141,7 @@ def test_whatever_json_a_server_answers_a_call_ends_with_a_result_or_one_of_our_
 def test_an_exit_code_that_is_no_whole_number_is_no_frame(code: str) -> None:
     session = _exec.ExecSession("/exec")
     with pytest.raises(af.ExecError, match="no frame"):
-        session.received(f'{{"exited": true, "result": {{"exit_code": {code}}}}}')
+        session.receive(f'{{"exited": true, "result": {{"exit_code": {code}}}}}')
     assert session.exit_code is None
 
 
