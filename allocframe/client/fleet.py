@@ -134,7 +134,7 @@ class Fleet:
         Examples
         --------
         >>> from pathlib import Path
-        >>> _ = Path("clusters.toml").write_text('[eu]\naddress = "https://nomad.eu.example:4646"')
+        >>> _ = Path("clusters.toml").write_text('[eu]\\naddress = "https://nomad.eu.example:4646"')
         >>> af.Fleet.from_file("clusters.toml")
         Fleet(eu)
         """
