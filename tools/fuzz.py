@@ -87,14 +87,14 @@ def exec_frames(data: bytes) -> None:
     session, came = _exec.BufferedSession("/exec"), b""
     for line in data.split(b"\n"):
         try:
-            came += session.received(line).stdout
+            came += session.receive(line).stdout
         except af.ExecError as error:
             kept = error.stdout
             break
         kept = session.stdout
         assert session.exit_code is None or isinstance(session.exit_code, int)
     assert kept == came
-    session.closed(1006, "")
+    session.close_error(1006, "")
 
 
 _state: list[WatchState] = []

@@ -162,7 +162,7 @@ def _is_text(node: ast.AST) -> bool:
 def _is_described(parent: ast.AST, name: str) -> bool:
     """Tell whether a field is an import, or the words of a message: what people read is not what a program does."""
     if isinstance(parent, ast.Call):
-        return isinstance(parent.func, ast.Name) and parent.func.id == "made" and name == "args"
+        return isinstance(parent.func, ast.Name) and parent.func.id == "make" and name == "args"
     return isinstance(parent, ast.Expr | ast.JoinedStr | ast.FormattedValue | ast.ImportFrom)
 
 

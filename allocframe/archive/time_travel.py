@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from ..store.capture import Capture
 from ..store.sql import answer
-from ..store.table_store import Kept
+from ..store.table_store import TableStore
 from ..tables import TABLES
 from .delta import DeltaTables
 from .views import attach, derive, plain_gaps
@@ -29,7 +29,7 @@ _UNENDED = {
 """Tasks of allocations that are gone, whose end was not seen: they are not running on, and their state is not known."""
 
 
-class PastTables(Kept):
+class PastTables(TableStore):
     """The tables of chosen allocations as they were seen at a moment."""
 
     def __init__(self, tables: DeltaTables, at: pd.Timestamp | None, condition: str) -> None:

@@ -17,7 +17,7 @@ from ..nomad.config import Config
 from ..nomad.protocol import Query
 from ..nomad.retry import backoff
 from ..nomad.transport import Transport
-from ..store.page_store import UNSTORED, Store
+from ..store.page_store import UNSTORED, PageStore
 from . import updates as _events
 from .change import Change, Checkpoint, Gap
 from .lister import Lister
@@ -179,7 +179,7 @@ class Reflector:
         self._reset, self.synced, self._ever = False, True, True
         self.last_error, self._in_a_row = None, 0
 
-    def _catch_up(self, stream: Subscription, store: Store, index: int | None) -> None:
+    def _catch_up(self, stream: Subscription, store: PageStore, index: int | None) -> None:
         """Take first what the stream tells of the time before the list: rows that have moved on hold less."""
         newest = max(store.modify_indexes().values(), default=0)
         reached = newest <= self.index or self.queue.reach(newest, lambda: stream.ended is not None)

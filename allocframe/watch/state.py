@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..store.capture import Capture, Page
-from ..store.page_store import Store
+from ..store.page_store import PageStore
 from ..tables import TABLES
 from . import updates as _events
 from .change import Checkpoint
@@ -53,7 +53,7 @@ class Difference:
 class Rows(Capture):
     """A capture that no answer was put into: its one page is written of its rows, once somebody asks for it."""
 
-    store: Store
+    store: PageStore
 
     @property
     def pages(self) -> list[Page]:
@@ -67,8 +67,8 @@ class WatchState:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.known = {identity: _Known(index) for identity, index in checkpoint.modify_index.items()}
-        self._store = Store(Capture.create())
-        self._batch = Store(Capture.create(), threads=1)
+        self._store = PageStore(Capture.create())
+        self._batch = PageStore(Capture.create(), threads=1)
         self._pending: dict[str, bytes] = {}
 
     def without_job(self, updates: Iterable[Update]) -> list[str]:
@@ -142,7 +142,7 @@ class WatchState:
                 (kept if newer and known.ring is not None else gone).append(identity)
         return Difference(chosen, gone, kept, complete)
 
-    def replace(self, store: Store, index: int | None, *, reset: bool = False) -> Frames:
+    def replace(self, store: PageStore, index: int | None, *, reset: bool = False) -> Frames:
         """Put a whole list in place of what is known; return what that changes, and what had lacked its job."""
         listed = store.modify_indexes()
         found = self.difference(listed, index, reset=reset)
@@ -162,7 +162,7 @@ class WatchState:
         self._store = store
         return self._noted(frames)
 
-    def _chosen(self, store: Store, found: Difference) -> Frames:
+    def _chosen(self, store: PageStore, found: Difference) -> Frames:
         """Return the tables of what a list holds that is new, or changed."""
         if found.complete and len(found.chosen) <= _FEW:
             schema = store.narrow("main", [("alloc_id", found.chosen)])
@@ -233,11 +233,11 @@ class WatchState:
         for identity, index, kind, version in zip(*columns, strict=True):
             self.known[identity] = _Known(index or 0, kind, version, rings.get(identity, _NO_EVENTS))
 
-    def copy(self) -> tuple[Capture, Store]:
+    def copy(self) -> tuple[Capture, PageStore]:
         """Return everything as a store of its own, which later changes leave alone."""
         self._settle()
         capture = Rows.create()
-        store = capture.store = Store(capture)
+        store = capture.store = PageStore(capture)
         store.put(self._store.rows())
         return capture, store
 
@@ -285,7 +285,7 @@ Jobs = Callable[[list[str]], dict[str, tuple[str | None, int | None]]]
 """Finds the type and version of the jobs of allocations."""
 
 
-def jobs_in(store: Store) -> Jobs:
+def jobs_in(store: PageStore) -> Jobs:
     """Return how to find them in a list."""
 
     def found(ids: list[str]) -> dict[str, tuple[str | None, int | None]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import started
 from faultserver import serving
 
 import allocframe as af
@@ -148,9 +148,7 @@ def test_one_process_records_all_and_ends_cleanly(file: Path, us: af.sim.Cluster
         "--interval",
         "0.1",
     ]
-    with subprocess.Popen(
-        [sys.executable, "-m", "allocframe", *words], env=dict(os.environ), stderr=subprocess.PIPE, text=True
-    ) as process:
+    with started([sys.executable, "-m", "allocframe", *words], stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         archives = [af.Archive(folder / name) for name in ("eu", "us")]
         wait_until(lambda: all(archive.state().at is not None for archive in archives))

@@ -104,8 +104,8 @@ def test_some_that_cannot_be_asked_do_not_stop_the_others(cluster: af.sim.Cluste
     assert len(errors) == 3, "what cannot be read is not asked again in each round"
     assert "Unknown allocation" in errors[foreign[0]]
     assert "alloc not found" in errors["00000000-0000-0000-0000-000000000000"]
-    assert "neither an allocation's ID" in errors["no id"]
-    assert "3 allocations could not always be asked" in repr(found)
+    assert "must be a UUID" in errors["no id"]
+    assert "errors for 3 allocations" in repr(found)
 
 
 def test_a_node_that_is_lost_between_two_rounds_is_an_error_of_that_round() -> None:

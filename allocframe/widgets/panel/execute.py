@@ -65,7 +65,7 @@ def execute(client: Client, confirmation: Confirmation) -> Iterator[ActionResult
             detail = f"nothing was done, because it has changed. {describe_changes(confirmed, alloc)}"
             yield ActionResult(confirmed, request, "changed", detail)
             continue
-        with audit_log.knowing(
+        with audit_log.audit_context(
             namespace=alloc.namespace,
             job_id=alloc.job_id,
             modify_index=alloc.modify_index,
@@ -92,7 +92,7 @@ def _execute(client: Client, request: ActionRequest, alloc: AllocationState) -> 
             before = f"done for {', '.join(done)}; then for {task}: " if done else ""
             # A restart of several tasks is one request, and Nomad may have restarted some before it failed.
             others = "; other tasks may have been reached" if isinstance(error, Conflict) and not task else ""
-            return ActionResult(alloc, request, audit_log.ended(error), f"{before}{error}{others}")
+            return ActionResult(alloc, request, audit_log.result_of(error), f"{before}{error}{others}")
     return ActionResult(alloc, request, "dry run" if request.dry_run else "done", "; ".join(details))
 
 

@@ -98,7 +98,7 @@ class TtySession:
         try:
             with self._audited() as outcome:
                 self._connect(session)
-                outcome.said = f"exit code {session.exit_code}"
+                outcome.message = f"exit code {session.exit_code}"
             status = SessionStatus("ended", f"ended with exit code {session.exit_code}", session.exit_code)
         except (ExecError, ConnectionFailed) as error:
             status = SessionStatus("lost", visible(error))

@@ -65,7 +65,7 @@ def test_a_session_is_in_the_audit_log_without_its_input(terminal: af.Terminal) 
     page.type("echo canary; exit 3\r")
     eventually(lambda: terminal.status == "ended")
     row = af.read_audit().iloc[-1]
-    assert (row["action"], row["result"], row["said"]) == ("exec", "done", "exit code 3")
+    assert (row["action"], row["result"], row["message"]) == ("exec", "done", "exit code 3")
     assert json.loads(row["arguments"])["tty"] is True
     assert "canary" not in audit_path().read_text()
 
