@@ -326,7 +326,7 @@ class ControlPanel(PanelState):
 
     @property
     def log(self) -> pd.DataFrame:
-        """The actions of this panel, oldest first: one row per allocation, the last 1,000.
+        """The last 1,000 actions of this panel, oldest first, with one row per allocation.
 
         Columns: time (UTC), action, alloc_id, name, job_id, namespace, node_name, tasks, signal, modify_index
         (before the action), result (done, refused, failed, unknown, changed or dry run), said (details of the
