@@ -1,4 +1,4 @@
-"""What docs/archive.md says to other programs is held to the archive."""
+"""docs/archive.md matches the archive: its SQL views, its columns and its reasons."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT.parent / "docs" / "archive.md").read_text()
 
 
-def test_the_views_show_each_row_once(tmp_path: Path) -> None:
+def test_the_sql_views_show_each_row_once(tmp_path: Path) -> None:
     folder = shutil.copytree(ROOT / "data" / "archive-1", tmp_path / "archive")
     archive = af.Archive(folder)
     for n in range(2):
-        archive.append(_everything_changed(archive, n))
+        archive.append(_change_everything(archive, n))
     connection = duckdb.connect()
     for name in ("snapshots", "allocations", "task_states", "events"):
         connection.register(f"raw_{name}", deltalake.DeltaTable(folder / name).to_pyarrow_dataset())
@@ -41,13 +41,13 @@ def test_the_views_show_each_row_once(tmp_path: Path) -> None:
     assert connection.sql("SELECT count(*) FROM task_states_last").fetchall() == [(3,)]
 
 
-def _everything_changed(archive: af.Archive, n: int) -> Change:
-    """Return a change in which every allocation has a new version."""
+def _change_everything(archive: af.Archive, n: int) -> Change:
+    """Return a change with a new version of every allocation."""
     with archive.snapshot() as snap:
         rows = snap.allocations.assign(modify_index=snap.allocations["modify_index"] + 100 + n)
         return Change(
-            moment(1000 + n), 9, "list", True, rows.iloc[:0], rows, rows.iloc[:0], snap.task_states, snap.events,
-            snap.reschedules, snap.events,
+            moment(1000 + n), 9, "list", True, rows.iloc[:0], rows, rows.iloc[:0], snap.task_states,
+            snap.events, snap.reschedules, snap.events,
         )  # fmt: skip
 
 
