@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import getpass
 import json
 import os
@@ -20,6 +19,7 @@ from typing import Any
 
 import pandas as pd
 
+from .._utils.locks import lock_file
 from ..errors import AllocframeError, ApiError, ConfigError, ConnectionFailed
 
 SETTING = "ALLOCFRAME_AUDIT"
@@ -210,7 +210,7 @@ def _append(path: Path, record: dict[str, Any], secret: Callable[[], str]) -> No
     file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         with suppress(OSError):  # some network file systems know no locks
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock_file(file, wait=True)
         about = os.fstat(file)
         cut_off = about.st_size and os.pread(file, 1, about.st_size - 1) != b"\n"
         data = b"\n" * bool(cut_off) + line.encode() + b"\n"

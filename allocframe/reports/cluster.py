@@ -9,11 +9,11 @@ import pandas as pd
 
 from .. import stats
 from .._utils.prose import Prose, clock, count, number
+from .._utils.times import to_utc
 from ..diagnosis.data_quality import covered_window, lower_bound_note, require_one_cluster
 from ..diagnosis.diagnose import findings
 from ..diagnosis.incidents import group_incidents
 from ..snapshot.snapshot import Snapshot
-from .postmortem import to_time
 
 _ENDED = ("complete", "failed", "lost")
 
@@ -37,7 +37,7 @@ def cluster_summary(snapshot: Snapshot, *, since: pd.Timestamp | str | None = No
     first, last = covered_window(snapshot)
     names = snapshot.allocations
     if since is not None:
-        first = to_time("since", since)
+        first = to_utc(since, "since")
         names = names[~(names["client_status"].isin(_ENDED) & (names["modified_at"] < first))]
     ran = (
         f"From {clock(first)} to {clock(last, first)} UTC the cluster ran {count(len(names), 'allocations')} of "
@@ -137,8 +137,7 @@ def trends(snapshot: Snapshot, *, since: pd.Timestamp | str | None = None) -> Tr
         return Trends(Prose(_HOW))
     last = covered_window(snapshot)[1]
     first = max(pd.Timestamp(began), pd.Timestamp(snapshot.info.get("since") or began))
-    begin = first + (last - first) / 2 if since is None else pd.Timestamp(since)
-    begin = begin if begin.tzinfo else begin.tz_localize("UTC")
+    begin = first + (last - first) / 2 if since is None else to_utc(since, "since")
     length = max(last - begin, pd.Timedelta("1s"))
     days = stats.daily(snapshot, since=max(first, (begin - length).floor("D")))
     together = stats.compare_periods(snapshot, by=[], period=str(length)).iloc[0]

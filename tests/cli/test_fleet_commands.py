@@ -71,7 +71,7 @@ def test_fetch_prints_and_keeps_all_clusters(
     kept = tmp_path / "fleet.allocframe"
     assert run(monkeypatch, "fetch", "--clusters", file, "-o", kept) == 0
     said = capsys.readouterr().out
-    assert "allocations as fetched from eu (" in said
+    assert "allocations fetched from eu (" in said
     assert "us: search-indexer version 1 was killed for memory" in said
     with af.load(kept) as snap:
         assert list(snap.clusters) == ["eu", "us"]
