@@ -78,7 +78,7 @@ def exec_command(
         result = websocket.run_command(
             session.config, target, data, timeout, session.transport.sockets.holding
         )
-        outcome.said = f"exit code {result.exit_code}"
+        outcome.message = f"exit code {result.exit_code}"
     return result
 
 
@@ -124,7 +124,8 @@ def exec_target(
     Raises
     ------
     ConfigError, NotFound, AllocframeError
-        The command is no list, the task must be named, there is no such allocation, or the session is read-only.
+        The command is no list, the task must be named, there is no such allocation, or the session is
+        read-only.
     """
     nomad_exec.check_command(command)
     session.check_may_change()
@@ -170,7 +171,7 @@ def _post(session: Session, name: str, alloc_id: str, action: Action) -> dict[st
             raise ResultUnknown(f"{error}. {_describe_state(session, alloc_id)}") from None
         answer = answer if isinstance(answer, dict) else {}
         if "EvalID" in answer:
-            outcome.said = f"evaluation {visible(answer['EvalID'])}"
+            outcome.message = f"evaluation {visible(answer['EvalID'])}"
     return answer
 
 
@@ -180,10 +181,10 @@ def _describe_state(session: Session, alloc_id: str) -> str:
         alloc = session.read_allocation(alloc_id)
     except AllocframeError as error:
         return f"It may or may not have been done, and the allocation cannot be read: {error}"
+    status, desired, index = (alloc.get(name) for name in ("ClientStatus", "DesiredStatus", "ModifyIndex"))
     return (
-        "It may or may not have been done: read again, the allocation is "
-        f"{alloc.get('ClientStatus')}, wanted {alloc.get('DesiredStatus')}, ModifyIndex {alloc.get('ModifyIndex')}. "
-        "It was not asked for twice; look before you do"
+        f"It may or may not have been done: the allocation is now {status}, desired {desired}, "
+        f"ModifyIndex {index}. The request was not repeated; check before you do so"
     )
 
 

@@ -16,7 +16,9 @@ from .change import Change
 from .watch import Watch
 
 TURN = 2.0
-"""Seconds that a watch listens to its stream before it checks whether it was closed or somebody needs its lock."""
+"""Seconds that a watch listens to its stream before it checks whether it was closed or somebody needs its
+lock.
+"""
 
 CLOSE_TIMEOUT = 10.0
 """Seconds that closing a watch waits for its thread."""
@@ -66,8 +68,8 @@ class AsyncWatch:
     def _next_poll(self, left: float) -> Future[Change | None]:
         """Return the poll that a cancelled wait left behind, or start a new one.
 
-        Listening to a stream is cut into turns, so that its thread ends soon after a wait is cancelled. A blocking query
-        is not, because each turn would be a request.
+        Listening to a stream is cut into turns, so that its thread ends soon after a wait is cancelled. A
+        blocking query is not, because each turn would be a request.
         """
         if self._pending is None:
             turn = min(left, TURN) if self._watch.mode == "stream" else left
@@ -100,7 +102,8 @@ class AsyncWatch:
         return await wait_for(start_thread(self._watch.heartbeat))
 
     async def snapshot(self) -> Snapshot:
-        """Return the present state, after the last change that was told, as a snapshot that later changes leave alone; see `Watch`.
+        """Return the present state, after the last change that was told, as a snapshot that later changes
+        leave alone; see `Watch`.
 
         Examples
         --------

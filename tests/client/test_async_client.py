@@ -356,7 +356,7 @@ def test_a_change_that_was_sent_comes_to_its_end_in_the_audit_log(threads: None)
     assert not gate.hung_up.is_set()
     log = af.read_audit()
     assert log[["action", "alloc_id", "result"]].to_numpy().tolist() == [["stop", ID, "done"]]
-    assert "evaluation eeee" in log["said"][0]
+    assert "evaluation eeee" in log["message"][0]
 
 
 def test_a_change_that_was_sent_and_refused_is_told_as_refused(threads: None) -> None:
@@ -404,7 +404,7 @@ def test_a_command_that_is_given_up_ends_its_session_and_says_so(live: af.sim.Cl
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            await soon(lambda: len(af.read_audit()) and af.read_audit()["said"].notna().all())
+            await soon(lambda: len(af.read_audit()) and af.read_audit()["message"].notna().all())
             done = await client.exec(chosen.id, ["echo", "hello"], task=task_name)
             assert done.text == "hello\n"
 

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 
 import pytest
+from children import child
 from faultserver import BODY, ROW, FaultServer, good, http, packed, reset, serving
 
 import allocframe as af
@@ -53,7 +54,7 @@ def test_row_2_a_connection_that_the_server_closed_is_opened_anew() -> None:
     with serving(good(), reset, good()) as server, client(server) as c:
         assert len(c.snapshot(progress=False)) == 1
         assert len(c.snapshot(progress=False)) == 1
-        assert c.stats["retries"] == 1
+        assert c.counters["retries"] == 1
 
 
 def test_row_2_a_kept_connection_that_breaks_on_its_next_request_is_opened_anew_at_once(
@@ -65,7 +66,7 @@ def test_row_2_a_kept_connection_that_breaks_on_its_next_request_is_opened_anew_
         assert len(c.allocation(ROW["ID"]).events) == 0
         assert len(c.snapshot(progress=False)) == 1
         assert len(c.snapshot(progress=False)) == 1
-        assert c.stats["retries"] == 1
+        assert c.counters["retries"] == 1
 
 
 @pytest.mark.parametrize("cut", range(1, len(BODY), 9))
@@ -428,11 +429,8 @@ def test_row_48_ctrl_c_ends_a_walk_at_once_leaves_no_thread_and_the_next_call_wo
         reached.set()
         connection.recv(1)
 
-    with serving(hang, good()) as server:
-        child = subprocess.Popen(
-            [sys.executable, "-c", _INTERRUPTED, server.address], stdout=subprocess.PIPE, text=True
-        )
+    with serving(hang, good()) as server, child(_INTERRUPTED, server.address) as process:
         assert reached.wait(30)
-        child.send_signal(signal.SIGINT)
-        said, _ = child.communicate(timeout=20)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=20)
     assert said.split() == ["interrupted", "[]", "1"]

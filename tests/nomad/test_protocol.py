@@ -173,7 +173,7 @@ def test_what_is_checked_comes_back() -> None:
     "text", [f"{WHOLE}0", f"{WHOLE[:-1]}g", WHOLE.replace("-", "_"), "5", "x" * 20, "a" * 36, "", " ", 5]
 )
 def test_what_only_looks_like_an_id_is_none(text: object) -> None:
-    with pytest.raises(ConfigError, match="neither an allocation's ID"):
+    with pytest.raises(ConfigError, match="must be a UUID"):
         protocol.check_alloc_id(text)  # type: ignore[arg-type]
 
 
@@ -369,7 +369,7 @@ def test_each_sign_of_a_loop_inside_a_prefix_is_met_by_asking_for_it_whole(how: 
     got, pager = walk(server, Query(per_page=2))
     assert set(got) == {identity for _, identity in server.rows}
     assert pager.notes
-    assert all("asked for again in one answer" in note for note in pager.notes)
+    assert all("fetched again in one response" in note for note in pager.notes)
 
 
 def asked(pager: Pager) -> PageRequest:
@@ -431,8 +431,8 @@ def test_a_token_after_an_answer_that_was_not_paged_is_overlooked_and_told() -> 
     pager.received(whole, 7, [], "ab5")
     assert (pager.done, pager.rows) == (True, 7)
     assert pager.notes == [
-        "prefix ab: an empty page with a next token; asked for again in one answer",
-        "prefix ab: a token came with an answer that was not paged; overlooked",
+        "prefix ab: an empty page with a next token; fetched again in one response",
+        "prefix ab: ignored a next token in an unpaged response",
     ]
 
 
@@ -450,7 +450,7 @@ def test_a_token_after_an_answer_that_was_not_paged_is_overlooked_and_told() -> 
 def test_each_sign_of_a_loop_on_a_first_page(ids: list[str], token: str, sign: str | None) -> None:
     pager = Pager(Query(per_page=2, prefix="ab"))
     pager.received(asked(pager), len(ids), ids, token)
-    assert pager.notes == ([f"prefix ab: {sign}; asked for again in one answer"] if sign else [])
+    assert pager.notes == ([f"prefix ab: {sign}; fetched again in one response"] if sign else [])
     assert asked(pager) == PageRequest(None, None if sign else token, paged=not sign)
     assert pager.rows == (0 if sign else 2)
 
@@ -470,7 +470,7 @@ def test_each_sign_of_a_loop_on_a_second_page(ids: list[str], token: str, sign: 
     second = asked(pager)
     assert second == PageRequest(None, "ab3")
     pager.received(second, 2, ids, token)
-    assert pager.notes == ([f"prefix ab: {sign}; asked for again in one answer"] if sign else [])
+    assert pager.notes == ([f"prefix ab: {sign}; fetched again in one response"] if sign else [])
     assert asked(pager).paged is not bool(sign)
 
 
@@ -478,7 +478,7 @@ def test_a_note_about_a_shard_names_it() -> None:
     pager = Pager(Query(per_page=2))
     pager.received(asked(pager), 2, ["a", "b"], "1.x")
     pager.received(asked(pager), 0, [], "005")
-    assert pager.notes == ["prefix 00: an empty page with a next token; asked for again in one answer"]
+    assert pager.notes == ["prefix 00: an empty page with a next token; fetched again in one response"]
 
 
 @pytest.mark.parametrize("made", [Query(), Headers(), PageRequest()])

@@ -141,7 +141,7 @@ def test_whatever_json_a_server_answers_a_call_ends_with_a_result_or_one_of_our_
 def test_an_exit_code_that_is_no_whole_number_is_no_frame(code: str) -> None:
     session = _exec.ExecSession("/exec")
     with pytest.raises(af.ExecError, match="no frame"):
-        session.received(f'{{"exited": true, "result": {{"exit_code": {code}}}}}')
+        session.receive(f'{{"exited": true, "result": {{"exit_code": {code}}}}}')
     assert session.exit_code is None
 
 
@@ -179,7 +179,7 @@ def test_a_gzip_file_that_is_damaged_inside_is_an_error_that_names_it(tmp_path: 
 
 @pytest.mark.parametrize("end", ["9" * 30, "-5", "1e999", '"7"'])
 def test_an_offset_of_a_log_that_none_can_be_is_an_error(end: str) -> None:
-    with pytest.raises(af.DecodeError, match="odd offset"):
+    with pytest.raises(af.DecodeError, match="invalid offset"):
         logs.parse_tail(b'{"Data": "YQ==", "File": "a", "Offset": %s}' % end.encode(), 100)
 
 

@@ -1,6 +1,6 @@
 """Feeds every parser of what others send with anything, and says what must hold whatever it is.
 
-    python benchmarks/fuzz.py [SECONDS [TARGET ...]]
+    python tools/fuzz.py [SECONDS [TARGET ...]]
 
 A target takes bytes and lets no error out: one that is typed is an answer, everything else is a finding. The tests give them
 bytes that hypothesis makes, the same each time; this script those that atheris finds by looking at which lines they reach, for SECONDS
@@ -87,14 +87,14 @@ def exec_frames(data: bytes) -> None:
     session, came = _exec.BufferedSession("/exec"), b""
     for line in data.split(b"\n"):
         try:
-            came += session.received(line).stdout
+            came += session.receive(line).stdout
         except af.ExecError as error:
             kept = error.stdout
             break
         kept = session.stdout
         assert session.exit_code is None or isinstance(session.exit_code, int)
     assert kept == came
-    session.closed(1006, "")
+    session.close_error(1006, "")
 
 
 _state: list[WatchState] = []
