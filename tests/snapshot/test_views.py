@@ -114,7 +114,7 @@ def test_row_31_a_fetch_prints_hostile_names_as_text(
 ) -> None:
     from allocframe.cli import _summary
 
-    _summary.summary(hostile)
+    _summary.print_summary(hostile)
     said = capsys.readouterr().out
     assert is_harmless(said)
     assert "[link=x]" in said, "brackets are no markup"
