@@ -90,14 +90,14 @@ def tables(session: SparkSession, path: str | os.PathLike[str]) -> dict[str, Dat
     stored = _opened(session, os.fspath(path).rstrip("/"))
     snapshots = stored["snapshots"]
     counted = {name: session.sql(_COUNTED, rows=stored[name], snapshots=snapshots) for name in _OPENED[1:]}
-    events = _EVENTS.format(columns=EVENTS.listed("e", "seq"), age=_AGE)
+    events = _EVENTS.format(columns=EVENTS.list_columns("e", "seq"), age=_AGE)
     allocations = session.sql(
-        _ALLOCATIONS.format(columns=ALLOCATIONS.listed("l")),
+        _ALLOCATIONS.format(columns=ALLOCATIONS.list_columns("l")),
         allocations=_with_derived(counted["allocations"]),
         snapshots=snapshots,
     )
     states = _TASK_STATES.format(
-        columns=TASK_STATES.listed("t", "state", "finished_at", "event_count", "events_truncated")
+        columns=TASK_STATES.list_columns("t", "state", "finished_at", "event_count", "events_truncated")
     )
     return {
         "events": session.sql(events, events=counted["events"]),

@@ -60,7 +60,7 @@ _ALLOCATIONS = {
         FROM keyed GROUP BY alloc_id""",
     # An allocation that has not changed since was still there whenever all of them were compared.
     "allocations": f"""
-        SELECT {ALLOCATIONS.listed("a")}, a.first_seen_at,
+        SELECT {ALLOCATIONS.list_columns("a")}, a.first_seen_at,
           greatest(coalesce(a.row_seen_at, w.seen_at), coalesce(w.seen_at, a.row_seen_at)) AS last_seen_at,
           CASE WHEN a.is_gone THEN a.told_at END AS gone_at
         FROM (SELECT s.*, n.* EXCLUDE (alloc_id), r.recorder, CASE WHEN is_gone THEN told_at ELSE {_END_OF_TIME} END AS before
@@ -82,10 +82,10 @@ _TASKS = {
         SELECT * EXCLUDE (seq), row_number() OVER task - 1 AS seq, lag(event_key) OVER task AS key_before,
           lag(time) OVER task AS time_before, lag(seen_at) OVER task AS seen_before
         FROM seen.once WINDOW task AS (PARTITION BY of_task ORDER BY modify_index NULLS LAST, seq, seen_at)""",
-    "events": f"""SELECT {EVENTS.listed("e").replace("e.seq", "l.seq")}
+    "events": f"""SELECT {EVENTS.list_columns("e").replace("e.seq", "l.seq")}
         FROM seen.recorded_events e JOIN seen.links l ON l.recorded = e.rowid""",
     "task_rows": f"""
-        SELECT {TASK_STATES.listed("t")} FROM stored.task_states t
+        SELECT {TASK_STATES.list_columns("t")} FROM stored.task_states t
         JOIN seen.allocations a ON a.alloc_id = t.alloc_id AND a.modify_index IS NOT DISTINCT FROM t.modify_index
         WHERE t.alloc_id IN (SELECT alloc_id FROM seen.chosen)
         QUALIFY row_number() OVER (PARTITION BY t.alloc_id, t.task ORDER BY t.seen_at DESC) = 1""",
@@ -126,11 +126,11 @@ _TASKS = {
         WHERE NOT EXISTS (SELECT 1 FROM seen.breaks b WHERE b.alloc_id = t.alloc_id AND b.task = t.task)
           AND (c.restarts < coalesce(t.restarts, 0) OR (c.events = 0 AND t.event_count > 0))""",
     "task_states": f"""
-        SELECT {TASK_STATES.listed("t", "event_count", "events_truncated")}, c.events AS event_count,
+        SELECT {TASK_STATES.list_columns("t", "event_count", "events_truncated")}, c.events AS event_count,
           EXISTS (SELECT 1 FROM seen.missing m WHERE m.alloc_id = t.alloc_id AND m.task = t.task) AS events_truncated
         FROM seen.task_rows t JOIN seen.counts c ON c.alloc_id = t.alloc_id AND c.task = t.task""",
     "reschedules": f"""
-        SELECT {RESCHEDULES.listed("r")} FROM stored.reschedules r
+        SELECT {RESCHEDULES.list_columns("r")} FROM stored.reschedules r
         JOIN seen.allocations a ON a.alloc_id = r.alloc_id AND a.modify_index IS NOT DISTINCT FROM r.modify_index
         WHERE r.alloc_id IN (SELECT alloc_id FROM seen.chosen)
         QUALIFY row_number() OVER (PARTITION BY r.alloc_id, r.seq ORDER BY r.seen_at DESC) = 1""",

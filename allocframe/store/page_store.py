@@ -220,13 +220,13 @@ class PageStore:
 
         `columns` are others, made of those of the table; `only` holds the keys of the rows that are wanted.
         """
-        table = TABLES[name].narrowed(columns)
+        table = TABLES[name].with_columns(columns)
         made = ", ".join(f"{column.sql} AS {column.name}" for column in columns) or "* EXCLUDE (alloc_row)"
         with self._con.cursor() as cursor:
             keys = {column.name: column.sql for column in TABLES[name].columns}
             rows_of = f"{TABLES[name].select(schema, 'alloc_row')} {semi_join(cursor, only, keys)}"
             rows = cursor.sql(f"SELECT {made}, alloc_row FROM ({rows_of})")
-            arrays = table.taken(rows.to_arrow_reader(BATCH_ROWS))
+            arrays = table.collect(rows.to_arrow_reader(BATCH_ROWS))
             order = cursor.sql(
                 f"SELECT alloc_row FROM {schema}.listed ORDER BY CreateIndex, ID, alloc_row"
             ).fetchnumpy()

@@ -77,7 +77,7 @@ class TableStore:
         only: pa.Table | None = None,
     ) -> pd.DataFrame:
         """Return a table as a DataFrame, in order of the allocations' creation; see `PageStore.frame`."""
-        table, key = self.declared[name].narrowed(columns), self.declared["allocations"].key
+        table, key = self.declared[name].with_columns(columns), self.declared["allocations"].key
         selected = ", ".join(
             f"{column.sql if columns else column.name} AS {column.name}" for column in table.columns
         )
@@ -88,7 +88,7 @@ class TableStore:
                 f"JOIN {schema}.allocations a USING ({', '.join(key)})) "
                 f"SELECT {selected} FROM t {semi_join(cursor, only)} ORDER BY {order}{_ORDER.get(name, '')}"
             )
-            return table.frame(table.taken(rows.to_arrow_reader(BATCH_ROWS)))
+            return table.frame(table.collect(rows.to_arrow_reader(BATCH_ROWS)))
 
     def stream(self, name: str, schema: str = "main") -> pa.RecordBatchReader:
         """Return a table in batches."""
