@@ -255,7 +255,7 @@ def test_the_job_of_the_documents_writes_a_row_for_each_job_and_day(
 def test_the_example_in_the_docstring_runs(session: Any, archive: af.Archive) -> None:
     given = {"af": af, "session": session, "folder": archive._tables.where}
     found = doctest.DocTestFinder().find(af.spark.tables, globs=given)
-    assert [doctest.DocTestRunner().run(one) for one in found] == [doctest.TestResults(0, 2)]
+    assert [doctest.DocTestRunner().run(one) for one in found] == [doctest.TestResults(0, 3)]
 
 
 def test_a_folder_that_is_no_archive_is_an_error_that_names_it(session: Any, tmp_path: Path) -> None:

@@ -39,5 +39,5 @@ def table(
 
 
 def summary(kind: str, title: object, lines: Iterable[object], middle: str = "") -> str:
-    """Return the view of a result: what it is, its title, `middle` (HTML), and lines that a reader must know."""
+    """Return the view of a result: its kind, title, `middle` (HTML), and lines that a reader must know."""
     return f"<div><strong>{escaped(kind)}</strong>: {escaped(title)}{middle}{bullets(lines)}</div>"

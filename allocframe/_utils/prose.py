@@ -1,4 +1,4 @@
-"""Numbers, times and counts as people write them; paragraphs and points that show names without obeying them."""
+"""Numbers, times and counts as people write them; paragraphs and points in which names are safe."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ _MARKUP = re.compile(r"([\\`*_\[\]|~$@#])")
 
 
 def clock(moment: pd.Timestamp, after: pd.Timestamp | None = None) -> str:
-    """Return a moment as a sentence says it, without the day where that is the one of `after`."""
+    """Return a time for a sentence; without the date if it is on the same day as `after`."""
     same_day = after is not None and after.date() == moment.date()
     return f"{moment:%H:%M}" if same_day else f"{moment:%Y-%m-%d %H:%M}"
 
 
-def count(amount: int, what: str) -> str:
-    """Return a number with its noun, in the singular for one."""
+def count(amount: int, noun: str) -> str:
+    """Return a number with its noun, which is given in the plural."""
     return (
-        f"{amount:,} {what}"
+        f"{amount:,} {noun}"
         if amount != 1
-        else f"1 {what.removesuffix('es' if what.endswith('shes') else 's')}"
+        else f"1 {noun.removesuffix('es' if noun.endswith('shes') else 's')}"
     )
 
 
 def number(value: float) -> str:
-    """Return a number with three digits that count."""
+    """Return a number with three significant digits."""
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.3g}"
 
 
 def span(length: pd.Timedelta) -> str:
-    """Return a duration in the unit that suits it."""
+    """Return a duration in seconds, minutes or hours."""
     seconds = length.total_seconds()
     if seconds < 90:
         return f"{seconds:.1f} s"
@@ -45,7 +45,7 @@ def span(length: pd.Timedelta) -> str:
 
 
 def markdown(value: object) -> str:
-    """Return `value` as Markdown that shows it as it is: no element, emphasis or link is made of it."""
+    """Return `value` as Markdown that shows it literally, without elements, emphasis or links."""
     text = html.escape(_MARKUP.sub(r"\\\1", visible(value)), quote=False)
     return text.replace("://", ":\\//").replace("www.", "www\\.")
 
@@ -58,7 +58,7 @@ class Prose:
 
     @property
     def text(self) -> str:
-        """All of it in one line."""
+        """Everything in one line."""
         return " ".join(block if isinstance(block, str) else " ".join(block) for block in self.blocks)
 
     def __str__(self) -> str:
@@ -89,7 +89,7 @@ class Prose:
 
 
 def one_line(text: str) -> str:
-    """Return a text of any length as one line in which nothing is hidden."""
+    """Return a text of any length as one line without control characters."""
     return " ".join(_pieces(text))
 
 
@@ -112,12 +112,12 @@ def _as_markdown(text: str) -> str:
 
 
 def _pieces(text: str) -> list[str]:
-    """Cut a text between words, because `visible` shortens what is longer than 200 characters."""
+    """Cut a text between words, because `visible` shortens text of more than 200 characters."""
     return [visible(line) for line in textwrap.wrap(text, 190, break_on_hyphens=False)]
 
 
 class Points:
-    """A list of points, each with a heading of its own where it has one."""
+    """A list of points, each a heading and its paragraphs."""
 
     def __init__(self, points: Iterable[tuple[str, Iterable[str]]]) -> None:
         self.points = [(head, list(texts)) for head, texts in points]
@@ -133,7 +133,8 @@ class Points:
 
     def _repr_html_(self) -> str:
         return "".join(
-            f"<section class='point'><h3>{escaped(head)}</h3>{''.join(Prose(text)._repr_html_() for text in texts)}</section>"
+            f"<section class='point'><h3>{escaped(head)}</h3>"
+            f"{''.join(Prose(text)._repr_html_() for text in texts)}</section>"
             for head, texts in self.points
         )
 

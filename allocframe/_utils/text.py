@@ -27,7 +27,7 @@ def escaped(value: object) -> str:
 
 
 def without_formula(column: pd.Series[Any]) -> pd.Series[Any]:
-    """Put an apostrophe before text that a spreadsheet would run: text that starts, after blanks, like a formula."""
+    """Put an apostrophe before text that a spreadsheet would run as a formula."""
     if isinstance(column.dtype, pd.CategoricalDtype):
         column = column.astype(column.cat.categories.dtype)
     if not isinstance(column.dtype, pd.StringDtype):

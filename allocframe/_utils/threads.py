@@ -1,4 +1,4 @@
-"""Threads for asyncio and trio: start one, wait for its result, and give a wrapper the documentation of what it wraps."""
+"""Threads for asyncio and trio: start one, wait for its result, and document what wraps it."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ def check_name(name: object) -> str:
     """Return the name of a cluster; raise ConfigError if it could not be a folder's name, too."""
     if not isinstance(name, str) or not _CLUSTER_NAME.fullmatch(name):
         raise ConfigError(
-            "the name of a cluster must be up to 100 letters, digits and _ . : -, and start with a letter or digit, "
-            f"got {visible(repr(name))}"
+            "the name of a cluster must be up to 100 letters, digits and _ . : -, starting with a letter or "
+            f"digit, got {visible(repr(name))}"
         )
     return name
 

@@ -48,16 +48,16 @@ class Diff:
     """Rows of `allocations` that only the first snapshot has."""
 
     changed: pd.DataFrame
-    """One row for each value that differs: namespace, job_id, task_group, node_name, alloc_id, task, column, before,
-    after. The values are text; task is missing for a value of the allocation itself. Allocations with the same
-    ModifyIndex are not compared."""
+    """One row for each value that differs: namespace, job_id, task_group, node_name, alloc_id, task, column,
+    before, after. The values are text; task is missing for a value of the allocation itself. Allocations with
+    the same ModifyIndex are not compared."""
 
     new_events: pd.DataFrame
     """Rows of `events` that came after those of the first snapshot and that Nomad still had."""
 
     missing: pd.DataFrame
-    """Tasks that lost events between the two: alloc_id, task, since (the last event of the first snapshot, missing for
-    new allocations), until (the first event of the second)."""
+    """Tasks that lost events between the two: alloc_id, task, since (the last event of the first snapshot;
+    missing for new allocations), until (the first event of the second)."""
 
     notes: list[str] = field(default_factory=list)
     """What makes the two hard to compare, such as different queries, incomplete snapshots or lost events."""
@@ -190,13 +190,14 @@ def _note_doubts(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterato
         yield f"the second snapshot is older ({second}) than the first ({first}): read added as removed"
     for name, values in _find_differences(before, after):
         yield (
-            f"the {name} differs ({values[0]}, then {values[1]}): allocations may count as added or removed for that alone"
+            f"the {name} differs ({values[0]}, then {values[1]}): "
+            "allocations may count as added or removed for that alone"
         )
     for info, which, effect in ((before, "first", "added"), (after, "second", "removed")):
         if info.get("complete") is not True:
-            yield f"the {which} snapshot is not known to be complete: {effect} allocations may only be missing in it"
+            yield f"the {which} snapshot may be incomplete: {effect} allocations may only be missing in it"
         if info.get("filtered") or info.get("source") == "reads" or "reverse" in info.get("query", {}):
-            yield f"the {which} snapshot holds only chosen allocations: those that it leaves out count as {effect}"
+            yield f"the {which} snapshot holds only chosen allocations: the others count as {effect}"
 
 
 def _find_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, list[Any]]]:
@@ -214,6 +215,6 @@ def _find_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> It
 def _note_lost_events(missing: pd.DataFrame) -> Iterator[str]:
     if len(missing):
         yield (
-            f"{len(missing):,} tasks lost events between the two (see .missing): Nomad keeps the last 10 per task, "
-            "an archive keeps all"
+            f"{len(missing):,} tasks lost events between the two (see .missing): "
+            "Nomad keeps the last 10 per task, an archive keeps all"
         )

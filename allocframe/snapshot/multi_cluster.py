@@ -32,7 +32,7 @@ def _with_cluster(table: Table) -> Table:
 
 
 DECLARED = {name: _with_cluster(table) for name, table in {**TABLES, ISSUES.name: ISSUES}.items()}
-"""The tables of several clusters. The cluster is part of every key: equal IDs in two clusters are two allocations."""
+"""The tables of several clusters. The cluster is part of every key: IDs in two clusters may be equal."""
 
 
 class MultiClusterStore(TableStore):
@@ -68,7 +68,7 @@ class MultiClusterStore(TableStore):
 
 
 class MultiSnapshot(Snapshot):
-    """The snapshots of several clusters as one. Whatever takes a `Snapshot` takes it, and never mixes clusters.
+    """The snapshots of several clusters as one. Whatever takes a `Snapshot` takes it, without mixing clusters.
 
     Made by `Fleet.snapshot`, `combine` and `load`. It owns its clusters' snapshots: closing it closes them.
     """
@@ -89,12 +89,12 @@ class MultiSnapshot(Snapshot):
 
     @cached_property
     def clusters(self) -> Mapping[str, Snapshot]:  # type: ignore[override]
-        """The snapshot of each cluster that could be fetched, by its name, with the same filter as this one."""
+        """The snapshot of each fetched cluster, by its name, with the same filter as this one."""
         inside = [(column, value) for column, value in self._conditions if column != CLUSTER.name]
         filters = [_as_list(value) for column, value in self._conditions if column == CLUSTER.name]
         chosen = [name for name in self._snapshots if all(name in names for names in filters)]
         clusters = {}
-        # If the filter leaves out every cluster, all of them are there, without rows: statistics need their columns.
+        # If the filter leaves out every cluster, keep all without rows: statistics need their columns.
         for name in chosen or self._snapshots:
             snapshot = self._snapshots[name]
             for column, value in inside if chosen else [("alloc_id", [])]:
@@ -190,7 +190,7 @@ def combine(snapshots: Mapping[str, Snapshot]) -> MultiSnapshot:
 def combine_available(
     snapshots: Mapping[str, Snapshot], failed: Mapping[str, Mapping[str, str]]
 ) -> MultiSnapshot:
-    """Combine snapshots; `failed` holds the server and error of each cluster that could not be fetched."""
+    """Combine snapshots; `failed` has the server and error of each cluster that could not be fetched."""
     snapshots = {name: snapshots[name] for name in sorted(map(check_name, snapshots))}
     if not snapshots:
         raise ConfigError("combine needs the snapshot of at least one cluster, got none")

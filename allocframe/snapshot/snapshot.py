@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from .._utils.memory import MANY_ROWS
+from .._utils.prose import count
 from .._utils.text import visible, without_formula
 from ..errors import ConfigError
 from ..store.capture import Capture
@@ -31,7 +32,8 @@ from .summary import BY_STATUS, COUNTS, SPAN, format_title, list_remarks, render
 class Snapshot:
     """Every allocation that one fetch found in a cluster, with its tasks and their events.
 
-    Made by `Client.snapshot`, `load`, `read_json` and `Archive.snapshot`. A table is made when it is first used, and kept.
+    Made by `Client.snapshot`, `load`, `read_json` and `Archive.snapshot`. A table is made when it is first
+    used, and kept.
 
     Attributes
     ----------
@@ -40,7 +42,8 @@ class Snapshot:
     issues : pandas.DataFrame
         Each value of the wrong type: file, record, field and what was wrong.
     info : dict
-        Where the tables come from (server, query, index range, times), whether they are complete, how much is truncated.
+        Where the tables come from (server, query, index range, times), whether they are complete, and how much
+        is truncated.
     clusters : dict
         The snapshot of each cluster, if there are several; else empty.
 
@@ -136,8 +139,8 @@ class Snapshot:
         Parameters
         ----------
         **columns
-            A column of `allocations` and its value, or a list of values of which one must match. Each run of a periodic
-            or parameterized job has a job ID of its own: filter by ``parent_job_id`` for all of them.
+            A column of `allocations` and its value, or a list of values of which one must match. Each run of a
+            periodic or parameterized job has a job ID of its own: filter by ``parent_job_id`` for all of them.
 
         Examples
         --------
@@ -157,14 +160,14 @@ class Snapshot:
     def diff(self, other: Snapshot) -> Diff:
         """Return what changed from this snapshot to a later one of the same cluster.
 
-        Both may be live, loaded or from an archive. Only allocations with another ModifyIndex are compared, so few
-        changes cost little.
+        Both may be live, loaded or from an archive. Only allocations with another ModifyIndex are compared, so
+        few changes cost little.
 
         Returns
         -------
         Diff
-            The DataFrames `added`, `removed`, `changed` (column, before, after), `new_events` and `missing` (tasks that
-            lost events between the two), and `notes` on what makes the two hard to compare.
+            The DataFrames `added`, `removed`, `changed` (column, before, after), `new_events` and `missing`
+            (tasks that lost events between the two), and `notes` on what makes the two hard to compare.
 
         Examples
         --------
@@ -179,8 +182,8 @@ class Snapshot:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the evidence to one compressed file: Nomad's answers as sent, and the queries.
 
-        `load` gives the same tables. A filtered snapshot is saved with all of its pages and its filter. A snapshot from an
-        archive has no answers as sent; its tables are saved instead.
+        `load` gives the same tables. A filtered snapshot is saved with all of its pages and its filter. A
+        snapshot from an archive has no answers as sent; its tables are saved instead.
 
         Examples
         --------
@@ -331,9 +334,10 @@ class Snapshot:
         conditions = [
             ("parent_job_id" if name == "job_id" else name, value) for name, value in self._conditions
         ]
-        count = f"SELECT count(*) AS n FROM allocations WHERE {where(conditions)}"
-        if runs := int(self._store.query(count, "main")["n"].iloc[0]):
-            yield f"{runs:,} allocations belong to runs of that job: use filter(parent_job_id={visible(repr(jobs[-1]))})"
+        query = f"SELECT count(*) AS n FROM allocations WHERE {where(conditions)}"
+        if runs := int(self._store.query(query, "main")["n"].iloc[0]):
+            job = visible(repr(jobs[-1]))
+            yield f"{count(runs, 'allocations')} in runs of that job: use filter(parent_job_id={job})"
 
 
 def _plain_values(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Captures: answers kept exactly as Nomad sent them, with their queries; saved, loaded, or read from files."""
+"""Captures: answers exactly as Nomad sent them, with their queries; saved, loaded, or read from files."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Page:
 
 
 class Capture:
-    """A folder of pages and facts about them; temporary, and removed when no longer used, unless a folder is named."""
+    """A folder of pages and facts about them. Without a named folder it is temporary, and removed after use."""
 
     def __init__(self, folder: Path, *, temporary: bool) -> None:
         self.folder = folder
@@ -177,7 +177,7 @@ _DAMAGED = (
     zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError, EOFError, RuntimeError, NotImplementedError,
     RecursionError, pa.ArrowException,
 )  # fmt: skip
-"""What damaged or forged files raise. An offset before their start also raises an OSError with EINVAL."""
+"""What damaged or forged files raise. An offset before their start raises an OSError with EINVAL, too."""
 
 
 def _checked_page(entry: Any) -> Page:

@@ -78,7 +78,7 @@ def _to_text(value: Any) -> str:
 
 
 def _in_utc(data: pa.Table) -> pa.Table:
-    """Mark times as UTC: DuckDB has no nanoseconds with a time zone, and all times of the tables are in UTC."""
+    """Mark times as UTC: all are, but DuckDB has no type with both nanoseconds and a time zone."""
     fields = [
         pa.field(field.name, pa.timestamp("ns", tz="UTC")) if field.type == pa.timestamp("ns") else field
         for field in data.schema

@@ -1,4 +1,4 @@
-"""The tables of a snapshot without captured pages, such as one from an archive: kept in a database of their own."""
+"""The tables of a snapshot without captured pages, such as one from an archive, in their own database."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class TableStore:
         yield schema
 
     def issues(self) -> pd.DataFrame:
-        """Return the `ISSUES` table without rows: values of the wrong type were dropped when they were recorded."""
+        """Return the `ISSUES` table without rows: recorded values had the right type or were left out."""
         return ISSUES.empty()
 
     def close(self) -> None:

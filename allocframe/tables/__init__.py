@@ -16,7 +16,8 @@ TABLES: dict[str, Table] = {
 }
 
 SNAPSHOT_TABLES = ("allocations", "task_states", "events", "reschedules", "resources")
-"""The tables that Nomad's list of allocations fills. `placement` needs full reads; evaluations have a list of their own."""
+"""The tables that Nomad's list of allocations fills. `placement` needs full reads, and evaluations another
+list."""
 
 __all__ = [
     "ALLOCATIONS",

@@ -9,17 +9,17 @@ _RUN = f"(periodic-[0-9]+|dispatch-(?:.+-)?[0-9]+-{'[0-9a-f]' * 8})"
 
 
 def _from_child_id(job_id: str, group: int) -> str:
-    """Return the SQL of the parent's ID (group 1) or of the run's name (group 2), NULL if this is no child's ID.
+    """Return the SQL of the parent's ID (group 1) or the run's name (group 2); NULL if it is no child's ID.
 
-    DuckDB and Spark both read it, so no backslash and no brace is in it. The greedy first group makes the
-    last run the one that counts: the launches of a dispatched periodic job are children of that dispatch.
+    DuckDB and Spark both read it, so it has no backslash and no brace. The greedy first group finds the last
+    run: the launches of a dispatched periodic job are children of that dispatch.
     """
     extract = f"nullif(regexp_extract({job_id}, '(?s)^(.+)/{_RUN}$', {group}), '')"
     # Few job IDs have a slash, and looking for one costs far less than the pattern.
     return f"CASE WHEN contains({job_id}, '/') THEN {extract} END"
 
 
-# A full read says who the parent is, or "" for none; the list and the event stream leave only the ID to go by.
+# A full read names the parent, or "" for none; in the list and the event stream only the ID tells.
 _PARENT = f"CASE WHEN Job.ParentID IS NULL THEN {_from_child_id('JobID', 1)} ELSE given(Job.ParentID) END"
 _RUN_OF_PARENT = f"""CASE WHEN Job.ParentID IS NULL THEN {_from_child_id("JobID", 2)}
   WHEN Job.ParentID <> '' AND starts_with(JobID, Job.ParentID || '/')

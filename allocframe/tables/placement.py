@@ -7,7 +7,7 @@ from .table import Column, Table
 PLACEMENT = Table(
     name="placement",
     key=("alloc_id", "node_id"),
-    doc="One row for each node that the scheduler scored for an allocation, with the counts of nodes that it ruled out.",
+    doc="One row for each node that the scheduler scored for an allocation, and counts of those ruled out.",
     source="scored_nodes",
     columns=(
         Column("alloc_id", "ID", "text", "the allocation"),

@@ -7,7 +7,7 @@ from .table import Column, Table
 RESCHEDULES = Table(
     name="reschedules",
     key=("alloc_id", "seq"),
-    doc="One row for each reschedule in an allocation's tracker; Nomad keeps about 5, so it is not the full history.",
+    doc="One row for each reschedule in an allocation's tracker; Nomad keeps about 5, not the full history.",
     source="reschedule_events",
     columns=(
         Column("alloc_id", "ID", "text", "the allocation with the tracker"),

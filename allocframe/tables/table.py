@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 Kind = Literal["text", "category", "int", "uint", "float", "bool", "time", "duration"]
-"""The type of a column: `category` is repeated text, `time` is in UTC, and both times and durations have nanoseconds."""
+"""The type of a column: `category` is repeated text; `time` (in UTC) and `duration` have nanoseconds."""
 
 _ARROW: dict[Kind, pa.DataType] = {
     "text": pa.large_string(),
@@ -110,7 +110,7 @@ class Table:
         return pd.DataFrame(series, copy=False)
 
     def with_columns(self, columns: tuple[Column, ...]) -> Table:
-        """Return a table of the same rows with `columns`, whose SQL uses this table's names; without any, this table."""
+        """Return a table of the same rows with `columns`, made of this table's; without any, this table."""
         return replace(self, columns=columns) if columns else self
 
     def empty(self) -> pd.DataFrame:

@@ -157,7 +157,7 @@ def test_snapshots_of_different_queries_are_compared_with_a_note_of_each_reason(
 def test_files_are_compared_with_a_note_that_they_may_lack_something(tmp_path: Path) -> None:
     before = snapshot(tmp_path, alloc("a", started(1)))
     notes = before.diff(snapshot(tmp_path, alloc("a", started(1)), alloc("b", started(1)))).notes
-    assert sum("not known to be complete" in note for note in notes) == 2
+    assert sum("may be incomplete" in note for note in notes) == 2
 
 
 def test_no_name_of_the_cluster_becomes_markup_or_control(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_runs_of_a_job_are_filtered_by_their_parent_and_a_filter_by_the_job_itse
     )
     snap = af.read_json(file)
     assert snap.filter(parent_job_id="ocr").allocations["job_id"].tolist() == jobs[:2]
-    assert "2 allocations belong to runs of that job: use filter(parent_job_id='ocr')" in repr(
+    assert "2 allocations in runs of that job: use filter(parent_job_id='ocr')" in repr(
         snap.filter(job_id="ocr")
     )
     assert "runs of that job" not in repr(snap.filter(job_id="web"))
@@ -90,7 +90,7 @@ def test_runs_of_a_job_are_filtered_by_their_parent_and_a_filter_by_the_job_itse
     assert two.filter(parent_job_id="ocr", cluster="us").allocations["run"].tolist() == [
         job.removeprefix("ocr/") for job in jobs[:2]
     ]
-    assert "2 allocations belong to runs" in repr(two.filter(job_id="ocr", cluster="us"))
+    assert "2 allocations in runs of that job" in repr(two.filter(job_id="ocr", cluster="us"))
 
 
 def test_a_saved_snapshot_gives_the_same_tables_again_and_is_for_its_owner_only(
