@@ -1,6 +1,6 @@
 """``df.alloc``: statistics and plots on a table itself.
 
-The accessor recognises a table by its columns, because pandas drops other marks in filters, copies and groups.
+The accessor recognises a table by its columns, because pandas drops its attributes in filters and copies.
 """
 
 from __future__ import annotations

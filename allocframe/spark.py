@@ -33,7 +33,8 @@ _AGE = "modify_index NULLS LAST, seq, seen_at, seen_at_ns"
 _ALLOCATIONS = """
     WITH aged AS (
       SELECT *, first_value(gone) OVER later AS is_gone, first_value(seen_at) OVER later AS marked_at,
-        first_value(batch) OVER later AS marked_in, min(seen_at) OVER (PARTITION BY alloc_id) AS first_seen_at,
+        first_value(batch) OVER later AS marked_in,
+        min(seen_at) OVER (PARTITION BY alloc_id) AS first_seen_at,
         row_number() OVER (PARTITION BY alloc_id
           ORDER BY gone, seen_at DESC, seen_at_ns DESC, modify_index DESC, batch DESC) AS age
       FROM {{allocations}}
@@ -44,7 +45,8 @@ _ALLOCATIONS = """
       SELECT a.*, r.recorder FROM aged a LEFT JOIN recorders r ON r.batch = a.marked_in WHERE age = 1),
     compared AS (
       SELECT l.alloc_id, max(w.seen_at) AS at FROM last l JOIN {{snapshots}} w
-      ON w.whole AND w.recorder = l.recorder AND (NOT l.is_gone OR w.seen_at < l.marked_at) GROUP BY l.alloc_id)
+      ON w.whole AND w.recorder = l.recorder AND (NOT l.is_gone OR w.seen_at < l.marked_at)
+      GROUP BY l.alloc_id)
     SELECT {columns}, l.first_seen_at, greatest(l.seen_at, c.at) AS last_seen_at,
       CASE WHEN l.is_gone THEN l.marked_at END AS gone_at
     FROM last l LEFT JOIN compared c ON c.alloc_id = l.alloc_id"""
@@ -67,15 +69,16 @@ def tables(session: SparkSession, path: str | os.PathLike[str]) -> dict[str, Dat
     Parameters
     ----------
     session : pyspark.sql.SparkSession
-        With Delta Lake. Spark computes a DataFrame anew for each result: ``cache()`` those that you use often.
+        With Delta Lake. Spark computes a DataFrame anew for each result: ``cache()`` what you use often.
     path : path or URL
         The archive, as Spark's cluster reaches it, such as ``s3a://bucket/nomad``.
 
     Returns
     -------
     dict of str to pyspark.sql.DataFrame
-        ``events``, ``allocations`` (with first_seen_at, last_seen_at, gone_at) and ``task_states`` (without event_count
-        and events_truncated; see `Archive.coverage`). Times have microseconds, durations are whole nanoseconds.
+        ``events``, ``allocations`` (with first_seen_at, last_seen_at, gone_at) and ``task_states`` (without
+        event_count and events_truncated; see `Archive.coverage`). Times have microseconds, durations are whole
+        nanoseconds.
 
     Raises
     ------
@@ -136,7 +139,8 @@ def _open_tables(session: SparkSession, root: str) -> dict[str, DataFrame]:
         condition = error.getCondition() or ""
         if condition == "DATA_SOURCE_NOT_FOUND":
             raise MissingExtra(
-                "this Spark session has no Delta Lake. Start it with the io.delta:delta-spark package of its version."
+                "this Spark session has no Delta Lake. "
+                "Start it with the io.delta:delta-spark package of its version."
             ) from error
         if condition in ("PATH_NOT_FOUND", "DELTA_TABLE_NOT_FOUND", "DELTA_PATH_DOES_NOT_EXIST"):
             raise FileNotFoundError(f"there is no archive in {root}") from error

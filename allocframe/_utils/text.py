@@ -13,7 +13,7 @@ _MAX_LENGTH = 200
 
 
 def visible(value: object) -> str:
-    """Return `value` as one line without control or direction-changing characters, cut after 200 characters."""
+    """Return `value` as one line of at most 200 characters, with control and direction characters escaped."""
     text = str(value)
     start = _HIDDEN.sub(
         lambda match: match.group().encode("unicode_escape", "surrogatepass").decode(), text[:_MAX_LENGTH]

@@ -68,7 +68,7 @@ class MultiClusterStore(TableStore):
 
 
 class MultiSnapshot(Snapshot):
-    """The snapshots of several clusters as one. Whatever takes a `Snapshot` takes it, without mixing clusters.
+    """The snapshots of several clusters as one. Whatever takes a `Snapshot` takes it; clusters never mix.
 
     Made by `Fleet.snapshot`, `combine` and `load`. It owns its clusters' snapshots: closing it closes them.
     """
@@ -169,8 +169,8 @@ def combine(snapshots: Mapping[str, Snapshot]) -> MultiSnapshot:
     Parameters
     ----------
     snapshots : dict
-        Snapshots by the name of their cluster: live, loaded or from an `Archive`. The result owns them; its `close`
-        closes them.
+        Snapshots by the name of their cluster: live, loaded or from an `Archive`. The result owns them, and
+        its `close` closes them.
 
     Raises
     ------

@@ -42,8 +42,8 @@ class Snapshot:
     issues : pandas.DataFrame
         Each value of the wrong type: file, record, field and what was wrong.
     info : dict
-        Where the tables come from (server, query, index range, times), whether they are complete, and how much
-        is truncated.
+        Where the tables come from (server, query, index range, times), whether they are complete, and how
+        much is truncated.
     clusters : dict
         The snapshot of each cluster, if there are several; else empty.
 
@@ -139,8 +139,8 @@ class Snapshot:
         Parameters
         ----------
         **columns
-            A column of `allocations` and its value, or a list of values of which one must match. Each run of a
-            periodic or parameterized job has a job ID of its own: filter by ``parent_job_id`` for all of them.
+            A column of `allocations` and its value, or a list of values of which one must match. Each run of
+            a periodic or parameterized job has its own job ID: filter by ``parent_job_id`` for all of them.
 
         Examples
         --------
@@ -160,8 +160,8 @@ class Snapshot:
     def diff(self, other: Snapshot) -> Diff:
         """Return what changed from this snapshot to a later one of the same cluster.
 
-        Both may be live, loaded or from an archive. Only allocations with another ModifyIndex are compared, so
-        few changes cost little.
+        Both may be live, loaded or from an archive. Only allocations with another ModifyIndex are compared,
+        so few changes cost little.
 
         Returns
         -------

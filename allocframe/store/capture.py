@@ -59,7 +59,7 @@ class Page:
 
 
 class Capture:
-    """A folder of pages and facts about them. Without a named folder it is temporary, and removed after use."""
+    """A folder of pages and facts about them. It is temporary, and removed after use, unless it was named."""
 
     def __init__(self, folder: Path, *, temporary: bool) -> None:
         self.folder = folder
@@ -174,8 +174,8 @@ def _copy(source: Any, target: Any, limit: int | None = None) -> None:
 
 
 _DAMAGED = (
-    zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError, EOFError, RuntimeError, NotImplementedError,
-    RecursionError, pa.ArrowException,
+    zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError, EOFError, RuntimeError,
+    NotImplementedError, RecursionError, pa.ArrowException,
 )  # fmt: skip
 """What damaged or forged files raise. An offset before their start raises an OSError with EINVAL, too."""
 
