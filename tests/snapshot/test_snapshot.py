@@ -136,9 +136,9 @@ def test_what_curl_or_nomad_printed_is_read_in_every_form(tmp_path: Path) -> Non
         assert len(af.read_json(tmp_path / name)) == len(rows), name
     (tmp_path / "one.json").write_text(json.dumps(rows[0]))
     assert len(af.read_json(tmp_path / "one.json")) == 1
-    whole = af.read_json(str(tmp_path / "*.*"))
-    assert len(whole) == len(rows)
-    assert whole.info["complete"] is None
+    snap = af.read_json(str(tmp_path / "*.*"))
+    assert len(snap) == len(rows)
+    assert snap.info["complete"] is None
     with pytest.raises(FileNotFoundError, match="nothing"):
         af.read_json(str(tmp_path / "nothing*"))
 
