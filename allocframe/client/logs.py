@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from .._utils import html
 from .._utils.text import escaped, visible
 from .._utils.times import to_utc
 from .._utils.validate import check_count
@@ -97,8 +98,7 @@ class Logs:
 
     def _repr_html_(self) -> str:
         shown = (f"{row.stream}  {escaped(row.line)}" for row in self.frame.itertuples())
-        notes = "".join(f"<li>{escaped(note)}</li>" for note in self.notes)
-        return f"<pre style='overflow-x:auto'>{chr(10).join(shown)}</pre><ul>{notes}</ul>"
+        return f"<pre style='overflow-x:auto'>{chr(10).join(shown)}</pre>{html.bullets(self.notes)}"
 
 
 def read_logs(
