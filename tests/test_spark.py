@@ -1,4 +1,4 @@
-"""An archive in Spark: the same tables and the same statistics as in pandas and DuckDB, by a real Spark and a real Delta Lake."""
+"""An archive in Spark: the same tables and statistics as in pandas and DuckDB, with a real Delta Lake."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ def _started() -> Any:
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory, change: Change) -> af.Archive:
-    """Three days with more events than Nomad keeps, allocations that are gone, a gap, rows twice, and rows that do not count."""
+    """Three days with more events than Nomad keeps, removed allocations, a gap, and rows that are written twice
+    or do not count."""
     made = recorded(tmp_path_factory.mktemp("spark"), days=3, leak=(40, 20), blind=(30, 26))
     made.append(change, recorder="one")
     made.append(change, recorder="two")
@@ -110,9 +111,19 @@ def _append_in_vain(archive: af.Archive, change: Change) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DeltaTables, "append", cut_off)
         with pytest.raises(OSError, match="no space"):
-            archive.append(Change(at=change.at, index=None, source="list", full=False, added=never, changed=change.changed,
-                removed=change.removed, task_states=change.task_states.assign(alloc_id="never"), events=events,
-                reschedules=change.reschedules.iloc[:0], new_events=events))  # fmt: skip
+            archive.append(
+                replace(
+                    change,
+                    index=None,
+                    full=False,
+                    added=never,
+                    task_states=change.task_states.assign(alloc_id="never"),
+                    events=events,
+                    reschedules=change.reschedules.iloc[:0],
+                    new_events=events,
+                    gap=None,
+                )
+            )
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What people read of names that somebody else chose: shown on result line as text, never obeyed, and kept as they are in the data."""
+"""Hostile names and messages are harmless in every view and unchanged in every table."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def test_no_control_or_bidi_character_gets_into_a_view(text: str) -> None:
 @pytest.fixture
 def hostile(tmp_path: Path) -> af.Snapshot:
     cycle = [
-        result
+        event
         for n in range(3)
-        for result in (started(n * 60), ended(n * 60 + 5, Message=HOSTILE), restarting(n * 60 + 5))
+        for event in (started(n * 60), ended(n * 60 + 5, Message=HOSTILE), restarting(n * 60 + 5))
     ]
     names = (
         "Namespace",
@@ -108,7 +108,7 @@ def test_row_31_hostile_names_are_harmless_in_every_view_and_whole_in_every_tabl
         elements = Elements()
         elements.feed(page)
         assert "script" not in elements.tags, name
-        assert not {result for result in elements.attributes if result.startswith("on")}, name
+        assert not {name for name in elements.attributes if name.startswith("on")}, name
 
 
 def test_row_31_a_fetch_prints_hostile_names_as_text(

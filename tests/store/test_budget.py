@@ -12,12 +12,13 @@ import flatten
 _READ = """
 import resource, sys
 import allocframe as af
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+usage = lambda: resource.getrusage(resource.RUSAGE_SELF)
+peak = lambda: usage().ru_maxrss * 1024
 with af.read_json(sys.argv[1]) as small:
     rows = len(small), len(small.events), len(small.task_states)
-before, cpu = peak(), resource.getrusage(resource.RUSAGE_SELF).ru_utime
+before, cpu = peak(), usage().ru_utime
 with af.read_json(sys.argv[2]) as snap:
-    print(len(snap), len(snap.events), peak() - before, resource.getrusage(resource.RUSAGE_SELF).ru_utime - cpu)
+    print(len(snap), len(snap.events), peak() - before, usage().ru_utime - cpu)
 """
 
 
