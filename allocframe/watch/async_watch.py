@@ -66,8 +66,8 @@ class AsyncWatch:
     def _next_poll(self, left: float) -> Future[Change | None]:
         """Return the poll that a cancelled wait left behind, or start a new one.
 
-        Listening to a stream is cut into turns, so that its thread ends soon after a wait is cancelled. A blocking query
-        is not, because each turn would be a request.
+        Listening to a stream is cut into turns, so that its thread ends soon after a wait is cancelled. A
+        blocking query is not, because each turn would be a request.
         """
         if self._pending is None:
             turn = min(left, TURN) if self._watch.mode == "stream" else left

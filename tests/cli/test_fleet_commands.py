@@ -183,7 +183,7 @@ def test_a_cluster_that_comes_up_later_is_recorded_from_then_on(
 def test_one_that_hangs_does_not_hold_up_the_end(
     eu: af.sim.Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "PATIENCE", 0.5)
+    monkeypatch.setattr(recorder, "STOP_TIMEOUT", 0.5)
     hanging = threading.Event()
 
     def hang(connection: Any) -> None:

@@ -50,7 +50,7 @@ def test_newest_gives_the_last_created(cluster: af.sim.Cluster, client: af.Clien
     newest = sorted(cluster.state.allocs.values(), key=lambda a: (a.create_index, a.id))[-5:]
     snap = client.snapshot(namespace="*", newest=5)
     assert snap.allocations["alloc_id"].tolist() == [a.id for a in newest]
-    assert "asked only for newest 5" in repr(snap)
+    assert "only newest 5" in repr(snap)
 
 
 def test_resources_and_task_states_are_there_when_asked_for(client: af.Client) -> None:

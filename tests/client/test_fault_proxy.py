@@ -167,7 +167,7 @@ def test_a_connection_that_breaks_once_costs_a_repeat_or_an_error_and_never_a_ro
 def test_a_line_that_always_breaks_ends_in_an_error_within_the_deadline(
     name: str, end: Any, still: af.sim.Cluster, chosen: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("allocframe.watch.update_queue.ESTABLISH", 1.0)
+    monkeypatch.setattr("allocframe.watch.update_queue.ESTABLISH_TIMEOUT", 1.0)
     call = READS[name]
     if name == "exec":
         call = lambda client, alloc, task: client.exec(alloc, ["echo", "x"], task=task, timeout=1)  # noqa: E731
@@ -310,7 +310,7 @@ def test_row_41_a_stream_that_goes_silent_half_open_is_left_for_another(
     live: af.sim.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("allocframe.watch.update_queue.QUIET", 0.5)
-    monkeypatch.setattr("allocframe.watch.update_queue.ESTABLISH", 2.0)
+    monkeypatch.setattr("allocframe.watch.update_queue.ESTABLISH_TIMEOUT", 2.0)
     with (
         through(live.address, Fault(end="silent", after=400), CLEAN) as proxy,
         af.Client(proxy.address, token=live.token, timeout=10) as client,
