@@ -160,7 +160,7 @@ def test_a_read_only_client_sends_nothing_that_acts(cluster: sim.Cluster, alloc:
         ):
             with pytest.raises(af.AllocframeError, match="read-only"):
                 act()
-        assert reader.stats["requests"] == 0
+        assert reader.counters["requests"] == 0
         assert len(reader.snapshot(namespace="*"))
 
 
@@ -255,7 +255,7 @@ def hang(connection: socket.socket) -> None:
 )
 def test_when_the_answer_is_lost_nothing_is_repeated_and_the_allocation_is_read_again(lost: Any) -> None:
     with serving(lost, STANDING) as server, af.Client(server.address, timeout=1.0) as client:
-        with pytest.raises(af.ResultUnknown, match="wanted stop, ModifyIndex 77"):
+        with pytest.raises(af.ResultUnknown, match="desired stop, ModifyIndex 77"):
             client.stop(ID)
         assert writes(server) == 1
 

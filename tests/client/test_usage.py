@@ -150,7 +150,7 @@ def test_never_more_are_asked_at_a_time_than_workers() -> None:
     assert 1 < max(most) <= 3
 
 
-@pytest.mark.parametrize("wrong", [{"samples": 0}, {"workers": 9}, {"every": -1}, {"every": float("nan")}])
+@pytest.mark.parametrize("wrong", [{"samples": 0}, {"workers": 9}, {"interval": -1}, {"interval": float("nan")}])
 def test_what_cannot_be_asked_is_refused_before_anything_is_sent(
     client: af.Client, wrong: dict[str, Any]
 ) -> None:

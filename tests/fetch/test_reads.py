@@ -76,7 +76,7 @@ def test_row_21_those_that_are_gone_are_told_and_the_others_are_there(client: af
         ids = c.snapshot(namespace="*", task_states=False).allocations["alloc_id"].tolist()
         for identity in ids[3:6]:
             del cluster.state.allocs[identity]
-        read = c.read(ids)
+        read = c.allocations(ids)
     assert len(read) == len(ids) - 3
     assert read.info["complete"] is False
     assert read.info["gone"] == ids[3:6]
@@ -152,7 +152,7 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize("call", ["read", "usage"])
+@pytest.mark.parametrize("call", ["allocations", "usage"])
 def test_ctrl_c_ends_reads_at_once_and_leaves_no_thread(call: str) -> None:
     reached = threading.Event()
 

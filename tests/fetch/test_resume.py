@@ -53,7 +53,7 @@ def test_an_interrupted_walk_goes_on_and_says_of_which_times_its_rows_are(
     pages = len(whole._capture.pages)
     folder = tmp_path / "walk"
     interrupted(client, folder, 60)
-    before = client.counters["pages"], client.stats["requests"]
+    before = client.counters["pages"], client.counters["requests"]
     with client.snapshot(namespace="*", per_page=5, resume=folder) as snap:
         same_tables(snap, whole)
         assert snap.info["complete"]

@@ -53,7 +53,7 @@ def test_row_2_a_connection_that_the_server_closed_is_opened_anew() -> None:
     with serving(good(), reset, good()) as server, client(server) as c:
         assert len(c.snapshot(progress=False)) == 1
         assert len(c.snapshot(progress=False)) == 1
-        assert c.stats["retries"] == 1
+        assert c.counters["retries"] == 1
 
 
 def test_row_2_a_kept_connection_that_breaks_on_its_next_request_is_opened_anew_at_once() -> None:
@@ -63,7 +63,7 @@ def test_row_2_a_kept_connection_that_breaks_on_its_next_request_is_opened_anew_
         assert len(c.allocation(ROW["ID"]).events) == 0
         assert len(c.snapshot(progress=False)) == 1
         assert len(c.snapshot(progress=False)) == 1
-        assert c.stats["retries"] == 1
+        assert c.counters["retries"] == 1
         assert pauses == [], "the first repeat on a connection that was kept waits for nothing"
 
 
