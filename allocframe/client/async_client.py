@@ -259,7 +259,7 @@ class AsyncClient:
         >>> async def first():
         ...     async with aio.watch(namespace="*") as watch:
         ...         return await anext(watch)
-        >>> asyncio.run(first()).whole
+        >>> asyncio.run(first()).full
         True
         """
 

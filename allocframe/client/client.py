@@ -16,7 +16,7 @@ from typing import Literal, Self
 import pandas as pd
 
 from .._utils.progress import Progress
-from ..fetch.listing import Walk
+from ..fetch.listing import ListFetcher
 from ..fetch.reads import read_allocation, read_allocations
 from ..nomad import protocol
 from ..nomad.actions import StopResult
@@ -26,7 +26,7 @@ from ..nomad.exec import ExecResult
 from ..snapshot.allocation import Allocation
 from ..snapshot.snapshot import Snapshot
 from ..tables import evaluations_frame
-from ..watch.change import Seen
+from ..watch.change import Checkpoint
 from ..watch.watch import Watch
 from . import operations
 from .logs import DEFAULT_MAX_BYTES, Logs, read_logs
@@ -188,7 +188,7 @@ class Client:
             per_page=per_page,
         )
         session, folder = self._session, None if resume is None else Path(resume)
-        walk = Walk(session.transport, query, session.config.address, resume=folder)
+        walk = ListFetcher(session.transport, query, session.config.address, resume=folder)
         return Snapshot(*walk.run(workers, progress))
 
     def allocation(self, alloc_id: str) -> Allocation:
@@ -297,9 +297,9 @@ class Client:
         prefix: str | None = None,
         filter: str | None = None,  # noqa: A002 - Nomad's name for it
         stream: bool = True,
-        relist: float = 300.0,
+        resync_interval: float = 300.0,
         wait: float = 60.0,
-        seen: Seen | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> Watch:
         """Watch the allocations that the query selects: their current state, and each change to it.
 
@@ -310,11 +310,11 @@ class Client:
             that no longer matches it is gone.
         stream : bool
             Subscribe to events if the token may; else use blocking queries.
-        relist : float
+        resync_interval : float
             Seconds after which everything is listed again. Only this shows that rows were removed.
         wait : float
             Seconds that a blocking query may wait.
-        seen : Seen, optional
+        checkpoint : Checkpoint, optional
             Resume from there: only what has changed since then is reported.
 
         Raises
@@ -326,19 +326,19 @@ class Client:
         --------
         >>> with client.watch(namespace="*") as watch:
         ...     change = next(watch)
-        ...     len(watch.snapshot) == len(change.new)
+        ...     len(watch.snapshot) == len(change.added)
         True
         """
         session = self._session
         query = session.query(namespace=namespace, prefix=prefix, filter=filter)
         return Watch(
-            session.transport.another(),
+            session.transport.clone(),
             session.config,
             query,
             stream=stream and filter is None,  # event streams take no filter
-            relist=relist,
+            resync_interval=resync_interval,
             wait=wait,
-            seen=seen,
+            checkpoint=checkpoint,
         )
 
     def logs(

@@ -14,8 +14,8 @@ from .._utils.progress import Progress, shown
 from .._utils.validate import check_count, check_name, check_seconds
 from ..errors import AllocframeError, ConfigError
 from ..nomad import protocol
-from ..nomad.config_file import alone, named, read_clusters
-from ..nomad.transport import parsed
+from ..nomad.config_file import cluster_names, config_for_address, read_clusters
+from ..nomad.transport import parse_json
 from ..snapshot.multi_cluster import MultiSnapshot, joined
 from ..snapshot.snapshot import Snapshot
 from .client import Client
@@ -75,11 +75,13 @@ class Fleet:
         if not members:
             raise ConfigError("clusters must hold at least one cluster, got none")
         clients = [
-            member if isinstance(member, Client) else Client._from_session(Session(alone(member)))
+            member
+            if isinstance(member, Client)
+            else Client._from_session(Session(config_for_address(member)))
             for member in members
         ]
         configs = [client._session.config for client in clients]
-        names = list(clusters) if isinstance(clusters, Mapping) else named(configs)
+        names = list(clusters) if isinstance(clusters, Mapping) else cluster_names(configs)
         self.clients: dict[str, Client] = dict(zip(map(check_name, names), clients, strict=True))
         self._refuse_duplicates()
 
@@ -106,7 +108,9 @@ class Fleet:
         Fleet(global)
         """
         session = client._session
-        regions = [str(region) for region in session.transport.get(protocol.REGIONS, {}, check=parsed) or []]
+        regions = [
+            str(region) for region in session.transport.get(protocol.REGIONS, {}, check=parse_json) or []
+        ]
         clients = {region: Client._from_session(session.clone(region=region)) for region in regions}
         return cls(clients, timeout=timeout)
 
@@ -130,7 +134,7 @@ class Fleet:
         Examples
         --------
         >>> from pathlib import Path
-        >>> _ = Path("clusters.toml").write_text('[eu]\naddress = "https://nomad.eu.example:4646"')
+        >>> _ = Path("clusters.toml").write_text('[eu]\\naddress = "https://nomad.eu.example:4646"')
         >>> af.Fleet.from_file("clusters.toml")
         Fleet(eu)
         """

@@ -144,7 +144,7 @@ def _read_tail(
 
         try:
             tail: Tail = session.transport.get(
-                f"/v1/client/fs/logs/{alloc_id}", params, check=parse, most=2 * size + GROWTH
+                f"/v1/client/fs/logs/{alloc_id}", params, check=parse, max_bytes=2 * size + GROWTH
             )
         except NotFound as error:
             # Nodes answer so when a task that runs has written nothing yet; any other 404 is a real one.

@@ -17,8 +17,8 @@ from ..nomad import actions
 from ..nomad import exec as nomad_exec
 from ..nomad.actions import Action, StopResult
 from ..nomad.connection import check_workers
-from ..nomad.exec import ExecResult, Target
-from ..nomad.transport import requesting
+from ..nomad.exec import ExecRequest, ExecResult
+from ..nomad.transport import request_pool
 from . import audit_log
 from .session import Session
 
@@ -75,7 +75,9 @@ def exec_command(
     target = exec_target(session, alloc_id, command, task)
     data = stdin.encode() if isinstance(stdin, str) else stdin or b""
     with audited_exec(session, target) as outcome:
-        result = websocket.run(session.config, target, data, timeout, session.transport.sockets.holding)
+        result = websocket.run_command(
+            session.config, target, data, timeout, session.transport.sockets.holding
+        )
         outcome.message = f"exit code {result.exit_code}"
     return result
 
@@ -109,14 +111,14 @@ def exec_many(
             row["error"] = str(error)
         return {**row, "duration": pd.Timedelta(seconds=time.perf_counter() - started)}
 
-    with requesting(session.transport, workers) as pool:
+    with request_pool(session.transport, workers) as pool:
         rows = list(pool.map(run, alloc_ids))
     return pd.DataFrame(rows, columns=list(_EXEC_COLUMNS)).astype(_EXEC_COLUMNS)
 
 
 def exec_target(
     session: Session, alloc_id: str, command: Sequence[str], task: str | None, *, tty: bool = False
-) -> Target:
+) -> ExecRequest:
     """Return the request that starts a command. Whatever can be refused without the node is refused here.
 
     Raises
@@ -132,7 +134,9 @@ def exec_target(
     alloc = session.read_allocation(identity) if tty or task is None else {}
     task_name = task if task is not None else _only_task(identity, alloc)
     title = f"{task_name} of {alloc.get('Name')} ({identity[:8]}) on {alloc.get('NodeName')}"
-    return nomad_exec.target(identity, command, task_name, tty=tty, region=session.config.region, title=title)
+    return nomad_exec.exec_request(
+        identity, command, task_name, tty=tty, region=session.config.region, title=title
+    )
 
 
 def audited(
@@ -151,7 +155,7 @@ def audited(
     )
 
 
-def audited_exec(session: Session, target: Target) -> AbstractContextManager[audit_log.Outcome]:
+def audited_exec(session: Session, target: ExecRequest) -> AbstractContextManager[audit_log.Outcome]:
     """Run a command, or a terminal's session, between its two lines in the audit log."""
     command, task, tty = (target.params[name] for name in ("command", "task", "tty"))
     arguments = {"command": json.loads(command), "task": task, "tty": tty == "true"}

@@ -15,7 +15,7 @@ from ..errors import AllocframeError, ConfigError, DecodeError, NotFound
 from ..nomad import acl, protocol
 from ..nomad.config import Config
 from ..nomad.protocol import Query
-from ..nomad.transport import Response, Transport, parsed
+from ..nomad.transport import Response, Transport, parse_json
 
 TIMEOUT = 30.0
 """Seconds that one request may take, its retries included, unless the caller sets another limit."""
@@ -80,7 +80,7 @@ class Session:
 
     def get_json(self, path: str) -> Any:
         """Return the parsed answer to a read."""
-        return self.transport.get(path, self.region_params, check=parsed)
+        return self.transport.get(path, self.region_params, check=parse_json)
 
     def get_rows(self, path: str, params: dict[str, str]) -> list[dict[str, Any]]:
         """Return the objects in the answer to a read that must be a list."""
@@ -122,14 +122,14 @@ class Session:
 
     def rights(self) -> acl.Rights:
         """Return what this session's token may do, as far as it can be read."""
-        return acl.read(self.get_json)
+        return acl.read_rights(self.get_json)
 
     def accessor(self) -> str | None:
         """Return the token's accessor ID, or None if it cannot be read. It identifies the token and grants
         nothing.
         """
         if self._accessor is None:
-            self._accessor = acl.accessor(self.get_json)
+            self._accessor = acl.read_accessor(self.get_json)
         return self._accessor
 
     def check_may_change(self) -> None:
@@ -142,12 +142,12 @@ class Session:
         """
         if self.read_only:
             raise AllocframeError("nothing was done: this client is read-only (read_only=True)")
-        self.transport.usable()
+        self.transport.check_usable()
 
 
 def _parse_rows(response: Response) -> list[dict[str, Any]]:
     """Return the objects of an answer that must be a list, for `Transport.get`."""
-    rows = parsed(response)
+    rows = parse_json(response)
     if not isinstance(rows, list | None):
         raise DecodeError("the answer is not a list")
     return [row for row in rows or [] if isinstance(row, dict)]

@@ -12,7 +12,7 @@ from .._utils.text import escaped, visible
 from .._utils.validate import check_count, check_seconds
 from ..errors import AllocframeError, ConfigError, DecodeError
 from ..nomad.connection import check_workers
-from ..nomad.transport import requesting
+from ..nomad.transport import request_pool
 from ..snapshot.snapshot import Snapshot
 from .session import Session
 
@@ -105,7 +105,7 @@ def sample_usage(
     alloc_ids = list(dict.fromkeys(_alloc_ids(allocations)))
     rows: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
-    with requesting(session.transport, workers) as pool:
+    with request_pool(session.transport, workers) as pool:
 
         def get_each(ids: list[str], path: str, sample: int | None) -> dict[str, dict[str, Any]]:
             """Return the answer about each allocation; note an error for those without one."""

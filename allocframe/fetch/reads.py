@@ -11,11 +11,11 @@ from typing import Any
 from .._utils.progress import Progress, shown
 from ..errors import AllocframeError, DecodeError, NotFound
 from ..nomad.config import Config
-from ..nomad.transport import Response, Transport, parsed, requesting
+from ..nomad.transport import Response, Transport, parse_json, request_pool
 from ..snapshot.allocation import Allocation
 from ..snapshot.snapshot import Snapshot
 from ..store.capture import Capture
-from ..store.page_store import Store
+from ..store.page_store import PageStore
 
 MOST_IN_A_ROW = 10
 """Reads that fail one after the other before the rest are not asked for."""
@@ -28,7 +28,7 @@ def read_allocation(transport: Transport, region: str | None, alloc_id: str) -> 
     path = f"/v1/allocation/{alloc_id}"
     params = {"region": region} if region else {}
     capture = Capture.create()
-    store = Store(capture)
+    store = PageStore(capture)
 
     def keep(response: Response) -> None:
         page = capture.add(response.body, kind="read", path=path, params=params, index=response.headers.index)
@@ -62,11 +62,11 @@ def read_allocations(
     AllocframeError
         None could be read, and not because they are gone.
     """
-    reads = Reads(transport, config.address, config.region)
+    reads = AllocationReader(transport, config.address, config.region)
     return Snapshot(*reads.run(alloc_ids, workers, progress))
 
 
-class Reads:
+class AllocationReader:
     """Reads allocations by their whole IDs."""
 
     def __init__(self, transport: Transport, server: str, region: str | None) -> None:
@@ -74,11 +74,11 @@ class Reads:
         self._about = {"source": "reads", "server": server, "region": region}
         self._params = {"region": region} if region else {}
         self._capture = Capture.create()
-        self._store = Store(self._capture)
+        self._store = PageStore(self._capture)
         self._errors: dict[str, AllocframeError] = {}
         self._in_a_row = 0
 
-    def run(self, ids: Sequence[str], workers: int, progress: Progress) -> tuple[Capture, Store]:
+    def run(self, ids: Sequence[str], workers: int, progress: Progress) -> tuple[Capture, PageStore]:
         """Read with so many requests at a time; return what was captured, and its typed columns.
 
         Raises
@@ -105,7 +105,7 @@ class Reads:
     def _read_all(self, ids: Sequence[str], workers: int, progress: Progress) -> None:
         waiting, done = list(reversed(ids)), 0
         running: dict[Future[None], str] = {}
-        with shown(progress) as show, requesting(self._transport, workers) as pool:
+        with shown(progress) as show, request_pool(self._transport, workers) as pool:
             while running or (waiting and self._in_a_row < MOST_IN_A_ROW):
                 while waiting and len(running) < workers and self._in_a_row < MOST_IN_A_ROW:
                     identity = waiting.pop()
@@ -132,7 +132,7 @@ class Reads:
         path = f"/v1/allocation/{alloc_id}"
 
         def keep(response: Response) -> None:
-            body = _without_job(parsed(response))
+            body = _without_job(parse_json(response))
             page = self._capture.add(
                 body, kind="read", path=path, params=self._params, index=response.headers.index
             )
@@ -171,5 +171,5 @@ def _without_job(row: Any) -> bytes:
     if not isinstance(row, dict):
         raise DecodeError("the answer is not an allocation")
     if isinstance(job := row.get("Job"), dict):
-        row["Job"] = {name: job[name] for name in ("Type", "Version") if name in job}
+        row["Job"] = {name: job[name] for name in ("Type", "Version", "ParentID") if name in job}
     return json.dumps(row, separators=(",", ":")).encode()

@@ -8,14 +8,13 @@ from typing import Any
 import pandas as pd
 
 from .. import stats
-from .._utils.prose import count
+from .._utils.prose import Prose, count, markdown
 from .._utils.text import escaped, visible
 from ..client.client import Client
 from ..client.logs import Logs
 from ..errors import AllocframeError
-from ..nomad.transport import requesting
+from ..nomad.transport import request_pool
 from ..snapshot.snapshot import Snapshot
-from .render import Prose, markdown
 
 MOST = 20
 """Failures whose lines are asked for."""
@@ -71,7 +70,7 @@ def log_lines(snapshot: Snapshot, client: Client, begin: pd.Timestamp, end: pd.T
     failed = events[events["failure"].astype(bool) & events["time"].between(begin, end)]
     last = failed.sort_values("time").drop_duplicates(_SAME, keep="last").sort_values("time", ascending=False)
     asked = last.head(MOST).to_dict("records")
-    with requesting(client._session.transport, _WORKERS) as pool:
+    with request_pool(client._session.transport, _WORKERS) as pool:
         found = list(pool.map(lambda row: _asked(client, row), asked))
     told = f"The lines around the last of {count(len(failed), 'failures')} by each task, version and cause, as the nodes had them."
     if len(last) > len(asked):

@@ -34,7 +34,7 @@ class AsyncWatch:
     >>> async def first_two():
     ...     async with aio.watch(namespace="*") as watch:
     ...         first, none = await watch.poll(), await watch.poll(timeout=0.1)
-    ...     return first.whole, none
+    ...     return first.full, none
     >>> asyncio.run(first_two())
     (True, None)
     """
@@ -49,7 +49,7 @@ class AsyncWatch:
         >>> async def first():
         ...     async with aio.watch(namespace="*") as watch:
         ...         return await watch.poll(timeout=60)
-        >>> len(asyncio.run(first()).new) > 0
+        >>> len(asyncio.run(first()).added) > 0
         True
         """
         end = time.monotonic() + (math.inf if timeout is None else timeout)
@@ -89,17 +89,17 @@ class AsyncWatch:
         assert change is not None  # noqa: S101 - without a timeout there is one
         return change
 
-    @documented_as(Watch.still)
-    async def still(self) -> Change | None:
+    @documented_as(Watch.heartbeat)
+    async def heartbeat(self) -> Change | None:
         """
         >>> async def quiet():
         ...     async with aio.watch(namespace="*") as watch:
         ...         await anext(watch)
-        ...         return await watch.still()
+        ...         return await watch.heartbeat()
         >>> len(asyncio.run(quiet()))
         0
         """
-        return await wait_for(start_thread(self._watch.still))
+        return await wait_for(start_thread(self._watch.heartbeat))
 
     async def snapshot(self) -> Snapshot:
         """Return the present state, after the last change that was told, as a snapshot that later changes
@@ -110,7 +110,7 @@ class AsyncWatch:
         >>> async def first():
         ...     async with aio.watch(namespace="*") as watch:
         ...         change = await anext(watch)
-        ...         return len(change.new) == len(await watch.snapshot())
+        ...         return len(change.added) == len(await watch.snapshot())
         >>> asyncio.run(first())
         True
         """
@@ -122,9 +122,9 @@ class AsyncWatch:
         return self._watch.mode
 
     @property
-    def trouble(self) -> str | None:
+    def last_error(self) -> str | None:
         """What keeps it from watching at present; None while all is well."""
-        return self._watch.trouble
+        return self._watch.last_error
 
     @property
     def closed(self) -> bool:

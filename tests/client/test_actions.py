@@ -117,7 +117,7 @@ def test_all_tasks_is_refused_where_the_server_would_overlook_it(
     else:
         client.restart(alloc.id, all_tasks=True)
         assert alloc.tasks["server"].restarts == 1
-    with pytest.raises(af.ConfigError, match="not both"):
+    with pytest.raises(af.ConfigError, match="must not be combined"):
         client.restart(alloc.id, task="server", all_tasks=True)
 
 
@@ -222,7 +222,7 @@ def _like_recorded(cluster: sim.Cluster, exchange: dict[str, Any], *, complete: 
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport.protocol, "backoff", lambda attempt, rng: 0.0)
+    monkeypatch.setattr(transport.retry, "backoff", lambda attempt: 0.0)
 
 
 def writes(server: FaultServer) -> int:

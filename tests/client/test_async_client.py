@@ -456,7 +456,7 @@ def test_a_watch_yields_changes_as_they_come_and_ends_when_it_is_closed(
         return found
 
     found = asyncio.run(asyncio.wait_for(watched(), 60))
-    assert found[0].whole
+    assert found[0].full
     assert len(found) >= 2
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from children import child
 from faultserver import any_json, http, reset, serving
 from services import services
 
@@ -218,7 +217,9 @@ def test_an_action_that_was_done_stays_done_where_its_end_cannot_be_written(
         return post(*given)
 
     monkeypatch.setattr(client._session.transport, "post", log_breaks)
-    with pytest.warns(UserWarning, match=r"stop of .* was requested \(done\), but the result could not be written"):
+    with pytest.warns(
+        UserWarning, match=r"stop of .* was requested \(done\), but the result could not be written"
+    ):
         assert client.stop(alloc.id).eval_id
     assert alloc.desired_status == "stop"
 
@@ -254,8 +255,8 @@ def test_two_processes_add_to_it_at_the_same_time(audit_log: Path) -> None:
         "    with audit_log.audited('restart', sys.argv[1], {'n': n, 'pad': 'x' * 3000}, address='a',"
         " accessor=lambda: None, secret=lambda: ''): pass\n"
     )
-    started = [subprocess.Popen([sys.executable, "-c", script, name]) for name in ("one", "two")]
-    assert [process.wait(60) for process in started] == [0, 0]
+    with child(script, "one") as one, child(script, "two") as two:
+        assert [process.wait(60) for process in (one, two)] == [0, 0]
     log = af.read_audit()
     assert len(lines(audit_log)) == 600
     assert log.groupby("alloc_id").size().to_dict() == {"one": 150, "two": 150}

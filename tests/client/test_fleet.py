@@ -87,7 +87,7 @@ def test_one_that_is_down_is_reported_and_the_others_come(
         assert "NOT complete" in repr(snap)
         assert "gone is missing: ConnectionFailed" in repr(snap)
         assert "gone is missing" in snap._repr_html_()
-        missing = {one.about["cluster"] for one in af.findings(snap) if one.code == "AF102"}
+        missing = {one.subject["cluster"] for one in af.findings(snap) if one.code == "AF102"}
         assert missing == {"gone", "locked"}
 
 
@@ -102,7 +102,7 @@ def test_where_none_can_be_had_it_is_an_error_that_names_each() -> None:
 
 def test_a_parameter_that_cannot_be_used_is_refused_before_anything_is_sent() -> None:
     with serving(good()) as server, af.Fleet({"a": server.address, "b": "http://127.0.0.1:9"}) as fleet:
-        with pytest.raises(af.ConfigError, match="odd number of digits"):
+        with pytest.raises(af.ConfigError, match="even number of digits"):
             fleet.snapshot(prefix="abc")
         with pytest.raises(af.ConfigError, match="workers must be"):
             fleet.snapshot(workers="4")  # type: ignore[arg-type]
@@ -217,11 +217,11 @@ def test_clusters_of_a_list_are_called_by_their_regions_or_else_hosts(
         ({"../up": "http://127.0.0.1:9"}, "letters, digits"),
         ({"": "http://127.0.0.1:9"}, "letters, digits"),
         ({1: "http://127.0.0.1:9"}, "letters, digits"),
-        (["http://127.0.0.1:9", "http://127.0.0.1:9"], "give them names"),
-        (["unix:///a.sock", "unix:///b.sock"], "give them names"),
+        (["http://127.0.0.1:9", "http://127.0.0.1:9"], "Give each cluster a name"),
+        (["unix:///a.sock", "unix:///b.sock"], "Give each cluster a name"),
         ({"a": "http://127.0.0.1:9", "b": "http://127.0.0.1:9/"}, "a and b are the same cluster"),
         ({"a": "ftp://127.0.0.1"}, "address"),
-        ({"a": None}, "a Client or an address, not None"),
+        ({"a": None}, "a Client or an address, got None"),
         ([" "], "a Client or an address"),
     ],
 )
@@ -239,23 +239,23 @@ def test_the_timeout_is_a_number_of_seconds(timeout: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "names no cluster"),
-        ("[eu", "cannot be read"),
-        ('address = "http://a"', "stands in no cluster"),
+        ("", "at least one cluster"),
+        ("[eu", "cannot read the clusters file"),
+        ('address = "http://a"', "must be inside a cluster's table"),
         ("[eu]\n", r"\[eu\]: the address is missing"),
-        ('[eu]\naddress = "nomad:4646"', r"\[eu\]: the address 'nomad:4646'"),
+        ('[eu]\naddress = "nomad:4646"', r"\[eu\]: the address .* got 'nomad:4646'"),
         (
             '[eu]\naddress = "http://a"\ntoken = "secret-text"',
-            r"\[eu\]: a token does not belong into this file",
+            r"\[eu\]: a token must not be in this file",
         ),
-        ('[eu]\naddress = "http://a"\ntoken_env = "UNSET"', "UNSET, which is not set"),
-        ('[eu]\naddress = "http://a"\ntoken_file = "no"', "token_file cannot be read"),
-        ('[eu]\naddress = "http://a"\ntoken_file = "empty"', "which is empty"),
-        ('[eu]\naddress = "http://a"\ntoken_env = "A"\ntoken_file = "b"', "not both"),
-        ('[eu]\naddress = "http://a"\nadress = "b"', "there is no setting 'adress'; there are: address"),
-        ("[eu]\naddress = 1", "address must be a text"),
+        ('[eu]\naddress = "http://a"\ntoken_env = "UNSET"', "must name a variable that is set, got UNSET"),
+        ('[eu]\naddress = "http://a"\ntoken_file = "no"', "cannot read token_file"),
+        ('[eu]\naddress = "http://a"\ntoken_file = "empty"', "empty is empty"),
+        ('[eu]\naddress = "http://a"\ntoken_env = "A"\ntoken_file = "b"', "must not be combined"),
+        ('[eu]\naddress = "http://a"\nadress = "b"', "unknown setting 'adress'. Known settings: address"),
+        ("[eu]\naddress = 1", "address must be a string"),
         ('[eu]\naddress = "http://a"\nverify = "no"', "verify must be true or false"),
-        ('[eu]\naddress = "https://a"\nca_cert = "no.pem"', "which does not exist"),
+        ('[eu]\naddress = "https://a"\nca_cert = "no.pem"', "must be an existing path"),
         ('["e/u"]\naddress = "https://a"', "letters, digits"),
     ],
 )
@@ -271,7 +271,7 @@ def test_a_file_of_clusters_that_cannot_be_used_says_what_is_wrong_where(
 
 
 def test_a_file_of_clusters_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(af.ConfigError, match="cannot be read"):
+    with pytest.raises(af.ConfigError, match="cannot read the clusters file"):
         af.Fleet.from_file(tmp_path / "none.toml")
 
 

@@ -170,7 +170,7 @@ def test_refusals_say_what_to_do(cluster: af.sim.Cluster, snap: af.Snapshot) -> 
     said = b'task "web" not started yet. No logs available'
     with (
         serving(http(said, "404 Not Found", length=len(said))) as server,
-        pytest.raises(af.Conflict, match="nothing so far"),
+        pytest.raises(af.Conflict, match="not written a log yet"),
     ):
         af.Client(server.address).logs(ALLOC, "web")
 

@@ -104,7 +104,7 @@ def test_some_that_cannot_be_asked_do_not_stop_the_others(cluster: af.sim.Cluste
     assert len(errors) == 3, "what cannot be read is not asked again in each round"
     assert "Unknown allocation" in errors[foreign[0]]
     assert "alloc not found" in errors["00000000-0000-0000-0000-000000000000"]
-    assert "neither an allocation's ID" in errors["no id"]
+    assert "must be a UUID" in errors["no id"]
     assert "errors for 3 allocations" in repr(found)
 
 
@@ -210,7 +210,9 @@ def test_too_little_and_too_much_reserved_are_found_where_there_are_enough_sampl
     unknown = [{"memory_mib": 9.0, "job_id": "unknown"}] * 10
     few = [{"memory_mib": 99.0, "job_id": "few"}] * 9
     told = af.findings(snap, usage=pd.concat([samples(*rows) for rows in (tight, idle, unknown, few)]))
-    found = {(one.code, one.severity, one.about["job_id"]): one for one in told if one.code.startswith("AF7")}
+    found = {
+        (one.code, one.severity, one.subject["job_id"]): one for one in told if one.code.startswith("AF7")
+    }
     assert set(found) == {("AF701", "warning", "web"), ("AF702", "info", "idle")}
     assert (
         "used up to 95 of 100 MiB reserved (95%), in 10 samples of 1 task"

@@ -185,7 +185,7 @@ def test_a_task_that_restarts_thirty_times_is_archived_with_all_of_its_events(
     if os.environ.get("NOMAD_ADDR"):
         pytest.skip("would start a job in the cluster of NOMAD_ADDR")
     archive, stop = af.Archive(tmp_path / "archive"), threading.Event()
-    recorder = Recorder(client, archive, every=0.5)
+    recorder = Recorder(client, archive, interval=0.5)
     thread = threading.Thread(target=recorder.run, args=(stop,))
     thread.start()
     try:
@@ -319,7 +319,7 @@ def test_a_terminal_on_a_real_task_is_one(client: af.Client, web: str) -> None:
     terminal.reconnect()
     _cat_runs(page, "twice")
     terminal.end()
-    assert terminal.message == "closed; it has ended"
+    assert terminal.message == "closed; the command has ended"
     terminal.close()
 
 
