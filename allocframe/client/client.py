@@ -188,8 +188,8 @@ class Client:
             per_page=per_page,
         )
         session, folder = self._session, None if resume is None else Path(resume)
-        walk = ListFetcher(session.transport, query, session.config.address, resume=folder)
-        return Snapshot(*walk.run(workers, progress))
+        fetcher = ListFetcher(session.transport, query, session.config.address, resume=folder)
+        return Snapshot(*fetcher.run(workers, progress))
 
     def allocation(self, alloc_id: str) -> Allocation:
         """Read one allocation in full.

@@ -27,14 +27,14 @@ ID = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"
 
 @pytest.fixture(params=flatten.VERSIONS)
 def cluster(request: pytest.FixtureRequest) -> Iterator[sim.Cluster]:
-    with sim.Cluster("calm", allocations=90, seed=4, version=request.param) as made:
-        yield made
+    with sim.Cluster("calm", allocations=90, seed=4, version=request.param) as cluster:
+        yield cluster
 
 
 @pytest.fixture
 def client(cluster: sim.Cluster) -> Iterator[af.Client]:
-    with af.Client(cluster.address, token=cluster.token) as made:
-        yield made
+    with af.Client(cluster.address, token=cluster.token) as client:
+        yield client
 
 
 @pytest.fixture
