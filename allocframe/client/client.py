@@ -260,7 +260,12 @@ class Client:
         ids = list(dict.fromkeys(map(session.resolve_id, texts)))
         return read_allocations(session.transport, session.config, ids, workers=workers, progress=progress)
 
-    def evaluations(self, *, namespace: str | None = None, filter: str | None = None) -> pd.DataFrame:  # noqa: A002
+    def evaluations(
+        self,
+        *,
+        namespace: str | None = None,
+        filter: str | None = None,  # noqa: A002 - Nomad's name for it
+    ) -> pd.DataFrame:
         """Fetch evaluations: what triggered the scheduler, and what it could not place.
 
         Parameters

@@ -1,4 +1,4 @@
-"""Stop, signal and restart: what they do, what they refuse, and that none is ever asked for twice by itself."""
+"""Stop, signal and restart: what they do, what they refuse, and that none is ever repeated by itself."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_not_even_by_get_can_a_restart_slip_through(client: af.Client, alloc: Al
 @pytest.mark.parametrize("version", flatten.VERSIONS)
 @pytest.mark.parametrize("name", ["actions-signal", "actions-restart", "actions-on-complete"])
 def test_the_simulated_cluster_answers_actions_as_recorded(version: str, name: str) -> None:
-    """The recorded allocation had three tasks, of which `init` had ended; here each case finds tasks in the same states."""
+    """The recorded allocation had three tasks, of which `init` had ended; the simulated one has the same."""
     for exchange in flatten.recorded(version, name):
         request = exchange["request"]
         if request["method"] != "POST" or not request["path"].startswith("/v1/client"):

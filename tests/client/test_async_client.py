@@ -1,4 +1,4 @@
-"""The client for asyncio: the methods of `Client`, while the event loop goes on, and what giving up a call does."""
+"""The client for asyncio: the methods of `Client`, a free event loop, and what cancelling a call does."""
 
 from __future__ import annotations
 

@@ -56,8 +56,11 @@ def test_recorded_sessions_end_as_they_ended(version: str) -> None:
         assert session.exit_code == code
         assert stdout is None or session.result().text == stdout
     for name, kind in {
-        "no-such-command": af.ExecError, "no-such-task": af.Conflict, "no-task": af.BadRequest, "no-such-alloc": af.NotFound,
-    }.items():  # fmt: skip
+        "no-such-command": af.ExecError,
+        "no-such-task": af.Conflict,
+        "no-task": af.BadRequest,
+        "no-such-alloc": af.NotFound,
+    }.items():
         _, error = replayed(sessions(version)[name]["frames"])
         assert type(error) is kind, name
 
@@ -325,7 +328,8 @@ try:
     client.exec(sys.argv[3], ["sh", "-c", "echo started; sleep 600"])
 except KeyboardInterrupt:
     left = [t.name for t in threading.enumerate() if t.name.startswith("allocframe")]
-    print("interrupted", left, client.exec(sys.argv[3], ["echo", "again"]).text, af.read_audit()["result"].tolist())
+    again = client.exec(sys.argv[3], ["echo", "again"]).text
+    print("interrupted", left, again, af.read_audit()["result"].tolist())
 """
 
 
@@ -349,7 +353,8 @@ try:
     client.exec_many(sys.argv[3:], ["sh", "-c", "echo started; sleep 600"], task="server", workers=2)
 except KeyboardInterrupt:
     left = [t.name for t in threading.enumerate() if t.name.startswith("allocframe")]
-    print("interrupted", left, client.exec(sys.argv[3], ["echo", "again"], task="server").text, af.read_audit()["result"].tolist())
+    again = client.exec(sys.argv[3], ["echo", "again"], task="server").text
+    print("interrupted", left, again, af.read_audit()["result"].tolist())
 """
 
 

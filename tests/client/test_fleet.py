@@ -1,4 +1,4 @@
-"""Several clusters fetched side by side: each with its name and its token, and none that keeps the others waiting."""
+"""Several clusters at the same time: each has its name and token, and none keeps the others waiting."""
 
 from __future__ import annotations
 
@@ -199,9 +199,12 @@ def test_progress_is_of_all_clusters_together(fleet: af.Fleet, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("clusters", "names"),
     [
-        (["https://nomad.eu.example:4646", "https://nomad.us.example:4646"], ["nomad.eu.example", "nomad.us.example"]),
+        (
+            ["https://nomad.eu.example:4646", "https://nomad.us.example:4646"],
+            ["nomad.eu.example", "nomad.us.example"],
+        ),
         (["http://127.0.0.1:4646", "http://127.0.0.1:5646"], ["127.0.0.1:4646", "127.0.0.1:5646"]),
-        ([af.Client("http://127.0.0.1:1", region="eu"), af.Client("http://127.0.0.1:1", region="us")], ["eu", "us"]),
+        ([af.Client("http://127.0.0.1:1", region=name) for name in ("eu", "us")], ["eu", "us"]),
     ],
 )  # fmt: skip
 def test_clusters_of_a_list_are_called_by_their_regions_or_else_hosts(

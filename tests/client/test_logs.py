@@ -1,4 +1,4 @@
-"""Lines of logs: what is found of a time, and what is said of what is not."""
+"""Lines of logs: which are chosen around a time, and which notes say what is missing."""
 
 from __future__ import annotations
 
@@ -176,8 +176,9 @@ def test_refusals_say_what_to_do(cluster: af.sim.Cluster, snap: af.Snapshot) -> 
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"stream": "stdin"}, {"lines": 0}, {"max_bytes": 1 << 40}, {"around": "yesterday-ish"}, {"task": ""}]
-)  # fmt: skip
+    "wrong",
+    [{"stream": "stdin"}, {"lines": 0}, {"max_bytes": 1 << 40}, {"around": "yesterday-ish"}, {"task": ""}],
+)
 def test_what_cannot_be_asked_is_refused_before_anything_is_sent(
     client: af.Client, wrong: dict[str, Any]
 ) -> None:

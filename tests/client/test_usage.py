@@ -1,4 +1,4 @@
-"""What tasks use: only what was measured, of all that could be asked, and the rest said."""
+"""CPU and memory of tasks: measured values only, and errors for the rest."""
 
 from __future__ import annotations
 
@@ -122,13 +122,26 @@ def test_a_node_that_is_lost_between_two_rounds_is_an_error_of_that_round() -> N
 
 
 @pytest.mark.parametrize(
-    "odd",
-    [[], {"Tasks": [1]}, {"Tasks": {"t": 5}}, {"Timestamp": "x"}, {"Tasks": {"t": {"Timestamp": 1 << 70}}},
-     {"Tasks": {"t": {"Timestamp": 5, "ResourceUsage": {"CpuStats": {"Measured": ["Percent"], "TotalTicks": {}}}}}}],
-)  # fmt: skip
-def test_an_answer_that_is_not_a_nodes_is_an_error_of_that_allocation(odd: Any) -> None:
+    "answer",
+    [
+        [],
+        {"Tasks": [1]},
+        {"Tasks": {"t": 5}},
+        {"Timestamp": "x"},
+        {"Tasks": {"t": {"Timestamp": 1 << 70}}},
+        {
+            "Tasks": {
+                "t": {
+                    "Timestamp": 5,
+                    "ResourceUsage": {"CpuStats": {"Measured": ["Percent"], "TotalTicks": {}}},
+                }
+            }
+        },
+    ],
+)
+def test_an_answer_that_is_not_a_nodes_is_an_error_of_that_allocation(answer: Any) -> None:
     identity = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"
-    with serving(any_json({**alloc("t"), "ID": identity}), any_json(odd)) as server:
+    with serving(any_json({**alloc("t"), "ID": identity}), any_json(answer)) as server:
         usage = af.Client(server.address).usage([identity])
     assert len(usage) == 0
     assert usage.errors["alloc_id"].tolist() == [identity]
