@@ -50,18 +50,18 @@ def names(finding: af.Finding, cause: Cause) -> bool:
     said = SAID.get(cause.kind)
     return (
         finding.code == code
-        and all(finding.about.get(name) == getattr(cause, name) for name in wanted)
-        and (said is None or finding.about.get("cause") == said)
+        and all(finding.subject.get(name) == getattr(cause, name) for name in wanted)
+        and (said is None or finding.facts.get("cause") == said)
     )
 
 
 def belongs(finding: af.Finding, truth: Truth) -> bool:
     """Return whether a finding is about something that was injected."""
-    about = finding.about
+    subject, shared_cause = finding.subject, finding.facts.get("cause")
     return any(
-        (about.get("job_id") is not None and about["job_id"] == cause.job_id)
-        or (about.get("node_name") is not None and about["node_name"] == cause.node_name)
-        or (about.get("cause") is not None and about["cause"] == SAID.get(cause.kind))
+        (subject.get("job_id") is not None and subject["job_id"] == cause.job_id)
+        or (subject.get("node_name") is not None and subject["node_name"] == cause.node_name)
+        or (shared_cause is not None and shared_cause == SAID.get(cause.kind))
         for cause in truth.causes
     )
 

@@ -8,6 +8,7 @@ import runpy
 import shutil
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tables import plain
 
 import allocframe as af
 from allocframe import stats
+from allocframe.archive import schema
 from allocframe.archive.delta import DeltaTables
 from allocframe.watch.change import Change
 
@@ -259,3 +261,19 @@ def test_the_example_in_the_docstring_runs(session: Any, archive: af.Archive) ->
 def test_a_folder_that_is_no_archive_is_an_error_that_names_it(session: Any, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=f"no archive in {tmp_path}"):
         af.spark.tables(session, os.fspath(tmp_path))
+
+
+def test_runs_of_a_job_have_their_parent_also_in_an_archive_from_before_that_column(
+    session: Any, tmp_path: Path, change: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = schema.STORED["allocations"]
+    columns = tuple(column for column in stored.table.columns if not column.derived)
+    jobs = change.added["job_id"].astype("str").where(change.added.index > 0, "ocr/periodic-1700000000")
+    with monkeypatch.context() as old:
+        old.setitem(
+            schema.STORED, "allocations", replace(stored, table=replace(stored.table, columns=columns))
+        )
+        af.Archive(tmp_path / "old").append(replace(change, added=change.added.assign(job_id=jobs)))
+    found = af.spark.tables(session, tmp_path / "old")["allocations"].select("job_id", "parent_job_id", "run")
+    runs = found.filter("parent_job_id IS NOT NULL").collect()
+    assert [tuple(row) for row in runs] == [("ocr/periodic-1700000000", "ocr", "periodic-1700000000")]

@@ -1,8 +1,17 @@
-"""Numbers, times and counts as people write them."""
+"""Numbers, times and counts as people write them; paragraphs and points that show names without obeying them."""
 
 from __future__ import annotations
 
+import html
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+
 import pandas as pd
+
+from .text import escaped, visible
+
+_MARKUP = re.compile(r"([\\`*_\[\]|~$@#])")
 
 
 def clock(moment: pd.Timestamp, after: pd.Timestamp | None = None) -> str:
@@ -33,3 +42,103 @@ def span(length: pd.Timedelta) -> str:
     if seconds < 90:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def markdown(value: object) -> str:
+    """Return `value` as Markdown that shows it as it is: no element, emphasis or link is made of it."""
+    text = html.escape(_MARKUP.sub(r"\\\1", visible(value)), quote=False)
+    return text.replace("://", ":\\//").replace("www.", "www\\.")
+
+
+class Prose:
+    """Paragraphs and lists: a text is a paragraph, a sequence of texts is a numbered list."""
+
+    def __init__(self, *blocks: str | Sequence[str]) -> None:
+        self.blocks = [block if isinstance(block, str) else list(block) for block in blocks if block]
+
+    @property
+    def text(self) -> str:
+        """All of it in one line."""
+        return " ".join(block if isinstance(block, str) else " ".join(block) for block in self.blocks)
+
+    def __str__(self) -> str:
+        return "\n".join(
+            one_line(text) for block in self.blocks for text in ([block] if isinstance(block, str) else block)
+        )
+
+    def __repr__(self) -> str:
+        return "\n".join(
+            _filled(block) if isinstance(block, str) else "\n".join(_numbered(block)) for block in self.blocks
+        )
+
+    def _repr_html_(self) -> str:
+        return "".join(
+            f"<p>{as_html(block)}</p>"
+            if isinstance(block, str)
+            else f"<ol>{''.join(f'<li>{as_html(text)}</li>' for text in block)}</ol>"
+            for block in self.blocks
+        )
+
+    def _repr_markdown_(self) -> str:
+        return "\n\n".join(
+            _as_markdown(block)
+            if isinstance(block, str)
+            else "\n".join(f"{place}. {_as_markdown(text)}" for place, text in enumerate(block, 1))
+            for block in self.blocks
+        )
+
+
+def one_line(text: str) -> str:
+    """Return a text of any length as one line in which nothing is hidden."""
+    return " ".join(_pieces(text))
+
+
+def _filled(text: str, indent: str = "", first: str = "") -> str:
+    return textwrap.fill(one_line(text), 110, initial_indent=first, subsequent_indent=indent)
+
+
+def _numbered(texts: Sequence[str]) -> Iterator[str]:
+    for place, text in enumerate(texts, 1):
+        yield _filled(text, "   ", f"{place}. ")
+
+
+def as_html(text: str) -> str:
+    """Return a text of any length as HTML that is safe in an element."""
+    return " ".join(html.escape(piece) for piece in _pieces(text))
+
+
+def _as_markdown(text: str) -> str:
+    return " ".join(markdown(piece) for piece in _pieces(text))
+
+
+def _pieces(text: str) -> list[str]:
+    """Cut a text between words, because `visible` shortens what is longer than 200 characters."""
+    return [visible(line) for line in textwrap.wrap(text, 190, break_on_hyphens=False)]
+
+
+class Points:
+    """A list of points, each with a heading of its own where it has one."""
+
+    def __init__(self, points: Iterable[tuple[str, Iterable[str]]]) -> None:
+        self.points = [(head, list(texts)) for head, texts in points]
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __repr__(self) -> str:
+        return "\n".join(
+            "\n".join([f"* {visible(head)}", *(textwrap.indent(repr(Prose(text)), "  ") for text in texts)])
+            for head, texts in self.points
+        )
+
+    def _repr_html_(self) -> str:
+        return "".join(
+            f"<section class='point'><h3>{escaped(head)}</h3>{''.join(Prose(text)._repr_html_() for text in texts)}</section>"
+            for head, texts in self.points
+        )
+
+    def _repr_markdown_(self) -> str:
+        return "\n\n".join(
+            "\n\n".join([f"### {markdown(head)}", *(Prose(text)._repr_markdown_() for text in texts)])
+            for head, texts in self.points
+        )

@@ -94,10 +94,7 @@ class Stored:
 
     def select_list(self) -> str:
         """Return the SQL expressions that convert the stored columns back to their own types."""
-        return ", ".join(
-            f"{_READ_EXPRESSIONS.get(column.kind, '{0}').format(column.name)} AS {column.name}"
-            for column in self.columns
-        )
+        return ", ".join(f"{_read_expression(column)} AS {column.name}" for column in self.columns)
 
     def sql_types(self) -> list[tuple[str, str]]:
         """Return the name and the DuckDB type of each stored column."""
@@ -118,6 +115,12 @@ class Stored:
                 arrays += _encode_column(frame[column.name], column)
         day = pa.array([constant["day"]], pa.date32()).take(np.zeros(len(frame), dtype=np.int64))
         return pa.Table.from_arrays([*arrays, day], schema=self.schema())
+
+
+def _read_expression(column: Column) -> str:
+    expression = _READ_EXPRESSIONS.get(column.kind, "{0}").format(column.name)
+    # Rows that were written before this column existed have NULL there.
+    return f"coalesce({expression}, {column.derived})" if column.derived else expression
 
 
 def _stored_table(name: str, *more: Column) -> Stored:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from ..store.capture import Capture
 from ..store.sql import answer
-from ..store.table_store import Kept
+from ..store.table_store import TableStore
 from ..tables import TABLES
 from .delta import DeltaTables
 from .views import attach, derive, gaps_to_json
@@ -34,7 +34,7 @@ They do not run on, and their state is unknown.
 """
 
 
-class PastTables(Kept):
+class PastTables(TableStore):
     """The tables of selected allocations, as they were seen at a moment."""
 
     def __init__(self, tables: DeltaTables, at: pd.Timestamp | None, condition: str) -> None:

@@ -1,7 +1,8 @@
 """The client for asyncio and trio: the methods of `Client`, each in a thread while the event loop goes on.
 
-There is no second implementation. Answers are decoded in threads anyway, and Nomad's rules (paging, retries, which change may
-be repeated) are hard enough to get right once. A new method of `Client` needs one declaration here, with an example.
+There is no second implementation. Answers are decoded in threads anyway, and Nomad's rules (paging, retries,
+which change may be repeated) are hard enough to get right once. A new method of `Client` needs one
+declaration here, with an example.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from .client import Client
 from .session import RETRIES, TIMEOUT
 
 MAX_CALLS = 8
-"""Calls at the same time; others wait for their turn. Nomad allows 100 connections from one address, and a call may need eight."""
+"""Calls at the same time: Nomad allows 100 connections from one address, and a call may need eight."""
 
 _CLOSED_BEFORE_TURN = "this AsyncClient was closed before the call had its turn"
 
@@ -93,7 +94,7 @@ class _Call:
             self._client = client
 
     def abort(self) -> None:
-        """Shut down the sockets of reads under way. A change that was sent goes on to its end, for the audit log."""
+        """Shut down the sockets of reads under way. A change that was sent goes on, for the audit log."""
         with self._lock:
             self._aborted = True
             if self._client is not None:
@@ -108,20 +109,23 @@ class _Call:
 
 
 class AsyncClient:
-    """`Client` for asyncio: the same methods with the same arguments, awaited; the event loop goes on meanwhile.
+    """`Client` for asyncio and trio: the same methods with the same arguments, awaited.
 
-    It belongs to no event loop, and may be used by several tasks: eight calls go on at a time, others wait for their turn. A call returns
-    what that of `Client` returns. A table of a `Snapshot` is made when first asked for, which takes a while where it is large:
-    ``await asyncio.to_thread(lambda: snap.events)``.
+    It belongs to no event loop and may be shared by tasks. Eight calls run at a time, and further calls wait
+    for their turn. A call returns what `Client` returns. A table of a `Snapshot` is built when it is first
+    read, which takes a while if it is large: ``await asyncio.to_thread(lambda: snap.events)``.
 
-    Giving up a call, by ``asyncio.timeout`` or ``task.cancel()``, ends what it waits for; other calls go on. A change (stop, signal,
-    restart) that was sent by then is not taken back: `CancelledError` does not say that nothing was done. How it ended is in the
-    audit log (`read_audit`), and `close` waits for it. A command that `exec` started may run on.
+    Cancelling a call, by ``asyncio.timeout`` or ``task.cancel()``, aborts its requests; other calls go on. A
+    change (stop, signal, restart) that was already sent is not undone: `CancelledError` does not mean that
+    nothing happened. The audit log (`read_audit`) has the result, and `close` waits for it. A command that
+    `exec` started may run on.
 
     Parameters
     ----------
-    address, token, namespace, region, ca_cert, ca_path, client_cert, client_key, tls_server_name, verify, timeout, retries, read_only
-        As of `Client`.
+    address, token, namespace, region, ca_cert, ca_path, client_cert, client_key, tls_server_name
+        As in `Client`.
+    verify, timeout, retries, read_only
+        As in `Client`.
 
     Examples
     --------
@@ -151,9 +155,20 @@ class AsyncClient:
         read_only: bool = False,
     ) -> None:
         self._client = Client(
-            address, token=token, namespace=namespace, region=region, ca_cert=ca_cert, ca_path=ca_path, client_cert=client_cert,
-            client_key=client_key, tls_server_name=tls_server_name, verify=verify, timeout=timeout, retries=retries, read_only=read_only,
-        )  # fmt: skip
+            address,
+            token=token,
+            namespace=namespace,
+            region=region,
+            ca_cert=ca_cert,
+            ca_path=ca_path,
+            client_cert=client_cert,
+            client_key=client_key,
+            tls_server_name=tls_server_name,
+            verify=verify,
+            timeout=timeout,
+            retries=retries,
+            read_only=read_only,
+        )
         # A call takes a client of its own, so that aborting it shuts down its connections and no others.
         self._clients = [self._client]
         self._idle = [self._client]
@@ -255,7 +270,7 @@ class AsyncClient:
 
     @property
     def counters(self) -> dict[str, int]:
-        """Requests, repeats, bytes, pages, duplicates and loops since this client was made."""
+        """Requests, retries, bytes, pages, duplicates and loops since the client was created."""
         with self._changed:
             counters = [Counter(client.counters) for client in self._clients]
         return {name: sum(counter[name] for counter in counters) for name in counters[0]}
@@ -270,7 +285,7 @@ class AsyncClient:
         await to_thread.run_sync(self._close_clients, abandon_on_cancel=True, limiter=CapacityLimiter(1))
 
     async def _run(self, method: Callable[Concatenate[Client, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run a method of a client in a thread. Cancelling it raises at once, and aborts what the thread waits for."""
+        """Run a method of a client in a thread. Cancelling it raises at once and aborts its requests."""
         if self._closed:
             raise AllocframeError("this AsyncClient is closed; make a new one")
         call = _Call()

@@ -1,4 +1,8 @@
-"""The client of one cluster: its public methods and their documentation. The work is done by the modules it imports."""
+"""The client of one cluster: its public methods and their documentation.
+
+The methods only pass their arguments on, to functions that work on the client's `Session`. A new method also
+needs one declaration in `async_client`.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,7 @@ from ..tables import evaluations_frame
 from ..watch.change import Checkpoint
 from ..watch.watch import Watch
 from . import operations
-from .logs import MOST_BYTES, Logs, read_logs
+from .logs import DEFAULT_MAX_BYTES, Logs, read_logs
 from .session import RETRIES, TIMEOUT, Session
 from .usage import Usage, sample_usage
 
@@ -33,31 +37,32 @@ from .usage import Usage, sample_usage
 class Client:
     """A connection to one Nomad cluster.
 
-    Every argument that is left out comes from the variable that the Nomad CLI reads.
+    Arguments default to the environment variables of the Nomad CLI.
 
     Parameters
     ----------
     address : str, optional
         ``http://host:port``, ``https://host:port/prefix`` or ``unix:///path`` (NOMAD_ADDR).
     token : str, optional
-        ACL secret ID (NOMAD_TOKEN). It is sent in a header and shown nowhere.
+        ACL secret ID (NOMAD_TOKEN). It is sent in a header and never shown.
     namespace, region : str, optional
         Defaults for requests (NOMAD_NAMESPACE, NOMAD_REGION).
     ca_cert, ca_path, client_cert, client_key, tls_server_name : str, optional
-        TLS settings (NOMAD_CACERT, NOMAD_CAPATH, NOMAD_CLIENT_CERT, NOMAD_CLIENT_KEY, NOMAD_TLS_SERVER_NAME).
+        TLS settings (NOMAD_CACERT, NOMAD_CAPATH, NOMAD_CLIENT_CERT, NOMAD_CLIENT_KEY,
+        NOMAD_TLS_SERVER_NAME).
     verify : bool, optional
-        Whether certificates are verified; true unless NOMAD_SKIP_VERIFY says otherwise.
+        Verify certificates; True unless NOMAD_SKIP_VERIFY is set.
     timeout : float
-        Seconds that one request may take, its repeats included.
+        Seconds that one request may take, its retries included.
     retries : int
-        How often a read is repeated where that can help.
+        How often a failed read is repeated.
     read_only : bool
-        Allow calls that read, and no others.
+        Refuse every call that changes something.
 
     Raises
     ------
     ConfigError
-        A setting cannot be used.
+        A setting is invalid.
 
     Examples
     --------
@@ -126,44 +131,44 @@ class Client:
         progress: Progress = None,
         resume: str | os.PathLike[str] | None = None,
     ) -> Snapshot:
-        """Fetch every allocation that the query selects: all of them, or an error.
+        """Fetch all allocations that the query selects. The result is complete, or an error is raised.
 
         Parameters
         ----------
         namespace : str, optional
-            ``"*"`` for every namespace that the token may read; else the client's, else ``default``.
+            ``"*"`` for every namespace that the token may read. Defaults to the client's, else ``default``.
         prefix : str, optional
-            Start of the allocations' IDs: an even number of hexadecimal digits.
+            Prefix of the allocations' IDs: an even number of hexadecimal digits.
         filter : str, optional
             A filter expression of Nomad, such as ``'ClientStatus == "failed"'``.
         task_states : bool
-            Fetch what became of the tasks; without it there are no events, and far less to download.
+            Fetch task states and events. Without them there is far less to download.
         resources : bool
-            Fetch the resources too.
+            Fetch resources as well.
         stale : bool
-            Let any server answer, not only the leader; works without a leader, and may lag behind.
+            Let any server answer, not only the leader. This works without a leader, and may lag behind.
         newest : int, optional
             Only the newest N allocations by creation.
         per_page : int
-            Allocations asked for at a time.
+            Allocations per request.
         workers : int
             Pages fetched at the same time, at most 8.
         progress : bool or callable, optional
-            Show a progress bar: always, never, or when it takes over a second. A callable gets the
-            allocations so far and an estimate of all, or None.
+            Show a progress bar: always, never, or (the default) if it takes over a second. A callable gets
+            the number of allocations so far and an estimate of the total, or None.
         resume : path, optional
-            A folder that keeps the pages until the snapshot is closed: where this call is interrupted, even by kill -9, the
-            same call goes on from there, and a note in `info` says of which times the rows are. An error inside
-            ``with`` leaves the folder, too.
+            A folder that keeps the pages until the snapshot is closed. If this call is interrupted, even by
+            kill -9 or by an error inside ``with``, the same call goes on from there. A note in `info` then
+            lists the times of the rows.
 
         Raises
         ------
         ConfigError
-            A parameter cannot be used; nothing was sent. Or `resume` holds a walk of another query, server or token.
+            A parameter is invalid, and nothing was sent; or `resume` holds another query, server or token.
         PermissionDenied, BadRequest, ApiError
-            Nomad refused; no partial snapshot is made.
+            Nomad refused; there is no partial snapshot.
         ConnectionFailed, RequestTimeout, NotNomad, DecodeError
-            No whole answer could be had.
+            A page could not be fetched whole.
 
         Examples
         --------
@@ -183,8 +188,8 @@ class Client:
             per_page=per_page,
         )
         session, folder = self._session, None if resume is None else Path(resume)
-        walk = ListFetcher(session.transport, query, session.config.address, resume=folder)
-        return Snapshot(*walk.run(workers, progress))
+        fetcher = ListFetcher(session.transport, query, session.config.address, resume=folder)
+        return Snapshot(*fetcher.run(workers, progress))
 
     def allocation(self, alloc_id: str) -> Allocation:
         """Read one allocation in full.
@@ -192,12 +197,12 @@ class Client:
         Parameters
         ----------
         alloc_id : str
-            Its UUID, or a start of it that fits only one allocation.
+            UUID, or an unambiguous prefix of one.
 
         Raises
         ------
         NotFound
-            There is none; or several fit, which the error lists.
+            No allocation has this ID or prefix, or several do; the message lists them.
 
         Examples
         --------
@@ -211,30 +216,31 @@ class Client:
     def allocations(
         self, alloc_ids: Iterable[str], *, workers: int = 4, progress: Progress = None
     ) -> Snapshot:
-        """Read allocations in full, side by side, as one snapshot.
+        """Read allocations in full, several at a time, as one snapshot.
 
-        For the few that a scan without task states has shown to be worth it: ``snapshot(task_states=False)``, filter, read.
-        Beside the tables of a list there is `placement`, for `Snapshot.sql`. Job specifications are left out.
+        Use it for the few that a cheap scan has shown to matter: ``snapshot(task_states=False)``, filter,
+        then this. Besides the tables of a list there is `placement`, for `Snapshot.sql`. Job specifications
+        are left out.
 
         Parameters
         ----------
         alloc_ids : iterable of str
-            Their UUIDs, or starts of them that fit only one allocation.
+            UUIDs, or unambiguous prefixes of them.
         workers : int
             Reads at the same time, at most 8.
         progress : bool or callable, optional
-            As of `snapshot`.
+            As in `snapshot`.
 
         Returns
         -------
         Snapshot
-            Of those that are there. ``info["complete"]`` is False where others are ``info["gone"]``, or ``info["failed"]`` with
-            the reason.
+            The allocations that were read. If some are missing, ``info["complete"]`` is False, and they are
+            listed in ``info["gone"]``, or in ``info["failed"]`` with the reason.
 
         Raises
         ------
         ConfigError
-            What is given is no ID; nothing was sent.
+            One of the texts is no ID; nothing was sent.
         AllocframeError
             None could be read, and not because they are gone.
 
@@ -254,20 +260,26 @@ class Client:
         ids = list(dict.fromkeys(map(session.resolve_id, texts)))
         return read_allocations(session.transport, session.config, ids, workers=workers, progress=progress)
 
-    def evaluations(self, *, namespace: str | None = None, filter: str | None = None) -> pd.DataFrame:  # noqa: A002
-        """Fetch the evaluations: what triggered the scheduler, and what it could not place.
+    def evaluations(
+        self,
+        *,
+        namespace: str | None = None,
+        filter: str | None = None,  # noqa: A002 - Nomad's name for it
+    ) -> pd.DataFrame:
+        """Fetch evaluations: what triggered the scheduler, and what it could not place.
 
         Parameters
         ----------
         namespace : str, optional
-            ``"*"`` for every namespace that the token may read; else the client's, else ``default``.
+            ``"*"`` for every namespace that the token may read. Defaults to the client's, else ``default``.
         filter : str, optional
             A filter expression of Nomad, such as ``'TriggeredBy == "node-drain"'``.
 
         Returns
         -------
         pandas.DataFrame
-            The columns of ``frames.EVALUATIONS``; `stats.explain_stops` and `stats.placement_failures` read it.
+            The columns of ``tables.EVALUATIONS``. `stats.explain_stops` and `stats.placement_failures` use
+            it.
 
         Raises
         ------
@@ -294,20 +306,21 @@ class Client:
         wait: float = 60.0,
         checkpoint: Checkpoint | None = None,
     ) -> Watch:
-        """Watch the allocations that the query selects: their present state, and each change of it.
+        """Watch the allocations that the query selects: their current state, and each change to it.
 
         Parameters
         ----------
         namespace, prefix, filter : str, optional
-            As in `snapshot`. A filter needs blocking queries: event streams know none. What ceases to match it is gone.
+            As in `snapshot`. A filter needs blocking queries, because event streams take none. An allocation
+            that no longer matches it is gone.
         stream : bool
-            Subscribe to events where the token may; else ask by blocking queries.
+            Subscribe to events if the token may; else use blocking queries.
         resync_interval : float
-            Seconds after which everything is listed again, which alone tells that rows were removed.
+            Seconds after which everything is listed again. Only this shows that rows were removed.
         wait : float
             Seconds that a blocking query may wait.
         checkpoint : Checkpoint, optional
-            Go on from there: what has not changed since is not told again.
+            Resume from there: only what has changed since then is reported.
 
         Raises
         ------
@@ -341,47 +354,48 @@ class Client:
         stream: Literal["stdout", "stderr", "both"] = "both",
         around: pd.Timestamp | datetime | str | None = None,
         lines: int = 50,
-        max_bytes: int = MOST_BYTES,
+        max_bytes: int = DEFAULT_MAX_BYTES,
     ) -> Logs:
         """Read lines of a task's logs: the last, or those around a time. Needs read-logs, or read-fs.
 
-        Nomad keeps no times of lines. `around` can be answered only where lines begin with one (RFC 3339, syslog, klog, access logs,
-        Unix time, a field ``time``, ``ts`` or ``timestamp``); `Logs.notes` says what was found. Nodes keep few files of a log, and
-        remove them with the allocation.
+        Nomad keeps no times of lines. `around` works only if lines begin with one (RFC 3339, syslog, klog,
+        access logs, Unix time, a field ``time``, ``ts`` or ``timestamp``); `Logs.notes` says which were
+        found. Nodes keep only the last few files of a log, and remove them with the allocation.
 
         Parameters
         ----------
         alloc_id : str
-            Its UUID, or a start of it that fits only one allocation.
+            UUID, or an unambiguous prefix of one.
         task : str
-            Which task.
+            Name of the task.
         stream : str
             "stdout", "stderr" or "both".
         around : time, optional
-            UTC where no offset is given; else the last lines.
+            Show the lines around it; UTC unless it has an offset. Defaults to the last lines.
         lines : int
-            How many of each stream.
+            Number of lines of each stream.
         max_bytes : int
-            How far back from the end of each stream to read, at most, 64 MiB at the utmost.
+            Bytes to read at most, back from the end of each stream; 64 MiB or less.
 
         Raises
         ------
         ConfigError
-            A parameter cannot be used; nothing was sent.
+            A parameter is invalid; nothing was sent.
         Conflict
             The task has not started.
         NotFound, NodeUnreachable
             The allocation is gone, or the servers cannot reach its node.
         PermissionDenied, BadRequest
-            Nomad refused: the token, or a task that is not there.
+            Nomad refused: the token lacks the capability, or there is no such task.
         ResponseTooLarge
-            Far more came than was asked for.
+            The node sent far more than was asked for.
 
         Examples
         --------
-        >>> failed = snap.events[(snap.events["type"] == "Terminated") & (snap.events["exit_code"] > 0)].iloc[-1]
-        >>> found = client.logs(failed["alloc_id"], failed["task"], around=failed["time"], lines=3)
-        >>> found.frame.columns.tolist()
+        >>> events = snap.events
+        >>> failed = events[(events["type"] == "Terminated") & (events["exit_code"] > 0)].iloc[-1]
+        >>> logs = client.logs(failed["alloc_id"], failed["task"], around=failed["time"], lines=3)
+        >>> logs.frame.columns.tolist()
         ['stream', 'file', 'offset', 'time', 'line']
         """
         return read_logs(
@@ -396,63 +410,64 @@ class Client:
         interval: float = 10.0,
         workers: int = 4,
     ) -> Usage:
-        """Sample what tasks use, beside what they were given. Needs read-job.
+        """Sample the CPU and memory that tasks use, next to what they requested. Needs read-job.
 
-        One that cannot be asked does not stop the others. Nodes measure about once a second, and remember the last measurement only: how
-        far percentiles can be trusted depends on how long you sample.
+        An allocation that fails does not stop the others. Nodes measure about once a second and keep only the
+        last measurement, so percentiles are only as good as the time you sample.
 
         Parameters
         ----------
         allocations : Snapshot or iterable of str
-            Those of a snapshot that run, or their UUIDs.
+            The running allocations of a snapshot, or UUIDs.
         samples : int
-            How often each is asked.
+            Samples of each allocation.
         interval : float
-            Seconds from the start of one round to the next; where a round takes longer, the next follows at once.
+            Seconds from the start of one round to the next. If a round takes longer, the next follows at
+            once.
         workers : int
-            Asked at the same time, at most 8.
+            Requests at the same time, at most 8.
 
         Returns
         -------
         Usage
-            ``samples`` and ``errors``; `stats.headroom` makes percentiles of the samples.
+            ``samples`` and ``errors``; `stats.headroom` turns samples into percentiles.
 
         Raises
         ------
         ConfigError
-            A parameter cannot be used; nothing was sent.
+            A parameter is invalid; nothing was sent.
 
         Examples
         --------
-        >>> found = client.usage(snap, samples=2, interval=0.1)
-        >>> bool((found.samples["memory_mib"] < found.samples["memory_requested_mib"]).all())
+        >>> usage = client.usage(snap, samples=2, interval=0.1)
+        >>> bool((usage.samples["memory_mib"] < usage.samples["memory_requested_mib"]).all())
         True
         """
         return sample_usage(self._session, allocations, samples=samples, interval=interval, workers=workers)
 
     def stop(self, alloc_id: str, *, no_shutdown_delay: bool = False) -> StopResult:
-        """Stop one allocation; its job places a replacement elsewhere. Needs alloc-lifecycle.
+        """Stop one allocation; its job places a replacement. Needs alloc-lifecycle.
 
-        Stopping it again makes another evaluation. To end a job for good, stop the job.
+        A second stop makes another evaluation. To end a job for good, stop the job.
 
         Parameters
         ----------
         alloc_id : str
-            Its UUID, or a start of it that fits only one allocation.
+            UUID, or an unambiguous prefix of one.
         no_shutdown_delay : bool
-            Do not wait for the group's and tasks' ``shutdown_delay``.
+            Skip the ``shutdown_delay`` of the group and its tasks.
 
         Returns
         -------
         StopResult
-            ``eval_id`` and ``index`` of the evaluation that will place the replacement.
+            ``eval_id`` and ``index`` of the evaluation that places the replacement.
 
         Raises
         ------
         NotFound, PermissionDenied
             Nothing was stopped.
         ResultUnknown
-            The answer was lost; the message says how the allocation stands.
+            The answer was lost; the message gives the current state of the allocation.
 
         Examples
         --------
@@ -470,18 +485,19 @@ class Client:
         Parameters
         ----------
         alloc_id : str
-            Its UUID, or a start of it that fits only one allocation.
+            UUID, or an unambiguous prefix of one.
         signal : str or signal.Signals
-            "SIGHUP", "HUP" or ``signal.SIGHUP``. Names that no driver knows are refused: servers would send SIGINT.
+            "SIGHUP", "HUP" or ``signal.SIGHUP``. Unknown names are refused: for these, servers would send
+            SIGINT.
         task : str, optional
-            Which task; else all of them, which fails where one of them does not run.
+            Name of the task. Defaults to all tasks, which fails if one of them is not running.
 
         Raises
         ------
         ConfigError
             There is no such signal; nothing was sent.
         Conflict
-            A task does not run, or is not there. Others may have got the signal.
+            A task is not running or does not exist. Other tasks may have got the signal.
         ResultUnknown
             The answer was lost.
 
@@ -500,11 +516,11 @@ class Client:
         Parameters
         ----------
         alloc_id : str
-            Its UUID, or a start of it that fits only one allocation.
+            UUID, or an unambiguous prefix of one.
         task : str, optional
-            Which task; else all that run.
+            Name of the task. Defaults to all running tasks.
         all_tasks : bool
-            Those that have ended, too (Nomad 1.3.4 and newer).
+            Also restart tasks that have ended (Nomad 1.3.4 or newer).
 
         Raises
         ------
@@ -513,7 +529,7 @@ class Client:
         Unsupported
             This server is too old for `all_tasks`; nothing was sent.
         Conflict
-            A task does not run, or is not there. Others may have been restarted.
+            A task is not running or does not exist. Other tasks may have been restarted.
         ResultUnknown
             The answer was lost.
 
@@ -535,22 +551,22 @@ class Client:
         stdin: bytes | str | None = None,
         timeout: float | None = None,
     ) -> ExecResult:
-        """Run a command inside a task, to its end. Needs alloc-exec.
+        """Run a command inside a task and wait for its end. Needs alloc-exec.
 
-        Its stdin is closed when `stdin` is through, at once without any: no server says before that a command has ended.
+        Its stdin is closed after `stdin`, or at once: no server reports the end of a command before that.
 
         Parameters
         ----------
         alloc_id : str
-            Its UUID, or a start of it that fits only one allocation.
+            UUID, or an unambiguous prefix of one.
         command : list of str
-            Program and arguments; no shell looks at them. Servers log them: put no secrets there.
+            Program and arguments, run without a shell. Servers log them: do not put secrets there.
         task : str, optional
-            Which task; needed where there are several.
+            Name of the task; required if there are several.
         stdin : bytes or str, optional
-            What the command reads.
+            Input of the command.
         timeout : float, optional
-            Seconds to wait for its end. Giving up does not stop it.
+            Seconds to wait. A timeout does not stop the command.
 
         Returns
         -------
@@ -560,9 +576,10 @@ class Client:
         Raises
         ------
         ExecError
-            The command could not be started, or had not ended in time, or the session was lost; holds what came.
+            The command could not be started or did not end in time, or the session was lost. It holds the
+            output so far.
         PermissionDenied, NotFound, Conflict
-            Nomad refused; nothing was run.
+            Nomad refused; nothing ran.
 
         Examples
         --------
@@ -585,21 +602,22 @@ class Client:
         timeout: float | None = None,
         workers: int = 4,
     ) -> pd.DataFrame:
-        """Run a command in many allocations, a few at a time; one that fails does not stop the others.
+        """Run a command in many allocations, a few at a time. A failure does not stop the others.
 
         Parameters
         ----------
         alloc_ids : iterable of str
+            UUIDs, or unambiguous prefixes of them.
         command, task, timeout
-            See `exec`.
+            As in `exec`.
         workers : int
             Commands at the same time, at most 8.
 
         Returns
         -------
         pandas.DataFrame
-            One row for each allocation in the order given: alloc_id, task, exit_code (missing where it failed), stdout, stderr (text),
-            error (missing where it did not), duration (timedelta).
+            One row per allocation, in the order given: alloc_id, task, exit_code (NA if it failed), stdout,
+            stderr (text), error (NA unless it failed), duration (timedelta).
 
         Examples
         --------
@@ -615,7 +633,7 @@ class Client:
 
     @property
     def counters(self) -> dict[str, int]:
-        """Requests, repeats, bytes, pages, duplicates and loops since this client was made."""
+        """Requests, retries, bytes, pages, duplicates and loops since the client was created."""
         return self._session.transport.counters()
 
     def close(self) -> None:

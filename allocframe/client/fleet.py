@@ -37,9 +37,9 @@ class Fleet:
     Parameters
     ----------
     clusters : dict or list
-        A `Client` or an address for each cluster, by name. In a list, clusters are named by their regions if these differ,
-        else by their hosts. An address alone is used without a token, and no ``NOMAD_*`` variable is read for it: the
-        variables belong to one cluster, and the token would go to all of them.
+        A `Client` or an address for each cluster, by name. In a list, clusters are named by their regions if
+        these differ, else by their hosts. An address alone is used without a token, and no ``NOMAD_*``
+        variable is read for it: the variables belong to one cluster, and the token would go to all of them.
         The clients belong to the fleet: its `close` closes them.
     timeout : float
         Seconds that one cluster may take for a snapshot. A slower one is reported, and the others are kept.
@@ -56,8 +56,10 @@ class Fleet:
 
     Examples
     --------
-    >>> with af.sim.Cluster("calm", allocations=20, seed=1) as eu, af.sim.Cluster("oom", allocations=20, seed=2) as us:
-    ...     clients = {"eu": af.Client(eu.address, token=eu.token), "us": af.Client(us.address, token=us.token)}
+    >>> eu, us = af.sim.Cluster("calm", allocations=20), af.sim.Cluster("oom", allocations=20)
+    >>> with eu, us:
+    ...     names = {"eu": eu, "us": us}
+    ...     clients = {name: af.Client(each.address, token=each.token) for name, each in names.items()}
     ...     with af.Fleet(clients) as fleet, fleet.snapshot(namespace="*") as snap:
     ...         snap.allocations["cluster"].unique().tolist()
     ['eu', 'us']
@@ -97,8 +99,8 @@ class Fleet:
     def regions(cls, client: Client, *, timeout: float = TIMEOUT) -> Self:
         """Return a fleet of all federated regions of a cluster, its own included, named by region.
 
-        All requests go to this client's address, whose servers forward them to the other regions. They carry this client's
-        token, which must be a global one: any other is known in its own region only.
+        All requests go to this client's address, whose servers forward them to the other regions. They carry
+        this client's token, which must be a global one: any other is known in its own region only.
 
         Examples
         --------
@@ -119,10 +121,10 @@ class Fleet:
         Parameters
         ----------
         path : path
-            Each table has ``address`` and may have ``region``, ``namespace``, ``token_env`` (the variable that holds the
-            token) or ``token_file``, ``ca_cert``, ``ca_path``, ``client_cert``, ``client_key``, ``tls_server_name``,
-            ``verify``. Relative paths start at the folder of this file. No ``NOMAD_*`` variable is read unless the file
-            names it.
+            Each table has ``address`` and may have ``region``, ``namespace``, ``token_env`` (the variable
+            that holds the token) or ``token_file``, ``ca_cert``, ``ca_path``, ``client_cert``,
+            ``client_key``, ``tls_server_name``, ``verify``. Relative paths start at the folder of this file.
+            No ``NOMAD_*`` variable is read unless the file names it.
 
         Raises
         ------
@@ -132,7 +134,7 @@ class Fleet:
         Examples
         --------
         >>> from pathlib import Path
-        >>> _ = Path("clusters.toml").write_text('[eu]\naddress = "https://nomad.eu.example:4646"')
+        >>> _ = Path("clusters.toml").write_text('[eu]\\naddress = "https://nomad.eu.example:4646"')
         >>> af.Fleet.from_file("clusters.toml")
         Fleet(eu)
         """
@@ -162,8 +164,8 @@ class Fleet:
         Returns
         -------
         MultiSnapshot
-            A `Snapshot` whose tables have a column `cluster`. If a cluster could not be fetched, its error is in
-            ``info["clusters"]`` and in the repr, and ``info["complete"]`` is False.
+            A `Snapshot` whose tables have a column `cluster`. If a cluster could not be fetched, its error is
+            in ``info["clusters"]`` and in the repr, and ``info["complete"]`` is False.
 
         Raises
         ------
@@ -180,9 +182,15 @@ class Fleet:
         (False, 'ConnectionFailed')
         """
         options = {
-            "namespace": namespace, "prefix": prefix, "filter": filter, "task_states": task_states, "resources": resources,
-            "stale": stale, "newest": newest, "per_page": per_page,
-        }  # fmt: skip
+            "namespace": namespace,
+            "prefix": prefix,
+            "filter": filter,
+            "task_states": task_states,
+            "resources": resources,
+            "stale": stale,
+            "newest": newest,
+            "per_page": per_page,
+        }
         folders = {name: None if resume is None else Path(resume) / name for name in self.clients}
         snapshots, failures = _FleetFetch(self.clients, self._timeout, folders).run(
             options, workers, progress
@@ -276,7 +284,9 @@ class _FleetFetch:
         return count
 
     def _total_progress(self) -> tuple[int, int | None, str]:
-        """Return the number of allocations so far, an estimate of the total, and a label with the clusters done."""
+        """Return the number of allocations so far, an estimate of the total, and a label with the clusters
+        done.
+        """
         progress = dict(self._progress)
         finished = self._snapshots.keys() | self._failures.keys()
         estimates = [done if name in finished else estimate for name, (done, estimate) in progress.items()]

@@ -72,13 +72,13 @@ def exec_command(
     """Run a command inside a task and wait for its end; see `Client.exec`."""
     from ..nomad import websocket  # needs the optional websockets
 
-    target = exec_target(session, alloc_id, command, task)
+    request = exec_request(session, alloc_id, command, task)
     data = stdin.encode() if isinstance(stdin, str) else stdin or b""
-    with audited_exec(session, target) as outcome:
+    with audited_exec(session, request) as outcome:
         result = websocket.run_command(
-            session.config, target, data, timeout, session.transport.sockets.holding
+            session.config, request, data, timeout, session.transport.sockets.holding
         )
-        outcome.said = f"exit code {result.exit_code}"
+        outcome.message = f"exit code {result.exit_code}"
     return result
 
 
@@ -116,7 +116,7 @@ def exec_many(
     return pd.DataFrame(rows, columns=list(_EXEC_COLUMNS)).astype(_EXEC_COLUMNS)
 
 
-def exec_target(
+def exec_request(
     session: Session, alloc_id: str, command: Sequence[str], task: str | None, *, tty: bool = False
 ) -> ExecRequest:
     """Return the request that starts a command. Whatever can be refused without the node is refused here.
@@ -124,7 +124,8 @@ def exec_target(
     Raises
     ------
     ConfigError, NotFound, AllocframeError
-        The command is no list, the task must be named, there is no such allocation, or the session is read-only.
+        The command is no list, the task must be named, there is no such allocation, or the session is
+        read-only.
     """
     nomad_exec.check_command(command)
     session.check_may_change()
@@ -154,11 +155,11 @@ def audited(
     )
 
 
-def audited_exec(session: Session, target: ExecRequest) -> AbstractContextManager[audit_log.Outcome]:
+def audited_exec(session: Session, request: ExecRequest) -> AbstractContextManager[audit_log.Outcome]:
     """Run a command, or a terminal's session, between its two lines in the audit log."""
-    command, task, tty = (target.params[name] for name in ("command", "task", "tty"))
+    command, task, tty = (request.params[name] for name in ("command", "task", "tty"))
     arguments = {"command": json.loads(command), "task": task, "tty": tty == "true"}
-    return audited(session, "exec", target.path.split("/")[-2], arguments)
+    return audited(session, "exec", request.path.split("/")[-2], arguments)
 
 
 def _post(session: Session, name: str, alloc_id: str, action: Action) -> dict[str, Any]:
@@ -170,7 +171,7 @@ def _post(session: Session, name: str, alloc_id: str, action: Action) -> dict[st
             raise ResultUnknown(f"{error}. {_describe_state(session, alloc_id)}") from None
         answer = answer if isinstance(answer, dict) else {}
         if "EvalID" in answer:
-            outcome.said = f"evaluation {visible(answer['EvalID'])}"
+            outcome.message = f"evaluation {visible(answer['EvalID'])}"
     return answer
 
 
@@ -180,10 +181,10 @@ def _describe_state(session: Session, alloc_id: str) -> str:
         alloc = session.read_allocation(alloc_id)
     except AllocframeError as error:
         return f"It may or may not have been done, and the allocation cannot be read: {error}"
+    status, desired, index = (alloc.get(name) for name in ("ClientStatus", "DesiredStatus", "ModifyIndex"))
     return (
-        "It may or may not have been done: read again, the allocation is "
-        f"{alloc.get('ClientStatus')}, wanted {alloc.get('DesiredStatus')}, ModifyIndex {alloc.get('ModifyIndex')}. "
-        "It was not asked for twice; look before you do"
+        f"It may or may not have been done: the allocation is now {status}, desired {desired}, "
+        f"ModifyIndex {index}. The request was not repeated; check before you do so"
     )
 
 

@@ -1,7 +1,7 @@
 """The connection behind a client: settings, transport and the few calls that everything else is made of.
 
-`Client` and the functions in `operations`, `logs` and `usage` work on a `Session`. Widgets, reports and `Fleet` reach it
-as ``client._session``: it is internal to this package, and no part of the public API.
+`Client` and the functions in `operations`, `logs` and `usage` work on a `Session`. Widgets, reports and
+`Fleet` reach it as ``client._session``: it is internal to this package, and no part of the public API.
 """
 
 from __future__ import annotations
@@ -54,14 +54,16 @@ class Session:
             raise ConfigError(f"retries must be a whole number of 0 or more, got {retries!r}")
         self.config = config
         self.read_only = read_only
-        self.transport = Transport(config, timeout=float(timeout), retries=retries, read_only=read_only)
+        self.transport: Transport = Transport(
+            config, timeout=float(timeout), retries=retries, read_only=read_only
+        )
         self._timeout = float(timeout)
         self._retries = retries
         self._accessor: str | None = None
         weakref.finalize(self, self.transport.close)
 
     def clone(self, *, region: str | None = None) -> Session:
-        """Return a session with the same settings and connections of its own, optionally for another region."""
+        """Return a session with the same settings, perhaps for another region, and connections of its own."""
         config = self.config if region is None else replace(self.config, region=region)
         return Session(config, timeout=self._timeout, retries=self._retries, read_only=self.read_only)
 
@@ -125,7 +127,9 @@ class Session:
         return acl.read_rights(self.get_json)
 
     def accessor(self) -> str | None:
-        """Return the token's accessor ID, or None if it cannot be read. It identifies the token and grants nothing."""
+        """Return the token's accessor ID, or None if it cannot be read. It identifies the token and grants
+        nothing.
+        """
         if self._accessor is None:
             self._accessor = acl.read_accessor(self.get_json)
         return self._accessor

@@ -1,51 +1,49 @@
-"""What a finding is, and from when on something is one."""
+"""What a finding is: facts about one thing, and the rows behind them. The English for it is in `sentences`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
-from .._utils.text import escaped, visible
+from .._utils.prose import as_html, one_line
+from .._utils.text import escaped
+from . import sentences
 
 SEVERITIES = ("critical", "warning", "info")
 
-
-TITLES = {
-    "AF101": "Events truncated",
-    "AF102": "Snapshot incomplete",
-    "AF103": "Values that did not fit",
-    "AF104": "Clock set back",
-    "AF201": "Crash loop",
-    "AF202": "Out of memory",
-    "AF203": "Kill timeout exceeded",
-    "AF204": "Artifacts cannot be fetched",
-    "AF205": "Tasks cannot start",
-    "AF301": "Node lost",
-    "AF302": "Node fails more than its jobs explain",
-    "AF401": "Version fails more than the one before",
-    "AF501": "Restart storm",
-    "AF601": "Allocations cannot be placed",
-    "AF701": "Memory close to what is reserved",
-    "AF702": "Far more reserved than used",
-}
-"""The rules by their codes."""
-
-
-_TIMES = (
-    ("first_at", "last_at"),
-    ("began_at", "ended_at"),
-    ("time", "time"),
-    ("modified_at", "modified_at"),
-    ("placed_at", "placed_at"),
-)
-"""Where evidence says when: the columns of its first and last moment, by the first pair that is there."""
+KEY_COLUMNS = (
+    "cluster", "eval_id", "namespace", "job_id", "job_version", "task_group", "slot", "alloc_id", "task", "node_id", "node_name",
+    "file", "record", "field",
+)  # fmt: skip
+"""Columns that name rows; times and numbers are not keys."""
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """From when on something is worth pointing at."""
+    """The limits above which something becomes a finding.
+
+    Attributes
+    ----------
+    loop_restarts, loop_window
+        A crash loop (AF201) has at least so many restarts within this time.
+    shared_jobs
+        If failed starts hit at least so many jobs, no single job or version is blamed.
+    storm_slots, storm_window
+        A restart storm (AF501) hits at least so many tasks within this time.
+    storm_explained_share
+        It is no storm if one job, or crash loops, account for at least this share of it.
+    version_tasks
+        A version (AF401) is blamed for at least so many failed tasks.
+    skewed_runs
+        AF104 needs at least so many runs that end before they start.
+    usage_samples
+        AF701 and AF702 need at least so many samples of a task.
+    tight_share, idle_share
+        The share of reserved memory from which it is tight (AF701), and below which it is idle (AF702).
+    """
 
     loop_restarts: int = 3
     loop_window: str = "10min"
@@ -62,83 +60,117 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to point at.
+    """Facts about one thing that deserves attention.
 
     Attributes
     ----------
     code : str
-        Which rule, such as "AF201"; each has a page in ``docs/findings/``.
+        The rule, such as "AF201"; each has a page in ``docs/findings/``.
     severity : str
-        "critical" (is still going on, or has cost allocations), "warning", or "info".
-    summary : str
-        One sentence with numbers.
-    about : dict
-        What it is about: job_id, job_version, node_name, cause, cluster, where they apply.
+        "critical" (ongoing, or it has cost allocations), "warning", or "info".
+    subject : dict
+        What it is about, as far as it applies: cluster, namespace, job_id, job_version, task_group, task, node_id, node_name.
+    facts : dict
+        Its numbers, times and causes by name, as plain values; None if unknown.
+    began_at, last_at : Timestamp or None
+        First and last sign of it; None if it is about all of the snapshot.
+    observed_at : Timestamp or None
+        When the snapshot was taken. Sentences leave out the date of times on this day.
     evidence : pandas.DataFrame
         The rows behind it.
     """
 
     code: str
     severity: str
-    summary: str
-    about: dict[str, Any] = field(default_factory=dict)
+    subject: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    began_at: pd.Timestamp | None = None
+    last_at: pd.Timestamp | None = None
+    observed_at: pd.Timestamp | None = field(default=None, compare=False, repr=False)
     evidence: pd.DataFrame = field(default_factory=pd.DataFrame, compare=False, repr=False)
 
     @property
     def title(self) -> str:
-        """What the rule is called."""
-        return TITLES[self.code]
+        """The name of the rule."""
+        return sentences.WORDINGS[self.code].title
 
     @property
-    def times(self) -> tuple[Any, Any]:
-        """The first and last moment of its evidence; NaT where it is about all of it."""
-        for first, last in _TIMES:
-            if first in self.evidence.columns:
-                return self.evidence[first].min(), self.evidence[last].max()
-        return pd.NaT, pd.NaT
+    def summary(self) -> str:
+        """The finding in one line, with its numbers."""
+        return sentences.short(self)
+
+    @property
+    def description(self) -> str:
+        """The finding in full sentences, for reports."""
+        return sentences.long(self)
+
+    @property
+    def evidence_keys(self) -> list[dict[str, Any]]:
+        """The keys of the rows behind it, each once: alloc_id and task, job_id and job_version, node_name, and so on."""
+        keys = [name for name in KEY_COLUMNS if name in self.evidence.columns]
+        rows = self.evidence[keys].drop_duplicates().to_dict("records")
+        return [{str(name): plain(value) for name, value in row.items()} for row in rows]
+
+
+def plain(value: Any) -> Any:
+    """Return a value as plain Python, with None for what is missing: facts are compared, printed and written as JSON."""
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if pd.isna(value):
+        return None
+    # numpy's scalars have .item(); pandas' Timestamp and Timedelta do not
+    return value.item() if hasattr(value, "item") else value
+
+
+def plain_facts(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return a mapping of facts with plain values."""
+    return {str(name): plain(value) for name, value in row.items()}
 
 
 class Findings(list[Finding]):
-    """The findings of one snapshot, the most severe first."""
+    """The findings of a snapshot, the most severe first."""
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row for each finding: code, severity, title, summary.
+        """Return one row per finding: code, severity, title, summary.
 
         Examples
         --------
         >>> af.findings(snap).to_frame().columns.tolist()
         ['code', 'severity', 'title', 'summary']
         """
-        rows = [(one.code, one.severity, one.title, one.summary) for one in self]
+        rows = [(finding.code, finding.severity, finding.title, finding.summary) for finding in self]
         return pd.DataFrame(rows, columns=["code", "severity", "title", "summary"]).astype("str")
 
-    def since(self, moment: pd.Timestamp | str | None) -> Findings:
-        """Return those that went on at a time or later, and those that are about everything; all where it is None.
+    def since(self, start: pd.Timestamp | str | None) -> Findings:
+        """Return the findings whose last sign is at `start` or later, and those about all of the snapshot.
+
+        Without a start, return all.
 
         Examples
         --------
-        >>> {one.code for one in af.findings(snap).since("2100-01-01")}
+        >>> {finding.code for finding in af.findings(snap).since("2100-01-01")}
         {'AF101'}
         """
-        if moment is None:
+        if start is None:
             return self
-        stamp = pd.Timestamp(moment)
+        stamp = pd.Timestamp(start)
         first = stamp if stamp.tzinfo else stamp.tz_localize("UTC")
-        return Findings(one for one in self if pd.isna(one.times[1]) or one.times[1] >= first)
+        return Findings(finding for finding in self if finding.last_at is None or finding.last_at >= first)
 
     def __repr__(self) -> str:
         if not self:
-            return "nothing found"
-        return "\n".join(f"{one.code} {one.severity:8} {visible(one.summary)}" for one in self)
+            return "no findings"
+        lines = (f"{finding.code} {finding.severity:8} {one_line(finding.summary)}" for finding in self)
+        return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         if not self:
-            return "<p>Nothing found.</p>"
+            return "<p>No findings.</p>"
         left = "style='text-align:left'"
         rows = "".join(
-            f"<tr><td {left}>{one.code}</td><td {left}>{one.severity}</td><td {left}>{escaped(one.title)}</td>"
-            f"<td {left}>{escaped(one.summary)}</td></tr>"
-            for one in self
+            f"<tr><td {left}>{finding.code}</td><td {left}>{finding.severity}</td>"
+            f"<td {left}>{escaped(finding.title)}</td><td {left}>{as_html(finding.summary)}</td></tr>"
+            for finding in self
         )
-        head = "".join(f"<th {left}>{name}</th>" for name in ("code", "severity", "finding", "in numbers"))
+        head = "".join(f"<th {left}>{name}</th>" for name in ("code", "severity", "finding", "summary"))
         return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"

@@ -1,8 +1,10 @@
-"""The rules of findings: what a colleague would point at, over the statistics of one cluster, each with its evidence."""
+"""The rules of findings, one for each code: statistics of one cluster in, facts out. The English is in `sentences`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -10,283 +12,304 @@ import pandas as pd
 from .. import stats
 from ..snapshot.snapshot import Snapshot
 from ..stats.explain import explained
-from .finding import Finding, Thresholds
-
-Rule = Callable[[Snapshot, Thresholds], Iterator[Finding]]
+from .finding import Finding, Thresholds, plain, plain_facts
 
 
-def _count(number: int, what: str) -> str:
-    if number != 1:
-        return f"{number:,} {what}"
-    return f"1 {what.removesuffix('es' if what.endswith('shes') else 's')}"
+@dataclass(frozen=True)
+class Sources:
+    """What rules look at: a snapshot of one cluster, and what was fetched besides it."""
+
+    snapshot: Snapshot
+    evaluations: pd.DataFrame | None = None
+    usage: pd.DataFrame | None = None
+    thresholds: Thresholds = field(default_factory=Thresholds)
+
+    @cached_property
+    def failed_starts(self) -> pd.DataFrame:
+        """The events of starts that failed."""
+        return explained(self.snapshot, "type", list(stats.vocabulary.FAILED_STARTS))
+
+    @cached_property
+    def shared_start_failures(self) -> set[str]:
+        """Causes of failed starts that hit so many jobs that no single job or version is to blame."""
+        jobs = self.failed_starts.groupby("cause", observed=True)["job_id"].nunique()
+        return set(jobs[jobs >= self.thresholds.shared_jobs].index.astype(str))
 
 
-def _clock(moment: pd.Timestamp) -> str:
-    return f"{moment:%Y-%m-%d %H:%M} UTC"
+Rule = Callable[[Sources], Iterator[Finding]]
+
+RULES: dict[str, Rule] = {}
+"""The rule of each code."""
 
 
-def _named(job: object, version: object) -> str:
-    return f"{job} version {version}" if version is not None and not pd.isna(version) else str(job)  # type: ignore[call-overload]
+def rule(code: str) -> Callable[[Rule], Rule]:
+    """Register the rule of a code."""
+
+    def register(function: Rule) -> Rule:
+        RULES[code] = function
+        return function
+
+    return register
 
 
-def _truncated(snapshot: Snapshot, limits: Thresholds) -> Iterator[Finding]:
-    tasks = snapshot.task_states
-    cut = tasks[tasks["events_truncated"]]
-    if len(cut):
-        summary = (
-            f"Older events of {len(cut):,} of {_count(len(tasks), 'tasks')} ({len(cut) / len(tasks):.0%}) are gone: "
-            "Nomad keeps ten; counts from events are lower bounds there"
-        )
-        yield Finding("AF101", "info", summary, evidence=cut)
-
-
-def _incomplete(snapshot: Snapshot, limits: Thresholds) -> Iterator[Finding]:
-    if len(snapshot) and snapshot.task_states.empty:
-        yield Finding(
-            "AF102",
-            "warning",
-            "The snapshot holds no task states: it can say nothing of restarts and failures",
-        )
-    if snapshot.info.get("complete") is False:
-        yield Finding(
-            "AF102", "warning", "The snapshot is not complete: " + "; ".join(snapshot.info.get("notes", []))
-        )
-    if len(snapshot.issues):
-        fields = ", ".join(
-            sorted(set(snapshot.issues["field"].str.replace(r"\[\d+\]", "", regex=True).astype(str)))[:3]
-        )
-        summary = f"{_count(len(snapshot.issues), 'values')} did not fit and are missing in the tables, such as {fields}"
-        yield Finding("AF103", "warning", summary, evidence=snapshot.issues)
-
-
-def _skewed(snapshot: Snapshot, limits: Thresholds) -> Iterator[Finding]:
-    runs = stats.runs(snapshot)
-    skewed = runs[runs["skewed"]]
-    if len(skewed) >= limits.skewed_runs:
-        nodes = skewed["node_name"].astype(str).nunique()
-        summary = f"{_count(len(skewed), 'runs')} on {_count(nodes, 'nodes')} end before they start: clocks were set back there"
-        yield Finding("AF104", "info", summary, evidence=skewed)
-
-
-_KINDS = {"artifact": "AF204", "driver": "AF205", "setup": "AF205", "validation": "AF205", "hook": "AF205"}
-_SAID = {
-    "failure": "exits with code {code}", "out of memory": "runs out of memory", "artifact": "cannot fetch its artifact",
-    "driver": "is refused by its driver", "setup": "cannot be set up", "validation": "is invalid", "hook": "fails in a hook",
-    "health check": "fails its health check", "completed": "ends, with success, though it should run on",
-}  # fmt: skip
-
-
-def _loops(snapshot: Snapshot, limits: Thresholds) -> Iterator[Finding]:
-    loops = stats.crash_loops(snapshot, min_restarts=limits.loop_restarts, within=limits.loop_window)
-    if loops.empty:
-        return
-    keys = ["namespace", "job_id", "task_group", "task", "job_version", "cause"]
-    for (namespace, job, _, task, version, cause), part in loops.groupby(keys, observed=True, dropna=False):
-        if cause in _KINDS:
-            continue
-        code = part["exit_code"].mode()
-        does = _SAID.get(str(cause), "crashes").format(code=code.iloc[0] if len(code) else "unknown")
-        length: Any = part["median_run"].median()
-        ran = "without ever running" if pd.isna(length) else f"after {_short(length)} (median)"
-        going = int((~part["resolved"].astype(bool)).sum())
-        state = f"{going} still looping" if going else "all running again"
-        summary = (
-            f"Task {task} of {_named(job, version)} {does} {ran}: {_count(int(part['crashes'].sum()), 'crashes')} in "
-            f"{_count(len(part), 'slots')} since {_clock(part['first_at'].min())}, {state}"
-        )
-        about = {"namespace": namespace, "job_id": job, "job_version": version, "cause": cause}
-        yield Finding("AF201", "critical" if going else "warning", summary, about, part)
-
-
-def _short(length: pd.Timedelta) -> str:
-    seconds = length.total_seconds()
-    return (
-        f"{seconds:.1f} s"
-        if seconds < 60
-        else f"{seconds / 60:.1f} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} h"
+def _finding(
+    code: str,
+    severity: str,
+    subject: dict[str, Any],
+    facts: dict[str, Any],
+    evidence: pd.DataFrame | None = None,
+    times: tuple[str, str] | None = None,
+) -> Finding:
+    """Return a finding; `times` are the columns of its evidence with the first and the last sign."""
+    rows = pd.DataFrame() if evidence is None else evidence
+    began, last = (rows[times[0]].min(), rows[times[1]].max()) if times else (None, None)
+    return Finding(
+        code,
+        severity,
+        plain_facts(subject),
+        plain_facts(facts),
+        began_at=None if times is None else plain(began),
+        last_at=None if times is None else plain(last),
+        evidence=rows,
     )
 
 
-def _memory(snapshot: Snapshot, limits: Thresholds) -> Iterator[Finding]:
-    for sure, said in (
-        ("confirmed", "killed for memory"),
-        ("suspected", "killed by SIGKILL, perhaps for memory (the driver does not say)"),
-    ):
-        hit = explained(snapshot, "oom", [sure])
-        for (namespace, job, version), part in hit.groupby(
-            ["namespace", "job_id", "job_version"], observed=True, dropna=False
-        ):
-            tasks = part.drop_duplicates(["alloc_id", "task"])
-            summary = (
-                f"{_named(job, version)} was {said} {_count(len(part), 'times')} in {_count(len(tasks), 'tasks')}, last "
-                f"at {_clock(part['time'].max())}"
-            )
-            about = {"namespace": namespace, "job_id": job, "job_version": version, "cause": "out of memory"}
-            yield Finding("AF202", "critical" if sure == "confirmed" else "warning", summary, about, part)
-
-
-def _kill_timeouts(snapshot: Snapshot, limits: Thresholds) -> Iterator[Finding]:
-    hit = explained(snapshot, "exit_meaning", ["kill timeout exceeded"])
-    for (namespace, job), part in hit.groupby(["namespace", "job_id"], observed=True):
-        summary = (
-            f"{job} did not end within its kill timeout and was killed by force {_count(len(part), 'times')}"
-        )
-        yield Finding("AF203", "info", summary, {"namespace": namespace, "job_id": job}, part)
-
-
-def _failed_starts(snapshot: Snapshot, limits: Thresholds) -> Iterator[Finding]:
-    failed = _failed_to_start(snapshot)
-    for cause, part in failed.groupby("cause", observed=True):
-        jobs = sorted(set(part["job_id"].astype(str)))
-        wide = len(jobs) >= limits.shared_jobs
-        column = (
-            "download_error" if cause == "artifact" else "driver_error" if cause == "driver" else "message"
-        )
-        words = part[column].dropna().astype(str).value_counts()
-        said = f', mostly "{words.index[0][:120]}"' if len(words) else ""
-        who = ", ".join(jobs[:3]) + (f" and {len(jobs) - 3} more" if len(jobs) > 3 else "")
-        summary = (
-            f"{_count(len(part), 'starts')} failed ({cause}) in {_count(len(jobs), 'jobs')} ({who}) from "
-            f"{_clock(part['time'].min())} to {_clock(part['time'].max())}{said}"
-        )
-        about = {"cause": cause, "job_ids": jobs, **({"job_id": jobs[0]} if len(jobs) == 1 else {})}
-        yield Finding(
-            _KINDS.get(str(cause), "AF205"), "critical" if wide else "warning", summary, about, part
+@rule("AF101")
+def _truncated(sources: Sources) -> Iterator[Finding]:
+    tasks = sources.snapshot.task_states
+    truncated = tasks[tasks["events_truncated"]]
+    if len(truncated):
+        yield _finding(
+            "AF101", "info", {}, {"tasks_truncated": len(truncated), "tasks": len(tasks)}, truncated
         )
 
 
-def _lost_nodes(snapshot: Snapshot, limits: Thresholds) -> Iterator[Finding]:
-    for row in stats.blast_radius(snapshot).to_dict("records"):
-        back = (
-            ""
-            if pd.isna(row["median_to_start"])
-            else f", replacements ran after {_short(row['median_to_start'])} (median)"
-        )
-        missing = f", {row['unplaced']} without a replacement" if row["unplaced"] else ""
-        summary = (
-            f"Node {row['node_name']} was lost at {_clock(row['at'])} with {_count(row['lost'], 'allocations')} of "
-            f"{_count(row['jobs'], 'jobs')}{back}{missing}"
-        )
-        mine = snapshot.allocations[snapshot.allocations["node_id"].astype(str) == str(row["node_id"])]
-        about = {"node_id": row["node_id"], "node_name": row["node_name"]}
-        yield Finding(
-            "AF301", "critical", summary, about, mine[mine["client_status"].isin(["lost", "unknown"])]
-        )
+@rule("AF102")
+def _incomplete(sources: Sources) -> Iterator[Finding]:
+    snapshot = sources.snapshot
+    if len(snapshot) and snapshot.task_states.empty:
+        yield _finding("AF102", "warning", {}, {"reason": "no task states"})
+    if snapshot.info.get("complete") is False:
+        notes = snapshot.info.get("notes", [])
+        yield _finding("AF102", "warning", {}, {"reason": "incomplete", "notes": notes})
 
 
-def _lemons(snapshot: Snapshot, limits: Thresholds) -> Iterator[Finding]:
-    nodes = stats.lemon_nodes(snapshot)
-    for row in nodes[nodes["lemon"]].to_dict("records"):
-        summary = (
-            f"On node {row['node_name']} {_count(row['observed'], 'tasks')} of {row['tasks']:,} failed, {row['ratio']:.1f} times the "
-            f"{row['expected']:.1f} that its jobs make likely (95 %: {row['lower']:.1f} to {row['upper']:.1f})"
-        )
-        mine = nodes[nodes["node_name"] == row["node_name"]]
-        yield Finding("AF302", "warning", summary, {"node_name": row["node_name"]}, mine)
+def missing_cluster(name: str, error: str) -> Finding:
+    """Return the finding that a cluster is missing from a snapshot of several."""
+    return _finding("AF102", "warning", {"cluster": name}, {"reason": "cluster missing", "error": error})
 
 
-def _failed_to_start(snapshot: Snapshot) -> pd.DataFrame:
-    return explained(snapshot, "type", list(stats.vocabulary.FAILED_STARTS))
+@rule("AF103")
+def _misfits(sources: Sources) -> Iterator[Finding]:
+    issues = sources.snapshot.issues
+    if len(issues):
+        # "TaskStates[0].Events" and "TaskStates[1].Events" are one field
+        fields = issues["field"].str.replace(r"\[\d+\]", "", regex=True).astype(str)
+        facts = {"values": len(issues), "fields": sorted(set(fields))[:3]}
+        yield _finding("AF103", "warning", {}, facts, issues)
 
 
-def _elsewhere(snapshot: Snapshot, limits: Thresholds) -> set[str]:
-    """Return the causes of failed starts that hit so many jobs that no job or version is to blame."""
-    failed = _failed_to_start(snapshot)
-    jobs = failed.groupby("cause", observed=True)["job_id"].nunique()
-    return set(jobs[jobs >= limits.shared_jobs].index.astype(str))
+@rule("AF104")
+def _skewed(sources: Sources) -> Iterator[Finding]:
+    runs = stats.runs(sources.snapshot)
+    skewed = runs[runs["skewed"]]
+    if len(skewed) >= sources.thresholds.skewed_runs:
+        facts = {"runs": len(skewed), "nodes": skewed["node_name"].astype(str).nunique()}
+        yield _finding("AF104", "info", {}, facts, skewed)
 
 
-def _versions(snapshot: Snapshot, limits: Thresholds) -> Iterator[Finding]:
-    table = stats.rollouts(snapshot)
-    worse = table[
-        (table["failed_tasks"] >= limits.version_tasks) & (table["share_lower"] > table["base_share_upper"])
-    ]
-    shared = _elsewhere(snapshot, limits)
-    for row in worse.to_dict("records"):
-        if row["cause"] in shared:
+_FAILED_STARTS = ("artifact", "driver", "setup", "validation", "hook")
+"""Loops of these are failed starts: AF204 and AF205."""
+
+
+@rule("AF201")
+def _crash_loops(sources: Sources) -> Iterator[Finding]:
+    limits = sources.thresholds
+    loops = stats.crash_loops(sources.snapshot, min_restarts=limits.loop_restarts, within=limits.loop_window)
+    if loops.empty:
+        return
+    keys = ["namespace", "job_id", "task_group", "task", "job_version", "cause"]
+    for values, slots in loops.groupby(keys, observed=True, dropna=False):
+        *subject, cause = values
+        if cause in _FAILED_STARTS:
             continue
-        canary = " (canaries)" if row["canary"] else ""
-        summary = (
-            f"Of {_named(row['job_id'], row['job_version'])}{canary}, placed {_clock(row['placed_at'])}, {row['failed_tasks']:,} of "
-            f"{_count(row['tasks'], 'tasks')} failed, of version {int(row['base_version'])} {int(row['base_failed_tasks']):,} of "
-            f"{int(row['base_tasks']):,}"
+        codes = slots["exit_code"].mode()
+        looping = int((~slots["resolved"].astype(bool)).sum())
+        facts = {
+            "cause": cause,
+            "exit_code": codes.iloc[0] if len(codes) else None,
+            "median_run": slots["median_run"].median(),
+            "crashes": slots["crashes"].sum(),
+            "instances": len(slots),
+            "looping": looping,
+        }
+        yield _finding(
+            "AF201",
+            "critical" if looping else "warning",
+            dict(zip(keys, subject, strict=False)),
+            facts,
+            slots,
+            ("first_at", "last_at"),
         )
-        about = {"namespace": row["namespace"], "job_id": row["job_id"], "job_version": row["job_version"]}
-        yield Finding("AF401", "critical", summary, about, pd.DataFrame([row]))
 
 
-def _storms(snapshot: Snapshot, limits: Thresholds) -> Iterator[Finding]:
-    storms = stats.restart_storms(snapshot, window=limits.storm_window, min_slots=limits.storm_slots)
-    shared = _elsewhere(snapshot, limits)
+@rule("AF202")
+def _out_of_memory(sources: Sources) -> Iterator[Finding]:
+    keys = ["namespace", "job_id", "job_version"]
+    for certainty in ("confirmed", "suspected"):
+        kills = explained(sources.snapshot, "oom", [certainty])
+        for values, events in kills.groupby(keys, observed=True, dropna=False):
+            confirmed = certainty == "confirmed"
+            facts = {
+                "cause": "out of memory",
+                "confirmed": confirmed,
+                "kills": len(events),
+                "tasks": len(events.drop_duplicates(["alloc_id", "task"])),
+            }
+            severity = "critical" if confirmed else "warning"
+            subject = dict(zip(keys, values, strict=True))
+            yield _finding("AF202", severity, subject, facts, events, ("time", "time"))
+
+
+@rule("AF203")
+def _kill_timeouts(sources: Sources) -> Iterator[Finding]:
+    kills = explained(sources.snapshot, "exit_meaning", ["kill timeout exceeded"])
+    for (namespace, job), events in kills.groupby(["namespace", "job_id"], observed=True):
+        subject = {"namespace": namespace, "job_id": job}
+        yield _finding("AF203", "info", subject, {"kills": len(events)}, events, ("time", "time"))
+
+
+@rule("AF204")
+def _failed_artifacts(sources: Sources) -> Iterator[Finding]:
+    yield from _failed_starts("AF204", sources, lambda cause: cause == "artifact")
+
+
+@rule("AF205")
+def _failed_tasks(sources: Sources) -> Iterator[Finding]:
+    yield from _failed_starts("AF205", sources, lambda cause: cause != "artifact")
+
+
+_ERROR_COLUMNS = {"artifact": "download_error", "driver": "driver_error"}
+
+
+def _failed_starts(code: str, sources: Sources, covers: Callable[[str], bool]) -> Iterator[Finding]:
+    for cause, events in sources.failed_starts.groupby("cause", observed=True):
+        if not covers(str(cause)):
+            continue
+        jobs = sorted(set(events["job_id"].astype(str)))
+        errors = events[_ERROR_COLUMNS.get(str(cause), "message")].dropna().astype(str).value_counts()
+        facts = {
+            "cause": cause,
+            "jobs": jobs,
+            "starts": len(events),
+            "error": errors.index[0][:120] if len(errors) else None,
+        }
+        subject = {"job_id": jobs[0]} if len(jobs) == 1 else {}
+        severity = "critical" if len(jobs) >= sources.thresholds.shared_jobs else "warning"
+        yield _finding(code, severity, subject, facts, events, ("time", "time"))
+
+
+@rule("AF301")
+def _lost_nodes(sources: Sources) -> Iterator[Finding]:
+    allocations = sources.snapshot.allocations
+    for row in stats.blast_radius(sources.snapshot).to_dict("records"):
+        on_node = allocations[allocations["node_id"].astype(str) == str(row["node_id"])]
+        lost = on_node[on_node["client_status"].isin(["lost", "unknown"])]
+        facts = {
+            "lost_at": row["at"],
+            **{name: row[name] for name in ("lost", "jobs", "median_to_start", "unplaced")},
+        }
+        subject = {"node_id": row["node_id"], "node_name": row["node_name"]}
+        yield _finding("AF301", "critical", subject, facts, lost, ("modified_at", "modified_at"))
+
+
+@rule("AF302")
+def _lemons(sources: Sources) -> Iterator[Finding]:
+    nodes = stats.lemon_nodes(sources.snapshot)
+    for row in nodes[nodes["lemon"]].to_dict("records"):
+        facts = {name: row[name] for name in ("observed", "tasks", "expected", "ratio", "lower", "upper")}
+        evidence = nodes[nodes["node_name"] == row["node_name"]]
+        yield _finding("AF302", "warning", {"node_name": row["node_name"]}, facts, evidence)
+
+
+@rule("AF401")
+def _worse_versions(sources: Sources) -> Iterator[Finding]:
+    rollouts = stats.rollouts(sources.snapshot)
+    # the 95% intervals of the two shares do not meet
+    apart = rollouts["share_lower"] > rollouts["base_share_upper"]
+    worse = rollouts[(rollouts["failed_tasks"] >= sources.thresholds.version_tasks) & apart]
+    for row in worse.to_dict("records"):
+        if row["cause"] in sources.shared_start_failures:
+            continue
+        subject = {name: row[name] for name in ("namespace", "job_id", "job_version")}
+        numbers = ("failed_tasks", "tasks", "base_version", "base_failed_tasks", "base_tasks")
+        facts = {name: row[name] for name in ("canary", "placed_at")}
+        facts |= {name: int(row[name]) for name in numbers}
+        yield _finding("AF401", "critical", subject, facts, pd.DataFrame([row]), ("placed_at", "placed_at"))
+
+
+@rule("AF501")
+def _storms(sources: Sources) -> Iterator[Finding]:
+    limits = sources.thresholds
+    storms = stats.restart_storms(sources.snapshot, window=limits.storm_window, min_slots=limits.storm_slots)
     several = storms[
         (storms["job_id_share"] < limits.storm_explained_share)
         & (storms["looping_share"] < limits.storm_explained_share)
-        & ~storms["cause"].isin(list(shared))
+        & ~storms["cause"].isin(list(sources.shared_start_failures))
     ]
+    names = (
+        "slots", "expected", "cause", "cause_share", "node_name", "node_name_share", "began_at", "ended_at",
+    )  # fmt: skip
     for row in several.to_dict("records"):
-        node = (
-            f", {row['node_name_share']:.0%} on node {row['node_name']}"
-            if row["node_name_share"] >= 0.5
-            else ""
-        )
-        summary = (
-            f"{_count(row['slots'], 'tasks')} of several jobs restarted or failed together between {row['began_at']:%Y-%m-%d %H:%M:%S} and "
-            f"{row['ended_at']:%H:%M:%S} UTC ({row['expected']:.1f} expected in {limits.storm_window}), {row['cause_share']:.0%} by cause: "
-            f"{row['cause']}{node}"
-        )
-        yield Finding(
-            "AF501",
-            "warning",
-            summary,
-            {"cause": row["cause"], **({"node_name": row["node_name"]} if node else {})},
-            pd.DataFrame([row]),
-        )
+        on_one_node = bool(row["node_name_share"] >= 0.5)
+        facts = {name: row[name] for name in names}
+        facts |= {"window": limits.storm_window, "on_one_node": on_one_node}
+        subject = {"node_name": row["node_name"]} if on_one_node else {}
+        yield _finding("AF501", "warning", subject, facts, pd.DataFrame([row]), ("began_at", "ended_at"))
 
 
-def unplaced(evaluations: pd.DataFrame) -> Iterator[Finding]:
-    """Yield what could not be placed, of evaluations."""
-    failed = stats.placement_failures(evaluations)
-    for (namespace, job, group), part in failed.groupby(["namespace", "job_id", "task_group"], observed=True):
-        last = part.sort_values("created_at").iloc[-1]
-        why = "; ".join(
-            str(text) for text in (last["exhausted"], last["constraints"]) if isinstance(text, str)
-        )
-        queued = "" if pd.isna(last["queued"]) else f", {last['queued']} waiting"
-        summary = f"Group {group} of {job} could not be placed in {_count(len(part), 'evaluations')}{queued}: {why or 'no node fits'}"
-        yield Finding(
-            "AF601", "warning", summary, {"namespace": namespace, "job_id": job, "task_group": group}, part
-        )
+@rule("AF601")
+def _unplaced(sources: Sources) -> Iterator[Finding]:
+    if sources.evaluations is None:
+        return
+    keys = ["namespace", "job_id", "task_group"]
+    failed = stats.placement_failures(sources.evaluations)
+    for values, evaluations in failed.groupby(keys, observed=True):
+        last = evaluations.sort_values("created_at").iloc[-1]
+        facts = {name: last[name] for name in ("queued", "exhausted", "constraints")}
+        facts["evaluations"] = len(evaluations)
+        yield _finding("AF601", "warning", dict(zip(keys, values, strict=True)), facts, evaluations)
 
 
-def reserved(usage: pd.DataFrame, limits: Thresholds) -> Iterator[Finding]:
-    """Yield where too little or too much is reserved, of samples of usage."""
-    table = stats.headroom(usage)
-    table = table[table["samples"] >= limits.usage_samples]
-    tight = (table["memory_max_share"] >= limits.tight_share).fillna(False)
-    idle = (
-        (table["memory_max_share"] < limits.idle_share) & (table["cpu_p95_share"] < limits.idle_share)
-    ).fillna(False)
-    for row in table[tight].to_dict("records"):
-        summary = (
-            f"Task {row['task']} of {row['job_id']} used up to {row['memory_max_mib']:,.0f} of {row['memory_requested_mib']:,.0f} MiB "
-            f"reserved ({row['memory_max_share']:.0%}), in {_count(row['samples'], 'samples')} of {_count(row['tasks'], 'tasks')}"
-        )
-        yield Finding("AF701", "warning", summary, _whose(row), pd.DataFrame([row]))
-    for row in table[idle].to_dict("records"):
-        summary = (
-            f"Task {row['task']} of {row['job_id']} used at most {row['memory_max_mib']:,.0f} of {row['memory_requested_mib']:,.0f} MiB "
-            f"reserved, and {row['cpu_p95_mhz']:,.0f} of {row['cpu_requested_mhz']:,.0f} MHz in 95 % of "
-            f"{_count(row['samples'], 'samples')} of {_count(row['tasks'], 'tasks')}"
-        )
-        yield Finding("AF702", "info", summary, _whose(row), pd.DataFrame([row]))
+def _headroom(sources: Sources) -> pd.DataFrame:
+    """Return the headroom of tasks with enough samples; empty without samples."""
+    if sources.usage is None:
+        return pd.DataFrame(columns=["memory_max_share", "cpu_p95_share"], dtype="Float64")
+    headroom = stats.headroom(sources.usage)
+    enough: pd.DataFrame = headroom[headroom["samples"] >= sources.thresholds.usage_samples]
+    return enough
 
 
-def _whose(row: dict[Hashable, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in ("namespace", "job_id", "task_group", "task")}
+def _reserved(code: str, severity: str, tasks: pd.DataFrame) -> Iterator[Finding]:
+    keys = ("namespace", "job_id", "task_group", "task")
+    numbers = (
+        "samples", "tasks", "memory_max_mib", "memory_requested_mib", "memory_max_share", "cpu_p95_mhz", "cpu_requested_mhz",
+        "cpu_p95_share",
+    )  # fmt: skip
+    for row in tasks.to_dict("records"):
+        facts = {name: row[name] for name in numbers}
+        yield _finding(code, severity, {name: row[name] for name in keys}, facts, pd.DataFrame([row]))
 
 
-RULES: tuple[Rule, ...] = (
-    _truncated, _incomplete, _skewed, _loops, _memory, _kill_timeouts, _failed_starts, _lost_nodes, _lemons, _versions, _storms,
-)  # fmt: skip
+@rule("AF701")
+def _tight(sources: Sources) -> Iterator[Finding]:
+    tasks = _headroom(sources)
+    tight = tasks["memory_max_share"] >= sources.thresholds.tight_share
+    yield from _reserved("AF701", "warning", tasks[tight.fillna(False)])
+
+
+@rule("AF702")
+def _idle(sources: Sources) -> Iterator[Finding]:
+    tasks, limit = _headroom(sources), sources.thresholds.idle_share
+    idle = (tasks["memory_max_share"] < limit) & (tasks["cpu_p95_share"] < limit)
+    yield from _reserved("AF702", "info", tasks[idle.fillna(False)])

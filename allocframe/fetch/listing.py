@@ -16,7 +16,7 @@ from ..nomad.paging import Pager, PageRequest
 from ..nomad.protocol import Query
 from ..nomad.transport import Response, Transport, parse_json, request_pool
 from ..store.capture import Capture, Page
-from ..store.page_store import Store
+from ..store.page_store import PageStore
 from .resume import ResumableCapture
 
 _SMALL_PAGE = 4 << 20
@@ -62,14 +62,14 @@ class ListFetcher:
         self._ask_version = ask_version
         self._resumable = ResumableCapture(resume, self._identity()) if resume is not None else None
         self._capture = self._resumable or Capture.create()
-        self._store = Store(self._capture)
+        self._store = PageStore(self._capture)
 
     def _identity(self) -> dict[str, Any]:
         """Return what must be the same if a fetch is resumed."""
         accessor = acl.read_accessor(lambda path: self._transport.get(path, {}, check=parse_json))
         return {"server": self._server, "query": self._query.params(), "token accessor": accessor}
 
-    def run(self, workers: int, progress: Progress) -> tuple[Capture, Store]:
+    def run(self, workers: int, progress: Progress) -> tuple[Capture, PageStore]:
         """Fetch with `workers` parallel requests; return the captured pages and the decoded store."""
         try:
             self._fetch_all(workers, progress)

@@ -15,7 +15,7 @@ from ..nomad.transport import Response, Transport, parse_json, request_pool
 from ..snapshot.allocation import Allocation
 from ..snapshot.snapshot import Snapshot
 from ..store.capture import Capture
-from ..store.page_store import Store
+from ..store.page_store import PageStore
 
 MAX_FAILURES_IN_A_ROW = 10
 """After this many failed reads in a row, the rest are not sent."""
@@ -28,7 +28,7 @@ def read_allocation(transport: Transport, region: str | None, alloc_id: str) -> 
     path = f"/v1/allocation/{alloc_id}"
     params = {"region": region} if region else {}
     capture = Capture.create()
-    store = Store(capture)
+    store = PageStore(capture)
 
     def keep(response: Response) -> None:
         page = capture.add(response.body, kind="read", path=path, params=params, index=response.headers.index)
@@ -74,11 +74,11 @@ class AllocationReader:
         self._source = {"source": "reads", "server": server, "region": region}
         self._params = {"region": region} if region else {}
         self._capture = Capture.create()
-        self._store = Store(self._capture)
+        self._store = PageStore(self._capture)
         self._errors: dict[str, AllocframeError] = {}
         self._failures_in_a_row = 0
 
-    def run(self, ids: Sequence[str], workers: int, progress: Progress) -> tuple[Capture, Store]:
+    def run(self, ids: Sequence[str], workers: int, progress: Progress) -> tuple[Capture, PageStore]:
         """Read with `workers` parallel requests; return the captured responses and the decoded store.
 
         Raises
@@ -175,5 +175,5 @@ def _drop_job(row: Any) -> bytes:
     if not isinstance(row, dict):
         raise DecodeError("the response is not an allocation")
     if isinstance(job := row.get("Job"), dict):
-        row["Job"] = {name: job[name] for name in ("Type", "Version") if name in job}
+        row["Job"] = {name: job[name] for name in ("Type", "Version", "ParentID") if name in job}
     return json.dumps(row, separators=(",", ":")).encode()

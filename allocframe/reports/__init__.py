@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ..diagnosis.data_quality import data_quality
 from .cluster import Trends, cluster_summary, trends
 from .postmortem import Postmortem, postmortem
 from .render import format_table
@@ -13,7 +12,6 @@ __all__ = [
     "Postmortem",
     "Trends",
     "cluster_summary",
-    "data_quality",
     "format_table",
     "missing",
     "postmortem",

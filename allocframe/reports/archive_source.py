@@ -8,7 +8,7 @@ import pandas as pd
 
 from ..errors import ConfigError
 from ..snapshot.snapshot import Snapshot
-from .postmortem import moment
+from .postmortem import to_time
 
 if TYPE_CHECKING:
     from ..archive.archive import Archive
@@ -33,10 +33,10 @@ def of_incident(
         raise ConfigError(
             "a postmortem from an archive needs since, such as 2026-11-24T09:30: it holds months"
         )
-    begin, last, gaps = moment("since", since), *_last(archive)
+    begin, last, gaps = to_time("since", since), *_last(archive)
     at = last
     if until is not None:
-        at = moment("until", until) + _SETTLED
+        at = to_time("until", until) + _SETTLED
         inside = [one for one in gaps if pd.Timestamp(one["since"]) < at < pd.Timestamp(one["until"])]
         at = min([last, max([at, *(pd.Timestamp(one["until"]) for one in inside)])])
     return _snapshot(archive, at, begin)

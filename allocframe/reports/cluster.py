@@ -8,13 +8,12 @@ from typing import Any
 import pandas as pd
 
 from .. import stats
-from .._utils.prose import clock, count, number
-from ..diagnosis.data_quality import brief_gaps, covered, of_one
+from .._utils.prose import Prose, clock, count, number
+from ..diagnosis.data_quality import covered_window, lower_bound_note, require_one_cluster
 from ..diagnosis.diagnose import findings
-from ..diagnosis.incidents import incidents
+from ..diagnosis.incidents import group_incidents
 from ..snapshot.snapshot import Snapshot
-from .postmortem import moment
-from .render import Prose
+from .postmortem import to_time
 
 _ENDED = ("complete", "failed", "lost")
 
@@ -34,11 +33,11 @@ def cluster_summary(snapshot: Snapshot, *, since: pd.Timestamp | str | None = No
     >>> "failures in 100 task hours" in str(af.cluster_summary(snap)).replace(chr(10), " ")
     True
     """
-    of_one(snapshot)
-    first, last = covered(snapshot)
+    require_one_cluster(snapshot)
+    first, last = covered_window(snapshot)
     names = snapshot.allocations
     if since is not None:
-        first = moment("since", since)
+        first = to_time("since", since)
         names = names[~(names["client_status"].isin(_ENDED) & (names["modified_at"] < first))]
     ran = (
         f"From {clock(first)} to {clock(last, first)} UTC the cluster ran {count(len(names), 'allocations')} of "
@@ -49,7 +48,7 @@ def cluster_summary(snapshot: Snapshot, *, since: pd.Timestamp | str | None = No
         _rate(snapshot, since),
         _worst(snapshot, since),
         _standing_out(snapshot, first, last),
-        brief_gaps(snapshot),
+        lower_bound_note(snapshot),
     ]
     return Prose(" ".join(part for part in parts if part))
 
@@ -77,7 +76,7 @@ def _worst(snapshot: Snapshot, since: pd.Timestamp | str | None) -> str:
 
 
 def _standing_out(snapshot: Snapshot, first: pd.Timestamp, last: pd.Timestamp) -> str:
-    told = incidents(findings(snapshot), first, last)
+    told = group_incidents(findings(snapshot), first, last)
     if not told:
         return "Nothing stands out: no crash loop, kill for memory, failing version, lost or suspicious node, or restart storm."
     return f"What stands out: {'; '.join(dict.fromkeys(one.title for one in told))}."
@@ -132,11 +131,11 @@ def trends(snapshot: Snapshot, *, since: pd.Timestamp | str | None = None) -> Tr
     >>> af.trends(archive.snapshot(since="2026-01-01")).days.columns[0]
     'day'
     """
-    of_one(snapshot)
+    require_one_cluster(snapshot)
     began = snapshot.info.get("recorded_since")
     if began is None:
         return Trends(Prose(_HOW))
-    last = covered(snapshot)[1]
+    last = covered_window(snapshot)[1]
     first = max(pd.Timestamp(began), pd.Timestamp(snapshot.info.get("since") or began))
     begin = first + (last - first) / 2 if since is None else pd.Timestamp(since)
     begin = begin if begin.tzinfo else begin.tz_localize("UTC")

@@ -8,14 +8,13 @@ from typing import Any
 import pandas as pd
 
 from .. import stats
-from .._utils.prose import count
+from .._utils.prose import Prose, count, markdown
 from .._utils.text import escaped, visible
 from ..client.client import Client
 from ..client.logs import Logs
 from ..errors import AllocframeError
 from ..nomad.transport import request_pool
 from ..snapshot.snapshot import Snapshot
-from .render import Prose, markdown
 
 MOST = 20
 """Failures whose lines are asked for."""

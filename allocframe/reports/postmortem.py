@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pandas as pd
 
 from .. import stats
-from .._utils.prose import clock, count
+from .._utils.prose import Points, Prose, clock, count
 from ..client.client import Client
-from ..diagnosis.data_quality import brief_gaps, covered, data_quality, disturbances, of_one, unwatched
-from ..diagnosis.diagnose import findings
-from ..diagnosis.finding import Findings
-from ..diagnosis.incidents import Incident, incidents
+from ..diagnosis.data_quality import (
+    DataQuality,
+    covered_window,
+    lower_bound_note,
+    require_one_cluster,
+    unwatched_note,
+)
+from ..diagnosis.diagnose import diagnose
+from ..diagnosis.disturbances import REQUESTED, disturbances
+from ..diagnosis.finding import Finding, Findings
+from ..diagnosis.incidents import Incident, group_incidents
+from ..diagnosis.sentences import Clock, long
 from ..errors import ConfigError
 from ..snapshot.snapshot import Snapshot
 from .log_excerpts import NOT_ASKED, LogLines, log_lines
-from .render import Points, Prose
 
 _MOST_IN_SUMMARY = 6
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_AT_THE_END = pd.Timedelta("10min")
+_ONGOING = pd.Timedelta("10min")
+"""An incident whose last sign is this close to the end of the window may be going on."""
+
+_NOTHING = "no crash loop, kill for memory, failing version, lost or suspicious node, series of failed starts or restart storm"
+_NO_INCIDENT = "none of these"
 
 
 @dataclass(frozen=True)
@@ -30,23 +42,23 @@ class Postmortem:
     Attributes
     ----------
     summary : Prose
-        One paragraph: what happened, since when, to whom, the cause as far as the evidence goes, and what is not known.
+        What happened, since when, to whom, and what is not known: a sentence, a list of the incidents, and a paragraph.
     causes : Points
-        Each incident with its cause and its numbers.
+        Each incident with its numbers, where to look first, and what is not known.
     radius : pandas.DataFrame
-        One row for each incident, and one for what belongs to none: jobs, nodes, allocations, disturbances, first_at, last_at.
+        One row per incident, and one for everything else: jobs, nodes, allocations, disturbances, first_at, last_at.
     jobs : pandas.DataFrame
-        One row for each job that was hit: allocations hit and lost, failures, restarts on request.
+        One row per affected job: allocations hit and lost, failures, restarts on request.
     recovery : pandas.DataFrame
-        One row for each job of which a task was down: outages, how long, when the last task was back, and how many are not.
-    missing : Points
+        One row per job with a task that was down: outages, their length, when the last task was back, and how many are still down.
+    missing : DataQuality
         What the evidence covers and lacks.
     logs : LogLines
-        Log lines around failures, where `postmortem` was given a client.
+        Log lines around failures, if `postmortem` was given a client.
     since, until : Timestamp
         The window.
     findings : Findings
-        All that was found in the snapshot.
+        All findings of the snapshot.
     """
 
     summary: Prose
@@ -54,7 +66,7 @@ class Postmortem:
     radius: pd.DataFrame
     jobs: pd.DataFrame
     recovery: pd.DataFrame
-    missing: Points
+    missing: DataQuality
     logs: LogLines
     since: pd.Timestamp
     until: pd.Timestamp
@@ -77,217 +89,229 @@ def postmortem(
     until: pd.Timestamp | str | None = None,
     client: Client | None = None,
 ) -> Postmortem:
-    """Say what happened, to whom, why as far as the evidence goes, and what is not known.
+    """Say what happened, to whom, why as far as the evidence shows, and what is not known.
 
     Parameters
     ----------
     snapshot : Snapshot
     since, until : time, optional
-        The window, UTC where no offset is given; else all that the snapshot covers. Incidents that reach into the window are told
-        as a whole; what is counted besides them is of the window alone.
+        The window, in UTC unless they have an offset; by default all that the snapshot covers. An incident that reaches into the
+        window is described as a whole; every other number is of the window alone.
     client : Client, optional
-        The cluster, to ask for the log lines around failures. Needs read-logs, and that the nodes still have them.
+        The cluster, to read the log lines around failures. Needs read-logs, and nodes that still have the logs.
 
     Raises
     ------
     ConfigError
-        A time cannot be read, or there is no task event in the window.
+        A time is not valid, or the window holds no task event.
 
     Examples
     --------
     >>> print(af.postmortem(snap).causes.points[0][0])
     checkout version 1
     """
-    of_one(snapshot)
-    begin, end = window(snapshot, since, until)
-    found = findings(snapshot)
-    told = incidents(found, begin, end)
+    require_one_cluster(snapshot)
+    start, end = window(snapshot, since, until)
+    diagnosis = diagnose(snapshot)
+    incidents = group_incidents(diagnosis.findings, start, end)
     rows = disturbances(snapshot)
-    rows = rows[(rows["at"] >= begin) & (rows["at"] <= end)]
+    rows = rows[(rows["at"] >= start) & (rows["at"] <= end)]
     return Postmortem(
-        summary=Prose(_summary(snapshot, told, rows, begin, end)),
-        causes=_causes(told),
-        radius=_radius(told, rows),
+        summary=_summary(snapshot, incidents, rows, start, end),
+        causes=_causes(incidents, start),
+        radius=_radius(incidents, rows),
         jobs=_jobs(rows),
-        recovery=_recovery(snapshot, begin, end),
-        missing=data_quality(snapshot),
-        logs=LogLines(NOT_ASKED, []) if client is None else log_lines(snapshot, client, begin, end),
-        since=begin,
+        recovery=_recovery(snapshot, start, end),
+        missing=diagnosis.data_quality,
+        logs=LogLines(NOT_ASKED, []) if client is None else log_lines(snapshot, client, start, end),
+        since=start,
         until=end,
-        findings=found,
+        findings=diagnosis.findings,
     )
 
 
 def window(
     snapshot: Snapshot, since: pd.Timestamp | str | None, until: pd.Timestamp | str | None
 ) -> tuple[pd.Timestamp, pd.Timestamp]:
-    """Return the window that is asked for, or that the snapshot covers, once it is sure that something is in it."""
+    """Return the window asked for, or all that the snapshot covers.
+
+    Raises
+    ------
+    ConfigError
+        A time is not valid, or the window holds no task event.
+    """
     times = snapshot.events["time"].dropna()
     if times.empty:
         raise ConfigError(
-            "the snapshot holds no task event, so there is nothing to tell; was it fetched without task states, or of "
-            "an empty namespace?"
+            "the snapshot holds no task event, so there is nothing to report. "
+            "Was it fetched without task states, or from an empty namespace?"
         )
-    first, last = covered(snapshot)
-    begin, end = _moment("since", since, first), _moment("until", until, last)
-    covers = f"the snapshot covers {clock(first)} to {clock(last)} UTC"
-    if begin > end:
-        raise ConfigError(f"since ({clock(begin)}) is after until ({clock(end)}); {covers}")
-    if begin > last or end < first:
-        raise ConfigError(f"the window {clock(begin)} to {clock(end)} UTC lies outside: {covers}")
-    if not times.between(begin, end).any():
-        dark = unwatched(snapshot, begin, end)
+    first, last = covered_window(snapshot)
+    start = first if since is None else to_time("since", since)
+    end = last if until is None else to_time("until", until)
+    covers = f"the snapshot covers {clock(first)} to {clock(last, first)} UTC"
+    if start > end:
+        raise ConfigError(f"since must be before until, got {clock(start)} and {clock(end)}; {covers}")
+    if start > last or end < first:
+        raise ConfigError(f"the window {clock(start)} to {clock(end, start)} UTC lies outside: {covers}")
+    if not times.between(start, end).any():
+        unwatched = unwatched_note(snapshot, start, end)
+        hint = f". {unwatched}" if unwatched else ""
         raise ConfigError(
-            f"there is no task event from {clock(begin)} to {clock(end)} UTC; {covers}{'; ' if dark else ''}{dark}"
+            f"there is no task event from {clock(start)} to {clock(end, start)} UTC; {covers}{hint}"
         )
-    return begin, end
+    return start, end
 
 
-def _moment(name: str, given: pd.Timestamp | str | None, otherwise: pd.Timestamp) -> pd.Timestamp:
-    return otherwise if given is None else moment(name, given)
-
-
-def moment(name: str, given: pd.Timestamp | str) -> pd.Timestamp:
-    """Return a time that was asked for; ConfigError if it is none."""
+def to_time(name: str, value: pd.Timestamp | str) -> pd.Timestamp:
+    """Return a parameter as a time in UTC; ConfigError if it is not a time."""
     try:
-        stamp = pd.Timestamp(given)
+        stamp = pd.Timestamp(value)
         if pd.isna(stamp):
             raise ValueError
         return stamp.tz_convert("UTC") if stamp.tzinfo else stamp.tz_localize("UTC")
     except (ValueError, TypeError, OverflowError):
-        raise ConfigError(f"{name} must be a time such as 2026-11-24T09:30, not {given!r}") from None
+        raise ConfigError(f"{name} must be a time such as 2026-11-24T09:30, got {value!r}") from None
 
 
 def _summary(
-    snapshot: Snapshot, told: list[Incident], rows: pd.DataFrame, begin: pd.Timestamp, end: pd.Timestamp
-) -> str:
-    if not told:
-        return _calm(snapshot, rows, begin, end)
-    parts = [one.clause + (f"; {one.suspect}" if one.suspect else "") for one in told[:_MOST_IN_SUMMARY]]
-    listed = [f"({place}) {part}" for place, part in enumerate(parts, 1)] if len(parts) > 1 else parts
-    rest = len(told) - len(parts)
-    more = f"; and {count(rest, 'more things')}, told below" if rest else ""
-    unknown = list(dict.fromkeys(one.unknown for one in told[:_MOST_IN_SUMMARY]))
-    sentences = [
-        f"{_when(told, begin, end)}: {'; '.join(listed)}{more}.",
-        f"In all, {_hit(snapshot, rows)}.",
-        f"Not known from this evidence: {'; '.join(unknown)}.",
-        unwatched(snapshot, begin, end),
-        brief_gaps(snapshot),
-    ]
-    return " ".join(sentence for sentence in sentences if sentence)
+    snapshot: Snapshot,
+    incidents: list[Incident],
+    rows: pd.DataFrame,
+    start: pd.Timestamp,
+    end: pd.Timestamp,
+) -> Prose:
+    notes = [unwatched_note(snapshot, start, end), lower_bound_note(snapshot)]
+    if not incidents:
+        return Prose(_join([*_calm(snapshot, rows, start, end), *notes]))
+    shown = incidents[:_MOST_IN_SUMMARY]
+    # the sentence above the list has said the day and the zone
+    times = Clock(_began(incidents) or start, zone="")
+    more = len(incidents) - len(shown)
+    further = f"{count(more, 'more incidents')} described below." if more else ""
+    unknown = dict.fromkeys(incident.unknown for incident in shown)
+    return Prose(
+        _when(incidents, start, end),
+        [_in_the_list(incident, times) for incident in shown],
+        _join([further, *_extent(snapshot, rows), "Not known from this evidence:"]),
+        [f"{text[0].upper()}{text[1:]}." for text in unknown],
+        _join(notes),
+    )
 
 
-def _when(told: list[Incident], begin: pd.Timestamp, end: pd.Timestamp) -> str:
-    """Say how many things went wrong, and when."""
-    amount = _NUMBERS[len(told)] if len(told) < len(_NUMBERS) else f"{len(told):,}"
-    what = f"{amount} thing{'s' if len(told) > 1 else ''} went wrong"
-    began = min((one.began_at for one in told if not pd.isna(one.began_at)), default=None)
+def _join(sentences: list[str]) -> str:
+    return " ".join(filter(None, sentences))
+
+
+def _in_the_list(incident: Incident, times: Clock) -> str:
+    suspect = f" First suspect: {incident.suspect}." if incident.suspect else ""
+    return f"{long(incident.findings[0], times)}{suspect}"
+
+
+def _began(incidents: list[Incident]) -> pd.Timestamp | None:
+    return min((incident.began_at for incident in incidents if incident.began_at is not None), default=None)
+
+
+def _when(incidents: list[Incident], start: pd.Timestamp, end: pd.Timestamp) -> str:
+    """Return how many things went wrong, and when."""
+    amount = _NUMBERS[len(incidents)] if len(incidents) < len(_NUMBERS) else f"{len(incidents):,}"
+    what = f"{amount} thing{'s' if len(incidents) > 1 else ''} went wrong"
+    began = _began(incidents)
     if began is None:
-        return f"Between {clock(begin)} and {clock(end, begin)} UTC {what}"
-    last = max(one.last_at for one in told if not pd.isna(one.last_at))
-    if end - last <= _AT_THE_END:
-        return (
-            f"Since {clock(began)} UTC, and up to the end of the time looked at, {clock(end, began)}, {what}"
-        )
+        return f"Between {clock(start)} and {clock(end, start)} UTC {what}:"
+    last = max(incident.last_at for incident in incidents if incident.last_at is not None)
+    if end - last <= _ONGOING:
+        return f"Since {clock(began)} UTC {what}, up to the end of the window ({clock(end, began)}):"
     if clock(began) == clock(last):
-        return f"At {clock(began)} UTC {what}"
-    return f"Between {clock(began)} and {clock(last, began)} UTC {what}"
+        return f"At {clock(began)} UTC {what}:"
+    return f"Between {clock(began)} and {clock(last, began)} UTC {what}:"
 
 
-def _hit(snapshot: Snapshot, rows: pd.DataFrame) -> str:
-    everyone = snapshot.allocations
+def _extent(snapshot: Snapshot, rows: pd.DataFrame) -> Iterator[str]:
+    """Yield how much of the cluster was affected."""
+    allocations = snapshot.allocations
     hit, jobs, nodes = (
-        f"{len(rows[names].drop_duplicates()):,} of {count(len(everyone[names].drop_duplicates()), what)}"
-        for names, what in (
+        f"{len(rows[keys].drop_duplicates()):,} of {count(len(allocations[keys].drop_duplicates()), what)}"
+        for keys, what in (
             (["alloc_id"], "allocations"),
             (["namespace", "job_id"], "jobs"),
             (["node_name"], "nodes"),
         )
     )
-    return f"{hit} failed, restarted on request or were lost; they belong to {jobs} and ran on {nodes}"
+    yield f"In all, {hit} failed, restarted on request or were lost."
+    yield f"They belong to {jobs} and ran on {nodes}."
 
 
-def _calm(snapshot: Snapshot, rows: pd.DataFrame, begin: pd.Timestamp, end: pd.Timestamp) -> str:
-    singles = (
-        f"Of single events, without a pattern: {_hit(snapshot, rows)}."
-        if len(rows)
-        else "Not even a single task failed."
+def _calm(snapshot: Snapshot, rows: pd.DataFrame, start: pd.Timestamp, end: pd.Timestamp) -> Iterator[str]:
+    yield f"Nothing stands out between {clock(start)} and {clock(end, start)} UTC."
+    yield f"There was {_NOTHING}."
+    if len(rows):
+        yield "There were single events without a pattern."
+        yield from _extent(snapshot, rows)
+    else:
+        yield "Not a single task failed."
+
+
+def _causes(incidents: list[Incident], start: pd.Timestamp) -> Points:
+    if not incidents:
+        return Points([("Nothing stands out", ["No rule found an incident in this window."])])
+    return Points((incident.title, _cause(incident, start)) for incident in incidents)
+
+
+def _cause(incident: Incident, start: pd.Timestamp) -> Iterator[str]:
+    for finding in incident.findings:
+        yield _with_code(finding, start)
+    suspect = (
+        f"First suspect: {incident.suspect}."
+        if incident.suspect
+        else "The evidence names no cause beyond this."
     )
-    return (
-        f"Nothing stands out between {clock(begin)} and {clock(end, begin)} UTC: no crash loop, kill for memory, failing version, "
-        f"lost or suspicious node, series of failed starts or restart storm. {singles} "
-        f"{unwatched(snapshot, begin, end)} {brief_gaps(snapshot)}"
-    ).strip()
+    yield f"{suspect} Not known: {incident.unknown}."
 
 
-def _causes(told: list[Incident]) -> Points:
-    points = []
-    for one in told:
-        suspect = (
-            f"The cause, as far as the evidence goes: {one.suspect}."
-            if one.suspect
-            else "The evidence names no cause beyond this."
-        )
-        numbers = [f"{each.code} {each.title.lower()}: {each.summary}." for each in one.findings]
-        points.append(
-            (
-                one.title,
-                [
-                    f"{one.clause[0].upper()}{one.clause[1:]}.",
-                    f"{suspect} Not known: {one.unknown}.",
-                    *numbers,
-                ],
-            )
-        )
-    return Points(
-        points or [("Nothing stands out", ["No rule found anything in this window above the usual."])]
-    )
+def _with_code(finding: Finding, start: pd.Timestamp) -> str:
+    return f"{finding.code} {finding.title.lower()}: {long(finding, Clock(start))}"
 
 
-def _radius(told: list[Incident], rows: pd.DataFrame) -> pd.DataFrame:
+def _radius(incidents: list[Incident], rows: pd.DataFrame) -> pd.DataFrame:
     """Count what each incident hit; what two incidents hit counts with the first."""
-    whose = pd.Series("none of these", index=rows.index, dtype="str")
-    for one in reversed(told):
-        whose = whose.mask(one.touches(rows), one.title)
-    found = rows.assign(incident=whose).groupby("incident", sort=False).agg(
+    titles = pd.Series(_NO_INCIDENT, index=rows.index, dtype="str")
+    for incident in reversed(incidents):
+        titles = titles.mask(incident.touches(rows), incident.title)
+    counts = rows.assign(incident=titles).groupby("incident", sort=False).agg(
         jobs=("job_id", "nunique"), nodes=("node_name", "nunique"), allocations=("alloc_id", "nunique"), disturbances=("at", "size"),
         first_at=("at", "min"), last_at=("at", "max"),
     )  # fmt: skip
-    order = [
-        title
-        for title in dict.fromkeys([*(one.title for one in told), "none of these"])
-        if title in found.index
-    ]
-    return found.loc[order].reset_index()
+    order = dict.fromkeys([*(incident.title for incident in incidents), _NO_INCIDENT])
+    return counts.loc[[title for title in order if title in counts.index]].reset_index()
 
 
 def _jobs(rows: pd.DataFrame) -> pd.DataFrame:
-    requested, lost = rows["cause"].isin(["operator", "template", "vault"]), rows["cause"] == "lost"
+    requested, lost = rows["cause"].isin(REQUESTED), rows["cause"] == "lost"
     counted = rows.assign(requested=requested, lost=lost, failed=~requested & ~lost)
-    found = counted.groupby(["namespace", "job_id"], observed=True).agg(
+    jobs = counted.groupby(["namespace", "job_id"], observed=True).agg(
         allocations_hit=("alloc_id", "nunique"), allocations_lost=("lost", "sum"), failures=("failed", "sum"),
         restarts_on_request=("requested", "sum"), first_at=("at", "min"), last_at=("at", "max"),
     )  # fmt: skip
-    return found.sort_values(["failures", "allocations_lost"], ascending=False, kind="stable").reset_index()
+    return jobs.sort_values(["failures", "allocations_lost"], ascending=False, kind="stable").reset_index()
 
 
-def _recovery(snapshot: Snapshot, begin: pd.Timestamp, end: pd.Timestamp) -> pd.DataFrame:
-    """Return the outages that reach into the window, by job; what lies outside of it is not counted."""
-    down = stats.outages(snapshot)
-    down = down[(down["ended_at"] >= begin) & (down["began_at"] <= end)]
-    still = down["open"] | (down["ended_at"] > end)
-    length = down["ended_at"].mask(down["ended_at"] > end, end) - down["began_at"].mask(
-        down["began_at"] < begin, begin
+def _recovery(snapshot: Snapshot, start: pd.Timestamp, end: pd.Timestamp) -> pd.DataFrame:
+    """Return the outages that reach into the window, by job; the part outside the window is not counted."""
+    outages = stats.outages(snapshot)
+    outages = outages[(outages["ended_at"] >= start) & (outages["began_at"] <= end)]
+    down = outages["open"] | (outages["ended_at"] > end)
+    began = outages["began_at"].mask(outages["began_at"] < start, start)
+    ended = outages["ended_at"].mask(outages["ended_at"] > end, end)
+    counted = outages.assign(
+        down=down,
+        length=ended - began,
+        back=outages["ended_at"].where(~down),
+        # one slot runs each task of its group
+        instance=outages["slot"] + "/" + outages["task"].astype("str"),
     )
-    counted = down.assign(
-        still=still,
-        length=length,
-        back=down["ended_at"].where(~still),
-        place=down["slot"] + "/" + down["task"].astype("str"),
-    )
-    found = counted.groupby(["namespace", "job_id"], observed=True).agg(
-        tasks_hit=("place", "nunique"), outages=("length", "size"), first_down_at=("began_at", "min"), last_back_at=("back", "max"),
-        still_down=("still", "sum"), longest=("length", "max"), down_in_all=("length", "sum"),
+    jobs = counted.groupby(["namespace", "job_id"], observed=True).agg(
+        tasks_hit=("instance", "nunique"), outages=("length", "size"), first_down_at=("began_at", "min"), last_back_at=("back", "max"),
+        still_down=("down", "sum"), longest=("length", "max"), down_in_all=("length", "sum"),
     )  # fmt: skip
-    return found.sort_values(["still_down", "down_in_all"], ascending=False, kind="stable").reset_index()
+    return jobs.sort_values(["still_down", "down_in_all"], ascending=False, kind="stable").reset_index()

@@ -2,83 +2,20 @@
 
 from __future__ import annotations
 
-import html
 import numbers
-import re
-import textwrap
-from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 
-from .._utils.prose import number, span
+from .._utils.prose import markdown, number, span
 from .._utils.text import escaped, visible
 
-_MARKUP = re.compile(r"([\\`*_\[\]|~$@#])")
 _LONG_CELL = 45
 _HEADINGS = {
     "job_id": "job", "job_version": "version", "alloc_id": "allocation", "node_name": "node", "task_group": "group",
     "client_status": "status",
 }  # fmt: skip
 _IDS = ("alloc_id", "node_id", "eval_id", "chain_id", "replaced_by")
-
-
-def markdown(value: object) -> str:
-    """Return `value` as Markdown that shows it as it is: no element, emphasis or link is made of it."""
-    text = html.escape(_MARKUP.sub(r"\\\1", visible(value)), quote=False)
-    return text.replace("://", ":\\//").replace("www.", "www\\.")
-
-
-class Prose:
-    """One paragraph."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def __str__(self) -> str:
-        return "\n".join(_lines(self.text))
-
-    def __repr__(self) -> str:
-        return textwrap.fill(str(self), 110)
-
-    def _repr_html_(self) -> str:
-        return f"<p>{' '.join(html.escape(line) for line in _lines(self.text))}</p>"
-
-    def _repr_markdown_(self) -> str:
-        return " ".join(markdown(line) for line in _lines(self.text))
-
-
-def _lines(text: str) -> list[str]:
-    """Return a text in pieces short enough for `visible` to leave whole."""
-    return [visible(line) for line in textwrap.wrap(text, 190, break_on_hyphens=False)]
-
-
-class Points:
-    """A list of points, each with a heading of its own where it has one."""
-
-    def __init__(self, points: Iterable[tuple[str, Iterable[str]]]) -> None:
-        self.points = [(head, list(texts)) for head, texts in points]
-
-    def __len__(self) -> int:
-        return len(self.points)
-
-    def __repr__(self) -> str:
-        return "\n".join(
-            "\n".join([f"* {visible(head)}", *(textwrap.indent(repr(Prose(text)), "  ") for text in texts)])
-            for head, texts in self.points
-        )
-
-    def _repr_html_(self) -> str:
-        return "".join(
-            f"<section class='point'><h3>{escaped(head)}</h3>{''.join(Prose(text)._repr_html_() for text in texts)}</section>"
-            for head, texts in self.points
-        )
-
-    def _repr_markdown_(self) -> str:
-        return "\n\n".join(
-            "\n\n".join([f"### {markdown(head)}", *(Prose(text)._repr_markdown_() for text in texts)])
-            for head, texts in self.points
-        )
 
 
 class Readable:

@@ -16,7 +16,9 @@ from .change import Change
 from .watch import Watch
 
 TURN = 2.0
-"""Seconds that a watch listens to its stream before it checks whether it was closed or somebody needs its lock."""
+"""Seconds that a watch listens to its stream before it checks whether it was closed or somebody needs its
+lock.
+"""
 
 CLOSE_TIMEOUT = 10.0
 """Seconds that closing a watch waits for its thread."""
@@ -100,7 +102,8 @@ class AsyncWatch:
         return await wait_for(start_thread(self._watch.heartbeat))
 
     async def snapshot(self) -> Snapshot:
-        """Return the present state, after the last change that was told, as a snapshot that later changes leave alone; see `Watch`.
+        """Return the present state, after the last change that was told, as a snapshot that later changes
+        leave alone; see `Watch`.
 
         Examples
         --------

@@ -12,7 +12,7 @@ from ..nomad import protocol
 from ..nomad.config import Config
 from ..nomad.protocol import Query
 from ..nomad.transport import Transport, parse_json
-from ..store.page_store import Store
+from ..store.page_store import PageStore
 
 WORKERS = 4
 LIGHT_PAGE = 20_000
@@ -26,7 +26,7 @@ class Lister:
         self.reads = 0
         self._transport, self._config, self._query = transport, config, query
 
-    def all(self, *, light: bool = False) -> tuple[Store, int | None]:
+    def all(self, *, light: bool = False) -> tuple[PageStore, int | None]:
         """Return every allocation, and the index of the cluster when the list began.
 
         A `light` list has no task states and events.

@@ -21,7 +21,7 @@ from ..nomad.config import Config
 from ..nomad.protocol import Query
 from ..nomad.retry import backoff
 from ..nomad.transport import Transport
-from ..store.page_store import UNSTORED, Store
+from ..store.page_store import UNSTORED, PageStore
 from . import updates as stream_updates
 from .change import Change, Checkpoint, Gap
 from .lister import Lister
@@ -199,7 +199,7 @@ class Reflector:
         self._was_reset, self.synced, self._has_listed = False, True, True
         self._recovered()
 
-    def _catch_up(self, stream: Subscription, store: Store, index: int | None) -> None:
+    def _catch_up(self, stream: Subscription, store: PageStore, index: int | None) -> None:
         """Apply the updates from before the list, which hold events that the list no longer has."""
         newest = max(store.modify_indexes().values(), default=0)
         reached = newest <= self.index or self.queue.reach(newest, lambda: stream.ended is not None)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..store.capture import Capture, Page
-from ..store.page_store import Store
+from ..store.page_store import PageStore
 from ..tables import TABLES
 from .change import Checkpoint
 from .updates import JobInfo, Update, with_job
@@ -55,7 +55,7 @@ class Difference:
 class RowCapture(Capture):
     """A capture without responses. Its only page is written from the rows when it is first read."""
 
-    store: Store
+    store: PageStore
 
     @property
     def pages(self) -> list[Page]:
@@ -69,8 +69,8 @@ class WatchState:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.entries = {alloc_id: _Entry(index) for alloc_id, index in checkpoint.modify_index.items()}
-        self._store = Store(Capture.create())
-        self._batch = Store(Capture.create(), threads=1)
+        self._store = PageStore(Capture.create())
+        self._batch = PageStore(Capture.create(), threads=1)
         self._pending: dict[str, bytes] = {}
 
     def _entry(self, alloc_id: str) -> _Entry:
@@ -159,7 +159,7 @@ class WatchState:
                 (newer if is_newer and entry.ring is not None else removed).append(alloc_id)
         return Difference(changed, removed, newer, has_all_rings)
 
-    def replace(self, store: Store, index: int | None, *, reset: bool = False) -> Frames:
+    def replace(self, store: PageStore, index: int | None, *, reset: bool = False) -> Frames:
         """Replace the state by a full list; return what that changes.
 
         Allocations whose job was unknown count as changed.
@@ -184,7 +184,7 @@ class WatchState:
         self._store = store
         return self._record(frames)
 
-    def _changed_frames(self, store: Store, difference: Difference) -> Frames:
+    def _changed_frames(self, store: PageStore, difference: Difference) -> Frames:
         """Return the tables of the new and changed allocations of a list."""
         if difference.has_all_rings and len(difference.changed) <= _MAX_SELECTED:
             schema = store.narrow("main", [("alloc_id", difference.changed)])
@@ -255,11 +255,11 @@ class WatchState:
         for alloc_id, index, job_type, version in zip(*columns, strict=True):
             self.entries[alloc_id] = _Entry(index or 0, job_type, version, rings.get(alloc_id, _NO_EVENTS))
 
-    def copy(self) -> tuple[Capture, Store]:
+    def copy(self) -> tuple[Capture, PageStore]:
         """Return the state as a store of its own, which later changes do not touch."""
         self._flush()
         capture = RowCapture.create()
-        store = capture.store = Store(capture)
+        store = capture.store = PageStore(capture)
         store.put(self._store.rows())
         return capture, store
 
@@ -311,7 +311,7 @@ FindJobs = Callable[[list[str]], dict[str, JobInfo]]
 """Finds the type and version of the jobs of allocations."""
 
 
-def find_jobs_in(store: Store) -> FindJobs:
+def find_jobs_in(store: PageStore) -> FindJobs:
     """Return a function that finds jobs in a list."""
 
     def find_jobs(ids: list[str]) -> dict[str, JobInfo]:

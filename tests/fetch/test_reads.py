@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from children import child
 from faultserver import good, http, serving
 
 import allocframe as af
@@ -62,7 +60,7 @@ def test_no_secret_of_a_job_is_kept(client: af.Client, snap: af.Snapshot, tmp_pa
     assert "TaskGroups" in client.allocation(identity).raw["Job"]
     read = client.allocations([identity])
     kept = json.loads(read._capture.file(read._capture.pages[0]).read_bytes())
-    assert set(kept["Job"]) == {"Type", "Version"}
+    assert set(kept["Job"]) == {"Type", "Version", "ParentID"}
     assert read.allocations["job_type"].notna().all()
     again = af.load(read.save(tmp_path / "read.allocframe"))
     pd.testing.assert_frame_equal(again.events, read.events)
@@ -76,7 +74,7 @@ def test_row_21_those_that_are_gone_are_told_and_the_others_are_there(client: af
         ids = c.snapshot(namespace="*", task_states=False).allocations["alloc_id"].tolist()
         for identity in ids[3:6]:
             del cluster.state.allocs[identity]
-        read = c.read(ids)
+        read = c.allocations(ids)
     assert len(read) == len(ids) - 3
     assert read.info["complete"] is False
     assert read.info["gone"] == ids[3:6]
@@ -152,7 +150,7 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize("call", ["read", "usage"])
+@pytest.mark.parametrize("call", ["allocations", "usage"])
 def test_ctrl_c_ends_reads_at_once_and_leaves_no_thread(call: str) -> None:
     reached = threading.Event()
 
@@ -161,13 +159,9 @@ def test_ctrl_c_ends_reads_at_once_and_leaves_no_thread(call: str) -> None:
         reached.set()
         connection.recv(1)
 
-    with serving(hang) as server:
-        child = subprocess.Popen(
-            [sys.executable, "-c", _INTERRUPTED, server.address, call, *IDS],
-            stdout=subprocess.PIPE, text=True, env={**os.environ},
-        )  # fmt: skip
+    with serving(hang) as server, child(_INTERRUPTED, server.address, call, *IDS) as process:
         assert reached.wait(30)
         time.sleep(0.5)  # a signal that comes while threads start may not wake the main one of CPython
-        child.send_signal(signal.SIGINT)
-        said, _ = child.communicate(timeout=20)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=20)
     assert said.split() == ["interrupted", "[]"]

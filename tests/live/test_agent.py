@@ -247,10 +247,10 @@ def test_the_log_of_a_real_task_is_read_around_a_time_across_its_rotated_files(c
     line = out.iloc[1]
     assert _at(client._session.config.address, identity, line["file"], line["offset"]) == line["line"][:9]
     early = client.logs(identity, "t", stream="stdout", around=pd.Timestamp(1795500000, unit="s"))
-    assert any("is gone: the node keeps few log files" in note for note in early.notes)
+    assert any("are gone: the node keeps few log files" in note for note in early.notes)
     crashed = client.snapshot(filter='JobID == "crash"', progress=False).allocations["alloc_id"][0]
     assert client.logs(crashed, "t").notes == [
-        f"{one}: nothing was written, or nothing is left of it" for one in ("stdout", "stderr")
+        f"{one}: empty, or already removed" for one in ("stdout", "stderr")
     ]
     with pytest.raises(af.BadRequest, match="unknown task name"):
         client.logs(identity, "nope")
@@ -319,7 +319,7 @@ def test_a_terminal_on_a_real_task_is_one(client: af.Client, web: str) -> None:
     terminal.reconnect()
     _cat_runs(page, "twice")
     terminal.end()
-    assert terminal.message == "closed; it has ended"
+    assert terminal.message == "closed; the command has ended"
     terminal.close()
 
 

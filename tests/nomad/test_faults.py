@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 
 import pytest
+from children import child
 from faultserver import BODY, ROW, FaultServer, good, http, packed, reset, serving
 
 import allocframe as af
@@ -428,11 +429,8 @@ def test_row_48_ctrl_c_ends_a_walk_at_once_leaves_no_thread_and_the_next_call_wo
         reached.set()
         connection.recv(1)
 
-    with serving(hang, good()) as server:
-        child = subprocess.Popen(
-            [sys.executable, "-c", _INTERRUPTED, server.address], stdout=subprocess.PIPE, text=True
-        )
+    with serving(hang, good()) as server, child(_INTERRUPTED, server.address) as process:
         assert reached.wait(30)
-        child.send_signal(signal.SIGINT)
-        said, _ = child.communicate(timeout=20)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=20)
     assert said.split() == ["interrupted", "[]", "1"]

@@ -6,8 +6,7 @@ import pandas as pd
 import pytest
 
 import allocframe as af
-from allocframe._utils.prose import number, span
-from allocframe.reports.render import Points, Prose, markdown
+from allocframe._utils.prose import Points, Prose, markdown, number, span
 
 
 def test_a_readable_table_rounds_shortens_and_leaves_blank() -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from children import child
 from crashing import crash
 from faultserver import good, http, reset, serving
 from IPython.core.ultratb import VerboseTB
@@ -163,13 +164,10 @@ def test_an_interrupt_in_the_middle_of_a_call_shows_the_locals_of_libraries_and_
         reached.set()
         connection.recv(1)
 
-    with serving(hang) as server:
-        child = subprocess.Popen(
-            [sys.executable, "-c", _INTERRUPTED.format(call=call), server.address, CANARY], stdout=subprocess.PIPE, text=True
-        )  # fmt: skip
+    with serving(hang) as server, child(_INTERRUPTED.format(call=call), server.address, CANARY) as process:
         assert reached.wait(30)
-        child.send_signal(signal.SIGINT)
-        said, _ = child.communicate(timeout=30)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=30)
     assert "client = Client(" in said, "the locals are shown"
     assert CANARY not in said
 

@@ -179,7 +179,7 @@ def test_a_gzip_file_that_is_damaged_inside_is_an_error_that_names_it(tmp_path: 
 
 @pytest.mark.parametrize("end", ["9" * 30, "-5", "1e999", '"7"'])
 def test_an_offset_of_a_log_that_none_can_be_is_an_error(end: str) -> None:
-    with pytest.raises(af.DecodeError, match="odd offset"):
+    with pytest.raises(af.DecodeError, match="invalid offset"):
         logs.parse_tail(b'{"Data": "YQ==", "File": "a", "Offset": %s}' % end.encode(), 100)
 
 

@@ -125,7 +125,7 @@ def test_findings_are_those_of_each_cluster(snap: af.Snapshot, twice: af.MultiSn
     alone, both = af.findings(snap), af.findings(twice)
     assert len(both) == 2 * len(alone)
     for which in ("eu", "us"):
-        mine = [one for one in both if one.about["cluster"] == which]
+        mine = [one for one in both if one.subject["cluster"] == which]
         assert [one.summary for one in mine] == [f"{which}: {one.summary}" for one in alone]
         for one, its in zip(mine, alone, strict=True):
             assert len(one.evidence) == len(its.evidence)

@@ -1,6 +1,6 @@
 """Changes `_protocol.py` in one place after the other, and looks whether a test notices.
 
-    python benchmarks/mutants.py [MODULE [TEST ...]]
+    python tools/mutants.py [MODULE [TEST ...]]
 
 Each change is one that a person might make by mistake: another comparison, `and` for `or`, a number one off, another text, a
 statement left out. A fresh process with the changed module runs the tests until the first fails. A mutant that survives is a

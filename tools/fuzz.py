@@ -1,6 +1,6 @@
 """Feeds every parser of what others send with anything, and says what must hold whatever it is.
 
-    python benchmarks/fuzz.py [SECONDS [TARGET ...]]
+    python tools/fuzz.py [SECONDS [TARGET ...]]
 
 A target takes bytes and lets no error out: one that is typed is an answer, everything else is a finding. The tests give them
 bytes that hypothesis makes, the same each time; this script those that atheris finds by looking at which lines they reach, for SECONDS

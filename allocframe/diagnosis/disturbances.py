@@ -1,0 +1,32 @@
+"""Disturbances: every failure, restart on request and loss in a snapshot."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from .. import stats
+from ..snapshot.snapshot import Snapshot
+
+REQUESTED = ("operator", "template", "vault")
+"""Causes of restarts that somebody or something asked for."""
+
+_COLUMNS = ["alloc_id", "task", "namespace", "job_id", "job_version", "node_name", "at", "cause"]
+
+
+def disturbances(snapshot: Snapshot) -> pd.DataFrame:
+    """Return one row per failure, restart on request and lost allocation, in order of time.
+
+    Columns: alloc_id, task (none for a lost allocation), namespace, job_id, job_version, node_name, at, cause.
+    """
+    events = stats.explain_events(snapshot)
+    requested = (events["type"] == "Terminated") & events["cause"].isin(REQUESTED)
+    ended = events[events["failure"].astype(bool) | requested].rename(columns={"time": "at"})
+    allocations = snapshot.allocations
+    lost = allocations[allocations["client_status"].isin(["lost", "unknown"])]
+    lost = lost.rename(columns={"modified_at": "at"}).assign(cause="lost", task=None)
+    # the two tables have categories of their own, which concat cannot join
+    dtypes = dict.fromkeys(("task", "namespace", "job_id", "node_name", "cause"), "str")
+    rows: pd.DataFrame = pd.concat(
+        [part[_COLUMNS].astype(dtypes) for part in (ended, lost)], ignore_index=True
+    )
+    return rows.dropna(subset=["at"]).sort_values("at", kind="stable", ignore_index=True)
