@@ -134,7 +134,7 @@ def seen(archive: af.Archive) -> Iterator[af.Snapshot]:
 
 @pytest.fixture(scope="module")
 def tables(session: Any, archive: af.Archive) -> dict[str, Any]:
-    found = af.spark.tables(session, archive._tables.where)
+    found = af.spark.tables(session, archive._tables.location)
     return {name: frame.cache() for name, frame in found.items()}
 
 
@@ -255,7 +255,7 @@ def test_a_statistic_that_is_not_made_for_spark_fetches_the_tables_that_it_needs
 def test_the_job_of_the_documents_writes_a_row_for_each_job_and_day(
     session: Any, archive: af.Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: af.Snapshot
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["restarts_by_day.py", archive._tables.where, str(tmp_path / "out")])
+    monkeypatch.setattr("sys.argv", ["restarts_by_day.py", archive._tables.location, str(tmp_path / "out")])
     monkeypatch.setattr(type(session), "stop", lambda self: None)
     runpy.run_path(str(ROOT / "docs" / "spark_job.py"), run_name="__main__")
     written = pd.read_parquet(tmp_path / "out")
@@ -264,7 +264,7 @@ def test_the_job_of_the_documents_writes_a_row_for_each_job_and_day(
 
 
 def test_the_example_in_the_docstring_runs(session: Any, archive: af.Archive) -> None:
-    given = {"af": af, "session": session, "folder": archive._tables.where}
+    given = {"af": af, "session": session, "folder": archive._tables.location}
     found = doctest.DocTestFinder().find(af.spark.tables, globs=given)
     assert [doctest.DocTestRunner().run(one) for one in found] == [doctest.TestResults(0, 3)]
 

@@ -1,4 +1,4 @@
-"""Threads for asyncio and trio: start one, wait for its result, and document what wraps it."""
+"""What the asynchronous client and watch share: threads, waiting for them, and borrowed documentation."""
 
 from __future__ import annotations
 

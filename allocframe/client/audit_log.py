@@ -48,7 +48,8 @@ _MAX_MESSAGE = 2000
 _MIN_SECRET = 8
 """A shorter text is no Nomad token, and cutting it out could hit any word."""
 
-_context: ContextVar[dict[str, Any]] = ContextVar("context", default={})  # noqa: B039 - never changed in place
+# The default is never changed in place.
+_context: ContextVar[dict[str, Any]] = ContextVar("context", default={})  # noqa: B039
 
 
 @dataclass
@@ -149,8 +150,8 @@ def audited(
         except OSError as error:
             # The change has been sent: failing now would hide its result.
             warnings.warn(
-                f"{action} of {alloc_id} was requested ({outcome.result}), but the result could not be written "
-                f"to the audit log {path}: {error.strerror or error}",
+                f"{action} of {alloc_id} was requested ({outcome.result}), but the result could not be "
+                f"written to the audit log {path}: {error.strerror or error}",
                 stacklevel=4,
             )
 

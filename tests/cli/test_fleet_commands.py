@@ -189,7 +189,7 @@ def test_a_cluster_that_becomes_reachable_later_is_recorded(
 def test_a_hanging_cluster_does_not_hold_up_the_end(
     eu: af.sim.Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "PATIENCE", 0.5)
+    monkeypatch.setattr(recorder, "STOP_TIMEOUT", 0.5)
     hanging = threading.Event()
 
     def hang(connection: Any) -> None:

@@ -131,7 +131,7 @@ def test_a_redacted_report_from_an_archive_keeps_the_gaps_and_no_name(
     [
         ("postmortem", {}, "needs since, such as"),
         ("postmortem", {"since": "2026-11-30"}, r"is after until .* the snapshot covers .* to 2026-11-24 10:30"),
-        ("postmortem", {"since": "2026-11-01", "until": "2026-11-02"}, "holds nothing seen by .* it begins at 2026-11-18T10:30"),
+        ("postmortem", {"since": "2026-11-01", "until": "2026-11-02"}, "has no observation before .* It begins at 2026-11-18T10:30"),
         ("postmortem", {"since": "2026-11-21T23:00:10", "until": "2026-11-21T23:00:11"},
          "there is no task event .*; Nobody watched from 2026-11-21 23:00"),
         ("postmortem", {"since": "2026-11-21", "days": 3}, "days are those of a report on the cluster"),
