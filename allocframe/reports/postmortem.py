@@ -31,7 +31,12 @@ _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight"
 _ONGOING = pd.Timedelta("10min")
 """An incident whose last sign is this close to the end of the window may be going on."""
 
-_NOTHING = "no crash loop, kill for memory, failing version, lost or suspicious node, series of failed starts or restart storm"
+NO_INCIDENTS = (
+    "no crash loop, kill for memory, failing version, lost or suspicious node, "
+    "series of failed starts or restart storm"
+)
+"""What a calm cluster is free of."""
+
 _NO_INCIDENT = "none of these"
 
 
@@ -185,18 +190,26 @@ def _summary(
     if not incidents:
         return Prose(_join([*_calm(snapshot, rows, start, end), *notes]))
     shown = incidents[:_MOST_IN_SUMMARY]
-    # the sentence above the list has said the day and the zone
+    # the sentence above the list says the day and the zone, so its lines need not
     times = Clock(_began(incidents) or start, zone="")
-    more = len(incidents) - len(shown)
-    further = f"{count(more, 'more incidents')} described below." if more else ""
-    unknown = dict.fromkeys(incident.unknown for incident in shown)
+    hidden = len(incidents) - len(shown)
+    further = f"{count(hidden, 'more incidents')} listed under Causes." if hidden else ""
+    unknown = list(dict.fromkeys(incident.unknown for incident in shown))
     return Prose(
         _when(incidents, start, end),
         [_in_the_list(incident, times) for incident in shown],
-        _join([further, *_extent(snapshot, rows), "Not known from this evidence:"]),
-        [f"{text[0].upper()}{text[1:]}." for text in unknown],
-        _join(notes),
+        _join([further, *_extent(snapshot, rows), *notes]),
+        *_not_known(unknown),
     )
+
+
+def _not_known(unknown: list[str]) -> Iterator[str | list[str]]:
+    head = "Not known from this evidence:"
+    if len(unknown) == 1:
+        yield f"{head} {unknown[0]}."
+    else:
+        yield head
+        yield [f"{text[0].upper()}{text[1:]}." for text in unknown]
 
 
 def _join(sentences: list[str]) -> str:
@@ -218,13 +231,13 @@ def _when(incidents: list[Incident], start: pd.Timestamp, end: pd.Timestamp) -> 
     what = f"{amount} thing{'s' if len(incidents) > 1 else ''} went wrong"
     began = _began(incidents)
     if began is None:
-        return f"Between {clock(start)} and {clock(end, start)} UTC {what}:"
+        return f"Between {clock(start)} and {clock(end, start)} UTC, {what}:"
     last = max(incident.last_at for incident in incidents if incident.last_at is not None)
     if end - last <= _ONGOING:
-        return f"Since {clock(began)} UTC {what}, up to the end of the window ({clock(end, began)}):"
+        return f"Since {clock(began)} UTC, {what}, up to the end of the window ({clock(end, began)}):"
     if clock(began) == clock(last):
-        return f"At {clock(began)} UTC {what}:"
-    return f"Between {clock(began)} and {clock(last, began)} UTC {what}:"
+        return f"At {clock(began)} UTC, {what}:"
+    return f"Between {clock(began)} and {clock(last, began)} UTC, {what}:"
 
 
 def _extent(snapshot: Snapshot, rows: pd.DataFrame) -> Iterator[str]:
@@ -244,7 +257,7 @@ def _extent(snapshot: Snapshot, rows: pd.DataFrame) -> Iterator[str]:
 
 def _calm(snapshot: Snapshot, rows: pd.DataFrame, start: pd.Timestamp, end: pd.Timestamp) -> Iterator[str]:
     yield f"Nothing stands out between {clock(start)} and {clock(end, start)} UTC."
-    yield f"There was {_NOTHING}."
+    yield f"There was {NO_INCIDENTS}."
     if len(rows):
         yield "There were single events without a pattern."
         yield from _extent(snapshot, rows)
@@ -270,7 +283,7 @@ def _cause(incident: Incident, start: pd.Timestamp) -> Iterator[str]:
 
 
 def _with_code(finding: Finding, start: pd.Timestamp) -> str:
-    return f"{finding.code} {finding.title.lower()}: {long(finding, Clock(start))}"
+    return f"{finding.code}: {long(finding, Clock(start))}"
 
 
 def _radius(incidents: list[Incident], rows: pd.DataFrame) -> pd.DataFrame:

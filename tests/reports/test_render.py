@@ -103,7 +103,7 @@ def test_the_overview_agrees_with_the_statistics(snap: af.Snapshot) -> None:
     said = af.cluster_summary(snap).text
     row = af.stats.failures(snap, by=[]).iloc[0]
     assert (
-        f"{row['count']:,} failures were seen: {100 * row['rate_per_hour']:.3g} failures in 100 task hours"
+        f"hours with {row['count']:,} failures: {100 * row['rate_per_hour']:.3g} failures in 100 task hours"
         in said
     )
     assert "What stands out: " in said

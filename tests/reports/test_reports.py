@@ -23,7 +23,7 @@ from allocframe.reports.redact import redacted
 POLICY = re.compile(r"<meta [^>]*Content-Security-Policy[^>]*>")
 OURS = {
     "html", "head", "meta", "title", "style", "body", "main", "footer", "h1", "h2", "h3", "p", "section", "div", "figure", "img",
-    "table", "thead", "tbody", "tr", "th", "td", "code",
+    "table", "thead", "tbody", "tr", "th", "td", "code", "ul", "li",
 }  # fmt: skip
 """Every element that a report has."""
 
@@ -51,19 +51,19 @@ def run(*arguments: str, cwd: Path, **settings: str) -> subprocess.CompletedProc
     )
 
 
-def first_paragraph(page: Path) -> str:
-    found = re.search(r"<p>(.*?)</p>", page.read_text(), re.DOTALL)
-    assert found
-    return html.unescape(found[1])
+def summary(page: Path) -> str:
+    """Return the text between the first and the second heading."""
+    part = page.read_text().partition("</h1>")[2].partition("<h2")[0]
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", part)).split())
 
 
 @pytest.mark.parametrize("story", ["mixed", "restart_storm"])
-def test_the_first_paragraph_of_the_file_is_the_summary(
+def test_a_report_begins_with_its_summary(
     story: str, snapshots: dict[str, af.Snapshot], reports: dict[tuple[str, str], Path]
 ) -> None:
     snap = snapshots[story]
-    assert first_paragraph(reports[story, "postmortem"]) == af.postmortem(snap).summary.text
-    assert first_paragraph(reports[story, "cluster"]) == af.cluster_summary(snap).text
+    assert summary(reports[story, "postmortem"]) == af.postmortem(snap).summary.text
+    assert summary(reports[story, "cluster"]) == af.cluster_summary(snap).text
 
 
 def test_a_report_has_its_parts_and_no_code(reports: dict[tuple[str, str], Path]) -> None:
@@ -267,7 +267,7 @@ def test_a_redacted_report_holds_nothing_of_the_original(tmp_path: Path) -> None
     for told in [page.read_text(), *kept, *pictures]:
         assert "c4nary" not in told
         assert [one for one in identities if one in told] == []
-    assert re.search(r"of job-1 version 1 ", page.read_text())
+    assert "job-1 v1" in page.read_text()
 
 
 def test_redaction_keeps_what_may_be_told_apart_apart(
