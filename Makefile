@@ -1,8 +1,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := tests/repo/test_dependencies.py tests/stats/test_meaning.py tests/stats/test_rates.py tests/stats/test_patterns.py \
+  tests/plots tests/archive/test_archive.py
+COVERED := 85
 
-.PHONY: demo lab test system js lint bench diagnosis pictures notebooks docs month soak fuzz mutants audit clean
+.PHONY: demo lab test system js lint types coverage lowest package hooks bench diagnosis pictures notebooks docs month soak \
+  fuzz mutants audit clean
 
 demo: $(VENV)/.demo
 	$(BIN)/allocframe demo
@@ -17,6 +21,32 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Every public name has a type that pyright knows.
+types: $(VENV)/.dev
+	@rm -rf build/types
+	$(BIN)/python -m uv pip install --quiet --no-deps --target build/types .
+	cd build && PYTHONPATH=$(CURDIR)/build/types $(CURDIR)/$(BIN)/python -m pyright --verifytypes allocframe --ignoreexternal
+
+coverage: $(VENV)/.dev system
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-report=html:build/coverage --cov-fail-under=$(COVERED)
+
+# The lowest version of each dependency that pyproject.toml allows, with tests that use each of them.
+# A dependency's dependencies are the newest, which may call what it does out of date: those warnings are not ours.
+lowest: $(VENV)/.dev
+	@rm -rf build/lowest && mkdir -p build
+	$(BIN)/python -m uv pip compile --quiet --resolution lowest-direct --all-extras pyproject.toml --output-file build/lowest.txt
+	$(BIN)/python -m uv venv --quiet --python $(BIN)/python build/lowest
+	$(BIN)/python -m uv pip install --quiet --python build/lowest/bin/python -r build/lowest.txt --editable . \
+	  hypothesis nbval playwright pytest pytest-timeout trustme
+	build/lowest/bin/python -m pytest -p no:cacheprovider -W ignore::DeprecationWarning $(LOWEST)
+
+# Wheel and sdist, their metadata, and each extra installed alone from the wheel; EXTRAS="stats plots" checks only these.
+package: $(VENV)/.dev
+	$(BIN)/python tools/package.py $(EXTRAS)
+
+hooks: $(VENV)/.dev
+	$(BIN)/pre-commit install
 
 # The tests of the widgets need a browser, those of Spark a Java; without one they are skipped, and say so.
 system:
@@ -40,19 +70,19 @@ diagnosis: $(VENV)/.dev
 	$(BIN)/python benchmarks/diagnosis.py
 
 month: $(VENV)/.dev
-	$(BIN)/python benchmarks/month.py
+	$(BIN)/python tools/month.py
 
 soak: $(VENV)/.dev
-	$(BIN)/python benchmarks/soak.py
+	$(BIN)/python tools/soak.py
 
 # Seconds for each parser.
 fuzz: SECONDS ?= 60
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --group fuzz
-	$(BIN)/python benchmarks/fuzz.py $(SECONDS)
+	$(BIN)/python tools/fuzz.py $(SECONDS)
 
 mutants: $(VENV)/.dev
-	$(BIN)/python benchmarks/mutants.py
+	$(BIN)/python tools/mutants.py
 
 # Needs the vulnerability service of PyPI.
 audit: $(VENV)/.dev

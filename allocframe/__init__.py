@@ -10,15 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import accessor as _accessor  # noqa: F401 - gives DataFrames their .alloc
-from . import spark
+from . import accessor as _accessor  # noqa: F401 - registers .alloc on every DataFrame
 from ._version import __version__
-from .client.async_client import AsyncClient
-from .client.audit_log import read_audit
-from .client.client import Client
-from .client.fleet import Fleet
-from .client.logs import Logs
-from .client.usage import Usage
 from .errors import (
     AllocframeError,
     ApiError,
@@ -38,26 +31,32 @@ from .errors import (
     ResultUnknown,
     Unsupported,
 )
-from .nomad.actions import StopResult
-from .nomad.exec import ExecResult
-from .snapshot.allocation import Allocation
-from .snapshot.diff import Diff
-from .snapshot.io import load, read_json
-from .snapshot.multi_cluster import MultiSnapshot, combine
-from .snapshot.snapshot import Snapshot
-from .watch.change import Change, Gap, Seen
-from .watch.watch import Watch
 
 if TYPE_CHECKING:
-    from . import plots, sim, stats
+    from . import plots, sim, spark, stats
     from .archive.archive import Archive
+    from .client.async_client import AsyncClient
+    from .client.audit_log import read_audit
+    from .client.client import Client
+    from .client.fleet import Fleet
+    from .client.logs import Logs
+    from .client.usage import Usage
     from .diagnosis.data_quality import data_quality
     from .diagnosis.diagnose import Diagnosis, diagnose, findings
     from .diagnosis.finding import Finding, Findings, Thresholds
+    from .nomad.actions import StopResult
+    from .nomad.exec import ExecResult
     from .reports.cluster import Trends, cluster_summary, trends
     from .reports.postmortem import Postmortem, postmortem
     from .reports.render import format_table
     from .reports.report import report
+    from .snapshot.allocation import Allocation
+    from .snapshot.diff import Diff
+    from .snapshot.io import load, read_json
+    from .snapshot.multi_cluster import MultiSnapshot, combine
+    from .snapshot.snapshot import Snapshot
+    from .watch.change import Change, Checkpoint, Gap
+    from .watch.watch import Watch
     from .widgets.panel.panel import ControlPanel
     from .widgets.terminal.terminal import Terminal
 
@@ -69,6 +68,7 @@ __all__ = [
     "AsyncClient",
     "BadRequest",
     "Change",
+    "Checkpoint",
     "Client",
     "ConfigError",
     "Conflict",
@@ -94,7 +94,6 @@ __all__ = [
     "RequestTimeout",
     "ResponseTooLarge",
     "ResultUnknown",
-    "Seen",
     "Snapshot",
     "StopResult",
     "Terminal",
@@ -122,40 +121,65 @@ __all__ = [
     "trends",
 ]
 
-_OPTIONAL = {
-    "Archive": ("archive", "archive", "deltalake"),
-    "ControlPanel": ("widgets.panel.panel", "widgets", "ipywidgets"),
-    "Diagnosis": ("diagnosis.diagnose", "stats", "narwhals and scipy"),
-    "Finding": ("diagnosis.finding", "stats", "narwhals and scipy"),
-    "Findings": ("diagnosis.finding", "stats", "narwhals and scipy"),
-    "Postmortem": ("reports", "stats", "narwhals and scipy"),
-    "Terminal": ("widgets.terminal.terminal", "widgets", "anywidget and websockets"),
-    "Thresholds": ("diagnosis.finding", "stats", "narwhals and scipy"),
-    "Trends": ("reports", "stats", "narwhals and scipy"),
-    "data_quality": ("diagnosis.data_quality", "stats", "narwhals and scipy"),
-    "diagnose": ("diagnosis.diagnose", "stats", "narwhals and scipy"),
-    "findings": ("diagnosis.diagnose", "stats", "narwhals and scipy"),
-    "cluster_summary": ("reports", "stats", "narwhals and scipy"),
-    "plots": ("plots", "plots", "matplotlib"),
-    "postmortem": ("reports", "stats", "narwhals and scipy"),
-    "format_table": ("reports", "stats", "narwhals and scipy"),
-    "report": ("reports", "stats", "narwhals and scipy"),
-    "sim": ("sim", "demo", "starlette and uvicorn"),
-    "stats": ("stats", "stats", "narwhals and scipy"),
-    "trends": ("reports", "stats", "narwhals and scipy"),
+_MODULES = {
+    "archive.archive": ("Archive",),
+    "client.async_client": ("AsyncClient",),
+    "client.audit_log": ("read_audit",),
+    "client.client": ("Client",),
+    "client.fleet": ("Fleet",),
+    "client.logs": ("Logs",),
+    "client.usage": ("Usage",),
+    "diagnosis.data_quality": ("data_quality",),
+    "diagnosis.diagnose": ("Diagnosis", "diagnose", "findings"),
+    "diagnosis.finding": ("Finding", "Findings", "Thresholds"),
+    "nomad.actions": ("StopResult",),
+    "nomad.exec": ("ExecResult",),
+    "plots": ("plots",),
+    "reports.cluster": ("Trends", "cluster_summary", "trends"),
+    "reports.postmortem": ("Postmortem", "postmortem"),
+    "reports.render": ("format_table",),
+    "reports.report": ("report",),
+    "sim": ("sim",),
+    "snapshot.allocation": ("Allocation",),
+    "snapshot.diff": ("Diff",),
+    "snapshot.io": ("load", "read_json"),
+    "snapshot.multi_cluster": ("MultiSnapshot", "combine"),
+    "snapshot.snapshot": ("Snapshot",),
+    "spark": ("spark",),
+    "stats": ("stats",),
+    "watch.change": ("Change", "Checkpoint", "Gap"),
+    "watch.watch": ("Watch",),
+    "widgets.panel.panel": ("ControlPanel",),
+    "widgets.terminal.terminal": ("Terminal",),
 }
-"""What is loaded on first use: from which module, and what that needs."""
+"""Public names by the module that defines them. They load on first use, so that ``import allocframe`` costs little more than pandas."""
+
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+_EXTRAS = {
+    "archive": ("archive", "deltalake"),
+    "diagnosis": ("stats", "narwhals and scipy"),
+    "plots": ("plots", "matplotlib"),
+    "reports": ("stats", "narwhals and scipy"),
+    "sim": ("demo", "starlette and uvicorn"),
+    "stats": ("stats", "narwhals and scipy"),
+    "widgets.panel.panel": ("widgets", "ipywidgets"),
+    "widgets.terminal.terminal": ("widgets", "anywidget and websockets"),
+}
+"""Packages and modules that need an extra: its name, and what it installs."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _OPTIONAL:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'allocframe' has no attribute {name!r}")
-    module, extra, needs = _OPTIONAL[name]
+    module = _MODULE_OF[name]
     try:
         loaded = importlib.import_module(f".{module}", __name__)
     except ModuleNotFoundError as error:
-        if (error.name or "").startswith("allocframe"):
+        needed = _EXTRAS.get(module) or _EXTRAS.get(module.partition(".")[0])
+        if needed is None or (error.name or "").startswith("allocframe"):
             raise
+        extra, needs = needed
         raise MissingExtra(f"allocframe.{name} needs {needs}: pip install 'allocframe[{extra}]'") from error
     globals()[name] = loaded if module == name else getattr(loaded, name)
     return globals()[name]

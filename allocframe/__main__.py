@@ -6,13 +6,13 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; without its extra, say what to install."""
+    """Run the command line. Without its extra, say what to install."""
     try:
         from .cli import run
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("allocframe"):
             raise
-        sys.exit("the command line needs typer: pip install 'allocframe[cli]'")
+        sys.exit("allocframe: the command line needs typer: pip install 'allocframe[cli]'")
     sys.exit(run())
 
 

@@ -93,7 +93,7 @@ def tables(session: SparkSession, path: str | os.PathLike[str]) -> dict[str, Dat
     events = _EVENTS.format(columns=EVENTS.listed("e", "seq"), age=_AGE)
     allocations = session.sql(
         _ALLOCATIONS.format(columns=ALLOCATIONS.listed("l")),
-        allocations=counted["allocations"],
+        allocations=_with_derived(counted["allocations"]),
         snapshots=snapshots,
     )
     states = _TASK_STATES.format(
@@ -104,6 +104,17 @@ def tables(session: SparkSession, path: str | os.PathLike[str]) -> dict[str, Dat
         "allocations": allocations,
         "task_states": session.sql(states, task_states=counted["task_states"], allocations=allocations),
     }
+
+
+def _with_derived(rows: DataFrame) -> DataFrame:
+    """Fill the columns that an older version did not write, from the others."""
+    from pyspark.sql.functions import coalesce, col, expr, lit
+
+    for column in ALLOCATIONS.columns:
+        if column.derived:
+            written = col(column.name) if column.name in rows.columns else lit(None)
+            rows = rows.withColumn(column.name, coalesce(written, expr(column.derived)))
+    return rows
 
 
 def _opened(session: SparkSession, root: str) -> dict[str, DataFrame]:

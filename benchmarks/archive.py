@@ -52,15 +52,15 @@ def first(snap: af.Snapshot) -> Change:
     """Return the change that is the first answer of a watch."""
     none = snap.allocations.iloc[:0]
     return Change(
-        at=BEGIN, index=1, source="list", whole=True, new=snap.allocations, changed=none, gone=none,
+        at=BEGIN, index=1, source="list", full=True, added=snap.allocations, changed=none, removed=none,
         task_states=snap.task_states, events=snap.events, reschedules=snap.reschedules, new_events=snap.events,
     )  # fmt: skip
 
 
 def changed(change: Change, step: int, count: int = 10) -> Change:
     """Return a change of `count` allocations, each with one new event at the end of its ring."""
-    start = step * count % (len(change.new) - count)
-    rows = change.new.iloc[start : start + count]
+    start = step * count % (len(change.added) - count)
+    rows = change.added.iloc[start : start + count]
     ids = set(rows["alloc_id"])
     tasks = change.task_states[change.task_states["alloc_id"].isin(ids).to_numpy()]
     events = change.events[change.events["alloc_id"].isin(ids).to_numpy()]
@@ -68,7 +68,7 @@ def changed(change: Change, step: int, count: int = 10) -> Change:
     at = BEGIN + pd.Timedelta(seconds=step + 1)
     new = last.assign(seq=last["seq"] + 1, time=at.as_unit("ns"))
     return replace(
-        change, at=at, index=step + 2, whole=False, new=change.new.iloc[:0],
+        change, at=at, index=step + 2, full=False, added=change.added.iloc[:0],
         changed=rows.assign(modify_index=rows["modify_index"] + 1 + step), task_states=tasks,
         events=pd.concat([events, new], ignore_index=True), new_events=new,
         reschedules=change.reschedules.iloc[:0],

@@ -83,7 +83,7 @@ def with_allocframe(address: str, steps: Steps) -> None:
     with af.Client(address, timeout=600) as client:
         snap = steps.run("fetch, decode, repr", lambda: _fetched(client))
         steps.rows[-1]["tasks"] = snap.info["tasks"]
-        steps.rows[-1]["bytes"] = client.stats["bytes_received"]
+        steps.rows[-1]["bytes"] = client.counters["bytes_received"]
         steps.run("statistics", lambda: _statistics(snap))
         with tempfile.TemporaryDirectory() as folder:
             archive = af.Archive(Path(folder) / "archive")

@@ -47,17 +47,17 @@ def line(rng: Random, ids: list[str], index: int, recorded: list[dict[str, Any]]
 def measure(watch: af.Watch) -> list[tuple[float, float]]:
     """Return wall and processor seconds of each round."""
     rng, recorded, found = Random(1), payloads(), []
-    watcher = watch._watcher
-    ids = list(watcher.present.known)
+    reflector = watch._reflector
+    ids = list(reflector.state.known)
     for number in range(ROUNDS):
         first = 10_000_000 + number * PER_CHANGE
         lines = [line(rng, ids, first + n, recorded) for n in range(PER_CHANGE)]
         wall, processor = time.perf_counter(), time.process_time()
         for text in lines:
-            watcher.inbox.put(updates.parse(text))
-        watcher._take(lambda ids: {})
+            reflector.queue.put(updates.parse(text))
+        reflector._take(lambda ids: {})
         found.append((time.perf_counter() - wall, time.process_time() - processor))
-        change = watcher.ready.popleft()
+        change = reflector.ready.popleft()
         assert len(change.changed) == len(set(change.changed["alloc_id"])) >= PER_CHANGE - 1
         assert len(change.new_events) >= len(change.changed)
     return found
@@ -79,7 +79,7 @@ def main() -> None:
             started = time.perf_counter()
             first = next(watch)
             listed = time.perf_counter() - started
-            assert len(first.new) == count
+            assert len(first.added) == count
             del first
             rounds = measure(watch)
     finally:

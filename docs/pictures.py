@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 import allocframe as af
 from allocframe import plots, stats
 from allocframe.client import usage as _usage
-from allocframe.sim.api.usage import measured
+from allocframe.sim.api.usage import resource_usage
 from allocframe.sim.cluster.model import SECOND
 from allocframe.sim.scenarios import run_story
 from allocframe.stats import _confidence
@@ -41,7 +41,9 @@ def usage() -> af.Usage:
         row
         for sample in range(30)
         for alloc in running
-        for row in _usage.rows(alloc.full("2.0.5"), measured(alloc, None, NOW + sample * 10 * SECOND), sample)
+        for row in _usage.usage_rows(
+            alloc.full("2.0.5"), resource_usage(alloc, None, NOW + sample * 10 * SECOND), sample
+        )
     ]
     return af.Usage(_usage.samples_frame(rows), _usage.errors_frame([]))
 

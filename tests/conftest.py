@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,16 @@ def _no_nomad_settings(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
     if "live" not in request.node.path.parts:
         for name in [name for name in os.environ if name.startswith("NOMAD_")]:
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c() -> Iterator[None]:
+    """Restore SIGINT where it is ignored. A shell starts background jobs that way, and every child inherits it."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -85,8 +96,8 @@ def change(snap: af.Snapshot) -> Change:
     """The first answer of a watch: everything is new."""
     none = snap.allocations.iloc[:0]
     return Change(
-        at=pd.Timestamp.now("UTC"), index=snap.info["index_last"], source="list", whole=True, new=snap.allocations,
-        changed=none, gone=none, task_states=snap.task_states, events=snap.events, reschedules=snap.reschedules,
+        at=pd.Timestamp.now("UTC"), index=snap.info["index_last"], source="list", full=True, added=snap.allocations,
+        changed=none, removed=none, task_states=snap.task_states, events=snap.events, reschedules=snap.reschedules,
         new_events=snap.events,
     )  # fmt: skip
 

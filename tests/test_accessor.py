@@ -63,7 +63,7 @@ def test_other_frames_and_tables_are_refused_with_what_they_lack(snap: af.Snapsh
 def test_importing_allocframe_registers_it_without_the_heavy_parts() -> None:
     code = (
         "import sys, allocframe, pandas; assert hasattr(pandas.DataFrame, 'alloc');"
-        "sys.exit([name for name in ('matplotlib', 'scipy', 'narwhals', 'papermill') if name in sys.modules] or 0)"
+        "sys.exit([name for name in ('matplotlib', 'scipy', 'narwhals', 'nbclient') if name in sys.modules] or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -8,6 +8,7 @@ import runpy
 import shutil
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from tables import plain
 
 import allocframe as af
 from allocframe import stats
-from allocframe.archive.delta import Tables
+from allocframe.archive import schema
+from allocframe.archive.delta import DeltaTables
 from allocframe.watch.change import Change
 
 ROOT = Path(__file__).parent.parent
@@ -82,33 +84,34 @@ def archive(tmp_path_factory: pytest.TempPathFactory, change: Change) -> af.Arch
     made = recorded(tmp_path_factory.mktemp("spark"), days=3, leak=(40, 20), blind=(30, 26))
     made.append(change, recorder="one")
     made.append(change, recorder="two")
-    gone = change.new[change.new["client_status"] == "running"].iloc[:3]
+    gone = change.added[change.added["client_status"] == "running"].iloc[:3]
     none = {
         name: getattr(change, name).iloc[:0]
-        for name in ("new", "task_states", "events", "reschedules", "new_events")
+        for name in ("added", "task_states", "events", "reschedules", "new_events")
     }
-    made.append(Change(at=change.at + pd.Timedelta("1h"), index=None, source="list", whole=True, changed=none["new"], gone=gone, **none),
-        recorder="one")  # fmt: skip
+    later = change.at + pd.Timedelta("1h")
+    last = Change(at=later, index=None, source="list", full=True, changed=none["added"], removed=gone, **none)
+    made.append(last, recorder="one")
     _append_in_vain(made, change)
     return made
 
 
 def _append_in_vain(archive: af.Archive, change: Change) -> None:
     """Leave rows of an append that was cut off before it counted."""
-    write = Tables.append
+    write = DeltaTables.append
 
-    def cut_off(self: Tables, name: str, *rest: Any) -> None:
+    def cut_off(self: DeltaTables, name: str, *rest: Any) -> None:
         if name == "snapshots":
             raise OSError("no space left on device")
         write(self, name, *rest)
 
-    never = change.new.assign(alloc_id="never", modify_index=10**9)
+    never = change.added.assign(alloc_id="never", modify_index=10**9)
     events = change.events.assign(alloc_id="never")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Tables, "append", cut_off)
+        patch.setattr(DeltaTables, "append", cut_off)
         with pytest.raises(OSError, match="no space"):
-            archive.append(Change(at=change.at, index=None, source="list", whole=False, new=never, changed=change.changed,
-                gone=change.gone, task_states=change.task_states.assign(alloc_id="never"), events=events,
+            archive.append(Change(at=change.at, index=None, source="list", full=False, added=never, changed=change.changed,
+                removed=change.removed, task_states=change.task_states.assign(alloc_id="never"), events=events,
                 reschedules=change.reschedules.iloc[:0], new_events=events))  # fmt: skip
 
 
@@ -258,3 +261,19 @@ def test_the_example_in_the_docstring_runs(session: Any, archive: af.Archive) ->
 def test_a_folder_that_is_no_archive_is_an_error_that_names_it(session: Any, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=f"no archive in {tmp_path}"):
         af.spark.tables(session, os.fspath(tmp_path))
+
+
+def test_runs_of_a_job_have_their_parent_also_in_an_archive_from_before_that_column(
+    session: Any, tmp_path: Path, change: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = schema.STORED["allocations"]
+    columns = tuple(column for column in stored.table.columns if not column.derived)
+    jobs = change.added["job_id"].astype("str").where(change.added.index > 0, "ocr/periodic-1700000000")
+    with monkeypatch.context() as old:
+        old.setitem(
+            schema.STORED, "allocations", replace(stored, table=replace(stored.table, columns=columns))
+        )
+        af.Archive(tmp_path / "old").append(replace(change, added=change.added.assign(job_id=jobs)))
+    found = af.spark.tables(session, tmp_path / "old")["allocations"].select("job_id", "parent_job_id", "run")
+    runs = found.filter("parent_job_id IS NOT NULL").collect()
+    assert [tuple(row) for row in runs] == [("ocr/periodic-1700000000", "ocr", "periodic-1700000000")]

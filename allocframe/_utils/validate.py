@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from ..errors import (
@@ -28,3 +29,12 @@ def check_name(name: object) -> str:
             f"not {visible(repr(name))}"
         )
     return name
+
+
+def check_seconds(name: str, value: object, *, zero: bool = False) -> float:
+    """Return a finite number of seconds above 0 (`zero`: 0 or more), or say what is wrong with it."""
+    seconds = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+    if 0 < seconds < math.inf or (zero and seconds == 0):
+        return seconds
+    bound = "of 0 or more" if zero else "above 0"
+    raise ConfigError(f"{name} must be a number of seconds {bound}, got {value!r}")

@@ -14,7 +14,7 @@ from .._utils.memory import give_back
 from ..snapshot.snapshot import Snapshot
 from ..watch.change import Change, Gap
 from .checkpoint import caught_up
-from .delta import Tables
+from .delta import DeltaTables
 from .encode import rows
 
 _LIMIT_S = 1800
@@ -25,7 +25,7 @@ _ROWS = 250_000
 
 
 def append(
-    tables: Tables, parts: Iterable[Sequence[Change]], recorder: str, indexes: dict[str, int | None]
+    tables: DeltaTables, parts: Iterable[Sequence[Change]], recorder: str, indexes: dict[str, int | None]
 ) -> None:
     """Write parts of one batch, and last the observations, whose rows make it count.
 
@@ -56,7 +56,7 @@ def append(
         indexes[recorder] = index
 
 
-def _write(tables: Tables, waiting: dict[str, list[pa.Table]]) -> None:
+def _write(tables: DeltaTables, waiting: dict[str, list[pa.Table]]) -> None:
     """Write what waits, a commit for each table: few large files are read faster than many small ones."""
     for name, found in waiting.items():
         tables.append(name, pa.concat_tables(found))
@@ -103,22 +103,22 @@ def changes(
         if last is not None:
             yield last
         last = _change(frames, at, snapshot.info.get("index_first"))
-        seen.update(last.new["alloc_id"])
+        seen.update(last.added["alloc_id"])
         if known is not None and known_at is not None:
-            last = replace(caught_up(last, known, known_at), gone=last.gone, gap=None)
+            last = replace(caught_up(last, known, known_at), removed=last.removed, gap=None)
     if last is None:
         return
     if whole and known is not None and known_at is not None:
         gone = known[~known["alloc_id"].isin(seen)].reset_index(drop=True)
-        last = replace(last, gone=gone, gap=Gap(known_at, at, "no recorder ran"))
-    yield replace(last, whole=whole)
+        last = replace(last, removed=gone, gap=Gap(known_at, at, "no recorder ran"))
+    yield replace(last, full=whole)
 
 
 def _change(frames: dict[str, pd.DataFrame], at: pd.Timestamp, index: int | None) -> Change:
     rows = frames["allocations"]
     none = rows.iloc[:0]
     return Change(
-        at=at, index=index, source="list", whole=False, new=rows, changed=none, gone=none,
+        at=at, index=index, source="list", full=False, added=rows, changed=none, removed=none,
         task_states=frames["task_states"], events=frames["events"], reschedules=frames["reschedules"],
         new_events=frames["events"],
     )  # fmt: skip

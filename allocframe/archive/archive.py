@@ -16,11 +16,11 @@ from ..tables import EVENTS
 from ..watch.change import Change
 from .append import append, changes, covers
 from .append import check as check_whole
-from .checkpoint import NOTHING, State, caught_up, known, state
+from .checkpoint import NOTHING, State, known, state
 from .coverage import COVERAGE, KEPT, MISSING, QUERY
-from .delta import Tables
+from .delta import DeltaTables
 from .maintenance import compact, info, retain
-from .time_travel import Past, described
+from .time_travel import PastTables, described
 from .views import Connection, again, check, derive, frame, reading, utc
 
 __all__ = ["Archive"]
@@ -49,7 +49,7 @@ class Archive:
     def __init__(
         self, path: str | os.PathLike[str], *, storage_options: Mapping[str, str] | None = None
     ) -> None:
-        self._tables = Tables(path, storage_options)
+        self._tables = DeltaTables(path, storage_options)
         self._indexes: dict[str, int | None] = {}
 
     def __repr__(self) -> str:
@@ -82,7 +82,7 @@ class Archive:
         --------
         >>> archive = af.Archive("nomad-archive")
         >>> archive.append(change)
-        >>> len(archive.snapshot()) == len(change.new)
+        >>> len(archive.snapshot()) == len(change.added)
         True
         """
         if isinstance(change, Snapshot):
@@ -132,7 +132,7 @@ class Archive:
         first = utc(since)
         if first is not None:
             condition += f" OR epoch_ns(last_seen_at) >= {first.value}"
-        past = again(lambda: Past(self._tables, moment, condition))
+        past = again(lambda: PastTables(self._tables, moment, condition))
         try:
             return Snapshot(described(past, self._tables.where, moment, first), past)
         except BaseException:
@@ -279,30 +279,6 @@ class Archive:
             return reading(self._tables, None, state)
         except FileNotFoundError:
             return NOTHING
-
-    def catch_up(self, change: Change, *, namespace: str = "*") -> Change:
-        """Return what the first answer of a new watch changed against what the archive last saw.
-
-        That answer has every allocation as new. Those that are known as they are, are left out; those that are no longer there
-        are `gone`; and the time between is a gap.
-
-        Parameters
-        ----------
-        change : Change
-            The first of a watch, whole.
-        namespace : str
-            What the watch asked for: only there can something be gone.
-
-        Examples
-        --------
-        >>> len(archive.catch_up(change)), archive.catch_up(change).gap.reason
-        (0, 'no recorder ran')
-        """
-        try:
-            rows, at = reading(self._tables, None, lambda connection: known(connection, namespace))
-        except FileNotFoundError:
-            return change
-        return change if at is None else caught_up(change, rows, at)
 
     def compact(self) -> None:
         """Write days that lie in many files anew, with each row once; recorders and readers may go on meanwhile.

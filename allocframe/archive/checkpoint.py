@@ -86,7 +86,7 @@ def known(connection: Connection, namespace: str) -> tuple[pd.DataFrame, pd.Time
 def caught_up(change: Change, known: pd.DataFrame, at: pd.Timestamp) -> Change:
     """Return what is new in a first, whole answer against the rows that were known `at` the last observation."""
     sent = pd.concat(
-        [part for part in (change.new, change.changed) if len(part)] or [change.new], ignore_index=True
+        [part for part in (change.added, change.changed) if len(part)] or [change.added], ignore_index=True
     )
     version = ["alloc_id", "modify_index", "modified_at"]
     was = pd.MultiIndex.from_frame(known[version])
@@ -100,7 +100,7 @@ def caught_up(change: Change, known: pd.DataFrame, at: pd.Timestamp) -> Change:
     }
     gap = change.gap if change.gap and change.gap.since is not None else Gap(at, change.at, "no recorder ran")
     return replace(
-        change, new=sent[~met].reset_index(drop=True), changed=sent[met & ~same].reset_index(drop=True),
-        gone=known[~known["alloc_id"].isin(sent["alloc_id"])].reset_index(drop=True),
+        change, added=sent[~met].reset_index(drop=True), changed=sent[met & ~same].reset_index(drop=True),
+        removed=known[~known["alloc_id"].isin(sent["alloc_id"])].reset_index(drop=True),
         new_events=tell["events"], gap=gap, **tell,
     )  # fmt: skip

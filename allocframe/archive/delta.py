@@ -41,7 +41,7 @@ Overtaken = CommitFailedError
 """Somebody else wrote there first."""
 
 
-class Tables:
+class DeltaTables:
     """Every table of one archive."""
 
     def __init__(self, path: str | os.PathLike[str], storage_options: Mapping[str, str] | None) -> None:

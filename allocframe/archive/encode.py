@@ -24,7 +24,7 @@ def rows(
     parts: dict[str, list[pa.Table]] = {name: [] for name in STORED}
     for place, change in enumerate(changes, position):
         seen = {"seen_at": change.at, "batch": batch, "day": change.at.date()}
-        for frame, gone in ((change.new, False), (change.changed, False), (change.gone, True)):
+        for frame, gone in ((change.added, False), (change.changed, False), (change.removed, True)):
             if len(frame):
                 parts["allocations"].append(STORED["allocations"].encode(_bare(frame), gone=gone, **seen))
         versions = _versions(change)
@@ -44,9 +44,9 @@ def rows(
 
 def _observation(change: Change, position: int, recorder: str, index_before: int | None) -> pd.DataFrame:
     row = {
-        "position": position, "recorder": recorder, "source": change.source, "whole": change.whole,
+        "position": position, "recorder": recorder, "source": change.source, "whole": change.full,
         "index_from": index_before, "index_to": change.index,
-        "new": len(change.new), "changed": len(change.changed), "gone": len(change.gone),
+        "new": len(change.added), "changed": len(change.changed), "gone": len(change.removed),
         "events": len(change.new_events),
         "gap_since": change.gap.since if change.gap else None,
         "gap_until": change.gap.until if change.gap else None,
@@ -67,7 +67,7 @@ def _bare(frame: pd.DataFrame) -> pd.DataFrame:
 def _versions(change: Change) -> dict[str, Any]:
     """Return the ModifyIndex of each allocation of which the change tells."""
     found: dict[str, Any] = {}
-    for frame in (change.new, change.changed):
+    for frame in (change.added, change.changed):
         found.update(zip(frame["alloc_id"].tolist(), frame["modify_index"].tolist(), strict=True))
     return found
 

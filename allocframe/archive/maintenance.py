@@ -18,7 +18,7 @@ from ..store.sql import answer, quoted
 from ..store.table_store import connect
 from ..tables.task_states import RING
 from .checkpoint import state
-from .delta import Overtaken, Tables
+from .delta import DeltaTables, Overtaken
 from .schema import STORED, VERSION, Stored
 from .views import Connection, again, derive, empty, plain_gaps, reading, source
 
@@ -59,7 +59,7 @@ _NEEDED = {
 }
 
 
-def compact(tables: Tables) -> None:
+def compact(tables: DeltaTables) -> None:
     """Write each day that has several files anew, with each row once; readers and recorders may go on meanwhile."""
     with tempfile.TemporaryDirectory(prefix="allocframe-") as spill:
         for name in STORED:
@@ -69,7 +69,7 @@ def compact(tables: Tables) -> None:
     tables.clear()
 
 
-def retain(tables: Tables, keep_days: int) -> None:
+def retain(tables: DeltaTables, keep_days: int) -> None:
     """Remove the days before the last `keep_days`, but for what allocations that are still there need."""
     with tempfile.TemporaryDirectory(prefix="allocframe-") as spill:
         last = reading(tables, None, lambda connection: _remember(connection, spill))
@@ -85,13 +85,13 @@ def retain(tables: Tables, keep_days: int) -> None:
     tables.clear()
 
 
-def days(tables: Tables, name: str) -> dict[str, int]:
+def days(tables: DeltaTables, name: str) -> dict[str, int]:
     """Return how many files each day of a table has, oldest first."""
     actions = pa.table(tables.open(name).get_add_actions(flatten=True))
     return dict(sorted(Counter(str(day) for day in actions["partition.day"].to_pylist()).items()))
 
 
-def info(tables: Tables) -> dict[str, Any]:
+def info(tables: DeltaTables) -> dict[str, Any]:
     """Return what there is, as plain JSON."""
     known, gaps = reading(
         tables, None, lambda connection: (state(connection), answer(connection, "FROM stored.gaps"))
@@ -138,7 +138,7 @@ def _remember(connection: Connection, spill: str) -> Any:
     return connection.sql("SELECT max(seen_at)::DATE FROM stored.observations").fetchall()[0][0]
 
 
-def _needed_batches(tables: Tables, before: str, spill: str) -> None:
+def _needed_batches(tables: DeltaTables, before: str, spill: str) -> None:
     """Note which appends wrote the rows that stay in the days that go."""
     with connect(spill) as connection:
         old = [("day", "<", before)]
@@ -150,7 +150,7 @@ def _needed_batches(tables: Tables, before: str, spill: str) -> None:
         connection.execute(f"COPY ({' UNION '.join(parts)}) TO {quoted(spill + '/needed.parquet')}")
 
 
-def _anew(tables: Tables, name: str, day: str, spill: str, query: str) -> None:
+def _anew(tables: DeltaTables, name: str, day: str, spill: str, query: str) -> None:
     """Write a day anew; when recorders keep writing to it, it stays as it is until the next time."""
 
     def work() -> None:
@@ -163,7 +163,9 @@ def _anew(tables: Tables, name: str, day: str, spill: str, query: str) -> None:
             return
 
 
-def _rewrite(connection: Connection, tables: Tables, name: str, day: str, spill: str, query: str) -> None:
+def _rewrite(
+    connection: Connection, tables: DeltaTables, name: str, day: str, spill: str, query: str
+) -> None:
     table, stored = tables.open(name), STORED[name]
     # What counts is read after the table is opened: every row in it that ever will count, or may, is known to.
     told = source(connection, tables, "snapshots")

@@ -14,7 +14,8 @@ import pandas as pd
 from .._utils.memory import give_back
 from ..client.client import Client
 from ..errors import AllocframeError, PermissionDenied
-from ..watch.change import Change, Seen
+from ..nomad.retry import backoff
+from ..watch.change import Change, Checkpoint
 from ..watch.watch import Watch
 from .archive import Archive
 
@@ -63,7 +64,7 @@ class Recorder:
         Where it goes. Other recorders may write there too.
     namespace : str, optional
         What to record; every namespace that the token may read where left out.
-    every : float
+    interval : float
         Seconds that a change waits at most before it is committed.
     stream : bool
         Subscribe to events where the token may.
@@ -79,14 +80,14 @@ class Recorder:
         archive: Archive,
         *,
         namespace: str = "*",
-        every: float = 5.0,
+        interval: float = 5.0,
         stream: bool = True,
         name: str | None = None,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.counts = Counts()
         self.status: Status = "starting"
-        self.trouble: str | None = None
+        self.last_error: str | None = None
         self.last: pd.Timestamp | None = None
         """When the cluster was last seen, of what is committed."""
 
@@ -94,7 +95,7 @@ class Recorder:
         self.name = name or socket.gethostname()
         self._client, self._archive = client, archive
         self._namespace = namespace
-        self._every, self._stream, self._say = every, stream, say
+        self._interval, self._stream, self._say = interval, stream, say
         self._waiting: list[Change] = []
         self._first_waits_since = 0.0
         self._committed_at = 0.0
@@ -109,10 +110,10 @@ class Recorder:
         AllocframeError
             The cluster could not be reached even once.
         """
-        seen = self._resume(stop)
-        if seen is None:
+        checkpoint = self._resume(stop)
+        if checkpoint is None:
             return
-        with self._watching(seen) as self.watch:
+        with self._watching(checkpoint) as self.watch:
             try:
                 while not stop.is_set():
                     self._turn(stop)
@@ -120,7 +121,7 @@ class Recorder:
                 self._not_before = 0.0
                 if self._waiting and not self._commit():
                     self._say(
-                        f"stopped with {len(self._waiting)} changes that could not be written: {self.trouble}"
+                        f"stopped with {len(self._waiting)} changes that could not be written: {self.last_error}"
                     )
                 if stop.is_set():
                     self.status = "stopped"
@@ -140,32 +141,36 @@ class Recorder:
         OSError
             The archive could not be written.
         """
-        with self._client.watch(namespace=self._namespace, stream=False, seen=self._seen()) as watch:
+        with self._client.watch(
+            namespace=self._namespace, stream=False, checkpoint=self._checkpoint()
+        ) as watch:
             change = next(watch)
         self._archive.append(change, recorder=self.name)
         return change
 
-    def _watching(self, seen: Seen) -> Watch:
-        return self._client.watch(namespace=self._namespace, stream=self._stream, seen=seen, relist=RELIST)
+    def _watching(self, checkpoint: Checkpoint) -> Watch:
+        return self._client.watch(
+            namespace=self._namespace, stream=self._stream, checkpoint=checkpoint, resync_interval=RELIST
+        )
 
-    def _resume(self, stop: threading.Event) -> Seen | None:
+    def _resume(self, stop: threading.Event) -> Checkpoint | None:
         """Return up to where the archive has seen the cluster; None where it could not be read before the end."""
         while not stop.is_set():
             try:
-                return self._seen()
+                return self._checkpoint()
             except OSError as error:
                 self._failed("cannot write", f"the archive cannot be read: {error}")
                 stop.wait(self._not_before - time.monotonic())
         return None
 
-    def _seen(self) -> Seen:
+    def _checkpoint(self) -> Checkpoint:
         state = self._archive.state()
         live = state.live
         if self._namespace != "*":
             live = live[live["namespace"] == self._namespace]
         indexes = dict(zip(live["alloc_id"].tolist(), live["modify_index"].fillna(0).tolist(), strict=True))
         self.last = state.at
-        return Seen(state.index, state.at, indexes)
+        return Checkpoint(state.index, state.at, indexes)
 
     def _turn(self, stop: threading.Event) -> None:
         """Take what has changed, unless too much waits to be written; write it when it is time."""
@@ -175,22 +180,22 @@ class Recorder:
             stop.wait(TICK)
         now = time.monotonic()
         if not self._waiting and now - self._committed_at > ALIVE:
-            self._wait_for_commit(self.watch.still() if self.watch else None)
-        due = self._waiting and now - self._first_waits_since >= self._every
+            self._wait_for_commit(self.watch.heartbeat() if self.watch else None)
+        due = self._waiting and now - self._first_waits_since >= self._interval
         if (due or sum(map(_rows, self._waiting)) >= MOST_ROWS) and now >= self._not_before:
             self._commit()
 
     def _take(self, stop: threading.Event) -> None:
         assert self.watch is not None  # noqa: S101 - only called while it is
         try:
-            change = self.watch.poll(timeout=min(TICK, self._every))
+            change = self.watch.poll(timeout=min(TICK, self._interval))
         except PermissionDenied as error:
             self._tell("cannot watch", str(error))  # the watch itself waits longer each time
             stop.wait(TICK)
             return
         self._wait_for_commit(change)
-        if self.watch.trouble:
-            self._tell("cannot watch", self.watch.trouble)
+        if self.watch.last_error:
+            self._tell("cannot watch", self.watch.last_error)
         elif self.status in ("starting", "cannot watch"):
             self._tell("recording", None)
 
@@ -230,14 +235,14 @@ class Recorder:
 
     def _failed(self, status: Status, reason: str) -> None:
         self._in_a_row += 1
-        self._not_before = time.monotonic() + min(2.0 ** min(self._in_a_row - 1, 10), SLOWLY)
+        self._not_before = time.monotonic() + _pause(self._in_a_row)
         self._tell(status, reason)
 
-    def _tell(self, status: Status, trouble: str | None) -> None:
+    def _tell(self, status: Status, last_error: str | None) -> None:
         """Say it when something begins or ceases to go wrong, not each time it is tried again."""
         if status != self.status:
-            self._say(f"{status}: {trouble}" if trouble else status)
-        self.status, self.trouble = status, trouble
+            self._say(f"{status}: {last_error}" if last_error else status)
+        self.status, self.last_error = status, last_error
 
 
 def run_all(recorders: Mapping[str, Recorder], stop: threading.Event) -> None:
@@ -260,15 +265,20 @@ def run_all(recorders: Mapping[str, Recorder], stop: threading.Event) -> None:
 
 
 def _run_on(recorder: Recorder, stop: threading.Event) -> None:
-    pause = TICK
+    attempt = 0
     while not stop.is_set():
         try:
             recorder.run(stop)
         except Exception as error:  # noqa: BLE001 - whatever it is, the other recorders go on, and this one when it can
             if not stop.is_set():
                 recorder.failed_to_watch(error)
-                stop.wait(pause)
-            pause = min(2 * pause, SLOWLY)
+                attempt += 1
+                stop.wait(_pause(attempt))
+
+
+def _pause(attempt: int) -> float:
+    """Return the seconds before the next try. One recorder per store needs no jitter."""
+    return backoff(attempt, first=TICK, longest=SLOWLY, jitter=0.0)
 
 
 def _rows(change: Change) -> int:

@@ -93,9 +93,7 @@ class Stored:
 
     def reading(self) -> str:
         """Return the SQL list of columns that gives times, durations and numbers their own types back."""
-        return ", ".join(
-            f"{_READ.get(column.kind, '{0}').format(column.name)} AS {column.name}" for column in self.columns
-        )
+        return ", ".join(f"{_reading(column)} AS {column.name}" for column in self.columns)
 
     def sql_types(self) -> list[tuple[str, str]]:
         """Return each stored column's name and DuckDB's type of it."""
@@ -116,6 +114,12 @@ class Stored:
                 arrays += _stored(frame[column.name], column)
         day = pa.array([constant["day"]], pa.date32()).take(np.zeros(len(frame), dtype=np.int64))
         return pa.Table.from_arrays([*arrays, day], schema=self.schema())
+
+
+def _reading(column: Column) -> str:
+    own = _READ.get(column.kind, "{0}").format(column.name)
+    # Rows that were written before this column existed have NULL there.
+    return f"coalesce({own}, {column.derived})" if column.derived else own
 
 
 def _with(name: str, *more: Column) -> Stored:

@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from ..store.capture import Capture
 from ..store.sql import answer
-from ..store.table_store import Kept
+from ..store.table_store import TableStore
 from ..tables import TABLES
-from .delta import Tables
+from .delta import DeltaTables
 from .views import attach, derive, plain_gaps
 
 _TABLES = ("allocations", "task_states", "events", "reschedules")
@@ -29,10 +29,10 @@ _UNENDED = {
 """Tasks of allocations that are gone, whose end was not seen: they are not running on, and their state is not known."""
 
 
-class Past(Kept):
+class PastTables(TableStore):
     """The tables of chosen allocations as they were seen at a moment."""
 
-    def __init__(self, tables: Tables, at: pd.Timestamp | None, condition: str) -> None:
+    def __init__(self, tables: DeltaTables, at: pd.Timestamp | None, condition: str) -> None:
         super().__init__()
         try:
             attach(self._con, tables, at)
@@ -100,7 +100,7 @@ class Past(Kept):
             return int(found.fetchall()[0][0])
 
 
-def described(past: Past, where: str, at: pd.Timestamp | None, since: pd.Timestamp | None) -> Capture:
+def described(past: PastTables, where: str, at: pd.Timestamp | None, since: pd.Timestamp | None) -> Capture:
     """Return what is known of a past moment, in the place of captured pages.
 
     Raises

@@ -17,7 +17,7 @@ from ..store.sql import quoted
 from ..store.table_store import connect
 from ..tables import ALLOCATIONS, EVENTS, RESCHEDULES, TASK_STATES
 from ..tables.table import Table
-from .delta import Tables
+from .delta import DeltaTables
 from .schema import START, STORED, Stored
 
 Connection = duckdb.DuckDBPyConnection
@@ -137,7 +137,7 @@ _TASKS = {
 }
 
 
-def reading(tables: Tables, at: pd.Timestamp | None, work: Callable[[Connection], _T]) -> _T:
+def reading(tables: DeltaTables, at: pd.Timestamp | None, work: Callable[[Connection], _T]) -> _T:
     """Return what `work` makes of the archive as seen up to `at`."""
     return again(lambda: _read(tables, at, work))
 
@@ -175,14 +175,14 @@ def _undamaged() -> Iterator[None]:
         raise DecodeError(f"{said}; put it back from a copy: {_said(error)}") from None
 
 
-def _read(tables: Tables, at: pd.Timestamp | None, work: Callable[[Connection], _T]) -> _T:
+def _read(tables: DeltaTables, at: pd.Timestamp | None, work: Callable[[Connection], _T]) -> _T:
     with tempfile.TemporaryDirectory(prefix="allocframe-") as spill, connect(spill) as connection:
         attach(connection, tables, at)
         return work(connection)
 
 
 @_undamaged()
-def attach(connection: Connection, tables: Tables, at: pd.Timestamp | None) -> None:
+def attach(connection: Connection, tables: DeltaTables, at: pd.Timestamp | None) -> None:
     """Make views of the archive as it now lies there, with nothing that was seen after `at`."""
     connection.execute("CREATE SCHEMA stored")
     for name in _ORDER:
@@ -227,7 +227,7 @@ def derive(connection: Connection, condition: str = "true", *, tasks: bool = Tru
 
 
 def source(
-    connection: Connection, tables: Tables, name: str, days: Any = None, table: DeltaTable | None = None
+    connection: Connection, tables: DeltaTables, name: str, days: Any = None, table: DeltaTable | None = None
 ) -> str:
     """Return the SQL that reads a table as it is stored, or only `days`, a partition filter of delta-rs."""
     files = tables.sources(table or tables.open(name), days)

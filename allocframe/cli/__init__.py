@@ -1,4 +1,4 @@
-"""The command line: parsing and printing only. Each command has a module of its name."""
+"""The command line: parsing and printing only. Each command has a module of its own name."""
 
 from __future__ import annotations
 
@@ -15,25 +15,34 @@ __all__ = ["archive", "demo", "fetch", "record", "report", "run"]
 
 
 def run() -> int:
-    """Run one command; 0 is done, 1 is a failure told in one line, 2 is a wrong command line."""
+    """Run one command.
+
+    Returns
+    -------
+    int
+        The exit code: 0 for success, 1 for a failure, 2 for a wrong command line. Errors are one line on
+        stderr.
+    """
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         code = app(standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except typer.Exit as done:
-        return done.exit_code
+    except typer.Exit as end:
+        return end.exit_code
     except ConfigError as error:
-        return _told(error, 2)
+        return _fail(error, 2)
     except (AllocframeError, OSError) as error:
-        return _told(error, 1)
+        return _fail(error, 1)
     except KeyboardInterrupt:
-        return _told("interrupted; nothing was written", 1)
+        return _fail("interrupted; nothing was written", 1)
     except Exception as error:
+        # typer's usage errors have no public class that all its versions share, only this method.
         if not hasattr(error, "format_message"):
             raise
-        return _told(f"{error.format_message()} (see: allocframe --help)", 2)
+        return _fail(f"{error.format_message()} (see: allocframe --help)", 2)
 
 
-def _told(error: object, code: int) -> int:
+def _fail(error: object, code: int) -> int:
+    """Print an error as one line and return the exit code."""
     print(f"allocframe: {' '.join(str(error).split())}", file=sys.stderr)
     return code

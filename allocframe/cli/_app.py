@@ -1,4 +1,4 @@
-"""The command that every other one belongs to."""
+"""The command line application, and options that several commands share."""
 
 from __future__ import annotations
 
@@ -11,35 +11,44 @@ from .._version import __version__
 from ..client.fleet import Fleet
 from ..errors import ConfigError
 
-Address = Annotated[str | None, typer.Option(help="Where Nomad answers; NOMAD_ADDR otherwise.")]
+Address = Annotated[str | None, typer.Option(help="URL of Nomad. By default, NOMAD_ADDR.")]
 Clusters = Annotated[
     Path | None,
-    typer.Option("--clusters", metavar="FILE", help="Several clusters: a TOML file with a table for each."),
+    typer.Option("--clusters", metavar="FILE", help="TOML file of several clusters, one table for each."),
 ]
 
 
-def fleet_of(address: str | None, clusters: Path | None) -> Fleet | None:
-    """Return the clusters that a file names; None where there is only one."""
+def load_fleet(address: str | None, clusters: Path | None) -> Fleet | None:
+    """Return the clusters of a file, or None if no file is given."""
     if clusters is None:
         return None
     if address is not None:
-        raise ConfigError("give --address or --clusters, not both")
+        raise ConfigError("--address and --clusters exclude each other: give only one of them")
     return Fleet.from_file(clusters)
+
+
+def print_help(context: typer.Context) -> None:
+    """Print the help of a group of commands if none of them was given."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 app = typer.Typer(
     name="allocframe",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Nomad allocations as tables: fetch a cluster, keep the evidence, see what happened. "
-    "The cluster is the one that the Nomad CLI would use: NOMAD_ADDR, NOMAD_TOKEN and so on.",
+    help="Nomad allocations as tables: fetch a cluster, save the evidence, see what happened. "
+    "The cluster and token are those of the Nomad CLI: NOMAD_ADDR, NOMAD_TOKEN and so on.",
 )
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _main(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
     if version:
         print(__version__)
         raise typer.Exit
+    print_help(context)

@@ -1,4 +1,4 @@
-"""JupyterLab over the simulated cluster."""
+"""JupyterLab with the simulated cluster."""
 
 from __future__ import annotations
 
@@ -16,55 +16,66 @@ from ..errors import MissingExtra
 from ..reports import NOTEBOOKS
 
 FOLDER = Path("allocframe-notebooks")
-_PATIENCE = 10.0
+_EXIT_TIMEOUT = 10.0
 
 
 def open_lab(address: str, token: str, *, browser: bool) -> None:
-    """Run JupyterLab on copies of the notebooks until it is interrupted; its kernels find the cluster in their environment."""
+    """Run JupyterLab on copies of the notebooks until it is interrupted.
+
+    Its kernels get the cluster's address and token as environment variables.
+    """
     if importlib.util.find_spec("jupyterlab") is None:
         raise MissingExtra("demo --lab needs jupyterlab: pip install 'allocframe[lab]'")
     _copy_notebooks()
-    others = {name: value for name, value in os.environ.items() if not name.startswith("NOMAD_")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("NOMAD_")}
+    environment |= {"NOMAD_ADDR": address, "NOMAD_TOKEN": token}
     command = [
-        sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={FOLDER.resolve()}",
-        "--LabApp.default_url=/lab/tree/01_first_look.ipynb", "--LabApp.news_url=None",
-        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", f"--ServerApp.open_browser={browser}",
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--ServerApp.ip=127.0.0.1",
+        f"--ServerApp.root_dir={FOLDER.resolve()}",
+        f"--ServerApp.open_browser={browser}",
+        "--LabApp.default_url=/lab/tree/01_first_look.ipynb",
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         *(["--allow-root"] if os.geteuid() == 0 else []),
-    ]  # fmt: skip
-    # In a session of its own, so that Ctrl-C reaches this process only and JupyterLab is not asked whether it means it.
-    lab = subprocess.Popen(  # noqa: S603
-        command, env={**others, "NOMAD_ADDR": address, "NOMAD_TOKEN": token}, start_new_session=True
-    )
-    with _terminated_like_interrupted(), contextlib.suppress(KeyboardInterrupt):
+    ]
+    # In its own session, so that Ctrl-C reaches only this process, and JupyterLab does not ask for a
+    # confirmation.
+    lab = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603
+    with _sigterm_as_interrupt(), contextlib.suppress(KeyboardInterrupt):
         try:
             lab.wait()
         finally:
-            _end(lab)
+            _terminate(lab)
 
 
 def _copy_notebooks() -> None:
-    """Copy the notebooks that are not there yet: those that are may have been worked on."""
+    """Copy the notebooks that are not there yet. Existing ones are left alone: they may have been edited."""
     FOLDER.mkdir(exist_ok=True)
     for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
         if not (FOLDER / notebook.name).exists():
             shutil.copyfile(notebook, FOLDER / notebook.name)
     print(
-        f"the notebooks are copies, in {FOLDER}/; Ctrl-C ends JupyterLab and the simulated cluster",
+        f"The notebooks are copies in {FOLDER}/. Press Ctrl-C to end JupyterLab and the simulated cluster.",
         file=sys.stderr,
     )
 
 
-def _end(lab: subprocess.Popen[bytes]) -> None:
+def _terminate(lab: subprocess.Popen[bytes]) -> None:
     lab.terminate()
     try:
-        lab.wait(_PATIENCE)
+        lab.wait(_EXIT_TIMEOUT)
     except subprocess.TimeoutExpired:
         lab.kill()
         lab.wait()
 
 
 @contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that JupyterLab is ended too."""
+
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 

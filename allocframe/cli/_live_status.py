@@ -1,4 +1,4 @@
-"""What a recorder shows while it runs: a line of status for each cluster, and what it says; and how it is told to stop."""
+"""What a recorder shows while it runs: a status line for each cluster, and messages. And its signals."""
 
 from __future__ import annotations
 
@@ -15,51 +15,58 @@ from .._utils.text import visible
 _WIDTH = 160
 
 
-class Status:
-    """Lines on stderr: on a terminal those of status are kept current below what is said, elsewhere they come once a minute."""
+class LiveStatus:
+    """Messages and status lines on stderr.
+
+    On a terminal, the status lines are updated in place, below the messages. Elsewhere they are printed once
+    a minute.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._shown = 0
+        self._status_lines = 0
 
-    def of(self, name: str) -> Callable[[str], None]:
-        """Return what says something of one cluster."""
-        return lambda text: self.say(f"{name}: {text}")
+    def printer(self, cluster: str) -> Callable[[str], None]:
+        """Return a function that prints a message of one cluster."""
+        return lambda text: self.print(f"{cluster}: {text}")
 
-    def say(self, text: str) -> None:
-        """Print one line with its time."""
+    def print(self, text: str) -> None:
+        """Print a message with the time."""
         with self._lock:
-            when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
-            print(f"{self._over()}{when} {visible(text)}", file=sys.stderr, flush=True)
+            now = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+            print(f"{self._clear()}{now} {visible(text)}", file=sys.stderr, flush=True)
 
-    def show(self, lines: list[str]) -> None:
-        """Put lines in the place of those that were shown last."""
+    def update(self, lines: list[str]) -> None:
+        """Replace the status lines."""
         with self._lock:
             text = "\n".join(line[:_WIDTH] for line in lines)
-            print(f"{self._over()}{text}", end="", file=sys.stderr, flush=True)
-            self._shown = len(lines)
+            print(f"{self._clear()}{text}", end="", file=sys.stderr, flush=True)
+            self._status_lines = len(lines)
 
-    def _over(self) -> str:
-        """Return what takes the lines of status from a terminal."""
-        shown, self._shown = self._shown, 0
+    def _clear(self) -> str:
+        """Return the escape sequence that removes the status lines from a terminal."""
+        lines, self._status_lines = self._status_lines, 0
         if not sys.stderr.isatty():
             return ""
-        return "\r" + (f"\x1b[{shown - 1}A" if shown > 1 else "") + "\x1b[J"
+        return "\r" + (f"\x1b[{lines - 1}A" if lines > 1 else "") + "\x1b[J"
 
 
 @contextlib.contextmanager
-def until_told_to_stop(recorders: Mapping[str, Any], shown: Status) -> Iterator[threading.Event]:
-    """Yield what is set by SIGTERM or SIGINT; a second one ends the program at once. Meanwhile show how recorders do."""
+def stop_on_signal(recorders: Mapping[str, Any], status: LiveStatus) -> Iterator[threading.Event]:
+    """Yield an event that SIGTERM or SIGINT sets, and show the recorders' status meanwhile.
+
+    A second signal ends the program at once.
+    """
     stop = threading.Event()
 
-    def end(number: int, frame: object) -> None:
+    def handle(number: int, frame: object) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     thread = threading.Thread(
-        target=_keep_showing, args=(recorders, shown, stop), name="allocframe-status", daemon=True
+        target=_show_status, args=(recorders, status, stop), name="allocframe-status", daemon=True
     )
     thread.start()
     try:
@@ -69,36 +76,39 @@ def until_told_to_stop(recorders: Mapping[str, Any], shown: Status) -> Iterator[
         thread.join()
         for number, handler in before.items():
             signal.signal(number, handler)
-    for line in _lines(recorders, "stopped: "):
-        shown.say(line)
+    for line in _status_lines(recorders, "stopped: "):
+        status.print(line)
 
 
-def _keep_showing(recorders: Mapping[str, Any], shown: Status, stop: threading.Event) -> None:
+def _show_status(recorders: Mapping[str, Any], status: LiveStatus, stop: threading.Event) -> None:
     terminal = sys.stderr.isatty()
     while not stop.wait(1.0 if terminal else 60.0):
         if terminal:
-            shown.show(_lines(recorders))
+            status.update(_status_lines(recorders))
             continue
-        for line in _lines(recorders):
-            shown.say(line)
+        for line in _status_lines(recorders):
+            status.print(line)
 
 
-def _lines(recorders: Mapping[str, Any], said: str = "") -> list[str]:
-    """Return how each recorder does, after the name of its cluster where it has one."""
-    return [(f"{name}: " if name else "") + said + _line(one) for name, one in recorders.items()]
+def _status_lines(recorders: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return a line for each recorder, with the name of its cluster if it has one."""
+    return [
+        (f"{name}: " if name else "") + prefix + _status_line(recorder)
+        for name, recorder in recorders.items()
+    ]
 
 
-def _line(recorder: Any) -> str:
+def _status_line(recorder: Any) -> str:
     counts, watch = recorder.counts, recorder.watch
-    seen = f"{recorder.last:%H:%M:%S} UTC" if recorder.last is not None else "never"
+    last_seen = f"{recorder.last:%H:%M:%S} UTC" if recorder.last is not None else "never"
     parts = [
         recorder.status,
-        f"last seen {seen}",
+        f"last seen {last_seen}",
         f"{counts.changes:,} changes and {counts.events:,} events in {counts.commits:,} commits",
         f"{counts.gaps:,} gaps",
     ]
     if watch is not None:
         parts.insert(1, watch.mode)
-    if recorder.trouble:
-        parts.append(visible(recorder.trouble))
+    if recorder.last_error:
+        parts.append(visible(recorder.last_error))
     return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""What commands print and write of a snapshot."""
+"""Print a summary of a snapshot, and write it to files."""
 
 from __future__ import annotations
 
@@ -17,51 +17,61 @@ from ..stats.explain import explained
 
 
 def check_output(output: Path | None) -> None:
+    """Check the name of an output before the work begins."""
     if output is None:
         return
     if output.suffix not in (".allocframe", ".parquet", ".csv"):
-        raise ConfigError(f"--output {output}: end the name with .allocframe, .parquet or .csv")
+        raise ConfigError(f"--output must end with .allocframe, .parquet or .csv, got {output}")
     if not output.parent.is_dir():
         raise ConfigError(f"--output {output}: there is no folder {output.parent}")
 
 
-def write(snap: Snapshot, output: Path) -> None:
+def write_snapshot(snap: Snapshot, output: Path) -> None:
+    """Write a snapshot in the format of the file name's suffix."""
     write = {".allocframe": snap.save, ".parquet": snap.to_parquet, ".csv": snap.to_csv}[output.suffix]
     print(f"\nsaved to {write(output)}")
 
 
-def summary(snap: Snapshot) -> None:
+def print_summary(snap: Snapshot) -> None:
+    """Print statuses, restarts, failures and findings of a snapshot."""
     print(snap)
     if not len(snap):
-        print("\nThe cluster has no allocations that this query and token can see.")
+        print("\nNo allocations are visible to this query and token.")
         return
-    status = snap.sql(
-        "SELECT client_status AS 'client status', count(*) AS allocations FROM allocations GROUP BY 1 ORDER BY 2 DESC, 1"
+    statuses = snap.sql(
+        "SELECT client_status AS 'client status', count(*) AS allocations"
+        " FROM allocations GROUP BY 1 ORDER BY 2 DESC, 1"
     )
-    print_table("Allocations by status", status.dropna())
+    print_table("Allocations by status", statuses.dropna())
     if not snap.sql("SELECT 1 FROM events LIMIT 1").size:
         return
+    cluster = ["cluster"] if snap.clusters else []
+    print_table("Restarts by job (allocations that Nomad still has)", _restarts(snap, cluster))
+    print_table("Latest failures (UTC)", _latest_failures(snap, cluster))
+    all_findings = findings(snap)
+    print("\nFindings" if all_findings else "\nFindings: none")
+    for finding in all_findings:
+        print(f"  {finding.code} {finding.severity:8}  {one_line(finding.summary)}")
+
+
+def _restarts(snap: Snapshot, cluster: list[str]) -> pd.DataFrame:
     restarts = stats.restarts(snap, by=["namespace", "job_id"])
-    of = ["cluster"] if snap.clusters else []
-    looped = restarts.loc[
-        restarts["counter"] > 0, [*of, "namespace", "job_id", "counter", "count", "lost_to_ring"]
-    ]
-    looped = looped.sort_values("counter", ascending=False, kind="stable").head(10)
-    looped.columns = [*of, "namespace", "job_id", "restarts", "in the events", "lost to the ring"]
-    print_table("Restarts by job (of the allocations that Nomad still knows)", looped)
-    failed = explained(snap, "failure", [True], latest=8)
-    failed = failed.sort_values("time", ascending=False, kind="stable").head(8)
-    shown = failed[["time", *of, "job_id", "task", "node_name", "cause", "message"]].assign(
-        time=failed["time"].dt.strftime("%Y-%m-%d %H:%M:%S")
-    )
-    print_table("Latest failures (UTC)", shown)
-    found = findings(snap)
-    print("\nFindings" if found else "\nFindings: none")
-    for one in found:
-        print(f"  {one.code} {one.severity:8}  {one_line(one.summary)}")
+    columns = [*cluster, "namespace", "job_id", "counter", "count", "lost_to_ring"]
+    top = restarts.loc[restarts["counter"] > 0, columns]
+    top = top.sort_values("counter", ascending=False, kind="stable").head(10)
+    top.columns = [*cluster, "namespace", "job_id", "restarts", "in the events", "lost to the ring"]
+    return top
+
+
+def _latest_failures(snap: Snapshot, cluster: list[str]) -> pd.DataFrame:
+    failures = explained(snap, "failure", [True], latest=8)
+    failures = failures.sort_values("time", ascending=False, kind="stable").head(8)
+    times = failures["time"].dt.strftime("%Y-%m-%d %H:%M:%S")
+    return failures[["time", *cluster, "job_id", "task", "node_name", "cause", "message"]].assign(time=times)
 
 
 def print_table(title: str, frame: pd.DataFrame) -> None:
+    """Print a frame with aligned columns."""
     print(f"\n{title}")
     if frame.empty:
         print("  none")
@@ -73,5 +83,7 @@ def print_table(title: str, frame: pd.DataFrame) -> None:
 
 
 def _cell(value: object) -> str:
-    text = f"{value:,}" if isinstance(value, numbers.Integral) else "" if pd.isna(value) else visible(value)  # type: ignore[call-overload]
+    if isinstance(value, numbers.Integral):
+        return f"{int(value):,}"
+    text = "" if pd.isna(value) else visible(value)  # type: ignore[call-overload]
     return text if len(text) <= 70 else text[:69] + "…"

@@ -1,4 +1,4 @@
-"""``allocframe archive``: what an archive holds, and its upkeep."""
+"""``allocframe archive``: the contents of an archive, and its maintenance."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import pandas as pd
 import typer
 
 from .._utils.text import visible
-from ._app import app
+from ._app import app, print_help
 from ._summary import print_table
 
 if TYPE_CHECKING:
     from ..archive.archive import Archive
 
-commands = typer.Typer(no_args_is_help=True, help="Look after an archive that `allocframe record` writes.")
+commands = typer.Typer(
+    invoke_without_command=True,
+    callback=print_help,
+    help="Inspect and maintain an archive of `allocframe record`.",
+)
 app.add_typer(commands, name="archive")
 
 Place = Annotated[str, typer.Argument(metavar="DIR", help="The archive's folder or URL.")]
@@ -22,21 +26,21 @@ Place = Annotated[str, typer.Argument(metavar="DIR", help="The archive's folder 
 
 @commands.command()
 def info(place: Place) -> None:
-    """Print what an archive holds: recorders, times, gaps, sizes."""
-    known = _opened(place).info
-    print(f"{visible(place)}, schema version {known['schema_version']}")
-    print(f"last seen {known['last_seen_at'] or 'never'}: {known['live']:,} allocations")
-    recorders = pd.DataFrame(known["recorders"].items(), columns=["recorder", "last seen"])
+    """Print the recorders, times, gaps and sizes of an archive."""
+    info = _open_archive(place).info
+    print(f"{visible(place)}, schema version {info['schema_version']}")
+    print(f"last seen {info['last_seen_at'] or 'never'}: {info['live']:,} allocations")
+    recorders = pd.DataFrame(info["recorders"].items(), columns=["recorder", "last seen"])
     print_table("Recorders", recorders)
-    gaps = pd.DataFrame(known["gaps"][-10:], columns=["since", "until", "reason"])
-    print_table("Latest gaps of observation (UTC)", gaps)
-    print_table("Tables", pd.DataFrame([{"table": name, **size} for name, size in known["tables"].items()]))
+    gaps = pd.DataFrame(info["gaps"][-10:], columns=["since", "until", "reason"])
+    print_table("Latest gaps (UTC)", gaps)
+    print_table("Tables", pd.DataFrame([{"table": name, **size} for name, size in info["tables"].items()]))
 
 
 @commands.command()
 def compact(place: Place) -> None:
-    """Write days that lie in many small files anew, with each row once. Readers and recorders may go on meanwhile."""
-    archive = _opened(place)
+    """Rewrite days of many small files, without duplicate rows. Readers and recorders can keep running."""
+    archive = _open_archive(place)
     before = _size(archive)
     archive.compact()
     print(f"{before} before, {_size(archive)} now")
@@ -45,22 +49,22 @@ def compact(place: Place) -> None:
 @commands.command()
 def retain(
     place: Place,
-    days: Annotated[int, typer.Option(min=1, help="Days to keep, counted from the last observation.")],
+    days: Annotated[int, typer.Option(min=1, help="Days to keep, counted back from the last observation.")],
 ) -> None:
-    """Remove older days, but for what allocations that are still there need."""
-    archive = _opened(place)
+    """Remove older days, except for data of allocations that still exist."""
+    archive = _open_archive(place)
     before = _size(archive)
     archive.retain(days)
     print(f"{before} before, {_size(archive)} now")
 
 
-def _opened(place: str) -> Archive:
-    from .. import Archive  # which says the pip line where deltalake is missing
+def _open_archive(place: str) -> Archive:
+    from .. import Archive  # its error names the extra if deltalake is missing
 
     return Archive(place)
 
 
 def _size(archive: Archive) -> str:
     tables = archive.info["tables"].values()
-    files, size = sum(one["files"] for one in tables), sum(one["bytes"] for one in tables)
+    files, size = sum(table["files"] for table in tables), sum(table["bytes"] for table in tables)
     return f"{files:,} files of {size / 1e6:,.1f} MB"

@@ -1,4 +1,4 @@
-"""``allocframe demo``: a simulated cluster, for those who have none at hand."""
+"""``allocframe demo``: a simulated cluster, for everyone without a real one."""
 
 from __future__ import annotations
 
@@ -16,36 +16,34 @@ from ..reports import missing, report
 from ..snapshot.snapshot import Snapshot
 from ._app import app
 from ._lab import open_lab
-from ._summary import check_output, summary, write
+from ._summary import check_output, print_summary, write_snapshot
 
 
 @app.command()
 def demo(
-    story: Annotated[str, typer.Option(help="What happens in the simulated cluster.")] = "mixed",
-    allocations: Annotated[
-        int, typer.Option(help="How large it is, from 10 to 1,000,000.", min=10, max=1_000_000)
-    ] = 400,
+    story: Annotated[str, typer.Option(help="What happens in the cluster.")] = "mixed",
+    allocations: Annotated[int, typer.Option(help="Size of the cluster.", min=10, max=1_000_000)] = 400,
     seed: Annotated[int, typer.Option(help="The same seed gives the same cluster.")] = 7,
-    nomad: Annotated[str, typer.Option(help="Behave as this version: 1.3.1 or 2.0.5.")] = "2.0.5",
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the evidence goes.")] = Path(
+    nomad: Annotated[str, typer.Option(help="Version of the servers: 1.3.1 or 2.0.5.")] = "2.0.5",
+    output: Annotated[Path, typer.Option("--output", "-o", help="File for the evidence.")] = Path(
         "demo.allocframe"
     ),
-    lab: Annotated[bool, typer.Option("--lab", help="Open JupyterLab on the notebooks instead.")] = False,
-    browser: Annotated[bool, typer.Option(help="With --lab: open a browser, too.")] = True,
+    lab: Annotated[bool, typer.Option("--lab", help="Open the notebooks in JupyterLab instead.")] = False,
+    browser: Annotated[bool, typer.Option(help="With --lab: also open a browser.")] = True,
 ) -> None:
-    """Start a simulated cluster, fetch it, print what happened there, and write its postmortem. Needs no Nomad."""
+    """Start a simulated cluster, fetch it, print what happened, and write a postmortem. Needs no Nomad."""
     check_output(output)
     with _simulated(story, allocations, seed, nomad) as (address, token):
-        print(f"a simulated Nomad {nomad} answers at {address}\n", file=sys.stderr)
+        print(f"Simulated Nomad {nomad} at {address}\n", file=sys.stderr)
         if lab:
             open_lab(address, token, browser=browser)
             return
         with Client(address, token=token) as client, client.snapshot(namespace="*", progress=True) as snap:
-            summary(snap)
-            write(snap, output)
-            _postmortem(snap, output)
+            print_summary(snap)
+            write_snapshot(snap, output)
+            _write_postmortem(snap, output)
     print(
-        "\nThe same against your own cluster:\n"
+        "\nThe same for your own cluster:\n"
         "  export NOMAD_ADDR=https://nomad.example:4646 NOMAD_TOKEN=...\n"
         "  .venv/bin/allocframe fetch -o outage.allocframe\n"
         "or in Python:\n"
@@ -55,12 +53,12 @@ def demo(
     )
 
 
-def _postmortem(snap: Snapshot, output: Path) -> None:
+def _write_postmortem(snap: Snapshot, output: Path) -> None:
     if missing():
-        print("for its postmortem as HTML: pip install 'allocframe[report]'")
+        print("for a postmortem as HTML: pip install 'allocframe[report]'")
         return
     path = report(snap, "postmortem", output=output.with_suffix(".html"))
-    print(f"the postmortem, for your browser: {path.resolve()}")
+    print(f"postmortem, for your browser: {path.resolve()}")
 
 
 @contextlib.contextmanager

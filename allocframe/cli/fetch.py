@@ -1,4 +1,4 @@
-"""``allocframe fetch``: a cluster to tables and files."""
+"""``allocframe fetch``: fetch a cluster into tables and files."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Annotated
 import typer
 
 from ..client.client import Client
-from ._app import Address, Clusters, app, fleet_of
-from ._summary import check_output, summary, write
+from ._app import Address, Clusters, app, load_fleet
+from ._summary import check_output, print_summary, write_snapshot
 
 Output = Annotated[
     Path | None,
     typer.Option(
         "--output",
         "-o",
-        help="NAME.allocframe: one file of evidence. NAME.parquet, NAME.csv: a folder of tables.",
+        help="NAME.allocframe: one file of evidence. NAME.parquet or NAME.csv: a folder of tables.",
     ),
 ]
 
@@ -26,35 +26,37 @@ def fetch(
     output: Output = None,
     namespace: Annotated[str, typer.Option(help="Namespace, or * for all that the token may read.")] = "*",
     prefix: Annotated[
-        str | None, typer.Option(help="Start of the allocations' IDs, an even number of digits.")
+        str | None, typer.Option(help="Only IDs that start so; an even number of digits.")
     ] = None,
-    filter: Annotated[  # noqa: A002 - Nomad's name for it
-        str | None, typer.Option(help="Nomad's filter expression, such as 'ClientStatus == \"failed\"'.")
+    filter: Annotated[  # noqa: A002 - Nomad calls it so
+        str | None, typer.Option(help="Nomad filter expression, such as 'ClientStatus == \"failed\"'.")
     ] = None,
     newest: Annotated[int | None, typer.Option(help="Only the newest N allocations.")] = None,
     task_states: Annotated[bool, typer.Option(help="Fetch tasks and their events.")] = True,
-    resources: Annotated[bool, typer.Option(help="Fetch resources and ports too.")] = False,
-    stale: Annotated[bool, typer.Option(help="Let any server answer; works without a leader.")] = False,
+    resources: Annotated[bool, typer.Option(help="Fetch resources and ports, too.")] = False,
+    stale: Annotated[bool, typer.Option(help="Let any server answer. Works without a leader.")] = False,
     resume: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Keep pages there until it is done; the same command goes on from what an interrupted one left.",
+            help="Keep pages in this folder until the end. If interrupted, the same command continues.",
         ),
     ] = None,
     address: Address = None,
     clusters: Clusters = None,
 ) -> None:
-    """Fetch every allocation of the cluster, print what happened there, and keep the evidence.
+    """Fetch every allocation of the cluster, print what happened, and save the evidence.
 
-    Of several, one that is down is reported and the others are fetched; it then ends with 1.
+    With several clusters, it fetches those that answer, reports the others, and exits with code 1.
 
-    Example: allocframe fetch -o outage.allocframe, and in Python af.load("outage.allocframe"). A large cluster, over a
-    connection that may break: allocframe fetch --resume walk -o outage.allocframe, again until it ends.
+    Example: allocframe fetch -o outage.allocframe, then in Python af.load("outage.allocframe").
+
+    For a large cluster over a bad connection: allocframe fetch --resume walk -o outage.allocframe, repeated
+    until it succeeds.
     """
     check_output(output)
     with (
-        fleet_of(address, clusters) or Client(address) as source,
+        load_fleet(address, clusters) or Client(address) as source,
         source.snapshot(
             namespace=namespace,
             prefix=prefix,
@@ -66,8 +68,8 @@ def fetch(
             resume=resume,
         ) as snap,
     ):
-        summary(snap)
+        print_summary(snap)
         if output is not None:
-            write(snap, output)
+            write_snapshot(snap, output)
         if not snap.info["complete"]:
             raise typer.Exit(1)

@@ -15,159 +15,144 @@ from .._utils.text import visible
 from ..client.client import Client
 from ..client.fleet import Fleet
 from ..errors import AllocframeError, ConfigError
-from ._app import Address, Clusters, app, fleet_of
-from ._live_status import Status, until_told_to_stop
+from ._app import Address, Clusters, app, load_fleet
+from ._live_status import LiveStatus, stop_on_signal
 
 ALIVE_WITHIN = pd.Timedelta(minutes=10)
-"""A recorder that has not been seen for longer has stopped, or cannot watch or write."""
+"""A recorder that was last seen earlier has stopped, or cannot watch or write."""
 
 
 @app.command()
 def record(
-    archive: Annotated[str, typer.Option(help="Folder, or URL of an object store, where it is kept.")],
+    archive: Annotated[str, typer.Option(help="Folder or object store URL of the archive.")],
     namespace: Annotated[str, typer.Option(help="Namespace, or * for all that the token may read.")] = "*",
-    every: Annotated[
-        float, typer.Option(help="Seconds that a change waits at most before it is committed.", min=0.1)
+    interval: Annotated[
+        float, typer.Option(help="Longest time in seconds before a change is committed.", min=0.1)
     ] = 5.0,
-    once: Annotated[bool, typer.Option("--once", help="List everything once, and end: for cron.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="List everything once and exit, for cron.")] = False,
     status: Annotated[
-        bool, typer.Option("--status", help="Say what the archive holds and whether a recorder is alive.")
+        bool, typer.Option("--status", help="Print what the archive holds and if a recorder is alive.")
     ] = False,
-    stream: Annotated[bool, typer.Option(help="Subscribe to events where the token may.")] = True,
+    stream: Annotated[bool, typer.Option(help="Use the event stream if the token may.")] = True,
     name: Annotated[
-        str | None, typer.Option(help="Name of this recorder in the archive; this machine's otherwise.")
+        str | None, typer.Option(help="Name of this recorder in the archive. By default, the host name.")
     ] = None,
     address: Address = None,
     clusters: Clusters = None,
 ) -> None:
-    """Keep every allocation and task event in an archive: what Nomad forgets after ten events, or an hour.
+    """Keep every allocation and task event in an archive. Nomad forgets them after ten events, or an hour.
 
-    Runs until it is told to stop, and goes on where it stopped. Of several clusters, each has an archive of its own in the folder,
-    under its name, and one that is down does not stop the others.
+    It runs until SIGTERM or Ctrl-C. The next run continues where it stopped. With several clusters, each gets
+    its own archive in the folder, under its name. A cluster that is down does not stop the others.
 
     Example: allocframe record --archive /var/lib/nomad-archive
     """
     share_heaps()
-    fleet = fleet_of(address, clusters)
+    fleet = load_fleet(address, clusters)
+    settings: dict[str, Any] = {"namespace": namespace, "interval": interval, "stream": stream, "name": name}
     if fleet is not None:
-        raise typer.Exit(
-            _several(
-                fleet,
-                archive,
-                once=once,
-                status=status,
-                namespace=namespace,
-                every=every,
-                stream=stream,
-                name=name,
-            )
-        )
-    kept = _archive(archive)
+        raise typer.Exit(_record_fleet(fleet, archive, once=once, status=status, **settings))
+    destination = _open_archive(archive)
     if status:
-        raise typer.Exit(_print_status(kept))
+        raise typer.Exit(_print_status(destination))
     from ..archive.recorder import Recorder
 
-    shown = Status()
+    live_status = LiveStatus()
     with Client(address) as client:
-        recorder = Recorder(
-            client, kept, namespace=namespace, every=every, stream=stream, name=name, say=shown.say
-        )
+        recorder = Recorder(client, destination, **settings, say=live_status.print)
         if once:
-            shown.say(_told(recorder.once()))
+            live_status.print(_describe(recorder.once()))
             return
-        with until_told_to_stop({"": recorder}, shown) as stop:
+        with stop_on_signal({"": recorder}, live_status) as stop:
             recorder.run(stop)
 
 
-def _several(fleet: Fleet, archive: str, *, once: bool, status: bool, **settings: Any) -> int:
-    """Do for each cluster what is done for one; return the exit code."""
+def _record_fleet(fleet: Fleet, archive: str, *, once: bool, status: bool, **settings: Any) -> int:
+    """Record each cluster into its own archive, or print its status. Return the exit code."""
     from ..archive.recorder import Recorder, run_all
 
-    shown = Status()
+    live_status = LiveStatus()
     with fleet:
-        kept = {
-            name: _archive(f"{archive.rstrip('/')}/{name}" if archive.strip() else "")
-            for name in fleet.clients
-        }
+        folder = archive.rstrip("/") if archive.strip() else ""
+        archives = {name: _open_archive(folder and f"{folder}/{name}") for name in fleet.clients}
         if status:
-            return max([_titled(name, one) for name, one in kept.items()])
+            return max([_print_cluster_status(name, archive) for name, archive in archives.items()])
         recorders = {
-            name: Recorder(client, kept[name], **settings, say=shown.of(name))
+            name: Recorder(client, archives[name], **settings, say=live_status.printer(name))
             for name, client in fleet.clients.items()
         }
         if once:
-            return _once(recorders, shown)
-        with until_told_to_stop(recorders, shown) as stop:
+            return _record_once(recorders, live_status)
+        with stop_on_signal(recorders, live_status) as stop:
             run_all(recorders, stop)
     return 0
 
 
-def _once(recorders: Mapping[str, Any], shown: Status) -> int:
-    """List every cluster once, at the same time; return 1 where one could not be listed."""
+def _record_once(recorders: Mapping[str, Any], live_status: LiveStatus) -> int:
+    """List every cluster once, all at the same time. Return 1 if one could not be listed."""
 
-    def one(name: str) -> int:
-        say = shown.of(name)
+    def record_one(name: str) -> int:
+        print_message = live_status.printer(name)
         try:
-            say(_told(recorders[name].once()))
+            print_message(_describe(recorders[name].once()))
         except (AllocframeError, OSError) as error:
-            say(f"not recorded: {error}")
+            print_message(f"not recorded: {error}")
             return 1
         return 0
 
     with ThreadPoolExecutor(len(recorders), "allocframe-once") as pool:
-        return max(pool.map(one, recorders))
+        return max(pool.map(record_one, recorders))
 
 
-def _told(change: Any) -> str:
+def _describe(change: Any) -> str:
     return (
-        f"{len(change.new):,} new, {len(change.changed):,} changed, {len(change.gone):,} gone, "
+        f"{len(change.added):,} new, {len(change.changed):,} changed, {len(change.removed):,} removed, "
         f"{len(change.new_events):,} new events"
     )
 
 
-def _archive(where: str) -> Any:
-    from .. import Archive  # which says the pip line where deltalake is missing
+def _open_archive(place: str) -> Any:
+    from .. import Archive  # its error names the extra if deltalake is missing
 
-    if not where.strip():
-        raise ConfigError("--archive is empty: name a folder, or the URL of an object store")
-    return Archive(where)
+    if not place.strip():
+        raise ConfigError("--archive must not be empty. Name a folder, or the URL of an object store.")
+    return Archive(place)
 
 
-def _titled(name: str, archive: Any) -> int:
+def _print_cluster_status(name: str, archive: Any) -> int:
     print(f"cluster        {visible(name)}")
     return _print_status(archive)
 
 
 def _print_status(archive: Any) -> int:
-    """Print what the archive holds; return 0 where a recorder is alive, 1 where none is."""
+    """Print what the archive holds. Return 0 if a recorder is alive, else 1."""
     state = archive.state()
     if state.at is None:
         print("nothing recorded yet: no archive, or an empty one")
         return 1
     now = pd.Timestamp(datetime.now(UTC))
     info = archive.info
-    held, gaps = info["tables"], [gap for gap in info["gaps"] if gap["since"]]
-    events, first = held["events"], held["snapshots"]["first_day"]
+    tables, gaps = info["tables"], [gap for gap in info["gaps"] if gap["since"]]
+    size, files = (sum(table[key] for table in tables.values()) for key in ("bytes", "files"))
+    first_day = tables["snapshots"]["first_day"]
     print(f"archive        {visible(archive)}")
-    print(f"recorded       from {first} to {state.at:%Y-%m-%d %H:%M:%S} UTC, index {state.index}")
-    print(
-        f"holds          {events['rows']:,} rows of events, {len(state.live):,} allocations that are there now"
-    )
-    print(
-        f"size           {sum(one['bytes'] for one in held.values()) / 1e6:,.1f} MB in {sum(one['files'] for one in held.values()):,} files"
-    )
+    print(f"recorded       from {first_day} to {state.at:%Y-%m-%d %H:%M:%S} UTC, index {state.index}")
+    print(f"holds          {tables['events']['rows']:,} events, {len(state.live):,} current allocations")
+    print(f"size           {size / 1e6:,.1f} MB in {files:,} files")
     print(f"gaps           {len(gaps):,}")
     for gap in gaps[-5:]:
-        print(f"               {_when(gap['since'])} to {_when(gap['until'])}: {visible(gap['reason'])}")
+        print(f"               {_format(gap['since'])} to {_format(gap['until'])}: {visible(gap['reason'])}")
     alive = False
-    for one in state.recorders.tail(5).itertuples():
-        recent = now - one.seen_at < ALIVE_WITHIN
+    for recorder in state.recorders.tail(5).itertuples():
+        recent = now - recorder.seen_at < ALIVE_WITHIN
         alive = alive or recent
+        status = "alive" if recent else "silent"
         print(
-            f"recorder       {visible(one.recorder)}: {'alive' if recent else 'silent'}, last seen {one.seen_at:%Y-%m-%d %H:%M:%S} UTC"
+            f"recorder       {visible(recorder.recorder)}: {status}, "
+            f"last seen {recorder.seen_at:%Y-%m-%d %H:%M:%S} UTC"
         )
     return 0 if alive else 1
 
 
-def _when(moment: str) -> str:
-    return f"{pd.Timestamp(moment):%Y-%m-%d %H:%M:%S}"
+def _format(time: str) -> str:
+    return f"{pd.Timestamp(time):%Y-%m-%d %H:%M:%S}"

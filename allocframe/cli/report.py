@@ -1,4 +1,4 @@
-"""``allocframe report``: a postmortem or a report on the cluster, as a file to send."""
+"""``allocframe report``: a postmortem or a cluster report, as a file to send."""
 
 from __future__ import annotations
 
@@ -12,43 +12,39 @@ import typer
 from .._utils.text import visible
 from ..client.client import Client
 from ..errors import ConfigError
-from ..reports import report as written
+from ..reports import report as write_report
 from ..snapshot.io import load, read_json
 from ..snapshot.snapshot import Snapshot
-from ._app import app
+from ._app import app, print_help
 
 if TYPE_CHECKING:
     from ..archive.archive import Archive
 
-commands = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(
-    commands, name="report", help="Write a postmortem or a report on the cluster, as HTML or Markdown."
-)
+commands = typer.Typer(invoke_without_command=True, callback=print_help, rich_markup_mode=None)
+app.add_typer(commands, name="report", help="Write a postmortem or a cluster report, as HTML or Markdown.")
 
 Source = Annotated[
     Path | None,
     typer.Option(
-        "--from", help="Evidence that fetch kept, or JSON from curl; the cluster of NOMAD_ADDR otherwise."
+        "--from", help="Evidence of `fetch`, or JSON of curl. By default, the cluster of NOMAD_ADDR."
     ),
 ]
 Place = Annotated[
-    str | None, typer.Option("--archive", metavar="DIR", help="The archive that `allocframe record` keeps.")
+    str | None, typer.Option("--archive", metavar="DIR", help="An archive of `allocframe record`.")
 ]
 Output = Annotated[
     Path,
     typer.Option(
-        "--output", "-o", help="NAME.html: one file. NAME.md: Markdown, its pictures in NAME_files."
+        "--output", "-o", help="NAME.html: one file. NAME.md: Markdown, with pictures in NAME_files."
     ),
 ]
 Cluster = Annotated[
-    str | None, typer.Option("--cluster", help="With --from evidence of several clusters: which one.")
+    str | None, typer.Option("--cluster", help="With --from evidence of several clusters: one of them.")
 ]
 Job = Annotated[str | None, typer.Option(help="Only the allocations of this job.")]
 Redact = Annotated[
     bool,
-    typer.Option(
-        "--redact", help="Replace names, addresses, IDs and messages, the same by the same, for sharing."
-    ),
+    typer.Option("--redact", help="Replace names, addresses, IDs and messages consistently, for sharing."),
 ]
 
 
@@ -65,17 +61,21 @@ def postmortem(
     job: Job = None,
     redact: Redact = False,
     logs: Annotated[
-        bool, typer.Option("--logs", help="Ask the cluster of NOMAD_ADDR for the log lines around failures.")
+        bool, typer.Option("--logs", help="Add log lines around failures, from the cluster of NOMAD_ADDR.")
     ] = False,
 ) -> None:
-    """Tell what happened: since when, to whom, why as far as the evidence goes, and what is not known.
+    """Write what happened, since when, to whom, why, and what is not known.
 
-    With --archive it needs --since, and has the allocations that are gone by now, and events beyond Nomad's ten.
+    With --archive, --since is needed. It then has removed allocations, too, and more events than Nomad's last
+    ten.
 
     Example: allocframe report postmortem --from outage.allocframe -o outage.html
     """
-    with _opened(source, archive, cluster) as snap, Client() if logs else contextlib.nullcontext() as client:
-        path = written(
+    with (
+        _open_source(source, archive, cluster) as snap,
+        Client() if logs else contextlib.nullcontext() as client,
+    ):
+        path = write_report(
             snap, "postmortem", output=output, job=job, since=since, until=until, redact=redact, client=client
         )
     print(f"written to {path}")
@@ -88,30 +88,32 @@ def cluster(
     of: Cluster = None,
     archive: Place = None,
     days: Annotated[
-        int | None, typer.Option(min=1, help="With --archive: of how many days; 7 where left out.")
+        int | None, typer.Option(min=1, help="With --archive: number of days. By default, 7.")
     ] = None,
     job: Job = None,
     redact: Redact = False,
 ) -> None:
-    """Tell how the cluster does: failure rates, nodes, crash loops, rollouts, restarts, and how good the data are.
+    """Write how the cluster is doing: failure rates, nodes, crash loops, rollouts, restarts, data quality.
 
-    With --archive it is of the last days, and has trends: day by day, and against as many days before.
+    With --archive, it covers the last days and has trends: day by day, and compared with as many days before.
 
     Example: allocframe report cluster --from monday.allocframe -o monday.html
     """
-    with _opened(source, archive, of) as snap:
-        path = written(snap, "cluster", output=output, job=job, days=days, redact=redact)
+    with _open_source(source, archive, of) as snap:
+        path = write_report(snap, "cluster", output=output, job=job, days=days, redact=redact)
     print(f"written to {path}")
 
 
 @contextlib.contextmanager
-def _opened(source: Path | None, archive: str | None, cluster: str | None) -> Iterator[Snapshot | Archive]:
+def _open_source(
+    source: Path | None, archive: str | None, cluster: str | None
+) -> Iterator[Snapshot | Archive]:
     if cluster is not None and source is None:
-        raise ConfigError("--cluster chooses from evidence of several clusters: give it with --from")
+        raise ConfigError("--cluster needs --from with evidence of several clusters")
     if archive is not None:
         if source is not None:
-            raise ConfigError("give --from or --archive, not both")
-        from .. import Archive  # which says the pip line where deltalake is missing
+            raise ConfigError("--from and --archive exclude each other: give only one of them")
+        from .. import Archive  # its error names the extra if deltalake is missing
 
         yield Archive(archive)
         return
@@ -122,13 +124,11 @@ def _opened(source: Path | None, archive: str | None, cluster: str | None) -> It
     if not source.is_file():
         raise ConfigError(f"--from {source}: there is no such file")
     with load(source) if source.suffix == ".allocframe" else read_json(source) as snap:
-        yield snap if cluster is None else _chosen(snap, cluster)
+        yield snap if cluster is None else _one_cluster(snap, cluster)
 
 
-def _chosen(snap: Snapshot, cluster: str) -> Snapshot:
+def _one_cluster(snap: Snapshot, cluster: str) -> Snapshot:
     if cluster not in snap.clusters:
-        there = ", ".join(map(visible, snap.clusters)) or "one, without a name"
-        raise ConfigError(
-            f"--cluster {visible(cluster)}: there is no such cluster in the evidence; there is {there}"
-        )
+        names = ", ".join(map(visible, snap.clusters)) or "one without a name"
+        raise ConfigError(f"--cluster {visible(cluster)} is not in the evidence. Its clusters: {names}.")
     return snap.clusters[cluster]

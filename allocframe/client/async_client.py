@@ -1,45 +1,131 @@
-"""The client for asyncio: the methods of `Client`, each carried out in a thread while the event loop goes on.
+"""The client for asyncio and trio: the methods of `Client`, each in a thread while the event loop goes on.
 
-It is made of `Client`, so that no rule of Nomad is written twice, and of threads, because answers are decoded in threads anyway.
+There is no second implementation. Answers are decoded in threads anyway, and Nomad's rules (paging, retries,
+which change may be repeated) are hard enough to get right once. A new method of `Client` needs one
+declaration here, with an example.
 """
 
 from __future__ import annotations
 
-import os
-import signal as numbers
-from collections.abc import Iterable, Sequence
-from datetime import datetime
-from typing import Literal, Self
+import functools
+import inspect
+import threading
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, Self, TypeAlias, TypeVar
 
-import pandas as pd
+import anyio
+from anyio import CapacityLimiter, to_thread
+from anyio.lowlevel import RunVar
 
-from .._utils.progress import Progress
-from ..nomad.actions import StopResult
-from ..nomad.exec import ExecResult
-from ..snapshot.allocation import Allocation
-from ..snapshot.snapshot import Snapshot
-from ..watch.change import Seen
+from .._utils.threads import documented_as
+from ..errors import AllocframeError
+from ..watch.async_watch import AsyncWatch
+from ..watch.watch import Watch
 from .client import Client
-from .logs import MOST_BYTES, Logs
-from .thread_pool import AsyncWatch, Calls, as_in
-from .usage import Usage
+from .session import RETRIES, TIMEOUT
+
+MAX_CALLS = 8
+"""Calls at the same time: Nomad allows 100 connections from one address, and a call may need eight."""
+
+_CLOSED_BEFORE_TURN = "this AsyncClient was closed before the call had its turn"
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Example: TypeAlias = "Callable[[AsyncClient], None]"
+
+
+def _in_thread(
+    method: Callable[Concatenate[Client, P], R],
+) -> Callable[[Example], Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, R]]]:
+    """Make a coroutine method of a method of `Client`, with its parameters, types and documentation.
+
+    The decorated function gives the name and the example, and is never called.
+    """
+
+    def decorate(example: Example) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, R]]:
+        async def call(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> R:
+            return await self._run(method, *args, **kwargs)
+
+        _describe(call, method, example)
+        return call
+
+    return decorate
+
+
+def _watching(
+    method: Callable[Concatenate[Client, P], Watch],
+) -> Callable[[Example], Callable[Concatenate[AsyncClient, P], AsyncWatch]]:
+    """Make a method that returns an `AsyncWatch` of one that returns a `Watch`; else as `_in_thread`."""
+
+    def decorate(example: Example) -> Callable[Concatenate[AsyncClient, P], AsyncWatch]:
+        def call(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncWatch:
+            return AsyncWatch(method(self._client, *args, **kwargs))
+
+        _describe(call, method, example)
+        call.__annotations__ = {**method.__annotations__, "return": AsyncWatch}
+        signature = inspect.signature(method).replace(return_annotation=AsyncWatch)
+        call.__signature__ = signature  # type: ignore[attr-defined]
+        return call
+
+    return decorate
+
+
+def _describe(call: Callable[..., Any], method: Callable[..., Any], example: Example) -> None:
+    """Give a call the signature and documentation of `method`, and the name and example of `example`."""
+    functools.update_wrapper(call, method, assigned=("__annotations__",))
+    for attribute in ("__name__", "__qualname__", "__doc__"):
+        setattr(call, attribute, getattr(example, attribute))
+    documented_as(method)(call)
+
+
+class _Call:
+    """One call, which the event loop may abort while a thread carries it out."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._client: Client | None = None
+        self._aborted = False
+
+    def begin(self, client: Client) -> None:
+        with self._lock:
+            if self._aborted:
+                raise AllocframeError("interrupted")
+            self._client = client
+
+    def abort(self) -> None:
+        """Shut down the sockets of reads under way. A change that was sent goes on, for the audit log."""
+        with self._lock:
+            self._aborted = True
+            if self._client is not None:
+                self._client._session.transport.abort()
+
+    def end(self) -> None:
+        """Make the client ready for the next call."""
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None and self._aborted:
+            client._session.transport.recover()
 
 
 class AsyncClient:
-    """`Client` for asyncio: the same methods with the same arguments, awaited; the event loop goes on meanwhile.
+    """`Client` for asyncio and trio: the same methods with the same arguments, awaited.
 
-    It belongs to no event loop, and may be used by several tasks: eight calls go on at a time, others wait for their turn. A call returns
-    what that of `Client` returns. A table of a `Snapshot` is made when first asked for, which takes a while where it is large:
-    ``await asyncio.to_thread(lambda: snap.events)``.
+    It belongs to no event loop and may be shared by tasks. Eight calls run at a time, and further calls wait
+    for their turn. A call returns what `Client` returns. A table of a `Snapshot` is built when it is first
+    read, which takes a while if it is large: ``await asyncio.to_thread(lambda: snap.events)``.
 
-    Giving up a call, by ``asyncio.timeout`` or ``task.cancel()``, ends what it waits for; other calls go on. A change (stop, signal,
-    restart) that was sent by then is not taken back: `CancelledError` does not say that nothing was done. How it ended is in the
-    audit log (`read_audit`), and `close` waits for it. A command that `exec` started may run on.
+    Cancelling a call, by ``asyncio.timeout`` or ``task.cancel()``, aborts its requests; other calls go on. A
+    change (stop, signal, restart) that was already sent is not undone: `CancelledError` does not mean that
+    nothing happened. The audit log (`read_audit`) has the result, and `close` waits for it. A command that
+    `exec` started may run on.
 
     Parameters
     ----------
-    address, token, namespace, region, ca_cert, ca_path, client_cert, client_key, tls_server_name, verify, timeout, retries, read_only
-        As of `Client`.
+    address, token, namespace, region, ca_cert, ca_path, client_cert, client_key, tls_server_name
+        As in `Client`.
+    verify, timeout, retries, read_only
+        As in `Client`.
 
     Examples
     --------
@@ -64,203 +150,185 @@ class AsyncClient:
         client_key: str | None = None,
         tls_server_name: str | None = None,
         verify: bool | None = None,
-        timeout: float = 30.0,
-        retries: int = 4,
+        timeout: float = TIMEOUT,
+        retries: int = RETRIES,
         read_only: bool = False,
     ) -> None:
         self._client = Client(
-            address, token=token, namespace=namespace, region=region, ca_cert=ca_cert, ca_path=ca_path, client_cert=client_cert,
-            client_key=client_key, tls_server_name=tls_server_name, verify=verify, timeout=timeout, retries=retries, read_only=read_only,
-        )  # fmt: skip
-        self._calls = Calls(self._client)
+            address,
+            token=token,
+            namespace=namespace,
+            region=region,
+            ca_cert=ca_cert,
+            ca_path=ca_path,
+            client_cert=client_cert,
+            client_key=client_key,
+            tls_server_name=tls_server_name,
+            verify=verify,
+            timeout=timeout,
+            retries=retries,
+            read_only=read_only,
+        )
+        # A call takes a client of its own, so that aborting it shuts down its connections and no others.
+        self._clients = [self._client]
+        self._idle = [self._client]
+        self._calls: set[_Call] = set()
+        self._changed = threading.Condition()
+        self._closed = False
+        # A limiter belongs to an event loop, and an AsyncClient may serve one loop after the other.
+        self._limiter: RunVar[CapacityLimiter] = RunVar("allocframe-limiter")
 
-    @as_in(Client.snapshot)
-    async def snapshot(
-        self,
-        *,
-        namespace: str | None = None,
-        prefix: str | None = None,
-        filter: str | None = None,  # noqa: A002 - Nomad's name for it
-        task_states: bool = True,
-        resources: bool = False,
-        stale: bool = False,
-        newest: int | None = None,
-        per_page: int = 1000,
-        workers: int = 4,
-        progress: Progress = None,
-        resume: str | os.PathLike[str] | None = None,
-    ) -> Snapshot:
+    @_in_thread(Client.snapshot)
+    def snapshot(self) -> None:
         """
         >>> asyncio.run(aio.snapshot(namespace="*")).info["complete"]
         True
         """
-        return await self._calls.make(
-            Client.snapshot, namespace=namespace, prefix=prefix, filter=filter, task_states=task_states, resources=resources,
-            stale=stale, newest=newest, per_page=per_page, workers=workers, progress=progress, resume=resume,
-        )  # fmt: skip
 
-    @as_in(Client.allocation)
-    async def allocation(self, alloc_id: str) -> Allocation:
+    @_in_thread(Client.allocation)
+    def allocation(self) -> None:
         """
         >>> asyncio.run(aio.allocation(running[1])).placement.shape[0]
         1
         """
-        return await self._calls.make(Client.allocation, alloc_id)
 
-    @as_in(Client.read)
-    async def read(
-        self, alloc_ids: Iterable[str], *, workers: int = 4, progress: Progress = None
-    ) -> Snapshot:
+    @_in_thread(Client.allocations)
+    def allocations(self) -> None:
         """
-        >>> len(asyncio.run(aio.read(running[1:4])))
+        >>> len(asyncio.run(aio.allocations(running[1:4])))
         3
         """
-        return await self._calls.make(Client.read, alloc_ids, workers=workers, progress=progress)
 
-    @as_in(Client.evaluations)
-    async def evaluations(self, *, namespace: str | None = None, filter: str | None = None) -> pd.DataFrame:  # noqa: A002
+    @_in_thread(Client.evaluations)
+    def evaluations(self) -> None:
         """
         >>> len(asyncio.run(aio.evaluations(namespace="*"))) > 0
         True
         """
-        return await self._calls.make(Client.evaluations, namespace=namespace, filter=filter)
 
-    @as_in(Client.stop)
-    async def stop(self, alloc_id: str, *, no_shutdown_delay: bool = False) -> StopResult:
+    @_in_thread(Client.stop)
+    def stop(self) -> None:
         """
         >>> len(asyncio.run(aio.stop(running[0])).eval_id)
         36
         """
-        return await self._calls.make(Client.stop, alloc_id, no_shutdown_delay=no_shutdown_delay)
 
-    @as_in(Client.signal)
-    async def signal(self, alloc_id: str, signal: str | numbers.Signals, *, task: str | None = None) -> None:
+    @_in_thread(Client.signal)
+    def signal(self) -> None:
         """
         >>> asyncio.run(aio.signal(running[1], "SIGHUP"))
         """
-        await self._calls.make(Client.signal, alloc_id, signal, task=task)
 
-    @as_in(Client.restart)
-    async def restart(self, alloc_id: str, *, task: str | None = None, all_tasks: bool = False) -> None:
+    @_in_thread(Client.restart)
+    def restart(self) -> None:
         """
         >>> asyncio.run(aio.restart(running[1]))
         """
-        await self._calls.make(Client.restart, alloc_id, task=task, all_tasks=all_tasks)
 
-    @as_in(Client.exec)
-    async def exec(
-        self,
-        alloc_id: str,
-        command: Sequence[str],
-        *,
-        task: str | None = None,
-        stdin: bytes | str | None = None,
-        timeout: float | None = None,
-    ) -> ExecResult:
+    @_in_thread(Client.exec)
+    def exec(self) -> None:
         """
         >>> asyncio.run(aio.exec(running[1], ["echo", "hello"])).text
         'hello\\n'
         """
-        return await self._calls.make(Client.exec, alloc_id, command, task=task, stdin=stdin, timeout=timeout)
 
-    @as_in(Client.exec_many)
-    async def exec_many(
-        self,
-        alloc_ids: Iterable[str],
-        command: Sequence[str],
-        *,
-        task: str | None = None,
-        timeout: float | None = None,
-        workers: int = 4,
-    ) -> pd.DataFrame:
+    @_in_thread(Client.exec_many)
+    def exec_many(self) -> None:
         """
         >>> asyncio.run(aio.exec_many(running[1:4], ["uname"]))["exit_code"].tolist()
         [0, 0, 0]
         """
-        return await self._calls.make(
-            Client.exec_many, alloc_ids, command, task=task, timeout=timeout, workers=workers
-        )
 
-    @as_in(Client.logs)
-    async def logs(
-        self,
-        alloc_id: str,
-        task: str,
-        *,
-        stream: Literal["stdout", "stderr", "both"] = "both",
-        around: pd.Timestamp | datetime | str | None = None,
-        lines: int = 50,
-        max_bytes: int = MOST_BYTES,
-    ) -> Logs:
+    @_in_thread(Client.logs)
+    def logs(self) -> None:
         """
         >>> asyncio.run(aio.logs(running[1], "server", lines=3)).frame.columns.tolist()
         ['stream', 'file', 'offset', 'time', 'line']
         """
-        return await self._calls.make(
-            Client.logs, alloc_id, task, stream=stream, around=around, lines=lines, max_bytes=max_bytes
-        )
 
-    @as_in(Client.usage)
-    async def usage(
-        self,
-        allocations: Snapshot | Iterable[str],
-        *,
-        samples: int = 1,
-        every: float = 10.0,
-        workers: int = 4,
-    ) -> Usage:
+    @_in_thread(Client.usage)
+    def usage(self) -> None:
         """
         >>> asyncio.run(aio.usage(running[1:4])).errors.empty
         True
         """
-        return await self._calls.make(
-            Client.usage, allocations, samples=samples, every=every, workers=workers
-        )
 
-    @as_in(Client.watch)
-    def watch(
-        self,
-        *,
-        namespace: str | None = None,
-        prefix: str | None = None,
-        filter: str | None = None,  # noqa: A002 - Nomad's name for it
-        stream: bool = True,
-        relist: float = 300.0,
-        wait: float = 60.0,
-        seen: Seen | None = None,
-    ) -> AsyncWatch:
+    @_watching(Client.watch)
+    def watch(self) -> None:
         """
         >>> async def first():
         ...     async with aio.watch(namespace="*") as watch:
         ...         return await anext(watch)
-        >>> asyncio.run(first()).whole
+        >>> asyncio.run(first()).full
         True
         """
-        return AsyncWatch(
-            self._client.watch(
-                namespace=namespace,
-                prefix=prefix,
-                filter=filter,
-                stream=stream,
-                relist=relist,
-                wait=wait,
-                seen=seen,
-            )
-        )
 
     @property
     def read_only(self) -> bool:
-        """Whether it may only read."""
+        """Whether calls that change something are refused."""
         return self._client.read_only
 
     @property
-    def stats(self) -> dict[str, int]:
-        """Requests, repeats, bytes, pages, duplicates and loops since this client was made."""
-        return self._calls.stats()
+    def counters(self) -> dict[str, int]:
+        """Requests, retries, bytes, pages, duplicates and loops since the client was created."""
+        with self._changed:
+            counters = [Counter(client.counters) for client in self._clients]
+        return {name: sum(counter[name] for counter in counters) for name in counters[0]}
 
     async def close(self) -> None:
-        """End what is read, wait for changes that were sent, and close every connection."""
-        await self._calls.close()
+        """Abort reads, wait for changes that were sent, and close every connection."""
+        with self._changed:
+            self._closed = True
+            calls = list(self._calls)
+        for call in calls:
+            call.abort()
+        await to_thread.run_sync(self._close_clients, abandon_on_cancel=True, limiter=CapacityLimiter(1))
+
+    async def _run(self, method: Callable[Concatenate[Client, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run a method of a client in a thread. Cancelling it raises at once and aborts its requests."""
+        if self._closed:
+            raise AllocframeError("this AsyncClient is closed; make a new one")
+        call = _Call()
+        try:
+            limiter = self._limiter.get()
+        except LookupError:
+            self._limiter.set(limiter := CapacityLimiter(MAX_CALLS))
+
+        def run() -> R:
+            client = self._take_client(call)
+            try:
+                call.begin(client)
+                return method(client, *args, **kwargs)
+            finally:
+                call.end()
+                with self._changed:
+                    self._idle.append(client)
+                    self._calls.discard(call)
+                    self._changed.notify_all()
+
+        try:
+            return await to_thread.run_sync(run, abandon_on_cancel=True, limiter=limiter)
+        except anyio.get_cancelled_exc_class():
+            call.abort()
+            raise
+
+    def _take_client(self, call: _Call) -> Client:
+        with self._changed:
+            if self._closed:
+                raise AllocframeError(_CLOSED_BEFORE_TURN)
+            self._calls.add(call)
+            if self._idle:
+                return self._idle.pop()
+        client = Client._from_session(self._client._session.clone())
+        with self._changed:
+            self._clients.append(client)
+        return client
+
+    def _close_clients(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._calls)
+        for client in self._clients:
+            client.close()
 
     async def __aenter__(self) -> Self:
         return self

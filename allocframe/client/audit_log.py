@@ -1,8 +1,7 @@
-"""The audit log: every change that was asked for, as JSON lines that are only ever added to."""
+"""The audit log: every change that was requested, as JSON lines in an append-only file."""
 
 from __future__ import annotations
 
-import fcntl
 import getpass
 import json
 import os
@@ -20,42 +19,62 @@ from typing import Any
 
 import pandas as pd
 
+try:
+    import fcntl
+except ImportError:  # not on Windows, where lines of two processes may mix
+    fcntl = None  # type: ignore[assignment]
+
 from ..errors import AllocframeError, ApiError, ConfigError, ConnectionFailed
 
 SETTING = "ALLOCFRAME_AUDIT"
 
-_TEXTS = (
-    "user", "host", "address", "via", "action", "alloc_id", "namespace", "job_id", "arguments", "accessor", "result", "said",
-)  # fmt: skip
-_LONGEST = 2000
-"""Characters of an error's words that are kept."""
+_COLUMNS = {
+    "asked_at": "datetime64[ns, UTC]",
+    "ended_at": "datetime64[ns, UTC]",
+    "user": "str",
+    "host": "str",
+    "pid": "Int64",
+    "address": "str",
+    "via": "str",
+    "action": "str",
+    "alloc_id": "str",
+    "namespace": "str",
+    "job_id": "str",
+    "modify_index": "Int64",
+    "arguments": "str",
+    "accessor": "str",
+    "result": "str",
+    "message": "str",
+}
+_MAX_MESSAGE = 2000
+"""Characters of an error message that are kept."""
 
-_SHORTEST_SECRET = 8
-"""What is shorter is no token of Nomad's, and may be a part of any word."""
+_MIN_SECRET = 8
+"""A shorter text is no Nomad token, and cutting it out could hit any word."""
 
-_known: ContextVar[dict[str, Any]] = ContextVar("known", default={})  # noqa: B039 - never changed in place
+_context: ContextVar[dict[str, Any]] = ContextVar("context", default={})  # noqa: B039 - never changed in place
 
 
 @dataclass
 class Outcome:
-    """How an action ended: done, refused, failed, unknown or dry run, and the words for it."""
+    """How an action ended: done, refused, failed, unknown or dry run, and a message."""
 
     result: str = "unknown"
-    said: str = ""
+    message: str = ""
 
 
 def audit_path() -> Path:
-    """Return where the audit log is.
+    """Return the path of the audit log.
 
     Raises
     ------
     AllocframeError
-        It is not said, and this user has no home.
+        No path is set, and this user has no home.
     """
-    named, state = os.environ.get(SETTING), os.environ.get("XDG_STATE_HOME")
+    setting, state = os.environ.get(SETTING), os.environ.get("XDG_STATE_HOME")
     try:
-        if named:
-            return Path(named).expanduser()
+        if setting:
+            return Path(setting).expanduser()
         home = Path(state) if state and Path(state).is_absolute() else Path.home() / ".local" / "state"
     except RuntimeError as error:
         raise AllocframeError(
@@ -65,13 +84,13 @@ def audit_path() -> Path:
 
 
 @contextmanager
-def knowing(**facts: Any) -> Iterator[None]:
-    """Add what the caller knows (namespace, job_id, modify_index, via) to the lines that are written meanwhile."""
-    token = _known.set({**_known.get(), **facts})
+def audit_context(**facts: Any) -> Iterator[None]:
+    """Add facts (namespace, job_id, modify_index, via) to the lines written inside the block."""
+    token = _context.set({**_context.get(), **facts})
     try:
         yield
     finally:
-        _known.reset(token)
+        _context.reset(token)
 
 
 @contextmanager
@@ -84,9 +103,10 @@ def audited(
     accessor: Callable[[], str | None],
     secret: Callable[[], str],
 ) -> Iterator[Outcome]:
-    """Write that an action is asked for, let it happen, and write how it ended.
+    """Write a line, run the action in the block, and write a second line with its result.
 
-    Where the first line cannot be written the action does not happen. `secret` gives the token, which is cut out of both lines.
+    If the first line cannot be written, the action does not run. `secret` returns the token, which is cut out
+    of both lines.
 
     Raises
     ------
@@ -94,38 +114,53 @@ def audited(
         The log cannot be written; nothing was done.
     """
     path, identity, outcome = audit_path(), secrets.token_hex(8), Outcome()
-    asked = {
-        "id": identity, "phase": "asked", "time": _now(), "user": _user(), "host": platform.node(), "pid": os.getpid(),
-        "address": address, "action": action, "alloc_id": alloc_id, "namespace": None, "job_id": None,
-        "modify_index": None, "arguments": arguments, "accessor": accessor(), "via": "client", **_known.get(),
-    }  # fmt: skip
+    request = {
+        "id": identity,
+        "phase": "asked",
+        "time": _now(),
+        "user": _user(),
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "address": address,
+        "action": action,
+        "alloc_id": alloc_id,
+        "namespace": None,
+        "job_id": None,
+        "modify_index": None,
+        "arguments": arguments,
+        "accessor": accessor(),
+        "via": "client",
+        **_context.get(),
+    }
     try:
-        _append(path, asked, secret)
+        _append(path, request, secret)
     except OSError as error:
         raise AllocframeError(
             f"nothing was done: the audit log {path} cannot be written: {error.strerror or error}. "
-            f"Set {SETTING} to a file that can"
+            f"Set {SETTING} to a writable file"
         ) from None
     try:
         yield outcome
         outcome.result = "done" if outcome.result == "unknown" else outcome.result
     except BaseException as error:
-        outcome.result, outcome.said = ended(error), str(error)[:_LONGEST] or type(error).__name__
+        outcome.result = result_of(error)
+        outcome.message = str(error)[:_MAX_MESSAGE] or type(error).__name__
         raise
     finally:
         head = {"id": identity, "phase": "result", "time": _now(), "action": action, "alloc_id": alloc_id}
         try:
-            _append(path, {**head, "result": outcome.result, "said": outcome.said}, secret)
+            _append(path, {**head, "result": outcome.result, "message": outcome.message}, secret)
         except OSError as error:
+            # The change has been sent: failing now would hide its result.
             warnings.warn(
-                f"{action} of {alloc_id} was asked for ({outcome.result}), but that could not be written to the audit log "
-                f"{path}: {error.strerror or error}",
+                f"{action} of {alloc_id} was requested ({outcome.result}), but the result could not be written "
+                f"to the audit log {path}: {error.strerror or error}",
                 stacklevel=4,
             )
 
 
-def ended(error: BaseException) -> str:
-    """Return how an action ended that raised `error`."""
+def result_of(error: BaseException) -> str:
+    """Return the result of an action that raised `error`."""
     if isinstance(error, ApiError | ConfigError):
         return "refused"
     nothing_sent = isinstance(error, ConnectionFailed) or type(error) is AllocframeError
@@ -135,27 +170,29 @@ def ended(error: BaseException) -> str:
 
 
 def read_audit(path: str | os.PathLike[str] | None = None) -> pd.DataFrame:
-    """Read the audit log: what was asked of clusters from here, and how it ended.
+    """Read the audit log: the changes that were requested from this machine, and their results.
 
-    Stop, signal, restart and exec are written down before they are asked for, and once more when they have ended, whether a
-    `Client` or a `ControlPanel` did it. The token and what a command reads are not.
+    Stop, signal, restart and exec are logged before they are sent and again when they have ended, for
+    `Client` and `ControlPanel` alike. Tokens and the input of commands are never logged.
 
     Parameters
     ----------
     path : str or path, optional
-        The log; else ``ALLOCFRAME_AUDIT``, else ``$XDG_STATE_HOME/allocframe/audit.jsonl`` (``~/.local/state``).
+        Path of the log. Defaults to ``ALLOCFRAME_AUDIT``, else ``$XDG_STATE_HOME/allocframe/audit.jsonl``
+        (``~/.local/state``).
 
     Returns
     -------
     pandas.DataFrame
-        One row for each action, in the order asked: asked_at, ended_at (UTC; missing where no end was written), user, host, pid,
-        address, via, action, alloc_id, namespace, job_id, modify_index (before), arguments (JSON), accessor (of the token),
-        result (done, refused by Nomad, failed before anything was sent, dry run, or unknown), said. Empty where there is no log.
+        One row per action, in the order requested: asked_at, ended_at (UTC; NaT if no end was written), user,
+        host, pid, address, via, action, alloc_id, namespace, job_id, modify_index (before the action),
+        arguments (JSON), accessor (of the token), result (done, refused by Nomad, failed before anything was
+        sent, dry run, or unknown), message. Empty if there is no log.
 
     Warns
     -----
     UserWarning
-        Lines cannot be read, such as a last one that was cut off; they are left out.
+        Some lines cannot be read, such as a last line that was cut off. They are left out.
 
     Examples
     --------
@@ -166,28 +203,26 @@ def read_audit(path: str | os.PathLike[str] | None = None) -> pd.DataFrame:
     >>> af.read_audit()[["action", "arguments", "result"]].iloc[-1].tolist()
     ['signal', '{"Signal": "SIGHUP"}', 'done']
     """
-    where = audit_path() if path is None else Path(path)
     rows: dict[str, dict[str, Any]] = {}
-    for record in _records(where):
+    for record in _read_records(audit_path() if path is None else Path(path)):
         row = rows.setdefault(record["id"], {"result": "unknown"})
-        moment = {"asked_at" if record["phase"] == "asked" else "ended_at": record["time"]}
-        row.update({**record, **moment})
+        time_column = "asked_at" if record["phase"] == "asked" else "ended_at"
+        row.update({**record, time_column: record["time"]})
     for row in rows.values():
         row["arguments"] = json.dumps(row.get("arguments") or {})
-    columns = ["asked_at", "ended_at", "user", "host", "pid", *_TEXTS[2:8], "modify_index", *_TEXTS[8:]]
-    found = pd.DataFrame(list(rows.values()), columns=columns)
+    frame = pd.DataFrame(list(rows.values()), columns=list(_COLUMNS))
     for name in ("asked_at", "ended_at"):
-        found[name] = pd.to_datetime(found[name], utc=True, format="ISO8601").astype("datetime64[ns, UTC]")
-    return found.astype(dict.fromkeys(_TEXTS, "str") | {"pid": "Int64", "modify_index": "Int64"})
+        frame[name] = pd.to_datetime(frame[name], utc=True, format="ISO8601")
+    return frame.astype(_COLUMNS)
 
 
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records that can be read; tell how many cannot."""
+def _read_records(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records that can be read, and warn of the lines that cannot."""
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return
-    torn = []
+    bad_lines = []
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line) if line.strip() else None
@@ -195,28 +230,32 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
                 datetime.fromisoformat(record["time"])
                 yield {**record, "id": str(record["id"]), "phase": record["phase"], "time": record["time"]}
         except (ValueError, KeyError, TypeError, RecursionError):
-            torn.append(number)
-    if torn:
-        said = ", ".join(str(number) for number in torn[:5]) + (", …" if len(torn) > 5 else "")
-        warnings.warn(f"{path}: {len(torn)} lines cannot be read and are left out: {said}", stacklevel=3)
+            bad_lines.append(number)
+    if bad_lines:
+        numbers = ", ".join(map(str, bad_lines[:5])) + (", …" if len(bad_lines) > 5 else "")
+        warnings.warn(
+            f"{path}: {len(bad_lines)} lines cannot be read and are left out: {numbers}", stacklevel=3
+        )
 
 
 def _append(path: Path, record: dict[str, Any], secret: Callable[[], str]) -> None:
-    """Add one line, whole and on the disk, or raise OSError."""
+    """Append one line and flush it to disk, or raise OSError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     line = json.dumps(record, ensure_ascii=True, default=str)
-    if len(secret()) >= _SHORTEST_SECRET:
+    if len(secret()) >= _MIN_SECRET:
         line = line.replace(secret(), "(token)")
     file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        with suppress(OSError):  # some network file systems know no locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        about = os.fstat(file)
-        cut_off = about.st_size and os.pread(file, 1, about.st_size - 1) != b"\n"
-        data = b"\n" * bool(cut_off) + line.encode() + b"\n"
+        if fcntl is not None:
+            with suppress(OSError):  # some network file systems have no locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+        status = os.fstat(file)
+        # A process that died in the middle of a line must not swallow this one.
+        is_cut_off = status.st_size and os.pread(file, 1, status.st_size - 1) != b"\n"
+        data = b"\n" * bool(is_cut_off) + line.encode() + b"\n"
         if os.write(file, data) != len(data):
-            raise OSError("the disk took only a part of the line")
-        if stat.S_ISREG(about.st_mode):
+            raise OSError("only a part of the line was written")
+        if stat.S_ISREG(status.st_mode):
             os.fsync(file)
     finally:
         os.close(file)

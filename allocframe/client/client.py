@@ -1,65 +1,68 @@
-"""The client of one cluster."""
+"""The client of one cluster: its public methods and their documentation.
+
+The methods only pass their arguments on, to functions that work on the client's `Session`. A new method also
+needs one declaration in `async_client`.
+"""
 
 from __future__ import annotations
 
-import math
 import os
-import weakref
-from dataclasses import replace
+import signal as signals
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Literal, Self
 
-from .._acting import Acting
-from .._observing import Observing
+import pandas as pd
+
 from .._utils.progress import Progress
-from .._watchable import Watchable
-from ..errors import ConfigError, DecodeError, NotFound
-from ..fetch.listing import Walk
-from ..fetch.reads import Reading
+from ..fetch.listing import ListFetcher
+from ..fetch.reads import read_allocation, read_allocations
 from ..nomad import protocol
+from ..nomad.actions import StopResult
 from ..nomad.config import Config
 from ..nomad.connection import check_workers
-from ..nomad.protocol import Query
-from ..nomad.transport import Response, Transport, parsed
+from ..nomad.exec import ExecResult
 from ..snapshot.allocation import Allocation
-from ..store.capture import Capture
-from ..store.page_store import Store
+from ..snapshot.snapshot import Snapshot
 from ..tables import evaluations_frame
+from ..watch.change import Checkpoint
+from ..watch.watch import Watch
+from . import operations
+from .logs import DEFAULT_MAX_BYTES, Logs, read_logs
+from .session import RETRIES, TIMEOUT, Session
+from .usage import Usage, sample_usage
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-    from ..snapshot.snapshot import Snapshot
-
-
-class Client(Acting, Observing, Reading, Watchable):
+class Client:
     """A connection to one Nomad cluster.
 
-    Every argument that is left out comes from the variable that the Nomad CLI reads.
+    Arguments default to the environment variables of the Nomad CLI.
 
     Parameters
     ----------
     address : str, optional
         ``http://host:port``, ``https://host:port/prefix`` or ``unix:///path`` (NOMAD_ADDR).
     token : str, optional
-        ACL secret ID (NOMAD_TOKEN). It is sent in a header and shown nowhere.
+        ACL secret ID (NOMAD_TOKEN). It is sent in a header and never shown.
     namespace, region : str, optional
         Defaults for requests (NOMAD_NAMESPACE, NOMAD_REGION).
     ca_cert, ca_path, client_cert, client_key, tls_server_name : str, optional
-        TLS settings (NOMAD_CACERT, NOMAD_CAPATH, NOMAD_CLIENT_CERT, NOMAD_CLIENT_KEY, NOMAD_TLS_SERVER_NAME).
+        TLS settings (NOMAD_CACERT, NOMAD_CAPATH, NOMAD_CLIENT_CERT, NOMAD_CLIENT_KEY,
+        NOMAD_TLS_SERVER_NAME).
     verify : bool, optional
-        Whether certificates are verified; true unless NOMAD_SKIP_VERIFY says otherwise.
+        Verify certificates; True unless NOMAD_SKIP_VERIFY is set.
     timeout : float
-        Seconds that one request may take, its repeats included.
+        Seconds that one request may take, its retries included.
     retries : int
-        How often a read is repeated where that can help.
+        How often a failed read is repeated.
     read_only : bool
-        Allow calls that read, and no others.
+        Refuse every call that changes something.
 
     Raises
     ------
     ConfigError
-        A setting cannot be used.
+        A setting is invalid.
 
     Examples
     --------
@@ -83,14 +86,10 @@ class Client(Acting, Observing, Reading, Watchable):
         client_key: str | None = None,
         tls_server_name: str | None = None,
         verify: bool | None = None,
-        timeout: float = 30.0,
-        retries: int = 4,
+        timeout: float = TIMEOUT,
+        retries: int = RETRIES,
         read_only: bool = False,
     ) -> None:
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
-            raise ConfigError(f"timeout must be a number of seconds above 0, not {timeout!r}")
-        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-            raise ConfigError(f"retries must be a whole number of 0 or more, not {retries!r}")
         config = Config.load(
             address,
             token=token,
@@ -103,28 +102,19 @@ class Client(Acting, Observing, Reading, Watchable):
             tls_server_name=tls_server_name,
             verify=verify,
         )
-        self._connect(config, float(timeout), retries, read_only=read_only)
+        self._session = Session(config, timeout=timeout, retries=retries, read_only=read_only)
 
     @classmethod
-    def _of(cls, config: Config, *, timeout: float = 30.0, retries: int = 4, read_only: bool = False) -> Self:
-        """Return the client of a cluster whose settings are all known, so that no variable is read."""
-        made = cls.__new__(cls)
-        made._connect(config, timeout, retries, read_only=read_only)
-        return made
+    def _from_session(cls, session: Session) -> Self:
+        """Return the client of a session, without reading any ``NOMAD_*`` variable."""
+        client = cls.__new__(cls)
+        client._session = session
+        return client
 
-    def _another(self, *, region: str | None = None) -> Client:
-        """Return one more client of this cluster, or of a region that its servers forward to, with the same settings."""
-        config = self._config if region is None else replace(self._config, region=region)
-        timeout, retries = self._patience
-        return Client._of(config, timeout=timeout, retries=retries, read_only=self.read_only)
-
-    def _connect(self, config: Config, timeout: float, retries: int, *, read_only: bool) -> None:
-        self._config = config
-        self._patience = (timeout, retries)
-        self.read_only = read_only
-        self._transport = Transport(config, timeout=timeout, retries=retries, read_only=read_only)
-        self._region = config.region
-        weakref.finalize(self, self._transport.close)
+    @property
+    def read_only(self) -> bool:
+        """Whether calls that change something are refused."""
+        return self._session.read_only
 
     def snapshot(
         self,
@@ -141,44 +131,44 @@ class Client(Acting, Observing, Reading, Watchable):
         progress: Progress = None,
         resume: str | os.PathLike[str] | None = None,
     ) -> Snapshot:
-        """Fetch every allocation that the query selects: all of them, or an error.
+        """Fetch all allocations that the query selects. The result is complete, or an error is raised.
 
         Parameters
         ----------
         namespace : str, optional
-            ``"*"`` for every namespace that the token may read; else the client's, else ``default``.
+            ``"*"`` for every namespace that the token may read. Defaults to the client's, else ``default``.
         prefix : str, optional
-            Start of the allocations' IDs: an even number of hexadecimal digits.
+            Prefix of the allocations' IDs: an even number of hexadecimal digits.
         filter : str, optional
             A filter expression of Nomad, such as ``'ClientStatus == "failed"'``.
         task_states : bool
-            Fetch what became of the tasks; without it there are no events, and far less to download.
+            Fetch task states and events. Without them there is far less to download.
         resources : bool
-            Fetch the resources too.
+            Fetch resources as well.
         stale : bool
-            Let any server answer, not only the leader; works without a leader, and may lag behind.
+            Let any server answer, not only the leader. This works without a leader, and may lag behind.
         newest : int, optional
             Only the newest N allocations by creation.
         per_page : int
-            Allocations asked for at a time.
+            Allocations per request.
         workers : int
             Pages fetched at the same time, at most 8.
         progress : bool or callable, optional
-            Show a progress bar: always, never, or when it takes over a second. A callable gets the
-            allocations so far and an estimate of all, or None.
+            Show a progress bar: always, never, or (the default) if it takes over a second. A callable gets
+            the number of allocations so far and an estimate of the total, or None.
         resume : path, optional
-            A folder that keeps the pages until the snapshot is closed: where this call is interrupted, even by kill -9, the
-            same call goes on from there, and a note in `info` says of which times the rows are. An error inside
-            ``with`` leaves the folder, too.
+            A folder that keeps the pages until the snapshot is closed. If this call is interrupted, even by
+            kill -9 or by an error inside ``with``, the same call goes on from there. A note in `info` then
+            lists the times of the rows.
 
         Raises
         ------
         ConfigError
-            A parameter cannot be used; nothing was sent. Or `resume` holds a walk of another query, server or token.
+            A parameter is invalid, and nothing was sent; or `resume` holds another query, server or token.
         PermissionDenied, BadRequest, ApiError
-            Nomad refused; no partial snapshot is made.
+            Nomad refused; there is no partial snapshot.
         ConnectionFailed, RequestTimeout, NotNomad, DecodeError
-            No whole answer could be had.
+            A page could not be fetched whole.
 
         Examples
         --------
@@ -187,9 +177,8 @@ class Client(Acting, Observing, Reading, Watchable):
         ['failed']
         """
         check_workers(workers)
-        query = Query(
-            namespace=namespace or self._config.namespace,
-            region=self._config.region,
+        query = self._session.query(
+            namespace=namespace,
             prefix=prefix,
             filter=filter,
             task_states=task_states,
@@ -198,11 +187,8 @@ class Client(Acting, Observing, Reading, Watchable):
             newest=newest,
             per_page=per_page,
         )
-        from ..snapshot.snapshot import Snapshot
-
-        walk = Walk(
-            self._transport, query, self._config.address, resume=None if resume is None else Path(resume)
-        )
+        session, folder = self._session, None if resume is None else Path(resume)
+        walk = ListFetcher(session.transport, query, session.config.address, resume=folder)
         return Snapshot(*walk.run(workers, progress))
 
     def allocation(self, alloc_id: str) -> Allocation:
@@ -211,12 +197,12 @@ class Client(Acting, Observing, Reading, Watchable):
         Parameters
         ----------
         alloc_id : str
-            Its UUID, or a start of it that fits only one allocation.
+            UUID, or an unambiguous prefix of one.
 
         Raises
         ------
         NotFound
-            There is none; or several fit, which the error lists.
+            No allocation has this ID or prefix, or several do; the message lists them.
 
         Examples
         --------
@@ -224,43 +210,71 @@ class Client(Acting, Observing, Reading, Watchable):
         >>> one.placement[["node_id", "norm_score"]].shape
         (1, 2)
         """
-        path = f"/v1/allocation/{self._whole_id(alloc_id)}"
-        params = {"region": self._config.region} if self._config.region else {}
-        capture = Capture.create()
-        store = Store(capture)
+        session = self._session
+        return read_allocation(session.transport, session.config.region, session.resolve_id(alloc_id))
 
-        def keep(response: Response) -> None:
-            page = capture.add(
-                response.body, kind="read", path=path, params=params, index=response.headers.index
-            )
-            try:
-                store.read(page)
-            except BaseException:
-                capture.discard(page)
-                raise
+    def allocations(
+        self, alloc_ids: Iterable[str], *, workers: int = 4, progress: Progress = None
+    ) -> Snapshot:
+        """Read allocations in full, several at a time, as one snapshot.
 
-        try:
-            self._transport.get(path, params, check=keep)
-            return Allocation(capture, store)
-        except BaseException:
-            store.close()
-            capture.close()
-            raise
+        Use it for the few that a cheap scan has shown to matter: ``snapshot(task_states=False)``, filter,
+        then this. Besides the tables of a list there is `placement`, for `Snapshot.sql`. Job specifications
+        are left out.
+
+        Parameters
+        ----------
+        alloc_ids : iterable of str
+            UUIDs, or unambiguous prefixes of them.
+        workers : int
+            Reads at the same time, at most 8.
+        progress : bool or callable, optional
+            As in `snapshot`.
+
+        Returns
+        -------
+        Snapshot
+            The allocations that were read. If some are missing, ``info["complete"]`` is False, and they are
+            listed in ``info["gone"]``, or in ``info["failed"]`` with the reason.
+
+        Raises
+        ------
+        ConfigError
+            One of the texts is no ID; nothing was sent.
+        AllocframeError
+            None could be read, and not because they are gone.
+
+        Examples
+        --------
+        >>> scan = client.snapshot(namespace="*", task_states=False)
+        >>> failed = scan.filter(client_status="failed").allocations["alloc_id"]
+        >>> details = client.allocations(failed)
+        >>> len(details) == len(failed), len(details.events) > 0
+        (True, True)
+        """
+        check_workers(workers)
+        texts = list(dict.fromkeys([alloc_ids] if isinstance(alloc_ids, str) else alloc_ids))
+        for text in texts:
+            protocol.check_alloc_id(text)  # all of them before the first request
+        session = self._session
+        ids = list(dict.fromkeys(map(session.resolve_id, texts)))
+        return read_allocations(session.transport, session.config, ids, workers=workers, progress=progress)
 
     def evaluations(self, *, namespace: str | None = None, filter: str | None = None) -> pd.DataFrame:  # noqa: A002
-        """Fetch the evaluations: what triggered the scheduler, and what it could not place.
+        """Fetch evaluations: what triggered the scheduler, and what it could not place.
 
         Parameters
         ----------
         namespace : str, optional
-            ``"*"`` for every namespace that the token may read; else the client's, else ``default``.
+            ``"*"`` for every namespace that the token may read. Defaults to the client's, else ``default``.
         filter : str, optional
             A filter expression of Nomad, such as ``'TriggeredBy == "node-drain"'``.
 
         Returns
         -------
         pandas.DataFrame
-            The columns of ``frames.EVALUATIONS``; `stats.explain_stops` and `stats.placement_failures` read it.
+            The columns of ``tables.EVALUATIONS``. `stats.explain_stops` and `stats.placement_failures` use
+            it.
 
         Raises
         ------
@@ -272,41 +286,354 @@ class Client(Acting, Observing, Reading, Watchable):
         >>> client.evaluations(namespace="*")["triggered_by"].isna().any()
         np.False_
         """
-        query = Query(
-            namespace=namespace or self._config.namespace, region=self._config.region, filter=filter
-        )
-        wanted = {
-            name: value
-            for name, value in query.params(paged=False).items()
-            if name in ("namespace", "region", "filter")
-        }
-        return evaluations_frame(self._transport.get("/v1/evaluations", wanted, check=_listed))
+        params = self._session.query(namespace=namespace, filter=filter).params(paged=False)
+        params = {name: params[name] for name in ("namespace", "region", "filter") if name in params}
+        return evaluations_frame(self._session.get_rows("/v1/evaluations", params))
 
-    def _whole_id(self, alloc_id: str) -> str:
-        text, whole = protocol.check_alloc_id(alloc_id)
-        if whole:
-            return text
-        query = Query(
-            namespace="*", region=self._config.region, prefix=protocol.even_head(text), task_states=False
+    def watch(
+        self,
+        *,
+        namespace: str | None = None,
+        prefix: str | None = None,
+        filter: str | None = None,  # noqa: A002 - Nomad's name for it
+        stream: bool = True,
+        resync_interval: float = 300.0,
+        wait: float = 60.0,
+        checkpoint: Checkpoint | None = None,
+    ) -> Watch:
+        """Watch the allocations that the query selects: their current state, and each change to it.
+
+        Parameters
+        ----------
+        namespace, prefix, filter : str, optional
+            As in `snapshot`. A filter needs blocking queries, because event streams take none. An allocation
+            that no longer matches it is gone.
+        stream : bool
+            Subscribe to events if the token may; else use blocking queries.
+        resync_interval : float
+            Seconds after which everything is listed again. Only this shows that rows were removed.
+        wait : float
+            Seconds that a blocking query may wait.
+        checkpoint : Checkpoint, optional
+            Resume from there: only what has changed since then is reported.
+
+        Raises
+        ------
+        ConfigError
+            A parameter cannot be used.
+
+        Examples
+        --------
+        >>> with client.watch(namespace="*") as watch:
+        ...     change = next(watch)
+        ...     len(watch.snapshot) == len(change.added)
+        True
+        """
+        session = self._session
+        query = session.query(namespace=namespace, prefix=prefix, filter=filter)
+        return Watch(
+            session.transport.clone(),
+            session.config,
+            query,
+            stream=stream and filter is None,  # event streams take no filter
+            resync_interval=resync_interval,
+            wait=wait,
+            checkpoint=checkpoint,
         )
-        rows = self._transport.get(protocol.LIST, query.params(paged=False), check=_listed)
-        found = [row["ID"] for row in rows if isinstance(row.get("ID"), str)]
-        fitting = sorted(identity for identity in found if identity.startswith(text))
-        if len(fitting) == 1:
-            return str(fitting[0])
-        said = f"{len(fitting)} allocations start with {text!r}"
-        if fitting:
-            said += ": " + ", ".join(fitting[:10]) + (", …" if len(fitting) > 10 else "")
-        raise NotFound(404, said, path=protocol.LIST, hint="Give more digits of the ID")
+
+    def logs(
+        self,
+        alloc_id: str,
+        task: str,
+        *,
+        stream: Literal["stdout", "stderr", "both"] = "both",
+        around: pd.Timestamp | datetime | str | None = None,
+        lines: int = 50,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+    ) -> Logs:
+        """Read lines of a task's logs: the last, or those around a time. Needs read-logs, or read-fs.
+
+        Nomad keeps no times of lines. `around` works only if lines begin with one (RFC 3339, syslog, klog,
+        access logs, Unix time, a field ``time``, ``ts`` or ``timestamp``); `Logs.notes` says which were
+        found. Nodes keep only the last few files of a log, and remove them with the allocation.
+
+        Parameters
+        ----------
+        alloc_id : str
+            UUID, or an unambiguous prefix of one.
+        task : str
+            Name of the task.
+        stream : str
+            "stdout", "stderr" or "both".
+        around : time, optional
+            Show the lines around it; UTC unless it has an offset. Defaults to the last lines.
+        lines : int
+            Number of lines of each stream.
+        max_bytes : int
+            Bytes to read at most, back from the end of each stream; 64 MiB or less.
+
+        Raises
+        ------
+        ConfigError
+            A parameter is invalid; nothing was sent.
+        Conflict
+            The task has not started.
+        NotFound, NodeUnreachable
+            The allocation is gone, or the servers cannot reach its node.
+        PermissionDenied, BadRequest
+            Nomad refused: the token lacks the capability, or there is no such task.
+        ResponseTooLarge
+            The node sent far more than was asked for.
+
+        Examples
+        --------
+        >>> events = snap.events
+        >>> failed = events[(events["type"] == "Terminated") & (events["exit_code"] > 0)].iloc[-1]
+        >>> logs = client.logs(failed["alloc_id"], failed["task"], around=failed["time"], lines=3)
+        >>> logs.frame.columns.tolist()
+        ['stream', 'file', 'offset', 'time', 'line']
+        """
+        return read_logs(
+            self._session, alloc_id, task, stream=stream, around=around, lines=lines, max_bytes=max_bytes
+        )
+
+    def usage(
+        self,
+        allocations: Snapshot | Iterable[str],
+        *,
+        samples: int = 1,
+        interval: float = 10.0,
+        workers: int = 4,
+    ) -> Usage:
+        """Sample the CPU and memory that tasks use, next to what they requested. Needs read-job.
+
+        An allocation that fails does not stop the others. Nodes measure about once a second and keep only the
+        last measurement, so percentiles are only as good as the time you sample.
+
+        Parameters
+        ----------
+        allocations : Snapshot or iterable of str
+            The running allocations of a snapshot, or UUIDs.
+        samples : int
+            Samples of each allocation.
+        interval : float
+            Seconds from the start of one round to the next. If a round takes longer, the next follows at
+            once.
+        workers : int
+            Requests at the same time, at most 8.
+
+        Returns
+        -------
+        Usage
+            ``samples`` and ``errors``; `stats.headroom` turns samples into percentiles.
+
+        Raises
+        ------
+        ConfigError
+            A parameter is invalid; nothing was sent.
+
+        Examples
+        --------
+        >>> usage = client.usage(snap, samples=2, interval=0.1)
+        >>> bool((usage.samples["memory_mib"] < usage.samples["memory_requested_mib"]).all())
+        True
+        """
+        return sample_usage(self._session, allocations, samples=samples, interval=interval, workers=workers)
+
+    def stop(self, alloc_id: str, *, no_shutdown_delay: bool = False) -> StopResult:
+        """Stop one allocation; its job places a replacement. Needs alloc-lifecycle.
+
+        A second stop makes another evaluation. To end a job for good, stop the job.
+
+        Parameters
+        ----------
+        alloc_id : str
+            UUID, or an unambiguous prefix of one.
+        no_shutdown_delay : bool
+            Skip the ``shutdown_delay`` of the group and its tasks.
+
+        Returns
+        -------
+        StopResult
+            ``eval_id`` and ``index`` of the evaluation that places the replacement.
+
+        Raises
+        ------
+        NotFound, PermissionDenied
+            Nothing was stopped.
+        ResultUnknown
+            The answer was lost; the message gives the current state of the allocation.
+
+        Examples
+        --------
+        >>> with af.sim.Cluster("calm", allocations=20, seed=1) as cluster:
+        ...     with af.Client(cluster.address, token=cluster.token) as client:
+        ...         running = client.snapshot(namespace="*", filter='ClientStatus == "running"').allocations
+        ...         len(client.stop(running["alloc_id"][0]).eval_id)
+        36
+        """
+        return operations.stop(self._session, alloc_id, no_shutdown_delay=no_shutdown_delay)
+
+    def signal(self, alloc_id: str, signal: str | signals.Signals, *, task: str | None = None) -> None:
+        """Send a signal to one task, or to every task. Needs alloc-lifecycle.
+
+        Parameters
+        ----------
+        alloc_id : str
+            UUID, or an unambiguous prefix of one.
+        signal : str or signal.Signals
+            "SIGHUP", "HUP" or ``signal.SIGHUP``. Unknown names are refused: for these, servers would send
+            SIGINT.
+        task : str, optional
+            Name of the task. Defaults to all tasks, which fails if one of them is not running.
+
+        Raises
+        ------
+        ConfigError
+            There is no such signal; nothing was sent.
+        Conflict
+            A task is not running or does not exist. Other tasks may have got the signal.
+        ResultUnknown
+            The answer was lost.
+
+        Examples
+        --------
+        >>> with af.sim.Cluster("calm", allocations=20, seed=1) as cluster:
+        ...     with af.Client(cluster.address, token=cluster.token) as client:
+        ...         running = client.snapshot(namespace="*", filter='ClientStatus == "running"').allocations
+        ...         client.signal(running["alloc_id"][0], "SIGHUP")
+        """
+        operations.signal(self._session, alloc_id, signal, task=task)
+
+    def restart(self, alloc_id: str, *, task: str | None = None, all_tasks: bool = False) -> None:
+        """Restart one task, all running tasks, or all tasks, in place. Needs alloc-lifecycle.
+
+        Parameters
+        ----------
+        alloc_id : str
+            UUID, or an unambiguous prefix of one.
+        task : str, optional
+            Name of the task. Defaults to all running tasks.
+        all_tasks : bool
+            Also restart tasks that have ended (Nomad 1.3.4 or newer).
+
+        Raises
+        ------
+        ConfigError
+            Both `task` and `all_tasks` were given.
+        Unsupported
+            This server is too old for `all_tasks`; nothing was sent.
+        Conflict
+            A task is not running or does not exist. Other tasks may have been restarted.
+        ResultUnknown
+            The answer was lost.
+
+        Examples
+        --------
+        >>> with af.sim.Cluster("calm", allocations=20, seed=1) as cluster:
+        ...     with af.Client(cluster.address, token=cluster.token) as client:
+        ...         running = client.snapshot(namespace="*", filter='ClientStatus == "running"').allocations
+        ...         client.restart(running["alloc_id"][0])
+        """
+        operations.restart(self._session, alloc_id, task=task, all_tasks=all_tasks)
+
+    def exec(
+        self,
+        alloc_id: str,
+        command: Sequence[str],
+        *,
+        task: str | None = None,
+        stdin: bytes | str | None = None,
+        timeout: float | None = None,
+    ) -> ExecResult:
+        """Run a command inside a task and wait for its end. Needs alloc-exec.
+
+        Its stdin is closed after `stdin`, or at once: no server reports the end of a command before that.
+
+        Parameters
+        ----------
+        alloc_id : str
+            UUID, or an unambiguous prefix of one.
+        command : list of str
+            Program and arguments, run without a shell. Servers log them: do not put secrets there.
+        task : str, optional
+            Name of the task; required if there are several.
+        stdin : bytes or str, optional
+            Input of the command.
+        timeout : float, optional
+            Seconds to wait. A timeout does not stop the command.
+
+        Returns
+        -------
+        ExecResult
+            ``stdout``, ``stderr`` (bytes), ``exit_code``, and ``text``: stdout as text.
+
+        Raises
+        ------
+        ExecError
+            The command could not be started or did not end in time, or the session was lost. It holds the
+            output so far.
+        PermissionDenied, NotFound, Conflict
+            Nomad refused; nothing ran.
+
+        Examples
+        --------
+        >>> with af.sim.Cluster("calm", allocations=20, seed=1) as cluster:
+        ...     with af.Client(cluster.address, token=cluster.token) as client:
+        ...         running = client.snapshot(namespace="*", filter='ClientStatus == "running"').allocations
+        ...         client.exec(running["alloc_id"][0], ["echo", "hello"]).text
+        'hello\\n'
+        """
+        return operations.exec_command(
+            self._session, alloc_id, command, task=task, stdin=stdin, timeout=timeout
+        )
+
+    def exec_many(
+        self,
+        alloc_ids: Iterable[str],
+        command: Sequence[str],
+        *,
+        task: str | None = None,
+        timeout: float | None = None,
+        workers: int = 4,
+    ) -> pd.DataFrame:
+        """Run a command in many allocations, a few at a time. A failure does not stop the others.
+
+        Parameters
+        ----------
+        alloc_ids : iterable of str
+            UUIDs, or unambiguous prefixes of them.
+        command, task, timeout
+            As in `exec`.
+        workers : int
+            Commands at the same time, at most 8.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per allocation, in the order given: alloc_id, task, exit_code (NA if it failed), stdout,
+            stderr (text), error (NA unless it failed), duration (timedelta).
+
+        Examples
+        --------
+        >>> with af.sim.Cluster("calm", allocations=20, seed=1) as cluster:
+        ...     with af.Client(cluster.address, token=cluster.token) as client:
+        ...         running = client.snapshot(namespace="*", filter='ClientStatus == "running"').allocations
+        ...         client.exec_many(running["alloc_id"][:3], ["uname"])["exit_code"].tolist()
+        [0, 0, 0]
+        """
+        return operations.exec_many(
+            self._session, alloc_ids, command, task=task, timeout=timeout, workers=workers
+        )
 
     @property
-    def stats(self) -> dict[str, int]:
-        """Requests, repeats, bytes, pages, duplicates and loops since this client was made."""
-        return self._transport.counters()
+    def counters(self) -> dict[str, int]:
+        """Requests, retries, bytes, pages, duplicates and loops since the client was created."""
+        return self._session.transport.counters()
 
     def close(self) -> None:
         """Close every connection."""
-        self._transport.close()
+        self._session.close()
 
     def __enter__(self) -> Self:
         return self
@@ -316,12 +643,4 @@ class Client(Acting, Observing, Reading, Watchable):
 
     def __repr__(self) -> str:
         mode = ", read_only=True" if self.read_only else ""
-        return f"Client({self._config.address!r}{mode})"
-
-
-def _listed(response: Response) -> list[dict[str, Any]]:
-    """Return the objects of an answer that must be a list, for `Transport.get`."""
-    rows = parsed(response)
-    if not isinstance(rows, list | None):
-        raise DecodeError("the answer is no list")
-    return [row for row in rows or [] if isinstance(row, dict)]
+        return f"Client({self._session.config.address!r}{mode})"

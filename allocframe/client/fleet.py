@@ -1,8 +1,7 @@
-"""Several clusters, or regions of one, asked side by side."""
+"""Several clusters, or regions of one, fetched at the same time."""
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections import Counter
@@ -12,118 +11,136 @@ from pathlib import Path
 from typing import Any, Self
 
 from .._utils.progress import Progress, shown
-from .._utils.validate import check_count, check_name
+from .._utils.validate import check_count, check_name, check_seconds
 from ..errors import AllocframeError, ConfigError
 from ..nomad import protocol
-from ..nomad.config_file import alone, named, read_clusters
-from ..nomad.transport import parsed
+from ..nomad.config_file import cluster_names, config_for_address, read_clusters
+from ..nomad.transport import parse_json
 from ..snapshot.multi_cluster import MultiSnapshot, joined
 from ..snapshot.snapshot import Snapshot
 from .client import Client
+from .session import Session
 
-CONNECTIONS = 64
-"""Connections to one address at most, whose regions may be many: Nomad allows 100 from here."""
+MAX_CONNECTIONS_PER_ADDRESS = 64
+"""All regions behind one address share it, and Nomad allows 100 connections from one client address."""
 
-_TURN = 0.2
+TIMEOUT = 900.0
+"""Seconds that a cluster may take for a snapshot, unless the caller sets another limit."""
+
+_POLL_INTERVAL = 0.2
+"""Seconds between two looks at the clock and updates of the progress bar."""
 
 
 class Fleet:
-    """Several Nomad clusters, or regions of one, asked side by side.
+    """Several Nomad clusters, or regions of one, fetched at the same time.
 
     Parameters
     ----------
     clusters : dict or list
-        Each a `Client` or an address; by its name, or in a list, where regions, else hosts, become names. An address alone is
-        asked without a token, and no ``NOMAD_*`` variable is read for it: these are of one cluster, and the token would go to all.
-        The clients belong to the fleet, whose `close` closes them.
-    within : float
-        Seconds that a cluster may take for a snapshot; one that takes longer is reported, and the others come.
+        A `Client` or an address for each cluster, by name. In a list, clusters are named by their regions if
+        these differ, else by their hosts. An address alone is used without a token, and no ``NOMAD_*``
+        variable is read for it: the variables belong to one cluster, and the token would go to all of them.
+        The clients belong to the fleet: its `close` closes them.
+    timeout : float
+        Seconds that one cluster may take for a snapshot. A slower one is reported, and the others are kept.
 
     Raises
     ------
     ConfigError
-        There is no cluster, one is given twice, or a name or address cannot be used.
+        There is no cluster, one is listed twice, or a name or address is invalid.
 
     Attributes
     ----------
     clients : dict
-        The client of each cluster, by its name.
+        The client of each cluster, by name.
 
     Examples
     --------
-    >>> with af.sim.Cluster("calm", allocations=20, seed=1) as eu, af.sim.Cluster("oom", allocations=20, seed=2) as us:
-    ...     clients = {"eu": af.Client(eu.address, token=eu.token), "us": af.Client(us.address, token=us.token)}
+    >>> eu, us = af.sim.Cluster("calm", allocations=20), af.sim.Cluster("oom", allocations=20)
+    >>> with eu, us:
+    ...     names = {"eu": eu, "us": us}
+    ...     clients = {name: af.Client(each.address, token=each.token) for name, each in names.items()}
     ...     with af.Fleet(clients) as fleet, fleet.snapshot(namespace="*") as snap:
     ...         snap.allocations["cluster"].unique().tolist()
     ['eu', 'us']
     """
 
     def __init__(
-        self, clusters: Mapping[str, Client | str] | Iterable[Client | str], *, within: float = 900.0
+        self, clusters: Mapping[str, Client | str] | Iterable[Client | str], *, timeout: float = TIMEOUT
     ) -> None:
-        if isinstance(within, bool) or not isinstance(within, int | float) or not 0 < within < math.inf:
-            raise ConfigError(f"within must be a number of seconds above 0, not {within!r}")
+        self._timeout = check_seconds("timeout", timeout)
         if isinstance(clusters, str | Client):
-            raise ConfigError("give several clusters, as a list or by their names; for one, Client is enough")
-        given = list(clusters.values() if isinstance(clusters, Mapping) else clusters)
-        if not given:
-            raise ConfigError("give at least one cluster")
-        made = [one if isinstance(one, Client) else Client._of(alone(one)) for one in given]
-        names = list(clusters) if isinstance(clusters, Mapping) else named([one._config for one in made])
-        self.clients: dict[str, Client] = dict(zip(map(check_name, names), made, strict=True))
-        self._within = float(within)
-        self._refuse_twice()
+            raise ConfigError("clusters must be a list or a dict of several. For one cluster, use Client")
+        members = list(clusters.values() if isinstance(clusters, Mapping) else clusters)
+        if not members:
+            raise ConfigError("clusters must hold at least one cluster, got none")
+        clients = [
+            member
+            if isinstance(member, Client)
+            else Client._from_session(Session(config_for_address(member)))
+            for member in members
+        ]
+        configs = [client._session.config for client in clients]
+        names = list(clusters) if isinstance(clusters, Mapping) else cluster_names(configs)
+        self.clients: dict[str, Client] = dict(zip(map(check_name, names), clients, strict=True))
+        self._refuse_duplicates()
 
-    def _refuse_twice(self) -> None:
-        known: dict[Any, str] = {}
+    def _refuse_duplicates(self) -> None:
+        """Refuse two clients of the same cluster: every row would come twice."""
+        names: dict[Any, str] = {}
         for name, client in self.clients.items():
-            config = client._config
-            other = known.setdefault(
-                (config.base_url, config.unix_socket, config.region, config.namespace), name
-            )
-            if other != name:
-                raise ConfigError(f"{other} and {name} are the same cluster: {config.address}")
+            config = client._session.config
+            target = (config.base_url, config.unix_socket, config.region, config.namespace)
+            first = names.setdefault(target, name)
+            if first != name:
+                raise ConfigError(f"{first} and {name} are the same cluster: {config.address}")
 
     @classmethod
-    def regions(cls, client: Client, *, within: float = 900.0) -> Self:
-        """Return the regions that a cluster is federated with, its own among them, each by its name.
+    def regions(cls, client: Client, *, timeout: float = TIMEOUT) -> Self:
+        """Return a fleet of all federated regions of a cluster, its own included, named by region.
 
-        All are asked through this client's address, whose servers forward to the others, with its token: one that is not global
-        is known in its own region only.
+        All requests go to this client's address, whose servers forward them to the other regions. They carry
+        this client's token, which must be a global one: any other is known in its own region only.
 
         Examples
         --------
         >>> af.Fleet.regions(client)
         Fleet(global)
         """
-        names = client._transport.get(protocol.REGIONS, {}, check=parsed)
-        return cls({str(name): client._another(region=str(name)) for name in names or []}, within=within)
+        session = client._session
+        regions = [
+            str(region) for region in session.transport.get(protocol.REGIONS, {}, check=parse_json) or []
+        ]
+        clients = {region: Client._from_session(session.clone(region=region)) for region in regions}
+        return cls(clients, timeout=timeout)
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str], *, within: float = 900.0) -> Self:
-        """Return the clusters that a TOML file names: a table for each, with its address and how it is reached.
+    def from_file(cls, path: str | os.PathLike[str], *, timeout: float = TIMEOUT) -> Self:
+        """Return the fleet described in a TOML file: one table for each cluster.
 
         Parameters
         ----------
         path : path
-            Each table has ``address``, and where needed ``region``, ``namespace``, ``token_env`` (the variable that holds the token)
-            or ``token_file``, ``ca_cert``, ``ca_path``, ``client_cert``, ``client_key``, ``tls_server_name``, ``verify``. Files are
-            sought from the folder of this one. No ``NOMAD_*`` variable is read but those that it names.
+            Each table has ``address`` and may have ``region``, ``namespace``, ``token_env`` (the variable
+            that holds the token) or ``token_file``, ``ca_cert``, ``ca_path``, ``client_cert``,
+            ``client_key``, ``tls_server_name``, ``verify``. Relative paths start at the folder of this file.
+            No ``NOMAD_*`` variable is read unless the file names it.
 
         Raises
         ------
         ConfigError
-            The file cannot be used; says what is wrong in which cluster.
+            The file is invalid; the message names the cluster and the setting.
 
         Examples
         --------
         >>> from pathlib import Path
-        >>> _ = Path("clusters.toml").write_text('[eu]\\naddress = "https://nomad.eu.example:4646"')
+        >>> _ = Path("clusters.toml").write_text('[eu]\naddress = "https://nomad.eu.example:4646"')
         >>> af.Fleet.from_file("clusters.toml")
         Fleet(eu)
         """
-        found = read_clusters(path)
-        return cls({name: Client._of(config) for name, config in found.items()}, within=within)
+        configs = read_clusters(path)
+        clients = {name: Client._from_session(Session(config)) for name, config in configs.items()}
+        return cls(clients, timeout=timeout)
 
     def snapshot(
         self,
@@ -140,22 +157,22 @@ class Fleet:
         progress: Progress = None,
         resume: str | os.PathLike[str] | None = None,
     ) -> MultiSnapshot:
-        """Fetch every cluster at the same time; arguments as of `Client.snapshot`, for each cluster.
+        """Fetch every cluster at the same time. The arguments apply to each cluster, as in `Client.snapshot`.
 
-        The folder to `resume` from has one for each cluster, under its name.
+        The folder to `resume` from has a subfolder for each cluster.
 
         Returns
         -------
         MultiSnapshot
-            A `Snapshot` whose tables have a column `cluster`. Of a cluster that could not be had, ``info["clusters"]`` holds the error,
-            its repr tells it, and ``info["complete"]`` is False.
+            A `Snapshot` whose tables have a column `cluster`. If a cluster could not be fetched, its error is
+            in ``info["clusters"]`` and in the repr, and ``info["complete"]`` is False.
 
         Raises
         ------
         ConfigError
-            A parameter cannot be used.
+            A parameter is invalid.
         AllocframeError
-            No cluster could be had; says why of each.
+            No cluster could be fetched; the message gives each reason.
 
         Examples
         --------
@@ -164,16 +181,24 @@ class Fleet:
         >>> snap.info["complete"], snap.info["clusters"]["gone"]["error"][:16]
         (False, 'ConnectionFailed')
         """
-        asked = {
-            "namespace": namespace, "prefix": prefix, "filter": filter, "task_states": task_states, "resources": resources,
-            "stale": stale, "newest": newest, "per_page": per_page,
-        }  # fmt: skip
+        options = {
+            "namespace": namespace,
+            "prefix": prefix,
+            "filter": filter,
+            "task_states": task_states,
+            "resources": resources,
+            "stale": stale,
+            "newest": newest,
+            "per_page": per_page,
+        }
         folders = {name: None if resume is None else Path(resume) / name for name in self.clients}
-        found, failed = _Gathering(self.clients, self._within, folders).run(asked, workers, progress)
-        if not found:
-            said = "; ".join(f"{name}: {why['error']}" for name, why in failed.items())
-            raise AllocframeError(f"no cluster could be fetched: {said}")
-        return joined(found, failed)
+        snapshots, failures = _FleetFetch(self.clients, self._timeout, folders).run(
+            options, workers, progress
+        )
+        if not snapshots:
+            reasons = "; ".join(f"{name}: {failure['error']}" for name, failure in failures.items())
+            raise AllocframeError(f"no cluster could be fetched: {reasons}")
+        return joined(snapshots, failures)
 
     def close(self) -> None:
         """Close the clients."""
@@ -190,93 +215,104 @@ class Fleet:
         return f"Fleet({', '.join(self.clients)})"
 
 
-class _Gathering:
-    """One snapshot of every cluster, each in a thread of its own."""
+class _FleetFetch:
+    """Fetches one snapshot of every cluster, each in a thread of its own."""
 
     def __init__(
-        self, clients: Mapping[str, Client], within: float, folders: Mapping[str, Path | None]
+        self, clients: Mapping[str, Client], timeout: float, folders: Mapping[str, Path | None]
     ) -> None:
         self._clients = clients
         self._folders = folders
-        self._within = within
-        self._found: dict[str, Snapshot] = {}
-        self._failed: dict[str, dict[str, str]] = {}
-        self._late: set[str] = set()
-        self._reached: dict[str, tuple[int, int | None]] = dict.fromkeys(clients, (0, None))
+        self._timeout = timeout
+        self._snapshots: dict[str, Snapshot] = {}
+        self._failures: dict[str, dict[str, str]] = {}
+        self._aborted: set[str] = set()
+        self._progress: dict[str, tuple[int, int | None]] = dict.fromkeys(clients, (0, None))
 
     def run(
-        self, asked: Mapping[str, Any], workers: int, progress: Progress
+        self, options: Mapping[str, Any], workers: int, progress: Progress
     ) -> tuple[dict[str, Snapshot], dict[str, dict[str, str]]]:
-        """Return the snapshots that came, and of the others where they are and why not."""
+        """Return the snapshots, and for each cluster without one its server and the error."""
         try:
-            self._gather(asked, check_count("workers", workers), progress)
+            self._fetch_all(options, check_count("workers", workers), progress)
         finally:
-            for name in self._late:
-                self._clients[name]._transport.recover()
-        return self._found, {name: self._failed[name] for name in self._clients if name in self._failed}
+            for name in self._aborted:
+                self._clients[name]._session.transport.recover()
+        # In the order of the clients, not in that of the failures.
+        return self._snapshots, {
+            name: self._failures[name] for name in self._clients if name in self._failures
+        }
 
-    def _gather(self, asked: Mapping[str, Any], workers: int, progress: Progress) -> None:
-        beside = Counter(client._config.base_url for client in self._clients.values())
-        end = time.monotonic() + self._within
+    def _fetch_all(self, options: Mapping[str, Any], workers: int, progress: Progress) -> None:
+        clusters_at = Counter(client._session.config.base_url for client in self._clients.values())
+        deadline = time.monotonic() + self._timeout
         running: dict[Future[Snapshot], str] = {}
         with shown(progress) as show, ThreadPoolExecutor(len(self._clients), "allocframe-fleet") as pool:
             try:
                 for name, client in self._clients.items():
-                    most = max(CONNECTIONS // beside[client._config.base_url], 1)
-                    mine = {**asked, "workers": min(workers, most), "progress": self._counted(name)}
-                    mine["resume"] = self._folders[name]
-                    running[pool.submit(client.snapshot, **mine)] = name
+                    # Regions behind one address share its connections.
+                    share = MAX_CONNECTIONS_PER_ADDRESS // clusters_at[client._session.config.base_url]
+                    future = pool.submit(
+                        client.snapshot,
+                        **options,
+                        workers=min(workers, max(share, 1)),
+                        progress=self._counter(name),
+                        resume=self._folders[name],
+                    )
+                    running[future] = name
                 while running:
-                    for future in wait(running, _TURN, FIRST_COMPLETED).done:
-                        self._take(running.pop(future), future)
-                    show(*self._standing())
-                    if time.monotonic() > end:
-                        self._give_up(running.values())
+                    for future in wait(running, _POLL_INTERVAL, FIRST_COMPLETED).done:
+                        self._collect(running.pop(future), future)
+                    show(*self._total_progress())
+                    if time.monotonic() > deadline:
+                        self._abort(running.values())
             except BaseException:
-                self._give_up(running.values())
+                self._abort(running.values())
                 for future in running:
-                    future.add_done_callback(_let_go)
-                for snapshot in self._found.values():
+                    # A snapshot that is finished before the abort reaches it would never be closed.
+                    future.add_done_callback(_close_result)
+                for snapshot in self._snapshots.values():
                     snapshot.close()
                 raise
 
-    def _counted(self, name: str) -> Progress:
-        def reached(done: int, estimate: int | None) -> None:
-            self._reached[name] = done, estimate
+    def _counter(self, name: str) -> Progress:
+        """Return the progress callback of one cluster."""
 
-        return reached
+        def count(done: int, estimate: int | None) -> None:
+            self._progress[name] = done, estimate
 
-    def _standing(self) -> tuple[int, int | None, str]:
-        """Return how many allocations there are so far, an estimate of all, and how many clusters have come."""
-        told = list(self._reached.items())
-        guesses = [
-            done if name in self._found or name in self._failed else guess for name, (done, guess) in told
-        ]
-        known = [guess for guess in guesses if guess is not None]
-        all_of_them = sum(known) if len(known) == len(told) else None
-        over = len(self._found) + len(self._failed)
-        return (
-            sum(done for _, (done, _) in told),
-            all_of_them,
-            f"allocations ({over} of {len(told)} clusters)",
-        )
+        return count
 
-    def _take(self, name: str, future: Future[Snapshot]) -> None:
+    def _total_progress(self) -> tuple[int, int | None, str]:
+        """Return the number of allocations so far, an estimate of the total, and a label with the clusters
+        done.
+        """
+        progress = dict(self._progress)
+        finished = self._snapshots.keys() | self._failures.keys()
+        estimates = [done if name in finished else estimate for name, (done, estimate) in progress.items()]
+        # A total that leaves out a cluster would be too low.
+        total = None if None in estimates else sum(filter(None, estimates))
+        label = f"allocations ({len(finished)} of {len(progress)} clusters)"
+        return sum(done for done, _ in progress.values()), total, label
+
+    def _collect(self, name: str, future: Future[Snapshot]) -> None:
+        """Keep a cluster's snapshot, or the reason why there is none."""
         try:
-            self._found[name] = future.result()
+            self._snapshots[name] = future.result()
         except ConfigError:
             raise
         except AllocframeError as error:
-            late = f"not all of it had come after {self._within:g} s (within=)"
-            why = late if name in self._late else f"{type(error).__name__}: {error}"
-            self._failed[name] = {"server": self._clients[name]._config.address, "error": why}
+            reason = f"{type(error).__name__}: {error}"
+            if name in self._aborted:
+                reason = f"not complete after {self._timeout:g} s (timeout=)"
+            self._failures[name] = {"server": self._clients[name]._session.config.address, "error": reason}
 
-    def _give_up(self, names: Iterable[str]) -> None:
+    def _abort(self, names: Iterable[str]) -> None:
         for name in names:
-            self._late.add(name)
-            self._clients[name]._transport.abort()
+            self._aborted.add(name)
+            self._clients[name]._session.transport.abort()
 
 
-def _let_go(future: Future[Snapshot]) -> None:
+def _close_result(future: Future[Snapshot]) -> None:
     if not future.cancelled() and future.exception() is None:
         future.result().close()

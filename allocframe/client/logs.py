@@ -1,4 +1,4 @@
-"""Lines out of the frames in which nodes send a task's log, and which of them to show. No I/O."""
+"""A task's logs: read from the end, taken out of the frames that nodes send, and cut to the lines to show."""
 
 from __future__ import annotations
 
@@ -6,34 +6,44 @@ import base64
 import binascii
 import json
 import re
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from .._utils.text import escaped, visible
-from ..errors import DecodeError
+from .._utils.validate import check_count
+from ..errors import ConfigError, DecodeError, NotFound
+from ..nomad.transport import Response
 from .log_timestamps import Stamp, stamp
+from .session import Session
 
 STREAMS = ("stdout", "stderr")
 FIRST_BYTES = 64 << 10
-MOST_BYTES = 4 << 20
-UTMOST_BYTES = 64 << 20
-"""Bytes of one stream that are read at first, at most unless the caller says otherwise, and at the utmost."""
+"""Bytes of a stream that the first request reads."""
+
+DEFAULT_MAX_BYTES = 4 << 20
+"""Bytes of a stream that are read at most, unless the caller sets another limit."""
+
+MAX_BYTES = 64 << 20
+"""The highest limit that a caller may set."""
 
 GROWTH = 32 << 20
-"""Bytes of an answer that may come beyond what was asked for, because the task writes on meanwhile."""
+"""Bytes by which an answer may exceed the request, because the task goes on writing."""
 
-_ROTATED = re.compile(r"\.(\d{1,9})\Z")
+_FILE_NUMBER = re.compile(r"\.(\d{1,9})\Z")
 _FAR_NS = 300 * 10**9
+"""If no line is closer than this to the time asked for, a note says which times there are."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line, where its log file has it, and when it says it was written."""
+    """One line, with its log file and its offset there."""
 
     file: str
     offset: int
@@ -42,7 +52,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Tail:
-    """The end of one stream: its lines, whether what is before them was read, and whether the node still has that."""
+    """The end of one stream.
+
+    `cut` means that the log has more before the first line. `rotated` means that there was more, in a file
+    that the node has removed.
+    """
 
     lines: list[Line]
     size: int
@@ -56,12 +70,12 @@ class Logs:
     Attributes
     ----------
     frame : pandas.DataFrame
-        One row for each line: stream, file, offset (bytes into that file), time (what the line says of itself, UTC; missing where it
-        says nothing that can be read), line. stdout comes before stderr.
+        One row per line: stream, file, offset (bytes into that file), time (the timestamp in the line, UTC;
+        NaT if it has none that can be read), line. stdout comes before stderr.
     notes : list of str
-        What was found, what was not, and what was cut.
+        Which timestamps were found, and what is missing.
     text : str
-        The lines as they were written, without anything made harmless.
+        The lines as the task wrote them. Control characters are not escaped.
     """
 
     def __init__(self, frame: pd.DataFrame, notes: list[str]) -> None:
@@ -70,7 +84,7 @@ class Logs:
 
     @property
     def text(self) -> str:
-        """The lines as they were written, one after the other."""
+        """The lines as the task wrote them."""
         return "\n".join(self.frame["line"])
 
     def __len__(self) -> int:
@@ -86,13 +100,80 @@ class Logs:
         return f"<pre style='overflow-x:auto'>{chr(10).join(shown)}</pre><ul>{notes}</ul>"
 
 
-def tail(body: bytes, asked: int) -> Tail:
-    """Return the lines of an answer that was asked for so many bytes from the end.
+def read_logs(
+    session: Session,
+    alloc_id: str,
+    task: str,
+    *,
+    stream: Literal["stdout", "stderr", "both"] = "both",
+    around: pd.Timestamp | datetime | str | None = None,
+    lines: int = 50,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+) -> Logs:
+    """Read lines of a task's logs; see `Client.logs`."""
+    if stream not in (*STREAMS, "both"):
+        raise ConfigError(f'stream must be "stdout", "stderr" or "both", got {stream!r}')
+    if not isinstance(task, str) or not task:
+        raise ConfigError(f"task must be the name of a task, got {task!r}")
+    if check_count("max_bytes", max_bytes) > MAX_BYTES:
+        raise ConfigError(f"max_bytes must be {MAX_BYTES:,} or less, got {max_bytes!r}")
+    check_count("lines", lines)
+    around_ns = None if around is None else _to_ns(around)
+    identity = session.resolve_id(alloc_id)
+    rows, notes = [], []
+    for name in STREAMS if stream == "both" else (stream,):
+        tail = _read_tail(session, identity, task, name, lines, around_ns, max_bytes)
+        chosen, about = choose_lines(tail, name, lines, around_ns, time.time_ns())
+        rows += [(name, line, when) for line, when in chosen]
+        notes += about
+    frame = frame_of(rows)
+    frame.attrs = {"table": "logs", "alloc_id": identity, "task": task, "notes": notes}
+    return Logs(frame, notes)
+
+
+def _read_tail(
+    session: Session, alloc_id: str, task: str, stream: str, lines: int, around_ns: int | None, max_bytes: int
+) -> Tail:
+    """Read the end of one stream, and more of it until it holds the lines asked for or reaches the bound."""
+    size = min(FIRST_BYTES, max_bytes)
+    while True:
+        params = {"task": task, "type": stream, "origin": "end", "offset": str(size)} | session.region_params
+
+        def parse(response: Response, size: int = size) -> Tail:
+            return parse_tail(response.body, size)
+
+        try:
+            tail: Tail = session.transport.get(
+                f"/v1/client/fs/logs/{alloc_id}", params, check=parse, max_bytes=2 * size + GROWTH
+            )
+        except NotFound as error:
+            # Nodes answer so when a task that runs has written nothing yet; any other 404 is a real one.
+            if "log entry for task" not in error.text:
+                raise
+            return Tail([], 0, cut=False, rotated=False)
+        if size == max_bytes or is_enough(tail, lines, around_ns):
+            return tail
+        size = min(size * 8, max_bytes)
+
+
+def _to_ns(moment: pd.Timestamp | datetime | str) -> int:
+    """Return a time as nanoseconds since 1970; one without an offset is UTC."""
+    try:
+        stamp = pd.Timestamp(moment)
+        if pd.isna(stamp):
+            raise ValueError
+        return (stamp.tz_convert("UTC") if stamp.tzinfo else stamp.tz_localize("UTC")).as_unit("ns").value
+    except (ValueError, TypeError, OverflowError):
+        raise ConfigError(f"around must be a time such as 2026-11-24T09:30, got {moment!r}") from None
+
+
+def parse_tail(body: bytes, asked: int) -> Tail:
+    """Return the lines of an answer to a request for the last `asked` bytes.
 
     Raises
     ------
     DecodeError
-        It is not whole, or not what nodes send.
+        The answer is not whole, or not a node's.
     """
     spans = list(_spans(body))
     data = b"".join(part for _, _, part in spans)
@@ -101,17 +182,19 @@ def tail(body: bytes, asked: int) -> Tail:
     first_file, first_offset = spans[0][0], spans[0][1]
     lines = list(_lines(data, spans))
     if first_offset and len(lines) > 1:
-        del lines[0]  # what is before it was not asked for: it may have begun there
-    number = _ROTATED.search(first_file)
-    whole = first_offset == 0 and number is not None and int(number[1]) == 0
-    cut = len(data) >= asked and not whole
-    return Tail(lines, len(data), cut=cut, rotated=not cut and not whole)
+        del lines[0]  # the answer may begin in the middle of it
+    number = _FILE_NUMBER.search(first_file)
+    # File 0 is the first that the task wrote: a log that begins there has lost nothing.
+    is_complete = first_offset == 0 and number is not None and int(number[1]) == 0
+    cut = len(data) >= asked and not is_complete
+    return Tail(lines, len(data), cut=cut, rotated=not cut and not is_complete)
 
 
 def _spans(body: bytes) -> Iterator[tuple[str, int, bytes]]:
     """Yield file, offset and bytes of each frame.
 
-    A frame's own offset is the end of the first piece that was read of its file: the start only of the first frame follows from it.
+    A frame's own offset is the end of the first chunk that the node read of that file. Only the first frame
+    of a file therefore gives a position; later ones follow from the bytes before them.
     """
     file, offset = None, 0
     for frame in _frames(body):
@@ -121,7 +204,7 @@ def _spans(body: bytes) -> Iterator[tuple[str, int, bytes]]:
         if frame.get("File") != file:
             file, end = frame.get("File"), frame.get("Offset") or 0
             if not isinstance(end, int) or not 0 <= end < 2**63:
-                raise DecodeError(f"a frame of the log has an odd offset: {visible(end)}")
+                raise DecodeError(f"a frame of the log has an invalid offset: {visible(end)}")
             offset = end - len(data)
         yield str(file).rpartition("/")[2], max(offset, 0), data
         offset += len(data)
@@ -130,87 +213,92 @@ def _spans(body: bytes) -> Iterator[tuple[str, int, bytes]]:
 def _frames(body: bytes) -> Iterator[dict[str, Any]]:
     try:
         text = body.decode("ascii")
-        decoder, place = json.JSONDecoder(), 0
-        while place < len(text):
-            frame, place = decoder.raw_decode(text, place)
+        decoder, position = json.JSONDecoder(), 0
+        while position < len(text):  # frames follow each other without a separator
+            frame, position = decoder.raw_decode(text, position)
             if not isinstance(frame, dict):
-                raise ValueError("a frame is no object")
+                raise ValueError("a frame is not an object")
             yield frame
-            while place < len(text) and text[place] in " \r\n\t":
-                place += 1
+            while position < len(text) and text[position] in " \r\n\t":
+                position += 1
     except (ValueError, RecursionError) as error:
-        raise DecodeError(f"the log did not come whole: {visible(error)}") from None
+        raise DecodeError(f"the log is not whole: {visible(error)}") from None
 
 
 def _data(frame: dict[str, Any]) -> bytes:
     try:
         return base64.b64decode(frame.get("Data") or "", validate=True)
     except (binascii.Error, TypeError, ValueError) as error:
-        raise DecodeError(f"a frame of the log holds no base64: {visible(error)}") from None
+        raise DecodeError(f"a frame of the log is not base64: {visible(error)}") from None
 
 
 def _lines(data: bytes, spans: list[tuple[str, int, bytes]]) -> Iterator[Line]:
+    """Yield the lines; a line belongs to the file and offset where its first byte is."""
     starts = np.cumsum([0, *(len(part) for _, _, part in spans[:-1])])
-    place = 0
+    position = 0
     for raw in data.removesuffix(b"\n").split(b"\n"):
-        at = int(np.searchsorted(starts, place, side="right")) - 1
-        file, offset, _ = spans[at]
+        span = int(np.searchsorted(starts, position, side="right")) - 1
+        file, offset, _ = spans[span]
         text = raw.removesuffix(b"\r").decode("utf-8", "replace")
-        yield Line(file, offset + place - int(starts[at]), text)
-        place += len(raw) + 1
+        yield Line(file, offset + position - int(starts[span]), text)
+        position += len(raw) + 1
 
 
-def enough(got: Tail, lines: int, around_ns: int | None) -> bool:
-    """Tell whether no more of a stream need be read: it holds the lines, and what comes before the moment asked for."""
-    if not got.cut:
+def is_enough(tail: Tail, lines: int, around_ns: int | None) -> bool:
+    """Return whether a stream need not be read further back.
+
+    It holds the number of lines, and a time before the one asked for, or there is no more.
+    """
+    if not tail.cut:
         return True
     if around_ns is None:
-        return len(got.lines) >= lines
-    written = next((one.ns for line in got.lines if (one := stamp(line.text, around_ns))), None)
-    return written is not None and written < around_ns and len(got.lines) >= lines
+        return len(tail.lines) >= lines
+    stamps = (stamp(line.text, around_ns) for line in tail.lines)
+    earliest = next((found.ns for found in stamps if found), None)
+    return earliest is not None and earliest < around_ns and len(tail.lines) >= lines
 
 
-def chosen(
-    got: Tail, stream: str, lines: int, around_ns: int | None, now_ns: int
+def choose_lines(
+    tail: Tail, stream: str, lines: int, around_ns: int | None, now_ns: int
 ) -> tuple[list[tuple[Line, Stamp | None]], list[str]]:
-    """Return the lines to show of one stream, with their times, and what must be said of them."""
-    notes = list(_limits(got, stream, lines, around_ns))
-    near = now_ns if around_ns is None else around_ns
+    """Return the lines of one stream to show, with their times, and notes about them."""
+    notes = list(_note_limits(tail, stream, lines, around_ns))
     if around_ns is None:
-        last = [(line, stamp(line.text, near)) for line in got.lines[-lines:]]
-        return last, notes
-    stamped = [(line, stamp(line.text, near)) for line in got.lines]
-    known = [(place, one) for place, (_, one) in enumerate(stamped) if one is not None]
-    if not known:
-        if got.lines:
-            notes.insert(
-                0, f"{stream}: no line begins with a time that can be read, so these are its last lines"
-            )
+        return [(line, stamp(line.text, now_ns)) for line in tail.lines[-lines:]], notes
+    stamped = [(line, stamp(line.text, around_ns)) for line in tail.lines]
+    with_time = [(number, when) for number, (_, when) in enumerate(stamped) if when is not None]
+    if not with_time:
+        if tail.lines:
+            notes.insert(0, f"{stream}: no line begins with a known time format; these are the last lines")
         return stamped[-lines:], notes
-    place, closest = min(known, key=lambda pair: abs(pair[1].ns - near))
-    notes.insert(0, _found(stream, len(stamped), [one for _, one in known], closest, near))
-    start = max(min(place - lines // 2, len(stamped) - lines), 0)
+    number, closest = min(with_time, key=lambda pair: abs(pair[1].ns - around_ns))
+    notes.insert(0, _note_times(stream, len(stamped), [when for _, when in with_time], closest, around_ns))
+    start = max(min(number - lines // 2, len(stamped) - lines), 0)
     return stamped[start : start + lines], notes
 
 
-def _found(stream: str, read: int, known: list[Stamp], closest: Stamp, near: int) -> str:
-    forms = Counter(one.form for one in known)
-    said = f"{stream}: {len(known):,} of {read:,} lines read begin with a time ({', '.join(forms)})"
-    if not all(one.zoned for one in known):
-        said += ", without a time zone: taken as UTC"
-    if abs(closest.ns - near) > _FAR_NS:
-        first, last = (pd.Timestamp(pick(one.ns for one in known), tz="UTC") for pick in (min, max))
-        said += f"; none is of the time asked for: they go from {first:%Y-%m-%d %H:%M:%S} to {last:%Y-%m-%d %H:%M:%S} UTC"
-    return said
+def _note_times(stream: str, read: int, stamps: list[Stamp], closest: Stamp, around_ns: int) -> str:
+    """Say which time formats the lines have, and whether they reach the time asked for."""
+    formats = ", ".join(Counter(each.form for each in stamps))
+    note = f"{stream}: {len(stamps):,} of {read:,} lines begin with a time ({formats})"
+    if not all(each.zoned for each in stamps):
+        note += ", without a time zone: read as UTC"
+    if abs(closest.ns - around_ns) > _FAR_NS:
+        first, last = (pd.Timestamp(pick(each.ns for each in stamps), tz="UTC") for pick in (min, max))
+        note += (
+            f"; none is near the time asked for: {first:%Y-%m-%d %H:%M:%S} to {last:%Y-%m-%d %H:%M:%S} UTC"
+        )
+    return note
 
 
-def _limits(got: Tail, stream: str, lines: int, around_ns: int | None) -> Iterator[str]:
-    if not got.lines:
-        yield f"{stream}: nothing was written, or nothing is left of it"
-    if not enough(got, lines, around_ns):
-        yield f"{stream}: only its last {got.size:,} bytes were read; max_bytes= reads more"
-    if got.rotated and (around_ns is not None or len(got.lines) < lines):
-        yield f"{stream}: what was written before {got.lines[0].file} is gone: the node keeps few log files"
+def _note_limits(tail: Tail, stream: str, lines: int, around_ns: int | None) -> Iterator[str]:
+    """Say what the log has lost, and what was not read."""
+    if not tail.lines:
+        yield f"{stream}: empty, or already removed"
+    if not is_enough(tail, lines, around_ns):
+        yield f"{stream}: only the last {tail.size:,} bytes were read; max_bytes= reads more"
+    if tail.rotated and (around_ns is not None or len(tail.lines) < lines):
+        yield f"{stream}: lines before {tail.lines[0].file} are gone: the node keeps few log files"
 
 
 def frame_of(rows: list[tuple[str, Line, Stamp | None]]) -> pd.DataFrame:

@@ -14,9 +14,9 @@ from ..errors import DecodeError
 from ..nomad import acl, protocol
 from ..nomad.paging import Pager, PageRequest
 from ..nomad.protocol import Query
-from ..nomad.transport import Response, Transport, parsed, requesting
+from ..nomad.transport import Response, Transport, parse_json, request_pool
 from ..store.capture import Capture, Page
-from ..store.page_store import Store
+from ..store.page_store import PageStore
 from .resume import Resumable
 
 _SMALL = 4 << 20
@@ -31,7 +31,7 @@ class _Fetched:
     ids: list[str]
 
 
-class Walk:
+class ListFetcher:
     """Fetches everything that a query selects: all of it, or an error."""
 
     def __init__(
@@ -49,14 +49,14 @@ class Walk:
         self._ask_version = ask_version
         self._resumed = Resumable(resume, self._about()) if resume is not None else None
         self._capture = self._resumed or Capture.create()
-        self._store = Store(self._capture)
+        self._store = PageStore(self._capture)
 
     def _about(self) -> dict[str, Any]:
         """Return what must be the same for a walk to go on."""
-        said = acl.accessor(lambda path: self._transport.get(path, {}, check=parsed))
+        said = acl.read_accessor(lambda path: self._transport.get(path, {}, check=parse_json))
         return {"server": self._server, "query": self._query.params(), "token accessor": said}
 
-    def run(self, workers: int, progress: Progress) -> tuple[Capture, Store]:
+    def run(self, workers: int, progress: Progress) -> tuple[Capture, PageStore]:
         """Fetch with so many requests at a time; return what was captured, and its typed columns."""
         try:
             self._fetch_all(workers, progress)
@@ -69,7 +69,7 @@ class Walk:
     def _fetch_all(self, workers: int, progress: Progress) -> None:
         started = datetime.now(UTC)
         pager = Pager(self._query)
-        with shown(progress) as show, requesting(self._transport, workers) as pool:
+        with shown(progress) as show, request_pool(self._transport, workers) as pool:
             running: dict[Future[_Fetched], PageRequest] = {}
             while not pager.done:
                 while len(running) < workers and (request := pager.next_request()) is not None:

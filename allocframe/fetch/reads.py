@@ -1,24 +1,21 @@
-"""Full reads of many allocations, side by side, as one capture: one that is gone or fails does not lose the others."""
+"""Full reads of allocations: one alone, or many side by side, where one that fails does not lose the others."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .._utils.progress import Progress, shown
 from ..errors import AllocframeError, DecodeError, NotFound
-from ..nomad import protocol
 from ..nomad.config import Config
-from ..nomad.connection import check_workers
-from ..nomad.transport import Response, Transport, parsed, requesting
+from ..nomad.transport import Response, Transport, parse_json, request_pool
+from ..snapshot.allocation import Allocation
+from ..snapshot.snapshot import Snapshot
 from ..store.capture import Capture
-from ..store.page_store import Store
-
-if TYPE_CHECKING:
-    from ..snapshot.snapshot import Snapshot
+from ..store.page_store import PageStore
 
 MOST_IN_A_ROW = 10
 """Reads that fail one after the other before the rest are not asked for."""
@@ -26,63 +23,50 @@ MOST_IN_A_ROW = 10
 _SHOWN = 3
 
 
-class Reading:
-    """The part of a client that reads many allocations in full."""
+def read_allocation(transport: Transport, region: str | None, alloc_id: str) -> Allocation:
+    """Read one allocation in full, by its whole ID."""
+    path = f"/v1/allocation/{alloc_id}"
+    params = {"region": region} if region else {}
+    capture = Capture.create()
+    store = PageStore(capture)
 
-    _config: Config
-    _transport: Transport
+    def keep(response: Response) -> None:
+        page = capture.add(response.body, kind="read", path=path, params=params, index=response.headers.index)
+        try:
+            store.read(page)
+        except BaseException:
+            capture.discard(page)
+            raise
 
-    def _whole_id(self, alloc_id: str) -> str:
-        raise NotImplementedError
-
-    def read(self, alloc_ids: Iterable[str], *, workers: int = 4, progress: Progress = None) -> Snapshot:
-        """Read allocations in full, side by side, as one snapshot.
-
-        For the few that a scan without task states has shown to be worth it: ``snapshot(task_states=False)``, filter, read.
-        Beside the tables of a list there is `placement`, for `Snapshot.sql`. Job specifications are left out.
-
-        Parameters
-        ----------
-        alloc_ids : iterable of str
-            Their UUIDs, or starts of them that fit only one allocation.
-        workers : int
-            Reads at the same time, at most 8.
-        progress : bool or callable, optional
-            As of `snapshot`.
-
-        Returns
-        -------
-        Snapshot
-            Of those that are there. ``info["complete"]`` is False where others are ``info["gone"]``, or ``info["failed"]`` with
-            the reason.
-
-        Raises
-        ------
-        ConfigError
-            What is given is no ID; nothing was sent.
-        AllocframeError
-            None could be read, and not because they are gone.
-
-        Examples
-        --------
-        >>> scan = client.snapshot(namespace="*", task_states=False)
-        >>> failed = scan.filter(client_status="failed").allocations["alloc_id"]
-        >>> details = client.read(failed)
-        >>> len(details) == len(failed), len(details.events) > 0
-        (True, True)
-        """
-        check_workers(workers)
-        given = list(dict.fromkeys([alloc_ids] if isinstance(alloc_ids, str) else alloc_ids))
-        for one in given:
-            protocol.check_alloc_id(one)
-        ids = list(dict.fromkeys(map(self._whole_id, given)))
-        from ..snapshot.snapshot import Snapshot
-
-        reads = Reads(self._transport, self._config.address, self._config.region)
-        return Snapshot(*reads.run(ids, workers, progress))
+    try:
+        transport.get(path, params, check=keep)
+        return Allocation(capture, store)
+    except BaseException:
+        store.close()
+        capture.close()
+        raise
 
 
-class Reads:
+def read_allocations(
+    transport: Transport,
+    config: Config,
+    alloc_ids: Sequence[str],
+    *,
+    workers: int = 4,
+    progress: Progress = None,
+) -> Snapshot:
+    """Read allocations in full, by their whole IDs, as one snapshot.
+
+    Raises
+    ------
+    AllocframeError
+        None could be read, and not because they are gone.
+    """
+    reads = AllocationReader(transport, config.address, config.region)
+    return Snapshot(*reads.run(alloc_ids, workers, progress))
+
+
+class AllocationReader:
     """Reads allocations by their whole IDs."""
 
     def __init__(self, transport: Transport, server: str, region: str | None) -> None:
@@ -90,11 +74,11 @@ class Reads:
         self._about = {"source": "reads", "server": server, "region": region}
         self._params = {"region": region} if region else {}
         self._capture = Capture.create()
-        self._store = Store(self._capture)
+        self._store = PageStore(self._capture)
         self._errors: dict[str, AllocframeError] = {}
         self._in_a_row = 0
 
-    def run(self, ids: Sequence[str], workers: int, progress: Progress) -> tuple[Capture, Store]:
+    def run(self, ids: Sequence[str], workers: int, progress: Progress) -> tuple[Capture, PageStore]:
         """Read with so many requests at a time; return what was captured, and its typed columns.
 
         Raises
@@ -121,7 +105,7 @@ class Reads:
     def _read_all(self, ids: Sequence[str], workers: int, progress: Progress) -> None:
         waiting, done = list(reversed(ids)), 0
         running: dict[Future[None], str] = {}
-        with shown(progress) as show, requesting(self._transport, workers) as pool:
+        with shown(progress) as show, request_pool(self._transport, workers) as pool:
             while running or (waiting and self._in_a_row < MOST_IN_A_ROW):
                 while waiting and len(running) < workers and self._in_a_row < MOST_IN_A_ROW:
                     identity = waiting.pop()
@@ -148,7 +132,7 @@ class Reads:
         path = f"/v1/allocation/{alloc_id}"
 
         def keep(response: Response) -> None:
-            body = _without_job(parsed(response))
+            body = _without_job(parse_json(response))
             page = self._capture.add(
                 body, kind="read", path=path, params=self._params, index=response.headers.index
             )
@@ -187,5 +171,5 @@ def _without_job(row: Any) -> bytes:
     if not isinstance(row, dict):
         raise DecodeError("the answer is not an allocation")
     if isinstance(job := row.get("Job"), dict):
-        row["Job"] = {name: job[name] for name in ("Type", "Version") if name in job}
+        row["Job"] = {name: job[name] for name in ("Type", "Version", "ParentID") if name in job}
     return json.dumps(row, separators=(",", ":")).encode()

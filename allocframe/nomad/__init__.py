@@ -1,1 +1,4 @@
-"""Nomad's HTTP API: connection, requests, paging, event streams and exec. Only this package uses httpx and websockets."""
+"""Nomad's HTTP API: connections, requests, paging, event streams and exec.
+
+No other package imports httpx or websockets.
+"""

@@ -1,4 +1,7 @@
-"""What a token may do in a namespace, judged from its policies as servers judge it. No I/O: `read` is given a way to ask."""
+"""What a token may do in a namespace, worked out from its policies in the way servers do.
+
+No I/O: the caller passes a function that sends GET requests.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ from ..errors import AllocframeError, ApiError
 
 TOKEN = "/v1/acl/token/self"  # noqa: S105 - a path
 _NO_ACLS = "acls-disabled"
-"""The accessor that newer servers give to everyone where ACLs are off; older ones answer with a refusal."""
+"""The accessor that newer servers return for everyone if ACLs are off. Older servers return an error."""
 
 
 @dataclass(frozen=True)
 class Rights:
-    """What is known of a token: its accessor, and what its policies grant by namespace or pattern of namespaces."""
+    """A token's accessor, and the capabilities that its policies grant, by namespace or namespace pattern."""
 
     accessor: str | None = None
     everything: bool = False
@@ -24,72 +27,77 @@ class Rights:
     granted: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def may(self, capability: str, namespace: str) -> bool | None:
-        """Tell whether a capability is granted in a namespace; None where that cannot be known."""
+        """Return whether a capability is granted in a namespace; None if that cannot be determined."""
         if self.everything:
             return True
         if not self.complete:
             return None
         exact = self.granted.get(namespace)
-        found = {exact} if exact is not None else self._closest(namespace)
-        answers = {capability in one and "deny" not in one for one in found}
-        return answers.pop() if len(answers) == 1 else None if answers else False
+        candidates = {exact} if exact is not None else self._closest_grants(namespace)
+        verdicts = {capability in grant and "deny" not in grant for grant in candidates}
+        return verdicts.pop() if len(verdicts) == 1 else None if verdicts else False
 
-    def _closest(self, namespace: str) -> set[frozenset[str]]:
-        """Return what the pattern grants that differs least from the name; several where servers pick one of a draw."""
-        fitting = {
+    def _closest_grants(self, namespace: str) -> set[frozenset[str]]:
+        """Return the grants of the patterns that are closest to the namespace.
+
+        If several are equally close, servers pick one of them at random, so all are returned.
+        """
+        distances = {
             pattern: len(namespace) - len(pattern) + pattern.count("*")
             for pattern in self.granted
             if re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), namespace)
         }
-        least = min(fitting.values(), default=0)
-        return {self.granted[pattern] for pattern, distance in fitting.items() if distance == least}
+        smallest = min(distances.values(), default=0)
+        return {self.granted[pattern] for pattern, distance in distances.items() if distance == smallest}
 
 
-def accessor(get: Callable[[str], Any]) -> str | None:
-    """Ask only for the accessor of the client's own token; None where it cannot be read."""
+def read_accessor(get: Callable[[str], Any]) -> str | None:
+    """Return the accessor of the client's own token; None if it cannot be read."""
     try:
         return str(get(TOKEN)["AccessorID"])
     except (AllocframeError, KeyError, TypeError):
         return None
 
 
-def read(get: Callable[[str], Any]) -> Rights:
-    """Ask for the client's own token and its policies; what cannot be read is not known."""
+def read_rights(get: Callable[[str], Any]) -> Rights:
+    """Read the client's own token and its policies. If a policy cannot be read, the rights are incomplete."""
     try:
         token = get(TOKEN)
-        mine = str(token["AccessorID"])
-        kind, names, roles = token.get("Type"), token.get("Policies") or [], token.get("Roles") or []
+        accessor = str(token["AccessorID"])
+        kind, policies, roles = token.get("Type"), token.get("Policies") or [], token.get("Roles") or []
     except ApiError as error:
         return Rights(everything="ACL support disabled" in error.text)
     except (AllocframeError, KeyError, TypeError, AttributeError):
         return Rights()
-    if kind == "management" or mine == _NO_ACLS:
-        return Rights(mine, everything=True)
+    if kind == "management" or accessor == _NO_ACLS:
+        return Rights(accessor, everything=True)
     try:
         for role in roles:
-            names = [*names, *(link["Name"] for link in _read(get, f"/v1/acl/role/{role['ID']}", "Policies"))]
-        granted = _merged(
-            space for name in names for space in _read(get, f"/v1/acl/policy/{name}", "RulesJSON")
+            links = _read_list(get, f"/v1/acl/role/{role['ID']}", "Policies")
+            policies = [*policies, *(link["Name"] for link in links)]
+        granted = _merge_rules(
+            rule for policy in policies for rule in _read_list(get, f"/v1/acl/policy/{policy}", "RulesJSON")
         )
     except (AllocframeError, KeyError, TypeError, AttributeError):
-        return Rights(mine)
-    return Rights(mine, complete=True, granted=granted)
+        return Rights(accessor)
+    return Rights(accessor, complete=True, granted=granted)
 
 
-def _read(get: Callable[[str], Any], path: str, part: str) -> list[dict[str, Any]]:
-    """Return a part of a role or policy as a list; one that is not there grants nothing."""
+def _read_list(get: Callable[[str], Any], path: str, key: str) -> list[dict[str, Any]]:
+    """Return the policies of a role, or the namespace rules of a policy. A deleted one grants nothing."""
     try:
-        found = get(path)[part]
+        value = get(path)[key]
     except ApiError as error:
         if error.status == 404:
             return []
         raise
-    return (found["Namespaces"] if part == "RulesJSON" else found) or []
+    return (value["Namespaces"] if key == "RulesJSON" else value) or []
 
 
-def _merged(spaces: Iterable[dict[str, Any]]) -> dict[str, frozenset[str]]:
-    """Join what several policies grant; servers spell out ``policy = "write"`` as capabilities."""
+def _merge_rules(rules: Iterable[dict[str, Any]]) -> dict[str, frozenset[str]]:
+    """Return the union of the capabilities for each namespace."""
+    # Servers expand the short form ``policy = "write"`` into capabilities, so it needs no care here.
     granted: dict[str, frozenset[str]] = {}
-    for space in spaces:
-        granted[space["Name"]] = granted.get(space["Name"], frozenset()) | set(space["Capabilities"] or [])
+    for rule in rules:
+        granted[rule["Name"]] = granted.get(rule["Name"], frozenset()) | set(rule["Capabilities"] or [])
     return granted

@@ -1,4 +1,4 @@
-"""Rules of stop, signal and restart without I/O: what may be asked for, and how it is asked."""
+"""Requests to stop, signal and restart allocations, and checks of their arguments. No I/O."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from ..errors import ConfigError
 
 SIGNALS = frozenset(
     {
-        "SIGABRT", "SIGALRM", "SIGBUS", "SIGCHLD", "SIGCONT", "SIGFPE", "SIGHUP", "SIGILL", "SIGINT", "SIGIO", "SIGIOT", "SIGKILL",
-        "SIGPIPE", "SIGPROF", "SIGQUIT", "SIGSEGV", "SIGSTOP", "SIGSYS", "SIGTERM", "SIGTRAP", "SIGTSTP", "SIGTTIN", "SIGTTOU",
-        "SIGURG", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGXCPU", "SIGXFSZ",
+        "SIGABRT", "SIGALRM", "SIGBUS", "SIGCHLD", "SIGCONT", "SIGFPE", "SIGHUP", "SIGILL", "SIGINT", "SIGIO",
+        "SIGIOT", "SIGKILL", "SIGPIPE", "SIGPROF", "SIGQUIT", "SIGSEGV", "SIGSTOP", "SIGSYS", "SIGTERM",
+        "SIGTRAP", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGURG", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGXCPU",
+        "SIGXFSZ",
     }
 )  # fmt: skip
-"""The names that Nomad's drivers know. Of any other, exec and raw_exec make SIGINT and answer that all is well."""
+"""The names that Nomad's drivers know. For any other name, exec and raw_exec send SIGINT and report success."""
 
 ALL_TASKS_SINCE = (1, 3, 4)
-"""Older servers overlook `AllTasks` and restart the running tasks only."""
+"""Older servers ignore `AllTasks` and restart only the running tasks."""
 
 
 @dataclass(frozen=True)
 class StopResult:
-    """What a stop began: the evaluation that places the replacement, and its Raft index."""
+    """The evaluation that places the replacement, and its Raft index."""
 
     eval_id: str
     index: int
@@ -31,7 +32,7 @@ class StopResult:
 
 @dataclass(frozen=True)
 class Action:
-    """One change to ask for: where, with which parameters and body."""
+    """The request for one change: path, parameters and body."""
 
     path: str
     params: dict[str, str]
@@ -44,41 +45,45 @@ def stop(alloc_id: str, *, no_shutdown_delay: bool) -> Action:
 
 
 def signal(alloc_id: str, name: str, task: str | None) -> Action:
-    body: dict[str, object] = {"Signal": name, **({"Task": _task(task)} if task is not None else {})}
+    body: dict[str, object] = {"Signal": name, **({"Task": _check_task(task)} if task is not None else {})}
     return Action(f"/v1/client/allocation/{alloc_id}/signal", {}, body)
 
 
 def restart(alloc_id: str, task: str | None, *, all_tasks: bool) -> Action:
     if task is not None and all_tasks:
-        raise ConfigError("give a task, or all_tasks=True, not both: Nomad 1.3 would restart the task only")
+        raise ConfigError(
+            "task and all_tasks=True must not be combined: Nomad 1.3 would restart only the task"
+        )
     body: dict[str, object] = (
-        {"AllTasks": True} if all_tasks else {"TaskName": _task(task)} if task is not None else {}
+        {"AllTasks": True} if all_tasks else {"TaskName": _check_task(task)} if task is not None else {}
     )
     return Action(f"/v1/client/allocation/{alloc_id}/restart", {}, body)
 
 
 def check_signal(signal: str | numbers.Signals) -> str:
-    """Return the name of a signal, as "SIGHUP" or "HUP" or ``signal.SIGHUP``; unknown ones are refused.
+    """Return the name of a signal that is given as "SIGHUP", "HUP" or ``signal.SIGHUP``.
 
     Raises
     ------
     ConfigError
-        There is no such signal: a server would have sent SIGINT.
+        Nomad does not know the signal.
     """
     name = signal.name if isinstance(signal, numbers.Signals) else str(signal).strip().upper()
     name = name if name.startswith("SIG") else f"SIG{name}"
     if name not in SIGNALS:
-        raise ConfigError(f"{signal!r} is no signal that Nomad knows; it knows {', '.join(sorted(SIGNALS))}")
+        raise ConfigError(
+            f"signal must be one that Nomad knows, got {signal!r}. Nomad knows {', '.join(sorted(SIGNALS))}"
+        )
     return name
 
 
 def knows_all_tasks(version: str | None) -> bool | None:
-    """Return whether a server restarts all tasks when asked to; None where its version is not known."""
-    found = re.match(r"(\d+)\.(\d+)\.(\d+)", version or "")
-    return tuple(int(part) for part in found.groups()) >= ALL_TASKS_SINCE if found else None
+    """Return whether a server supports `AllTasks`; None if its version is unknown."""
+    match = re.match(r"(\d+)\.(\d+)\.(\d+)", version or "")
+    return tuple(int(part) for part in match.groups()) >= ALL_TASKS_SINCE if match else None
 
 
-def _task(name: str) -> str:
+def _check_task(name: str) -> str:
     if not isinstance(name, str) or not name:
-        raise ConfigError(f"task must be the name of a task, not {name!r}")
+        raise ConfigError(f"task must be a non-empty string, got {name!r}")
     return name

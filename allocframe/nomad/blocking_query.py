@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass
 class BlockingIndex:
-    """What to ask next in a series of blocking queries, by their published rules."""
+    """The index to wait past in a series of blocking queries, by Nomad's published rules."""
 
     wait: float
     index: int = 0
@@ -16,20 +16,20 @@ class BlockingIndex:
     polls: int = 0
 
     def params(self, rng: random.Random, longest: float | None = None) -> dict[str, str]:
-        """Return the parameters of the next query; none of them blocks where there is no index to wait past."""
+        """Return the parameters of the next query. Without an index to wait past, the query does not block."""
         if not self.index:
             return {}
         wait = min(self.wait, longest if longest is not None else self.wait)
         return {"index": str(self.index), "wait": f"{round(wait * rng.uniform(0.8, 1.0) * 1000)}ms"}
 
     def received(self, index: int | None) -> bool:
-        """Take in the index of an answer; tell whether there may be something new."""
+        """Record the index of a response; return whether something may have changed."""
         if not index:
             self.index = 0
             self.polls += 1
             return True
         moved = index != self.index
-        if index < self.index:
+        if index < self.index:  # the server was restored: its index counts from somewhere else now
             self.resets += 1
             self.index = 0
         else:
@@ -38,13 +38,13 @@ class BlockingIndex:
 
 
 def read_timeout(wait: float) -> float:
-    """Return the seconds to wait for the answer to a blocking query: servers add up to a sixteenth."""
-    return wait * 17 / 16 + 10.0
+    """Return the read timeout of a blocking query, in seconds."""
+    return wait * 17 / 16 + 10.0  # servers add up to a sixteenth as jitter
 
 
 @dataclass
 class Pace:
-    """Keeps requests apart, however fast their answers come."""
+    """A minimum interval between requests, however fast responses come."""
 
     pause: float
     _last: float = float("-inf")

@@ -1,4 +1,4 @@
-"""Where the cluster is and how to speak to it: arguments before ``NOMAD_*`` before defaults, in one frozen `Config`."""
+"""The settings of one cluster, as a frozen `Config`. Arguments win over ``NOMAD_*`` variables, and those over defaults."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FALSE = {"0", "f", "F", "FALSE", "false", "False", ""}
 
 
 class Secret:
-    """A text that is shown nowhere and cannot be pickled; `reveal` gives it to the code that sends it."""
+    """A string that is never shown and cannot be pickled. Only the code that sends it calls `reveal`."""
 
     __slots__ = ("_value",)
 
@@ -45,13 +45,13 @@ class Secret:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "a Nomad token is never pickled; make a new Client where it is needed, from NOMAD_TOKEN"
+            "a Nomad token cannot be pickled. Make a new Client from NOMAD_TOKEN where you need it"
         )
 
 
 @dataclass(frozen=True)
 class Config:
-    """How one cluster is reached. Its repr shows no secret."""
+    """How to reach one cluster. The repr shows no secrets."""
 
     address: str
     base_url: str
@@ -83,19 +83,19 @@ class Config:
         verify: bool | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> Config:
-        """Resolve every setting: the argument, else the variable that the Nomad CLI reads, else the default.
+        """Resolve every setting: the argument, else the Nomad CLI's variable, else the default.
 
         Raises
         ------
         ConfigError
-            A value cannot be used; names the argument or variable.
+            A value is unusable. The message names the argument or variable.
         """
         env = _Environment(os.environ if environ is None else environ)
-        where = env.text(address, "NOMAD_ADDR") or env.text(None, "NOMAD_UNIX_ADDR") or DEFAULT_ADDRESS
-        base_url, unix_socket = _parse_address(where)
-        skip = env.flag("NOMAD_SKIP_VERIFY")
+        address = env.text(address, "NOMAD_ADDR") or env.text(None, "NOMAD_UNIX_ADDR") or DEFAULT_ADDRESS
+        base_url, unix_socket = _parse_address(address)
+        skip_verify = env.flag("NOMAD_SKIP_VERIFY")
         config = cls(
-            address=where,
+            address=address,
             base_url=base_url,
             unix_socket=unix_socket,
             token=Secret(_header_text(env.text(token, "NOMAD_TOKEN"), "token (NOMAD_TOKEN)")),
@@ -107,7 +107,7 @@ class Config:
             client_cert=env.path(client_cert, "NOMAD_CLIENT_CERT", "client_cert"),
             client_key=env.path(client_key, "NOMAD_CLIENT_KEY", "client_key"),
             tls_server_name=env.text(tls_server_name, "NOMAD_TLS_SERVER_NAME") or None,
-            verify=(not skip) if verify is None else verify,
+            verify=(not skip_verify) if verify is None else verify,
         )
         config._check_and_warn()
         return config
@@ -117,12 +117,10 @@ class Config:
             missing = (
                 "client_key (NOMAD_CLIENT_KEY)" if self.client_cert else "client_cert (NOMAD_CLIENT_CERT)"
             )
-            raise ConfigError(
-                f"a client certificate needs its key and the other way round: {missing} is not set"
-            )
+            raise ConfigError(f"client_cert and client_key must be set together; {missing} is missing")
         if not self.verify:
             warnings.warn(
-                f"TLS certificates of {self.address} are not verified: anyone on the way can read the token. "
+                f"TLS certificates of {self.address} are not verified: anyone on the path can read the token. "
                 "Set ca_cert (NOMAD_CACERT) instead of NOMAD_SKIP_VERIFY",
                 stacklevel=4,
             )
@@ -132,7 +130,7 @@ class Config:
             and not self.unix_socket
             and not self._is_loopback()
         ):
-            warnings.warn(f"the token goes to {self.address} unencrypted; use https://", stacklevel=4)
+            warnings.warn(f"the token is sent to {self.address} unencrypted; use https://", stacklevel=4)
 
     def _is_loopback(self) -> bool:
         host = urlsplit(self.base_url).hostname or ""
@@ -142,16 +140,15 @@ class Config:
             return host == "localhost"
 
     def ssl_context(self) -> ssl.SSLContext:
-        """Return the TLS settings: at least 1.2, verified against the given or the system's authorities."""
+        """Return the TLS settings: version 1.2 or later, verified against the configured or the system's CAs."""
         try:
             context = ssl.create_default_context(cafile=self.ca_cert, capath=self.ca_path)
             if self.client_cert and self.client_key:
                 context.load_cert_chain(self.client_cert, self.client_key)
         except (ssl.SSLError, OSError) as error:
-            named = ", ".join(
-                str(p) for p in (self.ca_cert, self.ca_path, self.client_cert, self.client_key) if p
-            )
-            raise ConfigError(f"cannot use the TLS files {named}: {error}") from None
+            files = [self.ca_cert, self.ca_path, self.client_cert, self.client_key]
+            listed = ", ".join(file for file in files if file)
+            raise ConfigError(f"cannot use the TLS files {listed}: {error}") from None
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if not self.verify:
             context.check_hostname = False
@@ -160,13 +157,15 @@ class Config:
 
 
 class _Environment:
+    """Reads settings from arguments and environment variables."""
+
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
 
     def text(self, argument: str | None, name: str) -> str:
         value = self._environ.get(name, "") if argument is None else argument
         if not isinstance(value, str):
-            raise ConfigError(f"{name} must be a text, not {type(value).__name__}")
+            raise ConfigError(f"{name} must be a string, got {type(value).__name__}")
         return value.strip()
 
     def flag(self, name: str) -> bool:
@@ -175,20 +174,21 @@ class _Environment:
             return True
         if value in _FALSE:
             return False
-        raise ConfigError(f"{name}={value!r} is neither true nor false; write 1 or 0")
+        raise ConfigError(f"{name} must be 1 or 0, got {value!r}")
 
     def path(self, argument: str | os.PathLike[str] | None, name: str, label: str) -> str | None:
         value = self._environ.get(name, "").strip() if argument is None else os.fspath(argument)
         if not value:
             return None
         if not Path(value).exists():
-            raise ConfigError(f"{label} ({name}) names {value}, which does not exist")
+            raise ConfigError(f"{label} ({name}) must be an existing path, got {value}")
         return value
 
 
-def _header_text(value: str, what: str) -> str:
+def _header_text(value: str, setting: str) -> str:
+    """Check that a secret can be sent in a header. The message does not show it."""
     if not value.isascii() or not value.isprintable():
-        raise ConfigError(f"the {what} holds characters that no header may hold; was it copied whole?")
+        raise ConfigError(f"{setting} must be printable ASCII. Check that it was copied completely")
     return value
 
 
@@ -205,34 +205,31 @@ def _parse_address(address: str) -> tuple[str, str | None]:
         port: Any = parts.port
         (parts.hostname or "").encode("idna")
     except ValueError as error:
-        raise ConfigError(f"the address {address!r} (NOMAD_ADDR) cannot be read: {error}") from None
+        raise ConfigError(f"the address {address!r} (NOMAD_ADDR) is not a valid URL: {error}") from None
     if parts.scheme == "unix":
         path = unquote(parts.netloc + parts.path)
         if not path:
-            raise ConfigError(
-                f"the address {address!r} (NOMAD_ADDR) names no socket; write unix:///path/to/socket"
-            )
+            raise ConfigError(f"the address (NOMAD_ADDR) must be unix:///path/to/socket, got {address!r}")
         return "http://localhost", path
     if parts.username is not None or parts.password is not None:
         raise ConfigError(
-            "the address (NOMAD_ADDR) holds a user or password; put them into NOMAD_HTTP_AUTH=user:password"
+            "the address (NOMAD_ADDR) must not contain a user or password. Set NOMAD_HTTP_AUTH=user:password"
         )
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(
-            f"the address {address!r} (NOMAD_ADDR) is not one of http://host:port, https://host:port, unix:///path"
+            "the address (NOMAD_ADDR) must be http://host:port, https://host:port or unix:///path, "
+            f"got {address!r}"
         )
     if parts.query or parts.fragment:
-        raise ConfigError(
-            f"the address {address!r} (NOMAD_ADDR) holds a query; leave out what follows ? or #"
-        )
+        raise ConfigError(f"the address (NOMAD_ADDR) must not contain ? or #, got {address!r}")
     return _base_url(parts, port), None
 
 
 def _plain(address: str) -> str:
     if not address.isprintable():
-        raise ValueError("it holds characters that cannot be printed")
+        raise ValueError("it contains unprintable characters")
     if any(character.isspace() for character in address) and not address.startswith("unix:"):
-        raise ValueError("it holds a blank")
+        raise ValueError("it contains a space")
     return address
 
 

@@ -1,4 +1,4 @@
-"""The file that says where several clusters are and how to speak to each, and the names of those that have none."""
+"""The TOML file that lists several clusters, and names for clusters that have none."""
 
 from __future__ import annotations
 
@@ -16,57 +16,57 @@ from .config import Config
 
 _TEXTS = ("address", "region", "namespace", "tls_server_name")
 _FILES = ("ca_cert", "ca_path", "client_cert", "client_key")
-_KNOWN = (*_TEXTS, "token_env", "token_file", *_FILES, "verify")
+_SETTINGS = (*_TEXTS, "token_env", "token_file", *_FILES, "verify")
 
 
-def alone(address: str) -> Config:
-    """Return how a cluster is reached of which only the address is known: no variable, which would be another one's, is read."""
+def config_for_address(address: str) -> Config:
+    """Return the settings of a cluster of which only the address is given.
+
+    Environment variables are not read: they describe another cluster.
+    """
     if not isinstance(address, str) or not address.strip():
-        raise ConfigError(f"a cluster is a Client or an address, not {visible(repr(address))}")
+        raise ConfigError(f"a cluster must be a Client or an address, got {visible(repr(address))}")
     return Config.load(address, environ={})
 
 
 def read_clusters(path: str | os.PathLike[str]) -> dict[str, Config]:
-    """Return the clusters that a TOML file names.
+    """Return the clusters in a TOML file, by name.
 
     Raises
     ------
     ConfigError
-        The file cannot be used; says what is wrong in which cluster.
+        The file is unusable. The message names the cluster and the setting.
     """
     file = Path(path)
     try:
-        told = tomllib.loads(file.read_text(encoding="utf-8"))
+        tables = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"the file of clusters {file} cannot be read: {error}") from None
-    if not told:
-        raise ConfigError(f"{file} names no cluster; each is a table, such as [eu], with its address")
-    return {check_name(name): _one(file, name, settings) for name, settings in told.items()}
+        raise ConfigError(f"cannot read the clusters file {file}: {error}") from None
+    if not tables:
+        raise ConfigError(f"{file} must contain at least one cluster: a table such as [eu] with its address")
+    return {check_name(name): _load_cluster(file, name, settings) for name, settings in tables.items()}
 
 
-def _one(file: Path, name: str, settings: Any) -> Config:
-    where = f"{file}: [{visible(name)}]"
+def _load_cluster(file: Path, name: str, settings: Any) -> Config:
+    table = f"{file}: [{visible(name)}]"
     if not isinstance(settings, dict):
-        raise ConfigError(
-            f"{file}: {visible(name)} stands in no cluster; begin each with its name, such as [eu]"
-        )
+        raise ConfigError(f"{file}: {visible(name)} must be inside a cluster's table, such as [eu]")
     if "token" in settings:
         raise ConfigError(
-            f"{where}: a token does not belong into this file; name the variable (token_env) or the file "
-            "(token_file) that holds it"
+            f"{table}: a token must not be in this file. Name the variable (token_env) or the file (token_file) "
+            "that holds it"
         )
-    unknown = sorted(set(settings) - set(_KNOWN))
+    unknown = sorted(set(settings) - set(_SETTINGS))
     if unknown:
         raise ConfigError(
-            f"{where}: there is no setting {visible(unknown[0])!r}; there are: {', '.join(_KNOWN)}"
+            f"{table}: unknown setting {visible(unknown[0])!r}. Known settings: {', '.join(_SETTINGS)}"
         )
     for key, value in settings.items():
         if not isinstance(value, bool if key == "verify" else str):
-            raise ConfigError(
-                f"{where}: {key} must be {'true or false' if key == 'verify' else 'a text'}, not {value!r}"
-            )
+            expected = "true or false" if key == "verify" else "a string"
+            raise ConfigError(f"{table}: {key} must be {expected}, got {value!r}")
     if not settings.get("address", "").strip():
-        raise ConfigError(f"{where}: the address is missing")
+        raise ConfigError(f"{table}: the address is missing")
     files = {key: str(file.parent / settings[key]) for key in _FILES if settings.get(key)}
     texts = {key: settings.get(key) for key in _TEXTS}
     try:
@@ -74,35 +74,35 @@ def _one(file: Path, name: str, settings: Any) -> Config:
             **texts, token=_token(file, settings), **files, verify=settings.get("verify"), environ={}
         )
     except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        raise ConfigError(f"{table}: {error}") from None
 
 
 def _token(file: Path, settings: Mapping[str, str]) -> str:
-    variable, held = settings.get("token_env"), settings.get("token_file")
-    if variable is not None and held is not None:
-        raise ConfigError("give token_env or token_file, not both")
+    variable, token_file = settings.get("token_env"), settings.get("token_file")
+    if variable is not None and token_file is not None:
+        raise ConfigError("token_env and token_file must not be combined")
     if variable is not None:
         if not os.environ.get(variable, "").strip():
-            raise ConfigError(f"token_env names the variable {visible(variable)}, which is not set")
+            raise ConfigError(f"token_env must name a variable that is set, got {visible(variable)}")
         return os.environ[variable]
-    if held is None:
+    if token_file is None:
         return ""
     try:
-        token = (file.parent / held).read_text(encoding="utf-8").strip()
+        token = (file.parent / token_file).read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
-        raise ConfigError(f"token_file cannot be read: {error}") from None
+        raise ConfigError(f"cannot read token_file: {error}") from None
     if not token:
-        raise ConfigError(f"token_file names {visible(held)}, which is empty")
+        raise ConfigError(f"token_file must hold a token, but {visible(token_file)} is empty")
     return token
 
 
-def named(configs: Sequence[Config]) -> list[str]:
-    """Return names for clusters that were given none: their regions, else hosts, else hosts with ports.
+def cluster_names(configs: Sequence[Config]) -> list[str]:
+    """Return names for clusters that have none: their regions, else hosts, else hosts with ports.
 
     Raises
     ------
     ConfigError
-        None of these tells them apart.
+        None of these is different for every cluster.
     """
     hosts = [urlsplit(config.base_url) if not config.unix_socket else None for config in configs]
     for names in (
@@ -113,5 +113,5 @@ def named(configs: Sequence[Config]) -> list[str]:
         if all(names) and len(set(names)) == len(names):
             return [str(name) for name in names]
     raise ConfigError(
-        "neither regions nor hosts tell these clusters apart: give them names, as in {'eu': ..., 'us': ...}"
+        "two clusters have the same region and host. Give each cluster a name, as in {'eu': ..., 'us': ...}"
     )

@@ -1,4 +1,4 @@
-"""How a cluster is reached: its address, TLS, proxy and credentials as one HTTP client."""
+"""HTTP clients for one cluster: address, TLS, proxy, credentials, and sockets that can be shut down."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ..errors import ConfigError
 from .config import Config
 
 MAX_CONNECTIONS = 8
-"""Nomad allows 100 from one address; watches, streams and other people need theirs."""
+"""Connections per client. Nomad allows 100 per address, which watches, streams and other people share."""
 
 
-class Sockets:
-    """The sockets that are open, so that another thread can end what waits on them."""
+class OpenSockets:
+    """The open sockets of a client, so that another thread can interrupt whoever waits on them."""
 
     def __init__(self) -> None:
         self.ended = threading.Event()
@@ -31,13 +31,13 @@ class Sockets:
         self._open: set[Any] = set()
 
     def remember(self, event: str, info: dict[str, Any]) -> None:
-        """Keep each socket that an HTTP client opens; for its extension ``trace``."""
+        """Keep each socket that an HTTP client opens. Pass it as httpx's ``trace`` extension."""
         if event.endswith(("connect_tcp.complete", "connect_unix_socket.complete", "start_tls.complete")):
             self._add(info["return_value"].get_extra_info("socket"))
 
     @contextlib.contextmanager
     def holding(self, opened: socket.socket) -> Iterator[None]:
-        """Keep a socket for as long as somebody waits on it."""
+        """Keep a socket while the block runs."""
         self._add(opened)
         try:
             yield
@@ -52,7 +52,7 @@ class Sockets:
             self.end()
 
     def end(self) -> None:
-        """End whatever waits on a socket, and what will, until `clear`."""
+        """Shut down every socket, including those that are opened before `clear` is called."""
         self.ended.set()
         with self._lock:
             for opened in self._open:
@@ -60,14 +60,14 @@ class Sockets:
                     opened.shutdown(socket.SHUT_RDWR)
 
     def clear(self) -> None:
-        """Forget the sockets, which are closed by now."""
+        """Forget the sockets. They must be closed by now."""
         with self._lock:
             self._open.clear()
         self.ended.clear()
 
 
 class Credentials(httpx.Auth):
-    """Adds the token as a request leaves, so that no header collection that can be printed ever holds it."""
+    """Adds the token when a request is sent, so that no printable collection of headers ever holds it."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -77,36 +77,36 @@ class Credentials(httpx.Auth):
         yield request
 
 
-class _Unshown(dict[str, str]):
-    """Headers whose values are shown nowhere: tracebacks may show what a function was given."""
+class _HiddenValues(dict[str, str]):
+    """Headers whose repr hides the values, because tracebacks may show a function's arguments."""
 
     def __repr__(self) -> str:
         return f"<{', '.join(self) or 'no headers'}>"
 
 
 def credentials(config: Config) -> dict[str, str]:
-    """Return the headers that say who asks; they go into no collection that can be printed."""
-    headers = _Unshown({"X-Nomad-Token": config.token.reveal()} if config.token else {})
+    """Return the authentication headers, in a mapping that does not print them."""
+    headers = _HiddenValues({"X-Nomad-Token": config.token.reveal()} if config.token else {})
     if config.http_auth:
         headers["Authorization"] = "Basic " + b64encode(config.http_auth.reveal().encode()).decode()
     return headers
 
 
-def connected(config: Config) -> httpx.Client:
+def new_http_client(config: Config) -> httpx.Client:
     """Return a new HTTP client for one cluster.
 
     Raises
     ------
     ConfigError
-        The address, the proxy of the environment or a TLS file cannot be used.
+        The address, the proxy from the environment or a TLS file is unusable.
     """
     proxy = None if config.unix_socket else proxy_for(config.base_url)
     try:
         base_url = httpx.URL(config.base_url)
-        _ = base_url.host  # reading it decodes it
+        _ = base_url.host  # httpx decodes the host on access, and may fail
     except (httpx.InvalidURL, ValueError) as error:
         raise ConfigError(
-            f"the address {config.address!r} (NOMAD_ADDR) cannot be read: {visible(error)}"
+            f"the address {config.address!r} (NOMAD_ADDR) is not a valid URL: {visible(error)}"
         ) from None
     transport = httpx.HTTPTransport(
         verify=config.ssl_context() if config.base_url.startswith("https") else True,
@@ -126,61 +126,60 @@ def connected(config: Config) -> httpx.Client:
 
 
 def proxy_for(base_url: str) -> str | None:
-    """Return the proxy that the environment names; its .netrc is never read.
+    """Return the proxy from the environment, or None. A .netrc file is never read.
 
     Raises
     ------
     ConfigError
-        It is none that can be spoken to. The message does not show it: it may hold a password.
+        The proxy is not an HTTP proxy. The message does not show its URL, which may hold a password.
     """
     parts = urlsplit(base_url)
-    named = urllib.request.getproxies().get(parts.scheme)
-    if not named or urllib.request.proxy_bypass(parts.netloc):
+    configured = urllib.request.getproxies().get(parts.scheme)
+    if not configured or urllib.request.proxy_bypass(parts.netloc):
         return None
-    proxy = named if "://" in named else f"http://{named}"
+    proxy = configured if "://" in configured else f"http://{configured}"
     try:
         url = httpx.URL(proxy)
     except (httpx.InvalidURL, ValueError):
         url = None
     if url is None or url.scheme not in ("http", "https") or not url.host:
         variable = f"{parts.scheme.upper()}_PROXY"
-        raise ConfigError(f"the proxy in {variable} is not one of http://host:port, https://host:port")
+        raise ConfigError(f"{variable} must be http://host:port or https://host:port")
     return proxy
 
 
 def was_reset(error: BaseException | None) -> bool:
-    """Tell whether a connection was made and at once broken: so do servers that have too many from one address."""
+    """Return whether the server reset the connection. Servers do that when an address has too many of them."""
     while error is not None and not isinstance(error, ConnectionResetError):
         error = error.__cause__ or error.__context__
     return error is not None
 
 
 def check_workers(workers: int) -> None:
-    """Refuse more requests at the same time than there may be connections.
+    """Check that `workers` does not exceed the number of connections.
 
     Raises
     ------
     ConfigError
-        They are more, or no number.
+        The number is too large, or not a positive whole number.
     """
     if check_count("workers", workers) > MAX_CONNECTIONS:
-        raise ConfigError(
-            f"workers must be {MAX_CONNECTIONS} or less: Nomad limits connections, not {workers}"
-        )
+        raise ConfigError(f"workers must be between 1 and {MAX_CONNECTIONS}, got {workers}")
 
 
-def not_nomad(where: str, status: int, body: bytes) -> str:
-    """Say that an answer is not one of Nomad's, with its beginning."""
+def not_nomad_message(request: str, status: int, body: bytes) -> str:
+    """Return the error text for a response that is not Nomad's, with the start of its body."""
     excerpt = visible(body[:200].decode("utf-8", "replace"))
-    return f"{where}: the answer ({status}) is not Nomad's: {excerpt!r}. Does NOMAD_ADDR name a proxy or login page?"
+    hint = "Check whether NOMAD_ADDR points to a proxy or a login page"
+    return f"{request}: the response ({status}) is not from Nomad: {excerpt!r}. {hint}"
 
 
 def tls_hint(text: str) -> str:
-    """Say what to set where TLS failed so."""
+    """Return what to do about a TLS error."""
     if "Hostname mismatch" in text or "IP address mismatch" in text:
         return "Set NOMAD_TLS_SERVER_NAME to the name in the certificate (server.<region>.nomad)"
     if "expired" in text:
         return "The server's certificate has expired"
     if "alert" in text.lower():
-        return "The server wants a client certificate: set NOMAD_CLIENT_CERT and NOMAD_CLIENT_KEY"
-    return "Set NOMAD_CACERT to the authority that signed the server's certificate"
+        return "The server requires a client certificate: set NOMAD_CLIENT_CERT and NOMAD_CLIENT_KEY"
+    return "Set NOMAD_CACERT to the certificate authority that signed the server's certificate"

@@ -1,4 +1,4 @@
-"""One event stream: a thread that reads its lines and hands them on, so that a slow consumer never holds it up."""
+"""Nomad's event stream. A thread reads the lines, so that a slow consumer never blocks the connection."""
 
 from __future__ import annotations
 
@@ -15,25 +15,22 @@ from .._utils.text import visible
 from ..errors import AllocframeError, ConnectionFailed, NotNomad
 from . import protocol
 from .config import Config
-from .connection import connected, not_nomad, was_reset
+from .connection import new_http_client, not_nomad_message, was_reset
 
 STREAM = "/v1/event/stream"
-
 
 HEARTBEAT = 30.0
 """Seconds between the empty lines that servers send while nothing happens."""
 
-
 QUIET = 2.5 * HEARTBEAT
 """Seconds without a line after which a stream counts as broken."""
 
-
-LONGEST_LINE = 128 << 20
-"""Bytes of one line; a plan of thousands of allocations is one line."""
+MAX_LINE = 128 << 20
+"""Maximum bytes of one line. A plan of thousands of allocations is one line."""
 
 
 class NotAnEvent(ValueError):
-    """A line of an event stream that is none."""
+    """A line of the stream is not a Nomad event."""
 
 
 class EventStream:
@@ -78,11 +75,11 @@ class EventStream:
         self._on_end = on_end
         self._quiet = quiet
         self._socket: socket.socket | None = None
-        self._closing = False
+        self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="allocframe-stream", daemon=True)
 
     def start(self) -> None:
-        """Start the thread that reads."""
+        """Start the reading thread."""
         self._thread.start()
 
     def _run(self) -> None:
@@ -91,75 +88,85 @@ class EventStream:
             self._read()
             reason = "the server ended it"
         except NotAnEvent as error:
-            reason = f"a line that is no event came: {visible(error)}"
+            reason = f"invalid event: {visible(error)}"
         except AllocframeError as error:
             self.error, reason = error, str(error)
         except httpx.TimeoutException:
-            reason = f"nothing came for {self._quiet:g} s"
+            reason = f"no data for {self._quiet:g} s"
         except (httpx.HTTPError, zlib.error, OSError) as error:
             reason = f"the connection broke: {visible(error) or type(error).__name__}"
             if isinstance(error, httpx.ConnectError) and not was_reset(error):
                 self.error = ConnectionFailed(f"{self._config.address}: {reason}")
         finally:
-            self._on_end("it was closed" if self._closing else reason)
+            self._on_end("it was closed" if self._is_closing else reason)
 
     def _read(self) -> None:
         name = self._config.tls_server_name
-        extensions: dict[str, Any] = {"trace": self._remember, **({"sni_hostname": name} if name else {})}
+        extensions: dict[str, Any] = {
+            "trace": self._remember_socket,
+            **({"sni_hostname": name} if name else {}),
+        }
         timeout = httpx.Timeout(self._quiet, connect=10.0)
         with (
-            connected(self._config) as client,
+            new_http_client(self._config) as client,
             client.stream(
                 "GET", STREAM, params=self._params, timeout=timeout, extensions=extensions
-            ) as answer,
+            ) as response,
         ):
-            self._judge(answer)
-            for line in self._lines(answer):
+            self._check_status(response)
+            for line in self._lines(response):
                 self._on_line(line)
                 self.established = True
 
-    def _judge(self, answer: httpx.Response) -> None:
-        status, where = answer.status_code, f"GET {self._config.address}{STREAM}"
+    def _check_status(self, response: httpx.Response) -> None:
+        status, request = response.status_code, f"GET {self._config.address}{STREAM}"
         if status == 200:
             return
-        body = answer.read()[:4096]
-        if 300 <= status < 400 or answer.headers.get("content-type", "").startswith("text/html"):
-            raise NotNomad(not_nomad(where, status, body))
+        body = response.read()[:4096]
+        if 300 <= status < 400 or response.headers.get("content-type", "").startswith("text/html"):
+            raise NotNomad(not_nomad_message(request, status, body))
         raise protocol.error_for("GET", STREAM, status, visible(body.decode("utf-8", "replace").strip()))
 
-    def _lines(self, answer: httpx.Response) -> Iterator[bytes]:
-        """Yield whole lines; the end of the body says nothing, so half a line is a break."""
-        inflate = zlib.decompressobj(31) if answer.headers.get("content-encoding") == "gzip" else None
-        rest = bytearray()
-        for raw in answer.iter_raw():
-            data = raw if inflate is None else inflate.decompress(raw, LONGEST_LINE)
-            start = len(rest)
-            rest += data
-            while (end := rest.find(b"\n", start)) >= 0:
-                text = bytes(rest[:end])
-                del rest[: end + 1]
-                start = 0
-                if text.strip():
-                    yield text
-            if len(rest) >= LONGEST_LINE:
-                raise NotAnEvent(f"more than {LONGEST_LINE:,} bytes in one line")
-        if rest:
-            raise NotAnEvent("it was cut in the middle of a line")
+    def _lines(self, response: httpx.Response) -> Iterator[bytes]:
+        """Yield complete lines.
 
-    def _remember(self, event: str, info: dict[str, Any]) -> None:
+        Raises
+        ------
+        NotAnEvent
+            The body ended within a line, or a line is too long.
+        """
+        inflate = zlib.decompressobj(31) if response.headers.get("content-encoding") == "gzip" else None
+        buffer = bytearray()
+        for raw in response.iter_raw():
+            data = raw if inflate is None else inflate.decompress(raw, MAX_LINE)
+            start = len(buffer)  # what came before holds no line end: never search it twice
+            buffer += data
+            while (end := buffer.find(b"\n", start)) >= 0:
+                line = bytes(buffer[:end])
+                del buffer[: end + 1]
+                start = 0
+                if line.strip():
+                    yield line
+            if len(buffer) >= MAX_LINE:
+                raise NotAnEvent(f"more than {MAX_LINE:,} bytes in one line")
+        if buffer:
+            raise NotAnEvent("the stream was cut within a line")
+
+    def _remember_socket(self, event: str, info: dict[str, Any]) -> None:
         if event.endswith(("connect_tcp.complete", "connect_unix_socket.complete", "start_tls.complete")):
             self._socket = info["return_value"].get_extra_info("socket")
-            if self._closing:
-                self._shut()
+            if self._is_closing:  # closed while it was connecting
+                self._shut_down()
 
-    def _shut(self) -> None:
+    def _shut_down(self) -> None:
+        """Wake the thread that waits on the socket. Closing the client from here would not wake it."""
         if self._socket is not None:
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """End it, and wait for its thread."""
-        self._closing = True
-        self._shut()
+        """End the stream and wait for its thread."""
+        self._is_closing = True
+        self._shut_down()
         if self._thread is not threading.current_thread():
             self._thread.join()

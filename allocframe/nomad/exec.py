@@ -1,4 +1,4 @@
-"""The exec session without I/O: frames out, frames in, and what its end means."""
+"""The protocol of exec sessions, without I/O: frames to send, frames received, and what the end means."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ HEARTBEAT_EVERY = 10.0
 HANDSHAKE = {"ws_handshake": "true"}
 CLOSE_STDIN = json.dumps({"stdin": {"close": True}})
 CHUNK = 16 << 10
-"""Bytes of stdin in one frame."""
+"""Maximum bytes of stdin in one frame."""
 
 MAX_OUTPUT = 64 << 20
-"""Bytes of output that one command may have."""
+"""Maximum bytes of output of one command."""
 
 _STATUS = {1008: 400, 1011: 500}
-"""Servers close with these codes for what they answer with these statuses elsewhere; the meaning is in the text."""
+"""The HTTP statuses that correspond to the codes with which servers close a WebSocket."""
 
 
 @dataclass(frozen=True)
 class ExecResult:
-    """What a command wrote, and how it ended."""
+    """The output and the exit code of a command."""
 
     stdout: bytes
     stderr: bytes
@@ -35,52 +35,52 @@ class ExecResult:
 
     @property
     def text(self) -> str:
-        """The output as text; what is not UTF-8 is replaced."""
+        """The output as text. Invalid UTF-8 is replaced."""
         return self.stdout.decode("utf-8", "replace")
 
 
 def check_command(command: Sequence[str]) -> list[str]:
-    """Return a command as Nomad takes it: the program and its arguments, without a shell.
+    """Return a command as a list: the program and its arguments, without a shell.
 
     Raises
     ------
     ConfigError
-        It is no list of texts, or an empty one.
+        The command is not a list of strings, or is empty.
     """
     if isinstance(command, str) or not command or not all(isinstance(part, str) for part in command):
-        said = "a list of program and arguments, such as ['sh', '-c', 'ls | wc -l']"
-        raise ConfigError(f"command must be {said}, not {command!r}")
+        expected = "a list of program and arguments, such as ['sh', '-c', 'ls | wc -l']"
+        raise ConfigError(f"command must be {expected}, got {command!r}")
     return list(command)
 
 
 @dataclass(frozen=True)
-class Target:
-    """What an exec asks for: of whom, and with which query."""
+class ExecRequest:
+    """The path and query of an exec request, and a title for people."""
 
     path: str
     params: dict[str, str]
     title: str
 
 
-def target(
+def exec_request(
     alloc_id: str, command: Sequence[str], task: str, *, tty: bool, region: str | None, title: str
-) -> Target:
-    """Return what an exec asks for."""
+) -> ExecRequest:
+    """Return the request that opens an exec session."""
     words = check_command(command)
     params = {"command": json.dumps(words), "task": task, "tty": "true" if tty else "false", **HANDSHAKE}
     params |= {"region": region} if region else {}
-    return Target(f"/v1/client/allocation/{alloc_id}/exec", params, visible(title))
+    return ExecRequest(f"/v1/client/allocation/{alloc_id}/exec", params, visible(title))
 
 
 def handshake(token: str) -> str:
-    """Return the first frame of a session that was asked for with `HANDSHAKE`."""
+    """Return the first frame of a session that is requested with `HANDSHAKE`."""
     return json.dumps({"version": 1, "auth_token": token})
 
 
 def stdin_frames(data: bytes) -> Iterator[str]:
-    """Yield the frames that carry `data` to the command and then close its stdin.
+    """Yield the frames that send `data` to the command and then close its stdin.
 
-    Without that no server ever says that a command has ended.
+    Unless stdin is closed, servers never report that a command has ended.
     """
     for start in range(0, len(data), CHUNK):
         yield stdin_frame(data[start : start + CHUNK])
@@ -88,18 +88,18 @@ def stdin_frames(data: bytes) -> Iterator[str]:
 
 
 def stdin_frame(data: bytes) -> str:
-    """Return one frame of input; it should be no longer than `CHUNK`."""
+    """Return one frame of input. `data` should not be longer than `CHUNK`."""
     return json.dumps({"stdin": {"data": b64encode(data).decode()}})
 
 
 def size_frame(rows: int, cols: int) -> str:
-    """Return the frame that tells a terminal's size."""
+    """Return the frame that sets the size of the terminal."""
     return json.dumps({"tty_size": {"height": rows, "width": cols}})
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What one frame of the server says."""
+    """The content of one frame from the server."""
 
     stdout: bytes = b""
     stderr: bytes = b""
@@ -107,61 +107,57 @@ class Frame:
 
 
 @dataclass
-class Session:
-    """Takes in what the server sends; `exit_code` is None until the command has ended."""
+class ExecSession:
+    """Decodes the frames of a server. `exit_code` is None until the command has ended."""
 
     path: str
     exit_code: int | None = None
 
-    def lost(self, why: str) -> ExecError:
-        """Return the error of a session that went wrong."""
-        return ExecError(f"exec {self.path}: {why}")
+    def error(self, reason: str) -> ExecError:
+        """Return the error for a session that failed."""
+        return ExecError(f"exec {self.path}: {reason}")
 
-    def received(self, text: str | bytes) -> Frame:
-        """Take in one frame.
+    def receive(self, text: str | bytes) -> Frame:
+        """Decode one frame.
 
         Raises
         ------
         ExecError
-            It is none of Nomad's.
+            The text is not a frame of Nomad's exec protocol.
         """
         try:
-            said = json.loads(text)
+            message = json.loads(text)
             stdout, stderr = (
-                b64decode((said.get(stream) or {}).get("data") or "", validate=True)
+                b64decode((message.get(stream) or {}).get("data") or "", validate=True)
                 for stream in ("stdout", "stderr")
             )
-            if said.get("exited"):
-                self.exit_code = _exit_code((said.get("result") or {}).get("exit_code", 0))
+            if message.get("exited"):
+                self.exit_code = _exit_code((message.get("result") or {}).get("exit_code", 0))
         except (ValueError, AttributeError, TypeError, RecursionError):
-            raise self.lost(f"the server sent what is no frame: {visible(text[:120])!r}") from None
+            raise self.error(f"the server sent an invalid frame: {visible(text[:120])!r}") from None
         return Frame(stdout, stderr, self.exit_code)
 
-    def closed(self, code: int | None, reason: str) -> AllocframeError | None:
-        """Return what the end of the connection means: nothing where the command had ended before.
-
-        Some servers close properly after the exit, others only drop the connection: the exit is the one proof.
-        """
+    def close_error(self, code: int | None, reason: str) -> AllocframeError | None:
+        """Return the error that the end of the connection stands for; None if the command had ended before."""
+        # Some servers close properly after the exit, others drop the connection. Only the exit code is proof.
         if self.exit_code is not None:
             return None
         if "failed to start command" in reason:
-            return self.lost(f"the command could not be started: {visible(reason)}")
+            return self.error(f"the command could not be started: {visible(reason)}")
         if reason:
             return protocol.error_for("GET", self.path, _STATUS.get(code or 0, 500), visible(reason))
-        return self.lost(
-            "the session was lost before the command had ended; it may run on, for nothing stops it by itself"
-        )
+        return self.error("the session was lost before the command ended. The command may still be running")
 
 
 def _exit_code(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError("no exit code")
+        raise TypeError("not an exit code")
     return value
 
 
 @dataclass
-class Collected(Session):
-    """A session whose output is kept whole, up to a bound."""
+class BufferedSession(ExecSession):
+    """A session that keeps all output, up to `MAX_OUTPUT`."""
 
     _parts: dict[str, list[bytes]] = field(default_factory=lambda: {"stdout": [], "stderr": []})
     _size: int = 0
@@ -174,24 +170,30 @@ class Collected(Session):
     def stderr(self) -> bytes:
         return b"".join(self._parts["stderr"])
 
-    def lost(self, why: str) -> ExecError:
-        """Return the error of a session that went wrong, with what had come."""
-        return ExecError(f"exec {self.path}: {why}", stdout=self.stdout, stderr=self.stderr)
+    def error(self, reason: str) -> ExecError:
+        """Return the error for a session that failed, with the output so far."""
+        return ExecError(f"exec {self.path}: {reason}", stdout=self.stdout, stderr=self.stderr)
 
-    def received(self, text: str | bytes) -> Frame:
-        """Take in one frame, and keep what it brings; ExecError where that becomes too much."""
-        frame = super().received(text)
+    def receive(self, text: str | bytes) -> Frame:
+        """Decode one frame and keep its output.
+
+        Raises
+        ------
+        ExecError
+            The frame is invalid, or there is too much output.
+        """
+        frame = super().receive(text)
         self._parts["stdout"].append(frame.stdout)
         self._parts["stderr"].append(frame.stderr)
         self._size += len(frame.stdout) + len(frame.stderr)
         if self._size > MAX_OUTPUT:
-            raise self.lost(
-                f"more than {MAX_OUTPUT:,} bytes of output; write it to a file there, or filter it"
+            raise self.error(
+                f"more than {MAX_OUTPUT:,} bytes of output. Write it to a file in the task, or filter it"
             )
         return frame
 
     def result(self) -> ExecResult:
         """Return the result of a command that has ended."""
         if self.exit_code is None:
-            raise self.lost("the command has not ended")
+            raise self.error("the command has not ended")
         return ExecResult(self.stdout, self.stderr, self.exit_code)

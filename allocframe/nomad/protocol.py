@@ -1,13 +1,10 @@
-"""Nomad's rules without I/O: which request comes next, and what an answer means."""
+"""Nomad's rules without I/O: query parameters, response headers, and what an error means."""
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 from .._utils.validate import check_count
 from ..errors import (
@@ -24,23 +21,11 @@ from ..errors import (
 LIST = "/v1/allocations"
 REGIONS = "/v1/regions"
 
-LONGEST_WAIT = 60.0
-"""Seconds that a Retry-After header is obeyed for at most."""
-
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _PREFIX = re.compile(r"[0-9a-f-]+")
-_TRANSIENT = (
-    "No cluster leader",
-    "Not ready to serve consistent reads",
-    "no servers",
-    "node is not the leader",
-    "leadership transfer in progress",
-    "EOF",
-)
-_NOT_APPLIED = ("No cluster leader", "node is not the leader", "no servers")
-_AMBIGUOUS = ("leadership lost while committing log", "EOF")
 _READS = re.compile(
-    r"/v1/(?:allocations|evaluations|regions|agent/self|acl/token/self|acl/policy/[A-Za-z0-9-]{1,128}|acl/role/[0-9a-f-]{36}"
+    r"/v1/(?:allocations|evaluations|regions|agent/self|acl/token/self"
+    r"|acl/policy/[A-Za-z0-9-]{1,128}|acl/role/[0-9a-f-]{36}"
     r"|allocation/[0-9a-f-]{36}|client/fs/logs/[0-9a-f-]{36}|client/allocation/[0-9a-f-]{36}/stats)"
 )
 _CONFLICT = ("not running", "alloc that should not run", "Could not find task runner", "ask not found")
@@ -48,7 +33,7 @@ _CONFLICT = ("not running", "alloc that should not run", "Could not find task ru
 
 @dataclass(frozen=True)
 class Query:
-    """What to list; every value is checked before anything is sent."""
+    """Which allocations to list. Every value is checked before a request is sent."""
 
     namespace: str | None = None
     region: str | None = None
@@ -63,28 +48,29 @@ class Query:
     def __post_init__(self) -> None:
         for name in ("task_states", "resources", "stale"):
             if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name} must be True or False, not {getattr(self, name)!r}")
+                raise ConfigError(f"{name} must be True or False, got {getattr(self, name)!r}")
         check_count("per_page", self.per_page)
         if self.newest is not None:
             check_count("newest", self.newest)
         for name in ("namespace", "filter"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value.strip()):
-                raise ConfigError(f"{name} must be a text that is not empty, or None, not {value!r}")
+                raise ConfigError(f"{name} must be a non-empty string or None, got {value!r}")
         if self.prefix is not None:
             object.__setattr__(self, "prefix", check_prefix(self.prefix))
 
     def params(
         self, shard: str | None = None, token: str | None = None, *, paged: bool = True
     ) -> dict[str, str]:
-        """Return the query string of one page; servers understand only the exact text ``true``."""
+        """Return the query parameters of one page."""
+        # Servers accept only the exact strings "true" and "false".
         params = {"task_states": "true" if self.task_states else "false"}
         if self.resources:
             params["resources"] = "true"
         if self.stale:
             params["stale"] = "true"
-        named = {"namespace": self.namespace, "region": self.region, "filter": self.filter}
-        params |= {name: value for name, value in named.items() if value is not None}
+        optional = {"namespace": self.namespace, "region": self.region, "filter": self.filter}
+        params |= {name: value for name, value in optional.items() if value is not None}
         prefix = self.prefix if shard is None else shard
         if prefix is not None:
             params["prefix"] = prefix
@@ -98,36 +84,36 @@ class Query:
 
 
 def check_prefix(prefix: str) -> str:
-    """Return a prefix as servers take it: hexadecimal, with an even number of digits."""
+    """Return a prefix in the form that servers accept: hexadecimal, with an even number of digits."""
     if not isinstance(prefix, str) or not _PREFIX.fullmatch(prefix.lower()):
-        raise ConfigError(f"prefix must be hexadecimal digits of an allocation's ID, not {prefix!r}")
+        raise ConfigError(f"prefix must be the hexadecimal start of an allocation ID, got {prefix!r}")
     if len(prefix.replace("-", "")) % 2:
         raise ConfigError(
-            f"prefix {prefix!r} has an odd number of digits; Nomad takes an even one: leave out the last"
+            f"prefix must have an even number of digits, got {prefix!r}. Leave out the last digit"
         )
     return prefix.lower()
 
 
 def check_alloc_id(alloc_id: str) -> tuple[str, bool]:
-    """Return an allocation's ID, or the start of one, and whether it is whole."""
+    """Return an allocation's ID or the start of one, and whether it is complete."""
     text = alloc_id.strip().lower() if isinstance(alloc_id, str) else ""
     if _UUID.fullmatch(text):
         return text, True
     if len(text) < 2 or len(text) >= 36 or not _PREFIX.fullmatch(text):
         raise ConfigError(
-            f"{alloc_id!r} is neither an allocation's ID nor at least two digits of the start of one"
+            f"an allocation ID must be a UUID, or at least the first two digits of one, got {alloc_id!r}"
         )
     return text, False
 
 
 def even_head(prefix: str) -> str:
-    """Return the longest start of `prefix` that servers take."""
+    """Return the longest start of `prefix` that servers accept."""
     return prefix if len(prefix.replace("-", "")) % 2 == 0 else prefix[:-1]
 
 
 @dataclass(frozen=True)
 class Headers:
-    """What an answer's headers say; a value that cannot be read is None."""
+    """The headers of a response. A missing or unreadable value is None."""
 
     index: int | None = None
     last_contact: int | None = None
@@ -151,81 +137,49 @@ def _uint(text: str | None) -> int | None:
     return int(text)
 
 
-def is_transient(status: int, text: str) -> bool:
-    """Tell whether a read is worth repeating: 500 also stands for bad input, so its text decides."""
-    return status in (429, 502, 503, 504) or (status == 500 and any(mark in text for mark in _TRANSIENT))
-
-
 def is_read(path: str) -> bool:
-    """Tell whether a GET of this path only reads: Nomad restarts by GET, too."""
+    """Return whether a GET of this path only reads."""
+    # An allow-list, because some GETs change things: Nomad answers /client/allocation/ID/gc by collecting it.
     return _READS.fullmatch(path) is not None
 
 
-def was_not_applied(status: int, text: str) -> bool:
-    """Tell whether a change that was refused so has surely not been carried out, and may be asked for again."""
-    return status == 429 or (status == 500 and any(mark in text for mark in _NOT_APPLIED))
-
-
-def may_be_applied(status: int, text: str) -> bool:
-    """Tell whether a change may have been carried out though the answer is an error."""
-    return status in (502, 503, 504) or any(mark in text for mark in _AMBIGUOUS)
-
-
-def retry_after(value: str | None, now: datetime | None = None) -> float | None:
-    """Return the seconds that a Retry-After header asks for, at most `LONGEST_WAIT`; None where it says nothing."""
-    if not value:
-        return None
-    if re.fullmatch(r"\d+", text := value.strip(), re.ASCII):
-        return min(float(text), LONGEST_WAIT)
-    try:
-        moment = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return min(max((moment - (now or datetime.now(UTC))).total_seconds(), 0.0), LONGEST_WAIT)
-
-
-def backoff(attempt: int, rng: random.Random) -> float:
-    """Return the pause before repeat number `attempt`, from 1: full jitter under a doubling bound, in seconds."""
-    return rng.uniform(0.0, min(0.25 * 2 ** (attempt - 1), 8.0))
-
-
 def error_for(method: str, path: str, status: int, text: str) -> ApiError:
-    """Return the error that an answer stands for; Nomad puts the meaning into the text, not the status."""
+    """Return the typed error for a response. Nomad puts the meaning into the text, not the status."""
 
-    def made(kind: type[ApiError], hint: str) -> ApiError:
+    def make(kind: type[ApiError], hint: str) -> ApiError:
         return kind(status, text, method=method, path=path, hint=hint)
 
     if status in (401, 403) or "Permission denied" in text or "ACL token" in text:
-        return made(PermissionDenied, f"Set NOMAD_TOKEN to a token whose policy allows {_needed(path)}")
+        return make(
+            PermissionDenied, f"Set NOMAD_TOKEN to a token whose policy allows {_required_capability(path)}"
+        )
     if "No path to node" in text or "Unknown node" in text:
-        return made(NodeUnreachable, "The allocation's node cannot be reached by the servers")
+        return make(NodeUnreachable, "The servers cannot reach the allocation's node")
     if "alloc not found" in text or "allocation not found" in text or "Unknown allocation" in text:
-        return made(NotFound, "It is gone, in another region, or this token may not see it")
+        return make(NotFound, "It was removed, is in another region, or is hidden from this token")
     if "log entry for task" in text or "not found on client" in text:
-        return made(NotFound, "Nothing was written, or its node has removed it")
+        return make(NotFound, "The task wrote no log, or its node has removed it")
     if "No logs available" in text:
-        return made(Conflict, "It has written nothing so far")
+        return make(Conflict, "The task has not written a log yet")
     if status == 404:
-        return made(Unsupported, "This server does not have that call; is the address (NOMAD_ADDR) right?")
+        return make(Unsupported, "This server has no such API. Check the address (NOMAD_ADDR)")
     if any(mark in text for mark in _CONFLICT):
-        return made(Conflict, "Read the allocation again: its tasks have moved on")
+        return make(Conflict, "Read the allocation again: its tasks have changed state")
     if "No path to region" in text:
-        return made(BadRequest, "Check region (NOMAD_REGION) against `nomad server members`")
+        return make(BadRequest, "Check region (NOMAD_REGION) against `nomad server members`")
     if status == 429:
-        return made(ApiError, "Nomad allows 100 connections from one address; close other clients")
+        return make(ApiError, "Nomad allows 100 connections per address. Close other clients")
     if (
         status == 400
         or "must provide task name" in text
         or (status == 500 and ("alloc lookup failed" in text or "Failed to parse" in text))
     ):
-        return made(BadRequest, "Check the filter and other parameters")
-    return made(ApiError, "")
+        return make(BadRequest, "Check the filter and other parameters")
+    return make(ApiError, "")
 
 
-def _needed(path: str) -> str:
-    """Return the capability that a call needs."""
+def _required_capability(path: str) -> str:
+    """Return the ACL capability that a request needs."""
     if path.endswith("/exec"):
         return "alloc-exec (and alloc-node-exec for raw_exec)"
     if path.startswith("/v1/client/fs/logs/"):

@@ -1,11 +1,10 @@
-"""HTTP: one pool of connections, one deadline for each request with its repeats. The only importer of httpx."""
+"""HTTP requests: retries within one deadline, bounds on responses, and typed errors."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import random
 import re
 import threading
 import time
@@ -28,20 +27,20 @@ from ..errors import (
     ResponseTooLarge,
     ResultUnknown,
 )
-from . import protocol
+from . import protocol, retry
 from .config import Config
-from .connection import Sockets, connected, not_nomad, tls_hint, was_reset
+from .connection import OpenSockets, new_http_client, not_nomad_message, tls_hint, was_reset
 from .protocol import Headers
 
 MAX_BODY = 1 << 30
-"""Bytes that one answer may have, unpacked."""
+"""Maximum bytes of one response, decompressed."""
 
 _JSON_STARTS = b'[{"ntf-0123456789'
 
 
 @dataclass
-class Stats:
-    """What was sent and what went wrong, counted since the client was made."""
+class Counters:
+    """Counts of requests and failures since the client was made."""
 
     requests: int = 0
     retries: int = 0
@@ -53,14 +52,24 @@ class Stats:
 
 @dataclass(frozen=True)
 class Response:
-    """One whole answer."""
+    """One complete response."""
 
     headers: Headers
     body: bytes
 
 
-class _Fault(Exception):
-    """A try that failed, the error it amounts to in the end, and the pause the server asked for."""
+class _Retryable(Exception):
+    """A failed attempt that may be repeated.
+
+    Parameters
+    ----------
+    error : AllocframeError
+        Raised if no retry succeeds.
+    pause : float, optional
+        Seconds that the server asked to wait.
+    stale_connection : bool
+        The attempt used a kept-alive connection, which the server may have closed already.
+    """
 
     def __init__(
         self, error: AllocframeError, *, pause: float | None = None, stale_connection: bool = False
@@ -70,30 +79,33 @@ class _Fault(Exception):
         self.pause = pause
         self.stale_connection = stale_connection
 
-    def taken(self) -> AllocframeError:
-        """Return the error and let go of it: this is its context, and a circle would keep every frame, with all it holds."""
+    def pop_error(self) -> AllocframeError:
+        """Return the error and drop the reference to it.
+
+        This exception becomes the error's context. A reference back would be a cycle that keeps every frame
+        of the traceback alive, with all that the frames hold.
+        """
         error: AllocframeError = self.__dict__.pop("error")
         return error
 
 
 class Transport:
-    """Sends reads and judges what comes back; safe to use from several threads, not across a fork."""
+    """Sends requests and turns failures into typed errors. Thread-safe, but not usable after a fork."""
 
     def __init__(self, config: Config, *, timeout: float, retries: int, read_only: bool = False) -> None:
-        self.stats = Stats()
+        self.stats = Counters()
         self._read_only = read_only
         self._config = config
         self._timeout = timeout
         self._retries = retries
-        self._rng = random.Random()  # noqa: S311 - jitter, not a secret
         self._lock = threading.Lock()
-        self.sockets = Sockets()
-        self._answered = False
+        self.sockets = OpenSockets()
+        self._has_answered = False
         self._pid = os.getpid()
-        self._client: httpx.Client | None = connected(self._config)
+        self._client: httpx.Client | None = new_http_client(self._config)
 
-    def another(self) -> Transport:
-        """Return a new one with the same settings, for work that is ended on its own."""
+    def clone(self) -> Transport:
+        """Return a new read-only transport with the same settings, which can be aborted on its own."""
         return Transport(self._config, timeout=self._timeout, retries=self._retries, read_only=True)
 
     def get(
@@ -103,142 +115,159 @@ class Transport:
         *,
         check: Callable[[Response], Any] = lambda response: None,
         timeout: float | None = None,
-        most: int | None = None,
+        max_bytes: int | None = None,
     ) -> Any:
-        """Return what `check` makes of the answer to one read, asking again where that can help.
+        """Send one read and return what `check` makes of the response. Retry if that can help.
 
-        `check` raises DecodeError for a body that is not whole; that counts as a fault on the way. `most` bounds the body, unpacked.
+        Parameters
+        ----------
+        check : callable
+            Takes the `Response`. Raises DecodeError if the body is incomplete, which is retried.
+        timeout : float, optional
+            Seconds for all attempts together; the client's timeout if omitted.
+        max_bytes : int, optional
+            Maximum size of the decompressed body.
         """
         if not protocol.is_read(path):
-            raise AllocframeError(f"GET {path} is not one of the calls that only read")
-        return self._repeated(lambda deadline: self._attempt(path, params, deadline, check, most), timeout)
+            raise AllocframeError(f"GET {path} is not on the list of requests that only read")
+        return self._retry(lambda deadline: self._get_once(path, params, deadline, check, max_bytes), timeout)
 
     def post(self, path: str, params: Mapping[str, str], body: Mapping[str, object]) -> Any:
-        """Ask for a change; return the parsed answer. It is repeated only where it has surely not been carried out.
+        """Request a change and return the parsed response. Retry only if the change was certainly not applied.
 
         Raises
         ------
         ResultUnknown
-            The request was sent, and its answer was lost.
+            The request was sent, but its response was lost.
         """
         if self._read_only:
             raise AllocframeError(f"POST {path} was not sent: this client is read-only (read_only=True)")
-        return self._repeated(lambda deadline: self._post_once(path, params, body, deadline))
+        return self._retry(lambda deadline: self._post_once(path, params, body, deadline))
 
     def server_version(self) -> str | None:
-        """Return the server's version, or None where this token may not ask."""
+        """Return the server's version, or None if this token may not read it."""
         try:
-            said = self.get("/v1/agent/self", {}, check=parsed)
-            return str(said["config"]["Version"]["Version"])
+            agent = self.get("/v1/agent/self", {}, check=parse_json)
+            return str(agent["config"]["Version"]["Version"])
         except (AllocframeError, KeyError, TypeError):
             return None
 
-    def _repeated(self, attempted: Callable[[float], Any], timeout: float | None = None) -> Any:
+    def _retry(self, send: Callable[[float], Any], timeout: float | None = None) -> Any:
+        """Call `send` with the deadline until it succeeds, fails for good, or the time is over."""
         deadline = time.monotonic() + (timeout or self._timeout)
         attempt = 0
         while True:
             try:
-                return attempted(deadline)
+                return send(deadline)
             except KeyboardInterrupt:
-                raise KeyboardInterrupt from None  # without the frames of libraries: their locals may hold the token
-            except _Fault as fault:
+                # Drop the libraries' frames from the traceback: their locals may hold the token.
+                raise KeyboardInterrupt from None
+            except _Retryable as failure:
                 attempt += 1
-                pause = fault.pause if fault.pause is not None else protocol.backoff(attempt, self._rng)
-                if fault.stale_connection and attempt == 1:
-                    pause = 0.0
+                pause = failure.pause if failure.pause is not None else retry.backoff(attempt)
+                if failure.stale_connection and attempt == 1:
+                    pause = 0.0  # the server closed an idle connection, which says nothing about its health
                 if (
                     attempt > self._retries
                     or time.monotonic() + pause >= deadline
                     or self.sockets.ended.is_set()
                 ):
-                    raise fault.taken() from None
+                    raise failure.pop_error() from None
                 self.count(retries=1)
                 self.sockets.ended.wait(pause)
 
-    def _attempt(
+    def _get_once(
         self,
         path: str,
         params: Mapping[str, str],
         deadline: float,
         check: Callable[[Response], Any],
-        most: int | None,
+        max_bytes: int | None,
     ) -> Any:
-        client = self.usable()
+        client = self.check_usable()
         self.count(requests=1)
         left = max(deadline - time.monotonic(), 0.001)
-        where = f"GET {self._config.address}{path}"
-        reused = self._answered
+        request = f"GET {self._config.address}{path}"
+        reused = self._has_answered
         try:
             timeout = httpx.Timeout(left, connect=min(left, 10.0))
-            trace = {"trace": self.sockets.remember, **self._server_name()}
-            with client.stream("GET", path, params=params, timeout=timeout, extensions=trace) as answer:
-                body = b"".join(self._body(answer, deadline, where, most))
-                response = self._judge(answer, body, path, where)
+            extensions = {"trace": self.sockets.remember, **self._server_name()}
+            with client.stream("GET", path, params=params, timeout=timeout, extensions=extensions) as raw:
+                body = b"".join(self._read_body(raw, deadline, request, max_bytes))
+                response = self._check_response(raw, body, path, request)
         except httpx.TimeoutException:
-            what = f"{where}: no whole answer within {self._timeout:g} s; raise timeout= or lower per_page="
-            raise _Fault(RequestTimeout(what)) from None
+            late = f"{request}: no complete response within {self._timeout:g} s. Raise timeout= or lower per_page="
+            raise _Retryable(RequestTimeout(late)) from None
         except httpx.ConnectError as error:
             raise self._unreachable(error) from None
         except (httpx.TransportError, zlib.error, OSError) as error:
-            cut = ConnectionFailed(f"{where}: the connection broke: {visible(error) or type(error).__name__}")
-            raise _Fault(cut, stale_connection=reused) from None
-        self._answered = True
+            reason = visible(error) or type(error).__name__
+            broken = ConnectionFailed(f"{request}: the connection broke: {reason}")
+            raise _Retryable(broken, stale_connection=reused) from None
+        self._has_answered = True
         try:
             return check(response)
         except DecodeError as error:
-            raise _Fault(error) from None
+            raise _Retryable(error) from None
 
     def _post_once(
         self, path: str, params: Mapping[str, str], body: Mapping[str, object], deadline: float
     ) -> Any:
-        """Send a change over a connection of its own: one that was kept may be closed by now, and nobody could tell."""
-        self.usable()
+        """Send a change over a new connection.
+
+        If a kept-alive connection broke, nobody could tell whether the server had closed it before the
+        request or had read the request first.
+        """
+        self.check_usable()
         self.count(requests=1)
         left = max(deadline - time.monotonic(), 0.001)
-        where = f"POST {self._config.address}{path}"
-        timeout, named = httpx.Timeout(left, connect=min(left, 10.0)), self._server_name()
+        request = f"POST {self._config.address}{path}"
+        timeout, extensions = httpx.Timeout(left, connect=min(left, 10.0)), self._server_name()
         try:
             with (
-                connected(self._config) as fresh,
+                new_http_client(self._config) as fresh,
                 fresh.stream(
-                    "POST", path, params=params, json=dict(body), timeout=timeout, extensions=named
-                ) as answer,
+                    "POST", path, params=params, json=dict(body), timeout=timeout, extensions=extensions
+                ) as response,
             ):
-                text = b"".join(self._body(answer, deadline, where)).decode("utf-8", "replace")
+                text = b"".join(self._read_body(response, deadline, request)).decode("utf-8", "replace")
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise ConnectionFailed(
-                f"{where}: nothing was sent: {visible(error) or 'no connection in time'}"
+                f"{request}: nothing was sent: {visible(error) or 'no connection in time'}"
             ) from None
         except (httpx.TransportError, zlib.error, OSError) as error:
             raise ResultUnknown(
-                f"{where}: sent, but no answer came: {visible(error) or type(error).__name__}"
+                f"{request}: sent, but no response came: {visible(error) or type(error).__name__}"
             ) from None
-        return self._accepted(answer, text, path, where)
+        return self._check_change(response, text, path, request)
 
-    def _accepted(self, answer: httpx.Response, text: str, path: str, where: str) -> Any:
-        status = answer.status_code
+    def _check_change(self, response: httpx.Response, text: str, path: str, request: str) -> Any:
+        """Return the parsed response to a change, or raise the error that it stands for."""
+        status = response.status_code
         if status == 200:
             try:
                 return json.loads(text)
             except ValueError:
                 raise ResultUnknown(
-                    f"{where}: sent, but the answer is not Nomad's: {visible(text[:200])!r}"
+                    f"{request}: sent, but the response is not from Nomad: {visible(text[:200])!r}"
                 ) from None
-        if protocol.may_be_applied(status, text):
-            raise ResultUnknown(f"{where}: sent, and answered {status}: {visible(text.strip()[:200])}")
-        failed = partial(protocol.error_for, "POST", path, status, visible(text.strip()))
-        if protocol.was_not_applied(status, text):
-            raise _Fault(failed(), pause=protocol.retry_after(answer.headers.get("retry-after")))
-        raise failed()
+        if retry.may_be_applied(status, text):
+            raise ResultUnknown(f"{request}: sent, but answered with {status}: {visible(text.strip()[:200])}")
+        # A local variable with the error would be a cycle: error, traceback, frame, error.
+        make_error = partial(protocol.error_for, "POST", path, status, visible(text.strip()))
+        if retry.was_not_applied(status, text):
+            raise _Retryable(make_error(), pause=retry.retry_after(response.headers.get("retry-after")))
+        raise make_error()
 
-    def _body(
-        self, answer: httpx.Response, deadline: float, where: str, most: int | None = None
+    def _read_body(
+        self, response: httpx.Response, deadline: float, request: str, max_bytes: int | None = None
     ) -> Iterator[bytes]:
-        """Yield the unpacked body; a packed one must reach its own end, which Content-Length does not prove."""
-        bound = MAX_BODY if most is None else most
-        inflate = zlib.decompressobj(31) if answer.headers.get("content-encoding", "") == "gzip" else None
+        """Yield the decompressed body in pieces."""
+        bound = MAX_BODY if max_bytes is None else max_bytes
+        inflate = zlib.decompressobj(31) if response.headers.get("content-encoding", "") == "gzip" else None
         total = 0
-        for raw in answer.iter_raw():
+        for raw in response.iter_raw():
+            # httpx's timeout is for each read: a server that trickles bytes would never reach it.
             if time.monotonic() > deadline:
                 raise httpx.ReadTimeout("deadline")
             data = raw
@@ -248,82 +277,93 @@ class Transport:
                 else:
                     if inflate.eof:
                         inflate = zlib.decompressobj(31)
+                    # A bounded piece at a time, so that a compression bomb never fills the memory.
                     piece = inflate.decompress(data, 1 << 20)
                     data = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
                 total += len(piece)
                 if total > bound:
                     raise ResponseTooLarge(
-                        f"{where}: more than {bound:,} bytes; lower per_page=, or ask for less"
+                        f"{request}: more than {bound:,} bytes. Lower per_page= or request less"
                     )
                 yield piece
+        # A cut gzip body can satisfy its Content-Length. Only gzip's own end mark proves that it is complete.
         if inflate is not None and not inflate.eof and total:
-            raise zlib.error("the compressed answer stops before its end")
+            raise zlib.error("the compressed response is incomplete")
         self.count(bytes_received=total)
 
-    def _judge(self, answer: httpx.Response, body: bytes, path: str, where: str) -> Response:
-        status = answer.status_code
+    def _check_response(self, response: httpx.Response, body: bytes, path: str, request: str) -> Response:
+        """Return the response to a read, or raise the error that it stands for."""
+        status = response.status_code
         if 300 <= status < 400:
-            target = visible(answer.headers.get("location", "?"))
+            location = visible(response.headers.get("location", "?"))
             raise NotNomad(
-                f"{where}: redirected to {target}; allocframe follows none. Set NOMAD_ADDR to the final address"
+                f"{request}: redirected to {location}; allocframe does not follow redirects. "
+                "Set NOMAD_ADDR to the final address"
             )
         if status != 200:
             text = body.decode("utf-8", "replace")
-            if answer.headers.get("content-type", "").startswith("text/html"):
-                raise self._fault_or_error(status, answer, NotNomad(not_nomad(where, status, body)))
-            said = visible(text.strip())
-            raise self._fault_or_error(status, answer, protocol.error_for("GET", path, status, said), text)
+            if response.headers.get("content-type", "").startswith("text/html"):
+                # An HTML page comes from a proxy. Only its status decides whether to retry, not its words.
+                raise self._maybe_retryable(response, NotNomad(not_nomad_message(request, status, body)))
+            raise self._maybe_retryable(
+                response, protocol.error_for("GET", path, status, visible(text.strip())), text
+            )
         start = body[:16].removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
         if start and start not in _JSON_STARTS:
-            raise NotNomad(not_nomad(where, status, body))
-        return Response(Headers.parse(answer.headers), body)
+            raise NotNomad(not_nomad_message(request, status, body))
+        return Response(Headers.parse(response.headers), body)
 
-    def _fault_or_error(
-        self, status: int, answer: httpx.Response, error: AllocframeError, text: str = ""
-    ) -> Exception:
-        if not protocol.is_transient(status, text):
+    def _maybe_retryable(self, response: httpx.Response, error: AllocframeError, text: str = "") -> Exception:
+        """Return the error itself, or wrapped if a retry may help."""
+        if not retry.is_transient(response.status_code, text):
             return error
-        return _Fault(error, pause=protocol.retry_after(answer.headers.get("retry-after")))
+        return _Retryable(error, pause=retry.retry_after(response.headers.get("retry-after")))
 
     def _unreachable(self, error: httpx.ConnectError) -> Exception:
-        """Return the fault for a connection that was not made; where none ever was, it is not tried again."""
+        """Return the exception for a failed connection. It is retried only if the server has answered before."""
         text = visible(error)
         address = self._config.address
         if re.search(r"certificate|SSL|TLS", text, re.IGNORECASE):
             return ConnectionFailed(f"{address}: TLS failed: {text}. {tls_hint(text)}")
         failed = ConnectionFailed(
-            f"nothing answers at {address}: {text}. Is the agent up, and is NOMAD_ADDR (or address=) right?"
+            f"nothing answers at {address}: {text}. Check that the agent is up, and NOMAD_ADDR (or address=)"
         )
-        return _Fault(failed) if self._answered or was_reset(error) else failed
+        return _Retryable(failed) if self._has_answered or was_reset(error) else failed
 
     def _server_name(self) -> dict[str, Any]:
         name = self._config.tls_server_name
         return {"sni_hostname": name} if name else {}
 
-    def usable(self) -> httpx.Client:
-        """Return the HTTP client, or say why nothing can be sent."""
+    def check_usable(self) -> httpx.Client:
+        """Return the HTTP client.
+
+        Raises
+        ------
+        AllocframeError
+            Nothing can be sent: the client is closed, was made before a fork, or was interrupted.
+        """
         if self._client is None:
-            raise AllocframeError("this Client is closed; make a new one")
+            raise AllocframeError("this Client is closed. Make a new one")
         if self._pid != os.getpid():
-            raise AllocframeError("this Client was made before a fork; make a new one in the child process")
+            raise AllocframeError("this Client was made before a fork. Make a new one in the child process")
         if self.sockets.ended.is_set():
             raise AllocframeError("interrupted")
         return self._client
 
     def pause(self, seconds: float) -> None:
-        """Wait, unless an interrupt ends it."""
+        """Wait for some seconds. Raise if the transport is aborted meanwhile."""
         if self.sockets.ended.wait(seconds):
-            self.usable()
+            self.check_usable()
 
     def abort(self) -> None:
-        """End every read that is under way, from another thread, and start afresh."""
+        """Abort every request in flight. Can be called from any thread; call `recover` afterwards."""
         self.sockets.end()
 
     def recover(self) -> None:
-        """Make the transport usable again once all reads have ended."""
+        """Make the transport usable again after an abort, once all requests have ended."""
         if self._client is not None:
             self._client.close()
-            self._client = connected(self._config)
+            self._client = new_http_client(self._config)
         self.sockets.clear()
 
     def count(self, **more: int) -> None:
@@ -333,27 +373,27 @@ class Transport:
                 setattr(self.stats, name, getattr(self.stats, name) + number)
 
     def close(self) -> None:
-        """Close every connection; doing it twice does no harm."""
+        """Close every connection. Can be called twice."""
         if self._client is not None:
             self._client.close()
             self._client = None
 
     def counters(self) -> dict[str, int]:
-        """Return the counters as plain numbers."""
+        """Return the counts as a dictionary."""
         return asdict(self.stats)
 
 
-def parsed(response: Response) -> Any:
-    """Return an answer's JSON, for `Transport.get`."""
+def parse_json(response: Response) -> Any:
+    """Return the JSON of a response. Pass it as `check` to `Transport.get`."""
     try:
         return json.loads(response.body)
     except (ValueError, RecursionError) as error:
-        raise DecodeError(f"the answer is not whole JSON: {error}") from None
+        raise DecodeError(f"the response is not complete JSON: {error}") from None
 
 
 @contextlib.contextmanager
-def requesting(transport: Transport, workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Yield threads for so many requests; an error in the block breaks off those under way, and the transport can be used again."""
+def request_pool(transport: Transport, workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield a thread pool; on error, cancel in-flight requests and reset the transport."""
     with ThreadPoolExecutor(workers, "allocframe") as pool:
         try:
             yield pool

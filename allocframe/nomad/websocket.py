@@ -1,4 +1,4 @@
-"""Runs exec sessions over WebSockets. The only importer of websockets."""
+"""Exec sessions over WebSockets. The only importer of websockets."""
 
 from __future__ import annotations
 
@@ -20,17 +20,25 @@ from .connection import credentials, proxy_for, tls_hint
 from .exec import (
     HEARTBEAT,
     HEARTBEAT_EVERY,
-    Collected,
+    BufferedSession,
+    ExecRequest,
     ExecResult,
+    ExecSession,
     Frame,
-    Session,
-    Target,
     handshake,
     stdin_frames,
 )
 from .protocol import error_for
 
-__all__ = ["REFUSED_WITHIN", "ClientConnection", "WebSocketException", "cut", "opened", "receive", "run"]
+__all__ = [
+    "REFUSED_WITHIN",
+    "ClientConnection",
+    "WebSocketException",
+    "abort",
+    "open_session",
+    "receive",
+    "run_command",
+]
 
 try:
     from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
@@ -39,33 +47,42 @@ except ModuleNotFoundError as error:
     raise MissingExtra("exec needs websockets: pip install 'allocframe[exec]'") from error
 
 REFUSED_WITHIN = 0.1
-"""Seconds to wait for a refusal before anything is sent: what a server leaves unread when it closes costs us its words."""
+"""Seconds to wait for a refusal before sending anything.
+
+If a server closes a connection with unread data, the error message it sent is lost.
+"""
 
 _OPEN_WITHIN = 10.0
 _MAX_FRAME = 16 << 20
 _SILENT = logging.Logger("allocframe.websockets", logging.CRITICAL + 1)
-"""Websockets would log the token's header at the level DEBUG; no configuration of logging finds this logger."""
-
+"""A logger that no logging configuration can reach: at level DEBUG, websockets would log the token's header."""
 
 Holding = Callable[[socket.socket], AbstractContextManager[None]]
 
 
-def run(config: Config, target: Target, stdin: bytes, timeout: float | None, holding: Holding) -> ExecResult:
-    """Run one command to its end; `holding` keeps its socket meanwhile, for who may want to end it from another thread.
+def run_command(
+    config: Config, request: ExecRequest, stdin: bytes, timeout: float | None, holding: Holding
+) -> ExecResult:
+    """Run one command to its end.
+
+    Parameters
+    ----------
+    holding : callable
+        Takes the socket, and returns a context in which another thread may shut it down.
 
     Raises
     ------
     ExecError
-        The session was lost, or the command had not ended within `timeout`.
+        The session was lost, or the command did not end within `timeout`.
     ApiError
-        Nomad refused.
+        Nomad refused the command.
     ConnectionFailed
-        No session could be opened.
+        The session could not be opened.
     """
-    session = Collected(target.path)
+    session = BufferedSession(request.path)
     deadline = None if timeout is None else time.monotonic() + timeout
     within = _OPEN_WITHIN if timeout is None else min(timeout, _OPEN_WITHIN)
-    with opened(config, target, within) as connection, holding(connection.socket):
+    with open_session(config, request, within) as connection, holding(connection.socket):
         heard, done = threading.Event(), threading.Event()
         feeder = threading.Thread(target=_feed, args=(connection, stdin, heard, done), name="allocframe-exec")
         try:
@@ -74,14 +91,14 @@ def run(config: Config, target: Target, stdin: bytes, timeout: float | None, hol
         finally:
             heard.set()
             done.set()
-            cut(connection)
+            abort(connection)
             if feeder.is_alive():
                 feeder.join()
     return session.result()
 
 
 def _listen(
-    connection: ClientConnection, session: Collected, deadline: float | None, heard: threading.Event
+    connection: ClientConnection, session: BufferedSession, deadline: float | None, heard: threading.Event
 ) -> None:
     while session.exit_code is None:
         left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
@@ -89,38 +106,39 @@ def _listen(
             receive(connection, session, left)
             heard.set()
         except TimeoutError:
-            said = "the command had not ended in time; it may run on, for leaving a session does not stop it"
-            raise session.lost(said) from None
+            raise session.error(
+                "the command did not end in time. It may still be running: leaving a session does not stop it"
+            ) from None
 
 
-def receive(connection: ClientConnection, session: Session, timeout: float | None = None) -> Frame | None:
-    """Return the next frame; None where the connection has ended after the command had.
+def receive(connection: ClientConnection, session: ExecSession, timeout: float | None = None) -> Frame | None:
+    """Return the next frame; None if the connection ended after the command.
 
     Raises
     ------
     TimeoutError
-        None came in time.
+        No frame came in time.
     ExecError, ApiError
-        What the end of the connection, or a frame that is none, stands for.
+        The frame is invalid, or the connection ended before the command.
     """
     try:
-        return session.received(connection.recv(timeout=timeout))
+        return session.receive(connection.recv(timeout=timeout))
     except ConnectionClosed as closed:
         code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (None, "")
-        error = session.closed(code, reason)
+        error = session.close_error(code, reason)
         if error is not None:
             raise error from None
         return None
 
 
-def cut(connection: ClientConnection) -> None:
-    """End a connection from any thread; who waits on it is woken."""
+def abort(connection: ClientConnection) -> None:
+    """End a connection from any thread, and wake the thread that waits on it."""
     with contextlib.suppress(OSError):
         connection.socket.shutdown(socket.SHUT_RDWR)
 
 
 def _feed(connection: ClientConnection, stdin: bytes, heard: threading.Event, done: threading.Event) -> None:
-    """Send stdin and close it, then a heartbeat now and then until the command has ended."""
+    """Send stdin and close it, then send heartbeats until the command has ended."""
     heard.wait(REFUSED_WITHIN)
     with contextlib.suppress(WebSocketException, OSError):
         for frame in stdin_frames(stdin):
@@ -130,50 +148,60 @@ def _feed(connection: ClientConnection, stdin: bytes, heard: threading.Event, do
 
 
 @contextlib.contextmanager
-def opened(config: Config, target: Target, within: float = _OPEN_WITHIN) -> Iterator[ClientConnection]:
-    """Open a session, with the token in a header and in the first frame: proxies drop unknown headers now and then."""
-    url = f"ws{config.base_url.removeprefix('http')}{target.path}?{urlencode(target.params)}"
+def open_session(
+    config: Config, request: ExecRequest, within: float = _OPEN_WITHIN
+) -> Iterator[ClientConnection]:
+    """Open a session. The token is sent in a header and in the first frame, because some proxies drop the header."""
+    url = f"ws{config.base_url.removeprefix('http')}{request.path}?{urlencode(request.params)}"
     try:
-        with _own_frames():
-            made = connect(
-                url, additional_headers=credentials(config), logger=_SILENT, max_size=_MAX_FRAME, compression=None,
-                user_agent_header="allocframe", ping_interval=None, open_timeout=within, close_timeout=2, **_way(config),
-            )  # fmt: skip
+        with _hide_library_frames():
+            session = connect(
+                url,
+                additional_headers=credentials(config),
+                logger=_SILENT,
+                max_size=_MAX_FRAME,
+                compression=None,
+                user_agent_header="allocframe",
+                ping_interval=None,
+                open_timeout=within,
+                close_timeout=2,
+                **_connection_options(config),
+            )
     except InvalidStatus as refused:
         text = (refused.response.body or b"").decode("utf-8", "replace").strip()
-        raise error_for("GET", target.path, refused.response.status_code, visible(text)) from None
+        raise error_for("GET", request.path, refused.response.status_code, visible(text)) from None
     except (WebSocketException, OSError) as error:
-        said = visible(error) or type(error).__name__
+        reason = visible(error) or type(error).__name__
         if isinstance(error, ssl.SSLError):
-            said += f". {tls_hint(said)}"
-        raise ConnectionFailed(f"no exec session with {config.address}: {said}") from None
-    with made as connection:
-        with contextlib.suppress(ConnectionClosed), _own_frames():
+            reason += f". {tls_hint(reason)}"
+        raise ConnectionFailed(f"no exec session with {config.address}: {reason}") from None
+    with session as connection:
+        with contextlib.suppress(ConnectionClosed), _hide_library_frames():
             connection.send(handshake(config.token.reveal()))
         yield connection
 
 
 @contextlib.contextmanager
-def _own_frames() -> Iterator[None]:
-    """Let an interrupt out without the frames of libraries: their locals may hold the token."""
+def _hide_library_frames() -> Iterator[None]:
+    """Raise an interrupt without the libraries' frames, whose locals may hold the token."""
     try:
         yield
     except KeyboardInterrupt:
         raise KeyboardInterrupt from None
 
 
-def _way(config: Config) -> dict[str, Any]:
-    """Return how the cluster is reached: by socket, proxy, and TLS as every other request."""
-    way: dict[str, Any] = {"proxy": None if config.unix_socket else proxy_for(config.base_url)}
+def _connection_options(config: Config) -> dict[str, Any]:
+    """Return the same socket, proxy and TLS settings that other requests use."""
+    options: dict[str, Any] = {"proxy": None if config.unix_socket else proxy_for(config.base_url)}
     if config.unix_socket:
-        way["sock"] = opened_socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        options["sock"] = unix_socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            opened_socket.connect(config.unix_socket)
+            unix_socket.connect(config.unix_socket)
         except OSError:
-            opened_socket.close()
+            unix_socket.close()
             raise
     if config.base_url.startswith("https"):
-        way["ssl"] = config.ssl_context()
+        options["ssl"] = config.ssl_context()
         if config.tls_server_name:
-            way["server_hostname"] = config.tls_server_name
-    return way
+            options["server_hostname"] = config.tls_server_name
+    return options

@@ -13,7 +13,7 @@ from .._utils.text import escaped, visible
 from ..client.client import Client
 from ..client.logs import Logs
 from ..errors import AllocframeError
-from ..nomad.transport import requesting
+from ..nomad.transport import request_pool
 from ..snapshot.snapshot import Snapshot
 
 MOST = 20
@@ -71,7 +71,7 @@ def log_lines(snapshot: Snapshot, client: Client, start: pd.Timestamp, end: pd.T
     newest_first = failures.sort_values("time").iloc[::-1]
     kinds = newest_first.drop_duplicates(_KIND)
     rows = kinds.head(MOST).to_dict("records")
-    with requesting(client._transport, _WORKERS) as pool:
+    with request_pool(client._session.transport, _WORKERS) as pool:
         logs = list(pool.map(lambda row: _read(client, row), rows))
     note = (
         f"There were {count(len(failures), 'failures')}. "

@@ -30,7 +30,7 @@ NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
 _KINDS = {"postmortem": "02_postmortem.ipynb", "cluster": "03_cluster.ipynb"}
 _TITLES = {"postmortem": "Incident postmortem", "cluster": "Cluster report"}
-_NEEDS = ("matplotlib", "ipykernel", "matplotlib_inline", "nbconvert", "papermill", "scipy", "narwhals")
+_NEEDS = ("matplotlib", "ipykernel", "matplotlib_inline", "nbclient", "nbconvert", "scipy", "narwhals")
 
 
 def report(
@@ -165,12 +165,16 @@ def missing() -> list[str]:
 
 
 def _executed(kind: str, parameters: dict[str, str], folder: str, progress: bool) -> Any:
-    import papermill
+    """Run a packaged notebook in a kernel of its own and return it with its outputs."""
+    import nbformat
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
+    from tqdm.auto import tqdm
 
     class ThisPython(AsyncKernelManager):
-        """A kernel of the interpreter that runs this, whatever kernels Jupyter knows; without the cluster's settings."""
+        """A kernel of the running interpreter, whatever kernels Jupyter knows; its sockets are files in the folder."""
 
         def __init__(self, **settings: Any) -> None:
             sockets = {
@@ -185,23 +189,42 @@ def _executed(kind: str, parameters: dict[str, str], folder: str, progress: bool
             start = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
             return KernelSpec(argv=start, display_name=kind, language="python", env={"IPYTHONDIR": folder})
 
-        async def _async_pre_start_kernel(self, **options: Any) -> Any:
-            kept = {name: value for name, value in os.environ.items() if not name.startswith("NOMAD_")}
-            ours = {"PYTHONHASHSEED": "0", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-            changed = {"env": {**kept, **ours}, "cwd": folder}
-            return await super()._async_pre_start_kernel(**{**options, **changed})
+    read: Any = nbformat.read
+    notebook = read(NOTEBOOKS / _KINDS[kind], as_version=4)
+    _set_parameters(notebook, parameters)
+    client = NotebookClient(
+        notebook,
+        kernel_manager_class=ThisPython,
+        kernel_name="python3",
+        raise_on_iopub_timeout=True,
+        shutdown_kernel="immediate",
+    )
+    # The kernel reads the saved evidence only: it gets none of the cluster's settings, the token least of all.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("NOMAD_")}
+    environment |= {"PYTHONHASHSEED": "0", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    # Not client.execute(): it takes over the process's signals, and Ctrl-C would no longer be a KeyboardInterrupt.
+    with client.setup_kernel(cwd=folder, env=environment):
+        for number, cell in enumerate(tqdm(notebook.cells, desc=kind, unit="cell", disable=not progress)):
+            try:
+                client.execute_cell(cell, number)
+            except CellExecutionError as error:
+                raise AllocframeError(
+                    f"the notebook of the {kind} failed in its cell {cell.execution_count}: "
+                    f"{error.ename}: {visible(error.evalue)}"
+                ) from None
+            except DeadKernelError:
+                raise AllocframeError(
+                    f"the notebook of the {kind} failed in its cell {client.code_cells_executed}: its process ended. "
+                    "The machine may lack memory."
+                ) from None
+    return notebook
 
-    try:
-        return papermill.execute_notebook(
-            str(NOTEBOOKS / _KINDS[kind]),
-            None,
-            parameters=parameters,
-            progress_bar={"desc": kind} if progress else False,
-            kernel_name="python3",
-            kernel_manager_class=ThisPython,
-            shutdown_kernel="immediate",
-        )
-    except papermill.PapermillExecutionError as error:
-        raise AllocframeError(
-            f"the notebook of the {kind} failed in its cell {error.exec_count}: {error.ename}: {visible(error.evalue)}"
-        ) from None
+
+def _set_parameters(notebook: Any, parameters: dict[str, str]) -> None:
+    """Add a cell that sets parameters, after the notebook's own cell tagged ``parameters``."""
+    import nbformat
+
+    v4: Any = nbformat.v4
+    place = next(n for n, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", []))
+    source = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
+    notebook.cells.insert(place + 1, v4.new_code_cell(source))

@@ -1,6 +1,6 @@
-"""A simulated Nomad cluster: seeded stories of what goes wrong, behind a real HTTP server on this machine.
+"""A simulated Nomad cluster: repeatable incidents behind a real HTTP server on this machine.
 
-It is independent of the rest of the package, and behaves as servers of version 1.3.1 or 2.0.5 do.
+It behaves like Nomad 1.3.1 or 2.0.5, and imports nothing else of allocframe.
 """
 
 from .scenarios import STORIES, Cause, Truth

@@ -1,4 +1,4 @@
-"""Serve a recording of a real cluster as if it were alive."""
+"""The state of a recorded cluster, for the simulated server to serve."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TABLES = {
 
 
 class Recorded:
-    """One recorded thing: the row of a list, and the full read where it was recorded."""
+    """One recorded object: its row of a list, and its full read if that was recorded too."""
 
     def __init__(self, row: JSON) -> None:
         self.row = row
@@ -50,7 +50,7 @@ class Recorded:
 
 
 class Recording:
-    """The state of a recorded cluster, of the shape that the server answers from."""
+    """The state of a recorded cluster. It has the attributes of `State` that the server reads."""
 
     def __init__(self, source: str | os.PathLike[str] | Iterable[JSON], version: str) -> None:
         self.version = version
@@ -65,17 +65,17 @@ class Recording:
         self.deployments: dict[str, Recorded] = {}
         if isinstance(source, str | os.PathLike):
             for exchange in _exchanges(Path(source)):
-                self._take(exchange)
+                self._add_exchange(exchange)
         else:
             self.allocs = {row["ID"]: Recorded(row) for row in source}
-        self.namespaces = {thing.namespace for thing in self.allocs.values() if thing.namespace} | {"default"}
-        self.index = max([self.index, *(thing.modify_index for thing in self.allocs.values())])
+        self.namespaces = {alloc.namespace for alloc in self.allocs.values() if alloc.namespace} | {"default"}
+        self.index = max([self.index, *(alloc.modify_index for alloc in self.allocs.values())])
 
     def table_index(self, table: str) -> int:
         """Return the newest index in the recording."""
         return self.index
 
-    def _take(self, exchange: JSON) -> None:
+    def _add_exchange(self, exchange: JSON) -> None:
         path, _, query = exchange["request"]["path"].partition("?")
         body = exchange.get("json")
         if exchange.get("status") != 200 or body is None or exchange["request"]["method"] != "GET":
@@ -83,7 +83,7 @@ class Recording:
         self.index = max(self.index, int(exchange["headers"].get("X-Nomad-Index", 1)))
         if path == "/v1/allocations":
             for row in body:
-                self._row(row, with_states="task_states=false" not in query)
+                self._add_row(row, with_states="task_states=false" not in query)
         elif path.startswith("/v1/allocation/"):
             self.allocs.setdefault(body["ID"], Recorded(_as_row(body))).read = body
         for table, (listed, _) in _TABLES.items():
@@ -92,29 +92,35 @@ class Recording:
                     key = (row.get("Namespace"), row["ID"]) if table == "jobs" else row["ID"]
                     getattr(self, table)[key] = Recorded(row)
 
-    def _row(self, row: JSON, *, with_states: bool) -> None:
-        known = self.allocs.get(row["ID"])
-        if known is None:
+    def _add_row(self, row: JSON, *, with_states: bool) -> None:
+        """Add a row, or merge it with an earlier one of the same allocation.
+
+        Some lists were recorded without task states or resources: those fields come from the other row.
+        """
+        earlier = self.allocs.get(row["ID"])
+        if earlier is None:
             self.allocs[row["ID"]] = Recorded(row)
             return
-        kept = {name: known.row[name] for name in _OPTIONAL if known.row.get(name) and not row.get(name)}
-        newest = row if row["ModifyIndex"] >= known.modify_index else known.row
-        fresh = Recorded(
-            {**newest, **kept, **({} if with_states else {"TaskStates": known.row.get("TaskStates")})}
-        )
-        fresh.read = known.read
-        self.allocs[row["ID"]] = fresh
+        fields = {
+            name: earlier.row[name] for name in _OPTIONAL if earlier.row.get(name) and not row.get(name)
+        }
+        if not with_states:
+            fields["TaskStates"] = earlier.row.get("TaskStates")
+        newest = row if row["ModifyIndex"] >= earlier.modify_index else earlier.row
+        merged = Recorded({**newest, **fields})
+        merged.read = earlier.read
+        self.allocs[row["ID"]] = merged
 
 
 def _exchanges(folder: Path) -> Iterator[JSON]:
     """Yield the recorded exchanges, lists before reads."""
     for file in sorted(folder.glob("*.json"), key=lambda file: (not file.name.startswith("list"), file.name)):
-        recorded = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(recorded, list):
-            yield from recorded
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(content, list):
+            yield from content
 
 
 def _as_row(read: JSON) -> JSON:
-    """Return a full read as a list would show it."""
+    """Return a full read in the shape of a list row."""
     job = read.get("Job") or {}
     return {**read, "JobVersion": job.get("Version", 0), "JobType": job.get("Type", ""), "Job": None}

@@ -1,8 +1,9 @@
-"""Named stories: what goes wrong in a simulated cluster, and the truth about it."""
+"""Named stories of a simulated cluster: what goes wrong, and the truth about it."""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,18 +26,19 @@ from .cluster.jobs import (
 from .cluster.model import SECOND, Node
 
 LENGTH = 6 * HOUR
-"""Virtual time that a story covers; the incident comes an hour or so before its end."""
+"""Virtual time that a story covers. The incident begins 30 to 90 minutes before its end."""
 
 _SERVICES = (
-    ("checkout", "default"), ("payments-api", "default"), ("search-indexer", "platform"), ("web-frontend", "default"),
-    ("orders", "default"), ("inventory", "platform"), ("recommendations", "data"), ("auth", "platform"),
-    ("notifications", "default"), ("image-resizer", "platform"), ("gateway", "platform"), ("pricing", "data"),
+    ("checkout", "default"), ("payments-api", "default"), ("search-indexer", "platform"),
+    ("web-frontend", "default"), ("orders", "default"), ("inventory", "platform"),
+    ("recommendations", "data"), ("auth", "platform"), ("notifications", "default"),
+    ("image-resizer", "platform"), ("gateway", "platform"), ("pricing", "data"),
 )  # fmt: skip
 
 
 @dataclass
 class Cause:
-    """One thing that went wrong on purpose: what, where, when, and which tasks it hit."""
+    """One injected fault: what, where, when, and which tasks it hit."""
 
     kind: str
     description: str
@@ -52,7 +54,7 @@ class Cause:
 
 @dataclass
 class Truth:
-    """What really happened: the causes, and how many events each task ever had."""
+    """What really happened: the causes, and the number of events that each task has emitted."""
 
     story: str
     causes: list[Cause] = field(default_factory=list)
@@ -60,7 +62,7 @@ class Truth:
 
 
 class Story:
-    """A fleet in good health, to which a scenario adds its trouble."""
+    """A healthy cluster, to which a scenario adds faults."""
 
     def __init__(self, engine: Engine, allocations: int, truth: Truth) -> None:
         self.engine = engine
@@ -76,24 +78,23 @@ class Story:
         for number in range(nodes):
             self.engine.add_node(f"node-{number + 1:03d}", "compute" if number % 4 else "memory")
         batch = allocations // 5
-        wanted = allocations - batch - (nodes if allocations > 60 else 0)
-        jobs = max(2, min(wanted // 8, 4000))
+        services = allocations - batch - (nodes if allocations > 60 else 0)
+        jobs = max(2, min(services // 8, 4000))
         for number in range(jobs):
-            count = wanted // jobs + (number < wanted % jobs)
+            count = services // jobs + (number < services % jobs)
             name, namespace = _SERVICES[number % len(_SERVICES)]
             suffix = f"-{number // len(_SERVICES) + 1}" if number >= len(_SERVICES) else ""
             self.services.append(self.engine.submit(_service(name + suffix, namespace, count)))
         if allocations > 60:
             self.engine.submit(_system("node-exporter"))
-        self.engine.at(
-            self.end - 40 * MINUTE, partial(self.engine.submit, _batch("nightly-report", max(batch, 1)))
-        )
+        report = _batch("nightly-report", max(batch, 1))
+        self.engine.at(self.end - 40 * MINUTE, partial(self.engine.submit, report))
         self.engine.at(self.end - 25 * MINUTE, self._operator_restart)
         for _ in range(max(1, allocations // 50)):
             self.engine.at(self.end - self.rng.randrange(LENGTH), self._stray_crash)
 
     def _stray_crash(self) -> None:
-        """Crash one task for no reason that anyone would look for: no cluster is free of that."""
+        """Crash one allocation for no particular reason, as happens in every cluster."""
         self.engine.runner.crash(self._any_running(), Outcome(exit_code=1))
 
     def _any_running(self) -> Alloc:
@@ -102,19 +103,17 @@ class Story:
 
     def _operator_restart(self) -> None:
         alloc = self._any_running()
-        said = (
-            "User requested restart"
-            if self.engine.state.version == "1.3.1"
-            else "User requested running tasks to restart"
-        )
-        self.engine.runner.restart_signaled(alloc, said)
+        old = self.engine.state.version == "1.3.1"
+        reason = "User requested restart" if old else "User requested running tasks to restart"
+        self.engine.runner.restart_signaled(alloc, reason)
 
-    def cause(self, kind: str, description: str, job: Job | None = None, **more: object) -> Cause:
-        made = Cause(kind, description, start_ns=self.incident, end_ns=self.end, **more)  # type: ignore[arg-type]
+    def cause(self, kind: str, description: str, job: Job | None = None) -> Cause:
+        """Add a cause to the truth, from the incident to the end of the story."""
+        cause = Cause(kind, description, start_ns=self.incident, end_ns=self.end)
         if job is not None:
-            made.job_id, made.namespace = job.id, job.namespace
-        self.truth.causes.append(made)
-        return made
+            cause.job_id, cause.namespace = job.id, job.namespace
+        self.truth.causes.append(cause)
+        return cause
 
     def upgrade(
         self, job: Job, when: int, cause: Cause, change: Callable[[Task], Task], **changes: object
@@ -125,23 +124,23 @@ class Story:
         cause.job_version = new.version
         self.engine.at(when, partial(self.engine.submit, new))
 
-    def hit(self, cause: Cause, chosen: Callable[[Alloc], bool]) -> None:
-        """Note, at the end, the tasks that a cause hit."""
+    def record_hits(self, cause: Cause, is_hit: Callable[[Alloc], bool]) -> None:
+        """At the end of the story, add the tasks to `cause` that it hit."""
 
-        def note() -> None:
+        def record() -> None:
             for alloc in self.engine.state.allocs.values():
-                if chosen(alloc):
+                if is_hit(alloc):
                     cause.tasks |= {
-                        (alloc.id, name) for name, state in alloc.tasks.items() if _troubled(state.events)
+                        (alloc.id, name) for name, state in alloc.tasks.items() if _has_trouble(state.events)
                     }
 
-        self.engine.at(self.end, note)
+        self.engine.at(self.end, record)
 
 
 _TROUBLE = {"Restarting", "Not Restarting", "Failed Artifact Download", "Driver Failure", "Restart Signaled"}
 
 
-def _troubled(events: list[tuple[str, int, dict[str, str] | None]]) -> bool:
+def _has_trouble(events: list[tuple[str, int, dict[str, str] | None]]) -> bool:
     return any(kind in _TROUBLE for kind, _, _ in events)
 
 
@@ -169,7 +168,7 @@ def _batch(name: str, count: int) -> Job:
 
 
 def _calm(story: Story) -> None:
-    """Nothing but the usual."""
+    """Only stray crashes and one restart by an operator."""
 
 
 def _crash_loop(story: Story) -> None:
@@ -180,7 +179,7 @@ def _crash_loop(story: Story) -> None:
         return Outcome(after=rng.randint(1, 6) * SECOND, exit_code=1)
 
     story.upgrade(job, story.incident, cause, lambda task: replace(task, behaviour=crash))
-    story.hit(cause, lambda a: a.job.id == job.id and a.job.version == cause.job_version)
+    story.record_hits(cause, lambda a: a.job.id == job.id and a.job.version == cause.job_version)
 
 
 def _oom(story: Story) -> None:
@@ -191,7 +190,7 @@ def _oom(story: Story) -> None:
         return Outcome(after=rng.randint(240, 420) * SECOND, exit_code=137, signal=9, oom=True)
 
     story.upgrade(job, story.incident, cause, lambda task: replace(task, behaviour=leak))
-    story.hit(cause, lambda a: a.job.id == job.id and a.job.version == cause.job_version)
+    story.record_hits(cause, lambda a: a.job.id == job.id and a.job.version == cause.job_version)
 
 
 def _bad_deploy(story: Story) -> None:
@@ -202,7 +201,7 @@ def _bad_deploy(story: Story) -> None:
         return Outcome(after=rng.randint(200, 900) * SECOND // 1000, exit_code=78)
 
     story.upgrade(job, story.incident, cause, lambda task: replace(task, behaviour=refuse), canaries=1)
-    story.hit(cause, lambda a: a.job.id == job.id and a.job.version == cause.job_version)
+    story.record_hits(cause, lambda a: a.job.id == job.id and a.job.version == cause.job_version)
 
 
 def _node_loss(story: Story) -> None:
@@ -219,18 +218,14 @@ def _node_loss(story: Story) -> None:
 
 
 def _busiest(engine: Engine) -> Node:
-    """Return the node with most allocations."""
-    used: dict[str, tuple[int, Node]] = {}
-    for alloc in engine.live():
-        used[alloc.node.id] = (used.get(alloc.node.id, (0, alloc.node))[0] + 1, alloc.node)
-    return max(used.values(), key=lambda pair: pair[0])[1]
+    """Return the node with the most allocations."""
+    counts = Counter(alloc.node.id for alloc in engine.live())
+    return engine.state.nodes[counts.most_common(1)[0][0]]
 
 
 def _lemon_node(story: Story) -> None:
     engine = story.engine
-    cause = story.cause(
-        "lemon_node", "bad memory on one node: whatever runs there crashes with SIGSEGV sooner or later"
-    )
+    cause = story.cause("lemon_node", "bad memory on one node: everything there crashes with SIGSEGV")
     corrupted = Outcome(exit_code=139, signal=11)
 
     def strike() -> None:
@@ -240,9 +235,8 @@ def _lemon_node(story: Story) -> None:
             if alloc.node is node and alloc.job.kind == "service":
                 cause.tasks |= {(alloc.id, name) for name in alloc.tasks}
                 for _ in range(2):
-                    engine.after(
-                        story.rng.randrange(80) * MINUTE, partial(engine.runner.crash, alloc, corrupted)
-                    )
+                    crash = partial(engine.runner.crash, alloc, corrupted)
+                    engine.after(story.rng.randrange(80) * MINUTE, crash)
 
     engine.at(cause.start_ns, strike)
 
@@ -251,27 +245,26 @@ def _artifact_outage(story: Story) -> None:
     cause = story.cause("artifact_outage", "the artifact store is down: new starts cannot download")
     cause.start_ns, cause.end_ns = story.end - 40 * MINUTE, story.end - 10 * MINUTE
     error = 'failed to download artifact "https://artifacts.internal/app.tgz": bad response code: 503'
-    hit = {job.id for job in story.services[::2]}
+    upgraded = {job.id for job in story.services[::2]}
 
     def fetch(run: Run, rng: Random) -> Outcome:
         down = cause.start_ns <= run.time < cause.end_ns
         return Outcome(download_error=error) if down else RUNS_ON
 
     for number, job in enumerate(story.services[::2]):
+        # The new versions are not the cause, so each upgrade gets a throwaway one to write its version to.
         story.upgrade(
             job,
             cause.start_ns + number % 20 * 30 * SECOND,
             Cause("", ""),
             lambda task: replace(task, behaviour=fetch, artifact=True),
         )
-    story.hit(cause, lambda a: a.job.id in hit and a.job.version == 1)
+    story.record_hits(cause, lambda a: a.job.id in upgraded and a.job.version == 1)
 
 
 def _restart_storm(story: Story) -> None:
     engine = story.engine
-    cause = story.cause(
-        "restart_storm", "a rotated secret re-renders templates: half of the cluster restarts at once"
-    )
+    cause = story.cause("restart_storm", "a rotated secret re-renders templates: half the cluster restarts")
     cause.start_ns, cause.end_ns = story.end - 30 * MINUTE, story.end - 28 * MINUTE
 
     def strike() -> None:
@@ -292,8 +285,8 @@ def _restart_storm(story: Story) -> None:
 
 
 def _mixed(story: Story) -> None:
-    for tell in (_crash_loop, _oom, _bad_deploy, _node_loss):
-        tell(story)
+    for add_fault in (_crash_loop, _oom, _bad_deploy, _node_loss):
+        add_fault(story)
 
 
 STORIES: dict[str, Callable[[Story], None]] = {
@@ -312,27 +305,27 @@ STORIES: dict[str, Callable[[Story], None]] = {
 def run_story(
     name: str, *, allocations: int = 200, seed: int = 0, version: str = "2.0.5", now_ns: int | None = None
 ) -> tuple[Engine, Truth]:
-    """Play a story up to now.
+    """Play a story and return its engine and the truth about it.
 
     Parameters
     ----------
     name : str
         One of `STORIES`.
     allocations : int
-        How many allocations the cluster has, about; at least 10.
+        Approximate number of allocations; at least 10.
     seed : int
         The same seed and time give the same cluster.
     version : str
-        ``"1.3.1"`` or ``"2.0.5"``: which servers it behaves as.
+        The version of the simulated servers: ``"1.3.1"`` or ``"2.0.5"``.
     now_ns : int, optional
-        Unix time in nanoseconds at the end of the story; the present where left out.
+        Unix time in nanoseconds at the end of the story; by default, now.
     """
     if name not in STORIES:
-        raise ValueError(f"no story {name!r}; there are: {', '.join(STORIES)}")
+        raise ValueError(f"story must be one of {', '.join(STORIES)}, got {name!r}")
     if version not in ("1.3.1", "2.0.5"):
-        raise ValueError(f"version must be '1.3.1' or '2.0.5', not {version!r}")
+        raise ValueError(f"version must be '1.3.1' or '2.0.5', got {version!r}")
     if allocations < 10:
-        raise ValueError(f"allocations must be 10 or more, not {allocations!r}")
+        raise ValueError(f"allocations must be 10 or more, got {allocations!r}")
     end = time.time_ns() if now_ns is None else now_ns
     engine = Engine(version, end - LENGTH, seed)
     truth = Truth(name)

@@ -27,25 +27,28 @@ class Cluster:
     Parameters
     ----------
     story : str
-        What happened in it: calm, crash_loop, oom, bad_deploy, node_loss, lemon_node, artifact_outage, restart_storm
-        or mixed.
+        What has happened in it: calm, crash_loop, oom, bad_deploy, node_loss, lemon_node, artifact_outage,
+        restart_storm or mixed.
     allocations : int
-        How many allocations it has, about; from 10 to 1,000,000.
+        Approximate number of allocations, from 10 to 1,000,000.
     seed : int
-        The same seed gives the same cluster, up to the time of day.
+        The same seed gives the same cluster, apart from the time of day.
     version : str
-        ``"1.3.1"``, with its paging bug, or ``"2.0.5"``: which servers it behaves as.
+        The version of the simulated servers: ``"1.3.1"`` (with its paging bug) or ``"2.0.5"``.
     acl : bool
-        Whether a token is needed. Without one, every program on this machine may ask.
+        Whether requests need a token. Without tokens, every program on this machine can use the cluster.
     shell : str
-        ``"scripted"``: a toy answers exec. ``"pty"``: a terminal runs the real program on this machine, as you; needs `acl`.
+        What exec runs. ``"scripted"``: toy commands. ``"pty"``: real programs on this machine, as you, in a
+        terminal; needs `acl`.
+    now_ns : int, optional
+        Unix time in nanoseconds at the end of the story; by default, now.
 
     Attributes
     ----------
     address, token : str
-        Where it answers, and a management token.
+        The URL of the cluster, and a management token.
     truth : Truth or None
-        What really happened, to check an analysis against; None for a recording.
+        What really happened, to check an analysis. None for a recording.
 
     Examples
     --------
@@ -68,7 +71,7 @@ class Cluster:
     ) -> None:
         if shell == "pty" and not acl:
             raise ValueError(
-                "shell='pty' needs acl=True: without a token everyone here could run programs as you"
+                "shell='pty' needs acl=True: without a token, anyone here could run programs as you"
             )
         engine, truth = run_story(story, allocations=allocations, seed=seed, version=version, now_ns=now_ns)
         self.engine: Engine | None = engine
@@ -80,11 +83,11 @@ class Cluster:
     def replay(
         cls, recordings: str | os.PathLike[str] | Iterable[dict[str, Any]], *, version: str, acl: bool = False
     ) -> Self:
-        """Serve a recording of a real cluster: a folder of recorded exchanges, or rows of a list."""
-        made = cls.__new__(cls)
-        made.engine, made.truth = None, None
-        made._serve(Recording(recordings, version), acl=acl)
-        return made
+        """Serve a recording of a real cluster: a folder of recorded exchanges, or the rows of a list."""
+        cluster = cls.__new__(cls)
+        cluster.engine, cluster.truth = None, None
+        cluster._serve(Recording(recordings, version), acl=acl)
+        return cluster
 
     def _serve(self, state: State | Recording, *, acl: bool, real_pty: bool = False) -> None:
         self.state = state
@@ -98,7 +101,7 @@ class Cluster:
         self._access = Access(acl, self.version, {self.token: manager})
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.bind(("127.0.0.1", 0))
-        self._socket.listen(100)  # so that who comes before the server has started waits for it
+        self._socket.listen(100)  # clients that come before the server has started wait
         guard.port = self._socket.getsockname()[1]
         self.address = f"http://127.0.0.1:{guard.port}"
         config = uvicorn.Config(
@@ -118,28 +121,36 @@ class Cluster:
     def add_token(
         self, namespaces: Iterable[str] = ("default",), *, lifecycle: bool = False, logs: bool = False
     ) -> str:
-        """Return a new token that may read jobs in `namespaces`; with `lifecycle` stop, signal and restart there, with `logs` read logs."""
+        """Return a new token that may read jobs in `namespaces`.
+
+        With `lifecycle`, it may also stop, signal, restart and exec there; with `logs`, read logs.
+        """
         token, allowed = str(uuid.uuid4()), frozenset(namespaces)
-        acts, reads = (allowed if given else frozenset() for given in (lifecycle, logs))
-        accessor = str(uuid.uuid4())
         self._access.grants[token] = Grant(
-            known=True, readable=allowed, lifecycle=acts, logs=reads, accessor=accessor
+            known=True,
+            readable=allowed,
+            lifecycle=allowed if lifecycle else frozenset(),
+            logs=allowed if logs else frozenset(),
+            accessor=str(uuid.uuid4()),
         )
         return token
 
     def federate(self, **regions: Cluster) -> None:
-        """Know other clusters as regions, by their names, and forward to them; this one is ``global``, and its token counts everywhere."""
+        """Forward requests for other regions to other clusters, by name.
+
+        This cluster is the region ``global``, and its management token is valid in all of them.
+        """
         for name, other in regions.items():
             other._access.grants[self.token] = self._access.grants[self.token]
             self._regions[name] = other.address
 
     def revoke(self, token: str) -> None:
-        """Make a token unknown."""
+        """Revoke a token."""
         del self._access.grants[token]
 
     def run(self, speed: float = 1.0) -> None:
-        """Let virtual time pass by itself, `speed` times as fast as real time, until the cluster is closed."""
-        engine = self._living()
+        """Let virtual time pass `speed` times as fast as real time, until the cluster is closed."""
+        engine = self._engine_or_error()
 
         def tick() -> None:
             last = time.monotonic()
@@ -152,14 +163,17 @@ class Cluster:
         self._clock.start()
 
     def break_streams(self) -> None:
-        """End every event stream, as when a connection breaks."""
-        engine = self._living()
+        """End every event stream, as a broken connection does."""
+        engine = self._engine_or_error()
         with engine.state.changed:
             engine.broker.cut()
 
     def restart_servers(self, *, restored: bool = False) -> None:
-        """End every stream and blocking query and forget the event buffer; `restored` servers count indexes anew."""
-        engine = self._living()
+        """End every stream and blocking query and empty the event buffer.
+
+        With `restored`, indexes restart from low numbers, as after a restore.
+        """
+        engine = self._engine_or_error()
         with engine.state.changed:
             engine.broker.cut(forget=True)
             engine.state.starts += 1
@@ -168,16 +182,16 @@ class Cluster:
 
     @contextlib.contextmanager
     def without_leader(self) -> Iterator[None]:
-        """Answer reads as servers do that have no leader."""
+        """Answer as servers without a leader do."""
         self.state.has_leader = False
         try:
             yield
         finally:
             self.state.has_leader = True
 
-    def _living(self) -> Engine:
+    def _engine_or_error(self) -> Engine:
         if self.engine is None:
-            raise ValueError("a recording does not go on: make a Cluster of a story")
+            raise ValueError("A recording does not change. Make a Cluster from a story instead.")
         return self.engine
 
     def close(self) -> None:

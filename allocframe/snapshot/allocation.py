@@ -10,7 +10,7 @@ import pandas as pd
 
 from .._utils.text import escaped, visible
 from ..store.capture import Capture
-from ..store.page_store import Store
+from ..store.page_store import PageStore
 
 
 class Allocation:
@@ -24,7 +24,7 @@ class Allocation:
         The tables of this allocation; `placement` says how the scheduler scored nodes for it.
     """
 
-    def __init__(self, capture: Capture, store: Store) -> None:
+    def __init__(self, capture: Capture, store: PageStore) -> None:
         self._capture = capture
         self._store = store
         self.raw: dict[str, Any] = json.loads(capture.file(capture.pages[0]).read_bytes())

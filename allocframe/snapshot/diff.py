@@ -37,13 +37,13 @@ class Diff:
     Examples
     --------
     >>> snap.diff(snap)
-    <Diff: 0 new, 0 gone, 0 changed allocations, 0 new events>
+    <Diff: 0 added, 0 removed, 0 changed allocations, 0 new events>
     """
 
-    new: pd.DataFrame
+    added: pd.DataFrame
     """Rows of `allocations` that are in the second only."""
 
-    gone: pd.DataFrame
+    removed: pd.DataFrame
     """Rows of `allocations` that are in the first only."""
 
     changed: pd.DataFrame
@@ -68,7 +68,7 @@ class Diff:
     def _title(self) -> str:
         changed = self.changed["alloc_id"].nunique()
         return (
-            f"{len(self.new):,} new, {len(self.gone):,} gone, {changed:,} changed allocations, "
+            f"{len(self.added):,} added, {len(self.removed):,} removed, {changed:,} changed allocations, "
             f"{len(self.new_events):,} new events"
         )
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from ..errors import ConfigError, DecodeError
 from ..store.capture import Capture, capture_files, load_capture
-from ..store.page_store import Store
-from ..store.table_store import Kept
+from ..store.page_store import PageStore
+from ..store.table_store import TableStore
 from .multi_cluster import MultiSnapshot, joined
 from .snapshot import Snapshot
 
@@ -33,7 +33,7 @@ def load(path: str | os.PathLike[str]) -> Snapshot:
     if any(page.kind == "cluster" for page in capture.pages):
         return loaded(capture)
     tables = any(page.kind == "table" for page in capture.pages)
-    snapshot = Snapshot(capture, Kept.of(capture)) if tables else _decoded(capture)
+    snapshot = Snapshot(capture, TableStore.of(capture)) if tables else _decoded(capture)
     try:
         for column, value in snapshot._capture.info.get("filters", []):
             snapshot = snapshot.filter(**{column: value})
@@ -69,7 +69,7 @@ def read_json(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) 
 
 
 def _decoded(capture: Capture) -> Snapshot:
-    store = Store(capture)
+    store = PageStore(capture)
     try:
         for page in capture.pages:
             store.read(page)

@@ -18,9 +18,10 @@ from ..errors import ConfigError
 from ..store.capture import Capture
 from ..store.page_store import ISSUES
 from ..store.sql import quoted
-from ..store.table_store import Kept
+from ..store.store import Store
+from ..store.table_store import TableStore
 from ..tables import SNAPSHOT_TABLES, TABLES
-from ..tables.table import Column, Table, Tables
+from ..tables.table import Column, Table
 from .snapshot import Snapshot
 
 CLUSTER = Column("cluster", "cluster", "category", "the cluster that the row is of")
@@ -34,7 +35,7 @@ DECLARED = {name: _of_several(table) for name, table in {**TABLES, ISSUES.name: 
 """The tables of several clusters: equal IDs in different clusters are different allocations."""
 
 
-class Joined(Kept):
+class MultiClusterStore(TableStore):
     """The tables of several snapshots in one database, each row with its cluster."""
 
     declared: ClassVar[Mapping[str, Table]] = DECLARED
@@ -78,7 +79,7 @@ class MultiSnapshot(Snapshot):
         self,
         members: Mapping[str, Snapshot],
         capture: Capture,
-        store: Tables,
+        store: Store,
         *,
         conditions: Iterable[tuple[str, Any]] = (),
         schema: str = "main",
@@ -189,7 +190,7 @@ def joined(snapshots: Mapping[str, Snapshot], failed: Mapping[str, Mapping[str, 
     capture = Capture.create()
     capture.describe(**_facts({name: _told(member) for name, member in members.items()}, failed))
     try:
-        return MultiSnapshot(members, capture, Joined(members))
+        return MultiSnapshot(members, capture, MultiClusterStore(members))
     except BaseException:
         capture.close()
         raise

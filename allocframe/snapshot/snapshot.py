@@ -8,96 +8,27 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from .._utils.memory import LARGE
-from .._utils.text import without_formula
+from .._utils.text import visible, without_formula
 from ..errors import ConfigError
 from ..store.capture import Capture
 from ..store.page_store import ISSUES
-from ..store.table_store import Kept
+from ..store.sql import terms
+from ..store.store import Store
+from ..store.table_store import TableStore
 from ..tables import SNAPSHOT_TABLES, TABLES
-from ..tables.table import Column, Table, Tables
+from ..tables.table import Column, Table
+from .diff import Diff, diff
 from .summary import BY_STATUS, COUNTS, SPAN, as_html, remarks, title
 
-if TYPE_CHECKING:
-    from .diff import Diff
 
-
-class Parts:
-    """What a snapshot's methods and statistics ask of its tables."""
-
-    _capture: Capture
-    _conditions: tuple[tuple[str, Any], ...]
-    _declared: ClassVar[Mapping[str, Table]] = TABLES
-
-    def __init__(self, store: Tables, schema: str) -> None:
-        self._store = store
-        self._schema = schema
-
-    if TYPE_CHECKING:
-
-        @property
-        def events(self) -> pd.DataFrame: ...
-
-    def _frame(self, name: str) -> pd.DataFrame:
-        return self._described(self._store.frame(name, self._schema), self._declared[name])
-
-    def _described(self, frame: pd.DataFrame, table: Table) -> pd.DataFrame:
-        frame.attrs = {
-            "table": table.name,
-            "key": list(table.key),
-            "filtered": [[column, value] for column, value in self._conditions],
-            "from": self._capture.info,
-        }
-        return frame
-
-    @cached_property
-    def _counts(self) -> dict[str, int]:
-        """How many rows there are; counted, because the tables of a large cluster take far longer to make."""
-        found = self._store.query(COUNTS, self._schema)
-        return {str(name): int(found[name].iloc[0]) for name in found}
-
-    def _narrowed(self, name: str, columns: tuple[Column, ...]) -> pd.DataFrame:
-        """Return what SQL makes of a table's columns, row by row: for statistics, which need far less than all of it."""
-        return self._store.frame(name, self._schema, columns)
-
-    def _events_at(self, places: np.ndarray[Any, Any], keys: pd.DataFrame) -> pd.DataFrame:
-        """Return the events at these places of the table, which have these keys; of a large table it makes no other rows."""
-        if "events" in self.__dict__ or self._counts["events"] <= LARGE:
-            return self.events.iloc[places].reset_index(drop=True)
-        wanted = pd.DataFrame({name: keys[name].astype("str") for name in keys}).astype({"seq": "int64"})
-        found = self._store.frame(
-            "events", self._schema, only=pa.Table.from_pandas(wanted, preserve_index=False)
-        )
-        order = pd.MultiIndex.from_frame(found[list(wanted)].astype("str")).get_indexer(
-            pd.MultiIndex.from_frame(wanted.astype("str"))
-        )
-        return self._described(found.iloc[order].reset_index(drop=True), self._declared["events"])
-
-    def _indexes(self) -> pd.Series[Any]:
-        """Return the ModifyIndex of each allocation, by its ID."""
-        found = self._store.query(
-            "SELECT alloc_id, modify_index FROM allocations WHERE alloc_id IS NOT NULL", self._schema
-        )
-        return found.drop_duplicates("alloc_id").set_index("alloc_id")["modify_index"]
-
-    def _rows_of(self, name: str, ids: Iterable[str]) -> pd.DataFrame:
-        """Return the rows of a table that belong to these allocations."""
-        wanted = pa.table({"alloc_id": pa.array(ids, pa.string())})
-        return self._described(self._store.frame(name, self._schema, only=wanted), self._declared[name])
-
-    def _in_parts(self, names: Iterable[str], size: int) -> Iterator[dict[str, pd.DataFrame]]:
-        """Yield these tables for so many allocations at a time."""
-        for schema in self._store.split(self._schema, size):
-            yield {name: self._store.frame(name, schema) for name in names}
-
-
-class Snapshot(Parts):
+class Snapshot:
     """Every allocation that one walk over a cluster found, and what became of their tasks.
 
     Made by `Client.snapshot`, `load`, `read_json` and `Archive.snapshot`. Frames are made when first asked for, and kept.
@@ -128,13 +59,14 @@ class Snapshot(Parts):
     def __init__(
         self,
         capture: Capture,
-        store: Tables,
+        store: Store,
         *,
         conditions: Iterable[tuple[str, Any]] = (),
         schema: str = "main",
     ) -> None:
-        super().__init__(store, schema)
         self._capture = capture
+        self._store = store
+        self._schema = schema
         self._conditions = tuple(conditions)
 
     @cached_property
@@ -204,7 +136,8 @@ class Snapshot(Parts):
         Parameters
         ----------
         **columns
-            A column of `allocations` and its value, or a list of values of which one must match.
+            A column of `allocations` and its value, or a list of values of which one must match. The runs of a periodic
+            or parameterized job have job IDs of their own: choose them all by ``parent_job_id``.
 
         Examples
         --------
@@ -230,7 +163,7 @@ class Snapshot(Parts):
         Returns
         -------
         Diff
-            The DataFrames `new`, `gone`, `changed` (column, before, after), `new_events`, `missing` (tasks that lost events
+            The DataFrames `added`, `removed`, `changed` (column, before, after), `new_events`, `missing` (tasks that lost events
             between the two), and `notes` on what makes the two hard to compare.
 
         Examples
@@ -239,8 +172,6 @@ class Snapshot(Parts):
         >>> earlier.diff(snap).changed.empty
         True
         """
-        from .diff import diff
-
         if self.clusters or other.clusters:
             raise ConfigError("only snapshots of one cluster can be compared: choose one by .clusters[...]")
         return diff(self, other)
@@ -256,7 +187,7 @@ class Snapshot(Parts):
         >>> af.load(snap.save("outage.allocframe")).events.equals(snap.events)
         True
         """
-        if isinstance(self._store, Kept) and not self._capture.pages:
+        if isinstance(self._store, TableStore) and not self._capture.pages:
             self._store.save(self._capture)
         self._capture.describe(filters=[[column, value] for column, value in self._conditions])
         return self._capture.save(path)
@@ -326,12 +257,78 @@ class Snapshot(Parts):
     def _repr_html_(self) -> str:
         return as_html(self._title(), self.sql(BY_STATUS), self._remarks())
 
+    # What statistics, comparisons and the archive ask of a snapshot.
+
+    def _frame(self, name: str) -> pd.DataFrame:
+        return self._described(self._store.frame(name, self._schema), self._declared[name])
+
+    def _described(self, frame: pd.DataFrame, table: Table) -> pd.DataFrame:
+        frame.attrs = {
+            "table": table.name,
+            "key": list(table.key),
+            "filtered": [[column, value] for column, value in self._conditions],
+            "from": self._capture.info,
+        }
+        return frame
+
+    @cached_property
+    def _counts(self) -> dict[str, int]:
+        """How many rows there are; counted, because the tables of a large cluster take far longer to make."""
+        found = self._store.query(COUNTS, self._schema)
+        return {str(name): int(found[name].iloc[0]) for name in found}
+
+    def _narrowed(self, name: str, columns: tuple[Column, ...]) -> pd.DataFrame:
+        """Return what SQL makes of a table's columns, row by row: for statistics, which need far less than all of it."""
+        return self._store.frame(name, self._schema, columns)
+
+    def _events_at(self, places: np.ndarray[Any, Any], keys: pd.DataFrame) -> pd.DataFrame:
+        """Return the events at these places of the table, which have these keys; of a large table it makes no other rows."""
+        if "events" in self.__dict__ or self._counts["events"] <= LARGE:
+            return self.events.iloc[places].reset_index(drop=True)
+        wanted = pd.DataFrame({name: keys[name].astype("str") for name in keys}).astype({"seq": "int64"})
+        found = self._store.frame(
+            "events", self._schema, only=pa.Table.from_pandas(wanted, preserve_index=False)
+        )
+        order = pd.MultiIndex.from_frame(found[list(wanted)].astype("str")).get_indexer(
+            pd.MultiIndex.from_frame(wanted.astype("str"))
+        )
+        return self._described(found.iloc[order].reset_index(drop=True), self._declared["events"])
+
+    def _indexes(self) -> pd.Series[Any]:
+        """Return the ModifyIndex of each allocation, by its ID."""
+        found = self._store.query(
+            "SELECT alloc_id, modify_index FROM allocations WHERE alloc_id IS NOT NULL", self._schema
+        )
+        return found.drop_duplicates("alloc_id").set_index("alloc_id")["modify_index"]
+
+    def _rows_of(self, name: str, ids: Iterable[str]) -> pd.DataFrame:
+        """Return the rows of a table that belong to these allocations."""
+        wanted = pa.table({"alloc_id": pa.array(ids, pa.string())})
+        return self._described(self._store.frame(name, self._schema, only=wanted), self._declared[name])
+
+    def _in_parts(self, names: Iterable[str], size: int) -> Iterator[dict[str, pd.DataFrame]]:
+        """Yield these tables for so many allocations at a time."""
+        for schema in self._store.split(self._schema, size):
+            yield {name: self._store.frame(name, schema) for name in names}
+
     def _title(self) -> str:
         return title(self._counts)
 
     def _remarks(self) -> list[str]:
         first, last = self.sql(SPAN).iloc[0]
-        return remarks(self.info, first, last, self._conditions)
+        return [*remarks(self.info, first, last, self._conditions), *self._hint_at_runs()]
+
+    def _hint_at_runs(self) -> Iterator[str]:
+        """Say that a periodic or parameterized job has runs, if the filter asked for the job and found nothing."""
+        jobs = [value for column, value in self._conditions if column == "job_id"]
+        if not jobs or len(self):
+            return
+        conditions = [
+            ("parent_job_id" if name == "job_id" else name, value) for name, value in self._conditions
+        ]
+        count = f"SELECT count(*) AS n FROM allocations WHERE {terms(conditions)}"
+        if runs := int(self._store.query(count, "main")["n"].iloc[0]):
+            yield f"{runs:,} allocations belong to runs of that job: use filter(parent_job_id={visible(repr(jobs[-1]))})"
 
 
 def _plain_values(value: Any) -> Any:

@@ -68,7 +68,7 @@ class PageRows:
     ids: list[str]
 
 
-class Store:
+class PageStore:
     """The typed columns of a capture's pages, in a database of their own that spills to the capture's folder."""
 
     def __init__(self, capture: Capture, *, threads: int | None = None) -> None:

@@ -26,7 +26,7 @@ MEMORY_LIMIT = "1GB"
 _ORDER = {"task_states": ", t.task", "events": ", t.task, t.seq", "reschedules": ", t.seq"}
 
 
-class Kept:
+class TableStore:
     """Tables in a database of their own; stands in for a capture's decoder."""
 
     declared: ClassVar[Mapping[str, Table]] = TABLES
@@ -38,7 +38,7 @@ class Kept:
         self._schemas = itertools.count(1)
 
     @classmethod
-    def of(cls, capture: Capture) -> Kept:
+    def of(cls, capture: Capture) -> TableStore:
         """Return the tables that `save` put into a capture.
 
         Raises
@@ -51,8 +51,10 @@ class Kept:
             if set(files) != set(SNAPSHOT_TABLES):
                 raise DecodeError("the saved tables are not those of a snapshot")
             for name in SNAPSHOT_TABLES:
-                columns = ", ".join(column.name for column in TABLES[name].columns)
-                made._con.execute(f"CREATE TABLE {name} AS SELECT {columns} FROM read_parquet({files[name]})")
+                source = f"read_parquet({files[name]})"
+                saved = set(made._con.sql(f"FROM {source}").columns)
+                columns = ", ".join(_saved_or_derived(column, saved) for column in TABLES[name].columns)
+                made._con.execute(f"CREATE TABLE {name} AS SELECT {columns} FROM {source}")
         except (duckdb.Error, DecodeError) as error:
             made.close()
             capture.close()
@@ -74,7 +76,7 @@ class Kept:
         columns: tuple[Column, ...] = (),
         only: pa.Table | None = None,
     ) -> pd.DataFrame:
-        """Return a table as a DataFrame, in the order in which the allocations were created; see `decode.Store.frame`."""
+        """Return a table as a DataFrame, in the order in which the allocations were created; see `PageStore.frame`."""
         table, key = self.declared[name].narrowed(columns), self.declared["allocations"].key
         made = ", ".join(
             f"{column.sql if columns else column.name} AS {column.name}" for column in table.columns
@@ -121,6 +123,13 @@ class Kept:
         """Let go of the database."""
         self._con.close()
         self._remove()
+
+
+def _saved_or_derived(column: Column, saved: set[str]) -> str:
+    """Return the SQL of a column, which files of an older version may lack."""
+    return (
+        f"{column.derived} AS {column.name}" if column.derived and column.name not in saved else column.name
+    )
 
 
 def connect(spill: str) -> duckdb.DuckDBPyConnection:

@@ -4,6 +4,27 @@ from __future__ import annotations
 
 from .table import Column, Table
 
+_RUN = f"(periodic-[0-9]+|dispatch-(?:.+-)?[0-9]+-{'[0-9a-f]' * 8})"
+"""How Nomad names the children of a periodic or parameterized job, after their parent's ID and a slash."""
+
+
+def _from_child_id(job_id: str, group: int) -> str:
+    """Return the SQL of the parent's ID (group 1) or of the run's name (group 2), NULL if this is no child's ID.
+
+    DuckDB and Spark both read it, so no backslash and no brace is in it. The greedy first group makes the
+    last run the one that counts: the launches of a dispatched periodic job are children of that dispatch.
+    """
+    extract = f"nullif(regexp_extract({job_id}, '(?s)^(.+)/{_RUN}$', {group}), '')"
+    # Few job IDs have a slash, and looking for one costs far less than the pattern.
+    return f"CASE WHEN contains({job_id}, '/') THEN {extract} END"
+
+
+# A full read says who the parent is, or "" for none; the list and the event stream leave only the ID to go by.
+_PARENT = f"CASE WHEN Job.ParentID IS NULL THEN {_from_child_id('JobID', 1)} ELSE given(Job.ParentID) END"
+_RUN_OF_PARENT = f"""CASE WHEN Job.ParentID IS NULL THEN {_from_child_id("JobID", 2)}
+  WHEN Job.ParentID <> '' AND starts_with(JobID, Job.ParentID || '/')
+  THEN given(substr(JobID, length(Job.ParentID) + 2)) END"""
+
 ALLOCATIONS = Table(
     name="allocations",
     key=("alloc_id",),
@@ -16,6 +37,20 @@ ALLOCATIONS = Table(
             "name", "given(Name)", "text", "job.group[index], the same for every replacement in that slot"
         ),
         Column("job_id", "given(JobID)", "category", "the job"),
+        Column(
+            "parent_job_id",
+            _PARENT,
+            "category",
+            "the periodic or parameterized job that its job is a run of; missing for other jobs",
+            derived=_from_child_id("job_id", 1),
+        ),
+        Column(
+            "run",
+            _RUN_OF_PARENT,
+            "category",
+            "that run: dispatch-<seconds>-<hex> or periodic-<seconds>, the end of job_id",
+            derived=_from_child_id("job_id", 2),
+        ),
         Column(
             "job_type", "given(coalesce(JobType, Job.Type))", "category", "service, batch, system or sysbatch"
         ),

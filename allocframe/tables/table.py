@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -37,13 +37,15 @@ _FROM_ARROW: dict[Kind, Any] = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its name, the SQL expression it is read with, how it is held, its unit and meaning."""
+    """One column: its name, the SQL expression that reads it, how it is held, its meaning and unit."""
 
     name: str
     sql: str
     kind: Kind
     doc: str
     unit: str = ""
+    derived: str = ""
+    """SQL over the table's other columns: the value in rows that were saved before this column existed."""
 
     @property
     def arrow(self) -> pa.DataType:
@@ -119,20 +121,6 @@ class Table:
     def schema(self) -> pa.Schema:
         """Return the Arrow schema of this table."""
         return pa.schema([(c.name, c.arrow) for c in self.columns])
-
-
-class Tables(Protocol):
-    """Where a snapshot's tables come from: a capture's decoder, or an archive."""
-
-    def frame(
-        self, name: str, schema: str, columns: tuple[Column, ...] = (), only: pa.Table | None = None
-    ) -> pd.DataFrame: ...
-    def query(self, query: str, schema: str) -> pd.DataFrame: ...
-    def narrow(self, schema: str, conditions: Iterable[tuple[str, Any]]) -> str: ...
-    def split(self, schema: str, size: int) -> Iterator[str]: ...
-    def issues(self) -> pd.DataFrame: ...
-    def stream(self, name: str, schema: str) -> pa.RecordBatchReader: ...
-    def close(self) -> None: ...
 
 
 def _categorical(values: pa.ChunkedArray[Any]) -> pd.Series[Any]:

@@ -149,7 +149,7 @@ ALLOCATION = Struct(
         "RescheduleTracker": _struct(Events=ListOf(_RESCHEDULE)),
         "TaskStates": MapOf(TASK_STATE),
         "AllocatedResources": _RESOURCES,
-        "Job": _struct(Type=TEXT, Version=UINT64),
+        "Job": _struct(Type=TEXT, Version=UINT64, ParentID=TEXT),
         "Metrics": _METRICS,
     }
 )

@@ -24,7 +24,7 @@ class Gap:
 class Change:
     """What is new since the change before it.
 
-    `task_states`, `events` and `reschedules` hold every row of the allocations in `new` and `changed`, so `events` are whole
+    `task_states`, `events` and `reschedules` hold every row of the allocations in `added` and `changed`, so `events` are whole
     rings: up to ten for each task, with those that were known before. Where one change stands for several answers, they
     also hold, before the ring, the events that came and went between them.
     """
@@ -36,14 +36,14 @@ class Change:
     """The Raft index that the cluster had reached."""
 
     source: Literal["list", "stream", "blocking"]
-    whole: bool
-    """Whether every allocation was compared, so that `gone` is complete up to `at`."""
+    full: bool
+    """Whether every allocation was compared, so that `removed` is complete up to `at`."""
 
-    new: pd.DataFrame
+    added: pd.DataFrame
     changed: pd.DataFrame
-    gone: pd.DataFrame
+    removed: pd.DataFrame
     """Rows of `allocations`; those that are gone as they were last seen: only `alloc_id` and `modify_index` of what is
-    known from `Seen` alone."""
+    known from `Checkpoint` alone."""
 
     task_states: pd.DataFrame
     events: pd.DataFrame
@@ -54,11 +54,11 @@ class Change:
     gap: Gap | None = None
 
     def __len__(self) -> int:
-        return len(self.new) + len(self.changed) + len(self.gone)
+        return len(self.added) + len(self.changed) + len(self.removed)
 
 
 @dataclass(frozen=True)
-class Seen:
+class Checkpoint:
     """Up to where a watch before this one has got: what a recorder goes on from."""
 
     index: int | None = None

@@ -7,29 +7,29 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import NotFound
-from ..fetch.listing import Walk
+from ..fetch.listing import ListFetcher
 from ..nomad import protocol
 from ..nomad.config import Config
 from ..nomad.protocol import Query
-from ..nomad.transport import Transport, parsed
-from ..store.page_store import Store
+from ..nomad.transport import Transport, parse_json
+from ..store.page_store import PageStore
 
 WORKERS = 4
 LIGHT_PAGE = 20_000
 """Allocations on a page of a list without task states."""
 
 
-class Asker:
+class Lister:
     """Asks what a watch wants to know."""
 
     def __init__(self, transport: Transport, config: Config, query: Query) -> None:
         self.reads = 0
         self._transport, self._config, self._query = transport, config, query
 
-    def all(self, *, light: bool = False) -> tuple[Store, int | None]:
+    def all(self, *, light: bool = False) -> tuple[PageStore, int | None]:
         """Return every allocation, and the index that the cluster had reached when the list began."""
         query = replace(self._query, task_states=False, per_page=LIGHT_PAGE) if light else self._query
-        walk = Walk(self._transport, query, self._config.address, ask_version=False)
+        walk = ListFetcher(self._transport, query, self._config.address, ask_version=False)
         capture, store = walk.run(WORKERS, False)
         index = capture.info["index_first"]
         for page in capture.pages:
@@ -51,7 +51,7 @@ class Asker:
         def one(identity: str) -> Any:
             try:
                 params = {"region": self._query.region} if self._query.region else {}
-                return self._transport.get(f"/v1/allocation/{identity}", params, check=parsed)
+                return self._transport.get(f"/v1/allocation/{identity}", params, check=parse_json)
             except NotFound:
                 return None
 

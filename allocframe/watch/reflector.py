@@ -15,13 +15,14 @@ from ..errors import AllocframeError, PermissionDenied, Unsupported
 from ..nomad.blocking_query import BlockingIndex, Pace, read_timeout
 from ..nomad.config import Config
 from ..nomad.protocol import Query
+from ..nomad.retry import backoff
 from ..nomad.transport import Transport
-from ..store.page_store import UNSTORED, Store
+from ..store.page_store import UNSTORED, PageStore
 from . import updates as _events
-from .change import Change, Gap, Seen
-from .lister import Asker
-from .state import Frames, Jobs, Present, jobs_in
-from .update_queue import LATEST, Feed, Inbox, Subscription
+from .change import Change, Checkpoint, Gap
+from .lister import Lister
+from .state import Frames, Jobs, WatchState, jobs_in
+from .update_queue import LATEST, Subscriber, Subscription, UpdateQueue
 from .updates import Update
 
 LINGER = 0.05
@@ -49,7 +50,7 @@ _WENT_BACK = "the server's index went back: it was restored, or another one answ
 Source = Literal["list", "stream", "blocking"]
 
 
-class Watcher:
+class Reflector:
     """Follows one cluster, step by step, and puts what changed into `ready`."""
 
     def __init__(
@@ -57,28 +58,28 @@ class Watcher:
         transport: Transport,
         config: Config,
         query: Query,
-        seen: Seen,
+        checkpoint: Checkpoint,
         *,
         stream: bool,
-        relist: float,
+        resync_interval: float,
         wait: float,
     ) -> None:
         self.mode: Literal["stream", "blocking"] = "stream" if stream else "blocking"
-        self.trouble: str | None = None
-        self.index = seen.index or 0
-        self.told_up_to = seen.at
+        self.last_error: str | None = None
+        self.index = checkpoint.index or 0
+        self.told_up_to = checkpoint.at
         self.synced = False
-        self.present = Present(seen)
-        self.inbox = Inbox(query.prefix or "", floor=self.index)
-        self.feed = Feed()
+        self.state = WatchState(checkpoint)
+        self.queue = UpdateQueue(query.prefix or "", floor=self.index)
+        self.subscriber = Subscriber()
         self.rule = BlockingIndex(wait)
         self.ready: deque[Change] = deque()
         self.counts = dict.fromkeys(("relists", "reconnects", "resumed", "gaps", "resets", "failures"), 0)
         self._config, self._query = config, query
-        self.asker = Asker(transport, config, query)
-        self._wants_stream, self._relist = stream, relist
+        self.lister = Lister(transport, config, query)
+        self._wants_stream, self._resync_interval = stream, resync_interval
         self._gap: tuple[pd.Timestamp | None, str] | None = (
-            (seen.at, "nobody watched") if seen.at is not None else (None, _FIRST_LOOK)
+            (checkpoint.at, "nobody watched") if checkpoint.at is not None else (None, _FIRST_LOOK)
         )
         self._reset = False
         self._pace = Pace(FLOOR)
@@ -93,7 +94,7 @@ class Watcher:
         """Do what is due, or wait for it at most so long."""
         pause = self._not_before - time.monotonic()
         if pause > 0:
-            self.feed.closed.wait(min(pause, left))
+            self.subscriber.closed.wait(min(pause, left))
             return
         before = self.index, self.told_up_to
         try:
@@ -105,7 +106,7 @@ class Watcher:
             else:
                 self._ask(left)
         except (AllocframeError, *UNSTORED) as error:
-            if self.feed.closed.is_set():
+            if self.subscriber.closed.is_set():
                 return
             if isinstance(error, UNSTORED):
                 self.index, self.told_up_to = before
@@ -116,11 +117,13 @@ class Watcher:
 
     def _failed(self, error: Exception) -> None:
         """Wait longer each time; what a working stream tells meanwhile is not lost."""
-        self.trouble = str(error)
+        self.last_error = str(error)
         self.counts["failures"] += 1
         self._in_a_row += 1
-        pause = min(0.25 * 2 ** min(self._in_a_row, 10), LONGEST_PAUSE) * self._rng.uniform(0.5, 1.0)
-        streaming = self.synced and self.feed.stream is not None and self.feed.stream.ended is None
+        pause = backoff(self._in_a_row, self._rng, first=0.5, longest=LONGEST_PAUSE, jitter=0.5)
+        streaming = (
+            self.synced and self.subscriber.current is not None and self.subscriber.current.ended is None
+        )
         if streaming:
             self._relist_at = time.monotonic() + pause
         else:
@@ -134,10 +137,10 @@ class Watcher:
 
     def _notice_breaks(self) -> None:
         """Tell what a stream that has ended had told before; the rest must be listed."""
-        stream = self.feed.stream
-        if not self.synced or stream is None or (stream.ended is None and not self.inbox.overflowed):
+        stream = self.subscriber.current
+        if not self.synced or stream is None or (stream.ended is None and not self.queue.overflowed):
             return
-        if self.inbox.overflowed:
+        if self.queue.overflowed:
             self._lose("changes came faster than they were taken")
         else:
             while self._take(self._read_jobs):
@@ -155,31 +158,31 @@ class Watcher:
         """List everything while a new subscription is held; tell what that changes."""
         stream = self._subscribe() if self._wants_stream else None
         self.mode = "blocking" if stream is None else "stream"
-        began, first = _now(), not self.present.known
-        store, index = self.asker.all()
+        began, first = _now(), not self.state.known
+        store, index = self.lister.all()
         if index is not None and index < self.index:
             self._reset, self.index, first = True, 0, True
             self.counts["resets"] += 1
-            self.inbox.restart(0)
+            self.queue.restart(0)
         if stream is not None and not first:
             self._catch_up(stream, store, index)
         else:
             self._up_to(began if stream is None else _now())
-        frames = self.present.replace(store, index, reset=self._reset)
+        frames = self.state.replace(store, index, reset=self._reset)
         self.index = max(self.index, index or 0)
         self.rule.index = index or 0
         self.counts["relists"] += self._ever
-        self._tell(frames, "list", whole=True)
-        self._relist_at = time.monotonic() + self._relist * self._rng.uniform(0.9, 1.1)
+        self._tell(frames, "list", full=True)
+        self._relist_at = time.monotonic() + self._resync_interval * self._rng.uniform(0.9, 1.1)
         if self._reset and stream is not None:
             self._relist_at = 0.0  # what came with low indexes before the list was taken for old
         self._reset, self.synced, self._ever = False, True, True
-        self.trouble, self._in_a_row = None, 0
+        self.last_error, self._in_a_row = None, 0
 
-    def _catch_up(self, stream: Subscription, store: Store, index: int | None) -> None:
+    def _catch_up(self, stream: Subscription, store: PageStore, index: int | None) -> None:
         """Take first what the stream tells of the time before the list: rows that have moved on hold less."""
         newest = max(store.modify_indexes().values(), default=0)
-        reached = newest <= self.index or self.inbox.reach(newest, lambda: stream.ended is not None)
+        reached = newest <= self.index or self.queue.reach(newest, lambda: stream.ended is not None)
         kept = stream.first_index is not None and stream.first_index <= self.index
         if self._gap is not None and reached and not self._reset and (kept or index == self.index):
             self._gap = None
@@ -194,52 +197,52 @@ class Watcher:
     def _subscribe(self) -> Subscription | None:
         """Return a subscription that the server has confirmed, or None where it lets nobody subscribe."""
         if self.synced:
-            self.inbox.floor = self.index
+            self.queue.floor = self.index
         else:
-            self.feed.replace(None)
-            self.inbox.restart(self.index)
+            self.subscriber.replace(None)
+            self.queue.restart(self.index)
         params = {"topic": "Allocation", "index": "0", "namespace": self._query.namespace or "default"}
         if self._query.region:
             params["region"] = self._query.region
-        stream = self.feed.open(self._config, params, self.inbox)
+        stream = self.subscriber.open(self._config, params, self.queue)
         if stream.established:
-            self.feed.replace(stream)
+            self.subscriber.replace(stream)
             return stream
         stream.close()
         self._refused(stream)
-        self.feed.replace(None)
+        self.subscriber.replace(None)
         return None
 
     def _refused(self, stream: Subscription) -> None:
         """Find out by one list request what it means that a stream ended before its first line: newer servers answer 200."""
         if stream.error is not None and not isinstance(stream.error, PermissionDenied | Unsupported):
             raise stream.error
-        self.asker.index({}, LATEST)
+        self.lister.index({}, LATEST)
 
     # Event stream
 
     def _listen(self, left: float) -> None:
         """Wait for what the stream tells, and tell it."""
         until = min(left, self._relist_at - time.monotonic())
-        stream, inbox = self.feed.stream, self.inbox
-        with inbox.changed:
-            inbox.changed.wait_for(
+        stream, queue = self.subscriber.current, self.queue
+        with queue.changed:
+            queue.changed.wait_for(
                 lambda: (
-                    len(inbox)
-                    or inbox.overflowed
-                    or self.feed.closed.is_set()
+                    len(queue)
+                    or queue.overflowed
+                    or self.subscriber.closed.is_set()
                     or stream is None
                     or stream.ended is not None
                 ),
                 max(until, 0.0),
             )
         if stream is not None and stream.ended is None:
-            self.feed.closed.wait(LINGER if len(inbox) else 0.0)
+            self.subscriber.closed.wait(LINGER if len(queue) else 0.0)
             self._take(self._read_jobs)
 
     def _take(self, jobs: Jobs) -> bool:
-        """Apply what the inbox holds, or its oldest part; return whether there was any."""
-        taken, index, heard = self.inbox.take(MOST_AT_ONCE)
+        """Apply what the queue holds, or its oldest part; return whether there was any."""
+        taken, index, heard = self.queue.take(MOST_AT_ONCE)
         rounds = list(zip_longest(*(one.forms() for one in taken))) or [()]
         for nth, forms in enumerate(rounds, 1):
             if nth == len(rounds):
@@ -249,11 +252,11 @@ class Watcher:
         return bool(taken)
 
     def _apply(self, updates: list[Update], jobs: Jobs) -> None:
-        fresh = self.present.fresh(updates)
-        self.inbox.counts["duplicates"] += len(updates) - len(fresh)
+        fresh = self.state.fresh(updates)
+        self.queue.counts["duplicates"] += len(updates) - len(fresh)
         if fresh:
-            frames = self.present.apply(fresh, jobs(self.present.without_job(fresh)))
-            self._tell(frames, "stream", whole=False)
+            frames = self.state.apply(fresh, jobs(self.state.without_job(fresh)))
+            self._tell(frames, "stream", full=False)
 
     def _read_jobs(self, ids: list[str]) -> dict[str, tuple[str | None, int | None]]:
         """Read allocations that were never listed, because payloads hold no job; many are left to the next list."""
@@ -261,7 +264,7 @@ class Watcher:
             self._relist_at = 0.0
             return {}
         try:
-            rows = self.asker.read(ids)
+            rows = self.lister.read(ids)
         except AllocframeError:
             return {}  # what was told of them must not be lost; the next list has the rest
         return {str(row.get("ID")): _events.job_of(row) for row in rows}
@@ -272,7 +275,7 @@ class Watcher:
         """Wait for the list to move past the index, with an answer as small as can be; then see what changed."""
         pause = self._pace.left(time.monotonic())
         if pause > 0:
-            self.feed.closed.wait(min(pause, left))
+            self.subscriber.closed.wait(min(pause, left))
             if pause > left:
                 return
         params = self.rule.params(self._rng, max(left, 0.1))
@@ -285,11 +288,11 @@ class Watcher:
     def _has_moved(self, params: dict[str, str]) -> bool:
         """Wait until the list has moved past the index, or the time is over."""
         resets = self.rule.resets
-        moved = self.rule.received(self.asker.index(params, read_timeout(self.rule.wait)))
+        moved = self.rule.received(self.lister.index(params, read_timeout(self.rule.wait)))
         if self.rule.resets > resets:
             self._lose(_WENT_BACK)
             return False
-        self.trouble, self._in_a_row = None, 0
+        self.last_error, self._in_a_row = None, 0
         if not moved:
             self._up_to(_now())
         return moved
@@ -297,42 +300,42 @@ class Watcher:
     def _compare(self) -> None:
         """List without task states, and read in full only what has changed."""
         started, began = time.monotonic(), _now()
-        store, index = self.asker.all(light=True)
-        found = self.present.difference(store.modify_indexes(), index)
+        store, index = self.lister.all(light=True)
+        found = self.state.difference(store.modify_indexes(), index)
         store.close()
         if index is not None and index < self.index:
             self._lose(_WENT_BACK)
             return
         self.rule.index = index or 0
-        self.trouble, self._in_a_row = None, 0
+        self.last_error, self._in_a_row = None, 0
         if len(found.chosen) > MOST_READS:
-            store, index = self.asker.all()
-            frames = self.present.replace(store, index)
+            store, index = self.lister.all()
+            frames = self.state.replace(store, index)
         else:
             frames = self._changed(found.chosen)
-            frames["gone"] = self.present.forget(found.gone)
+            frames["removed"] = self.state.forget(found.gone)
         self.index = max(self.index, index or 0)
         self._pace.pause = max(self._pace.pause, time.monotonic() - started)
         self._up_to(began)
-        if any(len(frames[name]) for name in ("new", "changed", "gone")):
-            self._tell(frames, "blocking", whole=True)
+        if any(len(frames[name]) for name in ("added", "changed", "removed")):
+            self._tell(frames, "blocking", full=True)
 
     def _changed(self, ids: Iterable[str]) -> Frames:
-        updates = [one for row in self.asker.read(list(ids)) if (one := _events.update(row)) is not None]
-        return self.present.apply(self.present.fresh(updates), {})
+        updates = [one for row in self.lister.read(list(ids)) if (one := _events.update(row)) is not None]
+        return self.state.apply(self.state.fresh(updates), {})
 
     # What is told
 
-    def still(self) -> Change | None:
+    def heartbeat(self) -> Change | None:
         """Return a change without rows that says that nothing had changed when the cluster was last heard of."""
-        if not self.synced or self.ready or len(self.inbox) or self.told_up_to is None:
+        if not self.synced or self.ready or len(self.queue) or self.told_up_to is None:
             return None
-        return self._change(self.present.nothing(), self.mode, whole=False)
+        return self._change(self.state.nothing(), self.mode, full=False)
 
-    def _tell(self, frames: Frames, source: Source, *, whole: bool) -> None:
-        self.ready.append(self._change(frames, source, whole=whole))
+    def _tell(self, frames: Frames, source: Source, *, full: bool) -> None:
+        self.ready.append(self._change(frames, source, full=full))
 
-    def _change(self, frames: Frames, source: Source, *, whole: bool) -> Change:
+    def _change(self, frames: Frames, source: Source, *, full: bool) -> Change:
         """Return a change as of the moment up to which all is told, which is earlier than now."""
         gap, at = None, self.told_up_to or _now()
         if self._gap is not None:
@@ -340,7 +343,7 @@ class Watcher:
             gap = Gap(since - UNDER_WAY if since is not None else None, at, reason)
             self.counts["gaps"] += reason != _FIRST_LOOK
             self._gap = None
-        return Change(at=at, index=self.index or None, source=source, whole=whole, gap=gap, **frames)
+        return Change(at=at, index=self.index or None, source=source, full=full, gap=gap, **frames)
 
 
 def _now() -> pd.Timestamp:

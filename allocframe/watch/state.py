@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from ..store.capture import Capture, Page
-from ..store.page_store import Store
+from ..store.page_store import PageStore
 from ..tables import TABLES
 from . import updates as _events
-from .change import Seen
+from .change import Checkpoint
 from .updates import Update
 
 _CHANGED = ("allocations", "task_states", "events", "reschedules")
@@ -53,7 +53,7 @@ class Difference:
 class Rows(Capture):
     """A capture that no answer was put into: its one page is written of its rows, once somebody asks for it."""
 
-    store: Store
+    store: PageStore
 
     @property
     def pages(self) -> list[Page]:
@@ -62,13 +62,13 @@ class Rows(Capture):
         return super().pages
 
 
-class Present:
+class WatchState:
     """Every allocation as it was last told of."""
 
-    def __init__(self, seen: Seen) -> None:
-        self.known = {identity: _Known(index) for identity, index in seen.modify_index.items()}
-        self._store = Store(Capture.create())
-        self._batch = Store(Capture.create(), threads=1)
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.known = {identity: _Known(index) for identity, index in checkpoint.modify_index.items()}
+        self._store = PageStore(Capture.create())
+        self._batch = PageStore(Capture.create(), threads=1)
         self._pending: dict[str, bytes] = {}
 
     def without_job(self, updates: Iterable[Update]) -> list[str]:
@@ -142,7 +142,7 @@ class Present:
                 (kept if newer and known.ring is not None else gone).append(identity)
         return Difference(chosen, gone, kept, complete)
 
-    def replace(self, store: Store, index: int | None, *, reset: bool = False) -> Frames:
+    def replace(self, store: PageStore, index: int | None, *, reset: bool = False) -> Frames:
         """Put a whole list in place of what is known; return what that changes, and what had lacked its job."""
         listed = store.modify_indexes()
         found = self.difference(listed, index, reset=reset)
@@ -156,13 +156,13 @@ class Present:
             store.drop(found.kept)
             store.put(rows)
         frames = self._chosen(store, found)
-        frames["gone"] = self.forget(found.gone)
+        frames["removed"] = self.forget(found.gone)
         self._store.close()
         self._store.capture.close()
         self._store = store
         return self._noted(frames)
 
-    def _chosen(self, store: Store, found: Difference) -> Frames:
+    def _chosen(self, store: PageStore, found: Difference) -> Frames:
         """Return the tables of what a list holds that is new, or changed."""
         if found.complete and len(found.chosen) <= _FEW:
             schema = store.narrow("main", [("alloc_id", found.chosen)])
@@ -206,9 +206,9 @@ class Present:
         rings, unseen = self._rings(events)
         self._remember(allocations, rings)
         return {
-            "gone": _NONE.copy(),
+            "removed": _NONE.copy(),
             **frames,
-            "new": allocations[~was].reset_index(drop=True),
+            "added": allocations[~was].reset_index(drop=True),
             "changed": allocations[was].reset_index(drop=True),
             "new_events": events[unseen].reset_index(drop=True),
         }
@@ -233,18 +233,18 @@ class Present:
         for identity, index, kind, version in zip(*columns, strict=True):
             self.known[identity] = _Known(index or 0, kind, version, rings.get(identity, _NO_EVENTS))
 
-    def copy(self) -> tuple[Capture, Store]:
+    def copy(self) -> tuple[Capture, PageStore]:
         """Return everything as a store of its own, which later changes leave alone."""
         self._settle()
         capture = Rows.create()
-        store = capture.store = Store(capture)
+        store = capture.store = PageStore(capture)
         store.put(self._store.rows())
         return capture, store
 
     def nothing(self) -> Frames:
         """Return the frames of no change."""
         empty = {name: TABLES[name].empty() for name in _CHANGED[1:]}
-        return {**empty, "new_events": empty["events"], "new": _NONE, "changed": _NONE, "gone": _NONE}
+        return {**empty, "new_events": empty["events"], "added": _NONE, "changed": _NONE, "removed": _NONE}
 
 
 _NONE = TABLES["allocations"].empty()
@@ -285,7 +285,7 @@ Jobs = Callable[[list[str]], dict[str, tuple[str | None, int | None]]]
 """Finds the type and version of the jobs of allocations."""
 
 
-def jobs_in(store: Store) -> Jobs:
+def jobs_in(store: PageStore) -> Jobs:
     """Return how to find them in a list."""
 
     def found(ids: list[str]) -> dict[str, tuple[str | None, int | None]]:

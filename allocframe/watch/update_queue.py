@@ -31,7 +31,7 @@ _COUNTED = ("events", "coalesced", "duplicates", "replayed", "skipped", "overflo
 
 
 @dataclass
-class Inbox:
+class UpdateQueue:
     """What streams have told and nobody has taken yet: one entry for each allocation, so that it cannot grow for ever."""
 
     prefix: str = ""
@@ -116,7 +116,7 @@ class Inbox:
 
 
 class Subscription:
-    """One event stream whose allocations go into an inbox.
+    """One event stream whose allocations go into a queue.
 
     Attributes
     ----------
@@ -126,10 +126,10 @@ class Subscription:
         Why no more lines will come; None while they may.
     """
 
-    def __init__(self, config: Config, params: Mapping[str, str], inbox: Inbox) -> None:
+    def __init__(self, config: Config, params: Mapping[str, str], queue: UpdateQueue) -> None:
         self.first_index: int | None = None
         self.ended: str | None = None
-        self._inbox = inbox
+        self._queue = queue
         self._stream = EventStream(config, params, self._put, self._end, quiet=QUIET)
         self._stream.start()
 
@@ -147,13 +147,13 @@ class Subscription:
         line = updates.parse(text)
         if self.first_index is None and line.index is not None:
             self.first_index = line.index
-        self._stream.established = True  # before the inbox wakes those who wait for it
-        self._inbox.put(line)
+        self._stream.established = True  # before the queue wakes those who wait for it
+        self._queue.put(line)
 
     def _end(self, reason: str) -> None:
-        with self._inbox.changed:
+        with self._queue.changed:
             self.ended = reason
-            self._inbox.changed.notify_all()
+            self._queue.changed.notify_all()
 
     def give_up(self, error: AllocframeError) -> None:
         """Record why this subscription is of no use, unless the stream has a reason of its own."""
@@ -164,21 +164,21 @@ class Subscription:
         self._stream.close()
 
 
-class Feed:
+class Subscriber:
     """The subscription of a watch: the newest one, and how many there were."""
 
     def __init__(self) -> None:
-        self.stream: Subscription | None = None
+        self.current: Subscription | None = None
         self.opened = 0
         self.closed = threading.Event()
 
-    def open(self, config: Config, params: Mapping[str, str], inbox: Inbox) -> Subscription:
+    def open(self, config: Config, params: Mapping[str, str], queue: UpdateQueue) -> Subscription:
         """Return a new subscription once its first line has come, or it has ended without one."""
-        stream = Subscription(config, params, inbox)
+        stream = Subscription(config, params, queue)
         self.opened += 1
         try:
-            with inbox.changed:
-                inbox.changed.wait_for(
+            with queue.changed:
+                queue.changed.wait_for(
                     lambda: stream.established or stream.ended or self.closed.is_set(), ESTABLISH
                 )
         except BaseException:
@@ -192,7 +192,7 @@ class Feed:
 
     def replace(self, stream: Subscription | None) -> None:
         """Put a new subscription in place of the old one, which is closed."""
-        old, self.stream = self.stream, stream
+        old, self.current = self.current, stream
         if old is not None:
             old.close()
         if self.closed.is_set() and stream is not None:

@@ -14,8 +14,8 @@ from ..nomad.config import Config
 from ..nomad.protocol import Query
 from ..nomad.transport import Transport
 from ..snapshot.snapshot import Snapshot
-from .change import Change, Seen
-from .reflector import Watcher
+from .change import Change, Checkpoint
+from .reflector import Reflector
 
 
 class Watch:
@@ -28,7 +28,7 @@ class Watch:
     >>> with af.sim.Cluster("calm", allocations=20, seed=1) as cluster:
     ...     with af.Client(cluster.address, token=cluster.token) as client, client.watch(namespace="*") as watch:
     ...         first = next(watch)
-    ...         running = first.new[first.new["client_status"] == "running"]
+    ...         running = first.added[first.added["client_status"] == "running"]
     ...         client.restart(running["alloc_id"].iloc[0])
     ...         then = next(watch)
     >>> len(then.changed), "Restarting" in set(then.new_events["type"])
@@ -42,22 +42,28 @@ class Watch:
         query: Query,
         *,
         stream: bool = True,
-        relist: float = 300.0,
+        resync_interval: float = 300.0,
         wait: float = 60.0,
-        seen: Seen | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
-        for name, value in (("relist", relist), ("wait", wait)):
+        for name, value in (("resync_interval", resync_interval), ("wait", wait)):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
                 raise ConfigError(f"{name} must be a number of seconds above 0, not {value!r}")
         self._transport = transport
         self._config = config
         self._query = query
-        self._watcher = Watcher(
-            transport, config, query, seen or Seen(), stream=stream, relist=float(relist), wait=float(wait)
+        self._reflector = Reflector(
+            transport,
+            config,
+            query,
+            checkpoint or Checkpoint(),
+            stream=stream,
+            resync_interval=float(resync_interval),
+            wait=float(wait),
         )
         self._told = 0
         self._lock = threading.RLock()
-        weakref.finalize(self, _end, self._watcher, transport)
+        weakref.finalize(self, _end, self._reflector, transport)
 
     def poll(self, timeout: float | None = None) -> Change | None:
         """Return the next change, or None where none comes in time.
@@ -72,13 +78,13 @@ class Watch:
         PermissionDenied
             The token may not list allocations any more. Asking again later goes on where it stopped.
         ConnectionFailed, RequestTimeout, NotNomad, ApiError
-            The first list could not be had. Later trouble is waited out, and told by `trouble`.
+            The first list could not be had. Later trouble is waited out, and told by `last_error`.
 
         Examples
         --------
         >>> with client.watch(namespace="*") as watch:
         ...     first, none = watch.poll(), watch.poll(timeout=0.1)
-        >>> first.whole, none
+        >>> first.full, none
         (True, None)
         """
         change = self._next(timeout)
@@ -88,11 +94,11 @@ class Watch:
 
     def _next(self, timeout: float | None) -> Change | None:
         end = time.monotonic() + (math.inf if timeout is None else timeout)
-        ready = self._watcher.ready
+        ready = self._reflector.ready
         try:
             while not ready and not self.closed:
                 with self._lock:
-                    self._watcher.step(max(end - time.monotonic(), 0.0))
+                    self._reflector.step(max(end - time.monotonic(), 0.0))
                 if time.monotonic() >= end:
                     break
         except (KeyboardInterrupt, SystemExit):
@@ -103,7 +109,7 @@ class Watch:
         self._told += 1
         return ready.popleft()
 
-    def still(self) -> Change | None:
+    def heartbeat(self) -> Change | None:
         """Return a change without rows that says up to when nothing had changed; None where that cannot be told.
 
         A recorder keeps it to show, in a quiet time, that it was watching.
@@ -112,11 +118,11 @@ class Watch:
         --------
         >>> with client.watch(namespace="*") as watch:
         ...     _ = next(watch)
-        ...     len(watch.still())
+        ...     len(watch.heartbeat())
         0
         """
         with self._lock:
-            return self._watcher.still()
+            return self._reflector.heartbeat()
 
     def __iter__(self) -> Iterator[Change]:
         return self
@@ -130,17 +136,17 @@ class Watch:
     @property
     def mode(self) -> str:
         """How it watches, "stream" where the token may subscribe to events, else "blocking"."""
-        return self._watcher.mode
+        return self._reflector.mode
 
     @property
-    def trouble(self) -> str | None:
+    def last_error(self) -> str | None:
         """What keeps it from watching at present, which it goes on trying to overcome; None while all is well."""
-        return self._watcher.trouble
+        return self._reflector.last_error
 
     @property
     def closed(self) -> bool:
         """Whether it has ended."""
-        return self._watcher.feed.closed.is_set()
+        return self._reflector.subscriber.closed.is_set()
 
     @property
     def snapshot(self) -> Snapshot:
@@ -149,10 +155,10 @@ class Watch:
         Making one costs as much as there are allocations. Its `save` keeps the rows, not the answers they came from.
         """
         with self._lock:
-            watcher = self._watcher
-            capture, store = watcher.present.copy()
-            at = watcher.told_up_to.isoformat() if watcher.told_up_to is not None else None
-            index, synced = watcher.index or None, watcher.synced
+            reflector = self._reflector
+            capture, store = reflector.state.copy()
+            at = reflector.told_up_to.isoformat() if reflector.told_up_to is not None else None
+            index, synced = reflector.index or None, reflector.synced
         query = self._query
         asked = {"prefix": query.prefix, "filter": query.filter}
         notes = [f"asked only for {name} {value}" for name, value in asked.items() if value is not None]
@@ -181,19 +187,19 @@ class Watch:
         streams, and of those duplicates, replayed and coalesced ones; overflows of a slow consumer, resets of the
         index, failures, and single reads.
         """
-        watcher = self._watcher
-        requests = self._transport.stats.requests + watcher.feed.opened
+        reflector = self._reflector
+        requests = self._transport.stats.requests + reflector.subscriber.opened
         return {
             "requests": requests,
             "changes": self._told,
-            "reads": watcher.asker.reads,
-            **watcher.counts,
-            **watcher.inbox.counts,
+            "reads": reflector.lister.reads,
+            **reflector.counts,
+            **reflector.queue.counts,
         }
 
     def close(self) -> None:
         """Stop watching: no thread and no connection of it is left. The snapshot stays."""
-        _end(self._watcher, self._transport)
+        _end(self._reflector, self._transport)
 
     def __enter__(self) -> Self:
         return self
@@ -202,13 +208,13 @@ class Watch:
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else self.trouble or self.mode
-        return f"<Watch of {self._config.address}: {len(self._watcher.present.known):,} allocations, {state}>"
+        state = "closed" if self.closed else self.last_error or self.mode
+        return f"<Watch of {self._config.address}: {len(self._reflector.state.known):,} allocations, {state}>"
 
 
-def _end(watcher: Watcher, transport: Transport) -> None:
-    watcher.feed.close()
-    with watcher.inbox.changed:
-        watcher.inbox.changed.notify_all()
+def _end(reflector: Reflector, transport: Transport) -> None:
+    reflector.subscriber.close()
+    with reflector.queue.changed:
+        reflector.queue.changed.notify_all()
     transport.abort()
     transport.close()

@@ -1,1 +1,1 @@
-"""Widgets for notebooks: a panel that acts on allocations, and a terminal."""
+"""Widgets for notebooks: a control panel for allocations, and a terminal."""

@@ -26,14 +26,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as pages:
         versions = Versions(Path(pages), rows)
     archive = af.Archive(folder)
-    archive.append(versions.seen(100, new=[("web-1", 9), ("web-3", 20)]), recorder="golden")
+    archive.append(versions.seen(100, added=[("web-1", 9), ("web-3", 20)]), recorder="golden")
     archive.append(
-        versions.seen(110, new=[("web-2", 19)], changed=[("web-1", 18)], before=[("web-1", 9)]),
+        versions.seen(110, added=[("web-2", 19)], changed=[("web-1", 18)], before=[("web-1", 9)]),
         recorder="golden",
     )
     gap = Gap(moment(110), moment(120), "the recorder was stopped")
     archive.append(
-        versions.seen(120, changed=[("web-1", 25)], before=[("web-1", 18)], gone=[("web-3", 20)], gap=gap),
+        versions.seen(120, changed=[("web-1", 25)], before=[("web-1", 18)], removed=[("web-3", 20)], gap=gap),
         recorder="golden",
     )
 

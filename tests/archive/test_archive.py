@@ -41,12 +41,12 @@ def versions(tmp_path: Path) -> Versions:
 @pytest.fixture
 def week(archive: af.Archive, versions: Versions) -> af.Archive:
     """Allocation a from 10 on, changed at 20; b from 10 to 30; nobody watched from 40 to 50; c since."""
-    archive.append(versions.seen(10, new=[("a", 1), ("b", 3)]))
-    archive.append(versions.seen(20, changed=[("a", 2)], before=[("a", 1)], whole=False))
+    archive.append(versions.seen(10, added=[("a", 1), ("b", 3)]))
+    archive.append(versions.seen(20, changed=[("a", 2)], before=[("a", 1)], full=False))
     archive.append(versions.seen(25))
-    archive.append(versions.seen(30, gone=[("b", 3)]))
+    archive.append(versions.seen(30, removed=[("b", 3)]))
     archive.append(versions.seen(40))
-    archive.append(versions.seen(50, new=[("c", 4)], gap=Gap(moment(40), moment(50), "stopped")))
+    archive.append(versions.seen(50, added=[("c", 4)], gap=Gap(moment(40), moment(50), "stopped")))
     return archive
 
 
@@ -172,35 +172,19 @@ def test_all_of_it_in_sql(week: af.Archive) -> None:
         week.sql("SELECT 1; SELECT 2")
 
 
-def test_a_recorder_that_goes_on_learns_what_changed_meanwhile(week: af.Archive, versions: Versions) -> None:
+def test_the_state_is_what_the_archive_saw_last(week: af.Archive) -> None:
     state = week.state()
     assert (state.at, state.index) == (moment(50), 4)
     assert state.live["alloc_id"].tolist() == ["a", "c"]
     assert state.live["modify_index"].tolist() == [2, 4]
-    first = versions.seen(60, new=[("a", 9)])
-    caught = week.catch_up(first)
-    assert caught.new.empty
-    assert caught.changed["alloc_id"].tolist() == ["a"]
-    assert caught.gone["alloc_id"].tolist() == ["c"]
-    assert caught.gap == Gap(moment(50), moment(60), "no recorder ran")
-    elsewhere = week.catch_up(first, namespace="default")
-    assert elsewhere.gone.empty
-    week.append(caught)
-    assert len(week.catch_up(first)) == 0
-    assert len(week.events(alloc_id="a")) == 8
-    assert bool(week.coverage().set_index("alloc_id").loc["a", "complete"])
 
 
-def test_an_empty_archive_has_no_state_and_catches_up_with_everything(
-    archive: af.Archive, versions: Versions, tmp_path: Path
-) -> None:
-    change = versions.seen(1, new=[("a", 1)])
-    assert archive.catch_up(change) is change
+def test_an_empty_archive_has_no_state_and_no_snapshot(archive: af.Archive, tmp_path: Path) -> None:
     assert archive.state().at is None
     assert archive.state().live.empty
     with pytest.raises(FileNotFoundError, match="no archive"):
         archive.snapshot()
-    assert [path.name for path in tmp_path.iterdir()] == ["pages"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_values_are_kept_exactly(archive: af.Archive, tmp_path: Path) -> None:
@@ -244,7 +228,7 @@ def test_a_folder_that_delta_rs_cannot_open_is_refused_by_name() -> None:
 def test_what_was_seen_again_and_again_takes_no_room_after_a_compaction(
     archive: af.Archive, versions: Versions
 ) -> None:
-    change = versions.seen(10, new=[("a", 2), ("c", 4)])
+    change = versions.seen(10, added=[("a", 2), ("c", 4)])
     for day in range(3):
         for n in range(2):
             archive.append(replace(change, at=moment(day * 86_400 + n)))
@@ -258,9 +242,9 @@ def test_what_was_seen_again_and_again_takes_no_room_after_a_compaction(
 
 def test_retention_keeps_what_is_still_there(archive: af.Archive, versions: Versions) -> None:
     day = 86_400
-    archive.append(versions.seen(10, new=[("a", 9), ("b", 3)]))
-    archive.append(versions.seen(day, gone=[("b", 3)]))
-    archive.append(versions.seen(9 * day, new=[("c", 4)]))
+    archive.append(versions.seen(10, added=[("a", 9), ("b", 3)]))
+    archive.append(versions.seen(day, removed=[("b", 3)]))
+    archive.append(versions.seen(9 * day, added=[("c", 4)]))
     before = archive.snapshot()
     archive.retain(5)
     after = archive.snapshot()
@@ -306,11 +290,14 @@ def test_saved_tables_that_are_others_are_refused(week: af.Archive, tmp_path: Pa
 
 def test_what_a_later_watch_found_gone_keeps_its_last_row(archive: af.Archive, versions: Versions) -> None:
     """Such a watch knows no more of it than its identity and index."""
-    archive.append(versions.seen(10, new=[("a", 1), ("b", 3)]))
-    found = versions.seen(30, gone=[("b", 3)])
+    archive.append(versions.seen(10, added=[("a", 1), ("b", 3)]))
+    found = versions.seen(30, removed=[("b", 3)])
     known = ["alloc_id", "modify_index"]
     archive.append(
-        replace(found, gone=found.gone[known].reindex(columns=found.gone.columns).astype(found.gone.dtypes))
+        replace(
+            found,
+            removed=found.removed[known].reindex(columns=found.removed.columns).astype(found.removed.dtypes),
+        )
     )
     row = archive.allocations(job_id="web").set_index("alloc_id").loc["b"]
     assert (row["client_status"], row["last_seen_at"], row["gone_at"]) == ("complete", moment(10), moment(30))
@@ -320,8 +307,8 @@ def test_what_a_later_watch_found_gone_keeps_its_last_row(archive: af.Archive, v
 
 
 def test_a_task_whose_end_was_not_seen_does_not_run_on(archive: af.Archive, versions: Versions) -> None:
-    archive.append(versions.seen(10, new=[("a", 2)]))
-    archive.append(versions.seen(4000, gone=[("a", 2)]))
+    archive.append(versions.seen(10, added=[("a", 2)]))
+    archive.append(versions.seen(4000, removed=[("a", 2)]))
     with archive.snapshot(since=moment(0)) as snap:
         assert snap.task_states["state"].isna().tolist() == [True]
         assert snap.task_states["finished_at"].tolist() == [moment(10)]

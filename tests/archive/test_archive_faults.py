@@ -105,18 +105,18 @@ def test_row_50_an_appender_killed_at_any_instant_loses_at_most_its_last_step(tm
 def test_row_50_what_was_written_before_a_crash_does_not_count(
     archive: af.Archive, versions: Versions, table: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    archive.append(versions.seen(5, new=[("a", 5)]))
-    append = delta.Tables.append
+    archive.append(versions.seen(5, added=[("a", 5)]))
+    append = delta.DeltaTables.append
 
-    def crash(tables: delta.Tables, name: str, rows: Any) -> None:
+    def crash(tables: delta.DeltaTables, name: str, rows: Any) -> None:
         if name == table:
             raise KeyboardInterrupt
         append(tables, name, rows)
 
     with monkeypatch.context() as patched:
-        patched.setattr(delta.Tables, "append", crash)
+        patched.setattr(delta.DeltaTables, "append", crash)
         with pytest.raises(KeyboardInterrupt):
-            archive.append([step(versions, 6), versions.seen(7, gone=[("a", 6)])])
+            archive.append([step(versions, 6), versions.seen(7, removed=[("a", 6)])])
     assert len(archive.events()) == 5
     assert archive.allocations()["gone_at"].isna().all()
     archive.compact()
@@ -128,7 +128,7 @@ def test_row_50_what_was_written_before_a_crash_does_not_count(
 def test_row_50_rows_of_an_append_that_never_ended_are_cleared_away(
     archive: af.Archive, versions: Versions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    archive.append(versions.seen(5, new=[("a", 5)]))
+    archive.append(versions.seen(5, added=[("a", 5)]))
     with monkeypatch.context() as patched:
         patched.setattr(time, "time_ns", lambda: 1_700_000_000 * 10**9)
         patched.setattr(archive._tables, "append", _only(archive._tables, "events"))
@@ -138,7 +138,7 @@ def test_row_50_rows_of_an_append_that_never_ended_are_cleared_away(
     assert archive.info["tables"]["events"]["rows"] == 5
 
 
-def _only(tables: delta.Tables, table: str) -> Any:
+def _only(tables: delta.DeltaTables, table: str) -> Any:
     append = tables.append
     return lambda name, rows: append(name, rows) if name == table else None
 
@@ -205,7 +205,7 @@ def test_row_53_an_archive_of_schema_version_1_is_read_and_appended_to(
     }  # fmt: skip
     assert archive.allocations()["gone_at"].notna().tolist() == [False, False, True]
     assert af.stats.restarts(snap)["count"].tolist() == [8 + 4]
-    archive.append(versions.seen(30, new=[("a", 9)]))
+    archive.append(versions.seen(30, added=[("a", 9)]))
     assert len(archive.events(alloc_id="a")) == 9
 
 

@@ -57,7 +57,9 @@ def observed(
     had: list[tuple[str, int]] = []
     for n, cut in enumerate(cuts):
         now = [("a", cut)]
-        archive.append(versions.seen(cut, new=now) if n == 0 else versions.seen(cut, changed=now, before=had))
+        archive.append(
+            versions.seen(cut, added=now) if n == 0 else versions.seen(cut, changed=now, before=had)
+        )
         had = now
     return versions
 
@@ -118,8 +120,8 @@ def test_an_allocation_that_came_and_filled_its_ring_between_two_observations(
             ("a", 2): {"events": history(25, 5)[-10:], "CreateTime": moment(5).value},
         },
     )
-    archive.append(versions.seen(1, new=[("b", 1)]))
-    archive.append(versions.seen(40, new=[("a", 2)]))
+    archive.append(versions.seen(1, added=[("b", 1)]))
+    archive.append(versions.seen(40, added=[("a", 2)]))
     (row,) = archive.missing().itertuples()
     assert (row.alloc_id, row.reason) == ("a", "more events came between two observations than Nomad keeps")
     assert row.since == moment(5)
@@ -129,7 +131,7 @@ def test_a_stopped_recorder_is_named_as_the_reason(tmp_path: Path, archive: af.A
     (tmp_path / "pages").mkdir()
     events = history(40)
     versions = Versions(tmp_path / "pages", {("a", cut): {"events": ring(events, cut)} for cut in (8, 40)})
-    archive.append(versions.seen(8, new=[("a", 8)]))
+    archive.append(versions.seen(8, added=[("a", 8)]))
     archive.append(
         versions.seen(40, changed=[("a", 40)], gap=Gap(moment(8), moment(40), "the recorder was stopped"))
     )
@@ -149,7 +151,7 @@ def test_a_node_that_begins_a_new_ring_may_have_dropped_what_came_before(
     (tmp_path / "pages").mkdir()
     first, second = history(5), [event("Received", 60, details_of=60), event("Started", 61, details_of=61)]
     versions = Versions(tmp_path / "pages", {("a", 5): {"events": first}, ("a", 62): {"events": second}})
-    archive.append(versions.seen(5, new=[("a", 5)]))
+    archive.append(versions.seen(5, added=[("a", 5)]))
     archive.append(versions.seen(62, changed=[("a", 62)]))
     assert told(archive, "a") == sent(first + second)
     assert reason(archive) == "its node began a new list of events"
@@ -185,7 +187,7 @@ def test_an_index_that_went_back_takes_nothing_from_a_history(tmp_path: Path, ar
     versions = Versions(
         tmp_path / "pages", {("a", 50): {"events": events[:6]}, ("a", 7): {"events": ring(events, 12)}}
     )
-    archive.append(versions.seen(6, new=[("a", 50)]))
+    archive.append(versions.seen(6, added=[("a", 50)]))
     archive.append(versions.seen(12, changed=[("a", 7)], before=[("a", 50)]))
     assert sorted(archive.events()["details"]) == sorted(sent(events))
     assert complete(archive)
@@ -198,7 +200,7 @@ def test_a_restart_counter_that_tells_of_more_is_believed(tmp_path: Path, archiv
 
 def test_an_allocation_that_went_while_it_ran_has_no_known_end(tmp_path: Path, archive: af.Archive) -> None:
     versions = observed(tmp_path, archive, history(5), 5)
-    archive.append(versions.seen(9, gone=[("a", 5)]))
+    archive.append(versions.seen(9, removed=[("a", 5)]))
     (row,) = archive.coverage().itertuples()
     assert (row.complete, row.reason) == (False, "it was gone before its end was seen")
     assert (row.missing_since, row.missing_until) == (moment(5), moment(9))
@@ -212,7 +214,7 @@ def test_what_retention_removed_is_not_called_complete(tmp_path: Path, archive: 
         tmp_path / "pages", {("a", cut): {"events": ring(events, cut)} for cut in (9, 18, 27, 30)}
     )
     for n, cut in enumerate((9, 18, 27)):
-        archive.append(versions.seen(n * day, new=[("a", cut)]))
+        archive.append(versions.seen(n * day, added=[("a", cut)]))
     assert complete(archive)
     archive.append(versions.seen(3 * day, changed=[("a", 30)], before=[("a", 27)]))
     archive.retain(1)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from children import started
 from crashing import crash, keys
 
 import allocframe as af
@@ -68,7 +69,7 @@ def recording(client: af.Client, archive: af.Archive, **more: Any) -> Iterator[t
     """Record in a thread, from the first commit on."""
     said: list[str] = []
     stop = threading.Event()
-    made = Recorder(client, archive, **{"every": 0.1, **more}, say=said.append)
+    made = Recorder(client, archive, **{"interval": 0.1, **more}, say=said.append)
     thread = threading.Thread(target=made.run, args=(stop,))
     thread.start()
     try:
@@ -213,7 +214,7 @@ def test_a_lost_permission_is_told_and_waited_for(
         grant = live._access.grants[token]
         live.revoke(token)
         until(lambda: made.status == "cannot watch")
-        assert "Permission denied" in (made.trouble or "")
+        assert "Permission denied" in (made.last_error or "")
         crash(live, 2)
         live._access.grants[token] = grant
         until(lambda: made.status == "recording")
@@ -278,9 +279,8 @@ def test_the_command_ends_cleanly_with_what_it_has(
     live: af.sim.Cluster, tmp_path: Path, end: signal.Signals
 ) -> None:
     folder = tmp_path / "archive"
-    with subprocess.Popen(
-        command(live, folder, "--every", "60"), env=environment(live), stderr=subprocess.PIPE, text=True
-    ) as process:
+    words = command(live, folder, "--interval", "60")
+    with started(words, env=environment(live), stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         assert "recording" in process.stderr.readline()
         process.send_signal(end)
@@ -308,8 +308,8 @@ def heaps_of_threads(pid: int) -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, which is Linux's")
 def test_the_threads_of_the_command_share_their_heaps(live: af.sim.Cluster, tmp_path: Path) -> None:
-    words = command(live, tmp_path / "archive", "--every", "0.1")
-    with subprocess.Popen(words, env=environment(live), stderr=subprocess.DEVNULL) as process:
+    words = command(live, tmp_path / "archive", "--interval", "0.1")
+    with started(words, env=environment(live), stderr=subprocess.DEVNULL) as process:
         archive = af.Archive(tmp_path / "archive")
         until(lambda: archive.state().index)
         found = heaps_of_threads(process.pid)
@@ -326,9 +326,8 @@ def test_a_recorder_that_was_killed_loses_nothing_that_was_committed(
     held: set[Any] = set()
     journal = live.engine.keep_journal()
     for _ in range(2):
-        with subprocess.Popen(
-            command(live, folder, "--every", "0.1"), env=environment(live), stderr=subprocess.DEVNULL
-        ) as process:
+        words = command(live, folder, "--interval", "0.1")
+        with started(words, env=environment(live), stderr=subprocess.DEVNULL) as process:
             until(lambda: caught_up(archive, live))
             crash(live, 2)
             process.kill()

@@ -1,4 +1,4 @@
-"""``allocframe archive``."""
+"""``allocframe archive``: contents and maintenance of an archive."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     def command(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["allocframe", "archive", *arguments])
         code = cli.run()
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        output = capsys.readouterr()
+        return code, output.out, output.err
 
     return command
 
 
-def test_info_tells_of_recorders_gaps_and_sizes(run: Run, tmp_path: Path) -> None:
+def test_info_prints_recorders_gaps_and_sizes(run: Run, tmp_path: Path) -> None:
     folder = shutil.copytree(GOLDEN, tmp_path / "archive")
-    code, said, _ = run("info", str(folder))
+    code, output, _ = run("info", str(folder))
     assert code == 0
     for part in ("schema version 1", "2 allocations", "golden", "the recorder was stopped", "task_states"):
-        assert part in said
+        assert part in output
 
 
 def test_compact_and_retain_leave_the_same_snapshot(run: Run, tmp_path: Path) -> None:
@@ -40,10 +40,10 @@ def test_compact_and_retain_leave_the_same_snapshot(run: Run, tmp_path: Path) ->
     archive = af.Archive(folder)
     with archive.snapshot() as before:
         counts = len(before), len(before.events), len(before.reschedules)
-        code, said, _ = run("compact", str(folder))
-        assert (code, said.count("files")) == (0, 2)
+        code, output, _ = run("compact", str(folder))
+        assert (code, output.count("files")) == (0, 2)
         assert archive.info["tables"]["events"]["files"] == 1
-        code, said, _ = run("retain", str(folder), "--days", "1")
+        code, output, _ = run("retain", str(folder), "--days", "1")
         assert code == 0
         with archive.snapshot() as after:
             assert (len(after), len(after.events), len(after.reschedules)) == counts
@@ -51,8 +51,8 @@ def test_compact_and_retain_leave_the_same_snapshot(run: Run, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("command", [["info"], ["compact"], ["retain", "--days", "3"]])
-def test_no_archive_is_said_in_one_line(run: Run, tmp_path: Path, command: list[str]) -> None:
-    code, _, said = run(command[0], str(tmp_path / "nothing"), *command[1:])
+def test_a_missing_archive_is_an_error_of_one_line(run: Run, tmp_path: Path, command: list[str]) -> None:
+    code, _, error = run(command[0], str(tmp_path / "nothing"), *command[1:])
     assert code == 1
-    assert said == f"allocframe: there is no archive in {tmp_path / 'nothing'}\n"
+    assert error == f"allocframe: there is no archive in {tmp_path / 'nothing'}\n"
     assert not (tmp_path / "nothing").exists()

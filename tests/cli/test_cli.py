@@ -1,4 +1,4 @@
-"""The command line: what it prints, its exit codes, and errors in one line."""
+"""The command line: output, exit codes, and errors of one line."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ def run(*arguments: str, cwd: Path, **environ: str) -> subprocess.CompletedProce
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=120)
 
 
-def test_demo_tells_what_happened_and_saves_the_evidence(tmp_path: Path) -> None:
-    done = run("demo", "--story", "oom", "--allocations", "60", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    for said in (
+def test_demo_prints_what_happened_and_saves_the_evidence(tmp_path: Path) -> None:
+    process = run("demo", "--story", "oom", "--allocations", "60", cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    for text in (
         "Allocations by status",
         "Restarts by job",
         "search-indexer",
         "Latest failures",
         "NOMAD_ADDR",
     ):
-        assert said in done.stdout
+        assert text in process.stdout
     assert len(af.load(tmp_path / "demo.allocframe")) >= 60
-    assert f"the postmortem, for your browser: {tmp_path / 'demo.html'}" in done.stdout
+    assert f"postmortem, for your browser: {tmp_path / 'demo.html'}" in process.stdout
     assert "search-indexer version 1" in (tmp_path / "demo.html").read_text()
 
 
 @pytest.mark.parametrize("name", ["out.allocframe", "out.parquet", "out.csv"])
-def test_fetch_writes_what_the_name_says(cluster: af.sim.Cluster, tmp_path: Path, name: str) -> None:
-    done = run("fetch", "-o", name, cwd=tmp_path, NOMAD_ADDR=cluster.address, NOMAD_TOKEN=cluster.token)
-    assert done.returncode == 0, done.stderr
-    assert f"saved to {name}" in done.stdout
+def test_fetch_writes_the_format_of_the_file_name(cluster: af.sim.Cluster, tmp_path: Path, name: str) -> None:
+    process = run("fetch", "-o", name, cwd=tmp_path, NOMAD_ADDR=cluster.address, NOMAD_TOKEN=cluster.token)
+    assert process.returncode == 0, process.stderr
+    assert f"saved to {name}" in process.stdout
     assert (tmp_path / name).exists()
-    assert cluster.token not in done.stdout + done.stderr
+    assert cluster.token not in process.stdout + process.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["fetch", "--address", "http://127.0.0.1:1"], 1, "NOMAD_ADDR"),
         (["fetch", "--prefix", "abc"], 2, "prefix"),
@@ -54,17 +54,25 @@ def test_fetch_writes_what_the_name_says(cluster: af.sim.Cluster, tmp_path: Path
         (["demo", "--story", "nonsense"], 2, "crash_loop"),
     ],
 )
-def test_errors_are_one_line_with_a_telling_exit_code(
-    tmp_path: Path, arguments: list[str], code: int, said: str
+def test_errors_are_one_line_and_have_an_exit_code(
+    tmp_path: Path, arguments: list[str], code: int, message: str
 ) -> None:
-    done = run(*arguments, cwd=tmp_path)
-    assert done.returncode == code
-    assert said in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert done.stdout == ""
+    process = run(*arguments, cwd=tmp_path)
+    assert process.returncode == code
+    assert message in process.stderr
+    assert process.stderr.count("\n") == 1
+    assert process.stdout == ""
 
 
-def test_help_teaches(tmp_path: Path) -> None:
+@pytest.mark.parametrize("arguments", [[], ["archive"], ["report"]])
+def test_without_a_command_the_help_is_printed(tmp_path: Path, arguments: list[str]) -> None:
+    process = run(*arguments, cwd=tmp_path)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout == run(*arguments, "--help", cwd=tmp_path).stdout
+    assert "Commands:" in process.stdout
+
+
+def test_the_help_has_examples(tmp_path: Path) -> None:
     assert "NOMAD_ADDR" in run("--help", cwd=tmp_path).stdout
     assert "allocframe fetch -o outage.allocframe" in run("fetch", "--help", cwd=tmp_path).stdout
     assert run("--version", cwd=tmp_path).stdout.strip() == af.__version__

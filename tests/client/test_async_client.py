@@ -16,7 +16,8 @@ from faultserver import ROW, Counted, FaultServer, any_json, good, http, serving
 from services import services
 
 import allocframe as af
-from allocframe.client.thread_pool import MOST_CALLS, AsyncWatch
+from allocframe.client.async_client import MAX_CALLS
+from allocframe.watch.async_watch import AsyncWatch
 
 ID = ROW["ID"]
 
@@ -111,7 +112,7 @@ def test_it_answers_as_the_client_does(live: af.sim.Cluster, threads: None) -> N
             snap = await client.snapshot(namespace="*")
             one = await client.allocation(chosen.id)
             await client.restart(chosen.id)
-            return snap, one, client.stats
+            return snap, one, client.counters
 
     snap, one, stats = asyncio.run(all_of_it())
     with af.Client(live.address, token=live.token) as client, client.snapshot(namespace="*") as told:
@@ -193,7 +194,7 @@ def test_many_calls_at_once_are_all_answered_a_few_at_a_time(threads: None) -> N
     with serving(counted, keep_alive=True) as server:
         assert len(asyncio.run(all_of_them(server))) == 60
         assert len(server.requests) == 60
-    assert 1 < counted.most <= MOST_CALLS
+    assert 1 < counted.most <= MAX_CALLS
 
 
 # Giving up
@@ -245,8 +246,8 @@ def test_a_call_that_is_given_up_before_its_turn_asks_nothing(threads: None) -> 
 
     async def queued(server: FaultServer) -> None:
         async with af.AsyncClient(server.address) as client:
-            busy = [asyncio.ensure_future(client.allocation(ID)) for _ in range(MOST_CALLS)]
-            await soon(lambda: len(server.requests) == MOST_CALLS)
+            busy = [asyncio.ensure_future(client.allocation(ID)) for _ in range(MAX_CALLS)]
+            await soon(lambda: len(server.requests) == MAX_CALLS)
             waiting = asyncio.ensure_future(client.allocation(ID))
             await asyncio.sleep(0)
             waiting.cancel()
@@ -257,7 +258,7 @@ def test_a_call_that_is_given_up_before_its_turn_asks_nothing(threads: None) -> 
 
     with serving(gate) as server:
         asyncio.run(queued(server))
-        assert len(server.requests) == MOST_CALLS
+        assert len(server.requests) == MAX_CALLS
 
 
 def test_a_pause_that_a_server_asked_for_ends_with_the_call(threads: None) -> None:
@@ -282,8 +283,8 @@ def test_the_pause_between_two_samples_ends_with_the_call(live: af.sim.Cluster, 
 
     async def sampled() -> None:
         async with af.AsyncClient(live.address, token=live.token) as client:
-            task = asyncio.ensure_future(client.usage([chosen], samples=3, every=60))
-            await soon(lambda: client.stats["requests"] >= 2)
+            task = asyncio.ensure_future(client.usage([chosen], samples=3, interval=60))
+            await soon(lambda: client.counters["requests"] >= 2)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -315,8 +316,8 @@ def test_closing_refuses_calls_that_wait_for_their_turn(threads: None) -> None:
 
     async def closed(server: FaultServer) -> None:
         client = af.AsyncClient(server.address)
-        tasks = [asyncio.ensure_future(client.allocation(ID)) for _ in range(MOST_CALLS + 1)]
-        await soon(lambda: len(server.requests) == MOST_CALLS)
+        tasks = [asyncio.ensure_future(client.allocation(ID)) for _ in range(MAX_CALLS + 1)]
+        await soon(lambda: len(server.requests) == MAX_CALLS)
         await client.close()
         with pytest.raises(af.AllocframeError, match="closed before the call had its turn"):
             await tasks[-1]
@@ -355,7 +356,7 @@ def test_a_change_that_was_sent_comes_to_its_end_in_the_audit_log(threads: None)
     assert not gate.hung_up.is_set()
     log = af.read_audit()
     assert log[["action", "alloc_id", "result"]].to_numpy().tolist() == [["stop", ID, "done"]]
-    assert "evaluation eeee" in log["said"][0]
+    assert "evaluation eeee" in log["message"][0]
 
 
 def test_a_change_that_was_sent_and_refused_is_told_as_refused(threads: None) -> None:
@@ -403,7 +404,7 @@ def test_a_command_that_is_given_up_ends_its_session_and_says_so(live: af.sim.Cl
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            await soon(lambda: len(af.read_audit()) and af.read_audit()["said"].notna().all())
+            await soon(lambda: len(af.read_audit()) and af.read_audit()["message"].notna().all())
             done = await client.exec(chosen.id, ["echo", "hello"], task=task_name)
             assert done.text == "hello\n"
 
@@ -455,7 +456,7 @@ def test_a_watch_yields_changes_as_they_come_and_ends_when_it_is_closed(
         return found
 
     found = asyncio.run(asyncio.wait_for(watched(), 60))
-    assert found[0].whole
+    assert found[0].full
     assert len(found) >= 2
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from children import child
 from faultserver import any_json, http, reset, serving
 from services import services
 
@@ -55,7 +54,7 @@ def test_an_action_is_written_before_it_is_asked_for_and_when_it_has_ended(
     assert asked["user"]
     assert asked["host"]
     assert (result["id"], result["phase"], result["result"]) == (asked["id"], "result", "done")
-    assert done.eval_id in result["said"]
+    assert done.eval_id in result["message"]
 
 
 def test_every_action_becomes_one_row(client: af.Client, alloc: Alloc) -> None:
@@ -70,7 +69,7 @@ def test_every_action_becomes_one_row(client: af.Client, alloc: Alloc) -> None:
         {},
         {"command": ["sh", "-c", "exit 3"], "task": "server", "tty": False},
     ]
-    assert log["said"].iloc[2] == "exit code 3"
+    assert log["message"].iloc[2] == "exit code 3"
     assert (log["ended_at"] >= log["asked_at"]).all()
     assert str(log["asked_at"].dtype) == "datetime64[ns, UTC]"
     assert log["modify_index"].isna().all()
@@ -95,15 +94,15 @@ def test_what_nomad_refuses_is_written_as_refused_and_a_lost_answer_as_unknown(
         nowhere.restart(ID)
     log = af.read_audit()
     assert log["result"].tolist() == ["refused", "refused", "unknown", "failed"]
-    assert log["said"].str.contains("Permission denied").tolist() == [True, True, False, False]
-    assert "ModifyIndex 7" in log["said"].iloc[2]
+    assert log["message"].str.contains("Permission denied").tolist() == [True, True, False, False]
+    assert "ModifyIndex 7" in log["message"].iloc[2]
 
 
 def test_an_interrupted_action_is_unknown() -> None:
     given: dict[str, Any] = {"address": "a", "accessor": lambda: None, "secret": lambda: ""}
     with pytest.raises(KeyboardInterrupt), _audit.audited("exec", ID, {}, **given):
         raise KeyboardInterrupt
-    assert af.read_audit()[["result", "said"]].iloc[0].tolist() == ["unknown", "KeyboardInterrupt"]
+    assert af.read_audit()[["result", "message"]].iloc[0].tolist() == ["unknown", "KeyboardInterrupt"]
 
 
 def test_an_action_whose_end_was_never_written_is_unknown(
@@ -209,7 +208,7 @@ def test_without_a_home_it_is_said_what_to_set(
 def test_an_action_that_was_done_stays_done_where_its_end_cannot_be_written(
     client: af.Client, alloc: Alloc, audit_log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    post = client._transport.post
+    post = client._session.transport.post
 
     def log_breaks(*given: Any) -> Any:
         monkeypatch.setenv("ALLOCFRAME_AUDIT", "/dev/full")
@@ -217,8 +216,10 @@ def test_an_action_that_was_done_stays_done_where_its_end_cannot_be_written(
         audit_log.mkdir()
         return post(*given)
 
-    monkeypatch.setattr(client._transport, "post", log_breaks)
-    with pytest.warns(UserWarning, match=r"stop of .* was asked for \(done\), but that could not be written"):
+    monkeypatch.setattr(client._session.transport, "post", log_breaks)
+    with pytest.warns(
+        UserWarning, match=r"stop of .* was requested \(done\), but the result could not be written"
+    ):
         assert client.stop(alloc.id).eval_id
     assert alloc.desired_status == "stop"
 
@@ -249,13 +250,13 @@ def test_no_log_is_an_empty_table_with_its_columns(tmp_path: Path) -> None:
 
 def test_two_processes_add_to_it_at_the_same_time(audit_log: Path) -> None:
     script = (
-        "import sys\nfrom allocframe import _audit\n"
+        "import sys\nfrom allocframe.client import audit_log\n"
         "for n in range(150):\n"
-        "    with _audit.audited('restart', sys.argv[1], {'n': n, 'pad': 'x' * 3000}, address='a',"
+        "    with audit_log.audited('restart', sys.argv[1], {'n': n, 'pad': 'x' * 3000}, address='a',"
         " accessor=lambda: None, secret=lambda: ''): pass\n"
     )
-    started = [subprocess.Popen([sys.executable, "-c", script, name]) for name in ("one", "two")]
-    assert [process.wait(60) for process in started] == [0, 0]
+    with child(script, "one") as one, child(script, "two") as two:
+        assert [process.wait(60) for process in (one, two)] == [0, 0]
     log = af.read_audit()
     assert len(lines(audit_log)) == 600
     assert log.groupby("alloc_id").size().to_dict() == {"one": 150, "two": 150}

@@ -35,7 +35,7 @@ PLACES = (0, 90, 2000)
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport.protocol, "backoff", lambda attempt, rng: 0.0)
+    monkeypatch.setattr(transport.retry, "backoff", lambda attempt: 0.0)
     monkeypatch.setattr(reflector, "FLOOR", 0.05)
 
 
@@ -342,7 +342,7 @@ def test_a_recorder_behind_a_bad_line_archives_each_event_once(live: af.sim.Clus
         through(live.address, *faults) as proxy,
         af.Client(proxy.address, token=live.token, timeout=10) as client,
     ):
-        recorder = Recorder(client, archive, every=0.1, say=lambda text: None)
+        recorder = Recorder(client, archive, interval=0.1, say=lambda text: None)
         thread = threading.Thread(target=recorder.run, args=(stop,))
         thread.start()
         try:

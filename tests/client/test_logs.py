@@ -62,35 +62,35 @@ def test_without_a_time_the_last_lines_come(client: af.Client, snap: af.Snapshot
 
 def test_offsets_are_those_in_the_file_and_a_rotated_start_is_told() -> None:
     parts = [frame(b"old\nsplit li", "web.stdout.3"), frame(b"ne\nnew\n", "web.stdout.4")]
-    got = logs.tail(b"".join(parts) + b"{}", 1000)
+    got = logs.parse_tail(b"".join(parts) + b"{}", 1000)
     assert [(line.file, line.offset, line.text) for line in got.lines] == [
         ("web.stdout.3", 0, "old"), ("web.stdout.3", 4, "split line"), ("web.stdout.4", 3, "new"),
     ]  # fmt: skip
     assert (got.rotated, got.cut) == (True, False)
-    notes = logs.chosen(got, "stdout", 5, None, NEAR)[1]
-    assert notes == ["stdout: what was written before web.stdout.3 is gone: the node keeps few log files"]
+    notes = logs.choose_lines(got, "stdout", 5, None, NEAR)[1]
+    assert notes == ["stdout: lines before web.stdout.3 are gone: the node keeps few log files"]
 
 
 def test_a_line_that_begins_before_what_was_asked_for_is_left_out() -> None:
-    got = logs.tail(frame(b"half\nwhole\n", end=1011), 11)
+    got = logs.parse_tail(frame(b"half\nwhole\n", end=1011), 11)
     assert [line.text for line in got.lines] == ["whole"]
     assert got.lines[0].offset == 1005
     assert got.cut
 
 
 def test_lines_without_a_time_are_the_last_ones_and_that_is_said() -> None:
-    got = logs.tail(frame(b"a\nb\nc\n"), 1000)
-    shown, notes = logs.chosen(got, "stderr", 2, NEAR, NEAR)
+    got = logs.parse_tail(frame(b"a\nb\nc\n"), 1000)
+    shown, notes = logs.choose_lines(got, "stderr", 2, NEAR, NEAR)
     assert [line.text for line, _ in shown] == ["b", "c"]
-    assert notes == ["stderr: no line begins with a time that can be read, so these are its last lines"]
+    assert notes == ["stderr: no line begins with a known time format; these are the last lines"]
 
 
 def test_a_time_that_the_log_does_not_reach_is_said() -> None:
-    got = logs.tail(frame(b"2026-11-24 08:00:00 a\n2026-11-24 08:30:00 b\n"), 1000)
-    shown, notes = logs.chosen(got, "stdout", 1, NEAR, NEAR)
+    got = logs.parse_tail(frame(b"2026-11-24 08:00:00 a\n2026-11-24 08:30:00 b\n"), 1000)
+    shown, notes = logs.choose_lines(got, "stdout", 1, NEAR, NEAR)
     assert [line.text[-1] for line, _ in shown] == ["b"]
-    assert "2 of 2 lines read begin with a time (RFC 3339), without a time zone: taken as UTC" in notes[0]
-    assert "they go from 2026-11-24 08:00:00 to 2026-11-24 08:30:00 UTC" in notes[0]
+    assert "2 of 2 lines begin with a time (RFC 3339), without a time zone: read as UTC" in notes[0]
+    assert "none is near the time asked for: 2026-11-24 08:00:00 to 2026-11-24 08:30:00 UTC" in notes[0]
 
 
 def test_more_is_read_until_the_moment_is_reached_or_the_bound() -> None:
@@ -110,7 +110,7 @@ def test_more_is_read_until_the_moment_is_reached_or_the_bound() -> None:
     with serving(*answers([65536])) as server, af.Client(server.address) as client:
         found = client.logs(ALLOC, "web", stream="stdout", around=early, lines=1, max_bytes=65536)
         assert len(server.requests) == 1
-    assert "stdout: only its last 65,536 bytes were read; max_bytes= reads more" in found.notes
+    assert "stdout: only the last 65,536 bytes were read; max_bytes= reads more" in found.notes
 
 
 def test_a_frame_that_is_cut_or_no_base64_is_asked_for_again_and_then_an_error() -> None:
@@ -118,7 +118,7 @@ def test_a_frame_that_is_cut_or_no_base64_is_asked_for_again_and_then_an_error()
     for bad in (frame(b"line\n")[:-5], frame(b"line\n").replace(b'Data":"', b'Data":"*'), b"[1]"):
         with serving(good(bad, Connection="close"), whole) as server, af.Client(server.address) as client:
             assert client.logs(ALLOC, "web", stream="stdout").text == "line"
-            assert client.stats["retries"] == 1
+            assert client.counters["retries"] == 1
         with serving(good(bad, Connection="close")) as server:
             client = af.Client(server.address, retries=1)
             with pytest.raises(af.DecodeError, match="log"):
@@ -137,9 +137,7 @@ def test_a_stream_that_was_never_written_is_empty_and_that_is_said() -> None:
     with serving(gone, good(b"", Connection="close")) as server, af.Client(server.address) as client:
         found = client.logs(ALLOC, "web")
     assert len(found) == 0
-    assert found.notes == [
-        f"{name}: nothing was written, or nothing is left of it" for name in ("stdout", "stderr")
-    ]
+    assert found.notes == [f"{name}: empty, or already removed" for name in ("stdout", "stderr")]
     assert found.frame.dtypes.equals(logs.frame_of([]).dtypes)
 
 
@@ -172,7 +170,7 @@ def test_refusals_say_what_to_do(cluster: af.sim.Cluster, snap: af.Snapshot) -> 
     said = b'task "web" not started yet. No logs available'
     with (
         serving(http(said, "404 Not Found", length=len(said))) as server,
-        pytest.raises(af.Conflict, match="nothing so far"),
+        pytest.raises(af.Conflict, match="not written a log yet"),
     ):
         af.Client(server.address).logs(ALLOC, "web")
 
@@ -185,7 +183,7 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_sent(
 ) -> None:
     with pytest.raises(af.ConfigError):
         client.logs(ALLOC, **{"task": "web", **wrong})
-    assert client.stats["requests"] == 0
+    assert client.counters["requests"] == 0
 
 
 @pytest.mark.parametrize(

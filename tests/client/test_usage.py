@@ -44,7 +44,7 @@ def samples(*rows: dict[str, Any]) -> pd.DataFrame:
 @pytest.mark.parametrize("version", flatten.VERSIONS)
 def test_recorded_measurements_are_read_in_mib_with_the_tasks_that_have_ended_marked(version: str) -> None:
     recorded = flatten.recorded(version, "alloc-stats")[0]["json"]
-    found = _usage.samples_frame(_usage.rows(alloc("server", "absent"), recorded, 0)).set_index("task")
+    found = _usage.samples_frame(_usage.usage_rows(alloc("server", "absent"), recorded, 0)).set_index("task")
     server = recorded["Tasks"]["server"]
     assert found.loc["server", "memory_mib"] == server["ResourceUsage"]["MemoryStats"]["RSS"] / 2**20
     assert found.loc["server", "memory_measured"] == "RSS"
@@ -59,7 +59,7 @@ def test_recorded_measurements_are_read_in_mib_with_the_tasks_that_have_ended_ma
 def test_a_node_without_a_sample_gives_missing_values_and_no_zeros(version: str) -> None:
     empty = next(e["json"] for e in flatten.recorded(version, "client-reads") if e.get("json"))
     assert empty["Timestamp"] == 0
-    found = _usage.samples_frame(_usage.rows(alloc("t"), empty, 0))
+    found = _usage.samples_frame(_usage.usage_rows(alloc("t"), empty, 0))
     assert found[["at", "cpu_mhz", "memory_mib"]].isna().all(axis=None)
     assert found["memory_requested_mib"].tolist() == [64]
 
@@ -70,7 +70,7 @@ def test_what_a_driver_does_not_measure_is_missing() -> None:
         "MemoryStats": {"Measured": ["Usage"], "RSS": 0, "Usage": 2**20},
     }
     stats = {"Timestamp": 5, "Tasks": {"t": {"Timestamp": 5, "ResourceUsage": usage}}}
-    row = _usage.rows(alloc("t"), stats, 0)[0]
+    row = _usage.usage_rows(alloc("t"), stats, 0)[0]
     assert (row["cpu_mhz"], row["memory_mib"], row["memory_measured"]) == (None, 1.0, "Usage")
 
 
@@ -78,7 +78,7 @@ def test_the_running_allocations_of_a_snapshot_are_sampled_round_by_round(
     client: af.Client, snap: af.Snapshot
 ) -> None:
     begun = time.monotonic()
-    found = client.usage(snap, samples=2, every=1.0)
+    found = client.usage(snap, samples=2, interval=1.0)
     assert time.monotonic() - begun >= 1.0
     running = snap.allocations[snap.allocations["client_status"] == "running"]
     tasks = snap.task_states[snap.task_states["alloc_id"].isin(running["alloc_id"])]
@@ -97,15 +97,15 @@ def test_some_that_cannot_be_asked_do_not_stop_the_others(cluster: af.sim.Cluste
     foreign = running.loc[running["namespace"] != "default", "alloc_id"].tolist()[:1]
     with af.Client(cluster.address, token=cluster.add_token()) as client:
         found = client.usage(
-            [*mine, *foreign, "00000000-0000-0000-0000-000000000000", "no id"], samples=2, every=0
+            [*mine, *foreign, "00000000-0000-0000-0000-000000000000", "no id"], samples=2, interval=0
         )
     assert set(found.samples["alloc_id"]) == set(mine)
     errors = found.errors.set_index("alloc_id")["error"]
     assert len(errors) == 3, "what cannot be read is not asked again in each round"
     assert "Unknown allocation" in errors[foreign[0]]
     assert "alloc not found" in errors["00000000-0000-0000-0000-000000000000"]
-    assert "neither an allocation's ID" in errors["no id"]
-    assert "3 allocations could not always be asked" in repr(found)
+    assert "must be a UUID" in errors["no id"]
+    assert "errors for 3 allocations" in repr(found)
 
 
 def test_a_node_that_is_lost_between_two_rounds_is_an_error_of_that_round() -> None:
@@ -114,7 +114,7 @@ def test_a_node_that_is_lost_between_two_rounds_is_an_error_of_that_round() -> N
     stats = {"Timestamp": 5, "Tasks": {"t": {"Timestamp": 5, "ResourceUsage": usage}}}
     gone = http(b"No path to node", "404 Not Found", length=15)
     with serving(any_json({**alloc("t"), "ID": identity}), any_json(stats), gone) as server:
-        found = af.Client(server.address).usage([identity], samples=2, every=0)
+        found = af.Client(server.address).usage([identity], samples=2, interval=0)
         assert [request.rpartition("/")[2] for request in server.requests] == [identity, "stats", "stats"]
     assert found.samples["memory_mib"].tolist() == [1.0]
     assert found.errors["sample"].tolist() == [1]
@@ -158,7 +158,7 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_sent(
         client.usage(["00000000-0000-0000-0000-000000000000"], **wrong)
     with pytest.raises(af.ConfigError, match="list of IDs"):
         client.usage("00000000-0000-0000-0000-000000000000")
-    assert client.stats["requests"] == 0
+    assert client.counters["requests"] == 0
 
 
 def test_headroom_is_what_is_left_at_the_95th_percentile_of_cpu_and_the_most_of_memory() -> None:
@@ -210,7 +210,9 @@ def test_too_little_and_too_much_reserved_are_found_where_there_are_enough_sampl
     unknown = [{"memory_mib": 9.0, "job_id": "unknown"}] * 10
     few = [{"memory_mib": 99.0, "job_id": "few"}] * 9
     told = af.findings(snap, usage=pd.concat([samples(*rows) for rows in (tight, idle, unknown, few)]))
-    found = {(one.code, one.severity, one.subject["job_id"]): one for one in told if one.code.startswith("AF7")}
+    found = {
+        (one.code, one.severity, one.subject["job_id"]): one for one in told if one.code.startswith("AF7")
+    }
     assert set(found) == {("AF701", "warning", "web"), ("AF702", "info", "idle")}
     assert (
         "used up to 95 of 100 MiB reserved (95%), in 10 samples of 1 task"

@@ -24,7 +24,7 @@ def test_the_views_show_each_row_once(tmp_path: Path) -> None:
     folder = shutil.copytree(ROOT / "data" / "archive-1", tmp_path / "archive")
     archive = af.Archive(folder)
     for n in range(2):
-        archive.append(archive.catch_up(_everything(archive, n)))
+        archive.append(_everything_changed(archive, n))
     connection = duckdb.connect()
     for name in ("snapshots", "allocations", "task_states", "events"):
         connection.register(f"raw_{name}", deltalake.DeltaTable(folder / name).to_pyarrow_dataset())
@@ -41,12 +41,12 @@ def test_the_views_show_each_row_once(tmp_path: Path) -> None:
     assert connection.sql("SELECT count(*) FROM task_states_last").fetchall() == [(3,)]
 
 
-def _everything(archive: af.Archive, n: int) -> Change:
-    """Return what a new watch would say if every allocation had a new version."""
+def _everything_changed(archive: af.Archive, n: int) -> Change:
+    """Return a change in which every allocation has a new version."""
     with archive.snapshot() as snap:
         rows = snap.allocations.assign(modify_index=snap.allocations["modify_index"] + 100 + n)
         return Change(
-            moment(1000 + n), 9, "list", True, rows, rows.iloc[:0], rows.iloc[:0], snap.task_states, snap.events,
+            moment(1000 + n), 9, "list", True, rows.iloc[:0], rows, rows.iloc[:0], snap.task_states, snap.events,
             snap.reschedules, snap.events,
         )  # fmt: skip
 

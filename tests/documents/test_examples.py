@@ -30,7 +30,8 @@ class Finder(doctest.DocTestFinder):
 
     def _from_module(self, module: Any, thing: Any) -> bool:
         unwrapped = inspect.unwrap(thing) if inspect.isfunction(thing) else thing
-        return bool(super()._from_module(module, unwrapped))  # type: ignore[misc]
+        own = super()._from_module(module, thing) or super()._from_module(module, unwrapped)  # type: ignore[misc]
+        return bool(own)
 
 
 def examples() -> list[doctest.DocTest]:

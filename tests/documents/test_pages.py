@@ -105,7 +105,7 @@ def evidence(story: af.sim.Cluster, tmp_path_factory: pytest.TempPathFactory) ->
             at, index = ENDED - pd.Timedelta(minutes=minutes), snap.info["index_last"]
             archive.append(
                 Change(
-                    at=at, index=index, source="list", whole=True, new=new, changed=none, gone=none, task_states=snap.task_states,
+                    at=at, index=index, source="list", full=True, added=new, changed=none, removed=none, task_states=snap.task_states,
                     events=snap.events, reschedules=snap.reschedules, new_events=snap.events,
                 )
             )  # fmt: skip

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from children import child
 from faultserver import good, http, serving
 
 import allocframe as af
@@ -24,7 +22,7 @@ IDS = [f"5457f16d-0f87-8e6b-5e91-{n:012d}" for n in range(30)]
 
 @pytest.fixture
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport.protocol, "backoff", lambda attempt, rng: 0.0)
+    monkeypatch.setattr(transport.retry, "backoff", lambda attempt: 0.0)
 
 
 def test_scan_filter_read_gives_the_same_events_as_a_whole_fetch(client: af.Client) -> None:
@@ -33,7 +31,7 @@ def test_scan_filter_read_gives_the_same_events_as_a_whole_fetch(client: af.Clie
     assert scan.events.empty
     chosen = scan.filter(client_status=["failed", "lost"]).allocations["alloc_id"]
     told: list[tuple[int, int | None]] = []
-    details = client.read(chosen, progress=lambda done, all_: told.append((done, all_)))
+    details = client.allocations(chosen, progress=lambda done, all_: told.append((done, all_)))
     pd.testing.assert_frame_equal(details.events, whole.events)
     pd.testing.assert_frame_equal(details.task_states, whole.task_states)
     assert told[-1] == (len(chosen), len(chosen))
@@ -45,22 +43,24 @@ def test_scan_filter_read_gives_the_same_events_as_a_whole_fetch(client: af.Clie
 
 def test_starts_of_ids_do_and_each_allocation_is_read_once(client: af.Client, snap: af.Snapshot) -> None:
     identity = snap.allocations["alloc_id"][0]
-    before = client.stats["requests"]
-    assert client.read([identity, identity[:13], identity]).allocations["alloc_id"].tolist() == [identity]
-    assert client.stats["requests"] == before + 2
-    assert len(client.read([])) == 0
-    with pytest.raises(af.ConfigError, match="neither"):
-        client.read([identity, "web"])
+    before = client.counters["requests"]
+    assert client.allocations([identity, identity[:13], identity]).allocations["alloc_id"].tolist() == [
+        identity
+    ]
+    assert client.counters["requests"] == before + 2
+    assert len(client.allocations([])) == 0
+    with pytest.raises(af.ConfigError, match="must be a UUID"):
+        client.allocations([identity, "web"])
     with pytest.raises(af.ConfigError, match="workers"):
-        client.read([identity], workers=9)
+        client.allocations([identity], workers=9)
 
 
 def test_no_secret_of_a_job_is_kept(client: af.Client, snap: af.Snapshot, tmp_path: Path) -> None:
     identity = snap.allocations["alloc_id"][0]
     assert "TaskGroups" in client.allocation(identity).raw["Job"]
-    read = client.read([identity])
+    read = client.allocations([identity])
     kept = json.loads(read._capture.file(read._capture.pages[0]).read_bytes())
-    assert set(kept["Job"]) == {"Type", "Version"}
+    assert set(kept["Job"]) == {"Type", "Version", "ParentID"}
     assert read.allocations["job_type"].notna().all()
     again = af.load(read.save(tmp_path / "read.allocframe"))
     pd.testing.assert_frame_equal(again.events, read.events)
@@ -97,7 +97,7 @@ def test_row_23_reads_that_fail_do_not_lose_the_others(status: str, text: str) -
             connection.sendall(good(json.dumps({"ID": IDS[number], "Namespace": "default"}).encode()))
 
     with serving(answer) as server, af.Client(server.address) as c:
-        read = c.read(IDS, workers=1)
+        read = c.allocations(IDS, workers=1)
         failed = read.info["failed"]
     assert sorted(failed) == IDS[3::5]
     assert all(text in why for why in failed.values())
@@ -116,7 +116,7 @@ def test_a_server_that_is_lost_on_the_way_is_not_asked_for_all_the_rest() -> Non
             connection.sendall(http(b"", "503 Service Unavailable", length=0, kind="text/plain"))
 
     with serving(answer) as server, af.Client(server.address, retries=2) as c:
-        read = c.read(IDS, workers=1)
+        read = c.allocations(IDS, workers=1)
         assert len(server.requests) < 2 * len(IDS)  # of three times as many
     assert len(read) == 5
     assert len(read.info["failed"]) == 25
@@ -127,7 +127,7 @@ def test_a_server_that_is_lost_on_the_way_is_not_asked_for_all_the_rest() -> Non
 def test_where_nothing_could_be_read_there_is_no_snapshot() -> None:
     with serving(http(b"", "403 Forbidden", length=0)) as server, af.Client(server.address) as c:
         with pytest.raises(af.PermissionDenied):
-            c.read(IDS)
+            c.allocations(IDS)
         assert len(server.requests) < len(IDS)
 
 
@@ -135,7 +135,7 @@ def test_where_nothing_could_be_read_there_is_no_snapshot() -> None:
 def test_an_answer_that_is_cut_is_read_again() -> None:
     body = json.dumps({"ID": IDS[0], "Namespace": "default", "ClientStatus": "running"}).encode()
     with serving(http(body[:-9]), http(b"[]"), good(body)) as server, af.Client(server.address) as c:
-        assert c.read(IDS[:1]).allocations["client_status"].tolist() == ["running"]
+        assert c.allocations(IDS[:1]).allocations["client_status"].tolist() == ["running"]
         assert len(server.requests) == 3
 
 
@@ -159,13 +159,9 @@ def test_ctrl_c_ends_reads_at_once_and_leaves_no_thread(call: str) -> None:
         reached.set()
         connection.recv(1)
 
-    with serving(hang) as server:
-        child = subprocess.Popen(
-            [sys.executable, "-c", _INTERRUPTED, server.address, call, *IDS],
-            stdout=subprocess.PIPE, text=True, env={**os.environ},
-        )  # fmt: skip
+    with serving(hang) as server, child(_INTERRUPTED, server.address, call, *IDS) as process:
         assert reached.wait(30)
         time.sleep(0.5)  # a signal that comes while threads start may not wake the main one of CPython
-        child.send_signal(signal.SIGINT)
-        said, _ = child.communicate(timeout=20)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=20)
     assert said.split() == ["interrupted", "[]"]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from children import child
 from faultserver import BODY, good, serving
 
 import allocframe as af
@@ -53,12 +54,12 @@ def test_an_interrupted_walk_goes_on_and_says_of_which_times_its_rows_are(
     pages = len(whole._capture.pages)
     folder = tmp_path / "walk"
     interrupted(client, folder, 60)
-    before = client.stats["pages"], client.stats["requests"]
+    before = client.counters["pages"], client.counters["requests"]
     with client.snapshot(namespace="*", per_page=5, resume=folder) as snap:
         same_tables(snap, whole)
         assert snap.info["complete"]
         assert snap.info["pages"] == pages
-        assert client.stats["requests"] - before[1] < pages - 10
+        assert client.counters["requests"] - before[1] < pages - 10
         [note] = [note for note in snap.info["notes"] if note.startswith("resumed")]
         assert "several times" in note
         assert note.count(" from ") == 2
@@ -194,17 +195,16 @@ def test_kill_9_at_random_instants_costs_no_row_and_no_value(
     cluster: af.sim.Cluster, client: af.Client, tmp_path: Path
 ) -> None:
     folder, rng, kills = tmp_path / "walk", random.Random(7), 0
-    command = [sys.executable, "-c", _FETCH, cluster.address, cluster.token, str(folder)]
     for _attempt in range(40):
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         wanted = len(list(folder.glob("0*.json"))) + rng.randrange(20, 110)
-        while child.poll() is None and len(list(folder.glob("0*.json"))) < wanted:
-            time.sleep(0.001)
-        child.send_signal(signal.SIGKILL)
-        said, errors = child.communicate()
+        with child(_FETCH, cluster.address, cluster.token, str(folder)) as process:
+            while process.poll() is None and len(list(folder.glob("0*.json"))) < wanted:
+                time.sleep(0.001)
+            process.send_signal(signal.SIGKILL)
+            said, _ = process.communicate()
         if "done" in said:
             break
-        assert child.returncode == -signal.SIGKILL, errors
+        assert process.returncode == -signal.SIGKILL, said
         kills += 1
     assert kills >= 3
     with client.snapshot(namespace="*", per_page=2, workers=2, resume=folder) as snap:

@@ -21,7 +21,7 @@ LAST = pd.Timestamp(NOW, tz="UTC")
 """2026-11-24 10:30, when the cluster was last looked at."""
 
 REASON = "the disk <b>was</b> full at 10.1.2.3"
-ROWS = ("new", "changed", "gone", "task_states", "events", "reschedules", "new_events")
+ROWS = ("added", "changed", "removed", "task_states", "events", "reschedules", "new_events")
 
 
 def look(engine: Engine, folder: Path) -> Change:
@@ -31,8 +31,8 @@ def look(engine: Engine, folder: Path) -> Change:
     with af.read_json(file) as snap:
         none = snap.allocations.iloc[:0]
         return Change(
-            at=pd.Timestamp(engine.state.now_ns, tz="UTC"), index=engine.state.index, source="list", whole=True,
-            new=snap.allocations, changed=none, gone=none, task_states=snap.task_states, events=snap.events,
+            at=pd.Timestamp(engine.state.now_ns, tz="UTC"), index=engine.state.index, source="list", full=True,
+            added=snap.allocations, changed=none, removed=none, task_states=snap.task_states, events=snap.events,
             reschedules=snap.reschedules, new_events=snap.events,
         )  # fmt: skip
 
@@ -54,7 +54,7 @@ def recorded(
     """
     engine, _ = run_story("calm", allocations=14, seed=3, now_ns=NOW - days * 24 * HOUR)
     changes = [look(engine, folder)]
-    known = changes[0].new
+    known = changes[0].added
     for hour in range(days * 24 - 1, until - 1, -1):
         engine.run_until(NOW - hour * HOUR)
         for when, behaviour in zip(leak, (leaks, works), strict=True):
@@ -68,7 +68,7 @@ def recorded(
         seen = look(engine, folder)
         gap = Gap(changes[-1].at, seen.at, REASON) if hour == blind[1] else None
         changes.append(replace(caught_up(seen, known, changes[-1].at), gap=gap))
-        known = seen.new
+        known = seen.added
     archive = af.Archive(folder / "archive")
     archive.append(changes, recorder="tests")
     return archive
@@ -76,7 +76,7 @@ def recorded(
 
 def _quiet(before: Change, engine: Engine) -> Change:
     none = {name: getattr(before, name).iloc[:0] for name in ROWS}
-    return replace(before, at=pd.Timestamp(engine.state.now_ns, tz="UTC"), whole=False, gap=None, **none)
+    return replace(before, at=pd.Timestamp(engine.state.now_ns, tz="UTC"), full=False, gap=None, **none)
 
 
 def _deploy(engine: Engine, behaviour: Any) -> None:

@@ -1,4 +1,4 @@
-"""A view of a terminal without a page: draws at once what it is sent, and types."""
+"""A view of a terminal without a page. It draws output at once, and types."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any
 import allocframe as af
 
 
-def eventually(reached: Callable[[], Any], patience: float = 10.0) -> None:
-    end = time.monotonic() + patience
-    while not reached():
+def eventually(condition: Callable[[], Any], timeout: float = 10.0) -> None:
+    end = time.monotonic() + timeout
+    while not condition():
         assert time.monotonic() < end, "not reached"
         time.sleep(0.01)
 
 
 class Page:
-    """One view: draws at once what it is sent, and types."""
+    """One view of a terminal."""
 
     def __init__(self, terminal: af.Terminal, name: str = "a", *, draws: bool = True) -> None:
         self.terminal, self.name, self.draws = terminal, name, draws
         self.drawn, self.next, self.typed, self.gaps = b"", 0, 0, 0
-        sends = terminal.send
+        original_send = terminal.send
 
         def send(content: dict[str, Any], buffers: Any = None) -> None:
-            sends(content, buffers)
-            self.sent(content, buffers or [])
+            original_send(content, buffers)
+            self.receive(content, buffers or [])
 
         terminal.send = send
         self.says("attach", rows=30, cols=100)
@@ -34,7 +34,7 @@ class Page:
     def says(self, kind: str, *buffers: bytes, **content: Any) -> None:
         self.terminal._handle_custom_msg({"type": kind, "view": self.name, **content}, list(buffers))
 
-    def sent(self, content: dict[str, Any], buffers: list[bytes]) -> None:
+    def receive(self, content: dict[str, Any], buffers: list[bytes]) -> None:
         if content["type"] == "replay" and content["view"] == self.name:
             self.drawn, self.next = buffers[0], content["end"]
         elif content["type"] == "output":
@@ -48,5 +48,5 @@ class Page:
         self.says("input", text.encode(), number=self.typed)
         self.typed += 1
 
-    def shows(self, wanted: str) -> None:
-        eventually(lambda: wanted.encode() in self.drawn)
+    def shows(self, text: str) -> None:
+        eventually(lambda: text.encode() in self.drawn)

@@ -60,15 +60,15 @@ class Versions:
         self,
         at: float,
         *,
-        new: Iterable[tuple[str, int]] = (),
+        added: Iterable[tuple[str, int]] = (),
         changed: Iterable[tuple[str, int]] = (),
-        gone: Iterable[tuple[str, int]] = (),
+        removed: Iterable[tuple[str, int]] = (),
         before: Iterable[tuple[str, int]] = (),
         gap: Gap | None = None,
-        whole: bool = True,
+        full: bool = True,
     ) -> Change:
         """Return the change seen `at` seconds after the start; `before` are the versions that the watch had."""
-        told = [*new, *changed]
+        told = [*added, *changed]
         events = self.rows("events", told)
         key = ["alloc_id", "task", "time", "type", "details"]
         had = pd.MultiIndex.from_frame(self.rows("events", before)[key].astype("str"))
@@ -77,10 +77,10 @@ class Versions:
             at=moment(at),
             index=max((version for _, version in told), default=1),
             source="list",
-            whole=whole,
-            new=self.rows("allocations", new),
+            full=full,
+            added=self.rows("allocations", added),
             changed=self.rows("allocations", changed),
-            gone=self.rows("allocations", gone),
+            removed=self.rows("allocations", removed),
             task_states=self.rows("task_states", told),
             events=events,
             reschedules=self.rows("reschedules", told),

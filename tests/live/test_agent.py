@@ -185,12 +185,12 @@ def test_a_task_that_restarts_thirty_times_is_archived_with_all_of_its_events(
     if os.environ.get("NOMAD_ADDR"):
         pytest.skip("would start a job in the cluster of NOMAD_ADDR")
     archive, stop = af.Archive(tmp_path / "archive"), threading.Event()
-    recorder = Recorder(client, archive, every=0.5)
+    recorder = Recorder(client, archive, interval=0.5)
     thread = threading.Thread(target=recorder.run, args=(stop,))
     thread.start()
     try:
         _until(lambda: recorder.counts.commits)
-        _call(client._config.address, "/v1/jobs", _loop("thirty", 30))
+        _call(client._session.config.address, "/v1/jobs", _loop("thirty", 30))
         _until(lambda: (archive.events(job_id="thirty")["type"] == "Not Restarting").any())
     finally:
         stop.set()
@@ -234,7 +234,7 @@ def test_the_log_of_a_real_task_is_read_around_a_time_across_its_rotated_files(c
     seconds = "n=0; while [ $n -lt 50000 ]; do printf '17955%05d000 line %050d\\n' $n $n; n=$((n+1)); done; echo done >&2; sleep 9999"
     job = _job("writes", "service", 1, ["/bin/sh", "-c", seconds])
     job["Job"]["TaskGroups"][0]["Tasks"][0]["LogConfig"] = {"MaxFiles": 3, "MaxFileSizeMB": 1}
-    _call(client._config.address, "/v1/jobs", job)
+    _call(client._session.config.address, "/v1/jobs", job)
     wanted = 'JobID == "writes" and ClientStatus == "running"'
     _until(lambda: len(client.snapshot(filter=wanted, progress=False)))
     identity = client.snapshot(filter=wanted, progress=False).allocations["alloc_id"][0]
@@ -245,12 +245,12 @@ def test_the_log_of_a_real_task_is_read_around_a_time_across_its_rotated_files(c
     assert out["time"].iloc[1].timestamp() == 1795540000
     assert out["file"].iloc[0] > "t.stdout.0", "the first files are gone"
     line = out.iloc[1]
-    assert _at(client._config.address, identity, line["file"], line["offset"]) == line["line"][:9]
+    assert _at(client._session.config.address, identity, line["file"], line["offset"]) == line["line"][:9]
     early = client.logs(identity, "t", stream="stdout", around=pd.Timestamp(1795500000, unit="s"))
-    assert any("is gone: the node keeps few log files" in note for note in early.notes)
+    assert any("are gone: the node keeps few log files" in note for note in early.notes)
     crashed = client.snapshot(filter='JobID == "crash"', progress=False).allocations["alloc_id"][0]
     assert client.logs(crashed, "t").notes == [
-        f"{one}: nothing was written, or nothing is left of it" for one in ("stdout", "stderr")
+        f"{one}: empty, or already removed" for one in ("stdout", "stderr")
     ]
     with pytest.raises(af.BadRequest, match="unknown task name"):
         client.logs(identity, "nope")
@@ -265,7 +265,7 @@ def _at(address: str, identity: str, file: str, offset: int) -> str:
 
 def test_what_real_tasks_use_is_sampled(client: af.Client) -> None:
     snap = client.snapshot(namespace="*", progress=False)
-    found = client.usage(snap, samples=2, every=1.5)
+    found = client.usage(snap, samples=2, interval=1.5)
     assert set(found.samples["alloc_id"]) <= set(snap.allocations["alloc_id"])
     known = found.samples.dropna(subset=["at"])
     assert len(known)
@@ -319,7 +319,7 @@ def test_a_terminal_on_a_real_task_is_one(client: af.Client, web: str) -> None:
     terminal.reconnect()
     _cat_runs(page, "twice")
     terminal.end()
-    assert terminal.message == "closed; it has ended"
+    assert terminal.message == "closed; the command has ended"
     terminal.close()
 
 

@@ -57,14 +57,14 @@ ACT = "alloc-lifecycle"
     ],
 )
 def test_policies_decide_as_servers_decide(policies: Any, namespace: str, expected: bool | None) -> None:
-    assert acl.read(server(policies)).may(ACT, namespace) is expected
+    assert acl.read_rights(server(policies)).may(ACT, namespace) is expected
 
 
 def test_the_policies_of_roles_count() -> None:
     get = server(
         {"p": {"default": [ACT]}}, roles={ROLE: ["p"]}, Policies=None, Roles=[{"ID": ROLE, "Name": "ops"}]
     )
-    assert acl.read(get).may(ACT, "default") is True
+    assert acl.read_rights(get).may(ACT, "default") is True
 
 
 @pytest.mark.parametrize(
@@ -85,14 +85,14 @@ def test_what_the_token_is_decides_before_its_policies(
 ) -> None:
     def get(path: str) -> Any:
         if path != acl.TOKEN:
-            raise af.AllocframeError(f"GET {path} is not one of the calls that only read")
+            raise af.AllocframeError(f"GET {path} is not on the list of requests that only read")
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    rights = acl.read(get)
+    rights = acl.read_rights(get)
     assert (rights.accessor, rights.may(ACT, "default")) == (accessor, expected)
-    assert acl.accessor(get) == accessor
+    assert acl.read_accessor(get) == accessor
 
 
 @pytest.mark.parametrize("version", flatten.VERSIONS)
@@ -106,10 +106,10 @@ def test_a_client_knows_what_its_token_may_do(version: str) -> None:
         }
         for token, expected in tokens.items():
             with af.Client(cluster.address, token=token) as client:
-                rights = client._rights()
+                rights = client._session.rights()
             assert (rights.may(ACT, "default"), rights.may("alloc-exec", "ops")) == expected, token
     with (
         sim.Cluster("calm", allocations=10, seed=1, version=version, acl=False) as cluster,
         af.Client(cluster.address) as client,
     ):
-        assert client._rights().may(ACT, "default") is True
+        assert client._session.rights().may(ACT, "default") is True

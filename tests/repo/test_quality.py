@@ -1,7 +1,8 @@
-"""Linters and types are part of the tests."""
+"""Linters, types and the import contracts are part of the tests."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,15 +10,40 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+TOOLS = {
+    "ruff check": ["-m", "ruff", "check", "."],
+    "ruff format": ["-m", "ruff", "format", "--check", "."],
+    "mypy": ["-m", "mypy"],
+    "import contracts": [
+        "-c",
+        "from importlinter.cli import lint_imports_command; lint_imports_command()",
+        "--no-cache",
+    ],
+}
+MOST_LINES = 500
+"""Lines of a module; the public face of the client may be longer."""
 
 
-@pytest.mark.parametrize(
-    "tool",
-    [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]],
-    ids=lambda tool: " ".join(tool),
-)
-def test_the_code_is_clean(tool: list[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", *tool], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+@pytest.mark.parametrize("tool", TOOLS)
+def test_the_code_is_clean(tool: str) -> None:
+    command = [sys.executable, *TOOLS[tool]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_modules_have_at_most_500_lines() -> None:
+    modules = {str(path.relative_to(ROOT)): path for path in (ROOT / "allocframe").rglob("*.py")}
+    modules.pop("allocframe/client/client.py")
+    lines = {name: len(path.read_text().splitlines()) for name, path in modules.items()}
+    assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
+
+
+def test_every_path_that_contributing_names_exists() -> None:
+    named = re.findall(
+        r"`((?:allocframe/|docs/|tests/|tools/)?[\w/]+(?:\.py|/))`", (ROOT / "CONTRIBUTING.md").read_text()
+    )
+    missing = [
+        name for name in named if not (ROOT / name).exists() and not (ROOT / "allocframe" / name).exists()
+    ]
+    assert len(named) > 15
+    assert missing == []

@@ -166,8 +166,8 @@ def test_what_cannot_be_used_and_what_is_not_installed_is_told(
     ):
         with pytest.raises(af.ConfigError, match=said):
             af.report(snap, **arguments)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "papermill" else True)
-    with pytest.raises(af.MissingExtra, match=r"reports need papermill: pip install 'allocframe\[report\]'"):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "nbclient" else True)
+    with pytest.raises(af.MissingExtra, match=r"reports need nbclient: pip install 'allocframe\[report\]'"):
         af.report(snap, output=tmp_path / "a.html")
     assert list(tmp_path.iterdir()) == []
 

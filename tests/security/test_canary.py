@@ -20,6 +20,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from children import child
 from crashing import crash
 from faultserver import good, http, reset, serving
 from IPython.core.ultratb import VerboseTB
@@ -45,8 +46,14 @@ def test_the_token_is_in_no_repr_log_file_or_table(tmp_path: Path, caplog: pytes
     caplog.set_level(logging.DEBUG)
     with serving(good()) as server, af.Client(server.address, token=CANARY) as client:
         snap = client.snapshot(progress=False)
-        alive = client._transport._client
-        shown = [repr(client), str(vars(client)), repr(client._config), repr(client._transport.__dict__)]
+        alive = client._session.transport._client
+        shown = [
+            repr(client),
+            str(vars(client)),
+            str(vars(client._session)),
+            repr(client._session.config),
+            repr(client._session.transport.__dict__),
+        ]
         shown += [
             repr(alive.headers if alive else None),
             repr(snap),
@@ -85,10 +92,10 @@ def test_the_token_is_in_no_error_or_traceback(answer: bytes) -> None:
 def test_a_client_with_a_token_is_neither_pickled_nor_copied() -> None:
     with af.Client("http://127.0.0.1:1", token=CANARY) as client:
         with pytest.raises(TypeError) as caught:
-            pickle.dumps(client._config)
+            pickle.dumps(client._session.config)
         assert CANARY not in str(caught.value)
         with pytest.raises(TypeError):
-            copy.deepcopy(client._config)
+            copy.deepcopy(client._session.config)
 
 
 def test_warnings_name_the_address_and_not_the_token() -> None:
@@ -157,13 +164,10 @@ def test_an_interrupt_in_the_middle_of_a_call_shows_the_locals_of_libraries_and_
         reached.set()
         connection.recv(1)
 
-    with serving(hang) as server:
-        child = subprocess.Popen(
-            [sys.executable, "-c", _INTERRUPTED.format(call=call), server.address, CANARY], stdout=subprocess.PIPE, text=True
-        )  # fmt: skip
+    with serving(hang) as server, child(_INTERRUPTED.format(call=call), server.address, CANARY) as process:
         assert reached.wait(30)
-        child.send_signal(signal.SIGINT)
-        said, _ = child.communicate(timeout=30)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=30)
     assert "client = Client(" in said, "the locals are shown"
     assert CANARY not in said
 
@@ -184,7 +188,7 @@ def test_an_audit_log_that_cannot_be_written_shows_no_token(monkeypatch: pytest.
 
 def test_what_is_handed_to_libraries_shows_no_token_either() -> None:
     with af.Client("http://127.0.0.1:1", token=CANARY) as client:
-        headers = _connection.credentials(client._config)
+        headers = _connection.credentials(client._session.config)
         assert headers["X-Nomad-Token"] == CANARY
         assert CANARY not in repr(headers) + str(headers) + f"{headers}"
 
@@ -194,7 +198,7 @@ def test_a_failing_test_of_a_user_run_with_showlocals_shows_no_token(tmp_path: P
         "import os, allocframe as af\n"
         "def test_mine():\n"
         "    client = af.Client(os.environ['MY_ADDRESS'], retries=0)\n"
-        "    config, transport, parts = client._config, client._transport, vars(client)\n"
+        "    config, transport, parts = client._session.config, client._session.transport, vars(client)\n"
         "    client.snapshot(progress=False)\n"
     )
     denied = http(b"Permission denied", "403 Forbidden", length=17, kind="text/plain")
@@ -215,7 +219,7 @@ def test_a_saved_notebook_holds_no_token_neither_in_outputs_nor_in_tracebacks(
         "%xmode Verbose\nimport logging; logging.basicConfig(level=logging.DEBUG)",
         "import allocframe as af\nclient = af.Client()\nclient",
         "snap = client.snapshot(namespace='*')\nsnap",
-        "vars(client), client._config, snap.info, snap.allocations.attrs",
+        "vars(client), vars(client._session), client._session.config, snap.info, snap.allocations.attrs",
         "client.allocation('00000000-0000-0000-0000-000000000000')",
         "import pickle\npickle.dumps(client)",
         "af.Client('http://127.0.0.1:1').snapshot()",
@@ -241,9 +245,9 @@ def test_tables_snapshots_and_clients_are_pickled_without_a_token_or_not_at_all(
         af.Client(cluster.address, token=cluster.token) as client,
         client.snapshot(namespace="*", progress=False) as snap,
     ):
-        made = [snap.allocations, snap.events, snap.info, client.stats, client.evaluations(namespace="*")]
+        made = [snap.allocations, snap.events, snap.info, client.counters, client.evaluations(namespace="*")]
         assert all(cluster.token.encode() not in pickle.dumps(one) for one in made)
-        for one in (client, snap, client._transport):
+        for one in (client, snap, client._session.transport):
             with contextlib.suppress(TypeError):
                 assert cluster.token.encode() not in pickle.dumps(one)
 
@@ -257,7 +261,7 @@ def test_an_archive_that_was_recorded_with_a_token_does_not_hold_it(
         af.Client(live.address, token=live.token) as client,
     ):
         archive, stop = af.Archive(tmp_path / "archive"), threading.Event()
-        recorder = Recorder(client, archive, every=0.05, say=said.append)
+        recorder = Recorder(client, archive, interval=0.05, say=said.append)
         thread = threading.Thread(target=recorder.run, args=(stop,))
         thread.start()
         while not recorder.counts.commits:

@@ -21,7 +21,7 @@ from tables import alloc, ended, started
 import allocframe as af
 from allocframe.client import logs
 from allocframe.nomad import exec as _exec
-from allocframe.nomad import protocol
+from allocframe.nomad import retry
 from allocframe.nomad.event_stream import NotAnEvent
 from allocframe.watch import updates
 
@@ -91,10 +91,10 @@ CALLS: dict[str, Callable[[af.Client], object]] = {
     "restart": lambda client: client.restart(ID, all_tasks=True),
     "exec": lambda client: client.exec(ID, ["true"]),
     "logs": lambda client: client.logs(ID, "web"),
-    "usage": lambda client: client.usage([ID], samples=2, every=0),
+    "usage": lambda client: client.usage([ID], samples=2, interval=0),
     "watch": lambda client: client.watch(stream=False).poll(0.0),
     "stream": lambda client: client.watch().poll(0.0),
-    "rights": lambda client: client._rights(),
+    "rights": lambda client: client._session.rights(),
 }
 
 _names = st.sampled_from(
@@ -139,9 +139,9 @@ def test_whatever_json_a_server_answers_a_call_ends_with_a_result_or_one_of_our_
 
 @pytest.mark.parametrize("code", ["1e999", "Infinity", "NaN", "1.5", "true", "null", '"0"'])
 def test_an_exit_code_that_is_no_whole_number_is_no_frame(code: str) -> None:
-    session = _exec.Session("/exec")
+    session = _exec.ExecSession("/exec")
     with pytest.raises(af.ExecError, match="no frame"):
-        session.received(f'{{"exited": true, "result": {{"exit_code": {code}}}}}')
+        session.receive(f'{{"exited": true, "result": {{"exit_code": {code}}}}}')
     assert session.exit_code is None
 
 
@@ -179,13 +179,13 @@ def test_a_gzip_file_that_is_damaged_inside_is_an_error_that_names_it(tmp_path: 
 
 @pytest.mark.parametrize("end", ["9" * 30, "-5", "1e999", '"7"'])
 def test_an_offset_of_a_log_that_none_can_be_is_an_error(end: str) -> None:
-    with pytest.raises(af.DecodeError, match="odd offset"):
-        logs.tail(b'{"Data": "YQ==", "File": "a", "Offset": %s}' % end.encode(), 100)
+    with pytest.raises(af.DecodeError, match="invalid offset"):
+        logs.parse_tail(b'{"Data": "YQ==", "File": "a", "Offset": %s}' % end.encode(), 100)
 
 
 def test_a_retry_after_that_no_calendar_has_says_nothing() -> None:
-    assert protocol.retry_after(f"1 Oct {'3' * 80} 0:2") is None
-    assert protocol.retry_after("\x1d8") == 8.0
+    assert retry.retry_after(f"1 Oct {'3' * 80} 0:2") is None
+    assert retry.retry_after("\x1d8") == 8.0
 
 
 @pytest.mark.parametrize("said", [None, 5, "x", {"ID": ID}, [None, 5, {}, {"ID": 5}]])

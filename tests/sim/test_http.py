@@ -1,4 +1,4 @@
-"""The simulated cluster's HTTP side: filters, blocking queries, permissions, and who may reach it."""
+"""The simulated HTTP API: filters, blocking queries, permissions, and access from outside."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from allocframe.sim.api.filter import FilterSelectorError, FilterSyntaxError, pa
 
 ROW: dict[str, Any] = {
     "JobID": "web", "Restarts": 3, "Failed": True, "Tags": ["a", "b"], "Empty": [],
-    "TaskStates": {"web": {"State": "dead", "Failed": True}, "log/ger": {"State": "running", "Failed": False}},
+    "TaskStates": {
+        "web": {"State": "dead", "Failed": True},
+        "log/ger": {"State": "running", "Failed": False},
+    },
     "Job": {"Meta": {"owner": "x y"}, "Priority": 50},
 }  # fmt: skip
 
@@ -23,27 +26,31 @@ ROW: dict[str, Any] = {
     ("expression", "expected"),
     [
         ('JobID == "web"', True), ("JobID == web", True), ("JobID==`web`", True), ('JobID != "web"', False),
-        ("Restarts == 3", True), ("Restarts != 3", False), ("Failed == true", True), ("Failed == false", False),
+        ("Restarts == 3", True), ("Restarts != 3", False), ("Failed == true", True),
+        ("Failed == false", False),
         ('JobID matches "^w"', True), ('JobID not matches "^w"', False), ('JobID contains "eb"', True),
-        ('Tags contains "a"', True), ('"a" in Tags', True), ('"c" not in Tags', True), ('Tags not contains "c"', True),
-        ("Empty is empty", True), ("Tags is empty", False), ("Tags is not empty", True), ("JobID is not empty", True),
+        ('Tags contains "a"', True), ('"a" in Tags', True), ('"c" not in Tags', True),
+        ('Tags not contains "c"', True),
+        ("Empty is empty", True), ("Tags is empty", False), ("Tags is not empty", True),
+        ("JobID is not empty", True),
         ('JobID == "web" and Restarts == 4', False), ('JobID == "web" or Restarts == 4', True),
         ('not JobID == "web"', False), ('not (JobID == "x" or Restarts == 4)', True),
         ('JobID == "x" or JobID == "web" and Restarts == 3', True),
         ("TaskStates.web.Failed == true", True), ('TaskStates["log/ger"].State == "running"', True),
-        ('"/Job/Meta/owner" == "x y"', True), ('Job.Meta.owner == "x y"', True), ('"web" in TaskStates', True),
+        ('"/Job/Meta/owner" == "x y"', True), ('Job.Meta.owner == "x y"', True),
+        ('"web" in TaskStates', True),
         ('TaskStates.nope.State == "dead"', False), ('TaskStates.nope.State != "dead"', True),
         ('Job.Meta.nope is empty', True), ('( JobID == "web" )', True), ('JobID == "we\\"b"', False),
     ],
 )  # fmt: skip
-def test_filter_expressions_decide_as_nomad_does(expression: str, expected: bool) -> None:
+def test_filter_expressions_match_as_in_nomad(expression: str, expected: bool) -> None:
     assert parse(expression)(ROW.__getitem__) is expected
 
 
 @pytest.mark.parametrize(
     "expression", ["JobID", "", "==", "JobID ==", 'JobID == "x" and', "JobID < 3", "(JobID == x", "a b c"]
 )
-def test_what_is_no_expression_is_refused_saying_what_was_expected(expression: str) -> None:
+def test_an_invalid_expression_is_refused_with_what_was_expected(expression: str) -> None:
     with pytest.raises(FilterSyntaxError, match=r"^1:\d+ \(\d+\): no match found, expected: "):
         parse(expression)
 
@@ -55,18 +62,18 @@ def test_a_field_that_does_not_exist_is_refused() -> None:
 
 @pytest.fixture(scope="module")
 def cluster() -> Any:
-    with sim.Cluster("calm", allocations=30, seed=1) as made:
-        yield made
+    with sim.Cluster("calm", allocations=30, seed=1) as cluster:
+        yield cluster
 
 
 ROUTES = [
-    "/v1/allocations", "/v1/allocation/00000000-0000-0000-0000-000000000000", "/v1/jobs", "/v1/nodes", "/v1/evaluations",
-    "/v1/deployments", "/v1/agent/self", "/v1/acl/policy/sim-policy",
+    "/v1/allocations", "/v1/allocation/00000000-0000-0000-0000-000000000000", "/v1/jobs", "/v1/nodes",
+    "/v1/evaluations", "/v1/deployments", "/v1/agent/self", "/v1/acl/policy/sim-policy",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_nothing_is_served_without_a_token_to_another_name_or_to_another_site(
+def test_requests_without_a_token_or_from_another_host_or_origin_are_refused(
     cluster: sim.Cluster, path: str
 ) -> None:
     with httpx.Client(base_url=cluster.address, headers={"X-Nomad-Token": cluster.token}) as http:
@@ -133,8 +140,8 @@ def test_the_plain_walk_of_1_3_1_loops_and_that_of_2_0_5_ends() -> None:
 
 
 @pytest.mark.parametrize("version", ["1.3.1", "2.0.5"])
-def test_a_token_may_ask_what_it_is_and_which_rules_it_has_and_no_others(version: str) -> None:
-    def said(cluster: sim.Cluster, path: str, token: str) -> tuple[int, Any]:
+def test_a_token_can_read_itself_and_its_own_policy_only(version: str) -> None:
+    def get(cluster: sim.Cluster, path: str, token: str) -> tuple[int, Any]:
         answer = httpx.get(cluster.address + path, headers={"X-Nomad-Token": token} if token else {})
         return answer.status_code, answer.json() if answer.status_code == 200 else answer.text
 
@@ -142,25 +149,25 @@ def test_a_token_may_ask_what_it_is_and_which_rules_it_has_and_no_others(version
     me = "/v1/acl/token/self"
     with sim.Cluster("calm", allocations=10, seed=1, version=version) as cluster:
         reader, other = cluster.add_token(["default"]), cluster.add_token(["ops"], lifecycle=True)
-        status, mine = said(cluster, me, reader)
+        status, mine = get(cluster, me, reader)
         assert (status, mine["SecretID"], mine["Type"], "Roles" in mine) == (200, reader, "client", not old)
         assert mine["AccessorID"] not in (reader, "")
         policy = f"/v1/acl/policy/{mine['Policies'][0]}"
-        (space,) = said(cluster, policy, reader)[1]["RulesJSON"]["Namespaces"]
+        (space,) = get(cluster, policy, reader)[1]["RulesJSON"]["Namespaces"]
         assert space["Name"] == "default"
         assert "read-job" in space["Capabilities"]
         assert "alloc-lifecycle" not in space["Capabilities"]
-        assert said(cluster, policy, other) == (403, "Permission denied")
-        assert said(cluster, policy, cluster.token)[0] == 200
-        assert said(cluster, "/v1/acl/policy/nope", cluster.token) == (404, "ACL policy not found")
-        assert said(cluster, "/v1/acl/policy/anonymous", "") == (404, "ACL policy not found")
-        assert said(cluster, me, cluster.token)[1]["Type"] == "management"
+        assert get(cluster, policy, other) == (403, "Permission denied")
+        assert get(cluster, policy, cluster.token)[0] == 200
+        assert get(cluster, "/v1/acl/policy/nope", cluster.token) == (404, "ACL policy not found")
+        assert get(cluster, "/v1/acl/policy/anonymous", "") == (404, "ACL policy not found")
+        assert get(cluster, me, cluster.token)[1]["Type"] == "management"
         unknown = "00000000-0000-0000-0000-000000000000"
         missing = "ACL token not found"
-        assert said(cluster, me, unknown) == ((404, missing) if old else (403, "Permission denied"))
-        assert said(cluster, policy, unknown) == (403, missing if old else "Permission denied")
-        assert said(cluster, me, "")[0] == (500 if old else 200)
+        assert get(cluster, me, unknown) == ((404, missing) if old else (403, "Permission denied"))
+        assert get(cluster, policy, unknown) == (403, missing if old else "Permission denied")
+        assert get(cluster, me, "")[0] == (500 if old else 200)
     with sim.Cluster("calm", allocations=10, seed=1, version=version, acl=False) as open_to_all:
-        status, answer = said(open_to_all, me, "")
+        status, answer = get(open_to_all, me, "")
         assert answer == "ACL support disabled" if old else answer["AccessorID"] == "acls-disabled"
-        assert said(open_to_all, "/v1/acl/policy/x", "") == (400, "ACL support disabled")
+        assert get(open_to_all, "/v1/acl/policy/x", "") == (400, "ACL support disabled")

@@ -1,4 +1,4 @@
-"""What nodes answer is held to what real agents answered."""
+"""Responses of simulated nodes match those of real agents."""
 
 from __future__ import annotations
 
@@ -27,16 +27,19 @@ def exchanges(version: str, part: str) -> list[dict[str, Any]]:
 
 
 def started(cluster: sim.Cluster, *, ever: bool = True) -> tuple[str, str]:
-    """Return an allocation and a task of it that has started, or has never."""
+    """Return an allocation and one of its tasks that has started, or that never has."""
     for alloc in cluster.state.allocs.values():
         for name, state in alloc.tasks.items():
             if bool(state.started_at) == ever and alloc.node.status != "down":
                 return alloc.id, name
-    raise AssertionError("there is none")
+    raise AssertionError("no such task")
 
 
-def asked(cluster: sim.Cluster, http: httpx.Client, exchange: dict[str, Any]) -> tuple[httpx.Response, Any]:
-    """Ask what was asked of a real agent, for the simulated cluster's own allocation and task; return what is to come."""
+def replay(cluster: sim.Cluster, http: httpx.Client, exchange: dict[str, Any]) -> tuple[httpx.Response, Any]:
+    """Send a recorded request for an allocation of the simulated cluster.
+
+    Return the response and the expected text.
+    """
     path, text = exchange["request"]["path"], exchange.get("text", "")
     theirs = next(
         (part.partition("?")[0] for part in path.split("/") if len(part.partition("?")[0]) == 36), ""
@@ -48,12 +51,12 @@ def asked(cluster: sim.Cluster, http: httpx.Client, exchange: dict[str, Any]) ->
     return http.get(path), text
 
 
-def test_log_requests_that_fail_fail_with_the_recorded_status_text_and_type(simulated: Any) -> None:
+def test_failed_log_requests_have_the_recorded_status_text_and_type(simulated: Any) -> None:
     cluster, http = simulated
     compared = 0
     for exchange in exchanges(cluster.version, "/fs/logs/"):
         if exchange["status"] != 200:
-            answer, text = asked(cluster, http, exchange)
+            answer, text = replay(cluster, http, exchange)
             assert (answer.status_code, answer.text) == (exchange["status"], text), exchange["request"][
                 "path"
             ]
@@ -66,13 +69,13 @@ def test_logs_come_in_frames_like_recorded_ones(simulated: Any) -> None:
     cluster, http = simulated
     for exchange in exchanges(cluster.version, "/fs/logs/"):
         if exchange["status"] == 200 and "origin=end" in exchange["request"]["path"]:
-            answer, _ = asked(cluster, http, exchange)
-            wanted, found = json.loads(exchange["text"]), json.loads(answer.text)
-            assert found.keys() == wanted.keys()
+            answer, _ = replay(cluster, http, exchange)
+            expected, frame = json.loads(exchange["text"]), json.loads(answer.text)
+            assert frame.keys() == expected.keys()
             assert answer.headers["content-type"] == exchange["headers"]["Content-Type"]
-            assert len(base64.b64decode(found["Data"])) <= len(base64.b64decode(wanted["Data"])) == 200
-            assert found["File"].startswith("alloc/logs/")
-            assert found["Offset"] >= len(base64.b64decode(found["Data"]))
+            assert len(base64.b64decode(frame["Data"])) <= len(base64.b64decode(expected["Data"])) == 200
+            assert frame["File"].startswith("alloc/logs/")
+            assert frame["Offset"] >= len(base64.b64decode(frame["Data"]))
 
 
 def test_plain_logs_are_the_last_bytes_as_text_as_recorded(simulated: Any) -> None:
@@ -84,10 +87,10 @@ def test_plain_logs_are_the_last_bytes_as_text_as_recorded(simulated: Any) -> No
     assert answer.status_code == recorded["status"]
     assert answer.headers["content-type"] == recorded["headers"]["Content-Type"]
     assert len(answer.content) == len(recorded["text"]) == 120
-    whole = http.get(
+    everything = http.get(
         f"/v1/client/fs/logs/{identity}", params={"task": task, "type": "stdout", "plain": "true"}
     )
-    assert whole.content.endswith(answer.content)
+    assert everything.content.endswith(answer.content)
 
 
 def test_frames_of_a_long_log_number_their_bytes_as_real_nodes_do() -> None:

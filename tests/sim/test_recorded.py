@@ -1,4 +1,4 @@
-"""The simulated cluster is held to what real agents answered: same status, same text, same keys, same types."""
+"""Responses of the simulated cluster match those of real agents: status, text, keys and types."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ def simulated(request: pytest.FixtureRequest) -> Any:
         yield request.param, http
 
 
-def asked(http: httpx.Client, exchange: dict[str, Any]) -> httpx.Response:
+def send(http: httpx.Client, exchange: dict[str, Any]) -> httpx.Response:
     request = exchange["request"]
     return http.request(request["method"], request["path"])
 
 
 @pytest.mark.parametrize("name", ["errors"])
-def test_recorded_reads_that_fail_fail_with_the_same_status_and_text(replay: Any, name: str) -> None:
+def test_failed_reads_have_the_recorded_status_and_text(replay: Any, name: str) -> None:
     version, http = replay
     compared = 0
     for exchange in flatten.recorded(version, name):
         path = exchange["request"]["path"]
         if exchange["request"]["method"] != "GET" or exchange["status"] == 200 or "/v1/client/" in path:
             continue
-        answer = asked(http, exchange)
+        answer = send(http, exchange)
         assert (answer.status_code, answer.text) == (exchange["status"], exchange["text"]), unquote(path)
         assert answer.headers["content-type"].startswith("text/plain")
         assert ("x-nomad-index" in answer.headers) == ("X-Nomad-Index" in exchange["headers"])
@@ -63,7 +63,7 @@ def test_recorded_reads_that_fail_fail_with_the_same_status_and_text(replay: Any
 def test_a_wrong_method_is_refused_as_recorded(replay: Any) -> None:
     version, http = replay
     exchange = next(e for e in flatten.recorded(version, "errors") if e["request"]["method"] == "DELETE")
-    answer = asked(http, exchange)
+    answer = send(http, exchange)
     assert (answer.status_code, answer.text) == (exchange["status"], exchange["text"])
 
 
@@ -76,7 +76,7 @@ def test_odd_page_sizes_and_tokens_give_what_was_recorded(replay: Any) -> None:
             and path.startswith("/v1/allocations")
             and exchange["request"]["method"] == "GET"
         ):
-            answer = asked(http, exchange)
+            answer = send(http, exchange)
             assert answer.status_code == 200, path
             if "per_page=x" not in path:
                 assert bool(answer.json()) == bool(exchange["json"]), path
@@ -88,28 +88,28 @@ def test_odd_page_sizes_and_tokens_give_what_was_recorded(replay: Any) -> None:
 def test_the_recorded_list_comes_back_row_for_row(replay: Any) -> None:
     version, http = replay
     exchange = flatten.recorded(version, "list-all")[0]
-    got = {row["ID"]: row for row in asked(http, exchange).json()}
+    rows = {row["ID"]: row for row in send(http, exchange).json()}
     newest = {row["ID"]: row for row in exchange["json"]}
-    assert newest.keys() <= got.keys()
+    assert newest.keys() <= rows.keys()
     for identity, row in newest.items():
-        if got[identity]["ModifyIndex"] == row["ModifyIndex"]:
-            assert got[identity] == row
+        if rows[identity]["ModifyIndex"] == row["ModifyIndex"]:
+            assert rows[identity] == row
 
 
 @pytest.mark.parametrize("version", flatten.VERSIONS)
 @pytest.mark.parametrize("name", ["list-pages", "list-pages-reverse"])
 def test_the_recorded_pages_come_back_in_order_with_their_tokens(version: str, name: str) -> None:
-    """Served from the rows of that walk alone, because the recorded cluster went on between the walks."""
+    """Only the rows of one walk are served, because the recorded cluster changed between walks."""
     exchanges = flatten.recorded(version, name)
     rows = [row for exchange in exchanges for row in exchange["json"]]
     named = {f"{row['CreateIndex']}.{row['ID']}" for row in rows}
     compared = 0
     with sim.Cluster.replay(rows, version=version) as cluster, httpx.Client(base_url=cluster.address) as http:
         for exchange in exchanges:
-            answer = asked(http, exchange)
+            answer = send(http, exchange)
             assert [row["ID"] for row in answer.json()] == [row["ID"] for row in exchange["json"]]
             token = exchange["headers"].get("X-Nomad-Nexttoken")
-            if token is None or token in named:  # the walk of 1.3.1 was given up where it looped
+            if token is None or token in named:  # the recording of 1.3.1 stops where its walk looped
                 assert answer.headers.get("x-nomad-nexttoken") == token
                 compared += 1
     assert compared >= len(exchanges) - 1
@@ -122,10 +122,10 @@ def test_the_recorded_pages_come_back_in_order_with_their_tokens(version: str, n
         "alloc-setupfail-artifact-failed", "alloc-setupfail-driverr-failed", "alloc-setupfail-nocmd-failed",
     ],
 )  # fmt: skip
-def test_recorded_reads_come_back_whole(replay: Any, name: str) -> None:
+def test_recorded_reads_come_back_unchanged(replay: Any, name: str) -> None:
     version, http = replay
     exchange = flatten.recorded(version, name)[0]
-    answer = asked(http, exchange)
+    answer = send(http, exchange)
     assert answer.json() == exchange["json"]
     assert answer.headers["x-nomad-index"] == exchange["headers"]["X-Nomad-Index"]
 
@@ -136,25 +136,25 @@ def kinds(value: Any) -> str:
     )
 
 
-def compare(found: dict[str, Any], wanted: dict[str, Any], where: str) -> None:
-    """Compare the keys of two objects, and the types of values where neither is null."""
-    assert found.keys() == wanted.keys(), where
-    for key, value in wanted.items():
-        types = {kinds(value), kinds(found[key])} - {"null"}
+def compare(actual: dict[str, Any], expected: dict[str, Any], where: str) -> None:
+    """Compare the keys of two objects, and the types of values that are not null."""
+    assert actual.keys() == expected.keys(), where
+    for key, value in expected.items():
+        types = {kinds(value), kinds(actual[key])} - {"null"}
         assert len(types) <= 1, f"{where}.{key}: {types}"
 
 
 def test_simulated_rows_have_the_keys_and_types_of_recorded_ones(simulated: Any) -> None:
     version, http = simulated
     recorded = {row["ID"]: row for row in flatten.recorded_rows(version)}
-    wanted = next(row for row in recorded.values() if row["DeploymentStatus"] and row["TaskStates"])
-    state = next(iter(wanted["TaskStates"].values()))
+    expected = next(row for row in recorded.values() if row["DeploymentStatus"] and row["TaskStates"])
+    state = next(iter(expected["TaskStates"].values()))
     tracked = next(row for row in recorded.values() if row["RescheduleTracker"])
     rows = http.get("/v1/allocations", params={"namespace": "*"}).json()
     for row in rows:
-        compare(row, wanted, "allocation")
+        compare(row, expected, "allocation")
         if row["DeploymentStatus"]:
-            compare(row["DeploymentStatus"], wanted["DeploymentStatus"], "DeploymentStatus")
+            compare(row["DeploymentStatus"], expected["DeploymentStatus"], "DeploymentStatus")
         if row["RescheduleTracker"]:
             event = tracked["RescheduleTracker"]["Events"][0]
             compare(row["RescheduleTracker"]["Events"][0], event, "RescheduleTracker")
@@ -164,7 +164,7 @@ def test_simulated_rows_have_the_keys_and_types_of_recorded_ones(simulated: Any)
                 compare(event, state["Events"][0], "TaskEvent")
 
 
-def test_simulated_events_say_the_same_as_recorded_ones_of_their_type(simulated: Any) -> None:
+def test_simulated_events_have_the_details_of_recorded_ones_of_their_type(simulated: Any) -> None:
     version, http = simulated
     details: dict[str, set[str]] = {}
     for row in flatten.recorded_rows(version):
@@ -188,32 +188,32 @@ def test_simulated_nodes_jobs_and_deployments_have_the_keys_of_recorded_ones(
     simulated: Any, path: str, name: str
 ) -> None:
     version, http = simulated
-    wanted = flatten.recorded_rows(version, name)[0]
+    expected = flatten.recorded_rows(version, name)[0]
     for row in http.get(path, params={"namespace": "*"}).json():
-        compare(row, wanted, name)
+        compare(row, expected, name)
 
 
 def test_simulated_evaluations_have_the_keys_and_types_of_recorded_ones(simulated: Any) -> None:
     version, http = simulated
     placed = [r for r in flatten.recorded_rows(version, "evaluations") if not r.get("FailedTGAllocs")]
-    wanted = {name: value for row in placed for name, value in row.items()}
+    expected = {name: value for row in placed for name, value in row.items()}
     always = set.intersection(*(set(row) for row in placed))
     for row in http.get("/v1/evaluations", params={"namespace": "*"}).json():
-        assert always <= row.keys() <= wanted.keys()
-        assert {name: type(value) for name, value in row.items()} == {n: type(wanted[n]) for n in row}
+        assert always <= row.keys() <= expected.keys()
+        assert {name: type(value) for name, value in row.items()} == {n: type(expected[n]) for n in row}
         for group in row.get("PlanAnnotations", {}).get("DesiredTGUpdates", {}).values():
-            assert group.keys() == next(iter(wanted["PlanAnnotations"]["DesiredTGUpdates"].values())).keys()
+            assert group.keys() == next(iter(expected["PlanAnnotations"]["DesiredTGUpdates"].values())).keys()
 
 
 def test_full_reads_have_no_key_that_recorded_ones_lack(simulated: Any) -> None:
     version, http = simulated
-    known: set[str] = set()
+    recorded_keys: set[str] = set()
     for file in (flatten.DATA / f"nomad-{version}").glob("alloc-*.json"):
         body = flatten.recorded(version, file.stem)[0].get("json")
-        known |= body.keys() if body and "ID" in body else set()
-    known |= {"PreviousAllocation"}  # no replaced allocation was recorded in full
+        recorded_keys |= body.keys() if body and "ID" in body else set()
+    recorded_keys |= {"PreviousAllocation"}  # no replaced allocation was recorded in full
     for row in http.get("/v1/allocations", params={"namespace": "*", "per_page": "40"}).json():
-        assert http.get(f"/v1/allocation/{row['ID']}").json().keys() <= known
+        assert http.get(f"/v1/allocation/{row['ID']}").json().keys() <= recorded_keys
 
 
 def test_reads_without_a_good_token_are_refused_as_recorded() -> None:
@@ -228,5 +228,5 @@ def test_reads_without_a_good_token_are_refused_as_recorded() -> None:
             if request["method"] == "GET":
                 token = {"X-Nomad-Token": "no-such-token"} if request.get("token") else {}
                 answer = http.get(request["path"].replace(theirs, mine), headers=token)
-                wanted = (exchange["status"], exchange["text"].replace(theirs, mine))
-                assert (answer.status_code, answer.text) == wanted
+                expected = (exchange["status"], exchange["text"].replace(theirs, mine))
+                assert (answer.status_code, answer.text) == expected

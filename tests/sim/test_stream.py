@@ -1,4 +1,4 @@
-"""The simulated event stream is held to recorded ones: same keys and types, same order of lines, same habits."""
+"""The simulated event stream matches recorded ones: keys, types, order of lines and peculiarities."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def stream(cluster: sim.Cluster, token: str | None = None, **params: Any) -> Ite
 
 
 def crash(cluster: sim.Cluster, times: int = 1) -> None:
-    """Crash a task, whatever the story; each time changes an allocation more than once."""
+    """Crash an allocation several times. Each crash changes it more than once."""
     from allocframe.sim.cluster.jobs import Outcome
 
     for _ in range(times):
@@ -65,11 +65,11 @@ def test_the_first_line_is_empty_and_indexes_only_go_up_as_recorded(simulated: s
         lines = answer.iter_lines()
         assert json.loads(next(lines)) == {} == recorded_lines(simulated.version)[0]
         crash(simulated, 3)
-        found = [json.loads(next(lines)) for _ in range(5)]
-    for told in (found, recorded_lines(simulated.version)[1:]):
-        indexes = [line["Index"] for line in told]
+        received = [json.loads(next(lines)) for _ in range(5)]
+    for batches in (received, recorded_lines(simulated.version)[1:]):
+        indexes = [line["Index"] for line in batches]
         assert indexes == sorted(indexes)
-        assert all(event["Index"] == line["Index"] for line in told for event in line["Events"])
+        assert all(event["Index"] == line["Index"] for line in batches for event in line["Events"])
 
 
 def test_events_have_the_keys_and_types_of_recorded_ones_and_no_job(simulated: sim.Cluster) -> None:
@@ -106,13 +106,13 @@ def test_a_token_without_permission_gets_403_from_1_3_1_and_an_empty_200_from_2_
 
 def test_a_stream_from_an_index_starts_silently_at_the_closest_one(simulated: sim.Cluster) -> None:
     crash(simulated, 3)
-    kept = [batch.index for batch in simulated.engine.broker.batches]
-    for asked, expected in ((0, kept[0]), (1, kept[0]), (kept[2], kept[2]), (kept[-1] + 999, kept[-1])):
-        with stream(simulated, index=asked) as answer:
+    first, *_, last = indexes = [batch.index for batch in simulated.engine.broker.batches]
+    for index, expected in ((0, first), (1, first), (indexes[2], indexes[2]), (last + 999, last)):
+        with stream(simulated, index=index) as answer:
             assert take(answer, 2)[1]["Index"] == expected
 
 
-def test_a_hundred_batches_are_kept_and_a_slow_reader_is_cut(simulated: sim.Cluster) -> None:
+def test_a_hundred_batches_are_kept_and_a_slow_reader_is_cut_off(simulated: sim.Cluster) -> None:
     broker = simulated.engine.broker
     number = broker.start(0)
     crash(simulated, 60)
@@ -127,7 +127,7 @@ def test_heartbeats_come_while_nothing_happens(simulated: sim.Cluster) -> None:
         assert take(answer, 4) == [{}] * 4
 
 
-def test_removed_allocations_are_told_to_nobody(simulated: sim.Cluster) -> None:
+def test_a_removed_allocation_has_no_event(simulated: sim.Cluster) -> None:
     before = simulated.engine.removed
     with stream(simulated) as answer:
         lines = answer.iter_lines()
@@ -135,9 +135,9 @@ def test_removed_allocations_are_told_to_nobody(simulated: sim.Cluster) -> None:
         simulated.engine.advance(7200)
         crash(simulated)
         simulated.break_streams()
-        told = [json.loads(line) for line in lines]
+        received = [json.loads(line) for line in lines]
     assert simulated.engine.removed > before
-    events = [event for line in told for event in line.get("Events", [])]
+    events = [event for line in received for event in line.get("Events", [])]
     assert {event["Type"] for event in events} <= {"AllocationUpdated", "PlanResult"}
     assert all("ClientStatus" in event["Payload"]["Allocation"] for event in events)
 
@@ -165,14 +165,14 @@ def test_a_namespace_sees_only_its_own_events(simulated: sim.Cluster) -> None:
     for namespace in ("*", "platform"):
         with stream(simulated, namespace=namespace) as answer:
             lines = answer.iter_lines()
-            assert next(lines) == "{}"  # subscribed: only now can it be broken
+            assert next(lines) == "{}"  # subscribed: only now can the stream be broken
             simulated.break_streams()
             seen[namespace] = [e for line in lines for e in json.loads(line).get("Events", [])]
     assert {event["Namespace"] for event in seen["platform"]} <= {"platform"}
     assert len(seen["platform"]) == sum(event["Namespace"] == "platform" for event in seen["*"])
 
 
-def test_restored_servers_count_from_low_indexes_and_keep_what_there_is(simulated: sim.Cluster) -> None:
+def test_restored_servers_restart_from_low_indexes_and_keep_their_allocations(simulated: sim.Cluster) -> None:
     before, index = dict(simulated.state.allocs), simulated.state.index
     order = sorted(before, key=lambda identity: before[identity].modify_index)
     simulated.restart_servers(restored=True)
@@ -186,7 +186,7 @@ def test_a_topic_of_three_parts_is_refused(simulated: sim.Cluster) -> None:
         assert (answer.status_code, b"Invalid key value pair" in answer.read()) == (400, True)
 
 
-def test_everything_needs_a_management_token(simulated: sim.Cluster) -> None:
+def test_the_topic_of_everything_needs_a_management_token(simulated: sim.Cluster) -> None:
     token = simulated.add_token(["default"])
     with stream(simulated, token=token, topic="*", namespace="default") as answer:
         body = answer.read()
@@ -205,13 +205,13 @@ def test_time_runs_by_itself_when_asked_to(simulated: sim.Cluster) -> None:
 def test_the_journal_has_each_event_that_a_task_emits(simulated: sim.Cluster) -> None:
     journal = simulated.engine.keep_journal()
     before = sum(state.emitted for a in simulated.state.allocs.values() for state in a.tasks.values())
-    known = set(simulated.state.allocs)
+    allocations_before = set(simulated.state.allocs)
     crash(simulated, 5)
     after = sum(
         state.emitted
         for identity, alloc in simulated.state.allocs.items()
         for state in alloc.tasks.values()
-        if identity in known or state.emitted
+        if identity in allocations_before or state.emitted
     )
     assert len(journal) == after - before > 0
     assert len(set(journal)) == len(journal)

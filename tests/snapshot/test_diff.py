@@ -38,8 +38,8 @@ def test_what_changed_is_told_value_by_value_and_event_by_event(
 ) -> None:
     before, after, changed, gone = both
     found = before.diff(after)
-    assert found.gone["alloc_id"].tolist() == [gone]
-    assert found.new.empty
+    assert found.removed["alloc_id"].tolist() == [gone]
+    assert found.added.empty
     assert set(found.changed["alloc_id"]) == {changed}
     restarts = found.changed.set_index("column").loc["restarts"]
     assert (restarts["before"], restarts["after"]) == ("0", "2")
@@ -48,7 +48,7 @@ def test_what_changed_is_told_value_by_value_and_event_by_event(
     assert set(keys(found.new_events)) == set(keys(after.events)) - set(keys(before.events))
     assert found.missing.empty
     assert found.notes == []
-    assert repr(found).startswith("<Diff: 0 new, 1 gone, 1 changed allocations,")
+    assert repr(found).startswith("<Diff: 0 added, 1 removed, 1 changed allocations,")
     assert "restarts 1" in repr(found)
 
 
@@ -57,7 +57,7 @@ def test_the_other_way_round_new_is_gone_and_a_note_says_that_the_second_is_olde
 ) -> None:
     before, after, _, gone = both
     found = after.diff(before)
-    assert found.new["alloc_id"].tolist() == [gone]
+    assert found.added["alloc_id"].tolist() == [gone]
     assert "older" in found.notes[0]
 
 
@@ -78,13 +78,13 @@ def test_loaded_and_archived_snapshots_compare_as_live_ones(
         found = first.diff(second)
         pd.testing.assert_frame_equal(found.changed, live.changed, obj=how)
         assert keys(found.new_events) == keys(live.new_events), how
-        assert found.gone["alloc_id"].tolist() == live.gone["alloc_id"].tolist(), how
+        assert found.removed["alloc_id"].tolist() == live.removed["alloc_id"].tolist(), how
 
 
 def test_a_snapshot_does_not_differ_from_itself(snap: af.Snapshot) -> None:
     found = snap.diff(snap)
     assert not any(
-        len(part) for part in (found.new, found.gone, found.changed, found.new_events, found.missing)
+        len(part) for part in (found.added, found.removed, found.changed, found.new_events, found.missing)
     )
     assert found.notes == []
     assert list(found.changed) == [

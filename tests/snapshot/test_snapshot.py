@@ -65,6 +65,34 @@ def test_filter_by_a_hostile_value_finds_nothing_and_by_an_unknown_column_says_w
         snap.filter(job="web")
 
 
+def test_runs_of_a_job_are_filtered_by_their_parent_and_a_filter_by_the_job_itself_points_there(
+    tmp_path: Path,
+) -> None:
+    jobs = [
+        "ocr/dispatch-1700000000-abcdef12",
+        "ocr/dispatch-1700000060-abcdef13",
+        "web",
+        "backup/periodic-1700000000",
+    ]
+    file = tmp_path / "list.json"
+    file.write_text(
+        json.dumps([{"ID": f"a{n}", "Namespace": "default", "JobID": job} for n, job in enumerate(jobs)])
+    )
+    snap = af.read_json(file)
+    assert snap.filter(parent_job_id="ocr").allocations["job_id"].tolist() == jobs[:2]
+    assert "2 allocations belong to runs of that job: use filter(parent_job_id='ocr')" in repr(
+        snap.filter(job_id="ocr")
+    )
+    assert "runs of that job" not in repr(snap.filter(job_id="web"))
+    assert "runs of that job" not in repr(snap.filter(job_id="nowhere"))
+    assert "runs of that job" not in repr(snap.filter(job_id="ocr", namespace="other"))
+    two = af.combine({"eu": snap, "us": af.read_json(file)})
+    assert two.filter(parent_job_id="ocr", cluster="us").allocations["run"].tolist() == [
+        job.removeprefix("ocr/") for job in jobs[:2]
+    ]
+    assert "2 allocations belong to runs" in repr(two.filter(job_id="ocr", cluster="us"))
+
+
 def test_a_saved_snapshot_gives_the_same_tables_again_and_is_for_its_owner_only(
     snap: af.Snapshot, tmp_path: Path
 ) -> None:

@@ -100,6 +100,73 @@ def test_a_full_read_gives_job_version_links_and_placement(tmp_path: Path, versi
     ]
 
 
+@pytest.mark.parametrize("version", flatten.VERSIONS)
+def test_recorded_dispatches_name_their_parent_and_run(tmp_path: Path, version: str) -> None:
+    rows = flatten.recorded_rows(version, "list-dispatched")
+    allocations = read(tmp_path, rows).allocations
+    children = allocations[allocations["job_id"].str.startswith("resize/")]
+    assert children["job_id"].nunique() == 3
+    assert set(children["parent_job_id"]) == {"resize"}
+    assert ("resize/" + children["run"].astype("str")).tolist() == children["job_id"].tolist()
+    others = allocations.drop(children.index)
+    assert len(others) == 2
+    assert others[["parent_job_id", "run"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("job_id", "parent", "run"),
+    [
+        ("ocr/dispatch-1700000000-abcdef12", "ocr", "dispatch-1700000000-abcdef12"),
+        ("ocr/dispatch-eu-west-1700000000-abcdef12", "ocr", "dispatch-eu-west-1700000000-abcdef12"),
+        ("backup/periodic-1700000000", "backup", "periodic-1700000000"),
+        ("team/ocr/periodic-1700000000", "team/ocr", "periodic-1700000000"),
+        (
+            "ocr/dispatch-1700000000-abcdef12/periodic-1700000060",
+            "ocr/dispatch-1700000000-abcdef12",
+            "periodic-1700000060",
+        ),
+        ("web", None, None),
+        ("team/web", None, None),
+        ("web/periodic-", None, None),
+        ("web/periodic-soon", None, None),
+        ("web/dispatch-1700000000", None, None),
+        ("web/dispatch-1700000000-ABCDEF12", None, None),
+        ("/periodic-1700000000", None, None),
+        ("two\nlines/periodic-1700000000", "two\nlines", "periodic-1700000000"),
+    ],
+)
+def test_a_child_is_known_by_the_id_that_nomad_gives_it(
+    tmp_path: Path, job_id: str, parent: str | None, run: str | None
+) -> None:
+    snap = read(tmp_path, [stub(JobID=job_id)])
+    row = snap.allocations.iloc[0]
+    assert [plain(row["parent_job_id"]), plain(row["run"])] == [parent, run]
+
+
+@pytest.mark.parametrize(
+    ("job_id", "parent_id", "parent", "run"),
+    [
+        ("web/periodic-1700000000", "web", "web", "periodic-1700000000"),
+        ("web/periodic-1700000000", "", None, None),
+        ("web/another-way", "web", "web", "another-way"),
+        ("elsewhere", "web", "web", None),
+        ("web/periodic-1700000000", None, "web", "periodic-1700000000"),
+    ],
+)
+def test_a_full_read_knows_the_parent_better_than_the_id(
+    tmp_path: Path, job_id: str, parent_id: str | None, parent: str | None, run: str | None
+) -> None:
+    snap = read(tmp_path, stub(JobID=job_id, Job={"Type": "batch", "Version": 0, "ParentID": parent_id}))
+    row = snap.allocations.iloc[0]
+    assert [plain(row["parent_job_id"]), plain(row["run"])] == [parent, run]
+
+
+def test_the_lenient_reader_knows_children_too(tmp_path: Path) -> None:
+    snap = read(tmp_path, [stub(JobID="ocr/periodic-1700000000", JobVersion="not a number")])
+    assert len(snap.issues) == 1
+    assert snap.allocations["parent_job_id"].tolist() == ["ocr"]
+
+
 def test_an_empty_answer_has_the_columns_and_dtypes_of_a_full_one(tmp_path: Path) -> None:
     full = read(tmp_path, flatten.recorded_rows("2.0.5", "list-resources"))
     (tmp_path / "empty").mkdir()

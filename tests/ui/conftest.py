@@ -13,35 +13,35 @@ import allocframe as af
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[labpage.Lab]:
-    with labpage.lab(tmp_path_factory.mktemp("lab")) as running:
-        yield running
+    with labpage.lab(tmp_path_factory.mktemp("lab")) as lab:
+        yield lab
 
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     """A page on which no script may fail."""
-    failed: list[str] = []
+    errors: list[str] = []
     context = browser.new_context(viewport={"width": 1280, "height": 900})
-    opened = context.new_page()
-    opened.on("pageerror", lambda error: failed.append(str(error)))
-    yield opened
+    page = context.new_page()
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
     context.close()
-    assert failed == []
+    assert errors == []
 
 
 @pytest.fixture
 def cluster() -> Iterator[af.sim.Cluster]:
-    """A cluster of the test's own, since it is acted upon."""
-    with af.sim.Cluster("calm", allocations=20, seed=1) as made:
-        yield made
+    """A cluster for one test, since the test changes it."""
+    with af.sim.Cluster("calm", allocations=20, seed=1) as cluster:
+        yield cluster
 
 
 @pytest.fixture
 def notebook(page: Page, lab: labpage.Lab, request: pytest.FixtureRequest) -> Callable[..., labpage.Notebook]:
-    """Open a new notebook of these cells, its kernel running."""
+    """Open a new notebook with the given cells and a running kernel."""
 
-    def opened(*cells: str) -> labpage.Notebook:
+    def open_notebook(*cells: str) -> labpage.Notebook:
         name = lab.notebook(f"{request.node.name}.ipynb".replace("[", "-").replace("]", ""), *cells)
         return labpage.Notebook(page, lab, name)
 
-    return opened
+    return open_notebook

@@ -1,4 +1,4 @@
-"""A real JupyterLab and a real browser for tests: servers, notebooks, cells, and what a terminal shows."""
+"""A real JupyterLab and a real browser for tests: servers, notebooks, cells, and terminals."""
 
 from __future__ import annotations
 
@@ -25,33 +25,38 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-PATIENCE = 30.0
+TIMEOUT = 30.0
 PICTURES = Path(__file__).parent.parent.parent / "build" / "pictures"
 
 
 @dataclass(frozen=True)
 class Lab:
-    """A running JupyterLab: where it is, its token, and the folder that it serves."""
+    """A running JupyterLab: its URL, its token, and the folder that it serves."""
 
     url: str
     token: str
     folder: Path
 
     def notebook(self, name: str, *cells: str) -> str:
-        """Write a notebook; return its name."""
-        made = [
-            {"cell_type": "code", "id": f"cell{n}", "source": cell, "metadata": {}, "outputs": [], "execution_count": None}
-            for n, cell in enumerate(cells)
-        ]  # fmt: skip
+        """Write a notebook and return its name."""
+        empty: dict[str, Any] = {"metadata": {}, "outputs": [], "execution_count": None}
+        code_cells = [
+            {"cell_type": "code", "id": f"cell{n}", "source": cell, **empty} for n, cell in enumerate(cells)
+        ]
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        content = {"cells": made, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+        content = {
+            "cells": code_cells,
+            "metadata": {"kernelspec": kernel},
+            "nbformat": 4,
+            "nbformat_minor": 5,
+        }
         (self.folder / name).write_text(json.dumps(content))
         return name
 
 
 @contextlib.contextmanager
 def lab(folder: Path) -> Iterator[Lab]:
-    """Run JupyterLab on a free port of this machine, with settings of its own and nothing that calls out."""
+    """Run JupyterLab on a free local port, with its own settings and without outside connections."""
     config = folder / ".config"
     settings = config / "labconfig" / "page_config.json"
     settings.parent.mkdir(parents=True)
@@ -62,8 +67,9 @@ def lab(folder: Path) -> Iterator[Lab]:
         port = free.getsockname()[1]
     token = secrets.token_urlsafe(24)
     command = [
-        sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", f"--port={port}", "--ServerApp.ip=127.0.0.1",
-        "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}",
+        sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", f"--port={port}",
+        "--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
+        f"--ServerApp.root_dir={folder}",
     ]  # fmt: skip
     env = {
         **os.environ,
@@ -83,42 +89,42 @@ def lab(folder: Path) -> Iterator[Lab]:
         process.wait(30)
 
 
-def eventually(reached: Callable[[], Any], patience: float = PATIENCE) -> Any:
-    """Return what `reached` returns once that is true; an error with its last word where it never is."""
-    end, last = time.monotonic() + patience, None
+def eventually(condition: Callable[[], Any], timeout: float = TIMEOUT) -> Any:
+    """Return the result of `condition` once it is true. After the timeout, fail with its last result."""
+    end, last = time.monotonic() + timeout, None
     while time.monotonic() < end:
         try:
-            last = reached()
+            last = condition()
         except (OSError, AssertionError) as error:
             last = error
         else:
             if last:
                 return last
         time.sleep(0.05)
-    raise AssertionError(f"not reached within {patience:g} s; last: {last!r}")
+    raise AssertionError(f"not reached within {timeout:g} s; last: {last!r}")
 
 
 @contextlib.contextmanager
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
         try:
-            yield opened
+            yield browser
         finally:
-            opened.close()
+            browser.close()
 
 
 class Notebook:
-    """A notebook that is open in a page."""
+    """A notebook in a page."""
 
     def __init__(self, page: Page, lab: Lab, name: str) -> None:
         self.page = page
-        page.set_default_timeout(PATIENCE * 1000)
+        page.set_default_timeout(TIMEOUT * 1000)
         page.goto(f"{lab.url}/lab/tree/{name}?token={lab.token}&reset")
         self.ready()
 
     def ready(self) -> None:
-        """Wait until the kernel is there."""
+        """Wait until the kernel is ready."""
         self.page.wait_for_selector(".jp-Notebook .jp-CodeCell")
         self.page.locator("#jp-main-statusbar").get_by_text("| Idle").wait_for()
 
@@ -126,18 +132,18 @@ class Notebook:
         return self.page.locator(".jp-Notebook .jp-CodeCell").nth(number)
 
     def write(self, number: int, source: str) -> None:
-        """Replace what a cell says."""
+        """Replace the source of a cell."""
         self.cell(number).locator(".jp-InputArea-editor").click()
         self.page.keyboard.press("Control+A")
         self.page.keyboard.insert_text(source)
 
     def start(self, number: int) -> None:
-        """Run a cell, and go on while it runs."""
+        """Start a cell without waiting for it."""
         self.cell(number).locator(".jp-InputArea-editor").click()
         self.page.keyboard.press("Control+Enter")
 
     def run(self, number: int) -> str:
-        """Run a cell to its end; return its output as text."""
+        """Run a cell and return its output as text."""
         before = self.prompt(number)
         self.start(number)
         eventually(lambda: self.prompt(number) not in (before, "[*]:"))
@@ -147,14 +153,14 @@ class Notebook:
         return self.cell(number).locator(".jp-InputPrompt").inner_text()
 
     def done(self, number: int) -> None:
-        """Wait for the end of a cell that was started."""
+        """Wait until a started cell has ended."""
         eventually(lambda: re.search(r"\[\d+\]", self.prompt(number)))
 
     def output(self, number: int) -> str:
         return self.cell(number).locator(".jp-OutputArea").inner_text()
 
     def insert_and_run(self, source: str) -> None:
-        """Add a cell at the end, and run it."""
+        """Add a cell at the end and run it."""
         last = self.page.locator(".jp-Notebook .jp-CodeCell").count() - 1
         self.cell(last).locator(".jp-InputArea-prompt").click()
         self.page.keyboard.press("b")
@@ -164,12 +170,12 @@ class Notebook:
         self.done(last + 1)
 
     def save(self) -> None:
-        """Save, so that a reload finds the outputs."""
+        """Save the notebook, so that its outputs are there after a reload."""
         self.page.locator('jp-button[data-command="docmanager:save"]').click()
         self.page.locator(".jp-mod-dirty").wait_for(state="detached")
 
     def picture(self, name: str) -> Path:
-        """Keep what the page shows."""
+        """Save a screenshot."""
         PICTURES.mkdir(parents=True, exist_ok=True)
         path = PICTURES / f"{name}.png"
         self.page.screenshot(path=path)
@@ -177,7 +183,7 @@ class Notebook:
 
 
 class Screen:
-    """A terminal on a page: its keyboard, and the text that xterm.js holds."""
+    """A terminal on a page: its keyboard, and the text in xterm.js."""
 
     _READ = """root => { const buffer = root.allocframeTerminal.buffer.active, rows = [];
         for (let n = 0; n < buffer.length; n++) rows.push(buffer.getLine(n).translateToString(true));
@@ -211,11 +217,11 @@ class Screen:
         self.focus()
         self.page.keyboard.type(text)
 
-    def shows(self, wanted: str, patience: float = PATIENCE) -> None:
-        """Wait until the text is there."""
+    def shows(self, text: str, timeout: float = TIMEOUT) -> None:
+        """Wait until the terminal shows a text."""
 
-        def there() -> bool:
-            assert wanted in self.text, self.text[-2000:]
+        def is_shown() -> bool:
+            assert text in self.text, self.text[-2000:]
             return True
 
-        eventually(there, patience)
+        eventually(is_shown, timeout)

@@ -13,7 +13,7 @@ from allocframe.sim.cluster.alloc import Alloc
 
 HOSTILE = "<img src=x onerror=\"window.allocframeHit='yes'\">"
 LOG = "panel.log[['action', 'result']].to_numpy().tolist()"
-Opened = Callable[..., Notebook]
+OpenNotebook = Callable[..., Notebook]
 
 
 @pytest.fixture
@@ -47,11 +47,11 @@ class Panel:
 
 
 @pytest.fixture
-def panel(cluster: af.sim.Cluster, notebook: Opened) -> Panel:
+def panel(cluster: af.sim.Cluster, notebook: OpenNotebook) -> Panel:
     cell = (
         "import allocframe as af\n"
-        "from allocframe.widgets import panel as module\n"
-        "module.EVERY = 1.0\n"
+        "from allocframe.widgets.panel import panel as module\n"
+        "module.REFRESH_INTERVAL = 1.0\n"
         f"client = af.Client({cluster.address!r}, token={cluster.token!r})\n"
         "panel = af.ControlPanel(client, namespace='*')\n"
         "panel"
@@ -77,7 +77,7 @@ def test_choose_stop_confirm_and_see_the_replacement(
     assert "[['stop', 'done']]" in panel.notebook.run(2)
 
 
-def test_without_a_mouse(panel: Panel, alloc: Alloc) -> None:
+def test_it_works_without_a_mouse(panel: Panel, alloc: Alloc) -> None:
     keyboard = panel.page.keyboard
     active = "document.activeElement.textContent.trim()"
 
@@ -90,9 +90,9 @@ def test_without_a_mouse(panel: Panel, alloc: Alloc) -> None:
 
     panel.root.get_by_label("Filter").focus()
     keyboard.type(alloc.id[:8])
-    expect(panel.button("Choose these")).to_be_enabled()
+    expect(panel.button("Choose all")).to_be_enabled()
     eventually(lambda: panel.options.count() == 1)
-    tab_to("Choose these")
+    tab_to("Choose all")
     keyboard.press("Space")
     panel.shows(alloc.id)
     expect(panel.button("Restart")).to_be_enabled()
@@ -117,14 +117,14 @@ def test_it_works_while_a_cell_runs(panel: Panel, alloc: Alloc) -> None:
     panel.notebook.done(1)
 
 
-def test_hostile_names_are_shown_and_run_nothing(cluster: af.sim.Cluster, panel: Panel, alloc: Alloc) -> None:
+def test_hostile_names_are_shown_as_text(cluster: af.sim.Cluster, panel: Panel, alloc: Alloc) -> None:
     object.__setattr__(alloc.job, "id", HOSTILE)
     alloc.node.name = alloc.client_description = HOSTILE
     alloc.tasks[HOSTILE] = alloc.tasks[next(iter(alloc.tasks))]
     panel.button("Refresh").click()
     panel.root.get_by_label("Filter").fill(f"onerror {alloc.id[:8]}")
-    expect(panel.button("Choose these")).to_be_enabled()
-    panel.button("Choose these").click()
+    expect(panel.button("Choose all")).to_be_enabled()
+    panel.button("Choose all").click()
     panel.root.get_by_label("Tasks").select_option(label=HOSTILE)
     panel.button("Restart").click()
     panel.shows(f"Restart {HOSTILE} of {HOSTILE}")
@@ -135,19 +135,19 @@ def test_hostile_names_are_shown_and_run_nothing(cluster: af.sim.Cluster, panel:
     assert panel.page.evaluate("window.allocframeHit") is None
 
 
-def test_the_list_does_not_jump_when_something_else_changes(
+def test_the_list_keeps_its_scroll_position_when_something_changes(
     cluster: af.sim.Cluster, panel: Panel, alloc: Alloc
 ) -> None:
     last = panel.options.last
     last.scroll_into_view_if_needed()
     scrolled = "list => list.scrollTop"
-    window = panel.root.locator(".allocframe-list")
-    before = window.evaluate(scrolled)
+    list_box = panel.root.locator(".allocframe-list")
+    before = list_box.evaluate(scrolled)
     assert before > 0
     with af.Client(cluster.address, token=cluster.token) as client:
         client.stop(alloc.id)
     expect(panel.row(alloc)).to_contain_text("complete", timeout=20_000)
-    assert window.evaluate(scrolled) == before
+    assert list_box.evaluate(scrolled) == before
 
 
 def test_exec_opens_a_terminal_below(panel: Panel, alloc: Alloc) -> None:

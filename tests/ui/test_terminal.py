@@ -13,7 +13,7 @@ from playwright.sync_api import Browser
 
 import allocframe as af
 
-BEGIN = """
+OPEN_TERMINAL = """
 if "terminal" in globals(): terminal.close()
 terminal = af.Terminal(client, {alloc!r}, {task!r})
 terminal
@@ -22,7 +22,7 @@ terminal
 
 @pytest.fixture(scope="module")
 def notebook(browser: Browser, lab: labpage.Lab) -> Iterator[Notebook]:
-    """One notebook for all tests: a kernel takes seconds to start."""
+    """One notebook for all tests, because a kernel takes seconds to start."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     lab.notebook(
         "terminal.ipynb",
@@ -31,17 +31,17 @@ def notebook(browser: Browser, lab: labpage.Lab) -> Iterator[Notebook]:
         "time.sleep(8); 'rested'",
         "terminal.transcript",
     )
-    opened = Notebook(page, lab, "terminal.ipynb")
-    opened.run(0)
-    yield opened
+    notebook = Notebook(page, lab, "terminal.ipynb")
+    notebook.run(0)
+    yield notebook
     page.close()
 
 
-def shown(notebook: Notebook, cluster: af.sim.Cluster, token: str) -> Screen:
+def open_terminal(notebook: Notebook, cluster: af.sim.Cluster, token: str) -> Screen:
     """Open a terminal in the second cell."""
     alloc = next(a for a in cluster.state.allocs.values() if a.client_status == "running")
-    made = f"client = af.Client({cluster.address!r}, token={token!r})"
-    notebook.write(1, made + BEGIN.format(alloc=alloc.id, task=next(iter(alloc.tasks))))
+    client = f"client = af.Client({cluster.address!r}, token={token!r})"
+    notebook.write(1, client + OPEN_TERMINAL.format(alloc=alloc.id, task=next(iter(alloc.tasks))))
     notebook.run(1)
     return Screen(notebook)
 
@@ -49,12 +49,12 @@ def shown(notebook: Notebook, cluster: af.sim.Cluster, token: str) -> Screen:
 @pytest.fixture
 def screen(cluster: af.sim.Cluster, notebook: Notebook) -> Screen:
     notebook.page.set_viewport_size({"width": 1280, "height": 900})
-    opened = shown(notebook, cluster, cluster.token)
-    opened.shows("#")
-    return opened
+    screen = open_terminal(notebook, cluster, cluster.token)
+    screen.shows("#")
+    return screen
 
 
-def test_what_is_typed_runs_and_what_it_writes_is_seen(screen: Screen) -> None:
+def test_commands_run_and_their_output_is_shown(screen: Screen) -> None:
     screen.type("echo ligne é 漢字 👍\n")
     screen.shows("\nligne é 漢字 👍")
     assert "connected" in screen.status
@@ -64,7 +64,7 @@ def test_what_is_typed_runs_and_what_it_writes_is_seen(screen: Screen) -> None:
     labpage.eventually(lambda: "exit code 7" in screen.status)
 
 
-def test_the_command_knows_the_size_also_when_it_changes(screen: Screen) -> None:
+def test_the_command_gets_the_size_and_its_changes(screen: Screen) -> None:
     rows, cols = screen.size
     assert (rows, cols) != (24, 80)
     screen.type("stty size\n")
@@ -76,7 +76,7 @@ def test_the_command_knows_the_size_also_when_it_changes(screen: Screen) -> None
     screen.shows(f"\n{rows} {cols}")
 
 
-def test_a_full_screen_program_draws_all_of_it_and_gives_the_screen_back(screen: Screen) -> None:
+def test_a_full_screen_program_fills_the_screen_and_restores_it(screen: Screen) -> None:
     screen.type("vi notes\n")
     screen.shows('"notes"')
     rows, cols = screen.size
@@ -93,7 +93,7 @@ def test_a_full_screen_program_draws_all_of_it_and_gives_the_screen_back(screen:
     assert "hello" not in screen.text
 
 
-def test_ctrl_c_interrupts_and_the_shell_lives_on(screen: Screen) -> None:
+def test_ctrl_c_interrupts_a_program_but_not_the_shell(screen: Screen) -> None:
     screen.type("sleep 600\n")
     screen.page.keyboard.press("Control+C")
     screen.shows("^C")
@@ -101,17 +101,18 @@ def test_ctrl_c_interrupts_and_the_shell_lives_on(screen: Screen) -> None:
     screen.shows("\nstill here")
 
 
-def test_a_paste_arrives_whole_and_without_what_would_end_it(screen: Screen) -> None:
+def test_a_paste_arrives_complete_and_without_control_characters(screen: Screen) -> None:
     text = "echo " + "x" * 3000 + "\x1b[201~y"
     screen.focus()
     screen.page.evaluate(
         """text => { const data = new DataTransfer(); data.setData("text/plain", text);
-        document.activeElement.dispatchEvent(new ClipboardEvent("paste", {clipboardData: data, bubbles: true, cancelable: true})); }""",
+        const options = {clipboardData: data, bubbles: true, cancelable: true};
+        document.activeElement.dispatchEvent(new ClipboardEvent("paste", options)); }""",
         text,
     )
     screen.page.keyboard.press("Enter")
-    wanted = "x" * 3000 + "[201~y"
-    labpage.eventually(lambda: screen.text.replace("\n", "").count(wanted) == 2)
+    pasted = "x" * 3000 + "[201~y"
+    labpage.eventually(lambda: screen.text.replace("\n", "").count(pasted) == 2)
 
 
 def test_typing_works_while_a_cell_runs(screen: Screen) -> None:
@@ -124,7 +125,7 @@ def test_typing_works_while_a_cell_runs(screen: Screen) -> None:
     screen.notebook.done(2)
 
 
-def test_after_a_reload_the_screen_is_there_again_and_goes_on(screen: Screen) -> None:
+def test_after_a_reload_the_screen_is_restored(screen: Screen) -> None:
     screen.type("echo before the reload\n")
     screen.shows("\nbefore the reload")
     screen.type("vi notes\n")
@@ -132,12 +133,12 @@ def test_after_a_reload_the_screen_is_there_again_and_goes_on(screen: Screen) ->
     screen.notebook.save()
     screen.page.reload()
     screen.notebook.ready()
-    again = Screen(screen.notebook)
-    again.shows('"notes"')
-    again.type(":q\n")
-    again.shows("\nbefore the reload")
-    again.type("echo after it\n")
-    again.shows("\nafter it")
+    reloaded = Screen(screen.notebook)
+    reloaded.shows('"notes"')
+    reloaded.type(":q\n")
+    reloaded.shows("\nbefore the reload")
+    reloaded.type("echo after it\n")
+    reloaded.shows("\nafter it")
 
 
 def test_two_views_show_the_same(screen: Screen) -> None:
@@ -151,7 +152,7 @@ def test_two_views_show_the_same(screen: Screen) -> None:
     screen.shows("\ntwo")
 
 
-def test_a_flood_stays_harmless_and_can_be_interrupted(screen: Screen) -> None:
+def test_a_flood_of_output_can_be_interrupted(screen: Screen) -> None:
     screen.type("yes\n")
     screen.shows("y\ny\ny")
     time.sleep(2)
@@ -189,7 +190,7 @@ def test_row_osc_hostile_output_sends_nothing_back_and_changes_nothing_outside(s
         assert screen.root.locator("a").count() == 0, name
 
 
-def test_what_full_screen_programs_ask_is_answered(screen: Screen) -> None:
+def test_queries_of_full_screen_programs_are_answered(screen: Screen) -> None:
     screen.root.evaluate(
         "root => { window.sent = []; root.allocframeTerminal.onData(text => window.sent.push(text)); }"
     )
@@ -199,7 +200,7 @@ def test_what_full_screen_programs_ask_is_answered(screen: Screen) -> None:
     )
 
 
-def test_a_session_is_closed_and_begun_again_by_its_buttons(screen: Screen) -> None:
+def test_the_buttons_close_and_restart_a_session(screen: Screen) -> None:
     screen.type("sleep 600\n")
     screen.root.get_by_role("button", name="Close").click()
     labpage.eventually(lambda: "closed" in screen.status)
@@ -210,14 +211,14 @@ def test_a_session_is_closed_and_begun_again_by_its_buttons(screen: Screen) -> N
     screen.shows("\nagain")
 
 
-def test_shift_escape_leaves_the_terminal_for_its_buttons(screen: Screen) -> None:
+def test_shift_escape_moves_the_focus_to_the_buttons(screen: Screen) -> None:
     screen.focus()
     screen.page.keyboard.press("Shift+Escape")
     assert screen.page.evaluate("document.activeElement.textContent") == "Close"
 
 
-def test_what_nomad_refuses_is_told_in_the_terminal(cluster: af.sim.Cluster, notebook: Notebook) -> None:
+def test_a_refusal_is_shown_in_the_terminal(cluster: af.sim.Cluster, notebook: Notebook) -> None:
     alloc = next(a for a in cluster.state.allocs.values() if a.client_status == "running")
-    screen = shown(notebook, cluster, cluster.add_token([alloc.namespace]))
+    screen = open_terminal(notebook, cluster, cluster.add_token([alloc.namespace]))
     labpage.eventually(lambda: "Permission denied" in screen.text.replace("\n", ""))
     assert "alloc-exec" in screen.status

@@ -11,7 +11,7 @@ import pytest
 from allocframe.nomad.blocking_query import BlockingIndex, Pace, read_timeout
 from allocframe.nomad.event_stream import NotAnEvent
 from allocframe.watch import updates
-from allocframe.watch.update_queue import Inbox
+from allocframe.watch.update_queue import UpdateQueue
 
 
 def line(*allocs: dict[str, Any], index: int | None = None) -> bytes:
@@ -100,42 +100,42 @@ def test_a_payload_keeps_no_job_but_its_type_and_version() -> None:
 
 
 def test_what_leaves_the_ring_between_two_takes_is_kept() -> None:
-    inbox = Inbox()
+    queue = UpdateQueue()
     for index in range(1, 31):
-        inbox.put(updates.parse(line(alloc(index, range(max(0, index - 10), index)))))
-    (update,), index, _ = inbox.take(10)
+        queue.put(updates.parse(line(alloc(index, range(max(0, index - 10), index)))))
+    (update,), index, _ = queue.take(10)
     assert times(update) == list(range(30))
     assert (update.index, update.first_index, index) == (30, 1, 30)
-    assert inbox.counts["coalesced"] == 29
+    assert queue.counts["coalesced"] == 29
 
 
 def test_forms_between_which_events_were_lost_are_told_one_after_the_other() -> None:
-    inbox = Inbox()
+    queue = UpdateQueue()
     for index, ring in ((1, range(10)), (2, range(5, 15)), (3, range(40, 50)), (4, range(45, 55))):
-        inbox.put(updates.parse(line(alloc(index, ring))))
-    (update,), _, _ = inbox.take(10)
+        queue.put(updates.parse(line(alloc(index, ring))))
+    (update,), _, _ = queue.take(10)
     assert [times(form) for form in update.forms()] == [list(range(15)), list(range(40, 55))]
 
 
 def test_what_was_told_before_the_subscription_and_what_comes_twice_is_counted_and_left_out() -> None:
-    inbox = Inbox(floor=5)
+    queue = UpdateQueue(floor=5)
     for index in (4, 5, 6, 6, 7):
-        inbox.put(updates.parse(line(alloc(index, range(index)))))
-    taken, index, _ = inbox.take(10)
+        queue.put(updates.parse(line(alloc(index, range(index)))))
+    taken, index, _ = queue.take(10)
     assert [(one.index, one.first_index) for one in taken] == [(7, 6)]
-    assert (inbox.counts["replayed"], inbox.counts["duplicates"], index) == (2, 1, 7)
+    assert (queue.counts["replayed"], queue.counts["duplicates"], index) == (2, 1, 7)
 
 
 def test_the_index_of_a_part_leaves_nothing_behind() -> None:
-    inbox = Inbox()
+    queue = UpdateQueue()
     for index, identity in ((5, "a"), (6, "b"), (7, "a"), (8, "c")):
-        inbox.put(updates.parse(line(alloc(index, range(3), identity))))
-    taken, index, heard = inbox.take(1)
+        queue.put(updates.parse(line(alloc(index, range(3), identity))))
+    taken, index, heard = queue.take(1)
     assert ([one.alloc_id for one in taken], index, heard) == (["a"], 5, 0.0)
-    assert inbox.take(9)[1] == 8
+    assert queue.take(9)[1] == 8
 
 
 def test_a_prefix_is_applied_to_what_streams_tell() -> None:
-    inbox = Inbox("ab")
-    inbox.put(updates.parse(line(alloc(5, range(3), "ab1"), alloc(5, range(3), "cd1"))))
-    assert [one.alloc_id for one in inbox.take(9)[0]] == ["ab1"]
+    queue = UpdateQueue("ab")
+    queue.put(updates.parse(line(alloc(5, range(3), "ab1"), alloc(5, range(3), "cd1"))))
+    assert [one.alloc_id for one in queue.take(9)[0]] == ["ab1"]

@@ -32,7 +32,7 @@ def until(watch: af.Watch, reached: Callable[[af.Change], bool], seconds: float 
             found.append(change)
             if reached(change):
                 return found
-    raise AssertionError(f"it did not come: {found}, {watch.stats}, {watch.trouble}")
+    raise AssertionError(f"it did not come: {found}, {watch.stats}, {watch.last_error}")
 
 
 def same(watch: af.Watch, client: af.Client, **query: Any) -> None:
@@ -77,8 +77,8 @@ def test_each_event_is_told_once_and_the_snapshot_is_the_cluster(
 ) -> None:
     with viewer.watch(namespace="*", stream=mode == "stream", wait=1.0) as watch:
         first = next(watch)
-        assert (first.source, first.whole, first.index) == ("list", True, live.state.table_index("allocs"))
-        assert len(first.new) == len(live.state.allocs)
+        assert (first.source, first.full, first.index) == ("list", True, live.state.table_index("allocs"))
+        assert len(first.added) == len(live.state.allocs)
         journal = live.engine.keep_journal()
         told_events: list[Key] = []
         for _ in range(6):
@@ -96,21 +96,21 @@ def test_each_event_is_told_once_and_the_snapshot_is_the_cluster(
 def test_a_watch_tells_new_changed_and_gone_allocations(
     live: af.sim.Cluster, viewer: af.Client, mode: str
 ) -> None:
-    with viewer.watch(namespace="*", stream=mode == "stream", relist=0.2, wait=0.2) as watch:
+    with viewer.watch(namespace="*", stream=mode == "stream", resync_interval=0.2, wait=0.2) as watch:
         first = next(watch)
         stopped = next(
             a for a in live.engine.live() if a.client_status == "running" and a.job.kind == "service"
         )
         viewer.stop(stopped.id)
-        changes = until(watch, lambda c: len(c.new) > 0)
+        changes = until(watch, lambda c: len(c.added) > 0)
         assert stopped.id in set(pd.concat([c.changed for c in changes])["alloc_id"])
-        assert not set(changes[-1].new["alloc_id"]) & set(first.new["alloc_id"])
-        assert changes[-1].new["job_version"].tolist() == [stopped.job.version]
+        assert not set(changes[-1].added["alloc_id"]) & set(first.added["alloc_id"])
+        assert changes[-1].added["job_version"].tolist() == [stopped.job.version]
         live.engine.advance(2 * 3600)
-        gone = until(watch, lambda c: stopped.id in set(c.gone["alloc_id"]))[-1]
-        assert gone.whole
-        assert gone.gone.set_index("alloc_id").loc[stopped.id, "job_id"] == stopped.job.id
-        until(watch, lambda c: c.index == live.state.index or c.whole)
+        gone = until(watch, lambda c: stopped.id in set(c.removed["alloc_id"]))[-1]
+        assert gone.full
+        assert gone.removed.set_index("alloc_id").loc[stopped.id, "job_id"] == stopped.job.id
+        until(watch, lambda c: c.index == live.state.index or c.full)
         same(watch, viewer, namespace="*")
 
 
@@ -160,13 +160,13 @@ def test_what_is_known_from_before_is_not_told_again(
     with viewer.watch(namespace="*") as watch:
         first = next(watch)
     crash(live)
-    known = dict(zip(first.new["alloc_id"], first.new["modify_index"].astype(int), strict=True))
-    seen = af.Seen(first.index, first.at, {**known, "dead0000-0000-0000-0000-000000000000": 3})
-    with viewer.watch(namespace="*", stream=mode == "stream", seen=seen) as watch:
-        changes = until(watch, lambda c: c.whole)
+    known = dict(zip(first.added["alloc_id"], first.added["modify_index"].astype(int), strict=True))
+    checkpoint = af.Checkpoint(first.index, first.at, {**known, "dead0000-0000-0000-0000-000000000000": 3})
+    with viewer.watch(namespace="*", stream=mode == "stream", checkpoint=checkpoint) as watch:
+        changes = until(watch, lambda c: c.full)
         assert sum(len(c.changed) for c in changes) == 1
-        assert sum(len(c.new) for c in changes) == 0
-        assert changes[-1].gone[["alloc_id", "modify_index"]].to_numpy().tolist() == [
+        assert sum(len(c.added) for c in changes) == 0
+        assert changes[-1].removed[["alloc_id", "modify_index"]].to_numpy().tolist() == [
             ["dead0000-0000-0000-0000-000000000000", 3]
         ]
         if mode == "stream":
@@ -190,7 +190,7 @@ def test_a_break_whose_events_the_server_has_kept_is_no_gap(live: af.sim.Cluster
         found = until(watch, lambda c: c.index == live.state.index)
         live.break_streams()
         crash(live, 8)  # more events of a task than its ring holds
-        found += until(watch, lambda c: c.whole)
+        found += until(watch, lambda c: c.full)
         assert [c.gap for c in found] == [None] * len(found)
         assert (watch.stats["reconnects"], watch.stats["resumed"], watch.stats["gaps"]) == (1, 1, 0)
         assert watch.stats["replayed"] > 0
@@ -206,7 +206,7 @@ def test_a_restarted_server_has_kept_nothing_and_the_gap_is_told(
         last = until(watch, lambda c: c.index == live.state.index)[-1]
         live.restart_servers()
         crash(live, 2)
-        found = until(watch, lambda c: c.whole)
+        found = until(watch, lambda c: c.full)
         gaps = [c.gap for c in found if c.gap is not None]
         assert len(gaps) == watch.stats["gaps"] == 1
         assert gaps[0].since is not None
@@ -220,14 +220,14 @@ def test_a_cluster_without_a_leader_is_waited_for(live: af.sim.Cluster, viewer: 
         next(watch)
         with live.without_leader():
             end = time.monotonic() + 30
-            while watch.trouble is None and time.monotonic() < end:
+            while watch.last_error is None and time.monotonic() < end:
                 assert watch.poll(0.3) is None
-            assert "No cluster leader" in (watch.trouble or "")
+            assert "No cluster leader" in (watch.last_error or "")
         crash(live)
-        gap = until(watch, lambda c: c.whole)[0].gap
+        gap = until(watch, lambda c: c.full)[0].gap
         assert gap is not None
         assert "No cluster leader" in gap.reason
-        assert watch.trouble is None
+        assert watch.last_error is None
         same(watch, viewer, namespace="*")
 
 
@@ -251,7 +251,13 @@ def test_a_blocking_watch_reads_in_full_only_what_has_changed(
 
 
 def test_bad_parameters_are_refused(viewer: af.Client) -> None:
-    for wrong in ({"relist": 0}, {"wait": -1}, {"wait": float("nan")}, {"prefix": "xyz"}, {"relist": True}):
+    for wrong in (
+        {"resync_interval": 0},
+        {"wait": -1},
+        {"wait": float("nan")},
+        {"prefix": "xyz"},
+        {"resync_interval": True},
+    ):
         with pytest.raises(af.ConfigError):
             viewer.watch(**wrong)  # type: ignore[arg-type]
 
@@ -345,7 +351,7 @@ def test_row_16_an_index_that_goes_back_is_met_with_a_whole_list(
         next(watch)
         live.restart_servers(restored=True)
         crash(live)
-        change = until(watch, lambda c: c.whole)[0]
+        change = until(watch, lambda c: c.full)[0]
         assert change.gap is not None
         assert watch.stats["resets"] == 1
         assert change.index == live.state.index
@@ -361,7 +367,7 @@ def test_row_17_without_an_index_that_can_be_read_it_polls_at_a_measured_pace(
     server.headers = {} if header is None else {"X_Nomad_Index": header}
     try:
         with af.Client(server.address) as client, client.watch(stream=False) as watch:
-            assert len(next(watch).new) == 1
+            assert len(next(watch).added) == 1
             before, since = watch.stats["requests"], time.monotonic()
             server.now(row(6, started(0), ended(1)), index=10)
             change = until(watch, lambda c: len(c.changed) == 1)[-1]
@@ -416,7 +422,7 @@ def test_row_40_where_only_the_stream_is_refused_the_list_is_asked(end: str) -> 
     server = StreamServer([row(5, started(0))], refuse)
     try:
         with af.Client(server.address) as client, client.watch(wait=0.3) as watch:
-            assert len(next(watch).new) == 1
+            assert len(next(watch).added) == 1
             assert watch.mode == "blocking"
             server.now(row(11, started(0), ended(1)), index=11)
             assert len(until(watch, lambda c: len(c.changed) == 1)[-1].new_events) == 1
@@ -443,7 +449,7 @@ def test_row_41_a_stream_that_breaks_is_opened_again_and_all_is_listed(broken: b
             assert found[-1].index == 11
             server.now(row(12, started(0), ended(1), restarting(2)), index=12)
             moved.set()
-            after = until(watch, lambda c: c.whole and len(c.changed) == 1)
+            after = until(watch, lambda c: c.full and len(c.changed) == 1)
             assert [key[2] for c in after for key in keys(c.new_events)] == ["Restarting"]
             gap = next(c.gap for c in after if c.gap is not None)
             assert "stream broke" in gap.reason
@@ -496,14 +502,14 @@ def test_row_42_an_allocation_that_was_never_listed_is_read_for_its_job() -> Non
             next(watch)
             server.rows[other["ID"]] = other
             ready.set()
-            change = until(watch, lambda c: len(c.new) == 1)[-1]
-            assert change.new[["job_type", "job_version"]].to_numpy().tolist() == [["service", 4]]
+            change = until(watch, lambda c: len(c.added) == 1)[-1]
+            assert change.added[["job_type", "job_version"]].to_numpy().tolist() == [["service", 4]]
             assert watch.stats["reads"] == 1
             del server.rows[other["ID"]]
             server.index = 12
-            watch._watcher._relist_at = 0.0
-            gone = until(watch, lambda c: len(c.gone) == 1)[-1]
-            assert gone.gone["alloc_id"].tolist() == [other["ID"]]
+            watch._reflector._relist_at = 0.0
+            gone = until(watch, lambda c: len(c.removed) == 1)[-1]
+            assert gone.removed["alloc_id"].tolist() == [other["ID"]]
     finally:
         server.close()
 
@@ -520,9 +526,9 @@ def test_row_43_a_slow_consumer_gets_what_still_fits_and_else_a_new_list(
         while watch.stats["overflows"] == 0 and time.monotonic() < end:
             time.sleep(0.01)
         assert watch.stats["overflows"] >= 1
-        assert len(watch._watcher.inbox) < 30
-        assert watch._watcher.feed.stream.ended is None, "the reader was never held up"
-        until(watch, lambda c: c.whole)
+        assert len(watch._reflector.queue) < 30
+        assert watch._reflector.subscriber.current.ended is None, "the reader was never held up"
+        until(watch, lambda c: c.full)
         same(watch, viewer, namespace="*")
 
 
@@ -532,9 +538,9 @@ def test_row_44_servers_that_were_restored_to_low_indexes_are_followed(
     with viewer.watch(namespace="*") as watch:
         first = next(watch)
         live.restart_servers(restored=True)
-        found = until(watch, lambda c: c.whole)
+        found = until(watch, lambda c: c.full)
         assert found[-1].index < first.index
-        assert sum(len(c.new_events) + len(c.gone) + len(c.new) for c in found) == 0, (
+        assert sum(len(c.new_events) + len(c.removed) + len(c.added) for c in found) == 0, (
             "no row was lost or made"
         )
         assert watch.stats["resets"] == watch.stats["gaps"] == 1
@@ -578,11 +584,11 @@ def test_row_51_a_full_disk_under_a_watch_is_waited_out_and_nothing_that_the_ser
         full.set()
         crash(live, 6)
         end = time.monotonic() + 20
-        while watch.trouble is None and time.monotonic() < end:
+        while watch.last_error is None and time.monotonic() < end:
             assert watch.poll(0.2) is None
-        assert "No space left" in (watch.trouble or "")
+        assert "No space left" in (watch.last_error or "")
         full.clear()
-        found = until(watch, lambda c: c.whole)
+        found = until(watch, lambda c: c.full)
         same(watch, viewer, namespace="*")
     assert sorted(k for c in found for k in keys(c.new_events)) == sorted(journal)
     assert watch.stats["gaps"] == 0

@@ -1,4 +1,4 @@
-"""Who may do what in a simulated cluster, and which requests reach it at all."""
+"""Permissions in a simulated cluster, and which requests may reach it at all."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from .params import Refusal
 
 _READ = [
-    "list-jobs", "parse-job", "read-job", "csi-list-volume", "csi-read-volume", "read-job-scaling", "list-scaling-policies",
-    "read-scaling-policy",
+    "list-jobs", "parse-job", "read-job", "csi-list-volume", "csi-read-volume", "read-job-scaling",
+    "list-scaling-policies", "read-scaling-policy",
 ]  # fmt: skip
 _LIFECYCLE = ["alloc-lifecycle", "alloc-exec"]
 _LOGS = ["read-logs"]
@@ -22,7 +22,7 @@ _LOGS = ["read-logs"]
 
 @dataclass(frozen=True)
 class Grant:
-    """What the bearer of a token may do."""
+    """What a token may do."""
 
     known: bool
     anonymous: bool = False
@@ -36,7 +36,7 @@ class Grant:
         return self.management or namespace in self.readable
 
     def acts(self, namespace: str | None) -> bool:
-        """Whether it may stop, signal and restart in a namespace."""
+        """Return whether it may stop, signal, restart and exec in a namespace."""
         return self.management or namespace in self.lifecycle
 
     def reads_logs(self, namespace: str | None) -> bool:
@@ -51,7 +51,7 @@ class Grant:
         return [*_READ, *(name for names, spaces in more if namespace in spaces for name in names)]
 
     def rules(self) -> str:
-        """Return the rules of its policy as they were written."""
+        """Return the rules of its policy as HCL."""
         blocks = [
             f'namespace "{name}" {{\n  capabilities = {json.dumps(self._capabilities(name))}\n}}\n'
             for name in sorted(self.readable)
@@ -59,7 +59,7 @@ class Grant:
         return "".join(blocks)
 
     def rules_json(self) -> dict[str, Any]:
-        """Return the rules of its policy as servers read them."""
+        """Return the rules of its policy as servers parse them."""
         spaces = [
             {"Capabilities": self._capabilities(name), "Name": name, "Policy": "", "Variables": None}
             for name in sorted(self.readable)
@@ -67,20 +67,21 @@ class Grant:
         others = ("Agent", "HostVolumes", "Node", "Operator", "Plugin", "Quota")
         return {**dict.fromkeys(others), "Namespaces": spaces or None, "Raw": self.rules()}
 
-    def namespaces(self, known: Iterable[str], asked: str) -> set[str]:
-        """Return the namespaces to list: ``*`` leaves out silently what may not be read."""
-        if not self.known or (asked != "*" and not self.reads(asked)):
+    def namespaces(self, existing: Iterable[str], requested: str) -> set[str]:
+        """Return the namespaces to list. ``*`` silently leaves out those that the token may not read."""
+        if not self.known or (requested != "*" and not self.reads(requested)):
             raise Refusal(403, "Permission denied")
-        return {name for name in known if self.reads(name)} if asked == "*" else {asked}
+        return {name for name in existing if self.reads(name)} if requested == "*" else {requested}
 
     def need(self, *, management: bool = False, any_namespace: bool = False) -> None:
+        """Refuse unless it is a management token, or may read some namespace."""
         if (management and not self.management) or (any_namespace and not (self.management or self.readable)):
             raise Refusal(403, "Permission denied")
 
 
 @dataclass
 class Access:
-    """The tokens of a cluster; without ACLs everyone may do everything."""
+    """The tokens of a cluster. Without ACLs, every request may do everything."""
 
     enabled: bool
     version: str = "2.0.5"
@@ -92,7 +93,7 @@ class Access:
         return self.grants.get(token or "", Grant(known=False, anonymous=not token))
 
     def whoami(self, token: str) -> dict[str, Any]:
-        """Return the token that asks, secret included, as real servers do."""
+        """Return the token of the request, including its secret, as real servers do."""
         old, grant = self.version == "1.3.1", self.grant(token)
         if not self.enabled:
             if old:
@@ -110,31 +111,36 @@ class Access:
     def _token(self, accessor: str, name: str, kind: str, policies: list[str], secret: str) -> dict[str, Any]:
         newer = {"ExpirationTTL": "", "ExpirationTime": None, "Roles": None}
         return {
-            "AccessorID": accessor, "CreateIndex": 1, "CreateTime": "2026-01-01T00:00:00Z", "Global": False, "Hash": None,
-            "ModifyIndex": 1, "Name": name, "Policies": policies or None, "SecretID": secret, "Type": kind,
+            "AccessorID": accessor, "CreateIndex": 1, "CreateTime": "2026-01-01T00:00:00Z", "Global": False,
+            "Hash": None, "ModifyIndex": 1, "Name": name, "Policies": policies or None, "SecretID": secret,
+            "Type": kind,
             **({} if self.version == "1.3.1" else newer),
         }  # fmt: skip
 
     def policy(self, token: str, name: str) -> dict[str, Any]:
-        """Return a policy to who holds it, or manages; its rules are spelled out as capabilities."""
+        """Return a policy to a token that has it or manages the cluster."""
         if not self.enabled:
             raise Refusal(400, "ACL support disabled")
-        asking = self.grant(token)
-        if not asking.known and token:
+        grant = self.grant(token)
+        if not grant.known and token:
             raise Refusal(403, "ACL token not found" if self.version == "1.3.1" else "Permission denied")
-        held = {grant.policy: grant for grant in self.grants.values() if not grant.management}
-        if name != "anonymous" and not asking.management and (not asking.known or asking.policy != name):
+        policies = {other.policy: other for other in self.grants.values() if not other.management}
+        if name != "anonymous" and not grant.management and (not grant.known or grant.policy != name):
             raise Refusal(403, "Permission denied")
-        if name not in held:
+        if name not in policies:
             raise Refusal(404, "ACL policy not found")
         return {
             "CreateIndex": 1, "Description": "", "Hash": None, "ModifyIndex": 1, "Name": name,
-            "Rules": held[name].rules(), "RulesJSON": held[name].rules_json(),
+            "Rules": policies[name].rules(), "RulesJSON": policies[name].rules_json(),
         }  # fmt: skip
 
 
 class Guard:
-    """Lets in only requests that were meant for this server: a local name, and no other site's page."""
+    """Lets in only requests with a local Host and no foreign Origin.
+
+    This keeps web pages from reaching the cluster through the user's browser (DNS rebinding and cross-site
+    requests).
+    """
 
     def __init__(self) -> None:
         self.port = 0

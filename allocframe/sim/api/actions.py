@@ -1,4 +1,4 @@
-"""Stop, signal and restart in a simulated cluster, with the answers and errors of real servers."""
+"""Stop, signal and restart in a simulated cluster, with the responses and errors of real servers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ..cluster.engine import MIGRATED, Engine
 from .access import Access, Grant
 from .params import Refusal
 
-_DONE = {"Index": 0}
-_SETTLES = 1.0
+_OK = {"Index": 0}
+_SETTLE_SECONDS = 1.0
 """Virtual seconds that pass after an action, so that its effects can be read."""
 
 
 class Actions:
-    """Carries out what POST asks for; a restart is done for a GET, too, as real servers do."""
+    """The routes of actions. Like real servers, it restarts for a GET, too."""
 
     def __init__(self, engine: Engine, access: Access) -> None:
         self.engine = engine
@@ -49,7 +49,7 @@ class Actions:
             raw = await request.body()
             try:
                 grant = self.access.grant(request.headers.get("x-nomad-token"))
-                answer = await run_in_threadpool(self._locked, act, request, grant, raw, missing)
+                answer = await run_in_threadpool(self._act, act, request, grant, raw, missing)
             except Refusal as refusal:
                 return Response(refusal.text, refusal.status, media_type="text/plain")
             headers = {"X-Nomad-Index": str(answer["Index"])} if answer["Index"] else {}
@@ -57,7 +57,7 @@ class Actions:
 
         return Route(path, endpoint, methods=methods)
 
-    def _locked(
+    def _act(
         self,
         act: Callable[[Request, Alloc, dict[str, Any]], dict[str, Any]],
         request: Request,
@@ -77,11 +77,11 @@ class Actions:
             except ValueError as error:
                 raise Refusal(500, str(error)) from None
             answer = act(request, alloc, body if isinstance(body, dict) else {})
-        self.engine.advance(_SETTLES)
+        self.engine.advance(_SETTLE_SECONDS)
         return answer
 
     def stop(self, request: Request, alloc: Alloc, body: dict[str, Any]) -> dict[str, Any]:
-        """Stop and replace; a second time only another evaluation is made."""
+        """Stop and replace an allocation. If it is stopped already, only create an evaluation."""
         evaluation = self.engine.evaluate(alloc.job, "alloc-stop")
         if alloc.desired_status == "run" and not alloc.terminal:
             self.engine.stop(alloc, MIGRATED, migrate=True)
@@ -89,7 +89,7 @@ class Actions:
         return {"EvalID": evaluation.id, "Index": evaluation.create_index}
 
     def signal(self, request: Request, alloc: Alloc, body: dict[str, Any]) -> dict[str, Any]:
-        """Note the signal; an unknown one is none to these tasks, as SIGINT is to a task that handles it."""
+        """Emit an event for the signal. These tasks handle every signal, so nothing else happens."""
         name = str(body.get("Signal") or "SIGINT")
         task = body.get("Task")
         if task:
@@ -98,20 +98,21 @@ class Actions:
             if alloc.tasks[task].state != "running":
                 raise Refusal(500, "Task not running")
         failed = []
-        for other, state in alloc.tasks.items():
-            if task in (None, "", other) and state.state == "running":
+        for task_name, state in alloc.tasks.items():
+            if task in (None, "", task_name) and state.state == "running":
                 state.emit("Signaling", self.engine.clock(alloc), signal=name)
             elif not task:
-                failed.append(f"Failed to signal task: {other}, err: Task not running")
+                failed.append(f"Failed to signal task: {task_name}, err: Task not running")
         self.engine.touch(alloc)
         if failed:
-            raise Refusal(500, _several(failed))
-        return _DONE
+            raise Refusal(500, _multierror(failed))
+        return _OK
 
     def restart(self, request: Request, alloc: Alloc, body: dict[str, Any]) -> dict[str, Any]:
+        """Restart one task or all that run. 1.3.1 restarts them before it reports one that has ended."""
         old = self.engine.state.version == "1.3.1"
-        task, everything = body.get("TaskName"), bool(body.get("AllTasks")) and not old
-        if task and everything:
+        task, all_tasks = body.get("TaskName"), bool(body.get("AllTasks")) and not old
+        if task and all_tasks:
             raise Refusal(500, "task name cannot be set when restarting all tasks")
         if task and task not in alloc.tasks:
             raise Refusal(500, f"Could not find task runner for task: {task}")
@@ -120,15 +121,12 @@ class Actions:
         if task and alloc.tasks[task].state != "running":
             raise Refusal(500, "Task not running")
         ended = ["Task not running" for state in alloc.tasks.values() if state.state != "running"]
-        said = (
-            "User requested restart"
-            if old
-            else _REASONS["task" if task else "all" if everything else "running"]
-        )
-        self.engine.runner.restart_signaled(alloc, said, only=task or None)
+        scope = "task" if task else "all" if all_tasks else "running"
+        reason = "User requested restart" if old else _REASONS[scope]
+        self.engine.runner.restart_signaled(alloc, reason, only=task or None)
         if old and not task and ended:
-            raise Refusal(500, _several(ended))
-        return _DONE
+            raise Refusal(500, _multierror(ended))
+        return _OK
 
 
 _REASONS = {
@@ -138,7 +136,7 @@ _REASONS = {
 }
 
 
-def _several(errors: list[str]) -> str:
-    """Return several errors as Go's multierror prints them."""
+def _multierror(errors: list[str]) -> str:
+    """Return errors as Go's multierror prints them."""
     head = "1 error occurred:" if len(errors) == 1 else f"{len(errors)} errors occurred:"
     return "\n\t* ".join([head, *errors]) + "\n\n"

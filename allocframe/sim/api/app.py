@@ -1,4 +1,4 @@
-"""The HTTP side of a simulated cluster: routes, parameters, paging, permissions and errors as real servers have them."""
+"""The HTTP API of a simulated cluster: routes, paging, permissions and errors, as in real servers."""
 
 from __future__ import annotations
 
@@ -29,6 +29,9 @@ from .nodes import Nodes
 from .params import Refusal, checked_prefix, compiled, go_bool, go_seconds, numeric, page_size, passes
 from .stream import Stream
 
+Answer = Callable[[Request, Grant], tuple[Any, dict[str, str]]]
+"""Returns the body and the headers of a response."""
+
 LONGEST_WAIT = 300.0
 
 
@@ -41,28 +44,26 @@ class Api:
         self.regions = regions
         self._sorted: tuple[int, list[tuple[int, str]], list[str]] = (-1, [], [])
 
-    # What every route does
+    # Common to all routes
 
-    def route(
-        self, path: str, table: str, answer: Callable[[Request, Grant], tuple[Any, dict[str, str]]]
-    ) -> Route:
+    def route(self, path: str, table: str, answer: Answer) -> Route:
+        """Return a route. `table` is the one whose index it reports and waits for; "" for none."""
+
         async def endpoint(request: Request) -> Response:
-            elsewhere = self.regions.get(request.query_params.get("region", ""))
+            address = self.regions.get(request.query_params.get("region", ""))
             try:
-                if elsewhere is not None:
-                    return await run_in_threadpool(_forwarded, request, elsewhere)
+                if address is not None:
+                    return await run_in_threadpool(_forward, request, address)
                 grant = self.access.grant(request.headers.get("x-nomad-token"))
                 await self._block(request, table)
-                body, headers = await run_in_threadpool(self._locked, answer, request, grant)
+                body, headers = await run_in_threadpool(self._answer, answer, request, grant)
             except Refusal as refusal:
-                return self._refused(refusal)
+                return self._error_response(refusal)
             return Response(body, media_type="application/json", headers={**self._headers(table), **headers})
 
         return Route(path, endpoint, methods=["GET"])
 
-    def _locked(
-        self, answer: Callable[[Request, Grant], tuple[Any, dict[str, str]]], request: Request, grant: Grant
-    ) -> tuple[bytes, dict[str, str]]:
+    def _answer(self, answer: Answer, request: Request, grant: Grant) -> tuple[bytes, dict[str, str]]:
         with self.state.changed:
             if request.query_params.get("region", "global") != "global":
                 raise Refusal(500, "No path to region")
@@ -80,12 +81,12 @@ class Api:
             "X-Nomad-Lastcontact": "0",
         }
 
-    def _refused(self, refusal: Refusal) -> Response:
+    def _error_response(self, refusal: Refusal) -> Response:
         headers = self._headers(refusal.with_index)
         return Response(refusal.text, refusal.status, headers, media_type="text/plain")
 
     async def _block(self, request: Request, table: str) -> None:
-        """Wait, as a blocking query does, until the table has moved past the index that was given."""
+        """Wait until the table has passed the index of a blocking query."""
         wait = go_seconds(request.query_params.get("wait"))
         text = request.query_params.get("index", "0")
         if not re.fullmatch(r"\d{1,20}", text) or int(text) >= 2**64:
@@ -94,6 +95,7 @@ class Api:
         if index == 0 or not table:
             return
         wait = min(wait or LONGEST_WAIT, LONGEST_WAIT)
+        # Nomad adds up to a sixteenth of the wait, so that clients do not return in step.
         end = asyncio.get_running_loop().time() + wait + random.uniform(0, wait / 16)
         started = self.state.starts
         while self.state.table_index(table) <= index and asyncio.get_running_loop().time() < end:
@@ -111,39 +113,43 @@ class Api:
         task_states = go_bool(query, "task_states", default=True)
         namespace = query.get("namespace", "default")
         allowed = grant.namespaces(self.state.namespaces, namespace)
-        page, following = self._page(query, allowed)
+        page, next_token = self._page(query, allowed)
         stubs = [
             alloc.stub(self.state.version, task_states=task_states, resources=resources) for alloc in page
         ]
-        return stubs, ({"X-Nomad-Nexttoken": following} if following else {})
+        return stubs, ({"X-Nomad-Nexttoken": next_token} if next_token else {})
 
     def _order(self, query: Any) -> Iterable[tuple[str, Any]]:
-        """Yield the key that tokens are held against, and the allocation, in the order of a list."""
-        by_index, by_id = self._orders()
+        """Return the allocations in list order, each with the key that a page token is compared with."""
+        by_index, by_id = self._sorted_allocs()
         prefix, reverse = query.get("prefix", ""), query.get("reverse") == "true"
         if prefix:
             head = checked_prefix(prefix)
             chosen = by_id[bisect_left(by_id, head) : bisect_right(by_id, head + "g")]
             keys: Iterable[tuple[str, str]] = (
-                (identity, identity) for identity in _turned(chosen, reverse=reverse)
+                (identity, identity) for identity in _maybe_reversed(chosen, reverse)
             )
         else:
             keys = (
-                (f"{index}.{identity}", identity) for index, identity in _turned(by_index, reverse=reverse)
+                (f"{index}.{identity}", identity) for index, identity in _maybe_reversed(by_index, reverse)
             )
         return ((key, self.state.allocs[identity]) for key, identity in keys)
 
-    def _skips(self, query: Any) -> Callable[[str], bool]:
-        """Return the test for rows before the token; up to 1.10.1 it compares text, so that 102 comes before 99."""
+    def _before_token(self, query: Any) -> Callable[[str], bool]:
+        """Return the test for rows before the page token.
+
+        Up to 1.10.1, Nomad compares tokens as text, so that "102" comes before "99": a plain walk then loops.
+        """
         token, reverse = query.get("next_token", ""), query.get("reverse") == "true"
         if not token:
             return lambda key: False
         if self.state.version == "1.3.1" or query.get("prefix"):
             return lambda key: key > token if reverse else key < token
-        asked = numeric(token)
-        return lambda key: numeric(key) > asked if reverse else numeric(key) < asked
+        start = numeric(token)
+        return lambda key: numeric(key) > start if reverse else numeric(key) < start
 
-    def _orders(self) -> tuple[list[tuple[int, str]], list[str]]:
+    def _sorted_allocs(self) -> tuple[list[tuple[int, str]], list[str]]:
+        """Return the IDs of all allocations by index and by ID. They are sorted again only after a change."""
         index = self.state.table_index("allocs")
         if self._sorted[0] != index:
             by_index = sorted((alloc.create_index, alloc.id) for alloc in self.state.allocs.values())
@@ -151,15 +157,17 @@ class Api:
         return self._sorted[1], self._sorted[2]
 
     def _page(self, query: Any, allowed: set[str]) -> tuple[list[Any], str | None]:
-        size, wanted = page_size(query.get("per_page"), self.state.version), compiled(query.get("filter"))
-        skips, found = self._skips(query), False
+        size, predicate = page_size(query.get("per_page"), self.state.version), compiled(query.get("filter"))
+        before_token, started = self._before_token(query), False
         page: list[Any] = []
         for key, alloc in self._order(query):
-            if not found and skips(key):
+            if not started and before_token(key):
                 continue
-            if alloc.namespace not in allowed or (wanted and not passes(wanted, alloc, self.state.version)):
+            if alloc.namespace not in allowed:
                 continue
-            found = True
+            if predicate and not passes(predicate, alloc, self.state.version):
+                continue
+            started = True
             if size and len(page) >= max(size, 0):
                 return page, key
             page.append(alloc)
@@ -178,47 +186,55 @@ class Api:
             raise Refusal(404, "alloc not found", with_index="allocs")
         return alloc.full(self.state.version), {"X-Nomad-Index": str(alloc.modify_index)}
 
-    # Everything else
+    # Other objects
 
-    def listing(self, table: str) -> Callable[[Request, Grant], tuple[Any, dict[str, str]]]:
+    def list_of(self, table: str) -> Answer:
+        """Return the answer for a list of a table's objects."""
+
         def answer(request: Request, grant: Grant) -> tuple[Any, dict[str, str]]:
-            things = list(getattr(self.state, table).values())
+            objects = list(getattr(self.state, table).values())
             if table == "nodes":
                 grant.need(any_namespace=True)
-                return [thing.stub(self.state.version) for thing in things], {}
+                return [item.stub(self.state.version) for item in objects], {}
             allowed = grant.namespaces(
                 self.state.namespaces, request.query_params.get("namespace", "default")
             )
-            chosen = [thing for thing in things if thing.namespace in allowed]
+            objects = [item for item in objects if item.namespace in allowed]
             if "job" in request.path_params:
-                chosen = [thing for thing in chosen if thing.job_id == request.path_params["job"]]
-            wanted = compiled(request.query_params.get("filter"))
-            if wanted is not None:
-                chosen = [thing for thing in chosen if passes(wanted, thing, self.state.version)]
-            return [thing.stub(self.state.version) for thing in chosen], {}
+                objects = [item for item in objects if item.job_id == request.path_params["job"]]
+            predicate = compiled(request.query_params.get("filter"))
+            if predicate is not None:
+                objects = [item for item in objects if passes(predicate, item, self.state.version)]
+            return [item.stub(self.state.version) for item in objects], {}
 
         return answer
 
-    def one(self, table: str, missing: str) -> Callable[[Request, Grant], tuple[Any, dict[str, str]]]:
+    def read_of(self, table: str, missing: str) -> Answer:
+        """Return the answer for a read of one object. `missing` is the error if there is none."""
+
         def answer(request: Request, grant: Grant) -> tuple[Any, dict[str, str]]:
             grant.need(any_namespace=True)
             key: Any = request.path_params["id"]
             if table == "jobs":
                 key = (request.query_params.get("namespace", "default"), key)
-            thing = getattr(self.state, table).get(key)
-            if thing is None or (thing.namespace and not grant.reads(thing.namespace)):
+            item = getattr(self.state, table).get(key)
+            if item is None or (item.namespace and not grant.reads(item.namespace)):
                 raise Refusal(404, missing)
-            return thing.full(self.state.version), {"X-Nomad-Index": str(thing.modify_index)}
+            return item.full(self.state.version), {"X-Nomad-Index": str(item.modify_index)}
 
         return answer
 
-    def placed(self, field: str) -> Callable[[Request, Grant], tuple[Any, dict[str, str]]]:
+    def allocations_of(self, field: str) -> Answer:
+        """Return the answer for the allocations of a job or a node, by the field that holds its ID."""
+
         def answer(request: Request, grant: Grant) -> tuple[Any, dict[str, str]]:
-            wanted = request.path_params["id"]
-            mine = [
-                a for a in self.state.allocs.values() if a.field(field) == wanted and grant.reads(a.namespace)
+            identity = request.path_params["id"]
+            allocs = [
+                alloc
+                for alloc in self.state.allocs.values()
+                if alloc.field(field) == identity and grant.reads(alloc.namespace)
             ]
-            return [alloc.stub(self.state.version) for alloc in mine], {}
+            return [alloc.stub(self.state.version) for alloc in allocs], {}
 
         return answer
 
@@ -241,24 +257,26 @@ class Api:
         secret = request.headers.get("x-nomad-token", "")
         return self.access.policy(secret, request.path_params["name"]), {}
 
-    def fixed(self, body: Any) -> Callable[[Request, Grant], tuple[Any, dict[str, str]]]:
+    def fixed(self, body: Any) -> Answer:
         return lambda request, grant: (body, {})
 
     def routes(self) -> list[Route]:
         return [
             self.route("/v1/allocations", "allocs", self.allocations),
             self.route("/v1/allocation/{id}", "allocs", self.allocation),
-            self.route("/v1/jobs", "jobs", self.listing("jobs")),
-            self.route("/v1/job/{id}", "jobs", self.one("jobs", "job not found")),
-            self.route("/v1/job/{id}/allocations", "allocs", self.placed("JobID")),
-            self.route("/v1/job/{job}/evaluations", "evals", self.listing("evals")),
-            self.route("/v1/nodes", "nodes", self.listing("nodes")),
-            self.route("/v1/node/{id}", "nodes", self.one("nodes", "node not found")),
-            self.route("/v1/node/{id}/allocations", "allocs", self.placed("NodeID")),
-            self.route("/v1/evaluations", "evals", self.listing("evals")),
-            self.route("/v1/evaluation/{id}", "evals", self.one("evals", "eval not found")),
-            self.route("/v1/deployments", "deployment", self.listing("deployments")),
-            self.route("/v1/deployment/{id}", "deployment", self.one("deployments", "deployment not found")),
+            self.route("/v1/jobs", "jobs", self.list_of("jobs")),
+            self.route("/v1/job/{id}", "jobs", self.read_of("jobs", "job not found")),
+            self.route("/v1/job/{id}/allocations", "allocs", self.allocations_of("JobID")),
+            self.route("/v1/job/{job}/evaluations", "evals", self.list_of("evals")),
+            self.route("/v1/nodes", "nodes", self.list_of("nodes")),
+            self.route("/v1/node/{id}", "nodes", self.read_of("nodes", "node not found")),
+            self.route("/v1/node/{id}/allocations", "allocs", self.allocations_of("NodeID")),
+            self.route("/v1/evaluations", "evals", self.list_of("evals")),
+            self.route("/v1/evaluation/{id}", "evals", self.read_of("evals", "eval not found")),
+            self.route("/v1/deployments", "deployment", self.list_of("deployments")),
+            self.route(
+                "/v1/deployment/{id}", "deployment", self.read_of("deployments", "deployment not found")
+            ),
             self.route("/v1/agent/self", "", self.agent),
             self.route("/v1/acl/token/self", "", self.token),
             self.route("/v1/acl/policy/{name}", "", self.policy),
@@ -268,25 +286,27 @@ class Api:
         ]
 
 
-def _forwarded(request: Request, address: str) -> Response:
-    """Ask the servers of another region, as those of this one do; they judge the token."""
+def _forward(request: Request, address: str) -> Response:
+    """Send a request on to the servers of another region, which check the token themselves."""
     query = urlencode(
         [(name, value) for name, value in request.query_params.multi_items() if name != "region"]
     )
     token = {"X-Nomad-Token": request.headers.get("x-nomad-token", "")}
-    asked = urllib.request.Request(f"{address}{request.url.path}?{query}", headers=token)  # noqa: S310 - a simulated cluster's
+    forwarded = urllib.request.Request(  # noqa: S310 - the address is a simulated cluster's
+        f"{address}{request.url.path}?{query}", headers=token
+    )
     try:
-        with urllib.request.urlopen(asked, timeout=30) as answer:  # noqa: S310
-            status, body, told = answer.status, answer.read(), answer.headers
-    except urllib.error.HTTPError as refused:
-        status, body, told = refused.code, refused.read(), refused.headers
+        with urllib.request.urlopen(forwarded, timeout=30) as response:  # noqa: S310
+            status, body, received = response.status, response.read(), response.headers
+    except urllib.error.HTTPError as error:
+        status, body, received = error.code, error.read(), error.headers
     except OSError:
         raise Refusal(500, "No path to region") from None
-    headers = {name: value for name, value in told.items() if name.lower().startswith("x-nomad-")}
-    return Response(body, status, headers, media_type=told.get_content_type())
+    headers = {name: value for name, value in received.items() if name.lower().startswith("x-nomad-")}
+    return Response(body, status, headers, media_type=received.get_content_type())
 
 
-def _turned(items: list[Any], *, reverse: bool) -> Iterable[Any]:
+def _maybe_reversed(items: list[Any], reverse: bool) -> Iterable[Any]:
     return reversed(items) if reverse else items
 
 
@@ -301,20 +321,20 @@ def build(
 ) -> Starlette:
     """Return the application that serves a cluster."""
     handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
-        404: _nothing,
+        404: _not_found,
         405: _wrong_method,
     }
     middleware = [
         Middleware(guard.middleware),
         Middleware(GZipMiddleware, minimum_size=1000, compresslevel=1),
     ]
-    actions: list[BaseRoute] = []
-    if engine is not None:
+    live_routes: list[BaseRoute] = []
+    if engine is not None:  # a recording has no engine, and cannot act, stream or answer for nodes
         sessions = Exec(engine, access, real_pty=real_pty)
         parts = (Actions(engine, access), sessions, Nodes(engine, access), Stream(engine, access))
-        actions = [route for part in parts for route in part.routes()]
+        live_routes = [route for part in parts for route in part.routes()]
     app = Starlette(
-        routes=[*Api(state, access, regions).routes(), *actions],
+        routes=[*Api(state, access, regions).routes(), *live_routes],
         middleware=middleware,
         exception_handlers=handlers,
     )
@@ -322,7 +342,7 @@ def build(
     return app
 
 
-async def _nothing(request: Request, error: Exception) -> Response:
+async def _not_found(request: Request, error: Exception) -> Response:
     return Response(status_code=404)
 
 

@@ -1,4 +1,4 @@
-"""Filter expressions as Nomad takes them (the go-bexpr language), with its error texts."""
+"""Nomad's filter expressions (the go-bexpr language), with its error texts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _ABSENT = object()
 
 
 class FilterSyntaxError(Exception):
-    """The expression cannot be parsed; the text is the parser's."""
+    """The expression cannot be parsed. The text is that of Nomad's parser."""
 
 
 class FilterSelectorError(Exception):
@@ -41,7 +41,7 @@ class FilterSelectorError(Exception):
 
 @dataclass(frozen=True)
 class Operator:
-    """A comparison: how it is written, what it decides, and what it says of a missing map key."""
+    """A comparison: its words, its test, and its result for a missing map key (`absent`)."""
 
     words: tuple[str, ...]
     decide: Callable[[Any, str], bool]
@@ -49,7 +49,7 @@ class Operator:
     takes_value: bool = True
 
 
-def _same(field: Any, value: str) -> bool:
+def _equals(field: Any, value: str) -> bool:
     if isinstance(field, bool):
         return value in (
             {"true", "1", "t", "T", "TRUE", "True"} if field else {"false", "0", "f", "F", "FALSE", "False"}
@@ -59,11 +59,11 @@ def _same(field: Any, value: str) -> bool:
     return isinstance(field, str) and field == value
 
 
-def _holds(field: Any, value: str) -> bool:
+def _contains(field: Any, value: str) -> bool:
     if isinstance(field, str):
         return value in field
     if isinstance(field, list):
-        return any(_same(item, value) for item in field)
+        return any(_equals(item, value) for item in field)
     return isinstance(field, dict) and value in field
 
 
@@ -72,17 +72,17 @@ def _matches(field: Any, value: str) -> bool:
 
 
 _OPERATORS = (
-    Operator(("==",), _same),
-    Operator(("!=",), lambda field, value: not _same(field, value), absent=True),
-    Operator(("contains",), _holds),
-    Operator(("not", "contains"), lambda field, value: not _holds(field, value), absent=True),
+    Operator(("==",), _equals),
+    Operator(("!=",), lambda field, value: not _equals(field, value), absent=True),
+    Operator(("contains",), _contains),
+    Operator(("not", "contains"), lambda field, value: not _contains(field, value), absent=True),
     Operator(("matches",), _matches),
     Operator(("not", "matches"), lambda field, value: not _matches(field, value), absent=True),
     Operator(("is", "empty"), lambda field, value: not field, absent=True, takes_value=False),
     Operator(("is", "not", "empty"), lambda field, value: bool(field), takes_value=False),
 )
-_IN = Operator(("in",), _holds)
-_NOT_IN = Operator(("not", "in"), lambda field, value: not _holds(field, value), absent=True)
+_IN = Operator(("in",), _contains)
+_NOT_IN = Operator(("not", "in"), lambda field, value: not _contains(field, value), absent=True)
 
 
 def _find(lookup: Lookup, path: tuple[str, ...]) -> Any:
@@ -94,13 +94,17 @@ def _find(lookup: Lookup, path: tuple[str, ...]) -> Any:
         except (KeyError, TypeError):
             if part and (path[part - 1] in _MAPS or value is None):
                 return _ABSENT
-            said = f'{pointer} at part {part}: couldn\'t find key: struct field with name "{name}"'
-            raise FilterSelectorError(f"error finding value in datum: {said}") from None
+            detail = f'{pointer} at part {part}: couldn\'t find key: struct field with name "{name}"'
+            raise FilterSelectorError(f"error finding value in datum: {detail}") from None
     return value
 
 
 class _Parser:
-    """A parser that tries alternatives in order and remembers what it expected at the furthest place."""
+    """A recursive descent parser with backtracking.
+
+    It tries the alternatives in the order of Nomad's grammar. For the error text, it remembers the furthest
+    position and what was expected there, as the generated parser of go-bexpr does.
+    """
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -122,9 +126,9 @@ class _Parser:
         return False
 
     def pattern(self, pattern: str) -> str | None:
-        if found := re.compile(pattern).match(self.text, self.at):
-            self.at = found.end()
-            return found.group()
+        if match := re.compile(pattern).match(self.text, self.at):
+            self.at = match.end()
+            return match.group()
         self.fail(pattern)
         return None
 
@@ -134,74 +138,76 @@ class _Parser:
             pass
         return self.at > start or not needed
 
-    def whole(self) -> Predicate:
+    def expression(self) -> Predicate:
         self.space()
-        found = self.either()
-        if found is not None:
+        predicate = self.disjunction()
+        if predicate is not None:
             self.space()
             if self.at == len(self.text):
-                return found
+                return predicate
             self.fail("EOF")
-        raise FilterSyntaxError(self.complaint())
+        raise FilterSyntaxError(self.error_text())
 
-    def complaint(self) -> str:
+    def error_text(self) -> str:
         before = self.text[: self.furthest]
         line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
         names = sorted(self.expected)
-        said = ", ".join(names[:-1]) + f" or {names[-1]}" if len(names) > 1 else "".join(names)
-        return f"{line}:{column} ({self.furthest}): no match found, expected: {said}"
+        expected = ", ".join(names[:-1]) + f" or {names[-1]}" if len(names) > 1 else "".join(names)
+        return f"{line}:{column} ({self.furthest}): no match found, expected: {expected}"
 
-    def either(self) -> Predicate | None:
-        return self.chain("or", self.both, lambda left, right: lambda lookup: left(lookup) or right(lookup))
-
-    def both(self) -> Predicate | None:
+    def disjunction(self) -> Predicate | None:
         return self.chain(
-            "and", self.negated, lambda left, right: lambda lookup: left(lookup) and right(lookup)
+            "or", self.conjunction, lambda left, right: lambda lookup: left(lookup) or right(lookup)
+        )
+
+    def conjunction(self) -> Predicate | None:
+        return self.chain(
+            "and", self.negation, lambda left, right: lambda lookup: left(lookup) and right(lookup)
         )
 
     def chain(
         self,
         word: str,
         operand: Callable[[], Predicate | None],
-        joined: Callable[[Predicate, Predicate], Predicate],
+        combine: Callable[[Predicate, Predicate], Predicate],
     ) -> Predicate | None:
         left = operand()
         if left is None:
             return None
         start = self.at
         if self.space(needed=True) and self.literal(word) and self.space(needed=True):
-            right = self.chain(word, operand, joined)
+            right = self.chain(word, operand, combine)
             if right is not None:
-                return joined(left, right)
+                return combine(left, right)
         self.at = start
         return left
 
-    def negated(self) -> Predicate | None:
+    def negation(self) -> Predicate | None:
         start = self.at
         if self.literal("not") and self.space(needed=True):
-            inner = self.negated()
+            inner = self.negation()
             if inner is not None:
                 return lambda lookup: not inner(lookup)
         self.at = start
-        return self.grouped() or self.match()
+        return self.group() or self.comparison()
 
-    def grouped(self) -> Predicate | None:
+    def group(self) -> Predicate | None:
         start = self.at
         if self.literal("("):
             self.space()
-            inner = self.either()
+            inner = self.disjunction()
             if inner is not None and (self.space() and self.literal(")")):
                 return inner
         self.at = start
         return None
 
-    def match(self) -> Predicate | None:
+    def comparison(self) -> Predicate | None:
         start = self.at
-        found = self.selector_first()
-        if found is None:
+        predicate = self.selector_first()
+        if predicate is None:
             self.at = start
-            found = self.value_first()
-        return found
+            predicate = self.value_first()
+        return predicate
 
     def selector_first(self) -> Predicate | None:
         path = self.selector()
@@ -281,15 +287,15 @@ class _Parser:
         return ".".join(path) if path else None
 
     def quoted(self) -> str | None:
-        found = re.compile(r'"((?:[^"\\]|\\.)*)"|`([^`]*)`').match(self.text, self.at)
-        if found is None:
+        match = re.compile(r'"((?:[^"\\]|\\.)*)"|`([^`]*)`').match(self.text, self.at)
+        if match is None:
             self.fail('"\\""')
             self.fail('"`"')
             return None
-        self.at = found.end()
-        if found.group(2) is not None:
-            return found.group(2)
-        return re.sub(r"\\(.)", lambda m: {"n": "\n", "t": "\t"}.get(m.group(1), m.group(1)), found.group(1))
+        self.at = match.end()
+        if match.group(2) is not None:
+            return match.group(2)
+        return re.sub(r"\\(.)", lambda m: {"n": "\n", "t": "\t"}.get(m.group(1), m.group(1)), match.group(1))
 
 
 def _predicate(path: tuple[str, ...], operator: Operator, value: str) -> Predicate:
@@ -300,19 +306,19 @@ def _predicate(path: tuple[str, ...], operator: Operator, value: str) -> Predica
             raise FilterSyntaxError(f"error parsing regexp: {error}") from None
 
     def decide(lookup: Lookup) -> bool:
-        found = _find(lookup, path)
-        return operator.absent if found is _ABSENT else operator.decide(found, value)
+        field = _find(lookup, path)
+        return operator.absent if field is _ABSENT else operator.decide(field, value)
 
     return decide
 
 
 @lru_cache(maxsize=256)
 def parse(expression: str) -> Predicate:
-    """Return the predicate that an expression stands for.
+    """Return the predicate of a filter expression.
 
     Raises
     ------
     FilterSyntaxError
-        It is no filter expression.
+        If it cannot be parsed.
     """
-    return _Parser(expression).whole()
+    return _Parser(expression).expression()

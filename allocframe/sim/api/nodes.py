@@ -1,4 +1,4 @@
-"""What the nodes of a simulated cluster answer when servers pass a read on to them."""
+"""Reads that servers pass on to the nodes of a simulated cluster: logs and usage."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from starlette.routing import Route
 from ..cluster.alloc import Alloc
 from ..cluster.engine import Engine
 from .access import Access
-from .logs import framed, written
+from .logs import framed, task_log
 from .params import FALSE, TRUE, Refusal
-from .usage import measured
+from .usage import resource_usage
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """Which part of which log; one that should be followed ends all the same."""
+class _LogRequest:
+    """The parameters of a log read. `follow` is accepted, but the response ends all the same."""
 
     task: str
     stream: str
@@ -32,7 +32,7 @@ class _Asked:
 
 
 class Nodes:
-    """Answers reads about what runs on a node."""
+    """The routes of reads from nodes."""
 
     def __init__(self, engine: Engine, access: Access) -> None:
         self.engine = engine
@@ -58,37 +58,37 @@ class Nodes:
             alloc = self._reachable(request)
             if not self.access.grant(request.headers.get("x-nomad-token")).reads(alloc.namespace):
                 raise Refusal(403, "Permission denied")
-            return measured(alloc, request.query_params.get("task"), self.engine.clock(alloc))
+            return resource_usage(alloc, request.query_params.get("task"), self.engine.clock(alloc))
 
     async def logs(self, request: Request) -> Response:
-        """Answer; 1.3.1 has set the type of the body before a node refuses, and keeps it."""
-        kind = "text/plain"
+        """Answer a log read. 1.3.1 sets the content type before the node refuses, so its errors keep it."""
+        content_type = "text/plain"
         try:
-            asked = _asked(request)
-            kind = "text/plain" if asked.plain else "application/json"
-            body = await run_in_threadpool(self._log, request, asked)
+            parsed = _parse_log_request(request)
+            content_type = "text/plain" if parsed.plain else "application/json"
+            body = await run_in_threadpool(self._log, request, parsed)
         except Refusal as refusal:
-            late = kind if self.engine.state.version == "1.3.1" else "text/plain"
-            return Response(refusal.text, refusal.status, media_type=late)
-        return Response(body, headers={"Content-Type": kind})
+            error_type = content_type if self.engine.state.version == "1.3.1" else "text/plain"
+            return Response(refusal.text, refusal.status, media_type=error_type)
+        return Response(body, headers={"Content-Type": content_type})
 
-    def _log(self, request: Request, asked: _Asked) -> bytes:
+    def _log(self, request: Request, parsed: _LogRequest) -> bytes:
         with self.engine.state.changed:
             alloc = self._reachable(request)
             if not self.access.grant(request.headers.get("x-nomad-token")).reads_logs(alloc.namespace):
                 raise Refusal(403, "Permission denied")
-            if asked.task not in alloc.tasks:
-                raise Refusal(400, f'unknown task name "{asked.task}"')
-            if not alloc.tasks[asked.task].started_at:
-                raise Refusal(404, f'task "{asked.task}" not started yet. No logs available')
-            data = written(alloc, asked.task, asked.stream, self.engine.clock(alloc))
-        start = min(max(len(data) - asked.offset if asked.from_end else asked.offset, 0), len(data))
-        if asked.plain:
+            if parsed.task not in alloc.tasks:
+                raise Refusal(400, f'unknown task name "{parsed.task}"')
+            if not alloc.tasks[parsed.task].started_at:
+                raise Refusal(404, f'task "{parsed.task}" not started yet. No logs available')
+            data = task_log(alloc, parsed.task, parsed.stream, self.engine.clock(alloc))
+        start = min(max(len(data) - parsed.offset if parsed.from_end else parsed.offset, 0), len(data))
+        if parsed.plain:
             return data[start:]
-        return framed(data[start:], f"{asked.task}.{asked.stream}.0", start)
+        return framed(data[start:], f"{parsed.task}.{parsed.stream}.0", start)
 
     def _reachable(self, request: Request) -> Alloc:
-        """Return the allocation, if its node can be asked."""
+        """Return the allocation if its node can be reached."""
         identity = request.path_params["id"]
         if len(identity) != 36:
             raise Refusal(500, "alloc lookup failed: index error: UUID must be 36 characters")
@@ -100,7 +100,7 @@ class Nodes:
         return alloc
 
 
-def _asked(request: Request) -> _Asked:
+def _parse_log_request(request: Request) -> _LogRequest:
     query = request.query_params
     if not request.path_params["id"]:
         raise Refusal(400, "must provide a valid alloc id")
@@ -109,8 +109,8 @@ def _asked(request: Request) -> _Asked:
     flags = {name: query.get(name, "") for name in ("follow", "plain")}
     for name, text in flags.items():
         if text and text not in TRUE | FALSE:
-            said = f'strconv.ParseBool: parsing "{text}": invalid syntax'
-            raise Refusal(400, f"failed to parse {name} field to boolean: {said}")
+            detail = f'strconv.ParseBool: parsing "{text}": invalid syntax'
+            raise Refusal(400, f"failed to parse {name} field to boolean: {detail}")
     if query.get("type") not in ("stdout", "stderr"):
         raise Refusal(400, "must provide log type (stdout/stderr)")
     offset = query.get("offset") or "0"
@@ -119,4 +119,4 @@ def _asked(request: Request) -> _Asked:
     origin = query.get("origin") or "start"
     if origin not in ("start", "end"):
         raise Refusal(400, "origin must be start or end")
-    return _Asked(query["task"], query["type"], int(offset), origin == "end", flags["plain"] in TRUE)
+    return _LogRequest(query["task"], query["type"], int(offset), origin == "end", flags["plain"] in TRUE)

@@ -1,11 +1,11 @@
-"""Query parameters as real servers read them, and the refusals they answer with."""
+"""Query parameters as real servers parse them, and their error responses."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from ..cluster.alloc import CHEAP_FIELDS
+from ..cluster.alloc import SIMPLE_FIELDS
 from .filter import FilterSelectorError, FilterSyntaxError, parse
 
 TRUE = {"1", "t", "T", "TRUE", "true", "True"}
@@ -15,7 +15,7 @@ _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, 
 
 
 class Refusal(Exception):
-    """An answer other than 200: its status and text, as recorded."""
+    """An error response: status and text, as recorded from real servers."""
 
     def __init__(self, status: int, text: str, *, with_index: str = "") -> None:
         super().__init__(text)
@@ -25,7 +25,7 @@ class Refusal(Exception):
 
 
 def go_seconds(text: str | None) -> float | None:
-    """Return a Go duration in seconds."""
+    """Return the seconds of a Go duration."""
     if not text:
         return None
     if not _GO_DURATION.fullmatch(text):
@@ -38,8 +38,8 @@ def go_bool(query: Any, name: str, *, default: bool) -> bool:
     if not text:
         return default
     if text not in TRUE | FALSE:
-        said = f'strconv.ParseBool: parsing "{text}": invalid syntax'
-        raise Refusal(500, f'Failed to parse value of "{name}" ({text}) as a bool: {said}')
+        detail = f'strconv.ParseBool: parsing "{text}": invalid syntax'
+        raise Refusal(500, f'Failed to parse value of "{name}" ({text}) as a bool: {detail}')
     return text in TRUE
 
 
@@ -49,8 +49,8 @@ def checked_prefix(prefix: str) -> str:
         raise Refusal(500, "alloc lookup failed: index error: Input (without hyphens) must be even length")
     for character in digits:
         if character not in "0123456789abcdefABCDEF":
-            said = f"encoding/hex: invalid byte: U+{ord(character):04X} '{character}'"
-            raise Refusal(500, f"alloc lookup failed: index error: Invalid UUID: {said}")
+            detail = f"encoding/hex: invalid byte: U+{ord(character):04X} '{character}'"
+            raise Refusal(500, f"alloc lookup failed: index error: Invalid UUID: {detail}")
     return prefix.lower()
 
 
@@ -65,31 +65,34 @@ def page_size(text: str | None, version: str) -> int:
 
 
 def numeric(token: str) -> tuple[int, str]:
+    """Return a page token as servers since 1.10.2 compare it: the index as a number."""
     head, _, rest = token.partition(".")
     return (int(head), rest) if head.isdigit() else (2**64, token)
 
 
 def compiled(expression: str | None) -> Any:
+    """Return the predicate of a filter expression, or None."""
     if not expression:
         return None
     try:
         return parse(expression)
     except FilterSyntaxError as error:
-        said = f"failed to read filter expression: {error}"
-        raise Refusal(400, f"failed to create result paginator: {said}") from None
+        detail = f"failed to read filter expression: {error}"
+        raise Refusal(400, f"failed to create result paginator: {detail}") from None
 
 
-def passes(wanted: Any, thing: Any, version: str) -> bool:
-    rendered: dict[str, Any] = {}
+def passes(predicate: Any, item: Any, version: str) -> bool:
+    """Return whether an object passes a filter. It is rendered only if simple fields are not enough."""
+    fields: dict[str, Any] = {}
 
     def lookup(name: str) -> Any:
-        if name in CHEAP_FIELDS and hasattr(thing, "field"):
-            return thing.field(name)
-        if not rendered:
-            rendered.update(thing.struct(version))
-        return rendered[name]
+        if name in SIMPLE_FIELDS and hasattr(item, "field"):
+            return item.field(name)
+        if not fields:
+            fields.update(item.struct(version))
+        return fields[name]
 
     try:
-        return bool(wanted(lookup))
+        return bool(predicate(lookup))
     except FilterSelectorError as error:
         raise Refusal(400, f"failed to read result page: {error}") from None

@@ -1,4 +1,4 @@
-"""/v1/event/stream of a simulated cluster, with the habits of real servers of both versions."""
+"""/v1/event/stream of a simulated cluster, with the peculiarities of both server versions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _POLL = 0.01
 
 
 class Stream:
-    """Answers subscriptions to allocations; other topics are accepted, and silent."""
+    """The event stream. Only the topic Allocation has events; others are accepted and stay silent."""
 
     def __init__(self, engine: Engine, access: Access) -> None:
         self.engine = engine
@@ -42,34 +42,38 @@ class Stream:
         except Refusal as refusal:
             if old:
                 return Response(refusal.text, refusal.status, media_type="text/plain")
-            return Response(b"", headers={"Connection": "close"})  # the header is out before the check
-        packs = old and "gzip" in request.headers.get("accept-encoding", "")
-        encoding = "gzip" if packs else "identity"  # said, so that the middleware keeps its hands off
+            return Response(
+                b"", headers={"Connection": "close"}
+            )  # 2.0.5 sends the header before it checks permissions
+        compress = old and "gzip" in request.headers.get("accept-encoding", "")
+        encoding = (
+            "gzip" if compress else "identity"
+        )  # with any value set, the middleware does not compress again
         headers = {"Content-Encoding": encoding, "Cache-Control": "no-cache"}
         token = request.headers.get("x-nomad-token")
         lines = self._lines(lambda: self.access.grant(token) == grant, allowed, keys, index)
-        body = _packed(lines) if packs else lines
+        body = _compress(lines) if compress else lines
         return StreamingResponse(body, media_type="application/json", headers=headers)
 
     async def _lines(
-        self, allowed_still: Callable[[], bool], allowed: set[str], keys: dict[str, set[str]], index: int
+        self, token_valid: Callable[[], bool], namespaces: set[str], keys: dict[str, set[str]], index: int
     ) -> AsyncIterator[bytes]:
-        """Yield lines until somebody ends it; the namespaces are those of the moment of subscription."""
+        """Yield lines until the stream is cut. As in Nomad, the namespaces stay those of the subscription."""
         state, broker, clock = self.engine.state, self.engine.broker, asyncio.get_running_loop().time
         reader = object()
         with state.changed:
             number, generation = broker.start(index), broker.generation
             broker.readers[reader] = number
-        wanted = keys.get("Allocation", set()) | keys.get("*", set())
+        filter_keys = keys.get("Allocation", set()) | keys.get("*", set())
         try:
             yield b"{}\n"
             beat = clock() + self.engine.heartbeat
-            while broker.generation == generation and allowed_still():
+            while broker.generation == generation and token_valid():
                 with state.changed:
                     batches = broker.after(number)
                     if batches is None:
                         return
-                    lines = [batch.line(state.version, allowed, wanted) for batch in batches[:10]]
+                    lines = [batch.line(state.version, namespaces, filter_keys) for batch in batches[:10]]
                 for line in filter(None, lines):
                     yield line.encode() + b"\n"
                 number = broker.readers[reader] = number + len(lines)
@@ -82,22 +86,22 @@ class Stream:
             del broker.readers[reader]
 
 
-async def _packed(lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Compress, so that each line can be read as soon as it is sent."""
-    packer = zlib.compressobj(1, zlib.DEFLATED, 31)
+async def _compress(lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Compress lines with gzip, and flush after each so that it can be read as soon as it is sent."""
+    compressor = zlib.compressobj(1, zlib.DEFLATED, 31)
     async for line in lines:
-        yield packer.compress(line) + packer.flush(zlib.Z_SYNC_FLUSH)
-    yield packer.flush()
+        yield compressor.compress(line) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    yield compressor.flush()
 
 
 def _topics(request: Request) -> dict[str, set[str]]:
-    """Return the keys that are asked for, by topic; everything where no topic is."""
+    """Return the requested keys by topic. Without a topic, everything is requested."""
     topics: dict[str, set[str]] = {}
     for text in request.query_params.getlist("topic") or ["*"]:
         topic, *key = text.split(":")
         if len(key) > 1:
-            said = f"error parsing topics: Invalid key value pair for topic, topic: {text}"
-            raise Refusal(400, f"Invalid topic query: {said}")
+            detail = f"error parsing topics: Invalid key value pair for topic, topic: {text}"
+            raise Refusal(400, f"Invalid topic query: {detail}")
         topics.setdefault(topic, set()).add(key[0] if key and key[0] else "*")
     return topics
 

@@ -1,4 +1,4 @@
-"""What the tasks of a simulated cluster use: made of their names and the time when it is asked for."""
+"""Resource usage of simulated tasks, calculated from their names and the time of the read."""
 
 from __future__ import annotations
 
@@ -16,48 +16,56 @@ _MEMORY = ["RSS", "Cache", "Swap", "Usage"]
 _CORE_MHZ = 2000.0
 
 
-def measured(alloc: Alloc, only: str | None, now_ns: int) -> dict[str, Any]:
-    """Return what a node says of an allocation: of each task that runs, once a second; zeros where none does."""
-    moment = now_ns // SECOND * SECOND
+def resource_usage(alloc: Alloc, only: str | None, now_ns: int) -> dict[str, Any]:
+    """Return the usage of an allocation's running tasks (zeros if there are none), measured once a second."""
+    sampled_at = now_ns // SECOND * SECOND
     running = [
         task
         for task in alloc.group.tasks
         if alloc.tasks[task.name].state == "running" and only in (None, "", task.name)
     ]
-    shares = {task.name: _shares(alloc, task, moment) for task in running}
+    usage = {task.name: _task_usage(alloc, task, sampled_at) for task in running}
+    cpu_total, memory_total = (
+        sum(cpu for cpu, _ in usage.values()),
+        sum(memory for _, memory in usage.values()),
+    )
     return {
-        "ResourceUsage": _usage(sum(cpu for cpu, _ in shares.values()), sum(ram for _, ram in shares.values()), [], known=bool(running)),
+        "ResourceUsage": _usage_json(cpu_total, memory_total, [], measured=bool(running)),
         "Tasks": {
             name: {
-                "Pids": {str(1000 + zlib.crc32(name.encode()) % 30000): _usage(cpu, memory, None, known=True)},
-                "ResourceUsage": _usage(cpu, memory, None, known=True),
-                "Timestamp": moment,
+                "Pids": {
+                    str(1000 + zlib.crc32(name.encode()) % 30000): _usage_json(
+                        cpu, memory, None, measured=True
+                    )
+                },
+                "ResourceUsage": _usage_json(cpu, memory, None, measured=True),
+                "Timestamp": sampled_at,
             }
-            for name, (cpu, memory) in shares.items()
+            for name, (cpu, memory) in usage.items()
         },
-        "Timestamp": moment if running else 0,
-    }  # fmt: skip
+        "Timestamp": sampled_at if running else 0,
+    }
 
 
-def _shares(alloc: Alloc, task: Task, moment: int) -> tuple[float, float]:
-    """Return MHz and bytes: a level that belongs to the job, and what moves around it."""
+def _task_usage(alloc: Alloc, task: Task, time: int) -> tuple[float, float]:
+    """Return MHz and bytes: a level that depends on the job, and a wave of one minute around it."""
     level = zlib.crc32(f"{alloc.job.id}/{task.name}".encode()) % 1000 / 1000
     phase = zlib.crc32(alloc.id.encode()) % 60
-    moves = math.sin(2 * math.pi * (moment // SECOND + phase) / 60)
-    cpu = task.cpu * (0.05 + 0.6 * level) * (1 + 0.3 * moves)
-    memory = task.memory * _MIB * (0.15 + 0.75 * level) * (1 + 0.05 * moves)
+    wave = math.sin(2 * math.pi * (time // SECOND + phase) / 60)
+    cpu = task.cpu * (0.05 + 0.6 * level) * (1 + 0.3 * wave)
+    memory = task.memory * _MIB * (0.15 + 0.75 * level) * (1 + 0.05 * wave)
     return cpu, memory
 
 
-def _usage(cpu: float, memory: float, devices: list[Any] | None, *, known: bool) -> dict[str, Any]:
+def _usage_json(cpu: float, memory: float, devices: list[Any] | None, *, measured: bool) -> dict[str, Any]:
     return {
         "CpuStats": {
-            "Measured": _CPU if known else None, "Percent": 100 * cpu / _CORE_MHZ, "SystemMode": 0.0, "ThrottledPeriods": 0,
-            "ThrottledTime": 0, "TotalTicks": float(cpu), "UserMode": 0.0,
+            "Measured": _CPU if measured else None, "Percent": 100 * cpu / _CORE_MHZ, "SystemMode": 0.0,
+            "ThrottledPeriods": 0, "ThrottledTime": 0, "TotalTicks": float(cpu), "UserMode": 0.0,
         },
         "DeviceStats": devices,
         "MemoryStats": {
-            "Cache": 0, "KernelMaxUsage": 0, "KernelUsage": 0, "MappedFile": 0, "MaxUsage": 0, "Measured": _MEMORY if known else None,
-            "RSS": int(memory), "Swap": 0, "Usage": int(memory),
+            "Cache": 0, "KernelMaxUsage": 0, "KernelUsage": 0, "MappedFile": 0, "MaxUsage": 0,
+            "Measured": _MEMORY if measured else None, "RSS": int(memory), "Swap": 0, "Usage": int(memory),
         },
     }  # fmt: skip

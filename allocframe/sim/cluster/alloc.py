@@ -1,4 +1,4 @@
-"""A simulated allocation and its rendering."""
+"""A simulated allocation, and its JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TRANSITION = ("ForceReschedule", "Migrate", "NoShutdownDelay", "Reschedule")
 
 @dataclass(slots=True)
 class Alloc:
-    """One placement of a group of a job on a node."""
+    """One instance of a task group, placed on a node."""
 
     id: str
     job: Job
@@ -54,18 +54,18 @@ class Alloc:
         return self.client_status in ("complete", "failed", "lost")
 
     def field(self, name: str) -> Any:
-        """Return one of the fields that filters mostly ask for, without rendering the others."""
-        return _CHEAP[name](self)
+        """Return a simple field without rendering the others. Most filters need only these."""
+        return _SIMPLE_FIELDS[name](self)
 
     def stub(self, version: str, *, task_states: bool = True, resources: bool = False) -> JSON:
-        """Return the row of a list."""
+        """Return the allocation as a list shows it."""
         states = {name: state.render(version) for name, state in self.tasks.items()} if task_states else None
         transition: JSON = dict.fromkeys(_TRANSITION)
         transition["Migrate"] = True if self.migrate else None
         row: JSON = {
             **{
-                name: cheap(self)
-                for name, cheap in _CHEAP.items()
+                name: read(self)
+                for name, read in _SIMPLE_FIELDS.items()
                 if name not in ("DeploymentID", "PreviousAllocation", "NextAllocation")
             },
             "DeploymentStatus": self._deployment_status(),
@@ -82,14 +82,14 @@ class Alloc:
         return row
 
     def full(self, version: str) -> JSON:
-        """Return the read of one allocation, which leaves empty fields out."""
-        shown = self.struct(version)
+        """Return the allocation as a read of it shows it: without empty fields."""
+        fields = self.struct(version)
         return {
-            name: value for name, value in shown.items() if value not in ("", None, False) or name == "Job"
+            name: value for name, value in fields.items() if value not in ("", None, False) or name == "Job"
         }
 
     def struct(self, version: str) -> JSON:
-        """Return every field, as filters see them."""
+        """Return every field, as filters see it."""
         row = self.stub(version, resources=True)
         del row["JobVersion"], row["JobType"]
         return {
@@ -166,7 +166,7 @@ def _lifecycle(task: Task) -> JSON | None:
     return {"Hook": "poststart", "Sidecar": True} if task.sidecar else None
 
 
-_CHEAP: dict[str, Any] = {
+_SIMPLE_FIELDS: dict[str, Any] = {
     "ClientDescription": lambda a: a.client_description,
     "ClientStatus": lambda a: a.client_status,
     "CreateIndex": lambda a: a.create_index,
@@ -191,5 +191,5 @@ _CHEAP: dict[str, Any] = {
     "PreviousAllocation": lambda a: a.previous,
     "TaskGroup": lambda a: a.group.name,
 }
-CHEAP_FIELDS = frozenset(_CHEAP) - {"JobVersion", "JobType"}
-"""What `Alloc.field` knows, of the fields that filters may name."""
+SIMPLE_FIELDS = frozenset(_SIMPLE_FIELDS) - {"JobVersion", "JobType"}
+"""Fields that `Alloc.field` can read and that a filter may name."""

@@ -1,4 +1,4 @@
-"""The servers' side of the simulated cluster: a virtual clock, a queue of what happens next, and Nomad's rules."""
+"""The server side of the simulated cluster: a virtual clock, a queue of future actions, and Nomad's rules."""
 
 from __future__ import annotations
 
@@ -24,13 +24,18 @@ RESCHEDULED = "alloc was rescheduled because it failed"
 NOT_NEEDED = "alloc not needed due to job update"
 GC_AFTER = HOUR
 TRACKED = 6
+"""Reschedules that servers remember for an allocation."""
 
 
 class Engine:
-    """Runs a cluster forward in virtual time.
+    """Runs a cluster in virtual time.
 
-    `heartbeat` is the pause between the empty lines of an event stream, in real seconds; `journal` every task event
-    since `keep_journal`: what an archive is held against.
+    Attributes
+    ----------
+    heartbeat : float
+        Real seconds between the empty lines of a quiet event stream.
+    journal : list or None
+        Every task event since `keep_journal`. Tests compare archives with it.
     """
 
     def __init__(self, version: str, start_ns: int, seed: int) -> None:
@@ -41,7 +46,7 @@ class Engine:
         self.heartbeat = 30.0
         self.journal: list[Emitted] | None = None
         self._queue: list[tuple[int, int, Callable[[], object]]] = []
-        self._order = itertools.count()
+        self._order = itertools.count()  # actions of the same time run in the order in which they were added
         self._live: dict[tuple[str, str, str, int], Alloc] = {}
         self.runner = Runner(self)
 
@@ -49,20 +54,21 @@ class Engine:
         return str(uuid.UUID(int=self.rng.getrandbits(128)))
 
     def at(self, time: int, action: Callable[[], object]) -> None:
-        """Do `action` at a virtual time."""
+        """Run `action` at a virtual time."""
         heapq.heappush(self._queue, (time, next(self._order), action))
 
     def after(self, delay: int, action: Callable[[], object]) -> None:
+        """Run `action` after `delay` virtual nanoseconds."""
         self.at(self.state.now_ns + delay, action)
 
     def advance(self, seconds: float) -> None:
-        """Let virtual time pass; readers that wait for a change are told."""
+        """Let virtual time pass and wake readers that wait for a change."""
         with self.state.changed:
             self.run_until(self.state.now_ns + int(seconds * SECOND))
             self.state.changed.notify_all()
 
     def keep_journal(self) -> list[Emitted]:
-        """Note from now on each event that a task emits, as (allocation, task, type, time)."""
+        """From now on, record each task event as (allocation, task, type, time)."""
         self.journal = []
         for alloc in self.state.allocs.values():
             for name, task in alloc.tasks.items():
@@ -70,6 +76,7 @@ class Engine:
         return self.journal
 
     def run_until(self, time: int) -> None:
+        """Run every action that is due by `time`, then set the clock to it."""
         while self._queue and self._queue[0][0] <= time:
             self.state.now_ns, _, action = heapq.heappop(self._queue)
             action()
@@ -84,23 +91,23 @@ class Engine:
         return node
 
     def submit(self, job: Job) -> Job:
-        """Register a version of a job and place what it asks for."""
+        """Register a version of a job and place its allocations."""
         index = self.state.commit("jobs", "evals")
-        known = self.state.jobs.get((job.namespace, job.id))
-        created = known.create_index if known else index
+        previous = self.state.jobs.get((job.namespace, job.id))
+        created = previous.create_index if previous else index
         job = replace(job, create_index=created, modify_index=index, submit_time=self.state.now_ns)
         self.state.namespaces.add(job.namespace)
         self.state.jobs[job.namespace, job.id] = job
         evaluation = self.evaluate(job, "job-register")
-        deployment = self._deploy(job, evaluation) if job.kind == "service" else None
-        if known is None:
+        deployment = self._create_deployment(job, evaluation) if job.kind == "service" else None
+        if previous is None:
             index = self.state.commit("allocs", "deployment")
             for group in job.groups:
                 for slot, node in self._slots(job, group):
-                    made = self._place(job, group, slot, evaluation, index, deployment=deployment, node=node)
-                    self.broker.publish("PlanResult", made)
+                    alloc = self._place(job, group, slot, evaluation, index, deployment=deployment, node=node)
+                    self.broker.publish("PlanResult", alloc)
         else:
-            self._roll(job, evaluation, deployment)
+            self._roll_out(job, evaluation, deployment)
         return job
 
     def _slots(self, job: Job, group: Group) -> list[tuple[int, Node | None]]:
@@ -109,23 +116,23 @@ class Engine:
         return [(slot, None) for slot in range(group.count)]
 
     def evaluate(self, job: Job, triggered_by: str) -> Evaluation:
+        """Create an evaluation for a job."""
         index = self.state.commit("evals")
-        groups = [group.name for group in job.groups]
-        made = Evaluation(
-            self.uuid(),
-            job.namespace,
-            job.id,
-            job.kind,
-            triggered_by,
-            index,
-            index,
-            self.state.now_ns,
-            groups,
+        evaluation = Evaluation(
+            id=self.uuid(),
+            namespace=job.namespace,
+            job_id=job.id,
+            kind=job.kind,
+            triggered_by=triggered_by,
+            create_index=index,
+            modify_index=index,
+            time=self.state.now_ns,
+            groups=[group.name for group in job.groups],
         )
-        self.state.evals[made.id] = made
-        return made
+        self.state.evals[evaluation.id] = evaluation
+        return evaluation
 
-    def _deploy(self, job: Job, evaluation: Evaluation) -> Deployment:
+    def _create_deployment(self, job: Job, evaluation: Evaluation) -> Deployment:
         index = self.state.commit("deployment")
         groups = {
             group.name: {
@@ -143,26 +150,27 @@ class Engine:
             }
             for group in job.groups
         }
-        made = Deployment(
+        deployment = Deployment(
             self.uuid(), job.namespace, job.id, job.version, index, index, self.state.now_ns, groups
         )
-        evaluation.deployment_id = made.id
-        self.state.deployments[made.id] = made
-        return made
+        evaluation.deployment_id = deployment.id
+        self.state.deployments[deployment.id] = deployment
+        return deployment
 
-    def _roll(self, job: Job, evaluation: Evaluation, deployment: Deployment | None) -> None:
-        """Replace the allocations of the version before, one by one, canaries first."""
+    def _roll_out(self, job: Job, evaluation: Evaluation, deployment: Deployment | None) -> None:
+        """Replace the allocations of the previous version one by one, canaries first."""
         pause = 20 * SECOND
         for group in job.groups:
             for step, slot in enumerate(range(group.count)):
-                self.after(step * pause, partial(self._replace, job, group, slot, evaluation, deployment))
+                self.after(
+                    step * pause, partial(self._replace_slot, job, group, slot, evaluation, deployment)
+                )
 
-    def _replace(
+    def _replace_slot(
         self, job: Job, group: Group, slot: int, evaluation: Evaluation, deployment: Deployment | None
     ) -> None:
-        if self.state.jobs[job.namespace, job.id] is not job or (
-            deployment and deployment.status == "failed"
-        ):
+        superseded = self.state.jobs[job.namespace, job.id] is not job
+        if superseded or (deployment and deployment.status == "failed"):
             return
         old = self._live.get((job.namespace, job.id, group.name, slot))
         canary = slot < job.canaries
@@ -195,31 +203,32 @@ class Engine:
         node: Node | None = None,
     ) -> Alloc:
         now = self.state.now_ns
-        chosen = node or self.rng.choice(self._ready_nodes())
-        made = Alloc(self.uuid(), job, group, slot, chosen, evaluation.id, index, index, now, now)
+        node = node or self.rng.choice(self._ready_nodes())
+        alloc = Alloc(self.uuid(), job, group, slot, node, evaluation.id, index, index, now, now)
         if deployment is not None:
-            made.deployment_id = deployment.id
+            alloc.deployment_id = deployment.id
             deployment.groups[group.name]["PlacedAllocs"] += 1
         if previous is not None:
-            made.previous, previous.next = previous.id, made.id
-        self.state.allocs[made.id] = made
-        self._live[job.namespace, job.id, group.name, slot] = made
+            alloc.previous, previous.next = previous.id, alloc.id
+        self.state.allocs[alloc.id] = alloc
+        self._live[job.namespace, job.id, group.name, slot] = alloc
         for task in group.tasks:
-            made.tasks[task.name] = TaskState(journal=self.journal, owner=(made.id, task.name))
-            self.after(self.rng.randint(5, 300) * SECOND // 1000, partial(self.runner.receive, made, task))
-        return made
+            alloc.tasks[task.name] = TaskState(journal=self.journal, owner=(alloc.id, task.name))
+            self.after(self.rng.randint(5, 300) * SECOND // 1000, partial(self.runner.receive, alloc, task))
+        return alloc
 
     def clock(self, alloc: Alloc) -> int:
-        """Return the time as the allocation's node has it."""
+        """Return the time by the clock of the allocation's node."""
         return self.state.now_ns + alloc.node.skew
 
     def touch(self, alloc: Alloc, kind: str = "AllocationUpdated") -> None:
+        """Commit a change of an allocation and publish it as an event."""
         alloc.modify_index = self.state.commit("allocs")
         alloc.modify_time = self.state.now_ns
         self.broker.publish(kind, alloc)
 
     def stop(self, alloc: Alloc, description: str, *, migrate: bool = False) -> None:
-        """Stop an allocation because the servers want so."""
+        """Stop an allocation by a decision of the servers."""
         alloc.desired_status, alloc.desired_description, alloc.migrate = "stop", description, migrate
         for state in alloc.tasks.values():
             if state.state != "dead":
@@ -229,10 +238,10 @@ class Engine:
         self.touch(alloc, "PlanResult")
         self.collect(alloc)
 
-    # What the servers do about it
+    # Reactions of the servers
 
-    def judge(self, alloc: Alloc) -> None:
-        """Decide an allocation's health in its deployment."""
+    def check_health(self, alloc: Alloc) -> None:
+        """Decide if an allocation is healthy, and if its deployment is complete."""
         deployment = self.state.deployments.get(alloc.deployment_id)
         if deployment is None or deployment.status != "running" or alloc.healthy is not None:
             return
@@ -241,7 +250,7 @@ class Engine:
             alloc.healthy, alloc.healthy_at = True, self.state.now_ns
             group = deployment.groups[alloc.group.name]
             group["HealthyAllocs"] += 1
-            if all(one["HealthyAllocs"] >= one["DesiredTotal"] for one in deployment.groups.values()):
+            if all(each["HealthyAllocs"] >= each["DesiredTotal"] for each in deployment.groups.values()):
                 self._close(deployment, "successful", "Deployment completed successfully")
             self.touch(alloc)
 
@@ -249,7 +258,8 @@ class Engine:
         deployment.status, deployment.description = status, description
         deployment.modify_index = self.state.commit("deployment")
 
-    def failed(self, alloc: Alloc) -> None:
+    def handle_failure(self, alloc: Alloc) -> None:
+        """Fail the deployment of a failed allocation, and reschedule the allocation."""
         deployment = self.state.deployments.get(alloc.deployment_id)
         if deployment is not None and deployment.status == "running":
             alloc.healthy, alloc.healthy_at = False, self.state.now_ns
@@ -258,11 +268,8 @@ class Engine:
             deployment.groups[alloc.group.name]["UnhealthyAllocs"] += 1
             self._close(deployment, "failed", "Failed due to unhealthy allocations")
             if alloc.job.auto_revert and alloc.job.version:
-                self._close(
-                    deployment,
-                    "failed",
-                    f"Failed due to unhealthy allocations - rolling back to job version {alloc.job.version - 1}",
-                )
+                target = f"rolling back to job version {alloc.job.version - 1}"
+                self._close(deployment, "failed", f"Failed due to unhealthy allocations - {target}")
             self.touch(alloc)
         pause = alloc.group.reschedule.pause([delay for *_, delay in alloc.tracker])
         if pause is None or alloc.desired_status != "run":
@@ -279,29 +286,29 @@ class Engine:
         evaluation = self.state.evals[alloc.followup_eval]
         index = self.state.commit("allocs")
         deployment = self.state.deployments.get(alloc.deployment_id)
-        made = self._place(job, alloc.group, alloc.slot, evaluation, index, previous=alloc)
-        made.deployment_id = deployment.id if deployment else ""
-        made.tracker = [*alloc.tracker, (self.state.now_ns, alloc.id, alloc.node.id, pause)][-TRACKED:]
-        self.broker.publish("PlanResult", made)
+        replacement = self._place(job, alloc.group, alloc.slot, evaluation, index, previous=alloc)
+        replacement.deployment_id = deployment.id if deployment else ""
+        replacement.tracker = [*alloc.tracker, (self.state.now_ns, alloc.id, alloc.node.id, pause)][-TRACKED:]
+        self.broker.publish("PlanResult", replacement)
         alloc.desired_status, alloc.desired_description = "stop", RESCHEDULED
         self.touch(alloc, "PlanResult")
         self.collect(alloc)
 
     def lose(self, node: Node) -> list[Alloc]:
-        """Take a node down: what runs there is lost and placed elsewhere."""
+        """Take a node down. Its allocations are lost and placed elsewhere."""
         node.status, node.eligibility = "down", "ineligible"
         node.modify_index = self.state.commit("nodes")
-        hit = [alloc for alloc in self._live.values() if alloc.node is node and not alloc.terminal]
-        for alloc in hit:
+        lost = [alloc for alloc in self._live.values() if alloc.node is node and not alloc.terminal]
+        for alloc in lost:
             alloc.client_status, alloc.client_description = "lost", ""
             alloc.desired_status, alloc.desired_description = "stop", LOST
             self.touch(alloc)
-            self._replaced(alloc, "node-update")
+            self._evaluate_and_replace(alloc, "node-update")
             self.collect(alloc)
-        return hit
+        return lost
 
     def drain(self, node: Node) -> list[Alloc]:
-        """Move everything off a node."""
+        """Move every service allocation off a node."""
         node.eligibility = "ineligible"
         node.modify_index = self.state.commit("nodes")
         moved = [
@@ -309,10 +316,10 @@ class Engine:
         ]
         for alloc in moved:
             self.stop(alloc, MIGRATED, migrate=True)
-            self._replaced(alloc, "node-drain")
+            self._evaluate_and_replace(alloc, "node-drain")
         return moved
 
-    def _replaced(self, alloc: Alloc, triggered_by: str) -> None:
+    def _evaluate_and_replace(self, alloc: Alloc, triggered_by: str) -> None:
         if alloc.job.kind in ("system", "sysbatch"):
             return
         self.replace(alloc, self.evaluate(alloc.job, triggered_by))
@@ -320,12 +327,12 @@ class Engine:
     def replace(self, alloc: Alloc, evaluation: Evaluation) -> Alloc:
         """Place a replacement in the slot of an allocation."""
         index = self.state.commit("allocs")
-        made = self._place(alloc.job, alloc.group, alloc.slot, evaluation, index, previous=alloc)
-        self.broker.publish("PlanResult", made)
-        return made
+        replacement = self._place(alloc.job, alloc.group, alloc.slot, evaluation, index, previous=alloc)
+        self.broker.publish("PlanResult", replacement)
+        return replacement
 
     def collect(self, alloc: Alloc) -> None:
-        """Forget a finished allocation an hour after its last change, a day for batch jobs from 1.5 on."""
+        """Remove a finished allocation after an hour. Since Nomad 1.5, batch jobs stay for a day."""
         batch = alloc.job.kind in ("batch", "sysbatch") and self.state.version != "1.3.1"
         self.after((24 if batch else 1) * GC_AFTER + 5 * MINUTE, lambda: self._remove(alloc))
 

@@ -15,7 +15,7 @@ HOUR = 60 * MINUTE
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one run of a task ends: after how long, and how. `after` None means that it runs on."""
+    """How and when one run of a task ends. `after` is None if the task keeps running."""
 
     after: int | None = None
     exit_code: int = 0
@@ -37,7 +37,7 @@ Behaviour = Callable[["Run", Random], Outcome]
 
 @dataclass(frozen=True)
 class Run:
-    """What a behaviour may look at: where and when a task starts."""
+    """The start of a task: the input of a `Behaviour`."""
 
     task: str
     job_version: int
@@ -60,7 +60,7 @@ class Task:
 
 @dataclass(frozen=True)
 class RestartPolicy:
-    """Attempts in an interval, a pause, and what follows when they are used up: ``fail`` or ``delay``."""
+    """Nomad's restart policy. `mode` says what follows the last attempt: ``fail`` or ``delay``."""
 
     attempts: int = 2
     interval: int = 30 * MINUTE
@@ -70,7 +70,7 @@ class RestartPolicy:
 
 @dataclass(frozen=True)
 class ReschedulePolicy:
-    """When a failed allocation is placed anew: `unlimited`, or `attempts` in an interval."""
+    """Nomad's reschedule policy: `unlimited`, or a number of `attempts` in an interval."""
 
     delay: int = 30 * SECOND
     function: str = "exponential"
@@ -80,17 +80,14 @@ class ReschedulePolicy:
     interval: int = 0
 
     def pause(self, past: list[int]) -> int | None:
-        """Return the delay after the delays so far, or None where none is allowed any more."""
+        """Return the next delay after the `past` ones, or None if no attempt is left."""
         if not self.unlimited and len(past) >= self.attempts:
             return None
         if not past or self.function == "constant":
             return self.delay
-        following = (
-            past[-1] * 2
-            if self.function == "exponential"
-            else past[-1] + (past[-2] if len(past) > 1 else past[-1])
-        )
-        return min(following, self.max_delay)
+        before = past[-2] if len(past) > 1 else past[-1]  # for Fibonacci, the other function
+        delay = past[-1] * 2 if self.function == "exponential" else past[-1] + before
+        return min(delay, self.max_delay)
 
 
 @dataclass(frozen=True)
@@ -119,9 +116,11 @@ class Job:
     status: str = field(default="running", compare=False)
 
     def next_version(self, **changes: Any) -> Job:
+        """Return the next version of the job, with some fields changed."""
         return replace(self, version=self.version + 1, **changes)
 
     def stub(self, version: str) -> dict[str, Any]:
+        """Return the job as a list shows it."""
         summary = dict.fromkeys(("Complete", "Failed", "Lost", "Queued", "Running", "Starting", "Unknown"), 0)
         answer: dict[str, Any] = {
             "CreateIndex": self.create_index,
@@ -153,6 +152,7 @@ class Job:
         return answer if version == "1.3.1" else {**answer, "NodePool": "default"}
 
     def full(self, version: str) -> dict[str, Any]:
+        """Return the job as a read of it shows it."""
         answer = {key: value for key, value in self.stub(version).items() if key != "JobSummary"}
         groups = [self._group(group) for group in self.groups]
         return {

@@ -1,4 +1,4 @@
-"""What a simulated cluster is made of, and how each thing is rendered as Nomad renders it."""
+"""Nodes, task states, evaluations and deployments of a simulated cluster, and their JSON."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 SECOND = 1_000_000_000
 RING = 10
+"""Events that a node keeps for each task."""
 
 JSON = dict[str, Any]
 Event = tuple[str, int, dict[str, str] | None]
-"""Type, time in nanoseconds, and Details."""
+"""Type, time in nanoseconds, and details."""
 
 Emitted = tuple[str, str, str, int]
 """Allocation, task, type and time of one event."""
@@ -45,27 +46,30 @@ _FROM_DETAILS = {
 
 
 def rfc3339(ns: int) -> str | None:
-    """Return a time as Go prints it, null for none."""
+    """Return a time as Go prints it, or None for zero."""
     if not ns:
         return None
-    whole = datetime.fromtimestamp(ns // SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    seconds = datetime.fromtimestamp(ns // SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     fraction = f"{ns % SECOND:09d}".rstrip("0")
-    return f"{whole}.{fraction}Z" if fraction else f"{whole}Z"
+    return f"{seconds}.{fraction}Z" if fraction else f"{seconds}Z"
 
 
 def go_duration(ns: int) -> str:
-    """Return a duration of under an hour as Go prints it."""
+    """Return a duration below an hour as Go prints it."""
     minutes, rest = divmod(ns, 60 * SECOND)
     seconds = f"{rest // SECOND}.{rest % SECOND:09d}".rstrip("0").rstrip(".")
     return f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
 
 
-def _display(kind: str, details: dict[str, str]) -> str:
+def _display_message(kind: str, details: dict[str, str]) -> str:
     reason = details.get("restart_reason", "")
     if kind == "Terminated":
-        said = f"Exit Code: {details['exit_code']}"
-        said += f", Signal: {details['signal']}" if details["signal"] != "0" else ""
-        return said + (f', Exit Message: "{details["exit_message"]}"' if details.get("exit_message") else "")
+        message = f"Exit Code: {details['exit_code']}"
+        if details["signal"] != "0":
+            message += f", Signal: {details['signal']}"
+        if details.get("exit_message"):
+            message += f', Exit Message: "{details["exit_message"]}"'
+        return message
     if kind == "Restarting":
         pause = f"Task restarting in {go_duration(int(details['start_delay']))}"
         return pause if reason in ("", "Restart within policy") else f"{reason} - {pause}"
@@ -87,9 +91,9 @@ def _display(kind: str, details: dict[str, str]) -> str:
 
 
 def render_event(event: Event) -> JSON:
-    """Return one task event as it is sent, with the deprecated flat fields."""
-    kind, time, given = event
-    details = dict(given or {})
+    """Return the JSON of a task event, with the deprecated flat fields."""
+    kind, time, details = event
+    details = dict(details or {})
     display = details.pop("display", "")
     flat: JSON = {name: details.get(_FROM_DETAILS.get(name, ""), "") for name in _FLAT_TEXT}
     flat["Message"] = details.get("message", details.get("exit_message", ""))
@@ -97,7 +101,7 @@ def render_event(event: Event) -> JSON:
         **flat,
         "Details": details,
         "DiskLimit": 0,
-        "DisplayMessage": display or _display(kind, details),
+        "DisplayMessage": display or _display_message(kind, details),
         "ExitCode": int(details["exit_code"]) if kind == "Terminated" else 0,
         "FailsTask": details.get("fails_task") == "true",
         "KillTimeout": 5 * SECOND if kind == "Killing" else 0,
@@ -110,7 +114,7 @@ def render_event(event: Event) -> JSON:
 
 @dataclass(slots=True)
 class TaskState:
-    """One task of an allocation, as its node reports it; the ring drops the oldest events."""
+    """The state of one task, as its node reports it. Only the newest `RING` events are kept."""
 
     state: str = "pending"
     failed: bool = False
@@ -124,6 +128,7 @@ class TaskState:
     owner: tuple[str, str] = ("", "")
 
     def emit(self, kind: str, time: int, **details: str) -> None:
+        """Add an event, and drop the oldest one if there are too many."""
         self.emitted += 1
         if self.journal is not None:
             self.journal.append((*self.owner, kind, time))
@@ -132,6 +137,7 @@ class TaskState:
             del self.events[0]
 
     def render(self, version: str) -> JSON:
+        """Return the JSON of the task state."""
         answer = {
             "Events": [render_event(event) for event in self.events],
             "Failed": self.failed,
@@ -190,8 +196,8 @@ def _driver(name: str) -> JSON:
     }
 
 
-_PLANNED = ("Canary", "DestructiveUpdate", "Disconnect", "Ignore", "InPlaceUpdate", "Migrate", "Place", "Preemptions",
-            "Reconnect", "RescheduleLater", "RescheduleNow", "Stop")  # fmt: skip
+_PLANNED = ("Canary", "DestructiveUpdate", "Disconnect", "Ignore", "InPlaceUpdate", "Migrate", "Place",
+            "Preemptions", "Reconnect", "RescheduleLater", "RescheduleNow", "Stop")  # fmt: skip
 
 
 @dataclass(slots=True)

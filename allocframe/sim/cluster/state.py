@@ -1,4 +1,4 @@
-"""Everything that the servers of a simulated cluster know."""
+"""The state that the servers of a simulated cluster hold."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .model import Deployment, Evaluation, Node
 
 
 class State:
-    """Everything that the servers of a cluster know at one moment."""
+    """All objects of a cluster, and the Raft indexes of their changes."""
 
     def __init__(self, version: str, now_ns: int) -> None:
         self.version = version
@@ -34,23 +34,23 @@ class State:
         return self._tables[table] or 1
 
     def commit(self, *tables: str) -> int:
-        """Take the next Raft index for a change to `tables`."""
+        """Return the next Raft index, for a change to `tables`."""
         self.index += 1
         for table in tables:
             self._tables[table] = self.index
         return self.index
 
     def renumber(self) -> None:
-        """Count indexes anew from low numbers, as after a restore into new servers; what stands keeps its order."""
-        things: list[Any] = [
+        """Renumber all indexes from 2, as after a restore into new servers. Their order stays."""
+        objects: list[Any] = [
             *self.allocs.values(),
             *self.nodes.values(),
             *self.evals.values(),
             *self.deployments.values(),
         ]
-        old = sorted({index for thing in things for index in (thing.create_index, thing.modify_index)})
+        old = sorted({index for item in objects for index in (item.create_index, item.modify_index)})
         new = {index: number for number, index in enumerate(old, 2)}
-        for thing in things:
-            thing.create_index, thing.modify_index = new[thing.create_index], new[thing.modify_index]
+        for item in objects:
+            item.create_index, item.modify_index = new[item.create_index], new[item.modify_index]
         self.index = len(new) + 2
         self._tables = Counter(dict.fromkeys(self._tables, self.index))

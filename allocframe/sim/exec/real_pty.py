@@ -1,4 +1,4 @@
-"""A real program of this machine in a real pseudo-terminal, for tests that ask for it by name."""
+"""A real program on this machine in a real pseudo-terminal (``shell="pty"``)."""
 
 from __future__ import annotations
 
@@ -18,38 +18,40 @@ from typing import Literal
 from .commands import NoSuchCommand
 
 _READ = 64 << 10
-_TAKES_TERMINAL = 'exec "$@" <>"$0" >&0 2>&0'
-"""The first to open a terminal in a new session gets it as its own, with Ctrl-C and all."""
+_OPEN_TERMINAL = 'exec "$@" <>"$0" >&0 2>&0'
+"""Opens the terminal in the new session: the first open makes it the controlling one, for Ctrl-C."""
 
 
-class Pty:
-    """Runs a command as this machine's user, until it ends or the session does."""
+class RealPty:
+    """Runs a command as the current user, until the command or the session ends."""
 
     def __init__(
         self, command: list[str], write: Callable[[Literal["stdout", "stderr"], bytes], Awaitable[None]]
     ) -> None:
         self._write = write
-        self._typed: asyncio.Queue[bytes] = asyncio.Queue()
+        self._input: asyncio.Queue[bytes] = asyncio.Queue()
         self._master, slave = pty.openpty()
         if shutil.which(command[0]) is None:
             os.close(self._master)
             os.close(slave)
             raise NoSuchCommand(command[0])
-        self._process = subprocess.Popen(  # noqa: S603 - the test asked for it by name
-            ["/bin/sh", "-c", _TAKES_TERMINAL, os.ttyname(slave), *command], stdin=slave, start_new_session=True,
+        self._process = subprocess.Popen(  # noqa: S603 - the caller asked for a real program
+            ["/bin/sh", "-c", _OPEN_TERMINAL, os.ttyname(slave), *command],
+            stdin=slave,
+            start_new_session=True,
             env={**os.environ, "TERM": "xterm-256color", "PS1": "# "},
-        )  # fmt: skip
+        )
         os.close(slave)
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
-        typing = asyncio.create_task(self._type())
+        writing = asyncio.create_task(self._write_input())
         try:
             while data := await loop.run_in_executor(None, self._read):
                 await self._write("stdout", data)
             return await loop.run_in_executor(None, self._process.wait)
         finally:
-            typing.cancel()
+            writing.cancel()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             os.close(self._master)
@@ -60,15 +62,15 @@ class Pty:
         except OSError:  # the last program that held the terminal has ended
             return b""
 
-    async def _type(self) -> None:
-        """Hand on what was typed; a program that reads nothing must not stop the server."""
+    async def _write_input(self) -> None:
+        """Write input in a thread: a program that reads nothing must not block the server."""
         loop = asyncio.get_running_loop()
-        while data := await self._typed.get():
+        while data := await self._input.get():
             while data:
                 data = data[await loop.run_in_executor(None, os.write, self._master, data) :]
 
     def feed(self, data: bytes) -> None:
-        self._typed.put_nowait(data)
+        self._input.put_nowait(data)
 
     def close_stdin(self) -> None:
         self.feed(b"\x04")

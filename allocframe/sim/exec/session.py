@@ -1,4 +1,4 @@
-"""Exec in a simulated cluster: the WebSocket session as recorded, around whatever program runs in it."""
+"""Exec in a simulated cluster: the WebSocket session of a program, as recorded from real agents."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ..api.access import Access
 from ..cluster.engine import Engine
-from .commands import NoSuchCommand, Scripted
-from .real_pty import Pty
-from .shell import Tty
+from .commands import NoSuchCommand, ToyCommand
+from .real_pty import RealPty
+from .shell import ToyShell
 
-PIECE = 32 << 10
+CHUNK = 32 << 10
 Write = Callable[[Literal["stdout", "stderr"], bytes], Awaitable[None]]
 
 
 class Program(Protocol):
-    """What runs in a session; cancelling `run` ends it."""
+    """What runs in a session. It ends when `run` is cancelled."""
 
     async def run(self) -> int:
         """Run to the end; return the exit code."""
@@ -36,7 +36,7 @@ class Program(Protocol):
 
 
 class Exec:
-    """Answers exec: a command without a terminal never ends before stdin is closed; 2.0.5 drops the connection after the exit."""
+    """The route of exec. After the exit, 1.3.1 closes the connection and 2.0.5 drops it."""
 
     def __init__(self, engine: Engine, access: Access, *, real_pty: bool) -> None:
         self.engine = engine
@@ -49,19 +49,20 @@ class Exec:
     async def exec(self, socket: WebSocket) -> None:
         await socket.accept()
         with contextlib.suppress(WebSocketDisconnect, json.JSONDecodeError):
-            refused = await self._refusal(socket)
-            if refused is not None:
-                await socket.close(*refused)
+            refusal = await self._refusal(socket)
+            if refusal is not None:
+                await socket.close(*refusal)
                 return
             try:
                 program = self._program(socket)
-            except NoSuchCommand as unknown:
-                said = f"rpc error: code = Unknown desc = failed to start command: fork/exec {unknown}: no such file or directory"
-                await socket.close(1011, said)
+            except NoSuchCommand as command:
+                reason = f"failed to start command: fork/exec {command}: no such file or directory"
+                await socket.close(1011, f"rpc error: code = Unknown desc = {reason}")
                 return
             await self._session(socket, program)
 
     async def _refusal(self, socket: WebSocket) -> tuple[int, str] | None:
+        """Return the close code and reason for a session that is not allowed, or None."""
         token = socket.headers.get("x-nomad-token")
         if socket.query_params.get("ws_handshake") == "true":
             first = json.loads(await socket.receive_text())
@@ -84,19 +85,19 @@ class Exec:
 
     def _program(self, socket: WebSocket) -> Program:
         async def write(stream: Literal["stdout", "stderr"], data: bytes) -> None:
-            for start in range(0, len(data), PIECE):
-                piece = b64encode(data[start : start + PIECE]).decode()
-                await _send(socket, **{stream: {"data": piece}})
+            for start in range(0, len(data), CHUNK):
+                chunk = b64encode(data[start : start + CHUNK]).decode()
+                await _send(socket, **{stream: {"data": chunk}})
 
         command = json.loads(socket.query_params["command"])
         if socket.query_params.get("tty") != "true":
-            return Scripted(command, write)
-        return Pty(command, write) if self.real_pty else Tty(command, write)
+            return ToyCommand(command, write)
+        return RealPty(command, write) if self.real_pty else ToyShell(command, write)
 
     async def _session(self, socket: WebSocket, program: Program) -> None:
         running = asyncio.create_task(program.run())
         try:
-            await self._until_ended(socket, program, running)
+            await self._feed_until_exit(socket, program, running)
             code = running.result()
             if socket.query_params.get("tty") != "true":
                 await _send(socket, stderr={"close": True})
@@ -109,14 +110,14 @@ class Exec:
             with contextlib.suppress(asyncio.CancelledError, WebSocketDisconnect):
                 await running
 
-    async def _until_ended(self, socket: WebSocket, program: Program, running: asyncio.Task[int]) -> None:
+    async def _feed_until_exit(self, socket: WebSocket, program: Program, running: asyncio.Task[int]) -> None:
         while not running.done():
-            coming = asyncio.create_task(socket.receive_text())
-            await asyncio.wait({coming, running}, return_when=asyncio.FIRST_COMPLETED)
-            if not coming.done():
-                coming.cancel()
+            receiving = asyncio.create_task(socket.receive_text())
+            await asyncio.wait({receiving, running}, return_when=asyncio.FIRST_COMPLETED)
+            if not receiving.done():
+                receiving.cancel()
                 return
-            frame: dict[str, Any] = json.loads(coming.result())
+            frame: dict[str, Any] = json.loads(receiving.result())
             stdin, size = frame.get("stdin") or {}, frame.get("tty_size") or {}
             if stdin.get("data"):
                 program.feed(b64decode(stdin["data"]))

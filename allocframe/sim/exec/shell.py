@@ -1,4 +1,4 @@
-"""A toy shell behind a simulated terminal: a prompt, line editing, a few programs, one of them full screen."""
+"""A toy shell in a simulated terminal: a prompt, line editing, and a few programs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Interrupted(Exception):
     """Ctrl-C was typed."""
 
 
-class Tty:
-    """The shell of one session; it knows echo, printf, cat, ls, seq, sleep, stty size, vi, yes, clear and exit."""
+class ToyShell:
+    """The shell of one session. It has echo, printf, cat, ls, seq, sleep, stty, vi, yes, clear and exit."""
 
     def __init__(
         self, command: list[str], write: Callable[[Literal["stdout", "stderr"], bytes], Awaitable[None]]
@@ -38,20 +38,20 @@ class Tty:
         self.rows, self.cols = 24, 80
 
     async def run(self) -> int:
-        last = 0
+        exit_code = 0
         while True:
-            line = await self._line(PROMPT)
+            line = await self._read_line(PROMPT)
             if line is None:
-                return last
+                return exit_code
             try:
                 words = shlex.split(line)
             except ValueError as error:
                 await self.put(f"sh: {error}\n")
                 continue
-            for part in _parts(words):
-                if part[0] == "exit":
-                    return int(part[1]) if len(part) > 1 else last
-                last = await self._foreground(self._run(part))
+            for command in _split_commands(words):
+                if command[0] == "exit":
+                    return int(command[1]) if len(command) > 1 else exit_code
+                exit_code = await self._run_in_foreground(self._run(command))
 
     def feed(self, data: bytes) -> None:
         for key in self._decoder.decode(data):
@@ -69,15 +69,15 @@ class Tty:
             self._keys.put_nowait("")
 
     async def put(self, text: str) -> None:
-        """Write text as a terminal shows it: every line begins at the left."""
+        """Write text with the line endings of a terminal."""
         await self._write("stdout", text.replace("\n", "\r\n").encode())
 
-    async def _foreground(self, program: Coroutine[None, None, int]) -> int:
+    async def _run_in_foreground(self, program: Coroutine[None, None, int]) -> int:
         self._program = asyncio.create_task(program)
         try:
             return await self._program
         except asyncio.CancelledError:
-            if not self._program.cancelled():
+            if not self._program.cancelled():  # the session was cancelled, not the program by Ctrl-C
                 raise
             await self.put("^C\n")
             return 130
@@ -85,8 +85,8 @@ class Tty:
             self._program.cancel()
             self._program = None
 
-    async def _line(self, prompt: bytes = b"") -> str | None:
-        """Read a line as a terminal does, with echo and backspace; None at its end (Ctrl-D)."""
+    async def _read_line(self, prompt: bytes = b"") -> str | None:
+        """Read a line with echo and backspace; None at the end of input (Ctrl-D)."""
         await self._write("stdout", prompt)
         line = ""
         while True:
@@ -117,11 +117,11 @@ class Tty:
         await self.put(" ".join("xterm" if word == "$TERM" else word for word in words) + "\n")
 
     async def _do_printf(self, words: list[str]) -> None:
-        """Write what Python's escapes mean, such as \\x1b for ESC."""
+        """Write text with Python's escapes, such as \\x1b for ESC."""
         await self._write("stdout", " ".join(words).encode().decode("unicode_escape").encode("latin-1"))
 
     async def _do_cat(self, words: list[str]) -> None:
-        while (line := await self._line()) is not None:
+        while (line := await self._read_line()) is not None:
             await self.put(line + "\n")
 
     async def _do_ls(self, words: list[str]) -> None:
@@ -148,18 +148,18 @@ class Tty:
         await self._write("stdout", b"\x1b[?1049h")
         try:
             while not self._editor.quits:
-                await self._write("stdout", self._editor.drawn(self.rows, self.cols))
+                await self._write("stdout", self._editor.draw(self.rows, self.cols))
                 self._editor.key(await self._keys.get())
         finally:
             self._editor = None
             await self._write("stdout", b"\x1b[?1049l")
 
 
-def _parts(words: list[str]) -> list[list[str]]:
-    """Split words at the semicolons that end some of them."""
-    parts: list[list[str]] = [[]]
+def _split_commands(words: list[str]) -> list[list[str]]:
+    """Split words into commands after each word that ends with a semicolon."""
+    commands: list[list[str]] = [[]]
     for word in words:
-        parts[-1].append(word.rstrip(";") if word.endswith(";") else word)
+        commands[-1].append(word.rstrip(";") if word.endswith(";") else word)
         if word.endswith(";"):
-            parts.append([])
-    return [[word for word in part if word] for part in parts if any(part)]
+            commands.append([])
+    return [[word for word in command if word] for command in commands if any(command)]

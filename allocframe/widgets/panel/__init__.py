@@ -1,1 +1,1 @@
-"""The control panel: choose allocations, confirm, and see what an action did."""
+"""The control panel: choose allocations, confirm an action, and see its results."""

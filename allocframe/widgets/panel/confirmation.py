@@ -1,4 +1,4 @@
-"""What may be ordered of allocations: in words, with what speaks against it, and the confirmation that it needs. No widgets."""
+"""Action requests: their description, the reasons against them, and their confirmation. No widgets here."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from ...nomad import actions
 from ...nomad.actions import Action
 
 RUNNING, ALL, TASK = "running", "all", "task"
-"""Which tasks are meant: those that run, those that have ended too, or one by name."""
+"""Which tasks a request is for: the running ones, all of them, or one by name."""
 
-CONFIRM_WITHIN = 20.0
-"""Seconds in which a confirmation has to be given: enough to read ten lines."""
+CONFIRM_TIMEOUT = 20.0
+"""Seconds to confirm a request: enough to read ten lines."""
 
-AGAIN_AFTER = 1.5
-"""Seconds before which a question that came by itself cannot be confirmed: the click may have been for the one before."""
+REPEAT_DELAY = 1.5
+"""Seconds before a repeated question can be confirmed: an earlier click may have been for the first one."""
 
 _TERMINAL = ("complete", "failed", "lost")
-_ENDS = {
-    "SIGKILL": "They end at once, and their restart policy decides what follows.",
-    "SIGSTOP": "They stand still until they get SIGCONT.",
+_SIGNAL_EFFECTS = {
+    "SIGKILL": "They end at once. Their restart policy decides what follows.",
+    "SIGSTOP": "They are suspended until they get SIGCONT.",
 }
 
 
 @dataclass(frozen=True)
-class Order:
-    """One thing to do: stop, signal or restart, of which tasks, with which signal, or only as a dry run."""
+class ActionRequest:
+    """What to do: stop, signal or restart; for which tasks; with which signal; or only as a dry run."""
 
     action: str
     scope: str = RUNNING
@@ -40,8 +40,8 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """How an allocation was when it was read."""
+class AllocationState:
+    """An allocation as it was when it was read."""
 
     alloc_id: str
     name: str
@@ -55,8 +55,8 @@ class Facts:
     next_alloc_id: str = ""
 
     @classmethod
-    def of(cls, read: dict[str, Any]) -> Facts:
-        """Take the facts from a full read, which leaves out what is empty."""
+    def from_json(cls, read: dict[str, Any]) -> AllocationState:
+        """Return the state from a full read. Nomad leaves empty fields out."""
         states = read.get("TaskStates") or {}
         tasks = sorted((str(name), str((state or {}).get("State", ""))) for name, state in states.items())
         return cls(
@@ -73,100 +73,99 @@ class Facts:
         )
 
     @classmethod
-    def nothing(cls, alloc_id: str) -> Facts:
-        """Return what is known of an allocation that was never read."""
+    def unread(cls, alloc_id: str) -> AllocationState:
+        """Return the state of an allocation that could never be read: only its ID."""
         return cls(alloc_id, alloc_id, "", "", "", "", "", 0)
 
-    def in_state(self, running: bool) -> list[str]:
-        """Return the names of the tasks that run, or of those that do not."""
+    def task_names(self, *, running: bool) -> list[str]:
+        """Return the names of the running tasks, or of the others."""
         return [name for name, state in self.tasks if (state == "running") is running]
 
 
-def meant(order: Order, facts: Facts) -> list[str]:
-    """Return the tasks that an order would reach."""
-    if order.scope == TASK:
-        return [order.task]
-    return facts.in_state(running=True) + (facts.in_state(running=False) if order.scope == ALL else [])
+def target_tasks(request: ActionRequest, alloc: AllocationState) -> list[str]:
+    """Return the tasks that a request reaches."""
+    if request.scope == TASK:
+        return [request.task]
+    ended = alloc.task_names(running=False) if request.scope == ALL else []
+    return alloc.task_names(running=True) + ended
 
 
-def objection(order: Order, facts: Facts) -> str | None:
-    """Say why nothing is to be ordered of an allocation; None where nothing speaks against it."""
-    if facts.client_status in _TERMINAL:
-        more = "; a stop would only make another evaluation" if order.action == "stop" else ""
-        return f"it is {facts.client_status} already{more}"
-    if facts.desired_status != "run":
+def objection(request: ActionRequest, alloc: AllocationState) -> str | None:
+    """Return why a request makes no sense for an allocation, or None if it does."""
+    if alloc.client_status in _TERMINAL:
+        more = "; a stop would only create an evaluation" if request.action == "stop" else ""
+        return f"it is {alloc.client_status} already{more}"
+    if alloc.desired_status != "run":
         return "it is being stopped already"
-    if order.action == "stop":
+    if request.action == "stop":
         return None
-    if order.scope == TASK and order.task not in facts.in_state(running=True):
-        known = order.task in facts.in_state(running=False)
+    if request.scope == TASK and request.task not in alloc.task_names(running=True):
+        exists = request.task in alloc.task_names(running=False)
+        task = visible(request.task)
+        return f"its task {task} is not running" if exists else f"it has no task {task}"
+    return None if target_tasks(request, alloc) else "none of its tasks is running"
+
+
+def describe(request: ActionRequest, alloc: AllocationState) -> str:
+    """Describe what a request will do to an allocation. Names are escaped and cut if they are long."""
+    tasks = ", ".join(map(visible, target_tasks(request, alloc)))
+    target = f"{visible(alloc.name)} (on {visible(alloc.node_name)}, {visible(alloc.client_status)})"
+    if request.action == "stop":
+        running = ", ".join(map(visible, alloc.task_names(running=True))) or "none"
         return (
-            f"its task {visible(order.task)} does not run"
-            if known
-            else f"it has no task {visible(order.task)}"
+            f"Stop {target}. Its running tasks ({running}) end. "
+            "A new allocation replaces it, on this node or another."
         )
-    return None if meant(order, facts) else "none of its tasks runs"
+    if request.action == "restart":
+        also = ", including ended tasks" if request.scope == ALL else ""
+        return f"Restart {tasks} of {target} in place{also}. Same allocation, same node."
+    effect = _SIGNAL_EFFECTS.get(request.signal, "")
+    return f"Send {request.signal} to {tasks} of {target}. {effect}".strip()
 
 
-def sentence(order: Order, facts: Facts) -> str:
-    """Say what will happen to an allocation, each name safe to look at and cut where it is long."""
-    tasks = ", ".join(map(visible, meant(order, facts)))
-    what = f"{visible(facts.name)} (on {visible(facts.node_name)}, {visible(facts.client_status)})"
-    if order.action == "stop":
-        running = ", ".join(map(visible, facts.in_state(running=True))) or "none"
-        return f"Stop {what}: its running tasks ({running}) end, and a new allocation replaces it, on this node or another."
-    if order.action == "restart":
-        also = ", those that have ended too" if order.scope == ALL else ""
-        return f"Restart {tasks} of {what} in place{also}: same allocation, same node."
-    return f"Send {order.signal} to {tasks} of {what}. {_ENDS.get(order.signal, '')}".strip()
-
-
-def changes(before: Facts, after: Facts) -> str:
-    """Say what has changed between two readings."""
-    found = [
-        f"{said} was {visible(old)}, is {visible(new)}"
-        for said, old, new in (
-            ("status", before.client_status, after.client_status),
-            ("wanted", before.desired_status, after.desired_status),
-            ("node", before.node_name, after.node_name),
-        )
-        if old != new
+def describe_changes(before: AllocationState, after: AllocationState) -> str:
+    """Describe what has changed between two reads of an allocation."""
+    fields = [
+        ("status", before.client_status, after.client_status),
+        ("desired status", before.desired_status, after.desired_status),
+        ("node", before.node_name, after.node_name),
     ]
-    known = dict(before.tasks)
-    found += [
-        f"task {visible(name)} was {visible(known.get(name) or 'not there')}, is {visible(state)}"
-        for name, state in after.tasks
-        if known.get(name) != state
+    old_states = dict(before.tasks)
+    fields += [
+        (f"task {visible(name)}", old_states.get(name, "absent"), state) for name, state in after.tasks
     ]
-    return "; ".join([*found, f"ModifyIndex was {before.modify_index}, is {after.modify_index}"])
+    changes = [f"{field}: {visible(old)} → {visible(new)}" for field, old, new in fields if old != new]
+    return "; ".join([*changes, f"ModifyIndex: {before.modify_index} → {after.modify_index}"])
 
 
-def requests(order: Order, facts: Facts) -> list[tuple[str | None, Action]]:
-    """Return what will be sent, and for which task: one signal for each task that is meant."""
-    if order.action == "stop":
-        return [(None, actions.stop(facts.alloc_id, no_shutdown_delay=False))]
-    if order.action == "restart":
-        task = order.task if order.scope == TASK else None
-        return [(task, actions.restart(facts.alloc_id, task, all_tasks=order.scope == ALL))]
-    return [(task, actions.signal(facts.alloc_id, order.signal, task)) for task in meant(order, facts)]
+def nomad_actions(request: ActionRequest, alloc: AllocationState) -> list[tuple[str | None, Action]]:
+    """Return the actions to send, each with its task: one signal per task, one stop or restart for all."""
+    if request.action == "stop":
+        return [(None, actions.stop(alloc.alloc_id, no_shutdown_delay=False))]
+    if request.action == "restart":
+        task = request.task if request.scope == TASK else None
+        return [(task, actions.restart(alloc.alloc_id, task, all_tasks=request.scope == ALL))]
+    return [
+        (task, actions.signal(alloc.alloc_id, request.signal, task)) for task in target_tasks(request, alloc)
+    ]
 
 
 @dataclass(frozen=True)
 class Confirmation:
-    """Bound to one order, and to each allocation as it was read."""
+    """A confirmation of one request, for these allocations as they were read."""
 
-    order: Order
-    facts: tuple[Facts, ...]
-    earliest: float
-    until: float
+    request: ActionRequest
+    allocs: tuple[AllocationState, ...]
+    valid_from: float
+    valid_until: float
 
 
 class NotConfirmed(Exception):
-    """Says why nothing is done."""
+    """The confirmation is not valid. The text says why."""
 
 
 class Confirmations:
-    """Gives out one confirmation at a time; each is good once, for a while, and for what was shown."""
+    """Holds one confirmation at a time. It is valid once, for a while, and for what was shown."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -175,48 +174,55 @@ class Confirmations:
 
     @property
     def pending(self) -> Confirmation | None:
-        """What waits to be confirmed."""
+        """The confirmation that can be given now, or None."""
         return self._pending
 
-    def ask(self, order: Order, facts: Sequence[Facts], *, again: bool = False) -> Confirmation:
-        """Take the place of any confirmation asked for before; one that is asked `again` is no use to a second click at once."""
+    def ask(
+        self, request: ActionRequest, allocs: Sequence[AllocationState], *, repeated: bool = False
+    ) -> Confirmation:
+        """Ask for a confirmation, in place of any earlier one.
+
+        A `repeated` question cannot be confirmed at once, so that a double click does not confirm it by
+        accident.
+        """
         now = self._clock()
-        asked = Confirmation(order, tuple(facts), now + (AGAIN_AFTER if again else 0.0), now + CONFIRM_WITHIN)
+        valid_from = now + (REPEAT_DELAY if repeated else 0.0)
+        confirmation = Confirmation(request, tuple(allocs), valid_from, now + CONFIRM_TIMEOUT)
         with self._lock:
-            self._pending = asked
-        return asked
+            self._pending = confirmation
+        return confirmation
 
-    def left(self) -> float:
-        """Return the seconds in which the pending confirmation may still be given."""
+    def seconds_left(self) -> float:
+        """Return the seconds until the pending confirmation expires."""
         pending = self._pending
-        return max(pending.until - self._clock(), 0.0) if pending else 0.0
+        return max(pending.valid_until - self._clock(), 0.0) if pending else 0.0
 
-    def ready(self) -> bool:
-        """Return whether the pending confirmation may be given by now."""
+    def is_valid(self) -> bool:
+        """Return whether the pending confirmation can be given now."""
         pending = self._pending
-        return pending is not None and pending.earliest <= self._clock() < pending.until
+        return pending is not None and pending.valid_from <= self._clock() < pending.valid_until
 
-    def void(self) -> None:
-        """Take back what was asked."""
+    def cancel(self) -> None:
+        """Withdraw the question."""
         with self._lock:
             self._pending = None
 
-    def take(self, order: Order, chosen: Collection[str]) -> Confirmation:
-        """Use up the pending confirmation, for the order and allocations that are chosen at this moment.
+    def accept(self, request: ActionRequest, chosen: Collection[str]) -> Confirmation:
+        """Use up the pending confirmation, for the request and allocations that are chosen now.
 
         Raises
         ------
         NotConfirmed
-            There is none, it came too late, or something else is chosen now.
+            If there is none, it has expired, or something else is chosen now.
         """
         with self._lock:
-            taken, self._pending = self._pending, None
-        if taken is None:
-            raise NotConfirmed("nothing waits to be confirmed")
-        if self._clock() < taken.earliest:
-            raise NotConfirmed("the question had only just come up")
-        if self._clock() >= taken.until:
-            raise NotConfirmed(f"the confirmation came after more than {CONFIRM_WITHIN:g} s")
-        if order != taken.order or not {facts.alloc_id for facts in taken.facts} <= set(chosen):
-            raise NotConfirmed("what is chosen now is not what was asked about")
-        return taken
+            confirmation, self._pending = self._pending, None
+        if confirmation is None:
+            raise NotConfirmed("there is nothing to confirm")
+        if self._clock() < confirmation.valid_from:
+            raise NotConfirmed("the question had only just appeared")
+        if self._clock() >= confirmation.valid_until:
+            raise NotConfirmed(f"the confirmation came after more than {CONFIRM_TIMEOUT:g} s")
+        if request != confirmation.request or not {a.alloc_id for a in confirmation.allocs} <= set(chosen):
+            raise NotConfirmed("the choice has changed since the question was asked")
+        return confirmation

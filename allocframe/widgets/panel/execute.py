@@ -1,97 +1,114 @@
-"""Carries out what was confirmed, one allocation after the other, each read again just before. No widgets."""
+"""Executes a confirmed request, one allocation at a time, each read again just before. No widgets here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ...client import audit_log
+from ...client import audit_log, operations
 from ...client.client import Client
 from ...errors import AllocframeError, Conflict
-from .confirmation import ALL, TASK, Confirmation, Facts, Order, changes, requests
+from .confirmation import (
+    ALL,
+    TASK,
+    ActionRequest,
+    AllocationState,
+    Confirmation,
+    describe_changes,
+    nomad_actions,
+)
 
 
 @dataclass
-class Result:
-    """What became of one allocation: done, refused, failed, unknown, dry run, or changed, which means that nothing was done."""
+class ActionResult:
+    """The result for one allocation.
 
-    facts: Facts
-    order: Order
-    result: str
-    said: str = ""
+    The outcome is done, refused, failed, unknown, dry run, or changed (the allocation changed, so nothing was
+    done).
+    """
+
+    alloc: AllocationState
+    request: ActionRequest
+    outcome: str
+    detail: str = ""
 
 
-def read(client: Client, alloc_id: str) -> Facts:
-    """Read an allocation as it is now."""
-    return Facts.of(client._read(alloc_id))
+def read_allocation(client: Client, alloc_id: str) -> AllocationState:
+    """Read the current state of an allocation."""
+    return AllocationState.from_json(client._session.read_allocation(alloc_id))
 
 
-def read_all(
-    client: Client, alloc_ids: Sequence[str], known: Mapping[str, Facts]
-) -> tuple[list[Facts], list[tuple[Facts, str]]]:
-    """Return the allocations as they are now, and those that cannot be read, as they are known, with the reason."""
-    found, unread = [], []
-    for identity in alloc_ids:
+def read_allocations(
+    client: Client, alloc_ids: Sequence[str], earlier: Mapping[str, AllocationState]
+) -> tuple[list[AllocationState], list[tuple[AllocationState, str]]]:
+    """Return the current states, and for unreadable allocations their `earlier` state and the error."""
+    current, unread = [], []
+    for alloc_id in alloc_ids:
         try:
-            found.append(read(client, identity))
+            current.append(read_allocation(client, alloc_id))
         except AllocframeError as error:
-            unread.append((known.get(identity) or Facts.nothing(identity), str(error)))
-    return found, unread
+            unread.append((earlier.get(alloc_id) or AllocationState.unread(alloc_id), str(error)))
+    return current, unread
 
 
-def carry_out(client: Client, confirmed: Confirmation) -> Iterator[Result]:
-    """Yield what became of each allocation; one that is not as it was confirmed is left alone."""
-    order = confirmed.order
-    for facts in confirmed.facts:
+def execute(client: Client, confirmation: Confirmation) -> Iterator[ActionResult]:
+    """Yield the result for each allocation. One that has changed since the confirmation is left alone."""
+    request = confirmation.request
+    for confirmed in confirmation.allocs:
         try:
-            now = read(client, facts.alloc_id)
+            alloc = read_allocation(client, confirmed.alloc_id)
         except AllocframeError as error:
-            yield Result(facts, order, "failed", f"nothing was done, it cannot be read: {error}")
+            detail = f"nothing was done, because it could not be read: {error}"
+            yield ActionResult(confirmed, request, "failed", detail)
             continue
-        if now.modify_index != facts.modify_index:
-            yield Result(facts, order, "changed", f"nothing was done: {changes(facts, now)}")
+        if alloc.modify_index != confirmed.modify_index:
+            detail = f"nothing was done, because it has changed. {describe_changes(confirmed, alloc)}"
+            yield ActionResult(confirmed, request, "changed", detail)
             continue
-        with audit_log.knowing(
-            namespace=now.namespace, job_id=now.job_id, modify_index=now.modify_index, via="ControlPanel"
+        with audit_log.audit_context(
+            namespace=alloc.namespace,
+            job_id=alloc.job_id,
+            modify_index=alloc.modify_index,
+            via="ControlPanel",
         ):
-            yield _done(client, order, now)
+            yield _execute(client, request, alloc)
 
 
-def _done(client: Client, order: Order, facts: Facts) -> Result:
-    said: list[str] = []
-    sent: list[str] = []
-    for task, action in requests(order, facts):
+def _execute(client: Client, request: ActionRequest, alloc: AllocationState) -> ActionResult:
+    details: list[str] = []
+    done: list[str] = []
+    for task, action in nomad_actions(request, alloc):
         try:
-            if order.dry_run:
-                with client._audited(
-                    order.action, facts.alloc_id, {**action.params, **action.body}
+            if request.dry_run:
+                with operations.audited(
+                    client._session, request.action, alloc.alloc_id, {**action.params, **action.body}
                 ) as outcome:
                     outcome.result = "dry run"
-                said.append(f"POST {action.path} was not sent")
+                details.append(f"POST {action.path} was not sent")
             else:
-                said += _sent(client, order, facts, task)
-            sent += [task] if task else []
+                details += _send(client, request, alloc, task)
+            done += [task] if task else []
         except AllocframeError as error:
-            before = f"{', '.join(sent)}: done; then {task}: " if sent else ""
+            before = f"done for {', '.join(done)}; then for {task}: " if done else ""
+            # A restart of several tasks is one request, and Nomad may have restarted some before it failed.
             others = "; other tasks may have been reached" if isinstance(error, Conflict) and not task else ""
-            return Result(facts, order, audit_log.ended(error), f"{before}{error}{others}")
-    return Result(facts, order, "dry run" if order.dry_run else "done", "; ".join(said))
+            return ActionResult(alloc, request, audit_log.result_of(error), f"{before}{error}{others}")
+    return ActionResult(alloc, request, "dry run" if request.dry_run else "done", "; ".join(details))
 
 
-def _sent(client: Client, order: Order, facts: Facts, task: str | None) -> list[str]:
-    """Ask for one change; return what there is to say of it."""
-    if order.action == "stop":
-        return [f"evaluation {client.stop(facts.alloc_id).eval_id[:8]}"]
-    if order.action == "signal":
-        client.signal(facts.alloc_id, order.signal, task=task)
-        return [f"{order.signal} to {task}"]
-    client.restart(
-        facts.alloc_id, task=order.task if order.scope == TASK else None, all_tasks=order.scope == ALL
-    )
+def _send(client: Client, request: ActionRequest, alloc: AllocationState, task: str | None) -> list[str]:
+    """Send one action and return details of its result."""
+    if request.action == "stop":
+        return [f"evaluation {client.stop(alloc.alloc_id).eval_id[:8]}"]
+    if request.action == "signal":
+        client.signal(alloc.alloc_id, request.signal, task=task)
+        return [f"{request.signal} to {task}"]
+    task = request.task if request.scope == TASK else None
+    client.restart(alloc.alloc_id, task=task, all_tasks=request.scope == ALL)
     return []
 
 
-def replacement(client: Client, alloc_id: str) -> Facts | None:
-    """Return the allocation that took another's place; None while there is none."""
-    following = read(client, alloc_id).next_alloc_id
-    return read(client, following) if following else None
+def find_replacement(client: Client, alloc_id: str) -> AllocationState | None:
+    """Return the allocation that replaces another, or None if there is none yet."""
+    next_alloc_id = read_allocation(client, alloc_id).next_alloc_id
+    return read_allocation(client, next_alloc_id) if next_alloc_id else None

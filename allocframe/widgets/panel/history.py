@@ -1,4 +1,4 @@
-"""What the panel did, and the replacements that it still looks for. No widgets."""
+"""The panel's action log, and the search for replacements of stopped allocations. No widgets here."""
 
 from __future__ import annotations
 
@@ -12,96 +12,99 @@ import pandas as pd
 
 from ...client.client import Client
 from ...errors import AllocframeError
-from .execute import Result, replacement
+from .execute import ActionResult, find_replacement
 
-REPLACED_WITHIN = 60.0
-"""Seconds in which the replacement of a stopped allocation is looked for."""
+REPLACEMENT_TIMEOUT = 60.0
+"""Seconds to look for the replacement of a stopped allocation."""
 
-KEPT = 1000
-_LISTED = 20
+MAX_ENTRIES = 1000
+_MAX_SHOWN = 20
 _COLUMNS = {
-    "time": "datetime64[ns, UTC]", "action": "str", "alloc_id": "str", "name": "str", "job_id": "str", "namespace": "str",
-    "node_name": "str", "tasks": "str", "signal": "str", "modify_index": "Int64", "result": "str", "said": "str",
-    "replacement_id": "str",
+    "time": "datetime64[ns, UTC]", "action": "str", "alloc_id": "str", "name": "str", "job_id": "str",
+    "namespace": "str", "node_name": "str", "tasks": "str", "signal": "str", "modify_index": "Int64",
+    "result": "str", "said": "str", "replacement_id": "str",
 }  # fmt: skip
 
 
 @dataclass
 class Entry:
-    """One result, when it came, and what came of it since."""
+    """A result, its time, and what has become of the allocation since (`follow_up`)."""
 
-    result: Result
+    result: ActionResult
     time: datetime = field(default_factory=lambda: datetime.now(UTC))
-    since: str = ""
+    follow_up: str = ""
     replacement_id: str | None = None
 
 
 class History:
-    """The results, newest first, as far as they are kept."""
+    """The newest results, up to `MAX_ENTRIES`."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._entries: deque[Entry] = deque(maxlen=KEPT)
+        self._entries: deque[Entry] = deque(maxlen=MAX_ENTRIES)
         self._awaited: dict[str, tuple[Entry, float]] = {}
 
-    def add(self, result: Result) -> None:
-        """Keep a result; where something was stopped, or may have been, its replacement is awaited."""
+    def add(self, result: ActionResult) -> None:
+        """Add a result. If it stopped the allocation, or may have, look for a replacement from now on."""
         entry = Entry(result)
         with self._lock:
             self._entries.appendleft(entry)
-            if result.order.action == "stop" and result.result in ("done", "unknown"):
-                self._awaited[result.facts.alloc_id] = (entry, time.monotonic() + REPLACED_WITHIN)
+            if result.request.action == "stop" and result.outcome in ("done", "unknown"):
+                deadline = time.monotonic() + REPLACEMENT_TIMEOUT
+                self._awaited[result.alloc.alloc_id] = (entry, deadline)
 
     @property
-    def waits(self) -> bool:
-        """Whether a replacement is looked for."""
+    def waiting(self) -> bool:
+        """Whether a replacement is still looked for."""
         return bool(self._awaited)
 
-    def seek(self, client: Client) -> bool:
-        """Look once for every replacement that is awaited; return whether there is something new to show."""
+    def look_for_replacements(self, client: Client) -> bool:
+        """Look once for every awaited replacement. Return whether there is something new to show."""
         with self._lock:
             awaited = list(self._awaited.items())
-        before = [entry.since for _, (entry, _) in awaited]
-        for alloc_id, (entry, until) in awaited:
-            late = time.monotonic() >= until
-            if _found(client, alloc_id, entry, late=late) or late:
+        before = [entry.follow_up for _, (entry, _) in awaited]
+        for alloc_id, (entry, deadline) in awaited:
+            expired = time.monotonic() >= deadline
+            if _update(client, alloc_id, entry, expired=expired) or expired:
                 with self._lock:
                     self._awaited.pop(alloc_id, None)
-        return before != [entry.since for _, (entry, _) in awaited]
+        return before != [entry.follow_up for _, (entry, _) in awaited]
 
     def latest(self) -> list[Entry]:
-        """Return the results to show."""
+        """Return the entries to show, newest first."""
         with self._lock:
-            return list(self._entries)[:_LISTED]
+            return list(self._entries)[:_MAX_SHOWN]
 
     def frame(self) -> pd.DataFrame:
-        """Return all of it, oldest first."""
+        """Return all entries as a frame, oldest first."""
         with self._lock:
             entries = list(self._entries)[::-1]
-        rows = [
-            (
-                entry.time, one.order.action, one.facts.alloc_id, one.facts.name, one.facts.job_id, one.facts.namespace,
-                one.facts.node_name, None if one.order.action == "stop" else one.order.task or one.order.scope,
-                one.order.signal or None, one.facts.modify_index, one.result, one.said, entry.replacement_id,
-            )
-            for entry in entries
-            for one in [entry.result]
-        ]  # fmt: skip
-        return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
+        return pd.DataFrame(map(_row, entries), columns=list(_COLUMNS)).astype(_COLUMNS)
 
 
-def _found(client: Client, alloc_id: str, entry: Entry, *, late: bool) -> bool:
-    """Look for a replacement, and say how it stands; return whether it need not be looked for again."""
+def _row(entry: Entry) -> tuple[object, ...]:
+    result, request, alloc = entry.result, entry.result.request, entry.result.alloc
+    tasks = None if request.action == "stop" else request.task or request.scope
+    return (
+        entry.time, request.action, alloc.alloc_id, alloc.name, alloc.job_id, alloc.namespace,
+        alloc.node_name, tasks, request.signal or None, alloc.modify_index, result.outcome, result.detail,
+        entry.replacement_id,
+    )  # fmt: skip
+
+
+def _update(client: Client, alloc_id: str, entry: Entry, *, expired: bool) -> bool:
+    """Look for a replacement and describe its state. Return whether the search is over."""
     try:
-        new = replacement(client, alloc_id)
+        replacement = find_replacement(client, alloc_id)
     except AllocframeError as error:
-        if late:
-            entry.since = f"its replacement cannot be looked for: {error}"
+        if expired:
+            entry.follow_up = f"its replacement could not be read: {error}"
         return False
-    if new is None:
-        if late:
-            entry.since = f"no replacement within {REPLACED_WITHIN:g} s; the scheduler may have found no room"
+    if replacement is None:
+        if expired:
+            entry.follow_up = f"no replacement within {REPLACEMENT_TIMEOUT:g} s; perhaps no node has room"
         return False
-    entry.since = f"replaced by {new.alloc_id[:8]} on {new.node_name}, {new.client_status}"
-    entry.replacement_id = new.alloc_id
-    return new.client_status != "pending"
+    status = f"on {replacement.node_name}, {replacement.client_status}"
+    entry.follow_up = f"replaced by {replacement.alloc_id[:8]} {status}"
+    entry.replacement_id = replacement.alloc_id
+    return replacement.client_status != "pending"

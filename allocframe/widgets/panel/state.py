@@ -1,4 +1,4 @@
-"""What the panel shows of its state, and which actions that state allows. Nothing here asks the cluster."""
+"""The panel's state, how it is shown, and which actions it allows. Nothing here contacts the cluster."""
 
 from __future__ import annotations
 
@@ -11,121 +11,132 @@ from datetime import UTC, datetime
 from ..._utils.text import visible
 from ...nomad.acl import Rights
 from . import render
-from .allocation_list import Listing
-from .confirmation import ALL, TASK, Confirmations, Facts, Order, objection
+from .allocation_list import AllocationList
+from .confirmation import ALL, TASK, ActionRequest, AllocationState, Confirmations, objection
 from .controls import ROWS, SCOPES, Controls
 from .history import History
 
-SETTLED_AFTER = 0.4
-"""Seconds in which a place in the list may still mean what stood there before."""
+SETTLE_TIME = 0.4
+"""Seconds after a reordering in which a click may still mean the row that was there before."""
 
 
-class View(Controls):
-    """The state of a panel behind one lock. What the front end sends is only ever held against it."""
+class PanelState(Controls):
+    """The state of a panel, behind one lock. Messages from the front end are checked against it."""
 
     def __init__(self, *, read_only: bool, limit: int) -> None:
         super().__init__()
         self.limit = limit
         self._read_only = read_only
         self._lock = threading.RLock()
-        self._muted = self._running = False
-        self._listing, self._history, self._confirmations = Listing(), History(), Confirmations()
+        self._muted = self._executing = False
+        self._list, self._history, self._confirmations = AllocationList(), History(), Confirmations()
         self._rights = Rights()
-        self._facts: dict[str, Facts] = {}
-        self._progress = self._trouble = ""
-        self._moved = 0.0
+        self._allocs: dict[str, AllocationState] = {}
+        self._progress = self._fetch_error = ""
+        self._reordered_at = 0.0
 
     def _choice_changed(self) -> None:
         raise NotImplementedError
 
     def _chosen(self) -> tuple[str, ...]:
         with self._lock:
-            return tuple(one for one in self.select.value if one in self._listing.shown)
+            return tuple(alloc_id for alloc_id in self.select.value if alloc_id in self._list.shown)
 
-    def _order(self, action: str) -> Order:
-        """Return what the fields say at this moment, as far as it matters for an action."""
+    def _request(self, action: str) -> ActionRequest:
+        """Return the request that the fields describe now, without fields that the action does not use."""
         scope, task = self.task.value if action != "stop" else SCOPES[0][1]
         signal = self.signal.value if action == "signal" else ""
-        return Order(action, scope, task, signal, self.dry_run.value)
+        return ActionRequest(action, scope, task, signal, self.dry_run.value)
 
     def _exec_task(self) -> str | None:
-        """Return the task that is chosen, or the only one that runs."""
+        """Return the chosen task, or the only running one."""
         scope, task = self.task.value
-        running = [name for facts in self._facts.values() for name in facts.in_state(running=True)]
+        running = [name for alloc in self._allocs.values() for name in alloc.task_names(running=True)]
         return task if scope == TASK else running[0] if len(running) == 1 else None
 
-    def _off(self, action: str) -> str:
-        """Say why an action is not offered; nothing where it is."""
+    def _disabled_reason(self, action: str) -> str:
+        """Return why an action is not available, or "" if it is."""
         chosen, scope = self._chosen(), self.task.value[0]
-        needed = "alloc-exec" if action == "exec" else "alloc-lifecycle"
-        spaces = {self._listing.namespace(one) for one in chosen}
-        lacking = sorted(visible(one) for one in spaces if one and self._rights.may(needed, one) is False)
+        capability = "alloc-exec" if action == "exec" else "alloc-lifecycle"
+        namespaces = {self._list.namespace(alloc_id) for alloc_id in chosen}
+        forbidden = sorted(
+            visible(name) for name in namespaces if name and self._rights.may(capability, name) is False
+        )
         reasons = {
             "this client is read-only": self._read_only,
-            "an order is being carried out": self._running,
-            "nothing is chosen": not chosen,
-            f"the token lacks {needed} in namespace {', '.join(lacking)}": bool(lacking),
-            "it takes one allocation": action == "exec" and len(chosen) != 1,
-            f"{len(chosen)} are chosen, and limit is {self.limit}": len(chosen) > self.limit,
+            "another action is running": self._executing,
+            "no allocation is chosen": not chosen,
+            f"the token lacks {capability} in namespace {', '.join(forbidden)}": bool(forbidden),
+            "choose one allocation": action == "exec" and len(chosen) != 1,
+            f"{len(chosen)} allocations are chosen, the limit is {self.limit}": len(chosen) > self.limit,
             "no signal is chosen": action == "signal" and not self.signal.value,
-            "it reaches only tasks that run": action == "signal" and scope == ALL,
-            "it takes one task": action == "exec" and self._exec_task() is None,
+            "signals reach only running tasks": action == "signal" and scope == ALL,
+            "choose one task": action == "exec" and self._exec_task() is None,
         }
-        return next((reason for reason, holds in reasons.items() if holds), "")
+        return next((reason for reason, applies in reasons.items() if applies), "")
 
-    def _choose(self, alloc_ids: tuple[str, ...], said: str = "") -> None:
-        with self._quietly():
+    def _choose(self, alloc_ids: tuple[str, ...], message: str = "") -> None:
+        with self._without_callbacks():
             self.select.value = alloc_ids
         self._choice_changed()
-        self._void(said)
+        self._clear_question(message)
 
-    def _picked(self) -> None:
-        """Take in a choice from the front end, which sends places in a list, maybe in the one from before it was reordered."""
-        if self.select.value and time.monotonic() - self._moved < SETTLED_AFTER:
-            self._choose((), "The list had only just changed: choose again.")
+    def _selection_changed(self) -> None:
+        """Handle a choice in the front end.
+
+        It sends positions in its list, which may still be the list from before a reordering.
+        """
+        if self.select.value and time.monotonic() - self._reordered_at < SETTLE_TIME:
+            self._choose((), "The list had only just changed. Please choose again.")
         else:
             self._choice_changed()
 
-    def _order_changed(self) -> None:
-        self._void()
+    def _request_changed(self) -> None:
+        self._clear_question()
         self._render()
 
-    def _pose(self, order: Order, found: list[Facts], left_out: list[tuple[Facts, str]], why: str) -> None:
-        """Say what will happen, and let it be confirmed."""
-        self._facts |= {one.alloc_id: one for one in found}
-        left_out = left_out + [(one, said) for one in found if (said := objection(order, one))]
-        ready = [one for one in found if objection(order, one) is None]
+    def _show_question(
+        self,
+        request: ActionRequest,
+        allocs: list[AllocationState],
+        left_out: list[tuple[AllocationState, str]],
+        reason: str,
+    ) -> None:
+        """Show what will happen and ask for a confirmation. A `reason` means that it asks again."""
+        self._allocs |= {alloc.alloc_id: alloc for alloc in allocs}
+        left_out = left_out + [(alloc, why) for alloc in allocs if (why := objection(request, alloc))]
+        ready = [alloc for alloc in allocs if objection(request, alloc) is None]
         self._render()
         if not ready:
-            said = "; ".join(f"{facts.name}: {reason}" for facts, reason in left_out)
-            self._void(f"{why} There is nothing to do. {said}.".strip())
+            reasons = "; ".join(f"{alloc.name}: {why}" for alloc, why in left_out)
+            self._clear_question(f"{reason} There is nothing to do. {reasons}.".strip())
             return
-        asked = self._confirmations.ask(order, ready, again=bool(why))
-        self._question.value = render.question(asked, why, left_out)
-        tone = "danger" if order.action == "stop" else "warning"
-        self.confirm_button.button_style = "" if order.dry_run else tone
-        self._count_down()
+        confirmation = self._confirmations.ask(request, ready, repeated=bool(reason))
+        self._question_box.value = render.question(confirmation, reason, left_out)
+        tone = "danger" if request.action == "stop" else "warning"
+        self.confirm_button.button_style = "" if request.dry_run else tone
+        self._show_countdown()
 
-    def _count_down(self) -> None:
-        left, pending = self._confirmations.left(), self._confirmations.pending
-        if pending is None or left <= 0:
-            self._void("Nothing was done: the confirmation was not given in time.")
+    def _show_countdown(self) -> None:
+        seconds, pending = self._confirmations.seconds_left(), self._confirmations.pending
+        if pending is None or seconds <= 0:
+            self._clear_question("Nothing was done: the confirmation was not given in time.")
             return
-        what = f"{'dry run of ' if pending.order.dry_run else ''}{pending.order.action}"
-        self.confirm_button.description = f"Confirm {what} ({left:.0f} s)"
-        self.confirm_button.disabled = not self._confirmations.ready()
+        action = f"{'dry run of ' if pending.request.dry_run else ''}{pending.request.action}"
+        self.confirm_button.description = f"Confirm {action} ({seconds:.0f} s)"
+        self.confirm_button.disabled = not self._confirmations.is_valid()
         self.cancel_button.disabled = False
 
-    def _void(self, said: str = "") -> None:
-        """Take back the question, if there is one."""
-        self._confirmations.void()
-        self._question.value = render.told(said) if said else render.note(render.QUIET)
+    def _clear_question(self, message: str = "") -> None:
+        """Withdraw the question, if there is one, and show a message instead."""
+        self._confirmations.cancel()
+        self._question_box.value = render.warning(message) if message else render.note(render.IDLE_TEXT)
         self.confirm_button.description, self.confirm_button.button_style = "Confirm", ""
         self.confirm_button.disabled = self.cancel_button.disabled = True
 
     @contextmanager
-    def _quietly(self) -> Iterator[None]:
-        """Change fields without taking it for a person's doing."""
+    def _without_callbacks(self) -> Iterator[None]:
+        """Let the block change fields without handling that as a user's change."""
         self._muted = True
         try:
             yield
@@ -133,49 +144,50 @@ class View(Controls):
             self._muted = False
 
     def _show_list(self) -> None:
-        before, options = self.select.value, self._listing.options()
+        before, options = self.select.value, self._list.options()
         if options != list(self.select.options):
-            known = tuple(identity for _, identity in self.select.options)
-            if self._listing.shown[: len(known)] != known:
-                self._moved = time.monotonic()
-            with self._quietly(), self.select.hold_sync():
+            rows_before = tuple(alloc_id for _, alloc_id in self.select.options)
+            if self._list.shown[: len(rows_before)] != rows_before:
+                self._reordered_at = time.monotonic()
+            with self._without_callbacks(), self.select.hold_sync():
                 self.select.options, self.select.rows = options, max(len(options), ROWS)
-                self.select.value = tuple(one for one in before if one in self._listing.shown)
-        counted = f"{self._listing.counted()} · {datetime.now(UTC):%H:%M:%S} UTC"
-        self._counted.value = render.told(self._trouble) if self._trouble else render.note(counted)
+                self.select.value = tuple(alloc_id for alloc_id in before if alloc_id in self._list.shown)
+        summary = f"{self._list.summary()} · {datetime.now(UTC):%H:%M:%S} UTC"
+        error = self._fetch_error
+        self._summary_box.value = render.warning(error) if error else render.note(summary)
         if self.select.value != before:
             self._choice_changed()
         self._render()
 
-    def _show_facts(self, facts: Iterable[Facts]) -> None:
-        """Show what is chosen, and offer the tasks that all of it has."""
-        self._facts = {one.alloc_id: one for one in facts}
-        names = [set(dict(one.tasks)) for one in self._facts.values()]
+    def _show_chosen(self, allocs: Iterable[AllocationState]) -> None:
+        """Show the chosen allocations, and offer the tasks that all of them have."""
+        self._allocs = {alloc.alloc_id: alloc for alloc in allocs}
+        names = [set(dict(alloc.tasks)) for alloc in self._allocs.values()]
         common = sorted(set.intersection(*names)) if names else []
         options = [*SCOPES, *((visible(name), (TASK, name)) for name in common)]
         if options != list(self.task.options):
             before = self.task.value
-            with self._quietly(), self.task.hold_sync():
+            with self._without_callbacks(), self.task.hold_sync():
                 self.task.options = options
                 self.task.value = before if before in dict(options).values() else SCOPES[0][1]
             if self.task.value != before:
-                self._void()
+                self._clear_question()
         self._render()
 
     def _render(self) -> None:
         chosen = self._chosen()
-        shown = [self._facts[one] for one in chosen if one in self._facts]
-        self._chosen_box.value = render.chosen(shown, len(chosen))
-        self.choose_button.disabled = not 0 < self._listing.matching <= self.limit
-        off: dict[str, list[str]] = {}
-        for name, button in self._buttons().items():
-            reason = self._off(name)
+        allocs = [self._allocs[alloc_id] for alloc_id in chosen if alloc_id in self._allocs]
+        self._chosen_box.value = render.chosen_table(allocs, len(chosen))
+        self.choose_button.disabled = not 0 < self._list.matching <= self.limit
+        disabled: dict[str, list[str]] = {}
+        for action, button in self._buttons().items():
+            reason = self._disabled_reason(action)
             button.disabled = bool(reason)
             if reason:
-                off.setdefault(reason, []).append(button.description)
-        said = [f"{', '.join(names)}: {reason}" for reason, names in off.items()]
-        self._notes.value = render.note(f"Off: {'; '.join(said)}." if said else "")
+                disabled.setdefault(reason, []).append(button.description)
+        notes = [f"{', '.join(names)} ({reason})" for reason, names in disabled.items()]
+        self._notes_box.value = render.note(f"Not available: {'; '.join(notes)}." if notes else "")
         self._show_results()
 
     def _show_results(self) -> None:
-        self._results_box.value = render.results(self._history.latest(), self._progress)
+        self._results_box.value = render.result_table(self._history.latest(), self._progress)

@@ -1,4 +1,4 @@
-"""A thread for what may take long, so that the kernel stays free."""
+"""A thread for slow work, so that the kernel stays free."""
 
 from __future__ import annotations
 
@@ -8,43 +8,44 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-EVERY = 0.5
-"""Seconds between two looks at what is due."""
+TICK_INTERVAL = 0.5
+"""Seconds between two ticks."""
 
 
 class Worker:
-    """Does jobs in the order given, and `tick` in between, which says whether something is still waited for.
+    """Runs jobs in order, and `tick` at intervals. `tick` returns whether it waits for something.
 
-    Each runs in the context of the latest callback: what a thread sends without one waits in the front end for the running cell.
+    Each runs in the context of the latest callback. Without that context, the front end would hold back what
+    the thread sends until the running cell has ended.
     """
 
-    def __init__(self, tick: Callable[[], bool], broke: Callable[[Exception], None]) -> None:
+    def __init__(self, tick: Callable[[], bool], on_error: Callable[[Exception], None]) -> None:
         self._tick = tick
-        self._broke = broke
+        self._on_error = on_error
         self._jobs: deque[Callable[[], object]] = deque()
         self._changed = threading.Condition()
-        self._busy = self._waits = self._closed = False
+        self._busy = self._waiting = self._closed = False
         self._context = contextvars.copy_context()
         self._thread = threading.Thread(target=self._run, name="allocframe-panel", daemon=True)
         self._thread.start()
 
     def submit(self, job: Callable[[], object]) -> None:
-        """Do `job` when those before it are done."""
+        """Run `job` after the jobs before it."""
         with self._changed:
             self._context = contextvars.copy_context()
             self._jobs.append(job)
             self._changed.notify_all()
 
     def wait(self, timeout: float) -> bool:
-        """Return whether nothing is left to do, and nothing waited for, within `timeout` seconds."""
+        """Return whether all work was done within `timeout` seconds."""
         with self._changed:
             return self._changed.wait_for(self._idle, timeout)
 
     def _idle(self) -> bool:
-        return self._closed or not (self._jobs or self._busy or self._waits)
+        return self._closed or not (self._jobs or self._busy or self._waiting)
 
     def close(self) -> None:
-        """End the thread; jobs that have not begun are not done, and one that waits for the cluster is not waited for."""
+        """End the thread. Waiting jobs are dropped; a running one gets a second to finish."""
         with self._changed:
             self._closed = True
             self._jobs.clear()
@@ -59,7 +60,7 @@ class Worker:
                 self._busy = False
                 self._changed.notify_all()
                 if not self._jobs and not self._closed:
-                    self._changed.wait(max(last + EVERY - time.monotonic(), 0.0))
+                    self._changed.wait(max(last + TICK_INTERVAL - time.monotonic(), 0.0))
                 if self._closed:
                     return
                 job = self._jobs.popleft() if self._jobs else None
@@ -67,8 +68,8 @@ class Worker:
             try:
                 if job is not None:
                     context.run(job)
-                if job is not None or time.monotonic() >= last + EVERY:
+                if job is not None or time.monotonic() >= last + TICK_INTERVAL:
                     last = time.monotonic()
-                    self._waits = context.run(self._tick)
-            except Exception as error:  # noqa: BLE001 - the thread must live on, and say it
-                context.run(self._broke, error)
+                    self._waiting = context.run(self._tick)
+            except Exception as error:  # noqa: BLE001 - the thread must survive, and report it
+                context.run(self._on_error, error)

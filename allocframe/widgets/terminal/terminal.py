@@ -1,4 +1,4 @@
-"""A terminal in the notebook: what a command in a task writes goes to xterm.js, and what is typed to the command."""
+"""A terminal in the notebook: xterm.js shows the output of a command in a task and sends it what is typed."""
 
 from __future__ import annotations
 
@@ -15,52 +15,54 @@ from typing import Any
 import anywidget
 import traitlets
 
+from ...client import operations
 from ...client.client import Client
 from . import protocol
-from .session import Standing, TtySession
+from .session import SessionStatus, TtySession
 
 COMMAND = ("/bin/sh", "-c", "command -v bash >/dev/null 2>&1 && exec bash; exec sh")
-"""The shell that is there: bash where the task has it."""
+"""A shell: bash if the task has it."""
 
-JOINED = 1 / 60
-"""Seconds for which output is joined, unless nothing was sent lately."""
+FRAME_TIME = 1 / 60
+"""Seconds between two messages of output. Output in between goes into one message."""
 
 _STATIC = Path(__file__).parent / "static"
-_MAX_PIECE = 64 << 10
-_FRESH = b"\x1b[!p\x1b[?1049l\x1b[0m"
-"""Takes back what a program that ended in the middle may have left: modes, the other screen, colours."""
+_MAX_INPUT = 64 << 10
+_RESET = b"\x1b[!p\x1b[?1049l\x1b[0m"
+"""Undoes what a killed program may have left: modes, the alternate screen, colours."""
 
 
 class Terminal(anywidget.AnyWidget):
-    """A terminal on a command inside a task, as the last expression of a cell shows it. Needs alloc-exec.
+    """A terminal that runs a command in a task. It needs alloc-exec.
 
-    Output stays within bounds whatever the command writes, and is there again after a reload of the page. In JupyterLab 4.4 with
-    ipykernel 7 or newer it works while a cell runs. Where widgets cannot be shown, use `Client.exec`.
+    It is shown as the last expression of a cell. Its memory is bounded, and it comes back after a reload of
+    the page. With JupyterLab 4.4 and ipykernel 7 or newer, it works while a cell runs. If widgets cannot be
+    shown, use `Client.exec`.
 
     Parameters
     ----------
     client : Client
     alloc_id : str
-        The allocation's UUID, or a start of it that fits only one.
+        The allocation's UUID, or an unambiguous prefix of it.
     task : str, optional
-        Which task; needed where there are several.
+        The task. It is needed if the allocation has several.
     command : list of str, optional
-        Program and arguments; a shell by default. Servers log them: put no secrets there.
+        Program and arguments; by default, a shell. Servers log them, so they must not contain secrets.
 
     Attributes
     ----------
     status : str
         connecting, connected, ended (with `exit_code`), refused, lost, or closed.
     message : str
-        The same in words.
+        The status in words.
     exit_code : int or None
     transcript : str
-        What was written so far, as plain text.
+        The output so far, as plain text.
 
     Raises
     ------
     ConfigError, NotFound, AllocframeError
-        There is no such allocation or task, or the client is read-only. What Nomad refuses later is in `message`.
+        If there is no such allocation or task, or the client is read-only. Later errors are in `message`.
 
     Examples
     --------
@@ -86,31 +88,31 @@ class Terminal(anywidget.AnyWidget):
     ) -> None:
         self._changed = threading.Condition()
         self._session: TtySession | None = None
-        self._gone = False
-        self._target = client._exec_target(alloc_id, command, task, tty=True)
+        self._closed = False
+        self._target = operations.exec_target(client._session, alloc_id, command, task, tty=True)
         super().__init__()
         self.set_trait("title", self._target.title)
         self.ignored = 0
-        """Messages from a page that were none of a terminal's."""
+        """Number of invalid messages from pages."""
         self._client = client
         self._output = protocol.Output()
-        self._input = protocol.Typed()
-        self._appearing: list[str] = []
+        self._input = protocol.InputOrder()
+        self._new_views: list[str] = []
         self._context = contextvars.copy_context()
         self._size = (24, 80)
-        self.on_msg(self._heard)
+        self.on_msg(self._on_message)
         threading.Thread(target=self._publish, name="allocframe-terminal-out", daemon=True).start()
         _terminals.add(self)
         self.reconnect()
 
     @property
     def transcript(self) -> str:
-        """What was written so far, as plain text; of more than 4 MiB the end."""
+        """The output so far, as plain text; the last 4 MiB."""
         with self._changed:
             return self._output.transcript()
 
     def reconnect(self) -> None:
-        """Begin a new session with the same command, where the one before is over.
+        """Start a new session with the same command, if the last one has ended.
 
         Examples
         --------
@@ -123,18 +125,19 @@ class Terminal(anywidget.AnyWidget):
         ...         terminal.close()
         """
         with self._changed:
-            if self._session is not None and self._open:
+            if self._session is not None and self._is_open:
                 return
             if self._output.total:
-                self._output.add(_FRESH + b"\r\n[new session]\r\n")
+                self._output.add(_RESET + b"\r\n[new session]\r\n")
             self._session = TtySession(
-                self._client._config, self._target, self._size, partial(self._client._audited_exec, self._target),
-                self._came, self._stands,
+                self._client._session.config, self._target, self._size,
+                partial(operations.audited_exec, self._client._session, self._target),
+                self._on_output, self._on_status,
             )  # fmt: skip
             self._session.start()
 
     def end(self) -> None:
-        """Send Ctrl-C and end the session; what it wrote stays on the screen.
+        """Send Ctrl-C and end the session. Its output stays on the screen.
 
         Examples
         --------
@@ -145,125 +148,131 @@ class Terminal(anywidget.AnyWidget):
         ...         terminal.end()
         ...         terminal.close()
         """
-        self._leave()
+        self._end_session()
         if self._session is not None:
             self._session.join(8.0)
 
     def close(self) -> None:
-        """End the session, and take the terminal off the page."""
+        """End the session and remove the terminal from the page."""
         self.end()
         with self._changed:
-            self._gone = True
+            self._closed = True
             self._changed.notify_all()
         super().close()
 
-    def _leave(self) -> None:
+    def _end_session(self) -> None:
+        """Begin to end the session, without waiting for it."""
         with self._changed:
             if self._session is not None:
                 self._session.close()
             self._changed.notify_all()
 
     @property
-    def _open(self) -> bool:
+    def _is_open(self) -> bool:
         return self.status in ("connecting", "connected")
 
     @property
-    def _leaving(self) -> bool:
+    def _is_ending(self) -> bool:
         return self._session is not None and self._session.closing
 
     # From the command
 
-    def _came(self, data: bytes) -> None:
-        """Take in output; waits while the views have much to draw, so that the command waits, too."""
+    def _on_output(self, data: bytes) -> None:
+        """Add output. This blocks while the views are behind, so that the command waits, too."""
         with self._changed:
-            self._changed.wait_for(lambda: self._output.unsent < protocol.WINDOW or self._leaving)
+            self._changed.wait_for(lambda: self._output.unsent < protocol.WINDOW or self._is_ending)
             self._output.add(data)
             self._changed.notify_all()
 
-    def _stands(self, standing: Standing) -> None:
-        if standing.status in ("refused", "lost"):
-            self._came(b"\r\n\x1b[0;31m" + standing.message.encode() + b"\x1b[0m\r\n")
+    def _on_status(self, status: SessionStatus) -> None:
+        if status.status in ("refused", "lost"):
+            self._on_output(b"\r\n\x1b[0;31m" + status.message.encode() + b"\x1b[0m\r\n")
         for name in ("exit_code", "message", "status"):
-            self._in_context(self.set_trait, name, getattr(standing, name))
+            self._in_context(self.set_trait, name, getattr(status, name))
 
     # To the page
 
     def _publish(self) -> None:
-        """Send what views need, joined to some sixty messages a second; a single key's echo goes at once."""
+        """Send output to the views, in at most 60 messages a second. A single key is echoed at once."""
         last = 0.0
-        while not self._gone:
+        while not self._closed:
             with self._changed:
-                self._changed.wait_for(lambda: self._appearing or self._output.unsent or self._gone, 1.0)
-                pause = last + JOINED - time.monotonic()
-                if pause > 0 and not self._appearing and self._output.unsent < protocol.MESSAGE:
+                self._changed.wait_for(lambda: self._new_views or self._output.unsent or self._closed, 1.0)
+                pause = last + FRAME_TIME - time.monotonic()
+                if pause > 0 and not self._new_views and self._output.unsent < protocol.MAX_MESSAGE:
                     self._changed.wait_for(
-                        lambda: self._appearing or self._output.unsent >= protocol.MESSAGE, pause
+                        lambda: self._new_views or self._output.unsent >= protocol.MAX_MESSAGE, pause
                     )
-                appearing, self._appearing = self._appearing, []
-                replays = {view: self._output.attached(view, time.monotonic()) for view in appearing}
-                piece = None if replays else self._output.take(time.monotonic())
+                new_views, self._new_views = self._new_views, []
+                replays = {view: self._output.attach(view, time.monotonic()) for view in new_views}
+                output = None if replays else self._output.take(time.monotonic())
                 self._changed.notify_all()
-                if piece is None and not replays and self._output.unsent:
-                    self._changed.wait(0.5)  # for the views to draw
+                if output is None and not replays and self._output.unsent:
+                    self._changed.wait(0.5)  # until the views have drawn more
             for view, replay in replays.items():
                 if replay is not None:
                     content = {"type": "replay", "view": view, "end": replay.end}
                     self._in_context(self.send, content, [replay.data])
-            if piece is not None:
+            if output is not None:
                 last = time.monotonic()
-                self._in_context(self.send, {"type": "output", "offset": piece[0]}, [piece[1]])
+                self._in_context(self.send, {"type": "output", "offset": output[0]}, [output[1]])
 
     def _in_context(self, call: Callable[..., Any], *arguments: Any) -> None:
-        """Call from a thread of ours as if from the page's last message: others wait until the running cell has ended."""
+        """Call in the context of the page's last message.
+
+        Without it, the front end would hold back what a thread sends until the running cell has ended.
+        """
         self._context.copy().run(call, *arguments)
 
     # From the page
 
-    def _heard(self, _: object, content: object, buffers: list[Any]) -> None:
-        message = protocol.checked(content)
+    def _on_message(self, _: object, content: object, buffers: list[Any]) -> None:
+        message = protocol.parse_message(content)
         if message is None:
             self.ignored += 1
             return
         self._context = contextvars.copy_context()
         if message.kind == "input":
-            self._typed(message, buffers)
+            self._on_input(message, buffers)
         elif message.kind == "reconnect":
             self.reconnect()
         elif message.kind == "close":
-            self._leave()
+            self._end_session()
         else:
-            self._seen(message)
+            self._on_view_message(message)
 
-    def _typed(self, message: protocol.Message, buffers: list[Any]) -> None:
-        if len(buffers) != 1 or memoryview(buffers[0]).nbytes > _MAX_PIECE:
+    def _on_input(self, message: protocol.Message, buffers: list[Any]) -> None:
+        if len(buffers) != 1 or memoryview(buffers[0]).nbytes > _MAX_INPUT:
             self.ignored += 1
             return
         with self._changed:
-            data = self._input.arrived(message.view, message.number, bytes(buffers[0]), time.monotonic())
-            if self._session is None or not data or not self._open or self._session.type(data):
+            data = self._input.add(message.view, message.number, bytes(buffers[0]), time.monotonic())
+            if self._session is None or not data or not self._is_open or self._session.send_input(data):
                 return
-        self.set_trait("message", "connected; the command reads nothing, so some input was dropped")
+        self.set_trait("message", "connected; the command does not read its input, so some was dropped")
 
-    def _seen(self, message: protocol.Message) -> None:
-        """Take in what a view says of itself."""
+    def _on_view_message(self, message: protocol.Message) -> None:
+        """Handle attach, detach, ack and resize of a view."""
         with self._changed:
             if message.kind == "detach":
-                self._output.detached(message.view)
+                self._output.detach(message.view)
             elif message.kind == "ack":
-                if not self._output.acknowledged(message.view, message.offset, time.monotonic()):
-                    self._appearing.append(message.view)
+                if not self._output.acknowledge(message.view, message.offset, time.monotonic()):
+                    self._new_views.append(message.view)
             else:
-                self._resized(message.rows, message.cols)
+                self._resize(message.rows, message.cols)
                 if message.kind == "attach":
-                    self._appearing.append(message.view)
+                    self._new_views.append(message.view)
             self._changed.notify_all()
 
-    def _resized(self, rows: int, cols: int) -> None:
-        """Tell the command its size; a program that fills the screen draws all of it again only where that changes."""
-        same, self._size = (rows, cols) == self._size, (rows, cols)
-        if self._session is None or (same and not self._output.full_screen):
+    def _resize(self, rows: int, cols: int) -> None:
+        """Send the size to the command."""
+        unchanged, self._size = (rows, cols) == self._size, (rows, cols)
+        if self._session is None or (unchanged and not self._output.full_screen):
             return
-        if same:
+        if (
+            unchanged
+        ):  # a full-screen program redraws for a new view only if the size changes, so change it twice
             self._session.resize(max(rows - 1, 1), cols)
         self._session.resize(rows, cols)
 
@@ -273,8 +282,8 @@ _terminals: weakref.WeakSet[Terminal] = weakref.WeakSet()
 
 @atexit.register
 def _end_all() -> None:
-    """Interrupt what still runs when the kernel ends."""
-    for terminal in list(_terminals):
-        terminal._leave()
+    """Interrupt running commands when the kernel ends."""
+    for terminal in list(_terminals):  # first all of them, so that they end at the same time
+        terminal._end_session()
     for terminal in list(_terminals):
         terminal.end()

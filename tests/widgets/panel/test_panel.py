@@ -1,4 +1,4 @@
-"""The control panel without a front end: what it does, and that it does nothing without a fresh confirmation."""
+"""The control panel without a front end. It does nothing without a fresh confirmation."""
 
 from __future__ import annotations
 
@@ -22,34 +22,27 @@ import allocframe as af
 from allocframe import sim
 from allocframe.sim.api.params import Refusal
 from allocframe.sim.cluster.alloc import Alloc
-from allocframe.widgets.panel import (
-    confirmation,
-    history,
-    worker,
-)
+from allocframe.widgets.panel import confirmation, history, state, worker
 from allocframe.widgets.panel import panel as panel_module
-from allocframe.widgets.panel import (
-    state as _view,
-)
 
 ID = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"
 
 
 @pytest.fixture
 def cluster() -> Iterator[sim.Cluster]:
-    with sim.Cluster("calm", allocations=90, seed=4) as made:
-        yield made
+    with sim.Cluster("calm", allocations=90, seed=4) as cluster:
+        yield cluster
 
 
 @pytest.fixture
 def client(cluster: sim.Cluster) -> Iterator[af.Client]:
-    with af.Client(cluster.address, token=cluster.token) as made:
-        yield made
+    with af.Client(cluster.address, token=cluster.token) as client:
+        yield client
 
 
 @contextmanager
-def shown(client: af.Client, **given: Any) -> Iterator[af.ControlPanel]:
-    panel = af.ControlPanel(client, namespace="*", **given)
+def shown(client: af.Client, **options: Any) -> Iterator[af.ControlPanel]:
+    panel = af.ControlPanel(client, namespace="*", **options)
     try:
         panel.wait()
         yield panel
@@ -59,8 +52,8 @@ def shown(client: af.Client, **given: Any) -> Iterator[af.ControlPanel]:
 
 @pytest.fixture
 def panel(client: af.Client) -> Iterator[af.ControlPanel]:
-    with shown(client) as made:
-        yield made
+    with shown(client) as panel:
+        yield panel
 
 
 @pytest.fixture
@@ -83,7 +76,7 @@ def confirm(panel: af.ControlPanel) -> None:
 
 
 def question(panel: af.ControlPanel) -> str:
-    return html.unescape(panel._question.value)
+    return html.unescape(panel._question_box.value)
 
 
 def untouched(*allocs: Alloc) -> bool:
@@ -91,32 +84,37 @@ def untouched(*allocs: Alloc) -> bool:
     return all(a.desired_status == "run" for a in allocs) and not kinds & {"Signaling", "Restart Signaled"}
 
 
-# What it does
+# Actions
 
 
-def test_a_stop_is_said_confirmed_done_and_its_replacement_shown(
+def test_a_stop_is_described_confirmed_and_done_and_its_replacement_shown(
     cluster: sim.Cluster, panel: af.ControlPanel, alloc: Alloc
 ) -> None:
     index = alloc.modify_index
     ask(panel, "stop", alloc.id)
     assert f"Stop {alloc.name} (on {alloc.node.name}, running)" in question(panel)
-    assert "a new allocation replaces it" in question(panel)
+    assert "A new allocation replaces it" in question(panel)
     assert "Confirm stop" in panel.confirm_button.description
     assert untouched(alloc)
     confirm(panel)
     assert alloc.desired_status == "stop"
     new = cluster.state.allocs[alloc.next]
     row = panel.log.iloc[0]
-    assert row[["action", "alloc_id", "name", "job_id", "namespace", "node_name", "modify_index", "result"]].tolist() == [
-        "stop", alloc.id, alloc.name, alloc.job.id, alloc.namespace, alloc.node.name, index, "done",
-    ]  # fmt: skip
+    assert row[["action", "alloc_id", "name", "job_id"]].tolist() == [
+        "stop",
+        alloc.id,
+        alloc.name,
+        alloc.job.id,
+    ]
+    assert row[["namespace", "node_name"]].tolist() == [alloc.namespace, alloc.node.name]
+    assert row[["modify_index", "result"]].tolist() == [index, "done"]
     assert row["replacement_id"] == new.id
     assert f"replaced by {new.id[:8]} on {new.node.name}, running" in panel._results_box.value
     labels = {identity: label for label, identity in panel.select.options}
     assert new.name in labels[new.id]
 
 
-def test_a_restart_reaches_the_tasks_that_were_said(panel: af.ControlPanel, alloc: Alloc) -> None:
+def test_a_restart_reaches_the_chosen_tasks(panel: af.ControlPanel, alloc: Alloc) -> None:
     ask(panel, "restart", alloc.id)
     assert "Restart log-shipper, server of" in question(panel)
     confirm(panel)
@@ -147,14 +145,14 @@ def test_a_signal_has_no_default_and_reaches_each_running_task(panel: af.Control
 
 
 def test_several_at_once_each_with_its_result(cluster: sim.Cluster, panel: af.ControlPanel) -> None:
-    some = services(cluster)[:3]
-    ask(panel, "restart", *(a.id for a in some))
+    allocs = services(cluster)[:3]
+    ask(panel, "restart", *(alloc.id for alloc in allocs))
     confirm(panel)
-    assert sorted(panel.log["alloc_id"]) == sorted(a.id for a in some)
-    assert all(a.tasks["server"].restarts == 1 for a in some)
+    assert sorted(panel.log["alloc_id"]) == sorted(alloc.id for alloc in allocs)
+    assert all(alloc.tasks["server"].restarts == 1 for alloc in allocs)
 
 
-def test_the_audit_log_has_what_the_panel_knew(
+def test_the_audit_log_has_the_job_and_index_that_the_panel_read(
     panel: af.ControlPanel, client: af.Client, alloc: Alloc
 ) -> None:
     index = alloc.modify_index
@@ -182,7 +180,7 @@ def test_a_dry_run_does_everything_but_send(panel: af.ControlPanel, client: af.C
     assert af.read_audit()["result"].tolist() == ["dry run"]
 
 
-def test_what_has_ended_is_left_out_of_the_question(cluster: sim.Cluster, panel: af.ControlPanel) -> None:
+def test_ended_allocations_are_left_out_of_the_question(cluster: sim.Cluster, panel: af.ControlPanel) -> None:
     one, two = services(cluster)[:2]
     panel.choose([one.id, two.id])
     one.client_status = "complete"
@@ -197,7 +195,7 @@ def test_what_has_ended_is_left_out_of_the_question(cluster: sim.Cluster, panel:
     assert len(panel.log) == 0
 
 
-# Nothing without a fresh confirmation
+# Nothing happens without a fresh confirmation
 
 
 def test_a_second_click_on_confirm_does_nothing(
@@ -228,26 +226,26 @@ def test_a_click_on_confirm_before_anything_was_asked_does_nothing(
     panel.choose([alloc.id])
     assert panel.confirm_button.disabled
     confirm(panel)
-    assert "nothing waits to be confirmed" in question(panel)
+    assert "there is nothing to confirm" in question(panel)
     assert untouched(alloc)
 
 
-def test_a_confirmation_that_comes_too_late_does_nothing(
+def test_a_late_confirmation_does_nothing(
     panel: af.ControlPanel, alloc: Alloc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask(panel, "stop", alloc.id)
     clock = panel._confirmations._clock
-    monkeypatch.setattr(panel._confirmations, "_clock", lambda: clock() + confirmation.CONFIRM_WITHIN)
+    monkeypatch.setattr(panel._confirmations, "_clock", lambda: clock() + confirmation.CONFIRM_TIMEOUT)
     confirm(panel)
     assert untouched(alloc)
     assert len(panel.log) == 0
     assert panel.confirm_button.disabled
 
 
-def test_a_question_that_nobody_answers_goes_away(
+def test_a_question_without_an_answer_expires(
     panel: af.ControlPanel, alloc: Alloc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(confirmation, "CONFIRM_WITHIN", 0.3)
+    monkeypatch.setattr(confirmation, "CONFIRM_TIMEOUT", 0.3)
     ask(panel, "stop", alloc.id)
     until(lambda: "not given in time" in question(panel))
     assert panel.confirm_button.disabled
@@ -255,7 +253,7 @@ def test_a_question_that_nobody_answers_goes_away(
 
 
 @pytest.mark.parametrize("change", ["choice", "more", "task", "signal", "dry_run", "filter", "cancel"])
-def test_a_question_is_void_once_something_else_is_chosen(
+def test_a_question_is_withdrawn_when_the_choice_changes(
     cluster: sim.Cluster, panel: af.ControlPanel, change: str
 ) -> None:
     one, two = services(cluster)[:2]
@@ -276,13 +274,13 @@ def test_a_question_is_void_once_something_else_is_chosen(
     assert untouched(one, two)
 
 
-def test_a_question_is_not_even_asked_once_something_else_is_chosen(
+def test_a_question_is_not_asked_if_the_choice_changes_before(
     cluster: sim.Cluster, panel: af.ControlPanel
 ) -> None:
     one, two = services(cluster)[:2]
     panel.choose([one.id])
     panel.wait()
-    with cluster.state.changed:  # the cluster does not answer meanwhile
+    with cluster.state.changed:  # while this is held, the cluster does not answer
         panel.stop_button.click()
         panel.choose([two.id])
     panel.wait()
@@ -291,28 +289,28 @@ def test_a_question_is_not_even_asked_once_something_else_is_chosen(
     assert untouched(one, two)
 
 
-def test_an_allocation_that_changed_since_is_left_alone_and_asked_about_again(
+def test_a_changed_allocation_is_left_alone_and_the_question_repeated(
     cluster: sim.Cluster, panel: af.ControlPanel, alloc: Alloc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert cluster.engine is not None
-    monkeypatch.setattr(confirmation, "AGAIN_AFTER", 60.0)
+    monkeypatch.setattr(confirmation, "REPEAT_DELAY", 60.0)
     ask(panel, "restart", alloc.id)
     cluster.engine.touch(alloc)
     confirm(panel)
     assert untouched(alloc)
     assert panel.log["result"].tolist() == ["changed"]
     assert "has changed since you looked" in question(panel)
-    assert f"ModifyIndex was {panel.log['modify_index'].iloc[0]}, is {alloc.modify_index}" in question(panel)
+    assert f"ModifyIndex: {panel.log['modify_index'].iloc[0]} → {alloc.modify_index}" in question(panel)
     assert len(af.read_audit()) == 0
     confirm(panel)  # the second of two clicks
     assert untouched(alloc)
-    monkeypatch.setattr(confirmation, "AGAIN_AFTER", 0.0)
+    monkeypatch.setattr(confirmation, "REPEAT_DELAY", 0.0)
     ask(panel, "restart")
     confirm(panel)
     assert panel.log["result"].tolist() == ["changed", "done"]
 
 
-def test_an_allocation_that_was_replaced_since_is_left_alone(
+def test_a_replaced_allocation_is_left_alone(
     cluster: sim.Cluster, client: af.Client, panel: af.ControlPanel, alloc: Alloc
 ) -> None:
     ask(panel, "stop", alloc.id)
@@ -322,25 +320,23 @@ def test_an_allocation_that_was_replaced_since_is_left_alone(
     assert len(cluster.state.evals) == evals
     assert cluster.state.allocs[alloc.next].desired_status == "run"
     assert panel.log["result"].tolist() == ["changed"]
-    assert "status was running, is complete; wanted was run, is stop" in panel.log["said"].iloc[0]
+    assert "status: running → complete; desired status: run → stop" in panel.log["said"].iloc[0]
     assert "There is nothing to do" in question(panel)
 
 
-def test_an_allocation_that_is_gone_is_told(
-    cluster: sim.Cluster, panel: af.ControlPanel, alloc: Alloc
-) -> None:
+def test_a_removed_allocation_is_reported(cluster: sim.Cluster, panel: af.ControlPanel, alloc: Alloc) -> None:
     ask(panel, "stop", alloc.id)
     assert cluster.engine is not None
     cluster.engine._remove(alloc)
     confirm(panel)
     assert panel.log["result"].tolist() == ["failed"]
-    assert "nothing was done, it cannot be read" in panel.log["said"].iloc[0]
+    assert "nothing was done, because it could not be read" in panel.log["said"].iloc[0]
     panel.refresh_button.click()
     panel.wait()
     assert alloc.id not in panel.select.value
 
 
-def test_messages_that_no_front_end_sends_do_nothing(panel: af.ControlPanel, alloc: Alloc) -> None:
+def test_forged_messages_do_nothing(panel: af.ControlPanel, alloc: Alloc) -> None:
     for forged in (
         {"index": [10_000]},
         {"index": [-1]},
@@ -350,7 +346,7 @@ def test_messages_that_no_front_end_sends_do_nothing(panel: af.ControlPanel, all
     ):
         with suppress(traitlets.TraitError, TypeError):
             panel.select.set_state(forged)
-        assert set(panel.select.value) <= set(panel._listing.shown)
+        assert set(panel.select.value) <= set(panel._list.shown)
     with suppress(traitlets.TraitError):
         panel.signal.set_state({"index": 999})
     with suppress(traitlets.TraitError):
@@ -358,32 +354,31 @@ def test_messages_that_no_front_end_sends_do_nothing(panel: af.ControlPanel, all
     for button in (*panel._buttons().values(), panel.confirm_button, panel.cancel_button):
         button._handle_custom_msg({"event": "click"}, [])
         panel.wait()
-    with pytest.raises(af.ConfigError, match="not in the list that is shown"):
+    with pytest.raises(af.ConfigError, match="must be in the list that is shown"):
         panel.choose([ID])
     assert len(panel.log) == 0
     assert untouched(alloc)
     assert len(af.read_audit()) == 0
 
 
-def test_a_place_in_a_list_that_was_reordered_at_that_moment_chooses_nothing(
+def test_a_click_just_after_a_reordering_chooses_nothing(
     cluster: sim.Cluster, panel: af.ControlPanel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_view, "SETTLED_AFTER", 60.0)
-    one = services(cluster)[3]
-    place = panel._listing.shown.index(one.id)
-    panel.filter.value = "app"  # as when both messages had waited for a busy kernel
-    panel.select.set_state({"index": [place]})
+    monkeypatch.setattr(state, "SETTLE_TIME", 60.0)
+    position = panel._list.shown.index(services(cluster)[3].id)
+    panel.filter.value = "app"  # as if both messages had waited for a busy kernel
+    panel.select.set_state({"index": [position]})
     assert panel.select.value == ()
     assert "choose again" in question(panel)
-    monkeypatch.setattr(_view, "SETTLED_AFTER", 0.0)
-    panel.select.set_state({"index": [place]})
-    assert panel.select.value == (panel._listing.shown[place],)
+    monkeypatch.setattr(state, "SETTLE_TIME", 0.0)
+    panel.select.set_state({"index": [position]})
+    assert panel.select.value == (panel._list.shown[position],)
 
 
-# Whom it lets
+# Permissions
 
 
-def test_a_read_only_client_is_offered_nothing(cluster: sim.Cluster, alloc: Alloc) -> None:
+def test_a_read_only_client_gets_no_actions(cluster: sim.Cluster, alloc: Alloc) -> None:
     with af.Client(cluster.address, token=cluster.token, read_only=True) as reader, shown(reader) as panel:
         assert "read-only" in panel._heading.value
         for name in ("stop", "restart", "signal", "exec"):
@@ -391,12 +386,14 @@ def test_a_read_only_client_is_offered_nothing(cluster: sim.Cluster, alloc: Allo
             assert getattr(panel, f"{name}_button").disabled
             assert "read-only" in question(panel)
             confirm(panel)
-        assert "Off: Stop, Restart, Signal, Exec: this client is read-only." in panel._notes.value
+        assert (
+            "Not available: Stop, Restart, Signal, Exec (this client is read-only)." in panel._notes_box.value
+        )
     assert untouched(alloc)
 
 
 @pytest.mark.parametrize("version", ["1.3.1", "2.0.5"])
-def test_a_token_that_lacks_the_capability_is_offered_nothing_and_told_which(version: str) -> None:
+def test_a_token_without_the_capability_gets_no_actions_and_a_reason(version: str) -> None:
     with sim.Cluster("calm", allocations=90, seed=4, version=version) as cluster:
         alloc = services(cluster)[0]
         tokens = {
@@ -406,18 +403,20 @@ def test_a_token_that_lacks_the_capability_is_offered_nothing_and_told_which(ver
         with af.Client(cluster.address, token=tokens[False]) as reader, shown(reader) as panel:
             ask(panel, "stop", alloc.id)
             assert panel.stop_button.disabled
-            assert f"the token lacks alloc-lifecycle in namespace {alloc.namespace}" in panel._notes.value
-            assert f"Exec: the token lacks alloc-exec in namespace {alloc.namespace}" in panel._notes.value
+            assert f"the token lacks alloc-lifecycle in namespace {alloc.namespace}" in panel._notes_box.value
+            assert (
+                f"Exec (the token lacks alloc-exec in namespace {alloc.namespace})" in panel._notes_box.value
+            )
             confirm(panel)
             assert untouched(alloc)
         with af.Client(cluster.address, token=tokens[True]) as operator, shown(operator) as panel:
             ask(panel, "restart", alloc.id)
-            assert "lacks" not in panel._notes.value
+            assert "lacks" not in panel._notes_box.value
             confirm(panel)
         assert alloc.tasks["server"].restarts == 1
 
 
-def test_where_the_capabilities_cannot_be_read_nomads_refusal_is_shown(
+def test_if_the_capabilities_cannot_be_read_nomads_refusal_is_shown(
     cluster: sim.Cluster, alloc: Alloc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(token: str, name: str) -> None:
@@ -434,11 +433,11 @@ def test_where_the_capabilities_cannot_be_read_nomads_refusal_is_shown(
     assert untouched(alloc)
 
 
-def test_more_than_the_limit_is_not_offered(cluster: sim.Cluster, panel: af.ControlPanel) -> None:
+def test_more_than_the_limit_is_refused(cluster: sim.Cluster, panel: af.ControlPanel) -> None:
     ids = [a.id for a in cluster.state.allocs.values() if a.client_status == "running"][:11]
     ask(panel, "stop", *ids)
     assert panel.stop_button.disabled
-    assert "11 are chosen, and limit is 10" in question(panel)
+    assert "11 allocations are chosen, the limit is 10" in question(panel)
     assert panel.choose_button.disabled
     panel.limit = 11
     ask(panel, "restart")
@@ -449,7 +448,7 @@ def test_more_than_the_limit_is_not_offered(cluster: sim.Cluster, panel: af.Cont
             af.ControlPanel(panel._client, limit=wrong)  # type: ignore[arg-type]
 
 
-def test_all_that_match_are_chosen_without_a_mouse(panel: af.ControlPanel, alloc: Alloc) -> None:
+def test_all_matching_allocations_can_be_chosen_without_a_mouse(panel: af.ControlPanel, alloc: Alloc) -> None:
     panel.filter.value = alloc.id
     assert not panel.choose_button.disabled
     panel.choose_button.click()
@@ -461,34 +460,35 @@ def test_all_that_match_are_chosen_without_a_mouse(panel: af.ControlPanel, alloc
     assert panel.select.value == ()
 
 
-# When things go wrong
+# Errors
 
 
 @contextmanager
 def scripted(*answers: Answer, tasks: tuple[str, ...] = ("server",)) -> Iterator[tuple[Any, af.ControlPanel]]:
-    """Show a panel of a server whose answers to changes are these; everything else it answers well."""
-    todo = list(answers)
+    """Show a panel of a server that gives these answers to POST requests. Reads succeed."""
+    remaining = list(answers)
     row = {
-        "ID": ID, "Namespace": "default", "Name": "web.app[0]", "JobID": "web", "NodeName": "node-1", "ClientStatus": "running",
-        "DesiredStatus": "run", "ModifyIndex": 7, "CreateIndex": 1, "TaskStates": {name: {"State": "running"} for name in tasks},
+        "ID": ID, "Namespace": "default", "Name": "web.app[0]", "JobID": "web", "NodeName": "node-1",
+        "ClientStatus": "running", "DesiredStatus": "run", "ModifyIndex": 7, "CreateIndex": 1,
+        "TaskStates": {name: {"State": "running"} for name in tasks},
     }  # fmt: skip
 
     def answer(connection: socket.socket) -> None:
-        request, sent = server.raw[-1], None
+        request = server.raw[-1]
         if request.startswith(b"POST"):
-            sent = todo.pop(0)
+            response = remaining.pop(0)
         elif b"GET /v1/allocations" in request:
-            sent = any_json([row])
+            response = any_json([row])
         else:
-            sent = any_json(row)
-        sent(connection) if callable(sent) else connection.sendall(sent)
+            response = any_json(row)
+        response(connection) if callable(response) else connection.sendall(response)
 
     with serving(answer) as server, af.Client(server.address, timeout=2.0) as client, shown(client) as panel:
         yield server, panel
 
 
-def test_a_lost_answer_is_told_as_unknown_and_not_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "REPLACED_WITHIN", 0.0)
+def test_a_lost_answer_is_reported_as_unknown_and_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "REPLACEMENT_TIMEOUT", 0.0)
     with scripted(reset) as (server, panel):
         ask(panel, "stop", ID)
         confirm(panel)
@@ -499,23 +499,23 @@ def test_a_lost_answer_is_told_as_unknown_and_not_asked_for_again(monkeypatch: p
     assert af.read_audit()["result"].tolist() == ["unknown"]
 
 
-def test_after_a_refusal_no_other_task_is_signalled_and_what_was_done_is_told() -> None:
+def test_after_a_refusal_no_other_task_is_signalled() -> None:
     refused = http(b"Task not running", "500 Internal Server Error", length=16, kind="text/plain")
     with scripted(any_json({"Index": 0}), refused, tasks=("a", "b", "c")) as (server, panel):
         panel.signal.value = "SIGHUP"
         ask(panel, "signal", ID)
         confirm(panel)
         assert panel.log["result"].tolist() == ["refused"]
-        assert panel.log["said"].iloc[0].startswith("a: done; then b: ")
+        assert panel.log["said"].iloc[0].startswith("done for a; then for b: ")
         assert sum(raw.startswith(b"POST") for raw in server.raw) == 2
 
 
-def test_a_log_that_cannot_be_written_means_that_nothing_is_done(
+def test_if_the_audit_log_cannot_be_written_nothing_is_done(
     panel: af.ControlPanel, alloc: Alloc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALLOCFRAME_AUDIT", "/dev/full")
-    for dry in (True, False):
-        panel.dry_run.value = dry
+    for dry_run in (True, False):
+        panel.dry_run.value = dry_run
         ask(panel, "stop", alloc.id)
         confirm(panel)
     assert panel.log["result"].tolist() == ["failed", "failed"]
@@ -523,22 +523,22 @@ def test_a_log_that_cannot_be_written_means_that_nothing_is_done(
     assert untouched(alloc)
 
 
-def test_a_cluster_that_goes_away_is_told_and_the_list_kept(
+def test_if_the_cluster_goes_away_the_list_stays_with_an_error(
     cluster: sim.Cluster, panel: af.ControlPanel
 ) -> None:
     before = panel.select.options
     cluster.close()
     panel.refresh_button.click()
     panel.wait()
-    assert "could not be fetched" in panel._counted.value
+    assert "could not be fetched" in panel._summary_box.value
     assert panel.select.options == before
 
 
-def test_an_error_in_the_panel_itself_is_shown_and_it_lives_on(
+def test_an_error_in_the_panel_itself_is_shown_and_it_keeps_working(
     panel: af.ControlPanel, alloc: Alloc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(panel_module, "carry_out", lambda *given: 1 / 0)
+        broken.setattr(panel_module, "execute", lambda *arguments: 1 / 0)
         ask(panel, "restart", alloc.id)
         confirm(panel)
         assert "ZeroDivisionError" in question(panel)
@@ -551,7 +551,7 @@ def test_the_kernel_stays_free_while_the_cluster_does_not_answer(
     cluster: sim.Cluster, panel: af.ControlPanel, alloc: Alloc
 ) -> None:
     ask(panel, "restart", alloc.id)
-    with cluster.state.changed:  # whoever asks the cluster waits
+    with cluster.state.changed:  # every request to the cluster waits
         started = time.monotonic()
         panel.confirm_button.click()
         panel.refresh_button.click()
@@ -565,10 +565,10 @@ def test_the_kernel_stays_free_while_the_cluster_does_not_answer(
     assert alloc.tasks["server"].restarts == 1
 
 
-def test_callbacks_may_come_on_many_threads(cluster: sim.Cluster, panel: af.ControlPanel) -> None:
-    some = services(cluster)[:6]
+def test_callbacks_can_come_on_many_threads(cluster: sim.Cluster, panel: af.ControlPanel) -> None:
+    allocs = services(cluster)[:6]
 
-    def play(a: Alloc) -> None:
+    def click(a: Alloc) -> None:
         for _ in range(5):
             with suppress(af.ConfigError):
                 panel.choose([a.id])
@@ -576,51 +576,51 @@ def test_callbacks_may_come_on_many_threads(cluster: sim.Cluster, panel: af.Cont
             panel.confirm_button.click()
             panel.cancel_button.click()
 
-    threads = [threading.Thread(target=play, args=(a,)) for a in some]
+    threads = [threading.Thread(target=click, args=(alloc,)) for alloc in allocs]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     panel.wait()
-    assert sum(a.tasks["server"].restarts for a in some) == (panel.log["result"] == "done").sum()
+    assert sum(alloc.tasks["server"].restarts for alloc in allocs) == (panel.log["result"] == "done").sum()
     assert "went wrong" not in question(panel)
 
 
-# What it shows
+# What is shown
 
 
 class Tags(html.parser.HTMLParser):
-    """Collects what would become elements and attributes."""
+    """Collects the elements and attributes of a text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.found: set[str] = set()
+        self.names: set[str] = set()
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found |= {tag, *(name for name, _ in attrs)}
+        self.names |= {tag, *(name for name, _ in attrs)}
 
 
 HOSTILE = "<img src=x onerror=alert(1)>\u202e\x1b]0;x\x07'\"&"
 
 
-def test_hostile_names_are_only_ever_text(cluster: sim.Cluster, client: af.Client) -> None:
+def test_hostile_names_are_shown_as_text(cluster: sim.Cluster, client: af.Client) -> None:
     object.__setattr__(services(cluster)[0].job, "id", HOSTILE)
     alloc = next(a for a in services(cluster) if a.job.id == HOSTILE)
     alloc.node.name = HOSTILE
     alloc.tasks[HOSTILE] = alloc.tasks["server"]
     with shown(client) as panel:
-        shows: list[str] = []
+        questions: list[str] = []
         for name in ("stop", "restart"):
             ask(panel, name, alloc.id)
-            shows.append(panel._question.value)
+            questions.append(panel._question_box.value)
         panel.task.value = ("task", HOSTILE)
         ask(panel, "restart")
-        shows.append(panel._question.value)
+        questions.append(panel._question_box.value)
         confirm(panel)
-        texts = [w.value for w in vars(panel).values() if isinstance(w, ipywidgets.HTML)] + shows
+        texts = [w.value for w in vars(panel).values() if isinstance(w, ipywidgets.HTML)] + questions
         for text in texts:
-            assert Tags(text).found <= {
+            assert Tags(text).names <= {
                 "table", "tr", "td", "th", "b", "span", "div", "ul", "li", "code", "class", "role",
             }, text  # fmt: skip
         plain = [label for label, _ in (*panel.select.options, *panel.task.options)] + texts
@@ -629,15 +629,13 @@ def test_hostile_names_are_only_ever_text(cluster: sim.Cluster, client: af.Clien
         assert len(panel.log) == 1
 
 
-def test_a_very_long_name_does_not_hide_what_comes_after_it(panel: af.ControlPanel, alloc: Alloc) -> None:
+def test_a_very_long_name_does_not_hide_the_text_after_it(panel: af.ControlPanel, alloc: Alloc) -> None:
     object.__setattr__(alloc.job, "id", "x" * 50_000)
     ask(panel, "stop", alloc.id)
-    assert "a new allocation replaces it" in question(panel)
+    assert "A new allocation replaces it" in question(panel)
 
 
-def test_it_says_what_it_is_in_text_and_shows_its_widget(
-    panel: af.ControlPanel, cluster: sim.Cluster, alloc: Alloc
-) -> None:
+def test_it_has_a_text_and_a_widget(panel: af.ControlPanel, cluster: sim.Cluster, alloc: Alloc) -> None:
     panel.choose([alloc.id])
     total = len(cluster.state.allocs)
     assert repr(panel) == f"<ControlPanel of {cluster.address}: {total} allocations, 1 chosen>"
@@ -655,48 +653,50 @@ def test_the_token_is_in_no_widget(panel: af.ControlPanel, cluster: sim.Cluster,
     assert cluster.token not in repr(panel) + panel.log.to_csv()
 
 
-def test_it_keeps_the_list_fresh_and_stops_when_nobody_uses_it(
+def test_it_refreshes_the_list_until_it_is_idle_for_long(
     cluster: sim.Cluster, client: af.Client, alloc: Alloc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(panel_module, "EVERY", 0.0)
-    monkeypatch.setattr(worker, "EVERY", 0.02)
+    monkeypatch.setattr(panel_module, "REFRESH_INTERVAL", 0.0)
+    monkeypatch.setattr(worker, "TICK_INTERVAL", 0.02)
     with shown(client) as panel:
         panel.choose([alloc.id])
         client.stop(alloc.id)
         label = {i: n for n, i in enumerate(panel.select._options_values)}[alloc.id]
         until(lambda: "○" in panel.select._options_labels[label])
         assert panel.select.value == (alloc.id,)
-        assert alloc.next in panel._listing.shown
+        assert alloc.next in panel._list.shown
         until(lambda: "complete" in panel._chosen_box.value)
-        monkeypatch.setattr(panel_module, "UNUSED", 0.0)
+        monkeypatch.setattr(panel_module, "IDLE_TIMEOUT", 0.0)
         until(lambda: not panel.auto_refresh.value)
 
 
-def test_no_answer_of_the_log_is_lost_and_the_rows_are_bounded(panel: af.ControlPanel) -> None:
+def test_the_log_has_types_when_empty_and_bounded_rows(panel: af.ControlPanel) -> None:
     assert panel.log.empty
     assert str(panel.log["time"].dtype) == "datetime64[ns, UTC]"
-    facts = confirmation.Facts.nothing(ID)
-    for _ in range(history.KEPT + 5):
-        panel._history.add(history.Result(facts, confirmation.Order("restart"), "done"))
-    assert len(panel.log) == history.KEPT
+    result = history.ActionResult(
+        confirmation.AllocationState.unread(ID), confirmation.ActionRequest("restart"), "done"
+    )
+    for _ in range(history.MAX_ENTRIES + 5):
+        panel._history.add(result)
+    assert len(panel.log) == history.MAX_ENTRIES
 
 
 # The terminal
 
 
-def test_exec_opens_a_terminal_in_the_one_task_that_is_chosen(
+def test_exec_opens_a_terminal_in_the_chosen_task(
     panel: af.ControlPanel, cluster: sim.Cluster, alloc: Alloc
 ) -> None:
     ask(panel, "exec", alloc.id)
     assert panel.exec_button.disabled
-    assert "it takes one task" in question(panel)
+    assert "choose one task" in question(panel)
     panel.task.value = ("task", "server")
     ask(panel, "exec")
-    (first,) = panel._slot.children
+    (first,) = panel._terminal_box.children
     assert f"server of {alloc.name}" in first.title
     panel.task.value = ("task", "log-shipper")
     ask(panel, "exec")
-    (second,) = panel._slot.children
+    (second,) = panel._terminal_box.children
     assert "log-shipper of" in second.title
     assert first.status == "closed"
     assert cluster.engine is not None
@@ -709,24 +709,24 @@ def test_exec_opens_a_terminal_in_the_one_task_that_is_chosen(
     assert panel.exec_button.disabled
 
 
-def test_without_ipywidgets_the_pip_line_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ipywidgets_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     original = builtins.__import__
 
-    def missing(name: str, *rest: Any, **more: Any) -> Any:
+    def import_without_ipywidgets(name: str, *arguments: Any, **keywords: Any) -> Any:
         if name.split(".")[0] == "ipywidgets":
             raise ModuleNotFoundError("No module named 'ipywidgets'", name="ipywidgets")
-        return original(name, *rest, **more)
+        return original(name, *arguments, **keywords)
 
     for name in [name for name in sys.modules if name.startswith("allocframe.widgets")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delitem(vars(af), "ControlPanel", raising=False)
-    monkeypatch.setattr(builtins, "__import__", missing)
+    monkeypatch.setattr(builtins, "__import__", import_without_ipywidgets)
     with pytest.raises(af.MissingExtra, match=r"ipywidgets: pip install 'allocframe\[widgets\]'"):
         af.ControlPanel  # noqa: B018
 
 
-def until(reached: Callable[[], bool]) -> None:
+def until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 10
-    while not reached():
+    while not condition():
         assert time.monotonic() < end, "not reached"
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""The script of the terminal that is in the package is what its source builds."""
+"""The terminal's script in the package is built from its source."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def test_the_script_in_the_package_is_built_from_its_source(tmp_path: Path) -> N
     source = tmp_path / "js"
     shutil.copytree(ROOT / "js", source, ignore=shutil.ignore_patterns("node_modules"))
     subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=source, check=True, capture_output=True)
-    built = tmp_path / "allocframe" / "widgets" / "terminal" / "static"
+    output = tmp_path / "allocframe" / "widgets" / "terminal" / "static"
     subprocess.run(["npm", "run", "build"], cwd=source, check=True, capture_output=True)
-    assert {path.name for path in built.iterdir()} == {path.name for path in STATIC.iterdir()}
-    for path in built.iterdir():
+    assert {path.name for path in output.iterdir()} == {path.name for path in STATIC.iterdir()}
+    for path in output.iterdir():
         assert path.read_bytes() == (STATIC / path.name).read_bytes(), (
-            f"{path.name}: run `make js`, and commit it"
+            f"{path.name} is outdated: run `make js` and commit it"
         )
 
 

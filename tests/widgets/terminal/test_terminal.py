@@ -1,4 +1,4 @@
-"""The terminal without a page: sessions in the simulated cluster, and messages as a view sends them."""
+"""The terminal without a page: sessions in the simulated cluster, and messages like those of a view."""
 
 from __future__ import annotations
 
@@ -25,30 +25,32 @@ VIEW = {"view": "a"}
 
 @pytest.fixture(params=flatten.VERSIONS)
 def cluster(request: pytest.FixtureRequest) -> Iterator[sim.Cluster]:
-    with sim.Cluster("calm", allocations=20, seed=1, version=request.param) as made:
-        yield made
+    with sim.Cluster("calm", allocations=20, seed=1, version=request.param) as cluster:
+        yield cluster
 
 
 @pytest.fixture
 def client(cluster: sim.Cluster) -> Iterator[af.Client]:
-    with af.Client(cluster.address, token=cluster.token) as made:
-        yield made
+    with af.Client(cluster.address, token=cluster.token) as client:
+        yield client
 
 
 @pytest.fixture
 def alloc(cluster: sim.Cluster) -> str:
-    return next(a.id for a in cluster.state.allocs.values() if a.client_status == "running" and len(a.tasks) == 1)  # fmt: skip
+    """A running allocation with one task."""
+    allocs = cluster.state.allocs.values()
+    return next(a.id for a in allocs if a.client_status == "running" and len(a.tasks) == 1)
 
 
 @pytest.fixture
 def terminal(client: af.Client, alloc: str) -> Iterator[af.Terminal]:
-    made = af.Terminal(client, alloc)
-    yield made
-    made.close()
+    terminal = af.Terminal(client, alloc)
+    yield terminal
+    terminal.close()
     eventually(lambda: not [t for t in threading.enumerate() if t.name.startswith("allocframe-terminal")])
 
 
-def test_a_session_runs_as_it_does_in_a_terminal_and_ends_with_its_exit_code(terminal: af.Terminal) -> None:
+def test_a_session_runs_in_a_terminal_and_ends_with_its_exit_code(terminal: af.Terminal) -> None:
     page = Page(terminal)
     page.shows("# ")
     page.type("stty size; echo $TERM; exit 7\r")
@@ -58,12 +60,12 @@ def test_a_session_runs_as_it_does_in_a_terminal_and_ends_with_its_exit_code(ter
     assert page.gaps == 0
 
 
-def test_a_session_is_in_the_audit_log_without_what_was_typed(terminal: af.Terminal) -> None:
+def test_a_session_is_in_the_audit_log_without_its_input(terminal: af.Terminal) -> None:
     page = Page(terminal)
     page.type("echo canary; exit 3\r")
     eventually(lambda: terminal.status == "ended")
     row = af.read_audit().iloc[-1]
-    assert (row["action"], row["result"], row["said"]) == ("exec", "done", "exit code 3")
+    assert (row["action"], row["result"], row["message"]) == ("exec", "done", "exit code 3")
     assert json.loads(row["arguments"])["tty"] is True
     assert "canary" not in audit_path().read_text()
 
@@ -78,7 +80,7 @@ def test_a_terminal_that_cannot_be_audited_is_refused(
     terminal.close()
 
 
-def test_the_size_is_told_when_it_changes(terminal: af.Terminal) -> None:
+def test_the_command_gets_a_new_size(terminal: af.Terminal) -> None:
     page = Page(terminal)
     page.shows("# ")
     page.says("resize", rows=12, cols=34)
@@ -86,7 +88,7 @@ def test_the_size_is_told_when_it_changes(terminal: af.Terminal) -> None:
     page.shows("12 34")
 
 
-def test_a_full_screen_program_is_drawn_anew_for_a_view_that_appears(terminal: af.Terminal) -> None:
+def test_a_full_screen_program_redraws_for_a_new_view(terminal: af.Terminal) -> None:
     page = Page(terminal)
     page.shows("# ")
     page.type("vi notes\r")
@@ -96,34 +98,33 @@ def test_a_full_screen_program_is_drawn_anew_for_a_view_that_appears(terminal: a
     page.shows("30x100")
 
 
-def test_output_never_stops_at_a_view_that_is_gone(terminal: af.Terminal) -> None:
+def test_output_waits_for_a_slow_view_but_not_for_a_detached_one(terminal: af.Terminal) -> None:
     silent = Page(terminal, draws=False)
     silent.shows("# ")
     silent.type("yes\r")
     eventually(lambda: terminal._output.unsent >= WINDOW)
-    held = terminal._output.total
+    total = terminal._output.total
     time.sleep(0.5)
-    assert terminal._output.total == held <= 2 * WINDOW + 100_000, (
-        "the command must wait while a view is behind"
-    )
+    assert terminal._output.total == total, "the command must wait while a view is behind"
+    assert total <= 2 * WINDOW + 100_000
     silent.says("detach")
-    eventually(lambda: terminal._output.total > held + (8 << 20))
-    assert len(terminal._output._kept) <= 10 << 20
+    eventually(lambda: terminal._output.total > total + (8 << 20))
+    assert len(terminal._output._buffer) <= 10 << 20
     silent.type("\x03")
     eventually(lambda: "^C" in terminal.transcript[-100:])
 
 
-def test_end_interrupts_what_runs_and_says_so(terminal: af.Terminal) -> None:
+def test_end_interrupts_the_command(terminal: af.Terminal) -> None:
     page = Page(terminal)
     page.shows("# ")
     page.type("sleep 600\r")
     page.shows("sleep 600\r\n")
     terminal.end()
-    assert (terminal.status, terminal.message) == ("closed", "closed; it has ended")
+    assert (terminal.status, terminal.message) == ("closed", "closed; the command has ended")
     assert "^C" in terminal.transcript
 
 
-def test_a_session_that_is_over_begins_again_and_one_that_runs_does_not(terminal: af.Terminal) -> None:
+def test_an_ended_session_can_be_started_again_and_a_running_one_cannot(terminal: af.Terminal) -> None:
     page = Page(terminal)
     page.shows("# ")
     first = terminal._session
@@ -137,7 +138,7 @@ def test_a_session_that_is_over_begins_again_and_one_that_runs_does_not(terminal
     assert terminal.exit_code is None
 
 
-def test_a_lost_session_is_told_from_one_that_ended(cluster: sim.Cluster, terminal: af.Terminal) -> None:
+def test_a_lost_session_is_not_reported_as_ended(cluster: sim.Cluster, terminal: af.Terminal) -> None:
     page = Page(terminal)
     page.shows("# ")
     cluster.close()
@@ -146,7 +147,7 @@ def test_a_lost_session_is_told_from_one_that_ended(cluster: sim.Cluster, termin
     assert terminal.exit_code is None
 
 
-def test_what_nomad_refuses_is_in_the_message_and_on_the_screen(cluster: sim.Cluster, alloc: str) -> None:
+def test_a_refusal_is_in_the_message_and_on_the_screen(cluster: sim.Cluster, alloc: str) -> None:
     token = cluster.add_token([cluster.state.allocs[alloc].namespace])
     with af.Client(cluster.address, token=token) as client:
         terminal = af.Terminal(client, alloc)
@@ -157,9 +158,7 @@ def test_what_nomad_refuses_is_in_the_message_and_on_the_screen(cluster: sim.Clu
         terminal.close()
 
 
-def test_what_can_be_refused_here_is_an_error_at_once(
-    cluster: sim.Cluster, client: af.Client, alloc: str
-) -> None:
+def test_wrong_arguments_raise_at_once(cluster: sim.Cluster, client: af.Client, alloc: str) -> None:
     with pytest.raises(af.NotFound):
         af.Terminal(client, "00000000-0000-0000-0000-000000000000")
     with pytest.raises(af.ConfigError, match="command"):
@@ -176,10 +175,14 @@ def test_row_comm_forged_messages_are_counted_and_do_nothing(terminal: af.Termin
     page.shows("# ")
     before = terminal.transcript
     for content, buffers in [
-        ({"type": "exec", **VIEW}, []), ({"type": "input", **VIEW, "number": 0}, []),
-        ({"type": "input", **VIEW, "number": 0}, [b"x" * 70_000]), ({"type": "input", **VIEW, "number": 0}, [b"a", b"b"]),
-        ({"type": "input", **VIEW}, [b"id\r"]), (None, []), ({"type": "resize", **VIEW, "rows": -1, "cols": 1}, []),
-    ]:  # fmt: skip
+        ({"type": "exec", **VIEW}, []),
+        ({"type": "input", **VIEW, "number": 0}, []),
+        ({"type": "input", **VIEW, "number": 0}, [b"x" * 70_000]),
+        ({"type": "input", **VIEW, "number": 0}, [b"a", b"b"]),
+        ({"type": "input", **VIEW}, [b"id\r"]),
+        (None, []),
+        ({"type": "resize", **VIEW, "rows": -1, "cols": 1}, []),
+    ]:
         terminal._handle_custom_msg(content, buffers)
     assert terminal.ignored == 7
     page.type("echo alive\r")
@@ -202,43 +205,43 @@ def test_messages_from_many_threads_at_once_lose_nothing(terminal: af.Terminal) 
     page.shows("\r\n" + text[5:])
 
 
-def test_input_that_nobody_reads_is_bounded_and_told(terminal: af.Terminal) -> None:
+def test_unread_input_is_bounded_and_reported(terminal: af.Terminal) -> None:
     page = Page(terminal)
     page.shows("# ")
-    terminal._session._waiting = 1 << 20
+    terminal._session._pending_input = 1 << 20
     page.type("x")
     assert "dropped" in terminal.message
 
 
 @pytest.mark.parametrize("version", flatten.VERSIONS)
-def test_the_simulated_terminal_sends_what_was_recorded(version: str) -> None:
+def test_the_simulated_terminal_sends_the_recorded_frames(version: str) -> None:
     recorded = json.loads(json.dumps(flatten.recorded(version, "exec-sessions")["tty-shell"]))  # type: ignore[call-overload]
     with sim.Cluster("calm", allocations=20, seed=1, version=version) as cluster:
         alloc = next(a for a in cluster.state.allocs.values() if a.client_status == "running")
-        heard = talk(cluster, alloc.id, recorded, next(iter(alloc.tasks)))
-    assert joined(heard) == joined(server_side(recorded["frames"]))
+        frames = talk(cluster, alloc.id, recorded, next(iter(alloc.tasks)))
+    assert joined(frames) == joined(server_side(recorded["frames"]))
 
 
 def joined(frames: list[Any]) -> list[Any]:
-    """Put output together: into how many frames it is cut is chance."""
+    """Join the output: the number of its frames is random."""
     from base64 import b64decode
 
-    done: list[Any] = []
+    result: list[Any] = []
     for frame in frames:
         data = b64decode((frame.get("stdout") or {}).get("data") or "")
-        if data and done and isinstance(done[-1], bytes):
-            done[-1] += data
+        if data and result and isinstance(result[-1], bytes):
+            result[-1] += data
         else:
-            done.append(data or frame)
-    return done
+            result.append(data or frame)
+    return result
 
 
-def test_without_widgets_the_error_says_what_to_install_and_what_works_without() -> None:
+def test_without_widgets_the_error_names_the_extra() -> None:
     code = (
         "import sys; sys.modules['anywidget'] = None\n"
         "import allocframe as af\n"
         "try:\n    af.Terminal\n"
         "except af.MissingExtra as error:\n    print(error)"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "pip install 'allocframe[widgets]'" in said
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "pip install 'allocframe[widgets]'" in output

@@ -1,6 +1,6 @@
 """Changes `_protocol.py` in one place after the other, and looks whether a test notices.
 
-    python benchmarks/mutants.py [MODULE [TEST ...]]
+    python tools/mutants.py [MODULE [TEST ...]]
 
 Each change is one that a person might make by mistake: another comparison, `and` for `or`, a number one off, another text, a
 statement left out. A fresh process with the changed module runs the tests until the first fails. A mutant that survives is a
@@ -162,7 +162,7 @@ def _is_text(node: ast.AST) -> bool:
 def _is_described(parent: ast.AST, name: str) -> bool:
     """Tell whether a field is an import, or the words of a message: what people read is not what a program does."""
     if isinstance(parent, ast.Call):
-        return isinstance(parent.func, ast.Name) and parent.func.id == "made" and name == "args"
+        return isinstance(parent.func, ast.Name) and parent.func.id == "make" and name == "args"
     return isinstance(parent, ast.Expr | ast.JoinedStr | ast.FormattedValue | ast.ImportFrom)
 
 

@@ -126,7 +126,7 @@ def recorder(
     cluster: af.sim.Cluster, folder: Path, *, every: float, program: tuple[str, str] = ("-m", "allocframe")
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``allocframe record``, or what a program makes of it, in a process of its own."""
-    command = [sys.executable, *program, "record", "--archive", str(folder), "--every", str(every)]
+    command = [sys.executable, *program, "record", "--archive", str(folder), "--interval", str(every)]
     environment = {**os.environ, "NOMAD_ADDR": cluster.address, "NOMAD_TOKEN": cluster.token}
     log = (folder.parent / "recorder.log").open("ab")
     with log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process:

@@ -1,6 +1,6 @@
 """Feeds every parser of what others send with anything, and says what must hold whatever it is.
 
-    python benchmarks/fuzz.py [SECONDS [TARGET ...]]
+    python tools/fuzz.py [SECONDS [TARGET ...]]
 
 A target takes bytes and lets no error out: one that is typed is an answer, everything else is a finding. The tests give them
 bytes that hypothesis makes, the same each time; this script those that atheris finds by looking at which lines they reach, for SECONDS
@@ -26,14 +26,14 @@ import allocframe as af
 from allocframe.client import logs
 from allocframe.client import usage as _usage
 from allocframe.nomad import exec as _exec
-from allocframe.nomad import protocol
+from allocframe.nomad import protocol, retry
 from allocframe.nomad.config import Config
-from allocframe.nomad.connection import connected
+from allocframe.nomad.connection import new_http_client
 from allocframe.nomad.event_stream import NotAnEvent
 from allocframe.watch import updates as _events
-from allocframe.watch.change import Seen
-from allocframe.watch.state import Present
-from allocframe.watch.update_queue import Inbox
+from allocframe.watch.change import Checkpoint
+from allocframe.watch.state import WatchState
+from allocframe.watch.update_queue import UpdateQueue
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "tests" / "data"
@@ -84,51 +84,51 @@ def _text(value: Any) -> str | None:
 
 def exec_frames(data: bytes) -> None:
     """A frame is output, an exit or a heartbeat, or an error that keeps what came; nothing of the output is lost."""
-    session, came = _exec.Collected("/exec"), b""
+    session, came = _exec.BufferedSession("/exec"), b""
     for line in data.split(b"\n"):
         try:
-            came += session.received(line).stdout
+            came += session.receive(line).stdout
         except af.ExecError as error:
             kept = error.stdout
             break
         kept = session.stdout
         assert session.exit_code is None or isinstance(session.exit_code, int)
     assert kept == came
-    session.closed(1006, "")
+    session.close_error(1006, "")
 
 
-_present: list[Present] = []
+_state: list[WatchState] = []
 
 
 def stream(data: bytes) -> None:
     """A line is a heartbeat or a batch, or no event; each allocation of a batch is told once, or counted as none."""
-    inbox, taken = Inbox(), []
+    queue, taken = UpdateQueue(), []
     for line in data.split(b"\n"):
         try:
-            inbox.put(_events.parse(line))
+            queue.put(_events.parse(line))
         except NotAnEvent:
             continue
-    while updates := inbox.take(7)[0]:
+    while updates := queue.take(7)[0]:
         taken += [form for update in updates for form in update.forms()]
-    counts = inbox.counts
+    counts = queue.counts
     assert counts["events"] >= len({update.alloc_id for update in taken})
-    if not _present:
-        _present.append(Present(Seen()))
-    present = _present[0]
+    if not _state:
+        _state.append(WatchState(Checkpoint()))
+    present = _state[0]
     newest = list({update.alloc_id: update for update in taken}.values())
     fresh = present.fresh(newest)
     frames = present.apply(fresh, {})
-    assert len(frames["new"]) + len(frames["changed"]) == len({_text(one.alloc_id) for one in fresh})
+    assert len(frames["added"]) + len(frames["changed"]) == len({_text(one.alloc_id) for one in fresh})
 
 
 def log(data: bytes) -> None:
     """Frames of a log are lines with places in their files, or an error."""
     try:
-        got = logs.tail(data, 100)
+        got = logs.parse_tail(data, 100)
     except af.DecodeError:
         return
     for around in (None, 1_790_000_000_000_000_000):
-        shown, notes = logs.chosen(got, "stdout", 5, around, 1_790_000_000_000_000_000)
+        shown, notes = logs.choose_lines(got, "stdout", 5, around, 1_790_000_000_000_000_000)
         frame = logs.frame_of([("stdout", line, when) for line, when in shown])
         assert len(frame) == min(len(got.lines), 5)
         assert (frame["offset"] >= 0).all()
@@ -161,7 +161,7 @@ def usage(data: bytes) -> None:
     except (ValueError, RecursionError):
         return
     with contextlib.suppress(af.DecodeError):
-        _usage.samples_frame(_usage.rows({"ID": "x"}, said, 0))
+        _usage.samples_frame(_usage.usage_rows({"ID": "x"}, said, 0))
 
 
 def address(data: bytes) -> None:
@@ -172,7 +172,7 @@ def address(data: bytes) -> None:
         try:
             config = Config.load(text, token="canary-token", environ={})
             said = repr(config)
-            connected(config).close()
+            new_http_client(config).close()
         except af.ConfigError as error:
             said += str(error)
             assert "NOMAD_ADDR" in said
@@ -185,8 +185,8 @@ def headers(data: bytes) -> None:
     names = ("X-Nomad-Index", "X-Nomad-LastContact", "X-Nomad-KnownLeader", "X-Nomad-NextToken")
     found = protocol.Headers.parse(dict.fromkeys(names, text))
     assert found.index is None or 0 <= found.index < 2**64
-    pause = protocol.retry_after(text)
-    assert pause is None or 0 <= pause <= protocol.LONGEST_WAIT
+    pause = retry.retry_after(text)
+    assert pause is None or 0 <= pause <= retry.MAX_RETRY_AFTER
 
 
 Target = Callable[[bytes], None]

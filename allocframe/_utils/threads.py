@@ -1,0 +1,62 @@
+"""Threads for asyncio and trio: start one, wait for its result, and give a wrapper the documentation of what it wraps."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+import anyio
+from anyio.lowlevel import current_token
+
+R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def start_thread(function: Callable[[], R]) -> Future[R]:
+    """Run a function in a daemon thread of its own, which does not keep the interpreter from exiting."""
+    future: Future[R] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - raised by whoever reads the result
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="allocframe-thread", daemon=True).start()
+    return future
+
+
+async def wait_for(future: Future[R]) -> R:
+    """Return the result of a thread. Cancelling the wait leaves the thread and its result alone."""
+    await wait_until_done(future)
+    return future.result()
+
+
+async def wait_until_done(future: Future[Any]) -> None:
+    """Wait for a thread to end, however it ends. Cancelling the wait leaves the thread alone."""
+    finished = anyio.Event()
+    loop: Any = current_token().native_token
+    # asyncio and trio each have one function that may be called from another thread, by different names.
+    call_soon = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
+
+    def wake(_: Future[Any]) -> None:
+        with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody waits any more
+            call_soon(finished.set)
+
+    future.add_done_callback(wake)
+    await finished.wait()
+
+
+def documented_as(method: Callable[..., Any]) -> Callable[[F], F]:
+    """Give a function the documentation of `method`; its own docstring is only the example."""
+
+    def decorate(function: F) -> F:
+        text, _, _ = inspect.cleandoc(method.__doc__ or "").partition("\n\nExamples\n")
+        function.__doc__ = f"{text}\n\nExamples\n--------\n{inspect.cleandoc(function.__doc__ or '')}\n"
+        return function
+
+    return decorate

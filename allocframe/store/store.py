@@ -1,0 +1,29 @@
+"""What a snapshot needs of the database that holds its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+    from ..tables.table import Column
+
+
+class Store(Protocol):
+    """A snapshot's tables: decoded from captured pages (`PageStore`), or kept as tables (`TableStore`).
+
+    A *schema* is one view of the tables; ``"main"`` holds every allocation.
+    """
+
+    def frame(
+        self, name: str, schema: str, columns: tuple[Column, ...] = (), only: pa.Table | None = None
+    ) -> pd.DataFrame: ...
+    def query(self, query: str, schema: str) -> pd.DataFrame: ...
+    def narrow(self, schema: str, conditions: Iterable[tuple[str, Any]]) -> str: ...
+    def split(self, schema: str, size: int) -> Iterator[str]: ...
+    def issues(self) -> pd.DataFrame: ...
+    def stream(self, name: str, schema: str) -> pa.RecordBatchReader: ...
+    def close(self) -> None: ...
