@@ -131,7 +131,7 @@ def test_a_redacted_report_from_an_archive_keeps_the_gaps_and_no_name(
         ("postmortem", {"since": "2026-11-01", "until": "2026-11-02"}, "holds nothing seen by .* it begins at 2026-11-18T10:30"),
         ("postmortem", {"since": "2026-11-21T23:00:10", "until": "2026-11-21T23:00:11"},
          r"there is no task event .*\. Nobody watched from 2026-11-21 23:00"),
-        ("postmortem", {"since": "2026-11-21", "days": 3}, "days are those of a report on the cluster"),
+        ("postmortem", {"since": "2026-11-21", "days": 3}, "days is for a cluster report from an archive"),
         ("cluster", {"since": "2026-11-21"}, "leave out since and until"),
         ("cluster", {"days": 0}, "days must be a whole number from 1"),
     ],

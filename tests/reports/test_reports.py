@@ -159,9 +159,9 @@ def test_what_cannot_be_used_and_what_is_not_installed_is_told(
     tmp_path: Path, snap: af.Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for said, arguments in (
-        ("there are: postmortem, cluster", {"kind": "weekly", "output": "a.html"}),
+        ("kind must be postmortem or cluster, got 'weekly'", {"kind": "weekly", "output": "a.html"}),
         ("leave out since and until", {"kind": "cluster", "output": "a.html", "since": "2026-01-01"}),
-        ("end the name with .html or .md", {"output": "a.pdf"}),
+        ("output must end with .html or .md, got a.pdf", {"output": "a.pdf"}),
         ("there is no folder nowhere", {"output": "nowhere/a.html"}),
     ):
         with pytest.raises(af.ConfigError, match=said):
