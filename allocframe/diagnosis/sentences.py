@@ -168,7 +168,7 @@ WORDINGS["AF101"] = Wording("Events truncated", _truncated, _lower_bounds)
 def _incomplete(finding: Facts, times: Clock) -> str:
     facts = finding.facts
     if facts["reason"] == "cluster missing":
-        return f"not fetched: {facts['error']}"
+        return f"the cluster was not fetched: {facts['error']}"
     if facts["reason"] == "no task states":
         return "The snapshot holds no task states, so restarts and failures are unknown."
     return f"The snapshot is incomplete: {'; '.join(facts['notes'])}"
@@ -531,7 +531,7 @@ def _note(facts: dict[str, Any]) -> str:
 
 
 _GAPS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "cluster missing": lambda facts: f"not fetched: {facts['error']}",
+    "cluster missing": lambda facts: f"the cluster was not fetched: {facts['error']}",
     "events truncated": _truncated_events,
     "events unseen": _unseen_events,
     "predecessors removed": _predecessors,
