@@ -1,4 +1,4 @@
-"""Numbers, times and counts as people write them; paragraphs and points that show names without obeying them."""
+"""Numbers, times and counts as people write them; paragraphs and points in which no name is obeyed."""
 
 from __future__ import annotations
 
@@ -131,7 +131,8 @@ class Points:
 
     def _repr_html_(self) -> str:
         return "".join(
-            f"<section class='point'><h3>{escaped(head)}</h3>{''.join(Prose(text)._repr_html_() for text in texts)}</section>"
+            f"<section class='point'><h3>{escaped(head)}</h3>"
+            f"{''.join(Prose(text)._repr_html_() for text in texts)}</section>"
             for head, texts in self.points
         )
 

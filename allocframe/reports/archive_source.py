@@ -50,7 +50,7 @@ def of_incident(
 
 
 def of_days(archive: Archive, days: int) -> tuple[Snapshot, pd.Timestamp]:
-    """Return what an archive holds of its last days and of as many days before, and the start of the last days.
+    """Return what an archive holds of its last days and as many before, and when the last ones begin.
 
     Raises
     ------

@@ -20,7 +20,7 @@ _ENDED = ("complete", "failed", "lost")
 
 
 def cluster_summary(snapshot: Snapshot, *, since: pd.Timestamp | str | None = None) -> Prose:
-    """Return how a cluster is doing: how much ran, how often it failed, with an interval, and what stands out.
+    """Return how a cluster is doing: how much ran, how often it failed, and what stands out.
 
     Parameters
     ----------
@@ -48,8 +48,9 @@ def cluster_summary(snapshot: Snapshot, *, since: pd.Timestamp | str | None = No
         allocations = allocations[~ended_before]
     jobs = len(allocations[["namespace", "job_id"]].drop_duplicates())
     size = (
-        f"From {clock(first)} to {clock(last, first)} UTC the cluster ran {count(len(allocations), 'allocations')} "
-        f"of {count(jobs, 'jobs')} on {count(allocations['node_name'].nunique(), 'nodes')}."
+        f"From {clock(first)} to {clock(last, first)} UTC "
+        f"the cluster ran {count(len(allocations), 'allocations')} of {count(jobs, 'jobs')} "
+        f"on {count(allocations['node_name'].nunique(), 'nodes')}."
     )
     sentences = [
         size,
@@ -104,7 +105,8 @@ class Trends:
     Attributes
     ----------
     summary : Prose
-        The failure rate against the period before, and how much of both was observed; without an archive, how to get one.
+        The failure rate against the period before, and how much of both was observed; without an archive, how
+        to get one.
     days : pandas.DataFrame or None
         The result of `stats.daily`; None without an archive.
     jobs : pandas.DataFrame or None
@@ -133,7 +135,8 @@ def trends(snapshot: Snapshot, *, since: pd.Timestamp | str | None = None) -> Tr
     snapshot : Snapshot
         From an archive, beginning before both periods: ``archive.snapshot(since=...)``.
     since : time, optional
-        The start of the later period; the earlier one is as long. By default the middle of what the archive covers.
+        The start of the later period; the earlier one is as long. By default the middle of what the archive
+        covers.
 
     Raises
     ------
@@ -143,8 +146,8 @@ def trends(snapshot: Snapshot, *, since: pd.Timestamp | str | None = None) -> Tr
     Examples
     --------
     >>> print(af.trends(snap))
-    Trends need an archive. Record one with allocframe record --archive DIR, then run allocframe report cluster
-    --archive DIR.
+    Trends need an archive. Record one with allocframe record --archive DIR, then run allocframe report
+    cluster --archive DIR.
     >>> af.trends(archive.snapshot(since="2026-01-01")).days.columns[0]
     'day'
     """
@@ -209,4 +212,5 @@ def _observed(days: pd.DataFrame, first: pd.Timestamp, needed: pd.Timestamp) -> 
         yield "All days were observed completely."
         return
     are = "is" if incomplete == 1 else "are"
-    yield f"{incomplete:,} of {count(len(days), 'days')} {are} incomplete: their numbers are of the observed part."
+    of_all = f"{incomplete:,} of {count(len(days), 'days')}"
+    yield f"{of_all} {are} incomplete: their numbers are of the observed part."

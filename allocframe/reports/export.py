@@ -19,7 +19,7 @@ NOT_IN_REPORTS = "notebook-only"
 
 
 def add_section(notebook: Any, title: str, shown: Any, *, before: str) -> None:
-    """Insert a section before another one: log lines, for example, which the notebook's kernel cannot read."""
+    """Insert a section before another one, such as log lines, which the kernel cannot read."""
     import nbformat
 
     v4: Any = nbformat.v4

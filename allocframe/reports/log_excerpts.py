@@ -83,7 +83,8 @@ def log_lines(snapshot: Snapshot, client: Client, start: pd.Timestamp, end: pd.T
 
 
 def _heading(row: dict[Hashable, Any]) -> str:
-    return f"{row['task']} of {row['job_id']} on {row['node_name']}, {row['time']:%Y-%m-%d %H:%M:%S} UTC: {row['cause']}"
+    task = f"{row['task']} of {row['job_id']} on {row['node_name']}"
+    return f"{task}, {row['time']:%Y-%m-%d %H:%M:%S} UTC: {row['cause']}"
 
 
 def _read(client: Client, row: dict[Hashable, Any]) -> Logs | str:

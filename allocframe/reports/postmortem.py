@@ -47,15 +47,18 @@ class Postmortem:
     Attributes
     ----------
     summary : Prose
-        What happened, since when, to whom, and what is not known: a sentence, a list of the incidents, and a paragraph.
+        What happened, since when, to whom, and what is not known: a sentence, a list of the incidents, and a
+        paragraph.
     causes : Points
         Each incident with its numbers, where to look first, and what is not known.
     radius : pandas.DataFrame
-        One row per incident, and one for everything else: jobs, nodes, allocations, disturbances, first_at, last_at.
+        One row per incident, and one for everything else: jobs, nodes, allocations, disturbances, first_at,
+        last_at.
     jobs : pandas.DataFrame
         One row per affected job: allocations hit and lost, failures, restarts on request.
     recovery : pandas.DataFrame
-        One row per job with a task that was down: outages, their length, when the last task was back, and how many are still down.
+        One row per job with a task that was down: outages, their length, when the last task was back, and how
+        many are still down.
     missing : DataQuality
         What the evidence covers and lacks.
     logs : LogLines
@@ -100,10 +103,11 @@ def postmortem(
     ----------
     snapshot : Snapshot
     since, until : time, optional
-        The window, in UTC unless they have an offset; by default all that the snapshot covers. An incident that reaches into the
-        window is described as a whole; every other number is of the window alone.
+        The window, in UTC unless they have an offset; by default all that the snapshot covers. An incident
+        that reaches into the window is described as a whole; every other number is of the window alone.
     client : Client, optional
-        The cluster, to read the log lines around failures. Needs read-logs, and nodes that still have the logs.
+        The cluster, to read the log lines around failures. Needs read-logs, and nodes that still have the
+        logs.
 
     Raises
     ------
@@ -292,8 +296,8 @@ def _radius(incidents: list[Incident], rows: pd.DataFrame) -> pd.DataFrame:
     for incident in reversed(incidents):
         titles = titles.mask(incident.touches(rows), incident.title)
     counts = rows.assign(incident=titles).groupby("incident", sort=False).agg(
-        jobs=("job_id", "nunique"), nodes=("node_name", "nunique"), allocations=("alloc_id", "nunique"), disturbances=("at", "size"),
-        first_at=("at", "min"), last_at=("at", "max"),
+        jobs=("job_id", "nunique"), nodes=("node_name", "nunique"), allocations=("alloc_id", "nunique"),
+        disturbances=("at", "size"), first_at=("at", "min"), last_at=("at", "max"),
     )  # fmt: skip
     order = dict.fromkeys([*(incident.title for incident in incidents), _NO_INCIDENT])
     return counts.loc[[title for title in order if title in counts.index]].reset_index()
@@ -324,7 +328,8 @@ def _recovery(snapshot: Snapshot, start: pd.Timestamp, end: pd.Timestamp) -> pd.
         instance=outages["slot"] + "/" + outages["task"].astype("str"),
     )
     jobs = counted.groupby(["namespace", "job_id"], observed=True).agg(
-        tasks_hit=("instance", "nunique"), outages=("length", "size"), first_down_at=("began_at", "min"), last_back_at=("back", "max"),
-        still_down=("down", "sum"), longest=("length", "max"), down_in_all=("length", "sum"),
+        tasks_hit=("instance", "nunique"), outages=("length", "size"),
+        first_down_at=("began_at", "min"), last_back_at=("back", "max"), still_down=("down", "sum"),
+        longest=("length", "max"), down_in_all=("length", "sum"),
     )  # fmt: skip
     return jobs.sort_values(["still_down", "down_in_all"], ascending=False, kind="stable").reset_index()

@@ -37,8 +37,9 @@ _NOMAD_WORDS = frozenset(
 _EXHAUSTED = re.compile(re.escape(vocabulary.EXHAUSTED) + r"\d+ in interval [0-9hms.]+ and mode is \"\w+\"")
 _SLOT_INDEX = re.compile(r"\[(\d+)\]\Z")
 _TEXTS = {
-    "kill_reason": "KillReason", "kill_error": "KillError", "driver_error": "DriverError", "driver_message": "DriverMessage",
-    "setup_error": "SetupError", "download_error": "DownloadError", "validation_error": "ValidationError", "vault_error": "VaultError",
+    "kill_reason": "KillReason", "kill_error": "KillError", "driver_error": "DriverError",
+    "driver_message": "DriverMessage", "setup_error": "SetupError", "download_error": "DownloadError",
+    "validation_error": "ValidationError", "vault_error": "VaultError",
     "task_signal_reason": "TaskSignalReason",
 }  # fmt: skip
 _DETAILS = ("exit_code", "signal", "oom_killed", "fails_task", "disk_limit")
@@ -121,14 +122,16 @@ def _rows(snapshot: Snapshot, names: _Names) -> Iterator[dict[str, Any]]:
         states.setdefault(row["alloc_id"], {})[task] = {
             "State": names.word("state", row["state"]), "Failed": row["failed"], "Restarts": row["restarts"],
             **{wire: _rfc3339(row[column]) for wire, column in
-               (("LastRestart", "last_restart_at"), ("StartedAt", "started_at"), ("FinishedAt", "finished_at"))},
+               (("LastRestart", "last_restart_at"), ("StartedAt", "started_at"),
+                ("FinishedAt", "finished_at"))},
             "Events": events.get((row["alloc_id"], row["task"]), []),
         }  # fmt: skip
     trackers: dict[str, list[dict[str, Any]]] = {}
     for row in _records(snapshot.reschedules):
         trackers.setdefault(row["alloc_id"], []).append(
             {
-                "PrevAllocID": names("alloc_id", row["prev_alloc_id"]), "PrevNodeID": names("node_id", row["prev_node_id"]),
+                "PrevAllocID": names("alloc_id", row["prev_alloc_id"]),
+                "PrevNodeID": names("node_id", row["prev_node_id"]),
                 "RescheduleTime": _ns(row["time"]), "Delay": _ns(row["delay"]),
             }
         )  # fmt: skip
@@ -146,14 +149,17 @@ def _allocation(row: dict[str, Any], names: _Names) -> dict[str, Any]:
     index = _SLOT_INDEX.search(row["name"] or "")
     health = {"Healthy": row["deployment_healthy"], "Canary": row["canary"]}
     return {
-        "ID": names("alloc_id", row["alloc_id"]), "Namespace": names("namespace", row["namespace"]), "JobID": job, "TaskGroup": group,
+        "ID": names("alloc_id", row["alloc_id"]), "Namespace": names("namespace", row["namespace"]),
+        "JobID": job, "TaskGroup": group,
         "Name": f"{job}.{group}[{index[1]}]" if index else names("name", row["name"]),
         "JobType": names.word("type", row["job_type"]), "JobVersion": row["job_version"],
         "NodeID": names("node_id", row["node_id"]), "NodeName": names("node", row["node_name"]),
-        "ClientStatus": names.word("status", row["client_status"]), "DesiredStatus": names.word("status", row["desired_status"]),
+        "ClientStatus": names.word("status", row["client_status"]),
+        "DesiredStatus": names.word("status", row["desired_status"]),
         "ClientDescription": names("text", row["client_description"]),
         "DesiredDescription": names.word("text", row["desired_description"]),
-        "PreviousAllocation": names("alloc_id", row["previous_alloc_id"]), "NextAllocation": names("alloc_id", row["next_alloc_id"]),
+        "PreviousAllocation": names("alloc_id", row["previous_alloc_id"]),
+        "NextAllocation": names("alloc_id", row["next_alloc_id"]),
         "PreemptedByAllocation": names("alloc_id", row["preempted_by"]),
         "CreateIndex": row["create_index"], "ModifyIndex": row["modify_index"],
         "CreateTime": _ns(row["created_at"]), "ModifyTime": _ns(row["modified_at"]),
@@ -172,10 +178,12 @@ def _event(row: dict[str, Any], names: _Names) -> dict[str, Any]:
     # Nomad writes details as text, booleans in lower case
     details = {name: str(row[name]).lower() for name in _DETAILS if row[name] is not None}
     return {
-        "Type": names.word("type", row["type"]), "Time": _ns(row["time"]), "DisplayMessage": names("text", row["message"]),
+        "Type": names.word("type", row["type"]), "Time": _ns(row["time"]),
+        "DisplayMessage": names("text", row["message"]),
         "Details": details, "RestartReason": names.reason(row["restart_reason"]),
         "StartDelay": _ns(row["start_delay"]), "KillTimeout": _ns(row["kill_timeout"]),
-        "FailedSibling": names("task", row["failed_sibling"]), "TaskSignal": names.word("signal", row["task_signal"]),
+        "FailedSibling": names("task", row["failed_sibling"]),
+        "TaskSignal": names.word("signal", row["task_signal"]),
         **{wire: names("text", row[column]) for column, wire in _TEXTS.items()},
     }  # fmt: skip
 

@@ -12,8 +12,8 @@ from .._utils.text import escaped, visible
 
 _LONG_CELL = 45
 _HEADINGS = {
-    "job_id": "job", "job_version": "version", "alloc_id": "allocation", "node_name": "node", "task_group": "group",
-    "client_status": "status",
+    "job_id": "job", "job_version": "version", "alloc_id": "allocation", "node_name": "node",
+    "task_group": "group", "client_status": "status",
 }  # fmt: skip
 _IDS = ("alloc_id", "node_id", "eval_id", "chain_id", "replaced_by")
 
@@ -67,8 +67,9 @@ class FormattedTable:
 def format_table(frame: pd.DataFrame, *, rows: int = 20) -> FormattedTable:
     """Format the first rows of a table for people to read.
 
-    Times are cut to seconds, durations and numbers are rounded, IDs are shortened to eight characters as in the Nomad CLI, and
-    missing values are blank. Markup in names is shown as it is, in HTML as well as in Markdown.
+    Times are cut to seconds, durations and numbers are rounded, IDs are shortened to eight characters as in
+    the Nomad CLI, and missing values are blank. Markup in names is shown as it is, in HTML as well as in
+    Markdown.
 
     Parameters
     ----------

@@ -51,7 +51,8 @@ def report(
     Parameters
     ----------
     source : Snapshot or Archive
-        From an archive, a postmortem includes allocations that Nomad has removed, and a cluster report has trends.
+        From an archive, a postmortem includes allocations that Nomad has removed, and a cluster report has
+        trends.
     kind : str
         "postmortem" (what happened) or "cluster" (how the cluster is doing).
     output : path
@@ -61,14 +62,14 @@ def report(
     since, until : time, optional
         The window of a postmortem; from an archive it needs `since`.
     days : int, optional
-        For a cluster report from an archive: how many days it covers, up to the last observation. It compares them with as
-        many days before. By default 7.
+        For a cluster report from an archive: how many days it covers, up to the last observation. It compares
+        them with as many days before. By default 7.
     redact : bool
-        Replace every name, address, ID and text of the cluster, equal ones by equal ones. Times, numbers and Nomad's own words
-        stay.
+        Replace every name, address, ID and text of the cluster, equal ones by equal ones. Times, numbers and
+        Nomad's own words stay.
     client : Client, optional
-        The cluster, to add the log lines around failures to a postmortem, if the nodes still have them. A redacted postmortem
-        leaves them out and says so. Needs read-logs.
+        The cluster, to add the log lines around failures to a postmortem, if the nodes still have them. A
+        redacted postmortem leaves them out and says so. Needs read-logs.
     progress : bool
         Show a progress bar.
 
@@ -80,7 +81,8 @@ def report(
     Raises
     ------
     ConfigError
-        A parameter is not valid, or there is nothing to report: no such job, no task event in the window, no archive.
+        A parameter is not valid, or there is nothing to report: no such job, no task event in the window, no
+        archive.
     MissingExtra
         The extra ``report`` is not installed.
 
@@ -120,7 +122,7 @@ def _choose_snapshot(
     days: int | None,
     client: Client | None,
 ) -> tuple[Snapshot, pd.Timestamp | str | None]:
-    """Return the snapshot of a report and the start of its window; refuse settings that do not go together."""
+    """Return the snapshot of a report and the start of its window; check the settings."""
     if kind == "cluster" and (since is not None or until is not None):
         raise ConfigError("a cluster report covers the whole snapshot; leave out since and until")
     if kind == "cluster" and client is not None:
@@ -172,7 +174,7 @@ def _execute(kind: str, parameters: dict[str, str], folder: str, progress: bool)
     from tqdm.auto import tqdm
 
     class ThisPython(AsyncKernelManager):
-        """A kernel of the running interpreter, whatever kernels Jupyter knows; its sockets are files in the folder."""
+        """A kernel of the running interpreter; its sockets are files in the folder."""
 
         def __init__(self, **settings: Any) -> None:
             sockets = {
@@ -197,10 +199,10 @@ def _execute(kind: str, parameters: dict[str, str], folder: str, progress: bool)
         raise_on_iopub_timeout=True,
         shutdown_kernel="immediate",
     )
-    # The kernel reads the saved evidence only: it gets none of the cluster's settings, the token least of all.
+    # The kernel only reads the saved evidence, so it gets none of the cluster's settings, above all no token.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NOMAD_")}
     environment |= {"PYTHONHASHSEED": "0", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-    # Not client.execute(): it takes over the process's signals, and Ctrl-C would no longer be a KeyboardInterrupt.
+    # Not client.execute(): it takes over the process's signals, and Ctrl-C would raise no KeyboardInterrupt.
     with client.setup_kernel(cwd=folder, env=environment):
         for number, cell in enumerate(tqdm(notebook.cells, desc=kind, unit="cell", disable=not progress)):
             try:
@@ -212,8 +214,8 @@ def _execute(kind: str, parameters: dict[str, str], folder: str, progress: bool)
                 ) from None
             except DeadKernelError:
                 raise AllocframeError(
-                    f"the notebook of the {kind} failed in its cell {client.code_cells_executed}: its process ended. "
-                    "The machine may lack memory."
+                    f"the notebook of the {kind} failed in its cell {client.code_cells_executed}: "
+                    "its process ended. The machine may lack memory."
                 ) from None
     return notebook
 

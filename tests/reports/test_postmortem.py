@@ -1,4 +1,4 @@
-"""The postmortem names what really happened, and claims no more than the evidence holds."""
+"""The postmortem names what really happened, and claims no more than the evidence shows."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_the_blast_radius_counts_every_disturbance_once(snapshots: dict[str, af.
     assert report.radius.set_index("incident").loc[f"node {node}", "allocations"] == lost
 
 
-def test_recovery_tells_what_is_still_down_and_counts_only_the_window(tmp_path: Path) -> None:
+def test_recovery_says_what_is_still_down_and_counts_only_the_window(tmp_path: Path) -> None:
     twice_down = [started(1), ended(100), restarting(100), started(160), ended(200), restarting(200)]
     rows = [
         alloc("a", event("Received", 0), *twice_down, state="pending"),
@@ -160,7 +160,7 @@ def test_the_gaps_of_the_data_are_listed(snapshots: dict[str, af.Snapshot]) -> N
 
 
 @pytest.mark.parametrize(
-    ("window", "said"),
+    ("window", "message"),
     [
         (
             {"since": "2020-01-01", "until": "2020-01-02"},
@@ -176,11 +176,11 @@ def test_the_gaps_of_the_data_are_listed(snapshots: dict[str, af.Snapshot]) -> N
     ],
 )
 def test_a_window_without_evidence_is_an_error_that_says_what_there_is(
-    snapshots: dict[str, af.Snapshot], window: dict[str, str], said: str
+    snapshots: dict[str, af.Snapshot], window: dict[str, str], message: str
 ) -> None:
     with pytest.raises(af.ConfigError) as caught:
         af.postmortem(snapshots["mixed"], **window)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_snapshot_without_events_is_an_error(tmp_path: Path) -> None:
