@@ -292,7 +292,7 @@ WORDINGS["AF401"] = Wording(
 # Starts
 
 _STARTS = {
-    "artifact": ("artifacts could not be fetched", "the artifact store, or the way to it"),
+    "artifact": ("artifacts could not be fetched", "the artifact store or the way to it"),
     "driver": ("the driver refused", "the driver, an image or a registry"),
     "setup": ("setup failed", "what their setup needs"),
     "validation": ("the task is invalid", "what they are checked against"),
