@@ -10,7 +10,7 @@ from dataclasses import replace
 import pandas as pd
 import pyarrow as pa
 
-from .._utils.memory import give_back
+from .._utils.memory import release_memory
 from ..snapshot.snapshot import Snapshot
 from ..watch.change import Change, Gap
 from .checkpoint import caught_up
@@ -47,7 +47,7 @@ def append(
         tables.make()
         if sum(len(one) for found in waiting.values() for one in found) >= _ROWS:
             _write(tables, waiting)
-            give_back()
+            release_memory()
     _write(tables, waiting)
     if time.monotonic() - started > _LIMIT_S:
         raise TimeoutError(f"an append to {tables.where} took over {_LIMIT_S} s; give it again")
@@ -99,7 +99,7 @@ def changes(
     """Yield what a snapshot changes against the rows that were there before; the last change tells what is gone."""
     at, whole, seen = check(snapshot), covers(snapshot) is not None, set[str]()
     last: Change | None = None
-    for frames in snapshot._in_parts(("allocations", "task_states", "events", "reschedules"), PART):
+    for frames in snapshot._iter_parts(("allocations", "task_states", "events", "reschedules"), PART):
         if last is not None:
             yield last
         last = _change(frames, at, snapshot.info.get("index_first"))

@@ -10,8 +10,9 @@ from typing import Any
 
 import pandas as pd
 
+from .._utils.times import to_utc
 from ..snapshot.snapshot import Snapshot
-from ..store.sql import answer, terms
+from ..store.sql import select, where
 from ..tables import EVENTS
 from ..watch.change import Change
 from .append import append, changes, covers
@@ -21,7 +22,7 @@ from .coverage import COVERAGE, KEPT, MISSING, QUERY
 from .delta import DeltaTables
 from .maintenance import compact, info, retain
 from .time_travel import PastTables, described
-from .views import Connection, again, check, derive, frame, reading, utc
+from .views import Connection, again, check, derive, frame, reading
 
 __all__ = ["Archive"]
 
@@ -127,9 +128,9 @@ class Archive:
         >>> af.stats.restarts(back, by="job_id")["count"].sum() == (snap.events["type"] == "Restarting").sum()
         np.True_
         """
-        moment = utc(at)
+        moment = to_utc(at, "at") if at is not None else None
         condition = "gone_at IS NULL"
-        first = utc(since)
+        first = to_utc(since, "since") if since is not None else None
         if first is not None:
             condition += f" OR epoch_ns(last_seen_at) >= {first.value}"
         past = again(lambda: PastTables(self._tables, moment, condition))
@@ -161,14 +162,14 @@ class Archive:
         np.True_
         """
         check(EVENTS, columns)
-        spans = [f"epoch_ns(time) >= {utc(since).value}"] if since is not None else []
-        spans += [f"epoch_ns(time) < {utc(until).value}"] if until is not None else []
+        spans = [f"epoch_ns(time) >= {to_utc(since, 'since').value}"] if since is not None else []
+        spans += [f"epoch_ns(time) < {to_utc(until, 'until').value}"] if until is not None else []
         stored = {name: value for name, value in columns.items() if name != "seq"}
-        inside = " AND ".join([*spans, terms(stored.items())])
+        inside = " AND ".join([*spans, where(stored.items())])
 
         def work(connection: Connection) -> pd.DataFrame:
             derive(connection, f"alloc_id IN (SELECT alloc_id FROM stored.events WHERE {inside})")
-            wanted = " AND ".join([*spans, terms(columns.items())])
+            wanted = " AND ".join([*spans, where(columns.items())])
             return frame(connection, EVENTS, f"FROM seen.events WHERE {wanted} ORDER BY alloc_id, task, seq")
 
         return reading(self._tables, None, work)
@@ -195,7 +196,7 @@ class Archive:
 
         def work(connection: Connection) -> pd.DataFrame:
             derive(connection, tasks=False)
-            wanted = terms(columns.items())
+            wanted = where(columns.items())
             return frame(
                 connection, KEPT, f"FROM seen.allocations WHERE {wanted} ORDER BY create_index, alloc_id"
             )
@@ -223,7 +224,7 @@ class Archive:
                 connection,
                 tasks=any(name in query.lower() for name in ("task_states", "events", "reschedules")),
             )
-            return answer(connection, query, "seen")
+            return select(connection, query, "seen")
 
         return reading(self._tables, None, work)
 

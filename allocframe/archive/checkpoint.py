@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from ..store.sql import terms
+from ..store.sql import where
 from ..tables import ALLOCATIONS
 from ..tables.table import Column, Table
 from ..watch.change import Change, Gap
@@ -75,7 +75,7 @@ def state(connection: Connection) -> State:
 def known(connection: Connection, namespace: str) -> tuple[pd.DataFrame, pd.Timestamp | None]:
     """Return the allocations of a namespace that were still there, as last seen, and when that was."""
     derive(connection, tasks=False)
-    within = "true" if namespace == "*" else terms([("namespace", namespace)])
+    within = "true" if namespace == "*" else where([("namespace", namespace)])
     rows = frame(
         connection, ALLOCATIONS, f"FROM seen.allocations WHERE gone_at IS NULL AND {within} ORDER BY alloc_id"
     )

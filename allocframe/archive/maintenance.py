@@ -14,9 +14,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..store.sql import answer, quoted
+from ..store.sql import quote, select
 from ..store.table_store import connect
-from ..tables.task_states import RING
+from ..tables.task_states import MAX_EVENTS
 from .checkpoint import state
 from .delta import DeltaTables, Overtaken
 from .schema import STORED, VERSION, Stored
@@ -94,7 +94,7 @@ def days(tables: DeltaTables, name: str) -> dict[str, int]:
 def info(tables: DeltaTables) -> dict[str, Any]:
     """Return what there is, as plain JSON."""
     known, gaps = reading(
-        tables, None, lambda connection: (state(connection), answer(connection, "FROM stored.gaps"))
+        tables, None, lambda connection: (state(connection), select(connection, "FROM stored.gaps"))
     )
     sizes = {}
     for name in STORED:
@@ -128,12 +128,12 @@ def _remember(connection: Connection, spill: str) -> Any:
     derive(connection)
     connection.execute(
         f"""COPY (SELECT alloc_id, modify_index, epoch_us(n.row_seen_at) AS row_seen_us FROM seen.allocations
-        JOIN seen.newest n USING (alloc_id) WHERE gone_at IS NULL) TO {quoted(spill + "/live.parquet")}"""
+        JOIN seen.newest n USING (alloc_id) WHERE gone_at IS NULL) TO {quote(spill + "/live.parquet")}"""
     )
     connection.execute(
         f"""COPY (SELECT alloc_id, task, event_key FROM seen.links
         SEMI JOIN (SELECT alloc_id FROM seen.allocations WHERE gone_at IS NULL) USING (alloc_id)
-        QUALIFY row_number() OVER (PARTITION BY alloc_id, task ORDER BY seq DESC) <= {RING}) TO {quoted(spill + "/rings.parquet")}"""
+        QUALIFY row_number() OVER (PARTITION BY alloc_id, task ORDER BY seq DESC) <= {MAX_EVENTS}) TO {quote(spill + "/rings.parquet")}"""
     )
     return connection.sql("SELECT max(seen_at)::DATE FROM stored.observations").fetchall()[0][0]
 
@@ -147,7 +147,7 @@ def _needed_batches(tables: DeltaTables, before: str, spill: str) -> None:
             for name in STORED
             if name != "snapshots"
         ]
-        connection.execute(f"COPY ({' UNION '.join(parts)}) TO {quoted(spill + '/needed.parquet')}")
+        connection.execute(f"COPY ({' UNION '.join(parts)}) TO {quote(spill + '/needed.parquet')}")
 
 
 def _anew(tables: DeltaTables, name: str, day: str, spill: str, query: str) -> None:
@@ -176,9 +176,9 @@ def _rewrite(
         connection.execute(f"CREATE VIEW {view} AS SELECT * FROM ({empty(stored)} UNION ALL BY NAME {read})")
     connection.execute("CREATE VIEW told AS SELECT * FROM rows WHERE batch IN (FROM committed)")
     for noted in Path(spill).glob("*.parquet"):
-        connection.execute(f"CREATE VIEW {noted.stem} AS SELECT * FROM read_parquet({quoted(str(noted))})")
+        connection.execute(f"CREATE VIEW {noted.stem} AS SELECT * FROM read_parquet({quote(str(noted))})")
     fresh = f"{time.time_ns() - _ABANDONED_S * 10**9:016x}"
-    waiting = f"SELECT * FROM rows WHERE batch NOT IN (FROM committed) AND batch > {quoted(fresh)}"
+    waiting = f"SELECT * FROM rows WHERE batch NOT IN (FROM committed) AND batch > {quote(fresh)}"
     kept = connection.sql(f"(SELECT * FROM ({query})) UNION ALL BY NAME ({waiting})")
     tables.replace(table, day, _typed(kept, stored, day))
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 import pandas as pd
 
-from .._utils.memory import give_back
+from .._utils.memory import release_memory
 from ..client.client import Client
 from ..errors import AllocframeError, PermissionDenied
 from ..nomad.retry import backoff
@@ -224,7 +224,7 @@ class Recorder:
             self._tell("recording", None)
         if counts.commits % COMPACT == 0:
             self._put_in_order()
-        give_back()
+        release_memory()
         return True
 
     def _put_in_order(self) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ..store.capture import Capture
-from ..store.sql import answer
+from ..store.sql import select
 from ..store.table_store import TableStore
 from ..tables import TABLES
 from .delta import DeltaTables
@@ -71,8 +71,8 @@ class PastTables(TableStore):
     def gaps(self) -> pd.DataFrame:
         """Return the times in which nobody watched, or of which no observation is left: since, until, reason."""
         with self._con.cursor() as cursor:
-            told = answer(cursor, "SELECT * FROM stored.gaps")
-            times = answer(cursor, "SELECT DISTINCT seen_at FROM stored.observations ORDER BY 1")["seen_at"]
+            told = select(cursor, "SELECT * FROM stored.gaps")
+            times = select(cursor, "SELECT DISTINCT seen_at FROM stored.observations ORDER BY 1")["seen_at"]
         pauses = pd.DataFrame({"since": times.shift(), "until": times, "reason": "nothing was observed"})
         pauses = pauses[(pauses["until"] - pauses["since"]) > _PAUSE]
         known = [

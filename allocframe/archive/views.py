@@ -13,7 +13,7 @@ import pandas as pd
 from deltalake import DeltaTable
 
 from ..errors import DecodeError
-from ..store.sql import quoted
+from ..store.sql import quote
 from ..store.table_store import connect
 from ..tables import ALLOCATIONS, EVENTS, RESCHEDULES, TASK_STATES
 from ..tables.table import Table
@@ -237,7 +237,7 @@ def source(
         return f"SELECT * FROM {known_as}"
     if not files:
         return empty(STORED[name])
-    listed = ", ".join(quoted(file) for file in files)
+    listed = ", ".join(quote(file) for file in files)
     return f"SELECT * FROM read_parquet([{listed}], union_by_name=true, hive_partitioning=false)"
 
 
@@ -264,14 +264,6 @@ def check(table: Table, columns: Mapping[str, Any]) -> None:
     for name in columns:
         if name not in known:
             raise ValueError(f"{table.name} has no column {name!r}; it has: {', '.join(sorted(known))}")
-
-
-def utc(moment: pd.Timestamp | str | None) -> Any:
-    """Return a moment in UTC, which it is in where it names no offset."""
-    if moment is None:
-        return None
-    stamp = pd.Timestamp(moment)
-    return (stamp if stamp.tzinfo else stamp.tz_localize("UTC")).tz_convert("UTC")
 
 
 def plain_gaps(gaps: pd.DataFrame) -> list[dict[str, Any]]:

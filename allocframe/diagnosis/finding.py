@@ -10,6 +10,7 @@ import pandas as pd
 
 from .._utils.prose import as_html, one_line
 from .._utils.text import escaped
+from .._utils.times import to_utc
 from . import sentences
 
 SEVERITIES = ("critical", "warning", "info")
@@ -154,8 +155,7 @@ class Findings(list[Finding]):
         """
         if start is None:
             return self
-        stamp = pd.Timestamp(start)
-        first = stamp if stamp.tzinfo else stamp.tz_localize("UTC")
+        first = to_utc(start, "start")
         return Findings(finding for finding in self if finding.last_at is None or finding.last_at >= first)
 
     def __repr__(self) -> str:

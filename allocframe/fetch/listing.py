@@ -82,7 +82,7 @@ class ListFetcher:
             for page in self._store.flush():
                 self._capture.discard(page)
                 self._fetch(page.params, at_once=True)
-        duplicates = self._store.settle()
+        duplicates = self._store.drop_duplicates()
         pages = len(self._capture.pages)
         self._transport.count(duplicates=duplicates, pages=pages, loops=len(pager.notes))
         self._capture.describe(**self._facts(pager, started, duplicates))

@@ -94,7 +94,7 @@ class AllocationReader:
             if failed and not self._capture.pages:
                 raise next(iter(failed.values()))
             self._store.flush()
-            self._store.settle()
+            self._store.drop_duplicates()
         except BaseException:
             self._store.close()
             self._capture.close()

@@ -7,7 +7,6 @@ page. Nothing of the token is kept but its accessor, which tells tokens apart an
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from .._utils.locks import lock_file
 from ..errors import AllocframeError, ConfigError
 from ..store.capture import Capture, Page
 
@@ -173,7 +173,7 @@ def _locked(folder: Path) -> int:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     held = os.open(folder / _LOCK, os.O_WRONLY | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(held, wait=False)
     except OSError:
         os.close(held)
         raise ConfigError(

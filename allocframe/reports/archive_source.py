@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from .._utils.times import to_utc
 from ..errors import ConfigError
 from ..snapshot.snapshot import Snapshot
-from .postmortem import to_time
 
 if TYPE_CHECKING:
     from ..archive.archive import Archive
@@ -35,11 +35,11 @@ def of_incident(
         raise ConfigError(
             "a postmortem from an archive needs since, such as 2026-11-24T09:30: an archive can hold months"
         )
-    start = to_time("since", since)
+    start = to_utc(since, "since")
     last, gaps = _last_observation(archive)
     at = last
     if until is not None:
-        at = to_time("until", until) + _SETTLED
+        at = to_utc(until, "until") + _SETTLED
         resumed = [
             pd.Timestamp(gap["until"])
             for gap in gaps

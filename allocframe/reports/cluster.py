@@ -10,11 +10,12 @@ import pandas as pd
 
 from .. import stats
 from .._utils.prose import Prose, clock, count, number
+from .._utils.times import to_utc
 from ..diagnosis.data_quality import covered_window, lower_bound_note, require_one_cluster
 from ..diagnosis.diagnose import findings
 from ..diagnosis.incidents import group_incidents
 from ..snapshot.snapshot import Snapshot
-from .postmortem import NO_INCIDENTS, to_time
+from .postmortem import NO_INCIDENTS
 
 _ENDED = ("complete", "failed", "lost")
 
@@ -43,7 +44,7 @@ def cluster_summary(snapshot: Snapshot, *, since: pd.Timestamp | str | None = No
     first, last = covered_window(snapshot)
     allocations = snapshot.allocations
     if since is not None:
-        first = to_time("since", since)
+        first = to_utc(since, "since")
         ended_before = allocations["client_status"].isin(_ENDED) & (allocations["modified_at"] < first)
         allocations = allocations[~ended_before]
     jobs = len(allocations[["namespace", "job_id"]].drop_duplicates())
@@ -157,7 +158,7 @@ def trends(snapshot: Snapshot, *, since: pd.Timestamp | str | None = None) -> Tr
         return Trends(Prose(_NEEDS_ARCHIVE))
     last = covered_window(snapshot)[1]
     first = max(pd.Timestamp(recorded_since), pd.Timestamp(snapshot.info.get("since") or recorded_since))
-    start = first + (last - first) / 2 if since is None else to_time("since", since)
+    start = first + (last - first) / 2 if since is None else to_utc(since, "since")
     length = max(last - start, pd.Timedelta("1s"))
     days = stats.daily(snapshot, since=max(first, (start - length).floor("D")))
     overall = stats.compare_periods(snapshot, by=[], period=str(length)).iloc[0]

@@ -9,6 +9,7 @@ import pandas as pd
 
 from .. import stats
 from .._utils.prose import Points, Prose, clock, count
+from .._utils.times import to_utc
 from ..client.client import Client
 from ..diagnosis.data_quality import (
     DataQuality,
@@ -156,8 +157,8 @@ def window(
             "Was it fetched without task states, or from an empty namespace?"
         )
     first, last = covered_window(snapshot)
-    start = first if since is None else to_time("since", since)
-    end = last if until is None else to_time("until", until)
+    start = first if since is None else to_utc(since, "since")
+    end = last if until is None else to_utc(until, "until")
     covers = f"the snapshot covers {clock(first)} to {clock(last, first)} UTC"
     if start > end:
         raise ConfigError(f"since must be before until, got {clock(start)} and {clock(end)}; {covers}")
@@ -170,17 +171,6 @@ def window(
             f"there is no task event from {clock(start)} to {clock(end, start)} UTC; {covers}{hint}"
         )
     return start, end
-
-
-def to_time(name: str, value: pd.Timestamp | str) -> pd.Timestamp:
-    """Return a parameter as a time in UTC; ConfigError if it is not a time."""
-    try:
-        stamp = pd.Timestamp(value)
-        if pd.isna(stamp):
-            raise ValueError
-        return stamp.tz_convert("UTC") if stamp.tzinfo else stamp.tz_localize("UTC")
-    except (ValueError, TypeError, OverflowError):
-        raise ConfigError(f"{name} must be a time such as 2026-11-24T09:30, got {value!r}") from None
 
 
 def _summary(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from .table import Column, Table
 
-RING = 10
-"""Nomad keeps this many events for each task and drops the oldest (client/allocrunner/taskrunner)."""
+MAX_EVENTS = 10
+"""Nomad keeps this many events per task and drops the oldest (client/allocrunner/taskrunner)."""
 
 TASK_STATES = Table(
     name="task_states",
@@ -37,7 +37,7 @@ TASK_STATES = Table(
         Column("event_count", "coalesce(len(ts.Events), 0)", "int", "events in the answer"),
         Column(
             "events_truncated",
-            f"coalesce(len(ts.Events) >= {RING} AND ts.Events[1].Type IS DISTINCT FROM 'Received', false)",
+            f"coalesce(len(ts.Events) >= {MAX_EVENTS} AND ts.Events[1].Type IS DISTINCT FROM 'Received', false)",
             "bool",
             "older events were dropped by Nomad: ten are kept, and the first of these is not Received",
         ),

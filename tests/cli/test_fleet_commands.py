@@ -71,7 +71,7 @@ def test_fetch_prints_and_saves_all_clusters(
     saved = tmp_path / "fleet.allocframe"
     assert run(monkeypatch, "fetch", "--clusters", file, "-o", saved) == 0
     output = capsys.readouterr().out
-    assert "allocations as fetched from eu (" in output
+    assert "allocations fetched from eu (" in output
     assert "us: search-indexer v1 (namespace platform): out of memory" in output
     with af.load(saved) as snap:
         assert list(snap.clusters) == ["eu", "us"]

@@ -433,7 +433,7 @@ def test_one_cluster_is_not_asked_for_the_usage_of_several(both: af.MultiSnapsho
 def test_what_is_of_one_cluster_takes_no_snapshot_of_several(both: af.MultiSnapshot, tmp_path: Path) -> None:
     one = both.clusters["us"]
     for before, after in ((one, both), (both, one)):
-        with pytest.raises(af.ConfigError, match="only snapshots of one cluster can be compared"):
+        with pytest.raises(af.ConfigError, match="must compare snapshots of one cluster"):
             before.diff(after)
     with pytest.raises(ValueError, match="of several clusters"):
         af.Archive(tmp_path / "archive").append(both)

@@ -36,7 +36,7 @@ def test_scan_filter_read_gives_the_same_events_as_a_whole_fetch(client: af.Clie
     pd.testing.assert_frame_equal(details.task_states, whole.task_states)
     assert told[-1] == (len(chosen), len(chosen))
     assert details.info["complete"] is True
-    assert "every allocation that was asked for is here" in repr(details)
+    assert "complete: all requested allocations were fetched" in repr(details)
     placed = details.sql("SELECT count(DISTINCT alloc_id) AS n FROM placement")
     assert placed["n"][0] == len(chosen)
 

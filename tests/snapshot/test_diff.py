@@ -112,7 +112,7 @@ def test_events_that_the_ring_lost_between_the_two_are_told_by_task(tmp_path: Pa
     assert pd.isna(found.missing["since"].tolist()[1])
     assert found.missing["until"].tolist() == [at(50), at(70)]
     assert found.new_events["alloc_id"].value_counts().to_dict() == {"a": 10, "b": 8, "d": 10, "e": 2, "c": 1}
-    assert any("lost for 2 tasks" in note for note in found.notes)
+    assert any("2 tasks lost events" in note for note in found.notes)
 
 
 def test_events_that_only_the_longer_memory_of_an_archive_has_are_not_new(tmp_path: Path) -> None:

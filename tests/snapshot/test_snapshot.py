@@ -213,9 +213,9 @@ def test_control_and_bidi_characters_are_shown_not_obeyed(tmp_path: Path) -> Non
 
 def test_the_repr_says_what_is_missing_and_why(snap: af.Snapshot, tmp_path: Path) -> None:
     assert "complete" in repr(snap)
-    assert "Nomad keeps ten" in repr(snap)
+    assert "tasks have lost older events (Nomad keeps the last 10 per task)" in repr(snap)
     (tmp_path / "x.json").write_text('[{"ID": "1", "CreateIndex": "x"}]')
-    assert "1 values did not fit" in repr(af.read_json(tmp_path / "x.json"))
+    assert "1 value of the wrong type" in repr(af.read_json(tmp_path / "x.json"))
 
 
 def test_an_empty_cluster_is_a_snapshot_like_any_other(client: af.Client, tmp_path: Path) -> None:
