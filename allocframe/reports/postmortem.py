@@ -128,7 +128,7 @@ def postmortem(
     rows = rows[(rows["at"] >= start) & (rows["at"] <= end)]
     return Postmortem(
         summary=_summary(snapshot, incidents, rows, start, end),
-        causes=_causes(incidents, start),
+        causes=_causes(incidents, _began(incidents) or start),
         radius=_radius(incidents, rows),
         jobs=_jobs(rows),
         recovery=_recovery(snapshot, start, end),
@@ -259,15 +259,15 @@ def _calm(snapshot: Snapshot, rows: pd.DataFrame, start: pd.Timestamp, end: pd.T
         yield "Not a single task failed."
 
 
-def _causes(incidents: list[Incident], start: pd.Timestamp) -> Points:
+def _causes(incidents: list[Incident], day: pd.Timestamp) -> Points:
     if not incidents:
         return Points([("Nothing stands out", ["No rule found an incident in this window."])])
-    return Points((incident.title, _cause(incident, start)) for incident in incidents)
+    return Points((incident.title, _cause(incident, day)) for incident in incidents)
 
 
-def _cause(incident: Incident, start: pd.Timestamp) -> Iterator[str]:
+def _cause(incident: Incident, day: pd.Timestamp) -> Iterator[str]:
     for finding in incident.findings:
-        yield _with_code(finding, start)
+        yield _with_code(finding, day)
     suspect = (
         f"First suspect: {incident.suspect}."
         if incident.suspect
@@ -276,8 +276,8 @@ def _cause(incident: Incident, start: pd.Timestamp) -> Iterator[str]:
     yield f"{suspect} Not known: {incident.unknown}."
 
 
-def _with_code(finding: Finding, start: pd.Timestamp) -> str:
-    return f"{finding.code}: {long(finding, Clock(start))}"
+def _with_code(finding: Finding, day: pd.Timestamp) -> str:
+    return f"{finding.code}: {long(finding, Clock(day))}"
 
 
 def _radius(incidents: list[Incident], rows: pd.DataFrame) -> pd.DataFrame:
