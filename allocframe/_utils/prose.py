@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -51,7 +51,7 @@ def markdown(value: object) -> str:
 
 
 class Prose:
-    """Paragraphs and lists: a text is a paragraph, a sequence of texts is a numbered list."""
+    """Paragraphs and lists: a text is a paragraph, a sequence of texts is a list."""
 
     def __init__(self, *blocks: str | Sequence[str]) -> None:
         self.blocks = [block if isinstance(block, str) else list(block) for block in blocks if block]
@@ -68,14 +68,17 @@ class Prose:
 
     def __repr__(self) -> str:
         return "\n".join(
-            _filled(block) if isinstance(block, str) else "\n".join(_numbered(block)) for block in self.blocks
+            _filled(block)
+            if isinstance(block, str)
+            else "\n".join(_filled(text, "- ", "  ") for text in block)
+            for block in self.blocks
         )
 
     def _repr_html_(self) -> str:
         return "".join(
             f"<p>{as_html(block)}</p>"
             if isinstance(block, str)
-            else f"<ol>{''.join(f'<li>{as_html(text)}</li>' for text in block)}</ol>"
+            else f"<ul>{''.join(f'<li>{as_html(text)}</li>' for text in block)}</ul>"
             for block in self.blocks
         )
 
@@ -83,7 +86,7 @@ class Prose:
         return "\n\n".join(
             _as_markdown(block)
             if isinstance(block, str)
-            else "\n".join(f"{place}. {_as_markdown(text)}" for place, text in enumerate(block, 1))
+            else "\n".join(f"- {_as_markdown(text)}" for text in block)
             for block in self.blocks
         )
 
@@ -93,13 +96,8 @@ def one_line(text: str) -> str:
     return " ".join(_pieces(text))
 
 
-def _filled(text: str, indent: str = "", first: str = "") -> str:
-    return textwrap.fill(one_line(text), 110, initial_indent=first, subsequent_indent=indent)
-
-
-def _numbered(texts: Sequence[str]) -> Iterator[str]:
-    for place, text in enumerate(texts, 1):
-        yield _filled(text, "   ", f"{place}. ")
+def _filled(text: str, first: str = "", others: str = "") -> str:
+    return textwrap.fill(one_line(text), 110, initial_indent=first, subsequent_indent=others)
 
 
 def as_html(text: str) -> str:
