@@ -48,7 +48,7 @@ def measure(watch: af.Watch) -> list[tuple[float, float]]:
     """Return wall and CPU seconds of each round."""
     rng, recorded, rounds = Random(1), payloads(), []
     reflector = watch._reflector
-    ids = list(reflector.state.known)
+    ids = list(reflector.state.entries)
     for number in range(ROUNDS):
         first = 10_000_000 + number * PER_CHANGE
         lines = [line(rng, ids, first + n, recorded) for n in range(PER_CHANGE)]

@@ -16,7 +16,8 @@ _COLUMNS = ["alloc_id", "task", "namespace", "job_id", "job_version", "node_name
 def disturbances(snapshot: Snapshot) -> pd.DataFrame:
     """Return one row per failure, restart on request and lost allocation, in order of time.
 
-    Columns: alloc_id, task (none for a lost allocation), namespace, job_id, job_version, node_name, at, cause.
+    Columns: alloc_id, task (none for a lost allocation), namespace, job_id, job_version, node_name, at,
+    cause.
     """
     events = stats.explain_events(snapshot)
     requested = (events["type"] == "Terminated") & events["cause"].isin(REQUESTED)

@@ -71,7 +71,7 @@ class Incident:
         return sentences.incident_unknown(self.findings)
 
     def touches(self, rows: pd.DataFrame) -> pd.Series[Any]:
-        """Return which disturbances are part of it: those of its job version, its node, or its cause and time."""
+        """Return which disturbances belong to it, by its job version, its node, or its cause and time."""
         first = self.findings[0]
         if first.code in _OF_A_VERSION:
             of_version: pd.Series[Any] = rows["cause"] != "lost"

@@ -1,4 +1,4 @@
-"""The rules of findings, one for each code: statistics of one cluster in, facts out. The English is in `sentences`."""
+"""The rules of findings, one for each code: statistics of one cluster in, facts out."""
 
 from __future__ import annotations
 
@@ -236,8 +236,8 @@ def _lemons(sources: Sources) -> Iterator[Finding]:
 def _worse_versions(sources: Sources) -> Iterator[Finding]:
     rollouts = stats.rollouts(sources.snapshot)
     # the 95% intervals of the two shares do not meet
-    apart = rollouts["share_lower"] > rollouts["base_share_upper"]
-    worse = rollouts[(rollouts["failed_tasks"] >= sources.thresholds.version_tasks) & apart]
+    separate = rollouts["share_lower"] > rollouts["base_share_upper"]
+    worse = rollouts[(rollouts["failed_tasks"] >= sources.thresholds.version_tasks) & separate]
     for row in worse.to_dict("records"):
         if row["cause"] in sources.shared_start_failures:
             continue
@@ -293,8 +293,8 @@ def _headroom(sources: Sources) -> pd.DataFrame:
 def _reserved(code: str, severity: str, tasks: pd.DataFrame) -> Iterator[Finding]:
     keys = ("namespace", "job_id", "task_group", "task")
     numbers = (
-        "samples", "tasks", "memory_max_mib", "memory_requested_mib", "memory_max_share", "cpu_p95_mhz", "cpu_requested_mhz",
-        "cpu_p95_share",
+        "samples", "tasks", "memory_max_mib", "memory_requested_mib", "memory_max_share",
+        "cpu_p95_mhz", "cpu_requested_mhz", "cpu_p95_share",
     )  # fmt: skip
     for row in tasks.to_dict("records"):
         facts = {name: row[name] for name in numbers}

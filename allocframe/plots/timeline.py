@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from .. import stats
+from .._utils.times import to_utc
 from ..stats.runs import slots_of
 from ._style import (
     BLUE,
@@ -117,13 +118,8 @@ def _short(slot: pd.Series[Any]) -> pd.Series[Any]:
 
 def _between(marks: pd.DataFrame, since: Any, until: Any) -> pd.DataFrame:
     if since is not None:
-        marks = marks[marks["at"] >= _utc(since)]
-    return marks if until is None else marks[marks["at"] <= _utc(until)]
-
-
-def _utc(moment: pd.Timestamp | str) -> pd.Timestamp:
-    stamp = pd.Timestamp(moment)
-    return stamp if stamp.tzinfo else stamp.tz_localize("UTC")
+        marks = marks[marks["at"] >= to_utc(since, "since")]
+    return marks if until is None else marks[marks["at"] <= to_utc(until, "until")]
 
 
 def _lane(marks: pd.DataFrame, lanes: str | None) -> str:
@@ -138,10 +134,10 @@ def _lane(marks: pd.DataFrame, lanes: str | None) -> str:
 def _limits(
     marks: pd.DataFrame, ran: pd.DataFrame, since: Any, until: Any
 ) -> tuple[pd.Timestamp, pd.Timestamp]:
-    end = _utc(until) if until is not None else max(marks["at"].max(), ran["ended_at"].max())
+    end = to_utc(until, "until") if until is not None else max(marks["at"].max(), ran["ended_at"].max())
     first = marks["at"].min()
     pause = max((end - first) * 0.05, pd.Timedelta("1min"))
-    return (_utc(since) if since is not None else first - pause), end + pause * 0.2
+    return (to_utc(since, "since") if since is not None else first - pause), end + pause * 0.2
 
 
 def _bars(ax: Axes, ran: pd.DataFrame, place: dict[str, int], start: pd.Timestamp, end: pd.Timestamp) -> None:

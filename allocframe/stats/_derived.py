@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import union_categoricals
 
-from .._utils.memory import give_back
+from .._utils.memory import release_memory
 from ..snapshot.snapshot import Snapshot
 from . import _attempts, _classify
 from ._source import TASK, Source, Tables, collected, tables
@@ -78,7 +78,7 @@ class Facts:
         self.given = replace(
             self.given, **{name: frame.head(0) for name, frame in frames.items() if frame is not None}
         )
-        give_back()
+        release_memory()
 
     @cached_property
     def began_us(self) -> int:
@@ -140,7 +140,7 @@ def _parts(rows: nw.LazyFrame[Any]) -> Iterator[nw.LazyFrame[Any]]:
         if end == start:
             break  # one task has more than that
         yield nw.from_native(frame.iloc[start:end]).lazy()
-        give_back()
+        release_memory()
         start = end
     yield nw.from_native(frame.iloc[start:] if start else frame).lazy()
 

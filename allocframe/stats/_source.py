@@ -14,6 +14,7 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
+from .._utils.times import to_utc
 from ..snapshot.snapshot import Snapshot
 from ..tables import TABLES
 from ..tables.table import Column
@@ -110,7 +111,7 @@ def tables(source: Source, observed_at: pd.Timestamp | str | None = None) -> Tab
 def pandas_table(source: Source, name: str, *columns: str) -> pd.DataFrame:
     """Return one table of `source` as a pandas DataFrame; of a snapshot only `columns`, where they are named."""
     if isinstance(source, Snapshot):
-        return source._narrowed(name, _columns(name, *columns)) if columns else getattr(source, name)
+        return source._select(name, _columns(name, *columns)) if columns else getattr(source, name)
     frame = _given(source).get(name)
     if frame is None:
         raise TypeError(f"this needs the {name} table: give a Snapshot, or a mapping with the key {name!r}")
@@ -132,8 +133,7 @@ def collected(frame: nw.LazyFrame[Any]) -> pd.DataFrame:
 
 def us(moment: pd.Timestamp | str) -> int:
     """Return a moment as microseconds since 1970; without an offset it is UTC."""
-    stamp = pd.Timestamp(moment)
-    return int((stamp if stamp.tzinfo else stamp.tz_localize("UTC")).value // 1000)
+    return int(to_utc(moment).value // 1000)
 
 
 def moment(value: Any) -> pd.Timestamp:
@@ -180,7 +180,7 @@ def names(by: str | Iterable[str]) -> list[str]:
 
 def _narrowed(snapshot: Snapshot) -> dict[str, Any]:
     """Return of each table what statistics need, which is a fraction of it: most of its memory is text that they do not read."""
-    return {name: snapshot._narrowed(name, columns) for name, columns in _NEEDED.items()}
+    return {name: snapshot._select(name, columns) for name, columns in _NEEDED.items()}
 
 
 def _given(source: Source) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from .._utils.times import to_utc
 from ..snapshot.snapshot import Snapshot
 from . import _confidence
 from ._derived import facts
@@ -52,8 +53,8 @@ def daily(
     """
     known = facts(source)
     info: dict[str, Any] = source.info if isinstance(source, Snapshot) else {}
-    end = _utc(until) if until is not None else moment(known.given.observed_us)
-    begin = _utc(since) if since is not None else _began(info) or moment(known.began_us)
+    end = to_utc(until, "until") if until is not None else moment(known.given.observed_us)
+    begin = to_utc(since, "since") if since is not None else _began(info) or moment(known.began_us)
     first = begin.floor("D")
     table = _counted(source, first, end)
     loops = _loops(source)
@@ -107,7 +108,7 @@ def compare_periods(
     True
     """
     keys, width = names(by), pd.Timedelta(period)
-    end = _utc(until) if until is not None else moment(facts(source).given.observed_us)
+    end = to_utc(until, "until") if until is not None else moment(facts(source).given.observed_us)
     rates = ["count", "exposure_hours", "rate_per_hour"]
     now = failures(source, by=keys, since=end - width, until=end)[[*keys, *rates]]
     was = failures(source, by=keys, since=end - 2 * width, until=end - width)[[*keys, *rates]]
@@ -124,11 +125,6 @@ def compare_periods(
         both[name] = pd.array(values, dtype="Float64")
     both["sure"] = ((both["lower"] > 1) | (both["upper"] < 1)).fillna(value=False).astype(bool)
     return both.sort_values("failures", ascending=False, kind="stable", ignore_index=True)
-
-
-def _utc(given: pd.Timestamp | str) -> pd.Timestamp:
-    stamp = pd.Timestamp(given)
-    return stamp if stamp.tzinfo else stamp.tz_localize("UTC")
 
 
 def _began(info: dict[str, Any]) -> pd.Timestamp | None:

@@ -328,7 +328,7 @@ def test_rows_are_found_by_true_and_false(tmp_path: Path) -> None:
 def test_an_object_store_is_read_through_delta_rs(week: af.Archive, versions: Versions) -> None:
     tables = week._tables
     away = af.Archive("unused")
-    away._tables.where, away._tables.folder = (
+    away._tables.location, away._tables.folder = (
         f"file://{tables.folder}".replace("%", "%25").replace(" ", "%20"),
         None,
     )

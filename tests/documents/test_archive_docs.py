@@ -12,7 +12,7 @@ import pytest
 from watched import moment
 
 import allocframe as af
-from allocframe.archive import views as _reading
+from allocframe.archive import views
 from allocframe.archive.schema import STORED
 from allocframe.watch.change import Change
 
@@ -28,9 +28,9 @@ def test_the_sql_views_show_each_row_once(tmp_path: Path) -> None:
     connection = duckdb.connect()
     for name in ("snapshots", "allocations", "task_states", "events"):
         connection.register(f"raw_{name}", deltalake.DeltaTable(folder / name).to_pyarrow_dataset())
-    views = re.findall(r"CREATE VIEW .*?;", PAGE, re.DOTALL)
-    assert len(views) == 3
-    for view in views:
+    statements = re.findall(r"CREATE VIEW .*?;", PAGE, re.DOTALL)
+    assert len(statements) == 3
+    for view in statements:
         connection.execute(view)
     order = "ORDER BY alloc_id, task, modify_index, seq"
     events = connection.sql(f"SELECT alloc_id, details FROM events_once {order}").fetchall()
@@ -61,4 +61,4 @@ def test_every_column_of_the_archive_s_own_is_described() -> None:
     "reason", ["BEFORE", "OVERFLOW", "UNWATCHED", "NEW_RING", "NOT_KEPT", "NO_END", "UNCOUNTED"]
 )
 def test_every_reason_is_explained(reason: str) -> None:
-    assert f"| {getattr(_reading, reason)}" in PAGE
+    assert f"| {getattr(views, reason)}" in PAGE

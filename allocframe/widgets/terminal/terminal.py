@@ -89,7 +89,7 @@ class Terminal(anywidget.AnyWidget):
         self._changed = threading.Condition()
         self._session: TtySession | None = None
         self._closed = False
-        self._target = operations.exec_target(client._session, alloc_id, command, task, tty=True)
+        self._target = operations.exec_request(client._session, alloc_id, command, task, tty=True)
         super().__init__()
         self.set_trait("title", self._target.title)
         self.ignored = 0
