@@ -76,7 +76,7 @@ def test_fetch_prints_and_saves_all_clusters(
     with af.load(saved) as snap:
         assert list(snap.clusters) == ["eu", "us"]
     assert run(monkeypatch, "report", "cluster", "--from", saved, "-o", tmp_path / "x.md") == 2
-    assert "a report is of one cluster" in capsys.readouterr().err
+    assert "a report covers one cluster" in capsys.readouterr().err
     assert run(monkeypatch, "report", "cluster", "--from", saved, "--cluster", "mars") == 2
     assert "Its clusters: eu, us." in capsys.readouterr().err
     assert run(monkeypatch, "report", "cluster", "--cluster", "eu") == 2
