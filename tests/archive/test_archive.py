@@ -253,7 +253,7 @@ def test_retention_keeps_what_is_still_there(archive: af.Archive, versions: Vers
     assert archive.allocations()["alloc_id"].tolist() == ["a", "c"]
     assert set(archive.events()["alloc_id"]) == {"a", "c"}
     assert archive.info["tables"]["snapshots"]["rows"] == 2
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="must be 1 or more"):
         archive.retain(0)
 
 

@@ -120,7 +120,7 @@ def test_a_server_that_is_lost_on_the_way_is_not_asked_for_all_the_rest() -> Non
         assert len(server.requests) < 2 * len(IDS)  # of three times as many
     assert len(read) == 5
     assert len(read.info["failed"]) == 25
-    assert "not asked for" in read.info["failed"][IDS[29]]
+    assert "10 reads in a row had failed" in read.info["failed"][IDS[29]]
 
 
 @pytest.mark.usefixtures("_no_pauses")
