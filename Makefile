@@ -4,8 +4,10 @@ BIN := $(VENV)/bin
 LOWEST := tests/repo/test_dependencies.py tests/stats/test_meaning.py tests/stats/test_rates.py tests/stats/test_patterns.py \
   tests/plots tests/archive/test_archive.py
 COVERED := 85
+# Three workers for two cores, since many tests wait; file by file, the slowest first (tests/conftest.py).
+TEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=25
 
-.PHONY: demo lab test system js lint types coverage lowest package hooks bench diagnosis pictures notebooks docs month soak \
+.PHONY: demo lab test test-midnight test-deep system js lint types coverage lowest package hooks bench diagnosis pictures notebooks docs month soak \
   fuzz mutants audit clean
 
 demo: $(VENV)/.demo
@@ -15,7 +17,16 @@ lab: $(VENV)/.lab
 	$(BIN)/allocframe demo --lab
 
 test: $(VENV)/.dev system
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(TEST)
+
+# The same tests ten minutes after midnight UTC: what happened an hour ago happened on another day.
+test-midnight: $(VENV)/.dev system
+	@command -v faketime >/dev/null || { echo "needs faketime, on Debian: apt-get install faketime"; exit 1; }
+	faketime -m --exclude-monotonic -f "$$((600 - $$(date +%s) % 86400))s" $(TEST)
+
+# With more seeds of every story, for a night.
+test-deep: $(VENV)/.dev system
+	$(TEST) --deep
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -29,7 +40,7 @@ types: $(VENV)/.dev
 	cd build && PYTHONPATH=$(CURDIR)/build/types $(CURDIR)/$(BIN)/python -m pyright --verifytypes allocframe --ignoreexternal
 
 coverage: $(VENV)/.dev system
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-report=html:build/coverage --cov-fail-under=$(COVERED)
+	$(TEST) --cov --cov-report=term --cov-report=html:build/coverage --cov-fail-under=$(COVERED)
 
 # The lowest version of each dependency that pyproject.toml allows, with tests that use each of them.
 # A dependency's dependencies are the newest, which may call what it does out of date: those warnings are not ours.
@@ -96,7 +107,7 @@ pictures: $(VENV)/.dev
 
 notebooks: $(VENV)/.dev
 	@mkdir -p build
-	env -u NOMAD_ADDR TQDM_DISABLE=1 ALLOCFRAME_AUDIT=$(CURDIR)/build/audit.jsonl $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
+	env -u NOMAD_ADDR TQDM_DISABLE=1 PYTHONSTARTUP=$(CURDIR)/tests/helpers/fixed_clock.py ALLOCFRAME_AUDIT=$(CURDIR)/build/audit.jsonl $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 	  --ExecutePreprocessor.store_widget_state=False notebooks/*.ipynb
 
 docs: $(VENV)/.dev

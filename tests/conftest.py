@@ -16,6 +16,22 @@ from playwright.sync_api import Browser
 import allocframe as af
 from allocframe.watch.change import Change
 
+SLOWEST = (
+    "test_spark.py", "test_pages.py", "test_reports.py", "test_from_archive.py", "test_notebooks.py", "test_quality.py",
+    "test_site.py", "test_findings.py", "test_fault_proxy.py", "test_recorder.py", "test_watch.py", "test_archive_faults.py",
+    "test_terminal.py", "test_panel.py", "test_cli.py", "test_fleet_commands.py", "test_examples.py",
+)  # fmt: skip
+"""Files that take longest. They begin first, so that no worker has one left when the others have ended."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--deep", action="store_true", help="more seeds of every story: minutes more")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: number for number, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
 
 @pytest.fixture(autouse=True)
 def _no_nomad_settings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:

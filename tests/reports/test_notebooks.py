@@ -24,9 +24,18 @@ def test_a_notebook_runs_and_shows_what_is_stored_in_it(name: str, tmp_path: Pat
         f"--nbval-sanitize-with={Path(__file__).with_name('sanitize.cfg')}",
         str(ROOT / "notebooks" / name),
     ]
-    quiet = {**os.environ, "TQDM_DISABLE": "1"}  # a slow machine shows a progress bar, a fast one does not
+    settings = {
+        "PYTHONSTARTUP": str(ROOT / "tests" / "helpers" / "fixed_clock.py"),
+        "TQDM_DISABLE": "1",  # a slow machine shows a progress bar, a fast one does not
+    }
     done = subprocess.run(
-        command, cwd=tmp_path, env=quiet, capture_output=True, text=True, check=False, timeout=170
+        command,
+        cwd=tmp_path,
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=170,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 

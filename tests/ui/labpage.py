@@ -54,6 +54,11 @@ class Lab:
         return name
 
 
+def busy_until(name: str) -> str:
+    """Return a cell that runs until a file of this name is in the folder."""
+    return f"import pathlib, time\nwhile not pathlib.Path({name!r}).exists(): time.sleep(0.05)\n'rested'"
+
+
 @contextlib.contextmanager
 def lab(folder: Path) -> Iterator[Lab]:
     """Run JupyterLab on a free local port, with its own settings and without outside connections."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from labpage import Notebook, Screen, eventually
+from labpage import Lab, Notebook, Screen, busy_until, eventually
 from playwright.sync_api import Locator, expect
 
 import allocframe as af
@@ -56,7 +56,7 @@ def panel(cluster: af.sim.Cluster, notebook: OpenNotebook) -> Panel:
         "panel = af.ControlPanel(client, namespace='*')\n"
         "panel"
     )
-    return Panel(notebook(cell, "import time; time.sleep(6); 'rested'", LOG), cluster)
+    return Panel(notebook(cell, busy_until("panel-rests"), LOG), cluster)
 
 
 def test_choose_stop_confirm_and_see_the_replacement(
@@ -106,7 +106,7 @@ def test_it_works_without_a_mouse(panel: Panel, alloc: Alloc) -> None:
     assert alloc.tasks[next(iter(alloc.tasks))].restarts == 1
 
 
-def test_it_works_while_a_cell_runs(panel: Panel, alloc: Alloc) -> None:
+def test_it_works_while_a_cell_runs(panel: Panel, alloc: Alloc, lab: Lab) -> None:
     panel.row(alloc).click()
     panel.shows(alloc.id)
     panel.notebook.start(1)
@@ -114,6 +114,7 @@ def test_it_works_while_a_cell_runs(panel: Panel, alloc: Alloc) -> None:
     panel.button("Confirm restart").click()
     expect(panel.root.get_by_role("cell", name="done")).to_be_visible()
     assert "[*]" in panel.notebook.cell(1).locator(".jp-InputPrompt").inner_text()
+    (lab.folder / "panel-rests").touch()
     panel.notebook.done(1)
 
 

@@ -1,0 +1,8 @@
+"""Give a notebook's kernel a fixed clock: it runs this file first if `PYTHONSTARTUP` names it.
+
+The story of a simulated cluster ends at the present. Begun in one day and ended in the next, it is told with dates.
+"""
+
+import time_machine
+
+time_machine.travel("2026-11-24T16:10:00+00:00").start()  # from then on it goes on as usual
