@@ -77,7 +77,7 @@ _SAID = {
 
 
 def _loops(snapshot: Snapshot, limits: Thresholds) -> Iterator[Finding]:
-    loops = stats.crash_loops(snapshot, min_restarts=limits.loop_restarts, within=limits.loop_window)
+    loops = stats.crash_loops(snapshot, min_restarts=limits.loop_restarts, window=limits.loop_window)
     if loops.empty:
         return
     keys = ["namespace", "job_id", "task_group", "task", "job_version", "cause"]
@@ -172,7 +172,11 @@ def _lost_nodes(snapshot: Snapshot, limits: Thresholds) -> Iterator[Finding]:
         mine = snapshot.allocations[snapshot.allocations["node_id"].astype(str) == str(row["node_id"])]
         about = {"node_id": row["node_id"], "node_name": row["node_name"]}
         yield Finding(
-            "AF301", "critical", summary, about, mine[mine["client_status"].isin(["lost", "unknown"])]
+            "AF301",
+            "critical",
+            summary,
+            about,
+            mine[mine["client_status"].isin(stats.vocabulary.LOST_STATUSES)],
         )
 
 

@@ -33,6 +33,8 @@ class Parts:
 
     _capture: Capture
     _conditions: tuple[tuple[str, Any], ...]
+    _derived: Any = None
+    """What statistics have computed of this snapshot (stats/_derived.py), kept as long as it is."""
     _declared: ClassVar[Mapping[str, Table]] = TABLES
 
     def __init__(self, store: Tables, schema: str) -> None:

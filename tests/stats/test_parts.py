@@ -22,7 +22,7 @@ def apart(cluster: af.sim.Cluster) -> Iterator[af.Snapshot]:
         af.Client(cluster.address, token=cluster.token) as client,
         client.snapshot(namespace="*") as made,
     ):
-        patch.setattr(_derived, "PART", 300)
+        patch.setattr(_derived, "PART_ROWS", 300)
         patch.setattr(snapshot_module, "LARGE", 10)
         yield made
 
@@ -92,7 +92,7 @@ def test_findings_of_a_large_snapshot_make_no_table_of_all_events(apart: af.Snap
 def test_all_events_with_what_they_mean_are_those_of_whole_tables(
     cluster: af.sim.Cluster, client: af.Client, frames: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_derived, "PART", 300)
+    monkeypatch.setattr(_derived, "PART_ROWS", 300)
     found, whole = af.stats.explain_events(client.snapshot(namespace="*")), af.stats.explain_events(frames)
     assert list(found) == list(whole)
     for name in whole:

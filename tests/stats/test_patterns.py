@@ -12,7 +12,7 @@ from tables import alloc, at, ended, event, gave_up, restarting, snapshot, start
 
 import allocframe as af
 from allocframe import stats
-from allocframe.stats.restart_storms import _distinct
+from allocframe.stats.restart_storms import _count_distinct
 from allocframe.tables import evaluations_frame
 
 DELAYED = "Exceeded allowed attempts, applying a delay"
@@ -38,8 +38,8 @@ def test_three_crashes_in_ten_minutes_are_a_loop_and_two_are_not(tmp_path: Path)
 
 def test_the_thresholds_of_a_loop_can_be_set(tmp_path: Path) -> None:
     snap = snapshot(tmp_path, alloc("a", *looping(100, 800, 1500)))
-    assert len(stats.crash_loops(snap, within="30min")) == 1
-    assert len(stats.crash_loops(snap, min_restarts=2, within="15min")) == 1
+    assert len(stats.crash_loops(snap, window="30min")) == 1
+    assert len(stats.crash_loops(snap, min_restarts=2, window="15min")) == 1
 
 
 def test_a_loop_is_slow_by_long_runs_and_delayed_by_its_policy(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_many_tasks_at_once_are_a_storm_and_one_looping_task_is_not(tmp_path: Pa
 def test_windows_count_different_slots() -> None:
     import numpy as np
 
-    assert _distinct(np.array([0, 0, 1, 2, 1]), np.array([3, 4, 5, 5, 5])).tolist() == [2, 3, 2, 2, 1]
+    assert _count_distinct(np.array([0, 0, 1, 2, 1]), np.array([3, 4, 5, 5, 5])).tolist() == [2, 3, 2, 2, 1]
 
 
 def test_failures_close_to_others_on_their_node_are_told_from_lonely_ones(tmp_path: Path) -> None:

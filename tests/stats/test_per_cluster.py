@@ -164,8 +164,10 @@ def test_plots_have_a_lane_for_each_cluster_or_refuse(twice: af.MultiSnapshot) -
     assert any(name.startswith("eu: ") for name in bars)
     rows = plots.heatmap(stats.restarts(twice, by="job_id", bin="1h")).get_yticklabels()
     assert {row.get_text().partition(" ")[0] for row in rows} == {"eu", "us"}
-    with pytest.raises(ValueError, match="the waterfall of checkout is of one cluster, and there are eu, us"):
+    with pytest.raises(
+        ValueError, match="the waterfall of checkout must be drawn for one cluster, got eu, us"
+    ):
         plots.waterfall(twice, "checkout")
-    with pytest.raises(ValueError, match="the plot of days is of one cluster"):
+    with pytest.raises(ValueError, match="the plot of days must be drawn for one cluster"):
         plots.daily(stats.daily(twice))
     plt.close("all")
