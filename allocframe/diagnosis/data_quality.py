@@ -13,6 +13,7 @@ from .._utils.text import visible
 from ..errors import ConfigError
 from ..reports.render import Points
 from ..snapshot.snapshot import Snapshot
+from ..stats import explain, vocabulary
 
 _MOST_GAPS = 8
 
@@ -30,11 +31,10 @@ def disturbances(snapshot: Snapshot) -> pd.DataFrame:
     A lost allocation is one row, without a task.
     """
     events = stats.explain_events(snapshot)
-    requested = (events["type"] == "Terminated") & events["cause"].isin(["operator", "template", "vault"])
-    told = events[events["failure"].astype(bool) | requested].rename(columns={"time": "at"})
+    told = explain.disturbances(events).rename(columns={"time": "at"})
     allocations = snapshot.allocations
-    lost = allocations[allocations["client_status"].isin(["lost", "unknown"])]
-    lost = lost.rename(columns={"modified_at": "at"}).assign(cause="lost", task=None)
+    lost = allocations[allocations["client_status"].isin(vocabulary.LOST_STATUSES)]
+    lost = lost.rename(columns={"modified_at": "at"}).assign(cause=vocabulary.LOST, task=None)
     columns = ["alloc_id", "task", "namespace", "job_id", "job_version", "node_name", "at", "cause"]
     names = dict.fromkeys(("task", "namespace", "job_id", "node_name", "cause"), "str")
     both: pd.DataFrame = pd.concat([part[columns].astype(names) for part in (told, lost)], ignore_index=True)

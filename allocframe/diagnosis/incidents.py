@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from .._utils.prose import count, number, span
+from ..stats.vocabulary import LOST
 from .finding import Finding
 
 _PRIMARY = ("AF202", "AF201", "AF401", "AF301", "AF204", "AF205", "AF302", "AF501")
@@ -48,11 +49,11 @@ class Incident:
         if first.code in ("AF201", "AF202", "AF401"):
             named = ("namespace", "job_id", "job_version")
             same = [rows[name].astype("str") == str(about[name]) for name in named]
-            mine: pd.Series[Any] = same[0] & same[1] & same[2] & (rows["cause"] != "lost")
+            mine: pd.Series[Any] = same[0] & same[1] & same[2] & (rows["cause"] != LOST)
             return mine
         if first.code in ("AF301", "AF302"):
             on_node: pd.Series[Any] = rows["node_name"].astype("str") == str(about["node_name"])
-            return on_node & (rows["cause"] == "lost") if first.code == "AF301" else on_node
+            return on_node & (rows["cause"] == LOST) if first.code == "AF301" else on_node
         same_cause: pd.Series[Any] = rows["cause"] == str(about["cause"])
         return same_cause & rows["at"].between(self.began_at, self.last_at)
 

@@ -13,10 +13,9 @@ from ..diagnosis.data_quality import brief_gaps, covered, of_one
 from ..diagnosis.diagnose import findings
 from ..diagnosis.incidents import incidents
 from ..snapshot.snapshot import Snapshot
+from ..stats.vocabulary import FINISHED_STATUSES
 from .postmortem import moment
 from .render import Prose
-
-_ENDED = ("complete", "failed", "lost")
 
 
 def cluster_summary(snapshot: Snapshot, *, since: pd.Timestamp | str | None = None) -> Prose:
@@ -39,7 +38,7 @@ def cluster_summary(snapshot: Snapshot, *, since: pd.Timestamp | str | None = No
     names = snapshot.allocations
     if since is not None:
         first = moment("since", since)
-        names = names[~(names["client_status"].isin(_ENDED) & (names["modified_at"] < first))]
+        names = names[~(names["client_status"].isin(FINISHED_STATUSES) & (names["modified_at"] < first))]
     ran = (
         f"From {clock(first)} to {clock(last, first)} UTC the cluster ran {count(len(names), 'allocations')} of "
         f"{count(len(names[['namespace', 'job_id']].drop_duplicates()), 'jobs')} on {count(names['node_name'].nunique(), 'nodes')}."

@@ -15,6 +15,7 @@ from ..diagnosis.finding import Findings
 from ..diagnosis.incidents import Incident, incidents
 from ..errors import ConfigError
 from ..snapshot.snapshot import Snapshot
+from ..stats.vocabulary import LOST, REQUEST_CAUSES
 from .log_excerpts import NOT_ASKED, LogLines, log_lines
 from .render import Points, Prose
 
@@ -263,7 +264,7 @@ def _radius(told: list[Incident], rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _jobs(rows: pd.DataFrame) -> pd.DataFrame:
-    requested, lost = rows["cause"].isin(["operator", "template", "vault"]), rows["cause"] == "lost"
+    requested, lost = rows["cause"].isin(REQUEST_CAUSES), rows["cause"] == LOST
     counted = rows.assign(requested=requested, lost=lost, failed=~requested & ~lost)
     found = counted.groupby(["namespace", "job_id"], observed=True).agg(
         allocations_hit=("alloc_id", "nunique"), allocations_lost=("lost", "sum"), failures=("failed", "sum"),
