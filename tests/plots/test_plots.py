@@ -112,7 +112,7 @@ def test_a_waterfall_has_a_bar_for_each_run_and_a_mark_for_each_failure(
 def test_a_heatmap_holds_every_count(crowd: af.Snapshot) -> None:
     table = stats.restarts(crowd, by="job_id", bin="10min")
     ax = drawn(plots.heatmap(table))
-    assert f"{table['count'].sum():,} in all" in ax.get_title("left")
+    assert f"{table['count'].sum():,} in total" in ax.get_title("left")
     assert len(lanes(ax)) <= 25
     with pytest.raises(ValueError, match="bin="):
         plots.heatmap(stats.restarts(crowd))
