@@ -51,7 +51,7 @@ class Derived:
     ----------
     source : Snapshot, events table, or mapping of tables
     observed_at : time, optional
-        The moment up to which the tables tell; else when they were fetched, or the last time in them.
+        End of observation, default: when the tables were fetched, or the latest time in them.
     """
 
     def __init__(self, source: Source, observed_at: pd.Timestamp | str | None = None) -> None:
@@ -127,7 +127,7 @@ class Derived:
 
     @cached_property
     def observed_us(self) -> int:
-        """The moment up to which the tables tell, in microseconds since 1970."""
+        """The end of observation, in microseconds since 1970."""
         if self._observed_at is not None:
             return us(self._observed_at)
         if self._tables.fetched_us is not None:
@@ -137,7 +137,7 @@ class Derived:
 
     @cached_property
     def began_us(self) -> int:
-        """The first moment that the tables tell about, in microseconds since 1970."""
+        """The beginning of observation, in microseconds since 1970."""
         times = (
             _extreme(self.spans, "start_us", nw.Expr.min),
             _extreme(self._kept_events, "time_us", nw.Expr.min),

@@ -51,7 +51,7 @@ def crash_loops(
     fast_below : str
         A loop is "fast" if the median run is shorter.
     observed_at : time, optional
-        The moment up to which the tables tell; else when they were fetched, or the last time in them.
+        End of observation, default: when the tables were fetched, or the latest time in them.
 
     Returns
     -------

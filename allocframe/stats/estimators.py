@@ -184,8 +184,10 @@ def mean_cumulative(
     ValueError
         A unit that had an event is not in `until`.
 
-    References ---------- Nelson, Recurrent Events Data Analysis for Product Repairs, 2003; Lawless and
-    Nadeau, Technometrics 37, 1995.
+    References
+    ----------
+    Nelson, Recurrent Events Data Analysis for Product Repairs, 2003; Lawless and Nadeau, Technometrics 37,
+    1995.
 
     Examples
     --------

@@ -61,10 +61,12 @@ def explain_events(source: Source) -> Any:
     TypeError
         `source` holds no events table, or it lacks a column.
 
-    Notes ----- Display messages are not parsed; two of Nomad's constants that appear nowhere else are
-    compared as a whole. Exit code 137 after `Killing` is a kill timeout. Without `Killing`, and without a
-    report by the driver, it may be an OOM kill that the driver did not see (docker with cgroup v2, others
-    before Nomad 1.7).
+    Notes
+    -----
+    Display messages are not parsed; two of Nomad's constants that appear nowhere else are compared as a
+    whole. Exit code 137 after `Killing` is a kill timeout. Without `Killing`, and without a report by the
+    driver, it may be an OOM kill that the driver did not see (docker with cgroup v2, others before Nomad
+    1.7).
 
     Examples
     --------
@@ -132,8 +134,8 @@ def explain_stops(source: Source, evaluations: pd.DataFrame | None = None) -> pd
     source : Snapshot or mapping of tables
         With the table `allocations`.
     evaluations : pandas.DataFrame, optional
-        What `Client.evaluations` returned. Nomad says "migrated" for a drained node and for ``nomad alloc
-        stop`` alike; the evaluation that placed the replacement tells them apart.
+        What `Client.evaluations` returned. Nomad says "migrated" both for a drained node and for
+        ``nomad alloc stop``; the evaluation that placed the replacement tells which it was.
 
     Returns
     -------

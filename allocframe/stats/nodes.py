@@ -97,8 +97,10 @@ def lemon_nodes(source: Source, *, by: str | Iterable[str] = ("namespace", "job_
     TypeError
         `source` holds no events table, or it lacks a column.
 
-    References ---------- Breslow and Day, Statistical Methods in Cancer Research II, 1987, 2.3;
-    Spiegelhalter, Statistics in Medicine 24, 2005, for the funnel plot.
+    References
+    ----------
+    Breslow and Day, Statistical Methods in Cancer Research II, 1987, 2.3; Spiegelhalter, Statistics in
+    Medicine 24, 2005, for the funnel plot.
 
     Examples
     --------

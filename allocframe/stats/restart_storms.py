@@ -49,7 +49,7 @@ def restart_storms(
     p_below : float
         Upper limit of p, after Bonferroni's correction for the number of windows.
     observed_at : time, optional
-        The moment up to which the tables tell; else when they were fetched, or the last time in them.
+        End of observation, default: when the tables were fetched, or the latest time in them.
 
     Returns
     -------

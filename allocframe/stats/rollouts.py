@@ -29,7 +29,7 @@ def rollouts(source: Source, *, observed_at: pd.Timestamp | str | None = None) -
     source : Snapshot, events table, or mapping of tables
         With `allocations`, canaries are separate and the time when each version was first placed is known.
     observed_at : time, optional
-        The moment up to which the tables tell; else when they were fetched, or the last time in them.
+        End of observation, default: when the tables were fetched, or the latest time in them.
 
     Returns
     -------
@@ -59,8 +59,10 @@ def rollouts(source: Source, *, observed_at: pd.Timestamp | str | None = None) -
     TypeError
         `source` holds no events table, or it lacks a column.
 
-    Notes ----- A deployment restarts tasks by itself; only failures count here. `lemon_nodes` helps to tell
-    whether the node or the version is to blame.
+    Notes
+    -----
+    A deployment restarts tasks by itself; only failures count here. `lemon_nodes` helps to tell whether the
+    node or the version is to blame.
 
     Examples
     --------

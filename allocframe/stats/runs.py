@@ -43,7 +43,7 @@ def runs(source: Source, *, observed_at: pd.Timestamp | str | None = None) -> pd
     source : Snapshot, events table, or mapping of tables
         With `allocations` and `task_states` the slots and states of tasks are known, too.
     observed_at : time, optional
-        The moment up to which the tables tell; else when they were fetched, or the last time in them.
+        End of observation, default: when the tables were fetched, or the latest time in them.
 
     Returns
     -------

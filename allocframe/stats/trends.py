@@ -31,8 +31,8 @@ def daily(
         A snapshot of an archive knows which times nobody watched. For others every day is incomplete: Nomad
         has forgotten a part of it.
     since, until : time, optional
-        Times in the first and the last day; else from where the archive or its snapshot begins to the moment
-        up to which the tables tell. A time without an offset is UTC.
+        Times in the first and the last day. Default: from the beginning of the archive, or of the tables, to
+        the end of observation. A time without an offset is UTC.
 
     Returns
     -------
@@ -100,7 +100,7 @@ def compare_periods(
     period : str
         Length of each period, such as ``"7D"``.
     until : time, optional
-        End of the later period; else the moment up to which the tables tell. Without an offset it is UTC.
+        End of the later period; default: the end of observation. Without an offset it is UTC.
 
     Returns
     -------
