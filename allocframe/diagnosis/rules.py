@@ -125,7 +125,7 @@ _FAILED_STARTS = ("artifact", "driver", "setup", "validation", "hook")
 @rule("AF201")
 def _crash_loops(sources: Sources) -> Iterator[Finding]:
     limits = sources.thresholds
-    loops = stats.crash_loops(sources.snapshot, min_restarts=limits.loop_restarts, within=limits.loop_window)
+    loops = stats.crash_loops(sources.snapshot, min_restarts=limits.loop_restarts, window=limits.loop_window)
     if loops.empty:
         return
     keys = ["namespace", "job_id", "task_group", "task", "job_version", "cause"]
@@ -214,7 +214,7 @@ def _lost_nodes(sources: Sources) -> Iterator[Finding]:
     allocations = sources.snapshot.allocations
     for row in stats.blast_radius(sources.snapshot).to_dict("records"):
         on_node = allocations[allocations["node_id"].astype(str) == str(row["node_id"])]
-        lost = on_node[on_node["client_status"].isin(["lost", "unknown"])]
+        lost = on_node[on_node["client_status"].isin(stats.vocabulary.LOST_STATUSES)]
         facts = {
             "lost_at": row["at"],
             **{name: row[name] for name in ("lost", "jobs", "median_to_start", "unplaced")},

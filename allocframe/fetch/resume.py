@@ -160,7 +160,9 @@ class ResumableCapture(Capture):
             f"{len(times):,} from {_clock(times[0])} to {_clock(times[-1])}" for times in sessions
         )
         summary = (
-            "these rows were fetched at several times" if len(sessions) > 1 else "no page had to be fetched again"
+            "these rows were fetched at several times"
+            if len(sessions) > 1
+            else "no page had to be fetched again"
         )
         return [f"resumed: {summary}; pages in UTC: {spans}"]
 

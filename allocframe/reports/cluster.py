@@ -15,9 +15,8 @@ from ..diagnosis.data_quality import covered_window, lower_bound_note, require_o
 from ..diagnosis.diagnose import findings
 from ..diagnosis.incidents import group_incidents
 from ..snapshot.snapshot import Snapshot
+from ..stats.vocabulary import FINISHED_STATUSES
 from .postmortem import NO_INCIDENTS
-
-_ENDED = ("complete", "failed", "lost")
 
 
 def cluster_summary(snapshot: Snapshot, *, since: pd.Timestamp | str | None = None) -> Prose:
@@ -45,7 +44,9 @@ def cluster_summary(snapshot: Snapshot, *, since: pd.Timestamp | str | None = No
     allocations = snapshot.allocations
     if since is not None:
         first = to_utc(since, "since")
-        ended_before = allocations["client_status"].isin(_ENDED) & (allocations["modified_at"] < first)
+        ended_before = allocations["client_status"].isin(FINISHED_STATUSES) & (
+            allocations["modified_at"] < first
+        )
         allocations = allocations[~ended_before]
     jobs = len(allocations[["namespace", "job_id"]].drop_duplicates())
     size = (

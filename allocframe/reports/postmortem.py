@@ -19,12 +19,13 @@ from ..diagnosis.data_quality import (
     unwatched_note,
 )
 from ..diagnosis.diagnose import diagnose
-from ..diagnosis.disturbances import REQUESTED, disturbances
+from ..diagnosis.disturbances import disturbances
 from ..diagnosis.finding import Finding, Findings
 from ..diagnosis.incidents import Incident, group_incidents
 from ..diagnosis.sentences import Clock, long
 from ..errors import ConfigError
 from ..snapshot.snapshot import Snapshot
+from ..stats.vocabulary import LOST, REQUEST_CAUSES
 from .log_excerpts import NOT_ASKED, LogLines, log_lines
 
 _MOST_IN_SUMMARY = 6
@@ -294,7 +295,7 @@ def _radius(incidents: list[Incident], rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _jobs(rows: pd.DataFrame) -> pd.DataFrame:
-    requested, lost = rows["cause"].isin(REQUESTED), rows["cause"] == "lost"
+    requested, lost = rows["cause"].isin(REQUEST_CAUSES), rows["cause"] == LOST
     counted = rows.assign(requested=requested, lost=lost, failed=~requested & ~lost)
     jobs = counted.groupby(["namespace", "job_id"], observed=True).agg(
         allocations_hit=("alloc_id", "nunique"), allocations_lost=("lost", "sum"), failures=("failed", "sum"),

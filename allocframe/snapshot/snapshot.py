@@ -58,6 +58,8 @@ class Snapshot:
 
     clusters: Mapping[str, Snapshot] = MappingProxyType({})
     _declared: ClassVar[Mapping[str, Table]] = {**TABLES, ISSUES.name: ISSUES}
+    _derived: Any = None
+    """What statistics have computed of this snapshot (`stats._derived`); it lives as long as the snapshot."""
 
     def __init__(
         self,

@@ -214,7 +214,7 @@ def test_the_plot_draws_those_with_the_least_headroom_first_and_says_what_it_lea
     assert len(labels) == 25
     assert "job129" in labels[0]
     assert "\x1b" not in "".join(labels)
-    assert "9 with more headroom not shown" in ax.get_title(loc="left")
+    assert "9 rows with more headroom not shown" in ax.get_title(loc="left")
     assert ax.get_xlim()[1] > 1.29
     plt.close("all")
 

@@ -182,5 +182,5 @@ def test_days_and_changes_of_rate_are_those_of_the_events(archive: af.Archive) -
 def test_of_a_live_snapshot_no_day_is_complete(snap: af.Snapshot) -> None:
     days = af.stats.daily(snap)
     assert not days["complete"].any()
-    assert set(days["lacks"]) == {"no archive: what Nomad has forgotten is not here"}
+    assert set(days["lacks"]) == {"no archive: Nomad has forgotten older events"}
     assert days["watched"].isna().all()
