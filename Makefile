@@ -1,8 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-LOWEST := tests/repo/test_dependencies.py tests/stats/test_meaning.py tests/stats/test_rates.py tests/stats/test_patterns.py \
-  tests/plots tests/archive/test_archive.py
+LOWEST := tests/repo/test_dependencies.py tests/stats/test_meaning.py tests/stats/test_patterns.py tests/plots \
+  tests/archive/test_archive.py
 COVERED := 85
 
 .PHONY: demo lab test system js lint types coverage lowest package hooks bench diagnosis pictures notebooks docs month soak \
