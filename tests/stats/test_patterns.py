@@ -209,7 +209,7 @@ DESCRIPTIONS = {
 }
 
 
-@pytest.mark.parametrize(("said", "reason"), list(DESCRIPTIONS.items()))
+@pytest.mark.parametrize(("description", "reason"), list(DESCRIPTIONS.items()))
 def test_the_schedulers_words_say_why_an_allocation_was_stopped(
     tmp_path: Path, description: str, reason: str
 ) -> None:
