@@ -262,7 +262,8 @@ def test_a_redacted_report_holds_nothing_of_the_original(tmp_path: Path) -> None
         job = next(row["JobID"] for row in rows if row["JobVersion"])
         page = af.report(snap, output=tmp_path / "a.md", job=job, redact=True, progress=False)
         tables = [
-            frame.to_csv() for _, frame in af.load(redacted(snap, tmp_path / "plain.allocframe"))._tables()
+            frame.to_csv()
+            for _, frame in af.load(redacted(snap, tmp_path / "plain.allocframe"))._iter_tables()
         ]
     identities = {row[name][:8] for row in rows for name in ("ID", "NodeID", "EvalID")}
     pictures = [path.read_bytes().decode("latin-1") for path in (tmp_path / "a_files").iterdir()]
