@@ -314,7 +314,9 @@ def test_a_task_whose_end_was_not_seen_does_not_run_on(archive: af.Archive, vers
         assert snap.task_states["finished_at"].tolist() == [moment(10)]
         ran = af.stats.runs(snap)
         assert ran["ended_at"].max() <= moment(10)
-        assert any("the end of 1 allocations" in note for note in snap.info["notes"])
+        assert any(
+            "1 allocations were removed before their end was seen" in note for note in snap.info["notes"]
+        )
 
 
 def test_rows_are_found_by_true_and_false(tmp_path: Path) -> None:
