@@ -33,11 +33,14 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Every public name has a type that pyright knows.
+# Every public name has a type that pyright knows. It looks for packages in the first python of PATH, and takes
+# the classes of an untyped one for unknown. ipywidgets is untyped, and Terminal is a widget: call it typed here.
 types: $(VENV)/.dev
 	@rm -rf build/types
 	$(BIN)/python -m uv pip install --quiet --no-deps --target build/types .
-	cd build && PYTHONPATH=$(CURDIR)/build/types $(CURDIR)/$(BIN)/python -m pyright --verifytypes allocframe --ignoreexternal
+	cp -r $(VENV)/lib/python*/site-packages/ipywidgets build/types && touch build/types/ipywidgets/py.typed
+	cd build && PATH=$(CURDIR)/$(BIN):$$PATH PYTHONPATH=$(CURDIR)/build/types \
+	  python -m pyright --verifytypes allocframe --ignoreexternal
 
 coverage: $(VENV)/.dev system
 	$(TEST) --cov --cov-report=term --cov-report=html:build/coverage --cov-fail-under=$(COVERED)

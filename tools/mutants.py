@@ -2,9 +2,10 @@
 
     python tools/mutants.py [MODULE [TEST ...]]
 
-Each change is one that a person might make by mistake: another comparison, `and` for `or`, a number one off, another text, a
-statement left out. A fresh process with the changed module runs the tests until the first fails. A mutant that survives is a
-test that is missing, or a change that changes nothing; the latter are in EQUIVALENT, with why. Ends with 1 where another survives.
+Each change is one that a person might make by mistake: another comparison, `and` for `or`, a number one off,
+another text, a statement left out. A fresh process with the changed module runs the tests until the first
+fails. A mutant that survives is a test that is missing, or a change that changes nothing; the latter are in
+EQUIVALENT, with why. Exits with 1 if another one survives.
 """
 
 from __future__ import annotations
@@ -31,7 +32,11 @@ TESTS = ("tests/nomad/test_protocol.py",)
 LONGEST_S = 120.0
 _QUIETLY = (
     "-x", "-q", "--noconftest", "--timeout=60", "-W", "ignore::pytest.PytestAssertRewriteWarning",
-    *(word for name in ("cacheprovider", "xdist", "anyio", "nbval", "playwright", "randomly") for word in ("-p", f"no:{name}")),
+    *(
+        word
+        for name in ("cacheprovider", "xdist", "anyio", "nbval", "playwright", "randomly")
+        for word in ("-p", f"no:{name}")
+    ),
 )  # fmt: skip
 
 EQUIVALENT = {
@@ -75,8 +80,8 @@ _COMPARED: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
     ast.NotIn: (ast.In,),
 }
 _COMPUTED: dict[type[ast.operator], type[ast.operator]] = {
-    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.Div: ast.Mult, ast.Mod: ast.Mult, ast.Pow: ast.Mult,
-    ast.BitOr: ast.BitAnd,
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.Div: ast.Mult, ast.Mod: ast.Mult,
+    ast.Pow: ast.Mult, ast.BitOr: ast.BitAnd,
 }  # fmt: skip
 
 
@@ -160,7 +165,7 @@ def _is_text(node: ast.AST) -> bool:
 
 
 def _is_described(parent: ast.AST, name: str) -> bool:
-    """Tell whether a field is an import, or the words of a message: what people read is not what a program does."""
+    """Return whether a field is an import, or the words of a message: neither is behaviour."""
     if isinstance(parent, ast.Call):
         return isinstance(parent.func, ast.Name) and parent.func.id == "make" and name == "args"
     return isinstance(parent, ast.Expr | ast.JoinedStr | ast.FormattedValue | ast.ImportFrom)
@@ -222,8 +227,10 @@ def main() -> None:
         counts[fate] += 1
         if fate == "survived":
             print(f"survived: line {line}: {said[:160]}", flush=True)
-    print(f"{file.name}: {counts.total()} mutants, {counts['killed']} killed, {counts['equivalent']} change nothing, "
-          f"{counts['survived']} survived")  # fmt: skip
+    print(
+        f"{file.name}: {counts.total()} mutants, {counts['killed']} killed, "
+        f"{counts['equivalent']} change nothing, {counts['survived']} survived"
+    )
     sys.exit(1 if counts["survived"] else 0)
 
 

@@ -1,4 +1,4 @@
-"""The careful reader: JSON that holds anything, to JSON that holds only what is declared, with a note of each difference.
+"""The lenient reader: turns any JSON into JSON that fits the declared types, and notes each difference.
 
 Used for the rare page that does not fit the declared types. It never loses a record: a value of another
 type becomes null and is noted.

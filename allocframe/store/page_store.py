@@ -1,4 +1,4 @@
-"""Pages of JSON to typed columns: DuckDB reads each page as it arrives, and SQL flattens them into the tables."""
+"""Pages of JSON to typed columns: DuckDB reads each page as it arrives, and SQL makes the tables of them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ UNSTORED = (OSError, duckdb.Error)
 """What is raised where this machine has no room, or lets nobody write."""
 
 _UNFIT = (duckdb.InvalidInputException, UnicodeDecodeError)
-"""What DuckDB raises for a page that does not fit; the second where its message cuts a character of the page in two."""
+"""Errors of DuckDB for a page that does not fit.
+
+The second occurs if DuckDB's message cuts a character of the page in two.
+"""
 
 _SUSPECT = wire_schema.suspect_pattern()
 _COLUMNS = wire_schema.duckdb_columns()
@@ -48,7 +51,8 @@ _COLUMNS = wire_schema.duckdb_columns()
 ISSUES = Table(
     name="issues",
     key=("file", "record", "field"),
-    doc="One row for each value that did not fit; the table holds NA in its place, the captured page what was sent.",
+    doc="One row for each value that did not fit; the table holds NA in its place, "
+    "the captured page what was sent.",
     source="noted",
     columns=(
         Column("file", "file", "category", "the page or file"),
@@ -69,7 +73,7 @@ class PageRows:
 
 
 class PageStore:
-    """The typed columns of a capture's pages, in a database of their own that spills to the capture's folder."""
+    """The typed columns of a capture's pages, in a database that spills to the capture's folder."""
 
     def __init__(self, capture: Capture, *, threads: int | None = None) -> None:
         self.capture = capture
@@ -96,7 +100,9 @@ class PageStore:
         self._views("main", "true")
 
     def read(self, page: Page, body: bytes | None = None) -> PageRows:
-        """Type one page, whose text need not be read again where it is at hand; safe to call from several threads.
+        """Read one page into typed columns. Safe to call from several threads.
+
+        With `body`, the page's text, its file is not read again.
 
         Raises
         ------
@@ -110,7 +116,7 @@ class PageStore:
             try:
                 return self._insert(page, file, len(body))
             except _UNFIT:
-                pass  # the careful reader finds out whether the page is broken or only unusual
+                pass  # the lenient reader finds out whether the page is broken or only unusual
         plain, issues = lenient_json.read(body, page.source or page.file_name)
         careful = file.with_suffix(".careful")
         careful.write_bytes(plain)
@@ -169,7 +175,7 @@ class PageStore:
             return PageRows([row[0] for row in cursor.execute(query).fetchall()])
 
     def drop_duplicates(self) -> int:
-        """Keep only the row with the highest ModifyIndex of each allocation; return the number of dropped rows."""
+        """Keep each allocation's row with the highest ModifyIndex; return the number of dropped rows."""
         twice = self._con.execute(
             """DELETE FROM pages WHERE rowid IN (SELECT row FROM (SELECT rowid AS row, row_number() OVER (
                PARTITION BY Namespace, ID ORDER BY ModifyIndex DESC NULLS LAST, page DESC) AS place
@@ -186,7 +192,7 @@ class PageStore:
             self._con.execute(f"CREATE VIEW {schema}.{table.name} AS {table.select(schema)}")
 
     def narrow(self, schema: str, conditions: Iterable[tuple[str, Any]]) -> str:
-        """Make a schema in which every table holds only the allocations that meet `conditions`; return its name.
+        """Make a schema whose tables hold only the allocations that meet `conditions`; return its name.
 
         A condition is a column of `allocations` and the value, or list of values, that it must have.
         """
@@ -195,7 +201,7 @@ class PageStore:
         return name
 
     def split(self, schema: str, size: int) -> Iterator[str]:
-        """Make schemas in turn that hold so many allocations each, in the order in which they came; yield their names."""
+        """Make schemas of `size` allocations each, in order of arrival. Yield the name of each when made."""
         found = self._con.execute("SELECT coalesce(max(rowid), -1) FROM pages").fetchone()
         for start in range(0, (found[0] if found else -1) + 1, size):
             name = f"view_{next(self._schemas)}"
@@ -245,7 +251,7 @@ class PageStore:
         return stream_table(self._con, name, schema)
 
     def quick_frame(self, name: str) -> pd.DataFrame:
-        """Return `frame` of a small store whose rows came in order of creation; the query is planned only once."""
+        """Return `frame` of a small store with rows in order of creation; the query is planned only once."""
         table = TABLES[name]
         if name not in self._prepared:
             self._con.execute(f"PREPARE quick_{name} AS {table.select('main')}")

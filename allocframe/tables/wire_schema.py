@@ -1,7 +1,7 @@
 """Which fields of Nomad's answers are read, and of what type: the one place that says so.
 
 From this declaration come the column types that DuckDB reads with, the check for values of another type,
-and the careful reader for pages that fail it.
+and the lenient reader for pages that fail it.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ ALLOCATION = Struct(
         "Metrics": _METRICS,
     }
 )
-"""An allocation as the list and the full read send it; fields named nowhere here stay in the captured page."""
+"""An allocation as the list and the full read send it. Other fields stay in the captured page."""
 
 
 def duckdb_columns() -> str:
@@ -179,7 +179,7 @@ def suspect_pattern() -> str:
     """Return a regular expression (RE2) that finds every scalar not plainly of its declared type.
 
     DuckDB's JSON reader casts quietly (1.5 becomes 2, true becomes 1); pages where this pattern matches go
-    to the careful reader instead. A match inside a text costs time only.
+    to the lenient reader instead. A match inside a text costs time only.
     """
     names: dict[Scalar, set[str]] = {}
     for name, kind in _scalars(ALLOCATION):

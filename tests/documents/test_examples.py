@@ -30,8 +30,8 @@ class Finder(doctest.DocTestFinder):
 
     def _from_module(self, module: Any, value: Any) -> bool:
         unwrapped = inspect.unwrap(value) if inspect.isfunction(value) else value
-        own = super()._from_module(module, value) or super()._from_module(module, unwrapped)  # type: ignore[misc]
-        return bool(own)
+        is_own = super()._from_module  # type: ignore[misc]
+        return bool(is_own(module, value) or is_own(module, unwrapped))
 
 
 def examples() -> list[doctest.DocTest]:
