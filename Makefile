@@ -1,8 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-LOWEST := tests/repo/test_dependencies.py tests/stats/test_meaning.py tests/stats/test_rates.py tests/stats/test_patterns.py \
-  tests/plots tests/archive/test_archive.py
+LOWEST := tests/repo/test_dependencies.py tests/stats/test_meaning.py tests/stats/test_patterns.py tests/plots \
+  tests/archive/test_archive.py
 COVERED := 85
 # Three workers for two cores, since many tests wait; file by file, the slowest first (tests/conftest.py).
 TEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=25

@@ -1,6 +1,6 @@
-"""``df.alloc``: statistics and plots on a table itself, where pandas users look for them.
+"""``df.alloc``: statistics and plots on a table itself.
 
-A table is known by its columns, so that it stays one after filters, copies and groups, which drop pandas' attributes.
+The accessor recognises a table by its columns, because pandas drops its attributes in filters and copies.
 """
 
 from __future__ import annotations
@@ -10,37 +10,38 @@ from typing import Any
 
 import pandas as pd
 
-_NEEDED = {
+_REQUIRED = {
     "events": (
-        "alloc_id", "task", "seq", "type", "time", "exit_code", "signal", "oom_killed", "restart_reason", "job_id", "node_name",
+        "alloc_id", "task", "seq", "type", "time", "exit_code", "signal", "oom_killed", "restart_reason",
+        "job_id", "node_name",
     ),
     "task_states": ("alloc_id", "task", "state", "restarts"),
     "allocations": ("alloc_id", "client_status", "desired_status", "desired_description", "preempted_by"),
     "reschedules": ("alloc_id", "seq", "prev_alloc_id"),
     "resources": ("alloc_id", "cpu_mhz", "memory_mib"),
 }  # fmt: skip
-"""By which columns each table is known: those that only it has together, and those that are needed here."""
+"""The columns that identify each table, and those that its methods use."""
 
 
 @pd.api.extensions.register_dataframe_accessor("alloc")
 class Alloc:
-    """What allocframe can say of a table: ``snap.events.alloc.restarts()``.
+    """Statistics and plots of a table: ``snap.events.alloc.restarts()``.
 
     Raises
     ------
     AttributeError
-        The frame is no table of a snapshot, as far as its columns tell.
+        The DataFrame lacks the columns of every table.
     """
 
     def __init__(self, frame: pd.DataFrame) -> None:
         self._frame = frame
-        self.table = _table(frame)
+        self.table = _identify(frame)
 
     def __repr__(self) -> str:
         return f"<alloc of {self.table}: {len(self._frame):,} rows>"
 
     def explain(self) -> pd.DataFrame:
-        """Add what the rows mean: of events their causes, of allocations why the servers stopped them.
+        """Add the meaning of the rows: the cause of an event, or why the servers stopped an allocation.
 
         See `stats.explain_events` and `stats.explain_stops`.
 
@@ -53,12 +54,14 @@ class Alloc:
         from allocframe import stats
 
         if self.table == "allocations":
-            return stats.explain_stops({"allocations": self._only("allocations")})
-        explained: pd.DataFrame = stats.explain_events(self._only("events", "allocations"))
+            return stats.explain_stops({"allocations": self._require("allocations")})
+        explained: pd.DataFrame = stats.explain_events(self._require("events", "allocations"))
         return explained
 
     def restarts(self, by: str | Iterable[str] = "job_id", **window: Any) -> pd.DataFrame:
-        """Count the restarts in an events table, with their rate and its interval; arguments as of `stats.restarts`.
+        """Count the restarts in an events table, with their rate and its interval.
+
+        The arguments are those of `stats.restarts`.
 
         Examples
         --------
@@ -67,10 +70,10 @@ class Alloc:
         """
         from allocframe import stats
 
-        return stats.restarts(self._only("events"), by, **window)
+        return stats.restarts(self._require("events"), by, **window)
 
-    def timeline(self, **how: Any) -> Any:
-        """Draw what went wrong when, of an events table; arguments as of `plots.timeline`.
+    def timeline(self, **options: Any) -> Any:
+        """Draw the incidents in an events table over time. The arguments are those of `plots.timeline`.
 
         Examples
         --------
@@ -79,20 +82,23 @@ class Alloc:
         """
         from allocframe import plots
 
-        return plots.timeline(self._only("events"), **how)
+        return plots.timeline(self._require("events"), **options)
 
-    def _only(self, *wanted: str) -> pd.DataFrame:
-        if self.table not in wanted:
-            raise TypeError(f"this needs the {' or '.join(wanted)} table, and this frame is {self.table}")
+    def _require(self, *tables: str) -> pd.DataFrame:
+        if self.table not in tables:
+            raise TypeError(
+                f"this method needs the {' or '.join(tables)} table, but this DataFrame is {self.table}"
+            )
         return self._frame
 
 
-def _table(frame: pd.DataFrame) -> str:
+def _identify(frame: pd.DataFrame) -> str:
+    """Return the name of the table that a DataFrame holds."""
     columns = {str(name) for name in frame.columns}
-    for name, needed in _NEEDED.items():
-        if columns >= set(needed):
+    for name, required in _REQUIRED.items():
+        if columns >= set(required):
             return name
-    closest = max(_NEEDED, key=lambda name: len(columns & set(_NEEDED[name])))
-    lacks = ", ".join(name for name in _NEEDED[closest] if name not in columns)
-    said = f"; to be {closest} it lacks {lacks}" if columns & set(_NEEDED[closest]) else ""
-    raise AttributeError(f"this frame is none of {', '.join(_NEEDED)}, nor rows of one{said}")
+    closest = max(_REQUIRED, key=lambda name: len(columns & set(_REQUIRED[name])))
+    missing = ", ".join(name for name in _REQUIRED[closest] if name not in columns)
+    hint = f" For {closest} it lacks {missing}." if columns & set(_REQUIRED[closest]) else ""
+    raise AttributeError(f"this DataFrame is none of the tables {', '.join(_REQUIRED)}.{hint}")

@@ -1,34 +1,34 @@
-"""The error tree. Every message says what happened, where, and what to do; none ever holds a token."""
+"""The error tree. Every message says what happened, where, and what to do; none contains a token."""
 
 from __future__ import annotations
 
 
 class AllocframeError(Exception):
-    """The root of every error that allocframe raises on purpose."""
+    """The base class of allocframe's errors."""
 
 
 class ConfigError(AllocframeError, ValueError):
-    """An argument or a ``NOMAD_*`` variable has a value that cannot be used."""
+    """An argument or a ``NOMAD_*`` variable has an invalid value."""
 
 
 class ConnectionFailed(AllocframeError):
-    """No answer could be had: refused, reset, unknown host, or TLS not verified."""
+    """The server could not be reached: connection refused or reset, unknown host, or TLS not verified."""
 
 
 class RequestTimeout(AllocframeError):
-    """The answer did not come within the deadline."""
+    """The deadline passed before the answer was complete."""
 
 
 class NotNomad(AllocframeError):
-    """Something answered, but not as Nomad does (a login page, a proxy's error page)."""
+    """The answer is not from Nomad, but for example a login page or a proxy's error page."""
 
 
 class ResponseTooLarge(AllocframeError):
-    """One answer is larger than the client is ready to hold."""
+    """An answer is larger than the client accepts."""
 
 
 class ResultUnknown(AllocframeError):
-    """A request that changes something was sent, and its answer was lost: it may or may not have been carried out."""
+    """The answer to a change was lost: Nomad may or may not have made the change."""
 
 
 class ApiError(AllocframeError):
@@ -37,9 +37,9 @@ class ApiError(AllocframeError):
     Attributes
     ----------
     status : int
-        HTTP status. Nomad also uses 500 for bad input: the meaning is in `text`.
+        HTTP status. Nomad uses 500 for bad input, too; `text` says what happened.
     text : str
-        Nomad's own words.
+        Nomad's message.
     method, path : str
         The request, without its query.
     """
@@ -52,8 +52,7 @@ class ApiError(AllocframeError):
         self.method = method
         self.path = path
         self.hint = hint
-        said = text.strip() or "(no text)"
-        message = f"{method} {path}: Nomad answered {status}: {said}"
+        message = f"{method} {path}: Nomad answered {status}: {text.strip() or '(no text)'}"
         super().__init__(f"{message.removesuffix('.')}. {hint}" if hint else message)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -69,27 +68,27 @@ class PermissionDenied(ApiError):
 
 
 class NotFound(ApiError):
-    """There is no such allocation in what this token may read."""
+    """This token sees no such allocation."""
 
 
 class NodeUnreachable(ApiError):
-    """The allocation exists, but its node cannot be asked."""
+    """The allocation exists, but its node cannot be reached."""
 
 
 class Conflict(ApiError):
-    """The allocation or task is not in a state for that action."""
+    """The state of the allocation or task does not allow the action."""
 
 
 class BadRequest(ApiError):
-    """Nomad could not make sense of the request."""
+    """Nomad rejected the request as invalid."""
 
 
 class Unsupported(ApiError):
-    """This server's version does not have what was asked for."""
+    """This version of the server lacks the requested feature."""
 
 
 class DecodeError(AllocframeError):
-    """A captured page is not what Nomad sends.
+    """A file or an answer is not what Nomad sends.
 
     Attributes
     ----------
@@ -106,12 +105,12 @@ class DecodeError(AllocframeError):
 
 
 class ExecError(AllocframeError):
-    """A command could not be started, or its session was lost before its end was known.
+    """A command could not be started, or its session ended before its exit code came.
 
     Attributes
     ----------
     stdout, stderr : bytes
-        What had come until then.
+        The output up to then.
     """
 
     def __init__(self, message: str, *, stdout: bytes = b"", stderr: bytes = b"") -> None:
@@ -121,4 +120,4 @@ class ExecError(AllocframeError):
 
 
 class MissingExtra(AllocframeError, ImportError):
-    """An optional part is not installed; the message says the pip line."""
+    """An optional dependency is not installed; the message has the pip command."""

@@ -1,7 +1,4 @@
-"""Equality of tables and snapshots, for tests of code that uses them.
-
-from allocframe.testing import assert_tables_equal
-"""
+"""Compare tables and snapshots in tests: ``from allocframe.testing import assert_tables_equal``."""
 
 from __future__ import annotations
 
@@ -16,14 +13,14 @@ from .tables import SNAPSHOT_TABLES, TABLES
 
 __all__ = ["assert_snapshots_equal", "assert_tables_equal"]
 
-_MOST_TOLD = 5
+_MAX_SHOWN = 5
+"""Rows that a message shows."""
 
 
 def assert_tables_equal(left: pd.DataFrame, right: pd.DataFrame, table: str) -> None:
-    """Fail unless two frames hold the same rows of a table, in whatever order.
+    """Fail unless two DataFrames hold the same rows of a table, in any order.
 
-    Rows are matched by the table's key. Categories that no row has, the index and pandas' attributes do not count; a column
-    that differs in its dtype does.
+    Rows are matched by the table's key. Dtypes count; unused categories, the index and pandas' attributes do not.
 
     Parameters
     ----------
@@ -34,7 +31,7 @@ def assert_tables_equal(left: pd.DataFrame, right: pd.DataFrame, table: str) -> 
     Raises
     ------
     AssertionError
-        Says which columns, rows or cells differ.
+        They differ; the message shows the columns, rows or cells.
 
     Examples
     --------
@@ -42,31 +39,32 @@ def assert_tables_equal(left: pd.DataFrame, right: pd.DataFrame, table: str) -> 
     >>> assert_tables_equal(snap.events, snap.events.sample(frac=1, random_state=1), "events")
     >>> assert_tables_equal(snap.events, snap.events.head(3), "events")
     Traceback (most recent call last):
-    AssertionError: events: ... rows are only in the left one, such as ...
+    AssertionError: events: ... rows are only in left, such as ...
     """
     key = [*(["cluster"] if "cluster" in left.columns else []), *TABLES[table].key]
     for side, frame in (("left", left), ("right", right)):
         missing = [name for name in key if name not in frame.columns]
-        _check(not missing, f"{table}: the {side} one lacks the key {', '.join(missing)}")
-        doubled = frame.loc[frame.duplicated(key), key]
-        _check(doubled.empty, f"{table}: the {side} one has rows twice, such as {_told(doubled.to_numpy())}")
-    unlike = sorted(set(left.columns) ^ set(right.columns))
-    _check(not unlike, f"{table}: only one of them has the columns {', '.join(unlike)}")
-    ours, theirs = _plain(left, key), _plain(right, key)
-    for side, one, other in (("left", ours, theirs), ("right", theirs, ours)):
-        only = one.index[~one.index.isin(other.index)]
-        _check(only.empty, f"{table}: {len(only):,} rows are only in the {side} one, such as {_told(only)}")
-    for name in ours.columns:
-        _compare(table, ours[name], theirs[name])
+        _check(not missing, f"{table}: {side} lacks the key {', '.join(missing)}")
+        duplicates = frame.loc[frame.duplicated(key), key]
+        shown = _format_keys(duplicates.to_numpy())
+        _check(duplicates.empty, f"{table}: {side} has duplicate rows, such as {shown}")
+    unshared = sorted(set(left.columns) ^ set(right.columns))
+    _check(not unshared, f"{table}: only one side has the columns {', '.join(unshared)}")
+    left, right = _normalize(left, key), _normalize(right, key)
+    for side, frame, other in (("left", left, right), ("right", right, left)):
+        only = frame.index[~frame.index.isin(other.index)]
+        _check(only.empty, f"{table}: {len(only):,} rows are only in {side}, such as {_format_keys(only)}")
+    for name in left.columns:
+        _compare(table, left[name], right[name])
 
 
 def assert_snapshots_equal(left: Snapshot, right: Snapshot) -> None:
-    """Fail unless two snapshots hold the same tables; how and when they were got does not count.
+    """Fail unless two snapshots hold the same tables. When and how they were fetched does not count.
 
     Raises
     ------
     AssertionError
-        Says in which table, and what differs.
+        They differ; the message names the table and shows the difference.
 
     Examples
     --------
@@ -77,30 +75,33 @@ def assert_snapshots_equal(left: Snapshot, right: Snapshot) -> None:
         assert_tables_equal(getattr(left, table), getattr(right, table), table)
 
 
-def _plain(frame: pd.DataFrame, key: list[str]) -> pd.DataFrame:
-    """Return a frame by its key and in the order of it, with text for categories."""
-    repeated = frame.select_dtypes("category").columns
-    plain = frame.astype({name: frame[name].cat.categories.dtype for name in repeated})
+def _normalize(frame: pd.DataFrame, key: list[str]) -> pd.DataFrame:
+    """Return a DataFrame sorted by its key, with text instead of categories."""
+    categories = frame.select_dtypes("category").columns
+    plain = frame.astype({name: frame[name].cat.categories.dtype for name in categories})
     return plain.set_index(key, drop=False).sort_index()
 
 
-def _compare(table: str, ours: pd.Series[Any], theirs: pd.Series[Any]) -> None:
-    """Fail unless two columns, in the same order, hold the same."""
-    kinds = f"{ours.dtype} in the left one and {theirs.dtype} in the right one"
-    _check(ours.dtype == theirs.dtype, f"{table}: {ours.name} is {kinds}")
-    mine, its = ours.array, theirs.array
-    differ = ~(pd.isna(mine) & pd.isna(its)) & pd.array(mine != its, dtype="boolean").fillna(True).to_numpy(
-        dtype=bool
-    )
-    rows = [f"{_told([ours.index[n]])}: {mine[n]!r} and {its[n]!r}" for n in differ.nonzero()[0][:_MOST_TOLD]]
-    _check(not rows, f"{table}: {ours.name} differs in {int(differ.sum()):,} rows: {'; '.join(rows)}")
+def _compare(table: str, left: pd.Series[Any], right: pd.Series[Any]) -> None:
+    """Fail unless two columns, in the same order, hold the same values."""
+    dtypes = f"{left.dtype} in left and {right.dtype} in right"
+    _check(left.dtype == right.dtype, f"{table}: {left.name} is {dtypes}")
+    ours, theirs = left.array, right.array
+    unequal = pd.array(ours != theirs, dtype="boolean").fillna(True).to_numpy(dtype=bool)
+    # NA equals only NA here.
+    differ = ~(pd.isna(ours) & pd.isna(theirs)) & unequal
+    rows = [
+        f"{_format_keys([left.index[place]])}: {ours[place]!r} and {theirs[place]!r}"
+        for place in differ.nonzero()[0][:_MAX_SHOWN]
+    ]
+    _check(not rows, f"{table}: {left.name} differs in {int(differ.sum()):,} rows: {'; '.join(rows)}")
 
 
-def _check(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise AssertionError(otherwise)
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise AssertionError(message)
 
 
-def _told(keys: Iterable[Any]) -> str:
-    first = itertools.islice(keys, _MOST_TOLD)
-    return "; ".join(key if isinstance(key, str) else " ".join(map(str, key)) for key in first)
+def _format_keys(keys: Iterable[Any]) -> str:
+    shown = itertools.islice(keys, _MAX_SHOWN)
+    return "; ".join(key if isinstance(key, str) else " ".join(map(str, key)) for key in shown)

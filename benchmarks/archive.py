@@ -1,6 +1,6 @@
-"""What the archive costs: an append, as it grows; its size against the JSON; and a look back at a large cluster.
+"""Benchmark of the archive: appends while it grows, its size, and a snapshot of the past of a large cluster.
 
-Recorded real allocations are multiplied under new IDs. Every figure is of one run on a local folder.
+Recorded real allocations are multiplied under new IDs. Each figure is from one run on a local folder.
 """
 
 from __future__ import annotations
@@ -30,35 +30,36 @@ BEGIN = pd.Timestamp("2026-09-21", tz="UTC")
 
 
 def pages(count: int, folder: Path) -> tuple[list[Path], int]:
-    """Write `count` allocations as files of JSON; return them and their size."""
+    """Write `count` allocations as JSON files. Return the files and their size."""
     rows = json.loads(RECORDED.read_text())[0]["json"]
     texts = [(row["ID"], json.dumps(row, separators=(",", ":"))) for row in rows if row["TaskStates"]]
     rng, files, size = Random(1), [], 0
     for first in range(0, count, 10_000):
-        made = []
+        page = []
         for n in range(first, min(first + 10_000, count)):
             old, text = texts[n % len(texts)]
-            later = rng.randrange(10**15)  # no two have equal times, which would compress too well
-            text = _TIME.sub(lambda found, later=later: f"{found[1]}{int(found[2]) + later}", text)  # type: ignore[misc]
-            made.append(text.replace(old, str(uuid.UUID(int=rng.getrandbits(128)))))
+            delay = rng.randrange(10**15)  # equal times would compress too well
+            text = _TIME.sub(lambda time, delay=delay: f"{time[1]}{int(time[2]) + delay}", text)  # type: ignore[misc]
+            page.append(text.replace(old, str(uuid.UUID(int=rng.getrandbits(128)))))
         file = folder / f"{first}.json"
-        file.write_text("[" + ",".join(made) + "]")
+        file.write_text("[" + ",".join(page) + "]")
         size += file.stat().st_size
         files.append(file)
     return files, size
 
 
-def first(snap: af.Snapshot) -> Change:
-    """Return the change that is the first answer of a watch."""
+def first_change(snap: af.Snapshot) -> Change:
+    """Return the first change of a watch: the whole list."""
     none = snap.allocations.iloc[:0]
     return Change(
         at=BEGIN, index=1, source="list", full=True, added=snap.allocations, changed=none, removed=none,
-        task_states=snap.task_states, events=snap.events, reschedules=snap.reschedules, new_events=snap.events,
+        task_states=snap.task_states, events=snap.events, reschedules=snap.reschedules,
+        new_events=snap.events,
     )  # fmt: skip
 
 
-def changed(change: Change, step: int, count: int = 10) -> Change:
-    """Return a change of `count` allocations, each with one new event at the end of its ring."""
+def next_change(change: Change, step: int, count: int = 10) -> Change:
+    """Return a change of `count` allocations, each with one new event."""
     start = step * count % (len(change.added) - count)
     rows = change.added.iloc[start : start + count]
     ids = set(rows["alloc_id"])
@@ -76,25 +77,26 @@ def changed(change: Change, step: int, count: int = 10) -> Change:
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, float]:
-    """Return the seconds that `work` took, by the clock and of both processors together."""
+    """Return the wall and CPU seconds of `work`."""
     started, busy = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - started, time.process_time() - busy
 
 
-def line(what: str, work: Callable[[], Any]) -> None:
-    taken, busy = timed(work)
-    print(f"| {what} | {taken:.1f} s | {busy:.1f} s |", flush=True)
+def print_timed(step: str, work: Callable[[], Any]) -> None:
+    wall, cpu = timed(work)
+    print(f"| {step} | {wall:.1f} s | {cpu:.1f} s |", flush=True)
 
 
-def median(what: str, taken: list[tuple[float, float]]) -> None:
-    clock, busy = (statistics.median(part) * 1000 for part in zip(*taken, strict=True))
-    print(f"| {what} | {clock:.0f} ms | {busy:.0f} ms |", flush=True)
+def print_median(step: str, seconds: list[tuple[float, float]]) -> None:
+    wall, cpu = (statistics.median(part) * 1000 for part in zip(*seconds, strict=True))
+    print(f"| {step} | {wall:.0f} ms | {cpu:.0f} ms |", flush=True)
 
 
-def appended(archive: af.Archive, change: Change, step: int) -> tuple[float, float]:
-    one = changed(change, step)
-    return timed(lambda: archive.append(one))
+def append(archive: af.Archive, change: Change, step: int) -> tuple[float, float]:
+    """Append a small change. Return the seconds of the append alone."""
+    small = next_change(change, step)
+    return timed(lambda: archive.append(small))
 
 
 def size(folder: Path) -> int:
@@ -106,33 +108,33 @@ def report(count: int, appends: int) -> None:
         folder = Path(name)
         files, raw = pages(count, folder)
         with af.read_json(files) as snap:
-            change = first(snap)
+            change = first_change(snap)
             rows = (len(snap), len(snap.events))
         archive, place = af.Archive(folder / "archive"), folder / "archive"
         print(f"| {rows[0]:,} allocations, {rows[1]:,} events | time | CPU |\n| --- | --- | --- |")
-        line("first append", lambda: archive.append(change))
+        print_timed("first append", lambda: archive.append(change))
         print(f"| size, of {raw / 1e6:.0f} MB of JSON | {size(place) / 1e6:.0f} MB | |")
-        taken = []
+        seconds = []
         for step in range(appends):
-            taken.append(appended(archive, change, step))
+            seconds.append(append(archive, change, step))
             if step + 1 in (10, 100, appends):
-                median(f"append of 10 changed, after {step + 1:,}", taken[-10:])
+                print_median(f"append of 10 changed, after {step + 1:,}", seconds[-10:])
         when = BEGIN + pd.Timedelta(seconds=appends / 2)
 
-        def looked_back() -> None:
-            with archive.snapshot(at=when) as back:
-                assert len(back) == rows[0]
+        def look_back() -> None:
+            with archive.snapshot(at=when) as past:
+                assert len(past) == rows[0]
 
-        line(f"snapshot(at=), {appends:,} appends not compacted", looked_back)
-        line("compact", archive.compact)
-        line("snapshot(at=), compacted", looked_back)
-        with archive.snapshot(at=when) as back:
-            line("its events as a DataFrame", lambda: back.events)
-        line("state()", archive.state)
-        line("coverage()", archive.coverage)
+        print_timed(f"snapshot(at=), {appends:,} appends not compacted", look_back)
+        print_timed("compact", archive.compact)
+        print_timed("snapshot(at=), compacted", look_back)
+        with archive.snapshot(at=when) as past:
+            print_timed("its events as a DataFrame", lambda: past.events)
+        print_timed("state()", archive.state)
+        print_timed("coverage()", archive.coverage)
         print(f"| size, compacted | {size(place) / 1e6:.0f} MB | |")
         steps = range(appends, appends + 10)
-        median("append of 10 changed, compacted", [appended(archive, change, n) for n in steps])
+        print_median("append of 10 changed, compacted", [append(archive, change, n) for n in steps])
         shutil.rmtree(place)
 
 
@@ -140,5 +142,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--allocations", type=int, default=100_000)
     parser.add_argument("--appends", type=int, default=1000)
-    asked = parser.parse_args()
-    report(asked.allocations, asked.appends)
+    arguments = parser.parse_args()
+    report(arguments.allocations, arguments.appends)

@@ -1,7 +1,7 @@
-"""How often the findings name what really happened: every story of the simulated cluster, over many seeds.
+"""Benchmark of the findings: how often do they name what really happened in the simulated cluster?
 
-Recall is the share of injected causes that a finding names rightly (job and version, node, or cause); precision the share of findings above
-"info" that belong to an injected cause.
+Recall is the share of injected causes that a finding names correctly (job and version, node, or cause).
+Precision is the share of findings above "info" that belong to an injected cause.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ NAMED_BY = {
     "artifact_outage": ("AF204", ()),
     "restart_storm": ("AF501", ()),
 }
-"""For each kind of cause, the rule that should name it, and what that must say of it."""
+"""For each kind of cause, the finding that should name it, and the subject fields that must match."""
 
-SAID = {"artifact_outage": "artifact", "restart_storm": "template"}
+SHARED_CAUSES = {"artifact_outage": "artifact", "restart_storm": "template"}
 
 
 def diagnose(
@@ -45,23 +45,23 @@ def diagnose(
 
 
 def names(finding: af.Finding, cause: Cause) -> bool:
-    """Return whether a finding names a cause rightly."""
-    code, wanted = NAMED_BY[cause.kind]
-    said = SAID.get(cause.kind)
+    """Return whether a finding names a cause correctly."""
+    code, fields = NAMED_BY[cause.kind]
+    shared_cause = SHARED_CAUSES.get(cause.kind)
     return (
         finding.code == code
-        and all(finding.subject.get(name) == getattr(cause, name) for name in wanted)
-        and (said is None or finding.facts.get("cause") == said)
+        and all(finding.subject.get(name) == getattr(cause, name) for name in fields)
+        and (shared_cause is None or finding.facts.get("cause") == shared_cause)
     )
 
 
 def belongs(finding: af.Finding, truth: Truth) -> bool:
-    """Return whether a finding is about something that was injected."""
+    """Return whether a finding is about an injected cause."""
     subject, shared_cause = finding.subject, finding.facts.get("cause")
     return any(
         (subject.get("job_id") is not None and subject["job_id"] == cause.job_id)
         or (subject.get("node_name") is not None and subject["node_name"] == cause.node_name)
-        or (shared_cause is not None and shared_cause == SAID.get(cause.kind))
+        or (shared_cause is not None and shared_cause == SHARED_CAUSES.get(cause.kind))
         for cause in truth.causes
     )
 
@@ -75,21 +75,22 @@ def main() -> None:
         "|" + " --- |" * 7,
     ]
     for story in STORIES:
-        causes = named = loud = right = 0
+        causes = named = reported = correct = 0
         for seed in range(seeds):
-            truth, found = diagnose(story, seed, version=("1.3.1", "2.0.5")[seed % 2])
-            above = [one for one in found if one.severity != "info"]
-            causes, loud = causes + len(truth.causes), loud + len(above)
-            named += sum(any(names(one, cause) for one in found) for cause in truth.causes)
-            right += sum(belongs(one, truth) for one in above)
-        shares = [f"{hits / of:.0%}" if of else "" for hits, of in ((named, causes), (right, loud))]
-        lines.append(f"| {story} | {causes} | {named} | {shares[0]} | {loud} | {right} | {shares[1]} |")
+            truth, findings = diagnose(story, seed, version=("1.3.1", "2.0.5")[seed % 2])
+            above_info = [finding for finding in findings if finding.severity != "info"]
+            causes, reported = causes + len(truth.causes), reported + len(above_info)
+            named += sum(any(names(finding, cause) for finding in findings) for cause in truth.causes)
+            correct += sum(belongs(finding, truth) for finding in above_info)
+        recall = f"{named / causes:.0%}" if causes else ""
+        precision = f"{correct / reported:.0%}" if reported else ""
+        lines.append(f"| {story} | {causes} | {named} | {recall} | {reported} | {correct} | {precision} |")
         print(lines[-1], file=sys.stderr)
     table = "\n".join(lines)
     print(table)
-    kept = PAGE.read_text()
+    page = PAGE.read_text()
     PAGE.write_text(
-        re.sub(r"(?s)(<!-- table -->\n).*(<!-- end -->)", lambda m: m[1] + table + "\n" + m[2], kept)
+        re.sub(r"(?s)(<!-- table -->\n).*(<!-- end -->)", lambda m: m[1] + table + "\n" + m[2], page)
     )
 
 

@@ -1,6 +1,7 @@
-"""Explain 1.6 million events, failure rates by job, and crash loops: from a Snapshot, from DataFrames, and from DuckDB relations.
+"""Benchmark of three statistics on 1.6 million events, from a Snapshot, DataFrames and DuckDB relations.
 
-Recorded real allocations are multiplied under new IDs and names. A snapshot keeps what the steps share; the others make it anew each time.
+Recorded real allocations are multiplied under new IDs and names. A snapshot keeps intermediate results that
+the steps share. The other sources calculate them again for each step.
 """
 
 from __future__ import annotations
@@ -27,20 +28,20 @@ README = Path(__file__).parent / "README.md"
 TABLES = ("events", "allocations", "task_states")
 
 
-def tables(wanted: int) -> tuple[dict[str, pd.DataFrame], af.Snapshot]:
-    """Return the tables of recorded allocations, multiplied to so many events, and a snapshot that holds them."""
+def tables(events: int) -> tuple[dict[str, pd.DataFrame], af.Snapshot]:
+    """Return recorded tables, multiplied to this many events, and a snapshot that holds them."""
     rows = json.loads(RECORDED.read_text())[0]["json"]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.json"
         file.write_text(json.dumps(rows))
         snap = af.read_json(file)
-    times = wanted // len(snap.events) + 1
-    frames = {name: _multiplied(getattr(snap, name), times) for name in TABLES}
+    times = events // len(snap.events) + 1
+    frames = {name: _multiply(getattr(snap, name), times) for name in TABLES}
     vars(snap).update(frames)
     return frames, snap
 
 
-def _multiplied(frame: pd.DataFrame, times: int) -> pd.DataFrame:
+def _multiply(frame: pd.DataFrame, times: int) -> pd.DataFrame:
     many = pd.concat([frame] * times, ignore_index=True)
     number = pd.Series(np.repeat(np.arange(times), len(frame))).astype("str")
     for name in ("alloc_id", "name", "previous_alloc_id"):
@@ -57,7 +58,7 @@ STEPS: dict[str, Callable[[Any], Any]] = {
 
 
 def _rows(explained: Any) -> int:
-    """Have the rows made: a relation is only a query until then."""
+    """Return the number of rows. This runs the query of a relation."""
     return len(explained if isinstance(explained, pd.DataFrame) else explained.df())
 
 
@@ -80,15 +81,15 @@ def main() -> None:
             started = time.perf_counter()
             step(source)
             seconds.append(time.perf_counter() - started)
-        cells = " | ".join(f"{one:.1f} s" for one in seconds)
+        cells = " | ".join(f"{step_seconds:.1f} s" for step_seconds in seconds)
         lines.append(f"| {name} | {cells} | {sum(seconds):.1f} s | {size / sum(seconds):,.0f} |")
         print(lines[-1], file=sys.stderr)
     table = "\n".join(lines)
     print(table)
-    kept = README.read_text()
+    page = README.read_text()
     README.write_text(
         re.sub(
-            r"(?s)(<!-- explain -->\n).*(<!-- end explain -->)", lambda m: m[1] + table + "\n" + m[2], kept
+            r"(?s)(<!-- explain -->\n).*(<!-- end explain -->)", lambda m: m[1] + table + "\n" + m[2], page
         )
     )
 

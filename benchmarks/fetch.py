@@ -1,7 +1,7 @@
-"""Fetch and flatten, side by side in one run: bare download, allocframe, python-nomad with pandas.
+"""Benchmark of fetching: a bare download, allocframe, and python-nomad with pandas, one after the other.
 
-Recorded real allocations are multiplied under new IDs and served by a small HTTP server in a process of
-its own. Each contender runs in a process of its own too, so that its peak memory is its own.
+A small HTTP server in its own process serves recorded real allocations, multiplied under new IDs. Each
+contender runs in its own process, too, so that its peak memory is its own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ README = Path(__file__).parent / "README.md"
 
 
 def shards(megabytes: int) -> tuple[dict[str, bytes], int]:
-    """Return the allocations of each ID prefix as JSON, and how many there are."""
+    """Return the allocations of each ID prefix as JSON, and their number."""
     rows = json.loads(RECORDED.read_text())[0]["json"]
     texts = [(row["ID"], json.dumps(row, separators=(",", ":"))) for row in rows]
     parts: list[list[tuple[str, str]]] = [[] for _ in range(256)]
@@ -74,6 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def serve(megabytes: int, ready: Any) -> None:
+    """Serve allocations of this size, and put port, count and exact size into the queue `ready`."""
     _Handler.bodies, count = shards(megabytes)
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     ready.put((server.server_port, count, sum(map(len, _Handler.bodies.values()))))
@@ -81,7 +82,7 @@ def serve(megabytes: int, ready: Any) -> None:
 
 
 def bare_download(address: str) -> int:
-    """The same pages as allocframe, with the same HTTP client, thrown away."""
+    """Fetch the same pages as allocframe with the same HTTP client, and drop them."""
     import httpx
 
     with httpx.Client(base_url=address) as http:
@@ -91,7 +92,7 @@ def bare_download(address: str) -> int:
 
 
 def with_allocframe(address: str) -> int:
-    """All five frames."""
+    """Fetch all five frames."""
     import allocframe as af
 
     with af.Client(address, timeout=600) as client, client.snapshot(namespace="*", progress=False) as snap:
@@ -100,7 +101,7 @@ def with_allocframe(address: str) -> int:
 
 
 def with_python_nomad(address: str) -> int:
-    """What people do today: one answer, json_normalize, and lists of dicts for tasks and events."""
+    """Fetch one response and flatten it with json_normalize and lists of dicts, as people do today."""
     import nomad
     import pandas as pd
 
@@ -127,17 +128,17 @@ CONTENDERS: dict[str, tuple[Callable[[str], int], tuple[str, ...]]] = {
 }
 
 
-def _measured(name: str, address: str, said: Any) -> None:
-    contender, needs = CONTENDERS[name]
-    for module in needs:  # imports are not what is measured
+def _run(name: str, address: str, results: Any) -> None:
+    contender, modules = CONTENDERS[name]
+    for module in modules:  # imports are not measured
         importlib.import_module(module)
     started = time.perf_counter()
     contender(address)
-    said.put((time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+    results.put((time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
 
 
 def measure(megabytes: int, skip: set[str]) -> Iterator[tuple[str, int, int, float, float]]:
-    """Yield name, allocations, bytes, seconds (the best of three; one above 100 MB) and peak memory."""
+    """Yield name, allocations, bytes, seconds (best of three runs; one run above 100 MB) and peak memory."""
     context = multiprocessing.get_context("spawn")
     ready = context.Queue()
     server = context.Process(target=serve, args=(megabytes, ready), daemon=True)
@@ -147,14 +148,14 @@ def measure(megabytes: int, skip: set[str]) -> Iterator[tuple[str, int, int, flo
         for name in CONTENDERS:
             if name in skip:
                 continue
-            results = []
+            runs = []
             for _ in range(3 if megabytes <= 100 else 1):
-                said = context.Queue()
-                run = context.Process(target=_measured, args=(name, f"http://127.0.0.1:{port}", said))
-                run.start()
-                results.append(said.get())
-                run.join()
-            yield name, count, size, min(r[0] for r in results), max(r[1] for r in results)
+                results = context.Queue()
+                process = context.Process(target=_run, args=(name, f"http://127.0.0.1:{port}", results))
+                process.start()
+                runs.append(results.get())
+                process.join()
+            yield name, count, size, min(run[0] for run in runs), max(run[1] for run in runs)
     finally:
         server.terminate()
 
@@ -179,9 +180,9 @@ def main() -> None:
             print(lines[-1], file=sys.stderr)
     table = "\n".join(lines)
     print(table)
-    kept = README.read_text()
+    page = README.read_text()
     README.write_text(
-        re.sub(r"(?s)(<!-- table -->\n).*(<!-- end -->)", lambda m: m[1] + table + "\n" + m[2], kept)
+        re.sub(r"(?s)(<!-- table -->\n).*(<!-- end -->)", lambda m: m[1] + table + "\n" + m[2], page)
     )
 
 

@@ -1,7 +1,7 @@
-"""Clusters of 10,000, 100,000 and 1,000,000 allocations, side by side: download, tables, statistics, archive, and what people use today.
+"""Benchmark of clusters of 10,000 to 1,000,000 allocations: download, tables, statistics, archive, others.
 
-Each contender runs in a process of its own, so that its peak memory is its own; the server is another one and holds nothing.
-The figures go into README.md and size.json, of which docs/size_pictures.py draws the pictures.
+Each contender runs in its own process, so that its peak memory is its own. The figures go into README.md and
+size.json, from which docs/size_pictures.py draws the pictures.
 """
 
 from __future__ import annotations
@@ -29,38 +29,38 @@ import serving
 README = Path(__file__).parent / "README.md"
 FIGURES = Path(__file__).parent / "size.json"
 PAGE = 1000
-PYTHON_NOMAD_MOST = 100_000
-"""Its memory at a million would be over 30 GB."""
+PYTHON_NOMAD_LIMIT = 100_000
+"""At a million, it would need over 30 GB."""
 
 Row = dict[str, Any]
 
 
 class Steps:
-    """Measures one step after the other in this process; memory is the peak up to the end of each."""
+    """Measures steps in this process. Memory is the peak up to the end of each step."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
 
-    def run(self, name: str, work: Callable[[], Any], **more: Any) -> Any:
-        started, busy = time.perf_counter(), time.process_time()
-        found = work()
+    def run(self, name: str, work: Callable[[], Any]) -> Any:
+        """Measure one step and return its result."""
+        started, cpu = time.perf_counter(), time.process_time()
+        result = work()
         self.rows.append(
             {
                 "step": name,
                 "seconds": time.perf_counter() - started,
-                "cpu": time.process_time() - busy,
+                "cpu": time.process_time() - cpu,
                 "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-                **more,
             }
         )
-        return found
+        return result
 
 
 def bare_download(address: str, steps: Steps) -> None:
     import httpx
 
     def work() -> int:
-        got = 0
+        size = 0
         with httpx.Client(base_url=address, timeout=600) as http:
             for shard in serving.SHARDS:
                 token: str | None = ""
@@ -71,8 +71,8 @@ def bare_download(address: str, steps: Steps) -> None:
                         **({"next_token": token} if token else {}),
                     }
                     answer = http.get("/v1/allocations", params=params)
-                    got, token = got + len(answer.content), answer.headers.get("x-nomad-nexttoken")
-        return got
+                    size, token = size + len(answer.content), answer.headers.get("x-nomad-nexttoken")
+        return size
 
     steps.rows[-1]["bytes"] = steps.run("bare download", work)
 
@@ -81,10 +81,10 @@ def with_allocframe(address: str, steps: Steps) -> None:
     import allocframe as af
 
     with af.Client(address, timeout=600) as client:
-        snap = steps.run("fetch, decode, repr", lambda: _fetched(client))
+        snap = steps.run("fetch, decode, repr", lambda: _fetch(client))
         steps.rows[-1]["tasks"] = snap.info["tasks"]
         steps.rows[-1]["bytes"] = client.counters["bytes_received"]
-        steps.run("statistics", lambda: _statistics(snap))
+        steps.run("statistics", lambda: _calculate_statistics(snap))
         with tempfile.TemporaryDirectory() as folder:
             archive = af.Archive(Path(folder) / "archive")
             steps.run("archive", lambda: archive.append(snap))
@@ -93,13 +93,13 @@ def with_allocframe(address: str, steps: Steps) -> None:
         snap.close()
 
 
-def _fetched(client: Any) -> Any:
+def _fetch(client: Any) -> Any:
     snap = client.snapshot(namespace="*", progress=False)
     repr(snap)
     return snap
 
 
-def _statistics(snap: Any) -> None:
+def _calculate_statistics(snap: Any) -> None:
     from allocframe import stats
 
     for statistic in (
@@ -123,17 +123,17 @@ CONTENDERS: dict[str, tuple[Callable[[str, Steps], None], tuple[str, ...]]] = {
 }
 
 
-def _measured(name: str, address: str, said: Any) -> None:
-    contender, needs = CONTENDERS[name]
-    for module in needs:  # imports are not what is measured
+def _run(name: str, address: str, results: Any) -> None:
+    contender, modules = CONTENDERS[name]
+    for module in modules:  # imports are not measured
         importlib.import_module(module)
     steps = Steps()
     contender(address, steps)
-    said.put(steps.rows)
+    results.put(steps.rows)
 
 
 def with_cli(address: str, program: str) -> Row:
-    """Return what Nomad's own CLI takes to print everything."""
+    """Measure Nomad's own CLI while it prints everything."""
     command = [program, "operator", "api", "/v1/allocations?namespace=*&task_states=true"]
     started = time.perf_counter()
     child = subprocess.Popen(command, env={**os.environ, "NOMAD_ADDR": address}, stdout=subprocess.DEVNULL)
@@ -151,38 +151,38 @@ def measure(count: int) -> Iterator[Row]:
     program = shutil.which("nomad")
     with serving.served(count) as address:
         for name in CONTENDERS:
-            if name == "python-nomad" and count > PYTHON_NOMAD_MOST:
+            if name == "python-nomad" and count > PYTHON_NOMAD_LIMIT:
                 continue
-            said = context.Queue()
-            run = context.Process(target=_measured, args=(name, address, said))
-            run.start()
-            rows = said.get()
-            run.join()
+            results = context.Queue()
+            process = context.Process(target=_run, args=(name, address, results))
+            process.start()
+            rows = results.get()
+            process.join()
             yield from ({"allocations": count, **row} for row in rows)
         if program:
             yield {"allocations": count, **with_cli(address, program)}
 
 
 def table(rows: list[Row]) -> str:
-    """Return the figures as Markdown, a line for each step and three columns for each size."""
+    """Return the figures as Markdown, with a row for each step and two columns for each size."""
     sizes = sorted({row["allocations"] for row in rows})
     steps = list(dict.fromkeys(row["step"] for row in rows))
-    found = {(row["step"], row["allocations"]): row for row in rows}
+    by_step = {(row["step"], row["allocations"]): row for row in rows}
     head = [f"{size:,}: time (CPU) | memory" for size in sizes]
     lines = ["| step | " + " | ".join(head) + " |", "| --- |" + " --- | --- |" * len(sizes)]
     for step in steps:
         cells = [step]
         for size in sizes:
-            row = found.get((step, size))
+            row = by_step.get((step, size))
             cells.append(
                 "left out | "
                 if row is None
                 else f"{row['seconds']:.1f} s ({row['cpu']:.1f} s) | {row['peak'] / 1e9:.2f} GB"
             )
         lines.append("| " + " | ".join(cells) + " |")
-    for what, step in (("JSON", "fetch, decode, repr"), ("archive on disk", "archive")):
-        sizes_of = (found[step, size]["bytes"] / 1e6 for size in sizes)
-        lines.append(f"| {what} | " + " | ".join(f"{size:,.0f} MB | " for size in sizes_of) + " |")
+    for name, step in (("JSON", "fetch, decode, repr"), ("archive on disk", "archive")):
+        megabytes = (by_step[step, size]["bytes"] / 1e6 for size in sizes)
+        lines.append(f"| {name} | " + " | ".join(f"{size:,.0f} MB | " for size in megabytes) + " |")
     return "\n".join(lines)
 
 
@@ -200,9 +200,9 @@ def main() -> None:
     )
     text = table(rows)
     print(text)
-    kept = README.read_text()
+    page = README.read_text()
     README.write_text(
-        re.sub(r"(?s)(<!-- size -->\n).*(<!-- end size -->)", lambda m: m[1] + text + "\n" + m[2], kept)
+        re.sub(r"(?s)(<!-- size -->\n).*(<!-- end size -->)", lambda m: m[1] + text + "\n" + m[2], page)
     )
 
 

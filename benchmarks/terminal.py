@@ -1,7 +1,7 @@
-"""How the terminal in a notebook feels and how much it carries: a key's echo, and 20 MB to the screen, through the whole chain.
+"""Benchmark of the terminal in a notebook: the echo of a key, and 20 MB of output to the screen.
 
-The chain is real: JupyterLab in a headless browser, the kernel, Nomad's WebSocket, and a program in a pseudo-terminal. Where a `nomad`
-program is on PATH, `nomad alloc exec` does the same beside it, without a screen.
+Every part is real: JupyterLab in a headless browser, the kernel, Nomad's WebSocket, and a program in a
+pseudo-terminal. If a `nomad` program is on PATH, `nomad alloc exec` is measured, too, without a screen.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _WATCH_ECHO = """root => { const term = root.allocframeTerminal; let at = 0; win
 _WATCH_END = """root => { const term = root.allocframeTerminal, buffer = term.buffer.active; window.ended = 0;
   term.onWriteParsed(() => { const line = buffer.getLine(buffer.baseY + buffer.cursorY - 1);
     if (line?.translateToString(true) === "end of it") window.ended = performance.now(); });
-  root.addEventListener("keydown", () => { window.began = performance.now(); }, true); }"""
+  root.addEventListener("keydown", () => { window.started = performance.now(); }, true); }"""
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _running(cluster: sim.Cluster) -> tuple[str, str]:
-    """Return a running allocation, and a task of it."""
+    """Return a running allocation and its task."""
     assert cluster.engine is not None
     alloc = next(a for a in cluster.engine.live() if a.client_status == "running" and len(a.tasks) == 1)
     return alloc.id, next(iter(alloc.tasks))
@@ -63,7 +63,8 @@ def _in_notebook(cluster: sim.Cluster, alloc: str, folder: Path, big: Path) -> t
     with labpage.lab(folder) as lab, labpage.browser() as browser:
         lab.notebook(
             "terminal.ipynb",
-            f"import allocframe as af\naf.Terminal(af.Client({cluster.address!r}, token={cluster.token!r}), {alloc!r})",
+            f"import allocframe as af\nclient = af.Client({cluster.address!r}, token={cluster.token!r})\n"
+            f"af.Terminal(client, {alloc!r})",
         )
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         notebook = labpage.Notebook(page, lab, "terminal.ipynb")
@@ -82,8 +83,8 @@ def _in_notebook(cluster: sim.Cluster, alloc: str, folder: Path, big: Path) -> t
         screen.root.evaluate(_WATCH_END)
         page.keyboard.press("Enter")
         page.wait_for_function("window.ended", polling=100, timeout=120_000)
-        seconds = page.evaluate("(window.ended - window.began) / 1000")
-    return _median(echoes), _high(echoes), big.stat().st_size / 1e6 / seconds
+        seconds = page.evaluate("(window.ended - window.started) / 1000")
+    return _median(echoes), _percentile_95(echoes), big.stat().st_size / 1e6 / seconds
 
 
 def _by_cli(cluster: sim.Cluster, alloc: str, big: Path) -> tuple[float, float, float]:
@@ -101,26 +102,27 @@ def _by_cli(cluster: sim.Cluster, alloc: str, big: Path) -> tuple[float, float, 
     finally:
         process.kill()
         process.wait()
-    return _median(echoes), _high(echoes), big.stat().st_size / 1e6 / seconds
+    return _median(echoes), _percentile_95(echoes), big.stat().st_size / 1e6 / seconds
 
 
 class _Reader:
-    """Types into a pseudo-terminal, and waits for what comes."""
+    """Types into a pseudo-terminal and waits for its output."""
 
     def __init__(self, master: int) -> None:
         self._master = master
 
-    def until(self, wanted: bytes) -> None:
+    def until(self, text: bytes) -> None:
         tail = b""
-        while wanted not in tail:
+        while text not in tail:
             if not select.select([self._master], [], [], 30)[0]:
-                raise TimeoutError(f"{wanted!r} did not come; the last was {tail!r}")
+                raise TimeoutError(f"{text!r} did not come; the last output was {tail!r}")
             tail = tail[-100:] + os.read(self._master, 1 << 16)
 
-    def seconds(self, typed: bytes, wanted: bytes) -> float:
+    def seconds(self, keys: bytes, text: bytes) -> float:
+        """Return the seconds from typing until a text is in the output."""
         started = time.perf_counter()
-        os.write(self._master, typed)
-        self.until(wanted)
+        os.write(self._master, keys)
+        self.until(text)
         return time.perf_counter() - started
 
 
@@ -128,7 +130,7 @@ def _median(values: list[Any]) -> float:
     return float(statistics.median(values))
 
 
-def _high(values: list[Any]) -> float:
+def _percentile_95(values: list[Any]) -> float:
     return float(statistics.quantiles(values, n=20)[-1])
 
 

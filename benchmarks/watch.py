@@ -1,7 +1,7 @@
-"""What one change costs in a large cluster: ten allocations of 100,000, from the lines of the event stream to the change told.
+"""Benchmark of a small change in a large cluster: 10 of 100,000 allocations, from stream lines to a `Change`.
 
-The list is fetched from a small HTTP server with recorded real allocations under new IDs; then lines as servers
-send them are put in by hand, so that nothing of their transfer is measured.
+The list is fetched from a small HTTP server with recorded real allocations under new IDs. The event lines are
+put into the watch directly, so that their transfer is not measured.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ ROUNDS = 30
 
 
 def payloads() -> list[dict[str, Any]]:
-    """Return recorded events of allocations."""
+    """Return the recorded allocation events."""
     lines = [json.loads(line) for line in RECORDED.read_text().splitlines()]
     return [event for line in lines for event in line.get("Events", []) if event["Topic"] == "Allocation"]
 
 
 def line(rng: Random, ids: list[str], index: int, recorded: list[dict[str, Any]]) -> bytes:
-    """Return a line as a server sends it: one index, one changed allocation, with an event that is new."""
+    """Return a line as a server sends it: one index, and one changed allocation with a new event."""
     event = json.loads(json.dumps(rng.choice(recorded)))
     alloc = event["Payload"]["Allocation"]
     alloc.update(ID=rng.choice(ids), ModifyIndex=index)
@@ -45,22 +45,22 @@ def line(rng: Random, ids: list[str], index: int, recorded: list[dict[str, Any]]
 
 
 def measure(watch: af.Watch) -> list[tuple[float, float]]:
-    """Return wall and processor seconds of each round."""
-    rng, recorded, found = Random(1), payloads(), []
+    """Return wall and CPU seconds of each round."""
+    rng, recorded, rounds = Random(1), payloads(), []
     reflector = watch._reflector
-    ids = list(reflector.state.known)
+    ids = list(reflector.state.entries)
     for number in range(ROUNDS):
         first = 10_000_000 + number * PER_CHANGE
         lines = [line(rng, ids, first + n, recorded) for n in range(PER_CHANGE)]
-        wall, processor = time.perf_counter(), time.process_time()
+        wall, cpu = time.perf_counter(), time.process_time()
         for text in lines:
             reflector.queue.put(updates.parse(text))
         reflector._take(lambda ids: {})
-        found.append((time.perf_counter() - wall, time.process_time() - processor))
+        rounds.append((time.perf_counter() - wall, time.process_time() - cpu))
         change = reflector.ready.popleft()
         assert len(change.changed) == len(set(change.changed["alloc_id"])) >= PER_CHANGE - 1
         assert len(change.new_events) >= len(change.changed)
-    return found
+    return rounds
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def main() -> None:
         ):
             started = time.perf_counter()
             first = next(watch)
-            listed = time.perf_counter() - started
+            list_seconds = time.perf_counter() - started
             assert len(first.added) == count
             del first
             rounds = measure(watch)
@@ -86,20 +86,20 @@ def main() -> None:
         server.kill()
         server.join()
     walls = sorted(wall * 1000 for wall, _ in rounds)
-    processor = statistics.median(one for _, one in rounds) * 1000
+    cpu = statistics.median(cpu for _, cpu in rounds) * 1000
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     table = "\n".join(
         [
-            "| allocations | list and its tables | ten changed: median | best | worst | processor | peak memory |",
+            "| allocations | list and its tables | ten changed: median | best | worst | CPU | peak memory |",
             "|" + " --- |" * 7,
-            f"| {count:,} ({size / 1e6:,.0f} MB) | {listed:.1f} s | {statistics.median(walls):.0f} ms | {walls[0]:.0f} ms | "
-            f"{walls[-1]:.0f} ms | {processor:.0f} ms | {peak:.1f} GB |",
+            f"| {count:,} ({size / 1e6:,.0f} MB) | {list_seconds:.1f} s | {statistics.median(walls):.0f} ms "
+            f"| {walls[0]:.0f} ms | {walls[-1]:.0f} ms | {cpu:.0f} ms | {peak:.1f} GB |",
         ]
     )
     print(table)
-    kept = README.read_text()
+    page = README.read_text()
     README.write_text(
-        re.sub(r"(?s)(<!-- watch -->\n).*(<!-- end watch -->)", lambda m: m[1] + table + "\n" + m[2], kept)
+        re.sub(r"(?s)(<!-- watch -->\n).*(<!-- end watch -->)", lambda m: m[1] + table + "\n" + m[2], page)
     )
 
 

@@ -1,6 +1,6 @@
-"""How the documents become pages: `make docs`.
+"""Configuration of Sphinx, for `make docs`.
 
-The root of the repository is the source, so that a link leads to the same place here and where the code is hosted.
+The root of the repository is the source folder, so that links work here and where the code is hosted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pygments.lexers.special import TextLexer
 import allocframe
 
 project = "allocframe"
-author = copyright = "The allocframe authors"  # noqa: A001 - Sphinx's name for it
+author = copyright = "The allocframe authors"  # noqa: A001 - Sphinx calls it so
 version = release = allocframe.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
@@ -31,14 +31,14 @@ exclude_patterns = [".*", "allocframe", "build", "dist", "js", "tests", "**/.ipy
 nitpicky = True
 nitpick_ignore_regex = [("py:obj", ".*")]
 
-default_role = "py:obj"  # a name in single quotes is a link where it is one of ours, and code otherwise
-autodoc_typehints = "none"  # the docstrings have them, with units
+default_role = "py:obj"  # `name` is a link if it is one of ours, else code
+autodoc_typehints = "none"  # the docstrings have the types, with units
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
 napoleon_google_docstring = False
 napoleon_use_param = False
 napoleon_use_rtype = False
-napoleon_custom_sections = [("Attributes", "params_style")]  # several to a line, as parameters may be
+napoleon_custom_sections = [("Attributes", "params_style")]  # several names in a line, as for parameters
 
 myst_heading_anchors = 3
 nb_execution_mode = "off"
@@ -55,16 +55,16 @@ html_show_copyright = False
 
 
 def _fill(app: object, name: str, source: list[str]) -> None:
-    """Put in what is generated from the code."""
-    made: dict[str, Callable[[], str]] = {
+    """Fill in what is generated from the code."""
+    generators: dict[str, Callable[[], str]] = {
         "tables": generated.tables, "commands": generated.commands, "sizes": generated.sizes,
     }  # fmt: skip
 
-    source[0] = re.sub(r"<!-- generated: (\w+) -->", lambda found: made[found[1]](), source[0])
+    source[0] = re.sub(r"<!-- generated: (\w+) -->", lambda match: generators[match[1]](), source[0])
 
 
-def _tell_notebook(app: object, name: str, source: list[str]) -> None:
-    """Say in the place of a widget that a page cannot show it, and keep to one title: the others are of reports."""
+def _adapt_notebook(app: object, name: str, source: list[str]) -> None:
+    """Replace widgets, which a page cannot show, and make all titles but the first one smaller."""
     if not name.startswith("notebooks/"):
         return
     notebook = json.loads(source[0])
@@ -80,25 +80,25 @@ def _tell_notebook(app: object, name: str, source: list[str]) -> None:
 
 
 def _stack(app: object, tree: nodes.document) -> None:
-    """Mark the tables that hold sentences: on a phone their cells stand below each other, while numbers stay in columns."""
+    """Mark tables with sentences. On a phone, their cells are stacked; tables of numbers stay tables."""
     for table in tree.findall(nodes.table):
         if any(len(cell.astext()) > 40 for cell in table.findall(nodes.entry)):
             table["classes"].append("stacked")
 
 
-def _find(app: Any, env: Any, node: Any, shown: Any) -> Any:
-    """Find what docstrings name as their readers do: ``stats.restarts``, ``ConfigError``."""
+def _resolve(app: Any, env: Any, node: Any, content: Any) -> Any:
+    """Resolve names as users write them, such as ``stats.restarts`` or ``ConfigError``."""
     if node.get("refdomain") != "py" or node["reftarget"].startswith("allocframe."):
         return None
     target = f"allocframe.{node['reftarget']}"
     return env.domains["py"].resolve_xref(
-        env, node["refdoc"], app.builder, node["reftype"], target, node, shown
+        env, node["refdoc"], app.builder, node["reftype"], target, node, content
     )
 
 
 def setup(app: Any) -> None:
     app.connect("source-read", _fill)
-    app.connect("source-read", _tell_notebook)
+    app.connect("source-read", _adapt_notebook)
     app.connect("doctree-read", _stack)
-    app.connect("missing-reference", _find)
-    app.add_lexer("hcl", TextLexer)  # Pygments knows the words of Terraform only
+    app.connect("missing-reference", _resolve)
+    app.add_lexer("hcl", TextLexer)  # Pygments knows only the keywords of Terraform

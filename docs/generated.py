@@ -1,4 +1,4 @@
-"""The parts of the reference that are made of declarations: tables and commands."""
+"""The parts of the reference that are generated from the code: tables and commands."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from allocframe.tables.table import Table
 
 
 def tables() -> str:
-    """Return a section for each table: what a row is, its key, and each column."""
+    """Return a section for each table: its rows, key and columns."""
     return "\n".join(line for table in (*TABLES.values(), EVALUATIONS) for line in _table(table))
 
 
@@ -30,8 +30,8 @@ def _table(table: Table) -> Iterator[str]:
 
 
 def commands() -> str:
-    """Return a section for each command: what it says to ``--help``."""
-    import allocframe.cli  # noqa: F401 - adds the commands
+    """Return a section for each command: its ``--help``."""
+    import allocframe.cli  # noqa: F401 - registers the commands
 
     return "\n".join(_command(get_command(app), "allocframe", None))
 
@@ -50,6 +50,6 @@ def _command(
 
 
 def sizes() -> str:
-    """Return the table that benchmarks/size.py keeps."""
+    """Return the table that benchmarks/size.py writes to its README."""
     page = (Path(__file__).parent.parent / "benchmarks" / "README.md").read_text()
     return page.partition("<!-- size -->\n")[2].partition("<!-- end size -->")[0]

@@ -1,4 +1,4 @@
-"""Draws time and memory against the number of allocations, of the figures that benchmarks/size.py left."""
+"""Draw time and memory against the number of allocations, from the figures of benchmarks/size.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes the pictures of the panel and the terminal for the documents, in a real JupyterLab: `make pictures`."""
+"""Take the pictures of the panel and the terminal for the manual, in a real JupyterLab: `make pictures`."""
 
 from __future__ import annotations
 
@@ -30,10 +30,13 @@ def main() -> None:
         lab.notebook(
             "pictures.ipynb", client + "panel = af.ControlPanel(client, namespace='*')\npanel",
             "panel.wait()\nshown = dict((label, key) for label, key in panel.select.options)\n"
-            "panel.choose(list(shown.values())[:1]); panel.stop_button.click(); panel.wait(); panel.confirm_button.click(); panel.wait()\n"
-            "panel.choose(list(shown.values())[3:5]); panel.wait(); panel.restart_button.click(); panel.wait()",
+            "panel.choose(list(shown.values())[:1]); panel.stop_button.click(); panel.wait()\n"
+            "panel.confirm_button.click(); panel.wait()\n"
+            "panel.choose(list(shown.values())[3:5]); panel.wait()\n"
+            "panel.restart_button.click(); panel.wait()",
             "alloc = list(shown.values())[6]\n"
-            "task = client.allocation(alloc).task_states['task'][0]\nterminal = af.Terminal(client, alloc, task)\nterminal",
+            "task = client.allocation(alloc).task_states['task'][0]\n"
+            "terminal = af.Terminal(client, alloc, task)\nterminal",
         )  # fmt: skip
         page = browser.new_page(viewport=SCREEN)
         notebook = labpage.Notebook(page, lab, "pictures.ipynb")

@@ -52,18 +52,19 @@ def test_each_table_is_known(snap: af.Snapshot) -> None:
 
 
 def test_other_frames_and_tables_are_refused_with_what_they_lack(snap: af.Snapshot) -> None:
-    with pytest.raises(AttributeError, match="none of events, task_states, allocations"):
+    with pytest.raises(AttributeError, match="none of the tables events, task_states, allocations"):
         _ = pd.DataFrame({"a": [1]}).alloc
-    with pytest.raises(AttributeError, match="to be events it lacks exit_code, signal"):
+    with pytest.raises(AttributeError, match="For events it lacks exit_code, signal"):
         _ = snap.events[["alloc_id", "task", "seq", "type", "time"]].alloc
-    with pytest.raises(TypeError, match="needs the events table, and this frame is task_states"):
+    with pytest.raises(TypeError, match="needs the events table, but this DataFrame is task_states"):
         snap.task_states.alloc.restarts()
 
 
 def test_importing_allocframe_registers_it_without_the_heavy_parts() -> None:
     code = (
         "import sys, allocframe, pandas; assert hasattr(pandas.DataFrame, 'alloc');"
-        "sys.exit([name for name in ('matplotlib', 'scipy', 'narwhals', 'nbclient') if name in sys.modules] or 0)"
+        "heavy = {'matplotlib', 'scipy', 'narwhals', 'nbclient'};"
+        "sys.exit(sorted(heavy & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

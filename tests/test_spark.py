@@ -1,4 +1,4 @@
-"""An archive in Spark: the same tables and the same statistics as in pandas and DuckDB, by a real Spark and a real Delta Lake."""
+"""An archive in Spark: the same tables and statistics as in pandas and DuckDB, with a real Delta Lake."""
 
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ def _started() -> Any:
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory, change: Change) -> af.Archive:
-    """Three days with more events than Nomad keeps, allocations that are gone, a gap, rows twice, and rows that do not count."""
+    """Three days with more events than Nomad keeps, removed allocations, a gap, and rows that are written twice
+    or do not count."""
     made = recorded(tmp_path_factory.mktemp("spark"), days=3, leak=(40, 20), blind=(30, 26))
     made.append(change, recorder="one")
     made.append(change, recorder="two")
@@ -111,9 +112,19 @@ def _append_in_vain(archive: af.Archive, change: Change) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DeltaTables, "append", cut_off)
         with pytest.raises(OSError, match="no space"):
-            archive.append(Change(at=change.at, index=None, source="list", full=False, added=never, changed=change.changed,
-                removed=change.removed, task_states=change.task_states.assign(alloc_id="never"), events=events,
-                reschedules=change.reschedules.iloc[:0], new_events=events))  # fmt: skip
+            archive.append(
+                replace(
+                    change,
+                    index=None,
+                    full=False,
+                    added=never,
+                    task_states=change.task_states.assign(alloc_id="never"),
+                    events=events,
+                    reschedules=change.reschedules.iloc[:0],
+                    new_events=events,
+                    gap=None,
+                )
+            )
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +135,7 @@ def seen(archive: af.Archive) -> Iterator[af.Snapshot]:
 
 @pytest.fixture(scope="module")
 def tables(session: Any, archive: af.Archive) -> dict[str, Any]:
-    found = af.spark.tables(session, archive._tables.where)
+    found = af.spark.tables(session, archive._tables.location)
     return {name: frame.cache() for name, frame in found.items()}
 
 
@@ -245,7 +256,7 @@ def test_a_statistic_that_is_not_made_for_spark_fetches_the_tables_that_it_needs
 def test_the_job_of_the_documents_writes_a_row_for_each_job_and_day(
     session: Any, archive: af.Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: af.Snapshot
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["restarts_by_day.py", archive._tables.where, str(tmp_path / "out")])
+    monkeypatch.setattr("sys.argv", ["restarts_by_day.py", archive._tables.location, str(tmp_path / "out")])
     monkeypatch.setattr(type(session), "stop", lambda self: None)
     runpy.run_path(str(ROOT / "docs" / "spark_job.py"), run_name="__main__")
     written = pd.read_parquet(tmp_path / "out")
@@ -254,9 +265,9 @@ def test_the_job_of_the_documents_writes_a_row_for_each_job_and_day(
 
 
 def test_the_example_in_the_docstring_runs(session: Any, archive: af.Archive) -> None:
-    given = {"af": af, "session": session, "folder": archive._tables.where}
+    given = {"af": af, "session": session, "folder": archive._tables.location}
     found = doctest.DocTestFinder().find(af.spark.tables, globs=given)
-    assert [doctest.DocTestRunner().run(one) for one in found] == [doctest.TestResults(0, 2)]
+    assert [doctest.DocTestRunner().run(one) for one in found] == [doctest.TestResults(0, 3)]
 
 
 def test_a_folder_that_is_no_archive_is_an_error_that_names_it(session: Any, tmp_path: Path) -> None:

@@ -109,14 +109,14 @@ def stream(data: bytes) -> None:
         except NotAnEvent:
             continue
     while updates := queue.take(7)[0]:
-        taken += [form for update in updates for form in update.forms()]
+        taken += [form for update in updates for form in update.versions()]
     counts = queue.counts
     assert counts["events"] >= len({update.alloc_id for update in taken})
     if not _state:
         _state.append(WatchState(Checkpoint()))
     present = _state[0]
     newest = list({update.alloc_id: update for update in taken}.values())
-    fresh = present.fresh(newest)
+    fresh = present.newer(newest)
     frames = present.apply(fresh, {})
     assert len(frames["added"]) + len(frames["changed"]) == len({_text(one.alloc_id) for one in fresh})
 

@@ -27,7 +27,7 @@ BOUND_MB = 30.0
 OFTEN = """
 from allocframe import recorder
 from allocframe.__main__ import main
-recorder.RELIST, recorder.COMPACT = 20.0, 50
+recorder.RESYNC_INTERVAL, recorder.COMPACT_EVERY = 20.0, 50
 main()
 """
 

@@ -1,1 +1,1 @@
-"""Small helpers shared by every package; they know nothing of Nomad."""
+"""Small helpers for every package; they know nothing about Nomad."""

@@ -1,4 +1,4 @@
-"""How far a walk is, for people and for programs."""
+"""Show the progress of a fetch to people and programs."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 Progress = bool | Callable[[int, int | None], None] | None
-"""Always, never, when it takes over a second, or a function that is told."""
+"""True shows a bar, False does not, None shows one after a second; a function is called with the numbers."""
 
 
 class Show(Protocol):
-    """Shows how far a walk is: allocations so far, an estimate of all, and what they are of."""
+    """Show the progress: the number so far, an estimate of the total, and the unit."""
 
     def __call__(self, done: int, estimate: int | None, of: str = "allocations", /) -> None: ...
 
 
 @contextlib.contextmanager
 def shown(progress: Progress) -> Iterator[Show]:
-    """Yield a function that shows how far a walk is."""
+    """Yield a function that shows the progress."""
     if callable(progress):
         yield lambda done, estimate, of="": progress(done, estimate)
         return

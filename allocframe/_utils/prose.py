@@ -1,11 +1,11 @@
-"""Numbers, times and counts as people write them; paragraphs and points that show names without obeying them."""
+"""Numbers, times and counts as people write them; paragraphs and points in which names are safe."""
 
 from __future__ import annotations
 
 import html
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -15,29 +15,29 @@ _MARKUP = re.compile(r"([\\`*_\[\]|~$@#])")
 
 
 def clock(moment: pd.Timestamp, after: pd.Timestamp | None = None) -> str:
-    """Return a moment as a sentence says it, without the day where that is the one of `after`."""
+    """Return a time for a sentence; without the date if it is on the same day as `after`."""
     same_day = after is not None and after.date() == moment.date()
     return f"{moment:%H:%M}" if same_day else f"{moment:%Y-%m-%d %H:%M}"
 
 
-def count(amount: int, what: str) -> str:
-    """Return a number with its noun, in the singular for one."""
+def count(amount: int, noun: str) -> str:
+    """Return a number with its noun, which is given in the plural."""
     return (
-        f"{amount:,} {what}"
+        f"{amount:,} {noun}"
         if amount != 1
-        else f"1 {what.removesuffix('es' if what.endswith('shes') else 's')}"
+        else f"1 {noun.removesuffix('es' if noun.endswith('shes') else 's')}"
     )
 
 
 def number(value: float) -> str:
-    """Return a number with three digits that count."""
+    """Return a number with three significant digits."""
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.3g}"
 
 
 def span(length: pd.Timedelta) -> str:
-    """Return a duration in the unit that suits it."""
+    """Return a duration in seconds, minutes or hours."""
     seconds = length.total_seconds()
     if seconds < 90:
         return f"{seconds:.1f} s"
@@ -45,20 +45,20 @@ def span(length: pd.Timedelta) -> str:
 
 
 def markdown(value: object) -> str:
-    """Return `value` as Markdown that shows it as it is: no element, emphasis or link is made of it."""
+    """Return `value` as Markdown that shows it literally, without elements, emphasis or links."""
     text = html.escape(_MARKUP.sub(r"\\\1", visible(value)), quote=False)
     return text.replace("://", ":\\//").replace("www.", "www\\.")
 
 
 class Prose:
-    """Paragraphs and lists: a text is a paragraph, a sequence of texts is a numbered list."""
+    """Paragraphs and lists: a text is a paragraph, a sequence of texts is a list."""
 
     def __init__(self, *blocks: str | Sequence[str]) -> None:
         self.blocks = [block if isinstance(block, str) else list(block) for block in blocks if block]
 
     @property
     def text(self) -> str:
-        """All of it in one line."""
+        """Everything in one line."""
         return " ".join(block if isinstance(block, str) else " ".join(block) for block in self.blocks)
 
     def __str__(self) -> str:
@@ -68,14 +68,17 @@ class Prose:
 
     def __repr__(self) -> str:
         return "\n".join(
-            _filled(block) if isinstance(block, str) else "\n".join(_numbered(block)) for block in self.blocks
+            _filled(block)
+            if isinstance(block, str)
+            else "\n".join(_filled(text, "- ", "  ") for text in block)
+            for block in self.blocks
         )
 
     def _repr_html_(self) -> str:
         return "".join(
             f"<p>{as_html(block)}</p>"
             if isinstance(block, str)
-            else f"<ol>{''.join(f'<li>{as_html(text)}</li>' for text in block)}</ol>"
+            else f"<ul>{''.join(f'<li>{as_html(text)}</li>' for text in block)}</ul>"
             for block in self.blocks
         )
 
@@ -83,23 +86,18 @@ class Prose:
         return "\n\n".join(
             _as_markdown(block)
             if isinstance(block, str)
-            else "\n".join(f"{place}. {_as_markdown(text)}" for place, text in enumerate(block, 1))
+            else "\n".join(f"- {_as_markdown(text)}" for text in block)
             for block in self.blocks
         )
 
 
 def one_line(text: str) -> str:
-    """Return a text of any length as one line in which nothing is hidden."""
+    """Return a text of any length as one line without control characters."""
     return " ".join(_pieces(text))
 
 
-def _filled(text: str, indent: str = "", first: str = "") -> str:
-    return textwrap.fill(one_line(text), 110, initial_indent=first, subsequent_indent=indent)
-
-
-def _numbered(texts: Sequence[str]) -> Iterator[str]:
-    for place, text in enumerate(texts, 1):
-        yield _filled(text, "   ", f"{place}. ")
+def _filled(text: str, first: str = "", others: str = "") -> str:
+    return textwrap.fill(one_line(text), 110, initial_indent=first, subsequent_indent=others)
 
 
 def as_html(text: str) -> str:
@@ -112,12 +110,12 @@ def _as_markdown(text: str) -> str:
 
 
 def _pieces(text: str) -> list[str]:
-    """Cut a text between words, because `visible` shortens what is longer than 200 characters."""
+    """Cut a text between words, because `visible` shortens text of more than 200 characters."""
     return [visible(line) for line in textwrap.wrap(text, 190, break_on_hyphens=False)]
 
 
 class Points:
-    """A list of points, each with a heading of its own where it has one."""
+    """A list of points, each a heading and its paragraphs."""
 
     def __init__(self, points: Iterable[tuple[str, Iterable[str]]]) -> None:
         self.points = [(head, list(texts)) for head, texts in points]
@@ -133,7 +131,8 @@ class Points:
 
     def _repr_html_(self) -> str:
         return "".join(
-            f"<section class='point'><h3>{escaped(head)}</h3>{''.join(Prose(text)._repr_html_() for text in texts)}</section>"
+            f"<section class='point'><h3>{escaped(head)}</h3>"
+            f"{''.join(Prose(text)._repr_html_() for text in texts)}</section>"
             for head, texts in self.points
         )
 

@@ -1,4 +1,4 @@
-"""Text from a cluster made safe to look at: whoever may submit a job chooses these names and messages."""
+"""Make text from a cluster safe to show: whoever may submit a job chooses these names and messages."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from typing import Any
 import pandas as pd
 
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
-_LONGEST = 200
+_MAX_LENGTH = 200
 
 
 def visible(value: object) -> str:
-    """Return `value` as one line without control or direction-changing characters, cut at 200 characters."""
+    """Return `value` as one line of at most 200 characters, with control and direction characters escaped."""
     text = str(value)
-    shown = text[:_LONGEST]
-    shown = _HIDDEN.sub(lambda match: match.group().encode("unicode_escape", "surrogatepass").decode(), shown)
-    return shown if len(text) <= _LONGEST else f"{shown}… ({len(text)} characters)"
+    start = _HIDDEN.sub(
+        lambda match: match.group().encode("unicode_escape", "surrogatepass").decode(), text[:_MAX_LENGTH]
+    )
+    return start if len(text) <= _MAX_LENGTH else f"{start}… ({len(text)} characters)"
 
 
 def escaped(value: object) -> str:
-    """Return `value` as HTML text that is safe in an element and in a quoted attribute."""
+    """Return `value` as HTML that is safe in an element and in a quoted attribute."""
     return html.escape(visible(value), quote=True)
 
 
 def without_formula(column: pd.Series[Any]) -> pd.Series[Any]:
-    """Put an apostrophe before text that starts, after blanks, like a formula."""
+    """Put an apostrophe before text that a spreadsheet would run as a formula."""
     if isinstance(column.dtype, pd.CategoricalDtype):
         column = column.astype(column.cat.categories.dtype)
     if not isinstance(column.dtype, pd.StringDtype):

@@ -1,4 +1,4 @@
-"""Threads for asyncio and trio: start one, wait for its result, and give a wrapper the documentation of what it wraps."""
+"""What the asynchronous client and watch share: threads, waiting for them, and borrowed documentation."""
 
 from __future__ import annotations
 

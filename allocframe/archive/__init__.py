@@ -1,4 +1,4 @@
-"""The archive: everything that was seen of a cluster, kept in Delta Lake tables, and the recorder that fills it."""
+"""The archive: months of a cluster's history in Delta Lake tables, and the recorder that writes it."""
 
 from .archive import Archive
 

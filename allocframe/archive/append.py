@@ -1,4 +1,4 @@
-"""How an append is written: part by part, of which none counts before all are there."""
+"""Append changes to an archive, in parts. No part counts before all are written."""
 
 from __future__ import annotations
 
@@ -10,111 +10,118 @@ from dataclasses import replace
 import pandas as pd
 import pyarrow as pa
 
-from .._utils.memory import give_back
+from .._utils.memory import release_memory
 from ..snapshot.snapshot import Snapshot
 from ..watch.change import Change, Gap
-from .checkpoint import caught_up
+from .checkpoint import changes_since
 from .delta import DeltaTables
-from .encode import rows
+from .encode import encode_changes
 
 _LIMIT_S = 1800
-"""An append that takes longer than this does not count; what it left may then be cleared away."""
+"""An append that takes longer is given up, because maintenance may remove its rows as abandoned."""
 
-_ROWS = 250_000
-"""Rows that wait for a commit: fewer, and files are small; more, and they take memory."""
+_MAX_BUFFERED_ROWS = 250_000
+"""Rows that are collected for one commit: with fewer, files get small; with more, they need memory."""
+
+PART = 10_000
+"""Allocations of a snapshot in one change."""
 
 
 def append(
     tables: DeltaTables, parts: Iterable[Sequence[Change]], recorder: str, indexes: dict[str, int | None]
 ) -> None:
-    """Write parts of one batch, and last the observations, whose rows make it count.
+    """Write the parts of one batch. The observations come last, because their rows make the batch count.
 
     Raises
     ------
     OSError
-        It could not be written.
+        The batch could not be written.
     """
+    # The time comes first, so that batches sort by age and maintenance can see which are abandoned.
     batch, started = f"{time.time_ns():016x}{secrets.token_hex(4)}", time.monotonic()
     index = indexes.get(recorder)
-    waiting: dict[str, list[pa.Table]] = {}
-    observed: list[pa.Table] = []
+    buffered: dict[str, list[pa.Table]] = {}
+    observations: list[pa.Table] = []
     for part in parts:
-        told = rows(part, batch, recorder, index, sum(map(len, observed)))
+        encoded = encode_changes(part, batch, recorder, index, sum(map(len, observations)))
         index = part[-1].index
-        observed.append(told.pop("snapshots"))
-        for name, found in told.items():
-            waiting.setdefault(name, []).append(found)
+        observations.append(encoded.pop("snapshots"))
+        for name, rows in encoded.items():
+            buffered.setdefault(name, []).append(rows)
         tables.make()
-        if sum(len(one) for found in waiting.values() for one in found) >= _ROWS:
-            _write(tables, waiting)
-            give_back()
-    _write(tables, waiting)
+        if sum(len(rows) for pieces in buffered.values() for rows in pieces) >= _MAX_BUFFERED_ROWS:
+            _write(tables, buffered)
+            release_memory()
+    _write(tables, buffered)
     if time.monotonic() - started > _LIMIT_S:
-        raise TimeoutError(f"an append to {tables.where} took over {_LIMIT_S} s; give it again")
-    if observed:
-        tables.append("snapshots", pa.concat_tables(observed))
+        raise TimeoutError(f"an append to {tables.location} took over {_LIMIT_S} s. Append it again")
+    if observations:
+        tables.append("snapshots", pa.concat_tables(observations))
         indexes[recorder] = index
 
 
-def _write(tables: DeltaTables, waiting: dict[str, list[pa.Table]]) -> None:
-    """Write what waits, a commit for each table: few large files are read faster than many small ones."""
-    for name, found in waiting.items():
-        tables.append(name, pa.concat_tables(found))
-    waiting.clear()
+def _write(tables: DeltaTables, buffered: dict[str, list[pa.Table]]) -> None:
+    """Write the buffered rows, one commit per table: few large files are read faster than many small ones."""
+    for name, pieces in buffered.items():
+        tables.append(name, pa.concat_tables(pieces))
+    buffered.clear()
 
 
-PART = 10_000
-"""Allocations in one change."""
-
-
-def check(snapshot: Snapshot) -> pd.Timestamp:
-    """Return up to when a snapshot tells of its cluster.
+def observed_at(snapshot: Snapshot) -> pd.Timestamp:
+    """Return the time of which a snapshot shows its cluster.
 
     Raises
     ------
     ValueError
-        It does not say; or its events are not there; or it is of several clusters.
+        An archive cannot store the snapshot: it has no time, no events, or several clusters.
     """
     if snapshot.clusters:
-        raise ValueError("this snapshot is of several clusters: an archive keeps one of .clusters")
+        raise ValueError("an archive holds one cluster. Append one of this snapshot's .clusters")
     info = snapshot.info
     if not info.get("started_at"):
-        raise ValueError("this snapshot does not say when it was taken: an archive keeps what was seen when")
+        raise ValueError("an archive needs the time of a snapshot, and this one does not have it")
     if info.get("query", {}).get("task_states") == "false":
-        raise ValueError("this snapshot was fetched without task states: an archive keeps their events")
+        raise ValueError("an archive needs task events. Fetch the snapshot with task_states=True")
     return pd.Timestamp(info["started_at"]).as_unit("ns")
 
 
-def covers(snapshot: Snapshot) -> str | None:
-    """Return the namespace of which a snapshot holds every allocation, so that what it lacks is gone; None for a part of one."""
+def complete_namespace(snapshot: Snapshot) -> str | None:
+    """Return the namespace of which a snapshot holds every allocation; None if it holds only some of them.
+
+    Allocations of that namespace that the snapshot lacks no longer exist.
+    """
     info = snapshot.info
-    chosen = info["filtered"] or {"prefix", "filter", "reverse"} & set(info.get("query", {}))
+    is_partial = info["filtered"] or {"prefix", "filter", "reverse"} & set(info.get("query", {}))
     namespace: str | None = info.get("namespace")
-    return namespace if info.get("complete") is True and not chosen else None
+    return namespace if info.get("complete") is True and not is_partial else None
 
 
-def changes(
+def snapshot_changes(
     snapshot: Snapshot, known: pd.DataFrame | None, known_at: pd.Timestamp | None
 ) -> Iterator[Change]:
-    """Yield what a snapshot changes against the rows that were there before; the last change tells what is gone."""
-    at, whole, seen = check(snapshot), covers(snapshot) is not None, set[str]()
-    last: Change | None = None
-    for frames in snapshot._in_parts(("allocations", "task_states", "events", "reschedules"), PART):
-        if last is not None:
-            yield last
-        last = _change(frames, at, snapshot.info.get("index_first"))
-        seen.update(last.added["alloc_id"])
+    """Yield what a snapshot changes against the rows in the archive.
+
+    The last change has the removed allocations.
+    """
+    at, is_full, ids = observed_at(snapshot), complete_namespace(snapshot) is not None, set[str]()
+    change: Change | None = None
+    for frames in snapshot._iter_parts(("allocations", "task_states", "events", "reschedules"), PART):
+        if change is not None:
+            yield change
+        change = _all_added(frames, at, snapshot.info.get("index_first"))
+        ids.update(change.added["alloc_id"])
         if known is not None and known_at is not None:
-            last = replace(caught_up(last, known, known_at), removed=last.removed, gap=None)
-    if last is None:
+            change = replace(changes_since(change, known, known_at), removed=change.removed, gap=None)
+    if change is None:
         return
-    if whole and known is not None and known_at is not None:
-        gone = known[~known["alloc_id"].isin(seen)].reset_index(drop=True)
-        last = replace(last, removed=gone, gap=Gap(known_at, at, "no recorder ran"))
-    yield replace(last, full=whole)
+    if is_full and known is not None and known_at is not None:
+        removed = known[~known["alloc_id"].isin(ids)].reset_index(drop=True)
+        change = replace(change, removed=removed, gap=Gap(known_at, at, "no recorder ran"))
+    yield replace(change, full=is_full)
 
 
-def _change(frames: dict[str, pd.DataFrame], at: pd.Timestamp, index: int | None) -> Change:
+def _all_added(frames: dict[str, pd.DataFrame], at: pd.Timestamp, index: int | None) -> Change:
+    """Return a change in which every allocation is new."""
     rows = frames["allocations"]
     none = rows.iloc[:0]
     return Change(

@@ -1,43 +1,47 @@
-"""The archive: what Nomad forgets, kept in Delta Lake tables."""
+"""The archive: the history that Nomad forgets, in Delta Lake tables."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import pandas as pd
 
+from .._utils.times import to_utc
 from ..snapshot.snapshot import Snapshot
-from ..store.sql import answer, terms
+from ..store.sql import select, where
 from ..tables import EVENTS
 from ..watch.change import Change
-from .append import append, changes, covers
-from .append import check as check_whole
-from .checkpoint import NOTHING, State, known, state
-from .coverage import COVERAGE, KEPT, MISSING, QUERY
+from .append import append, complete_namespace, observed_at, snapshot_changes
+from .checkpoint import EMPTY_STATE, ArchiveState, read_live, read_state
+from .coverage import ALLOCATIONS_SEEN, COVERAGE, MISSING, QUERY
 from .delta import DeltaTables
 from .maintenance import compact, info, retain
-from .time_travel import PastTables, described
-from .views import Connection, again, check, derive, frame, reading, utc
+from .time_travel import PastTables, describe
+from .views import Connection, check_columns, derive, read_archive, read_frame, retry_reading
 
 __all__ = ["Archive"]
 
+_T = TypeVar("_T")
+
 
 class Archive:
-    """Everything that was seen of a cluster, for months: allocations that are gone, events beyond Nomad's ten for each task.
+    """Months of a cluster's history: removed allocations, and more than Nomad's ten events per task.
 
-    An archive is a folder, or an object store, of Delta Lake tables: `allocations`, `task_states`, `events`, `reschedules`, and
-    `snapshots`, which says what was seen when. It has no job specifications. Making this object touches nothing.
+    An archive is a folder or an object store with Delta Lake tables: `allocations`, `task_states`, `events`,
+    `reschedules`, and `snapshots` with one row per observation. It holds no job specifications. Nothing is
+    read or written until you call a method.
 
     Parameters
     ----------
     path : path or URL
-        A folder, or such as ``s3://bucket/nomad``. Locally its files are readable by their owner only.
+        A folder, or a URL such as ``s3://bucket/nomad``. Only the owner can read the files of a local
+        archive.
     storage_options : dict, optional
-        What an object store needs, in the names of delta-rs, such as ``AWS_REGION``.
+        Options of an object store, with the names that delta-rs uses, such as ``AWS_REGION``.
 
     Examples
     --------
@@ -53,30 +57,30 @@ class Archive:
         self._indexes: dict[str, int | None] = {}
 
     def __repr__(self) -> str:
-        return f"Archive({self._tables.where!r})"
+        return f"Archive({self._tables.location!r})"
 
     def append(self, change: Change | Snapshot | Iterable[Change], *, recorder: str | None = None) -> None:
-        """Keep what a watch or a snapshot saw; all of it counts for a reader, or, if this fails at any instant, nothing.
+        """Store changes or a snapshot. Readers see all of it, or nothing if this fails at any point.
 
-        What failed can be given again, and so can what was kept: events and allocations are there once. The time this takes
-        depends on the changes, not on the archive. Several recorders may append to one archive at once.
+        Anything can be appended twice, after a failure or by mistake: readers see each event once. The time
+        needed depends on the changes, not on the size of the archive. Several recorders may append at once.
 
         Parameters
         ----------
-        change : Change or several, or Snapshot
-            What `Client.watch` yields; several become one step. Of a snapshot, a part at a time is in memory, and only what
-            the archive has not is written.
+        change : Change, iterable of Change, or Snapshot
+            The changes of a watch, written in one step; or a snapshot, of which only what is new is written.
+            A snapshot is processed in parts, so it need not fit in memory.
         recorder : str, optional
-            Who saw it; this machine's name otherwise.
+            Name of the observer; this machine's name if omitted.
 
         Raises
         ------
         OSError
-            It could not be written, for instance because the disk is full.
+            The changes could not be written, for instance because the disk is full.
         DecodeError
-            A newer allocframe wrote the archive.
+            The archive was written by a newer allocframe.
         ValueError
-            The snapshot does not say when it was taken, or has no task states.
+            The snapshot has no time or no task states.
 
         Examples
         --------
@@ -86,40 +90,43 @@ class Archive:
         True
         """
         if isinstance(change, Snapshot):
-            parts: Iterable[list[Change]] = ([part] for part in self._changes(change))
+            parts: Iterable[list[Change]] = ([part] for part in self._snapshot_changes(change))
         else:
-            told_of = [change] if isinstance(change, Change) else list(change)
-            parts = [told_of] if told_of else []
+            changes = [change] if isinstance(change, Change) else list(change)
+            parts = [changes] if changes else []
         append(self._tables, parts, recorder or socket.gethostname(), self._indexes)
 
-    def _changes(self, snapshot: Snapshot) -> Iterator[Change]:
-        check_whole(snapshot)
-        namespace = covers(snapshot)
+    def _snapshot_changes(self, snapshot: Snapshot) -> Iterator[Change]:
+        observed_at(snapshot)  # refuse a snapshot before anything is written
+        namespace = complete_namespace(snapshot)
         with contextlib.suppress(FileNotFoundError):
-            rows, at = reading(self._tables, None, lambda connection: known(connection, namespace or "*"))
-            return changes(snapshot, rows, at)
-        return changes(snapshot, None, None)
+            rows, at = self._read(lambda connection: read_live(connection, namespace or "*"))
+            return snapshot_changes(snapshot, rows, at)
+        return snapshot_changes(snapshot, None, None)
+
+    def _read(self, query: Callable[[Connection], _T]) -> _T:
+        return read_archive(self._tables, query)
 
     def snapshot(
         self, at: pd.Timestamp | str | None = None, *, since: pd.Timestamp | str | None = None
     ) -> Snapshot:
-        """Return the cluster as it was seen at a time, with the tables and methods of a live snapshot.
+        """Return the cluster as it was at a time, with the tables and methods of a live snapshot.
 
-        Its events are all that were ever seen of these tasks, and `events_truncated` is False where none was missed.
+        The snapshot has all recorded events of its tasks. `events_truncated` is False if none is missing.
 
         Parameters
         ----------
         at : time or str, optional
-            The moment, UTC where it names no offset; the latest otherwise.
+            The time, in UTC unless it has an offset; the latest observation if omitted.
         since : time or str, optional
-            Also the allocations that were gone by then, but still there at this time or later.
+            Also include allocations that no longer existed at `at`, but did at this time or later.
 
         Raises
         ------
         FileNotFoundError
             There is no archive.
         ValueError
-            Nothing had been seen by then.
+            The archive has no observation before `at`.
 
         Examples
         --------
@@ -127,14 +134,14 @@ class Archive:
         >>> af.stats.restarts(back, by="job_id")["count"].sum() == (snap.events["type"] == "Restarting").sum()
         np.True_
         """
-        moment = utc(at)
+        moment = to_utc(at, "at") if at is not None else None
+        first = to_utc(since, "since") if since is not None else None
         condition = "gone_at IS NULL"
-        first = utc(since)
         if first is not None:
             condition += f" OR epoch_ns(last_seen_at) >= {first.value}"
-        past = again(lambda: PastTables(self._tables, moment, condition))
+        past = retry_reading(lambda: PastTables(self._tables, moment, condition))
         try:
-            return Snapshot(described(past, self._tables.where, moment, first), past)
+            return Snapshot(describe(past, self._tables.location, moment, first), past)
         except BaseException:
             past.close()
             raise
@@ -145,14 +152,14 @@ class Archive:
         until: pd.Timestamp | str | None = None,
         **columns: Any,
     ) -> pd.DataFrame:
-        """Return the task events of all time, also of allocations that are gone: the `events` table, each event once.
+        """Return all recorded task events, also of allocations that no longer exist: the `events` table.
 
         Parameters
         ----------
         since, until : time or str, optional
-            Only events from `since` on and before `until`, by the node's clock.
+            Only events at or after `since` and before `until`, by the node's clock.
         **columns
-            A column of the table and its value, or a list of values of which one must match.
+            Only events whose column has this value, or one of these values.
 
         Examples
         --------
@@ -160,56 +167,60 @@ class Archive:
         >>> len(killed) == (snap.events["oom_killed"] == True).sum() > 0
         np.True_
         """
-        check(EVENTS, columns)
-        spans = [f"epoch_ns(time) >= {utc(since).value}"] if since is not None else []
-        spans += [f"epoch_ns(time) < {utc(until).value}"] if until is not None else []
+        check_columns(EVENTS, columns)
+        period = [f"epoch_ns(time) >= {to_utc(since, 'since').value}"] if since is not None else []
+        period += [f"epoch_ns(time) < {to_utc(until, 'until').value}"] if until is not None else []
+        # `seq` is derived from all events of a task, so stored rows cannot be filtered by it.
         stored = {name: value for name, value in columns.items() if name != "seq"}
-        inside = " AND ".join([*spans, terms(stored.items())])
+        prefilter = " AND ".join([*period, where(stored.items())])
 
-        def work(connection: Connection) -> pd.DataFrame:
-            derive(connection, f"alloc_id IN (SELECT alloc_id FROM stored.events WHERE {inside})")
-            wanted = " AND ".join([*spans, terms(columns.items())])
-            return frame(connection, EVENTS, f"FROM seen.events WHERE {wanted} ORDER BY alloc_id, task, seq")
+        def query(connection: Connection) -> pd.DataFrame:
+            derive(connection, f"alloc_id IN (SELECT alloc_id FROM stored.events WHERE {prefilter})")
+            condition = " AND ".join([*period, where(columns.items())])
+            return read_frame(
+                connection, EVENTS, f"FROM seen.events WHERE {condition} ORDER BY alloc_id, task, seq"
+            )
 
-        return reading(self._tables, None, work)
+        return self._read(query)
 
     def allocations(self, **columns: Any) -> pd.DataFrame:
-        """Return every allocation that was ever seen, as it was last seen, with when that was and since when it is gone.
+        """Return the last version of every allocation that was ever seen.
 
         Parameters
         ----------
         **columns
-            A column of the table and its value, or a list of values of which one must match.
+            Only allocations whose column has this value, or one of these values.
 
         Returns
         -------
         pandas.DataFrame
-            The `allocations` table, with `first_seen_at`, `last_seen_at` and `gone_at`, which is NaT while it is there.
+            The `allocations` table with `first_seen_at`, `last_seen_at`, and `gone_at`, which is NaT while
+            the allocation exists.
 
         Examples
         --------
         >>> archive.allocations(client_status="failed")["gone_at"].isna().all()
         np.True_
         """
-        check(KEPT, columns)
+        check_columns(ALLOCATIONS_SEEN, columns)
+        condition = where(columns.items())
 
-        def work(connection: Connection) -> pd.DataFrame:
+        def query(connection: Connection) -> pd.DataFrame:
             derive(connection, tasks=False)
-            wanted = terms(columns.items())
-            return frame(
-                connection, KEPT, f"FROM seen.allocations WHERE {wanted} ORDER BY create_index, alloc_id"
-            )
+            rest = f"FROM seen.allocations WHERE {condition} ORDER BY create_index, alloc_id"
+            return read_frame(connection, ALLOCATIONS_SEEN, rest)
 
-        return reading(self._tables, None, work)
+        return self._read(query)
 
     def sql(self, query: str) -> pd.DataFrame:
-        """Answer a SELECT over all that was ever seen.
+        """Run a SELECT over the whole history.
 
         Parameters
         ----------
         query : str
-            One SELECT in DuckDB's SQL over `allocations` (with `first_seen_at`, `last_seen_at`, `gone_at`), `task_states`, `events`,
-            `reschedules` and `snapshots`. Times are TIMESTAMP_NS in UTC, durations whole nanoseconds.
+            One SELECT in DuckDB's SQL over `allocations` (with `first_seen_at`, `last_seen_at`, `gone_at`),
+            `task_states`, `events`, `reschedules` and `snapshots`. Times are TIMESTAMP_NS in UTC, durations
+            whole nanoseconds.
 
         Examples
         --------
@@ -218,24 +229,24 @@ class Archive:
         0
         """
 
-        def work(connection: Connection) -> pd.DataFrame:
-            derive(
-                connection,
-                tasks=any(name in query.lower() for name in ("task_states", "events", "reschedules")),
-            )
-            return answer(connection, query, "seen")
+        # The tables of tasks are costly to derive: leave them out if the query cannot use them.
+        needs_tasks = any(name in query.lower() for name in ("task_states", "events", "reschedules"))
 
-        return reading(self._tables, None, work)
+        def derive_and_select(connection: Connection) -> pd.DataFrame:
+            derive(connection, tasks=needs_tasks)
+            return select(connection, query, "seen")
+
+        return self._read(derive_and_select)
 
     def coverage(self) -> pd.DataFrame:
-        """Return, for each task that was ever seen, whether its history is complete, and if not, what is missing and why.
+        """Return whether the history of each task is complete, and if not, what is missing and why.
 
         Returns
         -------
         pandas.DataFrame
-            alloc_id, task, namespace, job_id, first_seen_at, last_seen_at, gone_at, events, complete, missing (how many times are),
-            missing_since, missing_until, reason. Complete is a history in which each event is tied to the one before it
-            by a list that held both, from the first on.
+            alloc_id, task, namespace, job_id, first_seen_at, last_seen_at, gone_at, events, complete, missing
+            (the number of periods), missing_since, missing_until, reason. A history is complete if every
+            event after the first was seen in the same ring as the event before it.
 
         Examples
         --------
@@ -244,14 +255,14 @@ class Archive:
         ['it began before the archive']
         """
 
-        def work(connection: Connection) -> pd.DataFrame:
+        def query(connection: Connection) -> pd.DataFrame:
             derive(connection)
-            return frame(connection, COVERAGE, f"FROM ({QUERY}) ORDER BY alloc_id, task")
+            return read_frame(connection, COVERAGE, f"FROM ({QUERY}) ORDER BY alloc_id, task")
 
-        return reading(self._tables, None, work)
+        return self._read(query)
 
     def missing(self) -> pd.DataFrame:
-        """Return the times of which events of a task are missing: alloc_id, task, since, until, reason.
+        """Return the periods of which events of a task are missing: alloc_id, task, since, until, reason.
 
         Examples
         --------
@@ -259,16 +270,17 @@ class Archive:
         True
         """
 
-        def work(connection: Connection) -> pd.DataFrame:
+        def query(connection: Connection) -> pd.DataFrame:
             derive(connection)
-            return frame(connection, MISSING, "FROM seen.missing ORDER BY alloc_id, task, until")
+            return read_frame(connection, MISSING, "FROM seen.missing ORDER BY alloc_id, task, until")
 
-        return reading(self._tables, None, work)
+        return self._read(query)
 
-    def state(self) -> State:
-        """Return what was last seen, for a recorder that goes on: time, index, live allocations, recorders.
+    def state(self) -> ArchiveState:
+        """Return the last observation: time, index, live allocations, recorders.
 
-        It grows with the allocations that are still there, not with the archive.
+        A recorder continues from it.
+        Its size depends on the number of live allocations, not on the archive.
 
         Examples
         --------
@@ -276,14 +288,14 @@ class Archive:
         True
         """
         try:
-            return reading(self._tables, None, state)
+            return self._read(read_state)
         except FileNotFoundError:
-            return NOTHING
+            return EMPTY_STATE
 
     def compact(self) -> None:
-        """Write days that lie in many files anew, with each row once; recorders and readers may go on meanwhile.
+        """Merge the files of each day and remove duplicate rows. Recorders and readers can go on meanwhile.
 
-        Reading gets faster by it, and appending stays as fast as it is: do it about every 500 appends.
+        This makes reading faster. Do it about every 500 appends.
 
         Examples
         --------
@@ -294,9 +306,9 @@ class Archive:
         compact(self._tables)
 
     def retain(self, days: int) -> None:
-        """Remove all days before the last `days` of the archive.
+        """Remove all but the last `days` days.
 
-        What allocations that are still there need stays: their last row, and as many of their events as Nomad keeps.
+        The last row of each live allocation stays, and as many of its events as Nomad keeps.
 
         Examples
         --------
@@ -305,10 +317,10 @@ class Archive:
         True
         """
         if days < 1:
-            raise ValueError("days must be at least 1")
+            raise ValueError(f"days must be 1 or more, got {days}")
         retain(self._tables, days)
 
     @property
     def info(self) -> dict[str, Any]:
-        """What there is, as plain JSON, with times, recorders, gaps, and the days, files, rows and bytes of each table."""
+        """A summary as plain JSON: times, recorders, gaps, and the size of each table."""
         return info(self._tables)

@@ -1,4 +1,4 @@
-"""A change of the cluster to the rows that keep it, and what ties the events of a task together."""
+"""Encode changes as rows to store, and link each event to the one before it."""
 
 from __future__ import annotations
 
@@ -17,27 +17,31 @@ from .schema import START, STORED, VERSION
 _TASK = ["alloc_id", "task"]
 
 
-def rows(
-    changes: Sequence[Change], batch: str, recorder: str, index_before: int | None, position: int = 0
+def encode_changes(
+    changes: Sequence[Change], batch: str, recorder: str, index_before: int | None, first_position: int = 0
 ) -> dict[str, pa.Table]:
-    """Return the rows of a batch of changes, by table; `position` is that of the first in its batch."""
+    """Return the rows of changes, by table.
+
+    `first_position` is the position of the first change in its batch.
+    """
     parts: dict[str, list[pa.Table]] = {name: [] for name in STORED}
-    for place, change in enumerate(changes, position):
+    for position, change in enumerate(changes, first_position):
         seen = {"seen_at": change.at, "batch": batch, "day": change.at.date()}
         for frame, gone in ((change.added, False), (change.changed, False), (change.removed, True)):
             if len(frame):
-                parts["allocations"].append(STORED["allocations"].encode(_bare(frame), gone=gone, **seen))
+                rows = _without_attrs(frame)
+                parts["allocations"].append(STORED["allocations"].encode(rows, gone=gone, **seen))
         versions = _versions(change)
         for name, frame in (
-            ("task_states", _bare(change.task_states)),
-            ("events", _new_events(change)),
-            ("reschedules", _bare(change.reschedules)),
+            ("task_states", _without_attrs(change.task_states)),
+            ("events", _linked_new_events(change)),
+            ("reschedules", _without_attrs(change.reschedules)),
         ):
             if len(frame):
-                frame["modify_index"] = _versions_of(frame, versions)
+                frame["modify_index"] = _version_column(frame, versions)
                 parts[name].append(STORED[name].encode(frame, **seen))
-        told = _observation(change, place, recorder, index_before)
-        parts["snapshots"].append(STORED["snapshots"].encode(told, **seen))
+        observation = _observation(change, position, recorder, index_before)
+        parts["snapshots"].append(STORED["snapshots"].encode(observation, **seen))
         index_before = change.index
     return {name: pa.concat_tables(tables) for name, tables in parts.items() if tables}
 
@@ -57,93 +61,98 @@ def _observation(change: Change, position: int, recorder: str, index_before: int
     return frame.astype({"gap_since": "datetime64[ns, UTC]", "gap_until": "datetime64[ns, UTC]"})
 
 
-def _bare(frame: pd.DataFrame) -> pd.DataFrame:
+def _without_attrs(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the same columns without attrs, which pandas would copy with every column."""
-    bare = frame.copy(deep=False)
-    bare.attrs = {}
-    return bare
+    copy = frame.copy(deep=False)
+    copy.attrs = {}
+    return copy
 
 
 def _versions(change: Change) -> dict[str, Any]:
-    """Return the ModifyIndex of each allocation of which the change tells."""
-    found: dict[str, Any] = {}
+    """Return the ModifyIndex of each added or changed allocation."""
+    versions: dict[str, Any] = {}
     for frame in (change.added, change.changed):
-        found.update(zip(frame["alloc_id"].tolist(), frame["modify_index"].tolist(), strict=True))
-    return found
+        versions.update(zip(frame["alloc_id"].tolist(), frame["modify_index"].tolist(), strict=True))
+    return versions
 
 
-def _versions_of(frame: pd.DataFrame, versions: dict[str, Any]) -> Any:
+def _version_column(frame: pd.DataFrame, versions: dict[str, Any]) -> Any:
     return pd.array(
-        [versions.get(identity, pd.NA) for identity in frame["alloc_id"].tolist()], dtype="UInt64"
+        [versions.get(alloc_id, pd.NA) for alloc_id in frame["alloc_id"].tolist()], dtype="UInt64"
     )
 
 
-def _new_events(change: Change) -> pd.DataFrame:
-    """Return the events that were new, each tied to the one before it in its ring."""
-    events = _bare(change.events)
-    ties = _ties(events, change.task_states)
-    events["event_key"], events["prev_key"] = ties.keys, ties.before
+def _linked_new_events(change: Change) -> pd.DataFrame:
+    """Return the new events, each linked to the one before it in its ring."""
+    events = _without_attrs(change.events)
+    # Links need the complete rings: the event before a new one is usually an old one.
+    links = _link_events(events, change.task_states)
+    events["event_key"], events["prev_key"] = links.keys, links.previous
     if len(change.new_events) == len(events):
         return events
-    new = set(_places(change.new_events))
-    return events[
-        np.fromiter((place in new for place in _places(events)), dtype=bool, count=len(events))
-    ].copy()
+    new = set(_event_ids(change.new_events))
+    is_new = np.fromiter((event in new for event in _event_ids(events)), dtype=bool, count=len(events))
+    return events[is_new].copy()
 
 
-def _places(events: pd.DataFrame) -> Any:
+def _event_ids(events: pd.DataFrame) -> Any:
     return zip(*(events[name].tolist() for name in (*_TASK, "seq")), strict=True)
 
 
 @dataclass(frozen=True)
-class _Ties:
-    """For each row of a table of whole rings its key, and that of the event before it in its ring."""
+class _Links:
+    """For each event its key, and the key of the event before it in its ring."""
 
     keys: Any
-    before: Any
+    previous: Any
 
 
-def _ties(events: pd.DataFrame, task_states: pd.DataFrame) -> _Ties:
-    """Return what ties events together.
+def _link_events(events: pd.DataFrame, task_states: pd.DataFrame) -> _Links:
+    """Return the links between the events of complete rings.
 
-    The first event of a ring that dropped none has `START` before it, the first of any other ring nothing known.
+    If a ring has dropped no events, its first event follows `START`. Otherwise its predecessor is unknown
+    (NA).
     """
-    group = events.groupby(_TASK, sort=False, observed=True, dropna=False).ngroup().to_numpy()
-    order = np.lexsort((events["seq"].to_numpy(), group))
-    ordered, place = group[order], np.argsort(order)
-    first = np.append(True, ordered[1:] != ordered[:-1])[: len(order)]
-    keys = _keys(events.iloc[order], ordered)
-    before = np.append(0, keys[:-1])[: len(keys)]
-    whole = task_states[task_states["events_truncated"].eq(False).fillna(False).to_numpy(dtype=bool)]
-    known = set(zip(*(whole[name].tolist() for name in _TASK), strict=True))
-    heads = events.iloc[order[first]]
-    begins = [task in known for task in zip(*(heads[name].tolist() for name in _TASK), strict=True)]
-    unknown = np.zeros(len(order), dtype=bool)
-    unknown[first] = ~np.array(begins, dtype=bool)
-    before[first] = START
-    return _Ties(pd.array(keys[place], dtype="Int64"), pd.arrays.IntegerArray(before[place], unknown[place]))
+    task_of_row = events.groupby(_TASK, sort=False, observed=True, dropna=False).ngroup().to_numpy()
+    order = np.lexsort((events["seq"].to_numpy(), task_of_row))
+    sorted_tasks, original = task_of_row[order], np.argsort(order)
+    is_first = np.append(True, sorted_tasks[1:] != sorted_tasks[:-1])[: len(order)]
+    keys = _event_keys(events.iloc[order], sorted_tasks)
+    previous = np.append(0, keys[:-1])[: len(keys)]
+    is_untruncated = task_states["events_truncated"].eq(False).fillna(False).to_numpy(dtype=bool)
+    untruncated = task_states[is_untruncated]
+    complete_tasks = set(zip(*(untruncated[name].tolist() for name in _TASK), strict=True))
+    heads = events.iloc[order[is_first]]
+    head_tasks = zip(*(heads[name].tolist() for name in _TASK), strict=True)
+    is_unknown = np.zeros(len(order), dtype=bool)
+    is_unknown[is_first] = [task not in complete_tasks for task in head_tasks]
+    previous[is_first] = START
+    return _Links(
+        pd.array(keys[original], dtype="Int64"),
+        pd.arrays.IntegerArray(previous[original], is_unknown[original]),
+    )
 
 
-def _keys(ring: pd.DataFrame, group: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return a number for each event, made of its time, type, details, and its place among those equal in all three."""
+def _event_keys(ring: pd.DataFrame, tasks: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return a hash of each event's time, type, details and occurrence among equal events."""
     times = ring["time"].astype("int64").tolist()
-    kinds, details = (
+    types, details = (
         ring[name].astype("object").where(ring[name].notna(), "").tolist() for name in ("type", "details")
     )
-    told = list(zip(times, kinds, details, strict=True))
-    keys = np.array([_key(*one, 0) for one in told], dtype=np.int64)
-    ordinal = (
-        pd.DataFrame({"group": group, "key": keys})
-        .groupby(["group", "key"], sort=False)
-        .cumcount()
-        .to_numpy()
+    contents = list(zip(times, types, details, strict=True))
+    keys = np.array([_hash_event(*content, 0) for content in contents], dtype=np.int64)
+    occurrence = (
+        pd.DataFrame({"task": tasks, "key": keys}).groupby(["task", "key"], sort=False).cumcount().to_numpy()
     )
-    for row in np.flatnonzero(ordinal):
-        keys[row] = _key(*told[row], int(ordinal[row]))
+    # Equal events are rare, so only they are hashed a second time.
+    for row in np.flatnonzero(occurrence):
+        keys[row] = _hash_event(*contents[row], int(occurrence[row]))
     return keys
 
 
-def _key(time: int, kind: str, details: str, ordinal: int) -> int:
-    text = f"{time}\x1f{kind}\x1f{details}\x1f{ordinal}"
+def _hash_event(time: int, event_type: str, details: str, occurrence: int) -> int:
+    """Return a positive 63-bit number. It is never 0, which is `START`."""
+    text = f"{time}\x1f{event_type}\x1f{details}\x1f{occurrence}"
+    # blake2b, not hash(): archives of all machines and versions must have the same keys.
     number = int.from_bytes(blake2b(text.encode("utf-8", "replace"), digest_size=8).digest(), "big") >> 1
     return number or 1

@@ -1,4 +1,4 @@
-"""The recorder: a watch whose changes go into an archive, for months, whatever happens meanwhile."""
+"""The recorder: write the changes of a watch into an archive, for months, through any failure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Literal
 
 import pandas as pd
 
-from .._utils.memory import give_back
+from .._utils.memory import release_memory
 from ..client.client import Client
 from ..errors import AllocframeError, PermissionDenied
 from ..nomad.retry import backoff
@@ -20,58 +20,63 @@ from ..watch.watch import Watch
 from .archive import Archive
 
 MOST_ROWS = 50_000
-"""Rows that wait for a commit at most; beyond that the cluster's own rings, and the watch, must keep what comes."""
+"""Maximum rows that wait for a commit.
+
+If more arrive, they stay in the watch's queue and in Nomad's rings.
+"""
 
 TICK = 1.0
-SLOWLY = 60.0
-"""Seconds between two tries to write, or to watch, at most."""
+"""Seconds between two looks at whether to stop or to commit."""
 
-PATIENCE = 10.0
-"""Seconds that a recorder which is to stop may take, before what it waits for is broken off."""
+LONGEST_PAUSE = 60.0
+"""Maximum seconds between two attempts to write or to watch."""
 
-ALIVE = 60.0
-"""Seconds after which a commit says that the recorder still watches, though nothing has changed."""
+STOP_TIMEOUT = 10.0
+"""Seconds that a recorder may take to stop before its watch is closed."""
 
-RELIST = 300.0
-"""Seconds after which everything is listed again: what the servers have removed, no stream tells."""
+HEARTBEAT_INTERVAL = 60.0
+"""Seconds without changes after which a heartbeat is committed, to prove that the recorder watched."""
 
-COMPACT = 500
-"""Appends after which the archive is put in order."""
+RESYNC_INTERVAL = 300.0
+"""Seconds after which everything is listed again. The event stream does not report removed allocations."""
+
+COMPACT_EVERY = 500
+"""Commits between two compactions."""
 
 Status = Literal["starting", "recording", "cannot watch", "cannot write", "stopped"]
 
 
 @dataclass
 class Counts:
-    """What one run of a recorder has done."""
+    """Counts of what a recorder has written."""
 
     commits: int = 0
     changes: int = 0
     events: int = 0
     gaps: int = 0
     failures: int = 0
-    """Tries to write that failed; what they held was kept and given again."""
+    """Failed attempts to write. Their changes were kept and written later."""
 
 
 class Recorder:
-    """Records one cluster into one archive until it is told to stop.
+    """Records one cluster into one archive until it is stopped.
 
     Parameters
     ----------
     client : Client
         The cluster.
     archive : Archive
-        Where it goes. Other recorders may write there too.
+        Where to record. Other recorders may write there too.
     namespace : str, optional
-        What to record; every namespace that the token may read where left out.
+        The namespace to record; if omitted, all that the token may read.
     interval : float
-        Seconds that a change waits at most before it is committed.
+        Maximum seconds that a change waits for its commit.
     stream : bool
-        Subscribe to events where the token may.
+        Subscribe to events if the token may.
     name : str, optional
-        What this recorder is called in the archive, in every run; this machine's name where left out.
+        Name of the recorder in the archive, the same in every run; this machine's name if omitted.
     say : callable
-        Gets one line of text when something begins or ceases to go wrong.
+        Called with one line of text when a problem begins or ends.
     """
 
     def __init__(
@@ -89,26 +94,26 @@ class Recorder:
         self.status: Status = "starting"
         self.last_error: str | None = None
         self.last: pd.Timestamp | None = None
-        """When the cluster was last seen, of what is committed."""
+        """The time of the last committed observation."""
 
         self.watch: Watch | None = None
         self.name = name or socket.gethostname()
         self._client, self._archive = client, archive
         self._namespace = namespace
         self._interval, self._stream, self._say = interval, stream, say
-        self._waiting: list[Change] = []
-        self._first_waits_since = 0.0
+        self._uncommitted: list[Change] = []
+        self._oldest_since = 0.0
         self._committed_at = 0.0
         self._not_before = 0.0
-        self._in_a_row = 0
+        self._failures_in_a_row = 0
 
     def run(self, stop: threading.Event) -> None:
-        """Record until `stop` is set; then commit what there is.
+        """Record until `stop` is set, then commit what is left.
 
         Raises
         ------
         AllocframeError
-            The cluster could not be reached even once.
+            The first list failed.
         """
         checkpoint = self._resume(stop)
         if checkpoint is None:
@@ -116,30 +121,29 @@ class Recorder:
         with self._watching(checkpoint) as self.watch:
             try:
                 while not stop.is_set():
-                    self._turn(stop)
+                    self._step(stop)
             finally:
                 self._not_before = 0.0
-                if self._waiting and not self._commit():
-                    self._say(
-                        f"stopped with {len(self._waiting)} changes that could not be written: {self.last_error}"
-                    )
+                if self._uncommitted and not self._commit():
+                    count = len(self._uncommitted)
+                    self._say(f"stopped with {count} changes that could not be written: {self.last_error}")
                 if stop.is_set():
                     self.status = "stopped"
 
-    def failed_to_watch(self, error: Exception) -> None:
-        """Say that the cluster cannot be watched, to those who will try again."""
-        said = str(error) if isinstance(error, AllocframeError) else f"{type(error).__name__}: {error}"
-        self._tell("cannot watch", said)
+    def report_failure(self, error: Exception) -> None:
+        """Report that the cluster cannot be watched, for a caller that will try again."""
+        reason = str(error) if isinstance(error, AllocframeError) else f"{type(error).__name__}: {error}"
+        self._set_status("cannot watch", reason)
 
     def once(self) -> Change:
-        """List everything once and commit what changed since the archive last saw the cluster.
+        """List everything once and commit what has changed since the archive's last observation.
 
         Raises
         ------
         AllocframeError
-            The list could not be had.
+            The list failed.
         OSError
-            The archive could not be written.
+            The archive could not be read or written.
         """
         with self._client.watch(
             namespace=self._namespace, stream=False, checkpoint=self._checkpoint()
@@ -150,16 +154,19 @@ class Recorder:
 
     def _watching(self, checkpoint: Checkpoint) -> Watch:
         return self._client.watch(
-            namespace=self._namespace, stream=self._stream, checkpoint=checkpoint, resync_interval=RELIST
+            namespace=self._namespace,
+            stream=self._stream,
+            checkpoint=checkpoint,
+            resync_interval=RESYNC_INTERVAL,
         )
 
     def _resume(self, stop: threading.Event) -> Checkpoint | None:
-        """Return up to where the archive has seen the cluster; None where it could not be read before the end."""
+        """Return the archive's checkpoint, once it can be read; None if the recorder was stopped before."""
         while not stop.is_set():
             try:
                 return self._checkpoint()
             except OSError as error:
-                self._failed("cannot write", f"the archive cannot be read: {error}")
+                self._back_off(f"the archive cannot be read: {error}")
                 stop.wait(self._not_before - time.monotonic())
         return None
 
@@ -172,17 +179,17 @@ class Recorder:
         self.last = state.at
         return Checkpoint(state.index, state.at, indexes)
 
-    def _turn(self, stop: threading.Event) -> None:
-        """Take what has changed, unless too much waits to be written; write it when it is time."""
-        if sum(map(_rows, self._waiting)) < MOST_ROWS:
+    def _step(self, stop: threading.Event) -> None:
+        """Wait for a change, unless too many rows are uncommitted; commit when it is time."""
+        if sum(map(_rows, self._uncommitted)) < MOST_ROWS:
             self._take(stop)
         else:
             stop.wait(TICK)
         now = time.monotonic()
-        if not self._waiting and now - self._committed_at > ALIVE:
-            self._wait_for_commit(self.watch.heartbeat() if self.watch else None)
-        due = self._waiting and now - self._first_waits_since >= self._interval
-        if (due or sum(map(_rows, self._waiting)) >= MOST_ROWS) and now >= self._not_before:
+        if not self._uncommitted and now - self._committed_at > HEARTBEAT_INTERVAL:
+            self._add(self.watch.heartbeat() if self.watch else None)
+        due = self._uncommitted and now - self._oldest_since >= self._interval
+        if (due or sum(map(_rows, self._uncommitted)) >= MOST_ROWS) and now >= self._not_before:
             self._commit()
 
     def _take(self, stop: threading.Event) -> None:
@@ -190,95 +197,106 @@ class Recorder:
         try:
             change = self.watch.poll(timeout=min(TICK, self._interval))
         except PermissionDenied as error:
-            self._tell("cannot watch", str(error))  # the watch itself waits longer each time
+            # No backoff here: the watch pauses longer after each failure.
+            self._set_status("cannot watch", str(error))
             stop.wait(TICK)
             return
-        self._wait_for_commit(change)
+        self._add(change)
         if self.watch.last_error:
-            self._tell("cannot watch", self.watch.last_error)
+            self._set_status("cannot watch", self.watch.last_error)
         elif self.status in ("starting", "cannot watch"):
-            self._tell("recording", None)
+            self._set_status("recording", None)
 
-    def _wait_for_commit(self, change: Change | None) -> None:
+    def _add(self, change: Change | None) -> None:
         if change is not None:
-            if not self._waiting:
-                self._first_waits_since = time.monotonic()
-            self._waiting.append(change)
+            if not self._uncommitted:
+                self._oldest_since = time.monotonic()
+            self._uncommitted.append(change)
 
     def _commit(self) -> bool:
-        """Write what waits; what cannot be written stays, and is given again: the archive keeps each row once."""
+        """Write the uncommitted changes; return whether that worked. If not, they are kept and written again.
+
+        A failed append may have written rows. That does no harm, because an archive shows each row once.
+        """
         try:
-            self._archive.append(self._waiting, recorder=self.name)
-        except Exception as error:  # noqa: BLE001 - whatever a store raises, what it was given is kept for the next try
+            self._archive.append(self._uncommitted, recorder=self.name)
+        except Exception as error:  # noqa: BLE001 - object stores raise anything; the changes must survive it
             self.counts.failures += 1
-            self._failed("cannot write", f"the archive cannot be written: {error}")
+            self._back_off(f"the archive cannot be written: {error}")
             return False
-        counts, done = self.counts, self._waiting
-        self._waiting = []
+        counts, committed = self.counts, self._uncommitted
+        self._uncommitted = []
         counts.commits += 1
-        counts.changes += sum(map(len, done))
-        counts.events += sum(len(change.new_events) for change in done)
-        counts.gaps += sum(change.gap is not None and change.gap.since is not None for change in done)
-        self.last, self._committed_at, self._in_a_row = done[-1].at, time.monotonic(), 0
+        counts.changes += sum(map(len, committed))
+        counts.events += sum(len(change.new_events) for change in committed)
+        counts.gaps += sum(change.gap is not None and change.gap.since is not None for change in committed)
+        self.last, self._committed_at, self._failures_in_a_row = committed[-1].at, time.monotonic(), 0
         if self.status == "cannot write":
-            self._tell("recording", None)
-        if counts.commits % COMPACT == 0:
-            self._put_in_order()
-        give_back()
+            self._set_status("recording", None)
+        if counts.commits % COMPACT_EVERY == 0:
+            self._compact()
+        release_memory()
         return True
 
-    def _put_in_order(self) -> None:
+    def _compact(self) -> None:
         try:
             self._archive.compact()
-        except Exception as error:  # noqa: BLE001 - what is recorded stays as it is
+        except Exception as error:  # noqa: BLE001 - the recorded data is unharmed, and recording matters more
             self._say(f"the archive could not be compacted: {error}")
 
-    def _failed(self, status: Status, reason: str) -> None:
-        self._in_a_row += 1
-        self._not_before = time.monotonic() + _pause(self._in_a_row)
-        self._tell(status, reason)
+    def _back_off(self, reason: str) -> None:
+        """Report that the archive cannot be used, and pause longer after each failure."""
+        self._failures_in_a_row += 1
+        self._not_before = time.monotonic() + _pause(self._failures_in_a_row)
+        self._set_status("cannot write", reason)
 
-    def _tell(self, status: Status, last_error: str | None) -> None:
-        """Say it when something begins or ceases to go wrong, not each time it is tried again."""
+    def _set_status(self, status: Status, error: str | None) -> None:
+        """Set the status. Say it only if it has changed, not after each retry."""
         if status != self.status:
-            self._say(f"{status}: {last_error}" if last_error else status)
-        self.status, self.last_error = status, last_error
+            self._say(f"{status}: {error}" if error else status)
+        self.status, self.last_error = status, error
 
 
 def run_all(recorders: Mapping[str, Recorder], stop: threading.Event) -> None:
-    """Run recorders side by side until `stop` is set; one whose cluster cannot be reached tries again, and no other waits for it."""
+    """Run several recorders until `stop` is set.
+
+    One that fails is started again, independently of the others.
+    """
     threads = {
-        name: threading.Thread(target=_run_on, args=(one, stop), name=f"allocframe-{name}", daemon=True)
-        for name, one in recorders.items()
+        name: threading.Thread(
+            target=_run_forever, args=(recorder, stop), name=f"allocframe-{name}", daemon=True
+        )
+        for name, recorder in recorders.items()
     }
     for thread in threads.values():
         thread.start()
     stop.wait()
-    for end_watches in (False, True):
-        if end_watches:
-            for name, one in recorders.items():
-                if threads[name].is_alive() and one.watch is not None:
-                    one.watch.close()
-        end = time.monotonic() + PATIENCE
+    # First let them finish what they do. Then close the watches of those that still wait for their cluster.
+    for close_watches in (False, True):
+        if close_watches:
+            for name, recorder in recorders.items():
+                if threads[name].is_alive() and recorder.watch is not None:
+                    recorder.watch.close()
+        end = time.monotonic() + STOP_TIMEOUT
         for thread in threads.values():
             thread.join(max(end - time.monotonic(), 0.0))
 
 
-def _run_on(recorder: Recorder, stop: threading.Event) -> None:
+def _run_forever(recorder: Recorder, stop: threading.Event) -> None:
     attempt = 0
     while not stop.is_set():
         try:
             recorder.run(stop)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the other recorders go on, and this one when it can
+        except Exception as error:  # noqa: BLE001 - a recorder must survive anything
             if not stop.is_set():
-                recorder.failed_to_watch(error)
+                recorder.report_failure(error)
                 attempt += 1
                 stop.wait(_pause(attempt))
 
 
 def _pause(attempt: int) -> float:
     """Return the seconds before the next try. One recorder per store needs no jitter."""
-    return backoff(attempt, first=TICK, longest=SLOWLY, jitter=0.0)
+    return backoff(attempt, first=TICK, longest=LONGEST_PAUSE, jitter=0.0)
 
 
 def _rows(change: Change) -> int:

@@ -1,4 +1,4 @@
-"""The tables of a past moment, for a Snapshot: as they were seen, in a database of their own."""
+"""The tables of a past moment, for a Snapshot, in a database of their own."""
 
 from __future__ import annotations
 
@@ -9,43 +9,49 @@ import pandas as pd
 import pyarrow as pa
 
 from ..store.capture import Capture
-from ..store.sql import answer
+from ..store.sql import select
 from ..store.table_store import TableStore
 from ..tables import TABLES
 from .delta import DeltaTables
-from .views import attach, derive, plain_gaps
+from .views import attach, derive, gaps_to_json
 
 _TABLES = ("allocations", "task_states", "events", "reschedules")
-_MOST_GAPS = 1000
-_PAUSE = pd.Timedelta("1h")
-"""Between two observations: what ended meanwhile may have been removed by the servers. A recorder writes each minute."""
+_MAX_GAPS = 1000
+_MAX_PAUSE = pd.Timedelta("1h")
+"""A longer time between two observations is a gap, because servers may have removed what ended meanwhile.
 
+A recorder writes at least once a minute.
+"""
 
 _SEEN = "(SELECT u.last_seen_at FROM seen.unended u WHERE u.alloc_id = task_states.alloc_id)"
 _UNENDED = {
     ("task_states", "state"): f"CASE WHEN {_SEEN} IS NULL THEN state END AS state",
     ("task_states", "finished_at"): f"coalesce({_SEEN}, finished_at) AS finished_at",
 }
-"""Tasks of allocations that are gone, whose end was not seen: they are not running on, and their state is not known."""
+"""Columns of tasks that were removed before their end was seen.
+
+They do not run on, and their state is unknown.
+"""
 
 
 class PastTables(TableStore):
-    """The tables of chosen allocations as they were seen at a moment."""
+    """The tables of selected allocations, as they were seen at a moment."""
 
     def __init__(self, tables: DeltaTables, at: pd.Timestamp | None, condition: str) -> None:
         super().__init__()
         try:
             attach(self._con, tables, at)
             derive(self._con, condition)
-            self._keep()
+            self._create_views()
         except BaseException:
             self.close()
             raise
 
-    def _keep(self) -> None:
-        """Show what was derived under the names that people know, and let go of the archive's files."""
+    def _create_views(self) -> None:
+        """Create views named like a snapshot's tables, and drop those that read the archive's files."""
         self._con.execute(
-            """CREATE TABLE seen.unended AS SELECT alloc_id, last_seen_at FROM seen.allocations JOIN seen.chosen USING (alloc_id)
+            """CREATE TABLE seen.unended AS
+            SELECT alloc_id, last_seen_at FROM seen.allocations JOIN seen.chosen USING (alloc_id)
             WHERE gone_at IS NOT NULL AND client_status IN ('pending', 'running', 'unknown')"""
         )
         self._con.register("none", TABLES["resources"].schema().empty_table())
@@ -61,102 +67,107 @@ class PastTables(TableStore):
             self._con.execute(f"DROP VIEW stored.{name}")
 
     def observations(self) -> pa.Table:
-        """Return every observation of the archive, in order."""
+        """Return every observation of the archive, in order of time."""
         with self._con.cursor() as cursor:
-            found: pa.Table = cursor.sql(
+            observations: pa.Table = cursor.sql(
                 "SELECT * FROM stored.observations ORDER BY seen_at, position"
             ).to_arrow_table()
-            return found
+            return observations
 
     def gaps(self) -> pd.DataFrame:
-        """Return the times in which nobody watched, or of which no observation is left: since, until, reason."""
+        """Return the periods in which nobody watched, or without observations: since, until, reason."""
         with self._con.cursor() as cursor:
-            told = answer(cursor, "SELECT * FROM stored.gaps")
-            times = answer(cursor, "SELECT DISTINCT seen_at FROM stored.observations ORDER BY 1")["seen_at"]
+            recorded = select(cursor, "SELECT * FROM stored.gaps")
+            times = select(cursor, "SELECT DISTINCT seen_at FROM stored.observations ORDER BY 1")["seen_at"]
         pauses = pd.DataFrame({"since": times.shift(), "until": times, "reason": "nothing was observed"})
-        pauses = pauses[(pauses["until"] - pauses["since"]) > _PAUSE]
-        known = [
-            bool(((told["since"] < row.until) & (told["until"] > row.since)).any())
-            for row in pauses.itertuples()
+        pauses = pauses[(pauses["until"] - pauses["since"]) > _MAX_PAUSE]
+        is_recorded = [
+            bool(((recorded["since"] < pause.until) & (recorded["until"] > pause.since)).any())
+            for pause in pauses.itertuples()
         ]
-        both = pd.concat([part for part in (told, pauses[~np.array(known, bool)]) if len(part)] or [told])
-        return both.sort_values("since", kind="stable", ignore_index=True)
+        unrecorded = pauses[~np.array(is_recorded, bool)]
+        gaps: pd.DataFrame = pd.concat([part for part in (recorded, unrecorded) if len(part)] or [recorded])
+        return gaps.sort_values("since", kind="stable", ignore_index=True)
 
     def missing(self) -> dict[str, int]:
-        """Return, for each day since the archive began, how many tasks lack events of it."""
+        """Return the number of tasks that lack events, for each day since the archive began."""
         with self._con.cursor() as cursor:
-            found = cursor.sql(
+            days = cursor.sql(
                 """SELECT CAST(day AS VARCHAR) AS day, count(DISTINCT (alloc_id, task)) AS tasks
                 FROM (SELECT alloc_id, task, unnest(generate_series(
-                    greatest(since, began)::DATE::TIMESTAMP, until::DATE::TIMESTAMP, INTERVAL 1 DAY))::DATE AS day
-                  FROM seen.missing, (SELECT min(seen_at) AS began FROM stored.observations)) GROUP BY 1 ORDER BY 1"""
+                    greatest(since, began)::DATE::TIMESTAMP, until::DATE::TIMESTAMP, INTERVAL 1 DAY))::DATE AS
+                    day
+                  FROM seen.missing, (SELECT min(seen_at) AS began FROM stored.observations))
+                GROUP BY 1 ORDER BY 1"""
             )
-            return dict(found.fetchall())
+            return dict(days.fetchall())
 
     def unended(self) -> int:
-        """Return how many allocations are gone whose end was not seen."""
+        """Return the number of allocations that were removed before their end was seen."""
         with self._con.cursor() as cursor:
-            found = cursor.sql("SELECT count(*) FROM seen.unended")
-            return int(found.fetchall()[0][0])
+            count = cursor.sql("SELECT count(*) FROM seen.unended")
+            return int(count.fetchall()[0][0])
 
 
-def described(past: PastTables, where: str, at: pd.Timestamp | None, since: pd.Timestamp | None) -> Capture:
-    """Return what is known of a past moment, in the place of captured pages.
+def describe(past: PastTables, location: str, at: pd.Timestamp | None, since: pd.Timestamp | None) -> Capture:
+    """Return a capture without pages that has the `info` of a past moment.
 
     Raises
     ------
     ValueError
-        Nothing had been seen by then.
+        The archive has no observation before `at`.
     """
-    seen = past.observations().to_pandas()
-    times = pd.to_datetime(seen["seen_at"], utc=True)
-    before = seen[(times <= at).to_numpy()] if at is not None else seen
+    observations = past.observations().to_pandas()
+    times = pd.to_datetime(observations["seen_at"], utc=True)
+    before = observations[(times <= at).to_numpy()] if at is not None else observations
     if before.empty:
-        began = f"it begins at {times.min().isoformat()}" if len(seen) else "it is empty"
-        raise ValueError(f"the archive in {where} holds nothing seen by {at}: {began}")
+        began = f"It begins at {times.min().isoformat()}" if len(observations) else "It is empty"
+        raise ValueError(f"the archive in {location} has no observation before {at}. {began}")
     last = pd.Timestamp(before["seen_at"].iloc[-1]).tz_localize("UTC")
-    asked = at if at is not None else last
+    moment = at if at is not None else last
     gaps = past.gaps()
-    unseen = gaps[(gaps["since"] < asked) & (asked < gaps["until"])]
+    current_gaps = gaps[(gaps["since"] < moment) & (moment < gaps["until"])]
     notes = [f"as seen at {last:%Y-%m-%d %H:%M:%S} UTC, from an archive"]
     notes += [
-        f"nobody watched from {gap['since']} to {gap['until']}: {gap['reason']}" for gap in plain_gaps(unseen)
+        f"nobody watched from {gap['since']} to {gap['until']}: {gap['reason']}"
+        for gap in gaps_to_json(current_gaps)
     ]
     if not before["whole"].any():
-        notes.append("no observation before had compared every allocation")
+        notes.append("no observation before this time compared every allocation")
     unended = past.unended()
     if unended:
         notes.append(
-            f"the end of {unended:,} allocations that are gone was not seen: their tasks count as running until they were last seen"
+            f"{unended:,} allocations were removed before their end was seen: their tasks count as running "
+            "until they were last seen"
         )
     capture = Capture.create()
     capture.describe(
         source="archive",
-        archive=where,
-        at=asked.isoformat(),
+        archive=location,
+        at=moment.isoformat(),
         started_at=last.isoformat(),
         finished_at=last.isoformat(),
         index_first=_number(before["index_to"].iloc[-1]),
         index_last=_number(before["index_to"].iloc[-1]),
         recorded_since=times.min().isoformat(),
         since=None if since is None else since.isoformat(),
-        gaps=merged(plain_gaps(gaps[gaps["since"] <= asked]))[-_MOST_GAPS:],
+        gaps=merge_gaps(gaps_to_json(gaps[gaps["since"] <= moment]))[-_MAX_GAPS:],
         missing=past.missing(),
-        complete=bool(before["whole"].any()) and unseen.empty,
+        complete=bool(before["whole"].any()) and current_gaps.empty,
         notes=notes,
     )
     return capture
 
 
-def merged(gaps: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return gaps of which those that follow each other at once, for the same reason, are one."""
-    found: list[dict[str, Any]] = []
+def merge_gaps(gaps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Merge adjacent gaps that have the same reason."""
+    merged: list[dict[str, Any]] = []
     for gap in gaps:
-        if found and found[-1]["until"] == gap["since"] and found[-1]["reason"] == gap["reason"]:
-            found[-1] = {**found[-1], "until": gap["until"]}
+        if merged and merged[-1]["until"] == gap["since"] and merged[-1]["reason"] == gap["reason"]:
+            merged[-1] = {**merged[-1], "until": gap["until"]}
         else:
-            found.append(gap)
-    return found
+            merged.append(gap)
+    return merged
 
 
 def _number(value: Any) -> int | None:

@@ -60,6 +60,7 @@ def stop_on_signal(recorders: Mapping[str, Any], status: LiveStatus) -> Iterator
     stop = threading.Event()
 
     def handle(number: int, frame: object) -> None:
+        # The second signal: the user does not want to wait for a clean end.
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()

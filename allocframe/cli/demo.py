@@ -63,6 +63,7 @@ def _write_postmortem(snap: Snapshot, output: Path) -> None:
 
 @contextlib.contextmanager
 def _simulated(story: str, allocations: int, seed: int, version: str) -> Iterator[tuple[str, str]]:
+    # Imported here: other commands work without the extra of the simulated cluster.
     from allocframe import sim
 
     try:

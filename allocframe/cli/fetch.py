@@ -71,5 +71,6 @@ def fetch(
         print_summary(snap)
         if output is not None:
             write_snapshot(snap, output)
+        # So that scripts notice a missing cluster. What was fetched is saved all the same.
         if not snap.info["complete"]:
             raise typer.Exit(1)

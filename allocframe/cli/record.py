@@ -47,6 +47,7 @@ def record(
 
     Example: allocframe record --archive /var/lib/nomad-archive
     """
+    # It runs for months: memory that one thread frees must serve the others.
     share_heaps()
     fleet = load_fleet(address, clusters)
     settings: dict[str, Any] = {"namespace": namespace, "interval": interval, "stream": stream, "name": name}
@@ -63,6 +64,7 @@ def record(
         if once:
             live_status.print(_describe(recorder.once()))
             return
+        # An empty name: with one cluster, the status line needs none.
         with stop_on_signal({"": recorder}, live_status) as stop:
             recorder.run(stop)
 

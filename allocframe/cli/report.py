@@ -123,6 +123,7 @@ def _open_source(
         return
     if not source.is_file():
         raise ConfigError(f"--from {source}: there is no such file")
+    # Anything else must be JSON as the HTTP API sends it.
     with load(source) if source.suffix == ".allocframe" else read_json(source) as snap:
         yield snap if cluster is None else _one_cluster(snap, cluster)
 

@@ -19,11 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-try:
-    import fcntl
-except ImportError:  # not on Windows, where lines of two processes may mix
-    fcntl = None  # type: ignore[assignment]
-
+from .._utils.locks import lock_file
 from ..errors import AllocframeError, ApiError, ConfigError, ConnectionFailed
 
 SETTING = "ALLOCFRAME_AUDIT"
@@ -52,7 +48,8 @@ _MAX_MESSAGE = 2000
 _MIN_SECRET = 8
 """A shorter text is no Nomad token, and cutting it out could hit any word."""
 
-_context: ContextVar[dict[str, Any]] = ContextVar("context", default={})  # noqa: B039 - never changed in place
+# The default is never changed in place.
+_context: ContextVar[dict[str, Any]] = ContextVar("context", default={})  # noqa: B039
 
 
 @dataclass
@@ -153,8 +150,8 @@ def audited(
         except OSError as error:
             # The change has been sent: failing now would hide its result.
             warnings.warn(
-                f"{action} of {alloc_id} was requested ({outcome.result}), but the result could not be written "
-                f"to the audit log {path}: {error.strerror or error}",
+                f"{action} of {alloc_id} was requested ({outcome.result}), but the result could not be "
+                f"written to the audit log {path}: {error.strerror or error}",
                 stacklevel=4,
             )
 
@@ -246,9 +243,8 @@ def _append(path: Path, record: dict[str, Any], secret: Callable[[], str]) -> No
         line = line.replace(secret(), "(token)")
     file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        if fcntl is not None:
-            with suppress(OSError):  # some network file systems have no locks
-                fcntl.flock(file, fcntl.LOCK_EX)
+        with suppress(OSError):  # some network file systems have no locks
+            lock_file(file, wait=True)
         status = os.fstat(file)
         # A process that died in the middle of a line must not swallow this one.
         is_cut_off = status.st_size and os.pread(file, 1, status.st_size - 1) != b"\n"

@@ -188,8 +188,8 @@ class Client:
             per_page=per_page,
         )
         session, folder = self._session, None if resume is None else Path(resume)
-        walk = ListFetcher(session.transport, query, session.config.address, resume=folder)
-        return Snapshot(*walk.run(workers, progress))
+        fetcher = ListFetcher(session.transport, query, session.config.address, resume=folder)
+        return Snapshot(*fetcher.run(workers, progress))
 
     def allocation(self, alloc_id: str) -> Allocation:
         """Read one allocation in full.
@@ -260,7 +260,12 @@ class Client:
         ids = list(dict.fromkeys(map(session.resolve_id, texts)))
         return read_allocations(session.transport, session.config, ids, workers=workers, progress=progress)
 
-    def evaluations(self, *, namespace: str | None = None, filter: str | None = None) -> pd.DataFrame:  # noqa: A002
+    def evaluations(
+        self,
+        *,
+        namespace: str | None = None,
+        filter: str | None = None,  # noqa: A002 - Nomad's name for it
+    ) -> pd.DataFrame:
         """Fetch evaluations: what triggered the scheduler, and what it could not place.
 
         Parameters

@@ -16,7 +16,7 @@ from ..errors import AllocframeError, ConfigError
 from ..nomad import protocol
 from ..nomad.config_file import cluster_names, config_for_address, read_clusters
 from ..nomad.transport import parse_json
-from ..snapshot.multi_cluster import MultiSnapshot, joined
+from ..snapshot.multi_cluster import MultiSnapshot, combine_available
 from ..snapshot.snapshot import Snapshot
 from .client import Client
 from .session import Session
@@ -134,7 +134,7 @@ class Fleet:
         Examples
         --------
         >>> from pathlib import Path
-        >>> _ = Path("clusters.toml").write_text('[eu]\naddress = "https://nomad.eu.example:4646"')
+        >>> _ = Path("clusters.toml").write_text('[eu]\\naddress = "https://nomad.eu.example:4646"')
         >>> af.Fleet.from_file("clusters.toml")
         Fleet(eu)
         """
@@ -198,7 +198,7 @@ class Fleet:
         if not snapshots:
             reasons = "; ".join(f"{name}: {failure['error']}" for name, failure in failures.items())
             raise AllocframeError(f"no cluster could be fetched: {reasons}")
-        return joined(snapshots, failures)
+        return combine_available(snapshots, failures)
 
     def close(self) -> None:
         """Close the clients."""

@@ -16,7 +16,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from .._utils import html
 from .._utils.text import escaped, visible
+from .._utils.times import to_utc
 from .._utils.validate import check_count
 from ..errors import ConfigError, DecodeError, NotFound
 from ..nomad.transport import Response
@@ -96,8 +98,7 @@ class Logs:
 
     def _repr_html_(self) -> str:
         shown = (f"{row.stream}  {escaped(row.line)}" for row in self.frame.itertuples())
-        notes = "".join(f"<li>{escaped(note)}</li>" for note in self.notes)
-        return f"<pre style='overflow-x:auto'>{chr(10).join(shown)}</pre><ul>{notes}</ul>"
+        return f"<pre style='overflow-x:auto'>{chr(10).join(shown)}</pre>{html.bullets(self.notes)}"
 
 
 def read_logs(
@@ -118,7 +119,7 @@ def read_logs(
     if check_count("max_bytes", max_bytes) > MAX_BYTES:
         raise ConfigError(f"max_bytes must be {MAX_BYTES:,} or less, got {max_bytes!r}")
     check_count("lines", lines)
-    around_ns = None if around is None else _to_ns(around)
+    around_ns = None if around is None else to_utc(around, "around").as_unit("ns").value
     identity = session.resolve_id(alloc_id)
     rows, notes = [], []
     for name in STREAMS if stream == "both" else (stream,):
@@ -154,17 +155,6 @@ def _read_tail(
         if size == max_bytes or is_enough(tail, lines, around_ns):
             return tail
         size = min(size * 8, max_bytes)
-
-
-def _to_ns(moment: pd.Timestamp | datetime | str) -> int:
-    """Return a time as nanoseconds since 1970; one without an offset is UTC."""
-    try:
-        stamp = pd.Timestamp(moment)
-        if pd.isna(stamp):
-            raise ValueError
-        return (stamp.tz_convert("UTC") if stamp.tzinfo else stamp.tz_localize("UTC")).as_unit("ns").value
-    except (ValueError, TypeError, OverflowError):
-        raise ConfigError(f"around must be a time such as 2026-11-24T09:30, got {moment!r}") from None
 
 
 def parse_tail(body: bytes, asked: int) -> Tail:

@@ -72,11 +72,11 @@ def exec_command(
     """Run a command inside a task and wait for its end; see `Client.exec`."""
     from ..nomad import websocket  # needs the optional websockets
 
-    target = exec_target(session, alloc_id, command, task)
+    request = exec_request(session, alloc_id, command, task)
     data = stdin.encode() if isinstance(stdin, str) else stdin or b""
-    with audited_exec(session, target) as outcome:
+    with audited_exec(session, request) as outcome:
         result = websocket.run_command(
-            session.config, target, data, timeout, session.transport.sockets.holding
+            session.config, request, data, timeout, session.transport.sockets.holding
         )
         outcome.message = f"exit code {result.exit_code}"
     return result
@@ -116,7 +116,7 @@ def exec_many(
     return pd.DataFrame(rows, columns=list(_EXEC_COLUMNS)).astype(_EXEC_COLUMNS)
 
 
-def exec_target(
+def exec_request(
     session: Session, alloc_id: str, command: Sequence[str], task: str | None, *, tty: bool = False
 ) -> ExecRequest:
     """Return the request that starts a command. Whatever can be refused without the node is refused here.
@@ -155,11 +155,11 @@ def audited(
     )
 
 
-def audited_exec(session: Session, target: ExecRequest) -> AbstractContextManager[audit_log.Outcome]:
+def audited_exec(session: Session, request: ExecRequest) -> AbstractContextManager[audit_log.Outcome]:
     """Run a command, or a terminal's session, between its two lines in the audit log."""
-    command, task, tty = (target.params[name] for name in ("command", "task", "tty"))
+    command, task, tty = (request.params[name] for name in ("command", "task", "tty"))
     arguments = {"command": json.loads(command), "task": task, "tty": tty == "true"}
-    return audited(session, "exec", target.path.split("/")[-2], arguments)
+    return audited(session, "exec", request.path.split("/")[-2], arguments)
 
 
 def _post(session: Session, name: str, alloc_id: str, action: Action) -> dict[str, Any]:

@@ -54,7 +54,9 @@ class Session:
             raise ConfigError(f"retries must be a whole number of 0 or more, got {retries!r}")
         self.config = config
         self.read_only = read_only
-        self.transport = Transport(config, timeout=float(timeout), retries=retries, read_only=read_only)
+        self.transport: Transport = Transport(
+            config, timeout=float(timeout), retries=retries, read_only=read_only
+        )
         self._timeout = float(timeout)
         self._retries = retries
         self._accessor: str | None = None

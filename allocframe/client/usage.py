@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from .._utils.text import escaped, visible
+from .._utils import html
+from .._utils.text import visible
 from .._utils.validate import check_count, check_seconds
 from ..errors import AllocframeError, ConfigError, DecodeError
 from ..nomad.connection import check_workers
@@ -86,8 +87,7 @@ class Usage:
 
     def _repr_html_(self) -> str:
         head, *rest = self._summary()
-        items = "".join(f"<li>{escaped(line)}</li>" for line in rest)
-        return f"<div><strong>Usage</strong>: {escaped(head)}<ul>{items}</ul></div>"
+        return html.summary("Usage", head, rest)
 
 
 def sample_usage(

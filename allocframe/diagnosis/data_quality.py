@@ -1,4 +1,4 @@
-"""What a snapshot covers, what is missing from it, and what that could hide: facts; `sentences` has the English."""
+"""What a snapshot covers, what is missing, and what that could hide, as facts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .._utils.prose import Points
 from .._utils.text import visible
 from ..errors import ConfigError
 from ..snapshot.snapshot import Snapshot
-from . import sentences
+from . import data_sentences as sentences
 from .finding import plain, plain_facts
 
 _MOST_UNWATCHED = 8
@@ -27,7 +27,8 @@ class Coverage:
     Attributes
     ----------
     facts : dict
-        allocations, jobs, nodes, events, first and last (times), complete (None if it cannot be known), recorded_since (of an archive).
+        allocations, jobs, nodes, events, first and last (times), complete (None if it cannot be known),
+        recorded_since (of an archive).
     cluster : str, optional
         The cluster, if the snapshot is of several.
     """
@@ -131,7 +132,7 @@ def data_quality(snapshot: Snapshot) -> DataQuality:
 
 
 def require_one_cluster(snapshot: Snapshot) -> None:
-    """Refuse a snapshot of several clusters: equal names of jobs and nodes in two of them are different things."""
+    """Refuse a snapshot of several clusters: equal names in two of them are different things."""
     if snapshot.clusters:
         names = ", ".join(map(visible, snapshot.clusters))
         raise ConfigError(

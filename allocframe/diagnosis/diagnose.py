@@ -98,7 +98,8 @@ def diagnose(
     snapshot : Snapshot
         Of one cluster or several; each cluster is diagnosed by itself.
     evaluations : pandas.DataFrame, optional
-        The result of `Client.evaluations`, to find placement failures. For several clusters it needs a column ``cluster``.
+        The result of `Client.evaluations`, to find placement failures. For several clusters it needs a column
+        ``cluster``.
     usage : pandas.DataFrame, optional
         The ``samples`` of `Client.usage`, to find too little and too much reserved memory and CPU.
     thresholds : Thresholds, optional
@@ -117,8 +118,8 @@ def diagnose(
     >>> diagnosis.findings[0].severity
     'critical'
     """
-    found = _findings(snapshot, evaluations, usage, thresholds)
-    return Diagnosis(found, group_incidents(found, None, None), data_quality(snapshot))
+    coded = _findings(snapshot, evaluations, usage, thresholds)
+    return Diagnosis(coded, group_incidents(coded, None, None), data_quality(snapshot))
 
 
 def findings(

@@ -6,9 +6,7 @@ import pandas as pd
 
 from .. import stats
 from ..snapshot.snapshot import Snapshot
-
-REQUESTED = ("operator", "template", "vault")
-"""Causes of restarts that somebody or something asked for."""
+from ..stats import explain, vocabulary
 
 _COLUMNS = ["alloc_id", "task", "namespace", "job_id", "job_version", "node_name", "at", "cause"]
 
@@ -16,14 +14,14 @@ _COLUMNS = ["alloc_id", "task", "namespace", "job_id", "job_version", "node_name
 def disturbances(snapshot: Snapshot) -> pd.DataFrame:
     """Return one row per failure, restart on request and lost allocation, in order of time.
 
-    Columns: alloc_id, task (none for a lost allocation), namespace, job_id, job_version, node_name, at, cause.
+    Columns: alloc_id, task (none for a lost allocation), namespace, job_id, job_version, node_name, at,
+    cause.
     """
     events = stats.explain_events(snapshot)
-    requested = (events["type"] == "Terminated") & events["cause"].isin(REQUESTED)
-    ended = events[events["failure"].astype(bool) | requested].rename(columns={"time": "at"})
+    ended = explain.disturbances(events).rename(columns={"time": "at"})
     allocations = snapshot.allocations
-    lost = allocations[allocations["client_status"].isin(["lost", "unknown"])]
-    lost = lost.rename(columns={"modified_at": "at"}).assign(cause="lost", task=None)
+    lost = allocations[allocations["client_status"].isin(vocabulary.LOST_STATUSES)]
+    lost = lost.rename(columns={"modified_at": "at"}).assign(cause=vocabulary.LOST, task=None)
     # the two tables have categories of their own, which concat cannot join
     dtypes = dict.fromkeys(("task", "namespace", "job_id", "node_name", "cause"), "str")
     rows: pd.DataFrame = pd.concat(

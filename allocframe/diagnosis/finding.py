@@ -1,4 +1,4 @@
-"""What a finding is: facts about one thing, and the rows behind them. The English for it is in `sentences`."""
+"""What a finding is: facts about one thing, and the rows behind them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import pandas as pd
 
 from .._utils.prose import as_html, one_line
 from .._utils.text import escaped
+from .._utils.times import to_utc
 from . import sentences
 
 SEVERITIES = ("critical", "warning", "info")
 
 KEY_COLUMNS = (
-    "cluster", "eval_id", "namespace", "job_id", "job_version", "task_group", "slot", "alloc_id", "task", "node_id", "node_name",
-    "file", "record", "field",
+    "cluster", "eval_id", "namespace", "job_id", "job_version", "task_group", "slot", "alloc_id", "task",
+    "node_id", "node_name", "file", "record", "field",
 )  # fmt: skip
 """Columns that name rows; times and numbers are not keys."""
 
@@ -69,7 +70,8 @@ class Finding:
     severity : str
         "critical" (ongoing, or it has cost allocations), "warning", or "info".
     subject : dict
-        What it is about, as far as it applies: cluster, namespace, job_id, job_version, task_group, task, node_id, node_name.
+        What it is about, as far as it applies: cluster, namespace, job_id, job_version, task_group, task,
+        node_id, node_name.
     facts : dict
         Its numbers, times and causes by name, as plain values; None if unknown.
     began_at, last_at : Timestamp or None
@@ -106,14 +108,14 @@ class Finding:
 
     @property
     def evidence_keys(self) -> list[dict[str, Any]]:
-        """The keys of the rows behind it, each once: alloc_id and task, job_id and job_version, node_name, and so on."""
+        """The keys of the rows behind it, each once: alloc_id and task, node_name, and so on."""
         keys = [name for name in KEY_COLUMNS if name in self.evidence.columns]
         rows = self.evidence[keys].drop_duplicates().to_dict("records")
         return [{str(name): plain(value) for name, value in row.items()} for row in rows]
 
 
 def plain(value: Any) -> Any:
-    """Return a value as plain Python, with None for what is missing: facts are compared, printed and written as JSON."""
+    """Return a value as plain Python, None if missing: facts are compared and written as JSON."""
     if isinstance(value, list | tuple):
         return [plain(entry) for entry in value]
     if pd.isna(value):
@@ -153,8 +155,7 @@ class Findings(list[Finding]):
         """
         if start is None:
             return self
-        stamp = pd.Timestamp(start)
-        first = stamp if stamp.tzinfo else stamp.tz_localize("UTC")
+        first = to_utc(start, "start")
         return Findings(finding for finding in self if finding.last_at is None or finding.last_at >= first)
 
     def __repr__(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..stats.vocabulary import LOST
 from . import sentences
 from .finding import Finding
 
@@ -71,16 +72,16 @@ class Incident:
         return sentences.incident_unknown(self.findings)
 
     def touches(self, rows: pd.DataFrame) -> pd.Series[Any]:
-        """Return which disturbances are part of it: those of its job version, its node, or its cause and time."""
+        """Return which disturbances belong to it, by its job version, its node, or its cause and time."""
         first = self.findings[0]
         if first.code in _OF_A_VERSION:
-            of_version: pd.Series[Any] = rows["cause"] != "lost"
+            of_version: pd.Series[Any] = rows["cause"] != LOST
             for name in _VERSION_KEYS:
                 of_version &= rows[name].astype("str") == _text(self.subject[name])
             return of_version
         if first.code in _OF_A_NODE:
             on_node: pd.Series[Any] = rows["node_name"].astype("str") == str(self.subject["node_name"])
-            return on_node & (rows["cause"] == "lost") if first.code == "AF301" else on_node
+            return on_node & (rows["cause"] == LOST) if first.code == "AF301" else on_node
         same_cause: pd.Series[Any] = rows["cause"] == str(self.facts["cause"])
         return same_cause & (rows["at"] >= self.began_at) & (rows["at"] <= self.last_at)
 

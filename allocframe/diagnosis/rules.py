@@ -1,4 +1,4 @@
-"""The rules of findings, one for each code: statistics of one cluster in, facts out. The English is in `sentences`."""
+"""The rules of findings, one for each code: statistics of one cluster in, facts out."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ _FAILED_STARTS = ("artifact", "driver", "setup", "validation", "hook")
 @rule("AF201")
 def _crash_loops(sources: Sources) -> Iterator[Finding]:
     limits = sources.thresholds
-    loops = stats.crash_loops(sources.snapshot, min_restarts=limits.loop_restarts, within=limits.loop_window)
+    loops = stats.crash_loops(sources.snapshot, min_restarts=limits.loop_restarts, window=limits.loop_window)
     if loops.empty:
         return
     keys = ["namespace", "job_id", "task_group", "task", "job_version", "cause"]
@@ -214,7 +214,7 @@ def _lost_nodes(sources: Sources) -> Iterator[Finding]:
     allocations = sources.snapshot.allocations
     for row in stats.blast_radius(sources.snapshot).to_dict("records"):
         on_node = allocations[allocations["node_id"].astype(str) == str(row["node_id"])]
-        lost = on_node[on_node["client_status"].isin(["lost", "unknown"])]
+        lost = on_node[on_node["client_status"].isin(stats.vocabulary.LOST_STATUSES)]
         facts = {
             "lost_at": row["at"],
             **{name: row[name] for name in ("lost", "jobs", "median_to_start", "unplaced")},
@@ -236,8 +236,8 @@ def _lemons(sources: Sources) -> Iterator[Finding]:
 def _worse_versions(sources: Sources) -> Iterator[Finding]:
     rollouts = stats.rollouts(sources.snapshot)
     # the 95% intervals of the two shares do not meet
-    apart = rollouts["share_lower"] > rollouts["base_share_upper"]
-    worse = rollouts[(rollouts["failed_tasks"] >= sources.thresholds.version_tasks) & apart]
+    separate = rollouts["share_lower"] > rollouts["base_share_upper"]
+    worse = rollouts[(rollouts["failed_tasks"] >= sources.thresholds.version_tasks) & separate]
     for row in worse.to_dict("records"):
         if row["cause"] in sources.shared_start_failures:
             continue
@@ -293,8 +293,8 @@ def _headroom(sources: Sources) -> pd.DataFrame:
 def _reserved(code: str, severity: str, tasks: pd.DataFrame) -> Iterator[Finding]:
     keys = ("namespace", "job_id", "task_group", "task")
     numbers = (
-        "samples", "tasks", "memory_max_mib", "memory_requested_mib", "memory_max_share", "cpu_p95_mhz", "cpu_requested_mhz",
-        "cpu_p95_share",
+        "samples", "tasks", "memory_max_mib", "memory_requested_mib", "memory_max_share",
+        "cpu_p95_mhz", "cpu_requested_mhz", "cpu_p95_share",
     )  # fmt: skip
     for row in tasks.to_dict("records"):
         facts = {name: row[name] for name in numbers}

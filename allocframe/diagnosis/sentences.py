@@ -1,7 +1,7 @@
-"""The one place that turns facts into English: findings, incidents, and the quality of the data.
+"""The one place that turns facts into English; `data_sentences` does it for the quality of the data.
 
-Each finding has one `Wording`. `short` is its line in a repr and on the command line, `long` is for reports. Nothing parses these
-sentences: whoever needs a number takes it from the facts.
+Each finding has one `Wording`. `short` is its line in a repr and on the command line, `long` is for reports.
+Nothing parses these sentences: whoever needs a number takes it from the facts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Facts(Protocol):
 
 @dataclass(frozen=True)
 class Clock:
-    """Writes times: without the date if it is today's, and with the zone unless the text around has said it."""
+    """Writes times: without today's date, and without the zone if the text around has said it."""
 
     today: pd.Timestamp | None = None
     zone: str = " UTC"
@@ -168,7 +168,7 @@ WORDINGS["AF101"] = Wording("Events truncated", _truncated, _lower_bounds)
 def _incomplete(finding: Facts, times: Clock) -> str:
     facts = finding.facts
     if facts["reason"] == "cluster missing":
-        return f"not fetched: {facts['error']}"
+        return f"the cluster was not fetched: {facts['error']}"
     if facts["reason"] == "no task states":
         return "The snapshot holds no task states, so restarts and failures are unknown."
     return f"The snapshot is incomplete: {'; '.join(facts['notes'])}"
@@ -239,7 +239,8 @@ def _memory(finding: Facts, times: Clock) -> str:
         kills = count(facts["kills"], "kills")
         return f"{_job(finding.subject)}: out of memory, {kills} in {tasks}, the last at {last}."
     kills = count(facts["kills"], "times")
-    return f"{_job(finding.subject)}: {tasks} killed by SIGKILL {kills}, perhaps out of memory, the last at {last}."
+    killed = f"{tasks} killed by SIGKILL {kills}"
+    return f"{_job(finding.subject)}: {killed}, perhaps out of memory, the last at {last}."
 
 
 def _driver_on_memory(finding: Facts, times: Clock) -> str:
@@ -291,7 +292,7 @@ WORDINGS["AF401"] = Wording(
 # Starts
 
 _STARTS = {
-    "artifact": ("artifacts could not be fetched", "the artifact store, or the way to it"),
+    "artifact": ("artifacts could not be fetched", "the artifact store or the way to it"),
     "driver": ("the driver refused", "the driver, an image or a registry"),
     "setup": ("setup failed", "what their setup needs"),
     "validation": ("the task is invalid", "what they are checked against"),
@@ -349,7 +350,8 @@ WORDINGS["AF301"] = Wording(
 def _lemon(finding: Facts, times: Clock) -> str:
     facts = finding.facts
     return (
-        f"Node {finding.subject['node_name']}: {facts['observed']:,} of {count(facts['tasks'], 'tasks')} failed, "
+        f"Node {finding.subject['node_name']}: "
+        f"{facts['observed']:,} of {count(facts['tasks'], 'tasks')} failed, "
         f"{facts['ratio']:.1f} times the {facts['expected']:.1f} expected from its jobs "
         f"(95% interval {facts['lower']:.1f} to {facts['upper']:.1f})."
     )
@@ -428,7 +430,8 @@ def _memory_of_reserved(facts: dict[str, Any]) -> str:
 def _tight(finding: Facts, times: Clock) -> str:
     facts = finding.facts
     return (
-        f"{_job(finding.subject)}, task {finding.subject['task']}: used up to {_memory_of_reserved(facts)} reserved "
+        f"{_job(finding.subject)}, task {finding.subject['task']}: "
+        f"used up to {_memory_of_reserved(facts)} reserved "
         f"({facts['memory_max_share']:.0%}), in {_samples(facts)}."
     )
 
@@ -440,132 +443,10 @@ def _idle(finding: Facts, times: Clock) -> str:
     facts = finding.facts
     cpu = f"{facts['cpu_p95_mhz']:,.0f} of {facts['cpu_requested_mhz']:,.0f} MHz"
     return (
-        f"{_job(finding.subject)}, task {finding.subject['task']}: used at most {_memory_of_reserved(facts)} reserved, "
+        f"{_job(finding.subject)}, task {finding.subject['task']}: "
+        f"used at most {_memory_of_reserved(facts)} reserved, "
         f"and at most {cpu} in 95% of {_samples(facts)}."
     )
 
 
 WORDINGS["AF702"] = Wording("Far more reserved than used", _idle)
-
-
-# Data quality
-
-
-def coverage(facts: dict[str, Any], cluster: str | None = None) -> str:
-    """Return what a snapshot holds, from when to when, and whether it is complete."""
-    held = (
-        f"{count(facts['allocations'], 'allocations')} of {count(facts['jobs'], 'jobs')} "
-        f"on {count(facts['nodes'], 'nodes')}, with {count(facts['events'], 'task events')}"
-    )
-    text = f"{held}."
-    if facts["first"] is not None:
-        text = f"{held}, from {clock(facts['first'])} to {clock(facts['last'], facts['first'])} UTC."
-        text += f" {_completeness(facts)}"
-    return f"{cluster}: {text}" if cluster else text
-
-
-def _completeness(facts: dict[str, Any]) -> str:
-    if facts["complete"] is None:
-        return "It was read from files, which do not say if they hold all allocations."
-    if not facts["complete"]:
-        return "The snapshot is incomplete."
-    if facts["recorded_since"] is None:
-        return "Complete: all allocations visible to this token were fetched."
-    return (
-        "Complete as far as a recorder saw allocations; "
-        f"its archive begins at {clock(facts['recorded_since'])} UTC."
-    )
-
-
-def data_gap(kind: str, facts: dict[str, Any], cluster: str | None = None) -> str:
-    """Return what is missing, and what that could hide."""
-    text = _GAPS[kind](facts)
-    return f"{cluster}: {text}" if cluster else text
-
-
-def _lost_events(facts: dict[str, Any]) -> str:
-    tasks, of = facts["tasks_truncated"], count(facts["tasks"], "tasks")
-    return f"{tasks:,} of {of} {'has' if tasks == 1 else 'have'} lost older events"
-
-
-def _truncated_events(facts: dict[str, Any]) -> str:
-    return (
-        f"{_lost_events(facts)} (Nomad keeps the last 10 per task). "
-        "Counts from events are lower bounds there, and problems may have begun earlier than they seem to."
-    )
-
-
-def _unseen_events(facts: dict[str, Any]) -> str:
-    tasks, of = facts["tasks_truncated"], count(facts["tasks"], "tasks")
-    return (
-        f"{tasks:,} of {of} {'lacks' if tasks == 1 else 'lack'} events, which came before the archive began, while nobody "
-        "watched, or too fast. Counts from events are lower bounds there."
-    )
-
-
-def _predecessors(facts: dict[str, Any]) -> str:
-    gone = (
-        "ended earlier, or were not recorded"
-        if facts["recorded"]
-        else "were removed by Nomad, with their events"
-    )
-    return f"The predecessors of {count(facts['allocations'], 'allocations')} {gone}."
-
-
-def _unwatched(facts: dict[str, Any]) -> str:
-    start, end, reason = facts["start"], facts["end"], facts["reason"]
-    because = f" ({reason})" if reason not in ("", "nobody watched") else ""
-    return (
-        f"Nobody watched from {clock(start)} to {clock(end, start)} UTC{because}: "
-        "allocations that came and went then may be missing."
-    )
-
-
-def _before_archive(facts: dict[str, Any]) -> str:
-    return f"Allocations that ended before {clock(facts['first'])} UTC were not recorded, or not selected."
-
-
-def _note(facts: dict[str, Any]) -> str:
-    note = facts["note"]
-    return f"{note[0].upper()}{note[1:]}."
-
-
-_GAPS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "cluster missing": lambda facts: f"not fetched: {facts['error']}",
-    "events truncated": _truncated_events,
-    "events unseen": _unseen_events,
-    "predecessors removed": _predecessors,
-    "ended long before": lambda facts: (
-        "Allocations that ended long ago: servers remove most of them after about an hour. "
-        "Earlier failures that were replaced may have left no trace."
-    ),
-    "values missing": lambda facts: (
-        f"{count(facts['values'], 'values')} of an unexpected type are missing from the tables; see snapshot.issues."
-    ),
-    "filtered": lambda facts: (
-        f"The snapshot was narrowed to allocations with {facts['column']} = {facts['value']}."
-    ),
-    "note": _note,
-    "before the archive": _before_archive,
-    "unwatched": _unwatched,
-    "unwatched earlier": lambda facts: f"Nobody watched {count(facts['times'], 'times')} before that.",
-    "not in allocations": lambda facts: (
-        "Logs of programs, metrics of nodes and tasks, and changes between job versions are not part of allocations."
-    ),
-}
-
-
-def lower_bounds(facts: dict[str, Any], recorded: bool) -> str:
-    """Return that events are lost, which makes every count a lower bound."""
-    if not recorded:
-        return f"{_lost_events(facts)}, so counts are lower bounds."
-    tasks, of = facts["tasks_truncated"], count(facts["tasks"], "tasks")
-    return f"{tasks:,} of {of} {'lacks' if tasks == 1 else 'lack'} some events, so counts are lower bounds."
-
-
-def unwatched_window(times: Sequence[tuple[pd.Timestamp, pd.Timestamp]]) -> str:
-    """Return which parts of a window nobody watched."""
-    named = ", ".join(f"from {clock(first)} to {clock(last, first)}" for first, last in times[:3])
-    more = f", and {count(len(times) - 3, 'more times')}" if len(times) > 3 else ""
-    length = span(sum((last - first for first, last in times), pd.Timedelta(0)))
-    return f"Nobody watched {named} UTC{more}, {length} in all. Allocations that came and went then may be missing."

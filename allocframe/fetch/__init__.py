@@ -1,1 +1,1 @@
-"""From a query to a store: list allocations, read them one by one, resume an interrupted walk."""
+"""From a query to a store: list allocations, read single ones, resume an interrupted fetch."""

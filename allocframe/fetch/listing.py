@@ -1,4 +1,4 @@
-"""One walk over the list of allocations: pages fetched side by side, captured and typed as they come."""
+"""Fetch the list of allocations: pages in parallel, captured and decoded as they arrive."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from ..nomad.protocol import Query
 from ..nomad.transport import Response, Transport, parse_json, request_pool
 from ..store.capture import Capture, Page
 from ..store.page_store import PageStore
-from .resume import Resumable
+from .resume import ResumableCapture
 
-_SMALL = 4 << 20
+_SMALL_PAGE = 4 << 20
+"""Pages up to this size are decoded together with others."""
 
 
 @dataclass(frozen=True)
-class _Fetched:
-    """A page that is kept: how many rows it seems to have, and their IDs where they matter for the walk."""
+class _FetchedPage:
+    """A captured page, its estimated number of rows, and their IDs if paging needs them."""
 
     page: Page
     rows: int
@@ -32,7 +33,19 @@ class _Fetched:
 
 
 class ListFetcher:
-    """Fetches everything that a query selects: all of it, or an error."""
+    """Fetches everything that a query selects, or raises an error.
+
+    Parameters
+    ----------
+    transport : Transport
+    query : Query
+    server : str
+        Address of the server, for the snapshot's `info`.
+    ask_version : bool
+        Also ask for the server's version.
+    resume : Path, optional
+        Folder in which an interrupted fetch is continued.
+    """
 
     def __init__(
         self,
@@ -47,17 +60,17 @@ class ListFetcher:
         self._query = query
         self._server = server
         self._ask_version = ask_version
-        self._resumed = Resumable(resume, self._about()) if resume is not None else None
-        self._capture = self._resumed or Capture.create()
+        self._resumable = ResumableCapture(resume, self._identity()) if resume is not None else None
+        self._capture = self._resumable or Capture.create()
         self._store = PageStore(self._capture)
 
-    def _about(self) -> dict[str, Any]:
-        """Return what must be the same for a walk to go on."""
-        said = acl.read_accessor(lambda path: self._transport.get(path, {}, check=parse_json))
-        return {"server": self._server, "query": self._query.params(), "token accessor": said}
+    def _identity(self) -> dict[str, Any]:
+        """Return what must be the same if a fetch is resumed."""
+        accessor = acl.read_accessor(lambda path: self._transport.get(path, {}, check=parse_json))
+        return {"server": self._server, "query": self._query.params(), "token accessor": accessor}
 
     def run(self, workers: int, progress: Progress) -> tuple[Capture, PageStore]:
-        """Fetch with so many requests at a time; return what was captured, and its typed columns."""
+        """Fetch with `workers` parallel requests; return the captured pages and the decoded store."""
         try:
             self._fetch_all(workers, progress)
         except BaseException:
@@ -70,33 +83,34 @@ class ListFetcher:
         started = datetime.now(UTC)
         pager = Pager(self._query)
         with shown(progress) as show, request_pool(self._transport, workers) as pool:
-            running: dict[Future[_Fetched], PageRequest] = {}
+            running: dict[Future[_FetchedPage], PageRequest] = {}
             while not pager.done:
                 while len(running) < workers and (request := pager.next_request()) is not None:
                     params = self._query.params(request.shard, request.token, paged=request.paged)
                     running[pool.submit(self._fetch, params)] = request
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    got = future.result()
-                    pager.received(running.pop(future), got.rows, got.ids, got.page.next_token)
+                    fetched = future.result()
+                    pager.received(running.pop(future), fetched.rows, fetched.ids, fetched.page.next_token)
                 show(pager.rows, pager.estimate)
+            # A page that was decoded late and turned out broken is fetched once more.
             for page in self._store.flush():
                 self._capture.discard(page)
-                self._fetch(page.params, at_once=True)
-        duplicates = self._store.settle()
+                self._fetch(page.params, decode_now=True)
+        duplicates = self._store.drop_duplicates()
         pages = len(self._capture.pages)
         self._transport.count(duplicates=duplicates, pages=pages, loops=len(pager.notes))
-        self._capture.describe(**self._facts(pager, started, duplicates))
-        if self._resumed:
-            self._resumed.finished = True
+        self._capture.describe(**self._info(pager, started, duplicates))
+        if self._resumable:
+            self._resumable.finished = True
 
-    def _fetch(self, params: dict[str, str], *, at_once: bool = False) -> _Fetched:
-        """Get one page and have it typed, or the one that an interrupted walk has left."""
-        page = self._resumed.take(params) if self._resumed else None
+    def _fetch(self, params: dict[str, str], *, decode_now: bool = False) -> _FetchedPage:
+        """Fetch and decode one page, or take it from an interrupted fetch."""
+        page = self._resumable.take(params) if self._resumable else None
         if page is not None:
             with contextlib.suppress(DecodeError):
-                return self._typed(page, self._capture.file(page).read_bytes(), at_once)
+                return self._decode(page, self._capture.file(page).read_bytes(), decode_now)
 
-        def keep(response: Response) -> _Fetched:
+        def keep(response: Response) -> _FetchedPage:
             headers = response.headers
             page = self._capture.add(
                 response.body,
@@ -107,37 +121,39 @@ class ListFetcher:
                 known_leader=headers.known_leader,
                 next_token=headers.next_token,
             )
-            return self._typed(page, response.body, at_once)
+            return self._decode(page, response.body, decode_now)
 
-        kept: _Fetched = self._transport.get(protocol.LIST, params, check=keep)
-        return kept
+        fetched: _FetchedPage = self._transport.get(protocol.LIST, params, check=keep)
+        return fetched
 
-    def _typed(self, page: Page, body: bytes, at_once: bool) -> _Fetched:
-        """Type a page: at once where its IDs or size matter, else together with others."""
+    def _decode(self, page: Page, body: bytes, now: bool) -> _FetchedPage:
+        """Decode a page now if it is large or its IDs are needed; else later, together with others."""
         try:
-            if at_once or page.next_token or page.size > _SMALL:
+            if now or page.next_token or page.size > _SMALL_PAGE:
                 ids = self._store.read(page, body).ids
-                return _Fetched(page, len(ids), ids)
+                return _FetchedPage(page, len(ids), ids)
             self._store.defer(page, body)
-            return _Fetched(page, body.count(b'"FollowupEvalID":'), [])
+            # Each allocation has this field once: counting it is a cheap estimate, for the progress bar.
+            return _FetchedPage(page, body.count(b'"FollowupEvalID":'), [])
         except BaseException:
             self._capture.discard(page)
             raise
 
-    def _facts(self, pager: Pager, started: datetime, duplicates: int) -> dict[str, Any]:
+    def _info(self, pager: Pager, started: datetime, duplicates: int) -> dict[str, Any]:
+        """Return the snapshot's `info`."""
         query, pages = self._query, self._capture.pages
         indexes = [page.index for page in pages if page.index is not None]
         contacts = [page.last_contact for page in pages if page.last_contact is not None]
-        notes = [*pager.notes, *(self._resumed.notes() if self._resumed else [])]
+        notes = [*pager.notes, *(self._resumable.notes() if self._resumable else [])]
         if any(page.known_leader is False for page in pages):
-            notes.append("the cluster had no leader for part of the walk: these rows may be old")
+            notes.append("the cluster had no leader during part of the fetch: these rows may be old")
         if indexes and indexes[0] > min(indexes):
             notes.append(
-                f"the server's index went back from {indexes[0]} to {min(indexes)}: it was restored, or another one "
-                "answered; these rows may be of two times, so fetch again"
+                f"the server's index went back from {indexes[0]} to {min(indexes)}: it was restored, or "
+                "another server answered. Fetch again, because these rows may be from two different states"
             )
-        asked = {"prefix": query.prefix, "filter": query.filter, "newest": query.newest}
-        notes += [f"asked only for {name} {value}" for name, value in asked.items() if value is not None]
+        chosen = {"prefix": query.prefix, "filter": query.filter, "newest": query.newest}
+        notes += [f"only {name} {value}" for name, value in chosen.items() if value is not None]
         return {
             "source": "server",
             "server": self._server,
@@ -151,7 +167,7 @@ class ListFetcher:
             "index_last": max(indexes, default=None),
             "last_contact_ms": max(contacts, default=None),
             "pages": len(pages),
-            "paging": "by ID prefix" if pager.sharded else "one walk",
+            "paging": "by ID prefix" if pager.sharded else "one list",
             "duplicates": duplicates,
             "complete": True,
             "notes": notes,

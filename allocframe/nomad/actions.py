@@ -16,7 +16,10 @@ SIGNALS = frozenset(
         "SIGXFSZ",
     }
 )  # fmt: skip
-"""The names that Nomad's drivers know. For any other name, exec and raw_exec send SIGINT and report success."""
+"""The names that Nomad's drivers know.
+
+For any other name, exec and raw_exec send SIGINT and report success.
+"""
 
 ALL_TASKS_SINCE = (1, 3, 4)
 """Older servers ignore `AllTasks` and restart only the running tasks."""

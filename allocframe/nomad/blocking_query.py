@@ -16,7 +16,10 @@ class BlockingIndex:
     polls: int = 0
 
     def params(self, rng: random.Random, longest: float | None = None) -> dict[str, str]:
-        """Return the parameters of the next query. Without an index to wait past, the query does not block."""
+        """Return the parameters of the next query.
+
+        Without an index to wait past, the query does not block.
+        """
         if not self.index:
             return {}
         wait = min(self.wait, longest if longest is not None else self.wait)

@@ -1,4 +1,7 @@
-"""The settings of one cluster, as a frozen `Config`. Arguments win over ``NOMAD_*`` variables, and those over defaults."""
+"""The settings of one cluster, as a frozen `Config`.
+
+Arguments win over ``NOMAD_*`` variables, and those over defaults.
+"""
 
 from __future__ import annotations
 
@@ -120,8 +123,8 @@ class Config:
             raise ConfigError(f"client_cert and client_key must be set together; {missing} is missing")
         if not self.verify:
             warnings.warn(
-                f"TLS certificates of {self.address} are not verified: anyone on the path can read the token. "
-                "Set ca_cert (NOMAD_CACERT) instead of NOMAD_SKIP_VERIFY",
+                f"TLS certificates of {self.address} are not verified: anyone on the path can read the "
+                "token. Set ca_cert (NOMAD_CACERT) instead of NOMAD_SKIP_VERIFY",
                 stacklevel=4,
             )
         if (
@@ -140,7 +143,7 @@ class Config:
             return host == "localhost"
 
     def ssl_context(self) -> ssl.SSLContext:
-        """Return the TLS settings: version 1.2 or later, verified against the configured or the system's CAs."""
+        """Return the TLS settings: version 1.2 or later, certificates verified."""
         try:
             context = ssl.create_default_context(cafile=self.ca_cert, capath=self.ca_path)
             if self.client_cert and self.client_key:

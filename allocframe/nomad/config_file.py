@@ -53,8 +53,8 @@ def _load_cluster(file: Path, name: str, settings: Any) -> Config:
         raise ConfigError(f"{file}: {visible(name)} must be inside a cluster's table, such as [eu]")
     if "token" in settings:
         raise ConfigError(
-            f"{table}: a token must not be in this file. Name the variable (token_env) or the file (token_file) "
-            "that holds it"
+            f"{table}: a token must not be in this file. Name the variable (token_env) or the file "
+            "(token_file) that holds it"
         )
     unknown = sorted(set(settings) - set(_SETTINGS))
     if unknown:

@@ -149,7 +149,10 @@ def proxy_for(base_url: str) -> str | None:
 
 
 def was_reset(error: BaseException | None) -> bool:
-    """Return whether the server reset the connection. Servers do that when an address has too many of them."""
+    """Return whether the server reset the connection.
+
+    Servers do that when an address has too many of them.
+    """
     while error is not None and not isinstance(error, ConnectionResetError):
         error = error.__cause__ or error.__context__
     return error is not None

@@ -138,7 +138,7 @@ class ExecSession:
         return Frame(stdout, stderr, self.exit_code)
 
     def close_error(self, code: int | None, reason: str) -> AllocframeError | None:
-        """Return the error that the end of the connection stands for; None if the command had ended before."""
+        """Return the error for a connection that ended; None if the command had ended before."""
         # Some servers close properly after the exit, others drop the connection. Only the exit code is proof.
         if self.exit_code is not None:
             return None

@@ -105,7 +105,10 @@ class Pager:
         return self.query.prefix if request.shard is None else request.shard
 
     def _loop_symptom(self, request: PageRequest, ids: list[str], next_token: str) -> str | None:
-        """Return what is wrong with a page, or None. Tokens within a prefix are IDs, so they must only go up."""
+        """Return what is wrong with a page, or None.
+
+        Tokens within a prefix are IDs, so they must only go up.
+        """
         seen = self._seen.get(request.shard, set())
         if not ids:
             return "an empty page with a next token"

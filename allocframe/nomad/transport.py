@@ -133,7 +133,9 @@ class Transport:
         return self._retry(lambda deadline: self._get_once(path, params, deadline, check, max_bytes), timeout)
 
     def post(self, path: str, params: Mapping[str, str], body: Mapping[str, object]) -> Any:
-        """Request a change and return the parsed response. Retry only if the change was certainly not applied.
+        """Request a change and return the parsed response.
+
+        Retry only if the change was certainly not applied.
 
         Raises
         ------
@@ -196,7 +198,8 @@ class Transport:
                 body = b"".join(self._read_body(raw, deadline, request, max_bytes))
                 response = self._check_response(raw, body, path, request)
         except httpx.TimeoutException:
-            late = f"{request}: no complete response within {self._timeout:g} s. Raise timeout= or lower per_page="
+            hint = "Raise timeout= or lower per_page="
+            late = f"{request}: no complete response within {self._timeout:g} s. {hint}"
             raise _Retryable(RequestTimeout(late)) from None
         except httpx.ConnectError as error:
             raise self._unreachable(error) from None
@@ -320,7 +323,10 @@ class Transport:
         return _Retryable(error, pause=retry.retry_after(response.headers.get("retry-after")))
 
     def _unreachable(self, error: httpx.ConnectError) -> Exception:
-        """Return the exception for a failed connection. It is retried only if the server has answered before."""
+        """Return the exception for a failed connection.
+
+        It is retried only if the server has answered before.
+        """
         text = visible(error)
         address = self._config.address
         if re.search(r"certificate|SSL|TLS", text, re.IGNORECASE):

@@ -55,7 +55,7 @@ If a server closes a connection with unread data, the error message it sent is l
 _OPEN_WITHIN = 10.0
 _MAX_FRAME = 16 << 20
 _SILENT = logging.Logger("allocframe.websockets", logging.CRITICAL + 1)
-"""A logger that no logging configuration can reach: at level DEBUG, websockets would log the token's header."""
+"""A logger that no configuration can reach: at DEBUG, websockets would log the token's header."""
 
 Holding = Callable[[socket.socket], AbstractContextManager[None]]
 
@@ -151,7 +151,10 @@ def _feed(connection: ClientConnection, stdin: bytes, heard: threading.Event, do
 def open_session(
     config: Config, request: ExecRequest, within: float = _OPEN_WITHIN
 ) -> Iterator[ClientConnection]:
-    """Open a session. The token is sent in a header and in the first frame, because some proxies drop the header."""
+    """Open a session.
+
+    The token is sent in a header and in the first frame, because some proxies drop the header.
+    """
     url = f"ws{config.base_url.removeprefix('http')}{request.path}?{urlencode(request.params)}"
     try:
         with _hide_library_frames():

@@ -1,4 +1,4 @@
-"""What is used of what was given."""
+"""The plot of headroom: what tasks use of what they reserve."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ._style import BLUE, GREY, RED, axes, label, nothing, plain
+from ._style import BLUE, GREY, RED, axes, draw_empty, label, strip_frame
 
-_MOST = 25
-_TITLES = {"memory": "Memory used of what is reserved", "cpu": "CPU used of what is reserved"}
+MAX_ROWS = 25
+_TITLES = {"memory": "Memory used, of the memory reserved", "cpu": "CPU used, of the CPU reserved"}
 
 
 def headroom(
     table: pd.DataFrame, resource: Literal["memory", "cpu"] = "memory", *, ax: Axes | None = None
 ) -> Axes:
-    """Draw what tasks use as a share of what they reserve: a line from the median to the most, the 95th percentile as a dot.
+    """Draw what tasks use as a share of what they reserve: a line from median to maximum, a dot at the p95.
 
     Parameters
     ----------
@@ -27,39 +27,50 @@ def headroom(
         "memory" or "cpu".
     ax : matplotlib Axes, optional
 
+    Returns
+    -------
+    matplotlib Axes
+        Red rows use more than they reserve.
+
+    Raises
+    ------
+    ValueError
+        `resource` is neither "memory" nor "cpu".
+
     Examples
     --------
     >>> af.plots.headroom(af.stats.headroom(client.usage(snap).samples)).get_xlabel()
-    'used, as a share of what is reserved'
+    'share of the reservation used'
     """
     if resource not in _TITLES:
-        raise ValueError(f'resource must be "memory" or "cpu", not {resource!r}')
-    known = table.dropna(subset=[f"{resource}_headroom"]).sort_values(f"{resource}_headroom", kind="stable")
-    shown = known.head(_MOST)
+        raise ValueError(f"resource must be 'memory' or 'cpu', got {resource!r}")
+    measured = table.dropna(subset=[f"{resource}_headroom"])
+    measured = measured.sort_values(f"{resource}_headroom", kind="stable")
+    shown = measured.head(MAX_ROWS)
     ax = axes(ax, max(2.5, 0.3 * len(shown) + 1.2))
     if shown.empty:
-        return nothing(ax, f"no {resource} was measured")
-    place = np.arange(len(shown))[::-1]
-    p50, p95, most = (shown[f"{resource}_{name}_share"].to_numpy(float) for name in ("p50", "p95", "max"))
-    over = most > 1
-    for part, colour in ((~over, BLUE), (over, RED)):
-        ax.hlines(place[part], p50[part], most[part], color=colour, linewidth=2)
-        ax.scatter(p95[part], place[part], color=colour, s=24, zorder=3)
+        return draw_empty(ax, f"no {resource} was measured")
+    y = np.arange(len(shown))[::-1]
+    p50, p95, maximum = (shown[f"{resource}_{name}_share"].to_numpy(float) for name in ("p50", "p95", "max"))
+    over = maximum > 1
+    for rows, colour in ((~over, BLUE), (over, RED)):
+        ax.hlines(y[rows], p50[rows], maximum[rows], color=colour, linewidth=2)
+        ax.scatter(p95[rows], y[rows], color=colour, s=24, zorder=3)
     ax.axvline(1, color=GREY, linewidth=1)
-    ax.set_yticks(place, [label(name) for name in _names(shown)], fontsize=8)
-    ax.set_xlim(0, max(1.05, 1.05 * float(most.max())))
+    ax.set_yticks(y, [label(name) for name in _row_names(shown)], fontsize=8)
+    ax.set_xlim(0, max(1.05, 1.05 * float(maximum.max())))
     ax.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
-    ax.set_xlabel("used, as a share of what is reserved")
-    left_out = (
-        f", {len(known) - len(shown):,} with more headroom not shown" if len(known) > len(shown) else ""
+    ax.set_xlabel("share of the reservation used")
+    hidden = len(measured) - len(shown)
+    ax.set_title(
+        _TITLES[resource] + (f"; {hidden:,} rows with more headroom not shown" if hidden else ""), loc="left"
     )
-    ax.set_title(_TITLES[resource] + left_out, loc="left")
-    plain(ax)
+    strip_frame(ax)
     return ax
 
 
-def _names(table: pd.DataFrame) -> list[str]:
-    """Return what a row is of: the columns before its counts."""
+def _row_names(table: pd.DataFrame) -> list[str]:
+    """Return the names of the groups, which stand in the columns before the counts."""
     keys = list(table.columns[: list(table.columns).index("tasks")])
     return [
         " / ".join(str(row[key]) for key in keys if key != "namespace") for row in table.to_dict("records")

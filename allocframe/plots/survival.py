@@ -1,4 +1,4 @@
-"""Survival and cumulative-restart curves with their bands."""
+"""Survival curves and curves of cumulative restarts, with their confidence bands."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from ._style import CYCLE, axes, label, nothing, plain
+from ._style import CYCLE, axes, draw_empty, label, strip_frame
 
-MOST_CURVES = len(CYCLE)
-_FAR = 10
-_TICKS = (0.001, 0.01, 0.1, 1, 10, 60, 600, 3600, 36_000, 360_000, 3_600_000)
+MAX_CURVES = len(CYCLE)
+_LOG_SCALE_FROM = 10
+"""The time axis is logarithmic if the longest time is this many times the median time of the events."""
+
+_TICKS_IN_SECONDS = (0.001, 0.01, 0.1, 1, 10, 60, 600, 3600, 36_000, 360_000, 3_600_000)
 
 
 def survival(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -19,18 +21,23 @@ def survival(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     table : pandas.DataFrame
-        What `stats.survival` or `stats.kaplan_meier` returns. At most seven curves are drawn, those with most events.
+        What `stats.survival` or `stats.kaplan_meier` returns, with times in hours. The seven curves with most
+        events are drawn.
     ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
 
     Examples
     --------
     >>> af.plots.survival(af.stats.survival(snap, by="job_version")).get_ylabel()
-    'share still running'
+    'share of runs still running'
     """
-    ax = _curves(table, "survival", "runs", axes(ax))
+    ax = _draw_curves(table, "survival", "runs", axes(ax))
     ax.set_ylim(0, 1.02)
-    ax.set_ylabel("share still running")
-    ax.set_xlabel("since the start of the run")
+    ax.set_ylabel("share of runs still running")
+    ax.set_xlabel("time since the start of the run")
     return ax
 
 
@@ -40,62 +47,74 @@ def cumulative_restarts(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     table : pandas.DataFrame
-        What `stats.cumulative_restarts` or `stats.mean_cumulative` returns. At most seven curves are drawn, those with most events.
+        What `stats.cumulative_restarts` or `stats.mean_cumulative` returns, with times in hours. The seven
+        curves with most events are drawn.
     ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
 
     Examples
     --------
     >>> af.plots.cumulative_restarts(af.stats.cumulative_restarts(snap)).get_ylabel()
-    'restarts per task'
+    'mean restarts per task'
     """
-    ax = _curves(table, "mean", "tasks", axes(ax))
+    ax = _draw_curves(table, "mean", "tasks", axes(ax))
     ax.set_ylim(bottom=0)
-    ax.set_ylabel("restarts per task")
-    ax.set_xlabel("since the allocation was created")
+    ax.set_ylabel("mean restarts per task")
+    ax.set_xlabel("time since the allocation was created")
     return ax
 
 
-def _curves(table: pd.DataFrame, value: str, size: str, ax: Axes) -> Axes:
+def _draw_curves(table: pd.DataFrame, value: str, size: str, ax: Axes) -> Axes:
     keys = list(table.columns[: table.columns.get_loc("time")])
     if table.empty:
-        return nothing(ax, "nothing ran")
+        return draw_empty(ax, "nothing ran")
     named = table.assign(curve=table[keys].astype("str").agg(" ".join, axis=1) if keys else "")
-    by_events = named.groupby("curve")["events"].sum().sort_values(ascending=False, kind="stable")
-    told = by_events[by_events > 0] if by_events.any() else by_events
-    for colour, curve in zip(CYCLE, told.index, strict=False):
+    events = named.groupby("curve")["events"].sum().sort_values(ascending=False, kind="stable")
+    # a curve without events is a flat line; draw those only if there is nothing else
+    drawn = events[events > 0] if events.any() else events
+    for colour, curve in zip(CYCLE, drawn.index, strict=False):
         part = named[named["curve"] == curve]
-        known = part.dropna(subset=["lower", "upper"])
+        bounded = part.dropna(subset=["lower", "upper"])
         n = f"{part[size].iloc[0]:,} {size}, " if size in part.columns else ""
-        said = f"{label(curve)} ({n}{by_events[curve]:,} events)".strip()
-        ax.step(part["time"], part[value], where="post", color=colour, label=said, linewidth=1.8)
+        legend = f"{label(curve)} ({n}{events[curve]:,} events)".strip()
+        ax.step(part["time"], part[value], where="post", color=colour, label=legend, linewidth=1.8)
         ax.fill_between(
-            known["time"], known["lower"], known["upper"], step="post", color=colour, alpha=0.15, linewidth=0
+            bounded["time"],
+            bounded["lower"],
+            bounded["upper"],
+            step="post",
+            color=colour,
+            alpha=0.15,
+            linewidth=0,
         )
-    hidden = len(by_events) - min(len(told), MOST_CURVES)
+    hidden = len(events) - min(len(drawn), MAX_CURVES)
     if hidden:
-        ax.set_title(f"{hidden:,} curves with fewer events, or none, not shown", loc="left", fontsize=9)
-    _across(ax, named[named["curve"].isin(told.index[:MOST_CURVES])])
-    plain(ax, grid="both")
+        ax.set_title(f"{hidden:,} curves with fewer or no events not shown", loc="left", fontsize=9)
+    _scale_time(ax, named[named["curve"].isin(drawn.index[:MAX_CURVES])])
+    strip_frame(ax, grid="both")
     ax.legend(frameon=False, fontsize=8, title=", ".join(keys) or None, title_fontsize=8)
     return ax
 
 
-def _across(ax: Axes, shown: pd.DataFrame) -> None:
-    """Spread short times out where the longest are far longer than where most happens."""
-    happened = shown.loc[(shown["events"] > 0) & (shown["time"] > 0), "time"]
+def _scale_time(ax: Axes, shown: pd.DataFrame) -> None:
+    """Use a logarithmic time axis if most events come early: crashes after seconds beside runs of weeks."""
+    event_times = shown.loc[(shown["events"] > 0) & (shown["time"] > 0), "time"]
     longest = shown["time"].max()
-    if len(happened) and longest > _FAR * happened.median():
+    if len(event_times) and longest > _LOG_SCALE_FROM * event_times.median():
         ax.set_xscale("log")
-        ax.xaxis.set_major_locator(FixedLocator([seconds / 3600 for seconds in _TICKS]))
+        ax.xaxis.set_major_locator(FixedLocator([seconds / 3600 for seconds in _TICKS_IN_SECONDS]))
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_xlim(happened.min() / 2, longest)
+        ax.set_xlim(event_times.min() / 2, longest)
     else:
         ax.set_xlim(0, longest or 1)
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda hours, _: _length(hours)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda hours, _: _format_hours(hours)))
 
 
-def _length(hours: float) -> str:
-    """Return hours as a tick says them: in seconds, minutes or hours."""
+def _format_hours(hours: float) -> str:
+    """Return hours as the label of a tick: in seconds, minutes or hours."""
     seconds = hours * 3600
     if seconds < 60:
         return f"{seconds:.2g} s" if seconds else "0"

@@ -9,25 +9,36 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from .. import stats
+from .._utils.times import to_utc
+from ..stats import vocabulary
+from ..stats.explain import disturbances
 from ..stats.runs import slots_of
 from ._style import (
     BLUE,
-    CAUSES,
+    KIND_STYLES,
     RED,
     axes,
     days,
-    in_time,
+    draw_empty,
     label,
-    nothing,
-    one_cluster,
-    plain,
-    unwatched,
+    require_one_cluster,
+    shade_unwatched,
+    strip_frame,
+    use_time_axis,
     with_cluster,
 )
 
-MOST_LANES = 30
+MAX_LANES = 30
 _BINS = 160
+"""Marks closer than this fraction of the width would lie on each other and are drawn as one."""
+
 _LANES = {"task": "slot_task", "job": "job_id", "node": "node_name"}
+_LEGEND: dict[str, Any] = {
+    "loc": "upper left",
+    "bbox_to_anchor": (1.0, 1.0),
+    "frameon": False,
+    "fontsize": 8,
+}
 
 
 def timeline(
@@ -38,143 +49,148 @@ def timeline(
     until: pd.Timestamp | str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw what went wrong when: a lane for each task, job or node, a mark for each end that was no success.
+    """Draw failures, restarts on request and losses over time, in a lane for each task, job or node.
 
     Parameters
     ----------
     source : Snapshot, events table, or mapping of tables
     lanes : str, optional
-        "task" (slots of ``job.group[0]``), "job" or "node"; else tasks if there are few, else jobs, else nodes. Only lanes in
-        which something happened are drawn, at most 30, the busiest ones.
+        "task" (slots of ``job.group[0]``), "job" or "node"; else tasks if there are few, else jobs, else
+        nodes. Only lanes with a mark are drawn, at most the 30 busiest.
     since, until : time, optional
-        The window; else from shortly before the first mark to the end.
+        The window; else from shortly before the first mark to the end. A time without an offset is UTC.
     ax : matplotlib Axes, optional
 
     Returns
     -------
     matplotlib Axes
-        Marks that would lie on each other are one, larger mark. Pale bars show when tasks ran, where lanes are tasks.
+        Marks that would lie on each other are drawn as one larger mark. Pale bars show when tasks ran, if
+        lanes are tasks.
+
+    Raises
+    ------
+    ValueError
+        `lanes` is none of the three.
 
     Examples
     --------
     >>> af.plots.timeline(snap.events).get_xlabel()
     'time (UTC)'
     """
-    marks, ran = _marks(source)
+    marks, runs = _disturbances_and_runs(source)
     marks = _between(marks, since, until)
     if marks.empty:
-        return nothing(axes(ax, 2), "no failure, restart or loss in this window")
-    name = _lane(marks, lanes)
-    marks = marks.assign(lane=marks[name].astype("str"))
-    busiest = marks["lane"].value_counts()
-    chosen = marks[marks["lane"].isin(busiest.index[:MOST_LANES])]
-    order = chosen.groupby("lane")["at"].min().sort_values(kind="stable").index.tolist()
-    place = {lane: number for number, lane in enumerate(order)}
+        return draw_empty(axes(ax, 2), "no failure, restart or loss in this window")
+    lane_column = _choose_lanes(marks, lanes)
+    marks = marks.assign(lane=marks[lane_column].astype("str"))
+    by_count = marks["lane"].value_counts()
+    shown = marks[marks["lane"].isin(by_count.index[:MAX_LANES])]
+    order = shown.groupby("lane")["at"].min().sort_values(kind="stable").index.tolist()
+    row_of_lane = {lane: row for row, lane in enumerate(order)}
     ax = axes(ax, 1.6 + 0.24 * len(order))
-    start, end = _limits(marks, ran, since, until)
-    if name == "slot_task":
-        _bars(ax, ran.assign(lane=ran["slot_task"]), place, start, end)
-    _scatter(ax, chosen, place, start, end)
+    start, end = _limits(marks, runs, since, until)
+    if lane_column == "slot_task":
+        _draw_runs(ax, runs.assign(lane=runs["slot_task"]), row_of_lane, start, end)
+    _draw_marks(ax, shown, row_of_lane, start, end)
     ax.set_yticks(range(len(order)), [label(lane) for lane in order], fontsize=8)
     ax.set_ylim(len(order) - 0.4, -0.6)
-    unwatched(ax, source)
+    shade_unwatched(ax, source)
     ax.set_xlim(days([start, end]))
-    plain(ax)
-    in_time(ax)
-    hidden = len(busiest) - len(order)
-    what = {"slot_task": "task", "job_id": "job", "node_name": "node"}[name]
-    ax.set_title(
-        f"{len(marks):,} {'disturbance' if len(marks) == 1 else 'disturbances'} by {what}"
-        + (f"; {hidden:,} quieter {what}s not shown" if hidden else ""),
-        loc="left",
-    )
-    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
+    strip_frame(ax)
+    use_time_axis(ax)
+    ax.set_title(_title(len(marks), len(by_count) - len(order), lane_column), loc="left")
+    ax.legend(**_LEGEND)
     return ax
 
 
-def _marks(source: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the disturbances (ends that were no success, failed starts, losses) and the runs."""
-    ran = stats.runs(source)
-    ran["slot_task"] = _short(ran["slot"]) + " " + ran["task"].astype("str")
-    events = stats.explain_events(source)
-    asked = (events["type"] == "Terminated") & events["cause"].isin(CAUSES["on request"][2])
-    told = events[events["failure"].astype(bool) | asked].copy()
-    told["slot_task"] = _short(slots_of(told, ran)) + " " + told["task"].astype("str")
+def _title(marks: int, hidden: int, lane_column: str) -> str:
+    noun = next(noun for noun, column in _LANES.items() if column == lane_column)
+    title = f"{marks:,} {'disturbance' if marks == 1 else 'disturbances'} by {noun}"
+    return title + (f"; {hidden:,} quieter {noun}s not shown" if hidden else "")
+
+
+def _disturbances_and_runs(source: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return what is marked (failures, ends on request, losses) with its possible lanes, and the runs."""
+    runs = stats.runs(source)
+    runs["slot_task"] = _without_namespace(runs["slot"]) + " " + runs["task"].astype("str")
+    events = disturbances(stats.explain_events(source)).copy()
+    events["slot_task"] = _without_namespace(slots_of(events, runs)) + " " + events["task"].astype("str")
+    lost = runs[runs["end"] == vocabulary.LOST]
+    lost = lost.assign(at=lost["ended_at"], cause=vocabulary.LOST)
     columns = ["at", "cause", *_LANES.values()]
-    lost = ran[ran["end"] == "lost"].assign(at=lambda table: table["ended_at"], cause="lost")
     marks = [
         part.assign(**{name: with_cluster(part, name) for name in _LANES.values()})[columns]
-        for part in (told.rename(columns={"time": "at"}), lost)
+        for part in (events.rename(columns={"time": "at"}), lost)
     ]
-    return pd.concat(marks, ignore_index=True).dropna(subset=["at"]), ran.assign(
-        slot_task=with_cluster(ran, "slot_task")
+    return (
+        pd.concat(marks, ignore_index=True).dropna(subset=["at"]),
+        runs.assign(slot_task=with_cluster(runs, "slot_task")),
     )
 
 
-def _short(slot: pd.Series[Any]) -> pd.Series[Any]:
+def _without_namespace(slot: pd.Series[Any]) -> pd.Series[Any]:
     return slot.astype("str").str.replace(r"^[^/]*/", "", regex=True)
 
 
 def _between(marks: pd.DataFrame, since: Any, until: Any) -> pd.DataFrame:
     if since is not None:
-        marks = marks[marks["at"] >= _utc(since)]
-    return marks if until is None else marks[marks["at"] <= _utc(until)]
+        marks = marks[marks["at"] >= to_utc(since, "since")]
+    return marks if until is None else marks[marks["at"] <= to_utc(until, "until")]
 
 
-def _utc(moment: pd.Timestamp | str) -> pd.Timestamp:
-    stamp = pd.Timestamp(moment)
-    return stamp if stamp.tzinfo else stamp.tz_localize("UTC")
-
-
-def _lane(marks: pd.DataFrame, lanes: str | None) -> str:
+def _choose_lanes(marks: pd.DataFrame, lanes: str | None) -> str:
+    """Return the column whose values are the lanes: that asked for, or the finest with few enough values."""
     if lanes is not None:
         if lanes not in _LANES:
-            raise ValueError(f"lanes must be 'task', 'job' or 'node', not {lanes!r}")
+            raise ValueError(f"lanes must be 'task', 'job' or 'node', got {lanes!r}")
         return _LANES[lanes]
-    few = [name for name in _LANES.values() if marks[name].nunique() <= MOST_LANES]
+    few = [name for name in _LANES.values() if marks[name].nunique() <= MAX_LANES]
     return few[0] if few else "node_name"
 
 
 def _limits(
-    marks: pd.DataFrame, ran: pd.DataFrame, since: Any, until: Any
+    marks: pd.DataFrame, runs: pd.DataFrame, since: Any, until: Any
 ) -> tuple[pd.Timestamp, pd.Timestamp]:
-    end = _utc(until) if until is not None else max(marks["at"].max(), ran["ended_at"].max())
+    end = to_utc(until, "until") if until is not None else max(marks["at"].max(), runs["ended_at"].max())
     first = marks["at"].min()
-    pause = max((end - first) * 0.05, pd.Timedelta("1min"))
-    return (_utc(since) if since is not None else first - pause), end + pause * 0.2
+    margin = max((end - first) * 0.05, pd.Timedelta("1min"))
+    return (to_utc(since, "since") if since is not None else first - margin), end + margin * 0.2
 
 
-def _bars(ax: Axes, ran: pd.DataFrame, place: dict[str, int], start: pd.Timestamp, end: pd.Timestamp) -> None:
-    shown = ran[ran["lane"].isin(list(place)) & (ran["ended_at"] >= start) & (ran["started_at"] <= end)]
+def _draw_runs(
+    ax: Axes, runs: pd.DataFrame, row_of_lane: dict[str, int], start: pd.Timestamp, end: pd.Timestamp
+) -> None:
+    shown = runs[
+        runs["lane"].isin(list(row_of_lane)) & (runs["ended_at"] >= start) & (runs["started_at"] <= end)
+    ]
     for lane, part in shown.groupby("lane"):
         left = days(part["started_at"].where(part["started_at"] > start, start))
         width = days(part["ended_at"].where(part["ended_at"] < end, end)) - left
         ax.broken_barh(
             list(zip(left, width, strict=True)),
-            (place[str(lane)] - 0.3, 0.6),
+            (row_of_lane[str(lane)] - 0.3, 0.6),
             facecolors="#dbe9f4",
             linewidth=0,
         )
 
 
-def _scatter(
-    ax: Axes, marks: pd.DataFrame, place: dict[str, int], start: pd.Timestamp, end: pd.Timestamp
+def _draw_marks(
+    ax: Axes, marks: pd.DataFrame, row_of_lane: dict[str, int], start: pd.Timestamp, end: pd.Timestamp
 ) -> None:
-    """Draw one mark for all that happened in a lane within a 160th of the width."""
-    width = (end - start) / _BINS
-    kinds = {cause: kind for kind, (_, _, causes) in CAUSES.items() for cause in causes}
-    marks = marks.assign(kind=marks["cause"].map(kinds).fillna("other"), bin=((marks["at"] - start) // width))
-    for kind, (colour, mark, _) in CAUSES.items():
+    """Draw one mark for all disturbances of a kind in a lane within a 160th of the width."""
+    bin_width = (end - start) / _BINS
+    kinds = marks["cause"].map(vocabulary.CAUSE_KINDS).fillna("other")
+    marks = marks.assign(kind=kinds, bin=(marks["at"] - start) // bin_width)
+    for kind, (colour, mark) in KIND_STYLES.items():
         part = marks[marks["kind"] == kind]
         if part.empty:
             continue
         cells = part.groupby(["lane", "bin"]).agg(at=("at", "mean"), n=("at", "size")).reset_index()
-        size = 26 + 16 * np.log2(cells["n"])
-        y = cells["lane"].map(place).to_numpy()
         ax.scatter(
             days(cells["at"]),
-            y,
-            s=size,
+            cells["lane"].map(row_of_lane).to_numpy(),
+            s=26
+            + 16 * np.log2(cells["n"]),  # by the logarithm, so that a thousand marks do not fill the plot
             c=colour,
             marker=mark,
             linewidths=0.4,
@@ -185,104 +201,121 @@ def _scatter(
 
 
 def waterfall(source: Any, job_id: str, *, namespace: str | None = None, ax: Axes | None = None) -> Axes:
-    """Draw the allocations of a job one below the other in the order they were placed: when they ran, in which version, how they ended.
+    """Draw the allocations of a job, by their first start: when they ran, which version, how they ended.
 
     Parameters
     ----------
     source : Snapshot or mapping of tables
-        With `allocations`.
+        With the table `allocations`.
     job_id : str
     namespace : str, optional
-        Where several namespaces have a job of that name.
+        Needed if several namespaces have a job of that name.
     ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+        One row for each allocation, the oldest at the top; grey is the time whose events the ring has lost.
+
+    Raises
+    ------
+    ValueError
+        No task of that job ran, or the source holds several clusters.
 
     Examples
     --------
     >>> af.plots.waterfall(snap, "payments-api").get_xlabel()
     'time (UTC)'
     """
-    ran = stats.runs(source)
-    mine = ran[ran["job_id"].astype("str") == job_id]
+    runs = stats.runs(source)
+    runs = runs[runs["job_id"].astype("str") == job_id]
     if namespace is not None:
-        mine = mine[mine["namespace"].astype("str") == namespace]
-    if mine.empty:
-        raise ValueError(f"no task of a job {job_id!r} ran, as far as these tables tell")
-    one_cluster(mine, f"the waterfall of {job_id}")
-    first = mine.groupby(mine["alloc_id"].astype("str"))["started_at"].min().sort_values(kind="stable")
-    place = {alloc: number for number, alloc in enumerate(first.index)}
-    ax = axes(ax, min(2.0 + 0.2 * len(place), 7.0))
-    versions = sorted(mine["job_version"].dropna().unique())
-    tones = dict(zip(versions, _tones(len(versions)), strict=True))
-    for version, part in mine.groupby("job_version", observed=True):
-        left = days(part["started_at"])
-        y = part["alloc_id"].astype("str").map(place).to_numpy()
-        ax.barh(
-            y,
-            np.maximum(days(part["ended_at"]) - left, 0),
-            left=left,
-            height=0.8,
-            color=tones[version],
-            label=f"version {version}",
-            linewidth=0,
-        )
-    _unseen(ax, mine, first, place, source)
-    failed = mine[mine["failure"]]
-    if len(failed):
-        y = failed["alloc_id"].astype("str").map(place).to_numpy()
-        small = max(6.0, 36 - len(place) / 8)
-        ax.scatter(
-            days(failed["ended_at"]),
-            y,
-            s=small,
-            c=RED,
-            marker="X",
-            linewidths=0.3,
-            edgecolors="white",
-            label=f"failed run ({len(failed):,})",
-            zorder=3,
-        )
-    few = len(place) <= 40
+        runs = runs[runs["namespace"].astype("str") == namespace]
+    if runs.empty:
+        raise ValueError(f"job_id must be a job of which a task ran, got {job_id!r}")
+    require_one_cluster(runs, f"the waterfall of {job_id}")
+    first_start = runs.groupby(runs["alloc_id"].astype("str"))["started_at"].min().sort_values(kind="stable")
+    row_of_alloc = {alloc: row for row, alloc in enumerate(first_start.index)}
+    ax = axes(ax, min(2.0 + 0.2 * len(row_of_alloc), 7.0))
+    _draw_versions(ax, runs, row_of_alloc)
+    _draw_lost_events(ax, runs, first_start, row_of_alloc, source)
+    _draw_failed_runs(ax, runs, row_of_alloc)
+    has_room = len(row_of_alloc) <= 40
     ax.set_yticks(
-        range(len(place)) if few else [],
-        [f"{alloc[:8]}" for alloc in place] if few else [],
+        range(len(row_of_alloc)) if has_room else [],
+        [alloc[:8] for alloc in row_of_alloc] if has_room else [],
         fontsize=7,
         family="monospace",
     )
-    ax.set_ylim(len(place) - 0.4, -0.6)
-    ax.set_ylabel("" if few else f"{len(place):,} allocations, oldest first")
+    ax.set_ylim(len(row_of_alloc) - 0.4, -0.6)
+    ax.set_ylabel("" if has_room else f"{len(row_of_alloc):,} allocations, oldest first")
+    versions = runs["job_version"].dropna().nunique()
     ax.set_title(
-        f"{label(job_id)}: {len(place):,} allocations, {len(versions)} versions".replace(
-            " 1 versions", " 1 version"
-        ),
+        f"{label(job_id)}: {len(row_of_alloc):,} allocations, "
+        f"{versions} {'version' if versions == 1 else 'versions'}",
         loc="left",
     )
-    plain(ax)
-    in_time(ax)
-    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
+    strip_frame(ax)
+    use_time_axis(ax)
+    ax.legend(**_LEGEND)
     return ax
 
 
-def _unseen(ax: Axes, mine: pd.DataFrame, first: pd.Series[Any], place: dict[str, int], source: Any) -> None:
-    """Draw in grey the beginnings that the rings have lost."""
-    cut = mine.loc[mine["left_truncated"].astype(bool), "alloc_id"].astype("str").unique()
-    allocations = stats.reschedule_chains(source)
-    created = allocations.set_index(allocations["alloc_id"].astype("str"))["created_at"].reindex(cut)
-    left, right = days(created), days(first.reindex(cut))
-    if len(cut):
-        y = [place[alloc] for alloc in cut]
+def _draw_versions(ax: Axes, runs: pd.DataFrame, row_of_alloc: dict[str, int]) -> None:
+    versions = sorted(runs["job_version"].dropna().unique())
+    shades = dict(zip(versions, _shades(len(versions)), strict=True))
+    for version, part in runs.groupby("job_version", observed=True):
+        left = days(part["started_at"])
         ax.barh(
-            y,
+            part["alloc_id"].astype("str").map(row_of_alloc).to_numpy(),
+            np.maximum(days(part["ended_at"]) - left, 0),
+            left=left,
+            height=0.8,
+            color=shades[version],
+            label=f"version {version}",
+            linewidth=0,
+        )
+
+
+def _draw_failed_runs(ax: Axes, runs: pd.DataFrame, row_of_alloc: dict[str, int]) -> None:
+    failed = runs[runs["failure"]]
+    if failed.empty:
+        return
+    ax.scatter(
+        days(failed["ended_at"]),
+        failed["alloc_id"].astype("str").map(row_of_alloc).to_numpy(),
+        s=max(6.0, 36 - len(row_of_alloc) / 8),
+        c=RED,
+        marker="X",
+        linewidths=0.3,
+        edgecolors="white",
+        label=f"failed run ({len(failed):,})",
+        zorder=3,
+    )
+
+
+def _draw_lost_events(
+    ax: Axes, runs: pd.DataFrame, first_start: pd.Series[Any], row_of_alloc: dict[str, int], source: Any
+) -> None:
+    """Draw in grey the time from an allocation's creation to the first run that its ring still holds."""
+    truncated = runs.loc[runs["left_truncated"].astype(bool), "alloc_id"].astype("str").unique()
+    chains = stats.reschedule_chains(source)
+    created = chains.set_index(chains["alloc_id"].astype("str"))["created_at"].reindex(truncated)
+    left, right = days(created), days(first_start.reindex(truncated))
+    if len(truncated):
+        ax.barh(
+            [row_of_alloc[alloc] for alloc in truncated],
             np.maximum(right - left, 0),
             left=left,
             height=0.5,
             color="#d0d0d0",
-            label="events gone",
+            label="events lost",
             linewidth=0,
         )
 
 
-def _tones(count: int) -> list[Any]:
-    """Return blues from pale to strong, the newest version the strongest; one version is blue."""
+def _shades(count: int) -> list[Any]:
+    """Return blues from pale to strong, the strongest for the newest version."""
     if count == 1:
         return [BLUE]
     pale, strong = np.array([0.78, 0.86, 0.93]), np.array([0.0, 0.36, 0.60])

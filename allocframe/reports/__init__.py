@@ -1,4 +1,4 @@
-"""Postmortems and reports: the story of a snapshot, for people who were not there."""
+"""Postmortems and cluster reports, for people who were not there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a report takes from an archive: the evidence of its time, with the allocations that are gone."""
+"""What a report reads from an archive: snapshots that include allocations Nomad has removed since."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from .._utils.times import to_utc
 from ..errors import ConfigError
 from ..snapshot.snapshot import Snapshot
-from .postmortem import to_time
 
 if TYPE_CHECKING:
     from ..archive.archive import Archive
 
 _SETTLED = pd.Timedelta("1min")
-"""After the end of a window: what happened in it may be seen a little later."""
+"""Events are seen a little after they happen, so a window is read as it was seen this long after its end."""
 
 DAYS = 7
 
@@ -22,28 +22,35 @@ DAYS = 7
 def of_incident(
     archive: Archive, since: pd.Timestamp | str | None, until: pd.Timestamp | str | None
 ) -> Snapshot:
-    """Return what an archive holds of a window, as it was seen soon after its end, or at the end of the gap that this lies in.
+    """Return what an archive holds of a window, as it was seen soon after the window's end.
+
+    If nobody watched at that moment, it is what was seen when watching resumed.
 
     Raises
     ------
     ConfigError
-        There is no archive, no `since`, or nothing was seen by then.
+        There is no archive, no `since`, or nothing was recorded by then.
     """
     if since is None:
         raise ConfigError(
-            "a postmortem from an archive needs since, such as 2026-11-24T09:30: it holds months"
+            "a postmortem from an archive needs since, such as 2026-11-24T09:30: an archive can hold months"
         )
-    begin, last, gaps = to_time("since", since), *_last(archive)
+    start = to_utc(since, "since")
+    last, gaps = _last_observation(archive)
     at = last
     if until is not None:
-        at = to_time("until", until) + _SETTLED
-        inside = [one for one in gaps if pd.Timestamp(one["since"]) < at < pd.Timestamp(one["until"])]
-        at = min([last, max([at, *(pd.Timestamp(one["until"]) for one in inside)])])
-    return _snapshot(archive, at, begin)
+        at = to_utc(until, "until") + _SETTLED
+        resumed = [
+            pd.Timestamp(gap["until"])
+            for gap in gaps
+            if pd.Timestamp(gap["since"]) < at < pd.Timestamp(gap["until"])
+        ]
+        at = min(last, max([at, *resumed]))
+    return _snapshot(archive, at, start)
 
 
 def of_days(archive: Archive, days: int) -> tuple[Snapshot, pd.Timestamp]:
-    """Return what an archive holds of its last days, and of as many before them; and when they begin.
+    """Return what an archive holds of its last days and as many before, and when the last ones begin.
 
     Raises
     ------
@@ -51,26 +58,26 @@ def of_days(archive: Archive, days: int) -> tuple[Snapshot, pd.Timestamp]:
         There is no archive, or it is empty.
     """
     if isinstance(days, bool) or not isinstance(days, int) or not 1 <= days <= 366:
-        raise ConfigError(f"days must be a whole number from 1 to 366, not {days!r}")
-    last, _ = _last(archive)
+        raise ConfigError(f"days must be a whole number from 1 to 366, got {days!r}")
+    last, _ = _last_observation(archive)
     length = pd.Timedelta(days, "D")
     return _snapshot(archive, last, (last - 2 * length).floor("D")), last - length
 
 
-def _last(archive: Archive) -> tuple[pd.Timestamp, list[dict[str, Any]]]:
+def _last_observation(archive: Archive) -> tuple[pd.Timestamp, list[dict[str, Any]]]:
     try:
         info = archive.info
     except FileNotFoundError:
         raise ConfigError(
-            f"there is no archive in {_place(archive)}; allocframe record --archive DIR makes one"
+            f"there is no archive in {_location(archive)}; allocframe record --archive DIR makes one"
         ) from None
     if info["last_seen_at"] is None:
-        raise ConfigError(f"the archive in {_place(archive)} is empty: nothing was recorded yet")
+        raise ConfigError(f"the archive in {_location(archive)} is empty: nothing was recorded yet")
     return pd.Timestamp(info["last_seen_at"]), info["gaps"]
 
 
-def _place(archive: Archive) -> str:
-    """Return where an archive is, as it was given."""
+def _location(archive: Archive) -> str:
+    """Return the location of an archive as the user wrote it."""
     return repr(archive).removeprefix("Archive(").removesuffix(")")
 
 

@@ -1,7 +1,8 @@
-"""How a cluster does, in one paragraph."""
+"""How a cluster is doing: a paragraph, and trends from an archive."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,80 +10,94 @@ import pandas as pd
 
 from .. import stats
 from .._utils.prose import Prose, clock, count, number
+from .._utils.times import to_utc
 from ..diagnosis.data_quality import covered_window, lower_bound_note, require_one_cluster
 from ..diagnosis.diagnose import findings
 from ..diagnosis.incidents import group_incidents
 from ..snapshot.snapshot import Snapshot
-from .postmortem import to_time
-
-_ENDED = ("complete", "failed", "lost")
+from ..stats.vocabulary import FINISHED_STATUSES
+from .postmortem import NO_INCIDENTS
 
 
 def cluster_summary(snapshot: Snapshot, *, since: pd.Timestamp | str | None = None) -> Prose:
-    """Say how a cluster does: how much ran, how often it failed, with its interval, and what stands out.
+    """Return how a cluster is doing: how much ran, how often it failed, and what stands out.
 
     Parameters
     ----------
     snapshot : Snapshot
         With task events.
     since : time, optional
-        Only what happened from then on; all that the snapshot covers otherwise.
+        Count only what happened from then on; by default all that the snapshot covers.
+
+    Raises
+    ------
+    ConfigError
+        The snapshot is of several clusters, or `since` is not a time.
 
     Examples
     --------
-    >>> "failures in 100 task hours" in str(af.cluster_summary(snap)).replace(chr(10), " ")
+    >>> "failures in 100 task hours" in af.cluster_summary(snap).text
     True
     """
     require_one_cluster(snapshot)
     first, last = covered_window(snapshot)
-    names = snapshot.allocations
+    allocations = snapshot.allocations
     if since is not None:
-        first = to_time("since", since)
-        names = names[~(names["client_status"].isin(_ENDED) & (names["modified_at"] < first))]
-    ran = (
-        f"From {clock(first)} to {clock(last, first)} UTC the cluster ran {count(len(names), 'allocations')} of "
-        f"{count(len(names[['namespace', 'job_id']].drop_duplicates()), 'jobs')} on {count(names['node_name'].nunique(), 'nodes')}."
+        first = to_utc(since, "since")
+        ended_before = allocations["client_status"].isin(FINISHED_STATUSES) & (
+            allocations["modified_at"] < first
+        )
+        allocations = allocations[~ended_before]
+    jobs = len(allocations[["namespace", "job_id"]].drop_duplicates())
+    size = (
+        f"From {clock(first)} to {clock(last, first)} UTC "
+        f"the cluster ran {count(len(allocations), 'allocations')} of {count(jobs, 'jobs')} "
+        f"on {count(allocations['node_name'].nunique(), 'nodes')}."
     )
-    parts = [
-        ran,
-        _rate(snapshot, since),
-        _worst(snapshot, since),
+    sentences = [
+        size,
+        _failure_rate(snapshot, since),
+        _worst_jobs(snapshot, since),
         _standing_out(snapshot, first, last),
         lower_bound_note(snapshot),
     ]
-    return Prose(" ".join(part for part in parts if part))
+    return Prose(" ".join(filter(None, sentences)))
 
 
-def _rate(snapshot: Snapshot, since: pd.Timestamp | str | None) -> str:
+def _failure_rate(snapshot: Snapshot, since: pd.Timestamp | str | None) -> str:
     row = stats.failures(snapshot, by=[], since=since).iloc[0]
-    ran = f"In {number(row['exposure_hours'])} hours that tasks ran, {count(int(row['count']), 'failures')} were seen"
+    failures = count(int(row["count"]), "failures")
     if not row["exposure_hours"]:
-        return f"{ran}."
+        return f"No task ran; {failures} were seen."
     rate, lower, upper = (number(100 * float(row[name])) for name in ("rate_per_hour", "lower", "upper"))
-    return f"{ran}: {rate} failures in 100 task hours (95 %: {lower} to {upper})."
-
-
-def _worst(snapshot: Snapshot, since: pd.Timestamp | str | None) -> str:
-    jobs = stats.failure_ranking(snapshot, by="job_id", since=since)
-    if jobs.empty:
-        return ""
-    top = jobs.head(3)
-    named = ", ".join(f"{row['job_id']} ({row['failures']:,})" for row in top.to_dict("records"))
     return (
-        f"{float(top['cumulative_share'].iloc[-1]):.0%} of them are of {named}."
-        if len(jobs) > 1
-        else f"All are of {named}."
+        f"Tasks ran for {number(row['exposure_hours'])} hours with {failures}: "
+        f"{rate} failures in 100 task hours (95% interval {lower} to {upper})."
     )
 
 
+def _worst_jobs(snapshot: Snapshot, since: pd.Timestamp | str | None) -> str:
+    jobs = stats.failure_ranking(snapshot, by="job_id", since=since)
+    if jobs.empty:
+        return ""
+    worst = jobs.head(3)
+    named = ", ".join(f"{row['job_id']} ({row['failures']:,})" for row in worst.to_dict("records"))
+    if len(jobs) == 1:
+        return f"All failures are in {named}."
+    return f"{float(worst['cumulative_share'].iloc[-1]):.0%} of the failures are in {named}."
+
+
 def _standing_out(snapshot: Snapshot, first: pd.Timestamp, last: pd.Timestamp) -> str:
-    told = group_incidents(findings(snapshot), first, last)
-    if not told:
-        return "Nothing stands out: no crash loop, kill for memory, failing version, lost or suspicious node, or restart storm."
-    return f"What stands out: {'; '.join(dict.fromkeys(one.title for one in told))}."
+    incidents = group_incidents(findings(snapshot), first, last)
+    if not incidents:
+        return f"Nothing stands out: {NO_INCIDENTS}."
+    return f"What stands out: {'; '.join(dict.fromkeys(incident.title for incident in incidents))}."
 
 
-_HOW = "Trends need an archive: allocframe record --archive DIR keeps one, and allocframe report cluster --archive DIR tells them."
+_NEEDS_ARCHIVE = (
+    "Trends need an archive. Record one with allocframe record --archive DIR, "
+    "then run allocframe report cluster --archive DIR."
+)
 
 
 @dataclass(frozen=True)
@@ -92,11 +107,12 @@ class Trends:
     Attributes
     ----------
     summary : Prose
-        The failure rate against the time before, and how well both were observed; without an archive, how to get one.
+        The failure rate against the period before, and how much of both was observed; without an archive, how
+        to get one.
     days : pandas.DataFrame or None
-        What `stats.daily` returns; None without an archive.
+        The result of `stats.daily`; None without an archive.
     jobs : pandas.DataFrame or None
-        What `stats.compare_periods` returns by job, of jobs that failed in either time.
+        The result of `stats.compare_periods` by job, for jobs that failed in either period.
     """
 
     summary: Prose
@@ -114,75 +130,89 @@ class Trends:
 
 
 def trends(snapshot: Snapshot, *, since: pd.Timestamp | str | None = None) -> Trends:
-    """Compare a time with the one before it, day by day and by job.
+    """Compare a period with the one before it, day by day and by job.
 
     Parameters
     ----------
     snapshot : Snapshot
-        Of an archive, from before both times on: ``archive.snapshot(since=...)``.
+        From an archive, beginning before both periods: ``archive.snapshot(since=...)``.
     since : time, optional
-        The later time begins here, and the earlier one as long before; the middle of what the archive covers otherwise.
+        The start of the later period; the earlier one is as long. By default the middle of what the archive
+        covers.
+
+    Raises
+    ------
+    ConfigError
+        The snapshot is of several clusters, or `since` is not a time.
 
     Examples
     --------
     >>> print(af.trends(snap))
-    Trends need an archive: allocframe record --archive DIR keeps one, and allocframe report cluster --archive DIR
-    tells them.
+    Trends need an archive. Record one with allocframe record --archive DIR, then run allocframe report
+    cluster --archive DIR.
     >>> af.trends(archive.snapshot(since="2026-01-01")).days.columns[0]
     'day'
     """
     require_one_cluster(snapshot)
-    began = snapshot.info.get("recorded_since")
-    if began is None:
-        return Trends(Prose(_HOW))
+    recorded_since = snapshot.info.get("recorded_since")
+    if recorded_since is None:
+        return Trends(Prose(_NEEDS_ARCHIVE))
     last = covered_window(snapshot)[1]
-    first = max(pd.Timestamp(began), pd.Timestamp(snapshot.info.get("since") or began))
-    begin = first + (last - first) / 2 if since is None else pd.Timestamp(since)
-    begin = begin if begin.tzinfo else begin.tz_localize("UTC")
-    length = max(last - begin, pd.Timedelta("1s"))
-    days = stats.daily(snapshot, since=max(first, (begin - length).floor("D")))
-    together = stats.compare_periods(snapshot, by=[], period=str(length)).iloc[0]
+    first = max(pd.Timestamp(recorded_since), pd.Timestamp(snapshot.info.get("since") or recorded_since))
+    start = first + (last - first) / 2 if since is None else to_utc(since, "since")
+    length = max(last - start, pd.Timedelta("1s"))
+    days = stats.daily(snapshot, since=max(first, (start - length).floor("D")))
+    overall = stats.compare_periods(snapshot, by=[], period=str(length)).iloc[0]
     jobs = stats.compare_periods(snapshot, by=["namespace", "job_id"], period=str(length))
-    said = [_rate_change(together, begin, last), _loops(days, begin), _observed(days, first, begin - length)]
-    return Trends(
-        Prose(" ".join(filter(None, said))), days, jobs[jobs["failures"] + jobs["failures_before"] > 0]
-    )
+    sentences = [
+        *_rate_change(overall, start, last),
+        *_loops_and_losses(days, start),
+        *_observed(days, first, start - length),
+    ]
+    failed = jobs["failures"] + jobs["failures_before"] > 0
+    return Trends(Prose(" ".join(sentences)), days, jobs[failed])
 
 
-def _rate_change(row: pd.Series[Any], begin: pd.Timestamp, last: pd.Timestamp) -> str:
+def _rate_change(row: pd.Series[Any], start: pd.Timestamp, last: pd.Timestamp) -> Iterator[str]:
     rate, before = (100 * row[name] for name in ("rate_per_hour", "rate_per_hour_before"))
-    head = f"From {clock(begin)} to {clock(last, begin)} UTC"
+    period = f"From {clock(start)} to {clock(last, start)} UTC"
     if pd.isna(rate):
-        return f"{head} no task was seen running."
-    said = f"{head} {number(rate)} failures in 100 task hours were seen"
+        yield f"{period} no task was seen running."
+        return
+    yield f"{period} there were {number(rate)} failures in 100 task hours."
     if pd.isna(before):
-        return f"{said}; of the same time before, the archive holds nothing to compare with."
-    told = f"{said}, and {number(before)} in the same time before"
-    if pd.isna(row["ratio"]):
-        return f"{told}."
-    if row["failures_before"] == 0:
-        return f"{told}, in {number(row['exposure_hours_before'])} task hours."
-    bounds = f"95 %: {number(row['lower'])} to {number(row['upper'])}"
+        yield "The archive holds nothing of the period before to compare with."
+        return
+    hours = f" ({number(row['exposure_hours_before'])} task hours)" if row["failures_before"] == 0 else ""
+    yield f"In the period before there were {number(before)}{hours}."
+    if pd.isna(row["ratio"]) or row["failures_before"] == 0:
+        return
+    interval = f"95% interval {number(row['lower'])} to {number(row['upper'])}"
     chance = "" if row["sure"] else ", so the difference may be chance"
-    return f"{told}: {number(row['ratio'])} times as many ({bounds}){chance}."
+    yield f"That is {number(row['ratio'])} times as many ({interval}){chance}."
 
 
-def _loops(days: pd.DataFrame, begin: pd.Timestamp) -> str:
-    late = days[days["day"] >= begin.floor("D")]
+def _loops_and_losses(days: pd.DataFrame, start: pd.Timestamp) -> Iterator[str]:
+    period = days[days["day"] >= start.floor("D")]
     began = [
         f"{row['new_loops']:,} on {row['day']:%Y-%m-%d}"
-        for row in late.to_dict("records")
+        for row in period.to_dict("records")
         if row["new_loops"]
     ]
-    lost = int(late["nodes_lost"].sum())
-    nodes = f" Nodes lost: {lost:,}." if lost else ""
-    return (f"Crash loops that began: {', '.join(began)}." if began else "No crash loop began.") + nodes
+    yield f"Crash loops that began: {', '.join(began)}." if began else "No crash loop began."
+    lost = int(period["nodes_lost"].sum())
+    if lost:
+        yield f"Nodes lost: {lost:,}."
 
 
-def _observed(days: pd.DataFrame, first: pd.Timestamp, wanted: pd.Timestamp) -> str:
-    lacking = int((~days["complete"]).sum())
-    late = f"The archive begins only at {clock(first)} UTC. " if first > wanted else ""
-    if not lacking:
-        return f"{late}Every day was observed as a whole."
-    are = "is" if lacking == 1 else "are"
-    return f"{late}{lacking:,} of {count(len(days), 'days')} {are} incomplete: what is told of them is what was observed."
+def _observed(days: pd.DataFrame, first: pd.Timestamp, needed: pd.Timestamp) -> Iterator[str]:
+    """Yield how much of the two periods was observed."""
+    if first > needed:
+        yield f"The archive begins only at {clock(first)} UTC."
+    incomplete = int((~days["complete"]).sum())
+    if not incomplete:
+        yield "All days were observed completely."
+        return
+    are = "is" if incomplete == 1 else "are"
+    of_all = f"{incomplete:,} of {count(len(days), 'days')}"
+    yield f"{of_all} {are} incomplete: their numbers are of the observed part."

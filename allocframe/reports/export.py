@@ -1,4 +1,4 @@
-"""An executed notebook as one HTML file that needs nothing else, or as Markdown with its pictures beside it."""
+"""Writes an executed notebook as one self-contained HTML file, or as Markdown with its pictures beside it."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 from .._version import __version__
 
 _TEMPLATES = Path(__file__).parent
-_SHOWN = {
+_FORMS = {
     ".html": ["text/html", "image/png", "text/plain"],
     ".md": ["text/markdown", "image/png", "text/plain"],
 }
-"""Which form of an output is taken: never one in which a browser would run or fetch anything."""
+"""The forms of an output, the best first: none in which a browser would run or fetch anything."""
 
 NOT_IN_REPORTS = "notebook-only"
-"""Cells with this tag are for those who open the notebook."""
+"""Cells with this tag are only for people who open the notebook."""
 
 
 def add_section(notebook: Any, title: str, shown: Any, *, before: str) -> None:
-    """Put what only the caller's process can have, such as a live cluster's answers, before a section."""
+    """Insert a section before another one, such as log lines, which the kernel cannot read."""
     import nbformat
 
     v4: Any = nbformat.v4
@@ -36,21 +36,22 @@ def add_section(notebook: Any, title: str, shown: Any, *, before: str) -> None:
 
 def export(notebook: Any, title: str, output: Path) -> None:
     """Write the prose and outputs of an executed notebook, without its code."""
-    body, pictures = _converted(notebook, title, output)
+    body, pictures = _convert(notebook, title, output)
     if pictures:
         folder = output.with_name(f"{output.stem}_files")
         folder.mkdir(exist_ok=True)
         for name, data in pictures.items():
             (output.parent / name).write_bytes(data)
-    part = output.with_name(f".{output.name}.part")
+    # a rename is atomic: nobody sees half a report
+    partial = output.with_name(f".{output.name}.part")
     try:
-        part.write_text(body, encoding="utf-8")
-        part.replace(output)
+        partial.write_text(body, encoding="utf-8")
+        partial.replace(output)
     finally:
-        part.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
-def _converted(notebook: Any, title: str, output: Path) -> tuple[str, dict[str, bytes]]:
+def _convert(notebook: Any, title: str, output: Path) -> tuple[str, dict[str, bytes]]:
     from nbconvert import HTMLExporter, MarkdownExporter
     from traitlets.config import Config
 
@@ -69,15 +70,17 @@ def _converted(notebook: Any, title: str, output: Path) -> tuple[str, dict[str, 
         extra_template_basedirs=[str(_TEMPLATES)],
     )
     resources = {"title": title, "version": __version__, "output_files_dir": f"{output.stem}_files"}
-    body, told = exporter.from_notebook_node(_of_known_kinds(notebook, output.suffix), resources=resources)
-    return "\n".join(line.rstrip() for line in body.strip().splitlines()) + "\n", told.get("outputs") or {}
+    body, written = exporter.from_notebook_node(
+        _keep_best_forms(notebook, output.suffix), resources=resources
+    )
+    return "\n".join(line.rstrip() for line in body.strip().splitlines()) + "\n", written.get("outputs") or {}
 
 
-def _of_known_kinds(notebook: Any, suffix: str) -> Any:
-    """Keep the one form of each output that is shown, and no output that has none."""
+def _keep_best_forms(notebook: Any, suffix: str) -> Any:
+    """Keep the best form of each output, and drop outputs that have none."""
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
-            best = next((kind for kind in _SHOWN[suffix] if kind in output.get("data", {})), None)
+            best = next((form for form in _FORMS[suffix] if form in output.get("data", {})), None)
             output.data = {best: output.data[best]} if best else {}
         if "outputs" in cell:
             cell.outputs = [output for output in cell.outputs if output.data]

@@ -1,4 +1,4 @@
-"""The log lines around failures, where a live cluster still has them."""
+"""The log lines around failures, if the nodes still have them."""
 
 from __future__ import annotations
 
@@ -17,72 +17,77 @@ from ..nomad.transport import request_pool
 from ..snapshot.snapshot import Snapshot
 
 MOST = 20
-"""Failures whose lines are asked for."""
+"""How many failures log lines are read for."""
 
 _LINES = 8
 _WORKERS = 4
 _BYTES = 1 << 20
-_SAME = ["namespace", "job_id", "job_version", "task", "cause"]
+_KIND = ["namespace", "job_id", "job_version", "task", "cause"]
+"""Failures that agree in these are of one kind."""
 
 NOT_ASKED = "No cluster was asked for log lines."
 REDACTED = "Log lines were left out: what programs write cannot be redacted."
 
 
 class LogLines:
-    """Log lines around failures, each with its heading, made by `postmortem`."""
+    """Log lines around failures, each excerpt under a heading; made by `postmortem`."""
 
-    def __init__(self, told: str, parts: list[tuple[str, Logs | str]]) -> None:
-        self.told = told
-        self.parts = parts
+    def __init__(self, note: str, excerpts: list[tuple[str, Logs | str]]) -> None:
+        self.note = note
+        self.excerpts = excerpts
 
     def __len__(self) -> int:
-        return len(self.parts)
+        return len(self.excerpts)
 
     def __repr__(self) -> str:
-        return "\n\n".join(
-            [repr(Prose(self.told)), *(f"* {visible(head)}\n{found}" for head, found in self.parts)]
-        )
+        excerpts = (f"* {visible(head)}\n{lines}" for head, lines in self.excerpts)
+        return "\n\n".join([repr(Prose(self.note)), *excerpts])
 
     def _repr_html_(self) -> str:
-        shown = (
+        excerpts = (
             f"<section class='point'><h3>{escaped(head)}</h3>"
-            f"{found._repr_html_() if isinstance(found, Logs) else Prose(found)._repr_html_()}</section>"
-            for head, found in self.parts
+            f"{lines._repr_html_() if isinstance(lines, Logs) else Prose(lines)._repr_html_()}</section>"
+            for head, lines in self.excerpts
         )
-        return Prose(self.told)._repr_html_() + "".join(shown)
+        return Prose(self.note)._repr_html_() + "".join(excerpts)
 
     def _repr_markdown_(self) -> str:
-        shown = [f"### {markdown(head)}\n\n{_as_markdown(found)}" for head, found in self.parts]
-        return "\n\n".join([Prose(self.told)._repr_markdown_(), *shown])
+        excerpts = [f"### {markdown(head)}\n\n{_as_markdown(lines)}" for head, lines in self.excerpts]
+        return "\n\n".join([Prose(self.note)._repr_markdown_(), *excerpts])
 
 
-def _as_markdown(found: Logs | str) -> str:
-    if isinstance(found, str):
-        return Prose(found)._repr_markdown_()
-    # indented, for that leaves no fence to break out of
-    lines = [f"    {row.stream}  {visible(row.line)}" for row in found.frame.itertuples()]
-    return "\n".join(["", *lines, ""]) + "\n" + "\n".join(f"- {markdown(note)}" for note in found.notes)
+def _as_markdown(logs: Logs | str) -> str:
+    if isinstance(logs, str):
+        return Prose(logs)._repr_markdown_()
+    # an indented block has no fence that a log line could close
+    lines = [f"    {row.stream}  {visible(row.line)}" for row in logs.frame.itertuples()]
+    return "\n".join(["", *lines, ""]) + "\n" + "\n".join(f"- {markdown(note)}" for note in logs.notes)
 
 
-def log_lines(snapshot: Snapshot, client: Client, begin: pd.Timestamp, end: pd.Timestamp) -> LogLines:
-    """Ask for the lines around the last failure of each kind: of each task of a version of a job, by each cause."""
+def log_lines(snapshot: Snapshot, client: Client, start: pd.Timestamp, end: pd.Timestamp) -> LogLines:
+    """Read the lines around the last failure of each kind: each task of a job version, by each cause."""
     events = stats.explain_events(snapshot)
-    failed = events[events["failure"].astype(bool) & events["time"].between(begin, end)]
-    last = failed.sort_values("time").drop_duplicates(_SAME, keep="last").sort_values("time", ascending=False)
-    asked = last.head(MOST).to_dict("records")
+    failures = events[events["failure"].astype(bool) & events["time"].between(start, end)]
+    newest_first = failures.sort_values("time").iloc[::-1]
+    kinds = newest_first.drop_duplicates(_KIND)
+    rows = kinds.head(MOST).to_dict("records")
     with request_pool(client._session.transport, _WORKERS) as pool:
-        found = list(pool.map(lambda row: _asked(client, row), asked))
-    told = f"The lines around the last of {count(len(failed), 'failures')} by each task, version and cause, as the nodes had them."
-    if len(last) > len(asked):
-        told += f" {count(len(last) - len(asked), 'more of these')} were not asked for."
-    return LogLines(told, list(zip(map(_head, asked), found, strict=True)))
+        logs = list(pool.map(lambda row: _read(client, row), rows))
+    note = (
+        f"There were {count(len(failures), 'failures')}. "
+        "Shown are the log lines around the last one of each task, version and cause."
+    )
+    if len(kinds) > len(rows):
+        note += f" {count(len(kinds) - len(rows), 'older kinds')} of failure were left out."
+    return LogLines(note, list(zip(map(_heading, rows), logs, strict=True)))
 
 
-def _head(row: dict[Hashable, Any]) -> str:
-    return f"{row['task']} of {row['job_id']} on {row['node_name']}, {row['time']:%Y-%m-%d %H:%M:%S} UTC: {row['cause']}"
+def _heading(row: dict[Hashable, Any]) -> str:
+    task = f"{row['task']} of {row['job_id']} on {row['node_name']}"
+    return f"{task}, {row['time']:%Y-%m-%d %H:%M:%S} UTC: {row['cause']}"
 
 
-def _asked(client: Client, row: dict[Hashable, Any]) -> Logs | str:
+def _read(client: Client, row: dict[Hashable, Any]) -> Logs | str:
     try:
         return client.logs(
             str(row["alloc_id"]),
@@ -92,4 +97,4 @@ def _asked(client: Client, row: dict[Hashable, Any]) -> Logs | str:
             max_bytes=_BYTES,
         )
     except AllocframeError as error:
-        return f"They could not be had: {error}"
+        return f"The lines could not be read: {error}"

@@ -9,6 +9,7 @@ import pandas as pd
 
 from .. import stats
 from .._utils.prose import Points, Prose, clock, count
+from .._utils.times import to_utc
 from ..client.client import Client
 from ..diagnosis.data_quality import (
     DataQuality,
@@ -18,12 +19,13 @@ from ..diagnosis.data_quality import (
     unwatched_note,
 )
 from ..diagnosis.diagnose import diagnose
-from ..diagnosis.disturbances import REQUESTED, disturbances
+from ..diagnosis.disturbances import disturbances
 from ..diagnosis.finding import Finding, Findings
 from ..diagnosis.incidents import Incident, group_incidents
 from ..diagnosis.sentences import Clock, long
 from ..errors import ConfigError
 from ..snapshot.snapshot import Snapshot
+from ..stats.vocabulary import LOST, REQUEST_CAUSES
 from .log_excerpts import NOT_ASKED, LogLines, log_lines
 
 _MOST_IN_SUMMARY = 6
@@ -31,7 +33,12 @@ _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight"
 _ONGOING = pd.Timedelta("10min")
 """An incident whose last sign is this close to the end of the window may be going on."""
 
-_NOTHING = "no crash loop, kill for memory, failing version, lost or suspicious node, series of failed starts or restart storm"
+NO_INCIDENTS = (
+    "no crash loop, kill for memory, failing version, lost or suspicious node, "
+    "series of failed starts or restart storm"
+)
+"""What a calm cluster is free of."""
+
 _NO_INCIDENT = "none of these"
 
 
@@ -42,15 +49,18 @@ class Postmortem:
     Attributes
     ----------
     summary : Prose
-        What happened, since when, to whom, and what is not known: a sentence, a list of the incidents, and a paragraph.
+        What happened, since when, to whom, and what is not known: a sentence, a list of the incidents, and a
+        paragraph.
     causes : Points
         Each incident with its numbers, where to look first, and what is not known.
     radius : pandas.DataFrame
-        One row per incident, and one for everything else: jobs, nodes, allocations, disturbances, first_at, last_at.
+        One row per incident, and one for everything else: jobs, nodes, allocations, disturbances, first_at,
+        last_at.
     jobs : pandas.DataFrame
         One row per affected job: allocations hit and lost, failures, restarts on request.
     recovery : pandas.DataFrame
-        One row per job with a task that was down: outages, their length, when the last task was back, and how many are still down.
+        One row per job with a task that was down: outages, their length, when the last task was back, and how
+        many are still down.
     missing : DataQuality
         What the evidence covers and lacks.
     logs : LogLines
@@ -95,10 +105,11 @@ def postmortem(
     ----------
     snapshot : Snapshot
     since, until : time, optional
-        The window, in UTC unless they have an offset; by default all that the snapshot covers. An incident that reaches into the
-        window is described as a whole; every other number is of the window alone.
+        The window, in UTC unless they have an offset; by default all that the snapshot covers. An incident
+        that reaches into the window is described as a whole; every other number is of the window alone.
     client : Client, optional
-        The cluster, to read the log lines around failures. Needs read-logs, and nodes that still have the logs.
+        The cluster, to read the log lines around failures. Needs read-logs, and nodes that still have the
+        logs.
 
     Raises
     ------
@@ -118,7 +129,7 @@ def postmortem(
     rows = rows[(rows["at"] >= start) & (rows["at"] <= end)]
     return Postmortem(
         summary=_summary(snapshot, incidents, rows, start, end),
-        causes=_causes(incidents, start),
+        causes=_causes(incidents, _began(incidents) or start),
         radius=_radius(incidents, rows),
         jobs=_jobs(rows),
         recovery=_recovery(snapshot, start, end),
@@ -147,8 +158,8 @@ def window(
             "Was it fetched without task states, or from an empty namespace?"
         )
     first, last = covered_window(snapshot)
-    start = first if since is None else to_time("since", since)
-    end = last if until is None else to_time("until", until)
+    start = first if since is None else to_utc(since, "since")
+    end = last if until is None else to_utc(until, "until")
     covers = f"the snapshot covers {clock(first)} to {clock(last, first)} UTC"
     if start > end:
         raise ConfigError(f"since must be before until, got {clock(start)} and {clock(end)}; {covers}")
@@ -163,17 +174,6 @@ def window(
     return start, end
 
 
-def to_time(name: str, value: pd.Timestamp | str) -> pd.Timestamp:
-    """Return a parameter as a time in UTC; ConfigError if it is not a time."""
-    try:
-        stamp = pd.Timestamp(value)
-        if pd.isna(stamp):
-            raise ValueError
-        return stamp.tz_convert("UTC") if stamp.tzinfo else stamp.tz_localize("UTC")
-    except (ValueError, TypeError, OverflowError):
-        raise ConfigError(f"{name} must be a time such as 2026-11-24T09:30, got {value!r}") from None
-
-
 def _summary(
     snapshot: Snapshot,
     incidents: list[Incident],
@@ -185,18 +185,26 @@ def _summary(
     if not incidents:
         return Prose(_join([*_calm(snapshot, rows, start, end), *notes]))
     shown = incidents[:_MOST_IN_SUMMARY]
-    # the sentence above the list has said the day and the zone
+    # the sentence above the list says the day and the zone, so its lines need not
     times = Clock(_began(incidents) or start, zone="")
-    more = len(incidents) - len(shown)
-    further = f"{count(more, 'more incidents')} described below." if more else ""
-    unknown = dict.fromkeys(incident.unknown for incident in shown)
+    hidden = len(incidents) - len(shown)
+    further = f"{count(hidden, 'more incidents')} listed under Causes." if hidden else ""
+    unknown = list(dict.fromkeys(incident.unknown for incident in shown))
     return Prose(
         _when(incidents, start, end),
         [_in_the_list(incident, times) for incident in shown],
-        _join([further, *_extent(snapshot, rows), "Not known from this evidence:"]),
-        [f"{text[0].upper()}{text[1:]}." for text in unknown],
-        _join(notes),
+        _join([further, *_extent(snapshot, rows), *notes]),
+        *_not_known(unknown),
     )
+
+
+def _not_known(unknown: list[str]) -> Iterator[str | list[str]]:
+    head = "Not known from this evidence:"
+    if len(unknown) == 1:
+        yield f"{head} {unknown[0]}."
+    else:
+        yield head
+        yield [f"{text[0].upper()}{text[1:]}." for text in unknown]
 
 
 def _join(sentences: list[str]) -> str:
@@ -218,13 +226,13 @@ def _when(incidents: list[Incident], start: pd.Timestamp, end: pd.Timestamp) -> 
     what = f"{amount} thing{'s' if len(incidents) > 1 else ''} went wrong"
     began = _began(incidents)
     if began is None:
-        return f"Between {clock(start)} and {clock(end, start)} UTC {what}:"
+        return f"Between {clock(start)} and {clock(end, start)} UTC, {what}:"
     last = max(incident.last_at for incident in incidents if incident.last_at is not None)
     if end - last <= _ONGOING:
-        return f"Since {clock(began)} UTC {what}, up to the end of the window ({clock(end, began)}):"
+        return f"Since {clock(began)} UTC, {what}, up to the end of the window ({clock(end, began)}):"
     if clock(began) == clock(last):
-        return f"At {clock(began)} UTC {what}:"
-    return f"Between {clock(began)} and {clock(last, began)} UTC {what}:"
+        return f"At {clock(began)} UTC, {what}:"
+    return f"Between {clock(began)} and {clock(last, began)} UTC, {what}:"
 
 
 def _extent(snapshot: Snapshot, rows: pd.DataFrame) -> Iterator[str]:
@@ -244,7 +252,7 @@ def _extent(snapshot: Snapshot, rows: pd.DataFrame) -> Iterator[str]:
 
 def _calm(snapshot: Snapshot, rows: pd.DataFrame, start: pd.Timestamp, end: pd.Timestamp) -> Iterator[str]:
     yield f"Nothing stands out between {clock(start)} and {clock(end, start)} UTC."
-    yield f"There was {_NOTHING}."
+    yield f"There was {NO_INCIDENTS}."
     if len(rows):
         yield "There were single events without a pattern."
         yield from _extent(snapshot, rows)
@@ -252,15 +260,15 @@ def _calm(snapshot: Snapshot, rows: pd.DataFrame, start: pd.Timestamp, end: pd.T
         yield "Not a single task failed."
 
 
-def _causes(incidents: list[Incident], start: pd.Timestamp) -> Points:
+def _causes(incidents: list[Incident], day: pd.Timestamp) -> Points:
     if not incidents:
         return Points([("Nothing stands out", ["No rule found an incident in this window."])])
-    return Points((incident.title, _cause(incident, start)) for incident in incidents)
+    return Points((incident.title, _cause(incident, day)) for incident in incidents)
 
 
-def _cause(incident: Incident, start: pd.Timestamp) -> Iterator[str]:
+def _cause(incident: Incident, day: pd.Timestamp) -> Iterator[str]:
     for finding in incident.findings:
-        yield _with_code(finding, start)
+        yield _with_code(finding, day)
     suspect = (
         f"First suspect: {incident.suspect}."
         if incident.suspect
@@ -269,8 +277,8 @@ def _cause(incident: Incident, start: pd.Timestamp) -> Iterator[str]:
     yield f"{suspect} Not known: {incident.unknown}."
 
 
-def _with_code(finding: Finding, start: pd.Timestamp) -> str:
-    return f"{finding.code} {finding.title.lower()}: {long(finding, Clock(start))}"
+def _with_code(finding: Finding, day: pd.Timestamp) -> str:
+    return f"{finding.code}: {long(finding, Clock(day))}"
 
 
 def _radius(incidents: list[Incident], rows: pd.DataFrame) -> pd.DataFrame:
@@ -279,15 +287,15 @@ def _radius(incidents: list[Incident], rows: pd.DataFrame) -> pd.DataFrame:
     for incident in reversed(incidents):
         titles = titles.mask(incident.touches(rows), incident.title)
     counts = rows.assign(incident=titles).groupby("incident", sort=False).agg(
-        jobs=("job_id", "nunique"), nodes=("node_name", "nunique"), allocations=("alloc_id", "nunique"), disturbances=("at", "size"),
-        first_at=("at", "min"), last_at=("at", "max"),
+        jobs=("job_id", "nunique"), nodes=("node_name", "nunique"), allocations=("alloc_id", "nunique"),
+        disturbances=("at", "size"), first_at=("at", "min"), last_at=("at", "max"),
     )  # fmt: skip
     order = dict.fromkeys([*(incident.title for incident in incidents), _NO_INCIDENT])
     return counts.loc[[title for title in order if title in counts.index]].reset_index()
 
 
 def _jobs(rows: pd.DataFrame) -> pd.DataFrame:
-    requested, lost = rows["cause"].isin(REQUESTED), rows["cause"] == "lost"
+    requested, lost = rows["cause"].isin(REQUEST_CAUSES), rows["cause"] == LOST
     counted = rows.assign(requested=requested, lost=lost, failed=~requested & ~lost)
     jobs = counted.groupby(["namespace", "job_id"], observed=True).agg(
         allocations_hit=("alloc_id", "nunique"), allocations_lost=("lost", "sum"), failures=("failed", "sum"),
@@ -311,7 +319,8 @@ def _recovery(snapshot: Snapshot, start: pd.Timestamp, end: pd.Timestamp) -> pd.
         instance=outages["slot"] + "/" + outages["task"].astype("str"),
     )
     jobs = counted.groupby(["namespace", "job_id"], observed=True).agg(
-        tasks_hit=("instance", "nunique"), outages=("length", "size"), first_down_at=("began_at", "min"), last_back_at=("back", "max"),
-        still_down=("down", "sum"), longest=("length", "max"), down_in_all=("length", "sum"),
+        tasks_hit=("instance", "nunique"), outages=("length", "size"),
+        first_down_at=("began_at", "min"), last_back_at=("back", "max"), still_down=("down", "sum"),
+        longest=("length", "max"), down_in_all=("length", "sum"),
     )  # fmt: skip
     return jobs.sort_values(["still_down", "down_in_all"], ascending=False, kind="stable").reset_index()

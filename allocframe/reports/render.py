@@ -1,4 +1,4 @@
-"""What a notebook or report shows of a cluster: paragraphs, points and tables, in which no name is obeyed."""
+"""Tables for people to read, in notebooks and reports; names in them are shown and never obeyed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .._utils.text import escaped, visible
 
 _LONG_CELL = 45
 _HEADINGS = {
-    "job_id": "job", "job_version": "version", "alloc_id": "allocation", "node_name": "node", "task_group": "group",
-    "client_status": "status",
+    "job_id": "job", "job_version": "version", "alloc_id": "allocation", "node_name": "node",
+    "task_group": "group", "client_status": "status",
 }  # fmt: skip
 _IDS = ("alloc_id", "node_id", "eval_id", "chain_id", "replaced_by")
 
 
-class Readable:
-    """A table for reading, made by `format_table`."""
+class FormattedTable:
+    """A table for people to read, made by `format_table`."""
 
     def __init__(self, columns: list[str], rows: list[list[str]], numeric: list[bool], hidden: int) -> None:
         self.columns, self.rows, self.numeric = columns, rows, numeric
@@ -64,18 +64,19 @@ class Readable:
         return "\n".join(lines) + (f"\n\n{self.left_out}." if self.left_out else "")
 
 
-def format_table(frame: pd.DataFrame, *, rows: int = 20) -> Readable:
-    """Return the first rows of a table as people read them.
+def format_table(frame: pd.DataFrame, *, rows: int = 20) -> FormattedTable:
+    """Format the first rows of a table for people to read.
 
-    Times are cut to seconds, durations and numbers rounded, IDs shortened to eight characters as the Nomad CLI does, and
-    what is missing is blank. Names are shown and never obeyed: as HTML in a notebook, and as Markdown in a report.
+    Times are cut to seconds, durations and numbers are rounded, IDs are shortened to eight characters as in
+    the Nomad CLI, and missing values are blank. Markup in names is shown as it is, in HTML as well as in
+    Markdown.
 
     Parameters
     ----------
     frame : pandas.DataFrame
         Any table of a snapshot or of `stats`.
     rows : int
-        How many to show; the result says how many are left out.
+        How many to show. The result says how many more there are.
 
     Examples
     --------
@@ -89,7 +90,7 @@ def format_table(frame: pd.DataFrame, *, rows: int = 20) -> Readable:
     columns = [_heading(str(name)) for name in shown.columns]
     numeric = [_is_number(shown[name]) for name in shown.columns]
     cells = [[_cell(value, str(name)) for value in shown[name]] for name in shown.columns]
-    return Readable(
+    return FormattedTable(
         columns, [list(row) for row in zip(*cells, strict=True)], numeric, len(frame) - len(shown)
     )
 

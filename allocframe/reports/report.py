@@ -1,4 +1,4 @@
-"""A packaged notebook, run over a snapshot and written as a report."""
+"""Reports: a packaged notebook, run over a snapshot and written as one file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..archive.archive import Archive
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-"""The notebooks that people open, and that reports are made of."""
+"""The notebooks that people open are the ones that reports run."""
 
 _KINDS = {"postmortem": "02_postmortem.ipynb", "cluster": "03_cluster.ipynb"}
 _TITLES = {"postmortem": "Incident postmortem", "cluster": "Cluster report"}
@@ -46,41 +46,43 @@ def report(
     client: Client | None = None,
     progress: bool = True,
 ) -> Path:
-    """Write a report that can be sent to those who were not there.
+    """Write a report to send to people who were not there.
 
     Parameters
     ----------
     source : Snapshot or Archive
-        Of an archive, a postmortem tells of allocations that are gone, too, and a report on the cluster has trends.
+        From an archive, a postmortem includes allocations that Nomad has removed, and a cluster report has
+        trends.
     kind : str
-        "postmortem" (what happened) or "cluster" (how the cluster does).
+        "postmortem" (what happened) or "cluster" (how the cluster is doing).
     output : path
-        ``NAME.html``, one file that needs no network; or ``NAME.md``, with its pictures in ``NAME_files``.
+        ``NAME.html``, one file that works offline, or ``NAME.md``, with its pictures in ``NAME_files``.
     job : str, optional
         Only the allocations of this job.
     since, until : time, optional
         The window of a postmortem; from an archive it needs `since`.
     days : int, optional
-        From an archive: of how many days, up to its last observation, a report on the cluster is, and as many before them to
-        compare with; 7 where left out.
+        For a cluster report from an archive: how many days it covers, up to the last observation. It compares
+        them with as many days before. By default 7.
     redact : bool
-        Replace every name, address, ID and text of the cluster, the same by the same within this report. Times, numbers and
+        Replace every name, address, ID and text of the cluster, equal ones by equal ones. Times, numbers and
         Nomad's own words stay.
     client : Client, optional
-        The cluster, to put the log lines around failures into a postmortem, where nodes still have them. A redacted one says that
-        they are left out. Needs read-logs.
+        The cluster, to add the log lines around failures to a postmortem, if the nodes still have them. A
+        redacted postmortem leaves them out and says so. Needs read-logs.
     progress : bool
-        Show how far it is.
+        Show a progress bar.
 
     Returns
     -------
     pathlib.Path
-        The file. The same snapshot and settings, and the same log lines, give the same file, byte for byte.
+        The file. The same snapshot, settings and log lines give the same file, byte for byte.
 
     Raises
     ------
     ConfigError
-        A parameter cannot be used, or there is nothing to tell: no such job, no task event in the window, no archive.
+        A parameter is not valid, or there is nothing to report: no such job, no task event in the window, no
+        archive.
     MissingExtra
         The extra ``report`` is not installed.
 
@@ -89,30 +91,30 @@ def report(
     >>> af.report(snap, "postmortem", output="outage.html", progress=False).name
     'outage.html'
     """
-    target = _checked(kind, output)
-    snapshot, since = _chosen(kind, source, since, until, days, client)
+    target = _check_output(kind, output)
+    snapshot, since = _choose_snapshot(kind, source, since, until, days, client)
     if job is not None:
         snapshot = _of_job(snapshot, job)
-    begin, end = window(snapshot, since, until)
+    start, end = window(snapshot, since, until)
     with tempfile.TemporaryDirectory(prefix="allocframe-") as folder:
         evidence = Path(folder) / "evidence.allocframe"
         saved = redacted(snapshot, evidence) if redact else snapshot.save(evidence)
         parameters = {"source": str(saved)}
-        asked = {"since": (since, begin), "until": (until, end)}
-        parameters |= {
-            name: moment.isoformat() for name, (given, moment) in asked.items() if given is not None
-        }
-        executed = _executed(kind, parameters, folder, progress)
+        if since is not None:
+            parameters["since"] = start.isoformat()
+        if until is not None:
+            parameters["until"] = end.isoformat()
+        notebook = _execute(kind, parameters, folder, progress)
     from .export import add_section, export
 
     if client is not None:
-        lines = LogLines(REDACTED, []) if redact else log_lines(snapshot, client, begin, end)
-        add_section(executed, "Log lines", lines, before="Evidence")
-    export(executed, f"{_TITLES[kind]}, {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC", target)
+        lines = LogLines(REDACTED, []) if redact else log_lines(snapshot, client, start, end)
+        add_section(notebook, "Log lines", lines, before="Evidence")
+    export(notebook, f"{_TITLES[kind]}, {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC", target)
     return target
 
 
-def _chosen(
+def _choose_snapshot(
     kind: str,
     source: Snapshot | Archive,
     since: pd.Timestamp | str | None,
@@ -120,17 +122,15 @@ def _chosen(
     days: int | None,
     client: Client | None,
 ) -> tuple[Snapshot, pd.Timestamp | str | None]:
-    """Return the snapshot that a report is of, and its start; refuse settings that do not go together."""
+    """Return the snapshot of a report and the start of its window; check the settings."""
     if kind == "cluster" and (since is not None or until is not None):
-        raise ConfigError(
-            "a report on the cluster is of all that the snapshot covers; leave out since and until"
-        )
+        raise ConfigError("a cluster report covers the whole snapshot; leave out since and until")
     if kind == "cluster" and client is not None:
         raise ConfigError("log lines are for a postmortem; leave out client")
     if days is not None and (kind != "cluster" or isinstance(source, Snapshot)):
-        raise ConfigError("days are those of a report on the cluster from an archive; leave them out")
-    if lacking := missing():
-        raise MissingExtra(f"reports need {' and '.join(lacking)}: pip install 'allocframe[report]'")
+        raise ConfigError("days is for a cluster report from an archive; leave it out")
+    if packages := missing():
+        raise MissingExtra(f"reports need {' and '.join(packages)}: pip install 'allocframe[report]'")
     if isinstance(source, Snapshot):
         require_one_cluster(source)
         return source, since
@@ -139,32 +139,32 @@ def _chosen(
     return of_incident(source, since, until), since
 
 
-def _checked(kind: str, output: str | os.PathLike[str]) -> Path:
+def _check_output(kind: str, output: str | os.PathLike[str]) -> Path:
     target = Path(output)
     if kind not in _KINDS:
-        raise ConfigError(f"there is no report {kind!r}; there are: {', '.join(_KINDS)}")
+        raise ConfigError(f"kind must be {' or '.join(_KINDS)}, got {kind!r}")
     if target.suffix not in (".html", ".md"):
-        raise ConfigError(f"output {target}: end the name with .html or .md")
+        raise ConfigError(f"output must end with .html or .md, got {target}")
     if not target.parent.is_dir():
         raise ConfigError(f"output {target}: there is no folder {target.parent}")
     return target
 
 
 def _of_job(snapshot: Snapshot, job: str) -> Snapshot:
-    known = sorted(set(snapshot.allocations["job_id"].dropna().astype(str)))
-    if job not in known:
-        close = difflib.get_close_matches(job, known, n=3, cutoff=0.5) or known[:3]
+    jobs = sorted(set(snapshot.allocations["job_id"].dropna().astype(str)))
+    if job not in jobs:
+        close = difflib.get_close_matches(job, jobs, n=3, cutoff=0.5) or jobs[:3]
         hint = f"; did you mean {', '.join(map(visible, close))}?" if close else ""
-        raise ConfigError(f"no allocation of a job {visible(job)!r} is in this snapshot{hint}")
+        raise ConfigError(f"this snapshot has no allocation of job {visible(job)!r}{hint}")
     return snapshot.filter(job_id=job)
 
 
 def missing() -> list[str]:
-    """Return what reports need and is not installed."""
+    """Return the packages that reports need and that are not installed."""
     return [name for name in _NEEDS if importlib.util.find_spec(name) is None]
 
 
-def _executed(kind: str, parameters: dict[str, str], folder: str, progress: bool) -> Any:
+def _execute(kind: str, parameters: dict[str, str], folder: str, progress: bool) -> Any:
     """Run a packaged notebook in a kernel of its own and return it with its outputs."""
     import nbformat
     from jupyter_client.kernelspec import KernelSpec
@@ -174,7 +174,7 @@ def _executed(kind: str, parameters: dict[str, str], folder: str, progress: bool
     from tqdm.auto import tqdm
 
     class ThisPython(AsyncKernelManager):
-        """A kernel of the running interpreter, whatever kernels Jupyter knows; its sockets are files in the folder."""
+        """A kernel of the running interpreter; its sockets are files in the folder."""
 
         def __init__(self, **settings: Any) -> None:
             sockets = {
@@ -199,10 +199,10 @@ def _executed(kind: str, parameters: dict[str, str], folder: str, progress: bool
         raise_on_iopub_timeout=True,
         shutdown_kernel="immediate",
     )
-    # The kernel reads the saved evidence only: it gets none of the cluster's settings, the token least of all.
+    # The kernel only reads the saved evidence, so it gets none of the cluster's settings, above all no token.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NOMAD_")}
     environment |= {"PYTHONHASHSEED": "0", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-    # Not client.execute(): it takes over the process's signals, and Ctrl-C would no longer be a KeyboardInterrupt.
+    # Not client.execute(): it takes over the process's signals, and Ctrl-C would raise no KeyboardInterrupt.
     with client.setup_kernel(cwd=folder, env=environment):
         for number, cell in enumerate(tqdm(notebook.cells, desc=kind, unit="cell", disable=not progress)):
             try:
@@ -214,8 +214,8 @@ def _executed(kind: str, parameters: dict[str, str], folder: str, progress: bool
                 ) from None
             except DeadKernelError:
                 raise AllocframeError(
-                    f"the notebook of the {kind} failed in its cell {client.code_cells_executed}: its process ended. "
-                    "The machine may lack memory."
+                    f"the notebook of the {kind} failed in its cell {client.code_cells_executed}: "
+                    "its process ended. The machine may lack memory."
                 ) from None
     return notebook
 

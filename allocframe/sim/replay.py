@@ -78,6 +78,7 @@ class Recording:
     def _add_exchange(self, exchange: JSON) -> None:
         path, _, query = exchange["request"]["path"].partition("?")
         body = exchange.get("json")
+        # Recorded errors and actions are not state.
         if exchange.get("status") != 200 or body is None or exchange["request"]["method"] != "GET":
             return
         self.index = max(self.index, int(exchange["headers"].get("X-Nomad-Index", 1)))

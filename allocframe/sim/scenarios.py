@@ -89,7 +89,9 @@ class Story:
             self.engine.submit(_system("node-exporter"))
         report = _batch("nightly-report", max(batch, 1))
         self.engine.at(self.end - 40 * MINUTE, partial(self.engine.submit, report))
+        # And a restart by an operator, which is no failure.
         self.engine.at(self.end - 25 * MINUTE, self._operator_restart)
+        # Even a healthy cluster has some crashes, so that an analysis must tell them from an incident.
         for _ in range(max(1, allocations // 50)):
             self.engine.at(self.end - self.rng.randrange(LENGTH), self._stray_crash)
 
@@ -145,6 +147,7 @@ def _has_trouble(events: list[tuple[str, int, dict[str, str] | None]]) -> bool:
 
 
 def _service(name: str, namespace: str, count: int) -> Job:
+    # Some services have an artifact or a sidecar, so that their events differ.
     main = Task("server", artifact=count % 3 == 0, cpu=250, memory=512)
     tasks = (main, Task("log-shipper", sidecar=True, cpu=50, memory=64)) if len(name) % 2 else (main,)
     return Job(name, namespace, "service", (Group("app", count, tasks),))
@@ -234,6 +237,7 @@ def _lemon_node(story: Story) -> None:
         for alloc in engine.live():
             if alloc.node is node and alloc.job.kind == "service":
                 cause.tasks |= {(alloc.id, name) for name in alloc.tasks}
+                # Two crashes at random times, so that the node stands out and not a moment.
                 for _ in range(2):
                     crash = partial(engine.runner.crash, alloc, corrupted)
                     engine.after(story.rng.randrange(80) * MINUTE, crash)

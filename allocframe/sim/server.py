@@ -76,6 +76,7 @@ class Cluster:
         engine, truth = run_story(story, allocations=allocations, seed=seed, version=version, now_ns=now_ns)
         self.engine: Engine | None = engine
         self.truth: Truth | None = truth
+        # Only now: the past of the story would only cost memory in the event buffer.
         engine.broker.enabled = True
         self._serve(engine.state, acl=acl, real_pty=shell == "pty")
 
@@ -141,6 +142,7 @@ class Cluster:
         This cluster is the region ``global``, and its management token is valid in all of them.
         """
         for name, other in regions.items():
+            # Regions check tokens themselves, so the other cluster must know this token.
             other._access.grants[self.token] = self._access.grants[self.token]
             self._regions[name] = other.address
 
@@ -199,6 +201,7 @@ class Cluster:
         self._closing.set()
         if self._clock is not None:
             self._clock.join()
+        # An open stream would keep the server from shutting down.
         if self.engine is not None:
             self.break_streams()
         self._server.should_exit = True

@@ -8,20 +8,23 @@ from typing import Any
 
 import pandas as pd
 
-from .._utils.text import escaped, visible
+from .._utils import html
+from .._utils.text import visible
 from ..store.capture import Capture
 from ..store.page_store import PageStore
 
+_SHOWN = ("ID", "Name", "Namespace", "NodeName", "ClientStatus", "ClientDescription", "DesiredStatus")
+
 
 class Allocation:
-    """One allocation, read in full.
+    """One allocation, read in full. Made by `Client.allocation`.
 
     Attributes
     ----------
     raw : dict
-        The answer as it was sent, with the job's specification; mind that it may hold secrets.
+        Nomad's answer, with the job's specification, which may hold secrets.
     events, task_states, reschedules, placement, resources : pandas.DataFrame
-        The tables of this allocation; `placement` says how the scheduler scored nodes for it.
+        The tables of this allocation; `placement` holds the scores that the scheduler gave to nodes.
     """
 
     def __init__(self, capture: Capture, store: PageStore) -> None:
@@ -41,7 +44,7 @@ class Allocation:
 
     @cached_property
     def reschedules(self) -> pd.DataFrame:
-        """One row for each reschedule that its tracker remembers."""
+        """One row for each reschedule in its tracker."""
         return self._store.frame("reschedules")
 
     @cached_property
@@ -55,14 +58,8 @@ class Allocation:
         return self._store.frame("resources")
 
     def __repr__(self) -> str:
-        said = (visible(self.raw.get(key, "?")) for key in ("ID", "Name", "ClientStatus", "NodeName"))
-        return "<Allocation {} {}: {} on {}>".format(*said)
+        names = (visible(self.raw.get(key, "?")) for key in ("ID", "Name", "ClientStatus", "NodeName"))
+        return "<Allocation {} {}: {} on {}>".format(*names)
 
     def _repr_html_(self) -> str:
-        names = ("ID", "Name", "Namespace", "NodeName", "ClientStatus", "ClientDescription", "DesiredStatus")
-        left = "style='text-align:left'"
-        rows = "".join(
-            f"<tr><th {left}>{name}</th><td {left}>{escaped(self.raw.get(name, ''))}</td></tr>"
-            for name in names
-        )
-        return f"<table>{rows}</table>"
+        return html.table([(key, self.raw.get(key, "")) for key in _SHOWN])

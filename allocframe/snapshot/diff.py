@@ -1,4 +1,4 @@
-"""What two snapshots of one cluster differ in: allocations, columns, events, and what cannot be told of the time between."""
+"""How two snapshots of one cluster differ: allocations, values, events, and the events that nobody saw."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from .._utils.text import escaped, visible
-from ..tables.task_states import RING
+from .._utils import html
+from .._utils.text import visible
+from ..tables.task_states import MAX_EVENTS
 
-_WHO = ["namespace", "job_id", "task_group", "node_name"]
+_OWNER = ["namespace", "job_id", "task_group", "node_name"]
 _TASK = ["alloc_id", "task"]
 _EVENT = [*_TASK, "time", "type", "nth"]
-_UNTOLD = {"modify_index", "modified_at", "event_count", "events_truncated"}
-"""What changes with every change, or with the ring alone."""
+_NOT_COMPARED = {"modify_index", "modified_at", "event_count", "events_truncated"}
+"""Columns that differ after every change, or only because Nomad dropped events."""
 
 _QUERY = ("prefix", "filter", "reverse")
 
 
 class Side(Protocol):
-    """What is asked of a snapshot."""
+    """What a comparison needs of a snapshot."""
 
     @property
     def info(self) -> dict[str, Any]: ...
-    def _indexes(self) -> pd.Series[Any]: ...
+    def _modify_indexes(self) -> pd.Series[Any]: ...
     def _rows_of(self, name: str, ids: Iterable[str]) -> pd.DataFrame: ...
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Diff:
-    """What changed from one snapshot of a cluster to another; made by `Snapshot.diff`.
+    """What changed from one snapshot of a cluster to another. Made by `Snapshot.diff`.
 
     Examples
     --------
@@ -41,29 +42,30 @@ class Diff:
     """
 
     added: pd.DataFrame
-    """Rows of `allocations` that are in the second only."""
+    """Rows of `allocations` that only the second snapshot has."""
 
     removed: pd.DataFrame
-    """Rows of `allocations` that are in the first only."""
+    """Rows of `allocations` that only the first snapshot has."""
 
     changed: pd.DataFrame
-    """One row for each value that differs, with namespace, job_id, task_group, node_name, alloc_id, task (missing where it is the
-    allocation's), column, before, after. Values are text. Of allocations without another ModifyIndex nothing is compared."""
+    """One row for each value that differs: namespace, job_id, task_group, node_name, alloc_id, task, column,
+    before, after. The values are text; task is missing for a value of the allocation itself. Allocations with
+    the same ModifyIndex are not compared."""
 
     new_events: pd.DataFrame
-    """Rows of `events` that came after those of the first, as far as they are still there."""
+    """Rows of `events` that came after those of the first snapshot and that Nomad still had."""
 
     missing: pd.DataFrame
-    """Tasks whose ring has lost events between the two, with alloc_id, task, since (the last that the first has, missing for
-    new allocations), until (the first that the second has)."""
+    """Tasks that lost events between the two: alloc_id, task, since (the last event of the first snapshot;
+    missing for new allocations), until (the first event of the second)."""
 
     notes: list[str] = field(default_factory=list)
-    """What a reader must know, such as other queries, incomplete snapshots, lost events."""
+    """What makes the two hard to compare, such as different queries, incomplete snapshots or lost events."""
 
-    def _lines(self) -> list[str]:
+    def _remarks(self) -> list[str]:
         counts = self.changed["column"].value_counts()
-        told = ", ".join(f"{column} {count:,}" for column, count in counts.items())
-        return ([f"changed: {told}"] if told else []) + [visible(note) for note in self.notes]
+        columns = ", ".join(f"{column} {count:,}" for column, count in counts.items())
+        return ([f"changed: {columns}"] if columns else []) + [visible(note) for note in self.notes]
 
     def _title(self) -> str:
         changed = self.changed["alloc_id"].nunique()
@@ -73,36 +75,41 @@ class Diff:
         )
 
     def __repr__(self) -> str:
-        return "\n".join([f"<Diff: {self._title()}>", *(f"  {line}" for line in self._lines())])
+        return "\n".join([f"<Diff: {self._title()}>", *(f"  {line}" for line in self._remarks())])
 
     def _repr_html_(self) -> str:
-        items = "".join(f"<li>{escaped(line)}</li>" for line in self._lines())
-        return f"<div><strong>Diff</strong>: {escaped(self._title())}<ul>{items}</ul></div>"
+        return html.summary("Diff", self._title(), self._remarks())
 
 
 def diff(before: Side, after: Side) -> Diff:
     """Return what changed from `before` to `after`."""
-    was, now = before._indexes(), after._indexes()
-    new, gone = now.index.difference(was.index, sort=False), was.index.difference(now.index, sort=False)
-    both = now.index.intersection(was.index, sort=False)
-    same = (was.reindex(both) == now.reindex(both)).fillna(value=False).to_numpy(dtype=bool)
-    moved = both[~same]
-    rows = after._rows_of("allocations", moved)
-    changed = [_compared(before._rows_of("allocations", moved), rows, ["alloc_id"]).assign(task=_MISSING)]
+    old, new = before._modify_indexes(), after._modify_indexes()
+    added, removed = new.index.difference(old.index, sort=False), old.index.difference(new.index, sort=False)
+    common = new.index.intersection(old.index, sort=False)
+    same = (old.reindex(common) == new.reindex(common)).fillna(value=False).to_numpy(dtype=bool)
+    modified = common[~same]
+    rows = after._rows_of("allocations", modified)
+    changes = [
+        _compare_values(before._rows_of("allocations", modified), rows, ["alloc_id"]).assign(task=_MISSING)
+    ]
     events, missing = after._rows_of("events", []), _NO_TASKS
-    told = all(side.info.get("query", {}).get("task_states") != "false" for side in (before, after))
-    if told:
-        states = [side._rows_of("task_states", moved) for side in (before, after)]
-        changed.append(_compared(states[0], states[1], _TASK))
-        rings = before._rows_of("events", moved), after._rows_of("events", moved.append(new))
-        events, missing = _new_events(*rings)
+    with_states = all(side.info.get("query", {}).get("task_states") != "false" for side in (before, after))
+    if with_states:
+        states = [side._rows_of("task_states", modified) for side in (before, after)]
+        changes.append(_compare_values(states[0], states[1], _TASK))
+        old_events = before._rows_of("events", modified)
+        events, missing = _compare_events(old_events, after._rows_of("events", modified.append(added)))
     return Diff(
-        after._rows_of("allocations", new),
-        before._rows_of("allocations", gone),
-        _named(pd.concat(changed, ignore_index=True), rows),
+        after._rows_of("allocations", added),
+        before._rows_of("allocations", removed),
+        _add_owners(pd.concat(changes, ignore_index=True), rows),
         events,
         missing,
-        [*_notes(before.info, after.info), *([] if told else [_NO_STATES]), *_lost(missing)],
+        [
+            *_note_doubts(before.info, after.info),
+            *([] if with_states else [_WITHOUT_STATES]),
+            *_note_lost_events(missing),
+        ],
     )
 
 
@@ -110,85 +117,104 @@ _MISSING = pd.array([pd.NA], dtype="str")[0]
 _NO_TASKS = pd.DataFrame({"alloc_id": [], "task": []}, dtype="str").assign(
     since=pd.Series(dtype="datetime64[ns, UTC]"), until=pd.Series(dtype="datetime64[ns, UTC]")
 )
-_NO_STATES = "one of the two was fetched without task states: tasks and events are not compared"
+_WITHOUT_STATES = "one of the two was fetched without task states: tasks and events are not compared"
 
 
-def _compared(before: pd.DataFrame, after: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+def _compare_values(before: pd.DataFrame, after: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Return one row for each value in which rows of the same key differ."""
-    was, now = (frame.astype("str").drop_duplicates(keys).set_index(keys) for frame in (before, after))
-    index = now.index.union(was.index, sort=False)
-    was, now = was.reindex(index), now.reindex(index)
+    old, new = (frame.astype("str").drop_duplicates(keys).set_index(keys) for frame in (before, after))
+    index = new.index.union(old.index, sort=False)
+    old, new = old.reindex(index), new.reindex(index)
     parts = []
-    for column in was.columns.difference(list(_UNTOLD), sort=False):
-        one, other = was[column], now[column]
-        differs = np.where(one.isna() | other.isna(), one.isna() != other.isna(), one != other)
+    for column in old.columns.difference(list(_NOT_COMPARED), sort=False):
+        first, second = old[column], new[column]
+        # NA differs from every value, but not from NA.
+        differs = np.where(first.isna() | second.isna(), first.isna() != second.isna(), first != second)
         part = index[differs].to_frame(index=False)
-        parts.append(part.assign(column=column, before=one[differs].array, after=other[differs].array))
+        parts.append(part.assign(column=column, before=first[differs].array, after=second[differs].array))
     return pd.concat(parts, ignore_index=True).astype("str")
 
 
-def _named(changed: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Say whose values these are, in the order of the allocations."""
+def _add_owners(changes: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Add the job, group and node of each changed value, and sort them as the allocations are."""
     order = pd.Series(range(len(rows)), index=rows["alloc_id"].astype("str").to_numpy())
-    place = changed["alloc_id"].map(order).to_numpy()
-    who = rows[_WHO].astype("str").iloc[place].reset_index(drop=True)
-    found = pd.concat([who, changed], axis=1)[[*_WHO, "alloc_id", "task", "column", "before", "after"]]
-    return found.iloc[np.argsort(place, kind="stable")].reset_index(drop=True)
+    place = changes["alloc_id"].map(order).to_numpy()
+    owners = rows[_OWNER].astype("str").iloc[place].reset_index(drop=True)
+    columns = [*_OWNER, "alloc_id", "task", "column", "before", "after"]
+    return (
+        pd.concat([owners, changes], axis=1)[columns]
+        .iloc[np.argsort(place, kind="stable")]
+        .reset_index(drop=True)
+    )
 
 
-def _new_events(before: pd.DataFrame, after: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the events that came after the rings of before, and the tasks whose rings do not reach back to those."""
-    old, rows = _numbered(before), _numbered(after)
-    first = (
+def _compare_events(before: pd.DataFrame, after: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the events that are new in `after`, and the tasks that lost events between the two.
+
+    Nomad keeps only the last events of a task. If none of them was there before, and they are not the task's
+    first, then others came and went in between.
+    """
+    old, rows = _number_equal_events(before), _number_equal_events(after)
+    known = (
         old.groupby(_TASK, sort=False)["time"]
         .agg(["min", "max"])
         .rename(columns={"min": "first", "max": "last"})
     )
     seen = pd.MultiIndex.from_frame(rows[_EVENT]).isin(pd.MultiIndex.from_frame(old[_EVENT]))
-    known = rows[_TASK].merge(first, how="left", left_on=_TASK, right_index=True)
-    dropped = (rows["time"] < known["first"].to_numpy()).to_numpy()
-    fresh = ~seen & ~dropped
-    rows = rows.assign(seen=seen | dropped, received=rows["type"] == "Received")
-    rings = rows.groupby(_TASK, sort=False).agg(
+    # An archive remembers more than Nomad: events older than the first snapshot's are not new.
+    first_known = rows[_TASK].merge(known, how="left", left_on=_TASK, right_index=True)["first"]
+    older = (rows["time"] < first_known.to_numpy()).to_numpy()
+    new = ~seen & ~older
+    rows = rows.assign(seen=seen | older, received=rows["type"] == "Received")
+    tasks = rows.groupby(_TASK, sort=False).agg(
         until=("time", "min"), seen=("seen", "any"), received=("received", "any"), size=("time", "size")
     )
-    cut = rings[~rings["seen"] & ~rings["received"] & (rings["size"] >= RING)].join(
-        first["last"].rename("since")
+    lost = tasks[~tasks["seen"] & ~tasks["received"] & (tasks["size"] >= MAX_EVENTS)].join(
+        known["last"].rename("since")
     )
-    return after[fresh].reset_index(drop=True), cut.reset_index()[["alloc_id", "task", "since", "until"]]
+    return after[new].reset_index(drop=True), lost.reset_index()[["alloc_id", "task", "since", "until"]]
 
 
-def _numbered(events: pd.DataFrame) -> pd.DataFrame:
-    """Return what tells an event: its task, time and type, and its place among equal ones."""
+def _number_equal_events(events: pd.DataFrame) -> pd.DataFrame:
+    """Return what identifies an event: its task, time and type, and its number among equal ones."""
     plain = events[["alloc_id", "task", "time", "type"]].astype(
         {"alloc_id": "str", "task": "str", "type": "str"}
     )
     return plain.assign(nth=plain.groupby(list(plain), dropna=False).cumcount())
 
 
-def _notes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
-    """Say what makes the comparison less than it looks."""
+def _note_doubts(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    """Say what makes the comparison less reliable than it looks."""
     first, second = (info.get("finished_at") or "" for info in (before, after))
     if first and second and second < first:
-        yield f"the second is the older one ({second}, the first is of {first}): read new as gone"
+        yield f"the second snapshot is older ({second}) than the first ({first}): read added as removed"
+    for name, values in _find_differences(before, after):
+        yield (
+            f"the {name} differs ({values[0]}, then {values[1]}): "
+            "allocations may count as added or removed for that alone"
+        )
+    for info, which, effect in ((before, "first", "added"), (after, "second", "removed")):
+        if info.get("complete") is not True:
+            yield f"the {which} snapshot may be incomplete: {effect} allocations may only be missing in it"
+        if info.get("filtered") or info.get("source") == "reads" or "reverse" in info.get("query", {}):
+            yield f"the {which} snapshot holds only chosen allocations: the others count as {effect}"
+
+
+def _find_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, list[Any]]]:
     for name in ("server", "region", "namespace"):
         values = [info.get(name) for info in (before, after)]
         if None not in values and values[0] != values[1]:
-            yield f"the {name} differs, {values[0]} and {values[1]}: what is new or gone may be of the other"
-    queries = [{name: info.get("query", {}).get(name) for name in _QUERY} for info in (before, after)]
-    for name in _QUERY:
-        if "query" in before and "query" in after and queries[0][name] != queries[1][name]:
-            yield f"asked for different things, {name} {queries[0][name]} and {queries[1][name]}: so is what is new or gone"
-    for info, which, what in ((before, "first", "new"), (after, "second", "gone")):
-        if info.get("complete") is not True:
-            yield f"the {which} is not known to be complete: what is {what} may only be missing there"
-        if info.get("filtered") or info.get("source") == "reads" or "reverse" in info.get("query", {}):
-            yield f"the {which} holds only chosen allocations: what left that choice is {what}, too"
+            yield name, values
+    if "query" in before and "query" in after:
+        for name in _QUERY:
+            values = [info["query"].get(name) for info in (before, after)]
+            if values[0] != values[1]:
+                yield name, values
 
 
-def _lost(missing: pd.DataFrame) -> Iterator[str]:
+def _note_lost_events(missing: pd.DataFrame) -> Iterator[str]:
     if len(missing):
         yield (
-            f"events between the two are lost for {len(missing):,} tasks, see .missing: Nomad keeps ten for each; "
-            "an archive keeps all"
+            f"{len(missing):,} tasks lost events between the two (see .missing): "
+            "Nomad keeps the last 10 per task, an archive keeps all"
         )

@@ -1,4 +1,4 @@
-"""Read snapshots from files: saved evidence, and JSON that curl or the Nomad CLI printed."""
+"""Read snapshots from files: those that `Snapshot.save` wrote, and JSON from curl or the Nomad CLI."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from ..errors import ConfigError, DecodeError
 from ..store.capture import Capture, capture_files, load_capture
 from ..store.page_store import PageStore
 from ..store.table_store import TableStore
-from .multi_cluster import MultiSnapshot, joined
+from .multi_cluster import MultiSnapshot, combine_available
 from .snapshot import Snapshot
 
 
 def load(path: str | os.PathLike[str]) -> Snapshot:
-    """Open what `Snapshot.save` wrote; the tables are the same as then.
+    """Open a file that `Snapshot.save` wrote; the tables are the same as then.
 
     Raises
     ------
     FileNotFoundError
         There is no such file.
     DecodeError
-        It is not such a file, or it is damaged.
+        The file is damaged, or something else.
 
     Examples
     --------
@@ -31,20 +31,20 @@ def load(path: str | os.PathLike[str]) -> Snapshot:
     """
     capture = load_capture(path)
     if any(page.kind == "cluster" for page in capture.pages):
-        return loaded(capture)
-    tables = any(page.kind == "table" for page in capture.pages)
-    snapshot = Snapshot(capture, TableStore.of(capture)) if tables else _decoded(capture)
+        return _load_clusters(capture)
+    has_tables = any(page.kind == "table" for page in capture.pages)
+    snapshot = Snapshot(capture, TableStore.load(capture)) if has_tables else _decode(capture)
     try:
         for column, value in snapshot._capture.info.get("filters", []):
             snapshot = snapshot.filter(**{column: value})
     except (TypeError, ValueError) as error:
         snapshot.close()
-        raise DecodeError(f"{path} was saved with a filter that is none: {error}", file=str(path)) from None
+        raise DecodeError(f"{path} was saved with an invalid filter: {error}", file=str(path)) from None
     return snapshot
 
 
 def read_json(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Snapshot:
-    """Read allocations from files: what curl or the Nomad CLI printed.
+    """Read allocations from JSON that curl or the Nomad CLI printed.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def read_json(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) 
     FileNotFoundError
         A path or glob matches no file.
     DecodeError
-        A file is not whole JSON; says which file and record.
+        A file is not complete JSON; the message names the file and record.
 
     Examples
     --------
@@ -65,15 +65,15 @@ def read_json(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) 
     >>> af.read_json("*.json").allocations["client_status"].tolist()
     ['running']
     """
-    return _decoded(capture_files(paths))
+    return _decode(capture_files(paths))
 
 
-def _decoded(capture: Capture) -> Snapshot:
+def _decode(capture: Capture) -> Snapshot:
     store = PageStore(capture)
     try:
         for page in capture.pages:
             store.read(page)
-        store.settle()
+        store.drop_duplicates()
     except BaseException:
         store.close()
         capture.close()
@@ -81,25 +81,25 @@ def _decoded(capture: Capture) -> Snapshot:
     return Snapshot(capture, store)
 
 
-def loaded(capture: Capture) -> MultiSnapshot:
+def _load_clusters(capture: Capture) -> MultiSnapshot:
     """Return what `MultiSnapshot.save` wrote.
 
     Raises
     ------
     DecodeError
-        It is not that.
+        The file holds something else.
     """
-    members: dict[str, Snapshot] = {}
+    snapshots: dict[str, Snapshot] = {}
     try:
         for page in capture.pages:
             if page.kind != "cluster":
-                raise DecodeError("the file holds more than the evidence of clusters")
-            members[page.path] = load(capture.file(page))
-        found = joined(members, capture.info["failed"])
+                raise DecodeError("the file mixes clusters with other pages")
+            snapshots[page.path] = load(capture.file(page))
+        combined = combine_available(snapshots, capture.info["failed"])
         for column, value in capture.info["filters"]:
-            found = found.filter(**{column: value})
+            combined = combined.filter(**{column: value})
     except (ConfigError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DecodeError(f"the saved evidence of several clusters cannot be read: {error}") from None
+        raise DecodeError(f"the saved snapshots of several clusters cannot be read: {error}") from None
     finally:
         capture.close()
-    return found
+    return combined

@@ -1,4 +1,4 @@
-"""Several clusters together: their snapshots as one, in which every table says which cluster a row is of."""
+"""The snapshots of several clusters as one; every table has a column `cluster`."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from .._utils.validate import check_name
 from ..errors import ConfigError
 from ..store.capture import Capture
 from ..store.page_store import ISSUES
-from ..store.sql import quoted
+from ..store.sql import quote
 from ..store.store import Store
 from ..store.table_store import TableStore
 from ..tables import SNAPSHOT_TABLES, TABLES
 from ..tables.table import Column, Table
 from .snapshot import Snapshot
 
-CLUSTER = Column("cluster", "cluster", "category", "the cluster that the row is of")
+CLUSTER = Column("cluster", "cluster", "category", "the cluster that the row comes from")
 
 
-def _of_several(table: Table) -> Table:
+def _with_cluster(table: Table) -> Table:
     return replace(table, key=(CLUSTER.name, *table.key), columns=(CLUSTER, *table.columns))
 
 
-DECLARED = {name: _of_several(table) for name, table in {**TABLES, ISSUES.name: ISSUES}.items()}
-"""The tables of several clusters: equal IDs in different clusters are different allocations."""
+DECLARED = {name: _with_cluster(table) for name, table in {**TABLES, ISSUES.name: ISSUES}.items()}
+"""The tables of several clusters. The cluster is part of every key: IDs in two clusters may be equal."""
 
 
 class MultiClusterStore(TableStore):
@@ -40,44 +40,44 @@ class MultiClusterStore(TableStore):
 
     declared: ClassVar[Mapping[str, Table]] = DECLARED
 
-    def __init__(self, members: Mapping[str, Snapshot]) -> None:
+    def __init__(self, snapshots: Mapping[str, Snapshot]) -> None:
         super().__init__()
-        self._members = members
+        self._snapshots = snapshots
         try:
             for name in SNAPSHOT_TABLES:
-                for place, (cluster, member) in enumerate(members.items()):
-                    with member._store.stream(name, member._schema) as rows:
+                for place, (cluster, snapshot) in enumerate(snapshots.items()):
+                    with snapshot._store.stream(name, snapshot._schema) as rows:
                         self._con.register("more", rows)
-                        make = f"CREATE TABLE {name} AS" if place == 0 else f"INSERT INTO {name}"
-                        self._con.execute(f"{make} SELECT {quoted(cluster)} AS cluster, * FROM more")
+                        write = f"CREATE TABLE {name} AS" if place == 0 else f"INSERT INTO {name}"
+                        self._con.execute(f"{write} SELECT {quote(cluster)} AS cluster, * FROM more")
                         self._con.unregister("more")
         except BaseException:
             self.close()
             raise
 
     def issues(self) -> pd.DataFrame:
-        """Return what did not fit, of every cluster."""
+        """Return the values of the wrong type in every cluster."""
         table = self.declared["issues"]
-        noted: list[dict[str, Any]] = [
+        rows: list[dict[str, Any]] = [
             {CLUSTER.name: cluster, **{str(name): value for name, value in row.items()}}
-            for cluster, member in self._members.items()
-            for row in member.issues.astype(object).where(member.issues.notna(), None).to_dict("records")
+            for cluster, snapshot in self._snapshots.items()
+            for row in snapshot.issues.astype(object).where(snapshot.issues.notna(), None).to_dict("records")
         ]
-        data = pa.Table.from_pylist(noted, schema=table.schema())
+        data = pa.Table.from_pylist(rows, schema=table.schema())
         return table.frame(dict(zip(data.column_names, data.columns, strict=True)))
 
 
 class MultiSnapshot(Snapshot):
-    """The snapshots of several clusters as one; whatever takes a `Snapshot` takes it, and keeps clusters apart.
+    """The snapshots of several clusters as one. Whatever takes a `Snapshot` takes it; clusters never mix.
 
-    Made by `Fleet.snapshot`, `combine` and `load`. It owns the snapshots that it is made of: closing it closes them.
+    Made by `Fleet.snapshot`, `combine` and `load`. It owns its clusters' snapshots: closing it closes them.
     """
 
     _declared: ClassVar[Mapping[str, Table]] = DECLARED
 
     def __init__(
         self,
-        members: Mapping[str, Snapshot],
+        snapshots: Mapping[str, Snapshot],
         capture: Capture,
         store: Store,
         *,
@@ -85,24 +85,25 @@ class MultiSnapshot(Snapshot):
         schema: str = "main",
     ) -> None:
         super().__init__(capture, store, conditions=conditions, schema=schema)
-        self._members = members
+        self._snapshots = snapshots
 
     @cached_property
     def clusters(self) -> Mapping[str, Snapshot]:  # type: ignore[override]
-        """The snapshot of each cluster that could be had, by its name, narrowed as this one is."""
+        """The snapshot of each fetched cluster, by its name, with the same filter as this one."""
         inside = [(column, value) for column, value in self._conditions if column != CLUSTER.name]
-        named = [_listed(value) for column, value in self._conditions if column == CLUSTER.name]
-        chosen = [name for name in self._members if all(name in names for names in named)]
-        found = {}
-        for name in chosen or self._members:
-            member = self._members[name]
+        filters = [_as_list(value) for column, value in self._conditions if column == CLUSTER.name]
+        chosen = [name for name in self._snapshots if all(name in names for names in filters)]
+        clusters = {}
+        # If the filter leaves out every cluster, keep all without rows: statistics need their columns.
+        for name in chosen or self._snapshots:
+            snapshot = self._snapshots[name]
             for column, value in inside if chosen else [("alloc_id", [])]:
-                member = member.filter(**{column: value})
-            found[name] = member
-        return found
+                snapshot = snapshot.filter(**{column: value})
+            clusters[name] = snapshot
+        return clusters
 
     def filter(self, **columns: Any) -> MultiSnapshot:
-        """Return the snapshot of those allocations only whose columns have the values given; see `Snapshot.filter`.
+        """Return a snapshot of only those allocations that have the given values; see `Snapshot.filter`.
 
         Examples
         --------
@@ -110,13 +111,17 @@ class MultiSnapshot(Snapshot):
         >>> len(two.filter(cluster="us", client_status="failed")) == len(snap.filter(client_status="failed"))
         True
         """
-        found = super().filter(**columns)
+        filtered = super().filter(**columns)
         return MultiSnapshot(
-            self._members, self._capture, self._store, conditions=found._conditions, schema=found._schema
+            self._snapshots,
+            self._capture,
+            self._store,
+            conditions=filtered._conditions,
+            schema=filtered._schema,
         )
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the evidence of every cluster into one compressed file; `load` gives the same tables.
+        """Write the evidence of every cluster to one compressed file; `load` gives the same tables.
 
         Examples
         --------
@@ -126,10 +131,10 @@ class MultiSnapshot(Snapshot):
         """
         capture = Capture.create()
         try:
-            for name, member in self._members.items():
+            for name, snapshot in self._snapshots.items():
                 page = capture.add(b"", kind="cluster", path=name, params={})
-                member.save(capture.file(page))
-                capture.measure(page)
+                snapshot.save(capture.file(page))
+                capture.update_size(page)
             filters = [[column, value] for column, value in self._conditions]
             capture.describe(filters=filters, failed=self._capture.info["failed"])
             return capture.save(path)
@@ -138,36 +143,39 @@ class MultiSnapshot(Snapshot):
 
     def __exit__(self, kind: object, *rest: object) -> None:
         if kind is not None:
-            for member in self._members.values():
-                member._capture.keep()
+            for snapshot in self._snapshots.values():
+                snapshot._capture.keep()
         super().__exit__(kind, *rest)
 
     def close(self) -> None:
-        """Let go of the database, and of the snapshots of the clusters."""
+        """Close the database and the snapshots of the clusters."""
         super().close()
-        for member in self._members.values():
-            member.close()
+        for snapshot in self._snapshots.values():
+            snapshot.close()
 
     def _remarks(self) -> list[str]:
-        told = {name: one["allocations"] for name, one in self.info["clusters"].items() if not one["error"]}
-        names = ", ".join(f"{visible(name)} ({count:,})" for name, count in told.items())
-        return [f"allocations as fetched from {names}", *super()._remarks()]
+        counts = {
+            name: info["allocations"] for name, info in self.info["clusters"].items() if not info["error"]
+        }
+        clusters = ", ".join(f"{visible(name)} ({count:,})" for name, count in counts.items())
+        return [f"allocations fetched from {clusters}", *super()._remarks()]
 
 
 def combine(snapshots: Mapping[str, Snapshot]) -> MultiSnapshot:
-    """Put the snapshots of several clusters together: one snapshot, whose tables have a column `cluster`.
+    """Combine the snapshots of several clusters into one whose tables have a column `cluster`.
 
-    Statistics, findings and plots of it never mix clusters: a job of the same name is another one in another cluster.
+    Statistics, findings and plots of it never mix clusters: a job in two clusters counts as two jobs.
 
     Parameters
     ----------
     snapshots : dict
-        Each by the name of its cluster: live, loaded, or of an `Archive`. They belong to what is returned, whose `close` closes them.
+        Snapshots by the name of their cluster: live, loaded or from an `Archive`. The result owns them, and
+        its `close` closes them.
 
     Raises
     ------
     ConfigError
-        There is none, or a name cannot be used, or one is itself of several clusters.
+        There is no snapshot, a name cannot be used, or a snapshot already holds several clusters.
 
     Examples
     --------
@@ -176,52 +184,55 @@ def combine(snapshots: Mapping[str, Snapshot]) -> MultiSnapshot:
     >>> table["count"].sum() == 2 * (snap.events["type"] == "Restarting").sum()
     np.True_
     """
-    return joined(snapshots, {})
+    return combine_available(snapshots, {})
 
 
-def joined(snapshots: Mapping[str, Snapshot], failed: Mapping[str, Mapping[str, str]]) -> MultiSnapshot:
-    """Return snapshots as one; `failed` says of clusters that could not be had where they are and why."""
-    members = {name: snapshots[name] for name in sorted(map(check_name, snapshots))}
-    if not members:
-        raise ConfigError("give the snapshot of at least one cluster")
-    for name, member in members.items():
-        if not isinstance(member, Snapshot) or isinstance(member, MultiSnapshot):
-            raise ConfigError(f"{name} must be the snapshot of one cluster, not {type(member).__name__}")
+def combine_available(
+    snapshots: Mapping[str, Snapshot], failed: Mapping[str, Mapping[str, str]]
+) -> MultiSnapshot:
+    """Combine snapshots; `failed` has the server and error of each cluster that could not be fetched."""
+    snapshots = {name: snapshots[name] for name in sorted(map(check_name, snapshots))}
+    if not snapshots:
+        raise ConfigError("combine needs the snapshot of at least one cluster, got none")
+    for name, snapshot in snapshots.items():
+        if not isinstance(snapshot, Snapshot) or isinstance(snapshot, MultiSnapshot):
+            raise ConfigError(f"{name} must be the snapshot of one cluster, got {type(snapshot).__name__}")
     capture = Capture.create()
-    capture.describe(**_facts({name: _told(member) for name, member in members.items()}, failed))
+    # The capture's own facts, not `info`, which would make the tables.
+    infos = {
+        name: {**snapshot._capture.info, "allocations": len(snapshot)} for name, snapshot in snapshots.items()
+    }
+    capture.describe(**_combine_infos(infos, failed))
     try:
-        return MultiSnapshot(members, capture, MultiClusterStore(members))
+        return MultiSnapshot(snapshots, capture, MultiClusterStore(snapshots))
     except BaseException:
         capture.close()
         raise
 
 
-def _told(member: Snapshot) -> dict[str, Any]:
-    """Return what is known of one snapshot without making its frames."""
-    return {**member._capture.info, "allocations": len(member)}
-
-
-def _facts(told: Mapping[str, dict[str, Any]], failed: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
-    clusters: dict[str, Any] = {name: {**info, "error": None} for name, info in told.items()}
-    for name, why in failed.items():
-        clusters[name] = {"server": why["server"], "complete": False, "error": why["error"]}
-    notes = [f"{name} is missing: {why['error']}" for name, why in failed.items()]
-    notes += [f"{name}: {note}" for name, info in told.items() for note in info.get("notes", [])]
-    whole = [one.get("complete") for one in clusters.values()]
+def _combine_infos(
+    infos: Mapping[str, dict[str, Any]], failed: Mapping[str, Mapping[str, str]]
+) -> dict[str, Any]:
+    clusters: dict[str, Any] = {name: {**info, "error": None} for name, info in infos.items()}
+    for name, failure in failed.items():
+        clusters[name] = {"server": failure["server"], "complete": False, "error": failure["error"]}
+    notes = [f"{name} is missing: {failure['error']}" for name, failure in failed.items()]
+    notes += [f"{name}: {note}" for name, info in infos.items() for note in info.get("notes", [])]
+    complete = [info.get("complete") for info in clusters.values()]
     times = {
-        name: [info[name] for info in told.values() if info.get(name)]
+        name: [info[name] for info in infos.values() if info.get(name)]
         for name in ("started_at", "finished_at")
     }
     return {
         "source": "several clusters",
         "started_at": min(times["started_at"], default=None),
         "finished_at": max(times["finished_at"], default=None),
-        "complete": False if False in whole else None if None in whole else True,
+        "complete": False if False in complete else None if None in complete else True,
         "clusters": clusters,
-        "failed": {name: dict(why) for name, why in failed.items()},
+        "failed": {name: dict(failure) for name, failure in failed.items()},
         "notes": notes,
     }
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]

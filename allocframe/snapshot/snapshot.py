@@ -14,35 +14,38 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from .._utils.memory import LARGE
+from .._utils.memory import MANY_ROWS
+from .._utils.prose import count
 from .._utils.text import visible, without_formula
 from ..errors import ConfigError
 from ..store.capture import Capture
 from ..store.page_store import ISSUES
-from ..store.sql import terms
+from ..store.sql import where
 from ..store.store import Store
 from ..store.table_store import TableStore
 from ..tables import SNAPSHOT_TABLES, TABLES
 from ..tables.table import Column, Table
 from .diff import Diff, diff
-from .summary import BY_STATUS, COUNTS, SPAN, as_html, remarks, title
+from .summary import BY_STATUS, COUNTS, SPAN, format_title, list_remarks, render_html
 
 
 class Snapshot:
-    """Every allocation that one walk over a cluster found, and what became of their tasks.
+    """Every allocation that one fetch found in a cluster, with its tasks and their events.
 
-    Made by `Client.snapshot`, `load`, `read_json` and `Archive.snapshot`. Frames are made when first asked for, and kept.
+    Made by `Client.snapshot`, `load`, `read_json` and `Archive.snapshot`. A table is made when it is first
+    used, and kept.
 
     Attributes
     ----------
     allocations, task_states, events, reschedules, resources : pandas.DataFrame
-        The tables. Times are UTC with nanoseconds; what is missing is NA, never 0 or "".
+        The tables. Times are in UTC with nanoseconds. A missing value is NA, never 0 or "".
     issues : pandas.DataFrame
-        Each value that did not fit its column: file, record, field and what was wrong.
+        Each value of the wrong type: file, record, field and what was wrong.
     info : dict
-        Where it comes from: server, query, index range, times, whether it is complete, and how much is truncated.
+        Where the tables come from (server, query, index range, times), whether they are complete, and how
+        much is truncated.
     clusters : dict
-        Of several clusters together, the snapshot of each; else empty.
+        The snapshot of each cluster, if there are several; else empty.
 
     Examples
     --------
@@ -55,6 +58,8 @@ class Snapshot:
 
     clusters: Mapping[str, Snapshot] = MappingProxyType({})
     _declared: ClassVar[Mapping[str, Table]] = {**TABLES, ISSUES.name: ISSUES}
+    _derived: Any = None
+    """What statistics have computed of this snapshot (`stats._derived`); it lives as long as the snapshot."""
 
     def __init__(
         self,
@@ -81,27 +86,27 @@ class Snapshot:
 
     @cached_property
     def events(self) -> pd.DataFrame:
-        """One row for each task event; Nomad keeps the last ten of each task."""
+        """One row for each task event; Nomad keeps the last 10 per task."""
         return self._frame("events")
 
     @cached_property
     def reschedules(self) -> pd.DataFrame:
-        """One row for each reschedule that a tracker remembers."""
+        """One row for each reschedule in an allocation's tracker."""
         return self._frame("reschedules")
 
     @cached_property
     def resources(self) -> pd.DataFrame:
-        """One row for each task, and one for what its allocation shares; needs ``resources=True`` when fetched."""
+        """One row for each task, and one for what its allocation shares. Fetch with ``resources=True``."""
         return self._frame("resources")
 
     @cached_property
     def issues(self) -> pd.DataFrame:
-        """One row for each value that did not fit its column."""
-        return self._described(self._store.issues(), self._declared["issues"])
+        """One row for each value of the wrong type."""
+        return self._describe(self._store.issues(), self._declared["issues"])
 
     @cached_property
     def info(self) -> dict[str, Any]:
-        """Where the tables come from and what they lack, as plain JSON."""
+        """Where the tables come from and what is missing in them, as plain JSON."""
         counts = self._counts
         tasks, truncated = counts["task_states"], counts["truncated"]
         return {
@@ -131,13 +136,13 @@ class Snapshot:
         return self._store.query(query, self._schema)
 
     def filter(self, **columns: Any) -> Snapshot:
-        """Return the snapshot of those allocations only whose columns have the values given.
+        """Return a snapshot of only those allocations that have the given values.
 
         Parameters
         ----------
         **columns
-            A column of `allocations` and its value, or a list of values of which one must match. The runs of a periodic
-            or parameterized job have job IDs of their own: choose them all by ``parent_job_id``.
+            A column of `allocations` and its value, or a list of values of which one must match. Each run of
+            a periodic or parameterized job has its own job ID: filter by ``parent_job_id`` for all of them.
 
         Examples
         --------
@@ -145,26 +150,26 @@ class Snapshot:
         >>> set(failed.allocations["client_status"]) <= {"failed", "lost"}
         True
         """
-        known = {column.name for column in self._declared["allocations"].columns}
+        names = {column.name for column in self._declared["allocations"].columns}
         for name in columns:
-            if name not in known:
-                raise ValueError(f"allocations has no column {name!r}; it has: {', '.join(sorted(known))}")
+            if name not in names:
+                raise ValueError(f"allocations has no column {name!r}; it has: {', '.join(sorted(names))}")
         plain = {name: _plain_values(value) for name, value in columns.items()}
         schema = self._store.narrow(self._schema, plain.items())
         conditions = (*self._conditions, *plain.items())
         return Snapshot(self._capture, self._store, conditions=conditions, schema=schema)
 
     def diff(self, other: Snapshot) -> Diff:
-        """Return what changed from this snapshot to another, later one of the same cluster.
+        """Return what changed from this snapshot to a later one of the same cluster.
 
-        Both may be live, loaded, or of an archive. The cost depends on what changed: allocations whose ModifyIndex is the same
-        are the same.
+        Both may be live, loaded or from an archive. Only allocations with another ModifyIndex are compared,
+        so few changes cost little.
 
         Returns
         -------
         Diff
-            The DataFrames `added`, `removed`, `changed` (column, before, after), `new_events`, `missing` (tasks that lost events
-            between the two), and `notes` on what makes the two hard to compare.
+            The DataFrames `added`, `removed`, `changed` (column, before, after), `new_events` and `missing`
+            (tasks that lost events between the two), and `notes` on what makes the two hard to compare.
 
         Examples
         --------
@@ -173,14 +178,14 @@ class Snapshot:
         True
         """
         if self.clusters or other.clusters:
-            raise ConfigError("only snapshots of one cluster can be compared: choose one by .clusters[...]")
+            raise ConfigError("diff must compare snapshots of one cluster. Choose one from .clusters.")
         return diff(self, other)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the evidence into one compressed file: the answers as sent, and how they were got.
+        """Write the evidence to one compressed file: Nomad's answers as sent, and the queries.
 
-        `load` gives the same tables. A filtered snapshot is saved with all of its pages and its filter. One that comes from
-        an archive has no answers as sent: its tables are saved.
+        `load` gives the same tables. A filtered snapshot is saved with all of its pages and its filter. A
+        snapshot from an archive has no answers as sent; its tables are saved instead.
 
         Examples
         --------
@@ -193,20 +198,20 @@ class Snapshot:
         return self._capture.save(path)
 
     def to_parquet(self, folder: str | os.PathLike[str]) -> Path:
-        """Write one Parquet file for each table, and ``info.json``, into `folder`.
+        """Write each table as a Parquet file, and ``info.json``, to `folder`.
 
         Examples
         --------
         >>> sorted(path.name for path in snap.to_parquet("outage.parquet").glob("a*"))
         ['allocations.parquet']
         """
-        target = self._folder(folder)
-        for name, frame in self._tables():
+        target = self._make_folder(folder)
+        for name, frame in self._iter_tables():
             frame.to_parquet(target / f"{name}.parquet", index=False)
         return target
 
     def to_csv(self, folder: str | os.PathLike[str], *, safe: bool = True) -> Path:
-        """Write one CSV file for each table, and ``info.json``, into `folder`.
+        """Write each table as a CSV file, and ``info.json``, to `folder`.
 
         Parameters
         ----------
@@ -218,25 +223,25 @@ class Snapshot:
         >>> sorted(path.name for path in snap.to_csv("outage.csv").glob("e*"))
         ['events.csv']
         """
-        target = self._folder(folder)
-        for name, frame in self._tables():
-            shown = frame.apply(without_formula) if safe and len(frame) else frame
-            shown.to_csv(target / f"{name}.csv", index=False)
+        target = self._make_folder(folder)
+        for name, frame in self._iter_tables():
+            written = frame.apply(without_formula) if safe and len(frame) else frame
+            written.to_csv(target / f"{name}.csv", index=False)
         return target
 
-    def _folder(self, folder: str | os.PathLike[str]) -> Path:
+    def _make_folder(self, folder: str | os.PathLike[str]) -> Path:
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         (target / "info.json").write_text(json.dumps(self.info, indent=1), encoding="utf-8")
         return target
 
-    def _tables(self) -> Iterable[tuple[str, pd.DataFrame]]:
+    def _iter_tables(self) -> Iterable[tuple[str, pd.DataFrame]]:
         for name in SNAPSHOT_TABLES:
             yield name, getattr(self, name)
         yield "issues", self.issues
 
     def close(self) -> None:
-        """Let go of the database and of a temporary capture; frames already made stay."""
+        """Close the database and remove temporary files. Tables that were already used stay."""
         self._store.close()
         self._capture.close()
 
@@ -255,14 +260,15 @@ class Snapshot:
         return "\n".join([f"<Snapshot: {self._title()}>", *(f"  {line}" for line in self._remarks())])
 
     def _repr_html_(self) -> str:
-        return as_html(self._title(), self.sql(BY_STATUS), self._remarks())
+        return render_html(self._title(), self.sql(BY_STATUS), self._remarks())
 
-    # What statistics, comparisons and the archive ask of a snapshot.
+    # The rest is for statistics, comparisons and the archive.
 
     def _frame(self, name: str) -> pd.DataFrame:
-        return self._described(self._store.frame(name, self._schema), self._declared[name])
+        return self._describe(self._store.frame(name, self._schema), self._declared[name])
 
-    def _described(self, frame: pd.DataFrame, table: Table) -> pd.DataFrame:
+    def _describe(self, frame: pd.DataFrame, table: Table) -> pd.DataFrame:
+        """Note in a frame's attributes what it is and where it comes from."""
         frame.attrs = {
             "table": table.name,
             "key": list(table.key),
@@ -273,62 +279,67 @@ class Snapshot:
 
     @cached_property
     def _counts(self) -> dict[str, int]:
-        """How many rows there are; counted, because the tables of a large cluster take far longer to make."""
-        found = self._store.query(COUNTS, self._schema)
-        return {str(name): int(found[name].iloc[0]) for name in found}
+        """The number of rows, by table. Counting is far cheaper than making the tables of a large cluster."""
+        counts = self._store.query(COUNTS, self._schema)
+        return {str(name): int(counts[name].iloc[0]) for name in counts}
 
-    def _narrowed(self, name: str, columns: tuple[Column, ...]) -> pd.DataFrame:
-        """Return what SQL makes of a table's columns, row by row: for statistics, which need far less than all of it."""
+    def _select(self, name: str, columns: tuple[Column, ...]) -> pd.DataFrame:
+        """Return only `columns`, made from those of a table; statistics need far less than all of it."""
         return self._store.frame(name, self._schema, columns)
 
     def _events_at(self, places: np.ndarray[Any, Any], keys: pd.DataFrame) -> pd.DataFrame:
-        """Return the events at these places of the table, which have these keys; of a large table it makes no other rows."""
-        if "events" in self.__dict__ or self._counts["events"] <= LARGE:
-            return self.events.iloc[places].reset_index(drop=True)
-        wanted = pd.DataFrame({name: keys[name].astype("str") for name in keys}).astype({"seq": "int64"})
-        found = self._store.frame(
-            "events", self._schema, only=pa.Table.from_pandas(wanted, preserve_index=False)
-        )
-        order = pd.MultiIndex.from_frame(found[list(wanted)].astype("str")).get_indexer(
-            pd.MultiIndex.from_frame(wanted.astype("str"))
-        )
-        return self._described(found.iloc[order].reset_index(drop=True), self._declared["events"])
+        """Return the events at `places` of the table, which have `keys`.
 
-    def _indexes(self) -> pd.Series[Any]:
+        If the table is large and was not made yet, only these rows are made.
+        """
+        if "events" in self.__dict__ or self._counts["events"] <= MANY_ROWS:
+            return self.events.iloc[places].reset_index(drop=True)
+        keys = pd.DataFrame({name: keys[name].astype("str") for name in keys}).astype({"seq": "int64"})
+        rows = self._store.frame(
+            "events", self._schema, only=pa.Table.from_pandas(keys, preserve_index=False)
+        )
+        # The store yields them in its own order.
+        order = pd.MultiIndex.from_frame(rows[list(keys)].astype("str")).get_indexer(
+            pd.MultiIndex.from_frame(keys.astype("str"))
+        )
+        return self._describe(rows.iloc[order].reset_index(drop=True), self._declared["events"])
+
+    def _modify_indexes(self) -> pd.Series[Any]:
         """Return the ModifyIndex of each allocation, by its ID."""
-        found = self._store.query(
+        rows = self._store.query(
             "SELECT alloc_id, modify_index FROM allocations WHERE alloc_id IS NOT NULL", self._schema
         )
-        return found.drop_duplicates("alloc_id").set_index("alloc_id")["modify_index"]
+        return rows.drop_duplicates("alloc_id").set_index("alloc_id")["modify_index"]
 
     def _rows_of(self, name: str, ids: Iterable[str]) -> pd.DataFrame:
-        """Return the rows of a table that belong to these allocations."""
-        wanted = pa.table({"alloc_id": pa.array(ids, pa.string())})
-        return self._described(self._store.frame(name, self._schema, only=wanted), self._declared[name])
+        """Return a table's rows of these allocations."""
+        keys = pa.table({"alloc_id": pa.array(ids, pa.string())})
+        return self._describe(self._store.frame(name, self._schema, only=keys), self._declared[name])
 
-    def _in_parts(self, names: Iterable[str], size: int) -> Iterator[dict[str, pd.DataFrame]]:
-        """Yield these tables for so many allocations at a time."""
+    def _iter_parts(self, names: Iterable[str], size: int) -> Iterator[dict[str, pd.DataFrame]]:
+        """Yield the named tables for `size` allocations at a time."""
         for schema in self._store.split(self._schema, size):
             yield {name: self._store.frame(name, schema) for name in names}
 
     def _title(self) -> str:
-        return title(self._counts)
+        return format_title(self._counts)
 
     def _remarks(self) -> list[str]:
         first, last = self.sql(SPAN).iloc[0]
-        return [*remarks(self.info, first, last, self._conditions), *self._hint_at_runs()]
+        return [*list_remarks(self.info, first, last, self._conditions), *self._hint_at_runs()]
 
     def _hint_at_runs(self) -> Iterator[str]:
-        """Say that a periodic or parameterized job has runs, if the filter asked for the job and found nothing."""
+        """Point to the runs of a periodic or parameterized job, if the filter asked for the job itself."""
         jobs = [value for column, value in self._conditions if column == "job_id"]
         if not jobs or len(self):
             return
         conditions = [
             ("parent_job_id" if name == "job_id" else name, value) for name, value in self._conditions
         ]
-        count = f"SELECT count(*) AS n FROM allocations WHERE {terms(conditions)}"
-        if runs := int(self._store.query(count, "main")["n"].iloc[0]):
-            yield f"{runs:,} allocations belong to runs of that job: use filter(parent_job_id={visible(repr(jobs[-1]))})"
+        query = f"SELECT count(*) AS n FROM allocations WHERE {where(conditions)}"
+        if runs := int(self._store.query(query, "main")["n"].iloc[0]):
+            job = visible(repr(jobs[-1]))
+            yield f"{count(runs, 'allocations')} in runs of that job: use filter(parent_job_id={job})"
 
 
 def _plain_values(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a snapshot says of itself: counts, the window covered, what is missing and why; as text and as HTML."""
+"""How a snapshot describes itself: counts, the time its events cover, what is missing and why."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from .._utils.text import escaped, visible
+from .._utils import html
+from .._utils.prose import count
+from .._utils.text import visible
 
 COUNTS = """SELECT (SELECT count(*) FROM allocations) AS allocations, (SELECT count(*) FROM events) AS events,
     count(*) AS task_states, count(*) FILTER (events_truncated) AS truncated FROM task_states"""
@@ -16,43 +18,42 @@ BY_STATUS = """SELECT client_status, count(*) AS allocations FROM allocations WH
 SPAN = "SELECT min(time) AS first, max(time) AS last FROM events"
 
 
-def title(counts: Mapping[str, int]) -> str:
-    """Return how much there is, in a line."""
+def format_title(counts: Mapping[str, int]) -> str:
+    """Return the number of rows of the main tables, in one line."""
     named = ("allocations", "task_states", "events")
     return ", ".join(f"{counts[name]:,} {name.replace('_', ' ')}" for name in named)
 
 
-def remarks(
+def list_remarks(
     info: Mapping[str, Any], first: pd.Timestamp, last: pd.Timestamp, conditions: Iterable[tuple[str, Any]]
 ) -> list[str]:
-    """Say what a reader must know: what is covered, what is missing and why."""
-    found = []
+    """Return what a reader must know: the time that events cover, what is missing and why."""
+    lines = []
     if not pd.isna(first):
-        found.append(f"events from {first:%Y-%m-%d %H:%M:%S} to {last:%Y-%m-%d %H:%M:%S} UTC")
-    complete = info.get("complete")
-    if complete:
-        asked = "was asked for" if info.get("source") == "reads" else "this query and token can see"
-        found.append(f"complete: every allocation that {asked} is here")
-    elif complete is None:
-        found.append("read from files: whether they hold every allocation cannot be told")
-    else:
-        found.append("NOT complete")
+        lines.append(f"events from {first:%Y-%m-%d %H:%M:%S} to {last:%Y-%m-%d %H:%M:%S} UTC")
+    lines.append(_completeness(info))
     if info["tasks_truncated"]:
-        share = f"{info['tasks_truncated']:,} of {info['tasks']:,} tasks"
-        found.append(f"older events are gone for {share}: Nomad keeps ten for each task")
+        have = "has" if info["tasks_truncated"] == 1 else "have"
+        share = f"{info['tasks_truncated']:,} of {count(info['tasks'], 'tasks')}"
+        lines.append(f"{share} {have} lost older events (Nomad keeps the last 10 per task)")
     if info["issues"]:
-        found.append(f"{info['issues']:,} values did not fit and are NA; see .issues")
-    found += [f"only where {column} is {visible(value)}" for column, value in conditions]
-    return found + [visible(note) for note in info.get("notes", [])]
+        lines.append(f"{count(info['issues'], 'values')} of the wrong type (NA in the tables; see .issues)")
+    lines += [f"filtered: {column} is {visible(value)}" for column, value in conditions]
+    return lines + [visible(note) for note in info.get("notes", [])]
 
 
-def as_html(said: str, by_status: pd.DataFrame, lines: Iterable[str]) -> str:
+def _completeness(info: Mapping[str, Any]) -> str:
+    if info.get("complete") is None:
+        return "read from files, which may not hold every allocation"
+    if not info["complete"]:
+        return "NOT complete"
+    if info.get("source") == "reads":
+        return "complete: all requested allocations were fetched"
+    return "complete: all allocations visible to this token were fetched"
+
+
+def render_html(title: str, by_status: pd.DataFrame, remarks: Iterable[str]) -> str:
     """Return the same for a notebook."""
-    cells = "".join(
-        f"<tr><td style='text-align:left'>{escaped(status)}</td><td>{count:,}</td></tr>"
-        for status, count in by_status.itertuples(index=False)
-    )
-    items = "".join(f"<li>{escaped(line)}</li>" for line in lines)
-    head = "<tr><th>client status</th><th>allocations</th></tr>"
-    table = f"<table><thead>{head}</thead><tbody>{cells}</tbody></table>"
-    return f"<div><strong>Snapshot</strong>: {escaped(said)}{table}<ul>{items}</ul></div>"
+    rows = [(status, f"{number:,}") for status, number in by_status.itertuples(index=False)]
+    table = html.table(rows, ("client status", "allocations"), numbers={1})
+    return html.summary("Snapshot", title, remarks, table)

@@ -1,4 +1,4 @@
-"""Statistics of allocations and task events: pure functions from tables to tidy tables."""
+"""Statistics of allocations and task events: functions from a snapshot, or its tables, to tidy tables."""
 
 from __future__ import annotations
 

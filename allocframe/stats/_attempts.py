@@ -1,7 +1,7 @@
-"""Attempts: what a task does from one restart to the next, made of its events by grouping alone.
+"""Attempts: what a task does from one restart to the next, found by grouping its events.
 
-An attempt ends with `Restarting` or `Not Restarting`; it holds at most one `Started` and one `Terminated`. The first
-attempt of a truncated ring has lost its beginning. Everything here is engine-neutral and lazy.
+An attempt ends with `Restarting` or `Not Restarting`; it holds at most one `Started` and one `Terminated`.
+The first attempt of a truncated ring has lost its beginning. Everything here is lazy and runs on any engine.
 """
 
 from __future__ import annotations
@@ -10,35 +10,41 @@ from typing import Any
 
 import narwhals as nw
 
-from . import _attempts, vocabulary
-from ._source import Tables
+from . import vocabulary
 
 ATTEMPT = "attempt"
-_CODE = {cause: number for number, cause in enumerate(vocabulary.CAUSES)}
+_CODES = {cause: code for code, cause in enumerate(vocabulary.CAUSES)}
+"""Causes are numbered in order of precedence, so that the smallest number of an attempt is its cause."""
+
+RESTARTING, GAVE_UP = 1, 2
+"""Values of the helper column `_next`: what the restart policy decided at the end of an attempt."""
 
 
-def marked(tables: Tables) -> nw.LazyFrame[Any]:
-    """Return the events with the number of their attempt, from 0, and the helper columns that attempts are made of."""
+def mark_events(events: nw.LazyFrame[Any], task_columns: list[str]) -> nw.LazyFrame[Any]:
+    """Return the events with the number of their attempt, from 0, and the helper columns of attempts."""
     kind, when, seq = nw.col("type"), nw.col("time_us"), nw.col("seq")
     restarting = (kind == "Restarting").cast(nw.Int64)
-    frame = tables.events.with_columns(_restarting=restarting)
-    before = nw.col("_restarting").cum_sum().over(*tables.task, order_by="seq") - nw.col("_restarting")
+    frame = events.with_columns(_restarting=restarting)
+    # `Restarting` belongs to the attempt that it ends, so an event's own one does not count
+    restarts_before = nw.col("_restarting").cum_sum().over(*task_columns, order_by="seq") - nw.col(
+        "_restarting"
+    )
     terminated = kind == "Terminated"
     return frame.with_columns(
-        before.alias(ATTEMPT),
+        restarts_before.alias(ATTEMPT),
         nw.when(kind == "Started").then(when).alias("_started"),
         nw.when(terminated).then(when).alias("_terminated"),
         nw.when(kind == "Killed").then(when).alias("_killed"),
         nw.when(terminated).then(seq).alias("_terminated_seq"),
         nw.when(kind == "Killing").then(seq).alias("_killing_seq"),
-        _asked().alias("_asked"),
-        _coded(vocabulary.FAILED_STARTS).alias("_start_failed"),
-        _coded(vocabulary.ENDED_BY).alias("_ended_by"),
-        oom_confirmed(tables).alias("_oom"),
+        _request_code().alias("_asked"),
+        _code_of_type(vocabulary.FAILED_STARTS).alias("_start_failed"),
+        _code_of_type(vocabulary.ENDED_BY).alias("_ended_by"),
+        _oom_confirmed(events).alias("_oom"),
         nw.when(kind == "Restarting")
-        .then(nw.lit(1))
+        .then(nw.lit(RESTARTING))
         .when(kind == "Not Restarting")
-        .then(nw.lit(2))
+        .then(nw.lit(GAVE_UP))
         .alias("_next"),
         (nw.col("restart_reason") == vocabulary.DELAYED)
         .fill_null(value=False)
@@ -48,42 +54,45 @@ def marked(tables: Tables) -> nw.LazyFrame[Any]:
     )
 
 
-def _coded(types: dict[str, str]) -> nw.Expr:
+def _code_of_type(causes: dict[str, str]) -> nw.Expr:
     """Return the number of the cause that an event type stands for."""
     return nw.coalesce(
-        *(nw.when(nw.col("type") == kind).then(nw.lit(_CODE[cause])) for kind, cause in types.items())
+        *(nw.when(nw.col("type") == kind).then(nw.lit(_CODES[cause])) for kind, cause in causes.items())
     )
 
 
-def _asked() -> nw.Expr:
-    """Return who asked for a restart; templates and Vault say so in the message only, by a constant."""
+def _request_code() -> nw.Expr:
+    """Return the number of the cause of a requested restart.
+
+    Templates and Vault give no reason; their message is a constant of Nomad's, and is compared as a whole.
+    """
     signaled = nw.col("type") == "Restart Signaled"
     reason, message = nw.col("restart_reason"), nw.col("message")
-    found = []
-    for who in sorted(set(vocabulary.REQUESTS.values())):
-        words = [said for said, asker in vocabulary.REQUESTS.items() if asker == who]
-        said = reason.is_in(words) | (reason.is_null() & message.is_in(words))
-        found.append(nw.when(signaled & said).then(nw.lit(_CODE[who])))
-    checked = signaled & reason.str.starts_with(vocabulary.HEALTH_CHECK)
-    found.append(nw.when(checked).then(nw.lit(_CODE["health check"])))
-    return nw.coalesce(*found, nw.when(signaled).then(nw.lit(_CODE["unknown"])))
+    codes = []
+    for cause in sorted(set(vocabulary.REQUESTS.values())):
+        texts = [text for text, requester in vocabulary.REQUESTS.items() if requester == cause]
+        matches = reason.is_in(texts) | (reason.is_null() & message.is_in(texts))
+        codes.append(nw.when(signaled & matches).then(nw.lit(_CODES[cause])))
+    by_health_check = signaled & reason.str.starts_with(vocabulary.HEALTH_CHECK)
+    codes.append(nw.when(by_health_check).then(nw.lit(_CODES["health check"])))
+    return nw.coalesce(*codes, nw.when(signaled).then(nw.lit(_CODES["unknown"])))
 
 
-def oom_confirmed(tables: Tables) -> nw.Expr:
-    """Return 1 where the driver says that the kernel killed for memory, by its flag or by its exit message."""
+def _oom_confirmed(events: nw.LazyFrame[Any]) -> nw.Expr:
+    """Return 1 where the driver reports an OOM kill, by its flag or by its exit message.
+
+    A snapshot's narrow events have both in the flag already; a full events table still has `details`.
+    """
     flag = nw.col("oom_killed").fill_null(value=False)
-    if "details" in tables.events.collect_schema().names():
-        said = nw.col("details").str.contains('"exit_message":"OOM Killed"', literal=True)
-        flag = flag | said.fill_null(value=False)
+    if "details" in events.collect_schema().names():
+        in_message = nw.col("details").str.contains('"exit_message":"OOM Killed"', literal=True)
+        flag = flag | in_message.fill_null(value=False)
     return nw.when((nw.col("type") == "Terminated") & flag).then(nw.lit(1))
 
 
-def attempts(tables: Tables, events: nw.LazyFrame[Any]) -> nw.LazyFrame[Any]:
-    """Return one row for each attempt of each task, with the number of its cause in `meanings.CAUSES`.
-
-    `events` are those that `marked` returned, filtered or not.
-    """
-    grouped = events.group_by(*tables.task, ATTEMPT).agg(
+def group_attempts(marked: nw.LazyFrame[Any], task_columns: list[str]) -> nw.LazyFrame[Any]:
+    """Return one row for each attempt of each task, with the number of its cause in `vocabulary.CAUSES`."""
+    grouped = marked.group_by(*task_columns, ATTEMPT).agg(
         nw.col("time_us").min().alias("first_us"),
         nw.col("time_us").max().alias("last_us"),
         nw.col("_started").max().alias("started_us"),
@@ -103,145 +112,160 @@ def attempts(tables: Tables, events: nw.LazyFrame[Any]) -> nw.LazyFrame[Any]:
         nw.col("seq").min().alias("first_seq"),
         nw.len().alias("events"),
     )
-    killed = nw.col("_killing_seq") < nw.col("_terminated_seq")
+    # the order of events is that of `seq`: clocks of nodes go backwards
+    killed_first = nw.col("_killing_seq") < nw.col("_terminated_seq")
     return grouped.with_columns(
-        killed_by_nomad=killed.fill_null(value=False)
+        killed_by_nomad=killed_first.fill_null(value=False)
         | ~nw.col("killed_us").is_null()
         | ~nw.col("_asked").is_null()
-    ).with_columns(cause_code=_cause())
+    ).with_columns(cause_code=_cause_code())
 
 
-def _cause() -> nw.Expr:
-    """Return the number of the first cause that applies; none while the attempt goes on."""
+def _cause_code() -> nw.Expr:
+    """Return the number of the first cause that applies; missing while the attempt goes on."""
     exit_code, signal = nw.col("exit_code"), nw.col("signal")
     terminated = ~nw.col("_terminated_seq").is_null()
-    failed = (exit_code.fill_null(0) != 0) | (signal.fill_null(0) != 0)
-    told = ~exit_code.is_null() | ~signal.is_null()
+    ended_badly = (exit_code.fill_null(0) != 0) | (signal.fill_null(0) != 0)
+    result_known = ~exit_code.is_null() | ~signal.is_null()
     exited = (
-        nw.when(terminated & (nw.col("_oom") == 1)).then(nw.lit(_CODE["out of memory"]))
-        .when(terminated & told & failed).then(nw.lit(_CODE["failure"]))
-        .when(terminated & told).then(nw.lit(_CODE["completed"]))
-        .when(terminated | (nw.col("_next") > 0)).then(nw.lit(_CODE["unknown"]))
+        nw.when(terminated & (nw.col("_oom") == 1)).then(nw.lit(_CODES["out of memory"]))
+        .when(terminated & result_known & ended_badly).then(nw.lit(_CODES["failure"]))
+        .when(terminated & result_known).then(nw.lit(_CODES["completed"]))
+        .when(terminated | (nw.col("_next") > 0)).then(nw.lit(_CODES["unknown"]))
     )  # fmt: skip
     stopped = nw.when(nw.col("killed_by_nomad") | ~nw.col("_killing_seq").is_null()).then(
-        nw.lit(_CODE["stopped"])
+        nw.lit(_CODES["stopped"])
     )
-    after_exit = nw.when(terminated & (nw.col("_killing_seq") > nw.col("_terminated_seq"))).then(exited)
+    # `Killing` after `Terminated`, or after `Not Restarting`, is housekeeping: the task had ended by itself
+    killed_after_exit = nw.when(terminated & (nw.col("_killing_seq") > nw.col("_terminated_seq"))).then(
+        exited
+    )
+    gave_up = nw.when((nw.col("_next") == GAVE_UP) & ~nw.col("killed_by_nomad")).then(exited)
     return nw.coalesce(
         nw.col("_asked"),
         nw.col("_start_failed"),
         nw.col("_ended_by"),
-        after_exit,
-        _given_up(exited),
+        killed_after_exit,
+        gave_up,
         stopped,
         exited,
     )
 
 
-def _given_up(exited: nw.Expr) -> nw.Expr:
-    """Killing after `Not Restarting` is housekeeping: the cause is how the run ended."""
-    return nw.when((nw.col("_next") == 2) & ~nw.col("killed_by_nomad")).then(exited)
-
-
-def labelled(code: nw.Expr) -> nw.Expr:
+def cause_name(code: nw.Expr) -> nw.Expr:
     """Return the names of causes for their numbers."""
-    numbers = list(range(len(vocabulary.CAUSES)))
-    return code.replace_strict(numbers, list(vocabulary.CAUSES), default=None, return_dtype=nw.String)
+    codes = list(range(len(vocabulary.CAUSES)))
+    return code.replace_strict(codes, list(vocabulary.CAUSES), default=None, return_dtype=nw.String)
 
 
 DIMENSIONS = ("namespace", "job_id", "job_version", "task_group", "node_name")
-"""What the events table says of the allocation of each event."""
+"""Columns of the events table that describe the allocation of an event."""
+
+_ALLOCATION_COLUMNS = ("name", "node_id", "job_type", "client_status", "desired_status", "modified_at_us")
+
+RING_SIZE = 10
+"""Events that Nomad keeps of each task; it drops older ones."""
 
 
-OF_ALLOCATION = ("name", "node_id", "job_type", "client_status", "desired_status", "modified_at_us")
-
-
-RING = 10
-
-
-def tasks(given: Tables) -> nw.LazyFrame[Any]:
-    """Return one row for each task of each allocation: its names, what it belongs to, and whether its ring is truncated."""
-    events = given.events
+def describe_tasks(
+    events: nw.LazyFrame[Any],
+    allocations: nw.LazyFrame[Any] | None,
+    task_states: nw.LazyFrame[Any] | None,
+    task_columns: list[str],
+) -> nw.LazyFrame[Any]:
+    """Return one row for each task of an allocation: names, dimensions, and whether its ring is truncated."""
     columns = events.collect_schema().names()
-    kept = [name for name in DIMENSIONS if name in columns]
-    size = events.with_columns(
+    dimensions = [name for name in DIMENSIONS if name in columns]
+    flagged = events.with_columns(
         _received=(nw.col("type") == "Received").fill_null(value=False).cast(nw.Int64),
         _restarting=(nw.col("type") == "Restarting").fill_null(value=False).cast(nw.Int64),
     )
-    rings = size.group_by(*given.task).agg(
+    rings = flagged.group_by(*task_columns).agg(
         nw.len().alias("_events"),
         nw.col("_received").max().alias("_received"),
         nw.col("_restarting").sum().alias("restarts_seen"),
         nw.col("time_us").min().alias("first_seen_us"),
     )
-    named = events.unique(subset=given.task).select(*dict.fromkeys([*given.task, "alloc_id", "task", *kept]))
-    found = named.join(rings, on=given.task, how="left").with_columns(
-        truncated=(nw.col("_events") >= RING) & (nw.col("_received") == 0)
+    named = events.unique(subset=task_columns).select(
+        *dict.fromkeys([*task_columns, "alloc_id", "task", *dimensions])
     )
-    if given.allocations is not None:
-        more = given.allocations.collect_schema().names()
-        wanted = [name for name in OF_ALLOCATION if name in more]
-        found = found.join(given.allocations.select("alloc_id", *wanted), on="alloc_id", how="left")
-    if given.task_states is not None:
-        states = given.task_states.select(
+    # every task begins with `Received`: a full ring without it has lost its first events
+    tasks = named.join(rings, on=task_columns, how="left").with_columns(
+        truncated=(nw.col("_events") >= RING_SIZE) & (nw.col("_received") == 0)
+    )
+    if allocations is not None:
+        columns = allocations.collect_schema().names()
+        details = [name for name in _ALLOCATION_COLUMNS if name in columns]
+        tasks = tasks.join(allocations.select("alloc_id", *details), on="alloc_id", how="left")
+    if task_states is not None:
+        states = task_states.select(
             "alloc_id", "task", "state", "restarts", "started_at_us", "finished_at_us"
         )
-        found = found.join(states, on=["alloc_id", "task"], how="left")
-    return found
+        tasks = tasks.join(states, on=["alloc_id", "task"], how="left")
+    return tasks
 
 
-def spans(given: Tables, attempts: nw.LazyFrame[Any], of_task: nw.LazyFrame[Any]) -> nw.LazyFrame[Any]:
-    """Return one row for each attempt that ran: `start_us`, `end_us`, and what cuts them.
+def cut_spans(
+    attempts: nw.LazyFrame[Any], tasks: nw.LazyFrame[Any], task_columns: list[str], observed_us: int
+) -> nw.LazyFrame[Any]:
+    """Return one row for each attempt that ran: `start_us`, `end_us`, and whether either is cut.
 
-    A run whose `Started` is gone from the ring begins, as far as can be seen, with its first event.
+    A run whose `Started` is gone from the ring begins with its first event that is left.
     """
-    frame = attempts.join(of_task, on=given.task, how="left")
-    names = set(frame.collect_schema().names())
-    never = nw.when(nw.col("events") < 0)  # a missing literal of a type is not one in every engine
-    for name in {"state", "client_status"} - names:
+    frame = attempts.join(tasks, on=task_columns, how="left")
+    columns = set(frame.collect_schema().names())
+    never = nw.when(
+        nw.col("events") < 0
+    )  # a typed column of missing values; not every engine casts a literal
+    for name in {"state", "client_status"} - columns:
         frame = frame.with_columns(never.then(nw.lit("")).alias(name))
-    for name in {"started_at_us", "finished_at_us", "modified_at_us"} - names:
+    for name in {"started_at_us", "finished_at_us", "modified_at_us"} - columns:
         frame = frame.with_columns(never.then(nw.col("first_us")).alias(name))
-    last = nw.col(_attempts.ATTEMPT) == nw.col(_attempts.ATTEMPT).max().over(*given.task)
+    last = nw.col(ATTEMPT) == nw.col(ATTEMPT).max().over(*task_columns)
     frame = frame.with_columns(_last=last)
-    begun = frame.with_columns(start_us=_start(), left_truncated=nw.col("started_us").is_null())
-    begun = begun.filter(~nw.col("start_us").is_null())
-    ended = nw.coalesce("terminated_us", "killed_us")
-    lost = nw.col("client_status").is_in(["lost", "unknown"])
-    over = (nw.col("state") == "dead") | nw.col("state").is_null()  # not known: gone before its end was seen
-    still = given.observed_us
-    end = nw.coalesce(
-        ended,
+    started = frame.with_columns(start_us=_start_us(), left_truncated=nw.col("started_us").is_null())
+    started = started.filter(~nw.col("start_us").is_null())
+    ended_us = nw.coalesce("terminated_us", "killed_us")
+    lost = nw.col("client_status").is_in(list(vocabulary.LOST_STATUSES))
+    # without a state the allocation was gone before its end was seen
+    over = (nw.col("state") == "dead") | nw.col("state").is_null()
+    end_us = nw.coalesce(
+        ended_us,
         nw.when(~nw.col("_last")).then(nw.col("last_us")),
         nw.when(lost).then(nw.col("modified_at_us")),
         nw.when(over).then(nw.coalesce("finished_at_us", "last_us")),
         nw.when(nw.col("state") == "pending").then(nw.col("last_us")),
-        nw.lit(still),
+        nw.lit(observed_us),
     )
-    raw = begun.with_columns(_end=end, _ended=~ended.is_null())
-    return raw.drop(*_MADE_OF, strict=False).with_columns(
-        end_us=nw.max_horizontal("_end", "start_us"),
+    spans = started.with_columns(_end=end_us, _ended=~ended_us.is_null())
+    return spans.drop(*_USED_UP, strict=False).with_columns(
+        end_us=nw.max_horizontal(
+            "_end", "start_us"
+        ),  # never before the start, even if the clock was set back
         skewed=nw.col("_end") < nw.col("start_us"),
         right_censored=~nw.col("_ended"),
         lost=(~nw.col("_ended") & nw.col("_last") & lost).fill_null(value=False),
     )
 
 
-_MADE_OF = (
-    "_asked", "_start_failed", "_ended_by", "_killing_seq", "_terminated_seq", "_next", "first_us", "last_us", "started_us",
-    "terminated_us", "killed_us", "first_seq", "events", "received", "delayed", "_events", "_received", "restarts_seen",
-    "first_seen_us", "modified_at_us", "started_at_us", "finished_at_us", "restarts",
+_USED_UP = (
+    "_asked", "_start_failed", "_ended_by", "_killing_seq", "_terminated_seq", "_next", "first_us", "last_us",
+    "started_us", "terminated_us", "killed_us", "first_seq", "events", "received", "delayed", "_events",
+    "_received", "restarts_seen", "first_seen_us", "modified_at_us", "started_at_us", "finished_at_us",
+    "restarts",
 )  # fmt: skip
-"""What spans are made of, and what nobody asks them for."""
+"""Columns that spans are made of and that nothing reads afterwards."""
 
 
-def _start() -> nw.Expr:
-    """Return when a run began: `Started`, the last start that the task remembers, or its first event that is left."""
+def _start_us() -> nw.Expr:
+    """Return when a run began: at `Started`, else by its task state, else at its first event that is left."""
     terminated = ~nw.col("terminated_us").is_null()
     killed = ~nw.col("killed_us").is_null()
     cut = nw.col("received") == 0
-    remembered = nw.when(nw.col("_last") & cut & ((nw.col("state") == "running") | killed)).then(
+    # the state holds the task's last start only, so it belongs to the last attempt
+    by_state = nw.when(nw.col("_last") & cut & ((nw.col("state") == "running") | killed)).then(
         nw.col("started_at_us")
     )
-    first = nw.when((terminated | killed) & cut & (nw.col(_attempts.ATTEMPT) == 0)).then(nw.col("first_us"))
-    return nw.coalesce("started_us", remembered, first)
+    # only the first attempt of a ring can have lost its start
+    by_first_event = nw.when((terminated | killed) & cut & (nw.col(ATTEMPT) == 0)).then(nw.col("first_us"))
+    return nw.coalesce("started_us", by_state, by_first_event)

@@ -1,4 +1,4 @@
-"""The rules that say what an event means, as expressions that any engine runs."""
+"""The rules that say what an event means, as expressions that run on any engine."""
 
 from __future__ import annotations
 
@@ -9,39 +9,49 @@ import narwhals as nw
 from . import _attempts, vocabulary
 
 TEXTS = ("exit_meaning", "oom", "decision", "cause")
-TOLD = ("attempt", "killed_by_nomad", "cause_code", "exit_meaning", "oom", "failure", "decision", "cause")
-"""The columns that say what an event means."""
+"""The columns of the explanation that hold text."""
 
-_CAUSED = ("Terminated", "Restarting", "Not Restarting", "Killing", "Killed", *vocabulary.FAILED_STARTS)
+EXPLANATION = (
+    "attempt", "killed_by_nomad", "cause_code", "exit_meaning", "oom", "failure", "decision", "cause",
+)  # fmt: skip
+"""The columns that `explain_events` adds."""
+
+_TYPES_WITH_CAUSE = (
+    "Terminated",
+    *vocabulary.RESTART_DECISIONS,
+    "Killing",
+    "Killed",
+    *vocabulary.FAILED_STARTS,
+)
 
 
-def with_meaning(joined: nw.LazyFrame[Any]) -> nw.LazyFrame[Any]:
-    """Return events that know their attempt with the columns that say what they mean."""
+def explain(events: nw.LazyFrame[Any]) -> nw.LazyFrame[Any]:
+    """Return events, which know the cause of their attempt, with the columns that say what they mean."""
     terminated = nw.col("type") == "Terminated"
     code, signal = nw.col("exit_code"), nw.col("signal")
+    # drivers report a kill as signal 9, as exit code 137, or as both
     killed = (code.fill_null(0) == vocabulary.SIGKILL_CODE) | (signal.fill_null(0) == 9)
     confirmed = (nw.col("_oom") == 1).fill_null(value=False)
+    # not every driver sees OOM kills: SIGKILL from elsewhere than Nomad may be one
     oom = (
         nw.when(terminated & confirmed).then(nw.lit("confirmed"))
         .when(terminated & code.is_null() & signal.is_null()).then(nw.lit("unknown"))
         .when(terminated & killed & ~nw.col("killed_by_nomad")).then(nw.lit("suspected"))
         .when(terminated).then(nw.lit("no"))
     )  # fmt: skip
-    failed = (code.fill_null(0) != 0) | (signal.fill_null(0) != 0) | confirmed
-    mine = nw.col("cause_code").is_in([vocabulary.CAUSES.index(cause) for cause in OWN_FAULT])
-    return joined.with_columns(
+    ended_badly = (code.fill_null(0) != 0) | (signal.fill_null(0) != 0) | confirmed
+    own_fault = nw.col("cause_code").is_in(
+        [vocabulary.CAUSES.index(cause) for cause in vocabulary.FAILURE_CAUSES]
+    )
+    start_failed = nw.col("type").is_in(list(vocabulary.FAILED_STARTS))
+    has_cause = nw.col("type").is_in(list(_TYPES_WITH_CAUSE))
+    return events.with_columns(
         exit_meaning=_exit_meaning(confirmed, killed),
         oom=oom,
-        failure=(
-            (terminated & failed & mine) | nw.col("type").is_in(list(vocabulary.FAILED_STARTS))
-        ).fill_null(value=False),
+        failure=((terminated & ended_badly & own_fault) | start_failed).fill_null(value=False),
         decision=_decision(),
-        cause=nw.when(nw.col("type").is_in(list(_CAUSED))).then(_attempts.labelled(nw.col("cause_code"))),
+        cause=nw.when(has_cause).then(_attempts.cause_name(nw.col("cause_code"))),
     )
-
-
-OWN_FAULT = ("failure", "out of memory", "health check", "unknown")
-"""Causes under which a bad end counts as a failure of the task itself."""
 
 
 def _exit_meaning(confirmed: nw.Expr, killed: nw.Expr) -> nw.Expr:
@@ -58,18 +68,26 @@ def _exit_meaning(confirmed: nw.Expr, killed: nw.Expr) -> nw.Expr:
         default=None,
         return_dtype=nw.String,
     )
-    said = nw.coalesce(by_signal, by_code, nw.when(~code.is_null()).then(nw.lit("error")), nw.lit("unknown"))
+    # the signal first: raw_exec may report a signal with exit code 0
+    conventional = nw.coalesce(
+        by_signal, by_code, nw.when(~code.is_null()).then(nw.lit("error")), nw.lit("unknown")
+    )
     return nw.when(nw.col("type") == "Terminated").then(
         nw.when(confirmed).then(nw.lit("out of memory"))
         .when(killed & nw.col("killed_by_nomad")).then(nw.lit("kill timeout exceeded"))
-        .otherwise(said)
+        .otherwise(conventional)
     )  # fmt: skip
 
 
 def _decision() -> nw.Expr:
     reason = nw.col("restart_reason")
-    known = [nw.when(reason == said).then(nw.lit(means)) for said, means in vocabulary.DECISIONS.items()]
-    spent = nw.when(reason.str.starts_with(vocabulary.EXHAUSTED)).then(nw.lit("given up: attempts used up"))
-    asked = nw.when(reason.is_null() & (nw.col("type") == "Restarting")).then(nw.lit("on request"))
-    decided = nw.col("type").is_in(["Restarting", "Not Restarting"])
-    return nw.when(decided).then(nw.coalesce(*known, spent, asked, nw.lit("unknown")))
+    by_policy = [
+        nw.when(reason == text).then(nw.lit(meaning)) for text, meaning in vocabulary.DECISIONS.items()
+    ]
+    exhausted = nw.when(reason.str.starts_with(vocabulary.EXHAUSTED)).then(
+        nw.lit("given up: attempts used up")
+    )
+    # the policy always gives a reason; a restart without one was requested
+    on_request = nw.when(reason.is_null() & (nw.col("type") == "Restarting")).then(nw.lit("on request"))
+    decided = nw.col("type").is_in(list(vocabulary.RESTART_DECISIONS))
+    return nw.when(decided).then(nw.coalesce(*by_policy, exhausted, on_request, nw.lit("unknown")))

@@ -1,96 +1,173 @@
-"""What every statistic starts from, made once for each snapshot: explained events, attempts, tasks and spans."""
+"""The intermediate results that statistics share, computed in stages.
+
+    source ─1 explain─▶ events, attempts ─2 describe─▶ tasks ─3 cut─▶ spans ─▶ `runs.runs`
+
+Each stage is computed on first use and kept. Each reads the raw tables that it needs and drops them when it
+ends, so that the raw rows of one stage are never in memory beside those of another. `runs` is computed anew
+each time: at a million allocations it takes as much memory as all the stages together.
+
+The results for a snapshot are an attribute of it and are freed with it; those for other sources last for one
+call.
+"""
 
 from __future__ import annotations
 
-import weakref
+import copy
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import narwhals as nw
 import numpy as np
 import pandas as pd
 from pandas.api.types import union_categoricals
 
-from .._utils.memory import give_back
+from .._utils.memory import release_memory
 from ..snapshot.snapshot import Snapshot
 from . import _attempts, _classify
-from ._source import TASK, Source, Tables, collected, tables
+from ._source import TASK, Source, SourceTables, collect, us
 
 
-class Facts:
-    """The lazy frames of one source; those of a snapshot are kept as long as it is."""
+class _Explained(NamedTuple):
+    """Result of the first stage."""
 
-    def __init__(self, given: Tables) -> None:
-        self.given = given
+    events: nw.LazyFrame[Any]
+    attempts: nw.LazyFrame[Any]
+
+
+class _Described(NamedTuple):
+    """Result of the second stage."""
+
+    tasks: nw.LazyFrame[Any]
+    changed_us: int | None
+    """The last change of any allocation."""
+    has_task_states: bool
+
+
+class Derived:
+    """The staged results for one source, as lazy frames.
+
+    Parameters
+    ----------
+    source : Snapshot, events table, or mapping of tables
+    observed_at : time, optional
+        End of observation, default: when the tables were fetched, or the latest time in them.
+    """
+
+    def __init__(self, source: Source, observed_at: pd.Timestamp | str | None = None) -> None:
+        self._tables = SourceTables(source)
+        self._observed_at = observed_at
+        self.eager = self._tables.eager
+        self.task_columns = self._tables.task_columns
+
+    def at(self, observed_at: pd.Timestamp | str) -> Derived:
+        """Return these results as of another moment: stages 1 and 2 are shared, spans are cut anew."""
+        self._explained, self._described  # noqa: B018 - computed here, so that the copy shares them
+        other = copy.copy(self)
+        other._observed_at = observed_at
+        for name in ("observed_us", "began_us", "spans"):
+            other.__dict__.pop(name, None)
+        return other
+
+    # Stage 1: reads the events.
 
     @cached_property
-    def _both(self) -> tuple[nw.LazyFrame[Any], nw.LazyFrame[Any]]:
-        """Events and attempts, made together: what they are made of is large, and needed no longer."""
-        if not self.given.eager:
-            return _explained(self.given)
-        events, attempts = list[pd.DataFrame](), list[pd.DataFrame]()
-        for part in _parts(self.given.events):
-            explained = _explained(replace(self.given, events=part))
-            for made, kept in zip(explained, (events, attempts), strict=True):
-                kept.append(made.to_native())
-        if not self.given.narrow:
-            return _lazy(events), _lazy(attempts)
-        try:
-            self._let_go("events")
-            self.given = replace(self.given, events=_lazy(events))
-            return self.given.events, _lazy(attempts)
-        except BaseException:  # interrupted between the two: these facts are no longer whole
-            for snapshot in [one for one, kept in _KEPT.items() if kept is self]:
-                del _KEPT[snapshot]
-            raise
+    def _explained(self) -> _Explained:
+        if not self.eager:
+            return _explain(self._raw_events(), self.task_columns)
+        events, attempts = _explain_in_parts(self._raw_events(), self._tables.from_snapshot)
+        release_memory()  # the raw rows are free by now; joining the parts must not come on top of them
+        return _Explained(_join_parts(events), _join_parts(attempts))
 
     @property
     def events(self) -> nw.LazyFrame[Any]:
-        """The events with what they mean."""
-        return self._both[0]
+        """The events with their explanation (see `stats.explain_events`)."""
+        return self._explained.events
 
     @property
     def attempts(self) -> nw.LazyFrame[Any]:
         """One row for each attempt of each task."""
-        return self._both[1]
+        return self._explained.attempts
+
+    # Stage 2: reads allocations and task states.
 
     @cached_property
+    def _described(self) -> _Described:
+        allocations, task_states = self._tables.read("allocations"), self._tables.read("task_states")
+        tasks = _attempts.describe_tasks(self._kept_events, allocations, task_states, self.task_columns)
+        changed_us = _extreme(allocations, "modified_at_us", nw.Expr.max)
+        has_task_states = task_states is not None
+        del allocations, task_states
+        if self._tables.from_snapshot:
+            release_memory()
+        return _Described(tasks, changed_us, has_task_states)
+
+    @property
     def tasks(self) -> nw.LazyFrame[Any]:
         """One row for each task of each allocation."""
-        found = _attempts.tasks(self.given)
-        if self.given.narrow:
-            self._let_go("allocations", "task_states")
-        return found
+        return self._described.tasks
+
+    @property
+    def has_task_states(self) -> bool:
+        """Whether the source holds task states, and with them the nodes' own count of restarts."""
+        return self._described.has_task_states
+
+    # Stage 3: reads no raw table.
 
     @cached_property
     def spans(self) -> nw.LazyFrame[Any]:
         """One row for each attempt that ran."""
-        if not self.given.narrow:
-            return _attempts.spans(self.given, self.attempts, self.tasks)
-        parts = _parts(self.attempts)
-        return _lazy([_attempts.spans(self.given, part, self.tasks).to_native() for part in parts])
-
-    def _let_go(self, *names: str) -> None:
-        """Keep of these tables no more than that they were there."""
-        frames = {name: getattr(self.given, name) for name in names}
-        self.given = replace(
-            self.given, **{name: frame.head(0) for name, frame in frames.items() if frame is not None}
+        if not self._tables.from_snapshot:
+            return _attempts.cut_spans(self.attempts, self.tasks, self.task_columns, self.observed_us)
+        parts = (
+            _attempts.cut_spans(attempts, self.tasks, self.task_columns, self.observed_us)
+            for attempts in _in_parts(self.attempts)
         )
-        give_back()
+        return _join_parts([part.to_native() for part in parts])
+
+    @cached_property
+    def observed_us(self) -> int:
+        """The end of observation, in microseconds since 1970."""
+        if self._observed_at is not None:
+            return us(self._observed_at)
+        if self._tables.fetched_us is not None:
+            return self._tables.fetched_us
+        times = (_extreme(self._kept_events, "time_us", nw.Expr.max), self._described.changed_us)
+        return max((time for time in times if time is not None), default=0)
 
     @cached_property
     def began_us(self) -> int:
-        """The first moment that the tables tell of."""
-        run: Any = collected(self.spans.select(nw.col("start_us").min())).iloc[0, 0]
-        event: Any = collected(self.given.events.select(nw.col("time_us").min())).iloc[0, 0]
-        known: list[Any] = [value for value in (run, event) if not pd.isna(value)]
-        return int(min(known, default=self.given.observed_us))
+        """The beginning of observation, in microseconds since 1970."""
+        times = (
+            _extreme(self.spans, "start_us", nw.Expr.min),
+            _extreme(self._kept_events, "time_us", nw.Expr.min),
+        )
+        return min((time for time in times if time is not None), default=self.observed_us)
+
+    def _raw_events(self) -> nw.LazyFrame[Any]:
+        events = self._tables.read("events")
+        if events is None:
+            raise TypeError("the source has no events")  # SourceTables has refused it before
+        return events
+
+    @property
+    def _kept_events(self) -> nw.LazyFrame[Any]:
+        """The events that are in memory anyway: a snapshot's raw ones are not; the user keeps others."""
+        return self.events if self._tables.from_snapshot else self._raw_events()
 
 
-PART = 500_000
-"""Events, or attempts, that are taken at a time: what is needed on the way takes as much memory again as all else."""
+def derive(source: Source, observed_at: pd.Timestamp | str | None = None) -> Derived:
+    """Return the staged results for `source` as of `observed_at`; those for a snapshot are kept with it."""
+    if not isinstance(source, Snapshot):
+        return Derived(source, observed_at)
+    if source._derived is None:
+        source._derived = Derived(source)
+    derived: Derived = source._derived
+    return derived if observed_at is None else derived.at(observed_at)
+
+
+PART_ROWS = 500_000
+"""Events, or attempts, taken at a time: the intermediate columns of all of them would double the peak."""
 
 _SMALL = {"seq": "Int32", TASK: "int32", "attempt": "int32", "cause_code": "float32"}
 _SMALL_ATTEMPTS = {
@@ -103,50 +180,59 @@ _SMALL_ATTEMPTS = {
     "delayed": "int8",
     "received": "int8",
 }
-_READ = ("exit_code", "signal", "restart_reason", "message", "oom_killed", "time", "_oom")
-_READ_ATTEMPTS = (
+"""Narrower dtypes that hold the same values: at ten million rows each column of eight bytes costs 80 MB."""
+
+_USED_UP = ("exit_code", "signal", "restart_reason", "message", "oom_killed", "time", "_oom")
+_USED_UP_ATTEMPTS = (
     "_terminated_seq", "_killing_seq", "_asked", "_start_failed", "_ended_by", "first_seq", "killed_by_nomad",
 )  # fmt: skip
-"""What is read of a snapshot's events and attempts to explain them, and not after that."""
+"""Columns of a snapshot's events and attempts that nothing reads after they are explained."""
 
 
-def _explained(given: Tables) -> tuple[nw.LazyFrame[Any], nw.LazyFrame[Any]]:
-    marked = _attempts.marked(given)
-    attempts = _attempts.attempts(given, marked)
-    on = [*given.task, _attempts.ATTEMPT]
-    facts = attempts.select(*on, "killed_by_nomad", "cause_code")
+def _explain(events: nw.LazyFrame[Any], task_columns: list[str]) -> _Explained:
+    """Number the attempts of events and say what each event means."""
+    marked = _attempts.mark_events(events, task_columns)
+    attempts = _attempts.group_attempts(marked, task_columns)
+    on = [*task_columns, _attempts.ATTEMPT]
+    causes = attempts.select(*on, "killed_by_nomad", "cause_code")
     helpers = [name for name in marked.collect_schema().names() if name.startswith("_") and name != "_oom"]
-    events = _classify.with_meaning(marked.drop(*helpers).join(facts, on=on, how="left"))
-    if given.eager:
-        native = events.to_native()
-        for name in _classify.TEXTS:  # a category takes a byte, a text twenty
-            native[name] = native[name].astype("category")
-        if given.narrow:
-            native = native.drop(columns=list(_READ)).astype(_SMALL)
-            short = attempts.to_native().drop(columns=list(_READ_ATTEMPTS)).astype(_SMALL_ATTEMPTS)
-            attempts = nw.from_native(short).lazy()
-        events = nw.from_native(native).lazy()
+    return _Explained(_classify.explain(marked.drop(*helpers).join(causes, on=on, how="left")), attempts)
+
+
+def _explain_in_parts(raw: nw.LazyFrame[Any], narrow: bool) -> tuple[list[pd.DataFrame], list[pd.DataFrame]]:
+    """Explain pandas events part by part; all references to the raw rows end with this function."""
+    events, attempts = list[pd.DataFrame](), list[pd.DataFrame]()
+    for part in _in_parts(raw):
+        explained = _explain(part, [TASK])
+        rows, attempt_rows = explained.events.to_native(), explained.attempts.to_native()
+        for name in _classify.TEXTS:  # a category takes one byte per row, a text twenty
+            rows[name] = rows[name].astype("category")
+        if narrow:
+            rows = rows.drop(columns=list(_USED_UP)).astype(_SMALL)
+            attempt_rows = attempt_rows.drop(columns=list(_USED_UP_ATTEMPTS)).astype(_SMALL_ATTEMPTS)
+        events.append(rows)
+        attempts.append(attempt_rows)
     return events, attempts
 
 
-def _parts(rows: nw.LazyFrame[Any]) -> Iterator[nw.LazyFrame[Any]]:
-    """Yield so many rows at a time, and all of a task together, where they are in the order of tasks."""
+def _in_parts(rows: nw.LazyFrame[Any]) -> Iterator[nw.LazyFrame[Any]]:
+    """Yield about `PART_ROWS` rows at a time without splitting a task; all rows if tasks are not in order."""
     frame = rows.to_native()
     keys = frame[TASK].to_numpy()
     start = 0
     ordered = bool(np.all(keys[:-1] <= keys[1:]))
-    while ordered and len(keys) - start > PART:
-        end = int(np.searchsorted(keys, keys[start + PART]))
+    while ordered and len(keys) - start > PART_ROWS:
+        end = int(np.searchsorted(keys, keys[start + PART_ROWS]))
         if end == start:
-            break  # one task has more than that
+            break  # a single task has more rows than that
         yield nw.from_native(frame.iloc[start:end]).lazy()
-        give_back()
+        release_memory()
         start = end
     yield nw.from_native(frame.iloc[start:] if start else frame).lazy()
 
 
-def _lazy(frames: list[pd.DataFrame]) -> nw.LazyFrame[Any]:
-    """Return parts as one frame, in which a category of any part is one; each column is taken out of them."""
+def _join_parts(frames: list[pd.DataFrame]) -> nw.LazyFrame[Any]:
+    """Join parts by columns, each taken out of its part, so that one column at most is in memory twice."""
     if len(frames) == 1:
         return nw.from_native(frames[0]).lazy()
     columns = {}
@@ -159,13 +245,9 @@ def _lazy(frames: list[pd.DataFrame]) -> nw.LazyFrame[Any]:
     return nw.from_native(pd.DataFrame(columns, copy=False)).lazy()
 
 
-_KEPT: weakref.WeakKeyDictionary[Snapshot, Facts] = weakref.WeakKeyDictionary()
-
-
-def facts(source: Source, observed_at: pd.Timestamp | str | None = None) -> Facts:
-    """Return the facts of `source`, up to `observed_at`."""
-    if not isinstance(source, Snapshot) or observed_at is not None:
-        return Facts(tables(source, observed_at))
-    if source not in _KEPT:
-        _KEPT[source] = Facts(tables(source))
-    return _KEPT[source]
+def _extreme(frame: nw.LazyFrame[Any] | None, column: str, reduce: Any) -> int | None:
+    """Return the smallest or largest value of a column; None if there is no such column or no value."""
+    if frame is None or column not in frame.collect_schema().names():
+        return None
+    value: Any = collect(frame.select(reduce(nw.col(column)))).iloc[0, 0]
+    return None if pd.isna(value) else int(value)

@@ -1,6 +1,6 @@
-"""The one place that keeps clusters apart: of several together, a statistic is made for each by itself.
+"""The one place that keeps clusters apart: a statistic of several clusters is computed for each of them.
 
-Equal names and IDs in different clusters have nothing to do with each other, so nothing may be grouped or joined across them.
+Equal names and IDs in two clusters are unrelated, so nothing may be grouped or joined across clusters.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pandas as pd
 from pandas.api.types import union_categoricals
 
 from ..snapshot.snapshot import Snapshot
-from ._source import Source, collected, names
+from ._source import Source, collect, names
 
 CLUSTER = "cluster"
 
@@ -23,57 +23,63 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def apart(statistic: Callable[P, R]) -> Callable[P, R]:
-    """Make a statistic, of tables first, keep clusters apart: one after the other, with the column `cluster` first.
+def per_cluster(statistic: Callable[P, R]) -> Callable[P, R]:
+    """Make a statistic, whose first parameter is a source, run once for each cluster.
 
-    Where it takes `by`, ``"cluster"`` may stand there too, and says nothing new. Of other tables with that column, each gets its part.
+    For several clusters its table begins with the column `cluster`.
+    Other arguments that are tables with a column `cluster` are split, too. ``"cluster"`` is accepted in `by`,
+    and changes nothing.
     """
     signature = inspect.signature(statistic)
     first = next(iter(signature.parameters))
 
     @functools.wraps(statistic)
-    def told(*args: P.args, **kwargs: P.kwargs) -> R:
-        given = signature.bind(*args, **kwargs)
-        parts = by_cluster(given.arguments[first])
-        if parts is None:
+    def for_each_cluster(*args: P.args, **kwargs: P.kwargs) -> R:
+        call = signature.bind(*args, **kwargs)
+        sources = split_clusters(call.arguments[first])
+        if sources is None:
             return statistic(*args, **kwargs)
-        given.apply_defaults()
-        by = given.arguments.get("by")
+        call.apply_defaults()
+        by = call.arguments.get("by")
         if by is not None and CLUSTER in names(by):
-            given.arguments["by"] = [name for name in names(by) if name != CLUSTER]
-        beside = {
+            call.arguments["by"] = [name for name in names(by) if name != CLUSTER]
+        other_tables = {
             name: rows
-            for name, rows in given.arguments.items()
+            for name, rows in call.arguments.items()
             if name != first and isinstance(rows, pd.DataFrame) and CLUSTER in rows.columns
         }
-        found: dict[str, Any] = {}
-        for name, part in parts.items():
-            given.arguments |= {first: part, **{other: part_of(rows, name) for other, rows in beside.items()}}
-            found[name] = statistic(*given.args, **given.kwargs)
-        stacked: Any = _stacked(found)
+        results: dict[str, Any] = {}
+        for cluster, source in sources.items():
+            parts = {name: part_of(rows, cluster) for name, rows in other_tables.items()}
+            call.arguments |= {first: source, **parts}
+            results[cluster] = statistic(*call.args, **call.kwargs)
+        stacked: Any = _stack(results)
         return stacked  # type: ignore[no-any-return]
 
-    return told
+    return for_each_cluster
 
 
-def by_cluster(source: Source) -> Mapping[str, Source] | None:
-    """Return the part of each cluster by its name; None where `source` is of one cluster.
+def split_clusters(source: Source) -> Mapping[str, Source] | None:
+    """Return the part of each cluster by its name; None if `source` holds one cluster.
 
     Raises
     ------
     TypeError
-        Some of its tables say which cluster a row is of, and others do not.
+        Some of its tables have a column `cluster`, and others have none.
     """
     if isinstance(source, Snapshot):
         return source.clusters or None
     tables = {name: frame for name, frame in _tables(source).items() if frame is not None}
-    told = [name for name, frame in tables.items() if CLUSTER in _columns(frame)]
-    if not told:
+    with_cluster = [name for name, frame in tables.items() if CLUSTER in _columns(frame)]
+    if not with_cluster:
         return None
-    if len(told) < len(tables):
-        silent = ", ".join(sorted(set(tables) - set(told)))
-        raise TypeError(f"the tables {', '.join(told)} have a column {CLUSTER!r}, and {silent} has none")
-    clusters = sorted({name for frame in tables.values() for name in _names(frame)}) or [""]
+    if len(with_cluster) < len(tables):
+        without = ", ".join(sorted(set(tables) - set(with_cluster)))
+        raise TypeError(
+            f"all tables must have a column {CLUSTER!r}, or none of them: "
+            f"{', '.join(with_cluster)} has one, {without} has none"
+        )
+    clusters = sorted({name for frame in tables.values() for name in _cluster_names(frame)}) or [""]
     if not isinstance(source, Mapping):
         return {cluster: part_of(source, cluster) for cluster in clusters}
     return {
@@ -89,39 +95,42 @@ def _columns(frame: Any) -> list[str]:
     return list(nw.from_native(frame).lazy().collect_schema().names())
 
 
-def _names(frame: Any) -> list[str]:
+def _cluster_names(frame: Any) -> list[str]:
     lazy = nw.from_native(frame).lazy().select(nw.col(CLUSTER).cast(nw.String)).unique()
-    return [str(name) for name in collected(lazy)[CLUSTER].dropna()]
+    return [str(name) for name in collect(lazy)[CLUSTER].dropna()]
 
 
 def part_of(frame: Any, cluster: str) -> Any:
-    """Return the rows of one cluster, without its name."""
+    """Return the rows of one cluster, without the column `cluster`."""
     if isinstance(frame, pd.DataFrame):
         return frame[(frame[CLUSTER] == cluster).to_numpy(bool)].drop(columns=CLUSTER)
     return nw.from_native(frame).lazy().filter(nw.col(CLUSTER) == cluster).drop(CLUSTER).to_native()
 
 
-def _stacked(found: Mapping[str, Any]) -> Any:
-    """Return frames, of pandas or another engine, one below the other."""
-    frames = list(found.values())
+def _stack(results: Mapping[str, Any]) -> Any:
+    """Return the frames of all clusters, of pandas or another engine, one below the other."""
+    frames = list(results.values())
     if not isinstance(frames[0], pd.DataFrame):
         lazy = [
             nw.from_native(frame).lazy().select(nw.lit(cluster).alias(CLUSTER), nw.all())
-            for cluster, frame in found.items()
+            for cluster, frame in results.items()
         ]
         return nw.concat(lazy, how="vertical").to_native()
-    repeated = [
+    # pd.concat turns categories that differ into plain text, which takes far more memory
+    categorical = [
         name
         for name in frames[0].columns
         if all(isinstance(frame[name].dtype, pd.CategoricalDtype) for frame in frames)
     ]
-    whole = {
-        name: union_categoricals([frame[name] for frame in frames], sort_categories=True) for name in repeated
+    columns = {
+        name: union_categoricals([frame[name] for frame in frames], sort_categories=True)
+        for name in categorical
     }
-    plain = [frame.drop(columns=repeated) for frame in frames if len(frame)] or [
-        frames[0].drop(columns=repeated)
-    ]
-    both: pd.DataFrame = pd.concat(plain, ignore_index=True)
-    places = [place for place, frame in enumerate(frames) for _ in range(len(frame))]
-    whole[CLUSTER] = pd.Categorical.from_codes(places, categories=pd.Index(list(found), dtype="str"))
-    return both.assign(**whole)[[CLUSTER, *frames[0].columns]]
+    # an empty frame would change the dtypes of the others
+    filled = [frame for frame in frames if len(frame)] or frames[:1]
+    stacked: pd.DataFrame = pd.concat(
+        [frame.drop(columns=categorical) for frame in filled], ignore_index=True
+    )
+    positions = [position for position, frame in enumerate(frames) for _ in range(len(frame))]
+    columns[CLUSTER] = pd.Categorical.from_codes(positions, categories=pd.Index(list(results), dtype="str"))
+    return stacked.assign(**columns)[[CLUSTER, *frames[0].columns]]

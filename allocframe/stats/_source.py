@@ -1,19 +1,21 @@
-"""What a statistic takes: a Snapshot, a DataFrame of events, or a mapping of tables, of pandas, DuckDB or another engine.
+"""What a statistic takes: a Snapshot, a DataFrame of events, or a mapping of tables.
 
-This is the one place that knows engines apart. Everything above works on narwhals frames whose times are
-whole microseconds since 1970, because no engine but pandas keeps nanoseconds.
+This is the one place that tells engines (pandas, DuckDB, Spark) apart. The code above it works on narwhals
+frames whose times are whole microseconds since 1970, because pandas alone keeps nanoseconds.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import narwhals as nw
 import numpy as np
 import pandas as pd
 
+from .._utils.times import to_utc
 from ..snapshot.snapshot import Snapshot
 from ..tables import TABLES
 from ..tables.table import Column
@@ -27,7 +29,7 @@ def _columns(table: str, *names: str) -> tuple[Column, ...]:
 
 
 TASK = "task_key"
-"""One whole number for each task of each allocation, or its two names where the engine has no cheap number."""
+"""Column that numbers the tasks of allocations in pandas: cheaper to group by than two texts."""
 
 _OOM = """CASE WHEN type = 'Terminated' THEN oom_killed OR details LIKE '%"exit_message":"OOM Killed"%' END"""
 _NEEDED: dict[str, tuple[Column, ...]] = {
@@ -38,7 +40,7 @@ _NEEDED: dict[str, tuple[Column, ...]] = {
         Column(
             "message", "CASE WHEN type = 'Restart Signaled' THEN message END", "category", "who asked for it"
         ),
-        Column("oom_killed", _OOM, "bool", "the driver says so, in its flag or its exit message"),
+        Column("oom_killed", _OOM, "bool", "whether the driver reports it, by its flag or its exit message"),
     ),
     "allocations": _columns(
         "allocations",
@@ -54,100 +56,134 @@ _NEEDED: dict[str, tuple[Column, ...]] = {
         "task_states", "alloc_id", "task", "state", "restarts", "started_at", "finished_at"
     ),
 }
-"""What is read of a snapshot's tables; what only names a row is in categories."""
+"""Columns read from a snapshot. Most of a snapshot's memory is text that no statistic reads.
+
+Columns that only name a row are categories, which take a byte or two per row.
+"""
 
 _TIMES = ("time", "created_at", "modified_at", "started_at", "finished_at")
+_REQUIRED = {
+    "alloc_id",
+    "task",
+    "seq",
+    "type",
+    "time_us",
+    "exit_code",
+    "signal",
+    "oom_killed",
+    "restart_reason",
+}
 
 
-@dataclass(frozen=True)
-class Tables:
-    """The tables of one source; `observed_us` is the moment up to which they tell."""
+class SourceTables:
+    """Reads the tables of one source as narwhals frames.
 
-    events: nw.LazyFrame[Any]
-    allocations: nw.LazyFrame[Any] | None
-    task_states: nw.LazyFrame[Any] | None
-    observed_us: int
-    eager: bool
-    narrow: bool = False
-    """Whether they were made for statistics alone, so that what has been read of them may be let go."""
+    The tables of a snapshot are read anew at each call and not kept, so that the caller decides when their
+    memory is freed. Frames that the user gave are converted once.
 
-    @property
-    def task(self) -> list[str]:
-        """The columns that name one task of one allocation."""
-        return [TASK] if self.eager else ["alloc_id", "task"]
-
-
-def tables(source: Source, observed_at: pd.Timestamp | str | None = None) -> Tables:
-    """Return the tables of `source`.
+    Parameters
+    ----------
+    source : Snapshot, events table, or mapping of tables
 
     Raises
     ------
     TypeError
-        There is no events table in it, or a column is missing.
+        There is no events table, it lacks a column, or its engine is not supported.
     """
-    narrow = isinstance(source, Snapshot)
-    frames = _narrowed(source) if narrow else _given(source)
-    events = frames.get("events")
-    if events is None:
-        raise TypeError("give a Snapshot, an events table, or a mapping with the key 'events'")
-    native = isinstance(events, pd.DataFrame)
-    if narrow:
-        events = _numbered(events)
-    elif native:
-        events = _keyed(events)
-    lazy = {name: _lazy(frame) for name, frame in {**frames, "events": events}.items() if frame is not None}
-    _check(lazy["events"])
-    return Tables(
-        lazy["events"],
-        lazy.get("allocations"),
-        lazy.get("task_states"),
-        _observed(source, observed_at, lazy),
-        native,
-        narrow,
-    )
+
+    def __init__(self, source: Source) -> None:
+        self._frames: dict[str, nw.LazyFrame[Any]] = {}
+        self._snapshot: weakref.ref[Snapshot] | None = None
+        if isinstance(source, Snapshot):
+            # not a strong reference: in a cycle, the snapshot and its files would outlive their last use
+            self._snapshot = weakref.ref(source)
+            self.eager = True
+            return
+        frames = _frames(source)
+        events = frames.get("events")
+        if events is None:
+            raise TypeError(
+                "source must be a Snapshot, an events table, or a mapping of tables with the key 'events'"
+            )
+        self.eager = isinstance(events, pd.DataFrame)
+        if self.eager:
+            frames["events"] = _number_tasks(events)
+        self._frames = {name: _in_microseconds(frame) for name, frame in frames.items() if frame is not None}
+        _require_columns(self._frames["events"])
+
+    @property
+    def from_snapshot(self) -> bool:
+        """Whether the tables come from a snapshot: only then is memory freed on the way."""
+        return self._snapshot is not None
+
+    @property
+    def task_columns(self) -> list[str]:
+        """The columns that identify one task of one allocation."""
+        return [TASK] if self.eager else ["alloc_id", "task"]
+
+    @property
+    def fetched_us(self) -> int | None:
+        """When the snapshot was fetched, if that is known."""
+        snapshot = self._snapshot() if self._snapshot else None
+        finished_at = snapshot.info.get("finished_at") if snapshot is not None else None
+        return us(finished_at) if finished_at else None
+
+    def read(self, name: str) -> nw.LazyFrame[Any] | None:
+        """Return one table, or None if the source has none of that name."""
+        if self._snapshot is None:
+            return self._frames.get(name)
+        snapshot = self._snapshot()
+        if snapshot is None:
+            raise ReferenceError("the snapshot of these statistics is gone")
+        frame = snapshot._select(name, _NEEDED[name])
+        return _in_microseconds(_number_adjacent_tasks(frame) if name == "events" else frame)
 
 
 def pandas_table(source: Source, name: str, *columns: str) -> pd.DataFrame:
-    """Return one table of `source` as a pandas DataFrame; of a snapshot only `columns`, where they are named."""
+    """Return one table of `source` as a pandas DataFrame; of a snapshot only `columns`, if any are named."""
     if isinstance(source, Snapshot):
-        return source._narrowed(name, _columns(name, *columns)) if columns else getattr(source, name)
-    frame = _given(source).get(name)
+        return source._select(name, _columns(name, *columns)) if columns else getattr(source, name)
+    frame = _frames(source).get(name)
     if frame is None:
-        raise TypeError(f"this needs the {name} table: give a Snapshot, or a mapping with the key {name!r}")
-    return frame if isinstance(frame, pd.DataFrame) else collected(nw.from_native(frame).lazy())
+        raise TypeError(
+            f"source must hold the table {name!r}: pass a Snapshot, or a mapping with the key {name!r}"
+        )
+    return frame if isinstance(frame, pd.DataFrame) else collect(nw.from_native(frame).lazy())
 
 
 def has_table(source: Source, name: str) -> bool:
     """Return whether `source` holds a table."""
-    return isinstance(source, Snapshot) or _given(source).get(name) is not None
+    return isinstance(source, Snapshot) or _frames(source).get(name) is not None
 
 
-def collected(frame: nw.LazyFrame[Any]) -> pd.DataFrame:
-    """Return the rows of a lazy frame; Spark's by Arrow, since its own way to pandas lags behind pandas' versions."""
+def collect(frame: nw.LazyFrame[Any]) -> pd.DataFrame:
+    """Return the rows of a lazy frame as a pandas DataFrame."""
     if frame.implementation is nw.Implementation.PYSPARK:
+        # by way of Arrow: Spark's own toPandas lags behind the versions of pandas
         return frame.collect(backend="pyarrow").to_pandas()
-    found: pd.DataFrame = frame.collect(backend="pandas").to_native()
-    return found
+    rows: pd.DataFrame = frame.collect(backend="pandas").to_native()
+    return rows
 
 
 def us(moment: pd.Timestamp | str) -> int:
-    """Return a moment as microseconds since 1970; without an offset it is UTC."""
-    stamp = pd.Timestamp(moment)
-    return int((stamp if stamp.tzinfo else stamp.tz_localize("UTC")).value // 1000)
+    """Return a time as microseconds since 1970; a time without an offset is UTC."""
+    return int(to_utc(moment).value // 1000)
 
 
-def moment(value: Any) -> pd.Timestamp:
-    """Return microseconds since 1970 as a time in UTC, NaT for none."""
-    return pd.NaT if pd.isna(value) else pd.Timestamp(int(value), unit="us", tz="UTC")  # type: ignore[return-value]
+def from_us(value: Any) -> pd.Timestamp:
+    """Return microseconds since 1970 as a time in UTC; NaT for a missing value."""
+    if pd.isna(value):
+        return pd.NaT  # type: ignore[return-value]
+    return pd.Timestamp(int(value), unit="us", tz="UTC")
 
 
-def moments(values: pd.Series[Any]) -> pd.Series[Any]:
+def times_from_us(values: pd.Series[Any]) -> pd.Series[Any]:
     """Return microseconds since 1970 as times in UTC."""
     return pd.to_datetime(values.astype("Int64"), unit="us", utc=True).astype("datetime64[ns, UTC]")
 
 
-def looked_up(keys: pd.Series[Any], table: pd.Series[Any]) -> pd.Series[Any]:
-    """Return, for each key, the value that `table` holds under it; missing where it has none. Unlike `map`, it keeps the dtype."""
+def look_up(keys: pd.Series[Any], table: pd.Series[Any]) -> pd.Series[Any]:
+    """Return the value of `table` under each key, or missing. Unlike `map` it keeps the dtype."""
     return table[~table.index.duplicated()].reindex(keys.astype("str").to_numpy()).set_axis(keys.index)
 
 
@@ -157,19 +193,19 @@ def hours(durations: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def labels(keys: list[str], group: Any) -> dict[str, Any]:
-    """Return what pandas says of one group, by its columns."""
+    """Return the values of one group by the columns it was grouped by."""
     return dict(zip(keys, group, strict=True))
 
 
-def grouped(frame: pd.DataFrame, keys: list[str]) -> Any:
-    """Return the groups of a frame by its columns; by none, all rows are one group."""
+def group_rows(frame: pd.DataFrame, keys: list[str]) -> Any:
+    """Group a frame by columns; without any, all rows are one group."""
     by: Any = keys or [np.zeros(len(frame))]
     return frame.groupby(by, observed=True, dropna=False)
 
 
 def groups(frame: pd.DataFrame, keys: list[str]) -> Iterator[tuple[Any, pd.DataFrame]]:
-    """Yield what each group has in the columns, and its rows."""
-    for group, part in grouped(frame, keys):
+    """Yield the values and the rows of each group."""
+    for group, part in group_rows(frame, keys):
         yield group[: len(keys)], part
 
 
@@ -178,86 +214,58 @@ def names(by: str | Iterable[str]) -> list[str]:
     return [by] if isinstance(by, str) else list(by)
 
 
-def _narrowed(snapshot: Snapshot) -> dict[str, Any]:
-    """Return of each table what statistics need, which is a fraction of it: most of its memory is text that they do not read."""
-    return {name: snapshot._narrowed(name, columns) for name, columns in _NEEDED.items()}
-
-
-def _given(source: Source) -> dict[str, Any]:
+def _frames(source: Source) -> dict[str, Any]:
     if isinstance(source, Mapping):
         return dict(source)
     return {"events": source}
 
 
-def _keyed(events: pd.DataFrame) -> pd.DataFrame:
+def _number_tasks(events: pd.DataFrame) -> pd.DataFrame:
     if not {"alloc_id", "task"} <= set(events.columns):
         return events
     keys = events.groupby(["alloc_id", "task"], sort=False, observed=True, dropna=False).ngroup()
     return events.assign(**{TASK: keys.to_numpy()})
 
 
-def _numbered(events: pd.DataFrame) -> pd.DataFrame:
-    """Number the tasks of a snapshot, whose events stand together."""
-    parts = [events[name].cat.codes.to_numpy() for name in ("alloc_id", "task")]
-    begins = np.zeros(len(events), dtype=np.int32)
-    for codes in parts:
-        begins[1:] |= codes[1:] != codes[:-1]
-    return events.assign(**{TASK: np.cumsum(begins)})
+def _number_adjacent_tasks(events: pd.DataFrame) -> pd.DataFrame:
+    """Number the tasks of a snapshot, whose events stand task by task: comparing neighbours is enough."""
+    starts = np.zeros(len(events), dtype=np.int32)
+    for name in ("alloc_id", "task"):
+        codes = events[name].cat.codes.to_numpy()
+        starts[1:] |= codes[1:] != codes[:-1]
+    return events.assign(**{TASK: np.cumsum(starts)})
 
 
-def _lazy(native: Any) -> nw.LazyFrame[Any]:
-    """Return a frame whose times are whole microseconds, under the same names with `_us` at the end."""
+def _in_microseconds(native: Any) -> nw.LazyFrame[Any]:
+    """Return a frame with its times also as whole microseconds, under their names with `_us` at the end."""
     if isinstance(native, pd.DataFrame):
-        present = [name for name in _TIMES if name in native.columns]
-        whole = {f"{name}_us": _whole(native[name]) for name in present}
-        return nw.from_native(native.assign(**whole)).lazy()
+        times = [name for name in _TIMES if name in native.columns]
+        return nw.from_native(
+            native.assign(**{f"{name}_us": _whole_us(native[name]) for name in times})
+        ).lazy()
     implementation = nw.from_native(native).implementation
     columns = list(nw.from_native(native).collect_schema().names())
-    present = [name for name in _TIMES if name in columns]
+    times = [name for name in _TIMES if name in columns]
     if implementation is nw.Implementation.DUCKDB:
-        kinds = {name: str(kind) for name, kind in zip(native.columns, native.types, strict=True)}
-        # of nanoseconds with a time zone, as Parquet files have them, DuckDB knows no epoch_us
-        cast = {name: "TIMESTAMPTZ" if "Z" in kinds[name] else kinds[name] for name in present}
-        more = ", ".join(f"epoch_us(CAST({name} AS {cast[name]})) AS {name}_us" for name in present)
-        native = native.project(f"*, {more}") if present else native
+        types = {name: str(type_) for name, type_ in zip(native.columns, native.types, strict=True)}
+        # DuckDB has no epoch_us for nanoseconds with a time zone, which Parquet files hold
+        cast = {name: "TIMESTAMPTZ" if "Z" in types[name] else types[name] for name in times}
+        in_us = ", ".join(f"epoch_us(CAST({name} AS {cast[name]})) AS {name}_us" for name in times)
+        native = native.project(f"*, {in_us}") if times else native
     elif implementation is nw.Implementation.PYSPARK:
-        native = native.selectExpr("*", *(f"unix_micros({name}) AS {name}_us" for name in present))
+        native = native.selectExpr("*", *(f"unix_micros({name}) AS {name}_us" for name in times))
     else:
-        raise TypeError(f"{implementation} is not supported: give pandas, DuckDB or Spark")
-    made: nw.LazyFrame[Any] = nw.from_native(native).lazy()
-    return made
+        raise TypeError(f"source must be of pandas, DuckDB or Spark, got {implementation}")
+    frame: nw.LazyFrame[Any] = nw.from_native(native).lazy()
+    return frame
 
 
-def _whole(times: pd.Series[Any]) -> pd.Series[Any]:
+def _whole_us(times: pd.Series[Any]) -> pd.Series[Any]:
     return (times.astype("int64") // 1000).astype("Int64").mask(times.isna())
 
 
-def _check(events: nw.LazyFrame[Any]) -> None:
-    needed = {
-        "alloc_id",
-        "task",
-        "seq",
-        "type",
-        "time_us",
-        "exit_code",
-        "signal",
-        "oom_killed",
-        "restart_reason",
-    }
-    missing = sorted(needed - set(events.collect_schema().names()))
+def _require_columns(events: nw.LazyFrame[Any]) -> None:
+    missing = sorted(_REQUIRED - set(events.collect_schema().names()))
     if missing:
-        said = ", ".join(name.removesuffix("_us") for name in missing)
-        raise TypeError(f"the events table lacks the columns {said}; give the one of a Snapshot")
-
-
-def _observed(source: Source, given: pd.Timestamp | str | None, lazy: dict[str, nw.LazyFrame[Any]]) -> int:
-    """Return the moment up to which the tables tell: as given, when fetched, or the last time in them."""
-    if given is not None:
-        return us(given)
-    if isinstance(source, Snapshot) and source.info.get("finished_at"):
-        return us(source.info["finished_at"])
-    latest: list[Any] = [collected(lazy["events"].select(nw.col("time_us").max())).iloc[0, 0]]
-    if "allocations" in lazy:
-        latest.append(collected(lazy["allocations"].select(nw.col("modified_at_us").max())).iloc[0, 0])
-    known = [int(value) for value in latest if not pd.isna(value)]
-    return max(known, default=0)
+        listed = ", ".join(name.removesuffix("_us") for name in missing)
+        raise TypeError(f"the events table lacks the columns {listed}; pass the events of a Snapshot")

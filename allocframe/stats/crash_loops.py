@@ -8,43 +8,50 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
-from ._attempts import labelled
-from ._derived import facts
-from ._per_cluster import apart
-from ._source import Source, collected, looked_up, moments
-from .runs import runs, slot_of, slots_of
-from .vocabulary import CAUSES
+from ._attempts import GAVE_UP, cause_name
+from ._derived import derive
+from ._per_cluster import per_cluster
+from ._source import Source, collect, look_up, times_from_us
+from .runs import runs, slot_by_allocation, slots_of
+from .vocabulary import CAUSES, CRASH_CAUSES
 
-_TASK = ["slot", "task"]
-_SOLVED_AFTER = 3
+_SLOT_TASK = ["slot", "task"]
+_RESOLVED_AFTER = 3
+"""A loop is resolved once a run has lasted this many times the median pause between its crashes."""
 
 
-@apart
+@per_cluster
 def crash_loops(
     source: Source,
     *,
     min_restarts: int = 3,
-    within: str = "10min",
+    window: str = "10min",
     min_exhaustions: int = 2,
-    exhausted_within: str = "1h",
+    exhaustion_window: str = "1h",
     fast_below: str = "10s",
     observed_at: pd.Timestamp | str | None = None,
 ) -> pd.DataFrame:
     """Find the tasks that crash again and again.
 
-    A crash is an end of the task by itself after which its restart policy had to decide. A task slot (a task of
-    ``job.group[0]``, across replacements) loops if it had `min_restarts` crashes within `within`, or gave up
-    `min_exhaustions` times within `exhausted_within`.
+    A crash is an end of a task by itself, or a failed start, after which its restart policy had to decide. A
+    task slot (a task of ``job.group[0]``, across replacements) loops if it had `min_restarts` crashes within
+    `window`, or if `min_exhaustions` of its allocations gave up within `exhaustion_window`.
 
     Parameters
     ----------
     source : Snapshot, events table, or mapping of tables
-    min_restarts, within : int and str
-        So many crashes in so long.
-    min_exhaustions, exhausted_within : int and str
-        So many allocations of the slot failed for good in so long.
+    min_restarts : int
+        Crashes that make a loop.
+    window : str
+        Time in which they must come, such as ``"10min"``.
+    min_exhaustions : int
+        Allocations that used up their restarts that make a loop.
+    exhaustion_window : str
+        Time in which they must come.
     fast_below : str
-        Runs shorter than this, by the median, make a loop "fast".
+        A loop is "fast" if the median run is shorter.
+    observed_at : time, optional
+        End of observation, default: when the tables were fetched, or the latest time in them.
 
     Returns
     -------
@@ -52,18 +59,30 @@ def crash_loops(
         One row for each looping task slot, the one with most crashes first.
 
         namespace, job_id, task_group, slot, task, job_version, node_names
-            Who loops, in which version last, and on which nodes.
+            Who loops, with the latest version, and the list of its nodes.
         kind : str
-            "fast", "slow", or "delayed" (its policy waits out an interval).
+            "fast", "slow", or "delayed" (its policy waits for the next interval).
         resolved : bool
-            Its last run goes on, and has lasted longer than three times the median pause between crashes.
+            Its last run goes on, and has lasted three times as long as the median pause between crashes.
         crashes, exhaustions, restarts_lost : int
-            Seen in the events; and restarts that the rings have lost (`restarts` counted by nodes, less those seen).
-        first_at, last_at, median_run, run_cv
-            When; and the median and coefficient of variation of the runs: about 0 for a crash at the same point each time,
-            about 1 at random.
+            Seen in the events; and restarts that the rings have lost (the nodes' count less those seen).
+        first_at, last_at : datetime64[ns, UTC]
+        median_run : timedelta64[ns]
+            Missing if it never ran.
+        run_cv : float
+            Coefficient of variation of the runs: about 0 if the task crashes at the same point each time,
+            about 1 if it crashes at random (the value of an exponential distribution).
         cause, exit_code
             The most frequent.
+
+    Raises
+    ------
+    TypeError
+        `source` holds no events table, or it lacks a column.
+
+    Notes
+    -----
+    The thresholds mirror those of Kubernetes' alert KubePodCrashLooping; Nomad itself has no such state.
 
     Examples
     --------
@@ -71,92 +90,96 @@ def crash_loops(
     >>> set(loops["kind"]) <= {"fast", "slow", "delayed"}
     True
     """
-    ran = runs(source, observed_at=observed_at)
-    crashes = _crashes(source, ran, observed_at)
+    runs_ = runs(source, observed_at=observed_at)
+    crashes = _crashes(source, runs_, observed_at)
     if crashes.empty:
         return _empty()
-    tell = _telling(crashes, min_restarts, within, min_exhaustions, exhausted_within)
-    if tell.empty:
+    evidence = _loop_evidence(crashes, min_restarts, window, min_exhaustions, exhaustion_window)
+    if evidence.empty:
         return _empty()
-    loops = pd.MultiIndex.from_frame(tell[_TASK].drop_duplicates())
-    crashes = crashes[pd.MultiIndex.from_frame(crashes[_TASK]).isin(loops)]
-    found = _summary(crashes).join(_lengths(ran), how="left").join(_lost(source, ran), how="left")
-    return _classed(found, ran, crashes, pd.Timedelta(fast_below))
+    looping = pd.MultiIndex.from_frame(evidence[_SLOT_TASK].drop_duplicates())
+    crashes = crashes[pd.MultiIndex.from_frame(crashes[_SLOT_TASK]).isin(looping)]
+    loops = (
+        _summarise(crashes)
+        .join(_run_lengths(runs_), how="left")
+        .join(_restarts_lost(source, runs_), how="left")
+    )
+    return _classify_loops(loops, runs_, pd.Timedelta(fast_below))
 
 
-@apart
-def looping(source: Source) -> pd.DataFrame:
-    """Return the crashes with which a loop is one, by the same rules: slot, task, at."""
+@per_cluster
+def looping_crashes(source: Source) -> pd.DataFrame:
+    """Return the crashes at which a slot was in a loop, by the default thresholds: slot, task, at."""
     crashes = _crashes(source, runs(source), None)
     if crashes.empty:
         return pd.DataFrame({"slot": [], "task": [], "at": pd.Series(dtype="datetime64[ns, UTC]")})
-    return _telling(crashes, 3, "10min", 2, "1h")[[*_TASK, "at"]]
+    return _loop_evidence(crashes, 3, "10min", 2, "1h")[[*_SLOT_TASK, "at"]]
 
 
-def _telling(
-    crashes: pd.DataFrame, min_restarts: int, within: str, min_exhaustions: int, exhausted_within: str
+def _loop_evidence(
+    crashes: pd.DataFrame, min_restarts: int, window: str, min_exhaustions: int, exhaustion_window: str
 ) -> pd.DataFrame:
     """Return the crashes that come soon enough after those before them to make a loop."""
-    dense = _dense(crashes["at"], [crashes["slot"], crashes["task"]], min_restarts, within)
-    given_up = crashes[crashes["gave_up"]]
-    spent = _dense(given_up["at"], [given_up["slot"], given_up["task"]], min_exhaustions, exhausted_within)
-    return pd.concat([crashes[dense], given_up[spent]])
+    dense = _ends_dense_series(crashes, min_restarts, window)
+    gave_up = crashes[crashes["gave_up"]]
+    exhausted = _ends_dense_series(gave_up, min_exhaustions, exhaustion_window)
+    return pd.concat([crashes[dense], gave_up[exhausted]])
 
 
-def _crashes(source: Source, ran: pd.DataFrame, observed_at: pd.Timestamp | str | None) -> pd.DataFrame:
-    """Return the attempts that failed by themselves and were decided on, in the order of slots and times."""
-    known = facts(source, observed_at)
-    wanted = [CAUSES.index(c) for c in _CRASHES]
-    decided = known.attempts.filter(nw.col("cause_code").is_in(wanted) & (nw.col("_next") > 0))
-    named = known.tasks.select(*dict.fromkeys([*known.given.task, "alloc_id", "task", *_NAMED]))
-    rows = collected(
-        decided.join(named, on=known.given.task, how="left").with_columns(
-            cause=labelled(nw.col("cause_code"))
+def _ends_dense_series(crashes: pd.DataFrame, count: int, window: str) -> pd.Series[Any]:
+    """Return which crashes are the last of `count` crashes of the same task slot within `window`."""
+    at = crashes["at"]
+    earlier = at.groupby([crashes["slot"], crashes["task"]], sort=False).shift(count - 1)
+    return (at - earlier) <= pd.Timedelta(window)
+
+
+def _crashes(source: Source, runs_: pd.DataFrame, observed_at: pd.Timestamp | str | None) -> pd.DataFrame:
+    """Return the attempts that ended in a crash, by slot and time."""
+    derived = derive(source, observed_at)
+    codes = [CAUSES.index(cause) for cause in CRASH_CAUSES]
+    # without a decision of the restart policy, the task was done or Nomad ended it
+    decided = derived.attempts.filter(nw.col("cause_code").is_in(codes) & (nw.col("_next") > 0))
+    names = derived.tasks.select(*dict.fromkeys([*derived.task_columns, "alloc_id", "task", *_DIMENSIONS]))
+    rows = collect(
+        decided.join(names, on=derived.task_columns, how="left").with_columns(
+            cause=cause_name(nw.col("cause_code"))
         )
     )
-    rows["slot"] = slots_of(rows, ran)
-    rows["at"] = moments(rows["last_us"])
-    rows["gave_up"] = rows["_next"] == 2
-    return rows.sort_values([*_TASK, "at"], kind="stable").reset_index(drop=True)
+    rows["slot"] = slots_of(rows, runs_)
+    rows["at"] = times_from_us(rows["last_us"])
+    rows["gave_up"] = rows["_next"] == GAVE_UP
+    return rows.sort_values([*_SLOT_TASK, "at"], kind="stable").reset_index(drop=True)
 
 
-_CRASHES = (
-    "failure", "out of memory", "health check", "artifact", "setup", "driver", "validation", "hook", "completed",
-)  # fmt: skip
-_NAMED = ("namespace", "job_id", "task_group", "job_version", "node_name")
+_DIMENSIONS = ("namespace", "job_id", "task_group", "job_version", "node_name")
 
 
-def _dense(at: pd.Series[Any], keys: list[pd.Series[Any]], count: int, within: str) -> pd.Series[Any]:
-    """Return which events are the last of `count` of the same key in a time of `within`."""
-    earlier = at.groupby(keys, sort=False).shift(count - 1)
-    return (at - earlier) <= pd.Timedelta(within)
-
-
-def _most(crashes: pd.DataFrame, name: str) -> pd.Series[Any]:
+def _most_frequent(crashes: pd.DataFrame, name: str) -> pd.Series[Any]:
     """Return the most frequent value of a column for each task slot."""
-    counts = crashes.groupby([*_TASK, name], sort=True, observed=True).size().rename("n").reset_index()
-    most = counts.sort_values("n", ascending=False, kind="stable").drop_duplicates(_TASK)
-    return most.set_index(_TASK)[name]
+    counts = crashes.groupby([*_SLOT_TASK, name], sort=True, observed=True).size().rename("n").reset_index()
+    first = counts.sort_values("n", ascending=False, kind="stable").drop_duplicates(_SLOT_TASK)
+    return first.set_index(_SLOT_TASK)[name]
 
 
-def _summary(crashes: pd.DataFrame) -> pd.DataFrame:
+def _summarise(crashes: pd.DataFrame) -> pd.DataFrame:
+    """Return one row for each task slot."""
     pauses = crashes["at"].groupby([crashes["slot"], crashes["task"]], sort=False).diff()
-    found = crashes.assign(pause=pauses).groupby(_TASK, sort=False).agg(
+    loops = crashes.assign(pause=pauses).groupby(_SLOT_TASK, sort=False).agg(
         namespace=("namespace", "last"), job_id=("job_id", "last"), task_group=("task_group", "last"),
         job_version=("job_version", "last"), crashes=("at", "size"), exhaustions=("gave_up", "sum"),
         first_at=("at", "min"), last_at=("at", "max"), pause=("pause", "median"), delayed=("delayed", "max"),
     )  # fmt: skip
-    nodes = crashes[[*_TASK, "node_name"]].astype("str").drop_duplicates().sort_values("node_name")
-    found["node_names"] = nodes.groupby(_TASK)["node_name"].agg(list)
+    nodes = crashes[[*_SLOT_TASK, "node_name"]].astype("str").drop_duplicates().sort_values("node_name")
+    loops["node_names"] = nodes.groupby(_SLOT_TASK)["node_name"].agg(list)
     for name in ("cause", "exit_code"):
-        found[name] = _most(crashes, name)
-    return found
+        loops[name] = _most_frequent(crashes, name)
+    return loops
 
 
-def _lengths(ran: pd.DataFrame) -> pd.DataFrame:
-    """Return the median and variation of the runs that failed."""
-    failed = ran[~ran["right_censored"] & ~ran["left_truncated"] & ran["end"].isin(_CRASHES)]
-    seconds = failed.assign(seconds=failed["duration"].dt.total_seconds()).groupby(_TASK)["seconds"]
+def _run_lengths(runs_: pd.DataFrame) -> pd.DataFrame:
+    """Return median and variation of the crashed runs; the length of a run that is cut is not known."""
+    crashed = runs_[~runs_["right_censored"] & ~runs_["left_truncated"] & runs_["end"].isin(CRASH_CAUSES)]
+    seconds = crashed.assign(seconds=crashed["duration"].dt.total_seconds()).groupby(_SLOT_TASK)["seconds"]
     mean = seconds.mean()
     return pd.DataFrame(
         {
@@ -166,52 +189,49 @@ def _lengths(ran: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _lost(source: Source, ran: pd.DataFrame) -> pd.Series[Any]:
-    """Return how many restarts of each slot the rings have lost."""
-    known = facts(source)
-    if known.given.task_states is None:
+def _restarts_lost(source: Source, runs_: pd.DataFrame) -> pd.Series[Any]:
+    """Return how many restarts of each task slot the rings have lost."""
+    derived = derive(source)
+    if not derived.has_task_states:
         return pd.Series(
-            dtype="Int64", name="restarts_lost", index=pd.MultiIndex.from_arrays([[], []], names=_TASK)
+            dtype="Int64", name="restarts_lost", index=pd.MultiIndex.from_arrays([[], []], names=_SLOT_TASK)
         )
-    rows = collected(known.tasks.filter(nw.col("truncated")))
-    slot = looked_up(rows["alloc_id"], slot_of(ran))
-    lost = (rows["restarts"].astype("Int64") - rows["restarts_seen"]).clip(lower=0)
+    tasks = collect(derived.tasks.filter(nw.col("truncated")))
+    slot = look_up(tasks["alloc_id"], slot_by_allocation(runs_))
+    lost = (tasks["restarts"].astype("Int64") - tasks["restarts_seen"]).clip(lower=0)
     return (
-        lost.groupby([slot.rename("slot"), rows["task"].astype("str").rename("task")])
+        lost.groupby([slot.rename("slot"), tasks["task"].astype("str").rename("task")])
         .sum()
         .rename("restarts_lost")
     )
 
 
-def _classed(
-    found: pd.DataFrame, ran: pd.DataFrame, crashes: pd.DataFrame, fast: pd.Timedelta
-) -> pd.DataFrame:
-    last = (
-        ran.groupby(_TASK)
-        .tail(1)
-        .set_index(_TASK)[["end", "duration"]]
-        .rename(columns={"end": "state", "duration": "lasted"})
+def _classify_loops(loops: pd.DataFrame, runs_: pd.DataFrame, fast_below: pd.Timedelta) -> pd.DataFrame:
+    """Add `kind` and `resolved`."""
+    last_run = runs_.groupby(_SLOT_TASK).tail(1).set_index(_SLOT_TASK)[["end", "duration"]]
+    loops = loops.join(last_run.rename(columns={"end": "last_end", "duration": "last_duration"}), how="left")
+    never_ran = loops["median_run"].isna()
+    loops["kind"] = np.where(
+        loops["delayed"] == 1,
+        "delayed",
+        np.where(never_ran | (loops["median_run"] < fast_below), "fast", "slow"),
     )
-    found = found.join(last, how="left")
-    never_ran = found["median_run"].isna()
-    found["kind"] = np.where(
-        found["delayed"] == 1, "delayed", np.where(never_ran | (found["median_run"] < fast), "fast", "slow")
+    loops["resolved"] = (loops["last_end"] == "running") & (
+        loops["last_duration"] > _RESOLVED_AFTER * loops["pause"].fillna(pd.Timedelta(0))
     )
-    found["resolved"] = (found["state"] == "running") & (
-        found["lasted"] > _SOLVED_AFTER * found["pause"].fillna(pd.Timedelta(0))
-    )
-    found["restarts_lost"] = found["restarts_lost"].fillna(0).astype("int64")
-    found["exhaustions"] = found["exhaustions"].astype("int64")
+    loops["restarts_lost"] = loops["restarts_lost"].fillna(0).astype("int64")
+    loops["exhaustions"] = loops["exhaustions"].astype("int64")
     return (
-        found.reset_index()[_COLUMNS]
+        loops.reset_index()[_COLUMNS]
         .sort_values("crashes", ascending=False, kind="stable")
         .reset_index(drop=True)
     )
 
 
 _COLUMNS = [
-    "namespace", "job_id", "task_group", "slot", "task", "job_version", "node_names", "kind", "resolved", "crashes", "exhaustions",
-    "restarts_lost", "first_at", "last_at", "median_run", "run_cv", "cause", "exit_code",
+    "namespace", "job_id", "task_group", "slot", "task", "job_version", "node_names", "kind", "resolved",
+    "crashes", "exhaustions", "restarts_lost", "first_at", "last_at", "median_run", "run_cv", "cause",
+    "exit_code",
 ]  # fmt: skip
 
 

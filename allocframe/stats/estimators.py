@@ -1,4 +1,7 @@
-"""Lifetimes: Kaplan-Meier, log-rank, mean cumulative function, Aalen-Johansen, and Laplace's test of trend."""
+"""Estimators of lifetimes and recurrent events on plain arrays.
+
+Kaplan-Meier, log-rank, mean cumulative function, Aalen-Johansen, and Laplace's test of trend.
+"""
 
 from __future__ import annotations
 
@@ -19,20 +22,26 @@ def kaplan_meier(durations: ArrayLike, observed: ArrayLike) -> pd.DataFrame:
 
     Parameters
     ----------
-    durations : array of n numbers
-        Time until the event, or until it was last seen without it.
-    observed : array of n bools
+    durations : array of shape (n,)
+        Time until the event, or until the subject was last seen without it; in any unit, 0 or more.
+    observed : array of bool, shape (n,)
         Whether the event was seen; the others are right-censored.
 
     Returns
     -------
     pandas.DataFrame
-        One row for each distinct duration, from 0: time, at_risk, events, censored, survival, lower, upper (95 %, Greenwood's
-        variance on the log-log scale; missing where nothing is known).
+        One row for each distinct duration, from 0: time (in the unit of `durations`), at_risk, events,
+        censored, survival (0 to 1), lower, upper (95 %; missing where nothing is left at risk).
+
+    Raises
+    ------
+    ValueError
+        The arrays differ in shape, or a duration is negative or NaN.
 
     References
     ----------
-    Kaplan and Meier (1958); Kalbfleisch and Prentice, The Statistical Analysis of Failure Time Data, 2002, 1.4.
+    Kaplan and Meier, Journal of the American Statistical Association 53, 1958; Kalbfleisch and Prentice, The
+    Statistical Analysis of Failure Time Data, 2002, 1.4.
 
     Examples
     --------
@@ -42,14 +51,13 @@ def kaplan_meier(durations: ArrayLike, observed: ArrayLike) -> pd.DataFrame:
     time, at_risk, events, censored = _life_table(durations, observed)
     with np.errstate(divide="ignore", invalid="ignore"):
         survival = np.cumprod(1 - events / np.maximum(at_risk, 1))
+        # Greenwood's variance on the log(-log) scale: the interval stays between 0 and 1
         greenwood = np.cumsum(events / (at_risk * (at_risk - events)))
-        reach = _Z * np.sqrt(greenwood) / np.log(survival)
-        lower, upper = survival ** np.exp(-reach), survival ** np.exp(reach)
-    known = (survival > 0) & (survival < 1)
-    lower, upper = (
-        np.where(known, lower, np.where(survival == 1, 1.0, np.nan)),
-        np.where(known, upper, np.where(survival == 1, 1.0, np.nan)),
-    )
+        half_width = _Z * np.sqrt(greenwood) / np.log(survival)
+        lower, upper = survival ** np.exp(-half_width), survival ** np.exp(half_width)
+    # at 1 nothing has failed, and at 0 nobody is left: log(-log) is undefined at both
+    inner = (survival > 0) & (survival < 1)
+    edge = np.where(survival == 1, 1.0, np.nan)
     return pd.DataFrame(
         {
             "time": time,
@@ -57,40 +65,57 @@ def kaplan_meier(durations: ArrayLike, observed: ArrayLike) -> pd.DataFrame:
             "events": events,
             "censored": censored,
             "survival": survival,
-            "lower": lower,
-            "upper": upper,
+            "lower": np.where(inner, lower, edge),
+            "upper": np.where(inner, upper, edge),
         }
     )
 
 
 def _life_table(durations: ArrayLike, observed: ArrayLike) -> tuple[Floats, Any, Any, Any]:
-    length, seen = np.asarray(durations, dtype=float), np.asarray(observed, dtype=bool)
-    if length.shape != seen.shape or length.ndim != 1:
+    """Return the distinct durations, and at each the numbers at risk, with the event, and censored."""
+    lengths, is_event = np.asarray(durations, dtype=float), np.asarray(observed, dtype=bool)
+    if lengths.shape != is_event.shape or lengths.ndim != 1:
         raise ValueError(
-            f"durations and observed must be two equally long lists, not {length.shape} and {seen.shape}"
+            "durations and observed must be one-dimensional and of equal length, "
+            f"got shapes {lengths.shape} and {is_event.shape}"
         )
-    if np.isnan(length).any() or (length < 0).any():
-        raise ValueError("durations must be numbers of 0 or more")
-    time = np.unique(np.concatenate([[0.0], length]))
-    place = np.searchsorted(time, length)
-    events = np.bincount(place[seen], minlength=len(time))
-    censored = np.bincount(place[~seen], minlength=len(time))
+    if np.isnan(lengths).any() or (lengths < 0).any():
+        raise ValueError("durations must be numbers of 0 or more, got a negative one or NaN")
+    time = np.unique(np.concatenate([[0.0], lengths]))
+    row = np.searchsorted(time, lengths)
+    events = np.bincount(row[is_event], minlength=len(time))
+    censored = np.bincount(row[~is_event], minlength=len(time))
+    # by convention, a subject censored at the time of an event is still at risk for it
     left = np.cumsum(events + censored)
-    return time, len(length) - np.concatenate([[0], left[:-1]]), events, censored
+    return time, len(lengths) - np.concatenate([[0], left[:-1]]), events, censored
 
 
 def logrank(durations: ArrayLike, observed: ArrayLike, groups: ArrayLike) -> dict[str, float]:
     """Test whether groups have the same survival.
 
+    Parameters
+    ----------
+    durations : array of shape (n,)
+        As in `kaplan_meier`.
+    observed : array of bool, shape (n,)
+        As in `kaplan_meier`.
+    groups : array of shape (n,)
+        The group of each subject; two groups or more.
+
     Returns
     -------
     dict
-        statistic, degrees_of_freedom, p, and for each group ``events <group>`` and ``expected <group>``. With many
-        comparisons some p fall below 0.05 by chance.
+        statistic (chi-square), degrees_of_freedom, p, and for each group ``events <group>`` and ``expected
+        <group>``. Of many comparisons, one in twenty has a p below 0.05 by chance.
+
+    Raises
+    ------
+    ValueError
+        There are fewer than two groups.
 
     References
     ----------
-    Mantel (1966); Kalbfleisch and Prentice, 2002, 1.5.
+    Mantel, Cancer Chemotherapy Reports 50, 1966; Kalbfleisch and Prentice, 2002, 1.5.
 
     Examples
     --------
@@ -98,33 +123,38 @@ def logrank(durations: ArrayLike, observed: ArrayLike, groups: ArrayLike) -> dic
     >>> round(test["p"], 3)
     0.025
     """
-    length, seen, labels = np.asarray(durations, float), np.asarray(observed, bool), np.asarray(groups)
-    kinds = np.unique(labels)
-    if len(kinds) < 2:
-        raise ValueError("logrank compares two groups or more")
-    time = np.unique(length[seen])
-    at_risk = np.array([(length[labels == kind][:, None] >= time).sum(axis=0) for kind in kinds])
+    lengths, is_event, labels = np.asarray(durations, float), np.asarray(observed, bool), np.asarray(groups)
+    distinct = np.unique(labels)
+    if len(distinct) < 2:
+        raise ValueError(f"groups must hold two groups or more, got {len(distinct)}")
+    time = np.unique(lengths[is_event])
+    at_risk = np.array([(lengths[labels == group][:, None] >= time).sum(axis=0) for group in distinct])
     events = np.array(
         [
-            ((length[labels == kind][:, None] == time) & seen[labels == kind][:, None]).sum(axis=0)
-            for kind in kinds
+            ((lengths[labels == group][:, None] == time) & is_event[labels == group][:, None]).sum(axis=0)
+            for group in distinct
         ]
     )
     n, d = at_risk.sum(axis=0), events.sum(axis=0)
+    # if survival is equal, the events at each time fall on the groups like balls drawn without replacement
     expected = at_risk * d / n
     share = at_risk / n
     spread = d * (n - d) / np.maximum(n - 1, 1)
+    # the excesses sum to 0 over all groups, so the last group adds nothing and would make the matrix singular
     covariance = (np.diag((share * spread).sum(axis=1)) - (share * spread) @ share.T)[:-1, :-1]
     excess = (events - expected).sum(axis=1)[:-1]
     statistic = float(excess @ np.linalg.pinv(covariance) @ excess)
-    found = {
+    result = {
         "statistic": statistic,
-        "degrees_of_freedom": float(len(kinds) - 1),
-        "p": float(distributions.chi2.sf(statistic, len(kinds) - 1)),
+        "degrees_of_freedom": float(len(distinct) - 1),
+        "p": float(distributions.chi2.sf(statistic, len(distinct) - 1)),
     }
-    for row, kind in enumerate(kinds):
-        found |= {f"events {kind}": float(events[row].sum()), f"expected {kind}": float(expected[row].sum())}
-    return found
+    for row, group in enumerate(distinct):
+        result |= {
+            f"events {group}": float(events[row].sum()),
+            f"expected {group}": float(expected[row].sum()),
+        }
+    return result
 
 
 def mean_cumulative(
@@ -134,42 +164,50 @@ def mean_cumulative(
 
     Parameters
     ----------
-    units, times : arrays of n
-        For each event, whose it is and at what age of that unit.
+    units : array of shape (n,)
+        The unit of each event.
+    times : array of shape (n,)
+        The age of the unit at each event, in any unit of time.
     until : dict
-        For each unit, those without events included, the age up to which it was seen.
+        The age up to which each unit was observed; units without events, too.
     since : dict, optional
-        The age from which it was seen, where that is not 0.
+        The age from which a unit was observed, if not from 0 (late entry).
 
     Returns
     -------
     pandas.DataFrame
-        time, at_risk, events, mean, lower, upper: Nelson's estimate with a 95 % interval from his robust variance.
+        One row for each distinct age, from 0: time, at_risk, events, mean (Nelson's estimate), lower, upper
+        (95 %, from his robust variance).
+
+    Raises
+    ------
+    ValueError
+        A unit that had an event is not in `until`.
 
     References
     ----------
-    Nelson, Recurrent Events Data Analysis, 2003; Lawless and Nadeau (1995).
+    Nelson, Recurrent Events Data Analysis for Product Repairs, 2003; Lawless and Nadeau, Technometrics 37,
+    1995.
 
     Examples
     --------
     >>> af.stats.mean_cumulative(["a", "a", "b"], [1, 3, 2], {"a": 4, "b": 4})["mean"].tolist()
     [0.0, 0.5, 1.0, 1.5]
     """
-    age, whose = (
-        np.asarray(times, dtype=float),
-        pd.Index(list(until)).get_indexer(pd.Index(np.asarray(units))),
-    )
+    ages = np.asarray(times, dtype=float)
+    unit_rows = pd.Index(list(until)).get_indexer(pd.Index(np.asarray(units)))
+    if (unit_rows < 0).any():
+        raise ValueError("until must hold every unit that had an event")
     ends = np.array(list(until.values()), dtype=float)
-    if (whose < 0).any():
-        raise ValueError("every unit that had an event must be in until")
     begins = np.array([(since or {}).get(unit, 0.0) for unit in until], dtype=float)
-    time = np.unique(np.concatenate([[0.0], age]))
-    seen = (ends[:, None] >= time) & (begins[:, None] <= time)
-    at_risk = seen.sum(axis=0)
+    time = np.unique(np.concatenate([[0.0], ages]))
+    is_at_risk = (ends[:, None] >= time) & (begins[:, None] <= time)
+    at_risk = is_at_risk.sum(axis=0)
     counts = np.zeros((len(ends), len(time)))
-    np.add.at(counts, (whose, np.searchsorted(time, age)), 1)
+    np.add.at(counts, (unit_rows, np.searchsorted(time, ages)), 1)
     step = counts.sum(axis=0) / np.maximum(at_risk, 1)
-    excess = np.where(seen, counts - step, 0.0) / np.maximum(at_risk, 1)
+    # the variance between units, not Poisson's: restarts of one task come in series
+    excess = np.where(is_at_risk, counts - step, 0.0) / np.maximum(at_risk, 1)
     mean, deviation = np.cumsum(step), np.sqrt((np.cumsum(excess, axis=1) ** 2).sum(axis=0))
     return pd.DataFrame(
         {"time": time, "at_risk": at_risk, "events": counts.sum(axis=0).astype("int64"), "mean": mean,
@@ -178,23 +216,32 @@ def mean_cumulative(
 
 
 def cumulative_incidence(durations: ArrayLike, ends: Iterable[str | None]) -> pd.DataFrame:
-    """Estimate, for competing ends (failed, migrated, updated, lost), the share that has ended in each way by each time.
+    """Estimate the share that has ended in each of several competing ways by each time.
+
+    Ends compete if each rules out the others: failed, migrated, updated, lost.
 
     Parameters
     ----------
-    durations : array of n numbers
-        Time until the end, or until it was last seen.
+    durations : array of shape (n,)
+        Time until the end, or until the subject was last seen; in any unit, 0 or more.
     ends : n texts
-        The kind of end; missing where none was seen.
+        The kind of end; missing if none was seen.
 
     Returns
     -------
     pandas.DataFrame
-        time, at_risk, and a column for each kind of end: Aalen and Johansen's estimate. One minus Kaplan-Meier would overstate each.
+        One row for each distinct duration, from 0: time, at_risk, and a column for each kind of end (0 to 1).
+        One minus Kaplan-Meier would overstate each of them, because it treats the other ends as if they could
+        still fail.
+
+    Raises
+    ------
+    ValueError
+        The arguments differ in length, or a duration is negative or NaN.
 
     References
     ----------
-    Aalen and Johansen (1978).
+    Aalen and Johansen, Scandinavian Journal of Statistics 5, 1978.
 
     Examples
     --------
@@ -204,22 +251,30 @@ def cumulative_incidence(durations: ArrayLike, ends: Iterable[str | None]) -> pd
     kinds = pd.Series(list(ends), dtype="str")
     time, at_risk, events, _ = _life_table(durations, kinds.notna().to_numpy())
     survival = np.cumprod(1 - events / np.maximum(at_risk, 1))
-    before = np.concatenate([[1.0], survival[:-1]])
-    length = np.asarray(durations, dtype=float)
-    found = pd.DataFrame({"time": time, "at_risk": at_risk})
+    # an end at a time needs survival of all ends up to just before it
+    survival_before = np.concatenate([[1.0], survival[:-1]])
+    lengths = np.asarray(durations, dtype=float)
+    table = pd.DataFrame({"time": time, "at_risk": at_risk})
     for kind in sorted(kinds.dropna().unique()):
-        mine = np.bincount(np.searchsorted(time, length[(kinds == kind).to_numpy()]), minlength=len(time))
-        found[kind] = np.cumsum(before * mine / np.maximum(at_risk, 1))
-    return found
+        of_kind = np.bincount(np.searchsorted(time, lengths[(kinds == kind).to_numpy()]), minlength=len(time))
+        table[kind] = np.cumsum(survival_before * of_kind / np.maximum(at_risk, 1))
+    return table
 
 
 def laplace(times: Any, start: Any, end: Any) -> tuple[float, float]:
     """Test whether events come ever faster (above 0) or settle (below 0) between `start` and `end`.
 
+    Parameters
+    ----------
+    times : n times
+    start, end : time
+        The window in which they were observed.
+
     Returns
     -------
     (float, float)
-        Laplace's statistic, about normal without trend, and its two-sided p; NaN with fewer than four events.
+        Laplace's statistic, which is about normal without trend, and its two-sided p; NaN with fewer than
+        four events, for which the normal approximation is too coarse.
 
     References
     ----------
@@ -237,6 +292,7 @@ def laplace(times: Any, start: Any, end: Any) -> tuple[float, float]:
     length = (end - start) / pd.Timedelta(seconds=1) if len(moments) else 0.0
     if len(moments) < 4 or not length > 0:
         return float("nan"), float("nan")
-    share = np.asarray((moments - start) / pd.Timedelta(seconds=1), dtype=float) / length
-    statistic = float((share.mean() - 0.5) * np.sqrt(12 * len(moments)))
+    # without trend the times are uniform: their mean is 1/2 with variance 1/(12 n)
+    position = np.asarray((moments - start) / pd.Timedelta(seconds=1), dtype=float) / length
+    statistic = float((position.mean() - 0.5) * np.sqrt(12 * len(moments)))
     return statistic, float(2 * distributions.norm.sf(abs(statistic)))

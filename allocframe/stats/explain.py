@@ -1,4 +1,4 @@
-"""What each event means: exit meaning, out of memory or not, failure or not, and the cause of an end or restart."""
+"""What each event means: exit meaning, out of memory, failure or not, and the cause of an end or restart."""
 
 from __future__ import annotations
 
@@ -11,47 +11,62 @@ import pandas as pd
 
 from ..snapshot.snapshot import Snapshot
 from . import _classify, vocabulary
-from ._derived import facts
-from ._per_cluster import apart
-from ._source import TASK, Source, collected, looked_up, pandas_table
+from ._derived import derive
+from ._per_cluster import per_cluster
+from ._source import TASK, Source, collect, look_up, pandas_table
 from .replacements import replacements
 
-_KEY = ("namespace", "alloc_id", "task", "seq")
+_EVENT_KEY = ("namespace", "alloc_id", "task", "seq")
 
 
-@apart
+@per_cluster
 def explain_events(source: Source) -> Any:
     """Add to the events what they mean.
 
     Parameters
     ----------
     source : Snapshot or events table
-        A pandas DataFrame, a DuckDB relation, or a Spark DataFrame with the columns of the `events` table.
+        A pandas DataFrame, DuckDB relation or Spark DataFrame with the columns of the table `events`.
 
     Returns
     -------
-    pandas.DataFrame, or a frame of the engine that was given
-        The events and these columns; what is not known is "unknown", what does not apply is missing.
+    pandas.DataFrame, or a frame of the source's engine
+        The events with these columns. A value that is not known is "unknown"; one that does not apply is
+        missing.
 
         attempt : int
-            Number of the attempt within the events at hand, from 0; a restart begins the next one.
+            Number of the attempt, from 0, within the events at hand; a restart begins the next one.
+        killed_by_nomad : bool
+            Nomad ended the attempt's task.
+        cause_code : int
+            Position of `cause` in `vocabulary.CAUSES`, for every event of the attempt.
         exit_meaning : str
-            Of `Terminated`: "ok", "error", "out of memory", "kill timeout exceeded", "killed by SIGSEGV", ...
+            For `Terminated`: "ok", "error", "out of memory", "kill timeout exceeded", "killed by SIGSEGV",
+            ...
         oom : str
-            Of `Terminated`: "confirmed" by the driver, "suspected" (SIGKILL from elsewhere than Nomad), or "no".
+            For `Terminated`: "confirmed" by the driver, "suspected" (SIGKILL from elsewhere than Nomad),
+            "no", or "unknown".
         failure : bool
             A run that failed by itself or by its health check, or a start that failed.
         decision : str
-            Of `Restarting` and `Not Restarting`: what the restart policy decided ("within policy", "within policy, delayed",
-            "given up: ..."), or "on request" where somebody or something asked for it.
+            For `Restarting` and `Not Restarting`: what the restart policy decided ("within policy", "within
+            policy, delayed", "given up: ..."), or "on request" if somebody or something asked for the
+            restart.
         cause : str
-            Why the attempt ended or restarts, one of `meanings.CAUSES`: "failure", "out of memory", "operator", ...
+            Why the attempt ended or restarts, one of `vocabulary.CAUSES`: "failure", "out of memory",
+            "operator", ...
+
+    Raises
+    ------
+    TypeError
+        `source` holds no events table, or it lacks a column.
 
     Notes
     -----
-    Display messages are not parsed; two of Nomad's constants that are sent nowhere else are compared as a whole.
-    Exit code 137 after `Killing` is a kill timeout; without it, and without the driver's word, it may be an OOM kill
-    that the driver did not see (docker with cgroup v2, others before 1.7).
+    Display messages are not parsed; two of Nomad's constants that appear nowhere else are compared as a
+    whole. Exit code 137 after `Killing` is a kill timeout. Without `Killing`, and without a report by the
+    driver, it may be an OOM kill that the driver did not see (docker with cgroup v2, others before Nomad
+    1.7).
 
     Examples
     --------
@@ -59,61 +74,80 @@ def explain_events(source: Source) -> Any:
     >>> set(explained.loc[explained["failure"], "cause"]) >= {"failure", "out of memory"}
     True
     """
-    known = facts(source)
+    derived = derive(source)
     if isinstance(source, Snapshot):
-        return _beside(source.events, collected(known.events.select(*_classify.TOLD)))
-    found = known.events
+        return _add_explanation(source.events, collect(derived.events.select(*_classify.EXPLANATION)))
+    events = derived.events
     helpers = [
-        name for name in found.collect_schema().names() if name.startswith("_") or name.endswith("_us")
+        name for name in events.collect_schema().names() if name.startswith("_") or name.endswith("_us")
     ]
-    native = found.drop(*helpers, TASK, strict=False)
-    if known.given.eager:
+    native = events.drop(*helpers, TASK, strict=False)
+    if derived.eager:
         return native.collect(backend="pandas").to_native().astype(dict.fromkeys(_classify.TEXTS, "str"))
     return native.to_native()
 
 
-@apart
+@per_cluster
 def explained(
     snapshot: Snapshot, column: str, values: Sequence[Any], *, latest: int | None = None
 ) -> pd.DataFrame:
-    """Return the rows of `explain_events` that have one of `values` in a column; of a large snapshot it makes no others.
+    """Return the rows of `explain_events` that have one of `values` in a column, without making the others.
 
-    Of many, only the `latest` so many, the last one first.
+    With `latest`, return only so many of them, the last one first.
     """
-    known = collected(
-        facts(snapshot).events.select(*_classify.TOLD, *_KEY, "time_us", _wanted=nw.col(column))
+    events = collect(
+        derive(snapshot).events.select(
+            *_classify.EXPLANATION, *_EVENT_KEY, "time_us", _selected=nw.col(column)
+        )
     )
-    places = np.flatnonzero(known["_wanted"].isin(list(values)).to_numpy(dtype=bool))
+    positions = np.flatnonzero(events["_selected"].isin(list(values)).to_numpy(dtype=bool))
     if latest is not None:
-        times = known["time_us"].iloc[places].fillna(0).to_numpy(dtype=np.int64)
-        places = places[np.argsort(-times, kind="stable")[:latest]]
-    found = known.iloc[places]
-    return _beside(snapshot._events_at(places, found[list(_KEY)]), found[list(_classify.TOLD)])
+        times = events["time_us"].iloc[positions].fillna(0).to_numpy(dtype=np.int64)
+        positions = positions[np.argsort(-times, kind="stable")[:latest]]
+    rows = events.iloc[positions]
+    return _add_explanation(
+        snapshot._events_at(positions, rows[list(_EVENT_KEY)]), rows[list(_classify.EXPLANATION)]
+    )
 
 
-def _beside(events: pd.DataFrame, told: pd.DataFrame) -> pd.DataFrame:
-    """Put what events mean beside them, row by row."""
-    plain = told.astype(dict.fromkeys(_classify.TEXTS, "str")).set_axis(events.index)
-    return events.assign(**{str(name): values for name, values in plain.items()})
+def _add_explanation(events: pd.DataFrame, explanation: pd.DataFrame) -> pd.DataFrame:
+    """Put the columns of an explanation beside the events, row by row."""
+    columns = explanation.astype(dict.fromkeys(_classify.TEXTS, "str")).set_axis(events.index)
+    return events.assign(**{str(name): values for name, values in columns.items()})
 
 
-@apart
+def disturbances(explained: pd.DataFrame) -> pd.DataFrame:
+    """Return the explained events that are disturbances: failures, and ends of runs restarted on request.
+
+    Losses are no events of a task; plots and reports add them from runs or allocations.
+    """
+    requested = (explained["type"] == "Terminated") & explained["cause"].isin(vocabulary.REQUEST_CAUSES)
+    return explained[explained["failure"].astype(bool) | requested]
+
+
+@per_cluster
 def explain_stops(source: Source, evaluations: pd.DataFrame | None = None) -> pd.DataFrame:
     """Add to the allocations why the servers stopped them.
 
     Parameters
     ----------
-    source : Snapshot or mapping
-        With the `allocations` table.
+    source : Snapshot or mapping of tables
+        With the table `allocations`.
     evaluations : pandas.DataFrame, optional
-        What `Client.evaluations` returned. Nomad says "migrated" of a drained node and of ``nomad alloc stop`` alike;
-        the evaluation that placed the replacement tells them apart.
+        What `Client.evaluations` returned. Nomad says "migrated" both for a drained node and for
+        ``nomad alloc stop``; the evaluation that placed the replacement tells which it was.
 
     Returns
     -------
     pandas.DataFrame
-        The allocations, with `stop_reason`: missing where nothing was to stop, "unknown" where a description is not
-        one of the scheduler's, else one of `meanings.STOP_REASONS` and `meanings.MIGRATIONS`.
+        The allocations with `stop_reason` (str): one of the values of `vocabulary.STOP_REASONS` and
+        `vocabulary.MIGRATIONS`, "unknown" if the description is not one of the scheduler's, missing if the
+        servers did not stop the allocation.
+
+    Raises
+    ------
+    TypeError
+        `source` holds no `allocations`.
 
     Examples
     --------
@@ -121,25 +155,25 @@ def explain_stops(source: Source, evaluations: pd.DataFrame | None = None) -> pd
     >>> "node down" in set(stops["stop_reason"])
     True
     """
-    found = pandas_table(source, "allocations").copy()
-    described = found["desired_description"].astype("str")
-    reason = described.map(vocabulary.STOP_REASONS)
-    stopped = found["desired_status"].isin(["stop", "evict"])
-    reason = reason.where(described.notna(), "no reason given").where(stopped).astype("str")
+    allocations = pandas_table(source, "allocations").copy()
+    description = allocations["desired_description"].astype("str")
+    reason = description.map(vocabulary.STOP_REASONS)
+    stopped = allocations["desired_status"].isin(vocabulary.STOPPING_STATUSES)
+    reason = reason.where(description.notna(), "no reason given").where(stopped).astype("str")
     reason = reason.mask(
-        stopped & described.notna() & ~described.isin(list(vocabulary.STOP_REASONS)), "unknown"
+        stopped & description.notna() & ~description.isin(list(vocabulary.STOP_REASONS)), "unknown"
     )
-    reason = reason.mask(stopped & found["preempted_by"].notna(), "preempted")
+    reason = reason.mask(stopped & allocations["preempted_by"].notna(), "preempted")
     if evaluations is not None:
-        trigger = _replacement_trigger(found, evaluations)
-        told = reason.eq("migrated") & trigger.isin(list(vocabulary.MIGRATIONS))
-        reason = reason.mask(told, trigger.map(vocabulary.MIGRATIONS))
-    return found.assign(stop_reason=reason)
+        trigger = _replacement_trigger(allocations, evaluations)
+        ambiguous = reason.eq("migrated") & trigger.isin(list(vocabulary.MIGRATIONS))
+        reason = reason.mask(ambiguous, trigger.map(vocabulary.MIGRATIONS))
+    return allocations.assign(stop_reason=reason)
 
 
 def _replacement_trigger(allocations: pd.DataFrame, evaluations: pd.DataFrame) -> pd.Series[Any]:
     """Return what triggered the evaluation that placed the replacement of each allocation."""
     triggers = evaluations.drop_duplicates("eval_id").set_index("eval_id")["triggered_by"].astype("str")
-    by_id = allocations.drop_duplicates("alloc_id").set_index("alloc_id")["eval_id"]
-    following = replacements({"allocations": allocations, "events": None})
-    return looked_up(looked_up(following, by_id), triggers)
+    evaluation_by_id = allocations.drop_duplicates("alloc_id").set_index("alloc_id")["eval_id"]
+    replaced_by = replacements({"allocations": allocations, "events": None})
+    return look_up(look_up(replaced_by, evaluation_by_id), triggers)

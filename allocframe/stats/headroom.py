@@ -1,4 +1,4 @@
-"""What tasks use of what they were given: percentiles, and what is left."""
+"""What tasks use of the CPU and memory that they reserve: percentiles, and what is left."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ from typing import Any
 
 import pandas as pd
 
-from ._per_cluster import apart
-from ._source import grouped, names
+from ._per_cluster import per_cluster
+from ._source import group_rows, names
 
-_RESOURCES = (("cpu", "mhz"), ("memory", "mib"))
-_QUANTILES = (("p50", 0.5), ("p95", 0.95), ("max", 1.0))
+_UNITS = {"cpu": "mhz", "memory": "mib"}
+_QUANTILES = {"p50": 0.5, "p95": 0.95, "max": 1.0}
+_LIMITING = {"cpu": "p95", "memory": "max"}
+"""The quantile that headroom starts from: a burst of CPU slows a task, one moment beyond memory kills it."""
 
 
-@apart
+@per_cluster
 def headroom(
     samples: pd.DataFrame, by: str | Iterable[str] = ("namespace", "job_id", "task_group", "task")
 ) -> pd.DataFrame:
-    """Say what is used of what was given, and what is left of it.
+    """Return what tasks use of what they reserve, and what is left of it.
 
-    Samples that a node took long before the others (`stale`), or has none of, do not count; one that was read twice counts once.
+    Samples that a node took long before the others (`stale`), and those without a time, do not count; a
+    sample that was read twice counts once.
 
     Parameters
     ----------
@@ -32,10 +35,16 @@ def headroom(
     Returns
     -------
     pandas.DataFrame
-        One row for each group, the least memory headroom first: tasks, samples, first_at, last_at; cpu_requested_mhz (the largest request),
-        cpu_p50_mhz, cpu_p95_mhz, cpu_max_mhz, cpu_p50_share, cpu_p95_share, cpu_max_share (used over requested, 1.0 is all of it),
-        cpu_headroom (1 less cpu_p95_share: a burst of CPU slows, no more); the same of memory in MiB, where memory_headroom is 1 less
-        memory_max_share: one moment beyond it kills. Negative: more than requested. Missing: the driver does not measure it.
+        One row for each group, the one with least memory headroom first: tasks, samples, first_at, last_at;
+        cpu_requested_mhz (the largest request); cpu_p50_mhz, cpu_p95_mhz, cpu_max_mhz; cpu_p50_share,
+        cpu_p95_share, cpu_max_share (used over requested); cpu_headroom (1 less cpu_p95_share); and the same
+        for memory in MiB, where memory_headroom is 1 less memory_max_share. Negative headroom: more is used
+        than requested. Missing: the driver does not measure it.
+
+    Raises
+    ------
+    KeyError
+        `samples` lacks a column, or one of `by`.
 
     Examples
     --------
@@ -44,22 +53,22 @@ def headroom(
     True
     """
     keys = names(by)
-    told = samples[samples["at"].notna() & ~samples["stale"].fillna(False)]
-    told = told.drop_duplicates(["alloc_id", "task", "at"])
-    columns: dict[str, Any] = {"task_key": told["alloc_id"] + "/" + told["task"]}
-    for what, unit in _RESOURCES:
-        columns[f"{what}_share"] = told[f"{what}_{unit}"] / told[f"{what}_requested_{unit}"]
-    mine = grouped(told.assign(**columns), keys)
-    found: pd.DataFrame = mine.agg(
+    valid = samples[samples["at"].notna() & ~samples["stale"].fillna(False)]
+    valid = valid.drop_duplicates(["alloc_id", "task", "at"])
+    columns: dict[str, Any] = {"task_key": valid["alloc_id"] + "/" + valid["task"]}
+    for resource, unit in _UNITS.items():
+        columns[f"{resource}_share"] = valid[f"{resource}_{unit}"] / valid[f"{resource}_requested_{unit}"]
+    grouped = group_rows(valid.assign(**columns), keys)
+    table: pd.DataFrame = grouped.agg(
         tasks=("task_key", "nunique"),
         samples=("task_key", "size"),
         first_at=("at", "min"),
         last_at=("at", "max"),
     )
-    for what, unit in _RESOURCES:
-        found[f"{what}_requested_{unit}"] = mine[f"{what}_requested_{unit}"].max()
-        for column, ending in ((f"{what}_{unit}", unit), (f"{what}_share", "share")):
-            for label, quantile in _QUANTILES:
-                found[f"{what}_{label}_{ending}"] = mine[column].quantile(quantile)
-        found[f"{what}_headroom"] = 1 - found[f"{what}_{'p95' if what == 'cpu' else 'max'}_share"]
-    return found.sort_values("memory_headroom", kind="stable").reset_index(drop=not keys)
+    for resource, unit in _UNITS.items():
+        table[f"{resource}_requested_{unit}"] = grouped[f"{resource}_requested_{unit}"].max()
+        for measure in (unit, "share"):
+            for label, quantile in _QUANTILES.items():
+                table[f"{resource}_{label}_{measure}"] = grouped[f"{resource}_{measure}"].quantile(quantile)
+        table[f"{resource}_headroom"] = 1 - table[f"{resource}_{_LIMITING[resource]}_share"]
+    return table.sort_values("memory_headroom", kind="stable").reset_index(drop=not keys)

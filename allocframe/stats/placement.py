@@ -7,17 +7,17 @@ from typing import Any
 
 import pandas as pd
 
-from ._per_cluster import apart
+from ._per_cluster import per_cluster
 
 _COLUMNS = [
-    "eval_id", "namespace", "job_id", "task_group", "created_at", "triggered_by", "status", "queued", "nodes_evaluated", "nodes_filtered",
-    "nodes_exhausted", "constraints", "exhausted",
+    "eval_id", "namespace", "job_id", "task_group", "created_at", "triggered_by", "status", "queued",
+    "nodes_evaluated", "nodes_filtered", "nodes_exhausted", "constraints", "exhausted",
 ]  # fmt: skip
 
 
-@apart
+@per_cluster
 def placement_failures(evaluations: pd.DataFrame) -> pd.DataFrame:
-    """List the task groups that an evaluation could not place, with what stood in the way.
+    """List the task groups that an evaluation could not place, and what stood in the way.
 
     Parameters
     ----------
@@ -27,9 +27,15 @@ def placement_failures(evaluations: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row for each evaluation and task group: eval_id, namespace, job_id, task_group, created_at, triggered_by, status,
-        queued (allocations that wait), nodes_evaluated, nodes_filtered, nodes_exhausted, constraints and exhausted (text:
-        each constraint or resource with its number of nodes).
+        One row for each evaluation and task group: eval_id, namespace, job_id, task_group, created_at,
+        triggered_by, status, queued (allocations that wait), nodes_evaluated, nodes_filtered,
+        nodes_exhausted, constraints and exhausted (text: each constraint or resource with its number of
+        nodes).
+
+    Raises
+    ------
+    KeyError
+        `evaluations` lacks a column.
 
     Examples
     --------
@@ -42,21 +48,25 @@ def placement_failures(evaluations: pd.DataFrame) -> pd.DataFrame:
         queued = json.loads(evaluation["queued"]) if isinstance(evaluation["queued"], str) else {}
         for group, metrics in json.loads(evaluation["failed_task_groups"]).items():
             rows.append(_row(evaluation, group, metrics or {}, queued))
-    found = pd.DataFrame(rows, columns=_COLUMNS)
-    whole = ["queued", "nodes_evaluated", "nodes_filtered", "nodes_exhausted"]
-    found[whole] = found[whole].astype("Int64")
-    return found
+    table = pd.DataFrame(rows, columns=_COLUMNS)
+    counts = ["queued", "nodes_evaluated", "nodes_filtered", "nodes_exhausted"]
+    table[counts] = table[counts].astype("Int64")
+    return table
 
 
 def _row(
     evaluation: dict[Any, Any], group: str, metrics: dict[str, Any], queued: dict[str, Any]
 ) -> list[Any]:
-    names = ("eval_id", "namespace", "job_id")
-    said = (_listed(metrics.get("ConstraintFiltered")), _listed(metrics.get("DimensionExhausted")))
-    numbers = (metrics.get(name) for name in ("NodesEvaluated", "NodesFiltered", "NodesExhausted"))
-    facts = (evaluation[name] for name in ("created_at", "triggered_by", "status"))
-    return [*(evaluation[name] for name in names), group, *facts, queued.get(group), *numbers, *said]
+    return [
+        *(evaluation[name] for name in ("eval_id", "namespace", "job_id")),
+        group,
+        *(evaluation[name] for name in ("created_at", "triggered_by", "status")),
+        queued.get(group),
+        *(metrics.get(name) for name in ("NodesEvaluated", "NodesFiltered", "NodesExhausted")),
+        _list_counts(metrics.get("ConstraintFiltered")),
+        _list_counts(metrics.get("DimensionExhausted")),
+    ]
 
 
-def _listed(counts: dict[str, Any] | None) -> str | None:
+def _list_counts(counts: dict[str, Any] | None) -> str | None:
     return ", ".join(f"{name}: {number}" for name, number in sorted((counts or {}).items())) or None

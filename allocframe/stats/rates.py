@@ -1,4 +1,4 @@
-"""Rates of restarts, failures, failed starts and OOM kills, by whatever they are grouped: count, exposure, exact interval."""
+"""Rates of restarts, failures, failed starts and OOM kills: count, exposure and exact interval."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ import numpy as np
 import pandas as pd
 
 from . import _confidence, vocabulary
-from ._derived import Facts, facts
-from ._per_cluster import apart
-from ._source import Source, Tables, collected, grouped, moment, names, pandas_table, us
+from ._derived import Derived, derive
+from ._per_cluster import per_cluster
+from ._source import Source, collect, from_us, group_rows, names, pandas_table, us
 
-_HOUR = 3_600_000_000
-_OF_EVENT = ("cause", "exit_meaning", "oom", "type")
-MOST_BINS = 1000
+_US_PER_HOUR = 3_600_000_000
+_EVENT_COLUMNS = ("cause", "exit_meaning", "oom", "type")
+"""Columns to group by that events have and tasks have not: exposure cannot be split by them."""
+
+MAX_BINS = 1000
 
 
 @dataclass(frozen=True)
 class _Window:
-    """The time that is looked at, in microseconds, and how it is cut into bins."""
+    """A time window, in microseconds since 1970, and the width of its bins (None: it is not cut)."""
 
     since: int
     until: int
@@ -36,42 +38,59 @@ class _Window:
         ]
 
 
-@apart
+@per_cluster
 def restarts(
     source: Source,
     by: str | Iterable[str] = "job_id",
     *,
-    bin: str | None = None,  # noqa: A002 - what it is called
+    bin: str | None = None,  # noqa: A002 - the field's term
     since: pd.Timestamp | str | None = None,
     until: pd.Timestamp | str | None = None,
 ) -> pd.DataFrame:
-    """Count restarts and their rate.
+    """Count restarts and return their rate per hour that tasks ran.
 
     Parameters
     ----------
     source : Snapshot, events table, or mapping of tables
         Of pandas, DuckDB or Spark.
     by : str or list of str
-        namespace, job_id, job_version, task_group, task, node_name, alloc_id; cause; with `allocations` also node_id, job_type, name.
+        namespace, job_id, job_version, task_group, task, node_name, alloc_id; cause, exit_meaning, oom, type;
+        with `allocations` also node_id, job_type, name. ``[]`` counts all together.
     bin : str, optional
-        Also by time: a width such as ``"1h"``.
+        Width of time bins such as ``"1h"``; at most 1000 bins.
     since, until : time, optional
-        Only what happened then; else everything that the tables hold.
+        The window; else all that the tables hold. A time without an offset is UTC.
 
     Returns
     -------
     pandas.DataFrame
-        The columns of `by` (and `bin`), and
+        One row for each group, the largest count first: the columns of `by`, `bin` (its start, if asked for),
+        and
 
         count : int
             `Restarting` events in the ring.
         exposure_hours, rate_per_hour, lower, upper : float
-            Time that tasks ran, count over exposure, and the exact 95 % Poisson interval; missing without exposure.
-        tasks, truncated_share, window_start, window_end
-            How many tasks, and which share of them has lost events.
+            Time that tasks ran, count over exposure, and its exact 95 % Poisson interval; the last three are
+            missing without exposure.
+        tasks : int
+        truncated_share : float
+            Share of the tasks that have lost events.
+        window_start, window_end : datetime64[ns, UTC]
         counter, lost_to_ring, unexplained : int
-            What the nodes counted (`Restarts`) in the life of those tasks; how many of these the rings of truncated tasks have lost; and
-            what differs in whole rings. Only where `task_states` is given, for everything and not by cause or time.
+            The nodes' own count (`Restarts`) over the life of these tasks; how many of these restarts the
+            rings of truncated tasks have lost; and by how much it differs from whole rings. Only with
+            `task_states`, without a window or bins, and not by columns of events.
+
+    Raises
+    ------
+    ValueError
+        A column of `by` does not exist, `since` is after `until`, or `bin` makes too many bins.
+    TypeError
+        `source` holds no events table, or it lacks a column.
+
+    References
+    ----------
+    NIST/SEMATECH e-Handbook of Statistical Methods, 8.1.7 (rates of repairable systems).
 
     Examples
     --------
@@ -79,12 +98,13 @@ def restarts(
     >>> bool((table["counter"] - table["lost_to_ring"] == table["count"]).all())
     True
     """
-    found = _rates(source, nw.col("type") == "Restarting", names(by), bin, since, until)
-    whole = bin is None and since is None and until is None and not set(names(by)) & set(_OF_EVENT)
-    return _with_counter(found, source, names(by)) if whole else found
+    table = _rates(source, nw.col("type") == "Restarting", names(by), bin, since, until)
+    # the counter covers the whole life of a task and knows neither times nor causes
+    comparable = bin is None and since is None and until is None and not set(names(by)) & set(_EVENT_COLUMNS)
+    return _add_counter(table, source, names(by)) if comparable else table
 
 
-@apart
+@per_cluster
 def failures(
     source: Source,
     by: str | Iterable[str] = "job_id",
@@ -93,7 +113,9 @@ def failures(
     since: pd.Timestamp | str | None = None,
     until: pd.Timestamp | str | None = None,
 ) -> pd.DataFrame:
-    """Count failures and their rate: bad ends of runs that nobody asked for, and failed starts. See `restarts`.
+    """Count failures and return their rate: bad ends of runs that nobody asked for, and failed starts.
+
+    Parameters, columns and errors are those of `restarts`, without the counter.
 
     Examples
     --------
@@ -104,7 +126,7 @@ def failures(
     return _rates(source, nw.col("failure"), names(by), bin, since, until)
 
 
-@apart
+@per_cluster
 def failed_starts(
     source: Source,
     by: str | Iterable[str] = "job_id",
@@ -113,18 +135,20 @@ def failed_starts(
     since: pd.Timestamp | str | None = None,
     until: pd.Timestamp | str | None = None,
 ) -> pd.DataFrame:
-    """Count starts that failed (artifact, setup, driver, validation) and their rate. See `restarts`.
+    """Count failed starts (artifact, setup, driver, validation) and return their rate.
+
+    Parameters, columns and errors are those of `restarts`, without the counter.
 
     Examples
     --------
     >>> af.stats.failed_starts(snap, by="job_id")["count"].sum()
     np.int64(0)
     """
-    counted = nw.col("type").is_in(list(vocabulary.FAILED_STARTS))
-    return _rates(source, counted, names(by), bin, since, until)
+    is_failed_start = nw.col("type").is_in(list(vocabulary.FAILED_STARTS))
+    return _rates(source, is_failed_start, names(by), bin, since, until)
 
 
-@apart
+@per_cluster
 def oom_kills(
     source: Source,
     by: str | Iterable[str] = "job_id",
@@ -133,9 +157,10 @@ def oom_kills(
     since: pd.Timestamp | str | None = None,
     until: pd.Timestamp | str | None = None,
 ) -> pd.DataFrame:
-    """Count kills for memory that the driver confirmed, and their rate. See `restarts`.
+    """Count OOM kills that the driver confirmed, and return their rate.
 
-    Group by ``"oom"`` in `explain_events` for those that are only suspected.
+    Parameters, columns and errors are those of `restarts`, without the counter. For kills that are only
+    suspected, count the values of `oom` in `explain_events`.
 
     Examples
     --------
@@ -145,21 +170,30 @@ def oom_kills(
     return _rates(source, nw.col("oom") == "confirmed", names(by), bin, since, until)
 
 
-@apart
+@per_cluster
 def failure_share(source: Source, by: str | Iterable[str] = "job_id") -> pd.DataFrame:
     """Return the share of finished allocations that failed, with Wilson's 95 % interval.
 
-    Nomad removes finished allocations after about an hour (a day for batch jobs on newer servers): the share is of what is left.
+    Nomad removes finished allocations after about an hour (batch jobs on newer servers: a day); the share is
+    of those that are left.
 
     Parameters
     ----------
+    source : Snapshot or mapping of tables
+        With the table `allocations`.
     by : str or list of str
         Columns of `allocations`.
 
     Returns
     -------
     pandas.DataFrame
-        The columns of `by`, failed, finished, share (missing where nothing finished), lower, upper, allocations, oldest_at.
+        One row for each group, the one with most failed allocations first: the columns of `by`, failed,
+        finished, share (0 to 1), lower, upper (missing if nothing finished), allocations, and oldest_at
+        (earliest creation).
+
+    References
+    ----------
+    Wilson, Journal of the American Statistical Association 22, 1927.
 
     Examples
     --------
@@ -169,19 +203,19 @@ def failure_share(source: Source, by: str | Iterable[str] = "job_id") -> pd.Data
     """
     allocations = pandas_table(source, "allocations")
     status = allocations["client_status"]
-    counted = allocations.assign(
-        failed=status == "failed", finished=status.isin(["failed", "complete", "lost"])
+    flagged = allocations.assign(
+        failed=status == "failed", finished=status.isin(vocabulary.FINISHED_STATUSES)
     )
-    found: pd.DataFrame = grouped(counted, names(by)).agg(
+    table: pd.DataFrame = group_rows(flagged, names(by)).agg(
         failed=("failed", "sum"),
         finished=("finished", "sum"),
         allocations=("alloc_id", "size"),
         oldest_at=("created_at", "min"),
     )
-    share, lower, upper = _confidence.wilson(found["failed"], found["finished"])
-    for place, (name, values) in enumerate({"share": share, "lower": lower, "upper": upper}.items()):
-        found.insert(2 + place, name, pd.Series(values, index=found.index, dtype="Float64"))
-    return found.sort_values("failed", ascending=False, kind="stable").reset_index(drop=not names(by))
+    share, lower, upper = _confidence.wilson(table["failed"], table["finished"])
+    for position, (name, values) in enumerate({"share": share, "lower": lower, "upper": upper}.items()):
+        table.insert(2 + position, name, pd.Series(values, index=table.index, dtype="Float64"))
+    return table.sort_values("failed", ascending=False, kind="stable").reset_index(drop=not names(by))
 
 
 def _rates(
@@ -192,73 +226,82 @@ def _rates(
     since: pd.Timestamp | str | None,
     until: pd.Timestamp | str | None,
 ) -> pd.DataFrame:
-    known = facts(source)
-    _check(by, known.tasks)
-    window = _window(known, bin, since, until)
-    exposure = _exposure(known, [name for name in by if name not in _OF_EVENT], window)
-    counts = _counts(known.events, known.tasks, counted, by, window, known.given)
-    return _judged(exposure, counts, by, window)
+    """Return the rate of the events for which `counted` is true."""
+    derived = derive(source)
+    _check_columns(by, derived.tasks)
+    window = _window(derived, bin, since, until)
+    exposure = _exposure(derived, [name for name in by if name not in _EVENT_COLUMNS], window)
+    counts = _counts(derived, counted, by, window)
+    return _add_intervals(exposure, counts, by, window)
 
 
-def _check(by: list[str], of_task: nw.LazyFrame[Any]) -> None:
-    known = [
+def _check_columns(by: list[str], tasks: nw.LazyFrame[Any]) -> None:
+    columns = [
         name
-        for name in of_task.collect_schema().names()
+        for name in tasks.collect_schema().names()
         if not name.startswith("_") and not name.endswith("_us")
     ]
     for name in by:
-        if name not in known and name not in _OF_EVENT:
-            raise ValueError(
-                f"cannot group by {name!r}; by: {', '.join(sorted({*known, *_OF_EVENT} - {'task_key'}))}"
-            )
+        if name not in columns and name not in _EVENT_COLUMNS:
+            allowed = ", ".join(sorted({*columns, *_EVENT_COLUMNS} - {"task_key"}))
+            raise ValueError(f"by must name columns among {allowed}, got {name!r}")
 
 
 def _window(
-    known: Facts,
+    derived: Derived,
     bin: str | None,  # noqa: A002
     since: pd.Timestamp | str | None,
     until: pd.Timestamp | str | None,
 ) -> _Window:
-    begin = us(since) if since is not None else known.began_us
-    end = us(until) if until is not None else known.given.observed_us
-    if end < begin:
-        raise ValueError(f"since ({moment(begin)}) is after until ({moment(end)})")
+    start = us(since) if since is not None else derived.began_us
+    end = us(until) if until is not None else derived.observed_us
+    if end < start:
+        raise ValueError(f"since ({from_us(start)}) is after until ({from_us(end)})")
     if bin is None:
-        return _Window(begin, max(end, begin + 1), None)
+        return _Window(start, max(end, start + 1), None)
     width = int(pd.Timedelta(bin) // pd.Timedelta(microseconds=1))
-    if width <= 0 or (end - begin) // width > MOST_BINS:
+    if width <= 0 or (end - start) // width > MAX_BINS:
         raise ValueError(
-            f"bin={bin!r} cuts {moment(begin)} to {moment(end)} into no bins, or more than {MOST_BINS}"
+            f"bin must cut {from_us(start)} to {from_us(end)} into 1 to {MAX_BINS} bins, got {bin!r}"
         )
-    begin -= begin % width
-    return _Window(begin, max(end, begin + 1), width)
+    start -= start % width  # bins begin at whole hours, days, ..., whatever the window
+    return _Window(start, max(end, start + 1), width)
 
 
-def _exposure(known: Facts, by: list[str], window: _Window) -> pd.DataFrame:
-    """Return the hours that tasks ran, by group and bin, and how many tasks there are."""
-    parts = {}
+def _exposure(derived: Derived, by: list[str], window: _Window) -> pd.DataFrame:
+    """Return the time that tasks ran and the number of tasks, by group and bin."""
+    overlaps = {}
     for number, (start, end) in enumerate(window.edges):
         first, last = nw.max_horizontal("start_us", nw.lit(start)), nw.min_horizontal("end_us", nw.lit(end))
-        parts[f"_{number}"] = nw.when(last > first).then(last - first).otherwise(nw.lit(0))
-    task = known.given.task
-    ran = known.spans.with_columns(**parts).group_by(*task).agg(*(nw.col(name).sum() for name in parts))
-    per_task = known.tasks.select(*dict.fromkeys([*task, *by, "truncated"])).join(ran, on=task, how="left")
-    filled = per_task.with_columns(
-        *(nw.col(name).fill_null(0) for name in parts), nw.col("truncated").cast(nw.Int64), _all=nw.lit(1)
+        overlaps[f"_{number}"] = nw.when(last > first).then(last - first).otherwise(nw.lit(0))
+    task_columns = derived.task_columns
+    per_task = (
+        derived.spans.with_columns(**overlaps)
+        .group_by(*task_columns)
+        .agg(*(nw.col(name).sum() for name in overlaps))
+    )
+    # tasks that never ran count among the tasks, with no exposure
+    all_tasks = derived.tasks.select(*dict.fromkeys([*task_columns, *by, "truncated"])).join(
+        per_task, on=task_columns, how="left"
+    )
+    filled = all_tasks.with_columns(
+        *(nw.col(name).fill_null(0) for name in overlaps),
+        nw.col("truncated").cast(nw.Int64),
+        _all=nw.lit(1),  # a key to group by when `by` is empty
     )
     totals = filled.group_by(*by, "_all").agg(
-        *(nw.col(name).sum() for name in parts), nw.len().alias("tasks"), nw.col("truncated").sum()
+        *(nw.col(name).sum() for name in overlaps), nw.len().alias("tasks"), nw.col("truncated").sum()
     )
-    wide = _named(collected(totals).drop(columns="_all"), by)
+    wide = _with_text_keys(collect(totals).drop(columns="_all"), by)
     if window.width is None:
         return wide.rename(columns={"_0": "exposure"})
     fixed = [*by, "tasks", "truncated"]
-    long = wide.melt(id_vars=fixed, value_vars=list(parts), var_name="bin", value_name="exposure")
+    long = wide.melt(id_vars=fixed, value_vars=list(overlaps), var_name="bin", value_name="exposure")
     return long.assign(bin=long["bin"].str.slice(1).astype("int64"))
 
 
-def _named(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Return a frame whose names are text, of whatever engine they came."""
+def _with_text_keys(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Return a frame whose keys are text: engines differ in their dtypes, and merges need equal ones."""
     text = [
         name
         for name in by
@@ -267,17 +310,12 @@ def _named(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     return frame.assign(**{name: frame[name].astype("str") for name in text})
 
 
-def _counts(
-    events: nw.LazyFrame[Any],
-    of_task: nw.LazyFrame[Any],
-    counted: nw.Expr,
-    by: list[str],
-    window: _Window,
-    given: Tables,
-) -> pd.DataFrame:
+def _counts(derived: Derived, counted: nw.Expr, by: list[str], window: _Window) -> pd.DataFrame:
+    events = derived.events
     missing = [name for name in by if name not in events.collect_schema().names()]
     if missing:
-        events = events.join(of_task.select(*given.task, *missing), on=given.task, how="left")
+        of_tasks = derived.tasks.select(*derived.task_columns, *missing)
+        events = events.join(of_tasks, on=derived.task_columns, how="left")
     when = nw.col("time_us")
     chosen = events.filter(counted & (when >= window.since) & (when <= window.until)).with_columns(
         _all=nw.lit(1)
@@ -286,50 +324,59 @@ def _counts(
     if window.width is not None:
         chosen = chosen.with_columns(bin=(when - window.since) // window.width)
         keys.append("bin")
-    return _named(collected(chosen.group_by(*keys).agg(nw.len().alias("count"))).drop(columns="_all"), by)
+    counts = collect(chosen.group_by(*keys).agg(nw.len().alias("count"))).drop(columns="_all")
+    return _with_text_keys(counts, by)
 
 
-def _together(exposure: pd.DataFrame, counts: pd.DataFrame, by: list[str], binned: list[str]) -> pd.DataFrame:
-    """Put counts beside exposures: every group, or where the event tells groups apart, those that were seen."""
-    shared = [name for name in by if name not in _OF_EVENT] + binned
+def _join_counts(
+    exposure: pd.DataFrame, counts: pd.DataFrame, by: list[str], bin_keys: list[str]
+) -> pd.DataFrame:
+    """Join counts and exposures: all groups, or by columns of events only those that occur."""
+    shared = [name for name in by if name not in _EVENT_COLUMNS] + bin_keys
     if shared:
-        return exposure.merge(counts, on=shared, how="left" if shared == by + binned else "right")
+        return exposure.merge(counts, on=shared, how="left" if shared == by + bin_keys else "right")
     if by:
         return counts.merge(exposure, how="cross")
     return exposure.assign(count=counts["count"].sum())
 
 
-def _judged(exposure: pd.DataFrame, counts: pd.DataFrame, by: list[str], window: _Window) -> pd.DataFrame:
-    """Put counts and exposures together and give each rate its interval."""
-    binned = ["bin"] if window.width is not None else []
-    found = _together(exposure, counts, by, binned)
-    count, tasks = found["count"].fillna(0).astype("int64"), found["tasks"].fillna(0).astype("int64")
-    hours = found["exposure"].fillna(0).astype("float64") / _HOUR
+def _add_intervals(
+    exposure: pd.DataFrame, counts: pd.DataFrame, by: list[str], window: _Window
+) -> pd.DataFrame:
+    """Join counts and exposures and add each rate with its interval."""
+    bin_keys = ["bin"] if window.width is not None else []
+    joined = _join_counts(exposure, counts, by, bin_keys)
+    count, tasks = joined["count"].fillna(0).astype("int64"), joined["tasks"].fillna(0).astype("int64")
+    hours = joined["exposure"].fillna(0).astype("float64") / _US_PER_HOUR
     rate, lower, upper = _confidence.poisson(count, hours)
-    result = found[by].copy()
-    if binned:
-        result["bin"] = [moment(window.since + int(number) * (window.width or 0)) for number in found["bin"]]
-    result["count"], result["exposure_hours"] = count, hours
+    table = joined[by].copy()
+    if bin_keys:
+        table["bin"] = [from_us(window.since + int(number) * (window.width or 0)) for number in joined["bin"]]
+    table["count"], table["exposure_hours"] = count, hours
     for name, values in (("rate_per_hour", rate), ("lower", lower), ("upper", upper)):
-        result[name] = pd.array(values, dtype="Float64")
-    result["tasks"] = tasks
-    result["truncated_share"] = (found["truncated"].astype("Float64") / tasks.where(tasks > 0)).to_numpy()
-    result["window_start"], result["window_end"] = moment(window.since), moment(window.until)
-    ascending = [True] * len(binned) + [False] + [True] * len(by)
-    order = [*binned, "count", *by]
-    return result.sort_values(order, ascending=ascending, kind="stable").reset_index(drop=True)
+        table[name] = pd.array(values, dtype="Float64")
+    table["tasks"] = tasks
+    table["truncated_share"] = (joined["truncated"].astype("Float64") / tasks.where(tasks > 0)).to_numpy()
+    table["window_start"], table["window_end"] = from_us(window.since), from_us(window.until)
+    ascending = [True] * len(bin_keys) + [False] + [True] * len(by)
+    order = [*bin_keys, "count", *by]
+    return table.sort_values(order, ascending=ascending, kind="stable").reset_index(drop=True)
 
 
-def _with_counter(found: pd.DataFrame, source: Source, by: list[str]) -> pd.DataFrame:
-    """Add what the nodes counted, and why it differs from the events."""
-    known = facts(source)
-    if known.given.task_states is None:
-        return found
-    rows = collected(known.tasks)
-    counter, events = rows["restarts"].fillna(0).astype("int64"), rows["restarts_seen"].astype("int64")
-    cut = rows["truncated"].astype(bool)
-    lost, odd = np.where(cut, counter - events, 0), np.where(cut, 0, counter - events)
-    told = _named(rows[by], by).assign(counter=counter, lost_to_ring=lost, unexplained=odd)
+def _add_counter(table: pd.DataFrame, source: Source, by: list[str]) -> pd.DataFrame:
+    """Add the nodes' own count of restarts, and why it differs from the events."""
+    derived = derive(source)
+    if not derived.has_task_states:
+        return table
+    tasks = collect(derived.tasks)
+    counter, seen = tasks["restarts"].fillna(0).astype("int64"), tasks["restarts_seen"].astype("int64")
+    truncated = tasks["truncated"].astype(bool)
+    # a whole ring has lost nothing: a difference there is an error of Nomad's or of these tables
+    lost = np.where(truncated, counter - seen, 0)
+    unexplained = np.where(truncated, 0, counter - seen)
+    numbers = _with_text_keys(tasks[by], by).assign(
+        counter=counter, lost_to_ring=lost, unexplained=unexplained
+    )
     if not by:
-        return found.assign(**{str(name): value for name, value in told.sum().items()})
-    return found.merge(told.groupby(by, dropna=False, as_index=False).sum(), on=by, how="left")
+        return table.assign(**{str(name): value for name, value in numbers.sum().items()})
+    return table.merge(numbers.groupby(by, dropna=False, as_index=False).sum(), on=by, how="left")

@@ -1,4 +1,4 @@
-"""Chains of replacements: which allocation follows which, rebuilt from links and slot names."""
+"""Replacements: which allocation follows which, rebuilt from links and slots."""
 
 from __future__ import annotations
 
@@ -7,70 +7,77 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ._per_cluster import apart
-from ._source import Source, has_table, looked_up, pandas_table
+from ._per_cluster import per_cluster
+from ._source import Source, has_table, look_up, pandas_table
+from .vocabulary import FINISHED_STATUSES, LOST_STATUSES, NODE_BOUND_JOB_TYPES, STOPPING_STATUSES
 
-_EVERYWHERE = ("system", "sysbatch")
-
-
-OF_SLOT = ("namespace", "name", "job_type", "node_id")
-"""The columns of allocations that a slot is made of."""
+SLOT_COLUMNS = ("namespace", "name", "job_type", "node_id")
+"""Columns of `allocations` that a slot is made of."""
 
 
 def slots(allocations: pd.DataFrame) -> pd.Series[Any]:
-    """Return the slot of each allocation as text: namespace and name, with the node for jobs that run on every node."""
+    """Return the slot of each allocation: namespace and name, and the node if the job runs on every node."""
     name = allocations["namespace"].astype("str") + "/" + allocations["name"].astype("str")
-    everywhere = allocations["job_type"].isin(_EVERYWHERE)
-    return name.mask(everywhere, name + "@" + allocations["node_id"].astype("str")).rename("slot")
+    # all allocations of a system job are called job.group[0]; the node tells them apart
+    node_bound = allocations["job_type"].isin(NODE_BOUND_JOB_TYPES)
+    return name.mask(node_bound, name + "@" + allocations["node_id"].astype("str")).rename("slot")
 
 
-_OF_REPLACEMENT = (
+_REPLACEMENT_COLUMNS = (
     "alloc_id", "next_alloc_id", "previous_alloc_id", "created_at", "client_status", "desired_status",
 )  # fmt: skip
 
 
 def replacements(source: Source) -> pd.Series[Any]:
-    """Return the allocation that replaced each one, in the order of the table; missing where none did.
+    """Return the ID of the allocation that replaced each one, in the order of the table; missing if none did.
 
-    Links come first: `next_alloc_id` (servers from 1.6 on) and the replacement's `previous_alloc_id`. Where Nomad dropped them,
-    the next allocation in the same slot is taken, if it was created after this one was stopped or ended.
+    Links come first: `next_alloc_id` (servers from 1.6 on), then the replacement's `previous_alloc_id`. If
+    Nomad dropped both, the next allocation in the same slot counts, provided that this one was stopped or has
+    ended.
     """
-    allocations = pandas_table(source, "allocations", *OF_SLOT, *_OF_REPLACEMENT)
+    allocations = pandas_table(source, "allocations", *SLOT_COLUMNS, *_REPLACEMENT_COLUMNS)
     linked = allocations["next_alloc_id"].astype("str")
     back = allocations.dropna(subset=["previous_alloc_id"]).drop_duplicates("previous_alloc_id", keep="last")
-    by_back = back.set_index(back["previous_alloc_id"].astype("str"))["alloc_id"].astype("str")
-    linked = linked.fillna(looked_up(allocations["alloc_id"], by_back))
+    by_back_link = back.set_index(back["previous_alloc_id"].astype("str"))["alloc_id"].astype("str")
+    linked = linked.fillna(look_up(allocations["alloc_id"], by_back_link))
     order = allocations.assign(slot=slots(allocations)).sort_values(["slot", "created_at"], kind="stable")
-    following = (
+    next_in_slot = (
         order.groupby("slot", sort=False)["alloc_id"].shift(-1).reindex(allocations.index).astype("str")
     )
-    ended = allocations["client_status"].isin(["complete", "failed", "lost", "unknown"])
-    stopped = allocations["desired_status"].isin(["stop", "evict"])
-    return linked.fillna(following.where(ended | stopped)).rename("replaced_by")
+    ended = allocations["client_status"].isin([*FINISHED_STATUSES, *LOST_STATUSES])
+    stopping = allocations["desired_status"].isin(STOPPING_STATUSES)
+    return linked.fillna(next_in_slot.where(ended | stopping)).rename("replaced_by")
 
 
-@apart
+@per_cluster
 def reschedule_chains(source: Source) -> pd.DataFrame:
     """Rebuild the chains of reschedules and replacements.
 
     Parameters
     ----------
-    source : Snapshot or mapping
-        With the `allocations` table, and `reschedules` where there is one.
+    source : Snapshot or mapping of tables
+        With the table `allocations`, and `reschedules` if there is one.
 
     Returns
     -------
     pandas.DataFrame
-        One row for each allocation, in the order of chains and positions.
+        One row for each allocation, by chain and position: alloc_id, namespace, job_id, task_group, name,
+        client_status, created_at, and
 
         chain_id : str
-            The oldest allocation of the chain that is known.
+            ID of the chain's oldest known allocation.
         position, length : int
-            Place in the chain, from 0, and how many are known.
+            Place in the chain, from 0, and number of known allocations.
         linked_by : str
-            How the predecessor was found: "link", "slot" (same name and next in time), or missing for the first.
+            How the predecessor was found: "link", or "slot" (same name and next in time); missing for the
+            first.
         broken : bool
-            A predecessor is named that is not in the table: Nomad has removed it, and the chain is longer than it looks.
+            The named predecessor is not in the table: Nomad has removed it, and the chain was longer.
+
+    Raises
+    ------
+    TypeError
+        `source` holds no `allocations`.
 
     Examples
     --------
@@ -80,42 +87,47 @@ def reschedule_chains(source: Source) -> pd.DataFrame:
     """
     allocations = pandas_table(source, "allocations").reset_index(drop=True)
     ids = allocations["alloc_id"].astype("str")
-    position = pd.Series(np.arange(len(ids)), index=ids.to_numpy())
-    position = position[~position.index.duplicated()]
-    named = allocations["previous_alloc_id"].astype("str").fillna(_from_tracker(source, ids))
-    follower = replacements({"allocations": allocations, "events": None})
-    told = pd.Series(ids.to_numpy(), index=follower.to_numpy()).loc[lambda found: found.index.notna()]
-    by_slot = looked_up(ids, told)
-    previous = named.where(named.isin(position.index), by_slot)
-    linked = named.isin(position.index) | ids.isin(allocations["next_alloc_id"].dropna().astype("str"))
-    parent = looked_up(previous, position).fillna(-1).astype("int64").to_numpy()
-    root, place = _walked(np.where(parent == np.arange(len(parent)), -1, parent))
-    found = allocations[
+    row_of_id = pd.Series(np.arange(len(ids)), index=ids.to_numpy())
+    row_of_id = row_of_id[~row_of_id.index.duplicated()]
+    named = allocations["previous_alloc_id"].astype("str").fillna(_predecessors_by_tracker(source, ids))
+    replaced_by = replacements({"allocations": allocations, "events": None})
+    predecessors = pd.Series(ids.to_numpy(), index=replaced_by.to_numpy())
+    predecessors = predecessors[predecessors.index.notna()]
+    is_known = named.isin(row_of_id.index)
+    previous = named.where(is_known, look_up(ids, predecessors))
+    linked = is_known | ids.isin(allocations["next_alloc_id"].dropna().astype("str"))
+    parent = look_up(previous, row_of_id).fillna(-1).astype("int64").to_numpy()
+    root, position = _roots(np.where(parent == np.arange(len(parent)), -1, parent))
+    chains = allocations[
         ["alloc_id", "namespace", "job_id", "task_group", "name", "client_status", "created_at"]
     ].assign(
         chain_id=ids.to_numpy()[root],
-        position=place,
+        position=position,
         linked_by=pd.Series(np.where(linked, "link", "slot"), dtype="str").where(parent >= 0),
-        broken=(named.notna() & ~named.isin(position.index)).to_numpy(),
+        broken=(named.notna() & ~is_known).to_numpy(),
     )
-    found["length"] = found.groupby("chain_id")["alloc_id"].transform("size")
-    return found.sort_values(["chain_id", "position"], kind="stable").reset_index(drop=True)
+    chains["length"] = chains.groupby("chain_id")["alloc_id"].transform("size")
+    return chains.sort_values(["chain_id", "position"], kind="stable").reset_index(drop=True)
 
 
-def _from_tracker(source: Source, ids: pd.Series[Any]) -> pd.Series[Any]:
-    """Return the predecessor that the tracker names last."""
+def _predecessors_by_tracker(source: Source, ids: pd.Series[Any]) -> pd.Series[Any]:
+    """Return the last predecessor that each allocation's reschedule tracker names."""
     if not has_table(source, "reschedules"):
         return pd.Series(np.nan, index=ids.index, dtype="str")
-    tracked = pandas_table(source, "reschedules").sort_values("seq").drop_duplicates("alloc_id", keep="last")
-    by_id = tracked.set_index(tracked["alloc_id"].astype("str"))["prev_alloc_id"]
-    return looked_up(ids, by_id.astype("str"))
+    last = pandas_table(source, "reschedules").sort_values("seq").drop_duplicates("alloc_id", keep="last")
+    by_id = last.set_index(last["alloc_id"].astype("str"))["prev_alloc_id"]
+    return look_up(ids, by_id.astype("str"))
 
 
-def _walked(parent: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return the root of each row and its distance, by doubling the steps; a ring of links ends where it began."""
+def _roots(parent: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return the root of each row, and its distance.
+
+    Pointer doubling: each round replaces a row's ancestor by that one's ancestor, so that log2(n) rounds
+    reach every root. Links that form a ring, as damaged data may hold, end after the same number of rounds.
+    """
     root = np.where(parent < 0, np.arange(len(parent)), parent)
-    place = (parent >= 0).astype("int64")
+    position = (parent >= 0).astype("int64")
     for _ in range(max(len(parent), 2).bit_length()):
-        place = place + place[root] * (root != np.arange(len(root)))
+        position = position + position[root] * (root != np.arange(len(root)))
         root = root[root]
-    return root, np.minimum(place, len(parent))
+    return root, np.minimum(position, len(parent))

@@ -10,16 +10,17 @@ import numpy as np
 import pandas as pd
 
 from . import _confidence
-from ._derived import facts
-from ._per_cluster import apart
-from ._source import Source, collected, moment
+from ._derived import derive
+from ._per_cluster import per_cluster
+from ._source import Source, collect, from_us
 from .crash_loops import crash_loops
 from .runs import runs, slots_of
+from .vocabulary import RESTART_DECISIONS
 
 _DIMENSIONS = ("node_name", "job_id", "job_version", "cause")
 
 
-@apart
+@per_cluster
 def restart_storms(
     source: Source,
     *,
@@ -31,30 +32,41 @@ def restart_storms(
 ) -> pd.DataFrame:
     """Find times at which many different tasks restarted or failed together.
 
-    A scan statistic over onsets: a restart or failure counts if its task slot was quiet before, and each slot once in a
-    window, so that looping tasks make no storm. In every window of the given width that begins with an onset, the count is
-    held against what the rest of the time makes likely (Poisson), with p corrected for the number of windows.
-    Windows with less than their width between them are one storm.
+    A scan statistic over onsets: a restart or failure counts if its task slot was quiet before it, and each
+    slot counts once in a window, so that looping tasks make no storm. The count in every window that begins
+    with an onset is compared with the count that the rest of the time makes likely (Poisson). Storms less
+    than a window apart are one.
 
     Parameters
     ----------
     source : Snapshot, events table, or mapping of tables
     window : str
-        Width of the window.
+        Width of the window, such as ``"5min"``.
     min_slots : int
-        Fewer different task slots are no storm.
+        Task slots that make a storm.
     quiet : str
-        How long a slot must have had no restart or failure for its next one to count.
+        How long a slot must have had no restart or failure for its next one to count as an onset.
     p_below : float
-        How unlikely it must be, after Bonferroni's correction.
+        Upper limit of p, after Bonferroni's correction for the number of windows.
+    observed_at : time, optional
+        End of observation, default: when the tables were fetched, or the latest time in them.
 
     Returns
     -------
     pandas.DataFrame
-        One row for each storm, the largest first: began_at, ended_at, slots, expected (slots in one window), p,
-        looping_share (of the slots, those that went on to a crash loop); and
-        what explains it: node_name, job_id, job_version, cause, each the most frequent, with its share of the slots in
+        One row for each storm, the largest first: began_at, ended_at (datetime64[ns, UTC]), slots, expected
+        (slots in one window by chance), p, looping_share (of its slots, those that went on to a crash loop);
+        and the most frequent node_name, job_id, job_version and cause, each with its share of the slots in
         ``<name>_share``.
+
+    Raises
+    ------
+    TypeError
+        `source` holds no events table, or it lacks a column.
+
+    References
+    ----------
+    Naus, Journal of the American Statistical Association 60, 1965 (scan statistics).
 
     Examples
     --------
@@ -62,123 +74,139 @@ def restart_storms(
     >>> bool((storms["slots"] >= 5).all())
     True
     """
-    events = _disturbances(source, observed_at)
-    events = events[~(events.groupby("slot", sort=False)["at"].diff() <= pd.Timedelta(quiet))]
+    events = _restarts_and_failures(source, observed_at)
+    onsets = events[~(events.groupby("slot_task", sort=False)["at"].diff() <= pd.Timedelta(quiet))]
     loops = crash_loops(source, observed_at=observed_at)
-    events = events.assign(
-        looping=events["slot"].isin(
-            [f"{slot}/{task}" for slot, task in zip(loops["slot"], loops["task"], strict=True)]
-        )
-    )
+    looping = [f"{slot}/{task}" for slot, task in zip(loops["slot"], loops["task"], strict=True)]
+    onsets = onsets.assign(looping=onsets["slot_task"].isin(looping))
     width = pd.Timedelta(window)
-    found = []
-    if len(events):
-        span = events["at"].max() - moment(facts(source, observed_at).began_us)
-        found = list(_scanned(events, width, min_slots, p_below, max(span / width, 1.0)))
+    rows = []
+    if len(onsets):
+        span = onsets["at"].max() - from_us(derive(source, observed_at).began_us)
+        rows = list(_scan(onsets, width, min_slots, p_below, max(span / width, 1.0)))
     columns = ["began_at", "ended_at", "slots", "expected", "p", "looping_share"]
-    columns += [name for pair in _DIMENSIONS for name in (pair, f"{pair}_share")]
+    columns += [column for name in _DIMENSIONS for column in (name, f"{name}_share")]
     return (
-        pd.DataFrame(found, columns=columns)
+        pd.DataFrame(rows, columns=columns)
         .sort_values("slots", ascending=False, kind="stable")
         .reset_index(drop=True)
     )
 
 
-def _disturbances(source: Source, observed_at: pd.Timestamp | str | None) -> pd.DataFrame:
-    """Return restarts, failures and give-ups with their slots, in the order of time."""
-    known = facts(source, observed_at)
-    chosen = known.events.filter(
-        nw.col("failure") | nw.col("type").is_in(["Restarting", "Not Restarting"])
-    ).select("alloc_id", "task", "time_us", *_DIMENSIONS)
-    rows = collected(chosen)
-    rows["slot"] = slots_of(rows, runs(source, observed_at=observed_at)) + "/" + rows["task"].astype("str")
+def _restarts_and_failures(source: Source, observed_at: pd.Timestamp | str | None) -> pd.DataFrame:
+    """Return failures and all decisions of restart policies with their task slots, in the order of time."""
+    derived = derive(source, observed_at)
+    chosen = derived.events.filter(nw.col("failure") | nw.col("type").is_in(list(RESTART_DECISIONS))).select(
+        "alloc_id", "task", "time_us", *_DIMENSIONS
+    )
+    rows = collect(chosen)
+    rows["slot_task"] = (
+        slots_of(rows, runs(source, observed_at=observed_at)) + "/" + rows["task"].astype("str")
+    )
     rows["at"] = pd.to_datetime(rows["time_us"].astype("Int64"), unit="us", utc=True)
     return rows.dropna(subset=["at"]).sort_values("at", kind="stable").reset_index(drop=True)
 
 
-def _scanned(
-    events: pd.DataFrame, width: pd.Timedelta, min_slots: int, p_below: float, windows: float
+def _scan(
+    onsets: pd.DataFrame, width: pd.Timedelta, min_slots: int, p_below: float, windows: float
 ) -> Iterable[list[Any]]:
-    """Yield the storms: greedily the window with most slots, then the best of what lies outside it; neighbours joined."""
-    at = events["at"].dt.tz_localize(None).to_numpy()
-    code = events["slot"].astype("category").cat.codes.to_numpy()
+    """Yield the storms: greedily the window with most slots, then the best one that does not overlap it."""
+    at = onsets["at"].dt.tz_localize(None).to_numpy()
+    slot = onsets["slot_task"].astype("category").cat.codes.to_numpy()
     end = np.searchsorted(at, at + width.to_timedelta64(), side="right")
-    distinct, free, everyone = _distinct(code, end), np.ones(len(at), dtype=bool), len(np.unique(code))
-    chosen: list[tuple[int, int, float, float]] = []
+    distinct, free, all_slots = _count_distinct(slot, end), np.ones(len(at), dtype=bool), len(np.unique(slot))
+    storms: list[tuple[int, int, float, float]] = []
     while free.any():
         best = int(np.argmax(np.where(free, distinct, 0)))
         slots = int(distinct[best])
         if not free[best] or slots < min_slots:
             break
-        expected = max(everyone - slots, 1) / windows
-        p = min(_confidence.at_least(slots, expected) * len(at), 1.0)
+        # the storm's own slots must not raise the rate that it is compared with
+        expected = max(all_slots - slots, 1) / windows
+        # Bonferroni: as many windows as onsets were looked at, one of which may be crowded by chance
+        p = min(_confidence.poisson_tail(slots, expected) * len(at), 1.0)
         if p < p_below:
-            chosen.append((best, int(end[best]), expected, p))
+            storms.append((best, int(end[best]), expected, p))
         free[best : int(end[best])] = False
         free[:best] &= end[:best] <= best
     yield from (
-        _storm(events.iloc[first:last], expected, p)
-        for first, last, expected, p in _joined(chosen, at, width)
+        _describe_storm(onsets.iloc[first:last], expected, p)
+        for first, last, expected, p in _join_neighbours(storms, at, width)
     )
 
 
-def _joined(
-    chosen: list[tuple[int, int, float, float]], at: np.ndarray[Any, Any], width: pd.Timedelta
+def _join_neighbours(
+    storms: list[tuple[int, int, float, float]], at: np.ndarray[Any, Any], width: pd.Timedelta
 ) -> Iterable[tuple[int, int, float, float]]:
-    """Join windows that follow each other within their width; the joined storm keeps the smallest p."""
+    """Join storms that follow each other within `width`, with the smallest expectation and p of them."""
     current: tuple[int, int, float, float] | None = None
-    for window in sorted(chosen):
-        if current is not None and at[window[0]] - at[current[1] - 1] <= width.to_timedelta64():
-            current = (current[0], window[1], min(current[2], window[2]), min(current[3], window[3]))
+    for storm in sorted(storms):
+        if current is not None and at[storm[0]] - at[current[1] - 1] <= width.to_timedelta64():
+            current = (current[0], storm[1], min(current[2], storm[2]), min(current[3], storm[3]))
             continue
         if current is not None:
             yield current
-        current = window
+        current = storm
     if current is not None:
         yield current
 
 
-def _distinct(codes: np.ndarray[Any, Any], ends: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return how many different codes each window holds, whose ends only grow: one pass with two pointers."""
+def _count_distinct(codes: np.ndarray[Any, Any], ends: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return how many different codes lie in each window, from its position to its end.
+
+    The ends never decrease, so two pointers pass over the codes once: linear, where a set per window is
+    quadratic.
+    """
     code, end = codes.tolist(), ends.tolist()
-    count = [0] * (max(code) + 1)
-    found, different, right = [0] * len(code), 0, 0
+    inside = [0] * (max(code) + 1)
+    counts, distinct, right = [0] * len(code), 0, 0
     for left, leaving in enumerate(code):
         while right < end[left]:
-            different += count[code[right]] == 0
-            count[code[right]] += 1
+            distinct += inside[code[right]] == 0
+            inside[code[right]] += 1
             right += 1
-        found[left] = different
-        count[leaving] -= 1
-        different -= count[leaving] == 0
-    return np.array(found)
+        counts[left] = distinct
+        inside[leaving] -= 1
+        distinct -= inside[leaving] == 0
+    return np.array(counts)
 
 
-def _storm(inside: pd.DataFrame, expected: float, p: float) -> list[Any]:
-    once = inside.drop_duplicates("slot")
-    row: list[Any] = [inside["at"].min(), inside["at"].max(), len(once), expected, p, once["looping"].mean()]
+def _describe_storm(onsets: pd.DataFrame, expected: float, p: float) -> list[Any]:
+    first = onsets.drop_duplicates("slot_task")
+    row: list[Any] = [
+        onsets["at"].min(), onsets["at"].max(), len(first), expected, p, first["looping"].mean()
+    ]  # fmt: skip
     for name in _DIMENSIONS:
-        counted = once[name].astype("str").value_counts()
-        row += [counted.index[0], counted.iloc[0] / len(once)] if len(counted) else [None, np.nan]
+        counts = first[name].astype("str").value_counts()
+        row += [counts.index[0], counts.iloc[0] / len(first)] if len(counts) else [None, np.nan]
     return row
 
 
-@apart
-def failure_clustering(source: Source, *, within: str = "1min", by: str = "node_name") -> pd.DataFrame:
+@per_cluster
+def failure_clustering(source: Source, *, window: str = "1min", by: str = "node_name") -> pd.DataFrame:
     """Compare how often failures follow each other closely with how often they would by chance.
 
     Parameters
     ----------
-    within : str
-        What counts as close.
+    source : Snapshot, events table, or mapping of tables
+    window : str
+        How close counts as close, such as ``"1min"``.
     by : str
-        Among failures on the same node (``"node_name"``), or of the same job (``"job_id"``), but of different tasks.
+        Compare failures on the same node (``"node_name"``) or of the same job (``"job_id"``); only those of
+        different tasks count as close.
 
     Returns
     -------
     pandas.DataFrame
-        For each value of `by`: failures, close (failures with another one of a different task within the time), share, expected (share, if
-        they came independently at the same rate), ratio. A ratio well above 1 on a node points at the node, on a job at the job.
+        One row for each value of `by`, the one with most close failures first: failures, close (failures with
+        one of another task within the window), share (0 to 1), expected (the share if failures were
+        independent, at the same rate), ratio. A ratio well above 1 on a node points at the node, within a job
+        at the job.
+
+    Raises
+    ------
+    TypeError
+        `source` holds no events table, or it lacks a column.
 
     Examples
     --------
@@ -186,28 +214,35 @@ def failure_clustering(source: Source, *, within: str = "1min", by: str = "node_
     >>> bool(table["share"].between(0, 1).all())
     True
     """
-    events = _disturbances(source, None)
-    width = pd.Timedelta(within)
+    events = _restarts_and_failures(source, None)
+    derived = derive(source)
+    width = pd.Timedelta(window)
     rows = []
     for value, part in events.groupby(by, observed=True):
-        begin, end = moment(facts(source).began_us), moment(facts(source).given.observed_us)
-        near = _near_another(part, width)
-        rate = len(part) / max((end - begin) / width, 1.0)
-        rows.append([value, len(part), int(near.sum()), float(near.mean()), 1 - float(np.exp(-2 * rate))])
-    found = pd.DataFrame(rows, columns=[by, "failures", "close", "share", "expected"])
-    found["ratio"] = (found["share"] / found["expected"].where(found["expected"] > 0)).astype("Float64")
-    return found.sort_values("close", ascending=False, kind="stable").reset_index(drop=True)
+        span = from_us(derived.observed_us) - from_us(derived.began_us)
+        close = _has_close_neighbour(part, width)
+        per_window = len(part) / max(span / width, 1.0)
+        # Poisson: the chance of at least one other event within a window before or after
+        by_chance = 1 - float(np.exp(-2 * per_window))
+        rows.append([value, len(part), int(close.sum()), float(close.mean()), by_chance])
+    table = pd.DataFrame(rows, columns=[by, "failures", "close", "share", "expected"])
+    table["ratio"] = (table["share"] / table["expected"].where(table["expected"] > 0)).astype("Float64")
+    return table.sort_values("close", ascending=False, kind="stable").reset_index(drop=True)
 
 
-def _near_another(part: pd.DataFrame, width: pd.Timedelta) -> np.ndarray[Any, Any]:
-    """Return which events have one of another task within `width`: the nearest ones stand at the ends of a task's streak."""
-    at, slot = part["at"].dt.tz_localize(None).to_numpy(), part["slot"].to_numpy()
-    place = np.arange(len(at))
-    begins = np.append(True, slot[1:] != slot[:-1])
-    first = np.maximum.accumulate(np.where(begins, place, 0))
-    last = np.append(np.flatnonzero(begins)[1:], len(at))[np.cumsum(begins) - 1] - 1
+def _has_close_neighbour(part: pd.DataFrame, width: pd.Timedelta) -> np.ndarray[Any, Any]:
+    """Return which events have one of another task within `width`.
+
+    In the order of time, the nearest event of another task stands just before or after the event's own
+    streak: the consecutive events of one task.
+    """
+    at, task = part["at"].dt.tz_localize(None).to_numpy(), part["slot_task"].to_numpy()
+    position = np.arange(len(at))
+    begins_streak = np.append(True, task[1:] != task[:-1])
+    first = np.maximum.accumulate(np.where(begins_streak, position, 0))
+    last = np.append(np.flatnonzero(begins_streak)[1:], len(at))[np.cumsum(begins_streak) - 1] - 1
     limit = width.to_timedelta64()
-    before = (first > 0) & (at - at[np.maximum(first - 1, 0)] <= limit)
-    after = (last < len(at) - 1) & (at[np.minimum(last + 1, len(at) - 1)] - at <= limit)
-    near: np.ndarray[Any, Any] = before | after
-    return near
+    close_before = (first > 0) & (at - at[np.maximum(first - 1, 0)] <= limit)
+    close_after = (last < len(at) - 1) & (at[np.minimum(last + 1, len(at) - 1)] - at <= limit)
+    close: np.ndarray[Any, Any] = close_before | close_after
+    return close

@@ -9,45 +9,60 @@ import numpy as np
 import pandas as pd
 
 from . import _confidence
-from ._derived import facts
-from ._per_cluster import apart
-from ._source import Source, collected, has_table, hours, looked_up, pandas_table
+from ._derived import derive
+from ._per_cluster import per_cluster
+from ._source import Source, collect, has_table, hours, look_up, pandas_table
 from .runs import runs
 
 _JOB = ["namespace", "job_id"]
+_VERSION = [*_JOB, "job_version"]
+_MEASURES = ["placed_at", "tasks", "failed_tasks", "failures", "exposure_hours"]
+_AGGREGATES = {name: "min" if name == "placed_at" else "sum" for name in _MEASURES}
 
 
-@apart
+@per_cluster
 def rollouts(source: Source, *, observed_at: pd.Timestamp | str | None = None) -> pd.DataFrame:
     """Compare the failure rate of each version of a job with that of the version before.
 
     Parameters
     ----------
     source : Snapshot, events table, or mapping of tables
-        With `allocations`, canaries are told apart, and when each version was first placed.
+        With `allocations`, canaries are separate and the time when each version was first placed is known.
+    observed_at : time, optional
+        End of observation, default: when the tables were fetched, or the latest time in them.
 
     Returns
     -------
     pandas.DataFrame
-        One row for each job version that has an earlier one in the tables (and one more where it ran as canary), the worst first.
+        One row for each job version that has an earlier one in the tables, and one more for its canaries, the
+        worst first.
 
         namespace, job_id, job_version, base_version, canary
-            Which version it is, and the one before.
-        placed_at : time
-            First allocation (or first run) of the version.
-        tasks, failed_tasks, failures, exposure_hours, base_tasks, base_failed_tasks, base_failures, base_exposure_hours
-            A task counts once for each allocation; failed starts are failures, too.
+            The version, and the one before.
+        placed_at : datetime64[ns, UTC]
+            First allocation (or first event) of the version.
+        tasks, failed_tasks, failures, exposure_hours
+            A task counts once for each allocation; failed starts are failures.
+        base_tasks, base_failed_tasks, base_failures, base_exposure_hours
+            The same for the version before.
         ratio, lower, upper : float
-            Failure rate of the version over that of the one before, with its exact conditional 95 % interval; missing where
-            neither failed, or one did not run; infinite where only the new one failed.
+            Failure rate of the version over that of the one before, with its exact conditional 95 % interval.
+            Missing if neither failed or one did not run; infinite if only the new one failed.
         share, share_lower, base_share, base_share_upper : float
-            Share of tasks that failed, with Wilson's bounds: unlike the rate not blown up by one looping task.
+            Share of tasks that failed, with bounds of Wilson's 95 % interval. Unlike the rate, one looping
+            task does not inflate it.
         cause : str
             The most frequent cause of the version's failures.
 
+    Raises
+    ------
+    TypeError
+        `source` holds no events table, or it lacks a column.
+
     Notes
     -----
-    A deployment restarts tasks by itself; only failures count here. Whether node or version is to blame, `lemon_nodes` helps to tell.
+    A deployment restarts tasks by itself; only failures count here. `lemon_nodes` helps to tell whether the
+    node or the version is to blame.
 
     Examples
     --------
@@ -55,100 +70,94 @@ def rollouts(source: Source, *, observed_at: pd.Timestamp | str | None = None) -
     >>> bool(worst["failed_tasks"] > worst["base_failed_tasks"])
     True
     """
-    table = _per_version(source, observed_at)
-    canaries, others = table[table["canary"]], table[~table["canary"]]
-    everyone = (
-        table.drop(columns="canary")
-        .groupby([*_JOB, "job_version"], as_index=False)
-        .agg({name: "min" if name == "placed_at" else "sum" for name in _MEASURED})
-    )
-    order = everyone.sort_values([*_JOB, "job_version"]).reset_index(drop=True)
+    versions = _measure_versions(source, observed_at)
+    canaries, others = versions[versions["canary"]], versions[~versions["canary"]]
+    # the version before is compared with all of its tasks: its canaries became ordinary ones
+    whole = versions.drop(columns="canary").groupby(_VERSION, as_index=False).agg(_AGGREGATES)
+    order = whole.sort_values(_VERSION).reset_index(drop=True)
     base = (
-        order.groupby(_JOB, sort=False)[["job_version", *_MEASURED]]
+        order.groupby(_JOB, sort=False)[["job_version", *_MEASURES]]
         .shift(1)
         .add_prefix("base_")
         .rename(columns={"base_job_version": "base_version"})
     )
-    before = pd.concat([order[[*_JOB, "job_version"]], base], axis=1).dropna(subset=["base_version"])
+    bases = pd.concat([order[_VERSION], base], axis=1).dropna(subset=["base_version"])
     split = pd.concat([others, canaries]) if len(canaries) else others
-    found = split.merge(before.drop(columns="base_placed_at"), on=[*_JOB, "job_version"], how="inner")
-    return _compared(found.merge(_causes(source, observed_at), on=[*_JOB, "job_version"], how="left"))
+    table = split.merge(bases.drop(columns="base_placed_at"), on=_VERSION, how="inner")
+    return _compare(table.merge(_main_causes(source, observed_at), on=_VERSION, how="left"))
 
 
-def _causes(source: Source, observed_at: pd.Timestamp | str | None) -> pd.DataFrame:
+def _main_causes(source: Source, observed_at: pd.Timestamp | str | None) -> pd.DataFrame:
     """Return the most frequent cause of the failures of each version."""
-    known = facts(source, observed_at)
-    keys = [*_JOB, "job_version"]
-    counted = known.events.filter(nw.col("failure")).group_by(*keys, "cause").agg(nw.len().alias("n"))
-    rows = collected(counted).sort_values(["n", "cause"], ascending=[False, True]).drop_duplicates(keys)
+    events = derive(source, observed_at).events
+    counts = events.filter(nw.col("failure")).group_by(*_VERSION, "cause").agg(nw.len().alias("n"))
+    rows = collect(counts).sort_values(["n", "cause"], ascending=[False, True]).drop_duplicates(_VERSION)
     return rows.assign(**{name: rows[name].astype("str") for name in (*_JOB, "cause")}).drop(columns="n")
 
 
-_MEASURED = ["placed_at", "tasks", "failed_tasks", "failures", "exposure_hours"]
-
-
-def _per_version(source: Source, observed_at: pd.Timestamp | str | None) -> pd.DataFrame:
-    known = facts(source, observed_at)
-    task = known.given.task
-    hits = (
-        known.events.with_columns(_hit=nw.col("failure").cast(nw.Int64))
-        .group_by(*task)
-        .agg(nw.col("_hit").sum().alias("failures"), nw.col("time_us").min().alias("seen_us"))
+def _measure_versions(source: Source, observed_at: pd.Timestamp | str | None) -> pd.DataFrame:
+    """Return failures and exposure of each version, canaries apart."""
+    derived = derive(source, observed_at)
+    failures = (
+        derived.events.with_columns(_failed=nw.col("failure").cast(nw.Int64))
+        .group_by(*derived.task_columns)
+        .agg(nw.col("_failed").sum().alias("failures"), nw.col("time_us").min().alias("seen_us"))
     )
-    rows = collected(
-        known.tasks.join(hits, on=task, how="left").select(
-            "alloc_id", "task", *_JOB, "job_version", "failures", "seen_us"
+    tasks = collect(
+        derived.tasks.join(failures, on=derived.task_columns, how="left").select(
+            "alloc_id", "task", *_VERSION, "failures", "seen_us"
         )
     )
     for name in ("alloc_id", "task", *_JOB):
-        rows[name] = rows[name].astype("str")
-    ran = runs(source, observed_at=observed_at)
-    ran_for = (
-        hours(ran.groupby(["alloc_id", "task"], observed=True)["duration"].sum())
-        .rename("exposure_hours")
-        .reset_index()
-    )
-    ran_for["alloc_id"], ran_for["task"] = ran_for["alloc_id"].astype("str"), ran_for["task"].astype("str")
-    rows = rows.merge(ran_for, on=["alloc_id", "task"], how="left")
-    rows["failed_tasks"], rows["tasks"] = (rows["failures"] > 0).astype("int64"), 1
-    rows["placed_at"] = pd.to_datetime(rows["seen_us"].astype("Int64"), unit="us", utc=True)
-    rows["canary"] = False
+        tasks[name] = tasks[name].astype("str")
+    tasks = tasks.merge(_exposure_hours(source, observed_at), on=["alloc_id", "task"], how="left")
+    tasks["failed_tasks"], tasks["tasks"] = (tasks["failures"] > 0).astype("int64"), 1
+    tasks["placed_at"] = pd.to_datetime(tasks["seen_us"].astype("Int64"), unit="us", utc=True)
+    tasks["canary"] = False
     if has_table(source, "allocations"):
         allocations = pandas_table(source, "allocations", "alloc_id", "canary", "created_at").drop_duplicates(
             "alloc_id"
         )
         by_id = allocations.set_index(allocations["alloc_id"].astype("str"))
-        rows["canary"] = looked_up(rows["alloc_id"], by_id["canary"]).fillna(value=False).astype(bool)
-        rows["placed_at"] = looked_up(rows["alloc_id"], by_id["created_at"])
-    grouped = rows.dropna(subset=["job_version"]).groupby([*_JOB, "job_version", "canary"], as_index=False)
-    return grouped.agg({name: "min" if name == "placed_at" else "sum" for name in _MEASURED})
+        tasks["canary"] = look_up(tasks["alloc_id"], by_id["canary"]).fillna(value=False).astype(bool)
+        tasks["placed_at"] = look_up(tasks["alloc_id"], by_id["created_at"])
+    grouped = tasks.dropna(subset=["job_version"]).groupby([*_VERSION, "canary"], as_index=False)
+    return grouped.agg(_AGGREGATES)
 
 
-def _compared(found: pd.DataFrame) -> pd.DataFrame:
+def _exposure_hours(source: Source, observed_at: pd.Timestamp | str | None) -> pd.DataFrame:
+    """Return the hours that each task of an allocation ran."""
+    durations = runs(source, observed_at=observed_at).groupby(["alloc_id", "task"], observed=True)["duration"]
+    exposure = hours(durations.sum()).rename("exposure_hours").reset_index()
+    return exposure.astype({"alloc_id": "str", "task": "str"})
+
+
+def _compare(table: pd.DataFrame) -> pd.DataFrame:
+    """Add the ratio of rates and the shares of failed tasks, and sort the worst version first."""
     ratio, lower, upper = _confidence.rate_ratio(
-        found["failures"], found["exposure_hours"], found["base_failures"], found["base_exposure_hours"]
+        table["failures"], table["exposure_hours"], table["base_failures"], table["base_exposure_hours"]
     )
-    share, share_lower, _ = _confidence.wilson(found["failed_tasks"], found["tasks"])
-    base_share, _, base_upper = _confidence.wilson(found["base_failed_tasks"], found["base_tasks"])
+    share, share_lower, _ = _confidence.wilson(table["failed_tasks"], table["tasks"])
+    base_share, _, base_upper = _confidence.wilson(table["base_failed_tasks"], table["base_tasks"])
     values: dict[str, Any] = {
-        "ratio": ratio, "lower": lower, "upper": upper, "share": share, "share_lower": share_lower, "base_share": base_share,
-        "base_share_upper": base_upper,
+        "ratio": ratio, "lower": lower, "upper": upper, "share": share, "share_lower": share_lower,
+        "base_share": base_share, "base_share_upper": base_upper,
     }  # fmt: skip
     for name, numbers in values.items():
-        found[name] = pd.array(np.asarray(numbers, dtype=float), dtype="Float64")
+        table[name] = pd.array(np.asarray(numbers, dtype=float), dtype="Float64")
     columns = [
-        *_JOB,
-        "job_version",
+        *_VERSION,
         "base_version",
         "canary",
-        *_MEASURED,
-        *(f"base_{name}" for name in _MEASURED[1:]),
+        *_MEASURES,
+        *(f"base_{name}" for name in _MEASURES[1:]),
         *values,
         "cause",
     ]
-    worst = found["share_lower"].fillna(0) - found["base_share_upper"].fillna(0)
+    # the gap between the intervals, not between the shares: 1 of 1 task says less than 40 of 50
+    gap = table["share_lower"].fillna(0) - table["base_share_upper"].fillna(0)
     return (
-        found.assign(_worst=worst)
-        .sort_values("_worst", ascending=False, kind="stable")[columns]
+        table.assign(_gap=gap)
+        .sort_values("_gap", ascending=False, kind="stable")[columns]
         .reset_index(drop=True)
     )

@@ -1,4 +1,4 @@
-"""Runs of tasks: how long they lasted, how they ended, the downtime between them, and how soon they recovered."""
+"""Runs of tasks: how long they lasted, how they ended, the outages between them, and times to recover."""
 
 from __future__ import annotations
 
@@ -10,57 +10,68 @@ import numpy as np
 import pandas as pd
 
 from . import _attempts, _confidence
-from ._classify import OWN_FAULT
-from ._derived import facts
-from ._per_cluster import apart
+from ._derived import derive
+from ._per_cluster import per_cluster
 from ._source import (
     Source,
-    collected,
-    grouped,
+    collect,
+    from_us,
+    group_rows,
     groups,
     hours,
-    looked_up,
-    moment,
-    moments,
+    look_up,
     names,
     pandas_table,
+    times_from_us,
 )
 from .estimators import laplace
-from .replacements import OF_SLOT, slots
-from .vocabulary import CAUSES
+from .replacements import SLOT_COLUMNS, slots
+from .vocabulary import CAUSES, FAILURE_CAUSES, LOST
 
 _COLUMNS = [
-    "namespace", "job_id", "job_version", "task_group", "slot", "task", "alloc_id", "node_name", "attempt", "started_at",
-    "ended_at", "duration", "end", "failure", "left_truncated", "right_censored", "skewed",
+    "namespace", "job_id", "job_version", "task_group", "slot", "task", "alloc_id", "node_name", "attempt",
+    "started_at", "ended_at", "duration", "end", "failure", "left_truncated", "right_censored", "skewed",
 ]  # fmt: skip
 
 
-@apart
+@per_cluster
 def runs(source: Source, *, observed_at: pd.Timestamp | str | None = None) -> pd.DataFrame:
-    """Return the runs of every task: from `Started` to its end, or to where the ring or the present cuts it.
+    """Return the runs of every task, from `Started` to the end, as far as the ring and the present show them.
 
     Parameters
     ----------
     source : Snapshot, events table, or mapping of tables
-        With `allocations` and `task_states` the slot and the state of tasks are known too.
+        With `allocations` and `task_states` the slots and states of tasks are known, too.
     observed_at : time, optional
-        Up to when the tables tell; else when they were fetched, or the last time in them.
+        End of observation, default: when the tables were fetched, or the latest time in them.
 
     Returns
     -------
     pandas.DataFrame
-        One row for each run, in the order of slots and times.
+        One row for each run, by slot and time.
 
         slot : str
-            Namespace and name of the allocation (``job.group[0]``), which replacements share; its ID where unknown.
-        end : str
-            The cause of the end (see `explain_events`), "lost" with its node, "running", or "unknown".
+            Namespace and name of the allocation (``job.group[0]``), which its replacements share; its ID if
+            the name is not known.
+        attempt : int
+            Number of the attempt (see `explain_events`).
+        started_at, ended_at : datetime64[ns, UTC]
         duration : timedelta64[ns]
-            Never below zero; `skewed` where the clock went backwards.
+            Never negative; `skewed` marks runs that end before they start because the node's clock was set
+            back.
+        end : str
+            Cause of the end (see `explain_events`), "lost" with its node, "running", or "unknown".
+        failure : bool
+            The run failed by itself or by its health check.
         left_truncated : bool
-            The start is gone from the ring: the run is longer than it looks.
+            The start is gone from the ring: the run was longer than `duration`.
         right_censored : bool
             No end was seen.
+
+    Raises
+    ------
+    TypeError
+        `source` holds no events table, or it lacks a column.
 
     Examples
     --------
@@ -68,85 +79,96 @@ def runs(source: Source, *, observed_at: pd.Timestamp | str | None = None) -> pd
     >>> bool((runs["duration"] >= "0s").all())
     True
     """
-    spans = facts(source, observed_at).spans
-    found = collected(spans.with_columns(end=_attempts.labelled(nw.col("cause_code"))))
-    found["end"] = found["end"].astype("str")
-    found["end"] = found["end"].mask(found["lost"].astype(bool), "lost")
-    unended = found["right_censored"].astype(bool) & ~found["lost"].astype(bool)
-    running = unended & ~found["state"].isin(["dead", "pending"]) & found["_last"].astype(bool)
-    found["end"] = found["end"].mask(running, "running").fillna("unknown")
-    found["failure"] = found["cause_code"].isin([CAUSES.index(cause) for cause in OWN_FAULT]) & _ended_badly(
-        found
-    )
-    found["started_at"], found["ended_at"] = moments(found["start_us"]), moments(found["end_us"])
-    found["duration"] = found["ended_at"] - found["started_at"]
-    found["slot"] = _slot(source, found)
-    kept = [name for name in _COLUMNS if name in found.columns]
-    return found[kept].sort_values(["slot", "task", "started_at"], kind="stable").reset_index(drop=True)
+    spans = derive(source, observed_at).spans
+    rows = collect(spans.with_columns(end=_attempts.cause_name(nw.col("cause_code"))))
+    rows["end"] = rows["end"].astype("str")
+    rows["end"] = rows["end"].mask(rows["lost"].astype(bool), LOST)
+    unended = rows["right_censored"].astype(bool) & ~rows["lost"].astype(bool)
+    running = unended & ~rows["state"].isin(["dead", "pending"]) & rows["_last"].astype(bool)
+    rows["end"] = rows["end"].mask(running, "running").fillna("unknown")
+    own_fault = rows["cause_code"].isin([CAUSES.index(cause) for cause in FAILURE_CAUSES])
+    rows["failure"] = own_fault & _ended_badly(rows)
+    rows["started_at"], rows["ended_at"] = times_from_us(rows["start_us"]), times_from_us(rows["end_us"])
+    rows["duration"] = rows["ended_at"] - rows["started_at"]
+    rows["slot"] = _slots(source, rows)
+    columns = [name for name in _COLUMNS if name in rows.columns]
+    return rows[columns].sort_values(["slot", "task", "started_at"], kind="stable").reset_index(drop=True)
 
 
-def slot_of(ran: pd.DataFrame) -> pd.Series[Any]:
+def slot_by_allocation(runs: pd.DataFrame) -> pd.Series[Any]:
     """Return the slot of each allocation that ran, by its ID."""
-    once = ran.drop_duplicates("alloc_id")
-    return once["slot"].set_axis(once["alloc_id"].astype("str").to_numpy())
+    allocations = runs.drop_duplicates("alloc_id")
+    return allocations["slot"].set_axis(allocations["alloc_id"].astype("str").to_numpy())
 
 
-def slots_of(rows: pd.DataFrame, ran: pd.DataFrame) -> pd.Series[Any]:
-    """Return the slot of the allocation of each row; its ID where it never ran."""
-    return looked_up(rows["alloc_id"], slot_of(ran)).astype("str").fillna(rows["alloc_id"].astype("str"))
+def slots_of(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.Series[Any]:
+    """Return the slot of the allocation of each row; the ID of an allocation that never ran."""
+    return (
+        look_up(rows["alloc_id"], slot_by_allocation(runs))
+        .astype("str")
+        .fillna(rows["alloc_id"].astype("str"))
+    )
 
 
-def _ended_badly(found: pd.DataFrame) -> pd.Series[Any]:
-    code = pd.to_numeric(found["exit_code"], errors="coerce").fillna(0)
-    signal = pd.to_numeric(found["signal"], errors="coerce").fillna(0)
-    return (code != 0) | (signal != 0) | (found["_oom"] == 1)
+def _ended_badly(rows: pd.DataFrame) -> pd.Series[Any]:
+    code = pd.to_numeric(rows["exit_code"], errors="coerce").fillna(0)
+    signal = pd.to_numeric(rows["signal"], errors="coerce").fillna(0)
+    return (code != 0) | (signal != 0) | (rows["_oom"] == 1)
 
 
-def _slot(source: Source, found: pd.DataFrame) -> pd.Series[Any]:
-    if "name" not in found.columns or found["name"].isna().all():
-        return found["alloc_id"].astype("str")
-    allocations = pandas_table(source, "allocations", "alloc_id", *OF_SLOT)
-    by_id = slots(allocations).set_axis(allocations["alloc_id"].astype("str").to_numpy())
-    return looked_up(found["alloc_id"], by_id)
+def _slots(source: Source, rows: pd.DataFrame) -> pd.Series[Any]:
+    if "name" not in rows.columns or rows["name"].isna().all():
+        return rows["alloc_id"].astype("str")
+    allocations = pandas_table(source, "allocations", "alloc_id", *SLOT_COLUMNS)
+    slot_by_id = slots(allocations).set_axis(allocations["alloc_id"].astype("str").to_numpy())
+    return look_up(rows["alloc_id"], slot_by_id)
 
 
-@apart
+@per_cluster
 def outages(source: Source, *, observed_at: pd.Timestamp | str | None = None) -> pd.DataFrame:
-    """Return the times between runs in which a task that should run did not.
+    """Return the times between runs in which a task that should have run did not.
 
-    An outage begins where a run ended, other than by completing for good, and ends with the next start in the same
-    slot, in place or in a replacement. Runs that overlap, as in rolling updates, leave no outage.
+    An outage begins when a run ends, unless the task completed for good, and lasts until the next start in
+    the same slot, in place or in a replacement. Runs that overlap, as in rolling updates, leave no outage.
+
+    Parameters
+    ----------
+    source, observed_at
+        As in `runs`.
 
     Returns
     -------
     pandas.DataFrame
-        namespace, job_id, task_group, slot, task, began_at, ended_at, duration, cause (the end of the run before), and `open`:
-        no later start was seen, and the outage lasts at least so long.
+        One row for each outage: namespace, job_id, task_group, slot, task, began_at, ended_at (datetime64[ns,
+        UTC]), duration (timedelta64[ns]), cause (the end of the run before it), and open (bool): no later
+        start was seen, and the outage lasts at least this long.
 
     Examples
     --------
     >>> bool((af.stats.outages(snap)["duration"] > "0s").all())
     True
     """
-    ran = runs(source, observed_at=observed_at)
-    observed = moment(facts(source, observed_at).given.observed_us)
-    keys = ["slot", "task"]
-    until = ran.groupby(keys, sort=False)["ended_at"].cummax()
-    following = ran.groupby(keys, sort=False)["started_at"].shift(-1)
-    same = ran.groupby(keys, sort=False)["alloc_id"].shift(-1) == ran["alloc_id"]
-    final = following.isna()
-    wanted = ~ran["end"].isin(["running"]) & ~(ran["end"].isin(["completed"]) & ~same)
-    bad = ran["failure"] | ran["end"].isin(["lost"])
-    wanted &= ~final | bad
-    ended = following.where(~final, observed)
-    gap = ended - until
-    told = ran[["namespace", "job_id", "task_group", "slot", "task"]].assign(
-        began_at=until, ended_at=ended, duration=gap, cause=ran["end"], open=final
+    runs_ = runs(source, observed_at=observed_at)
+    observed = from_us(derive(source, observed_at).observed_us)
+    by_slot = runs_.groupby(["slot", "task"], sort=False)
+    # the latest end so far, not that of the run before: in a rolling update an older run may outlast a newer
+    down_since = by_slot["ended_at"].cummax()
+    next_start = by_slot["started_at"].shift(-1)
+    next_in_place = by_slot["alloc_id"].shift(-1) == runs_["alloc_id"]
+    is_last = next_start.isna()
+    # a task that completed for good may have a follower in its slot; one that started again in place had not
+    should_run = (runs_["end"] != "running") & ~((runs_["end"] == "completed") & ~next_in_place)
+    # after a last run that was stopped or completed, nobody wants the task any more
+    should_run &= ~is_last | runs_["failure"] | (runs_["end"] == LOST)
+    up_again = next_start.where(~is_last, observed)
+    duration = up_again - down_since
+    gaps = runs_[["namespace", "job_id", "task_group", "slot", "task"]].assign(
+        began_at=down_since, ended_at=up_again, duration=duration, cause=runs_["end"], open=is_last
     )
-    return told[wanted & (gap > pd.Timedelta(0))].reset_index(drop=True)
+    return gaps[should_run & (duration > pd.Timedelta(0))].reset_index(drop=True)
 
 
-@apart
+@per_cluster
 def availability(
     source: Source, by: str | Iterable[str] = "job_id", *, observed_at: pd.Timestamp | str | None = None
 ) -> pd.DataFrame:
@@ -154,14 +176,21 @@ def availability(
 
     Parameters
     ----------
+    source, observed_at
+        As in `runs`.
     by : str or list of str
         Columns of `runs`, such as ``"job_id"``, ``["job_id", "task"]`` or ``"slot"``.
 
     Returns
     -------
     pandas.DataFrame
-        The columns of `by`, up_hours, down_hours, availability (missing where neither is known), outages,
-        longest_outage, slots, truncated_share.
+        One row for each group, the least available first: the columns of `by`, availability (0 to 1; missing
+        without any time), up_hours, down_hours, outages, longest_outage (timedelta64[ns]), slots, and
+        truncated_share (of runs whose start is gone from the ring).
+
+    References
+    ----------
+    Beyer et al., Site Reliability Engineering, 2016, chapter 3 (time-based availability).
 
     Examples
     --------
@@ -170,19 +199,18 @@ def availability(
     True
     """
     keys = names(by)
-    ran, down = runs(source, observed_at=observed_at), outages(source, observed_at=observed_at)
-    up = grouped(ran, keys).agg(
+    up = group_rows(runs(source, observed_at=observed_at), keys).agg(
         up_hours=("duration", "sum"), slots=("slot", "nunique"), truncated_share=("left_truncated", "mean")
     )
-    lost = grouped(down, keys).agg(
+    down = group_rows(outages(source, observed_at=observed_at), keys).agg(
         down_hours=("duration", "sum"), outages=("duration", "size"), longest_outage=("duration", "max")
     )
-    found: pd.DataFrame = up.join(lost, how="left").reset_index(drop=not keys)
-    found["up_hours"] = hours(found["up_hours"])
-    found["down_hours"] = hours(found["down_hours"]).fillna(0.0)
-    found["outages"] = found["outages"].fillna(0).astype("int64")
-    total = found["up_hours"] + found["down_hours"]
-    found["availability"] = (found["up_hours"] / total.where(total > 0)).astype("Float64")
+    table: pd.DataFrame = up.join(down, how="left").reset_index(drop=not keys)
+    table["up_hours"] = hours(table["up_hours"])
+    table["down_hours"] = hours(table["down_hours"]).fillna(0.0)
+    table["outages"] = table["outages"].fillna(0).astype("int64")
+    total = table["up_hours"] + table["down_hours"]
+    table["availability"] = (table["up_hours"] / total.where(total > 0)).astype("Float64")
     order = [
         *keys,
         "availability",
@@ -193,23 +221,36 @@ def availability(
         "slots",
         "truncated_share",
     ]
-    return found[order].sort_values("availability", kind="stable").reset_index(drop=True)
+    return table[order].sort_values("availability", kind="stable").reset_index(drop=True)
 
 
-@apart
+@per_cluster
 def mtbf(
     source: Source, by: str | Iterable[str] = "job_id", *, observed_at: pd.Timestamp | str | None = None
 ) -> pd.DataFrame:
     """Return the mean time between failures, with its exact interval and a test of trend.
 
-    Without failures the mean is missing, and `lower` is the one-sided 95 % bound, about a third of the exposure. A mean says
-    little where `trend_p` is small: the failures come ever faster (`trend` above 0) or settle (below).
+    Without failures the mean is missing, and `lower` is the one-sided 95 % bound, about a third of the
+    exposure. The mean says little if `trend_p` is small: failures then come ever faster (`trend` above 0) or
+    settle (below 0).
+
+    Parameters
+    ----------
+    source, observed_at
+        As in `runs`.
+    by : str or list of str
+        Columns of `runs`.
 
     Returns
     -------
     pandas.DataFrame
-        The columns of `by`, failures, exposure_hours, mtbf_hours, lower, upper, trend (Laplace's statistic), trend_p, slots,
-        truncated_share. Source: NIST/SEMATECH e-Handbook, 8.1.7 and 8.2.3.4.
+        One row for each group, the one with most failures first: the columns of `by`, failures,
+        exposure_hours, mtbf_hours, lower and upper (hours, 95 %), trend (Laplace's statistic), trend_p,
+        slots, and truncated_share (of runs whose start is gone from the ring).
+
+    References
+    ----------
+    NIST/SEMATECH e-Handbook of Statistical Methods, 8.1.7 and 8.2.3.4.
 
     Examples
     --------
@@ -218,15 +259,14 @@ def mtbf(
     True
     """
     keys = names(by)
-    ran = runs(source, observed_at=observed_at)
     rows = []
-    for group, part in groups(ran, keys):
-        failed = part.loc[part["failure"], "ended_at"]
-        trend, p = laplace(failed, part["started_at"].min(), part["ended_at"].max())
+    for group, part in groups(runs(source, observed_at=observed_at), keys):
+        failed_at = part.loc[part["failure"], "ended_at"]
+        trend, p = laplace(failed_at, part["started_at"].min(), part["ended_at"].max())
         rows.append(
             [
                 *group,
-                len(failed),
+                len(failed_at),
                 hours(part["duration"]).sum(),
                 trend,
                 p,
@@ -234,19 +274,22 @@ def mtbf(
                 part["left_truncated"].mean(),
             ]
         )
-    found = pd.DataFrame(
+    table = pd.DataFrame(
         rows, columns=[*keys, "failures", "exposure_hours", "trend", "trend_p", "slots", "truncated_share"]
     )
-    _, low, high = _confidence.poisson(found["failures"], found["exposure_hours"])
-    none = found["failures"].eq(0).to_numpy()
+    _, rate_lower, rate_upper = _confidence.poisson(table["failures"], table["exposure_hours"])
+    no_failure = table["failures"].eq(0).to_numpy()
     with np.errstate(divide="ignore"):
-        found["mtbf_hours"] = np.where(
-            none, np.nan, found["exposure_hours"] / found["failures"].where(~none, 1)
+        table["mtbf_hours"] = np.where(
+            no_failure, np.nan, table["exposure_hours"] / table["failures"].where(~no_failure, 1)
         )
-        found["lower"] = np.where(none, found["exposure_hours"] / _confidence.NONE_SEEN, 1 / high)
-        found["upper"] = np.where(none, np.nan, 1 / np.where(low > 0, low, np.nan))
+        # a mean time is the inverse of a rate, so the bounds change places
+        table["lower"] = np.where(
+            no_failure, table["exposure_hours"] / _confidence.UPPER_BOUND_OF_ZERO, 1 / rate_upper
+        )
+        table["upper"] = np.where(no_failure, np.nan, 1 / np.where(rate_lower > 0, rate_lower, np.nan))
     for name in ("mtbf_hours", "lower", "upper", "trend", "trend_p"):
-        found[name] = found[name].astype("Float64").mask(found[name].isna() | found["exposure_hours"].le(0))
+        table[name] = table[name].astype("Float64").mask(table[name].isna() | table["exposure_hours"].le(0))
     order = [
         *keys,
         "failures",
@@ -259,22 +302,35 @@ def mtbf(
         "slots",
         "truncated_share",
     ]
-    return found[order].sort_values("failures", ascending=False, kind="stable").reset_index(drop=True)
+    return table[order].sort_values("failures", ascending=False, kind="stable").reset_index(drop=True)
 
 
-@apart
+@per_cluster
 def time_to_recover(
     source: Source, by: str | Iterable[str] = "job_id", *, observed_at: pd.Timestamp | str | None = None
 ) -> pd.DataFrame:
-    """Return how long failed tasks took to start again: median, 90th percentile and longest, never the mean alone.
+    """Return how long tasks took to start again: median, 90th percentile and longest.
 
-    What has not recovered yet counts as longer than everything that has; a quantile that falls there is missing.
-    `outages` holds the whole distribution.
+    The mean is left out: times to recover are so skewed that it says little. A task that has not recovered
+    counts as slower than every task that has; a quantile that falls there is missing. `outages` holds the
+    whole distribution.
+
+    Parameters
+    ----------
+    source, observed_at
+        As in `runs`.
+    by : str or list of str
+        Columns of `outages`.
 
     Returns
     -------
     pandas.DataFrame
-        The columns of `by`, recoveries, unrecovered, median, p90, longest (of those that recovered).
+        One row for each group: the columns of `by`, recoveries, unrecovered, median, p90, and longest (of
+        those that recovered); the last three are timedelta64[ns].
+
+    References
+    ----------
+    Davidovič, Incident Metrics in SRE, 2021.
 
     Examples
     --------
@@ -283,23 +339,22 @@ def time_to_recover(
     True
     """
     keys = names(by)
-    down = outages(source, observed_at=observed_at)
     rows = []
-    for group, part in groups(down, keys):
+    for group, part in groups(outages(source, observed_at=observed_at), keys):
         seconds = part["duration"].dt.total_seconds().where(~part["open"], np.inf)
-        middle, late = (np.quantile(seconds, share, method="higher") for share in (0.5, 0.9))
+        median, p90 = (np.quantile(seconds, share, method="higher") for share in (0.5, 0.9))
         rows.append(
             [
                 *group,
                 int((~part["open"]).sum()),
                 int(part["open"].sum()),
-                middle,
-                late,
+                median,
+                p90,
                 seconds[~part["open"]].max(),
             ]
         )
-    found = pd.DataFrame(rows, columns=[*keys, "recoveries", "unrecovered", "median", "p90", "longest"])
+    table = pd.DataFrame(rows, columns=[*keys, "recoveries", "unrecovered", "median", "p90", "longest"])
     for name in ("median", "p90", "longest"):
-        finite = found[name].astype("float64").replace(np.inf, np.nan)
-        found[name] = pd.to_timedelta(finite, unit="s").astype("timedelta64[ns]")
-    return found.sort_values("unrecovered", ascending=False, kind="stable").reset_index(drop=True)
+        finite = table[name].astype("float64").replace(np.inf, np.nan)
+        table[name] = pd.to_timedelta(finite, unit="s").astype("timedelta64[ns]")
+    return table.sort_values("unrecovered", ascending=False, kind="stable").reset_index(drop=True)

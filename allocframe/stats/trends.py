@@ -1,4 +1,4 @@
-"""Trends: how a cluster does from day to day, and against the time before. Of days that were not fully observed it says so."""
+"""Trends: how a cluster does from day to day, and compared with the time before."""
 
 from __future__ import annotations
 
@@ -7,42 +7,60 @@ from typing import Any
 
 import pandas as pd
 
+from .._utils.times import to_utc
 from ..snapshot.snapshot import Snapshot
 from . import _confidence
-from ._derived import facts
-from ._per_cluster import apart
-from ._source import Source, has_table, moment, names, pandas_table
-from .crash_loops import looping
+from ._derived import derive
+from ._per_cluster import per_cluster
+from ._source import Source, from_us, has_table, names, pandas_table
+from .crash_loops import looping_crashes
 from .rates import failures, restarts
 
 _DAY = pd.Timedelta("1D")
-_RATES = {"count": "", "rate_per_hour": "_per_hour", "lower": "_lower", "upper": "_upper"}
+_RATE_SUFFIXES = {"count": "", "rate_per_hour": "_per_hour", "lower": "_lower", "upper": "_upper"}
 
 
-@apart
+@per_cluster
 def daily(
     source: Source, *, since: pd.Timestamp | str | None = None, until: pd.Timestamp | str | None = None
 ) -> pd.DataFrame:
-    """Count failures, restarts, crash loops and lost nodes by day, and say of each day how well it was observed.
+    """Count failures, restarts, crash loops and lost nodes by day, and say how well each day was observed.
 
     Parameters
     ----------
     source : Snapshot, events table, or mapping of tables
-        A snapshot of an archive knows which times nobody watched. Of others, each day is incomplete: Nomad has forgotten
-        a part of it.
+        A snapshot of an archive knows which times nobody watched. For others every day is incomplete: Nomad
+        has forgotten a part of it.
     since, until : time, optional
-        The days that these times lie in are the first and the last; else from where the archive or its snapshot begins, up to
-        the present of the tables.
+        Times in the first and the last day. Default: from the beginning of the archive, or of the tables, to
+        the end of observation. A time without an offset is UTC.
 
     Returns
     -------
     pandas.DataFrame
-        One row for each day (of UTC): failures and restarts with their rates per hour that tasks ran (``_per_hour``; missing without
-        exposure) and the bounds of exact 95 % Poisson intervals (``_lower``, ``_upper``); exposure_hours; looping, the task slots in a
-        crash loop on that day, and new_loops, those of them that were in none the day before; nodes_lost; watched, the share of the
-        day, as far as it is over, in which somebody watched, and tasks_missing, the tasks of which events of that day are missing
-        (both missing where that is not known); complete, whether the day is over, was watched and lacks no event; lacks, what makes it
-        incomplete.
+        One row for each day, in UTC.
+
+        day : datetime64[ns, UTC]
+        failures, restarts : int
+            With ``_per_hour`` (that tasks ran; missing without exposure), ``_lower`` and ``_upper`` (exact 95
+            % Poisson interval of the rate).
+        exposure_hours : float
+        looping, new_loops : int
+            Task slots in a crash loop on that day, and those of them that were in none the day before.
+        nodes_lost : int
+        watched : float
+            Share of the day, so far as it is over, in which somebody watched; missing if not known.
+        tasks_missing : int
+            Tasks that lack events of that day; missing if not known.
+        complete : bool
+            The day is over, was watched, and lacks no event.
+        lacks : str
+            What makes it incomplete.
+
+    Raises
+    ------
+    TypeError
+        `source` holds no events table, or it lacks a column.
 
     Examples
     --------
@@ -50,21 +68,21 @@ def daily(
     >>> days["failures"].sum() == af.stats.failures(snap, by=[])["count"].sum()
     np.True_
     """
-    known = facts(source)
+    derived = derive(source)
+    observed = from_us(derived.observed_us)
     info: dict[str, Any] = source.info if isinstance(source, Snapshot) else {}
-    end = _utc(until) if until is not None else moment(known.given.observed_us)
-    begin = _utc(since) if since is not None else _began(info) or moment(known.began_us)
-    first = begin.floor("D")
-    table = _counted(source, first, end)
-    loops = _loops(source)
-    earlier = pd.MultiIndex.from_frame(loops.assign(day=loops["day"] + _DAY))
-    new = loops[~pd.MultiIndex.from_frame(loops).isin(earlier)]
-    for name, rows in (("looping", loops), ("new_loops", new), ("nodes_lost", _nodes(source))):
+    end = to_utc(until, "until") if until is not None else observed
+    start = to_utc(since, "since") if since is not None else _archive_start(info) or from_us(derived.began_us)
+    table = _daily_rates(source, start.floor("D"), end)
+    loops = _loop_days(source)
+    day_after = pd.MultiIndex.from_frame(loops.assign(day=loops["day"] + _DAY))
+    new = loops[~pd.MultiIndex.from_frame(loops).isin(day_after)]
+    for name, rows in (("looping", loops), ("new_loops", new), ("nodes_lost", _node_loss_days(source))):
         table[name] = table["day"].map(rows.groupby("day").size()).fillna(0).astype("int64")
-    return _judged(table, info, moment(known.given.observed_us))
+    return _add_coverage(table, info, observed)
 
 
-@apart
+@per_cluster
 def compare_periods(
     source: Source,
     by: str | Iterable[str] = "job_id",
@@ -77,28 +95,36 @@ def compare_periods(
     Parameters
     ----------
     source : Snapshot, events table, or mapping of tables
-        Of an archive, to hold both periods: ``archive.snapshot(since=...)``.
+        From an archive, to hold both periods: ``archive.snapshot(since=...)``.
     by : str or list of str
         As in `failures`; ``[]`` for all together.
     period : str
-        How long each is.
+        Length of each period, such as ``"7D"``.
     until : time, optional
-        The end of the later one; else the present of the tables.
+        End of the later period; default: the end of observation. Without an offset it is UTC.
 
     Returns
     -------
     pandas.DataFrame
-        The columns of `by`, and
+        One row for each group, the one with most failures first: the columns of `by`, and
 
         failures, exposure_hours, rate_per_hour
-            Of the period.
+            For the period.
         failures_before, exposure_hours_before, rate_per_hour_before
-            Of the one before.
+            For the one before.
         ratio, lower, upper : float
-            The rate over the one before, with the exact 95 % interval of the ratio of two Poisson rates; missing where one of them
-            has no exposure or nothing failed. Failures that bring about each other make the true interval wider.
+            The rate over the one before, with the exact conditional 95 % interval of the ratio of two Poisson
+            rates. Missing if a period has no exposure or nothing failed. Failures that cause each other make
+            the true interval wider.
         sure : bool
-            1 is not in the interval.
+            The interval does not contain 1.
+
+    Raises
+    ------
+    ValueError
+        A column of `by` does not exist.
+    TypeError
+        `source` holds no events table, or it lacks a column.
 
     Examples
     --------
@@ -106,56 +132,54 @@ def compare_periods(
     >>> int(change["failures"].iloc[0]) > 0
     True
     """
-    keys, width = names(by), pd.Timedelta(period)
-    end = _utc(until) if until is not None else moment(facts(source).given.observed_us)
-    rates = ["count", "exposure_hours", "rate_per_hour"]
-    now = failures(source, by=keys, since=end - width, until=end)[[*keys, *rates]]
-    was = failures(source, by=keys, since=end - 2 * width, until=end - width)[[*keys, *rates]]
-    before = was.rename(columns={name: f"{name}_before" for name in rates})
-    both = now.merge(before, on=keys, how="outer") if keys else pd.concat([now, before], axis=1)
-    both = both.rename(columns={"count": "failures", "count_before": "failures_before"})
-    counted = ["failures", "failures_before"]
-    both = both.fillna(dict.fromkeys([*counted, "exposure_hours", "exposure_hours_before"], 0))
-    both[counted] = both[counted].astype("int64")
+    keys, length = names(by), pd.Timedelta(period)
+    end = to_utc(until, "until") if until is not None else from_us(derive(source).observed_us)
+    measures = ["count", "exposure_hours", "rate_per_hour"]
+    later = failures(source, by=keys, since=end - length, until=end)[[*keys, *measures]]
+    earlier = failures(source, by=keys, since=end - 2 * length, until=end - length)[[*keys, *measures]]
+    earlier = earlier.rename(columns={name: f"{name}_before" for name in measures})
+    table = later.merge(earlier, on=keys, how="outer") if keys else pd.concat([later, earlier], axis=1)
+    table = table.rename(columns={"count": "failures", "count_before": "failures_before"})
+    counts = ["failures", "failures_before"]
+    table = table.fillna(dict.fromkeys([*counts, "exposure_hours", "exposure_hours_before"], 0))
+    table[counts] = table[counts].astype("int64")
     sides = [
-        both[name] for name in ("failures", "exposure_hours", "failures_before", "exposure_hours_before")
+        table[name] for name in ("failures", "exposure_hours", "failures_before", "exposure_hours_before")
     ]
     for name, values in zip(("ratio", "lower", "upper"), _confidence.rate_ratio(*sides), strict=True):
-        both[name] = pd.array(values, dtype="Float64")
-    both["sure"] = ((both["lower"] > 1) | (both["upper"] < 1)).fillna(value=False).astype(bool)
-    return both.sort_values("failures", ascending=False, kind="stable", ignore_index=True)
+        table[name] = pd.array(values, dtype="Float64")
+    table["sure"] = ((table["lower"] > 1) | (table["upper"] < 1)).fillna(value=False).astype(bool)
+    return table.sort_values("failures", ascending=False, kind="stable", ignore_index=True)
 
 
-def _utc(given: pd.Timestamp | str) -> pd.Timestamp:
-    stamp = pd.Timestamp(given)
-    return stamp if stamp.tzinfo else stamp.tz_localize("UTC")
+def _archive_start(info: dict[str, Any]) -> pd.Timestamp | None:
+    """Return from when on an archive's snapshot holds everything that was seen; None for other snapshots."""
+    starts = [pd.Timestamp(info[name]) for name in ("recorded_since", "since") if info.get(name)]
+    return max(starts) if starts else None
 
 
-def _began(info: dict[str, Any]) -> pd.Timestamp | None:
-    """Return from when on a snapshot of an archive has everything that was seen."""
-    told = [pd.Timestamp(info[name]) for name in ("recorded_since", "since") if info.get(name)]
-    return max(told) if told else None
-
-
-def _counted(source: Source, first: pd.Timestamp, end: pd.Timestamp) -> pd.DataFrame:
+def _daily_rates(source: Source, first: pd.Timestamp, end: pd.Timestamp) -> pd.DataFrame:
     """Return failures and restarts by day with their rates."""
-    parts: dict[str, pd.Series[Any]] = {}
-    for name, count in (("failures", failures), ("restarts", restarts)):
-        found = count(source, by=[], bin="1D", since=first, until=max(end, first)).set_index("bin")
-        parts |= {f"{name}{suffix}": found[column] for column, suffix in _RATES.items()}
-        parts["exposure_hours"] = found["exposure_hours"]
-    table = pd.DataFrame(parts).rename_axis("day").reset_index()
+    columns: dict[str, pd.Series[Any]] = {}
+    for name, rate in (("failures", failures), ("restarts", restarts)):
+        rates = rate(source, by=[], bin="1D", since=first, until=max(end, first)).set_index("bin")
+        columns |= {f"{name}{suffix}": rates[column] for column, suffix in _RATE_SUFFIXES.items()}
+        columns["exposure_hours"] = rates["exposure_hours"]
+    table = pd.DataFrame(columns).rename_axis("day").reset_index()
     return table.assign(day=table["day"].astype("datetime64[ns, UTC]"))
 
 
-def _loops(source: Source) -> pd.DataFrame:
+def _loop_days(source: Source) -> pd.DataFrame:
     """Return the days on which each task slot was in a crash loop."""
-    rows = looping(source)
-    return rows.assign(day=rows["at"].dt.floor("D"))[["day", "slot", "task"]].drop_duplicates()
+    crashes = looping_crashes(source)
+    return crashes.assign(day=crashes["at"].dt.floor("D"))[["day", "slot", "task"]].drop_duplicates()
 
 
-def _nodes(source: Source) -> pd.DataFrame:
-    """Return the days on which nodes lost allocations."""
+def _node_loss_days(source: Source) -> pd.DataFrame:
+    """Return the days on which each node lost allocations.
+
+    Only "lost" counts, not "unknown": a node that is out of reach may come back with its allocations.
+    """
     if not has_table(source, "allocations"):
         return pd.DataFrame(
             {"day": pd.Series(dtype="datetime64[ns, UTC]"), "node_name": pd.Series(dtype="str")}
@@ -168,33 +192,33 @@ def _nodes(source: Source) -> pd.DataFrame:
     return days.drop_duplicates()
 
 
-def _judged(table: pd.DataFrame, info: dict[str, Any], observed: pd.Timestamp) -> pd.DataFrame:
+def _add_coverage(table: pd.DataFrame, info: dict[str, Any], observed: pd.Timestamp) -> pd.DataFrame:
     """Add how well each day was observed."""
-    begin = _began(info)
-    blind = [(pd.Timestamp(gap["since"]), pd.Timestamp(gap["until"])) for gap in info.get("gaps", [])]
-    if begin is not None:
-        blind = [
-            (pd.Timestamp.min.tz_localize("UTC"), begin),
-            *((max(a, begin), b) for a, b in blind if b > begin),
+    start = _archive_start(info)
+    unwatched = [(pd.Timestamp(gap["since"]), pd.Timestamp(gap["until"])) for gap in info.get("gaps", [])]
+    if start is not None:
+        unwatched = [
+            (pd.Timestamp.min.tz_localize("UTC"), start),
+            *((max(since, start), until) for since, until in unwatched if until > start),
         ]
-    missing = info.get("missing", {})
-    known = begin is not None
-    watched, tasks, lacks = [], [], []
+    tasks_missing_by_day = info.get("missing", {})
+    from_archive = start is not None
+    watched, tasks_missing, lacks = [], [], []
     for day in table["day"]:
-        over = min(day + _DAY, max(observed, day))
-        dark = _union([(max(since, day), min(until, over)) for since, until in blind])
-        share = 1 - dark / (over - day) if over > day else 1.0
-        watched.append(share if known else None)
-        tasks.append(missing.get(f"{day:%Y-%m-%d}", 0) if known else None)
-        lacks.append("; ".join(_lacks(day, over, dark, tasks[-1])))
+        end = min(day + _DAY, max(observed, day))  # today is over only so far
+        gap = _total_length([(max(since, day), min(until, end)) for since, until in unwatched])
+        share = 1 - gap / (end - day) if end > day else 1.0
+        watched.append(share if from_archive else None)
+        tasks_missing.append(tasks_missing_by_day.get(f"{day:%Y-%m-%d}", 0) if from_archive else None)
+        lacks.append("; ".join(_describe_lacks(end < day + _DAY, gap, tasks_missing[-1])))
     table["watched"] = pd.array(watched, dtype="Float64")
-    table["tasks_missing"] = pd.array(tasks, dtype="Int64")
-    told = pd.Series(lacks, dtype="str", index=table.index)
-    return table.assign(complete=told == "", lacks=told)
+    table["tasks_missing"] = pd.array(tasks_missing, dtype="Int64")
+    described = pd.Series(lacks, dtype="str", index=table.index)
+    return table.assign(complete=described == "", lacks=described)
 
 
-def _union(spans: list[tuple[pd.Timestamp, pd.Timestamp]]) -> pd.Timedelta:
-    """Return how long spans are together, of which some may overlap or be empty."""
+def _total_length(spans: list[tuple[pd.Timestamp, pd.Timestamp]]) -> pd.Timedelta:
+    """Return the length of the union of spans, some of which may overlap or be empty."""
     total, reached = pd.Timedelta(0), None
     for since, until in sorted(spans):
         since = since if reached is None else max(since, reached)
@@ -203,9 +227,10 @@ def _union(spans: list[tuple[pd.Timestamp, pd.Timestamp]]) -> pd.Timedelta:
     return total
 
 
-def _lacks(day: pd.Timestamp, over: pd.Timestamp, dark: pd.Timedelta, tasks: int | None) -> list[str]:
-    if tasks is None:
-        return ["no archive: what Nomad has forgotten is not here"]
-    said = [f"{dark.total_seconds() / 3600:.1f} h unwatched"] if dark else []
-    said += [f"{tasks:,} {'task lacks' if tasks == 1 else 'tasks lack'} events"] if tasks else []
-    return said + (["not over"] if over < day + _DAY else [])
+def _describe_lacks(is_today: bool, gap: pd.Timedelta, tasks_missing: int | None) -> list[str]:
+    if tasks_missing is None:
+        return ["no archive: Nomad has forgotten older events"]
+    lacks = [f"{gap.total_seconds() / 3600:.1f} h unwatched"] if gap else []
+    if tasks_missing:
+        lacks.append(f"{tasks_missing:,} {'task lacks' if tasks_missing == 1 else 'tasks lack'} events")
+    return lacks + (["not over"] if is_today else [])

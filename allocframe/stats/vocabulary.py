@@ -1,17 +1,22 @@
-"""What Nomad's words and numbers mean: exact tables, in one place.
+"""What Nomad's words and numbers mean, and what counts as a failure, a crash, a request or a loss.
 
-Sources: Nomad's client (client/allocrunner/taskrunner), its scheduler's constants, signal(7), and the shells'
-convention for exit codes. What is in no table stays "unknown".
+Every statistic, finding, plot and report reads these tables; none has a list of its own. A value that is in
+no table is "unknown".
+
+Sources: Nomad's client (client/allocrunner/taskrunner), the constants of its scheduler, signal(7), and the
+shells' convention for exit codes.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 SIGNALS = {
-    1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 5: "SIGTRAP", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL",
-    10: "SIGUSR1", 11: "SIGSEGV", 12: "SIGUSR2", 13: "SIGPIPE", 14: "SIGALRM", 15: "SIGTERM", 24: "SIGXCPU", 25: "SIGXFSZ",
-    31: "SIGSYS",
+    1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 5: "SIGTRAP", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE",
+    9: "SIGKILL", 10: "SIGUSR1", 11: "SIGSEGV", 12: "SIGUSR2", 13: "SIGPIPE", 14: "SIGALRM", 15: "SIGTERM",
+    24: "SIGXCPU", 25: "SIGXFSZ", 31: "SIGSYS",
 }  # fmt: skip
-"""Signals by their number on Linux."""
+"""Names of the signals by their numbers on Linux."""
 
 EXIT_CODES = {
     0: "ok",
@@ -22,16 +27,91 @@ EXIT_CODES = {
     127: "command not found",
     128: "invalid exit code",
     255: "exit code out of range",
+    # Windows' NTSTATUS values, as signed 32-bit numbers
     -1073741819: "access violation",
     -1073741510: "interrupted",
     -1073741571: "stack overflow",
     -1073740791: "stack buffer overrun",
     -1073741515: "library not found",
+    # shells report a process that a signal ended as 128 plus the signal's number
     **{128 + number: f"killed by {name}" for number, name in SIGNALS.items()},
 }
-"""What an exit code says by convention; other codes are the program's own, "error"."""
+"""Conventional meanings of exit codes. Any other code is the program's own and reads "error"."""
 
 SIGKILL_CODE = 137
+"""Exit code of a process killed by SIGKILL: by the kernel for memory, or by Nomad after the kill timeout."""
+
+
+class Cause(NamedTuple):
+    """Why a run ended or a start failed, and what that counts as."""
+
+    name: str
+    """The value of the column `cause`."""
+    kind: str
+    """The group that plots and reports put it in."""
+    fails: bool = False
+    """Whether a bad end (exit code, signal or OOM kill) with this cause is a failure of the task itself."""
+    crashes: bool = False
+    """Whether the end counts toward a crash loop, provided that the restart policy had to decide."""
+
+
+CAUSE_TABLE = (
+    Cause("operator", "on request"),
+    Cause("template", "on request"),
+    Cause("vault", "on request"),
+    Cause("health check", "health check", fails=True, crashes=True),
+    # Starts that failed. Their events are failures by type (see FAILED_STARTS), not by how a run ended.
+    Cause("artifact", "failed start", crashes=True),
+    Cause("setup", "failed start", crashes=True),
+    Cause("driver", "failed start", crashes=True),
+    Cause("validation", "failed start", crashes=True),
+    Cause("hook", "failed start", crashes=True),
+    # Nomad ended the task, and the task did nothing wrong.
+    Cause("sibling", "other"),
+    Cause("leader", "other"),
+    Cause("main tasks done", "other"),
+    Cause("disk", "other"),
+    Cause("stopped", "other"),
+    # The task ended by itself.
+    Cause("out of memory", "out of memory", fails=True, crashes=True),
+    Cause("failure", "failure", fails=True, crashes=True),
+    Cause("completed", "other", crashes=True),  # a service that exits with 0 is restarted, and can loop so
+    Cause("unknown", "other", fails=True),
+)
+"""Every cause, in order of precedence: if several apply to one attempt, the first wins."""
+
+CAUSES = tuple(cause.name for cause in CAUSE_TABLE)
+"""The values of the column `cause`, in order of precedence."""
+
+FAILURE_CAUSES = tuple(cause.name for cause in CAUSE_TABLE if cause.fails)
+"""Causes with which a bad end is a failure of the task itself."""
+
+CRASH_CAUSES = tuple(cause.name for cause in CAUSE_TABLE if cause.crashes)
+"""Causes of the ends that make a crash loop."""
+
+REQUEST_CAUSES = tuple(cause.name for cause in CAUSE_TABLE if cause.kind == "on request")
+"""Causes of restarts that somebody or something asked for."""
+
+LOST = "lost"
+"""The end of a run, and the cause of a disturbance, if the allocation was lost with its node."""
+
+CAUSE_KINDS = {**{cause.name: cause.kind for cause in CAUSE_TABLE}, LOST: "lost with its node"}
+"""The group of each cause."""
+
+LOST_STATUSES = ("lost", "unknown")
+"""Client statuses of an allocation whose node is down ("lost") or out of reach ("unknown")."""
+
+FINISHED_STATUSES = ("complete", "failed", "lost")
+"""Client statuses of an allocation that will not run again."""
+
+STOPPING_STATUSES = ("stop", "evict")
+"""Desired statuses of an allocation that the servers want to end."""
+
+RESTART_DECISIONS = ("Restarting", "Not Restarting")
+"""Event types of what the restart policy decided; each ends an attempt."""
+
+NODE_BOUND_JOB_TYPES = ("system", "sysbatch")
+"""Types of jobs that run on every node. Their allocations are bound to it and not replaced elsewhere."""
 
 FAILED_STARTS = {
     "Failed Artifact Download": "artifact",
@@ -39,7 +119,7 @@ FAILED_STARTS = {
     "Driver Failure": "driver",
     "Failed Validation": "validation",
 }
-"""Event types of a start that failed, and the cause that each stands for."""
+"""Event types of failed starts and their causes. Each such event is a failure."""
 
 ENDED_BY = {
     "Sibling Task Failed": "sibling",
@@ -48,7 +128,7 @@ ENDED_BY = {
     "Disk Resources Exceeded": "disk",
     "Task hook failed": "hook",
 }
-"""Event types that say why a task is ended, though it did nothing wrong itself."""
+"""Event types that say why Nomad ends a task that did nothing wrong itself, and their causes."""
 
 REQUESTS = {
     "User requested restart": "operator",
@@ -58,12 +138,13 @@ REQUESTS = {
     "Template with change_mode restart re-rendered": "template",
     "Vault: new Vault token acquired": "vault",
 }
-"""Reasons of `Restart Signaled`, by whom the restart was asked for."""
+"""Reasons of `Restart Signaled` and who asked for the restart."""
 
 HEALTH_CHECK = "healthcheck: "
-"""How the reason of `Restart Signaled` starts where a health check asked; the check's name follows."""
+"""Prefix of the reason of `Restart Signaled` if a health check asked; the name of the check follows."""
 
 DELAYED = "Exceeded allowed attempts, applying a delay"
+"""Reason of `Restarting` if the policy (mode "delay") waits for the next interval."""
 
 DECISIONS = {
     "Restart within policy": "within policy",
@@ -71,16 +152,10 @@ DECISIONS = {
     "Error was unrecoverable": "given up: unrecoverable",
     "Policy allows no restarts": "given up: no restarts allowed",
 }
-"""Reasons of `Restarting` and `Not Restarting`: what the restart policy decided. None is given for a restart on request."""
+"""Reasons of `Restarting` and `Not Restarting`, and what the policy decided. Requested restarts have none."""
 
 EXHAUSTED = "Exceeded allowed attempts "
-"""How the reason of `Not Restarting` starts where all attempts were used up; their number and interval follow."""
-
-CAUSES = (
-    "operator", "template", "vault", "health check", "artifact", "setup", "driver", "validation", "hook", "sibling", "leader",
-    "main tasks done", "disk", "stopped", "out of memory", "failure", "completed", "unknown",
-)  # fmt: skip
-"""Why a run of a task ended, or did not start. Earlier ones win where several apply."""
+"""Prefix of the reason of `Not Restarting` if all attempts were used up; their number and interval follow."""
 
 STOP_REASONS = {
     "alloc not needed due to job update": "not needed any more",
@@ -93,7 +168,7 @@ STOP_REASONS = {
     "alloc not needed as node is tainted": "node tainted",
     "alloc was rescheduled because it failed": "rescheduled after failure",
 }
-"""`desired_description`: the nine constants of the scheduler, equal in every version."""
+"""Meanings of `desired_description`: the scheduler's nine constants, the same in every version."""
 
 MIGRATIONS = {
     "alloc-stop": "stopped by operator",
@@ -101,4 +176,4 @@ MIGRATIONS = {
     "node-update": "node changed",
     "preemption": "preempted",
 }
-"""What triggered the evaluation that placed the replacement, which tells a drain from ``nomad alloc stop``."""
+"""Triggers of the evaluation that placed a replacement. They tell a drain from ``nomad alloc stop``."""

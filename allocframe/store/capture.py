@@ -1,4 +1,4 @@
-"""Captures: pages kept exactly as Nomad sent them, with what they say of themselves; saved, loaded, or read from files."""
+"""Captures: answers exactly as Nomad sent them, with their queries; saved, loaded, or read from files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FORMAT = 1
 
 _MANIFEST = "manifest.json"
 _LONGEST_MANIFEST = 256 << 20
-"""Bytes: some hundred for each page, and what is known of an archive's days."""
+"""Bytes. A manifest has a few hundred for each page, and facts about an archive's days."""
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -39,7 +39,7 @@ Kind = Literal["list", "read", "table", "cluster"]
 
 @dataclass(frozen=True)
 class Page:
-    """One answer as it was sent, and how it was got."""
+    """One answer of Nomad: its query, and what its headers said."""
 
     number: int
     kind: Kind
@@ -59,13 +59,13 @@ class Page:
 
 
 class Capture:
-    """A folder of pages and a manifest; temporary, and removed when no longer used, unless a folder is named."""
+    """A folder of pages and facts about them. It is temporary, and removed after use, unless it was named."""
 
     def __init__(self, folder: Path, *, temporary: bool) -> None:
         self.folder = folder
         self.info: dict[str, Any] = {}
         self._pages: dict[int, Page] = {}
-        self._taken = 0
+        self._next_number = 0
         self._lock = threading.Lock()
         self._remove = (
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True) if temporary else None
@@ -73,7 +73,7 @@ class Capture:
 
     @classmethod
     def create(cls, folder: Path | None = None) -> Self:
-        """Start an empty capture, in a temporary folder of its own where none is given."""
+        """Return an empty capture, in a temporary folder unless one is given."""
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             return cls(folder, temporary=False)
@@ -81,7 +81,7 @@ class Capture:
 
     @property
     def pages(self) -> list[Page]:
-        """The pages in the order they were asked for."""
+        """The pages in the order in which they were added."""
         with self._lock:
             return [self._pages[number] for number in sorted(self._pages)]
 
@@ -102,9 +102,9 @@ class Capture:
         next_token: str | None = None,
         source: str = "",
     ) -> Page:
-        """Keep one answer; safe to call from several threads."""
+        """Write one answer to the folder. Several threads may call this."""
         with self._lock:
-            number, self._taken = self._taken, self._taken + 1
+            number, self._next_number = self._next_number, self._next_number + 1
         page = Page(
             number, kind, path, dict(params), index, last_contact, known_leader, next_token,
             datetime.now(UTC).isoformat(), len(body), source,
@@ -115,24 +115,24 @@ class Capture:
         return page
 
     def discard(self, page: Page) -> None:
-        """Forget a page that turned out broken and will be asked for again."""
+        """Remove a broken page, which will be fetched again."""
         with self._lock:
             self._pages.pop(page.number, None)
         self.file(page).unlink(missing_ok=True)
 
-    def measure(self, page: Page) -> None:
-        """Take in that the file of `page` was written by somebody else."""
+    def update_size(self, page: Page) -> None:
+        """Note the size of a page whose file was written from outside."""
         with self._lock:
             self._pages[page.number] = replace(page, size=self.file(page).stat().st_size)
 
     def describe(self, **info: Any) -> None:
-        """Note plain-JSON facts about the query and the server."""
+        """Add facts about the query and the server; the values must be plain JSON."""
         self.info.update(info)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write everything into one compressed file, readable by its owner only.
+        """Write everything to one compressed file that only its owner can read.
 
-        The file is a zip of zstandard-compressed pages and a manifest, and appears whole or not at all.
+        The file is a zip of zstandard-compressed pages and a manifest. It is complete, or it is not there.
         """
         target = Path(path)
         part = target.with_name(f".{target.name}.{os.getpid()}.part")
@@ -156,69 +156,69 @@ class Capture:
         return target
 
     def keep(self) -> None:
-        """Take in that what was done with the answers failed: a folder that can be resumed from stays."""
+        """Keep the folder: using the answers failed. Only `Resumable` captures have one to keep."""
 
     def close(self) -> None:
-        """Remove the folder if it is a temporary one."""
+        """Remove the folder if it is temporary."""
         if self._remove is not None:
             self._remove()
 
 
-def _copy(source: Any, target: Any, most: int | None = None) -> None:
-    """Copy a file whole; ValueError where it is longer than it may be."""
+def _copy(source: Any, target: Any, limit: int | None = None) -> None:
+    """Copy a file; raise ValueError if it is longer than `limit` bytes."""
     with source, target:
         while block := source.read(1 << 20):
-            if most is not None and target.tell() + len(block) > most:
-                raise ValueError(f"a page is longer than the {most:,} bytes that it was said to have")
+            if limit is not None and target.tell() + len(block) > limit:
+                raise ValueError(f"a page is longer than the {limit:,} bytes in the manifest")
             target.write(block)
 
 
 _DAMAGED = (
-    zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError, EOFError, RuntimeError, NotImplementedError,
-    RecursionError, pa.ArrowException,
+    zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError, EOFError, RuntimeError,
+    NotImplementedError, RecursionError, pa.ArrowException,
 )  # fmt: skip
-"""What is raised by a file that is no capture, or that somebody has made up; EINVAL too, where it names a place before its start."""
+"""What damaged or forged files raise. An offset before their start raises an OSError with EINVAL, too."""
 
 
 def _checked_page(entry: Any) -> Page:
-    """Return an entry of a manifest as a page; TypeError or ValueError where it is none."""
+    """Return an entry of a manifest as a page; raise TypeError or ValueError if it is invalid."""
     page = Page(**entry)
     numbers = (page.number, page.size)
     if any(isinstance(value, bool) or not isinstance(value, int) or value < 0 for value in numbers):
-        raise ValueError("the number or size of a page is none")
+        raise ValueError("the number or size of a page is invalid")
     if page.number >= 10**9 or page.kind not in get_args(Kind) or not isinstance(page.params, dict):
-        raise ValueError("a page is of no known kind")
+        raise ValueError("the kind of a page is unknown")
     if not all(isinstance(text, str) for text in (page.path, page.source, page.received_at)):
-        raise TypeError("a page is not described by text")
+        raise TypeError("the path, source or time of a page is no text")
     return page
 
 
 def _checked_info(info: Any) -> dict[str, Any]:
-    """Return what a manifest tells of its source; TypeError or ValueError where it could not have been written so."""
-    found = dict(info)
-    notes, filters, gaps = (found.get(name, []) for name in ("notes", "filters", "gaps"))
-    if not all(isinstance(one, list) for one in (notes, filters, gaps)):
+    """Return the facts in a manifest; raise TypeError or ValueError if they are invalid."""
+    facts = dict(info)
+    notes, filters, gaps = (facts.get(name, []) for name in ("notes", "filters", "gaps"))
+    if not all(isinstance(value, list) for value in (notes, filters, gaps)):
         raise TypeError("notes, filters and gaps must be lists")
     if not all(isinstance(note, str) for note in notes):
         raise TypeError("a note is no text")
-    moments = [found.get(name) for name in ("started_at", "finished_at", "recorded_since", "since", "at")]
-    for moment in [*moments, *(gap[name] for gap in gaps for name in ("since", "until"))]:
-        if moment is not None:
-            datetime.fromisoformat(moment)
-    return found
+    times = [facts.get(name) for name in ("started_at", "finished_at", "recorded_since", "since", "at")]
+    for time in [*times, *(gap[name] for gap in gaps for name in ("since", "until"))]:
+        if time is not None:
+            datetime.fromisoformat(time)
+    return facts
 
 
-def _check_room(file: Path, size: int, folder: Path) -> None:
-    """Refuse a file that says that it needs more than there is, before it fills the disk."""
+def _check_disk_space(file: Path, size: int, folder: Path) -> None:
+    """Refuse a file that would fill the disk, before it is unpacked."""
     free = shutil.disk_usage(folder).free
     if size > free:
         raise DecodeError(
-            f"{file} unpacks to {size:,} bytes, and {folder.parent} has room for {free:,}", file=str(file)
+            f"{file} unpacks to {size:,} bytes, but {folder.parent} has only {free:,} free", file=str(file)
         )
 
 
 def load_capture(path: str | os.PathLike[str]) -> Capture:
-    """Open a file that `Capture.save` wrote. It may come from anybody, so nothing that it says of itself is believed."""
+    """Open a file that `Capture.save` wrote. It may come from anybody, so its manifest is not trusted."""
     file = Path(path)
     capture = Capture.create()
     try:
@@ -228,10 +228,11 @@ def load_capture(path: str | os.PathLike[str]) -> Capture:
         capture.close()
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
-        what = (
-            f"{file} is not a file that allocframe saved, or it is damaged ({type(error).__name__}: {error})"
-        )
-        raise DecodeError(f"{what}; for JSON use af.read_json()", file=str(file)) from error
+        reason = f"{type(error).__name__}: {error}"
+        raise DecodeError(
+            f"{file} is damaged, or allocframe did not save it ({reason}). For JSON use af.read_json().",
+            file=str(file),
+        ) from error
     except BaseException:
         capture.close()
         raise
@@ -240,40 +241,42 @@ def load_capture(path: str | os.PathLike[str]) -> Capture:
 
 def _unpack(archive: zipfile.ZipFile, file: Path, capture: Capture) -> None:
     with archive.open(_MANIFEST) as member:
-        told = member.read(_LONGEST_MANIFEST + 1)
-    if len(told) > _LONGEST_MANIFEST:
+        text = member.read(_LONGEST_MANIFEST + 1)
+    if len(text) > _LONGEST_MANIFEST:
         raise ValueError(f"its manifest is longer than {_LONGEST_MANIFEST:,} bytes")
-    manifest = json.loads(told)
+    manifest = json.loads(text)
     if manifest["format"] > FORMAT:
-        raise DecodeError(f"{file} was written by a newer allocframe; upgrade to read it", file=str(file))
+        raise DecodeError(f"{file} was written by a newer allocframe. Upgrade to read it.", file=str(file))
     pages = {page.number: page for page in map(_checked_page, manifest["pages"])}
     if len(pages) < len(manifest["pages"]):
         raise ValueError("two pages have the same number")
     capture.info = _checked_info(manifest["info"])
-    _check_room(file, sum(page.size for page in pages.values()), capture.folder)
+    _check_disk_space(file, sum(page.size for page in pages.values()), capture.folder)
     for page in pages.values():
         with archive.open(f"pages/{page.file_name}.zst") as packed:
             unpacked = pa.CompressedInputStream(cast(Any, packed), "zstd")
-            _copy(unpacked, capture.file(page).open("wb"), most=page.size)
+            _copy(unpacked, capture.file(page).open("wb"), limit=page.size)
         if capture.file(page).stat().st_size != page.size:
-            raise DecodeError(f"{file}: page {page.number} is cut short; get the file again", file=str(file))
+            raise DecodeError(
+                f"{file}: page {page.number} is cut short. Copy the file again.", file=str(file)
+            )
     capture._pages = pages
 
 
 def capture_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Capture:
-    """Take in what curl or the Nomad CLI printed: JSON or NDJSON files, also .gz or .zst, or globs."""
+    """Return a capture of JSON or NDJSON files, also .gz or .zst, that curl or the Nomad CLI printed."""
     capture = Capture.create()
     with contextlib.ExitStack() as undo:
         undo.callback(capture.close)
-        for file in _expand(paths):
-            body = _plain(file.read_bytes(), file)
+        for file in _find_files(paths):
+            body = _decompress(file.read_bytes(), file)
             capture.add(body, path=file.name, params={}, source=str(file))
         undo.pop_all()
     capture.describe(source="files", files=[page.source for page in capture.pages], complete=None)
     return capture
 
 
-def _expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
+def _find_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
     for path in paths:
@@ -286,8 +289,8 @@ def _expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) ->
         yield from (Path(match) for match in matches if Path(match).is_file())
 
 
-def _plain(body: bytes, file: Path) -> bytes:
-    """Return the text of a file that may be compressed, told by its first bytes."""
+def _decompress(body: bytes, file: Path) -> bytes:
+    """Return the content of a file, which is compressed if it begins so."""
     try:
         if body.startswith(_GZIP_MAGIC):
             return gzip.decompress(body)

@@ -16,14 +16,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .._utils.memory import LARGE, give_back
+from .._utils.memory import MANY_ROWS, release_memory
 from ..errors import DecodeError
 from ..tables import TABLES, wire_schema
 from ..tables.sql_views import MACROS, VIEWS
 from ..tables.table import Column, Table
 from . import lenient_json
 from .capture import Capture, Page
-from .sql import among, answer, quoted, streamed, terms
+from .sql import quote, select, semi_join, stream_table, where
 
 MEMORY_LIMIT = "500MB"
 """What DuckDB may hold before it spills to the capture's folder."""
@@ -168,8 +168,8 @@ class PageStore:
         with self._con.cursor() as cursor:
             return PageRows([row[0] for row in cursor.execute(query).fetchall()])
 
-    def settle(self) -> int:
-        """Keep one row for each allocation, the one with the highest ModifyIndex; return how many others went."""
+    def drop_duplicates(self) -> int:
+        """Keep only the row with the highest ModifyIndex of each allocation; return the number of dropped rows."""
         twice = self._con.execute(
             """DELETE FROM pages WHERE rowid IN (SELECT row FROM (SELECT rowid AS row, row_number() OVER (
                PARTITION BY Namespace, ID ORDER BY ModifyIndex DESC NULLS LAST, page DESC) AS place
@@ -191,7 +191,7 @@ class PageStore:
         A condition is a column of `allocations` and the value, or list of values, that it must have.
         """
         name = f"view_{next(self._schemas)}"
-        self._views(name, f"ID IN (SELECT alloc_id FROM {schema}.allocations WHERE {terms(conditions)})")
+        self._views(name, f"ID IN (SELECT alloc_id FROM {schema}.allocations WHERE {where(conditions)})")
         return name
 
     def split(self, schema: str, size: int) -> Iterator[str]:
@@ -220,13 +220,13 @@ class PageStore:
 
         `columns` are others, made of those of the table; `only` holds the keys of the rows that are wanted.
         """
-        table = TABLES[name].narrowed(columns)
+        table = TABLES[name].with_columns(columns)
         made = ", ".join(f"{column.sql} AS {column.name}" for column in columns) or "* EXCLUDE (alloc_row)"
         with self._con.cursor() as cursor:
             keys = {column.name: column.sql for column in TABLES[name].columns}
-            rows_of = f"{TABLES[name].select(schema, 'alloc_row')} {among(cursor, only, keys)}"
+            rows_of = f"{TABLES[name].select(schema, 'alloc_row')} {semi_join(cursor, only, keys)}"
             rows = cursor.sql(f"SELECT {made}, alloc_row FROM ({rows_of})")
-            arrays = table.taken(rows.to_arrow_reader(BATCH_ROWS))
+            arrays = table.collect(rows.to_arrow_reader(BATCH_ROWS))
             order = cursor.sql(
                 f"SELECT alloc_row FROM {schema}.listed ORDER BY CreateIndex, ID, alloc_row"
             ).fetchnumpy()
@@ -236,13 +236,13 @@ class PageStore:
         places = rank[arrays.pop("alloc_row", _NO_ROWS).to_numpy()]
         sorted_already = bool(np.all(places[:-1] <= places[1:]))
         found = table.frame(arrays, None if sorted_already else np.argsort(places, kind="stable"))
-        if len(found) >= LARGE:
-            give_back()
+        if len(found) >= MANY_ROWS:
+            release_memory()
         return found
 
     def stream(self, name: str, schema: str = "main") -> pa.RecordBatchReader:
         """Return a table as SQL sees it, some rows at a time."""
-        return streamed(self._con, name, schema)
+        return stream_table(self._con, name, schema)
 
     def quick_frame(self, name: str) -> pd.DataFrame:
         """Return `frame` of a small store whose rows came in order of creation; the query is planned only once."""
@@ -293,7 +293,7 @@ class PageStore:
         """Write every row into the capture as one page: the declared fields, as Nomad names them."""
         file = self.capture.folder / "rows.json"
         self._con.execute(
-            f"COPY (SELECT * EXCLUDE (page) FROM pages) TO {quoted(str(file))} (FORMAT json, ARRAY true)"
+            f"COPY (SELECT * EXCLUDE (page) FROM pages) TO {quote(str(file))} (FORMAT json, ARRAY true)"
         )
         self.capture.add(file.read_bytes(), path="", params={})
         file.unlink()
@@ -301,7 +301,7 @@ class PageStore:
     def query(self, query: str, schema: str = "main") -> pd.DataFrame:
         """Answer one SELECT over the tables."""
         with self._con.cursor() as cursor:
-            return answer(cursor, query, schema)
+            return select(cursor, query, schema)
 
     def issues(self) -> pd.DataFrame:
         """Return what did not fit, as the `ISSUES` table."""
@@ -319,7 +319,7 @@ class PageStore:
 
 
 def _among(ids: Iterable[str]) -> str:
-    return f"ID IN ({', '.join(map(quoted, ids)) or 'NULL'})"
+    return f"ID IN ({', '.join(map(quote, ids)) or 'NULL'})"
 
 
 def _is_suspect(body: bytes) -> bool:
@@ -328,5 +328,5 @@ def _is_suspect(body: bytes) -> bool:
 
 
 def _reader(file: Path, size: int) -> str:
-    name, limit = quoted(str(file)), max(size + 1, 1 << 20)
+    name, limit = quote(str(file)), max(size + 1, 1 << 20)
     return f"read_json({name}, format='array', columns={_COLUMNS}, maximum_object_size={limit})"

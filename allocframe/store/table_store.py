@@ -1,4 +1,4 @@
-"""The tables of a snapshot that has no answers as sent: they are kept as they are, in a database of their own."""
+"""The tables of a snapshot without captured pages, such as one from an archive, in their own database."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from ..tables import SNAPSHOT_TABLES, TABLES
 from ..tables.table import Column, Table
 from .capture import Capture
 from .page_store import BATCH_ROWS, ISSUES
-from .sql import among, answer, quoted, streamed, terms
+from .sql import quote, select, semi_join, stream_table, where
 
 MEMORY_LIMIT = "1GB"
-"""What DuckDB may hold before it spills."""
+"""The memory that DuckDB may take before it spills."""
 
 _ORDER = {"task_states": ", t.task", "events": ", t.task, t.seq", "reschedules": ", t.seq"}
 
 
 class TableStore:
-    """Tables in a database of their own; stands in for a capture's decoder."""
+    """Tables in a database of their own."""
 
     declared: ClassVar[Mapping[str, Table]] = TABLES
 
@@ -38,36 +38,36 @@ class TableStore:
         self._schemas = itertools.count(1)
 
     @classmethod
-    def of(cls, capture: Capture) -> TableStore:
+    def load(cls, capture: Capture) -> TableStore:
         """Return the tables that `save` put into a capture.
 
         Raises
         ------
         DecodeError
-            They are not these tables.
+            The capture holds something else.
         """
-        made, files = cls(), {page.path: quoted(str(capture.file(page))) for page in capture.pages}
+        store, files = cls(), {page.path: quote(str(capture.file(page))) for page in capture.pages}
         try:
             if set(files) != set(SNAPSHOT_TABLES):
                 raise DecodeError("the saved tables are not those of a snapshot")
             for name in SNAPSHOT_TABLES:
                 source = f"read_parquet({files[name]})"
-                saved = set(made._con.sql(f"FROM {source}").columns)
+                saved = set(store._con.sql(f"FROM {source}").columns)
                 columns = ", ".join(_saved_or_derived(column, saved) for column in TABLES[name].columns)
-                made._con.execute(f"CREATE TABLE {name} AS SELECT {columns} FROM {source}")
+                store._con.execute(f"CREATE TABLE {name} AS SELECT {columns} FROM {source}")
         except (duckdb.Error, DecodeError) as error:
-            made.close()
+            store.close()
             capture.close()
             raise DecodeError(f"the saved tables cannot be read: {' '.join(str(error).split())}") from None
-        return made
+        return store
 
     def save(self, capture: Capture) -> None:
-        """Put the tables into a capture, each as a page."""
+        """Add each table to a capture, as a page."""
         for name in SNAPSHOT_TABLES:
             page = capture.add(b"", kind="table", path=name, params={})
             with self._con.cursor() as cursor:
-                cursor.execute(f"COPY main.{name} TO {quoted(str(capture.file(page)))} (FORMAT parquet)")
-            capture.measure(page)
+                cursor.execute(f"COPY main.{name} TO {quote(str(capture.file(page)))} (FORMAT parquet)")
+            capture.update_size(page)
 
     def frame(
         self,
@@ -76,9 +76,9 @@ class TableStore:
         columns: tuple[Column, ...] = (),
         only: pa.Table | None = None,
     ) -> pd.DataFrame:
-        """Return a table as a DataFrame, in the order in which the allocations were created; see `PageStore.frame`."""
-        table, key = self.declared[name].narrowed(columns), self.declared["allocations"].key
-        made = ", ".join(
+        """Return a table as a DataFrame, in order of the allocations' creation; see `PageStore.frame`."""
+        table, key = self.declared[name].with_columns(columns), self.declared["allocations"].key
+        selected = ", ".join(
             f"{column.sql if columns else column.name} AS {column.name}" for column in table.columns
         )
         order = ", ".join([*(f"t.{part}" for part in key[:-1]), "made_at", "t.alloc_id"])
@@ -86,41 +86,41 @@ class TableStore:
             rows = cursor.sql(
                 f"WITH t AS (SELECT t.*, a.create_index AS made_at FROM {schema}.{name} t "
                 f"JOIN {schema}.allocations a USING ({', '.join(key)})) "
-                f"SELECT {made} FROM t {among(cursor, only)} ORDER BY {order}{_ORDER.get(name, '')}"
+                f"SELECT {selected} FROM t {semi_join(cursor, only)} ORDER BY {order}{_ORDER.get(name, '')}"
             )
-            return table.frame(table.taken(rows.to_arrow_reader(BATCH_ROWS)))
+            return table.frame(table.collect(rows.to_arrow_reader(BATCH_ROWS)))
 
     def stream(self, name: str, schema: str = "main") -> pa.RecordBatchReader:
-        """Return a table as SQL sees it, some rows at a time."""
-        return streamed(self._con, name, schema)
+        """Return a table in batches."""
+        return stream_table(self._con, name, schema)
 
     def query(self, query: str, schema: str = "main") -> pd.DataFrame:
-        """Answer one SELECT over the tables."""
+        """Return the answer of one SELECT over the tables."""
         with self._con.cursor() as cursor:
-            return answer(cursor, query, schema)
+            return select(cursor, query, schema)
 
     def narrow(self, schema: str, conditions: Iterable[tuple[str, Any]]) -> str:
-        """Make a schema in which every table holds only the allocations that meet `conditions`; return its name."""
+        """Make a schema with only the allocations that meet `conditions`; return its name."""
         name = f"view_{next(self._schemas)}"
         self._con.execute(f"CREATE SCHEMA {name}")
         key = ", ".join(self.declared["allocations"].key)
-        chosen = f"SELECT {key} FROM {schema}.allocations WHERE {terms(conditions)}"
+        matching = f"SELECT {key} FROM {schema}.allocations WHERE {where(conditions)}"
         for table in SNAPSHOT_TABLES:
             self._con.execute(
-                f"CREATE VIEW {name}.{table} AS SELECT * FROM {schema}.{table} WHERE ({key}) IN ({chosen})"
+                f"CREATE VIEW {name}.{table} AS SELECT * FROM {schema}.{table} WHERE ({key}) IN ({matching})"
             )
         return name
 
     def split(self, schema: str, size: int) -> Iterator[str]:
-        """Yield the schema as it is: what was kept is of what an archive has, and goes into none as a whole."""
+        """Yield the schema as it is: these tables come from an archive, and are never appended to one."""
         yield schema
 
     def issues(self) -> pd.DataFrame:
-        """Return the `ISSUES` table without rows: what did not fit was noted when it was recorded."""
+        """Return the `ISSUES` table without rows: recorded values had the right type or were left out."""
         return ISSUES.empty()
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the database and remove what it spilled."""
         self._con.close()
         self._remove()
 
@@ -133,7 +133,7 @@ def _saved_or_derived(column: Column, saved: set[str]) -> str:
 
 
 def connect(spill: str) -> duckdb.DuckDBPyConnection:
-    """Return an empty database that spills into a folder."""
+    """Return an empty database that spills to a folder."""
     return duckdb.connect(
         config={
             "memory_limit": MEMORY_LIMIT,

@@ -1,4 +1,4 @@
-"""The tables, one file each; `TABLES` names them all in the order they are shown."""
+"""The tables, one file for each. `TABLES` holds them in the order in which they are shown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ TABLES: dict[str, Table] = {
 }
 
 SNAPSHOT_TABLES = ("allocations", "task_states", "events", "reschedules", "resources")
-"""The tables of a list; `placement` needs full reads, and `EVALUATIONS` comes from a list of its own."""
+"""The tables that Nomad's list of allocations fills. `placement` needs full reads, and evaluations another
+list."""
 
 __all__ = [
     "ALLOCATIONS",

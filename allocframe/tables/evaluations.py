@@ -1,4 +1,4 @@
-"""The evaluations table: one row for each evaluation, the scheduler's answer to a change."""
+"""The evaluations table: one row for each evaluation, the scheduler's reaction to a change."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .table import Column, Table
 EVALUATIONS = Table(
     name="evaluations",
     key=("eval_id",),
-    doc="One row for each evaluation; servers remove them about an hour after they end.",
+    doc="One row for each evaluation; Nomad removes them about an hour after they end.",
     source="evaluations",
     columns=(
         Column("eval_id", "ID", "text", "the evaluation's UUID"),
@@ -28,40 +28,46 @@ EVALUATIONS = Table(
             "job-register, alloc-stop, node-drain, alloc-failure, ...",
         ),
         Column("status", "Status", "category", "complete, blocked, pending, failed or canceled"),
-        Column("status_description", "StatusDescription", "text", "the servers' words for it"),
-        Column("node_id", "NodeID", "text", "the node, where a node triggered it"),
-        Column("deployment_id", "DeploymentID", "text", "the deployment it belongs to"),
-        Column("previous_eval_id", "PreviousEval", "text", "the evaluation before it"),
-        Column("blocked_eval_id", "BlockedEval", "text", "the evaluation that waits for room"),
-        Column("queued", "QueuedAllocations", "text", "allocations that wait, by task group, as JSON"),
+        Column("status_description", "StatusDescription", "text", "the reason for that status"),
+        Column("node_id", "NodeID", "text", "the node that triggered it"),
+        Column("deployment_id", "DeploymentID", "text", "its deployment"),
+        Column("previous_eval_id", "PreviousEval", "text", "the evaluation that led to it"),
+        Column("blocked_eval_id", "BlockedEval", "text", "the evaluation that waits for resources"),
+        Column(
+            "queued",
+            "QueuedAllocations",
+            "text",
+            "number of allocations still to be placed, by task group, as JSON",
+        ),
         Column(
             "failed_task_groups",
             "FailedTGAllocs",
             "text",
-            "why groups could not be placed, as JSON; missing if they were",
+            "why task groups could not be placed, as JSON; missing if they were",
         ),
         Column("create_index", "CreateIndex", "uint", "Raft index of its creation"),
         Column("modify_index", "ModifyIndex", "uint", "Raft index of its last change"),
-        Column("created_at", "CreateTime", "time", "created, by the server's clock", "UTC"),
-        Column("modified_at", "ModifyTime", "time", "last changed, by the server's clock", "UTC"),
+        Column("created_at", "CreateTime", "time", "when it was created, by the server's clock", "UTC"),
+        Column("modified_at", "ModifyTime", "time", "when it last changed, by the server's clock", "UTC"),
     ),
 )
 
 
 def evaluations_frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """Return evaluations as sent as the `EVALUATIONS` table; a value of another type is missing."""
-    sent = list(rows)
+    """Return the `EVALUATIONS` table of Nomad's answer. Values of the wrong type are missing."""
+    answer = list(rows)
     columns: dict[str, Any] = {}
     for column in EVALUATIONS.columns:
-        values = [_fitting(row.get(column.sql), column.kind) for row in sent]
+        values = [_to_value(row.get(column.sql), column.kind) for row in answer]
         columns[column.name] = pa.chunked_array([pa.array(values, column.arrow)])
     return EVALUATIONS.frame(columns)
 
 
-def _fitting(value: Any, kind: str) -> Any:
+def _to_value(value: Any, kind: str) -> Any:
     if kind in ("uint", "time"):
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        return value if whole and (0 if kind == "uint" else 1) <= value < 2**63 else None
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        # A time of 0 is no time.
+        return value if is_whole and (0 if kind == "uint" else 1) <= value < 2**63 else None
     if isinstance(value, dict):
         return json.dumps(value, separators=(",", ":")) if value else None
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) and value else None

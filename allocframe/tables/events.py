@@ -1,4 +1,4 @@
-"""The events table: one row for each task event in the answer."""
+"""The events table: one row for each task event."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ KNOWN_TYPES = (
     "Failed Restoring Task", "Alloc Unhealthy", "Plugin became unhealthy", "Plugin became healthy", "Reconnected", "Pausing", "Running",
     "Task hook message", "Waiting for shutdown delay", "Skipping shutdown delay",
 )  # fmt: skip
-"""The event types that Nomad has."""
+"""The event types of Nomad up to 2.0."""
 
 
 def _detail(key: str) -> str:
@@ -19,24 +19,27 @@ def _detail(key: str) -> str:
 
 
 def _text(key: str, flat: str) -> str:
-    """Return the text of a detail, or of the deprecated flat field where the detail is missing."""
+    """Return the SQL of a detail; older servers have only the deprecated flat field."""
     return f"coalesce({_detail(key)}, given(e.{flat}))"
 
 
-def _meant(types: tuple[str, ...], value: str, otherwise: str) -> str:
-    """Return `value` for the event types it belongs to; for others only what `Details` says of it."""
-    names, known = (", ".join(f"'{name}'" for name in some) for some in (types, KNOWN_TYPES))
+def _for_types(types: tuple[str, ...], value: str, otherwise: str) -> str:
+    """Return the SQL of a value that only events of these types have; `otherwise` is for types unknown to us.
+
+    The flat fields of all other events hold zeros that mean nothing.
+    """
+    names, known = (", ".join(f"'{name}'" for name in group) for group in (types, KNOWN_TYPES))
     return f"CASE WHEN e.Type IN ({names}) THEN {value} WHEN e.Type NOT IN ({known}) THEN {otherwise} END"
 
 
 def _number(types: tuple[str, ...], key: str, flat: str) -> str:
     detail = f"whole({_detail(key)})"
-    return _meant(types, f"coalesce({detail}, e.{flat})", detail)
+    return _for_types(types, f"coalesce({detail}, e.{flat})", detail)
 
 
 def _flag(types: tuple[str, ...], key: str, flat: str = "NULL::BOOLEAN") -> str:
     detail = f"flag({_detail(key)})"
-    return _meant(types, f"coalesce({detail}, {flat})", detail)
+    return _for_types(types, f"coalesce({detail}, {flat})", detail)
 
 
 _EXITED = ("Terminated",)
@@ -48,22 +51,22 @@ _CAN_FAIL_TASK = (
 EVENTS = Table(
     name="events",
     key=("alloc_id", "task", "seq"),
-    doc="One row for each task event in the answer; Nomad keeps the last ten of each task.",
+    doc="One row for each task event; Nomad keeps the last 10 per task.",
     source="task_events",
     columns=(
         Column("alloc_id", "ID", "text", "the allocation"),
         Column("task", "task", "category", "the task"),
         Column("seq", "seq", "int", "position among the events of its task, from 0"),
-        Column("time", "at_ns(e.Time)", "time", "when, by the node's clock", "UTC"),
-        Column("type", "given(e.Type)", "category", "what happened, in Nomad's words"),
+        Column("time", "at_ns(e.Time)", "time", "when it happened, by the node's clock", "UTC"),
+        Column("type", "given(e.Type)", "category", "Nomad's type of the event"),
         Column(
             "message",
             "coalesce(given(e.DisplayMessage), given(e.Message))",
             "text",
-            "a sentence for people; its wording differs between versions",
+            "Nomad's sentence about it; the wording differs between versions",
         ),
         Column(
-            "exit_code", _number(_EXITED, "exit_code", "ExitCode"), "int", "exit code, where something exited"
+            "exit_code", _number(_EXITED, "exit_code", "ExitCode"), "int", "exit code, if a process exited"
         ),
         Column(
             "signal", _number(_EXITED, "signal", "Signal"), "int", "signal that ended the process, 0 for none"
@@ -72,19 +75,19 @@ EVENTS = Table(
             "oom_killed",
             _flag(_EXITED, "oom_killed"),
             "bool",
-            "the driver says the kernel killed it for memory; missing where it cannot tell",
+            "whether the kernel killed it for memory; missing if the driver cannot tell",
         ),
         Column(
             "restart_reason",
             _text("restart_reason", "RestartReason"),
             "category",
-            "why it restarts, or does not",
+            "why the task restarts, or does not",
         ),
         Column(
             "start_delay",
             _number(("Restarting",), "start_delay", "StartDelay"),
             "duration",
-            "pause before the restart",
+            "delay before the restart",
             "ns",
         ),
         Column("kill_reason", _text("kill_reason", "KillReason"), "text", "why it was killed"),
@@ -92,10 +95,10 @@ EVENTS = Table(
             "kill_timeout",
             f"CASE WHEN e.Type = 'Killing' THEN coalesce(nullif(e.KillTimeout, 0), go_duration({_detail('kill_timeout')})) END",
             "duration",
-            "time the task has to end by itself",
+            "time that the task has to exit by itself",
             "ns",
         ),
-        Column("kill_error", _text("kill_error", "KillError"), "text", "what went wrong while killing it"),
+        Column("kill_error", _text("kill_error", "KillError"), "text", "error while killing it"),
         Column(
             "failed_sibling",
             _text("failed_sibling", "FailedSibling"),
@@ -103,19 +106,24 @@ EVENTS = Table(
             "the task of its group that failed",
         ),
         Column("driver_error", _text("driver_error", "DriverError"), "text", "the driver's error"),
-        Column("driver_message", _text("driver_message", "DriverMessage"), "text", "the driver's progress"),
-        Column("setup_error", _text("setup_error", "SetupError"), "text", "why the task could not be set up"),
+        Column(
+            "driver_message",
+            _text("driver_message", "DriverMessage"),
+            "text",
+            "the driver's progress message",
+        ),
+        Column("setup_error", _text("setup_error", "SetupError"), "text", "why the setup failed"),
         Column(
             "download_error",
             _text("download_error", "DownloadError"),
             "text",
-            "why an artifact could not be fetched",
+            "why an artifact could not be downloaded",
         ),
         Column(
             "validation_error",
             _text("validation_error", "ValidationError"),
             "text",
-            "what is invalid about the task",
+            "what is invalid in the task",
         ),
         Column(
             "vault_error",
@@ -127,7 +135,7 @@ EVENTS = Table(
             "task_signal",
             f"coalesce({_detail('task_signal')}, CASE WHEN e.Type = 'Signaling' THEN {_detail('signal')} END, given(e.TaskSignal))",
             "category",
-            "signal sent to the task on request",
+            "signal that an operator or Nomad sent",
         ),
         Column(
             "task_signal_reason",
@@ -146,15 +154,15 @@ EVENTS = Table(
             "fails_task",
             _flag(_CAN_FAIL_TASK, "fails_task", "e.FailsTask"),
             "bool",
-            "this event makes the task fail",
+            "whether this event fails the task",
         ),
         Column(
             "details",
-            # Servers send the keys in another order each time.
+            # Sorted, because servers send the keys in a different order each time.
             "CASE WHEN cardinality(e.Details) > 0 THEN "
             "CAST(to_json(map_from_entries(list_sort(map_entries(e.Details)))) AS VARCHAR) END",
             "text",
-            "everything in Details, as JSON, in the order of its names",
+            "all details, as JSON, sorted by name",
         ),
         Column("namespace", "given(Namespace)", "category", "namespace of its allocation"),
         Column("job_id", "given(JobID)", "category", "job of its allocation"),

@@ -1,4 +1,4 @@
-"""The placement table: how the scheduler scored nodes for an allocation. Full reads only."""
+"""The placement table: how the scheduler scored nodes for an allocation. Only full reads have it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from .table import Column, Table
 PLACEMENT = Table(
     name="placement",
     key=("alloc_id", "node_id"),
-    doc="One row for each node that the scheduler scored for the allocation, with what it left out and why.",
+    doc="One row for each node that the scheduler scored for an allocation, and counts of those ruled out.",
     source="scored_nodes",
     columns=(
         Column("alloc_id", "ID", "text", "the allocation"),
-        Column("node_id", "given(s.NodeID)", "category", "the node; missing where no node was scored"),
-        Column("norm_score", "s.NormScore", "float", "final score, the highest wins"),
+        Column("node_id", "given(s.NodeID)", "category", "the node; missing if no node was scored"),
+        Column("norm_score", "s.NormScore", "float", "final score; the highest wins"),
         Column(
             "scores",
             "CASE WHEN cardinality(s.Scores) > 0 THEN CAST(to_json(s.Scores) AS VARCHAR) END",
             "text",
             "the parts of the score, as JSON",
         ),
-        Column("nodes_evaluated", "m.NodesEvaluated", "int", "nodes that were looked at"),
+        Column("nodes_evaluated", "m.NodesEvaluated", "int", "nodes that the scheduler looked at"),
         Column("nodes_filtered", "m.NodesFiltered", "int", "nodes that a constraint ruled out"),
-        Column("nodes_exhausted", "m.NodesExhausted", "int", "nodes without room"),
+        Column("nodes_exhausted", "m.NodesExhausted", "int", "nodes without enough resources"),
         Column(
             "constraint_filtered",
             "CASE WHEN cardinality(m.ConstraintFiltered) > 0 THEN CAST(to_json(m.ConstraintFiltered) AS VARCHAR) END",
@@ -44,8 +44,8 @@ PLACEMENT = Table(
             "coalesced_failures",
             "m.CoalescedFailures",
             "int",
-            "failed placements like this one, folded into it",
+            "further failed placements of the same group",
         ),
-        Column("allocation_time", "m.AllocationTime", "duration", "time the scheduler took", "ns"),
+        Column("allocation_time", "m.AllocationTime", "duration", "time that the scheduler took", "ns"),
     ),
 )

@@ -1,4 +1,4 @@
-"""SQL that the tables share: macros of the decoder's database, expressions made of them, and the views that tables read from."""
+"""SQL that the tables share: the macros in their expressions, and the views that they read from."""
 
 from __future__ import annotations
 

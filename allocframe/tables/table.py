@@ -1,4 +1,4 @@
-"""What a table is: its columns, each declared once, and the frames made of that declaration."""
+"""What a table is: its columns, each declared once, and the DataFrames that follow from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 Kind = Literal["text", "category", "int", "uint", "float", "bool", "time", "duration"]
-"""How a column is held: `category` is repeated text, `time` nanoseconds in UTC, `duration` nanoseconds."""
+"""The type of a column: `category` is repeated text; `time` (in UTC) and `duration` have nanoseconds."""
 
 _ARROW: dict[Kind, pa.DataType] = {
     "text": pa.large_string(),
@@ -37,7 +37,7 @@ _FROM_ARROW: dict[Kind, Any] = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its name, the SQL expression that reads it, how it is held, its meaning and unit."""
+    """One column: its name, the SQL expression that reads it, its type, meaning and unit."""
 
     name: str
     sql: str
@@ -52,7 +52,7 @@ class Column:
         return _ARROW[self.kind]
 
     def series(self, values: pa.ChunkedArray[Any]) -> pd.Series[Any]:
-        """Return `values` as a pandas Series of this column's dtype."""
+        """Return `values` as a Series of this column's dtype."""
         if self.kind == "category":
             return _categorical(values)
         values = values.cast(self.arrow)
@@ -63,7 +63,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """One table: what a row is, what it is read from, its key and columns."""
+    """One table: what a row is, the view that it is read from, its key and columns."""
 
     name: str
     key: tuple[str, ...]
@@ -72,49 +72,49 @@ class Table:
     columns: tuple[Column, ...]
 
     def select(self, schema: str, *more: str) -> str:
-        """Return the SQL query that yields this table, and `more` columns, from the views in `schema`."""
+        """Return the SQL query for this table, and `more` columns, from the views in `schema`."""
         columns = [f"{c.sql} AS {c.name}" for c in self.columns]
         return f"SELECT {', '.join([*columns, *more])} FROM {schema}.{self.source}"
 
-    def listed(self, of: str, *without: str) -> str:
-        """Return its columns as a list of SQL, those of the relation `of`, but some."""
-        return ", ".join(f"{of}.{column.name}" for column in self.columns if column.name not in without)
+    def list_columns(self, relation: str, *without: str) -> str:
+        """Return the SQL list of this table's columns in `relation`, except those named."""
+        return ", ".join(f"{relation}.{column.name}" for column in self.columns if column.name not in without)
 
-    def taken(self, batches: Iterable[pa.RecordBatch]) -> dict[str, pa.ChunkedArray[Any]]:
-        """Return the columns of a query's answer, in which repeated text takes a number from the start."""
+    def collect(self, batches: Iterable[pa.RecordBatch]) -> dict[str, pa.ChunkedArray[Any]]:
+        """Return the columns of a query's answer, with repeated text already encoded as numbers."""
         repeated = {column.name for column in self.columns if column.kind == "category"}
         chunks: dict[str, list[Any]] = {}
         for batch in batches:
             for name, array in zip(batch.schema.names, batch.columns, strict=True):
-                # Copied, because a batch holds on to all of its memory until its last column is gone.
-                part: Any = (
+                # Copied, because a batch keeps all of its memory until its last column is freed.
+                chunk: Any = (
                     array.dictionary_encode() if name in repeated else pa.concat_arrays([array, array[:0]])
                 )
-                chunks.setdefault(name, []).append(part)
-        found = {name: pa.chunked_array(parts) for name, parts in chunks.items()}
+                chunks.setdefault(name, []).append(chunk)
+        columns = {name: pa.chunked_array(arrays) for name, arrays in chunks.items()}
         empty = self.schema().empty_table()
-        return found or dict(zip(empty.column_names, empty.columns, strict=True))
+        return columns or dict(zip(empty.column_names, empty.columns, strict=True))
 
     def frame(
         self, columns: dict[str, pa.ChunkedArray[Any]], order: np.ndarray[Any, Any] | None = None
     ) -> pd.DataFrame:
         """Return `columns`, as `select` yields them, as a DataFrame with the declared dtypes.
 
-        Rows are put into `order`, where given. Each column is taken out of `columns`, so that no more than
-        one of them is held twice.
+        `order` sorts the rows. The columns are removed from `columns` one by one, so that only one of them is
+        in memory twice.
         """
         series = {}
         for column in self.columns:
-            one = column.series(columns.pop(column.name))
-            series[column.name] = one if order is None else one.take(order).reset_index(drop=True)
+            values = column.series(columns.pop(column.name))
+            series[column.name] = values if order is None else values.take(order).reset_index(drop=True)
         return pd.DataFrame(series, copy=False)
 
-    def narrowed(self, columns: tuple[Column, ...]) -> Table:
-        """Return a table of the same rows with other columns, whose SQL is made of this one's names; of none, this one."""
+    def with_columns(self, columns: tuple[Column, ...]) -> Table:
+        """Return a table of the same rows with `columns`, made of this table's; without any, this table."""
         return replace(self, columns=columns) if columns else self
 
     def empty(self) -> pd.DataFrame:
-        """Return the table without rows, with the same columns and dtypes."""
+        """Return a DataFrame without rows, with this table's columns and dtypes."""
         empty = self.schema().empty_table()
         return self.frame(dict(zip(empty.column_names, empty.columns, strict=True)))
 
@@ -124,7 +124,7 @@ class Table:
 
 
 def _categorical(values: pa.ChunkedArray[Any]) -> pd.Series[Any]:
-    """Return repeated text as categories in alphabetical order, so that equal data give equal frames."""
+    """Return repeated text as categories in alphabetical order, so that equal data give equal DataFrames."""
     encoded: Any = pc.dictionary_encode(values).unify_dictionaries()
     chunks = encoded.chunks
     labels = np.array(chunks[0].dictionary.to_pylist() if chunks else [], dtype=np.object_)
@@ -132,7 +132,7 @@ def _categorical(values: pa.ChunkedArray[Any]) -> pd.Series[Any]:
     order = np.argsort(labels, kind="stable")
     rank = np.empty(len(order) + 1, dtype=np.int32)
     rank[order] = np.arange(len(order))
-    rank[-1] = -1
+    rank[-1] = -1  # the code of NA is -1, which is the last place
     dtype = pd.CategoricalDtype(pd.Index(labels[order], dtype=_TEXT_DTYPE))
-    taken = rank[np.concatenate(codes)] if codes else np.empty(0, dtype=np.int32)
-    return pd.Series(pd.Categorical.from_codes(taken, dtype=dtype, validate=False))
+    sorted_codes = rank[np.concatenate(codes)] if codes else np.empty(0, dtype=np.int32)
+    return pd.Series(pd.Categorical.from_codes(sorted_codes, dtype=dtype, validate=False))

@@ -4,42 +4,48 @@ from __future__ import annotations
 
 from .table import Column, Table
 
-RING = 10
-"""Nomad keeps this many events for each task and drops the oldest (client/allocrunner/taskrunner)."""
+MAX_EVENTS = 10
+"""Nomad keeps this many events per task and drops the oldest (client/allocrunner/taskrunner)."""
 
 TASK_STATES = Table(
     name="task_states",
     key=("alloc_id", "task"),
-    doc="One row for each task of each allocation, as its node last reported it.",
+    doc="One row for each task of each allocation, as the node last reported it.",
     source="tasks",
     columns=(
         Column("alloc_id", "ID", "text", "the allocation"),
         Column("task", "task", "category", "the task"),
         Column("state", "given(ts.State)", "category", "pending, running or dead"),
-        Column("failed", "ts.Failed", "bool", "the task failed for good"),
+        Column("failed", "ts.Failed", "bool", "whether the task failed for good"),
         Column(
             "restarts",
             "ts.Restarts",
             "uint",
-            "restarts so far, counted by the node even when events are gone",
+            "restarts so far; the node counts them even after their events are dropped",
         ),
         Column(
-            "last_restart_at", "rfc3339(ts.LastRestart)", "time", "last restart, by the node's clock", "UTC"
+            "last_restart_at",
+            "rfc3339(ts.LastRestart)",
+            "time",
+            "when it last restarted, by the node's clock",
+            "UTC",
         ),
-        Column("started_at", "rfc3339(ts.StartedAt)", "time", "last start, by the node's clock", "UTC"),
+        Column(
+            "started_at", "rfc3339(ts.StartedAt)", "time", "when it last started, by the node's clock", "UTC"
+        ),
         Column(
             "finished_at",
             "rfc3339(ts.FinishedAt)",
             "time",
-            "death, by the node's clock; missing while it may restart",
+            "when it ended, by the node's clock; missing while it may restart",
             "UTC",
         ),
-        Column("event_count", "coalesce(len(ts.Events), 0)", "int", "events in the answer"),
+        Column("event_count", "coalesce(len(ts.Events), 0)", "int", "number of events"),
         Column(
             "events_truncated",
-            f"coalesce(len(ts.Events) >= {RING} AND ts.Events[1].Type IS DISTINCT FROM 'Received', false)",
+            f"coalesce(len(ts.Events) >= {MAX_EVENTS} AND ts.Events[1].Type IS DISTINCT FROM 'Received', false)",
             "bool",
-            "older events were dropped by Nomad: ten are kept, and the first of these is not Received",
+            "whether Nomad dropped older events: there are 10, and the first is not Received",
         ),
     ),
 )

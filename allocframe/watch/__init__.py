@@ -1,1 +1,1 @@
-"""Follow a cluster as it changes, with the terms of client-go: lister, reflector, resync."""
+"""Follow a cluster as it changes, in client-go's terms: lister, reflector, resync."""

@@ -1,4 +1,4 @@
-"""What one answer of a watched cluster changed: what a watch yields, and an archive keeps."""
+"""Changes of a cluster: what a watch yields and an archive stores."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Gap:
-    """A time in which nobody watched: what came and went in it may be missing."""
+    """A time in which nobody watched. What came and went in it may be missing."""
 
     since: pd.Timestamp | None
-    """When the cluster was last seen, or a little before; None where it had never been."""
+    """When the cluster was last seen, or a little earlier; None if never."""
 
     until: pd.Timestamp
     reason: str
@@ -22,34 +22,37 @@ class Gap:
 
 @dataclass(frozen=True)
 class Change:
-    """What is new since the change before it.
+    """What has changed since the previous change.
 
-    `task_states`, `events` and `reschedules` hold every row of the allocations in `added` and `changed`, so `events` are whole
-    rings: up to ten for each task, with those that were known before. Where one change stands for several answers, they
-    also hold, before the ring, the events that came and went between them.
+    `task_states`, `events` and `reschedules` hold every row of the allocations in `added` and `changed`. So
+    `events` are complete rings: up to ten per task, including those that were known before. If a change
+    combines several updates, the events that came and went between them precede the ring.
     """
 
     at: pd.Timestamp
-    """Up to when it tells of the cluster, by this machine's clock, in UTC. What happened later, this or a later one tells."""
+    """The change includes everything that happened before this time, by this machine's clock, in UTC."""
 
     index: int | None
     """The Raft index that the cluster had reached."""
 
     source: Literal["list", "stream", "blocking"]
     full: bool
-    """Whether every allocation was compared, so that `removed` is complete up to `at`."""
+    """Every allocation was compared, so `removed` is complete up to `at`."""
 
     added: pd.DataFrame
     changed: pd.DataFrame
     removed: pd.DataFrame
-    """Rows of `allocations`; those that are gone as they were last seen: only `alloc_id` and `modify_index` of what is
-    known from `Checkpoint` alone."""
+    """Rows of `allocations`.
+
+    Removed ones are as they were last seen. If they are known only from a `Checkpoint`, only `alloc_id` and
+    `modify_index` are set.
+    """
 
     task_states: pd.DataFrame
     events: pd.DataFrame
     reschedules: pd.DataFrame
     new_events: pd.DataFrame
-    """The rows of `events` that were not in the rings before."""
+    """The rows of `events` that were not known before."""
 
     gap: Gap | None = None
 
@@ -59,9 +62,9 @@ class Change:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Up to where a watch before this one has got: what a recorder goes on from."""
+    """How far an earlier watch got. A new watch continues from there."""
 
     index: int | None = None
     at: pd.Timestamp | None = None
     modify_index: Mapping[str, int] = field(default_factory=dict)
-    """By allocation, for those that were not gone."""
+    """ModifyIndex of each live allocation, by ID."""

@@ -1,4 +1,4 @@
-"""The requests of a watch: the list, whole or light, its index alone, and single reads."""
+"""The requests of a watch: full and light lists, the list's index, and reads of single allocations."""
 
 from __future__ import annotations
 
@@ -16,42 +16,48 @@ from ..store.page_store import PageStore
 
 WORKERS = 4
 LIGHT_PAGE = 20_000
-"""Allocations on a page of a list without task states."""
+"""Allocations per page of a list without task states."""
 
 
 class Lister:
-    """Asks what a watch wants to know."""
+    """Lists and reads the allocations of a watch's query."""
 
     def __init__(self, transport: Transport, config: Config, query: Query) -> None:
         self.reads = 0
         self._transport, self._config, self._query = transport, config, query
 
     def all(self, *, light: bool = False) -> tuple[PageStore, int | None]:
-        """Return every allocation, and the index that the cluster had reached when the list began."""
+        """Return every allocation, and the index of the cluster when the list began.
+
+        A `light` list has no task states and events.
+        """
         query = replace(self._query, task_states=False, per_page=LIGHT_PAGE) if light else self._query
-        walk = ListFetcher(self._transport, query, self._config.address, ask_version=False)
-        capture, store = walk.run(WORKERS, False)
+        fetcher = ListFetcher(self._transport, query, self._config.address, ask_version=False)
+        capture, store = fetcher.run(WORKERS, False)
         index = capture.info["index_first"]
         for page in capture.pages:
             capture.discard(page)
         return store, index
 
     def index(self, params: dict[str, str], timeout: float) -> int | None:
-        """Return the index of a list as small as can be, which blocks where `params` say so."""
+        """Return the index of the list. With an ``index`` in `params`, block until the list changes."""
+        # Only the header matters: ask for the smallest page.
         query = replace(self._query, task_states=False, filter=None, per_page=1)
-        asked = {**query.params(), **params}
         index: int | None = self._transport.get(
-            protocol.LIST, asked, check=lambda answer: answer.headers.index, timeout=timeout
+            protocol.LIST,
+            {**query.params(), **params},
+            check=lambda response: response.headers.index,
+            timeout=timeout,
         )
         return index
 
     def read(self, ids: list[str]) -> list[dict[str, Any]]:
-        """Read allocations in full; those that are gone by now are left out."""
+        """Read allocations in full. Those that no longer exist are left out."""
+        params = {"region": self._query.region} if self._query.region else {}
 
-        def one(identity: str) -> Any:
+        def read_one(alloc_id: str) -> Any:
             try:
-                params = {"region": self._query.region} if self._query.region else {}
-                return self._transport.get(f"/v1/allocation/{identity}", params, check=parse_json)
+                return self._transport.get(f"/v1/allocation/{alloc_id}", params, check=parse_json)
             except NotFound:
                 return None
 
@@ -59,4 +65,4 @@ class Lister:
         if not ids:
             return []
         with ThreadPoolExecutor(WORKERS, "allocframe") as pool:
-            return [row for row in pool.map(one, ids) if isinstance(row, dict)]
+            return [row for row in pool.map(read_one, ids) if isinstance(row, dict)]

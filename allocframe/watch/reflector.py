@@ -1,4 +1,8 @@
-"""How a watch keeps its state current: subscribe, list, apply; relist on any break; else ask again and again."""
+"""Keep a watch's state current.
+
+Either subscribe to the event stream, list, apply updates, and list again after any break; or send blocking
+queries.
+"""
 
 from __future__ import annotations
 
@@ -18,40 +22,50 @@ from ..nomad.protocol import Query
 from ..nomad.retry import backoff
 from ..nomad.transport import Transport
 from ..store.page_store import UNSTORED, PageStore
-from . import updates as _events
+from . import updates as stream_updates
 from .change import Change, Checkpoint, Gap
 from .lister import Lister
-from .state import Frames, Jobs, WatchState, jobs_in
-from .update_queue import LATEST, Subscriber, Subscription, UpdateQueue
-from .updates import Update
+from .state import FindJobs, Frames, WatchState, find_jobs_in
+from .update_queue import MAX_LAG, Subscriber, Subscription, UpdateQueue
+from .updates import JobInfo, Update
 
-LINGER = 0.05
-"""Seconds that updates are gathered before they are told: typing ten costs hardly more than typing one."""
+BATCH_PAUSE = 0.05
+"""Seconds to collect updates before decoding them: decoding ten costs hardly more than decoding one."""
 
-MOST_AT_ONCE = 2000
+MAX_BATCH = 2000
 """Updates in one change."""
 
-MOST_READS = 40
-"""Allocations that are read one by one; where more are needed, the list is cheaper."""
+MAX_READS = 40
+"""Allocations that are read one by one. If more are needed, a list is cheaper."""
 
 FLOOR = 0.5
-"""Seconds between two requests, however fast answers come."""
+"""Minimum seconds between two blocking queries, however fast responses come."""
 
 POLL = 5.0
-"""The same where the server gives no index to wait past."""
+"""Minimum seconds between two lists if the server sends no index to wait past."""
 
 LONGEST_PAUSE = 30.0
-UNDER_WAY = pd.Timedelta(seconds=1)
-"""What happened so shortly before the last line may still have been on its way."""
+IN_FLIGHT = pd.Timedelta(seconds=1)
+"""What happened this shortly before the last line may have been lost with the connection."""
 
-_FIRST_LOOK = "the first look"
-_WENT_BACK = "the server's index went back: it was restored, or another one answered"
+_FIRST_LIST = "the first look"
+_INDEX_WENT_BACK = "the server's index went back: it was restored, or another one answered"
 
 Source = Literal["list", "stream", "blocking"]
 
 
 class Reflector:
-    """Follows one cluster, step by step, and puts what changed into `ready`."""
+    """Follows one cluster, step by step, and appends its changes to `ready`.
+
+    Attributes
+    ----------
+    index : int
+        The Raft index up to which everything is in `state`.
+    current_to : Timestamp or None
+        The time up to which everything is in `state`.
+    synced : bool
+        `state` follows the cluster. If False, the next step lists everything.
+    """
 
     def __init__(
         self,
@@ -67,135 +81,142 @@ class Reflector:
         self.mode: Literal["stream", "blocking"] = "stream" if stream else "blocking"
         self.last_error: str | None = None
         self.index = checkpoint.index or 0
-        self.told_up_to = checkpoint.at
+        self.current_to = checkpoint.at
         self.synced = False
         self.state = WatchState(checkpoint)
         self.queue = UpdateQueue(query.prefix or "", floor=self.index)
         self.subscriber = Subscriber()
-        self.rule = BlockingIndex(wait)
+        self.blocking = BlockingIndex(wait)
         self.ready: deque[Change] = deque()
         self.counts = dict.fromkeys(("relists", "reconnects", "resumed", "gaps", "resets", "failures"), 0)
         self._config, self._query = config, query
         self.lister = Lister(transport, config, query)
         self._wants_stream, self._resync_interval = stream, resync_interval
         self._gap: tuple[pd.Timestamp | None, str] | None = (
-            (checkpoint.at, "nobody watched") if checkpoint.at is not None else (None, _FIRST_LOOK)
+            (checkpoint.at, "nobody watched") if checkpoint.at is not None else (None, _FIRST_LIST)
         )
-        self._reset = False
+        self._was_reset = False
         self._pace = Pace(FLOOR)
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
-        self._in_a_row = 0
+        self._failures_in_a_row = 0
         self._not_before = self._relist_at = 0.0
-        self._ever = False
+        self._has_listed = False
 
     # One step
 
     def step(self, left: float) -> None:
-        """Do what is due, or wait for it at most so long."""
+        """Do what is due, or wait for it for at most `left` seconds."""
         pause = self._not_before - time.monotonic()
         if pause > 0:
             self.subscriber.closed.wait(min(pause, left))
             return
-        before = self.index, self.told_up_to
+        before = self.index, self.current_to
         try:
-            self._notice_breaks()
+            self._check_stream()
             if not self.synced or time.monotonic() >= self._relist_at:
                 self._sync()
             elif self.mode == "stream":
                 self._listen(left)
             else:
-                self._ask(left)
+                self._block(left)
         except (AllocframeError, *UNSTORED) as error:
             if self.subscriber.closed.is_set():
                 return
             if isinstance(error, UNSTORED):
-                self.index, self.told_up_to = before
-                self._lose(f"this machine could not hold what came: {error}")
-            self._failed(error)
-            if isinstance(error, PermissionDenied) or not self._ever:
+                # The updates were taken from the queue but are not in the state: act as if they never came.
+                self.index, self.current_to = before
+                self._lose_sync(f"this machine could not hold what came: {error}")
+            self._back_off(error)
+            if isinstance(error, PermissionDenied) or not self._has_listed:
                 raise
 
-    def _failed(self, error: Exception) -> None:
-        """Wait longer each time; what a working stream tells meanwhile is not lost."""
+    def _back_off(self, error: Exception) -> None:
+        """Pause longer after each failure. A working stream goes on meanwhile, so nothing is lost."""
         self.last_error = str(error)
         self.counts["failures"] += 1
-        self._in_a_row += 1
-        pause = backoff(self._in_a_row, self._rng, first=0.5, longest=LONGEST_PAUSE, jitter=0.5)
-        streaming = (
-            self.synced and self.subscriber.current is not None and self.subscriber.current.ended is None
-        )
-        if streaming:
+        self._failures_in_a_row += 1
+        pause = backoff(self._failures_in_a_row, self._rng, first=0.5, longest=LONGEST_PAUSE, jitter=0.5)
+        stream = self.subscriber.current
+        if self.synced and stream is not None and stream.ended is None:
             self._relist_at = time.monotonic() + pause
         else:
             self._not_before = time.monotonic() + pause
-            self._lose(str(error))
+            self._lose_sync(str(error))
 
-    def _lose(self, reason: str) -> None:
+    def _recovered(self) -> None:
+        self.last_error, self._failures_in_a_row = None, 0
+
+    def _lose_sync(self, reason: str) -> None:
+        """List everything in the next step. The first of several reasons explains the gap."""
         self.synced = False
         if self._gap is None:
-            self._gap = (self.told_up_to, reason)
+            self._gap = (self.current_to, reason)
 
-    def _notice_breaks(self) -> None:
-        """Tell what a stream that has ended had told before; the rest must be listed."""
+    def _check_stream(self) -> None:
+        """If the stream has ended, apply what it sent before; the rest must be listed."""
         stream = self.subscriber.current
         if not self.synced or stream is None or (stream.ended is None and not self.queue.overflowed):
             return
         if self.queue.overflowed:
-            self._lose("changes came faster than they were taken")
+            self._lose_sync("changes came faster than they were taken")
         else:
             while self._take(self._read_jobs):
                 pass
-            self._lose(f"the event stream broke: {stream.ended}")
+            self._lose_sync(f"the event stream broke: {stream.ended}")
         self.counts["reconnects"] += 1
 
-    def _up_to(self, moment: pd.Timestamp) -> None:
-        """Note that whatever happened before a moment has been told."""
-        self.told_up_to = moment if self.told_up_to is None else max(moment, self.told_up_to)
+    def _advance_to(self, moment: pd.Timestamp) -> None:
+        """Record that the state includes everything that happened before a moment."""
+        self.current_to = moment if self.current_to is None else max(moment, self.current_to)
 
     # Subscribe, list, apply
 
     def _sync(self) -> None:
-        """List everything while a new subscription is held; tell what that changes."""
+        """List everything while a new subscription is open; report what that changes."""
+        # Subscribing first means that what changes during the list is in the queue, and nothing falls in
+        # between.
         stream = self._subscribe() if self._wants_stream else None
         self.mode = "blocking" if stream is None else "stream"
-        began, first = _now(), not self.state.known
+        began, is_first = _now(), not self.state.entries
         store, index = self.lister.all()
         if index is not None and index < self.index:
-            self._reset, self.index, first = True, 0, True
+            self._was_reset, self.index, is_first = True, 0, True
             self.counts["resets"] += 1
             self.queue.restart(0)
-        if stream is not None and not first:
+        if stream is not None and not is_first:
             self._catch_up(stream, store, index)
         else:
-            self._up_to(began if stream is None else _now())
-        frames = self.state.replace(store, index, reset=self._reset)
+            self._advance_to(began if stream is None else _now())
+        frames = self.state.replace(store, index, reset=self._was_reset)
         self.index = max(self.index, index or 0)
-        self.rule.index = index or 0
-        self.counts["relists"] += self._ever
-        self._tell(frames, "list", full=True)
+        self.blocking.index = index or 0
+        self.counts["relists"] += self._has_listed
+        self._report(frames, "list", full=True)
         self._relist_at = time.monotonic() + self._resync_interval * self._rng.uniform(0.9, 1.1)
-        if self._reset and stream is not None:
-            self._relist_at = 0.0  # what came with low indexes before the list was taken for old
-        self._reset, self.synced, self._ever = False, True, True
-        self.last_error, self._in_a_row = None, 0
+        if self._was_reset and stream is not None:
+            # Updates with low indexes that came before the list were mistaken for old ones: list once more.
+            self._relist_at = 0.0
+        self._was_reset, self.synced, self._has_listed = False, True, True
+        self._recovered()
 
     def _catch_up(self, stream: Subscription, store: PageStore, index: int | None) -> None:
-        """Take first what the stream tells of the time before the list: rows that have moved on hold less."""
+        """Apply the updates from before the list, which hold events that the list no longer has."""
         newest = max(store.modify_indexes().values(), default=0)
         reached = newest <= self.index or self.queue.reach(newest, lambda: stream.ended is not None)
-        kept = stream.first_index is not None and stream.first_index <= self.index
-        if self._gap is not None and reached and not self._reset and (kept or index == self.index):
+        # The server's replay reaches back to where the last stream broke: nothing is missing.
+        is_seamless = stream.first_index is not None and stream.first_index <= self.index
+        if self._gap is not None and reached and not self._was_reset and (is_seamless or index == self.index):
             self._gap = None
             self.counts["resumed"] += 1
         elif self._gap is None and not reached:
-            self._gap = (self.told_up_to, "the event stream lagged behind the list")
+            self._gap = (self.current_to, "the event stream lagged behind the list")
         if not reached:
-            self._up_to(_now())
-        while self._take(jobs_in(store)):
+            self._advance_to(_now())
+        while self._take(find_jobs_in(store)):
             pass
 
     def _subscribe(self) -> Subscription | None:
-        """Return a subscription that the server has confirmed, or None where it lets nobody subscribe."""
+        """Return a subscription that the server has confirmed; None if this token may not subscribe."""
         if self.synced:
             self.queue.floor = self.index
         else:
@@ -209,21 +230,23 @@ class Reflector:
             self.subscriber.replace(stream)
             return stream
         stream.close()
-        self._refused(stream)
+        self._check_refusal(stream)
         self.subscriber.replace(None)
         return None
 
-    def _refused(self, stream: Subscription) -> None:
-        """Find out by one list request what it means that a stream ended before its first line: newer servers answer 200."""
+    def _check_refusal(self, stream: Subscription) -> None:
+        """Raise unless the stream ended because this token may not subscribe."""
         if stream.error is not None and not isinstance(stream.error, PermissionDenied | Unsupported):
             raise stream.error
-        self.lister.index({}, LATEST)
+        # Newer servers answer 200 and then end the stream. If listing works, the cluster is up and it was a
+        # refusal.
+        self.lister.index({}, MAX_LAG)
 
     # Event stream
 
     def _listen(self, left: float) -> None:
-        """Wait for what the stream tells, and tell it."""
-        until = min(left, self._relist_at - time.monotonic())
+        """Wait for updates from the stream and apply them."""
+        timeout = min(left, self._relist_at - time.monotonic())
         stream, queue = self.subscriber.current, self.queue
         with queue.changed:
             queue.changed.wait_for(
@@ -234,51 +257,55 @@ class Reflector:
                     or stream is None
                     or stream.ended is not None
                 ),
-                max(until, 0.0),
+                max(timeout, 0.0),
             )
         if stream is not None and stream.ended is None:
-            self.subscriber.closed.wait(LINGER if len(queue) else 0.0)
+            self.subscriber.closed.wait(BATCH_PAUSE if len(queue) else 0.0)
             self._take(self._read_jobs)
 
-    def _take(self, jobs: Jobs) -> bool:
-        """Apply what the queue holds, or its oldest part; return whether there was any."""
-        taken, index, heard = self.queue.take(MOST_AT_ONCE)
-        rounds = list(zip_longest(*(one.forms() for one in taken))) or [()]
-        for nth, forms in enumerate(rounds, 1):
-            if nth == len(rounds):
+    def _take(self, find_jobs: FindJobs) -> bool:
+        """Apply the oldest updates of the queue; return whether there were any."""
+        updates, index, heard_at = self.queue.take(MAX_BATCH)
+        # An update may carry older versions that could not be merged. Each round applies one version of each.
+        rounds = list(zip_longest(*(update.versions() for update in updates))) or [()]
+        for number, versions in enumerate(rounds, 1):
+            if number == len(rounds):
                 self.index = max(self.index, index)
-                self._up_to(_time(heard))
-            self._apply([one for one in forms if one is not None], jobs)
-        return bool(taken)
+                self._advance_to(_timestamp(heard_at))
+            self._apply([version for version in versions if version is not None], find_jobs)
+        return bool(updates)
 
-    def _apply(self, updates: list[Update], jobs: Jobs) -> None:
-        fresh = self.state.fresh(updates)
-        self.queue.counts["duplicates"] += len(updates) - len(fresh)
-        if fresh:
-            frames = self.state.apply(fresh, jobs(self.state.without_job(fresh)))
-            self._tell(frames, "stream", full=False)
+    def _apply(self, updates: list[Update], find_jobs: FindJobs) -> None:
+        newer = self.state.newer(updates)
+        self.queue.counts["duplicates"] += len(updates) - len(newer)
+        if newer:
+            frames = self.state.apply(newer, find_jobs(self.state.without_job(newer)))
+            self._report(frames, "stream", full=False)
 
-    def _read_jobs(self, ids: list[str]) -> dict[str, tuple[str | None, int | None]]:
-        """Read allocations that were never listed, because payloads hold no job; many are left to the next list."""
-        if len(ids) > MOST_READS:
+    def _read_jobs(self, ids: list[str]) -> dict[str, JobInfo]:
+        """Read allocations that were never listed, because payloads lack the job.
+
+        If there are many, list instead.
+        """
+        if len(ids) > MAX_READS:
             self._relist_at = 0.0
             return {}
         try:
             rows = self.lister.read(ids)
         except AllocframeError:
-            return {}  # what was told of them must not be lost; the next list has the rest
-        return {str(row.get("ID")): _events.job_of(row) for row in rows}
+            return {}  # the updates must not be lost for want of their jobs; the next list has the jobs
+        return {str(row.get("ID")): stream_updates.job_info(row) for row in rows}
 
     # Blocking queries
 
-    def _ask(self, left: float) -> None:
-        """Wait for the list to move past the index, with an answer as small as can be; then see what changed."""
+    def _block(self, left: float) -> None:
+        """Wait until the list moves past the index, then find out what changed."""
         pause = self._pace.left(time.monotonic())
         if pause > 0:
             self.subscriber.closed.wait(min(pause, left))
             if pause > left:
                 return
-        params = self.rule.params(self._rng, max(left, 0.1))
+        params = self.blocking.params(self._rng, max(left, 0.1))
         self._pace.pause = FLOOR if params else POLL
         self._pace.sent(time.monotonic())
         if params and not self._has_moved(params):
@@ -286,62 +313,64 @@ class Reflector:
         self._compare()
 
     def _has_moved(self, params: dict[str, str]) -> bool:
-        """Wait until the list has moved past the index, or the time is over."""
-        resets = self.rule.resets
-        moved = self.rule.received(self.lister.index(params, read_timeout(self.rule.wait)))
-        if self.rule.resets > resets:
-            self._lose(_WENT_BACK)
+        """Send a blocking query; return whether the list has moved past the index."""
+        resets = self.blocking.resets
+        index = self.lister.index(params, read_timeout(self.blocking.wait))
+        has_moved = self.blocking.received(index)
+        if self.blocking.resets > resets:
+            self._lose_sync(_INDEX_WENT_BACK)
             return False
-        self.last_error, self._in_a_row = None, 0
-        if not moved:
-            self._up_to(_now())
-        return moved
+        self._recovered()
+        if not has_moved:
+            self._advance_to(_now())
+        return has_moved
 
     def _compare(self) -> None:
         """List without task states, and read in full only what has changed."""
         started, began = time.monotonic(), _now()
         store, index = self.lister.all(light=True)
-        found = self.state.difference(store.modify_indexes(), index)
+        difference = self.state.compare(store.modify_indexes(), index)
         store.close()
         if index is not None and index < self.index:
-            self._lose(_WENT_BACK)
+            self._lose_sync(_INDEX_WENT_BACK)
             return
-        self.rule.index = index or 0
-        self.last_error, self._in_a_row = None, 0
-        if len(found.chosen) > MOST_READS:
+        self.blocking.index = index or 0
+        self._recovered()
+        if len(difference.changed) > MAX_READS:
             store, index = self.lister.all()
             frames = self.state.replace(store, index)
         else:
-            frames = self._changed(found.chosen)
-            frames["removed"] = self.state.forget(found.gone)
+            frames = self._read_changed(difference.changed)
+            frames["removed"] = self.state.remove(difference.removed)
         self.index = max(self.index, index or 0)
+        # Large lists are slow: spend at most half of the time on them.
         self._pace.pause = max(self._pace.pause, time.monotonic() - started)
-        self._up_to(began)
+        self._advance_to(began)
         if any(len(frames[name]) for name in ("added", "changed", "removed")):
-            self._tell(frames, "blocking", full=True)
+            self._report(frames, "blocking", full=True)
 
-    def _changed(self, ids: Iterable[str]) -> Frames:
-        updates = [one for row in self.lister.read(list(ids)) if (one := _events.update(row)) is not None]
-        return self.state.apply(self.state.fresh(updates), {})
+    def _read_changed(self, ids: Iterable[str]) -> Frames:
+        updates = [stream_updates.parse_allocation(row) for row in self.lister.read(list(ids))]
+        return self.state.apply(self.state.newer(update for update in updates if update is not None), {})
 
-    # What is told
+    # Changes
 
     def heartbeat(self) -> Change | None:
-        """Return a change without rows that says that nothing had changed when the cluster was last heard of."""
-        if not self.synced or self.ready or len(self.queue) or self.told_up_to is None:
+        """Return an empty change as of the last time the cluster was heard; None if a change is pending."""
+        if not self.synced or self.ready or len(self.queue) or self.current_to is None:
             return None
-        return self._change(self.state.nothing(), self.mode, full=False)
+        return self._make_change(self.state.no_change(), self.mode, full=False)
 
-    def _tell(self, frames: Frames, source: Source, *, full: bool) -> None:
-        self.ready.append(self._change(frames, source, full=full))
+    def _report(self, frames: Frames, source: Source, *, full: bool) -> None:
+        self.ready.append(self._make_change(frames, source, full=full))
 
-    def _change(self, frames: Frames, source: Source, *, full: bool) -> Change:
-        """Return a change as of the moment up to which all is told, which is earlier than now."""
-        gap, at = None, self.told_up_to or _now()
+    def _make_change(self, frames: Frames, source: Source, *, full: bool) -> Change:
+        """Return a change as of `current_to`, which is earlier than now, and close the gap before it."""
+        gap, at = None, self.current_to or _now()
         if self._gap is not None:
             since, reason = self._gap
-            gap = Gap(since - UNDER_WAY if since is not None else None, at, reason)
-            self.counts["gaps"] += reason != _FIRST_LOOK
+            gap = Gap(since - IN_FLIGHT if since is not None else None, at, reason)
+            self.counts["gaps"] += reason != _FIRST_LIST
             self._gap = None
         return Change(at=at, index=self.index or None, source=source, full=full, gap=gap, **frames)
 
@@ -350,5 +379,5 @@ def _now() -> pd.Timestamp:
     return pd.Timestamp.now(tz="UTC")
 
 
-def _time(seconds: float) -> pd.Timestamp:
+def _timestamp(seconds: float) -> pd.Timestamp:
     return pd.Timestamp(int(seconds * 1e9), unit="ns", tz="UTC")

@@ -1,4 +1,4 @@
-"""The present state of a watched cluster: typed rows kept current, and what each answer changed in them."""
+"""The current state of a watched cluster as typed rows, and what each list or update changes in it."""
 
 from __future__ import annotations
 
@@ -13,45 +13,47 @@ import pandas as pd
 from ..store.capture import Capture, Page
 from ..store.page_store import PageStore
 from ..tables import TABLES
-from . import updates as _events
 from .change import Checkpoint
-from .updates import Update
+from .updates import JobInfo, Update, with_job
 
 _CHANGED = ("allocations", "task_states", "events", "reschedules")
-_FEW = 2000
-"""Allocations that are worth a query of their own among all of a list."""
+_MAX_SELECTED = 2000
+"""Up to this many allocations of a list are selected by a query of their own.
+
+Beyond it, decoding all is faster.
+"""
 
 Frames = dict[str, pd.DataFrame]
 
 
 @dataclass(slots=True)
-class _Known:
-    """What must be remembered of one allocation to tell what the next answer changes."""
+class _Entry:
+    """What is needed of one allocation to find out what the next list or update changes."""
 
     modify_index: int
     job_type: str | None = None
     job_version: int | None = None
     ring: np.ndarray[Any, Any] | None = None
-    """A number for each event of its rings; None while they are not known."""
+    """A number for each event in its rings; None if the rings are unknown."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What a list holds against what is known."""
+    """How a list differs from the state."""
 
-    chosen: set[str]
-    """New, or changed."""
+    changed: set[str]
+    """New or changed allocations."""
 
-    gone: list[str]
-    kept: list[str]
-    """What is newer than the list."""
+    removed: list[str]
+    newer: list[str]
+    """Allocations whose state is newer than the list."""
 
-    complete: bool
-    """Whether the rings of all others are known."""
+    has_all_rings: bool
+    """Whether the rings of all unchanged allocations are known."""
 
 
-class Rows(Capture):
-    """A capture that no answer was put into: its one page is written of its rows, once somebody asks for it."""
+class RowCapture(Capture):
+    """A capture without responses. Its only page is written from the rows when it is first read."""
 
     store: PageStore
 
@@ -63,53 +65,59 @@ class Rows(Capture):
 
 
 class WatchState:
-    """Every allocation as it was last told of."""
+    """The newest known version of every allocation."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        self.known = {identity: _Known(index) for identity, index in checkpoint.modify_index.items()}
+        self.entries = {alloc_id: _Entry(index) for alloc_id, index in checkpoint.modify_index.items()}
         self._store = PageStore(Capture.create())
         self._batch = PageStore(Capture.create(), threads=1)
         self._pending: dict[str, bytes] = {}
 
+    def _entry(self, alloc_id: str) -> _Entry:
+        return self.entries.get(alloc_id) or _UNKNOWN
+
     def without_job(self, updates: Iterable[Update]) -> list[str]:
-        """Return the allocations whose payload does not tell the type and version of their job, nor anything before."""
+        """Return IDs of allocations whose job type and version are unknown."""
         return [
-            one.alloc_id
-            for one in updates
-            if not one.job_known and (self.known.get(one.alloc_id) or _NOTHING).job_version is None
+            update.alloc_id
+            for update in updates
+            if not update.has_job and self._entry(update.alloc_id).job_version is None
         ]
 
-    def fresh(self, updates: Iterable[Update]) -> list[Update]:
-        """Return the updates that are newer than what is known, in the order in which their allocations were made."""
-        newer = (
-            one for one in updates if one.index > (self.known.get(one.alloc_id) or _NOTHING).modify_index
-        )
-        return sorted(newer, key=lambda one: (one.create_index, one.alloc_id))
+    def newer(self, updates: Iterable[Update]) -> list[Update]:
+        """Return the updates that are newer than the state, in order of creation of their allocations."""
+        newer = (update for update in updates if update.index > self._entry(update.alloc_id).modify_index)
+        return sorted(newer, key=lambda update: (update.create_index, update.alloc_id))
 
-    def apply(self, updates: Sequence[Update], jobs: dict[str, tuple[str | None, int | None]]) -> Frames:
-        """Take in fresh updates; `jobs` holds what `without_job` asked for."""
-        for one in updates:
-            if not one.job_known:
-                known = self.known.get(one.alloc_id) or _NOTHING
-                job = jobs.get(one.alloc_id, (known.job_type, known.job_version))
-                one.row, one.job_known = _events.with_job(one.row, *job), True
-        frames = self._typed([one.row for one in updates], _CHANGED)
-        if any(one.passed for one in updates):
-            frames |= self._typed([one.extended() for one in updates], ("events",))
-        self._pending |= {one.alloc_id: one.row for one in updates}
-        if len(self._pending) > _FEW:
-            self._settle()
-        return self._noted(frames)
+    def apply(self, updates: Sequence[Update], jobs: dict[str, JobInfo]) -> Frames:
+        """Apply updates that are newer than the state; return what they change.
 
-    def _settle(self) -> None:
-        """Put what has come since into the store of all, where one row costs nearly as much as a thousand."""
+        `jobs` holds the type and version of the jobs of `without_job`, as far as they could be found.
+        """
+        for update in updates:
+            if not update.has_job:
+                entry = self._entry(update.alloc_id)
+                job = jobs.get(update.alloc_id, (entry.job_type, entry.job_version))
+                update.row, update.has_job = with_job(update.row, *job), True
+        frames = self._decode([update.row for update in updates], _CHANGED)
+        if any(update.passed for update in updates):
+            # The stored rows keep Nomad's rings. Only this change also shows the events that have left them.
+            frames |= self._decode([update.row_with_passed() for update in updates], ("events",))
+        self._pending |= {update.alloc_id: update.row for update in updates}
+        if len(self._pending) > _MAX_SELECTED:
+            self._flush()
+        return self._record(frames)
+
+    def _flush(self) -> None:
+        """Write pending rows to the store, where writing one costs nearly as much as writing a thousand."""
         if self._pending:
-            self._typed(list(self._pending.values()), ())
+            self._decode(list(self._pending.values()), ())
             self._store.drop(self._pending)
             self._store.put(self._batch.rows())
             self._pending = {}
 
-    def _typed(self, rows: list[bytes], names: Iterable[str]) -> Frames:
+    def _decode(self, rows: list[bytes], names: Iterable[str]) -> Frames:
+        """Decode rows in the batch store; return the named tables of them."""
         self._batch.clear()
         capture = self._batch.capture
         page = capture.add(b"[" + b",\n".join(rows) + b"]", path="", params={})
@@ -119,177 +127,195 @@ class WatchState:
             capture.discard(page)
         return {name: self._batch.quick_frame(name) for name in names}
 
-    def difference(self, listed: dict[str, int], index: int | None, *, reset: bool = False) -> Difference:
-        """Compare the ModifyIndex of each allocation of a list, which the cluster sent at `index`.
+    def compare(self, listed: dict[str, int], index: int | None, *, reset: bool = False) -> Difference:
+        """Compare the state with a list.
 
-        After a `reset` the indexes are counted anew: what differs has changed.
+        Parameters
+        ----------
+        listed : dict
+            ModifyIndex of each listed allocation.
+        index : int or None
+            Index of the cluster when it sent the list.
+        reset : bool
+            The cluster counts its indexes anew, so any difference is a change.
         """
-        chosen: set[str] = set()
-        gone: list[str] = []
-        kept: list[str] = []
-        complete = True
-        for identity, modified in listed.items():
-            known = self.known.get(identity)
-            if known is None or modified > known.modify_index or (reset and modified != known.modify_index):
-                chosen.add(identity)
-            elif modified < known.modify_index:
-                kept.append(identity)
-            elif known.ring is None:
-                complete = False
-        for identity, known in self.known.items():
-            if identity not in listed:
-                newer = not reset and index is not None and known.modify_index > index
-                (kept if newer and known.ring is not None else gone).append(identity)
-        return Difference(chosen, gone, kept, complete)
+        changed: set[str] = set()
+        removed: list[str] = []
+        newer: list[str] = []
+        has_all_rings = True
+        for alloc_id, modified in listed.items():
+            entry = self.entries.get(alloc_id)
+            if entry is None or modified > entry.modify_index or (reset and modified != entry.modify_index):
+                changed.add(alloc_id)
+            elif modified < entry.modify_index:
+                newer.append(alloc_id)
+            elif entry.ring is None:
+                has_all_rings = False
+        for alloc_id, entry in self.entries.items():
+            if alloc_id not in listed:
+                # The stream may have added it after the list began. An entry without a ring never came from a
+                # stream.
+                is_newer = not reset and index is not None and entry.modify_index > index
+                (newer if is_newer and entry.ring is not None else removed).append(alloc_id)
+        return Difference(changed, removed, newer, has_all_rings)
 
     def replace(self, store: PageStore, index: int | None, *, reset: bool = False) -> Frames:
-        """Put a whole list in place of what is known; return what that changes, and what had lacked its job."""
+        """Replace the state by a full list; return what that changes.
+
+        Allocations whose job was unknown count as changed.
+        """
         listed = store.modify_indexes()
-        found = self.difference(listed, index, reset=reset)
-        jobless = {
-            i for i, known in self.known.items() if known.ring is not None and known.job_version is None
+        difference = self.compare(listed, index, reset=reset)
+        without_job = {
+            alloc_id
+            for alloc_id, entry in self.entries.items()
+            if entry.ring is not None and entry.job_version is None
         }
-        found.chosen.update(jobless.intersection(listed).difference(found.kept))
-        self._settle()
-        if found.kept:
-            rows = self._store.rows(found.kept)
-            store.drop(found.kept)
+        difference.changed.update(without_job.intersection(listed).difference(difference.newer))
+        self._flush()
+        if difference.newer:
+            rows = self._store.rows(difference.newer)
+            store.drop(difference.newer)
             store.put(rows)
-        frames = self._chosen(store, found)
-        frames["removed"] = self.forget(found.gone)
+        frames = self._changed_frames(store, difference)
+        frames["removed"] = self.remove(difference.removed)
         self._store.close()
         self._store.capture.close()
         self._store = store
-        return self._noted(frames)
+        return self._record(frames)
 
-    def _chosen(self, store: PageStore, found: Difference) -> Frames:
-        """Return the tables of what a list holds that is new, or changed."""
-        if found.complete and len(found.chosen) <= _FEW:
-            schema = store.narrow("main", [("alloc_id", found.chosen)])
+    def _changed_frames(self, store: PageStore, difference: Difference) -> Frames:
+        """Return the tables of the new and changed allocations of a list."""
+        if difference.has_all_rings and len(difference.changed) <= _MAX_SELECTED:
+            schema = store.narrow("main", [("alloc_id", difference.changed)])
             return {name: store.frame(name, schema) for name in _CHANGED}
         frames = {name: store.frame(name) for name in _CHANGED}
-        if not found.complete:
-            self._learn(frames, found.chosen)
-        return {name: _only(frame, found.chosen) for name, frame in frames.items()}
+        if not difference.has_all_rings:
+            self._record_unchanged(frames, difference.changed)
+        return {name: _select(frame, difference.changed) for name, frame in frames.items()}
 
-    def _learn(self, frames: Frames, but: set[str]) -> None:
-        """Remember the rings and jobs of allocations that are as they were in the time before this watch."""
-        unchanged = _only(frames["allocations"], set(frames["allocations"]["alloc_id"]) - but)
-        self._remember(unchanged, self._rings(frames["events"])[0])
+    def _record_unchanged(self, frames: Frames, changed: set[str]) -> None:
+        """Record the rings and jobs of allocations unchanged since the checkpoint, which lacks both."""
+        ids = set(frames["allocations"]["alloc_id"]) - changed
+        self._record_entries(_select(frames["allocations"], ids), self._rings(frames["events"])[0])
 
-    def forget(self, gone: Sequence[str]) -> pd.DataFrame:
-        """Let go of allocations; return their last rows."""
-        if not gone:
-            return _NONE.copy()
-        self._settle()
-        held = self._store.modify_indexes()
-        bare = {identity: self.known[identity].modify_index for identity in gone if identity not in held}
-        if bare:
+    def remove(self, ids: Sequence[str]) -> pd.DataFrame:
+        """Remove allocations; return their last rows."""
+        if not ids:
+            return _NO_ALLOCATIONS.copy()
+        self._flush()
+        stored = self._store.modify_indexes()
+        from_checkpoint = [alloc_id for alloc_id in ids if alloc_id not in stored]
+        if from_checkpoint:
             rows = [
-                json.dumps({"ID": identity, "ModifyIndex": index}).encode()
-                for identity, index in bare.items()
+                json.dumps({"ID": alloc_id, "ModifyIndex": self.entries[alloc_id].modify_index}).encode()
+                for alloc_id in from_checkpoint
             ]
-            self._typed(rows, ())
+            self._decode(rows, ())
             self._store.put(self._batch.rows())
-        last = self._store.frame("allocations", self._store.narrow("main", [("alloc_id", gone)]))
-        for identity in gone:
-            del self.known[identity]
-        self._store.drop(gone)
-        return last
+        removed = self._store.frame("allocations", self._store.narrow("main", [("alloc_id", ids)]))
+        for alloc_id in ids:
+            del self.entries[alloc_id]
+        self._store.drop(ids)
+        return removed
 
-    def _noted(self, frames: Frames) -> Frames:
-        """Remember new and changed allocations; return their frames, split, with the events that were not there before."""
+    def _record(self, frames: Frames) -> Frames:
+        """Record new and changed allocations; return the frames of a change."""
         allocations, events = frames.pop("allocations"), frames["events"]
-        was = np.fromiter(
-            (identity in self.known for identity in allocations["alloc_id"]), bool, len(allocations)
+        was_known = np.fromiter(
+            (alloc_id in self.entries for alloc_id in allocations["alloc_id"]), bool, len(allocations)
         )
-        rings, unseen = self._rings(events)
-        self._remember(allocations, rings)
+        rings, is_new = self._rings(events)
+        self._record_entries(allocations, rings)
         return {
-            "removed": _NONE.copy(),
+            "removed": _NO_ALLOCATIONS.copy(),
             **frames,
-            "added": allocations[~was].reset_index(drop=True),
-            "changed": allocations[was].reset_index(drop=True),
-            "new_events": events[unseen].reset_index(drop=True),
+            "added": allocations[~was_known].reset_index(drop=True),
+            "changed": allocations[was_known].reset_index(drop=True),
+            "new_events": events[is_new].reset_index(drop=True),
         }
 
     def _rings(self, events: pd.DataFrame) -> tuple[dict[str, Any], np.ndarray[Any, Any]]:
-        """Return the numbers of each allocation's events, and which events were not in its rings before."""
-        ids, numbers, rings = events["alloc_id"].tolist(), _numbers(events), {}
-        unseen = np.ones(len(ids), dtype=bool)
+        """Return the event numbers of each allocation, and which events were not in its rings before."""
+        ids, numbers, rings = events["alloc_id"].tolist(), _number_events(events), {}
+        is_new = np.ones(len(ids), dtype=bool)
         for start, end in _runs(ids):
             ring = rings[ids[start]] = numbers[start:end].copy()
-            before = (self.known.get(ids[start]) or _NOTHING).ring
+            before = self._entry(ids[start]).ring
             if before is not None:
-                unseen[start:end] = ~np.isin(ring, before)
-        return rings, unseen
+                is_new[start:end] = ~np.isin(ring, before)
+        return rings, is_new
 
-    def _remember(self, allocations: pd.DataFrame, rings: dict[str, Any]) -> None:
+    def _record_entries(self, allocations: pd.DataFrame, rings: dict[str, Any]) -> None:
         names = ("alloc_id", "modify_index", "job_type", "job_version")
         columns = (
             [None if value is pd.NA or value != value else value for value in allocations[name].tolist()]
             for name in names
         )
-        for identity, index, kind, version in zip(*columns, strict=True):
-            self.known[identity] = _Known(index or 0, kind, version, rings.get(identity, _NO_EVENTS))
+        for alloc_id, index, job_type, version in zip(*columns, strict=True):
+            self.entries[alloc_id] = _Entry(index or 0, job_type, version, rings.get(alloc_id, _NO_EVENTS))
 
     def copy(self) -> tuple[Capture, PageStore]:
-        """Return everything as a store of its own, which later changes leave alone."""
-        self._settle()
-        capture = Rows.create()
+        """Return the state as a store of its own, which later changes do not touch."""
+        self._flush()
+        capture = RowCapture.create()
         store = capture.store = PageStore(capture)
         store.put(self._store.rows())
         return capture, store
 
-    def nothing(self) -> Frames:
-        """Return the frames of no change."""
+    def no_change(self) -> Frames:
+        """Return the frames of an empty change."""
         empty = {name: TABLES[name].empty() for name in _CHANGED[1:]}
-        return {**empty, "new_events": empty["events"], "added": _NONE, "changed": _NONE, "removed": _NONE}
+        none = _NO_ALLOCATIONS
+        return {**empty, "new_events": empty["events"], "added": none, "changed": none, "removed": none}
 
 
-_NONE = TABLES["allocations"].empty()
+_NO_ALLOCATIONS = TABLES["allocations"].empty()
 _NO_EVENTS = np.empty(0, dtype=np.int64)
-_NOTHING = _Known(-1)
+_UNKNOWN = _Entry(-1)
 
 
-def _only(frame: pd.DataFrame, ids: set[str]) -> pd.DataFrame:
+def _select(frame: pd.DataFrame, ids: set[str]) -> pd.DataFrame:
     return frame[frame["alloc_id"].isin(ids)].reset_index(drop=True)
 
 
-def _numbers(events: pd.DataFrame) -> np.ndarray[Any, Any]:
-    """Return a number for each event: the same for the same task, type, time and place among equal ones."""
+def _number_events(events: pd.DataFrame) -> np.ndarray[Any, Any]:
+    """Return a number for each event that identifies it within its allocation.
+
+    It is a hash of task, type, time, and the occurrence among events that are equal in all three.
+    """
     times = events["time"].astype("int64").tolist()
     numbers = np.empty(len(events), dtype=np.int64)
-    owner: str | None = None
-    seen: dict[tuple[Any, ...], int] = {}
+    current: str | None = None
+    occurrences: dict[tuple[Any, ...], int] = {}
     columns = (events["alloc_id"].tolist(), events["task"].tolist(), events["type"].tolist(), times)
-    for place, (alloc, *event) in enumerate(zip(*columns, strict=True)):
-        if alloc != owner:
-            owner, seen = alloc, {}
+    for position, (alloc_id, *event) in enumerate(zip(*columns, strict=True)):
+        if alloc_id != current:
+            current, occurrences = alloc_id, {}
         key = tuple(event)
-        seen[key] = nth = seen.get(key, 0) + 1
-        numbers[place] = hash((*key, nth))
+        occurrences[key] = occurrence = occurrences.get(key, 0) + 1
+        numbers[position] = hash((*key, occurrence))
     return numbers
 
 
 def _runs(ids: list[str]) -> Iterator[tuple[int, int]]:
-    """Yield where the events of each allocation start and end."""
+    """Yield the start and end of each run of equal IDs."""
     start = 0
-    for place in range(1, len(ids) + 1):
-        if place == len(ids) or ids[place] != ids[start]:
-            yield start, place
-            start = place
+    for end in range(1, len(ids) + 1):
+        if end == len(ids) or ids[end] != ids[start]:
+            yield start, end
+            start = end
 
 
-Jobs = Callable[[list[str]], dict[str, tuple[str | None, int | None]]]
+FindJobs = Callable[[list[str]], dict[str, JobInfo]]
 """Finds the type and version of the jobs of allocations."""
 
 
-def jobs_in(store: PageStore) -> Jobs:
-    """Return how to find them in a list."""
+def find_jobs_in(store: PageStore) -> FindJobs:
+    """Return a function that finds jobs in a list."""
 
-    def found(ids: list[str]) -> dict[str, tuple[str | None, int | None]]:
+    def find_jobs(ids: list[str]) -> dict[str, JobInfo]:
         rows = store.rows(ids).select(["ID", "JobType", "JobVersion"]).to_pylist()
         return {row["ID"]: (row["JobType"], row["JobVersion"]) for row in rows}
 
-    return found
+    return find_jobs

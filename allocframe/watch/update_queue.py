@@ -1,4 +1,4 @@
-"""What event streams have sent and a watch has not taken yet, and the subscription that fills it."""
+"""A queue of updates from the event stream, and the subscription that fills it."""
 
 from __future__ import annotations
 
@@ -13,30 +13,32 @@ from ..nomad.event_stream import QUIET, EventStream
 from . import updates
 from .updates import Line, Update
 
-MOST_UPDATES = 20_000
-MOST_BYTES = 128 << 20
-"""What may wait for a slow consumer, before it is dropped and everything is listed again."""
+MAX_UPDATES = 20_000
+MAX_BYTES = 128 << 20
+"""What may wait for a slow consumer. If more arrives, the queue is dropped and everything is listed again."""
 
+ESTABLISH_TIMEOUT = 20.0
+"""Seconds to wait for the first line of a subscription."""
 
-ESTABLISH = 20.0
-"""Seconds that a subscription may take until its first line."""
-
-LATEST = 15.0
+MAX_LAG = 15.0
 """Seconds that a stream may lag behind a list."""
 
-LULL = 1.0
-"""Seconds without a line after which what a server replays at the start is over."""
+REPLAY_PAUSE = 1.0
+"""Seconds without a line after which a server's replay of old events is over."""
 
 _COUNTED = ("events", "coalesced", "duplicates", "replayed", "skipped", "overflows")
 
 
 @dataclass
 class UpdateQueue:
-    """What streams have told and nobody has taken yet: one entry for each allocation, so that it cannot grow for ever."""
+    """The updates that nobody has taken yet.
+
+    One entry per allocation, so that the queue cannot grow for ever.
+    """
 
     prefix: str = ""
     floor: int = 0
-    """What is not newer was told before the subscription: servers begin with what they have kept."""
+    """Updates up to this index are known already: servers begin a stream by replaying old events."""
 
     index: int = 0
     heard_at: float = 0.0
@@ -47,7 +49,7 @@ class UpdateQueue:
     _bytes: int = 0
 
     def put(self, line: Line) -> None:
-        """Take in a line; called by the thread of a stream."""
+        """Add the updates of a line. Called by the stream's thread."""
         with self.changed:
             self.heard_at = time.time()
             self.index = max(self.index, line.index or 0)
@@ -72,43 +74,52 @@ class UpdateQueue:
                 return
             self.counts["coalesced"] += 1
             self._bytes -= older.size
-            update.after(older)
+            update.merge(older)
         self._waiting[update.alloc_id] = update
         self._bytes += update.size
-        if len(self._waiting) > MOST_UPDATES or self._bytes > MOST_BYTES or update.too_many:
+        if len(self._waiting) > MAX_UPDATES or self._bytes > MAX_BYTES or update.is_too_long:
             self.counts["overflows"] += 1
             self.overflowed = True
             self._waiting.clear()
             self._bytes = 0
 
-    def take(self, most: int) -> tuple[list[Update], int, float]:
-        """Return the updates that have waited longest, and the index and the time up to which nothing is left behind.
+    def take(self, limit: int) -> tuple[list[Update], int, float]:
+        """Return the updates that have waited longest, and how far they reach.
 
-        The time is 0, which is long ago, where that cannot be told.
+        Returns
+        -------
+        updates : list of Update
+            At most `limit`.
+        index : int
+            Every update up to this index has been taken.
+        heard_at : float
+            The time of the last line; 0 if updates are left, because then the time of the taken ones is
+            unknown.
         """
         with self.changed:
             if self.overflowed:
                 return [], 0, 0.0
-            taken = [self._waiting.pop(identity) for identity in list(self._waiting)[:most]]
+            taken = [self._waiting.pop(alloc_id) for alloc_id in list(self._waiting)[:limit]]
             self._bytes -= sum(update.size for update in taken)
             left = min((update.first_index - 1 for update in self._waiting.values()), default=self.index)
             return taken, min(left, self.index), 0.0 if self._waiting else self.heard_at
 
     def restart(self, floor: int) -> None:
-        """Make ready for a new subscription after all of the old one was taken or lost."""
+        """Empty the queue for a new subscription."""
         with self.changed:
             self._waiting.clear()
             self._bytes, self.overflowed, self.index, self.floor = 0, False, floor, floor
 
     def reach(self, index: int, ended: Callable[[], bool]) -> bool:
-        """Wait until streams have told what happened up to an index; return whether they have.
+        """Wait until the stream has reached an index; return whether it has.
 
-        It waits no longer than something comes at all: a server that has restarted tells nothing of before.
+        Stop waiting when no more lines come: a server that has restarted replays nothing.
         """
-        end = time.monotonic() + LATEST
+        end = time.monotonic() + MAX_LAG
         with self.changed:
-            while self.index < index and not ended() and time.monotonic() < end and self.changed.wait(LULL):
-                pass
+            while self.index < index and not ended() and time.monotonic() < end:
+                if not self.changed.wait(REPLAY_PAUSE):
+                    break
             return self.index >= index and not self.overflowed
 
     def __len__(self) -> int:
@@ -116,14 +127,14 @@ class UpdateQueue:
 
 
 class Subscription:
-    """One event stream whose allocations go into a queue.
+    """One event stream that fills an update queue.
 
     Attributes
     ----------
     first_index : int or None
         Index of the first batch.
     ended : str or None
-        Why no more lines will come; None while they may.
+        Why no more lines will come; None while the stream is open.
     """
 
     def __init__(self, config: Config, params: Mapping[str, str], queue: UpdateQueue) -> None:
@@ -156,7 +167,7 @@ class Subscription:
             self._queue.changed.notify_all()
 
     def give_up(self, error: AllocframeError) -> None:
-        """Record why this subscription is of no use, unless the stream has a reason of its own."""
+        """Record why this subscription is useless, unless the stream has its own error."""
         self._stream.error = self._stream.error or error
 
     def close(self) -> None:
@@ -165,7 +176,7 @@ class Subscription:
 
 
 class Subscriber:
-    """The subscription of a watch: the newest one, and how many there were."""
+    """Opens subscriptions and holds the current one."""
 
     def __init__(self) -> None:
         self.current: Subscription | None = None
@@ -173,25 +184,27 @@ class Subscriber:
         self.closed = threading.Event()
 
     def open(self, config: Config, params: Mapping[str, str], queue: UpdateQueue) -> Subscription:
-        """Return a new subscription once its first line has come, or it has ended without one."""
+        """Open a subscription; return it after its first line, or when it has ended without one."""
         stream = Subscription(config, params, queue)
         self.opened += 1
         try:
             with queue.changed:
                 queue.changed.wait_for(
-                    lambda: stream.established or stream.ended or self.closed.is_set(), ESTABLISH
+                    lambda: stream.established or stream.ended or self.closed.is_set(), ESTABLISH_TIMEOUT
                 )
         except BaseException:
             stream.close()
             raise
         if not stream.established and not stream.ended:
             stream.give_up(
-                ConnectionFailed(f"{config.address}: no line of the event stream came within {ESTABLISH:g} s")
+                ConnectionFailed(
+                    f"{config.address}: the event stream sent nothing within {ESTABLISH_TIMEOUT:g} s"
+                )
             )
         return stream
 
     def replace(self, stream: Subscription | None) -> None:
-        """Put a new subscription in place of the old one, which is closed."""
+        """Make a subscription the current one, and close the old one."""
         old, self.current = self.current, stream
         if old is not None:
             old.close()
@@ -199,5 +212,6 @@ class Subscriber:
             stream.close()
 
     def close(self) -> None:
+        """Close the current subscription and any that is opened later."""
         self.closed.set()
         self.replace(None)

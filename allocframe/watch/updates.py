@@ -1,4 +1,4 @@
-"""Nomad's rules for watching, without I/O: lines of the event stream, what to keep of them, and the blocking index."""
+"""Lines of the event stream as updates of allocations, and how updates are merged. No I/O."""
 
 from __future__ import annotations
 
@@ -10,108 +10,131 @@ from typing import Any, TypeGuard
 from ..nomad.event_stream import NotAnEvent
 from ..tables import wire_schema
 
-MOST_PASSED = 1000
-"""Events of one allocation that may pass between two changes; what is beyond is asked for anew."""
+MAX_PASSED_EVENTS = 1000
+"""Events of one allocation that may pass through its rings between two changes.
+
+If more do, it is listed again.
+"""
 
 _HEAVY = ("Job", "Metrics", "AllocatedResources")
-_KEPT = [name for name in wire_schema.ALLOCATION.fields if name not in _HEAVY]
-_JOB = ("JobType", "JobVersion")
+_STORED_FIELDS = [name for name in wire_schema.ALLOCATION.fields if name not in _HEAVY]
+
+JobInfo = tuple[str | None, int | None]
+"""The type and the version of an allocation's job."""
+
+Events = list[dict[str, Any]]
 
 
 @dataclass
 class Update:
-    """The newest form of an allocation that was told of, and the events that left its rings meanwhile."""
+    """The newest version of an allocation in the stream, merged with the versions that nobody has taken yet.
+
+    Attributes
+    ----------
+    index, first_index : int
+        ModifyIndex of the newest version, and of the oldest one merged into it.
+    row : bytes
+        The allocation as JSON, without its job.
+    passed : dict
+        Events that have left the ring of a task, by task.
+    older : Update or None
+        An older version that could not be merged, because events between the two are lost.
+    """
 
     alloc_id: str
     index: int
     create_index: int
     row: bytes
     first_index: int
-    job_known: bool = False
-    passed: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    has_job: bool = False
+    passed: dict[str, Events] = field(default_factory=dict)
     older: Update | None = None
 
-    def after(self, older: Update) -> None:
-        """Stand for an older form too: take over the events that have left the rings since.
+    def merge(self, older: Update) -> None:
+        """Replace an older version: take over the events that have left its rings.
 
-        Where a ring has nothing in common with the older one, events between them are lost, and both forms are told.
+        If the two rings of a task share no event, events between them are lost. Then both versions are kept,
+        so that the gap stays visible.
         """
         self.first_index = older.first_index
-        states = _states(json.loads(self.row))
+        states = _task_states(json.loads(self.row))
         passed = {}
         for task, events in older.rings().items():
-            present = {_key(event) for event in _events(states.get(task))}
-            left = [event for event in events if _key(event) not in present]
-            if present and len(left) == len(events) > 0:
+            ring = {_event_key(event) for event in _events(states.get(task))}
+            left = [event for event in events if _event_key(event) not in ring]
+            if ring and len(left) == len(events) > 0:
                 self.older = older
                 return
             if left:
                 passed[task] = left
         self.passed, self.older = passed, older.older
 
-    def forms(self) -> list[Update]:
-        """Return it with the older forms that it cannot stand for, oldest first."""
-        return [*(self.older.forms() if self.older else []), self]
+    def versions(self) -> list[Update]:
+        """Return this update and the older ones that could not be merged, oldest first."""
+        return [*(self.older.versions() if self.older else []), self]
 
-    def rings(self) -> dict[str, list[dict[str, Any]]]:
-        """Return the events of each task, with those that have left the ring before it."""
-        states = _states(json.loads(self.row))
+    def rings(self) -> dict[str, Events]:
+        """Return the events of each task, beginning with those that have left its ring."""
+        states = _task_states(json.loads(self.row))
         tasks = {*states, *self.passed}
         return {task: [*self.passed.get(task, []), *_events(states.get(task))] for task in tasks}
 
-    def extended(self) -> bytes:
-        """Return the row with the events that have left its rings."""
+    def row_with_passed(self) -> bytes:
+        """Return the row, its rings extended by the events that have left them."""
         if not self.passed:
             return self.row
         row = json.loads(self.row)
-        states = _states(row)
+        states = _task_states(row)
         for task, events in self.rings().items():
             if isinstance(states.get(task), dict):
                 states[task]["Events"] = events
-        return _text(row)
+        return _to_json(row)
 
     @property
     def size(self) -> int:
-        """Bytes that it holds, about."""
-        return sum(len(form.row) for form in self.forms())
+        """The approximate size in bytes."""
+        return sum(len(version.row) for version in self.versions())
 
     @property
-    def too_many(self) -> bool:
-        return sum(len(events) for form in self.forms() for events in form.passed.values()) > MOST_PASSED
+    def is_too_long(self) -> bool:
+        """Whether more events have passed than may be kept."""
+        passed = (len(events) for version in self.versions() for events in version.passed.values())
+        return sum(passed) > MAX_PASSED_EVENTS
 
 
-def update(alloc: Mapping[str, Any]) -> Update | None:
-    """Return what is kept of an allocation as streams and full reads send it; None where it is none.
+def parse_allocation(alloc: Mapping[str, Any]) -> Update | None:
+    """Return an allocation from a stream or a full read as an update; None if it is not an allocation.
 
-    The job, which may hold secrets, is let go; its type and version are kept.
+    Only the type and version of the job are kept, because the rest may hold secrets.
     """
-    identity, index, created = (alloc.get(name) for name in ("ID", "ModifyIndex", "CreateIndex"))
-    if not isinstance(identity, str) or not _is_index(index):
+    alloc_id, index, created = (alloc.get(name) for name in ("ID", "ModifyIndex", "CreateIndex"))
+    if not isinstance(alloc_id, str) or not _is_index(index):
         return None
-    row = {name: alloc[name] for name in _KEPT if name in alloc}
+    row = {name: alloc[name] for name in _STORED_FIELDS if name in alloc}
     if isinstance(alloc.get("Job"), dict):
-        row["JobType"], row["JobVersion"] = job_of(alloc)
-    known = row.get("JobVersion") is not None
+        row["JobType"], row["JobVersion"] = job_info(alloc)
+    has_job = row.get("JobVersion") is not None
     created = created if _is_index(created) else 0
-    return Update(identity, index, created, _text(row), index, known)
+    return Update(alloc_id, index, created, _to_json(row), index, has_job)
 
 
-def job_of(alloc: Mapping[str, Any]) -> tuple[str | None, int | None]:
-    """Return the type and version of the job in a full read, each None where it is not there."""
+def job_info(alloc: Mapping[str, Any]) -> JobInfo:
+    """Return the type and version of the job in a full read. Missing ones are None."""
     job = alloc.get("Job")
-    kind, version = (job.get("Type"), job.get("Version")) if isinstance(job, dict) else (None, None)
-    return kind if isinstance(kind, str) else None, version if isinstance(version, int) else None
+    job_type, version = (job.get("Type"), job.get("Version")) if isinstance(job, dict) else (None, None)
+    return job_type if isinstance(job_type, str) else None, version if isinstance(version, int) else None
 
 
 def with_job(row: bytes, job_type: str | None, job_version: int | None) -> bytes:
-    """Return a row with what its payload lacks: the type and version of its job."""
+    """Return a row with the type and version of its job, which payloads of the stream lack."""
+    # Spliced into the text: parsing and writing the whole row costs far more.
     head = json.dumps({"JobType": job_type, "JobVersion": job_version}, separators=(",", ":")).encode()
     return head[:-1] + b"," + row[1:] if len(row) > 2 else head
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a stream: a heartbeat where `index` is None."""
+    """One line of a stream. A heartbeat has no `index`."""
 
     index: int | None
     updates: list[Update]
@@ -119,25 +142,25 @@ class Line:
 
 
 def parse(text: bytes) -> Line:
-    """Read one whole line.
+    """Parse one complete line.
 
     Raises
     ------
     NotAnEvent
-        It is no JSON object, or has no index.
+        The line is not a JSON object, or has no index.
     """
     try:
-        said = json.loads(text)
+        batch = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise NotAnEvent(str(error)) from None
-    if said == {}:
+    if batch == {}:
         return Line(None, [])
-    index = said.get("Index") if isinstance(said, dict) else None
+    index = batch.get("Index") if isinstance(batch, dict) else None
     if not _is_index(index):
         raise NotAnEvent("a line without an index")
-    found = [update(alloc) for alloc in _allocations(said.get("Events"))]
-    kept = [one for one in found if one is not None]
-    return Line(index, kept, len(found) - len(kept))
+    parsed = [parse_allocation(alloc) for alloc in _allocations(batch.get("Events"))]
+    updates = [update for update in parsed if update is not None]
+    return Line(index, updates, len(parsed) - len(updates))
 
 
 def _allocations(events: Any) -> Iterator[Mapping[str, Any]]:
@@ -149,10 +172,11 @@ def _allocations(events: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _is_index(value: Any) -> TypeGuard[int]:
+    """Return whether a value is a Raft index. JSON's true would pass as an int."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**64
 
 
-def _states(row: Mapping[str, Any]) -> dict[str, Any]:
+def _task_states(row: Mapping[str, Any]) -> dict[str, Any]:
     states = row.get("TaskStates")
     return states if isinstance(states, dict) else {}
 
@@ -162,9 +186,9 @@ def _events(state: Any) -> list[dict[str, Any]]:
     return [event for event in events if isinstance(event, dict)] if isinstance(events, list) else []
 
 
-def _key(event: Mapping[str, Any]) -> tuple[str, str]:
+def _event_key(event: Mapping[str, Any]) -> tuple[str, str]:
     return repr(event.get("Time")), repr(event.get("Type"))
 
 
-def _text(row: Mapping[str, Any]) -> bytes:
+def _to_json(row: Mapping[str, Any]) -> bytes:
     return json.dumps(row, separators=(",", ":")).encode("utf-8", "surrogatepass")

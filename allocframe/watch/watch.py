@@ -1,4 +1,4 @@
-"""A snapshot kept current: what changed in a cluster, as it changes."""
+"""Watch a cluster: iterate over its changes, and get a snapshot of its current state."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ from .reflector import Reflector
 
 
 class Watch:
-    """A cluster that is watched: iterate over its changes, and ask for its present state.
+    """The changes of a cluster, as they happen, and its current state.
 
-    Made by `Client.watch`. It belongs to the thread that iterates; `close` may be called from any.
+    Made by `Client.watch`. A watch belongs to the thread that iterates over it. `close` can be called from
+    any thread.
 
     Examples
     --------
     >>> with af.sim.Cluster("calm", allocations=20, seed=1) as cluster:
-    ...     with af.Client(cluster.address, token=cluster.token) as client, client.watch(namespace="*") as watch:
+    ...     client = af.Client(cluster.address, token=cluster.token)
+    ...     with client, client.watch(namespace="*") as watch:
     ...         first = next(watch)
     ...         running = first.added[first.added["client_status"] == "running"]
     ...         client.restart(running["alloc_id"].iloc[0])
@@ -48,7 +50,7 @@ class Watch:
     ) -> None:
         for name, value in (("resync_interval", resync_interval), ("wait", wait)):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise ConfigError(f"{name} must be a number of seconds above 0, not {value!r}")
+                raise ConfigError(f"{name} must be a number of seconds above 0, got {value!r}")
         self._transport = transport
         self._config = config
         self._query = query
@@ -61,24 +63,24 @@ class Watch:
             resync_interval=float(resync_interval),
             wait=float(wait),
         )
-        self._told = 0
+        self._change_count = 0
         self._lock = threading.RLock()
         weakref.finalize(self, _end, self._reflector, transport)
 
     def poll(self, timeout: float | None = None) -> Change | None:
-        """Return the next change, or None where none comes in time.
+        """Return the next change, or None if none comes in time.
 
         Parameters
         ----------
         timeout : float, optional
-            Seconds to wait; for ever where left out. An answer that is on its way is waited for.
+            Seconds to wait; for ever if omitted. A request in flight is waited for.
 
         Raises
         ------
         PermissionDenied
-            The token may not list allocations any more. Asking again later goes on where it stopped.
+            The token may no longer list allocations. A later call continues where this one stopped.
         ConnectionFailed, RequestTimeout, NotNomad, ApiError
-            The first list could not be had. Later trouble is waited out, and told by `last_error`.
+            The first list failed. Later failures are retried, and shown by `last_error`.
 
         Examples
         --------
@@ -89,7 +91,7 @@ class Watch:
         """
         change = self._next(timeout)
         if change is None and self.closed:
-            raise AllocframeError("this Watch is closed; make a new one")
+            raise AllocframeError("this Watch is closed. Make a new one")
         return change
 
     def _next(self, timeout: float | None) -> Change | None:
@@ -106,13 +108,13 @@ class Watch:
             raise
         if not ready:
             return None
-        self._told += 1
+        self._change_count += 1
         return ready.popleft()
 
     def heartbeat(self) -> Change | None:
-        """Return a change without rows that says up to when nothing had changed; None where that cannot be told.
+        """Return an empty change that shows up to when nothing has changed; None if a change is pending.
 
-        A recorder keeps it to show, in a quiet time, that it was watching.
+        A recorder stores it in quiet times to prove that it was watching.
 
         Examples
         --------
@@ -135,35 +137,36 @@ class Watch:
 
     @property
     def mode(self) -> str:
-        """How it watches, "stream" where the token may subscribe to events, else "blocking"."""
+        """How changes are found: "stream" if the token may subscribe to events, else "blocking"."""
         return self._reflector.mode
 
     @property
     def last_error(self) -> str | None:
-        """What keeps it from watching at present, which it goes on trying to overcome; None while all is well."""
+        """The error that the watch is retrying; None while all is well."""
         return self._reflector.last_error
 
     @property
     def closed(self) -> bool:
-        """Whether it has ended."""
+        """Whether the watch is closed."""
         return self._reflector.subscriber.closed.is_set()
 
     @property
     def snapshot(self) -> Snapshot:
-        """The present state, after the last change that was told, as a snapshot that later changes leave alone.
+        """A snapshot of the current state, up to the last change. Later changes do not touch it.
 
-        Making one costs as much as there are allocations. Its `save` keeps the rows, not the answers they came from.
+        The cost grows with the number of allocations. `save` writes the rows, not the responses they came
+        from.
         """
         with self._lock:
             reflector = self._reflector
             capture, store = reflector.state.copy()
-            at = reflector.told_up_to.isoformat() if reflector.told_up_to is not None else None
+            at = reflector.current_to.isoformat() if reflector.current_to is not None else None
             index, synced = reflector.index or None, reflector.synced
         query = self._query
-        asked = {"prefix": query.prefix, "filter": query.filter}
-        notes = [f"asked only for {name} {value}" for name, value in asked.items() if value is not None]
+        chosen = {"prefix": query.prefix, "filter": query.filter}
+        notes = [f"only {name} {value}" for name, value in chosen.items() if value is not None]
         if not synced:
-            notes.append("nobody watches at present: what has come since is missing")
+            notes.append("the watch is interrupted: later changes are missing")
         capture.describe(
             source="watch",
             server=self._config.address,
@@ -181,24 +184,24 @@ class Watch:
 
     @property
     def stats(self) -> dict[str, int]:
-        """What was counted so far.
+        """Counts since the watch began.
 
-        requests, changes, relists, gaps, and reconnects with how many of them `resumed` without one; events told by
-        streams, and of those duplicates, replayed and coalesced ones; overflows of a slow consumer, resets of the
-        index, failures, and single reads.
+        `requests`, `changes`, `relists`, `gaps`; `reconnects`, and how many of them `resumed` without a gap;
+        `events` from streams, and how many of them were `duplicates`, `replayed`, `coalesced` or `skipped`;
+        `overflows` of the queue, `resets` of the index, `failures`, and `reads` of single allocations.
         """
         reflector = self._reflector
         requests = self._transport.stats.requests + reflector.subscriber.opened
         return {
             "requests": requests,
-            "changes": self._told,
+            "changes": self._change_count,
             "reads": reflector.lister.reads,
             **reflector.counts,
             **reflector.queue.counts,
         }
 
     def close(self) -> None:
-        """Stop watching: no thread and no connection of it is left. The snapshot stays."""
+        """Stop watching, and end the watch's thread and connections. Its snapshots stay usable."""
         _end(self._reflector, self._transport)
 
     def __enter__(self) -> Self:
@@ -209,7 +212,9 @@ class Watch:
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else self.last_error or self.mode
-        return f"<Watch of {self._config.address}: {len(self._reflector.state.known):,} allocations, {state}>"
+        return (
+            f"<Watch of {self._config.address}: {len(self._reflector.state.entries):,} allocations, {state}>"
+        )
 
 
 def _end(reflector: Reflector, transport: Transport) -> None:

@@ -1,6 +1,13 @@
-// The line under the screen: what the session is, how it stands, and buttons to begin it again or end it.
+// The line below the screen: the title and status of the session, and buttons to restart or end it.
 
-const COLOURS = { connecting: "wait", connected: "live", ended: "over", refused: "bad", lost: "bad", closed: "over" };
+const COLOURS = {
+  connecting: "wait",
+  connected: "live",
+  ended: "over",
+  refused: "bad",
+  lost: "bad",
+  closed: "over",
+};
 
 export function isOpen(model) {
   return ["connecting", "connected"].includes(model.get("status"));
@@ -10,11 +17,11 @@ export function statusBar(model) {
   const element = document.createElement("div");
   const dot = document.createElement("span");
   const text = document.createElement("span");
-  const again = button("Reconnect", "Begin a new session with the same command");
-  const end = button("Close", "Send Ctrl-C and close the session");
+  const reconnect = button("Reconnect", "Start a new session with the same command");
+  const close = button("Close", "Send Ctrl-C and close the session");
   element.className = "allocframe-status";
   text.setAttribute("role", "status");
-  element.append(dot, text, again, end);
+  element.append(dot, text, reconnect, close);
 
   const update = () => {
     const status = model.get("status");
@@ -22,25 +29,25 @@ export function statusBar(model) {
     dot.className = `allocframe-dot allocframe-${COLOURS[status] ?? "wait"}`;
     text.textContent = `${model.get("title")} · ${model.get("message")}`;
     text.title = "Shift+Escape leaves the terminal";
-    again.disabled = open;
-    end.disabled = !open;
+    reconnect.disabled = open;
+    close.disabled = !open;
   };
-  const names = "change:status change:message change:title";
-  again.addEventListener("click", () => model.send({ type: "reconnect" }));
-  end.addEventListener("click", () => model.send({ type: "close" }));
-  model.on(names, update);
+  const events = "change:status change:message change:title";
+  reconnect.addEventListener("click", () => model.send({ type: "reconnect" }));
+  close.addEventListener("click", () => model.send({ type: "close" }));
+  model.on(events, update);
   update();
   return {
     element,
-    focus: () => (again.disabled ? end : again).focus(),
-    dispose: () => model.off(names, update),
+    focus: () => (reconnect.disabled ? close : reconnect).focus(),
+    dispose: () => model.off(events, update),
   };
 }
 
 function button(label, title) {
-  const made = document.createElement("button");
-  made.type = "button";
-  made.textContent = label;
-  made.title = title;
-  return made;
+  const element = document.createElement("button");
+  element.type = "button";
+  element.textContent = label;
+  element.title = title;
+  return element;
 }

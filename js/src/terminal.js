@@ -1,6 +1,6 @@
-// A view of a terminal: draws what the kernel sends, and sends back what is typed.
-// Output is numbered by byte, so that a view sees when something is missing and asks for it again; input is numbered by piece,
-// since a kernel hears messages on two threads.
+// One view of a terminal. It draws the output that the kernel sends, and sends what is typed. Output is
+// numbered by byte: if a view misses some, it attaches again and gets a replay. Input is numbered by piece,
+// because a kernel receives messages on two threads, where they can overtake each other.
 
 import { FitAddon } from "@xterm/addon-fit";
 import { UnicodeGraphemesAddon } from "@xterm/addon-unicode-graphemes";
@@ -10,17 +10,19 @@ import { harden, plainPaste } from "./harden.js";
 import { isOpen, statusBar } from "./status.js";
 import "./terminal.css";
 
-const ACKNOWLEDGE_EVERY = 64 << 10;
-const INPUT_PIECE = 16 << 10;
+const ACKNOWLEDGE_BYTES = 64 << 10;
+const MAX_INPUT = 16 << 10;
 const RESET = "\x1bc";
 
-// Jupyter's server holds small messages back until the browser has confirmed the one before (Nagle's algorithm), and a browser
-// waits some 40 ms with that unless it has something to send. So it sends a little something until the echo is there.
-const NUDGES = [4, 8, 16, 32];
+// Jupyter's server holds back small messages until the browser has acknowledged the last one (Nagle's
+// algorithm). A browser delays that by about 40 ms unless it has something to send. So after a key, send
+// small messages at these times (ms) until the echo has come.
+const NUDGE_DELAYS = [4, 8, 16, 32];
 
-// Drawing costs more than parsing. More than this at once is no typing, and is handed to xterm.js ten times a second.
-const FLOOD = 8 << 10;
-const FLOOD_PAUSE = 100;
+// Drawing costs more than parsing. Larger messages than this (bytes) are not echoes of typing: collect them
+// and write them to xterm.js only so often (ms).
+const FLOOD_BYTES = 8 << 10;
+const FLOOD_INTERVAL = 100;
 
 const FONTS = "ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace";
 const OPTIONS = {
@@ -35,14 +37,14 @@ class View {
   constructor(model, el) {
     this.model = model;
     this.id = crypto.randomUUID();
-    this.next = null; // the offset of the byte that comes next; null until the first replay
+    this.next = null; // offset of the next expected byte; null until the first replay
     this.acknowledged = 0;
     this.replaying = false;
-    this.typed = 0; // pieces of input so far
+    this.inputs = 0; // pieces of input sent so far
     this.nudges = [];
-    this.waiting = []; // output that is not yet handed to xterm.js, and where it ends
-    this.flush = null;
-    this.drawn = 0;
+    this.pending = []; // output that is not yet written to xterm.js, with its end offsets
+    this.flushTimer = null;
+    this.lastFlush = 0;
     this.encoder = new TextEncoder();
     this.bar = statusBar(model);
     this.build(el);
@@ -53,7 +55,7 @@ class View {
     const root = document.createElement("div");
     this.screen = document.createElement("div");
     root.className = "allocframe-terminal";
-    root.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own shortcuts stay away
+    root.dataset.lmSuppressShortcuts = "true"; // keeps JupyterLab's shortcuts away
     this.screen.className = "allocframe-screen";
     root.append(this.screen, this.bar.element);
     el.append(root);
@@ -67,12 +69,12 @@ class View {
 
   connect() {
     const { term, screen, model } = this;
-    term.attachCustomKeyEventHandler((event) => this.takesKey(event));
+    term.attachCustomKeyEventHandler((event) => this.handlesKey(event));
     term.onData((text) => this.type(this.encoder.encode(text)));
     term.onBinary((text) => this.type(Uint8Array.from(text, (character) => character.charCodeAt(0))));
     term.onResize(({ rows, cols }) => this.send({ type: "resize", rows, cols }));
     screen.addEventListener("paste", (event) => plainPaste(event, term), true);
-    this.onMessage = (message, buffers) => this.received(message, buffers);
+    this.onMessage = (message, buffers) => this.receive(message, buffers);
     this.onStatus = () => {
       term.options.disableStdin = !isOpen(model);
       term.options.cursorBlink = isOpen(model);
@@ -80,16 +82,19 @@ class View {
     model.on("msg:custom", this.onMessage);
     model.on("change:status", this.onStatus);
     this.onStatus();
-    this.shown = new ResizeObserver(() => this.sized());
-    this.shown.observe(screen);
+    this.resizeObserver = new ResizeObserver(() => this.resize());
+    this.resizeObserver.observe(screen);
   }
 
   send(message, buffers) {
     this.model.send({ ...message, view: this.id }, undefined, buffers);
   }
 
-  /** Open once there is room, since only then it is known how many characters fit. */
-  sized() {
+  /**
+   * Fit the terminal to its box. It is opened only when the box has a size: only then its rows and columns
+   * are known.
+   */
+  resize() {
     if (!this.screen.isConnected || !this.screen.clientWidth || !this.screen.clientHeight) return;
     const first = !this.term.element;
     if (first) this.term.open(this.screen);
@@ -102,88 +107,94 @@ class View {
     this.send({ type: "attach", rows: this.term.rows, cols: this.term.cols });
   }
 
-  // What is typed
+  // Input
 
-  /** Tell xterm.js to leave a key alone: copying a selection, and Shift+Escape, which leaves the terminal. */
-  takesKey(event) {
+  /**
+   * Return whether xterm.js handles a key. It must not handle copying, nor Shift+Escape, which leaves the
+   * terminal.
+   */
+  handlesKey(event) {
     if (event.type !== "keydown") return true;
     if (event.key === "Escape" && event.shiftKey) {
       event.preventDefault();
       this.bar.focus();
       return false;
     }
-    const copies = event.key.toLowerCase() === "c" && (event.ctrlKey || event.metaKey) && this.term.hasSelection();
+    const modified = event.ctrlKey || event.metaKey;
+    const copies = event.key.toLowerCase() === "c" && modified && this.term.hasSelection();
     if (copies) setTimeout(() => this.term.clearSelection());
     return !copies;
   }
 
   type(bytes) {
-    if (this.replaying || !isOpen(this.model)) return; // answers to old questions are no input
-    for (let at = 0; at < bytes.length; at += INPUT_PIECE) {
-      this.send({ type: "input", number: this.typed++ }, [bytes.slice(at, at + INPUT_PIECE)]);
+    // While it draws a replay, xterm.js answers the queries in it again: that is not input.
+    if (this.replaying || !isOpen(this.model)) return;
+    for (let at = 0; at < bytes.length; at += MAX_INPUT) {
+      this.send({ type: "input", number: this.inputs++ }, [bytes.slice(at, at + MAX_INPUT)]);
     }
-    if (bytes.length < INPUT_PIECE) this.nudge();
+    if (bytes.length < MAX_INPUT) this.nudge();
   }
 
   nudge() {
-    this.still();
+    this.stopNudging();
     const send = () => this.send({ type: "ack", offset: this.acknowledged });
-    this.nudges = NUDGES.map((pause) => setTimeout(send, pause));
+    this.nudges = NUDGE_DELAYS.map((delay) => setTimeout(send, delay));
   }
 
-  still() {
+  stopNudging() {
     this.nudges.forEach(clearTimeout);
     this.nudges = [];
   }
 
-  // What comes
+  // Output
 
-  received(message, buffers) {
+  receive(message, buffers) {
     const bytes = buffers?.length ? asBytes(buffers[0]) : new Uint8Array();
     if (message.type === "replay" && message.view === this.id) this.replay(message.end, bytes);
     if (message.type !== "output" || this.next === null) return;
-    this.still();
+    this.stopNudging();
     if (message.offset !== this.next) {
-      this.attach();
+      this.attach(); // something is missing
       return;
     }
     this.next += bytes.length;
-    this.waiting.push([bytes, this.next]);
-    const alone = bytes.length < FLOOD && this.waiting.length === 1;
-    const pause = alone ? 0 : this.drawn + FLOOD_PAUSE - performance.now();
-    if (pause <= 0) this.draw();
-    else this.flush ??= setTimeout(() => this.draw(), pause);
+    this.pending.push([bytes, this.next]);
+    const single = bytes.length < FLOOD_BYTES && this.pending.length === 1;
+    const delay = single ? 0 : this.lastFlush + FLOOD_INTERVAL - performance.now();
+    if (delay <= 0) this.flush();
+    else this.flushTimer ??= setTimeout(() => this.flush(), delay);
   }
 
-  draw() {
-    clearTimeout(this.flush);
-    this.flush = null;
-    this.drawn = performance.now();
-    for (const [bytes, end] of this.waiting) this.term.write(bytes, () => this.parsed(end));
-    this.waiting = [];
+  /** Write the pending output to xterm.js. */
+  flush() {
+    clearTimeout(this.flushTimer);
+    this.flushTimer = null;
+    this.lastFlush = performance.now();
+    for (const [bytes, end] of this.pending) this.term.write(bytes, () => this.acknowledge(end));
+    this.pending = [];
   }
 
-  parsed(end) {
-    if (this.next === null || end - this.acknowledged < ACKNOWLEDGE_EVERY) return;
+  acknowledge(end) {
+    if (this.next === null || end - this.acknowledged < ACKNOWLEDGE_BYTES) return;
     this.acknowledged = end;
     this.send({ type: "ack", offset: end });
   }
 
   replay(end, bytes) {
     this.replaying = true;
-    this.waiting = []; // the replay has it
+    this.pending = []; // the replay contains it
     this.next = this.acknowledged = end;
-    this.term.write(RESET); // in its place among the writes that are not done yet
+    this.term.write(RESET); // as a write, so that it comes after the writes before it
     this.term.write(bytes, () => {
       this.replaying = false;
     });
   }
 
   dispose() {
-    this.still();
-    clearTimeout(this.flush);
+    this.stopNudging();
+    clearTimeout(this.flushTimer);
     this.send({ type: "detach" });
-    this.shown.disconnect();
+    this.resizeObserver.disconnect();
     this.model.off("msg:custom", this.onMessage);
     this.model.off("change:status", this.onStatus);
     this.bar.dispose();

@@ -1,4 +1,4 @@
-"""What allocators hold without using it."""
+"""Memory that allocators hold without using it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if sys.argv[1] == "shared":
     memory.share_heaps()
 libc = ctypes.CDLL("libc.so.6")
 libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
-together = threading.Barrier(8)
+barrier = threading.Barrier(8)
 
 def take():
     libc.malloc(ctypes.c_size_t(4000))
-    together.wait()
+    barrier.wait()
 
 threads = [threading.Thread(target=take) for _ in range(8)]
 for thread in threads: thread.start()
@@ -35,8 +35,8 @@ with tempfile.NamedTemporaryFile() as file:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks glibc, which is Linux's")
 def test_threads_of_a_process_that_runs_for_months_share_two_heaps() -> None:
-    found = {
-        how: int(subprocess.run([sys.executable, "-c", HEAPS, how], check=True, capture_output=True).stdout)
-        for how in ("shared", "apart")
+    heaps = {
+        mode: int(subprocess.run([sys.executable, "-c", HEAPS, mode], check=True, capture_output=True).stdout)
+        for mode in ("shared", "separate")
     }
-    assert found["shared"] <= 2 < found["apart"]
+    assert heaps["shared"] <= 2 < heaps["separate"]

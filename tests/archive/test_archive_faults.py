@@ -228,9 +228,9 @@ def test_row_53_a_column_added_later_is_missing_in_what_was_written_before(
 
 
 def _stored(archive: af.Archive, query: str) -> list[Any]:
-    from allocframe.archive.views import reading
+    from allocframe.archive.views import read_archive
 
-    return reading(archive._tables, None, lambda connection: connection.sql(query).fetchall())
+    return read_archive(archive._tables, lambda connection: connection.sql(query).fetchall())
 
 
 def test_row_53_an_archive_of_a_newer_version_is_refused(

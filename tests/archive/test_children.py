@@ -69,7 +69,7 @@ def test_tables_saved_before_the_columns_existed_have_them_derived(
     file = capture.file(page)
     table = pq.read_table(file)
     pq.write_table(table.drop_columns(sorted(ADDED)), file)
-    capture.measure(page)
+    capture.update_size(page)
     assert children(af.load(capture.save(tmp_path / "old.allocframe"))) == {
         "a": ["ocr", CHILD.removeprefix("ocr/")]
     }

@@ -185,13 +185,13 @@ def test_row_51_while_nothing_can_be_written_memory_is_bounded_and_the_gap_is_to
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(recorder, "MOST_ROWS", 40)
-    monkeypatch.setattr(update_queue, "MOST_BYTES", 60_000)
+    monkeypatch.setattr(update_queue, "MAX_BYTES", 60_000)
     with recording(viewer, archive) as (made, _):
         full.set()
         for which in range(20):
             crash(live, 3, which)
         until(lambda: made.watch is not None and made.watch.stats["overflows"] > 0)
-        assert sum(len(change.events) for change in made._waiting) < 1000
+        assert sum(len(change.events) for change in made._uncommitted) < 1000
         live.restart_servers()  # which have kept nothing of what was dropped
         full.clear()
         until(lambda: caught_up(archive, live))
@@ -242,7 +242,7 @@ def test_restarts_of_servers_and_leaderless_times_are_lived_through(
 def test_a_quiet_cluster_still_shows_that_somebody_watches(
     live: af.sim.Cluster, viewer: af.Client, archive: af.Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "ALIVE", 0.2)
+    monkeypatch.setattr(recorder, "HEARTBEAT_INTERVAL", 0.2)
     live.engine.heartbeat = 0.1
     with recording(viewer, archive) as (made, _):
         before = archive.state().at

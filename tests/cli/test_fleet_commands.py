@@ -71,12 +71,12 @@ def test_fetch_prints_and_saves_all_clusters(
     saved = tmp_path / "fleet.allocframe"
     assert run(monkeypatch, "fetch", "--clusters", file, "-o", saved) == 0
     output = capsys.readouterr().out
-    assert "allocations as fetched from eu (" in output
+    assert "allocations fetched from eu (" in output
     assert "us: search-indexer v1 (namespace platform): out of memory" in output
     with af.load(saved) as snap:
         assert list(snap.clusters) == ["eu", "us"]
     assert run(monkeypatch, "report", "cluster", "--from", saved, "-o", tmp_path / "x.md") == 2
-    assert "a report is of one cluster" in capsys.readouterr().err
+    assert "a report covers one cluster" in capsys.readouterr().err
     assert run(monkeypatch, "report", "cluster", "--from", saved, "--cluster", "mars") == 2
     assert "Its clusters: eu, us." in capsys.readouterr().err
     assert run(monkeypatch, "report", "cluster", "--cluster", "eu") == 2
@@ -189,7 +189,7 @@ def test_a_cluster_that_becomes_reachable_later_is_recorded(
 def test_a_hanging_cluster_does_not_hold_up_the_end(
     eu: af.sim.Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "PATIENCE", 0.5)
+    monkeypatch.setattr(recorder, "STOP_TIMEOUT", 0.5)
     hanging = threading.Event()
 
     def hang(connection: Any) -> None:

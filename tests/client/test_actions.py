@@ -1,4 +1,4 @@
-"""Stop, signal and restart: what they do, what they refuse, and that none is ever asked for twice by itself."""
+"""Stop, signal and restart: what they do, what they refuse, and that none is ever repeated by itself."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ ID = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"
 
 @pytest.fixture(params=flatten.VERSIONS)
 def cluster(request: pytest.FixtureRequest) -> Iterator[sim.Cluster]:
-    with sim.Cluster("calm", allocations=90, seed=4, version=request.param) as made:
-        yield made
+    with sim.Cluster("calm", allocations=90, seed=4, version=request.param) as cluster:
+        yield cluster
 
 
 @pytest.fixture
 def client(cluster: sim.Cluster) -> Iterator[af.Client]:
-    with af.Client(cluster.address, token=cluster.token) as made:
-        yield made
+    with af.Client(cluster.address, token=cluster.token) as client:
+        yield client
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_a_read_only_client_sends_nothing_that_acts(cluster: sim.Cluster, alloc:
         ):
             with pytest.raises(af.AllocframeError, match="read-only"):
                 act()
-        assert reader.stats["requests"] == 0
+        assert reader.counters["requests"] == 0
         assert len(reader.snapshot(namespace="*"))
 
 
@@ -173,7 +173,7 @@ def test_not_even_by_get_can_a_restart_slip_through(client: af.Client, alloc: Al
 @pytest.mark.parametrize("version", flatten.VERSIONS)
 @pytest.mark.parametrize("name", ["actions-signal", "actions-restart", "actions-on-complete"])
 def test_the_simulated_cluster_answers_actions_as_recorded(version: str, name: str) -> None:
-    """The recorded allocation had three tasks, of which `init` had ended; here each case finds tasks in the same states."""
+    """The recorded allocation had three tasks, of which `init` had ended; the simulated one has the same."""
     for exchange in flatten.recorded(version, name):
         request = exchange["request"]
         if request["method"] != "POST" or not request["path"].startswith("/v1/client"):
@@ -255,7 +255,7 @@ def hang(connection: socket.socket) -> None:
 )
 def test_when_the_answer_is_lost_nothing_is_repeated_and_the_allocation_is_read_again(lost: Any) -> None:
     with serving(lost, STANDING) as server, af.Client(server.address, timeout=1.0) as client:
-        with pytest.raises(af.ResultUnknown, match="wanted stop, ModifyIndex 77"):
+        with pytest.raises(af.ResultUnknown, match="desired stop, ModifyIndex 77"):
             client.stop(ID)
         assert writes(server) == 1
 

@@ -1,4 +1,4 @@
-"""The client for asyncio: the methods of `Client`, while the event loop goes on, and what giving up a call does."""
+"""The client for asyncio: the methods of `Client`, a free event loop, and what cancelling a call does."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ pytestmark = pytest.mark.usefixtures("no_running_loop")
 
 @pytest.fixture
 def live() -> Iterator[af.sim.Cluster]:
-    with af.sim.Cluster("calm", allocations=60, seed=4) as made:
-        yield made
+    with af.sim.Cluster("calm", allocations=60, seed=4) as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def threads() -> Iterator[None]:
     """No thread of ours is left behind."""
     yield
     end = time.monotonic() + 20
-    while left := [one.name for one in threading.enumerate() if one.name.startswith("allocframe")]:
+    while left := [thread.name for thread in threading.enumerate() if thread.name.startswith("allocframe")]:
         assert time.monotonic() < end, left
         time.sleep(0.02)
 
@@ -92,14 +92,14 @@ def test_it_has_the_methods_of_the_client_and_no_others() -> None:
     ],
 )
 def test_a_method_takes_what_that_of_the_client_takes_and_says_the_same(mine: Any, theirs: Any) -> None:
-    ours, others = (inspect.signature(one) for one in (mine, theirs))
+    ours, others = (inspect.signature(method) for method in (mine, theirs))
     assert dict(ours.parameters) == dict(others.parameters)
     assert inspect.iscoroutinefunction(mine) == (theirs.__name__ not in ("watch", "__init__"))
     if theirs.__name__ not in ("watch", "close"):
         assert ours.return_annotation == others.return_annotation
     if theirs.__name__ not in ("close", "__init__"):
-        told = inspect.cleandoc(theirs.__doc__).partition("\n\nExamples\n")[0]
-        assert inspect.getdoc(mine).startswith(told)
+        text = inspect.cleandoc(theirs.__doc__).partition("\n\nExamples\n")[0]
+        assert inspect.getdoc(mine).startswith(text)
         assert mine.__doc__.count("Examples\n--------\n") == 1
 
 
@@ -110,15 +110,15 @@ def test_it_answers_as_the_client_does(live: af.sim.Cluster, threads: None) -> N
         async with af.AsyncClient(live.address, token=live.token) as client:
             assert repr(client) == f"AsyncClient({live.address!r})"
             snap = await client.snapshot(namespace="*")
-            one = await client.allocation(chosen.id)
+            alloc = await client.allocation(chosen.id)
             await client.restart(chosen.id)
-            return snap, one, client.counters
+            return snap, alloc, client.counters
 
-    snap, one, stats = asyncio.run(all_of_it())
-    with af.Client(live.address, token=live.token) as client, client.snapshot(namespace="*") as told:
-        assert len(snap) == len(told)
-    assert one.raw["ID"] == chosen.id
-    assert stats["requests"] >= 3
+    snap, alloc, counters = asyncio.run(all_of_it())
+    with af.Client(live.address, token=live.token) as client, client.snapshot(namespace="*") as expected:
+        assert len(snap) == len(expected)
+    assert alloc.raw["ID"] == chosen.id
+    assert counters["requests"] >= 3
     assert "Restart Signaled" in [kind for task in chosen.tasks.values() for kind, _, _ in task.events]
 
 
@@ -225,13 +225,13 @@ def test_a_call_that_is_given_up_leaves_the_others_alone(threads: None) -> None:
 
     async def two(server: FaultServer) -> int:
         async with af.AsyncClient(server.address) as client:
-            one = asyncio.ensure_future(client.snapshot())
+            cancelled = asyncio.ensure_future(client.snapshot())
             await soon(first.asked.is_set)
             other = asyncio.ensure_future(client.snapshot())
             await soon(second.asked.is_set)
-            one.cancel()
+            cancelled.cancel()
             with pytest.raises(asyncio.CancelledError):
-                await one
+                await cancelled
             await soon(first.hung_up.is_set)
             second.open.set()
             return len(await other)
@@ -322,8 +322,8 @@ def test_closing_refuses_calls_that_wait_for_their_turn(threads: None) -> None:
         with pytest.raises(af.AllocframeError, match="closed before the call had its turn"):
             await tasks[-1]
         assert all(
-            isinstance(one, af.AllocframeError)
-            for one in await asyncio.gather(*tasks, return_exceptions=True)
+            isinstance(result, af.AllocframeError)
+            for result in await asyncio.gather(*tasks, return_exceptions=True)
         )
 
     with serving(hang) as server:
@@ -400,7 +400,9 @@ def test_a_command_that_is_given_up_ends_its_session_and_says_so(live: af.sim.Cl
     async def left() -> None:
         async with af.AsyncClient(live.address, token=live.token) as client:
             task = asyncio.ensure_future(client.exec(chosen.id, ["sleep", "60"], task=task_name))
-            await soon(lambda: any(one.name.startswith("allocframe-exec") for one in threading.enumerate()))
+            await soon(
+                lambda: any(thread.name.startswith("allocframe-exec") for thread in threading.enumerate())
+            )
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -422,7 +424,7 @@ def test_no_command_is_started_after_many_were_given_up(live: af.sim.Cluster, th
         async with af.AsyncClient(live.address, token=live.token) as client:
             many = client.exec_many(chosen * 5, ["sleep", "60"], task=task_name, workers=1)
             task = asyncio.ensure_future(many)
-            await soon(lambda: any(one.name == "allocframe-exec" for one in threading.enumerate()))
+            await soon(lambda: any(thread.name == "allocframe-exec" for thread in threading.enumerate()))
             await soon(lambda: len(af.read_audit()))
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -441,23 +443,23 @@ def test_a_watch_yields_changes_as_they_come_and_ends_when_it_is_closed(
     chosen = services(live)[0]
 
     async def watched() -> list[Any]:
-        found = []
+        changes_seen = []
         async with af.AsyncClient(live.address, token=live.token) as client:
             watch = client.watch(namespace="*")
             async for change in watch:
-                found.append(change)
-                if len(found) == 1:
+                changes_seen.append(change)
+                if len(changes_seen) == 1:
                     await client.restart(chosen.id)
                 elif chosen.id in set(change.changed["alloc_id"]):
                     assert len(await watch.snapshot()) == len(live.state.allocs)
                     assert "AsyncWatch" in repr(watch)
                     await watch.close()
             assert watch.closed
-        return found
+        return changes_seen
 
-    found = asyncio.run(asyncio.wait_for(watched(), 60))
-    assert found[0].full
-    assert len(found) >= 2
+    changes_seen = asyncio.run(asyncio.wait_for(watched(), 60))
+    assert changes_seen[0].full
+    assert len(changes_seen) >= 2
 
 
 def test_a_wait_that_is_given_up_loses_no_change(live: af.sim.Cluster, threads: None) -> None:

@@ -23,14 +23,14 @@ ID = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"
 
 @pytest.fixture
 def cluster() -> Iterator[sim.Cluster]:
-    with sim.Cluster("calm", allocations=90, seed=4) as made:
-        yield made
+    with sim.Cluster("calm", allocations=90, seed=4) as cluster:
+        yield cluster
 
 
 @pytest.fixture
 def client(cluster: sim.Cluster) -> Iterator[af.Client]:
-    with af.Client(cluster.address, token=cluster.token) as made:
-        yield made
+    with af.Client(cluster.address, token=cluster.token) as client:
+        yield client
 
 
 @pytest.fixture
@@ -46,14 +46,14 @@ def test_an_action_is_written_before_it_is_asked_for_and_when_it_has_ended(
     cluster: sim.Cluster, client: af.Client, alloc: Alloc, audit_log: Path
 ) -> None:
     done = client.stop(alloc.id, no_shutdown_delay=True)
-    asked, result = lines(audit_log)
+    request, result = lines(audit_log)
     accessor = cluster._access.grants[cluster.token].accessor
-    assert (asked["phase"], asked["action"], asked["alloc_id"]) == ("asked", "stop", alloc.id)
-    assert (asked["arguments"], asked["accessor"]) == ({"no_shutdown_delay": "true"}, accessor)
-    assert (asked["address"], asked["pid"]) == (cluster.address, os.getpid())
-    assert asked["user"]
-    assert asked["host"]
-    assert (result["id"], result["phase"], result["result"]) == (asked["id"], "result", "done")
+    assert (request["phase"], request["action"], request["alloc_id"]) == ("asked", "stop", alloc.id)
+    assert (request["arguments"], request["accessor"]) == ({"no_shutdown_delay": "true"}, accessor)
+    assert (request["address"], request["pid"]) == (cluster.address, os.getpid())
+    assert request["user"]
+    assert request["host"]
+    assert (result["id"], result["phase"], result["result"]) == (request["id"], "result", "done")
     assert done.eval_id in result["message"]
 
 
@@ -99,8 +99,8 @@ def test_what_nomad_refuses_is_written_as_refused_and_a_lost_answer_as_unknown(
 
 
 def test_an_interrupted_action_is_unknown() -> None:
-    given: dict[str, Any] = {"address": "a", "accessor": lambda: None, "secret": lambda: ""}
-    with pytest.raises(KeyboardInterrupt), _audit.audited("exec", ID, {}, **given):
+    settings: dict[str, Any] = {"address": "a", "accessor": lambda: None, "secret": lambda: ""}
+    with pytest.raises(KeyboardInterrupt), _audit.audited("exec", ID, {}, **settings):
         raise KeyboardInterrupt
     assert af.read_audit()[["result", "message"]].iloc[0].tolist() == ["unknown", "KeyboardInterrupt"]
 
@@ -210,11 +210,11 @@ def test_an_action_that_was_done_stays_done_where_its_end_cannot_be_written(
 ) -> None:
     post = client._session.transport.post
 
-    def log_breaks(*given: Any) -> Any:
+    def log_breaks(*arguments: Any) -> Any:
         monkeypatch.setenv("ALLOCFRAME_AUDIT", "/dev/full")
         audit_log.rename(audit_log.with_suffix(".old"))
         audit_log.mkdir()
-        return post(*given)
+        return post(*arguments)
 
     monkeypatch.setattr(client._session.transport, "post", log_breaks)
     with pytest.warns(
@@ -255,8 +255,8 @@ def test_two_processes_add_to_it_at_the_same_time(audit_log: Path) -> None:
         "    with audit_log.audited('restart', sys.argv[1], {'n': n, 'pad': 'x' * 3000}, address='a',"
         " accessor=lambda: None, secret=lambda: ''): pass\n"
     )
-    with child(script, "one") as one, child(script, "two") as two:
-        assert [process.wait(60) for process in (one, two)] == [0, 0]
+    with child(script, "one") as first, child(script, "two") as second:
+        assert [process.wait(60) for process in (first, second)] == [0, 0]
     log = af.read_audit()
     assert len(lines(audit_log)) == 600
     assert log.groupby("alloc_id").size().to_dict() == {"one": 150, "two": 150}

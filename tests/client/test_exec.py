@@ -56,8 +56,11 @@ def test_recorded_sessions_end_as_they_ended(version: str) -> None:
         assert session.exit_code == code
         assert stdout is None or session.result().text == stdout
     for name, kind in {
-        "no-such-command": af.ExecError, "no-such-task": af.Conflict, "no-task": af.BadRequest, "no-such-alloc": af.NotFound,
-    }.items():  # fmt: skip
+        "no-such-command": af.ExecError,
+        "no-such-task": af.Conflict,
+        "no-task": af.BadRequest,
+        "no-such-alloc": af.NotFound,
+    }.items():
         _, error = replayed(sessions(version)[name]["frames"])
         assert type(error) is kind, name
 
@@ -93,14 +96,14 @@ def test_the_simulated_cluster_sends_the_frames_that_were_recorded(version: str)
 
 @pytest.fixture(params=flatten.VERSIONS)
 def cluster(request: pytest.FixtureRequest) -> Iterator[sim.Cluster]:
-    with sim.Cluster("calm", allocations=90, seed=4, version=request.param) as made:
-        yield made
+    with sim.Cluster("calm", allocations=90, seed=4, version=request.param) as cluster:
+        yield cluster
 
 
 @pytest.fixture
 def client(cluster: sim.Cluster) -> Iterator[af.Client]:
-    with af.Client(cluster.address, token=cluster.token) as made:
-        yield made
+    with af.Client(cluster.address, token=cluster.token) as client:
+        yield client
 
 
 def running(cluster: sim.Cluster, tasks: int = 1) -> str:
@@ -112,8 +115,8 @@ def running(cluster: sim.Cluster, tasks: int = 1) -> str:
 def test_a_command_for_a_task_that_has_ended_is_told_so(cluster: sim.Cluster, client: af.Client) -> None:
     ended = next(a for a in cluster.state.allocs.values() if a.client_status == "complete")
     task = next(iter(ended.tasks))
-    said = rf'Nomad answered 400: task "{task}" is not running\. Read the allocation again'
-    with pytest.raises(af.Conflict, match=said):
+    message = rf'Nomad answered 400: task "{task}" is not running\. Read the allocation again'
+    with pytest.raises(af.Conflict, match=message):
         client.exec(ended.id, ["true"], task=task)
 
 
@@ -179,13 +182,13 @@ def test_row_24_many_are_run_and_those_that_fail_are_rows_too(
     good = [
         a.id for a in cluster.state.allocs.values() if a.client_status == "running" and len(a.tasks) == 1
     ][:5]
-    found = client.exec_many([good[0], ID, *good[1:]], ["echo", "x"], workers=3)
-    assert found["alloc_id"].tolist() == [good[0], ID, *good[1:]]
-    assert found["exit_code"].fillna(-1).tolist() == [0, -1, 0, 0, 0, 0]
-    assert found["error"].notna().tolist() == [False, True, False, False, False, False]
-    assert found["stdout"].fillna("").tolist() == ["x\n", "", "x\n", "x\n", "x\n", "x\n"]
-    assert (found["duration"] > "0s").all()
-    assert client.exec_many([], ["true"]).columns.tolist() == found.columns.tolist()
+    results = client.exec_many([good[0], ID, *good[1:]], ["echo", "x"], workers=3)
+    assert results["alloc_id"].tolist() == [good[0], ID, *good[1:]]
+    assert results["exit_code"].fillna(-1).tolist() == [0, -1, 0, 0, 0, 0]
+    assert results["error"].notna().tolist() == [False, True, False, False, False, False]
+    assert results["stdout"].fillna("").tolist() == ["x\n", "", "x\n", "x\n", "x\n", "x\n"]
+    assert (results["duration"] > "0s").all()
+    assert client.exec_many([], ["true"]).columns.tolist() == results.columns.tolist()
 
 
 def test_the_simulated_shell_is_closed_to_other_names_and_sites(cluster: sim.Cluster) -> None:
@@ -325,20 +328,21 @@ try:
     client.exec(sys.argv[3], ["sh", "-c", "echo started; sleep 600"])
 except KeyboardInterrupt:
     left = [t.name for t in threading.enumerate() if t.name.startswith("allocframe")]
-    print("interrupted", left, client.exec(sys.argv[3], ["echo", "again"]).text, af.read_audit()["result"].tolist())
+    again = client.exec(sys.argv[3], ["echo", "again"]).text
+    print("interrupted", left, again, af.read_audit()["result"].tolist())
 """
 
 
 def test_row_48_ctrl_c_ends_a_command_leaves_no_thread_and_the_next_call_works(cluster: sim.Cluster) -> None:
     alloc = running(cluster)
-    asked = audit_path()
+    log = audit_path()
     with child(_INTERRUPTED, cluster.address, cluster.token, alloc) as process:
-        while not asked.exists() or not asked.stat().st_size:
+        while not log.exists() or not log.stat().st_size:
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        said, _ = process.communicate(timeout=20)
-    assert said == "interrupted [] again\n ['unknown', 'done']\n"
+        output, _ = process.communicate(timeout=20)
+    assert output == "interrupted [] again\n ['unknown', 'done']\n"
 
 
 _SEVERAL_INTERRUPTED = """
@@ -349,18 +353,19 @@ try:
     client.exec_many(sys.argv[3:], ["sh", "-c", "echo started; sleep 600"], task="server", workers=2)
 except KeyboardInterrupt:
     left = [t.name for t in threading.enumerate() if t.name.startswith("allocframe")]
-    print("interrupted", left, client.exec(sys.argv[3], ["echo", "again"], task="server").text, af.read_audit()["result"].tolist())
+    again = client.exec(sys.argv[3], ["echo", "again"], task="server").text
+    print("interrupted", left, again, af.read_audit()["result"].tolist())
 """
 
 
 def test_ctrl_c_ends_commands_in_many_allocations_and_starts_no_further_one(cluster: sim.Cluster) -> None:
     allocs = [running(cluster)] * 5
-    asked = audit_path()
+    log = audit_path()
     with child(_SEVERAL_INTERRUPTED, cluster.address, cluster.token, *allocs) as process:
-        while not asked.exists() or asked.read_text().count("\n") < 2:
+        while not log.exists() or log.read_text().count("\n") < 2:
             assert process.poll() is None
             time.sleep(0.01)
         time.sleep(0.5)  # a signal that comes while threads start may not wake the main one of CPython
         process.send_signal(signal.SIGINT)
-        said, _ = process.communicate(timeout=20)
-    assert said == "interrupted [] again\n ['unknown', 'unknown', 'done']\n"
+        output, _ = process.communicate(timeout=20)
+    assert output == "interrupted [] again\n ['unknown', 'unknown', 'done']\n"

@@ -1,4 +1,4 @@
-"""The whole client behind a bad line: what it returns is what it returns on a good one, or an error says why within the deadline."""
+"""The client behind a bad line returns what it returns on a good one, or raises within the deadline."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def still() -> Iterator[af.sim.Cluster]:
-    """A cluster in which nothing happens. What delta-rs opens once and for ever is open before sockets are counted."""
+    """A cluster in which nothing happens. What delta-rs keeps open is opened before sockets are counted."""
     assert len(af.Archive(Path(__file__).parents[1] / "data" / "archive-1").events()) > 0
-    with af.sim.Cluster("crash_loop", allocations=60, seed=4) as made:
-        yield made
+    with af.sim.Cluster("crash_loop", allocations=60, seed=4) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +57,11 @@ def chosen(still: af.sim.Cluster) -> tuple[str, str]:
 
 
 def sockets() -> int:
-    found = 0
+    count = 0
     for opened in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
-            found += str(opened.readlink()).startswith("socket:")
-    return found
+            count += str(opened.readlink()).startswith("socket:")
+    return count
 
 
 def threads() -> list[str]:
@@ -107,10 +107,10 @@ READS: dict[str, Call] = {
 }
 
 
-def same(got: Any, expected: Any) -> bool:
+def same(result: Any, expected: Any) -> bool:
     if isinstance(expected, bytes):
-        return bool(got == expected)
-    for left, right in zip(got, expected, strict=True):
+        return bool(result == expected)
+    for left, right in zip(result, expected, strict=True):
         pd.testing.assert_frame_equal(left, right)
     return True
 
@@ -143,9 +143,9 @@ def outcome(
 def test_a_slow_line_changes_nothing_but_the_time(
     name: str, fault: Fault, still: af.sim.Cluster, chosen: tuple[str, str], expected: dict[str, Any]
 ) -> None:
-    got = outcome(READS[name], chosen, still, 60.0, fault)
-    assert not isinstance(got, Exception), got
-    assert same(got, expected[name])
+    result = outcome(READS[name], chosen, still, 60.0, fault)
+    assert not isinstance(result, Exception), result
+    assert same(result, expected[name])
 
 
 @pytest.mark.parametrize("after", PLACES)
@@ -154,12 +154,12 @@ def test_a_slow_line_changes_nothing_but_the_time(
 def test_a_connection_that_breaks_once_costs_a_repeat_or_an_error_and_never_a_row(
     name: str, end: Any, after: int, still: af.sim.Cluster, chosen: tuple[str, str], expected: dict[str, Any]
 ) -> None:
-    got = outcome(READS[name], chosen, still, 60.0, Fault(end=end, after=after), CLEAN)
-    if isinstance(got, Exception):
-        assert name == "exec", f"a read is asked again: {got}"
-        assert isinstance(got, af.ExecError | af.ConnectionFailed)
+    result = outcome(READS[name], chosen, still, 60.0, Fault(end=end, after=after), CLEAN)
+    if isinstance(result, Exception):
+        assert name == "exec", f"a read is asked again: {result}"
+        assert isinstance(result, af.ExecError | af.ConnectionFailed)
     else:
-        assert same(got, expected[name])
+        assert same(result, expected[name])
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -167,12 +167,15 @@ def test_a_connection_that_breaks_once_costs_a_repeat_or_an_error_and_never_a_ro
 def test_a_line_that_always_breaks_ends_in_an_error_within_the_deadline(
     name: str, end: Any, still: af.sim.Cluster, chosen: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("allocframe.watch.update_queue.ESTABLISH", 1.0)
-    call = READS[name]
-    if name == "exec":
-        call = lambda client, alloc, task: client.exec(alloc, ["echo", "x"], task=task, timeout=1)  # noqa: E731
-    got = outcome(call, chosen, still, 1.0, Fault(end=end, after=60))
-    assert isinstance(got, af.ConnectionFailed | af.RequestTimeout | af.ExecError), got
+    monkeypatch.setattr("allocframe.watch.update_queue.ESTABLISH_TIMEOUT", 1.0)
+
+    def exec_briefly(client: af.Client, alloc: str, task: str) -> Any:
+        return client.exec(alloc, ["echo", "x"], task=task, timeout=1)
+
+    result = outcome(
+        exec_briefly if name == "exec" else READS[name], chosen, still, 1.0, Fault(end=end, after=60)
+    )
+    assert isinstance(result, af.ConnectionFailed | af.RequestTimeout | af.ExecError), result
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -192,11 +195,11 @@ def test_row_8_on_a_line_on_which_anything_happens_a_result_is_the_right_one(
         )
 
     for name in rng.sample(sorted(READS), 3):
-        got = outcome(READS[name], chosen, still, 1.5, *(any_fault() for _ in range(5)), CLEAN)
-        if isinstance(got, Exception):
-            assert isinstance(got, af.ConnectionFailed | af.RequestTimeout | af.ExecError), got
+        result = outcome(READS[name], chosen, still, 1.5, *(any_fault() for _ in range(5)), CLEAN)
+        if isinstance(result, Exception):
+            assert isinstance(result, af.ConnectionFailed | af.RequestTimeout | af.ExecError), result
         else:
-            assert same(got, expected[name])
+            assert same(result, expected[name])
 
 
 @pytest.mark.parametrize(
@@ -206,20 +209,20 @@ def test_usage_behind_a_line_that_breaks_once_is_that_of_every_task(
     faults: list[Fault], still: af.sim.Cluster, chosen: tuple[str, str]
 ) -> None:
     tasks = sorted(still.state.allocs[chosen[0]].tasks)
-    found = outcome(lambda client, alloc, task: client.usage([alloc]), chosen, still, 60.0, *faults)
-    assert found.errors.empty, found.errors
-    assert sorted(found.samples["task"]) == tasks
+    usage = outcome(lambda client, alloc, task: client.usage([alloc]), chosen, still, 60.0, *faults)
+    assert usage.errors.empty, usage.errors
+    assert sorted(usage.samples["task"]) == tasks
 
 
 @pytest.mark.parametrize("end", ENDS)
 def test_usage_behind_a_line_that_always_breaks_is_an_error_of_each_allocation(
     end: Any, still: af.sim.Cluster, chosen: tuple[str, str]
 ) -> None:
-    found = outcome(
+    usage = outcome(
         lambda client, alloc, task: client.usage([alloc]), chosen, still, 1.0, Fault(end=end, after=60)
     )
-    assert found.errors["alloc_id"].tolist() == [chosen[0]]
-    assert found.samples.empty
+    assert usage.errors["alloc_id"].tolist() == [chosen[0]]
+    assert usage.samples.empty
 
 
 # What changes something
@@ -227,8 +230,8 @@ def test_usage_behind_a_line_that_always_breaks_is_an_error_of_each_allocation(
 
 @pytest.fixture
 def live() -> Iterator[af.sim.Cluster]:
-    with af.sim.Cluster("calm", allocations=30, seed=3) as made:
-        yield made
+    with af.sim.Cluster("calm", allocations=30, seed=3) as cluster:
+        yield cluster
 
 
 ACTIONS: dict[str, Call] = {
@@ -253,18 +256,18 @@ def test_a_change_behind_a_bad_line_is_made_once_or_not_at_all_and_told_so(
     ):
         try:
             ACTIONS[name](client, alloc.id, next(iter(alloc.tasks)))
-            said = "done"
+            result = "done"
         except af.ResultUnknown:
-            said = "unknown"
+            result = "unknown"
         except af.ConnectionFailed:
-            said = "not sent"
-        asked = [line for line in proxy.asked if line.startswith(b"POST")]
-    assert len(asked) in {"not sent": (0,), "unknown": (0, 1), "done": (1,)}[said], (
+            result = "not sent"
+        posts = [line for line in proxy.asked if line.startswith(b"POST")]
+    assert len(posts) in {"not sent": (0,), "unknown": (0, 1), "done": (1,)}[result], (
         "it is never asked for twice"
     )
-    assert said == "done" if after == 100_000 else said != "done"
+    assert result == "done" if after == 100_000 else result != "done"
     assert af.read_audit()["result"].tolist() == [
-        {"done": "done", "unknown": "unknown", "not sent": "failed"}[said]
+        {"done": "done", "unknown": "unknown", "not sent": "failed"}[result]
     ]
 
 
@@ -290,27 +293,27 @@ def test_a_watch_behind_a_bad_line_tells_each_event_once_and_ends_up_right(
         client.watch(namespace="*", stream=stream, wait=0.5) as watch,
     ):
         next(watch)
-        journal, told = live.engine.keep_journal(), []
+        journal, reported = live.engine.keep_journal(), []
         for which in range(6):
             crash(live, 1, which)
             if line == "breaks":
                 proxy.break_all()
             for _ in waited():
                 change = watch.poll(0.2)
-                told += keys(change.new_events) if change is not None else []
-                if len(told) >= len(journal):
+                reported += keys(change.new_events) if change is not None else []
+                if len(reported) >= len(journal):
                     break
         with watch.snapshot as mine, af.Client(live.address, token=live.token) as direct:
             assert same(tables(mine)[1:], tables(direct.snapshot(namespace="*", progress=False))[1:])
         assert line == "small pieces" or proxy.connections > 2, "it did break"
-    assert sorted(told) == sorted(journal)
+    assert sorted(reported) == sorted(journal)
 
 
 def test_row_41_a_stream_that_goes_silent_half_open_is_left_for_another(
     live: af.sim.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("allocframe.watch.update_queue.QUIET", 0.5)
-    monkeypatch.setattr("allocframe.watch.update_queue.ESTABLISH", 2.0)
+    monkeypatch.setattr("allocframe.watch.update_queue.ESTABLISH_TIMEOUT", 2.0)
     with (
         through(live.address, Fault(end="silent", after=400), CLEAN) as proxy,
         af.Client(proxy.address, token=live.token, timeout=10) as client,
@@ -356,5 +359,5 @@ def test_a_recorder_behind_a_bad_line_archives_each_event_once(live: af.sim.Clus
         finally:
             stop.set()
             thread.join(60)
-    told = [key for key in keys(archive.events()) if key in set(journal)]
-    assert sorted(told) == sorted(journal)
+    recorded = [key for key in keys(archive.events()) if key in set(journal)]
+    assert sorted(recorded) == sorted(journal)

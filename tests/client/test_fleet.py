@@ -1,4 +1,4 @@
-"""Several clusters fetched side by side: each with its name and its token, and none that keeps the others waiting."""
+"""Several clusters at the same time: each has its name and token, and none keeps the others waiting."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ ROWS = "/v1/allocations"
 
 @pytest.fixture(scope="module")
 def other() -> Iterator[af.sim.Cluster]:
-    with af.sim.Cluster("oom", allocations=40, seed=2) as made:
-        yield made
+    with af.sim.Cluster("oom", allocations=40, seed=2) as cluster:
+        yield cluster
 
 
 @pytest.fixture
 def fleet(cluster: af.sim.Cluster, other: af.sim.Cluster) -> Iterator[af.Fleet]:
     clients = {
-        name: af.Client(one.address, token=one.token) for name, one in (("us", cluster), ("eu", other))
+        name: af.Client(each.address, token=each.token) for name, each in (("us", cluster), ("eu", other))
     }
-    with af.Fleet(clients) as made:
-        yield made
+    with af.Fleet(clients) as fleet:
+        yield fleet
 
 
 def drip(connection: socket.socket) -> None:
@@ -60,7 +60,7 @@ def test_each_row_says_which_cluster_it_is_of_and_nothing_else_changes(fleet: af
                     mine = frame[frame["cluster"] == name].drop(columns="cluster").reset_index(drop=True)
                     assert_tables_equal(mine, getattr(alone, table), table)
                     assert_tables_equal(getattr(snap.clusters[name], table), getattr(alone, table), table)
-        assert len(snap) == sum(len(one) for one in snap.clusters.values())
+        assert len(snap) == sum(len(part) for part in snap.clusters.values())
         assert snap.events.attrs["key"] == ["cluster", "alloc_id", "task", "seq"]
 
 
@@ -77,17 +77,17 @@ def test_one_that_is_down_is_reported_and_the_others_come(
         af.Fleet({"here": client, "gone": "http://127.0.0.1:9", "locked": other.address}) as fleet,
         fleet.snapshot(namespace="*") as snap,
     ):
-        told = snap.info["clusters"]
-        assert len(snap) == told["here"]["allocations"] > 0
-        assert told["gone"]["error"].startswith("ConnectionFailed: nothing answers at http://127.0.0.1:9")
-        assert told["locked"]["error"].startswith("PermissionDenied")
-        assert told["here"]["error"] is None
-        assert told["here"]["complete"] is True
+        clusters = snap.info["clusters"]
+        assert len(snap) == clusters["here"]["allocations"] > 0
+        assert clusters["gone"]["error"].startswith("ConnectionFailed: nothing answers at http://127.0.0.1:9")
+        assert clusters["locked"]["error"].startswith("PermissionDenied")
+        assert clusters["here"]["error"] is None
+        assert clusters["here"]["complete"] is True
         assert snap.info["complete"] is False
         assert "NOT complete" in repr(snap)
         assert "gone is missing: ConnectionFailed" in repr(snap)
         assert "gone is missing" in snap._repr_html_()
-        missing = {one.subject["cluster"] for one in af.findings(snap) if one.code == "AF102"}
+        missing = {finding.subject["cluster"] for finding in af.findings(snap) if finding.code == "AF102"}
         assert missing == {"gone", "locked"}
 
 
@@ -115,41 +115,41 @@ def tokens(server: FaultServer) -> set[str]:
 
 
 def test_the_token_of_one_cluster_never_goes_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving(good()) as one, serving(good()) as two, serving(good()) as three:
-        monkeypatch.setenv("NOMAD_ADDR", one.address)
+    with serving(good()) as first, serving(good()) as second, serving(good()) as third:
+        monkeypatch.setenv("NOMAD_ADDR", first.address)
         monkeypatch.setenv("NOMAD_TOKEN", "token-of-one")
         monkeypatch.setenv("NOMAD_HTTP_AUTH", "me:password")
         with (
-            af.Fleet({"one": af.Client(), "two": two.address, "three": three.address}) as fleet,
+            af.Fleet({"one": af.Client(), "two": second.address, "three": third.address}) as fleet,
             fleet.snapshot() as snap,
         ):
             assert len(snap) == 3
-        assert any("token-of-one" in line for line in tokens(one))
-        assert tokens(two) == tokens(three) == set()
+        assert any("token-of-one" in line for line in tokens(first))
+        assert tokens(second) == tokens(third) == set()
 
 
 def test_each_cluster_of_a_file_gets_its_own_token_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with serving(good()) as one, serving(good()) as two, serving(good()) as three:
+    with serving(good()) as first, serving(good()) as second, serving(good()) as third:
         monkeypatch.setenv("NOMAD_TOKEN", "token-of-none")
         monkeypatch.setenv("NOMAD_HTTP_AUTH", "me:password")
         monkeypatch.setenv("TOKEN_ONE", "token-of-one")
         (tmp_path / "two.token").write_text("token-of-two\n")
         file = tmp_path / "clusters.toml"
         file.write_text(
-            f'[one]\naddress = "{one.address}"\ntoken_env = "TOKEN_ONE"\n'
-            f'[two]\naddress = "{two.address}"\ntoken_file = "two.token"\nregion = "far"\n'
-            f'[three]\naddress = "{three.address}"\nnamespace = "*"\n'
+            f'[one]\naddress = "{first.address}"\ntoken_env = "TOKEN_ONE"\n'
+            f'[two]\naddress = "{second.address}"\ntoken_file = "two.token"\nregion = "far"\n'
+            f'[three]\naddress = "{third.address}"\nnamespace = "*"\n'
         )
         with af.Fleet.from_file(file) as fleet, fleet.snapshot() as snap:
             assert snap.info["complete"] is True
             assert "token-of" not in f"{vars(fleet)} {snap.info} {fleet.clients['one']._session.config}"
-        assert tokens(one) == {"x-nomad-token: token-of-one"}
-        assert tokens(two) == {"x-nomad-token: token-of-two"}
-        assert tokens(three) == set()
-        assert all("region=far" in request for request in two.requests)
-        assert all("namespace=%2A" in request or "namespace=*" in request for request in three.requests)
+        assert tokens(first) == {"x-nomad-token: token-of-one"}
+        assert tokens(second) == {"x-nomad-token: token-of-two"}
+        assert tokens(third) == set()
+        assert all("region=far" in request for request in second.requests)
+        assert all("namespace=%2A" in request or "namespace=*" in request for request in third.requests)
 
 
 def test_one_that_takes_too_long_is_given_up_and_can_be_asked_again(cluster: af.sim.Cluster) -> None:
@@ -187,9 +187,11 @@ def test_an_interrupt_ends_every_fetch_and_leaves_the_fleet_usable(cluster: af.s
 
 
 def test_progress_is_of_all_clusters_together(fleet: af.Fleet, capsys: pytest.CaptureFixture[str]) -> None:
-    told: list[tuple[int, int | None]] = []
-    with fleet.snapshot(namespace="*", progress=lambda done, estimate: told.append((done, estimate))) as snap:
-        assert told[-1] == (len(snap), len(snap))
+    calls: list[tuple[int, int | None]] = []
+    with fleet.snapshot(
+        namespace="*", progress=lambda done, estimate: calls.append((done, estimate))
+    ) as snap:
+        assert calls[-1] == (len(snap), len(snap))
     fleet.snapshot(namespace="*", progress=True).close()
     assert "(2 of 2 clusters)" in capsys.readouterr().err
 
@@ -197,9 +199,12 @@ def test_progress_is_of_all_clusters_together(fleet: af.Fleet, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("clusters", "names"),
     [
-        (["https://nomad.eu.example:4646", "https://nomad.us.example:4646"], ["nomad.eu.example", "nomad.us.example"]),
+        (
+            ["https://nomad.eu.example:4646", "https://nomad.us.example:4646"],
+            ["nomad.eu.example", "nomad.us.example"],
+        ),
         (["http://127.0.0.1:4646", "http://127.0.0.1:5646"], ["127.0.0.1:4646", "127.0.0.1:5646"]),
-        ([af.Client("http://127.0.0.1:1", region="eu"), af.Client("http://127.0.0.1:1", region="us")], ["eu", "us"]),
+        ([af.Client("http://127.0.0.1:1", region=name) for name in ("eu", "us")], ["eu", "us"]),
     ],
 )  # fmt: skip
 def test_clusters_of_a_list_are_called_by_their_regions_or_else_hosts(
@@ -210,7 +215,7 @@ def test_clusters_of_a_list_are_called_by_their_regions_or_else_hosts(
 
 
 @pytest.mark.parametrize(
-    ("clusters", "said"),
+    ("clusters", "message"),
     [
         ([], "at least one"),
         ("http://127.0.0.1:9", "several"),
@@ -225,8 +230,8 @@ def test_clusters_of_a_list_are_called_by_their_regions_or_else_hosts(
         ([" "], "a Client or an address"),
     ],
 )
-def test_clusters_that_cannot_be_used_are_refused(clusters: Any, said: str) -> None:
-    with pytest.raises(af.ConfigError, match=said):
+def test_clusters_that_cannot_be_used_are_refused(clusters: Any, message: str) -> None:
+    with pytest.raises(af.ConfigError, match=message):
         af.Fleet(clusters)
 
 
@@ -237,7 +242,7 @@ def test_the_timeout_is_a_number_of_seconds(timeout: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "at least one cluster"),
         ("[eu", "cannot read the clusters file"),
@@ -260,12 +265,12 @@ def test_the_timeout_is_a_number_of_seconds(timeout: Any) -> None:
     ],
 )
 def test_a_file_of_clusters_that_cannot_be_used_says_what_is_wrong_where(
-    tmp_path: Path, text: str, said: str
+    tmp_path: Path, text: str, message: str
 ) -> None:
     (tmp_path / "empty").write_text("\n")
     file = tmp_path / "clusters.toml"
     file.write_text(text)
-    with pytest.raises(af.ConfigError, match=said) as caught:
+    with pytest.raises(af.ConfigError, match=message) as caught:
         af.Fleet.from_file(file)
     assert "secret-text" not in str(caught.value)
 
@@ -284,7 +289,7 @@ def test_the_regions_of_a_federation_are_found_and_fetched_through_one_address(o
             fleet.snapshot(namespace="*") as snap,
         ):
             assert repr(fleet) == "Fleet(eu, global)"
-            assert {name: len(one) for name, one in snap.clusters.items()} == {
+            assert {name: len(part) for name, part in snap.clusters.items()} == {
                 "eu": len(other.state.allocs), "global": len(home.state.allocs)
             }  # fmt: skip
             assert snap.info["clusters"]["eu"]["region"] == "eu"
@@ -310,7 +315,7 @@ def test_regions_of_one_address_share_its_connections(monkeypatch: pytest.Monkey
     with serving(counted, keep_alive=True) as server:
         regions = {name: af.Client(server.address, region=name) for name in ("eu", "us")}
         with af.Fleet(regions) as fleet, fleet.snapshot() as snap:
-            assert {len(one) for one in snap.clusters.values()} == {1}
+            assert {len(part) for part in snap.clusters.values()} == {1}
         assert len(server.requests) > 2 * 20
     assert counted.most == 2
 
@@ -334,9 +339,9 @@ def both(cluster: af.sim.Cluster, other: af.sim.Cluster) -> Iterator[af.MultiSna
     clients = {"us": af.Client(cluster.address, token=cluster.token), "gone": "http://127.0.0.1:9"}
     with (
         af.Fleet({**clients, "eu": af.Client(other.address, token=other.token)}) as fleet,
-        fleet.snapshot(namespace="*") as made,
+        fleet.snapshot(namespace="*") as snap,
     ):
-        yield made
+        yield snap
 
 
 def test_what_is_saved_is_the_evidence_of_every_cluster(both: af.MultiSnapshot, tmp_path: Path) -> None:
@@ -361,7 +366,7 @@ def test_a_narrowed_one_is_saved_with_its_filter(both: af.MultiSnapshot, tmp_pat
 def test_what_nobody_meets_leaves_every_cluster_without_rows(both: af.MultiSnapshot) -> None:
     none = both.filter(cluster="mars")
     assert len(none) == 0
-    assert {name: len(one) for name, one in none.clusters.items()} == {"eu": 0, "us": 0}
+    assert {name: len(part) for name, part in none.clusters.items()} == {"eu": 0, "us": 0}
     assert af.stats.restarts(none, by="job_id").empty
 
 
@@ -387,12 +392,12 @@ def test_parquet_and_csv_have_the_cluster_first(both: af.MultiSnapshot, tmp_path
 def test_snapshots_of_archives_can_be_put_together(archive: af.Archive) -> None:
     with af.combine({"eu": archive.snapshot(), "us": archive.snapshot()}) as two:
         assert len(two) == 2 * len(archive.snapshot())
-        assert {one["source"] for one in two.info["clusters"].values()} == {"archive"}
+        assert {about["source"] for about in two.info["clusters"].values()} == {"archive"}
 
 
 def test_what_cannot_be_put_together_is_refused(both: af.MultiSnapshot) -> None:
-    for wrong, said in (({}, "at least one"), ({"a": both}, "one cluster"), ({"a": 1}, "one cluster")):
-        with pytest.raises(af.ConfigError, match=said):
+    for wrong, message in (({}, "at least one"), ({"a": both}, "one cluster"), ({"a": 1}, "one cluster")):
+        with pytest.raises(af.ConfigError, match=message):
             af.combine(wrong)
 
 
@@ -409,16 +414,16 @@ def test_a_file_that_was_tampered_with_is_a_clear_error(
         for name in old.namelist():
             body = old.read(name)
             if name == "manifest.json":
-                told = json.loads(body)
+                manifest = json.loads(body)
                 if change == "name":
-                    told["pages"][0]["path"] = "../../etc"
+                    manifest["pages"][0]["path"] = "../../etc"
                 elif change == "nested":
-                    told["pages"][0]["kind"] = "list"
+                    manifest["pages"][0]["kind"] = "list"
                 elif change == "failures":
-                    told["info"]["failed"] = ["gone"]
+                    manifest["info"]["failed"] = ["gone"]
                 else:
-                    del told["info"]["failed"]
-                body = json.dumps(told).encode()
+                    del manifest["info"]["failed"]
+                body = json.dumps(manifest).encode()
             new.writestr(name, body)
     with pytest.raises(af.DecodeError, match=r"several clusters|more than"):
         af.load(bad_file)
@@ -431,9 +436,9 @@ def test_one_cluster_is_not_asked_for_the_usage_of_several(both: af.MultiSnapsho
 
 
 def test_what_is_of_one_cluster_takes_no_snapshot_of_several(both: af.MultiSnapshot, tmp_path: Path) -> None:
-    one = both.clusters["us"]
-    for before, after in ((one, both), (both, one)):
-        with pytest.raises(af.ConfigError, match="only snapshots of one cluster can be compared"):
+    single = both.clusters["us"]
+    for before, after in ((single, both), (both, single)):
+        with pytest.raises(af.ConfigError, match="must compare snapshots of one cluster"):
             before.diff(after)
     with pytest.raises(ValueError, match="of several clusters"):
         af.Archive(tmp_path / "archive").append(both)
@@ -449,13 +454,13 @@ def test_each_cluster_goes_on_from_a_folder_of_its_own(fleet: af.Fleet, tmp_path
 
 
 def test_a_report_is_of_one_cluster(both: af.MultiSnapshot, tmp_path: Path) -> None:
-    for made in (
+    for call in (
         lambda: af.report(both, "cluster", output=tmp_path / "x.html", progress=False),
         lambda: af.postmortem(both),
         lambda: af.cluster_summary(both),
-        lambda: af.data_quality(both),
         lambda: af.trends(both),
     ):
-        with pytest.raises(af.ConfigError, match=r"a report is of one cluster: choose one .* of eu, us"):
-            made()
+        with pytest.raises(af.ConfigError, match=r"covers one cluster, got a snapshot of 2 \(eu, us\)"):
+            call()
     assert "failures" in str(af.cluster_summary(both.clusters["us"]))
+    assert [part.cluster for part in af.data_quality(both).coverage] == ["eu", "us"], "it tells them apart"

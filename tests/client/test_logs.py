@@ -1,4 +1,4 @@
-"""Lines of logs: what is found of a time, and what is said of what is not."""
+"""Lines of logs: which are chosen around a time, and which notes say what is missing."""
 
 from __future__ import annotations
 
@@ -40,54 +40,54 @@ def failure(client: af.Client) -> Any:
 def test_the_lines_around_a_failure_end_with_its_last_words(cluster_of: af.sim.Cluster) -> None:
     with af.Client(cluster_of.address, token=cluster_of.token) as client:
         failed = failure(client)
-        found = client.logs(failed["alloc_id"], failed["task"], around=failed["time"], lines=6)
-    words = found.frame[found.frame["stream"] == "stderr"]
-    assert "panic: runtime error" in found.text
+        result = client.logs(failed["alloc_id"], failed["task"], around=failed["time"], lines=6)
+    words = result.frame[result.frame["stream"] == "stderr"]
+    assert "panic: runtime error" in result.text
     assert (failed["time"] - words["time"].dropna()).abs().min() < pd.Timedelta("1s")
     assert words["time"].isna().any(), "a stack trace has no times"
-    assert any("begin with a time (RFC 3339)" in note for note in found.notes)
-    assert found.frame.attrs["notes"] == found.notes
+    assert any("begin with a time (RFC 3339)" in note for note in result.notes)
+    assert result.frame.attrs["notes"] == result.notes
 
 
 def test_without_a_time_the_last_lines_come(client: af.Client, snap: af.Snapshot) -> None:
     running = snap.task_states[snap.task_states["state"] == "running"].iloc[0]
-    found = client.logs(running["alloc_id"], running["task"], stream="stdout", lines=2)
+    result = client.logs(running["alloc_id"], running["task"], stream="stdout", lines=2)
     whole = client.logs(running["alloc_id"], running["task"], stream="stdout", lines=10_000)
-    assert found.frame["line"].tolist() == whole.frame["line"].tolist()[-2:]
-    assert found.notes == []
+    assert result.frame["line"].tolist() == whole.frame["line"].tolist()[-2:]
+    assert result.notes == []
     data = "".join(f"{line}\n" for line in whole.frame["line"]).encode()
-    at = int(found.frame["offset"].iloc[0])
-    assert data[at:].decode() == "".join(f"{line}\n" for line in found.frame["line"])
+    at = int(result.frame["offset"].iloc[0])
+    assert data[at:].decode() == "".join(f"{line}\n" for line in result.frame["line"])
 
 
 def test_offsets_are_those_in_the_file_and_a_rotated_start_is_told() -> None:
     parts = [frame(b"old\nsplit li", "web.stdout.3"), frame(b"ne\nnew\n", "web.stdout.4")]
-    got = logs.parse_tail(b"".join(parts) + b"{}", 1000)
-    assert [(line.file, line.offset, line.text) for line in got.lines] == [
+    tail = logs.parse_tail(b"".join(parts) + b"{}", 1000)
+    assert [(line.file, line.offset, line.text) for line in tail.lines] == [
         ("web.stdout.3", 0, "old"), ("web.stdout.3", 4, "split line"), ("web.stdout.4", 3, "new"),
     ]  # fmt: skip
-    assert (got.rotated, got.cut) == (True, False)
-    notes = logs.choose_lines(got, "stdout", 5, None, NEAR)[1]
+    assert (tail.rotated, tail.cut) == (True, False)
+    notes = logs.choose_lines(tail, "stdout", 5, None, NEAR)[1]
     assert notes == ["stdout: lines before web.stdout.3 are gone: the node keeps few log files"]
 
 
 def test_a_line_that_begins_before_what_was_asked_for_is_left_out() -> None:
-    got = logs.parse_tail(frame(b"half\nwhole\n", end=1011), 11)
-    assert [line.text for line in got.lines] == ["whole"]
-    assert got.lines[0].offset == 1005
-    assert got.cut
+    tail = logs.parse_tail(frame(b"half\nwhole\n", end=1011), 11)
+    assert [line.text for line in tail.lines] == ["whole"]
+    assert tail.lines[0].offset == 1005
+    assert tail.cut
 
 
 def test_lines_without_a_time_are_the_last_ones_and_that_is_said() -> None:
-    got = logs.parse_tail(frame(b"a\nb\nc\n"), 1000)
-    shown, notes = logs.choose_lines(got, "stderr", 2, NEAR, NEAR)
+    tail = logs.parse_tail(frame(b"a\nb\nc\n"), 1000)
+    shown, notes = logs.choose_lines(tail, "stderr", 2, NEAR, NEAR)
     assert [line.text for line, _ in shown] == ["b", "c"]
     assert notes == ["stderr: no line begins with a known time format; these are the last lines"]
 
 
 def test_a_time_that_the_log_does_not_reach_is_said() -> None:
-    got = logs.parse_tail(frame(b"2026-11-24 08:00:00 a\n2026-11-24 08:30:00 b\n"), 1000)
-    shown, notes = logs.choose_lines(got, "stdout", 1, NEAR, NEAR)
+    tail = logs.parse_tail(frame(b"2026-11-24 08:00:00 a\n2026-11-24 08:30:00 b\n"), 1000)
+    shown, notes = logs.choose_lines(tail, "stdout", 1, NEAR, NEAR)
     assert [line.text[-1] for line, _ in shown] == ["b"]
     assert "2 of 2 lines begin with a time (RFC 3339), without a time zone: read as UTC" in notes[0]
     assert "none is near the time asked for: 2026-11-24 08:00:00 to 2026-11-24 08:30:00 UTC" in notes[0]
@@ -104,13 +104,13 @@ def test_more_is_read_until_the_moment_is_reached_or_the_bound() -> None:
 
     early = pd.Timestamp(NEAR - 2900 * 10**9, tz="UTC")
     with serving(*answers([65536, 524288])) as server, af.Client(server.address) as client:
-        found = client.logs(ALLOC, "web", stream="stdout", around=early, lines=1)
+        result = client.logs(ALLOC, "web", stream="stdout", around=early, lines=1)
         assert [request.rpartition("offset=")[2] for request in server.requests] == ["65536", "524288"]
-    assert found.frame["line"].tolist() == [lines[100].rstrip()]
+    assert result.frame["line"].tolist() == [lines[100].rstrip()]
     with serving(*answers([65536])) as server, af.Client(server.address) as client:
-        found = client.logs(ALLOC, "web", stream="stdout", around=early, lines=1, max_bytes=65536)
+        result = client.logs(ALLOC, "web", stream="stdout", around=early, lines=1, max_bytes=65536)
         assert len(server.requests) == 1
-    assert "stdout: only the last 65,536 bytes were read; max_bytes= reads more" in found.notes
+    assert "stdout: only the last 65,536 bytes were read; max_bytes= reads more" in result.notes
 
 
 def test_a_frame_that_is_cut_or_no_base64_is_asked_for_again_and_then_an_error() -> None:
@@ -132,23 +132,23 @@ def test_far_more_than_was_asked_for_is_not_taken_in() -> None:
 
 
 def test_a_stream_that_was_never_written_is_empty_and_that_is_said() -> None:
-    said = b'log entry for task "web" and log type "stdout" not found'
-    gone = http(said, "404 Not Found", length=len(said), Connection="close")
+    message = b'log entry for task "web" and log type "stdout" not found'
+    gone = http(message, "404 Not Found", length=len(message), Connection="close")
     with serving(gone, good(b"", Connection="close")) as server, af.Client(server.address) as client:
-        found = client.logs(ALLOC, "web")
-    assert len(found) == 0
-    assert found.notes == [f"{name}: empty, or already removed" for name in ("stdout", "stderr")]
-    assert found.frame.dtypes.equals(logs.frame_of([]).dtypes)
+        result = client.logs(ALLOC, "web")
+    assert len(result) == 0
+    assert result.notes == [f"{name}: empty, or already removed" for name in ("stdout", "stderr")]
+    assert result.frame.dtypes.equals(logs.frame_of([]).dtypes)
 
 
 def test_what_programs_write_is_shown_harmless_and_kept_as_it_is() -> None:
     line = "\x1b[31m<script>alert(1)</script>\u202e"
     with serving(good(frame(line.encode() + b"\xff\n"), Connection="close")) as server:
-        found = af.Client(server.address).logs(ALLOC, "web", stream="stdout")
-    assert found.text == line + "\ufffd"
-    assert "\x1b" not in repr(found) + found._repr_html_()
-    assert "<script" not in found._repr_html_()
-    assert "\u202e" not in repr(found)
+        result = af.Client(server.address).logs(ALLOC, "web", stream="stdout")
+    assert result.text == line + "\ufffd"
+    assert "\x1b" not in repr(result) + result._repr_html_()
+    assert "<script" not in result._repr_html_()
+    assert "\u202e" not in repr(result)
 
 
 def test_refusals_say_what_to_do(cluster: af.sim.Cluster, snap: af.Snapshot) -> None:
@@ -167,17 +167,18 @@ def test_refusals_say_what_to_do(cluster: af.sim.Cluster, snap: af.Snapshot) -> 
     lost = snap.allocations[snap.allocations["client_status"] == "lost"].iloc[0]
     with af.Client(cluster.address, token=cluster.token) as client, pytest.raises(af.NodeUnreachable):
         client.logs(lost["alloc_id"], "server")
-    said = b'task "web" not started yet. No logs available'
+    message = b'task "web" not started yet. No logs available'
     with (
-        serving(http(said, "404 Not Found", length=len(said))) as server,
+        serving(http(message, "404 Not Found", length=len(message))) as server,
         pytest.raises(af.Conflict, match="not written a log yet"),
     ):
         af.Client(server.address).logs(ALLOC, "web")
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"stream": "stdin"}, {"lines": 0}, {"max_bytes": 1 << 40}, {"around": "yesterday-ish"}, {"task": ""}]
-)  # fmt: skip
+    "wrong",
+    [{"stream": "stdin"}, {"lines": 0}, {"max_bytes": 1 << 40}, {"around": "yesterday-ish"}, {"task": ""}],
+)
 def test_what_cannot_be_asked_is_refused_before_anything_is_sent(
     client: af.Client, wrong: dict[str, Any]
 ) -> None:
@@ -203,9 +204,9 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_sent(
     ],
 )
 def test_times_are_read_in_the_formats_that_programs_use(line: str, form: str, moment: str) -> None:
-    found = log_timestamps.stamp(line, NEAR)
-    assert found is not None
-    assert (found.form, found.ns) == (form, pd.Timestamp(moment).value)
+    stamp = log_timestamps.stamp(line, NEAR)
+    assert stamp is not None
+    assert (stamp.form, stamp.ns) == (form, pd.Timestamp(moment).value)
 
 
 @pytest.mark.parametrize(
@@ -227,6 +228,6 @@ def test_what_is_no_time_is_none(line: str) -> None:
 
 def test_a_year_that_is_left_out_is_the_closest_one() -> None:
     new_year = pd.Timestamp("2027-01-01T00:10:00Z").value
-    found = log_timestamps.stamp("Dec 31 23:59:00 host app", new_year)
-    assert found is not None
-    assert found.ns == pd.Timestamp("2026-12-31T23:59:00Z").value
+    stamp = log_timestamps.stamp("Dec 31 23:59:00 host app", new_year)
+    assert stamp is not None
+    assert stamp.ns == pd.Timestamp("2026-12-31T23:59:00Z").value

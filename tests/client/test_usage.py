@@ -1,4 +1,4 @@
-"""What tasks use: only what was measured, of all that could be asked, and the rest said."""
+"""CPU and memory of tasks: measured values only, and errors for the rest."""
 
 from __future__ import annotations
 
@@ -44,24 +44,24 @@ def samples(*rows: dict[str, Any]) -> pd.DataFrame:
 @pytest.mark.parametrize("version", flatten.VERSIONS)
 def test_recorded_measurements_are_read_in_mib_with_the_tasks_that_have_ended_marked(version: str) -> None:
     recorded = flatten.recorded(version, "alloc-stats")[0]["json"]
-    found = _usage.samples_frame(_usage.usage_rows(alloc("server", "absent"), recorded, 0)).set_index("task")
+    table = _usage.samples_frame(_usage.usage_rows(alloc("server", "absent"), recorded, 0)).set_index("task")
     server = recorded["Tasks"]["server"]
-    assert found.loc["server", "memory_mib"] == server["ResourceUsage"]["MemoryStats"]["RSS"] / 2**20
-    assert found.loc["server", "memory_measured"] == "RSS"
-    assert found.loc["server", "at"].value == server["Timestamp"]
-    assert (found.loc["server", "cpu_mhz"], found.loc["server", "cpu_requested_mhz"]) == (0.0, 100)
-    assert found["stale"].dropna().to_dict() == {"server": False, "log-shipper": False, "init": True}
-    assert found.loc["absent", ["at", "cpu_mhz", "memory_mib", "stale"]].isna().all()
-    assert pd.isna(found.loc["init", "memory_requested_mib"]), "nobody gave it any"
+    assert table.loc["server", "memory_mib"] == server["ResourceUsage"]["MemoryStats"]["RSS"] / 2**20
+    assert table.loc["server", "memory_measured"] == "RSS"
+    assert table.loc["server", "at"].value == server["Timestamp"]
+    assert (table.loc["server", "cpu_mhz"], table.loc["server", "cpu_requested_mhz"]) == (0.0, 100)
+    assert table["stale"].dropna().to_dict() == {"server": False, "log-shipper": False, "init": True}
+    assert table.loc["absent", ["at", "cpu_mhz", "memory_mib", "stale"]].isna().all()
+    assert pd.isna(table.loc["init", "memory_requested_mib"]), "nobody gave it any"
 
 
 @pytest.mark.parametrize("version", flatten.VERSIONS)
 def test_a_node_without_a_sample_gives_missing_values_and_no_zeros(version: str) -> None:
     empty = next(e["json"] for e in flatten.recorded(version, "client-reads") if e.get("json"))
     assert empty["Timestamp"] == 0
-    found = _usage.samples_frame(_usage.usage_rows(alloc("t"), empty, 0))
-    assert found[["at", "cpu_mhz", "memory_mib"]].isna().all(axis=None)
-    assert found["memory_requested_mib"].tolist() == [64]
+    table = _usage.samples_frame(_usage.usage_rows(alloc("t"), empty, 0))
+    assert table[["at", "cpu_mhz", "memory_mib"]].isna().all(axis=None)
+    assert table["memory_requested_mib"].tolist() == [64]
 
 
 def test_what_a_driver_does_not_measure_is_missing() -> None:
@@ -77,18 +77,18 @@ def test_what_a_driver_does_not_measure_is_missing() -> None:
 def test_the_running_allocations_of_a_snapshot_are_sampled_round_by_round(
     client: af.Client, snap: af.Snapshot
 ) -> None:
-    begun = time.monotonic()
-    found = client.usage(snap, samples=2, interval=1.0)
-    assert time.monotonic() - begun >= 1.0
+    started = time.monotonic()
+    usage = client.usage(snap, samples=2, interval=1.0)
+    assert time.monotonic() - started >= 1.0
     running = snap.allocations[snap.allocations["client_status"] == "running"]
     tasks = snap.task_states[snap.task_states["alloc_id"].isin(running["alloc_id"])]
-    assert len(found) == 2 * len(tasks)
-    assert found.errors.empty
-    given = snap.resources.dropna(subset=["task"]).set_index(["alloc_id", "task"])["memory_mib"]
-    mine = found.samples.set_index(["alloc_id", "task"])
-    assert (mine["memory_requested_mib"] == given.reindex(mine.index).astype("Float64")).all()
-    assert set(found.samples["sample"]) == {0, 1}
-    assert repr(found).startswith(f"<Usage: {len(found.samples.dropna(subset=['at'])):,} samples of ")
+    assert len(usage) == 2 * len(tasks)
+    assert usage.errors.empty
+    requested = snap.resources.dropna(subset=["task"]).set_index(["alloc_id", "task"])["memory_mib"]
+    mine = usage.samples.set_index(["alloc_id", "task"])
+    assert (mine["memory_requested_mib"] == requested.reindex(mine.index).astype("Float64")).all()
+    assert set(usage.samples["sample"]) == {0, 1}
+    assert repr(usage).startswith(f"<Usage: {len(usage.samples.dropna(subset=['at'])):,} samples of ")
 
 
 def test_some_that_cannot_be_asked_do_not_stop_the_others(cluster: af.sim.Cluster, snap: af.Snapshot) -> None:
@@ -96,16 +96,16 @@ def test_some_that_cannot_be_asked_do_not_stop_the_others(cluster: af.sim.Cluste
     mine = running.loc[running["namespace"] == "default", "alloc_id"].tolist()[:3]
     foreign = running.loc[running["namespace"] != "default", "alloc_id"].tolist()[:1]
     with af.Client(cluster.address, token=cluster.add_token()) as client:
-        found = client.usage(
+        usage = client.usage(
             [*mine, *foreign, "00000000-0000-0000-0000-000000000000", "no id"], samples=2, interval=0
         )
-    assert set(found.samples["alloc_id"]) == set(mine)
-    errors = found.errors.set_index("alloc_id")["error"]
+    assert set(usage.samples["alloc_id"]) == set(mine)
+    errors = usage.errors.set_index("alloc_id")["error"]
     assert len(errors) == 3, "what cannot be read is not asked again in each round"
     assert "Unknown allocation" in errors[foreign[0]]
     assert "alloc not found" in errors["00000000-0000-0000-0000-000000000000"]
     assert "must be a UUID" in errors["no id"]
-    assert "errors for 3 allocations" in repr(found)
+    assert "errors for 3 allocations" in repr(usage)
 
 
 def test_a_node_that_is_lost_between_two_rounds_is_an_error_of_that_round() -> None:
@@ -114,24 +114,37 @@ def test_a_node_that_is_lost_between_two_rounds_is_an_error_of_that_round() -> N
     stats = {"Timestamp": 5, "Tasks": {"t": {"Timestamp": 5, "ResourceUsage": usage}}}
     gone = http(b"No path to node", "404 Not Found", length=15)
     with serving(any_json({**alloc("t"), "ID": identity}), any_json(stats), gone) as server:
-        found = af.Client(server.address).usage([identity], samples=2, interval=0)
+        usage = af.Client(server.address).usage([identity], samples=2, interval=0)
         assert [request.rpartition("/")[2] for request in server.requests] == [identity, "stats", "stats"]
-    assert found.samples["memory_mib"].tolist() == [1.0]
-    assert found.errors["sample"].tolist() == [1]
-    assert "No path to node" in found.errors["error"][0]
+    assert usage.samples["memory_mib"].tolist() == [1.0]
+    assert usage.errors["sample"].tolist() == [1]
+    assert "No path to node" in usage.errors["error"][0]
 
 
 @pytest.mark.parametrize(
-    "odd",
-    [[], {"Tasks": [1]}, {"Tasks": {"t": 5}}, {"Timestamp": "x"}, {"Tasks": {"t": {"Timestamp": 1 << 70}}},
-     {"Tasks": {"t": {"Timestamp": 5, "ResourceUsage": {"CpuStats": {"Measured": ["Percent"], "TotalTicks": {}}}}}}],
-)  # fmt: skip
-def test_an_answer_that_is_not_a_nodes_is_an_error_of_that_allocation(odd: Any) -> None:
+    "answer",
+    [
+        [],
+        {"Tasks": [1]},
+        {"Tasks": {"t": 5}},
+        {"Timestamp": "x"},
+        {"Tasks": {"t": {"Timestamp": 1 << 70}}},
+        {
+            "Tasks": {
+                "t": {
+                    "Timestamp": 5,
+                    "ResourceUsage": {"CpuStats": {"Measured": ["Percent"], "TotalTicks": {}}},
+                }
+            }
+        },
+    ],
+)
+def test_an_answer_that_is_not_a_nodes_is_an_error_of_that_allocation(answer: Any) -> None:
     identity = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"
-    with serving(any_json({**alloc("t"), "ID": identity}), any_json(odd)) as server:
-        found = af.Client(server.address).usage([identity])
-    assert len(found) == 0
-    assert found.errors["alloc_id"].tolist() == [identity]
+    with serving(any_json({**alloc("t"), "ID": identity}), any_json(answer)) as server:
+        usage = af.Client(server.address).usage([identity])
+    assert len(usage) == 0
+    assert usage.errors["alloc_id"].tolist() == [identity]
 
 
 def test_never_more_are_asked_at_a_time_than_workers() -> None:
@@ -150,7 +163,9 @@ def test_never_more_are_asked_at_a_time_than_workers() -> None:
     assert 1 < max(most) <= 3
 
 
-@pytest.mark.parametrize("wrong", [{"samples": 0}, {"workers": 9}, {"every": -1}, {"every": float("nan")}])
+@pytest.mark.parametrize(
+    "wrong", [{"samples": 0}, {"workers": 9}, {"interval": -1}, {"interval": float("nan")}]
+)
 def test_what_cannot_be_asked_is_refused_before_anything_is_sent(
     client: af.Client, wrong: dict[str, Any]
 ) -> None:
@@ -195,11 +210,11 @@ def test_the_plot_draws_those_with_the_least_headroom_first_and_says_what_it_lea
     jobs = [samples({"memory_mib": float(n), "job_id": f"<b>$job{n}\x1b"}) for n in range(30, 130, 3)]
     ax = af.plots.headroom(af.stats.headroom(pd.concat(jobs)))
     ax.figure.canvas.draw()
-    labels = [one.get_text() for one in ax.get_yticklabels()]
+    labels = [label.get_text() for label in ax.get_yticklabels()]
     assert len(labels) == 25
     assert "job129" in labels[0]
     assert "\x1b" not in "".join(labels)
-    assert "9 with more headroom not shown" in ax.get_title(loc="left")
+    assert "9 rows with more headroom not shown" in ax.get_title(loc="left")
     assert ax.get_xlim()[1] > 1.29
     plt.close("all")
 
@@ -209,16 +224,18 @@ def test_too_little_and_too_much_reserved_are_found_where_there_are_enough_sampl
     idle = [{"cpu_mhz": 5.0, "memory_mib": 9.0, "job_id": "idle"}] * 10
     unknown = [{"memory_mib": 9.0, "job_id": "unknown"}] * 10
     few = [{"memory_mib": 99.0, "job_id": "few"}] * 9
-    told = af.findings(snap, usage=pd.concat([samples(*rows) for rows in (tight, idle, unknown, few)]))
-    found = {
-        (one.code, one.severity, one.subject["job_id"]): one for one in told if one.code.startswith("AF7")
+    findings = af.findings(snap, usage=pd.concat([samples(*rows) for rows in (tight, idle, unknown, few)]))
+    by_job = {
+        (finding.code, finding.severity, finding.subject["job_id"]): finding
+        for finding in findings
+        if finding.code.startswith("AF7")
     }
-    assert set(found) == {("AF701", "warning", "web"), ("AF702", "info", "idle")}
+    assert set(by_job) == {("AF701", "warning", "web"), ("AF702", "info", "idle")}
     assert (
         "used up to 95 of 100 MiB reserved (95%), in 10 samples of 1 task"
-        in found["AF701", "warning", "web"].summary
+        in by_job["AF701", "warning", "web"].summary
     )
-    assert not [one for one in af.findings(snap) if one.code.startswith("AF7")]
+    assert not [finding for finding in af.findings(snap) if finding.code.startswith("AF7")]
 
 
 @pytest.fixture(scope="module", params=flatten.VERSIONS)
@@ -238,32 +255,39 @@ def test_the_simulated_measurements_have_the_keys_and_types_of_recorded_ones(
     recorded = flatten.recorded(version, "alloc-stats")[0]
     task = next(iter(recorded["json"]["Tasks"].values()))
     allocs = cluster.state.allocs.values()
-    running = next(one for one in allocs if one.client_status == "running" and one.node.status == "ready")
-    never = next(one for one in allocs if not any(state.started_at for state in one.tasks.values()))
+    running = next(
+        alloc for alloc in allocs if alloc.client_status == "running" and alloc.node.status == "ready"
+    )
+    never = next(alloc for alloc in allocs if not any(state.started_at for state in alloc.tasks.values()))
     url = f"{cluster.address}/v1/client/allocation/{{}}/stats"
     answer = httpx.get(url.format(running.id))
     assert answer.headers["content-type"] == recorded["headers"]["Content-Type"]
     _alike(answer.json(), {**recorded["json"], "Tasks": dict.fromkeys(answer.json()["Tasks"], task)})
-    wanted = {
+    exchanges = {
         e["request"]["path"]: e
         for e in flatten.recorded(version, "client-reads")
         if "/stats" in e["request"]["path"]
     }
-    for path, exchange in wanted.items():
+    for path, exchange in exchanges.items():
         identity = path.split("/")[4]
-        asked = identity if identity == "abc" or identity.startswith("0000") else never.id
-        answer = httpx.get(url.format(asked))
+        target = identity if identity == "abc" or identity.startswith("0000") else never.id
+        answer = httpx.get(url.format(target))
         assert answer.status_code == exchange["status"]
         assert answer.headers["content-type"] == exchange["headers"]["Content-Type"]
         body = answer.json() if answer.status_code == 200 else answer.text
         assert body == exchange.get("json", exchange.get("text"))
 
 
-def _alike(found: Any, wanted: Any) -> None:
-    assert json.dumps(type(found).__name__) == json.dumps(type(wanted).__name__) or None in (found, wanted)
-    if isinstance(found, dict) and "Pids" in found:
-        found, wanted = ({**one, "Pids": next(iter(one["Pids"].values()))} for one in (found, wanted))
-    if isinstance(found, dict):
-        assert found.keys() == wanted.keys()
-        for key in found:
-            _alike(found[key], wanted[key])
+def _alike(answer: Any, expected: Any) -> None:
+    assert json.dumps(type(answer).__name__) == json.dumps(type(expected).__name__) or None in (
+        answer,
+        expected,
+    )
+    if isinstance(answer, dict) and "Pids" in answer:
+        answer, expected = (
+            {**each, "Pids": next(iter(each["Pids"].values()))} for each in (answer, expected)
+        )
+    if isinstance(answer, dict):
+        assert answer.keys() == expected.keys()
+        for key in answer:
+            _alike(answer[key], expected[key])

@@ -62,7 +62,10 @@ def test_a_finding_holds_subject_numbers_times_and_rows(tmp_path: Path) -> None:
     assert (loop.last_at - loop.began_at).total_seconds() == pytest.approx(120)
     assert len(loop.evidence) == 1
     assert loop.evidence_keys == [
-        {"namespace": "default", "job_id": "web", "job_version": 7, "task_group": "app", "slot": "default/web.app[0]", "task": "server"}
+        {
+            "namespace": "default", "job_id": "web", "job_version": 7, "task_group": "app",
+            "slot": "default/web.app[0]", "task": "server",
+        }
     ]  # fmt: skip
 
 
@@ -134,12 +137,12 @@ def test_placement_failures_are_found_with_evaluations() -> None:
 def test_findings_are_shown_without_obeying_the_names_in_them(tmp_path: Path) -> None:
     name = "<script>alert(1)</script>\x1b[31m"
     snap = snapshot(tmp_path, alloc("a", event("Received", 0), *crashes(), JobID=name))
-    findings, whole = af.findings(snap), af.diagnose(snap)
+    findings, diagnosis_of_all = af.findings(snap), af.diagnose(snap)
     assert len(findings) == 1
-    for html in (findings._repr_html_(), whole._repr_html_()):
+    for html in (findings._repr_html_(), diagnosis_of_all._repr_html_()):
         assert "<script>" not in html
         assert "&lt;script&gt;" in html
-    assert "\x1b" not in repr(findings) + repr(whole)
+    assert "\x1b" not in repr(findings) + repr(diagnosis_of_all)
     assert repr(af.findings(snapshot(tmp_path, alloc("calm")))) == "no findings"
 
 

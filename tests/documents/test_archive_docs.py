@@ -1,4 +1,4 @@
-"""What docs/archive.md says to other programs is held to the archive."""
+"""docs/archive.md matches the archive: its SQL views, its columns and its reasons."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from watched import moment
 
 import allocframe as af
-from allocframe.archive import views as _reading
+from allocframe.archive import views
 from allocframe.archive.schema import STORED
 from allocframe.watch.change import Change
 
@@ -20,17 +20,17 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT.parent / "docs" / "archive.md").read_text()
 
 
-def test_the_views_show_each_row_once(tmp_path: Path) -> None:
+def test_the_sql_views_show_each_row_once(tmp_path: Path) -> None:
     folder = shutil.copytree(ROOT / "data" / "archive-1", tmp_path / "archive")
     archive = af.Archive(folder)
     for n in range(2):
-        archive.append(_everything_changed(archive, n))
+        archive.append(_change_everything(archive, n))
     connection = duckdb.connect()
     for name in ("snapshots", "allocations", "task_states", "events"):
         connection.register(f"raw_{name}", deltalake.DeltaTable(folder / name).to_pyarrow_dataset())
-    views = re.findall(r"CREATE VIEW .*?;", PAGE, re.DOTALL)
-    assert len(views) == 3
-    for view in views:
+    statements = re.findall(r"CREATE VIEW .*?;", PAGE, re.DOTALL)
+    assert len(statements) == 3
+    for view in statements:
         connection.execute(view)
     order = "ORDER BY alloc_id, task, modify_index, seq"
     events = connection.sql(f"SELECT alloc_id, details FROM events_once {order}").fetchall()
@@ -41,13 +41,13 @@ def test_the_views_show_each_row_once(tmp_path: Path) -> None:
     assert connection.sql("SELECT count(*) FROM task_states_last").fetchall() == [(3,)]
 
 
-def _everything_changed(archive: af.Archive, n: int) -> Change:
-    """Return a change in which every allocation has a new version."""
+def _change_everything(archive: af.Archive, n: int) -> Change:
+    """Return a change with a new version of every allocation."""
     with archive.snapshot() as snap:
         rows = snap.allocations.assign(modify_index=snap.allocations["modify_index"] + 100 + n)
         return Change(
-            moment(1000 + n), 9, "list", True, rows.iloc[:0], rows, rows.iloc[:0], snap.task_states, snap.events,
-            snap.reschedules, snap.events,
+            moment(1000 + n), 9, "list", True, rows.iloc[:0], rows, rows.iloc[:0], snap.task_states,
+            snap.events, snap.reschedules, snap.events,
         )  # fmt: skip
 
 
@@ -61,4 +61,4 @@ def test_every_column_of_the_archive_s_own_is_described() -> None:
     "reason", ["BEFORE", "OVERFLOW", "UNWATCHED", "NEW_RING", "NOT_KEPT", "NO_END", "UNCOUNTED"]
 )
 def test_every_reason_is_explained(reason: str) -> None:
-    assert f"| {getattr(_reading, reason)}" in PAGE
+    assert f"| {getattr(views, reason)}" in PAGE

@@ -1,4 +1,4 @@
-"""What the documents say is held to the code."""
+"""The manual matches the code: the audit's tests, the statistics, pictures and links."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ AUDIT = (ROOT / "docs" / "audit.md").read_text()
 NODE = re.compile(r"`(tests/[\w/]+\.py::test_\w+)`")
 
 
-def audited(section: str) -> list[list[str]]:
-    """Return the cells of each line of a section's table."""
+def table_rows(section: str) -> list[list[str]]:
+    """Return the cells of each row of a section's table in the audit."""
     body = re.split(r"^## ", AUDIT, flags=re.M)
     lines = next(part for part in body if part.startswith(section)).splitlines()
     table = [line for line in lines if line.startswith("| ")]
@@ -35,35 +35,35 @@ def collected() -> set[str]:
     }
 
 
-def test_each_line_of_the_audit_names_tests_and_they_are_there(collected: set[str]) -> None:
-    lines = [line for section in ("Promises", "Faults", "Protections") for line in audited(section)]
+def test_each_row_of_the_audit_names_existing_tests(collected: set[str]) -> None:
+    lines = [line for section in ("Promises", "Faults", "Protections") for line in table_rows(section)]
     assert len(lines) > 80
-    for *_, shown in lines:
-        named = NODE.findall(shown)
-        assert ", ".join(f"`{node}`" for node in named) == shown, f"something else than tests: {shown}"
-        assert named
-        assert [node for node in named if node not in collected] == []
+    for *_, cell in lines:
+        tests = NODE.findall(cell)
+        assert ", ".join(f"`{node}`" for node in tests) == cell, f"not only tests: {cell}"
+        assert tests
+        assert [node for node in tests if node not in collected] == []
 
 
 def test_the_audit_has_each_promise_and_each_fault_once() -> None:
-    assert [line[0] for line in audited("Promises")] == [str(number) for number in range(1, 8)]
-    assert [line[0] for line in audited("Faults")] == [str(number) for number in range(1, 59)]
+    assert [line[0] for line in table_rows("Promises")] == [str(number) for number in range(1, 8)]
+    assert [line[0] for line in table_rows("Faults")] == [str(number) for number in range(1, 59)]
 
 
-def test_every_test_that_is_named_after_a_fault_is_in_its_line() -> None:
-    shown = {line[0]: line[-1] for line in audited("Faults")}
+def test_every_test_named_after_a_fault_is_in_its_row() -> None:
+    tests = {line[0]: line[-1] for line in table_rows("Faults")}
     for file in (ROOT / "tests").rglob("test_*.py"):
         for row, name in re.findall(r"^def (?=test_row_(\d+)_)(\w+)", file.read_text(), re.M):
-            assert f"::{name}`" in shown[row], f"{name} is not in line {row}"
+            assert f"::{name}`" in tests[row], f"{name} is not in row {row}"
 
 
-def test_every_statistic_and_plot_is_in_the_documents() -> None:
+def test_every_statistic_and_plot_is_in_the_manual() -> None:
     page = (ROOT / "docs" / "statistics.md").read_text()
     missing = [name for module in (af.stats, af.plots) for name in module.__all__ if f"{name}" not in page]
     assert [name for name in missing if name != "vocabulary"] == []
 
 
-def test_every_picture_and_link_of_the_documents_is_there() -> None:
+def test_every_picture_and_link_target_exists() -> None:
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"

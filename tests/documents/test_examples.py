@@ -21,45 +21,45 @@ OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 def modules() -> Iterator[Any]:
     yield af
-    for found in pkgutil.walk_packages(af.__path__, "allocframe."):
-        yield importlib.import_module(found.name)
+    for info in pkgutil.walk_packages(af.__path__, "allocframe."):
+        yield importlib.import_module(info.name)
 
 
 class Finder(doctest.DocTestFinder):
     """Finds the examples of decorated functions, too."""
 
-    def _from_module(self, module: Any, thing: Any) -> bool:
-        unwrapped = inspect.unwrap(thing) if inspect.isfunction(thing) else thing
-        own = super()._from_module(module, thing) or super()._from_module(module, unwrapped)  # type: ignore[misc]
+    def _from_module(self, module: Any, value: Any) -> bool:
+        unwrapped = inspect.unwrap(value) if inspect.isfunction(value) else value
+        own = super()._from_module(module, value) or super()._from_module(module, unwrapped)  # type: ignore[misc]
         return bool(own)
 
 
 def examples() -> list[doctest.DocTest]:
     finder = Finder(exclude_empty=True)
-    found = [test for module in modules() for test in finder.find(module)]
-    in_spark = "allocframe.spark."  # tests/test_spark.py, which has a session, runs its examples
-    return [test for test in found if test.examples and not test.name.startswith(in_spark)]
+    tests = [test for module in modules() for test in finder.find(module)]
+    in_spark = "allocframe.spark."  # tests/test_spark.py has a session and runs its examples
+    return [test for test in tests if test.examples and not test.name.startswith(in_spark)]
 
 
 @pytest.fixture(scope="module")
 def calm() -> Iterator[af.sim.Cluster]:
     """A cluster for the examples that change something."""
-    with af.sim.Cluster("calm", allocations=30, seed=1) as made:
-        yield made
+    with af.sim.Cluster("calm", allocations=30, seed=1) as cluster:
+        yield cluster
 
 
 @pytest.fixture
 def aio(calm: af.sim.Cluster, no_running_loop: None) -> Iterator[af.AsyncClient]:
-    made = af.AsyncClient(calm.address, token=calm.token)
-    yield made
-    asyncio.run(made.close())
+    client = af.AsyncClient(calm.address, token=calm.token)
+    yield client
+    asyncio.run(client.close())
 
 
 @pytest.fixture(scope="module")
 def running(calm: af.sim.Cluster) -> list[str]:
     with af.Client(calm.address, token=calm.token) as client:
-        found = client.snapshot(namespace="*", filter='ClientStatus == "running"')
-    return list(found.filter(job_type="service").allocations["alloc_id"])
+        snap = client.snapshot(namespace="*", filter='ClientStatus == "running"')
+    return list(snap.filter(job_type="service").allocations["alloc_id"])
 
 
 @pytest.mark.parametrize("example", examples(), ids=lambda example: example.name)
@@ -87,9 +87,9 @@ def test_the_example_runs(
         "change": change,
         "archive": archive,
     }
-    said: list[str] = []
-    doctest.DocTestRunner(optionflags=OPTIONS).run(example, out=said.append)
-    assert not said, "".join(said)
+    failures: list[str] = []
+    doctest.DocTestRunner(optionflags=OPTIONS).run(example, out=failures.append)
+    assert not failures, "".join(failures)
 
 
 def public() -> Iterator[tuple[str, Any]]:
@@ -112,11 +112,11 @@ def public() -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize(("name", "thing"), list(public()), ids=[name for name, _ in public()])
-def test_a_public_function_shows_an_example(name: str, thing: Any) -> None:
+def test_a_public_function_has_an_example(name: str, thing: Any) -> None:
     assert ">>>" in (thing.__doc__ or ""), f"{name} has no example"
 
 
-def test_the_examples_of_all_public_functions_are_among_those_that_run() -> None:
+def test_the_examples_of_all_public_functions_are_run() -> None:
     run = {example.name for example in examples()}
     missing = [
         name

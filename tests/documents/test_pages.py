@@ -1,7 +1,8 @@
-"""Every block of Python and every command of the documents runs, on a simulated cluster, and prints what the page shows.
+"""Python blocks and commands of the pages run on a simulated cluster and print what the page shows.
 
-A ``text`` block that follows is what a block prints, ``...`` for what varies. A block after ``<!-- not run: why -->`` is left out.
-The pages tell of one day; their dates are moved to the day on which the story of the simulated cluster ends.
+A ``text`` block after a block is its output, with ``...`` for what varies. A block after ``<!-- not run:
+reason -->`` is not run. The pages describe one day: their dates are moved to the day on which the simulated
+story ends.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-TOLD = pd.Timestamp("2026-11-24 16:10", tz="UTC")
-"""The end of the story that the pages tell."""
+PAGE_END = pd.Timestamp("2026-11-24 16:10", tz="UTC")
+"""The end of the story on the pages."""
 
-ENDED = (pd.Timestamp.now("UTC") - pd.Timedelta("16h10min")).normalize() + pd.Timedelta("16h10min")
+STORY_END = (pd.Timestamp.now("UTC") - pd.Timedelta("16h10min")).normalize() + pd.Timedelta("16h10min")
 VARIABLES = set(re.findall(r"\bNOMAD_[A-Z_]+", (ROOT / "allocframe" / "nomad" / "config.py").read_text()))
 VARIABLES |= {"ALLOCFRAME_AUDIT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
 FENCE = re.compile(
@@ -49,7 +50,7 @@ FENCE = re.compile(
 )
 
 OTHERS = ("hcl", "ini", "nginx", "sql", "toml", "{eval-rst}", "{literalinclude} spark_job.py", "{toctree}")
-"""What is neither Python nor commands; tests/archive runs the SQL."""
+"""Blocks that are neither Python nor commands. test_archive_docs.py runs the SQL."""
 
 NOT_RUN = {
     "docs/access.md": ["asks a person", "needs the Nomad CLI and a management token"],
@@ -58,75 +59,77 @@ NOT_RUN = {
     "docs/recorder.md": ["it records until it is told to stop; tests/archive/test_recorder.py does so"],
     "docs/proxies.md": ["needs a machine to log in to", "only in a task of Nomad"],
 }
-"""The blocks that do not run, and why."""
+"""The blocks that are not run, and why."""
 
 
 @dataclass
 class Block:
-    where: str
+    page: str
     line: int
     language: str
     code: str
-    why: str | None
+    reason: str | None
+    """Why it is not run."""
     output: str = ""
 
 
 def blocks(page: Path) -> list[Block]:
-    text, found = page.read_text(), []
+    text, result = page.read_text(), list[Block]()
     for match in FENCE.finditer(text):
         line = text.count("\n", 0, match.start("code")) + 1
         block = Block(str(page.relative_to(ROOT)), line, match["language"], match["code"], match["why"])
-        if block.language == "text" and found and found[-1].language in ("python", "sh"):
-            found[-1].output = block.code
-        found.append(block)
-    return [block for block in found if block.language in ("python", "sh")]
+        if block.language == "text" and result and result[-1].language in ("python", "sh"):
+            result[-1].output = block.code
+        result.append(block)
+    return [block for block in result if block.language in ("python", "sh")]
 
 
-def moved(code: str) -> str:
+def move_dates(code: str) -> str:
     """Move the dates of a page to the day of the simulated cluster."""
-    shift = ENDED - TOLD
+    shift = STORY_END - PAGE_END
     return re.sub(r"\b2026-\d\d-\d\d\b", lambda day: f"{pd.Timestamp(day[0]) + shift:%Y-%m-%d}", code)
 
 
 @pytest.fixture(scope="module")
 def story() -> Iterator[af.sim.Cluster]:
-    with af.sim.Cluster("mixed", allocations=120, seed=5, now_ns=ENDED.value) as made:
-        yield made
+    with af.sim.Cluster("mixed", allocations=120, seed=5, now_ns=STORY_END.value) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="module")
 def evidence(story: af.sim.Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What pages take for granted in the folder: saved evidence, an archive, and the files of TLS."""
+    """A folder with the files that pages use: saved evidence, an archive, and TLS files."""
     folder = tmp_path_factory.mktemp("pages")
     with af.Client(story.address, token=story.token) as client, client.snapshot(namespace="*") as snap:
         shutil.copy(snap.save(folder / "outage.allocframe"), folder / "monday.allocframe")
-        archive, none = af.Archive(folder / "nomad-archive"), snap.allocations.iloc[:0]
-        for minutes, new in ((130, snap.allocations), (0, none)):
-            at, index = ENDED - pd.Timedelta(minutes=minutes), snap.info["index_last"]
+        archive, empty = af.Archive(folder / "nomad-archive"), snap.allocations.iloc[:0]
+        for minutes, added in ((130, snap.allocations), (0, empty)):
+            at, index = STORY_END - pd.Timedelta(minutes=minutes), snap.info["index_last"]
             archive.append(
                 Change(
-                    at=at, index=index, source="list", full=True, added=new, changed=none, removed=none, task_states=snap.task_states,
-                    events=snap.events, reschedules=snap.reschedules, new_events=snap.events,
+                    at=at, index=index, source="list", full=True, added=added, changed=empty, removed=empty,
+                    task_states=snap.task_states, events=snap.events, reschedules=snap.reschedules,
+                    new_events=snap.events,
                 )
             )  # fmt: skip
     tables = (f'[{name}]\naddress = "{story.address}"\ntoken_env = "NOMAD_TOKEN"\n' for name in ("eu", "us"))
     (folder / "clusters.toml").write_text('region = "global"\n'.join(tables))
     authority = trustme.CA()
-    mine = authority.issue_cert("client.global.nomad")
+    certificate = authority.issue_cert("client.global.nomad")
     authority.cert_pem.write_to_path(folder / "nomad-agent-ca.pem")
-    mine.cert_chain_pems[0].write_to_path(folder / "global-cli-nomad.pem")
-    mine.private_key_pem.write_to_path(folder / "global-cli-nomad-key.pem")
+    certificate.cert_chain_pems[0].write_to_path(folder / "global-cli-nomad.pem")
+    certificate.private_key_pem.write_to_path(folder / "global-cli-nomad-key.pem")
     return folder
 
 
 @pytest.fixture
 def folder(evidence: Path, story: af.sim.Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    made = shutil.copytree(evidence, tmp_path / "work")
-    monkeypatch.chdir(made)
+    copy = shutil.copytree(evidence, tmp_path / "work")
+    monkeypatch.chdir(copy)
     monkeypatch.setenv("NOMAD_ADDR", story.address)
     monkeypatch.setenv("NOMAD_TOKEN", story.token)
     monkeypatch.setenv("MPLBACKEND", "agg")
-    return made
+    return copy
 
 
 @pytest.mark.usefixtures("no_running_loop")
@@ -141,62 +144,62 @@ def test_every_block_of_the_page_runs_and_prints_what_the_page_shows(page: Path,
         running = snap.allocations.query("job_id == 'web-frontend' and client_status == 'running'")
         space = {"af": af, "client": client, "snap": snap, "alloc_id": running["alloc_id"].iloc[-1]}
         for block in blocks(page):
-            if block.why is None:
+            if block.reason is None:
                 run = _python if block.language == "python" else _shell
                 printed = run(block, space, after.callback)
-                if block.output and not _like(block.output, printed):
-                    pytest.fail(f"{block.where}:{block.line} prints\n{printed}")
+                if block.output and not _matches(block.output, printed):
+                    pytest.fail(f"{block.page}:{block.line} prints\n{printed}")
 
 
 def _python(block: Block, space: dict[str, Any], after: Callable[..., Any]) -> str:
-    """Run a block as a cell of a notebook; return what it prints and shows."""
-    tree = ast.parse("\n" * (block.line - 1) + moved(block.code), block.where)
+    """Run a block like a notebook cell. Return what it prints and shows."""
+    tree = ast.parse("\n" * (block.line - 1) + move_dates(block.code), block.page)
     last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
-        exec(compile(tree, block.where, "exec"), space)
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        exec(compile(tree, block.page, "exec"), space)
         if last is not None:
-            value = eval(compile(ast.Expression(last.value), block.where, "eval"), space)
+            value = eval(compile(ast.Expression(last.value), block.page, "eval"), space)
             if value is not None:
                 print(repr(value))
             if hasattr(value, "close"):
                 after(value.close)
-    return said.getvalue()
+    return output.getvalue()
 
 
 def _shell(block: Block, space: dict[str, Any], after: Callable[..., Any]) -> str:
-    """Run the lines of a block that are ours, and hold the others to what they name."""
-    said = ""
-    for line in moved(block.code).replace("\\\n", " ").splitlines():
+    """Run the commands of allocframe, and check what the other lines name."""
+    output = ""
+    for line in move_dates(block.code).replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         if words[:1] == ["allocframe"]:
-            said += _allocframe(*words[1:])
+            output += _allocframe(*words[1:])
         elif words[:1] == ["make"]:
-            said += _made(words[1], run=bool(block.output))
+            output += _make(words[1], run=bool(block.output))
         elif words[:2] == ["pip", "install"]:
             assert _extras(words[-1]) <= set(_project()["optional-dependencies"]), line
         elif words[:1] == ["export"]:
             assert {word.partition("=")[0] for word in words[1:]} <= VARIABLES, line
         else:
-            assert not words, f"{block.where}: nobody knows how to test {line!r}"
-    return said
+            assert not words, f"{block.page}: this test cannot check {line!r}"
+    return output
 
 
 @functools.cache
 def _allocframe(*arguments: str) -> str:
-    """Run a command; one that is on several pages runs once."""
+    """Run a command. If several pages have it, it runs once."""
     command = [sys.executable, "-W", "error", "-m", "allocframe", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=150)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=150)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
-def _made(target: str, *, run: bool) -> str:
-    """Hold a line of make to the Makefile; where the page shows what it prints, run what it runs of ours."""
+def _make(target: str, *, run: bool) -> str:
+    """Check that the Makefile has the target. With `run`, run its allocframe commands."""
     recipe = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M)
     assert recipe, target
-    ours = re.findall(r"^\t\$\(BIN\)/allocframe (.*)", recipe[1], re.M)
-    return "".join(_allocframe(*shlex.split(line)) for line in ours) if run else ""
+    commands = re.findall(r"^\t\$\(BIN\)/allocframe (.*)", recipe[1], re.M)
+    return "".join(_allocframe(*shlex.split(line)) for line in commands) if run else ""
 
 
 def _project() -> dict[str, Any]:
@@ -204,36 +207,39 @@ def _project() -> dict[str, Any]:
 
 
 def _extras(requirement: str) -> set[str]:
-    named = re.fullmatch(r"(?:\.|allocframe)\[([\w,]+)\]", requirement)
-    assert named, requirement
-    return set(named[1].split(","))
+    match = re.fullmatch(r"(?:\.|allocframe)\[([\w,]+)\]", requirement)
+    assert match, requirement
+    return set(match[1].split(","))
 
 
-def _like(wanted: str, printed: str) -> bool:
-    """Tell whether a page shows what was printed, apart from times of day and how lines are broken."""
-    when = r"\b20\d\d-\d\d-\d\d \d\d:\d\d(:\d\d)?"
-    shown, got = (re.sub(when, "TIME", text) for text in (f"{wanted}\n", printed))
-    return doctest.OutputChecker().check_output(shown, got, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+def _matches(shown: str, printed: str) -> bool:
+    """Return whether a page shows what was printed, apart from times of day and line breaks."""
+    time = r"\b20\d\d-\d\d-\d\d \d\d:\d\d(:\d\d)?"
+    expected, actual = (re.sub(time, "TIME", text) for text in (f"{shown}\n", printed))
+    return doctest.OutputChecker().check_output(
+        expected, actual, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    )
 
 
-def test_every_block_is_of_a_kind_that_is_run_or_known_not_to_be() -> None:
+def test_every_block_has_a_known_language() -> None:
     fences = {fence for page in PAGES for fence in re.findall(r"^ *```[^`\n]+$", page.read_text(), re.M)}
     assert fences == {f"```{kind}" for kind in ("python", "sh", "text", *OTHERS)}
 
 
-def test_the_blocks_that_do_not_run_are_these() -> None:
-    found = {
-        str(page.relative_to(ROOT)): [block.why for block in blocks(page) if block.why] for page in PAGES
+def test_only_these_blocks_are_not_run() -> None:
+    reasons = {
+        str(page.relative_to(ROOT)): [block.reason for block in blocks(page) if block.reason]
+        for page in PAGES
     }
-    assert {page: why for page, why in found.items() if why} == NOT_RUN
+    assert {page: of_page for page, of_page in reasons.items() if of_page} == NOT_RUN
 
 
-def inline() -> list[str]:
+def inline_commands() -> list[str]:
     return sorted({line for page in PAGES for line in re.findall(r"`(allocframe [^`]+)`", page.read_text())})
 
 
-@pytest.mark.parametrize("line", inline())
-def test_a_command_within_a_sentence_is_one_that_exists(line: str) -> None:
+@pytest.mark.parametrize("line", inline_commands())
+def test_a_command_in_a_sentence_exists(line: str) -> None:
     command, words = get_command(allocframe.cli.app), shlex.split(line)[1:]
     while words and words[0] in getattr(command, "commands", {}):
         command = command.commands[words.pop(0)]  # type: ignore[attr-defined]

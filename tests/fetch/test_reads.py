@@ -36,7 +36,7 @@ def test_scan_filter_read_gives_the_same_events_as_a_whole_fetch(client: af.Clie
     pd.testing.assert_frame_equal(details.task_states, whole.task_states)
     assert told[-1] == (len(chosen), len(chosen))
     assert details.info["complete"] is True
-    assert "every allocation that was asked for is here" in repr(details)
+    assert "complete: all requested allocations were fetched" in repr(details)
     placed = details.sql("SELECT count(DISTINCT alloc_id) AS n FROM placement")
     assert placed["n"][0] == len(chosen)
 
@@ -74,7 +74,7 @@ def test_row_21_those_that_are_gone_are_told_and_the_others_are_there(client: af
         ids = c.snapshot(namespace="*", task_states=False).allocations["alloc_id"].tolist()
         for identity in ids[3:6]:
             del cluster.state.allocs[identity]
-        read = c.read(ids)
+        read = c.allocations(ids)
     assert len(read) == len(ids) - 3
     assert read.info["complete"] is False
     assert read.info["gone"] == ids[3:6]
@@ -120,7 +120,7 @@ def test_a_server_that_is_lost_on_the_way_is_not_asked_for_all_the_rest() -> Non
         assert len(server.requests) < 2 * len(IDS)  # of three times as many
     assert len(read) == 5
     assert len(read.info["failed"]) == 25
-    assert "not asked for" in read.info["failed"][IDS[29]]
+    assert "10 reads in a row had failed" in read.info["failed"][IDS[29]]
 
 
 @pytest.mark.usefixtures("_no_pauses")
@@ -150,7 +150,7 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize("call", ["read", "usage"])
+@pytest.mark.parametrize("call", ["allocations", "usage"])
 def test_ctrl_c_ends_reads_at_once_and_leaves_no_thread(call: str) -> None:
     reached = threading.Event()
 

@@ -85,7 +85,7 @@ def test_what_was_fetched_stays_where_its_use_failed_and_the_next_call_asks_for_
         raise Broken
     with client.snapshot(namespace="*", resume=folder) as again:
         same_tables(again, client.snapshot(namespace="*"))
-        assert "nothing was fetched anew" in repr(again)
+        assert "no page had to be fetched again" in repr(again)
         assert again.info["index_last"] == index
 
 
@@ -150,7 +150,7 @@ def test_pages_of_before_the_server_was_restored_are_not_mixed_with_later_ones(t
 
 def test_a_folder_of_something_else_is_left_alone(client: af.Client, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(af.ConfigError, match="something else"):
+    with pytest.raises(af.ConfigError, match="holds no interrupted fetch"):
         client.snapshot(namespace="*", resume=tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 

@@ -11,7 +11,7 @@ import pandas as pd
 from stories import NOW
 
 import allocframe as af
-from allocframe.archive.checkpoint import caught_up
+from allocframe.archive.checkpoint import changes_since
 from allocframe.sim.cluster.engine import Engine
 from allocframe.sim.cluster.jobs import HOUR, MINUTE, Outcome, Run
 from allocframe.sim.scenarios import run_story
@@ -67,7 +67,7 @@ def recorded(
             continue
         seen = look(engine, folder)
         gap = Gap(changes[-1].at, seen.at, REASON) if hour == blind[1] else None
-        changes.append(replace(caught_up(seen, known, changes[-1].at), gap=gap))
+        changes.append(replace(changes_since(seen, known, changes[-1].at), gap=gap))
         known = seen.added
     archive = af.Archive(folder / "archive")
     archive.append(changes, recorder="tests")

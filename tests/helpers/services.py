@@ -1,4 +1,4 @@
-"""Allocations of a simulated cluster to act upon."""
+"""Allocations of a simulated cluster for tests that act on them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from allocframe.sim.cluster.alloc import Alloc
 def services(cluster: sim.Cluster) -> list[Alloc]:
     """Return the running allocations of services with two tasks."""
     return [
-        a
-        for a in cluster.state.allocs.values()
-        if a.job.kind == "service" and len(a.tasks) == 2 and a.client_status == "running"
+        alloc
+        for alloc in cluster.state.allocs.values()
+        if alloc.job.kind == "service" and len(alloc.tasks) == 2 and alloc.client_status == "running"
     ]

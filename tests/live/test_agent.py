@@ -1,4 +1,4 @@
-"""Against a real agent: the one of NOMAD_ADDR, or a development agent of the `nomad` program on PATH."""
+"""Tests with a real agent: that of NOMAD_ADDR, or a development agent of the `nomad` program on PATH."""
 
 from __future__ import annotations
 
@@ -82,28 +82,30 @@ def _agent(folder: Path) -> Iterator[str]:
         agent = subprocess.Popen(["nomad", "agent", "-dev", "-config", str(config)], stdout=log, stderr=log)
     address = f"http://127.0.0.1:{ports[0]}"
     try:
-        _until(lambda: _call(address, "/v1/nodes"))
+        _wait_until(lambda: _call(address, "/v1/nodes"))
         for job in (
             _job("web", "service", 2, ["/bin/sleep", "9999"]),
             _job("ok", "batch", 30, ["/bin/true"]),
         ):
             _call(address, "/v1/jobs", job)
         _call(address, "/v1/jobs", _job("crash", "service", 1, ["/bin/sh", "-c", "exit 7"]))
-        _until(lambda: sum(r["ClientStatus"] == "complete" for r in _call(address, "/v1/allocations")) >= 30)
-        _until(lambda: any(r["ClientStatus"] == "failed" for r in _call(address, "/v1/allocations")))
+        _wait_until(
+            lambda: sum(r["ClientStatus"] == "complete" for r in _call(address, "/v1/allocations")) >= 30
+        )
+        _wait_until(lambda: any(r["ClientStatus"] == "failed" for r in _call(address, "/v1/allocations")))
         yield address
     finally:
         agent.terminate()
         agent.wait(30)
 
 
-def _until(reached: Any) -> None:
+def _wait_until(condition: Any) -> None:
     for _ in range(300):
         with contextlib.suppress(OSError):
-            if reached():
+            if condition():
                 return
         time.sleep(0.2)
-    raise AssertionError("the agent did not get there in a minute")
+    raise AssertionError("the agent did not do it within a minute")
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +117,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[af.Client]:
         yield stack.enter_context(af.Client(address))
 
 
-def test_a_real_cluster_gives_row_for_row_what_plain_loops_give(client: af.Client, tmp_path: Path) -> None:
+def test_a_real_cluster_gives_the_same_rows_as_plain_loops(client: af.Client, tmp_path: Path) -> None:
     snap = client.snapshot(namespace="*", progress=False)
     raw: dict[str, Any] = {}
     for page in snap._capture.pages:
@@ -125,20 +127,19 @@ def test_a_real_cluster_gives_row_for_row_what_plain_loops_give(client: af.Clien
     assert set(snap.allocations["alloc_id"]) == set(raw)
     assert len(snap.task_states) == len(task_rows(list(raw.values())))
     expected = event_rows(list(raw.values()))
-    found = snap.events.set_index(["alloc_id", "task", "seq"])
-    assert len(found) == len(expected)
+    events = snap.events.set_index(["alloc_id", "task", "seq"])
+    assert len(events) == len(expected)
     for key, event in expected.items():
-        assert found.loc[key, "time"].value == event["time"]
-        assert found.loc[key, "type"] == event["type"]
+        assert events.loc[key, "time"].value == event["time"]
+        assert events.loc[key, "type"] == event["type"]
     assert snap.issues.empty
     assert snap.info["version"]
 
 
-def test_small_pages_find_what_one_page_finds(client: af.Client) -> None:
-    whole = set(client.snapshot(namespace="*", progress=False, task_states=False).allocations["alloc_id"])
+def test_small_pages_give_the_same_allocations_as_one_page(client: af.Client) -> None:
+    expected = set(client.snapshot(namespace="*", progress=False, task_states=False).allocations["alloc_id"])
     paged = client.snapshot(namespace="*", per_page=3, workers=8, progress=False, task_states=False)
-    assert whole <= set(paged.allocations["alloc_id"]) | whole
-    assert len(whole - set(paged.allocations["alloc_id"])) == 0
+    assert len(expected - set(paged.allocations["alloc_id"])) == 0
     assert paged.info["paging"] == "by ID prefix"
 
 
@@ -159,16 +160,16 @@ def test_errors_are_the_real_ones(client: af.Client) -> None:
 
 @pytest.fixture
 def web(client: af.Client) -> str:
-    """A running allocation of the agent that these tests have started; nobody's cluster is acted upon."""
+    """A running allocation of an agent that these tests have started. Other clusters are not changed."""
     if os.environ.get("NOMAD_ADDR"):
         pytest.skip("would stop and restart allocations of the cluster of NOMAD_ADDR")
-    _until(lambda: len(_running(client)) == 2)
+    _wait_until(lambda: len(_running(client)) == 2)
     return _running(client)[0]
 
 
 def _running(client: af.Client) -> list[str]:
-    wanted = 'JobID == "web" and ClientStatus == "running" and DesiredStatus == "run"'
-    return client.snapshot(filter=wanted, progress=False).allocations["alloc_id"].tolist()
+    expression = 'JobID == "web" and ClientStatus == "running" and DesiredStatus == "run"'
+    return client.snapshot(filter=expression, progress=False).allocations["alloc_id"].tolist()
 
 
 def _loop(name: str, restarts: int) -> dict[str, Any]:
@@ -189,61 +190,62 @@ def test_a_task_that_restarts_thirty_times_is_archived_with_all_of_its_events(
     thread = threading.Thread(target=recorder.run, args=(stop,))
     thread.start()
     try:
-        _until(lambda: recorder.counts.commits)
+        _wait_until(lambda: recorder.counts.commits)
         _call(client._session.config.address, "/v1/jobs", _loop("thirty", 30))
-        _until(lambda: (archive.events(job_id="thirty")["type"] == "Not Restarting").any())
+        _wait_until(lambda: (archive.events(job_id="thirty")["type"] == "Not Restarting").any())
     finally:
         stop.set()
         thread.join(60)
     assert recorder.watch is not None
     assert recorder.watch.mode == "stream"
-    counted = archive.events(job_id="thirty")["type"].value_counts()
-    assert (counted["Restarting"], counted["Started"], counted["Terminated"], counted["Received"]) == (
+    counts = archive.events(job_id="thirty")["type"].value_counts()
+    assert (counts["Restarting"], counts["Started"], counts["Terminated"], counts["Received"]) == (
         30,
         31,
         31,
         1,
     )
     assert archive.events(job_id="thirty").duplicated(["alloc_id", "task", "time", "type"]).sum() == 0
-    covered = archive.coverage().set_index("job_id").loc["thirty"]
-    assert bool(covered["complete"])
+    coverage = archive.coverage().set_index("job_id").loc["thirty"]
+    assert bool(coverage["complete"])
     assert len(client.snapshot(filter='JobID == "thirty"', progress=False).events) == 10, (
         "Nomad itself has ten"
     )
 
 
-def test_a_watched_real_cluster_is_what_it_lists(client: af.Client) -> None:
+def test_a_watch_of_a_real_cluster_matches_its_list(client: af.Client) -> None:
     for stream in (True, False):
         with client.watch(namespace="*", stream=stream, wait=1.0) as watch:
             next(watch)
             until = time.monotonic() + 3
             while time.monotonic() < until:
                 watch.poll(0.5)
-            mine, real = watch.snapshot, client.snapshot(namespace="*", progress=False)
-            both = mine.allocations.merge(real.allocations, on=["alloc_id", "modify_index"])
-            assert len(both) >= len(real) - 3, "but for what has changed meanwhile"
+            watched, listed = watch.snapshot, client.snapshot(namespace="*", progress=False)
+            both = watched.allocations.merge(listed.allocations, on=["alloc_id", "modify_index"])
+            assert len(both) >= len(listed) - 3, "a few may have changed meanwhile"
             assert (both["job_version_x"] == both["job_version_y"]).all()
             shared = set(both["alloc_id"])
-            left, right = (snap.events[snap.events["alloc_id"].isin(shared)] for snap in (mine, real))
+            left, right = (snap.events[snap.events["alloc_id"].isin(shared)] for snap in (watched, listed))
             assert left["details"].tolist() == right["details"].tolist()
 
 
 def test_the_log_of_a_real_task_is_read_around_a_time_across_its_rotated_files(client: af.Client) -> None:
     if os.environ.get("NOMAD_ADDR"):
         pytest.skip("would start a job in the cluster of NOMAD_ADDR")
-    seconds = "n=0; while [ $n -lt 50000 ]; do printf '17955%05d000 line %050d\\n' $n $n; n=$((n+1)); done; echo done >&2; sleep 9999"
-    job = _job("writes", "service", 1, ["/bin/sh", "-c", seconds])
+    loop = "while [ $n -lt 50000 ]; do printf '17955%05d000 line %050d\\n' $n $n; n=$((n+1)); done"
+    script = f"n=0; {loop}; echo done >&2; sleep 9999"
+    job = _job("writes", "service", 1, ["/bin/sh", "-c", script])
     job["Job"]["TaskGroups"][0]["Tasks"][0]["LogConfig"] = {"MaxFiles": 3, "MaxFileSizeMB": 1}
     _call(client._session.config.address, "/v1/jobs", job)
-    wanted = 'JobID == "writes" and ClientStatus == "running"'
-    _until(lambda: len(client.snapshot(filter=wanted, progress=False)))
-    identity = client.snapshot(filter=wanted, progress=False).allocations["alloc_id"][0]
-    _until(lambda: client.logs(identity, "t", stream="stderr").text == "done")
-    found = client.logs(identity, "t", around=pd.Timestamp(1795540000, unit="s"), lines=3)
-    out = found.frame[found.frame["stream"] == "stdout"]
+    expression = 'JobID == "writes" and ClientStatus == "running"'
+    _wait_until(lambda: len(client.snapshot(filter=expression, progress=False)))
+    identity = client.snapshot(filter=expression, progress=False).allocations["alloc_id"][0]
+    _wait_until(lambda: client.logs(identity, "t", stream="stderr").text == "done")
+    logs = client.logs(identity, "t", around=pd.Timestamp(1795540000, unit="s"), lines=3)
+    out = logs.frame[logs.frame["stream"] == "stdout"]
     assert out["line"].str.endswith(("39999", "40000", "40001")).tolist() == [True, True, True]
     assert out["time"].iloc[1].timestamp() == 1795540000
-    assert out["file"].iloc[0] > "t.stdout.0", "the first files are gone"
+    assert out["file"].iloc[0] > "t.stdout.0", "the first files are removed"
     line = out.iloc[1]
     assert _at(client._session.config.address, identity, line["file"], line["offset"]) == line["line"][:9]
     early = client.logs(identity, "t", stream="stdout", around=pd.Timestamp(1795500000, unit="s"))
@@ -257,21 +259,21 @@ def test_the_log_of_a_real_task_is_read_around_a_time_across_its_rotated_files(c
 
 
 def _at(address: str, identity: str, file: str, offset: int) -> str:
-    """Return nine bytes that the node's own file has there."""
+    """Return nine bytes of the log file on the node."""
     path = f"/v1/client/fs/readat/{identity}?path=alloc/logs/{file}&offset={offset}&limit=9"
     with urllib.request.urlopen(address + path, timeout=10) as answer:
         return str(answer.read().decode())
 
 
-def test_what_real_tasks_use_is_sampled(client: af.Client) -> None:
+def test_usage_of_real_tasks_is_sampled(client: af.Client) -> None:
     snap = client.snapshot(namespace="*", progress=False)
-    found = client.usage(snap, samples=2, interval=1.5)
-    assert set(found.samples["alloc_id"]) <= set(snap.allocations["alloc_id"])
-    known = found.samples.dropna(subset=["at"])
-    assert len(known)
-    assert (known["memory_mib"] > 0).any()
-    assert known["memory_requested_mib"].notna().all()
-    table = af.stats.headroom(found.samples, by="job_id")
+    usage = client.usage(snap, samples=2, interval=1.5)
+    assert set(usage.samples["alloc_id"]) <= set(snap.allocations["alloc_id"])
+    measured = usage.samples.dropna(subset=["at"])
+    assert len(measured)
+    assert (measured["memory_mib"] > 0).any()
+    assert measured["memory_requested_mib"].notna().all()
+    table = af.stats.headroom(usage.samples, by="job_id")
     assert (table["memory_headroom"] <= 1).all()
 
 
@@ -280,8 +282,8 @@ def _kinds(client: af.Client, identity: str) -> list[str]:
 
 
 def test_a_command_runs_in_a_real_task(client: af.Client, web: str) -> None:
-    done = client.exec(web, ["/bin/sh", "-c", "echo out; echo err >&2; exit 3"], timeout=60)
-    assert (done.stdout, done.stderr, done.exit_code) == (b"out\n", b"err\n", 3)
+    result = client.exec(web, ["/bin/sh", "-c", "echo out; echo err >&2; exit 3"], timeout=60)
+    assert (result.stdout, result.stderr, result.exit_code) == (b"out\n", b"err\n", 3)
     assert client.exec(web, ["/bin/cat"], stdin="ligne é" * 9000, timeout=60).text == "ligne é" * 9000
     assert client.exec(web, ["/bin/true"], timeout=60).exit_code == 0
     with pytest.raises(af.ExecError, match="could not be started"):
@@ -295,11 +297,11 @@ def test_a_command_runs_in_a_real_task(client: af.Client, web: str) -> None:
         client.exec(ended, ["/bin/true"], timeout=60)
     with pytest.raises(af.ExecError, match="in time"):
         client.exec(web, ["/bin/sleep", "5"], timeout=1)
-    found = client.exec_many(_running(client), ["/bin/uname"], timeout=60)
-    assert found["stdout"].tolist() == ["Linux\n"] * 2
+    results = client.exec_many(_running(client), ["/bin/uname"], timeout=60)
+    assert results["stdout"].tolist() == ["Linux\n"] * 2
 
 
-def test_a_terminal_on_a_real_task_is_one(client: af.Client, web: str) -> None:
+def test_a_terminal_works_on_a_real_task(client: af.Client, web: str) -> None:
     terminal = af.Terminal(client, web)
     page = Page(terminal)
     page.type("stty size; echo $TERM; echo li''gne é\r")
@@ -324,25 +326,25 @@ def test_a_terminal_on_a_real_task_is_one(client: af.Client, web: str) -> None:
 
 
 def _cat_runs(page: Page, word: str) -> None:
-    """Start cat, and wait until it gives a line back: only then does Ctrl-C surely reach it."""
+    """Start cat and wait until it echoes a line. Only then does Ctrl-C certainly reach it."""
     page.type("cat\r")
-    time.sleep(0.5)  # what is typed before it has the terminal is no line to it
+    time.sleep(0.5)  # cat does not get lines typed before it has the terminal
     page.type(f"{word}\r")
     eventually(lambda: page.drawn.count(word.encode()) >= 2, 30)
 
 
-def test_all_tasks_are_restarted_where_the_server_knows_how(client: af.Client, web: str) -> None:
+def test_all_tasks_are_restarted_if_the_server_can(client: af.Client, web: str) -> None:
     if not actions.knows_all_tasks(client.snapshot(progress=False).info["version"]):
         with pytest.raises(af.Unsupported, match=r"1\.3\.4"):
             client.restart(web, all_tasks=True)
     else:
         client.restart(web, all_tasks=True)
-        _until(lambda: "Restart Signaled" in _kinds(client, web))
+        _wait_until(lambda: "Restart Signaled" in _kinds(client, web))
 
 
-def test_a_real_task_is_restarted_and_the_cause_is_known(client: af.Client, web: str) -> None:
+def test_a_real_task_is_restarted_and_its_cause_is_operator(client: af.Client, web: str) -> None:
     client.restart(web)
-    _until(lambda: "Restarting" in _kinds(client, web))
+    _wait_until(lambda: "Restarting" in _kinds(client, web))
     snap = client.snapshot(progress=False)
     events = af.stats.explain_events(snap)
     mine = events[(events["alloc_id"] == web) & (events["type"] == "Restarting")]
@@ -352,9 +354,9 @@ def test_a_real_task_is_restarted_and_the_cause_is_known(client: af.Client, web:
 
 
 def test_a_real_task_gets_a_signal(client: af.Client, web: str) -> None:
-    _until(lambda: client.allocation(web).task_states["state"].tolist() == ["running"])
+    _wait_until(lambda: client.allocation(web).task_states["state"].tolist() == ["running"])
     client.signal(web, "SIGCONT", task="t")
-    _until(lambda: "Signaling" in _kinds(client, web))
+    _wait_until(lambda: "Signaling" in _kinds(client, web))
 
 
 def test_the_panel_restarts_signals_and_stops_a_real_allocation(client: af.Client, web: str) -> None:
@@ -363,32 +365,31 @@ def test_the_panel_restarts_signals_and_stops_a_real_allocation(client: af.Clien
         panel.wait()
         panel.signal.value = "SIGCONT"
         for button in (panel.restart_button, panel.signal_button, panel.stop_button):
-            _until(lambda: client.allocation(web).task_states["state"].tolist() == ["running"])
+            _wait_until(lambda: client.allocation(web).task_states["state"].tolist() == ["running"])
             panel.choose([web])
             panel.wait()
             button.click()
             panel.wait()
             panel.confirm_button.click()
             panel.wait(90)
-            if (
-                panel.log.empty or panel.log["result"].iloc[-1] == "changed"
-            ):  # it moved on just then: asked again
-                _until(lambda: not panel.confirm_button.disabled)
+            # The allocation may have changed just before. Then the panel asks again.
+            if panel.log.empty or panel.log["result"].iloc[-1] == "changed":
+                _wait_until(lambda: not panel.confirm_button.disabled)
                 panel.confirm_button.click()
                 panel.wait(90)
         done = panel.log[panel.log["result"] == "done"]
         assert done["action"].tolist() == ["restart", "signal", "stop"]
-        replaced = done["replacement_id"].iloc[-1]
-        _until(lambda: replaced in _running(client))
+        replacement = done["replacement_id"].iloc[-1]
+        _wait_until(lambda: replacement in _running(client))
     finally:
         panel.close()
 
 
-def test_a_real_allocation_is_stopped_and_replaced_and_told_from_a_drain(client: af.Client, web: str) -> None:
-    done = client.stop(web)
-    _until(lambda: len(_running(client)) == 2 and web not in _running(client))
-    stops = af.stats.explain_stops(client.snapshot(progress=False), client.evaluations()).set_index(
-        "alloc_id"
-    )
-    assert stops.loc[web, "stop_reason"] == "stopped by operator"
-    assert done.eval_id in set(client.evaluations()["eval_id"])
+def test_a_real_allocation_is_stopped_and_replaced_and_not_taken_for_a_drain(
+    client: af.Client, web: str
+) -> None:
+    stopped = client.stop(web)
+    _wait_until(lambda: len(_running(client)) == 2 and web not in _running(client))
+    stops = af.stats.explain_stops(client.snapshot(progress=False), client.evaluations())
+    assert stops.set_index("alloc_id").loc[web, "stop_reason"] == "stopped by operator"
+    assert stopped.eval_id in set(client.evaluations()["eval_id"])

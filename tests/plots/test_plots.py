@@ -17,6 +17,7 @@ from tables import alloc, at, ended, event, restarting, snapshot, started
 
 import allocframe as af
 from allocframe import plots, stats
+from allocframe.plots._style import KIND_STYLES
 
 HOSTILE = "<b>$\\frac{1}{0}$\x1b[31m‮"
 
@@ -37,7 +38,7 @@ def crowd() -> Iterator[af.Snapshot]:
         yield snap
 
 
-def one(folder: Path, **more: Any) -> af.Snapshot:
+def one_task(folder: Path, **more: Any) -> af.Snapshot:
     events = [event("Received", 0), started(10), ended(40, 3), restarting(40), started(55)]
     return snapshot(folder, alloc("a", *events, **more))
 
@@ -59,7 +60,7 @@ def marks(ax: Axes) -> int:
 
 
 def test_a_timeline_of_one_task_has_its_lane_its_mark_and_its_runs(tmp_path: Path) -> None:
-    ax = drawn(plots.timeline(one(tmp_path)))
+    ax = drawn(plots.timeline(one_task(tmp_path)))
     assert lanes(ax) == ["web.app[0] server"]
     assert ax.get_title("left") == "1 disturbance by task"
     assert ax.get_legend().get_texts()[0].get_text() == "failure (1)"
@@ -78,15 +79,15 @@ def test_a_timeline_of_hundreds_of_tasks_is_aggregated_and_says_what_it_leaves_o
 
 def test_a_timeline_can_be_cut_to_a_window_and_drawn_on_given_axes(tmp_path: Path) -> None:
     _, ax = plt.subplots()
-    assert plots.timeline(one(tmp_path), since=at(0), until=at(60), ax=ax) is ax
-    empty = drawn(plots.timeline(one(tmp_path), since=at(50)))
+    assert plots.timeline(one_task(tmp_path), since=at(0), until=at(60), ax=ax) is ax
+    empty = drawn(plots.timeline(one_task(tmp_path), since=at(50)))
     assert empty.texts[0].get_text() == "no failure, restart or loss in this window"
     with pytest.raises(ValueError, match="lanes"):
-        plots.timeline(one(tmp_path), lanes="rack")
+        plots.timeline(one_task(tmp_path), lanes="rack")
 
 
 def test_names_of_the_cluster_are_drawn_as_they_are_and_not_obeyed(tmp_path: Path) -> None:
-    snap = one(tmp_path, JobID=HOSTILE, NodeName=HOSTILE, Name=f"{HOSTILE}.app[0]")
+    snap = one_task(tmp_path, JobID=HOSTILE, NodeName=HOSTILE, Name=f"{HOSTILE}.app[0]")
     for ax in (
         plots.timeline(snap),
         plots.pareto(stats.failure_ranking(snap)),
@@ -99,7 +100,7 @@ def test_names_of_the_cluster_are_drawn_as_they_are_and_not_obeyed(tmp_path: Pat
 def test_a_waterfall_has_a_bar_for_each_run_and_a_mark_for_each_failure(
     tmp_path: Path, crowd: af.Snapshot
 ) -> None:
-    ax = drawn(plots.waterfall(one(tmp_path), "web"))
+    ax = drawn(plots.waterfall(one_task(tmp_path), "web"))
     assert len(ax.patches) == 2
     assert marks(ax) == 1
     many = drawn(plots.waterfall(crowd, "nightly-report"))
@@ -112,7 +113,7 @@ def test_a_waterfall_has_a_bar_for_each_run_and_a_mark_for_each_failure(
 def test_a_heatmap_holds_every_count(crowd: af.Snapshot) -> None:
     table = stats.restarts(crowd, by="job_id", bin="10min")
     ax = drawn(plots.heatmap(table))
-    assert f"{table['count'].sum():,} in all" in ax.get_title("left")
+    assert f"{table['count'].sum():,} in total" in ax.get_title("left")
     assert len(lanes(ax)) <= 25
     with pytest.raises(ValueError, match="bin="):
         plots.heatmap(stats.restarts(crowd))
@@ -166,3 +167,9 @@ DRAWN = {
 def test_a_calm_snapshot_says_that_there_is_nothing_to_draw(tmp_path: Path, draw: Any) -> None:
     ax = drawn(draw(snapshot(tmp_path, alloc("a", event("Received", 0), started(1)))))
     assert len(ax.texts) == 1
+
+
+def test_every_kind_of_cause_has_its_own_colour_and_mark() -> None:
+    assert set(KIND_STYLES) == set(stats.vocabulary.CAUSE_KINDS.values())
+    colours, marks_of_kinds = zip(*KIND_STYLES.values(), strict=True)
+    assert len(set(colours)) == len(set(marks_of_kinds)) == len(KIND_STYLES)

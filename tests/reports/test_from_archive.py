@@ -1,4 +1,4 @@
-"""Reports from an archive tell of what is gone, of trends, and of what nobody saw."""
+"""Reports from an archive include removed allocations, trends, and what nobody watched."""
 
 from __future__ import annotations
 
@@ -40,31 +40,32 @@ def text(page: Path) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page.read_text()))
 
 
-def test_a_postmortem_tells_of_allocations_that_are_gone(archive: af.Archive, pages: dict[str, Path]) -> None:
-    gone = archive.allocations()
-    gone = gone[
-        gone["gone_at"].notna() & (gone["job_id"] == "checkout").to_numpy() & (gone["job_version"] == 1)
+def test_a_postmortem_includes_allocations_that_were_removed(
+    archive: af.Archive, pages: dict[str, Path]
+) -> None:
+    removed = archive.allocations()
+    removed = removed[
+        removed["gone_at"].notna()
+        & (removed["job_id"] == "checkout").to_numpy()
+        & (removed["job_version"] == 1)
     ]
-    assert len(gone) == 6
+    assert len(removed) == 6
     kills = archive.events(oom_killed=True, until=WINDOW["until"])
-    told = text(pages["postmortem"])
-    assert (
-        f"6 tasks of checkout version 1 ran out of memory and were killed for it, {len(kills)} times in all"
-        in told
-    )
+    report_text = text(pages["postmortem"])
+    assert f"checkout v1: out of memory, {len(kills)} kills in 6 tasks, the last at " in report_text
     assert len(kills) > 6 * 3
-    assert "removed" not in told
+    assert "removed" not in report_text
 
 
-def test_a_postmortem_says_that_its_window_reaches_into_a_time_that_nobody_watched(
+def test_a_postmortem_says_if_nobody_watched_during_part_of_its_window(
     pages: dict[str, Path],
 ) -> None:
-    told = text(pages["postmortem"])
+    report_text = text(pages["postmortem"])
     assert (
-        "Nobody watched from 2026-11-21 22:30 to 2026-11-22 06:30 UTC, 8.0 h in all: what came and went then may be"
-        in told
+        "Nobody watched from 2026-11-21 22:30 to 2026-11-22 06:30 UTC, 8.0 h in all. "
+        "Allocations that came and went" in report_text
     )
-    assert "the disk &lt;b&gt;was&lt;/b&gt; full" in told
+    assert "the disk &lt;b&gt;was&lt;/b&gt; full" in report_text
     assert pages["postmortem"].read_text().count("<img ") == 1
 
 
@@ -100,17 +101,17 @@ def test_a_later_recording_does_not_change_the_postmortem_of_an_earlier_time(
 def test_a_report_on_the_cluster_has_trends_and_says_which_days_are_incomplete(
     pages: dict[str, Path],
 ) -> None:
-    told = text(pages["cluster"])
-    assert "From 2026-11-21 10:30 to 2026-11-24 10:30 UTC" in told
-    assert "in the same time before" in told
-    assert re.search(r"Sat 2026-11-21 .{0,80}1\.5 h unwatched", told)
-    assert re.search(r"Sun 2026-11-22 .{0,80}6\.5 h unwatched", told)
-    assert "not over" in told
+    report_text = text(pages["cluster"])
+    assert "From 2026-11-21 10:30 to 2026-11-24 10:30 UTC" in report_text
+    assert "In the period before there were " in report_text
+    assert re.search(r"Sat 2026-11-21 .{0,80}1\.5 h unwatched", report_text)
+    assert re.search(r"Sun 2026-11-22 .{0,80}6\.5 h unwatched", report_text)
+    assert "not over" in report_text
     assert pages["cluster"].read_text().count("<img ") == 4
 
 
 def test_without_an_archive_the_trends_say_how_to_get_one(reports: dict[tuple[str, str], Path]) -> None:
-    assert "Trends need an archive: allocframe record --archive DIR keeps one" in text(
+    assert "Trends need an archive. Record one with allocframe record --archive DIR" in text(
         reports["mixed", "cluster"]
     )
 
@@ -119,31 +120,33 @@ def test_a_redacted_report_from_an_archive_keeps_the_gaps_and_no_name(
     archive: af.Archive, tmp_path: Path
 ) -> None:
     page = af.report(archive, "cluster", output=tmp_path / "r.md", days=3, redact=True, progress=False)
-    told = page.read_text()
+    report_text = page.read_text()
     for name in ("checkout", "payments", "node-001", "was</b>", "10.1.2.3"):
-        assert name not in told
-    assert "Nobody watched from 2026-11-21 22:30 to 2026-11-22 06:30 UTC: what" in told
-    assert "in the same time before" in told
+        assert name not in report_text
+    assert "Nobody watched from 2026-11-21 22:30 to 2026-11-22 06:30 UTC: allocations" in report_text
+    assert "In the period before there were " in report_text
 
 
 @pytest.mark.parametrize(
-    ("kind", "asked", "said"),
+    ("kind", "settings", "message"),
     [
         ("postmortem", {}, "needs since, such as"),
-        ("postmortem", {"since": "2026-11-30"}, r"is after until .* the snapshot covers .* to 2026-11-24 10:30"),
-        ("postmortem", {"since": "2026-11-01", "until": "2026-11-02"}, "holds nothing seen by .* it begins at 2026-11-18T10:30"),
+        ("postmortem", {"since": "2026-11-30"},
+         r"must be before until, got .* the snapshot covers .* to 2026-11-24 10:30"),
+        ("postmortem", {"since": "2026-11-01", "until": "2026-11-02"},
+         "has no observation before .* It begins at 2026-11-18T10:30"),
         ("postmortem", {"since": "2026-11-21T23:00:10", "until": "2026-11-21T23:00:11"},
-         "there is no task event .*; Nobody watched from 2026-11-21 23:00"),
-        ("postmortem", {"since": "2026-11-21", "days": 3}, "days are those of a report on the cluster"),
+         r"there is no task event .*\. Nobody watched from 2026-11-21 23:00"),
+        ("postmortem", {"since": "2026-11-21", "days": 3}, "days is for a cluster report from an archive"),
         ("cluster", {"since": "2026-11-21"}, "leave out since and until"),
         ("cluster", {"days": 0}, "days must be a whole number from 1"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_told_is_told(
-    archive: af.Archive, tmp_path: Path, kind: str, asked: dict[str, str], said: str
+def test_settings_that_cannot_be_used_are_errors_that_say_why(
+    archive: af.Archive, tmp_path: Path, kind: str, settings: dict[str, str], message: str
 ) -> None:
-    with pytest.raises(af.ConfigError, match=said):
-        af.report(archive, kind, output=tmp_path / "a.html", progress=False, **asked)
+    with pytest.raises(af.ConfigError, match=message):
+        af.report(archive, kind, output=tmp_path / "a.html", progress=False, **settings)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -179,5 +182,5 @@ def test_days_and_changes_of_rate_are_those_of_the_events(archive: af.Archive) -
 def test_of_a_live_snapshot_no_day_is_complete(snap: af.Snapshot) -> None:
     days = af.stats.daily(snap)
     assert not days["complete"].any()
-    assert set(days["lacks"]) == {"no archive: what Nomad has forgotten is not here"}
+    assert set(days["lacks"]) == {"no archive: Nomad has forgotten older events"}
     assert days["watched"].isna().all()

@@ -1,4 +1,4 @@
-"""``allocframe demo --lab``: JupyterLab on copies of the notebooks, its kernels with the simulated cluster, and a clean end."""
+"""``allocframe demo --lab`` opens copies of the notebooks on the simulated cluster, and ends cleanly."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def test_lab_serves_the_notebooks_to_kernels_that_find_the_cluster_and_ends_on_c
     ) as lab:
         try:
             assert lab.stderr
-            address, token = _where(iter(lab.stderr.readline, ""))
+            address, token = _address_and_token(iter(lab.stderr.readline, ""))
             assert address.startswith("http://127.0.0.1:")
-            listed = _asked(f"{address}api/contents", token)["content"]
-            assert {"01_first_look.ipynb", "04_act.ipynb"} <= {one["name"] for one in listed}
+            entries = _get(f"{address}api/contents", token)["content"]
+            assert {"01_first_look.ipynb", "04_act.ipynb"} <= {entry["name"] for entry in entries}
             assert (tmp_path / "allocframe-notebooks" / "01_first_look.ipynb").read_text() == "mine"
             server = _child(lab.pid)
             settings = dict(
@@ -60,32 +60,32 @@ def test_lab_serves_the_notebooks_to_kernels_that_find_the_cluster_and_ends_on_c
             assert re.fullmatch(r"http://127\.0\.0\.1:\d+", settings["NOMAD_ADDR"])
             assert settings["NOMAD_TOKEN"]
             lab.send_signal(signal.SIGINT)
-            said = lab.stderr.read()
+            output = lab.stderr.read()
             assert lab.wait(30) == 0
-            assert "Traceback" not in said
+            assert "Traceback" not in output
             assert not Path(f"/proc/{server}").exists()
         finally:
             lab.kill()
 
 
-def _where(lines: Any) -> tuple[str, str]:
-    """Return where JupyterLab answers, and the token that it wants, from what it says when it is ready."""
+def _address_and_token(lines: Any) -> tuple[str, str]:
+    """Return the address and token that JupyterLab prints once it is ready."""
     for line in lines:
-        if found := re.search(r"(http://127\.0\.0\.1:\d+/)lab\S*\?token=(\w+)", line):
-            return found[1], found[2]
+        if match := re.search(r"(http://127\.0\.0\.1:\d+/)lab\S*\?token=(\w+)", line):
+            return match[1], match[2]
     raise AssertionError("JupyterLab ended before it was ready")
 
 
-def _asked(url: str, token: str) -> Any:
-    """Ask JupyterLab, which says where it is a moment before it listens."""
+def _get(url: str, token: str) -> Any:
+    """Read from JupyterLab, which prints its address a moment before it listens."""
     request = urllib.request.Request(url, headers={"Authorization": f"token {token}"})
-    until = time.monotonic() + 30
+    deadline = time.monotonic() + 30
     while True:
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 return json.loads(answer.read())
         except urllib.error.URLError:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
 

@@ -47,7 +47,7 @@ def test_stored_outputs_hold_no_token_host_or_path_and_none_is_missing(name: str
     assert set(stored["metadata"]) == {"kernelspec", "language_info"}
     outputs = json.dumps([cell.get("outputs") for cell in cells])
     shown = re.sub(r'"image/png": "[^"]*"', "", outputs)
-    for found in (
+    for secret in (
         "127.0.0.1",
         "localhost",
         "NOMAD_TOKEN",
@@ -57,7 +57,7 @@ def test_stored_outputs_hold_no_token_host_or_path_and_none_is_missing(name: str
         str(ROOT),
         os.uname().nodename,
     ):
-        assert found not in shown
+        assert secret not in shown
     assert "image/png" in outputs or name == "04_act.ipynb"
     assert [
         cell["id"] for cell in cells if cell["cell_type"] == "code" and cell["execution_count"] is None

@@ -1,7 +1,8 @@
-"""The postmortem names what really happened, and claims no more than the evidence holds."""
+"""The postmortem names what really happened, and claims no more than the evidence shows."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -12,85 +13,100 @@ from tables import alloc, ended, event, restarting, snapshot, started
 import allocframe as af
 from allocframe.sim.scenarios import STORIES, Cause
 
-SAID = {
-    "crash_loop": "task server of {job} exits with code 1, ",
-    "oom": "tasks of {job} ran out of memory and were killed for it",
-    "bad_deploy": "task server of {job} exits with code 78, ",
-    "node_loss": "node {node} was lost at ",
-    "lemon_node": "on node {node} ",
-    "artifact_outage": "failed: they could not fetch their artifact",
-    "restart_storm": "a template was rendered anew and asked for it",
+WORDINGS = {
+    "crash_loop": "{job_v}{place}, task server: crash loop, exit code 1 about ",
+    "oom": "{job_v}{place}: out of memory, ",
+    "bad_deploy": "{job_v}{place}, task server: crash loop, exit code 78 ",
+    "node_loss": "Node {node} was lost at ",
+    "lemon_node": "Node {node}: ",
+    "artifact_outage": ": artifacts could not be fetched.",
+    "restart_storm": "First suspect: a template that was rendered again.",
 }
-"""What the first paragraph says of each kind of injected cause."""
+"""What the summary says of each kind of injected cause."""
 
 
-def text(made: af.Postmortem) -> str:
-    return made.summary.text
+def text(report: af.Postmortem) -> str:
+    return report.summary.text
 
 
-def names(paragraph: str, cause: Cause) -> bool:
+def names(summary: str, cause: Cause) -> bool:
     place = "" if cause.namespace == "default" else f" (namespace {cause.namespace})"
-    job = f"{cause.job_id} version {cause.job_version}{place}"
-    return SAID[cause.kind].format(job=job, node=cause.node_name) in paragraph
+    job_v = f"{cause.job_id} v{cause.job_version}"
+    return WORDINGS[cause.kind].format(job_v=job_v, place=place, node=cause.node_name) in summary
 
 
 @pytest.mark.parametrize(
     ("story", "seed", "version"), [*((story, 3, "2.0.5") for story in STORIES), ("mixed", 8, "1.3.1")]
 )
-def test_the_first_paragraph_names_every_injected_cause_and_no_other(
+def test_the_summary_names_every_injected_cause_and_no_other(
     tmp_path: Path, story: str, seed: int, version: str
 ) -> None:
     truth, snap = captured(tmp_path, story, seed=seed, version=version)
-    made = af.postmortem(snap)
-    assert [cause.kind for cause in truth.causes if not names(text(made), cause)] == []
-    told = [head for head, _ in made.causes.points if head != "Nothing stands out"]
-    assert len(told) == len(truth.causes)
+    report = af.postmortem(snap)
+    assert [cause.kind for cause in truth.causes if not names(text(report), cause)] == []
+    heads = [head for head, _ in report.causes.points if head != "Nothing stands out"]
+    assert len(heads) == len(truth.causes)
+
+
+@pytest.mark.parametrize("story", list(STORIES))
+def test_no_sentence_of_a_postmortem_is_longer_than_25_words(tmp_path: Path, story: str) -> None:
+    report = af.postmortem(captured(tmp_path, story)[1])
+    points = [*report.causes.points, *report.missing.points]
+    blocks = [*report.summary.blocks, *(texts for _, texts in points)]
+    texts = [text for block in blocks for text in ([block] if isinstance(block, str) else block)]
+    sentences = [sentence for text in texts for sentence in re.split(r"(?<=[.;:]) ", text)]
+    assert [sentence for sentence in sentences if len(sentence.split()) > 25] == []
 
 
 def test_a_calm_cluster_has_nothing_that_stands_out(tmp_path: Path) -> None:
-    made = af.postmortem(captured(tmp_path, "calm", allocations=60)[1])
-    assert text(made).startswith("Nothing stands out between 2026-11-24 ")
-    assert [head for head, _ in made.causes.points] == ["Nothing stands out"]
+    report = af.postmortem(captured(tmp_path, "calm", allocations=60)[1])
+    assert text(report).startswith("Nothing stands out between 2026-11-24 ")
+    assert [head for head, _ in report.causes.points] == ["Nothing stands out"]
 
 
-def test_a_paragraph_says_since_when_to_whom_and_what_is_not_known(tmp_path: Path) -> None:
-    said = text(af.postmortem(captured(tmp_path, "bad_deploy")[1]))
-    assert said.startswith("Since 2026-11-24 09:18 UTC, and up to the end of the time looked at, 10:")
-    assert (
-        "In all, 10 of 154 allocations failed, restarted on request or were lost; they belong to 4 of 15 jobs"
-        in said
+def test_a_summary_says_since_when_to_whom_and_what_is_not_known(tmp_path: Path) -> None:
+    report = af.postmortem(captured(tmp_path, "bad_deploy")[1])
+    when, incidents, extent, unknown = report.summary.blocks
+    assert when.startswith(
+        "Since 2026-11-24 09:18 UTC, one thing went wrong, up to the end of the window (10:"
     )
+    assert len(incidents) == 1
+    assert "18 crashes since 09:18; 2 of 2 instances still looping." in incidents[0]
+    assert incidents[0].endswith("First suspect: the change from version 0 to 1.")
     assert (
-        "6 of 6 tasks of version 1 failed, and 0 of 7 of version 0, so the change of version is the first suspect"
-        in said
+        "In all, 10 of 154 allocations failed, restarted on request or were lost. They belong to 4 of 15 jobs"
+        in extent
     )
-    assert "Not known from this evidence: why checkout does so." in said
-    assert "Older events of 6 of 202 tasks are gone, so counts are lower bounds." in said
+    assert "6 of 202 tasks have lost older events, so counts are lower bounds." in extent
+    assert unknown == "Not known from this evidence: why checkout crashes."
+    assert "6 of 6 tasks failed. Version 0: 0 of 7." in " ".join(report.causes.points[0][1])
 
 
-def test_a_version_is_no_suspect_where_the_one_before_was_not_seen_to_do_better(tmp_path: Path) -> None:
+def test_a_version_is_no_suspect_if_the_one_before_was_not_seen_to_do_better(tmp_path: Path) -> None:
     crashes = [
-        one for n in (1, 2, 3, 4) for one in (started(n * 60), ended(n * 60 + 5, 3), restarting(n * 60 + 5))
+        each
+        for minute in (1, 2, 3, 4)
+        for each in (started(minute * 60), ended(minute * 60 + 5, 3), restarting(minute * 60 + 5))
     ]
-    made = af.postmortem(snapshot(tmp_path, alloc("a", event("Received", 0), *crashes, JobVersion=7)))
-    assert "exits with code 3" in text(made)
-    assert "suspect" not in text(made)
-    assert "The evidence names no cause beyond this." in repr(made.causes)
+    report = af.postmortem(snapshot(tmp_path, alloc("a", event("Received", 0), *crashes, JobVersion=7)))
+    assert "crash loop, exit code 3 about" in text(report)
+    assert "suspect" not in text(report)
+    assert "The evidence names no cause beyond this." in repr(report.causes)
 
 
 def test_a_kill_that_the_driver_does_not_explain_is_only_perhaps_for_memory(tmp_path: Path) -> None:
     killed = [event("Received", 0), started(1), ended(9, 137, 9), restarting(9)]
-    said = text(af.postmortem(snapshot(tmp_path, alloc("a", *killed))))
-    assert "1 task of web version 0 was killed by SIGKILL, 1 time in all" in said
-    assert "perhaps for memory: the driver does not say" in said
-    assert "who killed web version 0" in said
+    summary = text(af.postmortem(snapshot(tmp_path, alloc("a", *killed))))
+    assert "web v0: 1 task killed by SIGKILL 1 time, perhaps out of memory, the last at " in summary
+    assert "The driver does not say why." in summary
+    assert "Not known from this evidence: who killed web version 0." in summary
 
 
 def test_a_window_leaves_out_what_was_over_before_it_and_what_began_after(
     snapshots: dict[str, af.Snapshot],
 ) -> None:
     snap = snapshots["mixed"]
-    assert "was lost" in text(af.postmortem(snap))
+    assert "was lost at" in text(af.postmortem(snap))
     assert "was lost at" not in text(af.postmortem(snap, since="2026-11-24T10:10"))
     before = af.postmortem(snap, until="2026-11-24T09:00+00:00")
     assert text(before).startswith("Nothing stands out")
@@ -99,20 +115,20 @@ def test_a_window_leaves_out_what_was_over_before_it_and_what_began_after(
 
 def test_the_blast_radius_counts_every_disturbance_once(snapshots: dict[str, af.Snapshot]) -> None:
     snap = snapshots["mixed"]
-    made = af.postmortem(snap)
+    report = af.postmortem(snap)
     lost = snap.allocations["client_status"].isin(["lost", "unknown"]).sum()
     failures = af.stats.explain_events(snap)["failure"].sum()
-    assert made.jobs["failures"].sum() == failures
-    assert made.jobs["allocations_lost"].sum() == lost
+    assert report.jobs["failures"].sum() == failures
+    assert report.jobs["allocations_lost"].sum() == lost
     assert (
-        made.radius["disturbances"].sum()
-        == made.jobs[["failures", "allocations_lost", "restarts_on_request"]].sum().sum()
+        report.radius["disturbances"].sum()
+        == report.jobs[["failures", "allocations_lost", "restarts_on_request"]].sum().sum()
     )
     node = af.stats.blast_radius(snap)["node_name"][0]
-    assert made.radius.set_index("incident").loc[f"node {node}", "allocations"] == lost
+    assert report.radius.set_index("incident").loc[f"node {node}", "allocations"] == lost
 
 
-def test_recovery_tells_what_is_still_down_and_counts_only_the_window(tmp_path: Path) -> None:
+def test_recovery_says_what_is_still_down_and_counts_only_the_window(tmp_path: Path) -> None:
     twice_down = [started(1), ended(100), restarting(100), started(160), ended(200), restarting(200)]
     rows = [
         alloc("a", event("Received", 0), *twice_down, state="pending"),
@@ -130,41 +146,41 @@ def test_recovery_tells_what_is_still_down_and_counts_only_the_window(tmp_path: 
     assert part["down_in_all"].tolist() == [pd.Timedelta("130s")]
 
 
-def test_what_is_missing_is_told(snapshots: dict[str, af.Snapshot]) -> None:
-    said = repr(af.data_quality(snapshots["mixed"].filter(job_id="checkout"))).replace("\n  ", " ")
+def test_the_gaps_of_the_data_are_listed(snapshots: dict[str, af.Snapshot]) -> None:
+    quality = repr(af.data_quality(snapshots["mixed"].filter(job_id="checkout"))).replace("\n  ", " ")
     for gap in (
-        "Older events of 6 of ",
         "The predecessors of ",
-        "servers remove them",
-        "where job_id is checkout",
-        "own logs",
+        "servers remove most of them",
+        "narrowed to allocations with job_id = checkout.",
+        "Logs of programs",
     ):
-        assert gap in said
-    assert "whether they hold every allocation cannot be told" in said
+        assert gap in quality
+    assert re.search(r"6 of \d+ tasks have lost older events \(Nomad keeps the last 10 per task\)\.", quality)
+    assert "read from files, which do not say if they hold all allocations" in quality
 
 
 @pytest.mark.parametrize(
-    ("window", "said"),
+    ("window", "message"),
     [
         (
             {"since": "2020-01-01", "until": "2020-01-02"},
             "lies outside: the snapshot covers 2026-11-24 04:30 to ",
         ),
-        ({"since": "2026-11-24T10:00", "until": "2026-11-24T09:00"}, "is after until"),
+        ({"since": "2026-11-24T10:00", "until": "2026-11-24T09:00"}, "since must be before until"),
         (
             {"since": "2026-11-24T04:32", "until": "2026-11-24T04:33"},
-            "there is no task event from 2026-11-24 04:32 to ",
+            "there is no task event from 2026-11-24 04:32 to 04:33 UTC",
         ),
         ({"since": "teatime"}, "since must be a time such as"),
         ({"until": "9999-99-99"}, "until must be a time such as"),
     ],
 )
 def test_a_window_without_evidence_is_an_error_that_says_what_there_is(
-    snapshots: dict[str, af.Snapshot], window: dict[str, str], said: str
+    snapshots: dict[str, af.Snapshot], window: dict[str, str], message: str
 ) -> None:
     with pytest.raises(af.ConfigError) as caught:
         af.postmortem(snapshots["mixed"], **window)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_snapshot_without_events_is_an_error(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Log lines in a postmortem: asked of a live cluster, and never in what is redacted."""
+"""Log lines in a postmortem: read from a live cluster, and never in a redacted report."""
 
 from __future__ import annotations
 
@@ -28,27 +28,28 @@ def test_a_postmortem_with_a_client_has_the_last_words_of_what_failed(
     loop: tuple[af.sim.Cluster, af.Client, af.Snapshot],
 ) -> None:
     cluster, client, snap = loop
-    made = af.postmortem(snap, client=client).logs
+    logs = af.postmortem(snap, client=client).logs
     assert cluster.truth is not None
-    heads = [head for head, _ in made.parts]
+    heads = [head for head, _ in logs.excerpts]
     assert any(str(cluster.truth.causes[0].job_id) in head for head in heads)
-    assert "panic: runtime error" in repr(made)
-    assert "panic: runtime error" in made._repr_markdown_()
+    assert "panic: runtime error" in repr(logs)
+    assert "panic: runtime error" in logs._repr_markdown_()
     assert len(af.postmortem(snap).logs) == 0
 
 
-def test_what_cannot_be_had_is_told_and_the_rest_comes(
+def test_lines_that_cannot_be_read_say_so_and_the_rest_comes(
     loop: tuple[af.sim.Cluster, af.Client, af.Snapshot], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster, _, snap = loop
-    with af.Client(cluster.address, token=cluster.add_token(), retries=0) as blind:
-        made = af.postmortem(snap, client=blind).logs
-    assert len(made)
+    with af.Client(cluster.address, token=cluster.add_token(), retries=0) as powerless:
+        logs = af.postmortem(snap, client=powerless).logs
+    assert len(logs)
     assert all(
-        "They could not be had: " in str(found) and "read-logs" in str(found) for _, found in made.parts
+        "The lines could not be read: " in str(lines) and "read-logs" in str(lines)
+        for _, lines in logs.excerpts
     )
     monkeypatch.setattr(log_excerpts, "MOST", 0)
-    assert "not asked for" in af.postmortem(snap, client=loop[1]).logs.told
+    assert "older kinds of failure were left out" in af.postmortem(snap, client=loop[1]).logs.note
 
 
 def test_a_report_shows_the_lines_and_a_redacted_one_says_that_they_are_left_out(
@@ -67,11 +68,11 @@ def test_a_report_shows_the_lines_and_a_redacted_one_says_that_they_are_left_out
     assert done.returncode == 0, done.stderr
     page = shown.read_text()
     assert page.index("<h2") < page.index("Log lines") < page.index("panic: runtime error")
-    told = af.report(
-        snap, output=tmp_path / "told.md", redact=True, client=client, progress=False
+    redacted = af.report(
+        snap, output=tmp_path / "redacted.md", redact=True, client=client, progress=False
     ).read_text()
-    assert log_excerpts.REDACTED in told
-    assert "panic: runtime error" not in told
+    assert log_excerpts.REDACTED in redacted
+    assert "panic: runtime error" not in redacted
 
 
 def test_a_cluster_report_takes_no_client(
@@ -81,12 +82,12 @@ def test_a_cluster_report_takes_no_client(
         af.report(loop[2], "cluster", output=tmp_path / "a.html", client=loop[1])
 
 
-def test_what_programs_write_cannot_leave_its_block() -> None:
+def test_log_lines_cannot_leave_their_block() -> None:
     line = "\x1b[31m</pre><img src=x>\n```\n# head"
     frame = frame_of([("stderr", Line("web.stderr.0", 0, line), None)])
-    shown = log_excerpts.LogLines("Told.", [("<b>web</b>", Logs(frame, []))])
+    shown = log_excerpts.LogLines("A note.", [("<b>web</b>", Logs(frame, []))])
     assert "<img" not in shown._repr_html_()
     assert "<b>" not in shown._repr_html_()
-    written = [one for one in shown._repr_markdown_().splitlines() if "head" in one]
-    assert [one[:4] for one in written] == ["    "]
+    lines = [line for line in shown._repr_markdown_().splitlines() if "head" in line]
+    assert [line[:4] for line in lines] == ["    "]
     assert "\x1b" not in shown._repr_markdown_() + repr(shown)

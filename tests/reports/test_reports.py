@@ -1,4 +1,4 @@
-"""Reports are one file that needs nothing else, the same for the same evidence, and obey no name in it."""
+"""Reports are one self-contained file, equal for equal evidence, and obey no name in it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from allocframe.reports.redact import redacted
 
 POLICY = re.compile(r"<meta [^>]*Content-Security-Policy[^>]*>")
 OURS = {
-    "html", "head", "meta", "title", "style", "body", "main", "footer", "h1", "h2", "h3", "p", "section", "div", "figure", "img",
-    "table", "thead", "tbody", "tr", "th", "td", "code",
+    "html", "head", "meta", "title", "style", "body", "main", "footer", "h1", "h2", "h3", "p", "section",
+    "div", "figure", "img",
+    "table", "thead", "tbody", "tr", "th", "td", "code", "ul", "li",
 }  # fmt: skip
 """Every element that a report has."""
 
@@ -31,11 +32,11 @@ OURS = {
 class Elements(HTMLParser):
     def __init__(self, page: str) -> None:
         super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
 
 
 def run(*arguments: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -51,23 +52,23 @@ def run(*arguments: str, cwd: Path, **settings: str) -> subprocess.CompletedProc
     )
 
 
-def first_paragraph(page: Path) -> str:
-    found = re.search(r"<p>(.*?)</p>", page.read_text(), re.DOTALL)
-    assert found
-    return html.unescape(found[1])
+def summary(page: Path) -> str:
+    """Return the text between the first and the second heading."""
+    part = page.read_text().partition("</h1>")[2].partition("<h2")[0]
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", part)).split())
 
 
 @pytest.mark.parametrize("story", ["mixed", "restart_storm"])
-def test_the_first_paragraph_of_the_file_is_the_summary(
+def test_a_report_begins_with_its_summary(
     story: str, snapshots: dict[str, af.Snapshot], reports: dict[tuple[str, str], Path]
 ) -> None:
     snap = snapshots[story]
-    assert first_paragraph(reports[story, "postmortem"]) == af.postmortem(snap).summary.text
-    assert first_paragraph(reports[story, "cluster"]) == af.cluster_summary(snap).text
+    assert summary(reports[story, "postmortem"]) == af.postmortem(snap).summary.text
+    assert summary(reports[story, "cluster"]) == af.cluster_summary(snap).text
 
 
 def test_a_report_has_its_parts_and_no_code(reports: dict[tuple[str, str], Path]) -> None:
-    wanted = {
+    sections = {
         "postmortem": ["Timeline", "Causes", "Blast radius", "Recovery", "Evidence", "Appendix"],
         "cluster": [
             "What stands out",
@@ -81,9 +82,9 @@ def test_a_report_has_its_parts_and_no_code(reports: dict[tuple[str, str], Path]
         ],
     }
     for (_, kind), page in reports.items():
-        told = page.read_text()
-        heads = re.findall(r"<h2[^>]*>(.*?)</h2>", told)
-        assert [head for head in wanted[kind] if head not in heads] == []
+        content = page.read_text()
+        heads = re.findall(r"<h2[^>]*>(.*?)</h2>", content)
+        assert [head for head in sections[kind] if head not in heads] == []
         for code in (
             "import allocframe",
             "af.",
@@ -92,15 +93,15 @@ def test_a_report_has_its_parts_and_no_code(reports: dict[tuple[str, str], Path]
             "evidence.allocframe",
             "Run all cells",
         ):
-            assert code not in told
-        assert told.count("<img ") == (1 if kind == "postmortem" else 3)
+            assert code not in content
+        assert content.count("<img ") == (1 if kind == "postmortem" else 3)
 
 
 def test_a_report_asks_for_nothing_and_holds_no_place_of_this_machine(
     reports: dict[tuple[str, str], Path],
 ) -> None:
     for page in reports.values():
-        for tag, attributes in Elements(page.read_text()).found:
+        for tag, attributes in Elements(page.read_text()).elements:
             assert tag in OURS
             assert not {name for name in attributes if name.startswith("on") or name in ("href", "srcset")}
             assert (attributes.get("src") or "data:image/png;base64,").startswith("data:image/png;base64,")
@@ -124,10 +125,10 @@ def test_a_report_on_a_live_cluster_is_markdown_with_pictures_and_holds_neither_
     settings = {"NOMAD_ADDR": cluster.address, "NOMAD_TOKEN": cluster.token}
     done = run("cluster", "-o", "week.md", "--job", "checkout", cwd=tmp_path, **settings)
     assert (done.returncode, done.stdout) == (0, "written to week.md\n"), done.stderr
-    told = (tmp_path / "week.md").read_text()
-    assert told.startswith("# Cluster report\n\nFrom 20")
-    assert "payments-api" not in told
-    pictures = re.findall(r"!\[[^\]]+\]\((week_files/[^)]+)\)", told)
+    content = (tmp_path / "week.md").read_text()
+    assert content.startswith("# Cluster report\n\nFrom 20")
+    assert "payments-api" not in content
+    pictures = re.findall(r"!\[[^\]]+\]\((week_files/[^)]+)\)", content)
     assert len(pictures) == 3
     assert sorted(f"week_files/{path.name}" for path in (tmp_path / "week_files").iterdir()) == sorted(
         pictures
@@ -140,31 +141,31 @@ def test_a_report_on_a_live_cluster_is_markdown_with_pictures_and_holds_neither_
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["postmortem", "--from", "none.allocframe"], 2, "there is no such file"),
         (["cluster", "--from", "a.json", "--job", "wbe"], 2, "did you mean web?"),
     ],
 )
 def test_errors_of_the_command_are_one_line(
-    tmp_path: Path, arguments: list[str], code: int, said: str
+    tmp_path: Path, arguments: list[str], code: int, message: str
 ) -> None:
     (tmp_path / "a.json").write_text(json.dumps([alloc("a")]))
     done = run(*arguments, cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n"), done.stdout) == (code, 1, "")
-    assert said in done.stderr
+    assert message in done.stderr
 
 
-def test_what_cannot_be_used_and_what_is_not_installed_is_told(
+def test_settings_that_cannot_be_used_and_missing_packages_are_errors_that_say_so(
     tmp_path: Path, snap: af.Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for said, arguments in (
-        ("there are: postmortem, cluster", {"kind": "weekly", "output": "a.html"}),
+    for message, arguments in (
+        ("kind must be postmortem or cluster, got 'weekly'", {"kind": "weekly", "output": "a.html"}),
         ("leave out since and until", {"kind": "cluster", "output": "a.html", "since": "2026-01-01"}),
-        ("end the name with .html or .md", {"output": "a.pdf"}),
+        ("output must end with .html or .md, got a.pdf", {"output": "a.pdf"}),
         ("there is no folder nowhere", {"output": "nowhere/a.html"}),
     ):
-        with pytest.raises(af.ConfigError, match=said):
+        with pytest.raises(af.ConfigError, match=message):
             af.report(snap, **arguments)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "nbclient" else True)
     with pytest.raises(af.MissingExtra, match=r"reports need nbclient: pip install 'allocframe\[report\]'"):
@@ -178,7 +179,8 @@ HOSTILE = {
     "group": "[{}](javascript:alert(1))",
     "node": '"><svg onload=alert(1)>{}\x1b[31m',
     "task": "**{}** | `x` <b>bold</b>",
-    "text": "</td></table><iframe src=//evil.example></iframe> www.evil.example https://evil.example a@evil.example {}",
+    "text": "</td></table><iframe src=//evil.example></iframe> www.evil.example https://evil.example "
+    "a@evil.example {}",
 }
 
 
@@ -189,30 +191,30 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> af.Snapshot:
     return read(tmp_path_factory.mktemp("hostile"), changed)
 
 
-def seen(browser: Any, page: Path) -> tuple[list[str], list[str], list[str]]:
-    """Open a page; return what ran, what was asked for besides it, and its elements."""
+def open_page(browser: Any, page: Path) -> tuple[list[str], list[str], list[str]]:
+    """Open a page; return what ran, what it requested, and its elements."""
     tab = browser.new_page()
     ran: list[str] = []
-    asked: list[str] = []
+    requests: list[str] = []
     tab.on("dialog", lambda dialog: (ran.append(dialog.message), dialog.dismiss()))
-    tab.on("request", lambda request: asked.append(request.url))
+    tab.on("request", lambda request: requests.append(request.url))
     tab.on("pageerror", lambda error: ran.append(str(error)))
     tab.goto(page.as_uri(), wait_until="load")
-    elements = tab.evaluate("[...document.querySelectorAll('*')].map(one => one.localName)")
+    elements = tab.evaluate("[...document.querySelectorAll('*')].map(element => element.localName)")
     tab.close()
-    return ran, [url for url in asked if not url.startswith(("data:", page.as_uri()))], elements
+    return ran, [url for url in requests if not url.startswith(("data:", page.as_uri()))], elements
 
 
 def test_names_from_the_cluster_make_no_element_and_run_nothing_in_a_browser(
     hostile: af.Snapshot, tmp_path: Path, browser: Any
 ) -> None:
     page = af.report(hostile, "postmortem", output=tmp_path / "a.html", progress=False)
-    told = page.read_text()
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in told
-    assert POLICY.search(told)
-    page.write_text(POLICY.sub("", told))  # the names must be harmless without it, too
-    ran, asked, elements = seen(browser, page)
-    assert (ran, asked) == ([], [])
+    content = page.read_text()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in content
+    assert POLICY.search(content)
+    page.write_text(POLICY.sub("", content))  # the names must be harmless without it, too
+    ran, requests, elements = open_page(browser, page)
+    assert (ran, requests) == ([], [])
     assert set(elements) <= OURS
 
 
@@ -222,27 +224,27 @@ def test_what_notebooks_show_makes_no_element_of_names(
 ) -> None:
     from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
-    made, tables = (
+    report, statistics = (
         af.postmortem(hostile),
         (af.stats.failures, af.stats.crash_loops, af.stats.rollouts, af.stats.lemon_nodes),
     )
     shown = [
-        made,
-        made.causes,
-        made.missing,
+        report,
+        report.causes,
+        report.missing,
         af.cluster_summary(hostile),
-        *(af.format_table(table(hostile)) for table in tables),
+        *(af.format_table(table(hostile)) for table in statistics),
     ]
     shown += [
         af.format_table(frame)
-        for frame in (made.radius, made.jobs, made.recovery, hostile.events, hostile.allocations)
+        for frame in (report.radius, report.jobs, report.recovery, hostile.events, hostile.allocations)
     ]
-    texts = [getattr(one, form)() for one in shown]
+    texts = [getattr(view, form)() for view in shown]
     body = "".join(texts) if form == "_repr_html_" else markdown2html_mistune("\n\n".join(texts))
     page = tmp_path / "a.html"
     page.write_text(f"<!DOCTYPE html><meta charset=utf-8>{body}")
-    ran, asked, elements = seen(browser, page)
-    assert (ran, asked) == ([], [])
+    ran, requests, elements = open_page(browser, page)
+    assert (ran, requests) == ([], [])
     assert set(elements) - {"a"} <= OURS
     links = re.findall(r'<a [^>]*href="([^"]*)"', body)
     assert [link for link in links if not link.startswith("#")] == []  # those of headings
@@ -259,28 +261,29 @@ def test_a_redacted_report_holds_nothing_of_the_original(tmp_path: Path) -> None
     with read(tmp_path, rows) as snap:
         job = next(row["JobID"] for row in rows if row["JobVersion"])
         page = af.report(snap, output=tmp_path / "a.md", job=job, redact=True, progress=False)
-        kept = [
-            frame.to_csv() for _, frame in af.load(redacted(snap, tmp_path / "plain.allocframe"))._tables()
+        tables = [
+            frame.to_csv()
+            for _, frame in af.load(redacted(snap, tmp_path / "plain.allocframe"))._iter_tables()
         ]
     identities = {row[name][:8] for row in rows for name in ("ID", "NodeID", "EvalID")}
     pictures = [path.read_bytes().decode("latin-1") for path in (tmp_path / "a_files").iterdir()]
-    for told in [page.read_text(), *kept, *pictures]:
-        assert "c4nary" not in told
-        assert [one for one in identities if one in told] == []
-    assert re.search(r"of job-1 version 1 ", page.read_text())
+    for content in [page.read_text(), *tables, *pictures]:
+        assert "c4nary" not in content
+        assert [identity for identity in identities if identity in content] == []
+    assert "job-1 v1" in page.read_text()
 
 
-def test_redaction_keeps_what_may_be_told_apart_apart(
-    snapshots: dict[str, af.Snapshot], tmp_path: Path
-) -> None:
+def test_redaction_keeps_different_names_different(snapshots: dict[str, af.Snapshot], tmp_path: Path) -> None:
     snap = snapshots["mixed"]
     plain = af.load(redacted(snap, tmp_path / "plain.allocframe"))
     for name in ("allocations", "task_states", "events", "reschedules"):
         assert len(getattr(plain, name)) == len(getattr(snap, name))
     for column in ("job_id", "node_name", "namespace", "alloc_id", "name", "next_alloc_id"):
         assert plain.allocations[column].nunique() == snap.allocations[column].nunique()
-    known, told = af.findings(snap), af.findings(plain)
-    assert [(one.code, len(one.evidence)) for one in told] == [(one.code, len(one.evidence)) for one in known]
+    original, redacted_ones = af.findings(snap), af.findings(plain)
+    assert [(finding.code, len(finding.evidence)) for finding in redacted_ones] == [
+        (finding.code, len(finding.evidence)) for finding in original
+    ]
     assert (
         plain.events["exit_code"].value_counts().to_dict()
         == snap.events["exit_code"].value_counts().to_dict()

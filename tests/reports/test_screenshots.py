@@ -1,4 +1,4 @@
-"""Both reports of two stories in a real browser, at the width of a desk and of a phone; the pictures are kept in build/."""
+"""Both reports of two stories in a real browser, as wide as a desk and a phone; build/ has the pictures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from allocframe.reports import NOTEBOOKS
 from allocframe.reports.export import export
 
-KEPT = Path(__file__).parents[2] / "build" / "reports"
+PICTURES = Path(__file__).parents[2] / "build" / "reports"
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -22,20 +22,25 @@ def test_a_report_fits_the_screen_and_asks_the_network_for_nothing(
 ) -> None:
     page = reports[story, kind]
     tab = browser.new_page(viewport={"width": width, "height": 900})
-    asked: list[str] = []
-    tab.on("request", lambda request: asked.append(request.url))
+    requests: list[str] = []
+    tab.on("request", lambda request: requests.append(request.url))
     tab.goto(page.as_uri(), wait_until="load")
-    KEPT.mkdir(parents=True, exist_ok=True)
-    tab.screenshot(path=KEPT / f"{story}-{kind}-{width}.png", full_page=True)
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    tab.screenshot(path=PICTURES / f"{story}-{kind}-{width}.png", full_page=True)
     wide, broken, smallest = tab.evaluate(
-        """[document.documentElement.scrollWidth, [...document.images].filter(one => !one.naturalWidth).length,
-            Math.min(...[...document.querySelectorAll('p, td, th')].map(one => parseFloat(getComputedStyle(one).fontSize)))]"""
+        """[
+            document.documentElement.scrollWidth,
+            [...document.images].filter(image => !image.naturalWidth).length,
+            Math.min(...[...document.querySelectorAll('p, li, td, th')].map(
+                element => parseFloat(getComputedStyle(element).fontSize)
+            )),
+        ]"""
     )
     tab.close()
     assert wide <= width
     assert broken == 0
     assert smallest >= 12
-    assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
+    assert [url for url in requests if not url.startswith("data:")] == [page.as_uri()]
 
 
 def test_a_printed_report_cuts_nothing_off(reports: dict[tuple[str, str], Path], browser: Any) -> None:
@@ -44,23 +49,25 @@ def test_a_printed_report_cuts_nothing_off(reports: dict[tuple[str, str], Path],
     tab.goto(page.as_uri(), wait_until="load")
     tab.emulate_media(media="print")
     too_wide = tab.evaluate(
-        "[...document.querySelectorAll('p, table, img')].filter(one => one.getBoundingClientRect().right > innerWidth).length"
+        """[...document.querySelectorAll('p, li, table, img')].filter(
+            element => element.getBoundingClientRect().right > innerWidth
+        ).length"""
     )
-    KEPT.mkdir(parents=True, exist_ok=True)
-    tab.pdf(path=KEPT / "mixed-postmortem.pdf", format="A4")
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    tab.pdf(path=PICTURES / "mixed-postmortem.pdf", format="A4")
     tab.close()
     assert too_wide == 0
 
 
 @pytest.mark.parametrize("name", [path.name for path in sorted(NOTEBOOKS.glob("*.ipynb"))])
-def test_what_a_notebook_shows_can_be_looked_at(name: str, tmp_path: Path, browser: Any) -> None:
+def test_a_notebook_is_drawn_for_people_to_look_at(name: str, tmp_path: Path, browser: Any) -> None:
     stored = nbformat.read(NOTEBOOKS / name, as_version=4)
     page = tmp_path / "notebook.html"
     export(stored, name, page)
     tab = browser.new_page(viewport={"width": 1280, "height": 900})
     tab.goto(page.as_uri(), wait_until="load")
-    KEPT.mkdir(parents=True, exist_ok=True)
-    tab.screenshot(path=KEPT / f"{Path(name).stem}.png", full_page=True)
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    tab.screenshot(path=PICTURES / f"{Path(name).stem}.png", full_page=True)
     wide, pictures = tab.evaluate("[document.documentElement.scrollWidth, document.images.length]")
     tab.close()
     assert wide <= 1280

@@ -165,7 +165,7 @@ def test_task_states_of_another_type_neither_end_a_stream_nor_lose_an_allocation
 
 @pytest.mark.parametrize("index", [True, -1, 2**64, 1e3, "7"])
 def test_an_index_that_none_can_be_is_none(index: Any) -> None:
-    assert updates.update({"ID": "a", "ModifyIndex": index}) is None
+    assert updates.parse_allocation({"ID": "a", "ModifyIndex": index}) is None
     with pytest.raises(NotAnEvent):
         updates.parse(json.dumps({"Index": index, "Events": []}).encode())
 

@@ -80,7 +80,7 @@ def test_runs_of_a_job_are_filtered_by_their_parent_and_a_filter_by_the_job_itse
     )
     snap = af.read_json(file)
     assert snap.filter(parent_job_id="ocr").allocations["job_id"].tolist() == jobs[:2]
-    assert "2 allocations belong to runs of that job: use filter(parent_job_id='ocr')" in repr(
+    assert "2 allocations in runs of that job: use filter(parent_job_id='ocr')" in repr(
         snap.filter(job_id="ocr")
     )
     assert "runs of that job" not in repr(snap.filter(job_id="web"))
@@ -90,7 +90,7 @@ def test_runs_of_a_job_are_filtered_by_their_parent_and_a_filter_by_the_job_itse
     assert two.filter(parent_job_id="ocr", cluster="us").allocations["run"].tolist() == [
         job.removeprefix("ocr/") for job in jobs[:2]
     ]
-    assert "2 allocations belong to runs" in repr(two.filter(job_id="ocr", cluster="us"))
+    assert "2 allocations in runs of that job" in repr(two.filter(job_id="ocr", cluster="us"))
 
 
 def test_a_saved_snapshot_gives_the_same_tables_again_and_is_for_its_owner_only(
@@ -136,9 +136,9 @@ def test_what_curl_or_nomad_printed_is_read_in_every_form(tmp_path: Path) -> Non
         assert len(af.read_json(tmp_path / name)) == len(rows), name
     (tmp_path / "one.json").write_text(json.dumps(rows[0]))
     assert len(af.read_json(tmp_path / "one.json")) == 1
-    whole = af.read_json(str(tmp_path / "*.*"))
-    assert len(whole) == len(rows)
-    assert whole.info["complete"] is None
+    snap = af.read_json(str(tmp_path / "*.*"))
+    assert len(snap) == len(rows)
+    assert snap.info["complete"] is None
     with pytest.raises(FileNotFoundError, match="nothing"):
         af.read_json(str(tmp_path / "nothing*"))
 
@@ -213,9 +213,9 @@ def test_control_and_bidi_characters_are_shown_not_obeyed(tmp_path: Path) -> Non
 
 def test_the_repr_says_what_is_missing_and_why(snap: af.Snapshot, tmp_path: Path) -> None:
     assert "complete" in repr(snap)
-    assert "Nomad keeps ten" in repr(snap)
+    assert "tasks have lost older events (Nomad keeps the last 10 per task)" in repr(snap)
     (tmp_path / "x.json").write_text('[{"ID": "1", "CreateIndex": "x"}]')
-    assert "1 values did not fit" in repr(af.read_json(tmp_path / "x.json"))
+    assert "1 value of the wrong type" in repr(af.read_json(tmp_path / "x.json"))
 
 
 def test_an_empty_cluster_is_a_snapshot_like_any_other(client: af.Client, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What people read of names that somebody else chose: shown on one line as text, never obeyed, and kept as they are in the data."""
+"""Hostile names and messages are harmless in every view and unchanged in every table."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def test_no_control_or_bidi_character_gets_into_a_view(text: str) -> None:
 @pytest.fixture
 def hostile(tmp_path: Path) -> af.Snapshot:
     cycle = [
-        one
+        event
         for n in range(3)
-        for one in (started(n * 60), ended(n * 60 + 5, Message=HOSTILE), restarting(n * 60 + 5))
+        for event in (started(n * 60), ended(n * 60 + 5, Message=HOSTILE), restarting(n * 60 + 5))
     ]
     names = (
         "Namespace",
@@ -68,19 +68,21 @@ def hostile(tmp_path: Path) -> af.Snapshot:
 
 def views(snap: af.Snapshot) -> dict[str, tuple[str, str]]:
     """Return each object that shows names, as text and as HTML."""
-    found, reschedules = af.findings(snap), snap.filter(job_id=HOSTILE)
+    findings, reschedules = af.findings(snap), snap.filter(job_id=HOSTILE)
     lines = logs.frame_of([("stdout", logs.Line(HOSTILE, 0, HOSTILE), None)])
     errors = errors_frame([{"alloc_id": HOSTILE, "sample": 0, "error": HOSTILE}])
-    made = {
+    results = {
         "snapshot": snap,
         "filtered": reschedules,
-        "findings": found,
+        "findings": findings,
         "logs": logs.Logs(lines, [HOSTILE]),
         "usage": Usage(samples_frame([]), errors),
         "postmortem": af.postmortem(snap),
         "overview": af.cluster_summary(snap),
     }
-    return {name: (repr(one), getattr(one, "_repr_html_", lambda: "")()) for name, one in made.items()}
+    return {
+        name: (repr(result), getattr(result, "_repr_html_", lambda: "")()) for name, result in results.items()
+    }
 
 
 class Elements(HTMLParser):
@@ -106,7 +108,7 @@ def test_row_31_hostile_names_are_harmless_in_every_view_and_whole_in_every_tabl
         elements = Elements()
         elements.feed(page)
         assert "script" not in elements.tags, name
-        assert not {one for one in elements.attributes if one.startswith("on")}, name
+        assert not {name for name in elements.attributes if name.startswith("on")}, name
 
 
 def test_row_31_a_fetch_prints_hostile_names_as_text(
@@ -114,10 +116,10 @@ def test_row_31_a_fetch_prints_hostile_names_as_text(
 ) -> None:
     from allocframe.cli import _summary
 
-    _summary.summary(hostile)
-    said = capsys.readouterr().out
-    assert is_harmless(said)
-    assert "[link=x]" in said, "brackets are no markup"
+    _summary.print_summary(hostile)
+    output = capsys.readouterr().out
+    assert is_harmless(output)
+    assert "[link=x]" in output, "brackets are no markup"
 
 
 # Attributes
@@ -145,16 +147,16 @@ def test_row_55_statistics_do_not_need_the_attributes_that_pandas_drops(snap: af
 
 
 def test_row_36_nanoseconds_survive_every_way_out_and_back(tmp_path: Path) -> None:
-    odd = 1_790_000_000_123_456_789
-    event = {"Type": "Started", "Time": odd, "Details": {}}
-    row = alloc("a", event, CreateTime=odd, ModifyTime=odd, CreateIndex=2**53 + 1, ModifyIndex=2**63 - 1)
+    ns = 1_790_000_000_123_456_789
+    event = {"Type": "Started", "Time": ns, "Details": {}}
+    row = alloc("a", event, CreateTime=ns, ModifyTime=ns, CreateIndex=2**53 + 1, ModifyIndex=2**63 - 1)
     (tmp_path / "x.json").write_text(json.dumps([row]))
     snap = af.read_json(tmp_path / "x.json")
     for again in (snap, af.load(snap.save(tmp_path / "x.allocframe"))):
-        assert again.events["time"].astype("int64").tolist() == [odd]
+        assert again.events["time"].astype("int64").tolist() == [ns]
         assert again.allocations["create_index"].tolist() == [2**53 + 1]
     parquet = pd.read_parquet(snap.to_parquet(tmp_path / "p") / "events.parquet")
-    assert parquet["time"].astype("int64").tolist() == [odd]
+    assert parquet["time"].astype("int64").tolist() == [ns]
     text = pd.read_csv(snap.to_csv(tmp_path / "c") / "events.csv")
-    assert pd.to_datetime(text["time"], format="ISO8601").dt.as_unit("ns").astype("int64").tolist() == [odd]
-    assert snap.sql("SELECT epoch_ns(time) AS ns FROM events")["ns"].tolist() == [odd]
+    assert pd.to_datetime(text["time"], format="ISO8601").dt.as_unit("ns").astype("int64").tolist() == [ns]
+    assert snap.sql("SELECT epoch_ns(time) AS ns FROM events")["ns"].tolist() == [ns]

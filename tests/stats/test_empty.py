@@ -12,11 +12,13 @@ import pytest
 import allocframe as af
 from allocframe import plots, stats
 
-OF_ARRAYS = {"kaplan_meier", "logrank", "laplace", "mean_cumulative", "cumulative_incidence"}
-OF_SNAPSHOTS = [
-    name for name in stats.__all__ if name not in {*OF_ARRAYS, "vocabulary", "placement_failures", "headroom"}
+ARRAY_FUNCTIONS = {"kaplan_meier", "logrank", "laplace", "mean_cumulative", "cumulative_incidence"}
+SNAPSHOT_STATISTICS = [
+    name
+    for name in stats.__all__
+    if name not in {*ARRAY_FUNCTIONS, "vocabulary", "placement_failures", "headroom"}
 ]
-DRAWN = {
+PLOTS = {
     "timeline": plots.timeline,
     "heatmap": lambda snap: plots.heatmap(stats.restarts(snap, bin="1h")),
     "survival": lambda snap: plots.survival(stats.survival(snap)),
@@ -28,7 +30,7 @@ DRAWN = {
 
 
 @pytest.fixture(scope="module", params=["no allocations", "no task states"])
-def bare(request: pytest.FixtureRequest) -> Iterator[af.Snapshot]:
+def bare_snap(request: pytest.FixtureRequest) -> Iterator[af.Snapshot]:
     with (
         af.sim.Cluster("node_loss", allocations=60, seed=3, acl=False) as cluster,
         af.Client(cluster.address) as client,
@@ -39,23 +41,23 @@ def bare(request: pytest.FixtureRequest) -> Iterator[af.Snapshot]:
         yield snap
 
 
-@pytest.mark.parametrize("name", OF_SNAPSHOTS)
+@pytest.mark.parametrize("name", SNAPSHOT_STATISTICS)
 def test_a_statistic_of_nothing_is_an_empty_table_with_its_columns(
-    bare: af.Snapshot, snap: af.Snapshot, name: str
+    bare_snap: af.Snapshot, snap: af.Snapshot, name: str
 ) -> None:
-    found = getattr(stats, name)(bare)
-    assert isinstance(found, pd.DataFrame)
-    assert list(found.columns) == list(getattr(stats, name)(snap).columns)
+    table = getattr(stats, name)(bare_snap)
+    assert isinstance(table, pd.DataFrame)
+    assert list(table.columns) == list(getattr(stats, name)(snap).columns)
 
 
-@pytest.mark.parametrize("draw", DRAWN.values(), ids=DRAWN)
-def test_a_plot_of_nothing_says_so(bare: af.Snapshot, draw: Any) -> None:
-    ax = draw(bare)
+@pytest.mark.parametrize("draw", PLOTS.values(), ids=PLOTS)
+def test_a_plot_of_nothing_says_so(bare_snap: af.Snapshot, draw: Any) -> None:
+    ax = draw(bare_snap)
     ax.figure.canvas.draw()
     assert len(ax.texts) == 1
     plt.close("all")
 
 
-def test_findings_say_when_they_cannot_know(bare: af.Snapshot) -> None:
-    codes = [one.code for one in af.findings(bare)]
-    assert ("AF102" in codes) == (len(bare) > 0)
+def test_findings_say_when_they_cannot_know(bare_snap: af.Snapshot) -> None:
+    codes = [finding.code for finding in af.findings(bare_snap)]
+    assert ("AF102" in codes) == (len(bare_snap) > 0)

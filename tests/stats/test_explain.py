@@ -1,4 +1,4 @@
-"""What an event means: by hand-made sequences, on recorded answers of real agents, and on two engines alike."""
+"""What an event means: on sequences made by hand, on recorded answers of real agents, on two engines."""
 
 from __future__ import annotations
 
@@ -51,15 +51,18 @@ def last(folder: Path, *events: dict[str, Any]) -> dict[str, Any]:
 def test_an_end_means_what_code_signal_and_driver_say(
     tmp_path: Path, end: dict[str, Any], meaning: str, oom: str, failure: bool
 ) -> None:
-    found = last(tmp_path, started(1), end)
-    assert (found["exit_meaning"], found["oom"], found["failure"]) == (meaning, oom, failure)
+    explanation = last(tmp_path, started(1), end)
+    assert (explanation["exit_meaning"], explanation["oom"], explanation["failure"]) == (
+        meaning,
+        oom,
+        failure,
+    )
 
 
 def test_137_after_killing_is_a_kill_timeout_and_no_failure(tmp_path: Path) -> None:
-    found = last(tmp_path, started(1), event("Killing", 5), ended(10, 137, 9))
-    assert (found["exit_meaning"], found["oom"], found["failure"], found["cause"]) == (
-        "kill timeout exceeded", "no", False, "stopped",
-    )  # fmt: skip
+    explanation = last(tmp_path, started(1), event("Killing", 5), ended(10, 137, 9))
+    columns = ("exit_meaning", "oom", "failure", "cause")
+    assert [explanation[name] for name in columns] == ["kill timeout exceeded", "no", False, "stopped"]
 
 
 @pytest.mark.parametrize(
@@ -102,8 +105,8 @@ def test_a_restart_is_explained_by_what_came_before_it(
     ],
 )
 def test_a_task_that_goes_with_others_is_no_failure_of_its_own(tmp_path: Path, why: str, cause: str) -> None:
-    found = last(tmp_path, started(1), event(why, 2), event("Killing", 3), ended(4, 143, 15))
-    assert (found["cause"], found["failure"]) == (cause, False)
+    explanation = last(tmp_path, started(1), event(why, 2), event("Killing", 3), ended(4, 143, 15))
+    assert (explanation["cause"], explanation["failure"]) == (cause, False)
 
 
 @pytest.mark.parametrize(
@@ -136,8 +139,10 @@ def test_only_a_restart_that_a_health_check_asked_for_counts_as_failure(tmp_path
 
 
 def test_killing_after_giving_up_does_not_hide_why(tmp_path: Path) -> None:
-    found = explained(tmp_path, event("Received", 0), started(1), ended(2), gave_up(3), event("Killing", 4))
-    assert found["cause"].tolist()[2:] == ["failure"] * 3
+    explanation = explained(
+        tmp_path, event("Received", 0), started(1), ended(2), gave_up(3), event("Killing", 4)
+    )
+    assert explanation["cause"].tolist()[2:] == ["failure"] * 3
 
 
 def test_a_cause_that_the_ring_has_lost_is_unknown(tmp_path: Path) -> None:
@@ -145,17 +150,20 @@ def test_a_cause_that_the_ring_has_lost_is_unknown(tmp_path: Path) -> None:
 
 
 def test_unknown_event_types_pass_through(tmp_path: Path) -> None:
-    found = explained(tmp_path, event("Quantum Flux", 1), started(2))
-    assert found["type"].tolist() == ["Quantum Flux", "Started"]
-    assert found["cause"].isna().all()
+    explanation = explained(tmp_path, event("Quantum Flux", 1), started(2))
+    assert explanation["type"].tolist() == ["Quantum Flux", "Started"]
+    assert explanation["cause"].isna().all()
 
 
-KINDS = ["Received", "Started", "Terminated", "Restarting", "Not Restarting", "Killing", "Killed", "Restart Signaled",
-         "Failed Artifact Download", "Sibling Task Failed", "Signaling", "Unheard Of"]  # fmt: skip
+KINDS = ["Received", "Started", "Terminated", "Restarting", "Not Restarting", "Killing", "Killed",
+         "Restart Signaled", "Failed Artifact Download", "Sibling Task Failed", "Signaling",
+         "Unheard Of"]  # fmt: skip
 EVENTS = st.lists(
     st.tuples(
-        st.sampled_from(KINDS), st.integers(0, 5), st.sampled_from([None, 0, 1, 137, 143]), st.sampled_from([None, 0, 9, 15]),
-        st.sampled_from(["", ASKED, HEALTH, "Restart within policy", "else"]), st.sampled_from(["", TEMPLATE, VAULT]), st.booleans(),
+        st.sampled_from(KINDS), st.integers(0, 5), st.sampled_from([None, 0, 1, 137, 143]),
+        st.sampled_from([None, 0, 9, 15]),
+        st.sampled_from(["", ASKED, HEALTH, "Restart within policy", "else"]),
+        st.sampled_from(["", TEMPLATE, VAULT]), st.booleans(),
     ),
     max_size=10,
 )  # fmt: skip
@@ -169,11 +177,11 @@ def test_pandas_and_duckdb_explain_alike_whatever_the_events(
     rows = [alloc(f"a{number}", *(_event(*one) for one in events)) for number, events in enumerate(tasks)]
     snap = snapshot(tmp_path_factory.mktemp("s"), *rows)
     columns = ["alloc_id", "task", "seq", "attempt", "exit_meaning", "oom", "failure", "decision", "cause"]
-    here = stats.explain_events(snap)[columns]
-    there = stats.explain_events(as_duckdb(snap)["events"]).df()[columns]
+    by_pandas = stats.explain_events(snap)[columns]
+    by_duckdb = stats.explain_events(as_duckdb(snap)["events"]).df()[columns]
     order = ("alloc_id", "task", "seq")
-    assert plain(here, *order) == plain(there, *order)
-    assert len(here) == sum(len(events) for events in tasks)
+    assert plain(by_pandas, *order) == plain(by_duckdb, *order)
+    assert len(by_pandas) == sum(len(events) for events in tasks)
 
 
 def _event(
@@ -196,21 +204,21 @@ def test_on_recorded_allocations_the_counts_equal_a_plain_count_of_the_json(
 ) -> None:
     rows = flatten.recorded_rows(version)
     snap = snapshot(tmp_path, *rows)
-    found = stats.explain_events(snap)
+    explanation = stats.explain_events(snap)
     events = [
         (row["ID"], task, event)
         for row in rows for task, state in row["TaskStates"].items() for event in state["Events"]
     ]  # fmt: skip
     raw = Counter(e["Type"] for _, _, e in events)
-    assert found["type"].value_counts().to_dict() == {kind: n for kind, n in raw.items() if n}
+    assert explanation["type"].value_counts().to_dict() == {kind: n for kind, n in raw.items() if n}
     codes = Counter(int(e["Details"]["exit_code"]) for _, _, e in events if e["Type"] == "Terminated")
-    assert {int(c): int(n) for c, n in found["exit_code"].value_counts().items()} == codes
+    assert {int(c): int(n) for c, n in explanation["exit_code"].value_counts().items()} == codes
     oom = sum(
         e["Details"].get("oom_killed") == "true" or e["Details"].get("exit_message") == "OOM Killed"
         for *_, e in events
     )
-    assert (found["oom"] == "confirmed").sum() == oom
-    assert found["failure"].sum() == sum(_failed(rows))
+    assert (explanation["oom"] == "confirmed").sum() == oom
+    assert explanation["failure"].sum() == sum(_failed(rows))
     table = stats.restarts(snap, by=[]).iloc[0]
     states = [state for row in rows for state in row["TaskStates"].values()]
     assert table["count"] == raw["Restarting"]
@@ -221,8 +229,8 @@ def test_on_recorded_allocations_the_counts_equal_a_plain_count_of_the_json(
 
 
 def _failed(rows: list[dict[str, Any]]) -> list[bool]:
-    """Say of each event by plain loops whether it is a failure: a bad end that nobody asked for, or a failed start."""
-    found = []
+    """Return for each event, by plain loops, whether it is a failure: an unasked bad end or failed start."""
+    flags = []
     for row in rows:
         for state in row["TaskStates"].values():
             excused = False
@@ -237,7 +245,7 @@ def _failed(rows: list[dict[str, Any]]) -> list[bool]:
                     "Failed Artifact Download",
                     "Failed Validation",
                 )
-                found.append(start or (bad and not excused))
+                flags.append(start or (bad and not excused))
                 if kind in ("Restarting", "Not Restarting"):
                     excused = False
-    return found
+    return flags

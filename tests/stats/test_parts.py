@@ -1,10 +1,11 @@
-"""Statistics of a snapshot are made of the columns they need, part by part: they are those of its whole tables."""
+"""Statistics of a snapshot, computed part by part from the columns they need, equal those of whole tables."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pandas as pd
 import pytest
 from tables import as_frames
 
@@ -15,85 +16,110 @@ from allocframe.stats.explain import explained
 
 
 @pytest.fixture(scope="module")
-def apart(cluster: af.sim.Cluster) -> Iterator[af.Snapshot]:
+def in_parts(cluster: af.sim.Cluster) -> Iterator[af.Snapshot]:
     """A snapshot whose statistics are made of several parts, as those of a large one are."""
     with (
         pytest.MonkeyPatch.context() as patch,
         af.Client(cluster.address, token=cluster.token) as client,
-        client.snapshot(namespace="*") as made,
+        client.snapshot(namespace="*") as snap,
     ):
-        patch.setattr(_derived, "PART", 300)
+        patch.setattr(_derived, "PART_ROWS", 300)
         patch.setattr(snapshot_module, "LARGE", 10)
-        yield made
+        yield snap
 
 
 @pytest.fixture(scope="module")
 def frames(cluster: af.sim.Cluster) -> dict[str, Any]:
     with (
         af.Client(cluster.address, token=cluster.token) as client,
-        client.snapshot(namespace="*") as made,
+        client.snapshot(namespace="*") as snap,
     ):
-        return {**as_frames(made), "reschedules": made.reschedules}
+        return {**as_frames(snap), "reschedules": snap.reschedules}
 
 
 STATISTICS = [
-    af.stats.restarts, af.stats.failures, af.stats.oom_kills, af.stats.failed_starts, af.stats.failure_share, af.stats.runs,
-    af.stats.outages, af.stats.crash_loops, af.stats.restart_storms, af.stats.lemon_nodes, af.stats.blast_radius,
-    af.stats.rollouts, af.stats.reschedule_chains, af.stats.availability,
+    af.stats.restarts, af.stats.failures, af.stats.oom_kills, af.stats.failed_starts, af.stats.failure_share,
+    af.stats.runs, af.stats.outages, af.stats.crash_loops, af.stats.restart_storms, af.stats.lemon_nodes,
+    af.stats.blast_radius, af.stats.rollouts, af.stats.reschedule_chains, af.stats.availability,
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("statistic", STATISTICS, ids=lambda statistic: statistic.__name__)
 def test_parts_give_what_whole_tables_give(
-    apart: af.Snapshot, frames: dict[str, Any], statistic: Callable[..., Any]
+    in_parts: af.Snapshot, frames: dict[str, Any], statistic: Callable[..., Any]
 ) -> None:
-    found, whole = statistic(apart), statistic(frames)
-    assert list(found) == list(whole)
-    assert len(found) == len(whole)
-    counted = [
+    from_parts, from_frames = statistic(in_parts), statistic(frames)
+    assert list(from_parts) == list(from_frames)
+    assert len(from_parts) == len(from_frames)
+    count_columns = [
         name
         for name in ("count", "failures", "crashes", "observed", "events", "lost", "attempt")
-        if name in found
+        if name in from_parts
     ]
-    for name in counted:
-        assert found[name].tolist() == whole[name].tolist(), name
+    for name in count_columns:
+        assert from_parts[name].tolist() == from_frames[name].tolist(), name
 
 
 @pytest.mark.parametrize(
     ("column", "values"), [("oom", ["confirmed"]), ("failure", [True]), ("type", ["Restarting", "Killing"])]
 )
 def test_chosen_events_are_the_rows_of_all_of_them(
-    apart: af.Snapshot, frames: dict[str, Any], column: str, values: list[object]
+    in_parts: af.Snapshot, frames: dict[str, Any], column: str, values: list[object]
 ) -> None:
-    found = explained(apart, column, values)
-    assert "events" not in apart.__dict__
-    whole = af.stats.explain_events(frames)
-    wanted = whole[whole[column].isin(values)].reset_index(drop=True)
-    assert len(found) == len(wanted) > 0
-    for name in wanted:
-        assert found[name].astype("str").equals(wanted[name].astype("str")), name
+    from_parts = explained(in_parts, column, values)
+    assert "events" not in in_parts.__dict__
+    from_frames = af.stats.explain_events(frames)
+    expected = from_frames[from_frames[column].isin(values)].reset_index(drop=True)
+    assert len(from_parts) == len(expected) > 0
+    for name in expected:
+        assert from_parts[name].astype("str").equals(expected[name].astype("str")), name
 
 
-def test_the_latest_events_come_first(apart: af.Snapshot, frames: dict[str, Any]) -> None:
-    found = explained(apart, "failure", [True], latest=5)
-    whole = af.stats.explain_events(frames)
-    last = whole[whole["failure"].fillna(value=False)].nlargest(5, "time")
-    assert found["time"].tolist() == last["time"].tolist()
+def test_the_latest_events_come_first(in_parts: af.Snapshot, frames: dict[str, Any]) -> None:
+    from_parts = explained(in_parts, "failure", [True], latest=5)
+    from_frames = af.stats.explain_events(frames)
+    last = from_frames[from_frames["failure"].fillna(value=False)].nlargest(5, "time")
+    assert from_parts["time"].tolist() == last["time"].tolist()
 
 
-def test_findings_of_a_large_snapshot_make_no_table_of_all_events(apart: af.Snapshot) -> None:
-    assert {"AF201", "AF202"} <= {one.code for one in af.findings(apart)}
-    assert repr(apart)
-    assert apart._repr_html_()
-    assert len(apart) == apart.info["allocations"] > 0
-    assert "events" not in apart.__dict__
+def test_findings_of_a_large_snapshot_make_no_table_of_all_events(in_parts: af.Snapshot) -> None:
+    assert {"AF201", "AF202"} <= {finding.code for finding in af.findings(in_parts)}
+    assert repr(in_parts)
+    assert in_parts._repr_html_()
+    assert len(in_parts) == in_parts.info["allocations"] > 0
+    assert "events" not in in_parts.__dict__
 
 
 def test_all_events_with_what_they_mean_are_those_of_whole_tables(
     cluster: af.sim.Cluster, client: af.Client, frames: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_derived, "PART", 300)
-    found, whole = af.stats.explain_events(client.snapshot(namespace="*")), af.stats.explain_events(frames)
-    assert list(found) == list(whole)
-    for name in whole:
-        assert found[name].astype("str").equals(whole[name].astype("str")), name
+    monkeypatch.setattr(_derived, "PART_ROWS", 300)
+    from_parts, from_frames = (
+        af.stats.explain_events(client.snapshot(namespace="*")),
+        af.stats.explain_events(frames),
+    )
+    assert list(from_parts) == list(from_frames)
+    for name in from_frames:
+        assert from_parts[name].astype("str").equals(from_frames[name].astype("str")), name
+
+
+def test_the_stages_of_a_snapshot_are_computed_once_and_shared_as_of_another_moment(
+    client: af.Client,
+) -> None:
+    snap = client.snapshot(namespace="*")
+    derived = _derived.derive(snap)
+    assert _derived.derive(snap) is derived
+    earlier = _derived.derive(snap, pd.Timestamp(snap.info["finished_at"]) - pd.Timedelta("1h"))
+    assert earlier.events is derived.events
+    assert earlier.tasks is derived.tasks
+    assert earlier.observed_us == derived.observed_us - 3_600_000_000
+
+
+def test_an_interrupted_stage_is_computed_again(client: af.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    snap = client.snapshot(namespace="*")
+    with monkeypatch.context() as patch:
+        patch.setattr(_derived, "_join_parts", lambda frames: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            af.stats.restarts(snap)
+    expected = af.stats.restarts(as_frames(snap))
+    assert af.stats.restarts(snap)["count"].tolist() == expected["count"].tolist()

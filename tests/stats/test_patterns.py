@@ -12,7 +12,7 @@ from tables import alloc, at, ended, event, gave_up, restarting, snapshot, start
 
 import allocframe as af
 from allocframe import stats
-from allocframe.stats.restart_storms import _distinct
+from allocframe.stats.restart_storms import _count_distinct
 from allocframe.tables import evaluations_frame
 
 DELAYED = "Exceeded allowed attempts, applying a delay"
@@ -38,8 +38,8 @@ def test_three_crashes_in_ten_minutes_are_a_loop_and_two_are_not(tmp_path: Path)
 
 def test_the_thresholds_of_a_loop_can_be_set(tmp_path: Path) -> None:
     snap = snapshot(tmp_path, alloc("a", *looping(100, 800, 1500)))
-    assert len(stats.crash_loops(snap, within="30min")) == 1
-    assert len(stats.crash_loops(snap, min_restarts=2, within="15min")) == 1
+    assert len(stats.crash_loops(snap, window="30min")) == 1
+    assert len(stats.crash_loops(snap, min_restarts=2, window="15min")) == 1
 
 
 def test_a_loop_is_slow_by_long_runs_and_delayed_by_its_policy(tmp_path: Path) -> None:
@@ -91,10 +91,10 @@ def crashed(number: int, second: float, **more: Any) -> dict[str, Any]:
 def test_many_tasks_at_once_are_a_storm_and_one_looping_task_is_not(tmp_path: Path) -> None:
     far = [crashed(n, 5000 * n, JobID=f"job-{n}") for n in range(1, 5)]
     storm = [crashed(n, 40_000 + n, NodeName="node-9", JobID=f"job-{n % 3}") for n in range(10, 20)]
-    found = stats.restart_storms(snapshot(tmp_path, *far, *storm), observed_at=at(90_000))
-    assert found[["slots", "node_name", "node_name_share"]].values.tolist() == [[10, "node-9", 1.0]]
-    assert (found["began_at"].item(), found["ended_at"].item()) == (at(40_010), at(40_019))
-    assert found["job_id_share"].item() == 0.4
+    table = stats.restart_storms(snapshot(tmp_path, *far, *storm), observed_at=at(90_000))
+    assert table[["slots", "node_name", "node_name_share"]].values.tolist() == [[10, "node-9", 1.0]]
+    assert (table["began_at"].item(), table["ended_at"].item()) == (at(40_010), at(40_019))
+    assert table["job_id_share"].item() == 0.4
     loop = alloc("z", *looping(*range(100, 103)))
     assert stats.restart_storms(snapshot(tmp_path, loop), min_slots=2).empty
 
@@ -102,21 +102,21 @@ def test_many_tasks_at_once_are_a_storm_and_one_looping_task_is_not(tmp_path: Pa
 def test_windows_count_different_slots() -> None:
     import numpy as np
 
-    assert _distinct(np.array([0, 0, 1, 2, 1]), np.array([3, 4, 5, 5, 5])).tolist() == [2, 3, 2, 2, 1]
+    assert _count_distinct(np.array([0, 0, 1, 2, 1]), np.array([3, 4, 5, 5, 5])).tolist() == [2, 3, 2, 2, 1]
 
 
 def test_failures_close_to_others_on_their_node_are_told_from_lonely_ones(tmp_path: Path) -> None:
     rows = [crashed(n, 1000 + n, NodeName="bad") for n in range(3)] + [
         crashed(n, 2000 * n, NodeName="good") for n in range(3, 6)
     ]
-    found = stats.failure_clustering(snapshot(tmp_path, *rows)).set_index("node_name")
-    assert found.loc["bad", "share"] == 1.0
-    assert found.loc["good", "share"] == 0.0
-    assert found.loc["bad", "ratio"] > 10
+    table = stats.failure_clustering(snapshot(tmp_path, *rows)).set_index("node_name")
+    assert table.loc["bad", "share"] == 1.0
+    assert table.loc["good", "share"] == 0.0
+    assert table.loc["bad", "ratio"] > 10
 
 
 def fleet(bad: int) -> list[dict[str, Any]]:
-    """Ten nodes with twelve tasks each of the same job; on the first, `bad` of them crash, elsewhere one in twelve."""
+    """Return ten nodes with twelve tasks of one job each; `bad` crash on the first, one on each other."""
     rows = []
     for node in range(10):
         for number in range(12):
@@ -131,9 +131,9 @@ def fleet(bad: int) -> list[dict[str, Any]]:
 
 
 def test_a_node_that_fails_more_than_its_jobs_explain_is_a_lemon(tmp_path: Path) -> None:
-    found = stats.lemon_nodes(snapshot(tmp_path, *fleet(bad=12)))
-    assert found.loc[found["lemon"], "node_name"].tolist() == ["node-0"]
-    row = found.iloc[0]
+    table = stats.lemon_nodes(snapshot(tmp_path, *fleet(bad=12)))
+    assert table.loc[table["lemon"], "node_name"].tolist() == ["node-0"]
+    row = table.iloc[0]
     assert (row["observed"], row["tasks"]) == (12, 12)
     assert row["expected"] == pytest.approx(21 / 120 * 12)
     assert not stats.lemon_nodes(snapshot(tmp_path, *fleet(bad=2)))["lemon"].any()
@@ -177,9 +177,9 @@ def test_a_version_is_held_against_the_one_before_and_canaries_apart(tmp_path: P
     new = [crashed(n, 3000.0, JobVersion=4) for n in range(6)]
     canary = {"Healthy": False, "Canary": True}
     rows = [*old, *new, crashed(7, 2000.0, JobVersion=4, DeploymentStatus=canary)]
-    found = stats.rollouts(snapshot(tmp_path, *rows), observed_at=at(4000))
-    assert found["canary"].tolist() == [False, True]
-    row = found.iloc[0]
+    table = stats.rollouts(snapshot(tmp_path, *rows), observed_at=at(4000))
+    assert table["canary"].tolist() == [False, True]
+    row = table.iloc[0]
     assert (row["job_version"], row["base_version"], row["failed_tasks"], row["tasks"]) == (4, 3, 6, 6)
     assert (row["base_failed_tasks"], row["base_tasks"], row["cause"]) == (0, 10, "failure")
     assert row["ratio"] == float("inf")
@@ -190,11 +190,11 @@ def test_a_version_is_held_against_the_one_before_and_canaries_apart(tmp_path: P
 @pytest.mark.parametrize("version", flatten.VERSIONS)
 def test_recorded_evaluations_say_what_could_not_be_placed_and_why(version: str) -> None:
     raw = flatten.recorded_rows(version, "evaluations")
-    found = stats.placement_failures(evaluations_frame(raw))
-    assert len(found) == sum(len(row.get("FailedTGAllocs") or {}) for row in raw)
-    assert set(found["task_group"]) == {"toolarge"}
-    assert set(found["exhausted"]) == {"cpu: 1"}
-    row = found[found["triggered_by"] == "job-register"].iloc[0]
+    table = stats.placement_failures(evaluations_frame(raw))
+    assert len(table) == sum(len(row.get("FailedTGAllocs") or {}) for row in raw)
+    assert set(table["task_group"]) == {"toolarge"}
+    assert set(table["exhausted"]) == {"cpu: 1"}
+    row = table[table["triggered_by"] == "job-register"].iloc[0]
     assert (row["queued"], row["nodes_evaluated"], row["nodes_exhausted"]) == (1, 1, 1)
 
 
@@ -209,14 +209,14 @@ DESCRIPTIONS = {
 }
 
 
-@pytest.mark.parametrize(("said", "reason"), list(DESCRIPTIONS.items()))
+@pytest.mark.parametrize(("description", "reason"), list(DESCRIPTIONS.items()))
 def test_the_schedulers_words_say_why_an_allocation_was_stopped(
-    tmp_path: Path, said: str, reason: str
+    tmp_path: Path, description: str, reason: str
 ) -> None:
-    snap = snapshot(tmp_path, alloc("a", DesiredStatus="stop", DesiredDescription=said), alloc("b"))
-    found = stats.explain_stops(snap).set_index("alloc_id")["stop_reason"]
-    assert found["a"] == reason
-    assert pd.isna(found["b"])
+    snap = snapshot(tmp_path, alloc("a", DesiredStatus="stop", DesiredDescription=description), alloc("b"))
+    table = stats.explain_stops(snap).set_index("alloc_id")["stop_reason"]
+    assert table["a"] == reason
+    assert pd.isna(table["b"])
 
 
 @pytest.mark.parametrize(
@@ -237,10 +237,10 @@ def test_the_evaluation_of_the_replacement_tells_a_drain_from_a_stop(
     evaluations = evaluations_frame(
         [{"ID": "e1", "TriggeredBy": trigger}, {"ID": "e0", "TriggeredBy": "job-register"}]
     )
-    found = stats.explain_stops(snapshot(tmp_path, old, new), evaluations).set_index("alloc_id")[
+    table = stats.explain_stops(snapshot(tmp_path, old, new), evaluations).set_index("alloc_id")[
         "stop_reason"
     ]
-    assert found["a"] == reason
+    assert table["a"] == reason
 
 
 def test_a_drain_of_the_simulated_cluster_is_told_as_one() -> None:
@@ -251,6 +251,6 @@ def test_a_drain_of_the_simulated_cluster_is_told_as_one() -> None:
         engine = cluster.engine
         node = next(a.node for a in engine.live() if a.job.kind == "service" and a.client_status == "running")
         moved = {a.id for a in engine.drain(node)}
-        found = stats.explain_stops(client.snapshot(namespace="*"), client.evaluations(namespace="*"))
+        table = stats.explain_stops(client.snapshot(namespace="*"), client.evaluations(namespace="*"))
     assert moved
-    assert set(found.set_index("alloc_id").loc[sorted(moved), "stop_reason"]) == {"node drained"}
+    assert set(table.set_index("alloc_id").loc[sorted(moved), "stop_reason"]) == {"node drained"}

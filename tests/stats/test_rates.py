@@ -23,7 +23,8 @@ def two_jobs(folder: Path) -> af.Snapshot:
     """`web` runs two hours in two runs with one restart, `api` one hour without; a third never ran."""
     return snapshot(
         folder,
-        alloc("a", event("Received", 0), started(0), ended(HOUR), restarting(HOUR), started(HOUR), ModifyTime=at(2 * HOUR).value),
+        alloc("a", event("Received", 0), started(0), ended(HOUR), restarting(HOUR), started(HOUR),
+              ModifyTime=at(2 * HOUR).value),
         alloc("b", event("Received", HOUR), started(HOUR), JobID="api", NodeName="node-2"),
         alloc("c", event("Received", 0), event("Driver Failure", 0), JobID="cron", state="dead"),
     )  # fmt: skip
@@ -50,10 +51,10 @@ def test_without_exposure_the_rate_is_missing_and_the_count_is_not(tmp_path: Pat
 
 def test_a_window_counts_and_exposes_only_what_lies_in_it(tmp_path: Path) -> None:
     snap = two_jobs(tmp_path)
-    late = stats.failures(snap, by=[], since=at(1.5 * HOUR)).iloc[0]
-    assert (late["count"], late["exposure_hours"]) == (0, 1.0)
-    early = stats.failures(snap, by=[], until=at(HOUR)).iloc[0]
-    assert (early["count"], early["exposure_hours"]) == (2, 1.0)
+    later = stats.failures(snap, by=[], since=at(1.5 * HOUR)).iloc[0]
+    assert (later["count"], later["exposure_hours"]) == (0, 1.0)
+    earlier = stats.failures(snap, by=[], until=at(HOUR)).iloc[0]
+    assert (earlier["count"], earlier["exposure_hours"]) == (2, 1.0)
     with pytest.raises(ValueError, match=r"since .* after until"):
         stats.failures(snap, since=at(9), until=at(8))
 
@@ -78,7 +79,7 @@ def test_by_cause_the_exposure_is_that_of_the_whole_group(tmp_path: Path) -> Non
 
 
 def test_an_unknown_column_is_refused_naming_those_that_there_are(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"'datacenter'.*job_id"):
+    with pytest.raises(ValueError, match=r"by must name columns among .*job_id.*, got 'datacenter'"):
         stats.restarts(two_jobs(tmp_path), by="datacenter")
     with pytest.raises(TypeError, match="exit_code"):
         stats.restarts(two_jobs(tmp_path).events.drop(columns="exit_code"))
@@ -101,10 +102,10 @@ def test_what_the_ring_has_lost_is_counted_by_the_node_and_said(tmp_path: Path) 
 def test_pandas_duckdb_and_a_snapshot_give_equal_rates(snap: af.Snapshot, by: str | list[str]) -> None:
     order = [by] if isinstance(by, str) else by
     for rate in (stats.restarts, stats.failures, stats.oom_kills, stats.failed_starts):
-        here, there = rate(as_frames(snap), by=by), rate(as_duckdb(snap), by=by)
-        assert plain(here, *order) == plain(there, *order)
+        by_pandas, by_duckdb = rate(as_frames(snap), by=by), rate(as_duckdb(snap), by=by)
+        assert plain(by_pandas, *order) == plain(by_duckdb, *order)
         counted = ["count"] if by else ["count", "tasks"]
-        assert rate(snap, by=by)[counted].sum().tolist() == here[counted].sum().tolist()
+        assert rate(snap, by=by)[counted].sum().tolist() == by_pandas[counted].sum().tolist()
     binned = (
         stats.restarts(as_frames(snap), by="job_id", bin="1h"),
         stats.restarts(as_duckdb(snap), by="job_id", bin="1h"),
@@ -164,8 +165,8 @@ def test_rates_of_a_parquet_file_that_duckdb_reads_are_those_of_the_snapshot(
     snap: af.Snapshot, tmp_path: Path
 ) -> None:
     folder = snap.to_parquet(tmp_path / "tables.parquet")
-    there = stats.failures(duckdb.read_parquet(str(Path(folder) / "events.parquet")), by="job_id")
-    here = stats.failures(snap.events, by="job_id")
+    by_duckdb = stats.failures(duckdb.read_parquet(str(Path(folder) / "events.parquet")), by="job_id")
+    by_pandas = stats.failures(snap.events, by="job_id")
     counted = ["job_id", "count"]
-    assert plain(there[counted], "job_id") == plain(here[counted], "job_id")
-    assert there["rate_per_hour"].sum() == pytest.approx(here["rate_per_hour"].sum(), rel=1e-6)
+    assert plain(by_duckdb[counted], "job_id") == plain(by_pandas[counted], "job_id")
+    assert by_duckdb["rate_per_hour"].sum() == pytest.approx(by_pandas["rate_per_hour"].sum(), rel=1e-6)

@@ -15,12 +15,12 @@ def test_runs_last_from_start_to_end_and_the_last_up_to_the_present(tmp_path: Pa
     snap = snapshot(
         tmp_path, alloc("a", event("Received", 0), started(10), ended(40), restarting(40), started(55))
     )
-    ran = stats.runs(snap, observed_at=at(100))
-    assert ran["duration"].dt.total_seconds().tolist() == [30, 45]
-    assert ran["end"].tolist() == ["failure", "running"]
-    assert ran["failure"].tolist() == [True, False]
-    assert ran["right_censored"].tolist() == [False, True]
-    assert not ran["left_truncated"].any()
+    runs = stats.runs(snap, observed_at=at(100))
+    assert runs["duration"].dt.total_seconds().tolist() == [30, 45]
+    assert runs["end"].tolist() == ["failure", "running"]
+    assert runs["failure"].tolist() == [True, False]
+    assert runs["right_censored"].tolist() == [False, True]
+    assert not runs["left_truncated"].any()
 
 
 def test_a_run_whose_start_the_ring_has_lost_is_marked_and_begins_with_its_first_event(
@@ -31,19 +31,19 @@ def test_a_run_whose_start_the_ring_has_lost_is_marked_and_begins_with_its_first
         restarting(6),
         *(e for n in range(2) for e in (started(10 + n * 10), ended(15 + n * 10), restarting(16 + n * 10))),
     ]
-    ran = stats.runs(
+    runs = stats.runs(
         snapshot(tmp_path, alloc("a", *events, started(40), event("Signaling", 41))), observed_at=at(60)
     )
-    assert ran["left_truncated"].tolist() == [True, False, False, False]
-    assert ran["duration"].dt.total_seconds().tolist() == [0, 5, 5, 20]
+    assert runs["left_truncated"].tolist() == [True, False, False, False]
+    assert runs["duration"].dt.total_seconds().tolist() == [0, 5, 5, 20]
 
 
 def test_a_running_task_whose_started_is_gone_is_known_by_its_state(tmp_path: Path) -> None:
     row = alloc("a", *(event("Signaling", n) for n in range(100, 110)))
     row["TaskStates"]["server"]["StartedAt"] = at(3).isoformat().replace("+00:00", "Z")
-    ran = stats.runs(snapshot(tmp_path, row), observed_at=at(203))
-    assert ran["duration"].dt.total_seconds().tolist() == [200]
-    assert ran["end"].tolist() == ["running"]
+    runs = stats.runs(snapshot(tmp_path, row), observed_at=at(203))
+    assert runs["duration"].dt.total_seconds().tolist() == [200]
+    assert runs["end"].tolist() == ["running"]
 
 
 def test_what_was_lost_with_its_node_ends_when_the_servers_said_so(tmp_path: Path) -> None:
@@ -55,26 +55,26 @@ def test_what_was_lost_with_its_node_ends_when_the_servers_said_so(tmp_path: Pat
         DesiredStatus="stop",
         ModifyTime=at(600).value,
     )
-    ran = stats.runs(snapshot(tmp_path, row), observed_at=at(9999))
-    assert ran["end"].tolist() == ["lost"]
-    assert ran["duration"].dt.total_seconds().tolist() == [600]
+    runs = stats.runs(snapshot(tmp_path, row), observed_at=at(9999))
+    assert runs["end"].tolist() == ["lost"]
+    assert runs["duration"].dt.total_seconds().tolist() == [600]
 
 
 def test_a_clock_that_was_set_back_gives_no_negative_length_but_a_mark(tmp_path: Path) -> None:
-    ran = stats.runs(
+    runs = stats.runs(
         snapshot(
             tmp_path, alloc("a", event("Received", 0), started(100), ended(40), gave_up(41), state="dead")
         )
     )
-    assert ran["duration"].dt.total_seconds().tolist() == [0]
-    assert ran["skewed"].tolist() == [True]
+    assert runs["duration"].dt.total_seconds().tolist() == [0]
+    assert runs["skewed"].tolist() == [True]
 
 
 def chain(folder: Path) -> object:
-    """One slot: runs 100 s, crashes, is down 20 s, runs 80 s, fails for good at 200, and its replacement starts at 260."""
+    """Return one slot: up 0 to 100 s and 120 to 200 s, failed for good, its replacement up from 260 s."""
     first = alloc(
-        "a", event("Received", 0), started(0), ended(100), restarting(100), started(120), ended(200), gave_up(200),
-        state="dead", ClientStatus="failed", NextAllocation="b",
+        "a", event("Received", 0), started(0), ended(100), restarting(100), started(120), ended(200),
+        gave_up(200), state="dead", ClientStatus="failed", NextAllocation="b",
     )  # fmt: skip
     return snapshot(
         folder,
@@ -148,11 +148,11 @@ def test_chains_follow_links_and_slots_and_mark_what_is_gone(tmp_path: Path) -> 
         alloc("d", CreateTime=at(30).value),
         alloc("x", Name="web.app[1]", CreateTime=at(5).value),
     )
-    found = stats.reschedule_chains(snap).set_index("alloc_id")
-    assert found.loc[["b", "c", "d"], "position"].tolist() == [0, 1, 2]
-    assert found.loc[["c", "d"], "linked_by"].tolist() == ["slot", "link"]
-    assert found["broken"].to_dict() == {"b": True, "c": False, "d": False, "x": False}
-    assert found["length"].to_dict() == {"b": 3, "c": 3, "d": 3, "x": 1}
+    chains = stats.reschedule_chains(snap).set_index("alloc_id")
+    assert chains.loc[["b", "c", "d"], "position"].tolist() == [0, 1, 2]
+    assert chains.loc[["c", "d"], "linked_by"].tolist() == ["slot", "link"]
+    assert chains["broken"].to_dict() == {"b": True, "c": False, "d": False, "x": False}
+    assert chains["length"].to_dict() == {"b": 3, "c": 3, "d": 3, "x": 1}
 
 
 def test_a_ring_of_links_ends(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The estimators against scipy on any data, and against figures that lifelines gave (tests/data/lifelines.json)."""
+"""The estimators against scipy on any data, and against results of lifelines (tests/data/lifelines.json)."""
 
 from __future__ import annotations
 
@@ -22,64 +22,66 @@ LENGTHS = st.lists(st.tuples(st.integers(1, 30), st.booleans()), min_size=2, max
 
 
 def test_kaplan_meier_equals_lifelines() -> None:
-    found = stats.kaplan_meier(LIFELINES["durations"], LIFELINES["observed"])
-    wanted = LIFELINES["kaplan_meier"]
-    assert found["time"].tolist() == wanted["time"]
-    np.testing.assert_allclose(found["survival"], wanted["survival"], atol=1e-9)
-    inner = (found["survival"] > 0) & (found["survival"] < 1)
-    np.testing.assert_allclose(found["lower"][inner], np.array(wanted["lower"])[inner], atol=1e-6)
-    np.testing.assert_allclose(found["upper"][inner], np.array(wanted["upper"])[inner], atol=1e-6)
+    estimate = stats.kaplan_meier(LIFELINES["durations"], LIFELINES["observed"])
+    expected = LIFELINES["kaplan_meier"]
+    assert estimate["time"].tolist() == expected["time"]
+    np.testing.assert_allclose(estimate["survival"], expected["survival"], atol=1e-9)
+    inner = (estimate["survival"] > 0) & (estimate["survival"] < 1)
+    np.testing.assert_allclose(estimate["lower"][inner], np.array(expected["lower"])[inner], atol=1e-6)
+    np.testing.assert_allclose(estimate["upper"][inner], np.array(expected["upper"])[inner], atol=1e-6)
 
 
 def test_the_log_rank_test_equals_lifelines() -> None:
-    found = stats.logrank(LIFELINES["durations"], LIFELINES["observed"], LIFELINES["groups"])
-    assert found["statistic"] == pytest.approx(LIFELINES["logrank"]["statistic"])
-    assert found["p"] == pytest.approx(LIFELINES["logrank"]["p"])
-    assert found["degrees_of_freedom"] == 2
+    estimate = stats.logrank(LIFELINES["durations"], LIFELINES["observed"], LIFELINES["groups"])
+    assert estimate["statistic"] == pytest.approx(LIFELINES["logrank"]["statistic"])
+    assert estimate["p"] == pytest.approx(LIFELINES["logrank"]["p"])
+    assert estimate["degrees_of_freedom"] == 2
 
 
 def test_aalen_johansen_equals_lifelines() -> None:
-    wanted = LIFELINES["aalen_johansen"]
-    found = stats.cumulative_incidence(wanted["time"][1:], [end or None for end in LIFELINES["ends"]])
+    expected = LIFELINES["aalen_johansen"]
+    estimate = stats.cumulative_incidence(expected["time"][1:], [end or None for end in LIFELINES["ends"]])
     for kind in ("failed", "updated", "lost"):
-        np.testing.assert_allclose(found[kind], wanted[kind], atol=1e-9)
+        np.testing.assert_allclose(estimate[kind], expected[kind], atol=1e-9)
 
 
 @given(LENGTHS)
 def test_kaplan_meier_equals_scipy_on_any_data(data: list[tuple[int, bool]]) -> None:
-    length, seen = np.array([d for d, _ in data], float), np.array([s for _, s in data])
-    found = stats.kaplan_meier(length, seen).set_index("time")
-    if not seen.any():
-        assert (found["survival"] == 1).all()
+    length, is_event = np.array([d for d, _ in data], float), np.array([s for _, s in data])
+    estimate = stats.kaplan_meier(length, is_event).set_index("time")
+    if not is_event.any():
+        assert (estimate["survival"] == 1).all()
         return
-    sample = reference.CensoredData(uncensored=length[seen], right=length[~seen])
-    wanted = reference.ecdf(sample).sf
-    np.testing.assert_allclose(found["survival"].loc[wanted.quantiles], wanted.probabilities, atol=1e-12)
+    sample = reference.CensoredData(uncensored=length[is_event], right=length[~is_event])
+    expected = reference.ecdf(sample).sf
+    np.testing.assert_allclose(
+        estimate["survival"].loc[expected.quantiles], expected.probabilities, atol=1e-12
+    )
 
 
 @given(LENGTHS, st.data())
 def test_the_ways_to_end_and_survival_add_up_to_one(
     data: list[tuple[int, bool]], more: st.DataObject
 ) -> None:
-    kinds = [more.draw(st.sampled_from(["failed", "lost"])) if seen else None for _, seen in data]
+    kinds = [more.draw(st.sampled_from(["failed", "lost"])) if is_event else None for _, is_event in data]
     shares = stats.cumulative_incidence([d for d, _ in data], kinds).drop(columns=["time", "at_risk"])
-    survival = stats.kaplan_meier([d for d, _ in data], [seen for _, seen in data])["survival"]
+    survival = stats.kaplan_meier([d for d, _ in data], [is_event for _, is_event in data])["survival"]
     np.testing.assert_allclose(shares.sum(axis=1) + survival, 1, atol=1e-9)
 
 
 def test_two_groups_agree_with_scipys_log_rank_test() -> None:
     rng = np.random.default_rng(3)
     a, b = rng.exponential(2, 40), rng.exponential(4, 50)
-    wanted = reference.logrank(a, b)
-    found = stats.logrank([*a, *b], [True] * 90, ["a"] * 40 + ["b"] * 50)
-    assert found["statistic"] == pytest.approx(wanted.statistic**2)
-    assert found["p"] == pytest.approx(wanted.pvalue)
+    expected = reference.logrank(a, b)
+    estimate = stats.logrank([*a, *b], [True] * 90, ["a"] * 40 + ["b"] * 50)
+    assert estimate["statistic"] == pytest.approx(expected.statistic**2)
+    assert estimate["p"] == pytest.approx(expected.pvalue)
 
 
 def test_the_mean_cumulative_function_is_nelsons_example_by_hand() -> None:
-    found = stats.mean_cumulative(["a", "a", "b"], [1, 3, 2], {"a": 4, "b": 2.5, "c": 1.5})
-    np.testing.assert_allclose(found["mean"], [0, 1 / 3, 1 / 3 + 1 / 2, 1 / 3 + 1 / 2 + 1])
-    assert (found["lower"] <= found["mean"]).all()
+    estimate = stats.mean_cumulative(["a", "a", "b"], [1, 3, 2], {"a": 4, "b": 2.5, "c": 1.5})
+    np.testing.assert_allclose(estimate["mean"], [0, 1 / 3, 1 / 3 + 1 / 2, 1 / 3 + 1 / 2 + 1])
+    assert (estimate["lower"] <= estimate["mean"]).all()
     late = stats.mean_cumulative(["a"], [3], {"a": 4, "b": 4}, since={"b": 3.5})
     assert late["at_risk"].tolist() == [1, 1]
     with pytest.raises(ValueError, match="until"):

@@ -12,12 +12,13 @@ import flatten
 _READ = """
 import resource, sys
 import allocframe as af
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+usage = lambda: resource.getrusage(resource.RUSAGE_SELF)
+peak = lambda: usage().ru_maxrss * 1024
 with af.read_json(sys.argv[1]) as small:
     rows = len(small), len(small.events), len(small.task_states)
-before, cpu = peak(), resource.getrusage(resource.RUSAGE_SELF).ru_utime
+before, cpu = peak(), usage().ru_utime
 with af.read_json(sys.argv[2]) as snap:
-    print(len(snap), len(snap.events), peak() - before, resource.getrusage(resource.RUSAGE_SELF).ru_utime - cpu)
+    print(len(snap), len(snap.events), peak() - before, usage().ru_utime - cpu)
 """
 
 
@@ -33,8 +34,8 @@ def test_row_56_memory_stays_below_a_small_multiple_of_the_answers_and_time_is_s
     size = sum(file.stat().st_size for file in tmp_path.iterdir())
     command = [sys.executable, "-c", _READ, str(tmp_path / "page-000.json"), str(tmp_path / "*.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=150)
-    found, told, more, cpu = map(float, done.stdout.split())
-    assert (found, told) == (pages * each, pages * each * events)
+    allocations, events_read, more, cpu = map(float, done.stdout.split())
+    assert (allocations, events_read) == (pages * each, pages * each * events)
     assert size > 60e6
     assert more < 4 * size, f"{more / 1e6:.0f} MB more for {size / 1e6:.0f} MB of answers"
     assert cpu < 60, "processor seconds, which do not depend on what else runs here"

@@ -68,12 +68,12 @@ def test_recorded_lists_give_row_for_row_what_plain_loops_give(
         key = list(TABLES[table].key)
         got = {tuple(row[k] for k in key): row for row in frame.to_dict("records")}
         assert got.keys() == expected.keys()
-        for identity, wanted in expected.items():
-            for column, value in wanted.items():
-                found = plain(got[identity][column])
+        for identity, row in expected.items():
+            for column, value in row.items():
+                read_value = plain(got[identity][column])
                 if column.endswith("_at") and value is not None:
                     value = pd.Timestamp(value).value
-                assert found == value, (identity, column)
+                assert read_value == value, (identity, column)
     assert snap.issues.empty
 
 
@@ -174,12 +174,12 @@ def test_an_empty_answer_has_the_columns_and_dtypes_of_a_full_one(tmp_path: Path
     for name in SNAPSHOT_TABLES:
         assert getattr(empty, name).empty
         for column, dtype in getattr(full, name).dtypes.items():
-            found = getattr(empty, name)[column].dtype
+            empty_dtype = getattr(empty, name)[column].dtype
             if isinstance(dtype, pd.CategoricalDtype):
-                assert isinstance(found, pd.CategoricalDtype)
-                assert found.categories.dtype == dtype.categories.dtype
+                assert isinstance(empty_dtype, pd.CategoricalDtype)
+                assert empty_dtype.categories.dtype == dtype.categories.dtype
             else:
-                assert found == dtype, (name, column)
+                assert empty_dtype == dtype, (name, column)
         assert list(TABLES[name].empty().columns) == list(getattr(full, name).columns)
 
 
@@ -378,9 +378,9 @@ def test_a_detail_that_its_column_cannot_hold_is_noted_and_kept_in_details(
 
 @pytest.mark.parametrize("time", [0, -(2**63), 2**63 - 1, -5, 4102444800000000000])
 def test_times_in_nanoseconds_never_raise(tmp_path: Path, time: int) -> None:
-    found = plain(read(tmp_path, [with_events({"Type": "Started", "Time": time})]).events["time"][0])
-    assert found in (time, None)
-    assert found == time or time in (0, -(2**63), 2**63 - 1)
+    ns = plain(read(tmp_path, [with_events({"Type": "Started", "Time": time})]).events["time"][0])
+    assert ns in (time, None)
+    assert ns == time or time in (0, -(2**63), 2**63 - 1)
 
 
 def test_the_last_of_two_equal_keys_wins(tmp_path: Path) -> None:
@@ -505,14 +505,14 @@ def test_whatever_the_json_holds_no_row_is_lost_and_no_value_is_wrong(
     for number, row in enumerate(rows):
         row["ID"] = f"{number}"
     snap = read(tmp_path_factory.mktemp("any"), rows)
-    found = snap.allocations.set_index("alloc_id")
-    assert sorted(found.index) == [row["ID"] for row in rows]
+    by_id = snap.allocations.set_index("alloc_id")
+    assert sorted(by_id.index) == [row["ID"] for row in rows]
     for row in rows:
-        got = found.loc[row["ID"]]
+        got = by_id.loc[row["ID"]]
         index, job = row.get("CreateIndex"), row.get("JobID")
-        whole = isinstance(index, int) and not isinstance(index, bool) and 0 <= index < 2**64
+        fits = isinstance(index, int) and not isinstance(index, bool) and 0 <= index < 2**64
         if not isinstance(index, str | float):
-            assert plain(got["create_index"]) == (index if whole else None)
+            assert plain(got["create_index"]) == (index if fits else None)
         if isinstance(job, str) and not any("\ud800" <= c <= "\udfff" for c in job):
             assert plain(got["job_id"]) == (job or None)
         else:

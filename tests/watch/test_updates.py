@@ -27,7 +27,7 @@ def alloc(index: int, times: range, identity: str = "a1", **more: Any) -> dict[s
 
 
 def times(update: updates.Update) -> list[int]:
-    return [event["Time"] for event in json.loads(update.extended())["TaskStates"]["t"]["Events"]]
+    return [event["Time"] for event in json.loads(update.row_with_passed())["TaskStates"]["t"]["Events"]]
 
 
 RNG = random.Random(1)
@@ -88,14 +88,16 @@ def test_an_empty_line_is_a_heartbeat_and_other_topics_are_passed_over() -> None
 
 
 def test_a_payload_keeps_no_job_but_its_type_and_version() -> None:
-    told = updates.update(alloc(5, range(2), Job={"Type": "batch", "Version": 3, "Meta": {"password": "x"}}))
+    told = updates.parse_allocation(
+        alloc(5, range(2), Job={"Type": "batch", "Version": 3, "Meta": {"password": "x"}})
+    )
     assert told is not None
     row = json.loads(told.row)
-    assert (row["JobType"], row["JobVersion"], told.job_known) == ("batch", 3, True)
+    assert (row["JobType"], row["JobVersion"], told.has_job) == ("batch", 3, True)
     assert b"password" not in told.row
-    bare = updates.update(alloc(5, range(2)))
+    bare = updates.parse_allocation(alloc(5, range(2)))
     assert bare is not None
-    assert not bare.job_known
+    assert not bare.has_job
     assert json.loads(updates.with_job(bare.row, "service", 4))["JobVersion"] == 4
 
 
@@ -114,7 +116,7 @@ def test_forms_between_which_events_were_lost_are_told_one_after_the_other() -> 
     for index, ring in ((1, range(10)), (2, range(5, 15)), (3, range(40, 50)), (4, range(45, 55))):
         queue.put(updates.parse(line(alloc(index, ring))))
     (update,), _, _ = queue.take(10)
-    assert [times(form) for form in update.forms()] == [list(range(15)), list(range(40, 55))]
+    assert [times(form) for form in update.versions()] == [list(range(15)), list(range(40, 55))]
 
 
 def test_what_was_told_before_the_subscription_and_what_comes_twice_is_counted_and_left_out() -> None:

@@ -517,7 +517,7 @@ def test_row_42_an_allocation_that_was_never_listed_is_read_for_its_job() -> Non
 def test_row_43_a_slow_consumer_gets_what_still_fits_and_else_a_new_list(
     live: af.sim.Cluster, viewer: af.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(update_queue, "MOST_BYTES", 60_000)
+    monkeypatch.setattr(update_queue, "MAX_BYTES", 60_000)
     with viewer.watch(namespace="*") as watch:
         next(watch)
         for which in range(12):

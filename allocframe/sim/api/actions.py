@@ -77,6 +77,7 @@ class Actions:
             except ValueError as error:
                 raise Refusal(500, str(error)) from None
             answer = act(request, alloc, body if isinstance(body, dict) else {})
+        # Outside the lock: `advance` takes it itself and wakes readers.
         self.engine.advance(_SETTLE_SECONDS)
         return answer
 
@@ -116,6 +117,7 @@ class Actions:
             raise Refusal(500, "task name cannot be set when restarting all tasks")
         if task and task not in alloc.tasks:
             raise Refusal(500, f"Could not find task runner for task: {task}")
+        # 1.3.1 lacks this check and the option AllTasks.
         if not old and (alloc.terminal or alloc.desired_status != "run"):
             raise Refusal(500, "restart of an alloc that should not run")
         if task and alloc.tasks[task].state != "running":

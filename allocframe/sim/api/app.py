@@ -67,6 +67,7 @@ class Api:
         with self.state.changed:
             if request.query_params.get("region", "global") != "global":
                 raise Refusal(500, "No path to region")
+            # With "stale", any server answers without a leader.
             if not self.state.has_leader and "stale" not in request.query_params:
                 raise Refusal(500, "No cluster leader")
             body, headers = answer(request, grant)
@@ -101,6 +102,7 @@ class Api:
         while self.state.table_index(table) <= index and asyncio.get_running_loop().time() < end:
             if await request.is_disconnected():
                 return
+            # The server has restarted: real clients see their connection end.
             if self.state.starts != started:
                 raise Refusal(500, "EOF")
             await asyncio.sleep(0.02)
@@ -124,6 +126,7 @@ class Api:
         by_index, by_id = self._sorted_allocs()
         prefix, reverse = query.get("prefix", ""), query.get("reverse") == "true"
         if prefix:
+            # "g" sorts after every hexadecimal digit, so it ends the range of the prefix.
             head = checked_prefix(prefix)
             chosen = by_id[bisect_left(by_id, head) : bisect_right(by_id, head + "g")]
             keys: Iterable[tuple[str, str]] = (
@@ -180,6 +183,7 @@ class Api:
         alloc = self.state.allocs.get(identity)
         if not grant.known and not grant.anonymous:
             raise Refusal(403, "Permission denied")
+        # Nomad answers 500 here and 404 for an unknown ID, with different texts.
         if alloc is not None and not grant.reads(alloc.namespace):
             raise Refusal(500, f'Unknown allocation "{identity}"')
         if alloc is None:
@@ -338,6 +342,7 @@ def build(
         middleware=middleware,
         exception_handlers=handlers,
     )
+    # Nomad does not redirect "/v1/jobs/" to "/v1/jobs".
     app.router.redirect_slashes = False
     return app
 

@@ -69,6 +69,7 @@ def _stderr(start: int, end: int, termination: Event | None) -> Iterator[str]:
     if code == "0":
         return
     key = "oom" if details.get("oom_killed") == "true" else code
+    # The last lines come just before the end of the run.
     at = rfc3339(max(end - SECOND // 50, start))
     yield from (f"{at} {line}" for line in _LAST_LINES.get(key, _CRASH))
     yield from () if key in _LAST_LINES else _TRACE

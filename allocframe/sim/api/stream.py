@@ -62,6 +62,7 @@ class Stream:
         state, broker, clock = self.engine.state, self.engine.broker, asyncio.get_running_loop().time
         reader = object()
         with state.changed:
+            # A new generation means that the stream was cut.
             number, generation = broker.start(index), broker.generation
             broker.readers[reader] = number
         filter_keys = keys.get("Allocation", set()) | keys.get("*", set())

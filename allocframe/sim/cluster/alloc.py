@@ -74,6 +74,7 @@ class Alloc:
             "RescheduleTracker": self._tracker(version),
             "TaskStates": states or None,
         }
+        # Lists of 1.3.1 lack these two fields.
         if version != "1.3.1":
             transition["MigrateDisablePlacement"] = None
             row["NextAllocation"] = self.next
@@ -91,6 +92,7 @@ class Alloc:
     def struct(self, version: str) -> JSON:
         """Return every field, as filters see it."""
         row = self.stub(version, resources=True)
+        # Only lists have these two; a read has the whole job.
         del row["JobVersion"], row["JobType"]
         return {
             **row,

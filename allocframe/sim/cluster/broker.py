@@ -84,6 +84,7 @@ class Broker:
         if not self.enabled:
             return
         if not self.batches or self.batches[-1].index != alloc.modify_index:
+            # All changes of one Raft index go into one line of the stream.
             self.batches.append(Batch(self.published, alloc.modify_index))
             self.published += 1
         # Copy what changes later: the event must show the allocation as it is now.
@@ -97,6 +98,7 @@ class Broker:
         """
         if not self.batches:
             return self.published
+        # Index 0 means everything that the buffer still has.
         if index == 0:
             return self.batches[0].number
         following = (batch.number for batch in self.batches if batch.index >= index)

@@ -40,6 +40,7 @@ class Engine:
 
     def __init__(self, version: str, start_ns: int, seed: int) -> None:
         self.state = State(version, start_ns)
+        # The only source of randomness: the same seed gives the same cluster.
         self.rng = Random(seed)
         self.removed = 0
         self.broker = Broker()
@@ -159,7 +160,9 @@ class Engine:
 
     def _roll_out(self, job: Job, evaluation: Evaluation, deployment: Deployment | None) -> None:
         """Replace the allocations of the previous version one by one, canaries first."""
+        # A rolling update replaces one allocation at a time (max_parallel = 1).
         pause = 20 * SECOND
+        # The canaries are the first slots, so that they are replaced first.
         for group in job.groups:
             for step, slot in enumerate(range(group.count)):
                 self.after(
@@ -169,6 +172,7 @@ class Engine:
     def _replace_slot(
         self, job: Job, group: Group, slot: int, evaluation: Evaluation, deployment: Deployment | None
     ) -> None:
+        # A newer version of the job, or a failed deployment, ends this rollout.
         superseded = self.state.jobs[job.namespace, job.id] is not job
         if superseded or (deployment and deployment.status == "failed"):
             return
@@ -279,6 +283,7 @@ class Engine:
         self.after(pause, lambda: self._reschedule(alloc, pause))
 
     def _reschedule(self, alloc: Alloc, pause: int) -> None:
+        # A stop, a drain or a new version may have filled the slot in the meantime.
         key = (alloc.namespace, alloc.job.id, alloc.group.name, alloc.slot)
         if self._live.get(key) is not alloc:
             return
@@ -298,6 +303,7 @@ class Engine:
         """Take a node down. Its allocations are lost and placed elsewhere."""
         node.status, node.eligibility = "down", "ineligible"
         node.modify_index = self.state.commit("nodes")
+        # A copy: replacements change `_live` below.
         lost = [alloc for alloc in self._live.values() if alloc.node is node and not alloc.terminal]
         for alloc in lost:
             alloc.client_status, alloc.client_description = "lost", ""
@@ -333,6 +339,7 @@ class Engine:
 
     def collect(self, alloc: Alloc) -> None:
         """Remove a finished allocation after an hour. Since Nomad 1.5, batch jobs stay for a day."""
+        # The garbage collector runs every five minutes, hence the five minutes on top.
         batch = alloc.job.kind in ("batch", "sysbatch") and self.state.version != "1.3.1"
         self.after((24 if batch else 1) * GC_AFTER + 5 * MINUTE, lambda: self._remove(alloc))
 

@@ -133,6 +133,7 @@ class TaskState:
         if self.journal is not None:
             self.journal.append((*self.owner, kind, time))
         self.events.append((kind, time, details or None))
+        # Nomad keeps a ring: the oldest event makes room.
         if len(self.events) > RING:
             del self.events[0]
 

@@ -99,6 +99,7 @@ class Runner:
     def _apply_restart_policy(self, alloc: Alloc, task: Task, outcome: Outcome, attempt: int) -> None:
         """Apply the restart policy to a run that ended by itself."""
         state, policy = alloc.tasks[task.name], alloc.group.restart
+        # Batch tasks may end. A service task that ends is restarted, even with exit code 0.
         if not outcome.failed and alloc.job.kind in ("batch", "sysbatch"):
             self._finish(alloc, task, failed=False)
             return
@@ -147,12 +148,15 @@ class Runner:
             if state.state == "running" and only in (None, task.name):
                 now = self.servers.clock(alloc)
                 state.emit("Restart Signaled", now, **details)
+                # 143 = 128 + 15: the task ends by SIGTERM.
                 state.emit("Terminated", now + SECOND // 10, exit_code="143", signal="15", oom_killed="false")
+                # Attempt -1 becomes 0: restarts on request do not count against the policy.
                 self._restart(alloc, task, 0, -1, "")
 
     def _finish(self, alloc: Alloc, task: Task, *, failed: bool) -> None:
         state = alloc.tasks[task.name]
         state.state, state.failed, state.finished_at = "dead", failed, self.servers.clock(alloc)
+        # As in Nomad, a failed task or the end of the leader ends the other tasks of the group.
         if failed or task.leader:
             kind = "Sibling Task Failed" if failed else "Leader Task Dead"
             details = {"failed_sibling": task.name} if failed else {}

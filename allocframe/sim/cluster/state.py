@@ -48,6 +48,7 @@ class State:
             *self.evals.values(),
             *self.deployments.values(),
         ]
+        # Keep the order and the equality of indexes: ties mean changes in the same transaction.
         old = sorted({index for item in objects for index in (item.create_index, item.modify_index)})
         new = {index: number for number, index in enumerate(old, 2)}
         for item in objects:

@@ -31,6 +31,7 @@ class RealPty:
         self._write = write
         self._input: asyncio.Queue[bytes] = asyncio.Queue()
         self._master, slave = pty.openpty()
+        # Check first: the shell that starts the command would hide the error.
         if shutil.which(command[0]) is None:
             os.close(self._master)
             os.close(slave)

@@ -64,6 +64,7 @@ class Exec:
     async def _refusal(self, socket: WebSocket) -> tuple[int, str] | None:
         """Return the close code and reason for a session that is not allowed, or None."""
         token = socket.headers.get("x-nomad-token")
+        # A browser cannot set headers on a WebSocket, so the token may come as the first message.
         if socket.query_params.get("ws_handshake") == "true":
             first = json.loads(await socket.receive_text())
             token = first.get("auth_token") or token
@@ -103,6 +104,7 @@ class Exec:
                 await _send(socket, stderr={"close": True})
             await _send(socket, stdout={"close": True})
             await _send(socket, exited=True, result={"exit_code": code} if code else {})
+            # 2.0.5 does not close the WebSocket properly; clients must accept that.
             if self.engine.state.version == "1.3.1":
                 await socket.close(1000)
         finally:

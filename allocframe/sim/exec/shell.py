@@ -55,6 +55,7 @@ class ToyShell:
 
     def feed(self, data: bytes) -> None:
         for key in self._decoder.decode(data):
+            # Ctrl-C goes to the running program; at the prompt, it is a key like others.
             if key == INTERRUPT and self._program is not None:
                 self._program.cancel()
             else:
@@ -65,6 +66,7 @@ class ToyShell:
 
     def resize(self, rows: int, cols: int) -> None:
         self.rows, self.cols = rows, cols
+        # An empty key makes the editor redraw at the new size.
         if self._editor is not None:
             self._keys.put_nowait("")
 

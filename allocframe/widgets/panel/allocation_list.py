@@ -50,6 +50,7 @@ class AllocationList:
         rank = table["client_status"].map(pd.Series(_ORDER)).fillna(2)
         table = table.assign(_rank=rank).sort_values(["_rank", "name", "alloc_id"], kind="stable")
         self.table = table.drop(columns="_rank").set_index("alloc_id", drop=False)
+        # One lower-case text per allocation makes a search a single pass per word.
         joined = self.table[list(_COLUMNS)].apply(lambda column: column.str.lower())
         self._text = joined["alloc_id"].str.cat(joined[list(_COLUMNS[1:])], sep=" ")
         self.search(text, reset=reset)

@@ -61,6 +61,7 @@ def execute(client: Client, confirmation: Confirmation) -> Iterator[ActionResult
             detail = f"nothing was done, because it could not be read: {error}"
             yield ActionResult(confirmed, request, "failed", detail)
             continue
+        # Any change has a new ModifyIndex, so what was confirmed no longer describes this allocation.
         if alloc.modify_index != confirmed.modify_index:
             detail = f"nothing was done, because it has changed. {describe_changes(confirmed, alloc)}"
             yield ActionResult(confirmed, request, "changed", detail)

@@ -109,8 +109,7 @@ class ControlPanel(PanelState):
         for control in (self.task, self.signal, self.dry_run):
             control.observe(partial(self._field_changed, self._request_changed), "value")
 
-    # What users do. Callbacks can come on any thread, even for a disabled button: only the state here
-    # decides.
+    # What users do. Callbacks come on any thread, even for a disabled button: only the state here counts.
 
     def _clicked(self, handler: Callable[[], None], _: Any) -> None:
         with self._lock:
@@ -205,7 +204,8 @@ class ControlPanel(PanelState):
             table, message = None, f"The list could not be fetched: {error}"
         now = time.monotonic()
         with self._lock:
-            # Spend at most a tenth of the time on fetching, so that the panel does not keep a slow cluster busy.
+            # Spend at most a tenth of the time on fetching, so that the panel does not keep a slow cluster
+            # busy.
             self._next_fetch = now + max(REFRESH_INTERVAL, 10 * (now - started))
             self._fetch_error, self._rights = message, rights or self._rights
             if table is not None:
@@ -226,6 +226,7 @@ class ControlPanel(PanelState):
         """Read the allocations and ask for a confirmation, unless the choice has changed by now."""
         allocs, unread = read_allocations(self._client, chosen, self._allocs)
         with self._lock:
+            # Users may have changed the fields or the choice while the cluster was read.
             if request == self._request(request.action) and set(chosen) <= set(self._chosen()):
                 self._show_question(request, allocs, unread, reason)
 
@@ -259,6 +260,7 @@ class ControlPanel(PanelState):
 
     def _connect_terminal(self, alloc_id: str, task: str) -> None:
         try:
+            # Imported here, because the panel works without anywidget.
             from ..terminal.terminal import Terminal
 
             terminal = Terminal(self._client, alloc_id, task)
@@ -282,6 +284,7 @@ class ControlPanel(PanelState):
             with self._lock:
                 self._show_results()
         if self.auto_refresh.value and time.monotonic() >= self._next_fetch:
+            # A forgotten notebook must not load the cluster for days.
             if time.monotonic() - self._last_used > IDLE_TIMEOUT:
                 self.auto_refresh.value = False
             else:
@@ -323,7 +326,7 @@ class ControlPanel(PanelState):
 
     @property
     def log(self) -> pd.DataFrame:
-        """The actions of this panel, oldest first: one row per allocation, the last 1,000.
+        """The last 1,000 actions of this panel, oldest first, with one row per allocation.
 
         Columns: time (UTC), action, alloc_id, name, job_id, namespace, node_name, tasks, signal, modify_index
         (before the action), result (done, refused, failed, unknown, changed or dry run), said (details of the

@@ -27,6 +27,7 @@ class PanelState(Controls):
         super().__init__()
         self.limit = limit
         self._read_only = read_only
+        # Re-entrant, because setting a field calls observers that take the lock again.
         self._lock = threading.RLock()
         self._muted = self._executing = False
         self._list, self._history, self._confirmations = AllocationList(), History(), Confirmations()
@@ -62,6 +63,7 @@ class PanelState(Controls):
         forbidden = sorted(
             visible(name) for name in namespaces if name and self._rights.may(capability, name) is False
         )
+        # In order of importance: the first reason that applies is shown.
         reasons = {
             "this client is read-only": self._read_only,
             "another action is running": self._executing,
@@ -149,6 +151,7 @@ class PanelState(Controls):
             rows_before = tuple(alloc_id for _, alloc_id in self.select.options)
             if self._list.shown[: len(rows_before)] != rows_before:
                 self._reordered_at = time.monotonic()
+            # Send options and value together: in between, the choice would not fit the options.
             with self._without_callbacks(), self.select.hold_sync():
                 self.select.options, self.select.rows = options, max(len(options), ROWS)
                 self.select.value = tuple(alloc_id for alloc_id in before if alloc_id in self._list.shown)

@@ -50,6 +50,7 @@ class Worker:
             self._closed = True
             self._jobs.clear()
             self._changed.notify_all()
+        # A job may close the panel, and a thread cannot join itself.
         if threading.current_thread() is not self._thread:
             self._thread.join(1.0)
 

@@ -56,6 +56,7 @@ class TtySession:
         self._closing = threading.Event()
         self._answered = threading.Event()
         self._finished = threading.Event()
+        # Queued first, so that the command gets its size before any input.
         self.resize(*size)
         self._reader = threading.Thread(target=self._run, name="allocframe-terminal-in", daemon=True)
 
@@ -123,6 +124,7 @@ class TtySession:
                 self._answered.set()
                 self._finished.set()
                 self._frames.put(None)
+                # The writer may be blocked in a send, which only this ends.
                 websocket.abort(connection)
                 writer.join()
 

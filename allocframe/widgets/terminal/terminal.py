@@ -89,7 +89,7 @@ class Terminal(anywidget.AnyWidget):
         self._changed = threading.Condition()
         self._session: TtySession | None = None
         self._closed = False
-        self._target = operations.exec_target(client._session, alloc_id, command, task, tty=True)
+        self._target = operations.exec_request(client._session, alloc_id, command, task, tty=True)
         super().__init__()
         self.set_trait("title", self._target.title)
         self.ignored = 0
@@ -101,6 +101,7 @@ class Terminal(anywidget.AnyWidget):
         self._context = contextvars.copy_context()
         self._size = (24, 80)
         self.on_msg(self._on_message)
+        # A thread of its own, so that output reaches the page while a cell runs.
         threading.Thread(target=self._publish, name="allocframe-terminal-out", daemon=True).start()
         _terminals.add(self)
         self.reconnect()
@@ -187,6 +188,7 @@ class Terminal(anywidget.AnyWidget):
     def _on_status(self, status: SessionStatus) -> None:
         if status.status in ("refused", "lost"):
             self._on_output(b"\r\n\x1b[0;31m" + status.message.encode() + b"\x1b[0m\r\n")
+        # The status comes last: who sees it change can rely on the other two.
         for name in ("exit_code", "message", "status"):
             self._in_context(self.set_trait, name, getattr(status, name))
 

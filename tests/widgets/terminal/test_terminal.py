@@ -143,7 +143,7 @@ def test_a_lost_session_is_not_reported_as_ended(cluster: sim.Cluster, terminal:
     page.shows("# ")
     cluster.close()
     eventually(lambda: terminal.status == "lost")
-    assert "may run on" in terminal.message
+    assert "may still be running" in terminal.message
     assert terminal.exit_code is None
 
 
