@@ -1,6 +1,7 @@
-"""The one place that turns facts into English; `data_sentences` does it for the quality of the data.
+"""Findings and incidents in English.
 
-Each finding has one `Wording`. `short` is its line in a repr and on the command line, `long` is for reports.
+`data_sentences` writes about the quality of the data; each report writes the sentences of its own frame. Each
+finding has one `Wording`. `short` is its line in a repr and on the command line, `long` is for reports.
 Nothing parses these sentences: whoever needs a number takes it from the facts.
 """
 
