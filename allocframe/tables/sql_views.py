@@ -1,17 +1,18 @@
-"""SQL that the tables share: the macros in their expressions, and the views that they read from."""
+"""SQL that the tables share: the macros in their columns, and the views that they read from."""
 
 from __future__ import annotations
 
 MACROS = (
-    # Text that Nomad leaves empty is missing.
+    # Nomad writes an empty text for a value that is missing.
     "CREATE MACRO given(t) AS nullif(t, '')",
-    # Casts of DuckDB would make 2 of '1.5', and true of '1'.
-    "CREATE MACRO whole(t) AS CASE WHEN regexp_full_match(t, '-?[0-9]{1,18}') THEN CAST(t AS BIGINT) END",
-    "CREATE MACRO flag(t) AS CASE t WHEN 'true' THEN true WHEN 'false' THEN false END",
-    # Nomad writes zero for a time or duration that is not there. The extremes stand for infinity in DuckDB.
+    # DuckDB's own casts would turn '1.5' into 2 and '1' into true.
+    """CREATE MACRO to_integer(t) AS CASE WHEN regexp_full_match(t, '-?[0-9]{1,18}')
+       THEN CAST(t AS BIGINT) END""",
+    "CREATE MACRO to_boolean(t) AS CASE t WHEN 'true' THEN true WHEN 'false' THEN false END",
+    # Nomad writes 0 for a missing time. DuckDB reads the largest and smallest numbers as infinity.
     """CREATE MACRO at_ns(n) AS CASE WHEN n <> 0 AND n BETWEEN -9223372036854775806 AND 9223372036854775806
        THEN make_timestamp_ns(n) END""",
-    # DuckDB reads nanoseconds exactly but overlooks the offset, so that is taken off here.
+    # DuckDB reads nanoseconds exactly but ignores the UTC offset, so it is subtracted here.
     r"""CREATE MACRO offset_ns(t) AS CASE WHEN right(t, 1) IN ('Z', 'z') THEN 0 ELSE
        (CASE WHEN substr(t, -6, 1) = '-' THEN -60000000000 ELSE 60000000000 END)
        * (60 * TRY_CAST(substr(t, -5, 2) AS BIGINT) + TRY_CAST(substr(t, -2, 2) AS BIGINT)) END""",
@@ -26,10 +27,10 @@ MACROS = (
        + go_part(t, 'ms') * 1000000 + go_part(t, '(?:us|µs)') * 1000 + go_part(t, 'ns') AS BIGINT) END""",
 )
 
-# What the tables read from. `pages` holds every record of every page; `listed` one row for each allocation:
-# the newest one where a walk met it more than once.
+# The table `pages` holds every record of every page. `listed` is the selected rows of `pages`: one per
+# allocation, after `PageStore.drop_duplicates`. The other views unnest the lists and maps of `listed`.
 VIEWS = {
-    "listed": "SELECT *, rowid AS alloc_row FROM main.pages WHERE {where} ",
+    "listed": "SELECT *, rowid AS alloc_row FROM main.pages WHERE {condition}",
     "tasks": """SELECT alloc_row, ID, t.key AS task, t.value AS ts, Namespace, JobID, coalesce(JobVersion, Job.Version) AS job_version,
         TaskGroup, NodeName FROM (SELECT *, unnest(map_entries(TaskStates)) AS t FROM {s}.listed) WHERE t.value IS NOT NULL""",
     "task_events": """SELECT * EXCLUDE (ts) FROM (SELECT *, unnest(ts.Events) AS e, unnest(range(len(ts.Events))) AS seq

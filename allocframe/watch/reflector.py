@@ -21,7 +21,7 @@ from ..nomad.config import Config
 from ..nomad.protocol import Query
 from ..nomad.retry import backoff
 from ..nomad.transport import Transport
-from ..store.page_store import UNSTORED, PageStore
+from ..store.page_store import STORAGE_ERRORS, PageStore
 from . import updates as stream_updates
 from .change import Change, Checkpoint, Gap
 from .lister import Lister
@@ -119,10 +119,10 @@ class Reflector:
                 self._listen(left)
             else:
                 self._block(left)
-        except (AllocframeError, *UNSTORED) as error:
+        except (AllocframeError, *STORAGE_ERRORS) as error:
             if self.subscriber.closed.is_set():
                 return
-            if isinstance(error, UNSTORED):
+            if isinstance(error, STORAGE_ERRORS):
                 # The updates were taken from the queue but are not in the state: act as if they never came.
                 self.index, self.current_to = before
                 self._lose_sync(f"this machine could not hold what came: {error}")
