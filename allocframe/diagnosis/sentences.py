@@ -154,9 +154,9 @@ def _first_names(names: list[str]) -> str:
 
 
 def _truncated(finding: Facts, times: Clock) -> str:
-    tasks, of = finding.facts["tasks_truncated"], count(finding.facts["tasks"], "tasks")
-    have = "has" if tasks == 1 else "have"
-    return f"{tasks:,} of {of} {have} lost older events (Nomad keeps the last 10 per task)."
+    truncated, total = finding.facts["tasks_truncated"], count(finding.facts["tasks"], "tasks")
+    have = "has" if truncated == 1 else "have"
+    return f"{truncated:,} of {total} {have} lost older events (Nomad keeps the last 10 per task)."
 
 
 def _lower_bounds(finding: Facts, times: Clock) -> str:

@@ -44,7 +44,9 @@ FLOOR = 0.5
 POLL = 5.0
 """Minimum seconds between two lists if the server sends no index to wait past."""
 
-LONGEST_PAUSE = 30.0
+MAX_RECONNECT_PAUSE = 30.0
+"""Maximum seconds between two attempts to list or to open the stream."""
+
 IN_FLIGHT = pd.Timedelta(seconds=1)
 """What happened this shortly before the last line may have been lost with the connection."""
 
@@ -135,7 +137,9 @@ class Reflector:
         self.last_error = str(error)
         self.counts["failures"] += 1
         self._failures_in_a_row += 1
-        pause = backoff(self._failures_in_a_row, self._rng, first=0.5, longest=LONGEST_PAUSE, jitter=0.5)
+        pause = backoff(
+            self._failures_in_a_row, self._rng, first=0.5, longest=MAX_RECONNECT_PAUSE, jitter=0.5
+        )
         stream = self.subscriber.current
         if self.synced and stream is not None and stream.ended is None:
             self._relist_at = time.monotonic() + pause
