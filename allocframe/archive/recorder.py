@@ -19,7 +19,7 @@ from ..watch.change import Change, Checkpoint
 from ..watch.watch import Watch
 from .archive import Archive
 
-MOST_ROWS = 50_000
+MAX_ROWS = 50_000
 """Maximum rows that wait for a commit.
 
 If more arrive, they stay in the watch's queue and in Nomad's rings.
@@ -28,7 +28,7 @@ If more arrive, they stay in the watch's queue and in Nomad's rings.
 TICK = 1.0
 """Seconds between two looks at whether to stop or to commit."""
 
-LONGEST_PAUSE = 60.0
+MAX_RETRY_PAUSE = 60.0
 """Maximum seconds between two attempts to write or to watch."""
 
 STOP_TIMEOUT = 10.0
@@ -181,7 +181,7 @@ class Recorder:
 
     def _step(self, stop: threading.Event) -> None:
         """Wait for a change, unless too many rows are uncommitted; commit when it is time."""
-        if sum(map(_rows, self._uncommitted)) < MOST_ROWS:
+        if sum(map(_rows, self._uncommitted)) < MAX_ROWS:
             self._take(stop)
         else:
             stop.wait(TICK)
@@ -189,7 +189,7 @@ class Recorder:
         if not self._uncommitted and now - self._committed_at > HEARTBEAT_INTERVAL:
             self._add(self.watch.heartbeat() if self.watch else None)
         due = self._uncommitted and now - self._oldest_since >= self._interval
-        if (due or sum(map(_rows, self._uncommitted)) >= MOST_ROWS) and now >= self._not_before:
+        if (due or sum(map(_rows, self._uncommitted)) >= MAX_ROWS) and now >= self._not_before:
             self._commit()
 
     def _take(self, stop: threading.Event) -> None:
@@ -296,7 +296,7 @@ def _run_forever(recorder: Recorder, stop: threading.Event) -> None:
 
 def _pause(attempt: int) -> float:
     """Return the seconds before the next try. One recorder per store needs no jitter."""
-    return backoff(attempt, first=TICK, longest=LONGEST_PAUSE, jitter=0.0)
+    return backoff(attempt, first=TICK, longest=MAX_RETRY_PAUSE, jitter=0.0)
 
 
 def _rows(change: Change) -> int:

@@ -77,7 +77,7 @@ _TASK_TABLES = {
     "recorded_events": "SELECT * FROM stored.events WHERE alloc_id IN (SELECT alloc_id FROM seen.chosen)",
     # Each event once, in narrow rows. Events are ordered by the first version of the allocation that had
     # them, not by the node's clock, which may jump: a later event is never in an older version.
-    "once": """
+    "unique_events": """
         SELECT rowid AS recorded, hash(alloc_id, task) AS of_task, alloc_id, task, type, time, seq, event_key,
           modify_index, seen_at, max(prev_key) OVER same AS prev_key
         FROM seen.recorded_events WINDOW same AS (PARTITION BY hash(alloc_id, task), event_key)
@@ -85,7 +85,7 @@ _TASK_TABLES = {
     "links": """
         SELECT * EXCLUDE (seq), row_number() OVER task - 1 AS seq, lag(event_key) OVER task AS key_before,
           lag(time) OVER task AS time_before, lag(seen_at) OVER task AS seen_before
-        FROM seen.once
+        FROM seen.unique_events
         WINDOW task AS (PARTITION BY of_task ORDER BY modify_index NULLS LAST, seq, seen_at)""",
     "events": f"""SELECT {EVENTS.list_columns("e").replace("e.seq", "l.seq")}
         FROM seen.recorded_events e JOIN seen.links l ON l.recorded = e.rowid""",
@@ -99,7 +99,7 @@ _TASK_TABLES = {
     "untied": f"""
         SELECT * FROM seen.links e WHERE e.prev_key IS DISTINCT FROM coalesce(e.key_before, {START})
           AND e.prev_key IS DISTINCT FROM {START} AND NOT EXISTS
-          (SELECT 1 FROM seen.once o WHERE o.of_task = e.of_task AND o.event_key = e.prev_key)""",
+          (SELECT 1 FROM seen.unique_events o WHERE o.of_task = e.of_task AND o.event_key = e.prev_key)""",
     # Those, and events that claim to be the first of their task although others came before. After a restore
     # of the servers the index goes back, and the true first event may sort after others. Then all of them
     # link to it, and nothing is missing.

@@ -13,7 +13,7 @@ from .._utils.text import visible
 from ..diagnosis.diagnose import findings
 from ..errors import ConfigError
 from ..snapshot.snapshot import Snapshot
-from ..stats.explain import explained
+from ..stats.explain import select_explained_events
 
 
 def check_output(output: Path | None) -> None:
@@ -64,7 +64,7 @@ def _restarts(snap: Snapshot, cluster: list[str]) -> pd.DataFrame:
 
 
 def _latest_failures(snap: Snapshot, cluster: list[str]) -> pd.DataFrame:
-    failures = explained(snap, "failure", [True], latest=8)
+    failures = select_explained_events(snap, "failure", [True], latest=8)
     failures = failures.sort_values("time", ascending=False, kind="stable").head(8)
     times = failures["time"].dt.strftime("%Y-%m-%d %H:%M:%S")
     return failures[["time", *cluster, "job_id", "task", "node_name", "cause", "message"]].assign(time=times)

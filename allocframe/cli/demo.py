@@ -12,7 +12,7 @@ import typer
 
 from ..client.client import Client
 from ..errors import ConfigError
-from ..reports import missing, report
+from ..reports import missing_packages, report
 from ..snapshot.snapshot import Snapshot
 from ._app import app
 from ._lab import open_lab
@@ -54,7 +54,7 @@ def demo(
 
 
 def _write_postmortem(snap: Snapshot, output: Path) -> None:
-    if missing():
+    if missing_packages():
         print("for a postmortem as HTML: pip install 'allocframe[report]'")
         return
     path = report(snap, "postmortem", output=output.with_suffix(".html"))

@@ -85,7 +85,7 @@ def postmortem(
 def cluster(
     output: Output = Path("cluster.html"),
     source: Source = None,
-    of: Cluster = None,
+    cluster: Cluster = None,
     archive: Place = None,
     days: Annotated[
         int | None, typer.Option(min=1, help="With --archive: number of days. By default, 7.")
@@ -99,7 +99,7 @@ def cluster(
 
     Example: allocframe report cluster --from monday.allocframe -o monday.html
     """
-    with _open_source(source, archive, of) as snap:
+    with _open_source(source, archive, cluster) as snap:
         path = write_report(snap, "cluster", output=output, job=job, days=days, redact=redact)
     print(f"written to {path}")
 

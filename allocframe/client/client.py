@@ -1,7 +1,9 @@
 """The client of one cluster: its public methods and their documentation.
 
-The methods only pass their arguments on, to functions that work on the client's `Session`. A new method also
-needs one declaration in `async_client`.
+Most methods pass their arguments on to functions that work on the client's `Session`: in `actions`, `logs`
+and `usage`. The methods that read (`snapshot`, `allocations`, `evaluations`, `watch`) check and build the
+query here.
+A new method also needs one declaration in `async_client`.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from ..snapshot.snapshot import Snapshot
 from ..tables import evaluations_frame
 from ..watch.change import Checkpoint
 from ..watch.watch import Watch
-from . import operations
+from . import actions
 from .logs import DEFAULT_MAX_BYTES, Logs, read_logs
 from .session import RETRIES, TIMEOUT, Session
 from .usage import Usage, sample_usage
@@ -477,7 +479,7 @@ class Client:
         ...         len(client.stop(running["alloc_id"][0]).eval_id)
         36
         """
-        return operations.stop(self._session, alloc_id, no_shutdown_delay=no_shutdown_delay)
+        return actions.stop(self._session, alloc_id, no_shutdown_delay=no_shutdown_delay)
 
     def signal(self, alloc_id: str, signal: str | signals.Signals, *, task: str | None = None) -> None:
         """Send a signal to one task, or to every task. Needs alloc-lifecycle.
@@ -508,7 +510,7 @@ class Client:
         ...         running = client.snapshot(namespace="*", filter='ClientStatus == "running"').allocations
         ...         client.signal(running["alloc_id"][0], "SIGHUP")
         """
-        operations.signal(self._session, alloc_id, signal, task=task)
+        actions.signal(self._session, alloc_id, signal, task=task)
 
     def restart(self, alloc_id: str, *, task: str | None = None, all_tasks: bool = False) -> None:
         """Restart one task, all running tasks, or all tasks, in place. Needs alloc-lifecycle.
@@ -540,7 +542,7 @@ class Client:
         ...         running = client.snapshot(namespace="*", filter='ClientStatus == "running"').allocations
         ...         client.restart(running["alloc_id"][0])
         """
-        operations.restart(self._session, alloc_id, task=task, all_tasks=all_tasks)
+        actions.restart(self._session, alloc_id, task=task, all_tasks=all_tasks)
 
     def exec(
         self,
@@ -589,9 +591,7 @@ class Client:
         ...         client.exec(running["alloc_id"][0], ["echo", "hello"]).text
         'hello\\n'
         """
-        return operations.exec_command(
-            self._session, alloc_id, command, task=task, stdin=stdin, timeout=timeout
-        )
+        return actions.exec_command(self._session, alloc_id, command, task=task, stdin=stdin, timeout=timeout)
 
     def exec_many(
         self,
@@ -627,7 +627,7 @@ class Client:
         ...         client.exec_many(running["alloc_id"][:3], ["uname"])["exit_code"].tolist()
         [0, 0, 0]
         """
-        return operations.exec_many(
+        return actions.exec_many(
             self._session, alloc_ids, command, task=task, timeout=timeout, workers=workers
         )
 

@@ -1,6 +1,6 @@
 """The connection behind a client: settings, transport and the few calls that everything else is made of.
 
-`Client` and the functions in `operations`, `logs` and `usage` work on a `Session`. Widgets, reports and
+`Client` and the functions in `actions`, `logs` and `usage` work on a `Session`. Widgets, reports and
 `Fleet` reach it as ``client._session``: it is internal to this package, and no part of the public API.
 """
 

@@ -43,8 +43,8 @@ def data_gap(kind: str, facts: dict[str, Any], cluster: str | None = None) -> st
 
 
 def _lost_events(facts: dict[str, Any]) -> str:
-    tasks, of = facts["tasks_truncated"], count(facts["tasks"], "tasks")
-    return f"{tasks:,} of {of} {'has' if tasks == 1 else 'have'} lost older events"
+    truncated, total = facts["tasks_truncated"], count(facts["tasks"], "tasks")
+    return f"{truncated:,} of {total} {'has' if truncated == 1 else 'have'} lost older events"
 
 
 def _truncated_events(facts: dict[str, Any]) -> str:
@@ -55,9 +55,9 @@ def _truncated_events(facts: dict[str, Any]) -> str:
 
 
 def _unseen_events(facts: dict[str, Any]) -> str:
-    tasks, of = facts["tasks_truncated"], count(facts["tasks"], "tasks")
+    truncated, total = facts["tasks_truncated"], count(facts["tasks"], "tasks")
     return (
-        f"{tasks:,} of {of} {'lacks' if tasks == 1 else 'lack'} events, which came "
+        f"{truncated:,} of {total} {'lacks' if truncated == 1 else 'lack'} events, which came "
         "before the archive began, while nobody watched, or too fast. "
         "Counts from events are lower bounds there."
     )
@@ -121,8 +121,9 @@ def lower_bounds(facts: dict[str, Any], recorded: bool) -> str:
     """Return that events are lost, which makes every count a lower bound."""
     if not recorded:
         return f"{_lost_events(facts)}, so counts are lower bounds."
-    tasks, of = facts["tasks_truncated"], count(facts["tasks"], "tasks")
-    return f"{tasks:,} of {of} {'lacks' if tasks == 1 else 'lack'} some events, so counts are lower bounds."
+    truncated, total = facts["tasks_truncated"], count(facts["tasks"], "tasks")
+    lack = "lacks" if truncated == 1 else "lack"
+    return f"{truncated:,} of {total} {lack} some events, so counts are lower bounds."
 
 
 def unwatched_window(times: Sequence[tuple[pd.Timestamp, pd.Timestamp]]) -> str:

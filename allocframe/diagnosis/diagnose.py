@@ -168,7 +168,8 @@ def _of_several_clusters(sources: Sources) -> Iterator[Finding]:
             yield missing_cluster(name, info["error"])
     for name, member in sources.snapshot.clusters.items():
         evaluations, usage = (
-            None if rows is None else _rows_of(rows, name) for rows in (sources.evaluations, sources.usage)
+            None if rows is None else _cluster_rows(rows, name)
+            for rows in (sources.evaluations, sources.usage)
         )
         for finding in _of_one_cluster(Sources(member, evaluations, usage, sources.thresholds)):
             evidence = finding.evidence.copy()
@@ -177,7 +178,7 @@ def _of_several_clusters(sources: Sources) -> Iterator[Finding]:
             yield replace(finding, subject={CLUSTER: name, **finding.subject}, evidence=evidence)
 
 
-def _rows_of(rows: pd.DataFrame, cluster: str) -> pd.DataFrame:
+def _cluster_rows(rows: pd.DataFrame, cluster: str) -> pd.DataFrame:
     if CLUSTER not in rows.columns:
         raise ValueError(
             "evaluations and usage must have a column 'cluster' if the snapshot is of several clusters, "

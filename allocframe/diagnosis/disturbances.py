@@ -18,7 +18,7 @@ def disturbances(snapshot: Snapshot) -> pd.DataFrame:
     cause.
     """
     events = stats.explain_events(snapshot)
-    ended = explain.disturbances(events).rename(columns={"time": "at"})
+    ended = explain.failures_and_requests(events).rename(columns={"time": "at"})
     allocations = snapshot.allocations
     lost = allocations[allocations["client_status"].isin(vocabulary.LOST_STATUSES)]
     lost = lost.rename(columns={"modified_at": "at"}).assign(cause=vocabulary.LOST, task=None)

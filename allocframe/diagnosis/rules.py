@@ -11,7 +11,7 @@ import pandas as pd
 
 from .. import stats
 from ..snapshot.snapshot import Snapshot
-from ..stats.explain import explained
+from ..stats.explain import select_explained_events
 from .finding import Finding, Thresholds, plain, plain_facts
 
 
@@ -27,7 +27,7 @@ class Sources:
     @cached_property
     def failed_starts(self) -> pd.DataFrame:
         """The events of starts that failed."""
-        return explained(self.snapshot, "type", list(stats.vocabulary.FAILED_STARTS))
+        return select_explained_events(self.snapshot, "type", list(stats.vocabulary.FAILED_STARTS))
 
     @cached_property
     def shared_start_failures(self) -> set[str]:
@@ -157,7 +157,7 @@ def _crash_loops(sources: Sources) -> Iterator[Finding]:
 def _out_of_memory(sources: Sources) -> Iterator[Finding]:
     keys = ["namespace", "job_id", "job_version"]
     for certainty in ("confirmed", "suspected"):
-        kills = explained(sources.snapshot, "oom", [certainty])
+        kills = select_explained_events(sources.snapshot, "oom", [certainty])
         for values, events in kills.groupby(keys, observed=True, dropna=False):
             confirmed = certainty == "confirmed"
             facts = {
@@ -173,7 +173,7 @@ def _out_of_memory(sources: Sources) -> Iterator[Finding]:
 
 @rule("AF203")
 def _kill_timeouts(sources: Sources) -> Iterator[Finding]:
-    kills = explained(sources.snapshot, "exit_meaning", ["kill timeout exceeded"])
+    kills = select_explained_events(sources.snapshot, "exit_meaning", ["kill timeout exceeded"])
     for (namespace, job), events in kills.groupby(["namespace", "job_id"], observed=True):
         subject = {"namespace": namespace, "job_id": job}
         yield _finding("AF203", "info", subject, {"kills": len(events)}, events, ("time", "time"))

@@ -1,6 +1,7 @@
-"""The one place that turns facts into English; `data_sentences` does it for the quality of the data.
+"""Findings and incidents in English.
 
-Each finding has one `Wording`. `short` is its line in a repr and on the command line, `long` is for reports.
+`data_sentences` writes about the quality of the data; each report writes the sentences of its own frame. Each
+finding has one `Wording`. `short` is its line in a repr and on the command line, `long` is for reports.
 Nothing parses these sentences: whoever needs a number takes it from the facts.
 """
 
@@ -153,9 +154,9 @@ def _first_names(names: list[str]) -> str:
 
 
 def _truncated(finding: Facts, times: Clock) -> str:
-    tasks, of = finding.facts["tasks_truncated"], count(finding.facts["tasks"], "tasks")
-    have = "has" if tasks == 1 else "have"
-    return f"{tasks:,} of {of} {have} lost older events (Nomad keeps the last 10 per task)."
+    truncated, total = finding.facts["tasks_truncated"], count(finding.facts["tasks"], "tasks")
+    have = "has" if truncated == 1 else "have"
+    return f"{truncated:,} of {total} {have} lost older events (Nomad keeps the last 10 per task)."
 
 
 def _lower_bounds(finding: Facts, times: Clock) -> str:

@@ -26,7 +26,7 @@ FORMAT = 1
 _IDENTITY = "walk.json"
 _JOURNAL = "pages.ndjson"
 _LOCK = "lock"
-_OWN_FILES = (_IDENTITY, _JOURNAL, _LOCK, "*.json", "*.batch", "*.careful", "*.part")
+_OWN_FILES = (_IDENTITY, _JOURNAL, _LOCK, "*.json", "*.batch", "*.lenient", "*.part")
 
 
 class ResumableCapture(Capture):

@@ -52,22 +52,22 @@ REFUSED_WITHIN = 0.1
 If a server closes a connection with unread data, the error message it sent is lost.
 """
 
-_OPEN_WITHIN = 10.0
+_OPEN_TIMEOUT = 10.0
 _MAX_FRAME = 16 << 20
 _SILENT = logging.Logger("allocframe.websockets", logging.CRITICAL + 1)
 """A logger that no configuration can reach: at DEBUG, websockets would log the token's header."""
 
-Holding = Callable[[socket.socket], AbstractContextManager[None]]
+SocketHolder = Callable[[socket.socket], AbstractContextManager[None]]
 
 
 def run_command(
-    config: Config, request: ExecRequest, stdin: bytes, timeout: float | None, holding: Holding
+    config: Config, request: ExecRequest, stdin: bytes, timeout: float | None, hold_socket: SocketHolder
 ) -> ExecResult:
     """Run one command to its end.
 
     Parameters
     ----------
-    holding : callable
+    hold_socket : callable
         Takes the socket, and returns a context in which another thread may shut it down.
 
     Raises
@@ -81,15 +81,17 @@ def run_command(
     """
     session = BufferedSession(request.path)
     deadline = None if timeout is None else time.monotonic() + timeout
-    within = _OPEN_WITHIN if timeout is None else min(timeout, _OPEN_WITHIN)
-    with open_session(config, request, within) as connection, holding(connection.socket):
-        heard, done = threading.Event(), threading.Event()
-        feeder = threading.Thread(target=_feed, args=(connection, stdin, heard, done), name="allocframe-exec")
+    open_timeout = _OPEN_TIMEOUT if timeout is None else min(timeout, _OPEN_TIMEOUT)
+    with open_session(config, request, open_timeout) as connection, hold_socket(connection.socket):
+        first_message, done = threading.Event(), threading.Event()
+        feeder = threading.Thread(
+            target=_feed, args=(connection, stdin, first_message, done), name="allocframe-exec"
+        )
         try:
             feeder.start()
-            _listen(connection, session, deadline, heard)
+            _listen(connection, session, deadline, first_message)
         finally:
-            heard.set()
+            first_message.set()
             done.set()
             abort(connection)
             if feeder.is_alive():
@@ -98,13 +100,16 @@ def run_command(
 
 
 def _listen(
-    connection: ClientConnection, session: BufferedSession, deadline: float | None, heard: threading.Event
+    connection: ClientConnection,
+    session: BufferedSession,
+    deadline: float | None,
+    first_message: threading.Event,
 ) -> None:
     while session.exit_code is None:
         left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
         try:
             receive(connection, session, left)
-            heard.set()
+            first_message.set()
         except TimeoutError:
             raise session.error(
                 "the command did not end in time. It may still be running: leaving a session does not stop it"
@@ -137,9 +142,11 @@ def abort(connection: ClientConnection) -> None:
         connection.socket.shutdown(socket.SHUT_RDWR)
 
 
-def _feed(connection: ClientConnection, stdin: bytes, heard: threading.Event, done: threading.Event) -> None:
+def _feed(
+    connection: ClientConnection, stdin: bytes, first_message: threading.Event, done: threading.Event
+) -> None:
     """Send stdin and close it, then send heartbeats until the command has ended."""
-    heard.wait(REFUSED_WITHIN)
+    first_message.wait(REFUSED_WITHIN)
     with contextlib.suppress(WebSocketException, OSError):
         for frame in stdin_frames(stdin):
             connection.send(frame)
@@ -149,7 +156,7 @@ def _feed(connection: ClientConnection, stdin: bytes, heard: threading.Event, do
 
 @contextlib.contextmanager
 def open_session(
-    config: Config, request: ExecRequest, within: float = _OPEN_WITHIN
+    config: Config, request: ExecRequest, open_timeout: float = _OPEN_TIMEOUT
 ) -> Iterator[ClientConnection]:
     """Open a session.
 
@@ -166,7 +173,7 @@ def open_session(
                 compression=None,
                 user_agent_header="allocframe",
                 ping_interval=None,
-                open_timeout=within,
+                open_timeout=open_timeout,
                 close_timeout=2,
                 **_connection_options(config),
             )

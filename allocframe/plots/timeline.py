@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from .. import stats
 from .._utils.times import to_utc
 from ..stats import vocabulary
-from ..stats.explain import disturbances
+from ..stats.explain import failures_and_requests
 from ..stats.runs import slots_of
 from ._style import (
     BLUE,
@@ -113,7 +113,7 @@ def _disturbances_and_runs(source: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return what is marked (failures, ends on request, losses) with its possible lanes, and the runs."""
     runs = stats.runs(source)
     runs["slot_task"] = _without_namespace(runs["slot"]) + " " + runs["task"].astype("str")
-    events = disturbances(stats.explain_events(source)).copy()
+    events = failures_and_requests(stats.explain_events(source)).copy()
     events["slot_task"] = _without_namespace(slots_of(events, runs)) + " " + events["task"].astype("str")
     lost = runs[runs["end"] == vocabulary.LOST]
     lost = lost.assign(at=lost["ended_at"], cause=vocabulary.LOST)

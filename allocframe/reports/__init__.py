@@ -5,7 +5,7 @@ from __future__ import annotations
 from .cluster import Trends, cluster_summary, trends
 from .postmortem import Postmortem, postmortem
 from .render import format_table
-from .report import NOTEBOOKS, missing, report
+from .report import NOTEBOOKS, missing_packages, report
 
 __all__ = [
     "NOTEBOOKS",
@@ -13,7 +13,7 @@ __all__ = [
     "Trends",
     "cluster_summary",
     "format_table",
-    "missing",
+    "missing_packages",
     "postmortem",
     "report",
     "trends",

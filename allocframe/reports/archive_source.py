@@ -19,7 +19,7 @@ _SETTLED = pd.Timedelta("1min")
 DAYS = 7
 
 
-def of_incident(
+def snapshot_for_postmortem(
     archive: Archive, since: pd.Timestamp | str | None, until: pd.Timestamp | str | None
 ) -> Snapshot:
     """Return what an archive holds of a window, as it was seen soon after the window's end.
@@ -49,7 +49,7 @@ def of_incident(
     return _snapshot(archive, at, start)
 
 
-def of_days(archive: Archive, days: int) -> tuple[Snapshot, pd.Timestamp]:
+def snapshot_for_days(archive: Archive, days: int) -> tuple[Snapshot, pd.Timestamp]:
     """Return what an archive holds of its last days and as many before, and when the last ones begin.
 
     Raises

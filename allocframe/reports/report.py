@@ -17,7 +17,7 @@ from ..client.client import Client
 from ..diagnosis.data_quality import require_one_cluster
 from ..errors import AllocframeError, ConfigError, MissingExtra
 from ..snapshot.snapshot import Snapshot
-from .archive_source import DAYS, of_days, of_incident
+from .archive_source import DAYS, snapshot_for_days, snapshot_for_postmortem
 from .log_excerpts import REDACTED, LogLines, log_lines
 from .postmortem import window
 from .redact import redacted
@@ -129,14 +129,14 @@ def _choose_snapshot(
         raise ConfigError("log lines are for a postmortem; leave out client")
     if days is not None and (kind != "cluster" or isinstance(source, Snapshot)):
         raise ConfigError("days is for a cluster report from an archive; leave it out")
-    if packages := missing():
+    if packages := missing_packages():
         raise MissingExtra(f"reports need {' and '.join(packages)}: pip install 'allocframe[report]'")
     if isinstance(source, Snapshot):
         require_one_cluster(source)
         return source, since
     if kind == "cluster":
-        return of_days(source, DAYS if days is None else days)
-    return of_incident(source, since, until), since
+        return snapshot_for_days(source, DAYS if days is None else days)
+    return snapshot_for_postmortem(source, since, until), since
 
 
 def _check_output(kind: str, output: str | os.PathLike[str]) -> Path:
@@ -159,7 +159,7 @@ def _of_job(snapshot: Snapshot, job: str) -> Snapshot:
     return snapshot.filter(job_id=job)
 
 
-def missing() -> list[str]:
+def missing_packages() -> list[str]:
     """Return the packages that reports need and that are not installed."""
     return [name for name in _NEEDS if importlib.util.find_spec(name) is None]
 

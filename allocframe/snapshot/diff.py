@@ -28,7 +28,7 @@ class Side(Protocol):
     @property
     def info(self) -> dict[str, Any]: ...
     def _modify_indexes(self) -> pd.Series[Any]: ...
-    def _rows_of(self, name: str, ids: Iterable[str]) -> pd.DataFrame: ...
+    def _rows_by_id(self, name: str, ids: Iterable[str]) -> pd.DataFrame: ...
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -88,20 +88,20 @@ def diff(before: Side, after: Side) -> Diff:
     common = new.index.intersection(old.index, sort=False)
     same = (old.reindex(common) == new.reindex(common)).fillna(value=False).to_numpy(dtype=bool)
     modified = common[~same]
-    rows = after._rows_of("allocations", modified)
+    rows = after._rows_by_id("allocations", modified)
     changes = [
-        _compare_values(before._rows_of("allocations", modified), rows, ["alloc_id"]).assign(task=_MISSING)
+        _compare_values(before._rows_by_id("allocations", modified), rows, ["alloc_id"]).assign(task=_MISSING)
     ]
-    events, missing = after._rows_of("events", []), _NO_TASKS
+    events, missing = after._rows_by_id("events", []), _NO_TASKS
     with_states = all(side.info.get("query", {}).get("task_states") != "false" for side in (before, after))
     if with_states:
-        states = [side._rows_of("task_states", modified) for side in (before, after)]
+        states = [side._rows_by_id("task_states", modified) for side in (before, after)]
         changes.append(_compare_values(states[0], states[1], _TASK))
-        old_events = before._rows_of("events", modified)
-        events, missing = _compare_events(old_events, after._rows_of("events", modified.append(added)))
+        old_events = before._rows_by_id("events", modified)
+        events, missing = _compare_events(old_events, after._rows_by_id("events", modified.append(added)))
     return Diff(
-        after._rows_of("allocations", added),
-        before._rows_of("allocations", removed),
+        after._rows_by_id("allocations", added),
+        before._rows_by_id("allocations", removed),
         _add_owners(pd.concat(changes, ignore_index=True), rows),
         events,
         missing,

@@ -311,7 +311,7 @@ class Snapshot:
         )
         return rows.drop_duplicates("alloc_id").set_index("alloc_id")["modify_index"]
 
-    def _rows_of(self, name: str, ids: Iterable[str]) -> pd.DataFrame:
+    def _rows_by_id(self, name: str, ids: Iterable[str]) -> pd.DataFrame:
         """Return a table's rows of these allocations."""
         keys = pa.table({"alloc_id": pa.array(ids, pa.string())})
         return self._describe(self._store.frame(name, self._schema, only=keys), self._declared[name])

@@ -238,7 +238,7 @@ def cut_spans(
         nw.lit(observed_us),
     )
     spans = started.with_columns(_end=end_us, _ended=~ended_us.is_null())
-    return spans.drop(*_USED_UP, strict=False).with_columns(
+    return spans.drop(*_DROPPED_COLUMNS, strict=False).with_columns(
         end_us=nw.max_horizontal(
             "_end", "start_us"
         ),  # never before the start, even if the clock was set back
@@ -248,7 +248,7 @@ def cut_spans(
     )
 
 
-_USED_UP = (
+_DROPPED_COLUMNS = (
     "_asked", "_start_failed", "_ended_by", "_killing_seq", "_terminated_seq", "_next", "first_us", "last_us",
     "started_us", "terminated_us", "killed_us", "first_seq", "events", "received", "delayed", "_events",
     "_received", "restarts_seen", "first_seen_us", "modified_at_us", "started_at_us", "finished_at_us",

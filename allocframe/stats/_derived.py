@@ -182,8 +182,8 @@ _SMALL_ATTEMPTS = {
 }
 """Narrower dtypes that hold the same values: at ten million rows each column of eight bytes costs 80 MB."""
 
-_USED_UP = ("exit_code", "signal", "restart_reason", "message", "oom_killed", "time", "_oom")
-_USED_UP_ATTEMPTS = (
+_DROPPED_COLUMNS = ("exit_code", "signal", "restart_reason", "message", "oom_killed", "time", "_oom")
+_DROPPED_ATTEMPT_COLUMNS = (
     "_terminated_seq", "_killing_seq", "_asked", "_start_failed", "_ended_by", "first_seq", "killed_by_nomad",
 )  # fmt: skip
 """Columns of a snapshot's events and attempts that nothing reads after they are explained."""
@@ -208,8 +208,8 @@ def _explain_in_parts(raw: nw.LazyFrame[Any], narrow: bool) -> tuple[list[pd.Dat
         for name in _classify.TEXTS:  # a category takes one byte per row, a text twenty
             rows[name] = rows[name].astype("category")
         if narrow:
-            rows = rows.drop(columns=list(_USED_UP)).astype(_SMALL)
-            attempt_rows = attempt_rows.drop(columns=list(_USED_UP_ATTEMPTS)).astype(_SMALL_ATTEMPTS)
+            rows = rows.drop(columns=list(_DROPPED_COLUMNS)).astype(_SMALL)
+            attempt_rows = attempt_rows.drop(columns=list(_DROPPED_ATTEMPT_COLUMNS)).astype(_SMALL_ATTEMPTS)
         events.append(rows)
         attempts.append(attempt_rows)
     return events, attempts

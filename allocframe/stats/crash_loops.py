@@ -90,8 +90,8 @@ def crash_loops(
     >>> set(loops["kind"]) <= {"fast", "slow", "delayed"}
     True
     """
-    runs_ = runs(source, observed_at=observed_at)
-    crashes = _crashes(source, runs_, observed_at)
+    task_runs = runs(source, observed_at=observed_at)
+    crashes = _crashes(source, task_runs, observed_at)
     if crashes.empty:
         return _empty()
     evidence = _loop_evidence(crashes, min_restarts, window, min_exhaustions, exhaustion_window)
@@ -101,10 +101,10 @@ def crash_loops(
     crashes = crashes[pd.MultiIndex.from_frame(crashes[_SLOT_TASK]).isin(looping)]
     loops = (
         _summarise(crashes)
-        .join(_run_lengths(runs_), how="left")
-        .join(_restarts_lost(source, runs_), how="left")
+        .join(_run_lengths(task_runs), how="left")
+        .join(_restarts_lost(source, task_runs), how="left")
     )
-    return _classify_loops(loops, runs_, pd.Timedelta(fast_below))
+    return _classify_loops(loops, task_runs, pd.Timedelta(fast_below))
 
 
 @per_cluster
@@ -133,7 +133,7 @@ def _ends_dense_series(crashes: pd.DataFrame, count: int, window: str) -> pd.Ser
     return (at - earlier) <= pd.Timedelta(window)
 
 
-def _crashes(source: Source, runs_: pd.DataFrame, observed_at: pd.Timestamp | str | None) -> pd.DataFrame:
+def _crashes(source: Source, task_runs: pd.DataFrame, observed_at: pd.Timestamp | str | None) -> pd.DataFrame:
     """Return the attempts that ended in a crash, by slot and time."""
     derived = derive(source, observed_at)
     codes = [CAUSES.index(cause) for cause in CRASH_CAUSES]
@@ -145,7 +145,7 @@ def _crashes(source: Source, runs_: pd.DataFrame, observed_at: pd.Timestamp | st
             cause=cause_name(nw.col("cause_code"))
         )
     )
-    rows["slot"] = slots_of(rows, runs_)
+    rows["slot"] = slots_of(rows, task_runs)
     rows["at"] = times_from_us(rows["last_us"])
     rows["gave_up"] = rows["_next"] == GAVE_UP
     return rows.sort_values([*_SLOT_TASK, "at"], kind="stable").reset_index(drop=True)
@@ -176,9 +176,11 @@ def _summarise(crashes: pd.DataFrame) -> pd.DataFrame:
     return loops
 
 
-def _run_lengths(runs_: pd.DataFrame) -> pd.DataFrame:
+def _run_lengths(task_runs: pd.DataFrame) -> pd.DataFrame:
     """Return median and variation of the crashed runs; the length of a run that is cut is not known."""
-    crashed = runs_[~runs_["right_censored"] & ~runs_["left_truncated"] & runs_["end"].isin(CRASH_CAUSES)]
+    crashed = task_runs[
+        ~task_runs["right_censored"] & ~task_runs["left_truncated"] & task_runs["end"].isin(CRASH_CAUSES)
+    ]
     seconds = crashed.assign(seconds=crashed["duration"].dt.total_seconds()).groupby(_SLOT_TASK)["seconds"]
     mean = seconds.mean()
     return pd.DataFrame(
@@ -189,7 +191,7 @@ def _run_lengths(runs_: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _restarts_lost(source: Source, runs_: pd.DataFrame) -> pd.Series[Any]:
+def _restarts_lost(source: Source, task_runs: pd.DataFrame) -> pd.Series[Any]:
     """Return how many restarts of each task slot the rings have lost."""
     derived = derive(source)
     if not derived.has_task_states:
@@ -197,7 +199,7 @@ def _restarts_lost(source: Source, runs_: pd.DataFrame) -> pd.Series[Any]:
             dtype="Int64", name="restarts_lost", index=pd.MultiIndex.from_arrays([[], []], names=_SLOT_TASK)
         )
     tasks = collect(derived.tasks.filter(nw.col("truncated")))
-    slot = look_up(tasks["alloc_id"], slot_by_allocation(runs_))
+    slot = look_up(tasks["alloc_id"], slot_by_allocation(task_runs))
     lost = (tasks["restarts"].astype("Int64") - tasks["restarts_seen"]).clip(lower=0)
     return (
         lost.groupby([slot.rename("slot"), tasks["task"].astype("str").rename("task")])
@@ -206,9 +208,9 @@ def _restarts_lost(source: Source, runs_: pd.DataFrame) -> pd.Series[Any]:
     )
 
 
-def _classify_loops(loops: pd.DataFrame, runs_: pd.DataFrame, fast_below: pd.Timedelta) -> pd.DataFrame:
+def _classify_loops(loops: pd.DataFrame, task_runs: pd.DataFrame, fast_below: pd.Timedelta) -> pd.DataFrame:
     """Add `kind` and `resolved`."""
-    last_run = runs_.groupby(_SLOT_TASK).tail(1).set_index(_SLOT_TASK)[["end", "duration"]]
+    last_run = task_runs.groupby(_SLOT_TASK).tail(1).set_index(_SLOT_TASK)[["end", "duration"]]
     loops = loops.join(last_run.rename(columns={"end": "last_end", "duration": "last_duration"}), how="left")
     never_ran = loops["median_run"].isna()
     loops["kind"] = np.where(

@@ -88,12 +88,12 @@ def explain_events(source: Source) -> Any:
 
 
 @per_cluster
-def explained(
+def select_explained_events(
     snapshot: Snapshot, column: str, values: Sequence[Any], *, latest: int | None = None
 ) -> pd.DataFrame:
-    """Return the rows of `explain_events` that have one of `values` in a column, without making the others.
+    """Return the rows of `explain_events` with one of `values` in a column. The other rows are never built.
 
-    With `latest`, return only so many of them, the last one first.
+    With `latest`, return only that many of them, newest first.
     """
     events = collect(
         derive(snapshot).events.select(
@@ -116,13 +116,13 @@ def _add_explanation(events: pd.DataFrame, explanation: pd.DataFrame) -> pd.Data
     return events.assign(**{str(name): values for name, values in columns.items()})
 
 
-def disturbances(explained: pd.DataFrame) -> pd.DataFrame:
-    """Return the explained events that are disturbances: failures, and ends of runs restarted on request.
+def failures_and_requests(events: pd.DataFrame) -> pd.DataFrame:
+    """Return the explained events that are failures, or ends of runs that somebody asked to restart.
 
-    Losses are no events of a task; plots and reports add them from runs or allocations.
+    Losses are not events of a task; plots and reports add them from runs or allocations.
     """
-    requested = (explained["type"] == "Terminated") & explained["cause"].isin(vocabulary.REQUEST_CAUSES)
-    return explained[explained["failure"].astype(bool) | requested]
+    requested = (events["type"] == "Terminated") & events["cause"].isin(vocabulary.REQUEST_CAUSES)
+    return events[events["failure"].astype(bool) | requested]
 
 
 @per_cluster

@@ -148,22 +148,22 @@ def outages(source: Source, *, observed_at: pd.Timestamp | str | None = None) ->
     >>> bool((af.stats.outages(snap)["duration"] > "0s").all())
     True
     """
-    runs_ = runs(source, observed_at=observed_at)
+    task_runs = runs(source, observed_at=observed_at)
     observed = from_us(derive(source, observed_at).observed_us)
-    by_slot = runs_.groupby(["slot", "task"], sort=False)
+    by_slot = task_runs.groupby(["slot", "task"], sort=False)
     # the latest end so far, not that of the run before: in a rolling update an older run may outlast a newer
     down_since = by_slot["ended_at"].cummax()
     next_start = by_slot["started_at"].shift(-1)
-    next_in_place = by_slot["alloc_id"].shift(-1) == runs_["alloc_id"]
+    next_in_place = by_slot["alloc_id"].shift(-1) == task_runs["alloc_id"]
     is_last = next_start.isna()
     # a task that completed for good may have a follower in its slot; one that started again in place had not
-    should_run = (runs_["end"] != "running") & ~((runs_["end"] == "completed") & ~next_in_place)
+    should_run = (task_runs["end"] != "running") & ~((task_runs["end"] == "completed") & ~next_in_place)
     # after a last run that was stopped or completed, nobody wants the task any more
-    should_run &= ~is_last | runs_["failure"] | (runs_["end"] == LOST)
+    should_run &= ~is_last | task_runs["failure"] | (task_runs["end"] == LOST)
     up_again = next_start.where(~is_last, observed)
     duration = up_again - down_since
-    gaps = runs_[["namespace", "job_id", "task_group", "slot", "task"]].assign(
-        began_at=down_since, ended_at=up_again, duration=duration, cause=runs_["end"], open=is_last
+    gaps = task_runs[["namespace", "job_id", "task_group", "slot", "task"]].assign(
+        began_at=down_since, ended_at=up_again, duration=duration, cause=task_runs["end"], open=is_last
     )
     return gaps[should_run & (duration > pd.Timedelta(0))].reset_index(drop=True)
 

@@ -1,4 +1,4 @@
-"""Pages of JSON to typed columns: DuckDB reads each page as it arrives, and SQL makes the tables of them."""
+"""Decode pages of JSON: DuckDB reads each page as it arrives, and SQL views flatten the rows into tables."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from .capture import Capture, Page
 from .sql import quote, select, semi_join, stream_table, where
 
 MEMORY_LIMIT = "500MB"
-"""What DuckDB may hold before it spills to the capture's folder."""
+"""The memory that DuckDB may take before it spills to the capture's folder."""
 
 BATCH = 8 << 20
-"""Bytes of small pages that are typed together."""
+"""Bytes of small pages that are decoded as one batch."""
 
 BATCH_ROWS = 100_000
-"""Rows that are taken out of the database at a time."""
+"""Rows that are read from the database at a time."""
 
 _NO_ROWS = pa.chunked_array([], pa.int64())
 
-UNSTORED = (OSError, duckdb.Error)
-"""What is raised where this machine has no room, or lets nobody write."""
+STORAGE_ERRORS = (OSError, duckdb.Error)
+"""Errors raised if the disk or memory is full, or the folder cannot be written."""
 
-_UNFIT = (duckdb.InvalidInputException, UnicodeDecodeError)
-"""Errors of DuckDB for a page that does not fit.
+_MISFIT_ERRORS = (duckdb.InvalidInputException, UnicodeDecodeError)
+"""Errors raised for a page that does not fit the declared types.
 
-The second occurs if DuckDB's message cuts a character of the page in two.
+The second comes if DuckDB's message quotes the page and cuts a character in two.
 """
 
 _SUSPECT = wire_schema.suspect_pattern()
@@ -51,15 +51,14 @@ _COLUMNS = wire_schema.duckdb_columns()
 ISSUES = Table(
     name="issues",
     key=("file", "record", "field"),
-    doc="One row for each value that did not fit; the table holds NA in its place, "
-    "the captured page what was sent.",
-    source="noted",
+    doc="One row per value that did not fit. The table holds NA instead; the captured page holds the value.",
+    source="issues",
     columns=(
         Column("file", "file", "category", "the page or file"),
-        Column("record", "record", "int", "position of the record in it, from 0"),
-        Column("alloc_id", "alloc_id", "text", "the allocation, where its ID could be read"),
+        Column("record", "record", "int", "position of the record in the file, from 0"),
+        Column("alloc_id", "alloc_id", "text", "the allocation, if its ID could be read"),
         Column("field", "field", "text", "path of the field, in Nomad's names"),
-        Column("problem", "problem", "category", "what was expected, or what was done"),
+        Column("problem", "problem", "category", "what was expected, or what was done instead"),
         Column("value", "value", "text", "the value, cut at 200 characters"),
     ),
 )
@@ -67,13 +66,13 @@ ISSUES = Table(
 
 @dataclass(frozen=True)
 class PageRows:
-    """What a page holds: the allocation IDs in its order."""
+    """The allocation IDs of a page, in its order."""
 
     ids: list[str]
 
 
 class PageStore:
-    """The typed columns of a capture's pages, in a database that spills to the capture's folder."""
+    """The decoded pages of a capture, in their own database, which spills to the capture's folder."""
 
     def __init__(self, capture: Capture, *, threads: int | None = None) -> None:
         self.capture = capture
@@ -88,26 +87,24 @@ class PageStore:
         )
         self._lock = threading.Lock()
         self._schemas = itertools.count(1)
-        self._notes: list[tuple[Page, lenient_json.Issue]] = []
-        self._waiting: list[tuple[Page, bytes]] = []
-        self._broken: list[Page] = []
+        self._issues: list[tuple[Page, lenient_json.Issue]] = []
+        self._deferred: list[tuple[Page, bytes]] = []
+        self._incomplete: list[Page] = []
         self._prepared: set[str] = set()
         for macro in MACROS:
             self._con.execute(macro)
         self._con.execute(
             f"CREATE TABLE pages AS SELECT *, 0::BIGINT AS page FROM {_reader(Path(os.devnull), 0)} LIMIT 0"
         )
-        self._views("main", "true")
+        self._create_views("main", "true")
 
     def read(self, page: Page, body: bytes | None = None) -> PageRows:
-        """Read one page into typed columns. Safe to call from several threads.
-
-        With `body`, the page's text, its file is not read again.
+        """Decode one page into the table. Pass `body` if it is already in memory. Thread-safe.
 
         Raises
         ------
         DecodeError
-            The page is not whole JSON.
+            The page is not complete JSON.
         """
         file = self.capture.file(page)
         if body is None:
@@ -115,59 +112,59 @@ class PageStore:
         if body.startswith(b"[") and not _is_suspect(body):
             try:
                 return self._insert(page, file, len(body))
-            except _UNFIT:
+            except _MISFIT_ERRORS:
                 pass  # the lenient reader finds out whether the page is broken or only unusual
         plain, issues = lenient_json.read(body, page.source or page.file_name)
-        careful = file.with_suffix(".careful")
-        careful.write_bytes(plain)
+        lenient_file = file.with_suffix(".lenient")
+        lenient_file.write_bytes(plain)
         try:
-            rows = self._insert(page, careful, len(plain))
+            rows = self._insert(page, lenient_file, len(plain))
         finally:
-            careful.unlink()
+            lenient_file.unlink()
         with self._lock:
-            self._notes += [(page, issue) for issue in issues]
+            self._issues += [(page, issue) for issue in issues]
         return rows
 
     def defer(self, page: Page, body: bytes) -> None:
-        """Type one page together with others, which costs far less for small ones; `flush` ends it."""
+        """Decode one page later, in a batch: far cheaper for small pages. `flush` decodes the rest."""
         with self._lock:
-            self._waiting.append((page, body))
-            if sum(waiting.size for waiting, _ in self._waiting) < BATCH:
+            self._deferred.append((page, body))
+            if sum(deferred.size for deferred, _ in self._deferred) < BATCH:
                 return
-            batch, self._waiting = self._waiting, []
-        self._read_together(batch)
+            batch, self._deferred = self._deferred, []
+        self._read_batch(batch)
 
     def flush(self) -> list[Page]:
-        """Type what was deferred; return the pages that turned out not to be whole."""
+        """Decode the deferred pages; return those that are not complete JSON."""
         with self._lock:
-            batch, self._waiting = self._waiting, []
+            batch, self._deferred = self._deferred, []
         if batch:
-            self._read_together(batch)
+            self._read_batch(batch)
         with self._lock:
-            broken, self._broken = self._broken, []
-        return broken
+            incomplete, self._incomplete = self._incomplete, []
+        return incomplete
 
-    def _read_together(self, batch: list[tuple[Page, bytes]]) -> None:
-        """Type several pages as one array, because DuckDB takes milliseconds to open a file."""
+    def _read_batch(self, batch: list[tuple[Page, bytes]]) -> None:
+        """Decode several pages as one array, because DuckDB takes milliseconds to open a file."""
         if all(body.startswith(b"[") and body.rstrip().endswith(b"]") for _, body in batch):
             parts = (body.strip()[1:-1].strip() for _, body in batch)
             rows = b"[" + b",\n".join(part for part in parts if part) + b"]"
-            together = self.capture.folder / f"{batch[0][0].number:06d}.batch"
+            batch_file = self.capture.folder / f"{batch[0][0].number:06d}.batch"
             if not _is_suspect(rows):
-                together.write_bytes(rows)
+                batch_file.write_bytes(rows)
                 try:
-                    self._insert(batch[0][0], together, len(rows))
+                    self._insert(batch[0][0], batch_file, len(rows))
                     return
-                except _UNFIT:
-                    pass  # one of them is broken or unusual: find out which
+                except _MISFIT_ERRORS:
+                    pass  # one page is broken or unusual: read each alone to find out which
                 finally:
-                    together.unlink()
+                    batch_file.unlink()
         for page, _ in batch:
             try:
                 self.read(page)
             except DecodeError:
                 with self._lock:
-                    self._broken.append(page)
+                    self._incomplete.append(page)
 
     def _insert(self, page: Page, file: Path, size: int) -> PageRows:
         query = f"INSERT INTO pages SELECT *, {page.number} FROM {_reader(file, size)} RETURNING ID"
@@ -175,43 +172,43 @@ class PageStore:
             return PageRows([row[0] for row in cursor.execute(query).fetchall()])
 
     def drop_duplicates(self) -> int:
-        """Keep each allocation's row with the highest ModifyIndex; return the number of dropped rows."""
-        twice = self._con.execute(
+        """Keep each allocation's row with the highest ModifyIndex; return the number of deleted rows."""
+        deleted = self._con.execute(
             """DELETE FROM pages WHERE rowid IN (SELECT row FROM (SELECT rowid AS row, row_number() OVER (
                PARTITION BY Namespace, ID ORDER BY ModifyIndex DESC NULLS LAST, page DESC) AS place
                FROM pages WHERE ID IS NOT NULL) WHERE place > 1)"""
         ).fetchone()
         self._reclaim()
-        return int(twice[0]) if twice else 0
+        return int(deleted[0]) if deleted else 0
 
-    def _views(self, schema: str, where: str) -> None:
+    def _create_views(self, schema: str, condition: str) -> None:
+        """Create a schema whose tables hold the rows of `pages` that meet an SQL condition."""
         self._con.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
         for name, body in VIEWS.items():
-            self._con.execute(f"CREATE VIEW {schema}.{name} AS {body.format(s=schema, where=where)}")
+            self._con.execute(f"CREATE VIEW {schema}.{name} AS {body.format(s=schema, condition=condition)}")
         for table in TABLES.values():
             self._con.execute(f"CREATE VIEW {schema}.{table.name} AS {table.select(schema)}")
 
     def narrow(self, schema: str, conditions: Iterable[tuple[str, Any]]) -> str:
-        """Make a schema whose tables hold only the allocations that meet `conditions`; return its name.
+        """Create a schema whose tables hold only the allocations that meet `conditions`; return its name.
 
         A condition is a column of `allocations` and the value, or list of values, that it must have.
         """
         name = f"view_{next(self._schemas)}"
-        self._views(name, f"ID IN (SELECT alloc_id FROM {schema}.allocations WHERE {where(conditions)})")
+        self._create_views(
+            name, f"ID IN (SELECT alloc_id FROM {schema}.allocations WHERE {where(conditions)})"
+        )
         return name
 
     def split(self, schema: str, size: int) -> Iterator[str]:
-        """Make schemas of `size` allocations each, in order of arrival. Yield the name of each when made."""
-        found = self._con.execute("SELECT coalesce(max(rowid), -1) FROM pages").fetchone()
-        for start in range(0, (found[0] if found else -1) + 1, size):
+        """Yield the names of temporary schemas with `size` allocations each, in order of arrival."""
+        last_row = self._con.execute("SELECT coalesce(max(rowid), -1) FROM pages").fetchone()
+        for start in range(0, (last_row[0] if last_row else -1) + 1, size):
             name = f"view_{next(self._schemas)}"
-            within = f"rowid BETWEEN {start} AND {start + size - 1}"
-            self._views(
-                name,
-                within
-                if schema == "main"
-                else f"{within} AND rowid IN (SELECT alloc_row FROM {schema}.listed)",
-            )
+            condition = f"rowid BETWEEN {start} AND {start + size - 1}"
+            if schema != "main":
+                condition += f" AND rowid IN (SELECT alloc_row FROM {schema}.listed)"
+            self._create_views(name, condition)
             yield name
             self._con.execute(f"DROP SCHEMA {name} CASCADE")
 
@@ -224,34 +221,37 @@ class PageStore:
     ) -> pd.DataFrame:
         """Return a table as a DataFrame, in the order in which the allocations were created.
 
-        `columns` are others, made of those of the table; `only` holds the keys of the rows that are wanted.
+        `columns` replace the table's own and are computed from them. `only` holds the keys of rows to return.
         """
         table = TABLES[name].with_columns(columns)
-        made = ", ".join(f"{column.sql} AS {column.name}" for column in columns) or "* EXCLUDE (alloc_row)"
+        select_list = (
+            ", ".join(f"{column.sql} AS {column.name}" for column in columns) or "* EXCLUDE (alloc_row)"
+        )
         with self._con.cursor() as cursor:
             keys = {column.name: column.sql for column in TABLES[name].columns}
-            rows_of = f"{TABLES[name].select(schema, 'alloc_row')} {semi_join(cursor, only, keys)}"
-            rows = cursor.sql(f"SELECT {made}, alloc_row FROM ({rows_of})")
+            table_query = f"{TABLES[name].select(schema, 'alloc_row')} {semi_join(cursor, only, keys)}"
+            rows = cursor.sql(f"SELECT {select_list}, alloc_row FROM ({table_query})")
             arrays = table.collect(rows.to_arrow_reader(BATCH_ROWS))
             order = cursor.sql(
                 f"SELECT alloc_row FROM {schema}.listed ORDER BY CreateIndex, ID, alloc_row"
             ).fetchnumpy()
+        # Sort by the rank of each row's allocation, and only if the rows are not already in that order.
         created = order["alloc_row"]
         rank = np.zeros(int(created.max()) + 1 if len(created) else 1, dtype=np.int32)
         rank[created] = np.arange(len(created))
         places = rank[arrays.pop("alloc_row", _NO_ROWS).to_numpy()]
         sorted_already = bool(np.all(places[:-1] <= places[1:]))
-        found = table.frame(arrays, None if sorted_already else np.argsort(places, kind="stable"))
-        if len(found) >= MANY_ROWS:
+        frame = table.frame(arrays, None if sorted_already else np.argsort(places, kind="stable"))
+        if len(frame) >= MANY_ROWS:
             release_memory()
-        return found
+        return frame
 
     def stream(self, name: str, schema: str = "main") -> pa.RecordBatchReader:
-        """Return a table as SQL sees it, some rows at a time."""
+        """Return a table in batches, as SQL sees it."""
         return stream_table(self._con, name, schema)
 
     def quick_frame(self, name: str) -> pd.DataFrame:
-        """Return `frame` of a small store with rows in order of creation; the query is planned only once."""
+        """Return a table of a small store whose rows arrived in order of creation; plans the query once."""
         table = TABLES[name]
         if name not in self._prepared:
             self._con.execute(f"PREPARE quick_{name} AS {table.select('main')}")
@@ -260,43 +260,43 @@ class PageStore:
         return table.frame(dict(zip(data.column_names, data.columns, strict=True)))
 
     def rows(self, ids: Iterable[str] | None = None) -> pa.Table:
-        """Return rows as they are stored, for `put`: of the allocations named, or all."""
-        which = "" if ids is None else f" WHERE {_among(ids)}"
+        """Return rows as they are stored, for `put`: those of `ids`, or all."""
+        condition = "" if ids is None else f" WHERE {_id_condition(ids)}"
         with self._con.cursor() as cursor:
-            found: pa.Table = cursor.sql(f"FROM pages{which}").to_arrow_table()
-            return found
+            rows: pa.Table = cursor.sql(f"FROM pages{condition}").to_arrow_table()
+            return rows
 
     def put(self, rows: pa.Table) -> None:
-        """Take in rows of another store; what was there of their allocations is `drop`ped before."""
+        """Insert rows from another store. Call `drop` for their allocations first."""
         with self._con.cursor() as cursor:
-            cursor.register("more", rows)
-            cursor.execute("INSERT INTO pages SELECT * FROM more")
-            cursor.unregister("more")
+            cursor.register("new_rows", rows)
+            cursor.execute("INSERT INTO pages SELECT * FROM new_rows")
+            cursor.unregister("new_rows")
 
     def drop(self, ids: Iterable[str]) -> None:
-        """Let go of allocations and their memory."""
-        self._con.execute(f"DELETE FROM pages WHERE {_among(ids)}")
+        """Delete allocations and free their memory."""
+        self._con.execute(f"DELETE FROM pages WHERE {_id_condition(ids)}")
         self._reclaim()
 
     def clear(self) -> None:
-        """Let go of every row and its memory, and of what was noted about them."""
+        """Delete every row and every issue, and free their memory."""
         self._con.execute("TRUNCATE pages")
         self._reclaim()
-        self._notes.clear()
+        self._issues.clear()
 
     def _reclaim(self) -> None:
-        """Compress the rows and free those that were deleted, which DuckDB keeps until a checkpoint."""
+        """Compress the rows and free the deleted ones, which DuckDB keeps until a checkpoint."""
         self._con.execute("CHECKPOINT")
 
     def modify_indexes(self) -> dict[str, int]:
         """Return the ModifyIndex of each allocation."""
-        found = self._con.execute(
+        rows = self._con.execute(
             "SELECT ID, coalesce(ModifyIndex, 0) FROM pages WHERE ID IS NOT NULL"
         ).fetchall()
-        return dict(found)
+        return dict(rows)
 
     def write_page(self) -> None:
-        """Write every row into the capture as one page: the declared fields, as Nomad names them."""
+        """Add one page with every row to the capture: the declared fields, with Nomad's names."""
         file = self.capture.folder / "rows.json"
         self._con.execute(
             f"COPY (SELECT * EXCLUDE (page) FROM pages) TO {quote(str(file))} (FORMAT json, ARRAY true)"
@@ -305,34 +305,37 @@ class PageStore:
         file.unlink()
 
     def query(self, query: str, schema: str = "main") -> pd.DataFrame:
-        """Answer one SELECT over the tables."""
+        """Return the result of one SELECT over the tables."""
         with self._con.cursor() as cursor:
             return select(cursor, query, schema)
 
     def issues(self) -> pd.DataFrame:
-        """Return what did not fit, as the `ISSUES` table."""
-        noted = [
+        """Return the values that did not fit, as the `ISSUES` table."""
+        rows = [
             {"file": page.source or page.file_name, "record": issue.record, "alloc_id": issue.alloc_id}
             | {"field": issue.field, "problem": issue.problem, "value": issue.value}
-            for page, issue in sorted(self._notes, key=lambda note: (note[0].number, note[1].record))
+            for page, issue in sorted(self._issues, key=lambda item: (item[0].number, item[1].record))
         ]
-        data = pa.Table.from_pylist(noted, schema=ISSUES.schema())
+        data = pa.Table.from_pylist(rows, schema=ISSUES.schema())
         return ISSUES.frame(dict(zip(data.column_names, data.columns, strict=True)))
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the database."""
         self._con.close()
 
 
-def _among(ids: Iterable[str]) -> str:
+def _id_condition(ids: Iterable[str]) -> str:
+    """Return the SQL condition that selects these allocations."""
     return f"ID IN ({', '.join(map(quote, ids)) or 'NULL'})"
 
 
 def _is_suspect(body: bytes) -> bool:
-    found = pc.match_substring_regex(pa.array([body], pa.large_binary()), pattern=_SUSPECT)
-    return bool(found[0].as_py())
+    """Return whether a page may hold values that DuckDB would cast quietly."""
+    matches = pc.match_substring_regex(pa.array([body], pa.large_binary()), pattern=_SUSPECT)
+    return bool(matches[0].as_py())
 
 
 def _reader(file: Path, size: int) -> str:
+    """Return the SQL that reads a page of `size` bytes, an array of allocations."""
     name, limit = quote(str(file)), max(size + 1, 1 << 20)
     return f"read_json({name}, format='array', columns={_COLUMNS}, maximum_object_size={limit})"

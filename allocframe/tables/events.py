@@ -35,12 +35,12 @@ def _for_types(types: tuple[str, ...], value: str, otherwise: str) -> str:
 
 
 def _number(types: tuple[str, ...], key: str, flat: str) -> str:
-    detail = f"whole({_detail(key)})"
+    detail = f"to_integer({_detail(key)})"
     return _for_types(types, f"coalesce({detail}, e.{flat})", detail)
 
 
 def _flag(types: tuple[str, ...], key: str, flat: str = "NULL::BOOLEAN") -> str:
-    detail = f"flag({_detail(key)})"
+    detail = f"to_boolean({_detail(key)})"
     return _for_types(types, f"coalesce({detail}, {flat})", detail)
 
 

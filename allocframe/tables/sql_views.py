@@ -30,10 +30,10 @@ MACROS = (
        + go_part(t, 'ms') * 1000000 + go_part(t, '(?:us|µs)') * 1000 + go_part(t, 'ns') AS BIGINT) END""",
 )
 
-# What the tables read from. `pages` holds every record of every page; `listed` one row for each allocation:
-# the newest one where a walk met it more than once.
+# The table `pages` holds every record of every page. `listed` is the selected rows of `pages`: one per
+# allocation, after `PageStore.drop_duplicates`. The other views unnest the lists and maps of `listed`.
 VIEWS = {
-    "listed": "SELECT *, rowid AS alloc_row FROM main.pages WHERE {where} ",
+    "listed": "SELECT *, rowid AS alloc_row FROM main.pages WHERE {condition}",
     "tasks": """SELECT alloc_row, ID, t.key AS task, t.value AS ts, Namespace, JobID,
           coalesce(JobVersion, Job.Version) AS job_version, TaskGroup, NodeName
         FROM (SELECT *, unnest(map_entries(TaskStates)) AS t FROM {s}.listed) WHERE t.value IS NOT NULL""",

@@ -1,7 +1,7 @@
-"""Which fields of Nomad's answers are read, and of what type: the one place that says so.
+"""The declaration of every field that is read from Nomad's answers, with its type.
 
-From this declaration come the column types that DuckDB reads with, the check for values of another type,
-and the lenient reader for pages that fail it.
+Three things are derived from it: the column types that DuckDB reads with, the check for values of another
+type, and the lenient reader for pages that fail this check.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from typing import TypeAlias
 
 @dataclass(frozen=True)
 class Scalar:
-    """A JSON text, number or boolean; `sql` is its DuckDB type. A `loose` one takes any value, as text.
+    """A JSON text, number or boolean. `sql` is its DuckDB type.
 
-    `name` tells apart what DuckDB reads alike.
+    `name` distinguishes types that are the same to DuckDB.
     """
 
     sql: str
-    loose: bool = False
     name: str = ""
 
 
@@ -58,7 +57,7 @@ INT64 = Scalar("BIGINT")
 UINT64 = Scalar("UBIGINT")
 BOOL = Scalar("BOOLEAN")
 FLOAT = Scalar("DOUBLE")
-ANY_TEXT = Scalar("VARCHAR", loose=True)
+ANY_TEXT = Scalar("VARCHAR", name="any value, as text")
 TIME = Scalar("VARCHAR", name="time")
 
 INT_RANGE = {INT64: (-(2**63), 2**63 - 1), UINT64: (0, 2**64 - 1)}
@@ -93,7 +92,7 @@ EVENT = Struct(
 
 DETAIL_NUMBERS = ("exit_code", "start_delay", "disk_limit")
 DETAIL_FLAGS = ("oom_killed", "fails_task")
-"""What `Details`, a map of texts, holds that is read as a number, and as true or false."""
+"""The entries of `Details`, a map of texts, that are read as numbers and as booleans."""
 
 TASK_STATE = Struct(
     {
@@ -153,7 +152,7 @@ ALLOCATION = Struct(
         "Metrics": _METRICS,
     }
 )
-"""An allocation as the list and the full read send it. Other fields stay in the captured page."""
+"""An allocation, as in lists and full reads. Fields that are not declared are only in the captured page."""
 
 
 def duckdb_columns() -> str:
@@ -163,6 +162,7 @@ def duckdb_columns() -> str:
 
 
 def _scalars(kind: WireType) -> Iterator[tuple[str, Scalar]]:
+    """Yield the name and type of each scalar field at any depth, except the entries of maps and lists."""
     if isinstance(kind, Struct):
         for name, field in kind.fields.items():
             if isinstance(field, Scalar):
@@ -176,10 +176,10 @@ def _scalars(kind: WireType) -> Iterator[tuple[str, Scalar]]:
 
 
 def suspect_pattern() -> str:
-    """Return a regular expression (RE2) that finds every scalar not plainly of its declared type.
+    """Return a regular expression (RE2) that matches any scalar that may not be of its declared type.
 
-    DuckDB's JSON reader casts quietly (1.5 becomes 2, true becomes 1); pages where this pattern matches go
-    to the lenient reader instead. A match inside a text costs time only.
+    DuckDB's JSON reader casts without an error (1.5 becomes 2, true becomes 1). Pages that this pattern
+    matches go to the lenient reader instead. A false match, such as inside a text, only costs time.
     """
     names: dict[Scalar, set[str]] = {}
     for name, kind in _scalars(ALLOCATION):

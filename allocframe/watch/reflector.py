@@ -21,7 +21,7 @@ from ..nomad.config import Config
 from ..nomad.protocol import Query
 from ..nomad.retry import backoff
 from ..nomad.transport import Transport
-from ..store.page_store import UNSTORED, PageStore
+from ..store.page_store import STORAGE_ERRORS, PageStore
 from . import updates as stream_updates
 from .change import Change, Checkpoint, Gap
 from .lister import Lister
@@ -44,7 +44,9 @@ FLOOR = 0.5
 POLL = 5.0
 """Minimum seconds between two lists if the server sends no index to wait past."""
 
-LONGEST_PAUSE = 30.0
+MAX_RECONNECT_PAUSE = 30.0
+"""Maximum seconds between two attempts to list or to open the stream."""
+
 IN_FLIGHT = pd.Timedelta(seconds=1)
 """What happened this shortly before the last line may have been lost with the connection."""
 
@@ -121,10 +123,10 @@ class Reflector:
                 self._listen(left)
             else:
                 self._block(left)
-        except (AllocframeError, *UNSTORED) as error:
+        except (AllocframeError, *STORAGE_ERRORS) as error:
             if self.subscriber.closed.is_set():
                 return
-            if isinstance(error, UNSTORED):
+            if isinstance(error, STORAGE_ERRORS):
                 # The updates were taken from the queue but are not in the state: act as if they never came.
                 self.index, self.current_to = before
                 self._lose_sync(f"this machine could not hold what came: {error}")
@@ -137,7 +139,9 @@ class Reflector:
         self.last_error = str(error)
         self.counts["failures"] += 1
         self._failures_in_a_row += 1
-        pause = backoff(self._failures_in_a_row, self._rng, first=0.5, longest=LONGEST_PAUSE, jitter=0.5)
+        pause = backoff(
+            self._failures_in_a_row, self._rng, first=0.5, longest=MAX_RECONNECT_PAUSE, jitter=0.5
+        )
         stream = self.subscriber.current
         if self.synced and stream is not None and stream.ended is None:
             self._relist_at = time.monotonic() + pause

@@ -184,7 +184,7 @@ def test_row_51_while_nothing_can_be_written_memory_is_bounded_and_the_gap_is_to
     full: threading.Event,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(recorder, "MOST_ROWS", 40)
+    monkeypatch.setattr(recorder, "MAX_ROWS", 40)
     monkeypatch.setattr(update_queue, "MAX_BYTES", 60_000)
     with recording(viewer, archive) as (made, _):
         full.set()

@@ -12,7 +12,7 @@ from tables import as_frames
 import allocframe as af
 from allocframe.snapshot import snapshot as snapshot_module
 from allocframe.stats import _derived
-from allocframe.stats.explain import explained
+from allocframe.stats.explain import select_explained_events
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_parts_give_what_whole_tables_give(
 def test_chosen_events_are_the_rows_of_all_of_them(
     in_parts: af.Snapshot, frames: dict[str, Any], column: str, values: list[object]
 ) -> None:
-    from_parts = explained(in_parts, column, values)
+    from_parts = select_explained_events(in_parts, column, values)
     assert "events" not in in_parts.__dict__
     from_frames = af.stats.explain_events(frames)
     expected = from_frames[from_frames[column].isin(values)].reset_index(drop=True)
@@ -76,7 +76,7 @@ def test_chosen_events_are_the_rows_of_all_of_them(
 
 
 def test_the_latest_events_come_first(in_parts: af.Snapshot, frames: dict[str, Any]) -> None:
-    from_parts = explained(in_parts, "failure", [True], latest=5)
+    from_parts = select_explained_events(in_parts, "failure", [True], latest=5)
     from_frames = af.stats.explain_events(frames)
     last = from_frames[from_frames["failure"].fillna(value=False)].nlargest(5, "time")
     assert from_parts["time"].tolist() == last["time"].tolist()

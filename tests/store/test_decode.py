@@ -78,7 +78,7 @@ def test_recorded_lists_give_row_for_row_what_plain_loops_give(
 
 
 @pytest.mark.parametrize("version", flatten.VERSIONS)
-def test_recorded_lists_need_no_careful_reading(version: str) -> None:
+def test_recorded_lists_need_no_lenient_reader(version: str) -> None:
     for name in ("list-all", "list-resources", "list-pages"):
         assert not _is_suspect(json.dumps(flatten.recorded_rows(version, name)).encode())
 

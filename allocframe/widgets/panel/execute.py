@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ...client import audit_log, operations
+from ...client import actions, audit_log
 from ...client.client import Client
 from ...errors import AllocframeError, Conflict
 from .confirmation import (
@@ -81,7 +81,7 @@ def _execute(client: Client, request: ActionRequest, alloc: AllocationState) -> 
     for task, action in nomad_actions(request, alloc):
         try:
             if request.dry_run:
-                with operations.audited(
+                with actions.audited(
                     client._session, request.action, alloc.alloc_id, {**action.params, **action.body}
                 ) as outcome:
                     outcome.result = "dry run"

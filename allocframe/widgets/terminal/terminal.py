@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import anywidget
 import traitlets
 
-from ...client import operations
+from ...client import actions
 from ...client.client import Client
 from . import protocol
 from .session import SessionStatus, TtySession
@@ -93,7 +93,7 @@ class Terminal(anywidget.AnyWidget):
         self._changed = threading.Condition()
         self._session: TtySession | None = None
         self._closed = False
-        self._target = operations.exec_request(client._session, alloc_id, command, task, tty=True)
+        self._target = actions.exec_request(client._session, alloc_id, command, task, tty=True)
         super().__init__()
         self.set_trait("title", self._target.title)
         self.ignored: int = 0
@@ -136,7 +136,7 @@ class Terminal(anywidget.AnyWidget):
                 self._output.add(_RESET + b"\r\n[new session]\r\n")
             self._session = TtySession(
                 self._client._session.config, self._target, self._size,
-                partial(operations.audited_exec, self._client._session, self._target),
+                partial(actions.audited_exec, self._client._session, self._target),
                 self._on_output, self._on_status,
             )  # fmt: skip
             self._session.start()

@@ -1,6 +1,7 @@
 """Shift the clock of every Python process that has this folder on PYTHONPATH, by CLOCK_OFFSET seconds.
 
-Python alone, since libfaketime 0.9.10 breaks what waits by the monotonic clock: `time.sleep` or the timeouts of locks.
+Only Python's clock is shifted: libfaketime 0.9.10 breaks waits on the monotonic clock, such as `time.sleep`
+and the timeouts of locks.
 """
 
 import contextlib

@@ -13,7 +13,7 @@ import pandas as pd
 
 from .._utils.text import visible
 from ..errors import AllocframeError, ConfigError, ExecError, ResultUnknown, Unsupported
-from ..nomad import actions
+from ..nomad import actions as nomad_actions
 from ..nomad import exec as nomad_exec
 from ..nomad.actions import Action, StopResult
 from ..nomad.connection import check_workers
@@ -31,7 +31,9 @@ _EXEC_COLUMNS = {
 def stop(session: Session, alloc_id: str, *, no_shutdown_delay: bool = False) -> StopResult:
     """Stop one allocation; see `Client.stop`."""
     identity = session.resolve_id(alloc_id)
-    answer = _post(session, "stop", identity, actions.stop(identity, no_shutdown_delay=no_shutdown_delay))
+    answer = _post(
+        session, "stop", identity, nomad_actions.stop(identity, no_shutdown_delay=no_shutdown_delay)
+    )
     index = answer.get("Index")
     return StopResult(str(answer.get("EvalID", "")), index if isinstance(index, int) else 0)
 
@@ -40,17 +42,17 @@ def signal(
     session: Session, alloc_id: str, signal: str | signals.Signals, *, task: str | None = None
 ) -> None:
     """Send a signal to one task, or to every task; see `Client.signal`."""
-    name = actions.check_signal(signal)
+    name = nomad_actions.check_signal(signal)
     identity = session.resolve_id(alloc_id)
-    _post(session, "signal", identity, actions.signal(identity, name, task))
+    _post(session, "signal", identity, nomad_actions.signal(identity, name, task))
 
 
 def restart(session: Session, alloc_id: str, *, task: str | None = None, all_tasks: bool = False) -> None:
     """Restart tasks in place; see `Client.restart`."""
     identity = session.resolve_id(alloc_id)
-    action = actions.restart(identity, task, all_tasks=all_tasks)
+    action = nomad_actions.restart(identity, task, all_tasks=all_tasks)
     # Older servers ignore the field and restart only the running tasks, without saying so.
-    if all_tasks and not actions.knows_all_tasks(version := session.transport.server_version()):
+    if all_tasks and not nomad_actions.knows_all_tasks(version := session.transport.server_version()):
         reason = (
             f"Nomad {version} restarts running tasks only" if version else "the server's version is unknown"
         )
