@@ -1,17 +1,18 @@
-"""SQL that the tables share: the macros in their expressions, and the views that they read from."""
+"""SQL that the tables share: the macros in their columns, and the views that they read from."""
 
 from __future__ import annotations
 
 MACROS = (
-    # Text that Nomad leaves empty is missing.
+    # Nomad writes an empty text for a value that is missing.
     "CREATE MACRO given(t) AS nullif(t, '')",
-    # Casts of DuckDB would make 2 of '1.5', and true of '1'.
-    "CREATE MACRO whole(t) AS CASE WHEN regexp_full_match(t, '-?[0-9]{1,18}') THEN CAST(t AS BIGINT) END",
-    "CREATE MACRO flag(t) AS CASE t WHEN 'true' THEN true WHEN 'false' THEN false END",
-    # Nomad writes zero for a time or duration that is not there. The extremes stand for infinity in DuckDB.
+    # DuckDB's own casts would turn '1.5' into 2 and '1' into true.
+    """CREATE MACRO to_integer(t) AS CASE WHEN regexp_full_match(t, '-?[0-9]{1,18}')
+       THEN CAST(t AS BIGINT) END""",
+    "CREATE MACRO to_boolean(t) AS CASE t WHEN 'true' THEN true WHEN 'false' THEN false END",
+    # Nomad writes 0 for a missing time. DuckDB reads the largest and smallest numbers as infinity.
     """CREATE MACRO at_ns(n) AS CASE WHEN n <> 0 AND n BETWEEN -9223372036854775806 AND 9223372036854775806
        THEN make_timestamp_ns(n) END""",
-    # DuckDB reads nanoseconds exactly but overlooks the offset, so that is taken off here.
+    # DuckDB reads nanoseconds exactly but ignores the UTC offset, so it is subtracted here.
     r"""CREATE MACRO offset_ns(t) AS CASE WHEN right(t, 1) IN ('Z', 'z') THEN 0 ELSE
        (CASE WHEN substr(t, -6, 1) = '-' THEN -60000000000 ELSE 60000000000 END)
        * (60 * TRY_CAST(substr(t, -5, 2) AS BIGINT) + TRY_CAST(substr(t, -2, 2) AS BIGINT)) END""",
