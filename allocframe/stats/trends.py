@@ -41,13 +41,16 @@ def daily(
         One row for each day, in UTC.
 
         day : datetime64[ns, UTC]
+            Midnight that begins the day.
         failures, restarts : int
-            With ``_per_hour`` (that tasks ran; missing without exposure), ``_lower`` and ``_upper`` (exact 95
-            % Poisson interval of the rate).
+            With ``_per_hour`` (that tasks ran; missing without exposure), ``_lower`` and ``_upper`` (exact
+            95 % Poisson interval of the rate).
         exposure_hours : float
+            Hours that tasks ran.
         looping, new_loops : int
             Task slots in a crash loop on that day, and those of them that were in none the day before.
         nodes_lost : int
+            Nodes that were lost on that day.
         watched : float
             Share of the day, so far as it is over, in which somebody watched; missing if not known.
         tasks_missing : int
