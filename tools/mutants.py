@@ -50,6 +50,14 @@ EQUIVALENT = {
         "0",
     ): "`now or ...`: None and 0 are both false",
     (
+        "bound = min(first * 2.0 ** min(attempt - 1, 30), longest)",
+        "29",
+    ): "`longest` is the bound long before the cap",
+    (
+        "bound = min(first * 2.0 ** min(attempt - 1, 30), longest)",
+        "31",
+    ): "`longest` is the bound long before the cap",
+    (
         'text = alloc_id.strip().lower() if isinstance(alloc_id, str) else ""',
         "'X'",
     ): "a single letter is refused, like an empty text",
