@@ -1,11 +1,14 @@
-"""Changes `_protocol.py` in one place after the other, and looks whether a test notices.
+"""Change a module in one place at a time, and check that a test notices.
 
     python tools/mutants.py [MODULE [TEST ...]]
 
-Each change is one that a person might make by mistake: another comparison, `and` for `or`, a number one off,
-another text, a statement left out. A fresh process with the changed module runs the tests until the first
-fails. A mutant that survives is a test that is missing, or a change that changes nothing; the latter are in
-EQUIVALENT, with why. Exits with 1 if another one survives.
+By default, it changes the rules of requests: `nomad/protocol.py`, `nomad/paging.py` and `nomad/retry.py`. For
+any other module, name its tests.
+
+Each change is one that a person might make by mistake: another comparison, `and` for `or`, a number off by one,
+another text, a missing statement. A fresh process runs the tests on the changed module until the first one fails.
+If none fails, a test is missing, or the change has no effect. EQUIVALENT lists changes without effect, with the
+reason. The exit code is 1 if any other mutant survives.
 """
 
 from __future__ import annotations
@@ -28,8 +31,14 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent
-TESTS = ("tests/nomad/test_protocol.py",)
-LONGEST_S = 120.0
+TARGETS = {
+    "allocframe.nomad.protocol": ("tests/nomad/test_protocol.py",),
+    "allocframe.nomad.paging": ("tests/nomad/test_protocol.py",),
+    "allocframe.nomad.retry": ("tests/nomad/test_retry.py",),
+}
+"""The modules that are changed by default, each with its tests."""
+
+MAX_SECONDS = 120.0
 _QUIETLY = (
     "-x", "-q", "--noconftest", "--timeout=60", "-W", "ignore::pytest.PytestAssertRewriteWarning",
     *(
@@ -43,29 +52,37 @@ EQUIVALENT = {
     (
         "def retry_after(value: str | None, now: datetime | None = None) -> float | None:",
         "0",
-    ): "`now or ...`: nothing is nothing",
+    ): "`now or ...`: None and 0 are both false",
+    (
+        "bound = min(first * 2.0 ** min(attempt - 1, 30), longest)",
+        "29",
+    ): "`longest` is the bound long before the cap",
+    (
+        "bound = min(first * 2.0 ** min(attempt - 1, 30), longest)",
+        "31",
+    ): "`longest` is the bound long before the cap",
     (
         'text = alloc_id.strip().lower() if isinstance(alloc_id, str) else ""',
         "'X'",
-    ): "one letter is refused as none is",
+    ): "a single letter is refused, like an empty text",
     (
         "self._seen.pop(request.shard, None)",
         "pass",
-    ): "what is finished is never looked at again: it only takes room",
+    ): "finished shards are never looked up again; the entry only takes memory",
     (
         "self._seen.pop(request.shard, None)",
         "0",
-    ): "nobody takes what comes back",
+    ): "the returned value is not used",
     (
         'known_leader={"true": True, "false": False}.get(lower.get("x-nomad-knownleader", "")),',
         "'X'",
-    ): "neither stands for a value",
+    ): "neither is a key of the mapping",
     (
         "if next_token <= max(ids):",
         "next_token < max(ids)",
-    ): "a token that is one of the IDs was found two conditions before",
+    ): "two conditions earlier, a token that equals one of the IDs was caught",
 }
-"""Changes that no test can notice: the line as it is, what then stands there, and why it does not matter."""
+"""Changes that no test can notice: the original line, the replacement, and the reason."""
 
 _COMPARED: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
     ast.Eq: (ast.NotEq,),
@@ -86,7 +103,7 @@ _COMPUTED: dict[type[ast.operator], type[ast.operator]] = {
 
 
 def variants(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield what may stand in the place of a node."""
+    """Yield the replacements of an expression."""
     if isinstance(node, ast.Compare):
         for place, kind in enumerate(node.ops):
             for other in _COMPARED[type(kind)]:
@@ -118,7 +135,7 @@ def _other_values(value: Any) -> Iterator[Any]:
 
 
 def statements(node: ast.stmt) -> Iterator[ast.stmt]:
-    """Yield what may stand in the place of a statement."""
+    """Yield the replacements of a statement."""
     if isinstance(node, ast.Expr | ast.Raise | ast.AugAssign):
         yield ast.Pass()
     elif isinstance(node, ast.Return) and node.value is not None:
@@ -129,7 +146,7 @@ def statements(node: ast.stmt) -> Iterator[ast.stmt]:
 
 
 def mutants(source: str) -> Iterator[tuple[int, str, str]]:
-    """Yield each change of a module: its line, what then stands there, and the whole text."""
+    """Yield each change of a module: its line, the replacement, and the source of the changed module."""
     tree = ast.parse(source)
     as_it_is, notes = ast.unparse(tree), _annotations(tree)
     for parent in ast.walk(tree):
@@ -148,9 +165,9 @@ def mutants(source: str) -> Iterator[tuple[int, str, str]]:
 
 
 def _annotations(tree: ast.AST) -> set[ast.AST]:
-    """Return all that says of what type something is: nothing that happens."""
-    said = (getattr(node, name, None) for node in ast.walk(tree) for name in ("annotation", "returns"))
-    return {inner for node in said if isinstance(node, ast.AST) for inner in ast.walk(node)}
+    """Return the nodes of type annotations, which have no effect."""
+    annotations = (getattr(node, name, None) for node in ast.walk(tree) for name in ("annotation", "returns"))
+    return {inner for node in annotations if isinstance(node, ast.AST) for inner in ast.walk(node)}
 
 
 def _put(parent: ast.AST, name: str, value: object, place: int, new: ast.AST) -> None:
@@ -165,14 +182,14 @@ def _is_text(node: ast.AST) -> bool:
 
 
 def _is_described(parent: ast.AST, name: str) -> bool:
-    """Return whether a field is an import, or the words of a message: neither is behaviour."""
+    """Return whether a field is an import or the text of a message, which tests need not pin down."""
     if isinstance(parent, ast.Call):
         return isinstance(parent.func, ast.Name) and parent.func.id == "make" and name == "args"
     return isinstance(parent, ast.Expr | ast.JoinedStr | ast.FormattedValue | ast.ImportFrom)
 
 
 class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Loads one module from another text than its file's."""
+    """Loads one module from changed source."""
 
     def __init__(self, name: str, file: Path, text: str) -> None:
         self.name, self.file, self.text = name, file, text
@@ -189,7 +206,7 @@ class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def killed(name: str, file: Path, text: str, tests: tuple[str, ...]) -> bool:
-    """Run the tests in a process of their own, in which one module is another; tell whether one failed."""
+    """Run the tests on a changed module in a child process; return whether one failed."""
     child = os.fork()
     if not child:
         ended = 1
@@ -199,7 +216,7 @@ def killed(name: str, file: Path, text: str, tests: tuple[str, ...]) -> bool:
                 ended = pytest.main([*_QUIETLY, *tests])
         finally:
             os._exit(ended)
-    until = time.monotonic() + LONGEST_S
+    until = time.monotonic() + MAX_SECONDS
     while time.monotonic() < until:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
@@ -212,30 +229,36 @@ def killed(name: str, file: Path, text: str, tests: tuple[str, ...]) -> bool:
 
 def main() -> None:
     os.chdir(ROOT)
-    module = sys.argv[1] if len(sys.argv) > 1 else "allocframe.nomad.protocol"
-    tests = tuple(sys.argv[2:]) or TESTS
+    _load_heavy_packages()
+    module, tests = sys.argv[1:2], tuple(sys.argv[2:])
+    targets = {module[0]: tests or TARGETS[module[0]]} if module else TARGETS
+    survivors = [_count_survivors(name, tests) for name, tests in targets.items()]
+    sys.exit(1 if any(survivors) else 0)
+
+
+def _count_survivors(module: str, tests: tuple[str, ...]) -> int:
+    """Test every mutant of a module, print those that survive, and return their number."""
     file = ROOT / f"{module.replace('.', '/')}.py"
-    _load_what_is_heavy()
     source = file.read_text()
     if killed(module, file, ast.unparse(ast.parse(source)), tests):
-        sys.exit("the tests fail as it is")
+        sys.exit(f"the tests of {module} fail without any change")
     counts: Counter[str] = Counter()
     lines = source.splitlines()
-    for line, said, text in mutants(source):
-        known = (lines[line - 1].strip(), said) in EQUIVALENT
-        fate = "killed" if killed(module, file, text, tests) else "equivalent" if known else "survived"
+    for line, change, text in mutants(source):
+        is_equivalent = (lines[line - 1].strip(), change) in EQUIVALENT
+        fate = (
+            "killed" if killed(module, file, text, tests) else "equivalent" if is_equivalent else "survived"
+        )
         counts[fate] += 1
         if fate == "survived":
-            print(f"survived: line {line}: {said[:160]}", flush=True)
-    print(
-        f"{file.name}: {counts.total()} mutants, {counts['killed']} killed, "
-        f"{counts['equivalent']} change nothing, {counts['survived']} survived"
-    )
-    sys.exit(1 if counts["survived"] else 0)
+            print(f"survived: line {line}: {change[:160]}", flush=True)
+    print(f"{file.name}: {counts.total()} mutants, {counts['killed']} killed, {counts['equivalent']} change nothing, "
+          f"{counts['survived']} survived")  # fmt: skip
+    return counts["survived"]
 
 
-def _load_what_is_heavy() -> None:
-    """Load what does not change once, before processes are forked; nothing of the package."""
+def _load_heavy_packages() -> None:
+    """Import the slow dependencies once, before forking; nothing of allocframe itself."""
     import duckdb  # noqa: F401
     import httpx  # noqa: F401
     import hypothesis.strategies  # noqa: F401

@@ -22,7 +22,7 @@ _TASK = (
 MISSING = Table(
     name="missing",
     key=("alloc_id", "task", "until"),
-    doc="One row per period of a task of which events are missing.",
+    doc="One row per period in which a task's events are missing.",
     source="missing",
     columns=(
         *_TASK,

@@ -13,6 +13,7 @@ from .._utils.prose import Points
 from .._utils.text import visible
 from ..errors import ConfigError
 from ..snapshot.snapshot import Snapshot
+from ..snapshot.summary import SPAN
 from . import data_sentences as sentences
 from .finding import plain, plain_facts
 
@@ -143,11 +144,12 @@ def require_one_cluster(snapshot: Snapshot) -> None:
 
 def covered_window(snapshot: Snapshot) -> tuple[pd.Timestamp, pd.Timestamp]:
     """Return the first time in the tables, and when they were fetched (or the last time in them)."""
-    times = snapshot.events["time"].dropna()
+    # in SQL, because the events table of a large cluster takes gigabytes
+    first_event, last_event = snapshot.sql(SPAN).iloc[0]
     changed = snapshot.allocations["modified_at"].dropna()
     fetched = snapshot.info.get("finished_at")
-    last = pd.Timestamp(fetched) if fetched else max(times.max(), changed.max())
-    return times.min(), last
+    last = pd.Timestamp(fetched) if fetched else max(last_event, changed.max())
+    return first_event, last
 
 
 def tasks_without_all_events(snapshot: Snapshot) -> int:
@@ -185,7 +187,7 @@ def _coverage(snapshot: Snapshot) -> Coverage:
                 "allocations": len(allocations),
                 "jobs": len(allocations[["namespace", "job_id"]].drop_duplicates()),
                 "nodes": allocations["node_name"].nunique(),
-                "events": len(snapshot.events),
+                "events": snapshot._counts["events"],
                 "first": first,
                 "last": last if plain(first) is not None else None,
                 "complete": snapshot.info.get("complete"),

@@ -12,7 +12,7 @@ _FORMS = {
     ".html": ["text/html", "image/png", "text/plain"],
     ".md": ["text/markdown", "image/png", "text/plain"],
 }
-"""The forms of an output, the best first: none in which a browser would run or fetch anything."""
+"""The MIME types kept of an output, best first. A browser runs or fetches nothing in any of them."""
 
 NOT_IN_REPORTS = "notebook-only"
 """Cells with this tag are only for people who open the notebook."""

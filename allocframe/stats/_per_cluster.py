@@ -26,9 +26,8 @@ R = TypeVar("R")
 def per_cluster(statistic: Callable[P, R]) -> Callable[P, R]:
     """Make a statistic, whose first parameter is a source, run once for each cluster.
 
-    For several clusters its table begins with the column `cluster`.
-    Other arguments that are tables with a column `cluster` are split, too. ``"cluster"`` is accepted in `by`,
-    and changes nothing.
+    For several clusters its table begins with the column `cluster`. Other arguments that are tables with a
+    column `cluster` are split, too. ``"cluster"`` is accepted in `by`, and changes nothing.
     """
     signature = inspect.signature(statistic)
     first = next(iter(signature.parameters))
@@ -76,8 +75,7 @@ def split_clusters(source: Source) -> Mapping[str, Source] | None:
     if len(with_cluster) < len(tables):
         without = ", ".join(sorted(set(tables) - set(with_cluster)))
         raise TypeError(
-            f"all tables must have a column {CLUSTER!r}, or none of them: "
-            f"{', '.join(with_cluster)} has one, {without} has none"
+            f"all tables must have a column {CLUSTER!r}, or none of them. It is missing in: {without}"
         )
     clusters = sorted({name for frame in tables.values() for name in _cluster_names(frame)}) or [""]
     if not isinstance(source, Mapping):

@@ -157,7 +157,7 @@ def outages(source: Source, *, observed_at: pd.Timestamp | str | None = None) ->
     next_start = by_slot["started_at"].shift(-1)
     next_in_place = by_slot["alloc_id"].shift(-1) == task_runs["alloc_id"]
     is_last = next_start.isna()
-    # a task that completed for good may have a follower in its slot; one that started again in place had not
+    # a completed task needs no successor, unless it was started again in the same allocation
     should_run = (task_runs["end"] != "running") & ~((task_runs["end"] == "completed") & ~next_in_place)
     # after a last run that was stopped or completed, nobody wants the task any more
     should_run &= ~is_last | task_runs["failure"] | (task_runs["end"] == LOST)

@@ -156,7 +156,7 @@ class Capture:
         return target
 
     def keep(self) -> None:
-        """Keep the folder: using the answers failed. Only `Resumable` captures have one to keep."""
+        """Keep the folder after an error. Only a `ResumableCapture` has a folder to keep."""
 
     def close(self) -> None:
         """Remove the folder if it is temporary."""

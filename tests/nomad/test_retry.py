@@ -93,3 +93,13 @@ def test_backoff_stays_under_a_doubling_bound() -> None:
     rng = random.Random(1)
     for attempt in range(1, 12):
         assert all(0 <= retry.backoff(attempt, rng) <= min(0.25 * 2 ** (attempt - 1), 8.0) for _ in range(50))
+
+
+@pytest.mark.parametrize(("jitter", "lowest"), [(1.0, 0.0), (0.5, 3.0), (0.25, 4.5), (0.0, 6.0)])
+def test_jitter_is_the_random_share_of_the_bound(jitter: float, lowest: float) -> None:
+    class Least(random.Random):
+        def uniform(self, a: float, b: float) -> float:
+            assert b == 6.0
+            return a
+
+    assert retry.backoff(3, Least(), first=1.5, longest=60.0, jitter=jitter) == lowest

@@ -24,7 +24,7 @@ def in_parts(cluster: af.sim.Cluster) -> Iterator[af.Snapshot]:
         client.snapshot(namespace="*") as snap,
     ):
         patch.setattr(_derived, "PART_ROWS", 300)
-        patch.setattr(snapshot_module, "LARGE", 10)
+        patch.setattr(snapshot_module, "MANY_ROWS", 10)
         yield snap
 
 

@@ -134,7 +134,7 @@ def test_tables_of_duckdb_are_kept_apart_too(two_clusters: af.MultiSnapshot) -> 
 def test_tables_of_which_some_do_not_say_the_cluster_are_refused(
     snap: af.Snapshot, two_clusters: af.MultiSnapshot
 ) -> None:
-    with pytest.raises(TypeError, match="allocations has none"):
+    with pytest.raises(TypeError, match="It is missing in: allocations"):
         stats.runs({"events": two_clusters.events, "allocations": snap.allocations})
 
 

@@ -22,7 +22,7 @@ _MAX_SHOWN = 20
 _COLUMNS = {
     "time": "datetime64[ns, UTC]", "action": "str", "alloc_id": "str", "name": "str", "job_id": "str",
     "namespace": "str", "node_name": "str", "tasks": "str", "signal": "str", "modify_index": "Int64",
-    "result": "str", "said": "str", "replacement_id": "str",
+    "result": "str", "message": "str", "replacement_id": "str",
 }  # fmt: skip
 
 

@@ -329,8 +329,8 @@ class ControlPanel(PanelState):
         """The last 1,000 actions of this panel, oldest first, with one row per allocation.
 
         Columns: time (UTC), action, alloc_id, name, job_id, namespace, node_name, tasks, signal, modify_index
-        (before the action), result (done, refused, failed, unknown, changed or dry run), said (details of the
-        result), replacement_id (missing if there is none).
+        (before the action), result (done, refused, failed, unknown, changed or dry run), message (details of
+        the result), replacement_id (missing if there is none).
         """
         return self._history.frame()
 

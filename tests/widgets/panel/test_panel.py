@@ -176,7 +176,7 @@ def test_a_dry_run_does_everything_but_send(panel: af.ControlPanel, client: af.C
     confirm(panel)
     assert untouched(alloc)
     assert panel.log[["action", "result"]].to_numpy().tolist() == [["stop", "dry run"]]
-    assert f"POST /v1/allocation/{alloc.id}/stop was not sent" in panel.log["said"].iloc[0]
+    assert f"POST /v1/allocation/{alloc.id}/stop was not sent" in panel.log["message"].iloc[0]
     assert af.read_audit()["result"].tolist() == ["dry run"]
 
 
@@ -320,7 +320,7 @@ def test_a_replaced_allocation_is_left_alone(
     assert len(cluster.state.evals) == evals
     assert cluster.state.allocs[alloc.next].desired_status == "run"
     assert panel.log["result"].tolist() == ["changed"]
-    assert "status: running → complete; desired status: run → stop" in panel.log["said"].iloc[0]
+    assert "status: running → complete; desired status: run → stop" in panel.log["message"].iloc[0]
     assert "There is nothing to do" in question(panel)
 
 
@@ -330,7 +330,7 @@ def test_a_removed_allocation_is_reported(cluster: sim.Cluster, panel: af.Contro
     cluster.engine._remove(alloc)
     confirm(panel)
     assert panel.log["result"].tolist() == ["failed"]
-    assert "nothing was done, because it could not be read" in panel.log["said"].iloc[0]
+    assert "nothing was done, because it could not be read" in panel.log["message"].iloc[0]
     panel.refresh_button.click()
     panel.wait()
     assert alloc.id not in panel.select.value
@@ -493,7 +493,7 @@ def test_a_lost_answer_is_reported_as_unknown_and_not_sent_again(monkeypatch: py
         ask(panel, "stop", ID)
         confirm(panel)
         assert panel.log["result"].tolist() == ["unknown"]
-        assert "ModifyIndex 7" in panel.log["said"].iloc[0]
+        assert "ModifyIndex 7" in panel.log["message"].iloc[0]
         assert sum(raw.startswith(b"POST") for raw in server.raw) == 1
         assert "no replacement within" in panel._results_box.value
     assert af.read_audit()["result"].tolist() == ["unknown"]
@@ -506,7 +506,7 @@ def test_after_a_refusal_no_other_task_is_signalled() -> None:
         ask(panel, "signal", ID)
         confirm(panel)
         assert panel.log["result"].tolist() == ["refused"]
-        assert panel.log["said"].iloc[0].startswith("done for a; then for b: ")
+        assert panel.log["message"].iloc[0].startswith("done for a; then for b: ")
         assert sum(raw.startswith(b"POST") for raw in server.raw) == 2
 
 
