@@ -5,10 +5,10 @@
 By default, it changes the rules of requests: `nomad/protocol.py`, `nomad/paging.py` and `nomad/retry.py`. For
 any other module, name its tests.
 
-Each change is one that a person might make by mistake: another comparison, `and` for `or`, a number off by one,
-another text, a missing statement. A fresh process runs the tests on the changed module until the first one fails.
-If none fails, a test is missing, or the change has no effect. EQUIVALENT lists changes without effect, with the
-reason. The exit code is 1 if any other mutant survives.
+Each change is one that a person might make by mistake: another comparison, `and` for `or`, a number off by
+one, another text, a missing statement. A fresh process runs the tests on the changed module until the first
+one fails. If none fails, a test is missing, or the change has no effect. EQUIVALENT lists changes without
+effect, with the reason. The exit code is 1 if any other mutant survives.
 """
 
 from __future__ import annotations
@@ -252,8 +252,10 @@ def _count_survivors(module: str, tests: tuple[str, ...]) -> int:
         counts[fate] += 1
         if fate == "survived":
             print(f"survived: line {line}: {change[:160]}", flush=True)
-    print(f"{file.name}: {counts.total()} mutants, {counts['killed']} killed, {counts['equivalent']} change nothing, "
-          f"{counts['survived']} survived")  # fmt: skip
+    print(
+        f"{file.name}: {counts.total()} mutants, {counts['killed']} killed, "
+        f"{counts['equivalent']} change nothing, {counts['survived']} survived"
+    )
     return counts["survived"]
 
 
