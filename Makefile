@@ -21,8 +21,8 @@ test: $(VENV)/.dev system
 
 # The same tests ten minutes after midnight UTC: what happened an hour ago happened on another day.
 test-midnight: $(VENV)/.dev system
-	@command -v faketime >/dev/null || { echo "needs faketime, on Debian: apt-get install faketime"; exit 1; }
-	faketime -m --exclude-monotonic -f "$$((600 - $$(date +%s) % 86400))s" $(TEST)
+	CLOCK_OFFSET=$$((600 - $$(date +%s) % 86400)) PYTHONPATH=$(CURDIR)/tests/helpers/shifted_clock \
+	  $(TEST) -W "ignore:Module already imported:pytest.PytestAssertRewriteWarning"
 
 # With more seeds of every story, for a night.
 test-deep: $(VENV)/.dev system
@@ -33,11 +33,14 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Every public name has a type that pyright knows.
+# Every public name has a type that pyright knows. It looks for packages in the first python of PATH, and takes
+# the classes of an untyped one for unknown. ipywidgets is untyped, and Terminal is a widget: call it typed here.
 types: $(VENV)/.dev
 	@rm -rf build/types
 	$(BIN)/python -m uv pip install --quiet --no-deps --target build/types .
-	cd build && PYTHONPATH=$(CURDIR)/build/types $(CURDIR)/$(BIN)/python -m pyright --verifytypes allocframe --ignoreexternal
+	cp -r $(VENV)/lib/python*/site-packages/ipywidgets build/types && touch build/types/ipywidgets/py.typed
+	cd build && PATH=$(CURDIR)/$(BIN):$$PATH PYTHONPATH=$(CURDIR)/build/types \
+	  python -m pyright --verifytypes allocframe --ignoreexternal
 
 coverage: $(VENV)/.dev system
 	$(TEST) --cov --cov-report=term --cov-report=html:build/coverage --cov-fail-under=$(COVERED)

@@ -152,7 +152,10 @@ _MODULES = {
     "widgets.panel.panel": ("ControlPanel",),
     "widgets.terminal.terminal": ("Terminal",),
 }
-"""Public names by the module that defines them. They load on first use, so that ``import allocframe`` costs little more than pandas."""
+"""Public names by the module that defines them.
+
+They load on first use, so that ``import allocframe`` costs little more than pandas.
+"""
 
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

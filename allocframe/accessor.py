@@ -35,7 +35,7 @@ class Alloc:
 
     def __init__(self, frame: pd.DataFrame) -> None:
         self._frame = frame
-        self.table = _identify(frame)
+        self.table: str = _identify(frame)
 
     def __repr__(self) -> str:
         return f"<alloc of {self.table}: {len(self._frame):,} rows>"

@@ -77,8 +77,8 @@ def tables(session: SparkSession, path: str | os.PathLike[str]) -> dict[str, Dat
     -------
     dict of str to pyspark.sql.DataFrame
         ``events``, ``allocations`` (with first_seen_at, last_seen_at, gone_at) and ``task_states`` (without
-        event_count and events_truncated; see `Archive.coverage`). Times have microseconds, durations are whole
-        nanoseconds.
+        event_count and events_truncated; see `Archive.coverage`). Times have microseconds, durations are
+        whole nanoseconds.
 
     Raises
     ------

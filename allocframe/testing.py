@@ -20,7 +20,8 @@ _MAX_SHOWN = 5
 def assert_tables_equal(left: pd.DataFrame, right: pd.DataFrame, table: str) -> None:
     """Fail unless two DataFrames hold the same rows of a table, in any order.
 
-    Rows are matched by the table's key. Dtypes count; unused categories, the index and pandas' attributes do not.
+    Rows are matched by the table's key. Dtypes count; unused categories, the index and pandas' attributes do
+    not.
 
     Parameters
     ----------

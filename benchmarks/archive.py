@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -29,6 +30,10 @@ _TIME = re.compile(r'("(?:Time|CreateTime|ModifyTime)":)(\d+)')
 BEGIN = pd.Timestamp("2026-09-21", tz="UTC")
 
 
+def _delay(nanoseconds: int, match: re.Match[str]) -> str:
+    return f"{match[1]}{int(match[2]) + nanoseconds}"
+
+
 def pages(count: int, folder: Path) -> tuple[list[Path], int]:
     """Write `count` allocations as JSON files. Return the files and their size."""
     rows = json.loads(RECORDED.read_text())[0]["json"]
@@ -39,7 +44,7 @@ def pages(count: int, folder: Path) -> tuple[list[Path], int]:
         for n in range(first, min(first + 10_000, count)):
             old, text = texts[n % len(texts)]
             delay = rng.randrange(10**15)  # equal times would compress too well
-            text = _TIME.sub(lambda time, delay=delay: f"{time[1]}{int(time[2]) + delay}", text)  # type: ignore[misc]
+            text = _TIME.sub(partial(_delay, delay), text)
             page.append(text.replace(old, str(uuid.UUID(int=rng.getrandbits(128)))))
         file = folder / f"{first}.json"
         file.write_text("[" + ",".join(page) + "]")

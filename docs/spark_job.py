@@ -1,6 +1,7 @@
-"""Restarts of each job and day over a whole archive: a job for Spark.
+r"""Restarts of each job and day over a whole archive: a job for Spark.
 
-spark-submit --packages io.delta:delta-spark_4.2_2.13:4.4.0 spark_job.py s3a://bucket/nomad s3a://bucket/restarts
+    spark-submit --packages io.delta:delta-spark_4.2_2.13:4.4.0 \
+      spark_job.py s3a://bucket/nomad s3a://bucket/restarts
 """
 
 import sys

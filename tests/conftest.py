@@ -17,9 +17,10 @@ import allocframe as af
 from allocframe.watch.change import Change
 
 SLOWEST = (
-    "test_spark.py", "test_pages.py", "test_reports.py", "test_from_archive.py", "test_notebooks.py", "test_quality.py",
-    "test_site.py", "test_findings.py", "test_fault_proxy.py", "test_recorder.py", "test_watch.py", "test_archive_faults.py",
-    "test_terminal.py", "test_panel.py", "test_cli.py", "test_fleet_commands.py", "test_examples.py",
+    "test_spark.py", "test_pages.py", "test_reports.py", "test_from_archive.py", "test_notebooks.py",
+    "test_quality.py", "test_site.py", "test_findings.py", "test_fault_proxy.py", "test_recorder.py",
+    "test_watch.py", "test_archive_faults.py", "test_terminal.py", "test_panel.py", "test_cli.py",
+    "test_fleet_commands.py", "test_examples.py",
 )  # fmt: skip
 """Files that take longest. They begin first, so that no worker has one left when the others have ended."""
 
@@ -43,7 +44,7 @@ def _no_nomad_settings(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
 
 @pytest.fixture(scope="session", autouse=True)
 def _ctrl_c() -> Iterator[None]:
-    """Restore SIGINT where it is ignored. A shell starts background jobs that way, and every child inherits it."""
+    """Restore SIGINT if it is ignored: a shell starts background jobs so, and every child inherits it."""
     before = signal.getsignal(signal.SIGINT)
     if before is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -79,7 +80,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def no_running_loop() -> Iterator[None]:
-    """For tests that run an event loop: a browser's driver leaves its own set as the running one of this thread."""
+    """For tests that run an event loop: a browser's driver leaves its own running in this thread."""
     running = asyncio._get_running_loop()
     asyncio._set_running_loop(None)
     yield
@@ -112,9 +113,9 @@ def change(snap: af.Snapshot) -> Change:
     """The first answer of a watch: everything is new."""
     none = snap.allocations.iloc[:0]
     return Change(
-        at=pd.Timestamp.now("UTC"), index=snap.info["index_last"], source="list", full=True, added=snap.allocations,
-        changed=none, removed=none, task_states=snap.task_states, events=snap.events, reschedules=snap.reschedules,
-        new_events=snap.events,
+        at=pd.Timestamp.now("UTC"), index=snap.info["index_last"], source="list", full=True,
+        added=snap.allocations, changed=none, removed=none, task_states=snap.task_states, events=snap.events,
+        reschedules=snap.reschedules, new_events=snap.events,
     )  # fmt: skip
 
 

@@ -26,7 +26,10 @@ HEAVY = {
 
 
 def test_importing_the_package_loads_pandas_and_no_other_heavy_library() -> None:
-    code = "import allocframe, json, sys; print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    code = (
+        "import allocframe, json, sys; "
+        "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    )
     printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     loaded = set(json.loads(printed))
     assert "pandas" in loaded, "the accessor .alloc works on any DataFrame"

@@ -57,7 +57,8 @@ def _started() -> Any:
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.driver.host": "127.0.0.1",
-        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",  # the full compiler pays off in minutes
+        # Java's full compiler pays off only after minutes.
+        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.session.timeZone": "America/New_York",
@@ -81,8 +82,7 @@ def _started() -> Any:
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory, change: Change) -> af.Archive:
-    """Three days with more events than Nomad keeps, removed allocations, a gap, and rows that are written twice
-    or do not count."""
+    """Three days with more events than Nomad keeps, removed allocations, a gap, and duplicate rows."""
     made = recorded(tmp_path_factory.mktemp("spark"), days=3, leak=(40, 20), blind=(30, 26))
     made.append(change, recorder="one")
     made.append(change, recorder="two")

@@ -30,12 +30,14 @@ def test_order_index_attributes_and_unused_categories_do_not_count(snap: af.Snap
     [
         ("events", lambda frame: frame.head(5), r"events: [\d,]+ rows are only in left, such as \w+"),
         ("events", lambda frame: changed(frame, "message", "x"), "message differs in 1 rows: .* and 'x'"),
-        ("events", lambda frame: changed(frame, "exit_code", 3), "exit_code differs in 1 rows: .*<NA> and .*3"),
+        ("events", lambda frame: changed(frame, "exit_code", 3),
+         "exit_code differs in 1 rows: .*<NA> and .*3"),
         ("events", lambda frame: changed(frame, "time", pd.NaT), "events: time differs in 1 rows"),
         ("events", lambda frame: frame.drop(columns="type"), "events: only one side has the columns type"),
         ("events", lambda frame: frame.drop(columns="seq"), "events: right lacks the key seq"),
         ("events", lambda frame: pd.concat([frame, frame.head(1)]), "events: right has duplicate rows"),
-        ("resources", lambda frame: frame.astype({"cpu_mhz": "float64"}), "cpu_mhz is Int64 in left and float64"),
+        ("resources", lambda frame: frame.astype({"cpu_mhz": "float64"}),
+         "cpu_mhz is Int64 in left and float64"),
     ],
 )  # fmt: skip
 def test_a_difference_is_an_error_that_shows_it(

@@ -2,9 +2,10 @@
 
     python tools/fuzz.py [SECONDS [TARGET ...]]
 
-A target takes bytes and lets no error out: one that is typed is an answer, everything else is a finding. The tests give them
-bytes that hypothesis makes, the same each time; this script those that atheris finds by looking at which lines they reach, for SECONDS
-each (60), beginning with what real agents sent. What it finds lies in build/fuzz/, and becomes a named test in tests/security/test_fuzz.py.
+A target takes bytes and lets no error out: one that is typed is an answer, everything else is a finding. The
+tests give them bytes that hypothesis makes, the same each time; this script those that atheris finds by
+looking at which lines they reach, for SECONDS each (60), beginning with what real agents sent. What it finds
+lies in build/fuzz/, and becomes a named test in tests/security/test_fuzz.py.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ VERSIONS = ("1.3.1", "2.0.5")
 
 
 def page(data: bytes) -> None:
-    """Every record of a page is a row, or noted as none, or an older form of one; what is no JSON is an error."""
+    """Every record of a page is a row, noted as none, or an older form of one; invalid JSON is an error."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "page.json"
         file.write_bytes(data)
@@ -83,7 +84,7 @@ def _text(value: Any) -> str | None:
 
 
 def exec_frames(data: bytes) -> None:
-    """A frame is output, an exit or a heartbeat, or an error that keeps what came; nothing of the output is lost."""
+    """A frame is output, an exit, a heartbeat, or an error that keeps what came; no output is lost."""
     session, came = _exec.BufferedSession("/exec"), b""
     for line in data.split(b"\n"):
         try:
@@ -101,7 +102,7 @@ _state: list[WatchState] = []
 
 
 def stream(data: bytes) -> None:
-    """A line is a heartbeat or a batch, or no event; each allocation of a batch is told once, or counted as none."""
+    """A line is a heartbeat, a batch or no event; each allocation of a batch comes once or counts as none."""
     queue, taken = UpdateQueue(), []
     for line in data.split(b"\n"):
         try:
@@ -287,7 +288,8 @@ def main() -> None:
     for name in sys.argv[2:] or TARGETS:
         done = subprocess.run(
             [sys.executable, "-c", _INSTRUMENTED, name, str(seconds)],
-            cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+            cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            check=False,
         )  # fmt: skip
         runs = re.findall(r"Done (\d+) runs in (\d+) second", done.stdout)
         said = (

@@ -1,8 +1,9 @@
-"""A month in minutes: a simulated cluster restarts far beyond Nomad's ten events, and the archive is held against what it emitted.
+"""A month in minutes: tasks of a simulated cluster restart far more than ten times, and no event may be lost.
 
-Two runs. In the first the recorder is left alone: every event that the cluster emitted while it ran is in the archive, once.
-In the second streams break, servers restart and are restored, and the recorder is killed (kill -9) again and again at random
-instants: nothing that was committed is lost, nothing is there twice, and every time in which nobody watched is told.
+Two runs. In the first, the recorder is left alone: the archive has every event that the cluster emitted while
+it ran, once. In the second, streams break, servers restart and are restored, and the recorder is killed
+(kill -9) again and again at random instants: nothing committed is lost, nothing is there twice, and the
+archive has a gap for every time in which nobody watched.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Month:
         self.unlucky: list[Any] = []
 
     def turn(self, seconds: float) -> None:
-        """Let time pass, and crash some tasks: half of them always the same, so that rings overflow many times."""
+        """Let time pass, and crash some tasks: half of them always the same, so that rings overflow often."""
         for alloc in self._victims():
             crash = self.rng.random() < 0.5
             self._step(partial(self._crash if crash else self._restart, alloc))
@@ -115,7 +116,7 @@ class Month:
         return [*self.unlucky, *self.rng.sample(running, min(self.per_turn - half, len(running)))]
 
     def _not_too_fast(self) -> None:
-        """Give a reader time: servers keep only a hundred changes, and a real month does not make so many at once."""
+        """Give a reader time: servers keep a hundred changes, and a real month makes fewer at once."""
         end = time.monotonic() + 5.0
         while self.engine.broker.behind() > BUFFER // 3 and time.monotonic() < end:
             time.sleep(0.01)
@@ -271,7 +272,7 @@ def _disturb(figures: Figures, cluster: af.sim.Cluster, rng: Random) -> None:
 
 
 def _explain(figures: Figures, month: Month, missing: set[Emitted], archive: af.Archive) -> None:
-    """Look up, for each time in which something was emitted that is missing, whether the archive says that nobody watched."""
+    """Look up whether the archive has a gap at each time from which an event is missing."""
     gaps = _gaps(archive)
     spans = [
         (since.timestamp(), until.timestamp())
@@ -300,7 +301,8 @@ def show(title: str, figures: Figures) -> None:
         f"\n{title}: {figures.allocations:,} allocations, {figures.days:.0f} days in {figures.seconds:.0f} s"
     )
     print(
-        f"  emitted while it ran          {figures.emitted:,} events, up to {figures.most_of_a_task:,} of one task"
+        f"  emitted while it ran          {figures.emitted:,} events, "
+        f"up to {figures.most_of_a_task:,} of one task"
     )
     print(f"  of these in the archive       {figures.archived:,}")
     for note in figures.notes:
@@ -309,11 +311,13 @@ def show(title: str, figures: Figures) -> None:
     print(f"  in the archive, never emitted {figures.made_up:,}")
     if figures.kills:
         print(
-            f"  kill -9                       {figures.kills:,}, streams broken {figures.breaks:,}, servers restarted {figures.restarts:,}"
+            f"  kill -9                       {figures.kills:,}, streams broken {figures.breaks:,}, "
+            f"servers restarted {figures.restarts:,}"
         )
         print(f"  committed and lost            {figures.committed_lost:,}")
         print(
-            f"  missing                       {figures.missing:,}, emitted in {figures.blind_times:,} moments when nobody watched"
+            f"  missing                       {figures.missing:,}, "
+            f"emitted in {figures.blind_times:,} moments when nobody watched"
         )
         print(
             f"  of these moments not told     {figures.blind_untold:,} ({figures.gaps_told:,} gaps are told)"

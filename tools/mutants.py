@@ -5,10 +5,10 @@
 By default, it changes the rules of requests: `nomad/protocol.py`, `nomad/paging.py` and `nomad/retry.py`. For
 any other module, name its tests.
 
-Each change is one that a person might make by mistake: another comparison, `and` for `or`, a number off by one,
-another text, a missing statement. A fresh process runs the tests on the changed module until the first one fails.
-If none fails, a test is missing, or the change has no effect. EQUIVALENT lists changes without effect, with the
-reason. The exit code is 1 if any other mutant survives.
+Each change is one that a person might make by mistake: another comparison, `and` for `or`, a number off by
+one, another text, a missing statement. A fresh process runs the tests on the changed module until the first
+one fails. If none fails, a test is missing, or the change has no effect. EQUIVALENT lists changes without
+effect, with the reason. The exit code is 1 if any other mutant survives.
 """
 
 from __future__ import annotations
@@ -41,7 +41,11 @@ TARGETS = {
 MAX_SECONDS = 120.0
 _QUIETLY = (
     "-x", "-q", "--noconftest", "--timeout=60", "-W", "ignore::pytest.PytestAssertRewriteWarning",
-    *(word for name in ("cacheprovider", "xdist", "anyio", "nbval", "playwright", "randomly") for word in ("-p", f"no:{name}")),
+    *(
+        word
+        for name in ("cacheprovider", "xdist", "anyio", "nbval", "playwright", "randomly")
+        for word in ("-p", f"no:{name}")
+    ),
 )  # fmt: skip
 
 EQUIVALENT = {
@@ -93,8 +97,8 @@ _COMPARED: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
     ast.NotIn: (ast.In,),
 }
 _COMPUTED: dict[type[ast.operator], type[ast.operator]] = {
-    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.Div: ast.Mult, ast.Mod: ast.Mult, ast.Pow: ast.Mult,
-    ast.BitOr: ast.BitAnd,
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.Div: ast.Mult, ast.Mod: ast.Mult,
+    ast.Pow: ast.Mult, ast.BitOr: ast.BitAnd,
 }  # fmt: skip
 
 
@@ -248,8 +252,10 @@ def _count_survivors(module: str, tests: tuple[str, ...]) -> int:
         counts[fate] += 1
         if fate == "survived":
             print(f"survived: line {line}: {change[:160]}", flush=True)
-    print(f"{file.name}: {counts.total()} mutants, {counts['killed']} killed, {counts['equivalent']} change nothing, "
-          f"{counts['survived']} survived")  # fmt: skip
+    print(
+        f"{file.name}: {counts.total()} mutants, {counts['killed']} killed, "
+        f"{counts['equivalent']} change nothing, {counts['survived']} survived"
+    )
     return counts["survived"]
 
 

@@ -1,9 +1,10 @@
-"""Builds the wheel and the sdist, checks their metadata and contents, and installs each extra alone from the wheel.
+"""Builds wheel and sdist, checks their metadata and contents, and installs each extra alone from the wheel.
 
     python tools/package.py [EXTRA ...]
 
-An extra is right if what it is for works in an environment that holds nothing else, and if, without it, the error names the line
-that installs it. "core" is the wheel without extras. The files for a release are then in dist/.
+An extra is right if what it is for works in an environment that holds nothing else, and if, without it, the
+error names the line that installs it. "core" is the wheel without extras. The files for a release are then in
+dist/.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def build() -> Path:
 
 
 def check_contents(wheel: Path) -> None:
-    """Fail if the wheel lacks a licence, the types or data, or if it or the sdist holds what does not belong there."""
+    """Fail if the wheel lacks a licence, the types or data, or if it or the sdist holds other files."""
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     for wanted in (

@@ -1,9 +1,10 @@
-"""Whether the memory of a recorder stays flat: a simulated cluster that never rests, and the resident size of its recorder.
+"""Whether the memory of a recorder stays flat while it records a simulated cluster that never rests.
 
-The recorder lists everything and compacts its archive at least ten times as often as otherwise, so that ten minutes hold as many
-of these rounds, in which its memory goes up and down, as hours do.
+The recorder lists everything and compacts its archive at least ten times as often as otherwise, so that ten
+minutes hold as many of these rounds, in which its memory goes up and down, as hours do.
 
-Prints the size every so often, and ends with 1 where the last third is larger than the middle one by more than the bound.
+Prints its resident size now and then, and exits with 1 if the last third is larger than the middle one by
+more than the bound.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ def main() -> int:
         sizes, events = soak(given.seconds, given.allocations, Path(folder), print)
     grown = growth(sizes)
     print(
-        f"{events:,} events in {given.seconds:.0f} s: {min(sizes):.0f} to {max(sizes):.0f} MB, last third {grown:+.0f} MB"
+        f"{events:,} events in {given.seconds:.0f} s: {min(sizes):.0f} to {max(sizes):.0f} MB, "
+        f"last third {grown:+.0f} MB"
     )
     return 0 if grown < BOUND_MB else 1
 

@@ -54,7 +54,9 @@ class Prose:
     """Paragraphs and lists: a text is a paragraph, a sequence of texts is a list."""
 
     def __init__(self, *blocks: str | Sequence[str]) -> None:
-        self.blocks = [block if isinstance(block, str) else list(block) for block in blocks if block]
+        self.blocks: list[str | list[str]] = [
+            block if isinstance(block, str) else list(block) for block in blocks if block
+        ]
 
     @property
     def text(self) -> str:
@@ -118,7 +120,7 @@ class Points:
     """A list of points, each a heading and its paragraphs."""
 
     def __init__(self, points: Iterable[tuple[str, Iterable[str]]]) -> None:
-        self.points = [(head, list(texts)) for head, texts in points]
+        self.points: list[tuple[str, list[str]]] = [(head, list(texts)) for head, texts in points]
 
     def __len__(self) -> int:
         return len(self.points)

@@ -322,5 +322,5 @@ class Archive:
 
     @property
     def info(self) -> dict[str, Any]:
-        """A summary as plain JSON: times, recorders, gaps, and the size of each table."""
+        """Times, recorders, gaps, and the size of each table, as plain JSON."""
         return info(self._tables)

@@ -48,10 +48,10 @@ class DeltaTables:
     """The tables of one archive."""
 
     def __init__(self, path: str | os.PathLike[str], storage_options: Mapping[str, str] | None) -> None:
-        self.location = os.fspath(path)
+        self.location: str = os.fspath(path)
         url = urlsplit(self.location)
         local = unquote(url.path) if url.scheme == "file" else self.location
-        self.folder = None if "://" in local else Path(local).absolute()
+        self.folder: Path | None = None if "://" in local else Path(local).absolute()
         if self.folder and "%" in str(self.folder):
             raise ConfigError(
                 f"an archive's path must not contain %, got {self.folder}. delta-rs cannot open it"

@@ -90,14 +90,14 @@ class Recorder:
         name: str | None = None,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.counts = Counts()
+        self.counts: Counts = Counts()
         self.status: Status = "starting"
         self.last_error: str | None = None
         self.last: pd.Timestamp | None = None
         """The time of the last committed observation."""
 
         self.watch: Watch | None = None
-        self.name = name or socket.gethostname()
+        self.name: str = name or socket.gethostname()
         self._client, self._archive = client, archive
         self._namespace = namespace
         self._interval, self._stream, self._say = interval, stream, say

@@ -14,7 +14,7 @@ from ._summary import print_table
 if TYPE_CHECKING:
     from ..archive.archive import Archive
 
-commands = typer.Typer(
+commands: typer.Typer = typer.Typer(
     invoke_without_command=True,
     callback=print_help,
     help="Inspect and maintain an archive of `allocframe record`.",

@@ -20,7 +20,7 @@ from ._app import app, print_help
 if TYPE_CHECKING:
     from ..archive.archive import Archive
 
-commands = typer.Typer(invoke_without_command=True, callback=print_help, rich_markup_mode=None)
+commands: typer.Typer = typer.Typer(invoke_without_command=True, callback=print_help, rich_markup_mode=None)
 app.add_typer(commands, name="report", help="Write a postmortem or a cluster report, as HTML or Markdown.")
 
 Source = Annotated[

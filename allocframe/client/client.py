@@ -1,7 +1,8 @@
 """The client of one cluster: its public methods and their documentation.
 
-Most methods pass their arguments on to functions that work on the client's `Session`: in `actions`, `logs` and
-`usage`. The methods that read (`snapshot`, `allocations`, `evaluations`, `watch`) check and build the query here.
+Most methods pass their arguments on to functions that work on the client's `Session`: in `actions`, `logs`
+and `usage`. The methods that read (`snapshot`, `allocations`, `evaluations`, `watch`) check and build the
+query here.
 A new method also needs one declaration in `async_client`.
 """
 

@@ -122,7 +122,8 @@ def lower_bounds(facts: dict[str, Any], recorded: bool) -> str:
     if not recorded:
         return f"{_lost_events(facts)}, so counts are lower bounds."
     truncated, total = facts["tasks_truncated"], count(facts["tasks"], "tasks")
-    return f"{truncated:,} of {total} {'lacks' if truncated == 1 else 'lack'} some events, so counts are lower bounds."
+    lack = "lacks" if truncated == 1 else "lack"
+    return f"{truncated:,} of {total} {lack} some events, so counts are lower bounds."
 
 
 def unwatched_window(times: Sequence[tuple[pd.Timestamp, pd.Timestamp]]) -> str:

@@ -108,7 +108,7 @@ class Finding:
 
     @property
     def evidence_keys(self) -> list[dict[str, Any]]:
-        """The keys of the rows behind it, each once: alloc_id and task, node_name, and so on."""
+        """The keys of the rows behind it (alloc_id and task, node_name, and so on), each once."""
         keys = [name for name in KEY_COLUMNS if name in self.evidence.columns]
         rows = self.evidence[keys].drop_duplicates().to_dict("records")
         return [{str(name): plain(value) for name, value in row.items()} for row in rows]

@@ -48,19 +48,20 @@ class ResumableCapture(Capture):
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         super().__init__(folder, temporary=False)
-        self.finished = self.kept = False
+        self.finished: bool = False
+        self.kept: bool = False
         resources = contextlib.ExitStack()
         self._release = weakref.finalize(self, resources.close)
         with contextlib.ExitStack() as undo:
             undo.callback(self._release)
             resources.callback(os.close, _lock_folder(folder))
             self._check_identity(dict(identity))
-            self.sessions = list(self._read_journal())
+            self.sessions: list[list[Page]] = list(self._read_journal())
             self._journal = os.open(folder / _JOURNAL, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             resources.callback(os.close, self._journal)
             undo.pop_all()
         self._earlier_pages = {_key(page.params): page for page in self.pages}
-        self.index = max((page.index or 0 for page in self.pages), default=0)
+        self.index: int = max((page.index or 0 for page in self.pages), default=0)
         self._taken = max(self._pages, default=-1) + 1
         # The line end closes a line that was cut when the last process was killed.
         self._log({"session": datetime.now(UTC).isoformat()}, before=b"\n")

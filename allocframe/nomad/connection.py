@@ -26,7 +26,7 @@ class OpenSockets:
     """The open sockets of a client, so that another thread can interrupt whoever waits on them."""
 
     def __init__(self) -> None:
-        self.ended = threading.Event()
+        self.ended: threading.Event = threading.Event()
         self._lock = threading.Lock()
         self._open: set[Any] = set()
 

@@ -67,7 +67,7 @@ class EventStream:
         *,
         quiet: float,
     ) -> None:
-        self.established = False
+        self.established: bool = False
         self.error: AllocframeError | None = None
         self._config = config
         self._params = dict(params)

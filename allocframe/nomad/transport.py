@@ -93,13 +93,13 @@ class Transport:
     """Sends requests and turns failures into typed errors. Thread-safe, but not usable after a fork."""
 
     def __init__(self, config: Config, *, timeout: float, retries: int, read_only: bool = False) -> None:
-        self.stats = Counters()
+        self.stats: Counters = Counters()
         self._read_only = read_only
         self._config = config
         self._timeout = timeout
         self._retries = retries
         self._lock = threading.Lock()
-        self.sockets = OpenSockets()
+        self.sockets: OpenSockets = OpenSockets()
         self._has_answered = False
         self._pid = os.getpid()
         self._client: httpx.Client | None = new_http_client(self._config)

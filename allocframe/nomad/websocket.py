@@ -43,8 +43,8 @@ __all__ = [
 try:
     from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
     from websockets.sync.client import ClientConnection, connect
-except ModuleNotFoundError as error:
-    raise MissingExtra("exec needs websockets: pip install 'allocframe[exec]'") from error
+except ModuleNotFoundError as _error:  # with an underscore: a module's public name needs a type
+    raise MissingExtra("exec needs websockets: pip install 'allocframe[exec]'") from _error
 
 REFUSED_WITHIN = 0.1
 """Seconds to wait for a refusal before sending anything.

@@ -22,8 +22,12 @@ class FormattedTable:
     """A table for people to read, made by `format_table`."""
 
     def __init__(self, columns: list[str], rows: list[list[str]], numeric: list[bool], hidden: int) -> None:
-        self.columns, self.rows, self.numeric = columns, rows, numeric
-        self.left_out = f"{hidden:,} more row{'s are' if hidden > 1 else ' is'} not shown" if hidden else ""
+        self.columns: list[str] = columns
+        self.rows: list[list[str]] = rows
+        self.numeric: list[bool] = numeric
+        self.left_out: str = (
+            f"{hidden:,} more row{'s are' if hidden > 1 else ' is'} not shown" if hidden else ""
+        )
 
     def __len__(self) -> int:
         return len(self.rows)

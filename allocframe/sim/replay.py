@@ -54,8 +54,8 @@ class Recording:
 
     def __init__(self, source: str | os.PathLike[str] | Iterable[JSON], version: str) -> None:
         self.version = version
-        self.changed = threading.Condition()
-        self.index = 1
+        self.changed: threading.Condition = threading.Condition()
+        self.index: int = 1
         self.has_leader = True
         self.starts = 0
         self.allocs: dict[str, Recorded] = {}
@@ -68,7 +68,8 @@ class Recording:
                 self._add_exchange(exchange)
         else:
             self.allocs = {row["ID"]: Recorded(row) for row in source}
-        self.namespaces = {alloc.namespace for alloc in self.allocs.values() if alloc.namespace} | {"default"}
+        named = (alloc.namespace for alloc in self.allocs.values() if alloc.namespace)
+        self.namespaces: set[str] = {"default", *named}
         self.index = max([self.index, *(alloc.modify_index for alloc in self.allocs.values())])
 
     def table_index(self, table: str) -> int:

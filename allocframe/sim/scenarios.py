@@ -66,10 +66,10 @@ class Story:
 
     def __init__(self, engine: Engine, allocations: int, truth: Truth) -> None:
         self.engine = engine
-        self.rng = engine.rng
+        self.rng: Random = engine.rng
         self.truth = truth
-        self.end = engine.state.now_ns + LENGTH
-        self.incident = self.end - 90 * MINUTE
+        self.end: int = engine.state.now_ns + LENGTH
+        self.incident: int = self.end - 90 * MINUTE
         self.services: list[Job] = []
         self._build(allocations)
 

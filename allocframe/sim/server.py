@@ -95,8 +95,8 @@ class Cluster:
         self._regions: dict[str, str] = {}
         self._closing = threading.Event()
         self._clock: threading.Thread | None = None
-        self.version = state.version
-        self.token = str(uuid.uuid4()) if acl else ""
+        self.version: str = state.version
+        self.token: str = str(uuid.uuid4()) if acl else ""
         guard = Guard()
         manager = Grant(known=True, management=True, accessor=str(uuid.uuid4()))
         self._access = Access(acl, self.version, {self.token: manager})
@@ -104,7 +104,7 @@ class Cluster:
         self._socket.bind(("127.0.0.1", 0))
         self._socket.listen(100)  # clients that come before the server has started wait
         guard.port = self._socket.getsockname()[1]
-        self.address = f"http://127.0.0.1:{guard.port}"
+        self.address: str = f"http://127.0.0.1:{guard.port}"
         config = uvicorn.Config(
             build(state, self._access, guard, self.engine, self._regions, real_pty=real_pty),
             log_level="critical",

@@ -48,16 +48,18 @@ class Diff:
     """Rows of `allocations` that only the first snapshot has."""
 
     changed: pd.DataFrame
-    """One row for each value that differs: namespace, job_id, task_group, node_name, alloc_id, task, column,
-    before, after. The values are text; task is missing for a value of the allocation itself. Allocations with
-    the same ModifyIndex are not compared."""
+    """One row for each value that differs, with the columns namespace, job_id, task_group, node_name,
+    alloc_id, task, column, before, after.
+
+    The values are text; task is missing for a value of the allocation itself. Allocations with the same
+    ModifyIndex are not compared."""
 
     new_events: pd.DataFrame
     """Rows of `events` that came after those of the first snapshot and that Nomad still had."""
 
     missing: pd.DataFrame
-    """Tasks that lost events between the two: alloc_id, task, since (the last event of the first snapshot;
-    missing for new allocations), until (the first event of the second)."""
+    """Tasks that lost events between the two, with the columns alloc_id, task, since (the last event of the
+    first snapshot; missing for new allocations), until (the first event of the second)."""
 
     notes: list[str] = field(default_factory=list)
     """What makes the two hard to compare, such as different queries, incomplete snapshots or lost events."""

@@ -67,6 +67,7 @@ def crash_loops(
         crashes, exhaustions, restarts_lost : int
             Seen in the events; and restarts that the rings have lost (the nodes' count less those seen).
         first_at, last_at : datetime64[ns, UTC]
+            First and last crash.
         median_run : timedelta64[ns]
             Missing if it never ran.
         run_cv : float

@@ -73,9 +73,11 @@ def restarts(
             Time that tasks ran, count over exposure, and its exact 95 % Poisson interval; the last three are
             missing without exposure.
         tasks : int
+            Tasks in the group.
         truncated_share : float
             Share of the tasks that have lost events.
         window_start, window_end : datetime64[ns, UTC]
+            The time that is counted.
         counter, lost_to_ring, unexplained : int
             The nodes' own count (`Restarts`) over the life of these tasks; how many of these restarts the
             rings of truncated tasks have lost; and by how much it differs from whole rings. Only with

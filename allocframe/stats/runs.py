@@ -56,6 +56,7 @@ def runs(source: Source, *, observed_at: pd.Timestamp | str | None = None) -> pd
         attempt : int
             Number of the attempt (see `explain_events`).
         started_at, ended_at : datetime64[ns, UTC]
+            Start and end by the node's clock.
         duration : timedelta64[ns]
             Never negative; `skewed` marks runs that end before they start because the node's clock was set
             back.

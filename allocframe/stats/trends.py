@@ -41,13 +41,16 @@ def daily(
         One row for each day, in UTC.
 
         day : datetime64[ns, UTC]
+            Midnight that begins the day.
         failures, restarts : int
             Each also with ``_per_hour``, its rate per hour of running (missing without exposure), and
             ``_lower`` and ``_upper``, the exact 95 % Poisson interval of this rate.
         exposure_hours : float
+            Hours that tasks ran.
         looping, new_loops : int
             Task slots in a crash loop on that day, and those that were in none the day before.
         nodes_lost : int
+            Nodes that were lost on that day.
         watched : float
             Share of the day, or of its part up to now, in which somebody watched; missing if not known.
         tasks_missing : int

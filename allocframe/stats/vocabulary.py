@@ -39,7 +39,7 @@ EXIT_CODES = {
 """Conventional meanings of exit codes. Any other code is the program's own and reads "error"."""
 
 SIGKILL_CODE = 137
-"""Exit code of a process killed by SIGKILL: by the kernel for memory, or by Nomad after the kill timeout."""
+"""Exit code of a process killed by SIGKILL, by the kernel for memory, or by Nomad after the kill timeout."""
 
 
 class Cause(NamedTuple):
@@ -78,7 +78,7 @@ CAUSE_TABLE = (
     Cause("completed", "other", crashes=True),  # a service that exits with 0 is restarted, and can loop so
     Cause("unknown", "other", fails=True),
 )
-"""Every cause, in order of precedence: if several apply to one attempt, the first wins."""
+"""Every cause, in order of precedence. If several apply to one attempt, the first wins."""
 
 CAUSES = tuple(cause.name for cause in CAUSE_TABLE)
 """The values of the column `cause`, in order of precedence."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from .table import Column, Table
 
 KNOWN_TYPES = (
-    "Setup Failure", "Driver Failure", "Received", "Failed Validation", "Started", "Terminated", "Killing", "Killed", "Restarting",
-    "Not Restarting", "Restart Signaled", "Signaling", "Downloading Artifacts", "Failed Artifact Download", "Building Task Directory",
-    "Task Setup", "Disk Resources Exceeded", "Sibling Task Failed", "Driver", "Leader Task Dead", "Main Tasks Dead", "Task hook failed",
-    "Failed Restoring Task", "Alloc Unhealthy", "Plugin became unhealthy", "Plugin became healthy", "Reconnected", "Pausing", "Running",
-    "Task hook message", "Waiting for shutdown delay", "Skipping shutdown delay",
+    "Setup Failure", "Driver Failure", "Received", "Failed Validation", "Started", "Terminated", "Killing",
+    "Killed", "Restarting", "Not Restarting", "Restart Signaled", "Signaling", "Downloading Artifacts",
+    "Failed Artifact Download", "Building Task Directory", "Task Setup", "Disk Resources Exceeded",
+    "Sibling Task Failed", "Driver", "Leader Task Dead", "Main Tasks Dead", "Task hook failed",
+    "Failed Restoring Task", "Alloc Unhealthy", "Plugin became unhealthy", "Plugin became healthy",
+    "Reconnected", "Pausing", "Running", "Task hook message", "Waiting for shutdown delay",
+    "Skipping shutdown delay",
 )  # fmt: skip
 """The event types of Nomad up to 2.0."""
 
@@ -93,7 +95,8 @@ EVENTS = Table(
         Column("kill_reason", _text("kill_reason", "KillReason"), "text", "why it was killed"),
         Column(
             "kill_timeout",
-            f"CASE WHEN e.Type = 'Killing' THEN coalesce(nullif(e.KillTimeout, 0), go_duration({_detail('kill_timeout')})) END",
+            "CASE WHEN e.Type = 'Killing' THEN "
+            f"coalesce(nullif(e.KillTimeout, 0), go_duration({_detail('kill_timeout')})) END",
             "duration",
             "time that the task has to exit by itself",
             "ns",
@@ -133,7 +136,8 @@ EVENTS = Table(
         ),
         Column(
             "task_signal",
-            f"coalesce({_detail('task_signal')}, CASE WHEN e.Type = 'Signaling' THEN {_detail('signal')} END, given(e.TaskSignal))",
+            f"coalesce({_detail('task_signal')}, "
+            f"CASE WHEN e.Type = 'Signaling' THEN {_detail('signal')} END, given(e.TaskSignal))",
             "category",
             "signal that an operator or Nomad sent",
         ),

@@ -24,7 +24,8 @@ PLACEMENT = Table(
         Column("nodes_exhausted", "m.NodesExhausted", "int", "nodes without enough resources"),
         Column(
             "constraint_filtered",
-            "CASE WHEN cardinality(m.ConstraintFiltered) > 0 THEN CAST(to_json(m.ConstraintFiltered) AS VARCHAR) END",
+            "CASE WHEN cardinality(m.ConstraintFiltered) > 0 "
+            "THEN CAST(to_json(m.ConstraintFiltered) AS VARCHAR) END",
             "text",
             "nodes ruled out by each constraint, as JSON",
         ),
@@ -36,7 +37,8 @@ PLACEMENT = Table(
         ),
         Column(
             "dimension_exhausted",
-            "CASE WHEN cardinality(m.DimensionExhausted) > 0 THEN CAST(to_json(m.DimensionExhausted) AS VARCHAR) END",
+            "CASE WHEN cardinality(m.DimensionExhausted) > 0 "
+            "THEN CAST(to_json(m.DimensionExhausted) AS VARCHAR) END",
             "text",
             "nodes short of each resource, as JSON",
         ),

@@ -17,12 +17,16 @@ MACROS = (
        (CASE WHEN substr(t, -6, 1) = '-' THEN -60000000000 ELSE 60000000000 END)
        * (60 * TRY_CAST(substr(t, -5, 2) AS BIGINT) + TRY_CAST(substr(t, -2, 2) AS BIGINT)) END""",
     r"""CREATE MACRO rfc3339(t) AS CASE
-       WHEN t IS NULL OR NOT regexp_full_match(t, '\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[-+]\d\d:\d\d)') THEN NULL
+       WHEN t IS NULL
+         OR NOT regexp_full_match(t, '\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[-+]\d\d:\d\d)')
+         THEN NULL
        WHEN right(t, 1) IN ('Z', 'z') THEN TRY_CAST(replace(t, 'z', 'Z') AS TIMESTAMP_NS)
-       ELSE make_timestamp_ns(epoch_ns(TRY_CAST(substr(t, 1, length(t) - 6) AS TIMESTAMP_NS)) - offset_ns(t)) END""",
+       ELSE make_timestamp_ns(epoch_ns(TRY_CAST(substr(t, 1, length(t) - 6) AS TIMESTAMP_NS))
+         - offset_ns(t)) END""",
     r"""CREATE MACRO go_part(t, unit) AS coalesce(
        TRY_CAST(regexp_extract(t, '(\d+(?:\.\d+)?)' || unit || '(?:\d|$)', 1) AS DECIMAL(38, 9)), 0)""",
-    r"""CREATE MACRO go_duration(t) AS CASE WHEN regexp_full_match(t, '(\d+(\.\d+)?(h|m|s|ms|us|µs|ns))+') THEN
+    r"""CREATE MACRO go_duration(t) AS CASE
+       WHEN regexp_full_match(t, '(\d+(\.\d+)?(h|m|s|ms|us|µs|ns))+') THEN
        TRY_CAST(go_part(t, 'h') * 3600000000000 + go_part(t, 'm') * 60000000000 + go_part(t, 's') * 1000000000
        + go_part(t, 'ms') * 1000000 + go_part(t, '(?:us|µs)') * 1000 + go_part(t, 'ns') AS BIGINT) END""",
 )
@@ -31,10 +35,12 @@ MACROS = (
 # allocation, after `PageStore.drop_duplicates`. The other views unnest the lists and maps of `listed`.
 VIEWS = {
     "listed": "SELECT *, rowid AS alloc_row FROM main.pages WHERE {condition}",
-    "tasks": """SELECT alloc_row, ID, t.key AS task, t.value AS ts, Namespace, JobID, coalesce(JobVersion, Job.Version) AS job_version,
-        TaskGroup, NodeName FROM (SELECT *, unnest(map_entries(TaskStates)) AS t FROM {s}.listed) WHERE t.value IS NOT NULL""",
-    "task_events": """SELECT * EXCLUDE (ts) FROM (SELECT *, unnest(ts.Events) AS e, unnest(range(len(ts.Events))) AS seq
-        FROM {s}.tasks) WHERE e IS NOT NULL""",
+    "tasks": """SELECT alloc_row, ID, t.key AS task, t.value AS ts, Namespace, JobID,
+          coalesce(JobVersion, Job.Version) AS job_version, TaskGroup, NodeName
+        FROM (SELECT *, unnest(map_entries(TaskStates)) AS t FROM {s}.listed) WHERE t.value IS NOT NULL""",
+    "task_events": """SELECT * EXCLUDE (ts)
+        FROM (SELECT *, unnest(ts.Events) AS e, unnest(range(len(ts.Events))) AS seq FROM {s}.tasks)
+        WHERE e IS NOT NULL""",
     "reschedule_events": """SELECT * FROM (SELECT alloc_row, ID, unnest(RescheduleTracker.Events) AS r,
         unnest(range(len(RescheduleTracker.Events))) AS seq FROM {s}.listed) WHERE r IS NOT NULL""",
     "task_resources": """
@@ -44,10 +50,12 @@ VIEWS = {
             lambda n: list_concat(coalesce(n.ReservedPorts, []), coalesce(n.DynamicPorts, [])))) AS ports
         FROM (SELECT alloc_row, ID, unnest(map_entries(AllocatedResources.Tasks)) AS t FROM {s}.listed)
         UNION ALL
-        SELECT alloc_row, ID, NULL, NULL, NULL, NULL, AllocatedResources.Shared.DiskMB, coalesce(AllocatedResources.Shared.Ports,
+        SELECT alloc_row, ID, NULL, NULL, NULL, NULL, AllocatedResources.Shared.DiskMB,
+          coalesce(AllocatedResources.Shared.Ports,
           flatten(list_transform(coalesce(AllocatedResources.Shared.Networks, []),
             lambda n: list_concat(coalesce(n.ReservedPorts, []), coalesce(n.DynamicPorts, [])))))
         FROM {s}.listed WHERE AllocatedResources IS NOT NULL""",
-    "scored_nodes": """SELECT alloc_row, ID, Metrics AS m, unnest(CASE WHEN len(Metrics.ScoreMetaData) > 0 THEN Metrics.ScoreMetaData
-        ELSE [NULL] END) AS s FROM {s}.listed WHERE Metrics IS NOT NULL""",
+    "scored_nodes": """SELECT alloc_row, ID, Metrics AS m,
+          unnest(CASE WHEN len(Metrics.ScoreMetaData) > 0 THEN Metrics.ScoreMetaData ELSE [NULL] END) AS s
+        FROM {s}.listed WHERE Metrics IS NOT NULL""",
 }

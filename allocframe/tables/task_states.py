@@ -43,7 +43,8 @@ TASK_STATES = Table(
         Column("event_count", "coalesce(len(ts.Events), 0)", "int", "number of events"),
         Column(
             "events_truncated",
-            f"coalesce(len(ts.Events) >= {MAX_EVENTS} AND ts.Events[1].Type IS DISTINCT FROM 'Received', false)",
+            f"coalesce(len(ts.Events) >= {MAX_EVENTS} "
+            "AND ts.Events[1].Type IS DISTINCT FROM 'Received', false)",
             "bool",
             "whether Nomad dropped older events: there are 10, and the first is not Received",
         ),

@@ -96,7 +96,7 @@ class AsyncWatch:
         ...     async with aio.watch(namespace="*") as watch:
         ...         await anext(watch)
         ...         return await watch.heartbeat()
-        >>> len(asyncio.run(quiet()))
+        >>> len(asyncio.run(quiet()) or ())
         0
         """
         return await wait_for(start_thread(self._watch.heartbeat))
@@ -118,7 +118,7 @@ class AsyncWatch:
 
     @property
     def mode(self) -> str:
-        """How changes are found: "stream" or "blocking"."""
+        """How changes are found, "stream" or "blocking"."""
         return self._watch.mode
 
     @property

@@ -23,7 +23,7 @@ class Lister:
     """Lists and reads the allocations of a watch's query."""
 
     def __init__(self, transport: Transport, config: Config, query: Query) -> None:
-        self.reads = 0
+        self.reads: int = 0
         self._transport, self._config, self._query = transport, config, query
 
     def all(self, *, light: bool = False) -> tuple[PageStore, int | None]:

@@ -82,17 +82,19 @@ class Reflector:
     ) -> None:
         self.mode: Literal["stream", "blocking"] = "stream" if stream else "blocking"
         self.last_error: str | None = None
-        self.index = checkpoint.index or 0
+        self.index: int = checkpoint.index or 0
         self.current_to = checkpoint.at
-        self.synced = False
-        self.state = WatchState(checkpoint)
-        self.queue = UpdateQueue(query.prefix or "", floor=self.index)
-        self.subscriber = Subscriber()
-        self.blocking = BlockingIndex(wait)
+        self.synced: bool = False
+        self.state: WatchState = WatchState(checkpoint)
+        self.queue: UpdateQueue = UpdateQueue(query.prefix or "", floor=self.index)
+        self.subscriber: Subscriber = Subscriber()
+        self.blocking: BlockingIndex = BlockingIndex(wait)
         self.ready: deque[Change] = deque()
-        self.counts = dict.fromkeys(("relists", "reconnects", "resumed", "gaps", "resets", "failures"), 0)
+        self.counts: dict[str, int] = dict.fromkeys(
+            ("relists", "reconnects", "resumed", "gaps", "resets", "failures"), 0
+        )
         self._config, self._query = config, query
-        self.lister = Lister(transport, config, query)
+        self.lister: Lister = Lister(transport, config, query)
         self._wants_stream, self._resync_interval = stream, resync_interval
         self._gap: tuple[pd.Timestamp | None, str] | None = (
             (checkpoint.at, "nobody watched") if checkpoint.at is not None else (None, _FIRST_LIST)

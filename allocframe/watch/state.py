@@ -68,7 +68,9 @@ class WatchState:
     """The newest known version of every allocation."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        self.entries = {alloc_id: _Entry(index) for alloc_id, index in checkpoint.modify_index.items()}
+        self.entries: dict[str, _Entry] = {
+            alloc_id: _Entry(index) for alloc_id, index in checkpoint.modify_index.items()
+        }
         self._store = PageStore(Capture.create())
         self._batch = PageStore(Capture.create(), threads=1)
         self._pending: dict[str, bytes] = {}

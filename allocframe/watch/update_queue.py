@@ -180,8 +180,8 @@ class Subscriber:
 
     def __init__(self) -> None:
         self.current: Subscription | None = None
-        self.opened = 0
-        self.closed = threading.Event()
+        self.opened: int = 0
+        self.closed: threading.Event = threading.Event()
 
     def open(self, config: Config, params: Mapping[str, str], queue: UpdateQueue) -> Subscription:
         """Open a subscription; return it after its first line, or when it has ended without one."""

@@ -137,7 +137,7 @@ class Watch:
 
     @property
     def mode(self) -> str:
-        """How changes are found: "stream" if the token may subscribe to events, else "blocking"."""
+        """How changes are found. It is "stream" if the token may subscribe to events, else "blocking"."""
         return self._reflector.mode
 
     @property

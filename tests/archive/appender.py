@@ -1,4 +1,4 @@
-"""Appends the history of one task to an archive, an event at a time, until it is done or killed; prints each that is kept."""
+"""Appends a task's history to an archive, an event at a time, until done or killed; prints each one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Makes ``tests/data/archive-1``, an archive of schema version 1. Run only to add the archive of a newer version beside it."""
+"""Makes ``tests/data/archive-1``, an archive of schema version 1.
+
+Run only to add the archive of a newer version beside it.
+"""
 
 from __future__ import annotations
 

@@ -161,7 +161,8 @@ def test_events_of_a_time_are_numbered_as_in_the_whole_history(week: af.Archive)
 
 def test_all_of_it_in_sql(week: af.Archive) -> None:
     found = week.sql(
-        "SELECT a.alloc_id, count(e.seq) AS n FROM allocations a JOIN events e USING (alloc_id) GROUP BY ALL ORDER BY 1"
+        "SELECT a.alloc_id, count(e.seq) AS n FROM allocations a JOIN events e USING (alloc_id) "
+        "GROUP BY ALL ORDER BY 1"
     )
     assert found["n"].tolist() == [4, 2, 2]
     assert week.sql("SELECT sum(new) AS new, max(gap_reason) AS why FROM snapshots").iloc[0].tolist() == [

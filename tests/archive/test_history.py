@@ -1,4 +1,4 @@
-"""Whatever way a history is cut into rings and seen, the archive has what was seen, once, and knows what it lacks."""
+"""However a history is cut into rings and seen, the archive has what was seen, once, and notes its gaps."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def test_what_retention_removed_is_not_called_complete(tmp_path: Path, archive: 
 
 @st.composite
 def lives(draw: st.DrawFn) -> tuple[list[tuple[float, str]], list[int], int]:
-    """Return a true history (time and type of each event), after how many events it was seen, and where a new ring began."""
+    """Return a history (times and types), after how many events it was seen, and where rings began."""
     length = draw(st.integers(1, 45))
     steps = draw(st.lists(st.sampled_from([0, 0, 1, 1, 1, 2, -30]), min_size=length, max_size=length))
     kinds = draw(
@@ -275,7 +275,7 @@ def test_whatever_way_histories_are_seen_the_archive_is_their_union(
 
 
 def _watched(tasks: list[Any], versions: Versions, data: st.DataObject) -> list[list[Any]]:
-    """Return batches of changes as two watches saw them, the second perhaps only some, and some batches twice."""
+    """Return batches of changes as two watches saw them: the second perhaps only some, some batches twice."""
     changes = []
     for _ in range(2 if data.draw(st.booleans()) else 1):
         had: list[tuple[str, int]] = []

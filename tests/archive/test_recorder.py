@@ -293,7 +293,7 @@ def test_the_command_ends_cleanly_with_what_it_has(
 
 
 def heaps_of_threads(pid: int) -> int:
-    """Return how many heaps glibc has made for the threads of a process: each reserves 64 MB, of which the rest is out of reach."""
+    """Return how many heaps glibc has made for the threads of a process. Each reserves 64 MB."""
     size, spans = 64 << 20, []
     for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
         span, access, *_ = line.split()

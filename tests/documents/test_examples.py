@@ -30,8 +30,8 @@ class Finder(doctest.DocTestFinder):
 
     def _from_module(self, module: Any, value: Any) -> bool:
         unwrapped = inspect.unwrap(value) if inspect.isfunction(value) else value
-        own = super()._from_module(module, value) or super()._from_module(module, unwrapped)  # type: ignore[misc]
-        return bool(own)
+        is_own = super()._from_module  # type: ignore[misc]
+        return bool(is_own(module, value) or is_own(module, unwrapped))
 
 
 def examples() -> list[doctest.DocTest]:
@@ -118,9 +118,5 @@ def test_a_public_function_has_an_example(name: str, thing: Any) -> None:
 
 def test_the_examples_of_all_public_functions_are_run() -> None:
     run = {example.name for example in examples()}
-    missing = [
-        name
-        for name, thing in public()
-        if f"{inspect.unwrap(thing).__module__}.{thing.__qualname__}" not in run
-    ]
+    missing = [name for name, thing in public() if f"{thing.__module__}.{thing.__qualname__}" not in run]
     assert missing == []

@@ -1,8 +1,8 @@
 """Python blocks and commands of the pages run on a simulated cluster and print what the page shows.
 
 A ``text`` block after a block is its output, with ``...`` for what varies. A block after ``<!-- not run:
-reason -->`` is not run. The pages describe one day: their dates are moved to the day on which the simulated
-story ends.
+reason -->`` is not run. The pages describe one day, and the tests set
+the clock to it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import contextlib
 import doctest
 import functools
 import io
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+import time_machine
 import trustme
 import typer
 from typer.main import get_command
@@ -39,10 +42,10 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-PAGE_END = pd.Timestamp("2026-11-24 16:10", tz="UTC")
+STORY_END = pd.Timestamp("2026-11-24 16:10", tz="UTC")
 """The end of the story on the pages."""
 
-STORY_END = (pd.Timestamp.now("UTC") - pd.Timedelta("16h10min")).normalize() + pd.Timedelta("16h10min")
+SHIFTED_CLOCK = ROOT / "tests" / "helpers" / "shifted_clock"
 VARIABLES = set(re.findall(r"\bNOMAD_[A-Z_]+", (ROOT / "allocframe" / "nomad" / "config.py").read_text()))
 VARIABLES |= {"ALLOCFRAME_AUDIT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
 FENCE = re.compile(
@@ -84,10 +87,14 @@ def blocks(page: Path) -> list[Block]:
     return [block for block in result if block.language in ("python", "sh")]
 
 
-def move_dates(code: str) -> str:
-    """Move the dates of a page to the day of the simulated cluster."""
-    shift = STORY_END - PAGE_END
-    return re.sub(r"\b2026-\d\d-\d\d\b", lambda day: f"{pd.Timestamp(day[0]) + shift:%Y-%m-%d}", code)
+@pytest.fixture(scope="module", autouse=True)
+def _clock() -> Iterator[None]:
+    """Set the clock to the day of the pages, here and in the commands that they run."""
+    offset = STORY_END.timestamp() - time.time() + float(os.environ.get("CLOCK_OFFSET", "0"))
+    with time_machine.travel(STORY_END.timestamp()), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLOCK_OFFSET", str(offset))
+        patch.setenv("PYTHONPATH", str(SHIFTED_CLOCK), prepend=os.pathsep)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +160,7 @@ def test_every_block_of_the_page_runs_and_prints_what_the_page_shows(page: Path,
 
 def _python(block: Block, space: dict[str, Any], after: Callable[..., Any]) -> str:
     """Run a block like a notebook cell. Return what it prints and shows."""
-    tree = ast.parse("\n" * (block.line - 1) + move_dates(block.code), block.page)
+    tree = ast.parse("\n" * (block.line - 1) + block.code, block.page)
     last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
@@ -170,7 +177,7 @@ def _python(block: Block, space: dict[str, Any], after: Callable[..., Any]) -> s
 def _shell(block: Block, space: dict[str, Any], after: Callable[..., Any]) -> str:
     """Run the commands of allocframe, and check what the other lines name."""
     output = ""
-    for line in move_dates(block.code).replace("\\\n", " ").splitlines():
+    for line in block.code.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         if words[:1] == ["allocframe"]:
             output += _allocframe(*words[1:])

@@ -1,4 +1,4 @@
-"""Full reads of many allocations as one snapshot: gone and failed ones are told, and lose nothing of the others."""
+"""Full reads of many allocations as one snapshot: it notes gone and failed ones, and has all others."""
 
 from __future__ import annotations
 
@@ -146,7 +146,8 @@ c = af.Client(sys.argv[1], timeout=60)
 try:
     getattr(c, sys.argv[2])(sys.argv[3:])
 except KeyboardInterrupt:
-    print("interrupted", [t.name for t in threading.enumerate() if t is not threading.main_thread()], flush=True)
+    others = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
+    print("interrupted", others, flush=True)
 """
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -31,7 +32,7 @@ class Broken(Exception):
     """What a test interrupts a walk with."""
 
 
-def interrupted(client: af.Client, folder: Path, after: int, **query: object) -> None:
+def interrupted(client: af.Client, folder: Path, after: int, **query: Any) -> None:
     """Walk until so many allocations are there."""
 
     def stop(done: int, estimate: int | None) -> None:
@@ -39,7 +40,7 @@ def interrupted(client: af.Client, folder: Path, after: int, **query: object) ->
             raise Broken
 
     with pytest.raises(Broken):
-        client.snapshot(namespace="*", per_page=5, progress=stop, resume=folder, **query)  # type: ignore[arg-type]
+        client.snapshot(namespace="*", per_page=5, progress=stop, resume=folder, **query)
 
 
 def same_tables(one: af.Snapshot, other: af.Snapshot) -> None:
@@ -102,11 +103,11 @@ def test_the_token_is_in_no_file_of_the_folder(
     "query", [{"filter": 'ClientStatus == "failed"'}, {"task_states": False}, {"stale": True}]
 )
 def test_another_query_is_refused_and_names_what_differs(
-    client: af.Client, tmp_path: Path, query: dict[str, object]
+    client: af.Client, tmp_path: Path, query: dict[str, Any]
 ) -> None:
     interrupted(client, tmp_path / "walk", 30)
     with pytest.raises(af.ConfigError, match=r"another query.*mixed"):
-        client.snapshot(namespace="*", per_page=5, resume=tmp_path / "walk", **query)  # type: ignore[arg-type]
+        client.snapshot(namespace="*", per_page=5, resume=tmp_path / "walk", **query)
 
 
 def test_another_server_and_another_token_are_refused(

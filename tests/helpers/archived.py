@@ -1,4 +1,4 @@
-"""A cluster that is looked at again and again, for days, and kept in an archive: without a server, in seconds."""
+"""A cluster that is seen again and again, for days, and kept in an archive: without a server, in seconds."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def look(engine: Engine, folder: Path) -> Change:
     with af.read_json(file) as snap:
         none = snap.allocations.iloc[:0]
         return Change(
-            at=pd.Timestamp(engine.state.now_ns, tz="UTC"), index=engine.state.index, source="list", full=True,
-            added=snap.allocations, changed=none, removed=none, task_states=snap.task_states, events=snap.events,
-            reschedules=snap.reschedules, new_events=snap.events,
+            at=pd.Timestamp(engine.state.now_ns, tz="UTC"), index=engine.state.index, source="list",
+            full=True, added=snap.allocations, changed=none, removed=none, task_states=snap.task_states,
+            events=snap.events, reschedules=snap.reschedules, new_events=snap.events,
         )  # fmt: skip
 
 
@@ -50,7 +50,8 @@ def recorded(
 ) -> af.Archive:
     """Return an archive of so many days, or up to `until` hours before their end.
 
-    A version of checkout leaks, and nobody watches, from the first to the second of so many hours before the end.
+    `leak` and `blind` are hours before the end, the first and the last: a version of checkout leaks, and
+    nobody watches.
     """
     engine, _ = run_story("calm", allocations=14, seed=3, now_ns=NOW - days * 24 * HOUR)
     changes = [look(engine, folder)]

@@ -11,7 +11,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def started(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Start a process; after the block it has ended and its pipes are closed, whatever happened in the block."""
+    """Start a process. After the block, even a failed one, it has ended and its pipes are closed."""
     with subprocess.Popen(command, text=True, **options) as process:
         try:
             yield process

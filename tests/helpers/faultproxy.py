@@ -1,4 +1,4 @@
-"""A proxy that breaks what passes: slow, in small pieces, cut, reset, silent; it stands before the simulated cluster."""
+"""A proxy before the simulated cluster that is slow, sends small pieces, cuts, resets, or falls silent."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from faultserver import reset
 class Fault:
     """What happens to the answers of one connection.
 
-    `latency` seconds pass before each piece; a piece is at most `piece` bytes, and `rate` of them pass in a second. After `after` bytes
-    the connection is `end`ed: "reset" breaks it, "cut" closes it as if all had been said, "silent" leaves it open and says nothing more.
+    `latency` seconds pass before each piece; a piece is at most `piece` bytes, and `rate` of them pass in a
+    second. After `after` bytes, the connection is `end`ed: "reset" breaks it, "cut" closes it as if the
+    answer were complete, "silent" leaves it open and sends nothing more.
     """
 
     latency: float = 0.0

@@ -66,7 +66,7 @@ class Counted:
 
 
 class FaultServer:
-    """Serves `answers` in turn, the last one again and again; the rest of the API is absent, as on an old server."""
+    """Serves `answers` in turn, the last one again and again. Other paths are absent, as on old servers."""
 
     def __init__(self, *answers: Answer, keep_alive: bool = False) -> None:
         self.answers = list(answers)

@@ -1,6 +1,6 @@
 """Give a notebook's kernel a fixed clock: it runs this file first if `PYTHONSTARTUP` names it.
 
-The story of a simulated cluster ends at the present. Begun in one day and ended in the next, it is told with dates.
+The story of a simulated cluster ends at the present. If it began the day before, its times have dates.
 """
 
 import time_machine

@@ -36,7 +36,7 @@ def captured(folder: Path, name: str, **options: Any) -> tuple[Truth, af.Snapsho
 
 
 def renamed(rows: list[dict[str, Any]], rename: Rename) -> list[dict[str, Any]]:
-    """Return allocations in which every name and text of the cluster is what `rename(kind, name)` makes of it."""
+    """Return allocations with every name and text of the cluster replaced by `rename(kind, name)`."""
     return [_allocation(row, rename) for row in rows]
 
 
@@ -55,6 +55,7 @@ def _allocation(row: dict[str, Any], rename: Rename) -> dict[str, Any]:
     }
 
 
+_FIXED_DETAILS = ("exit_code", "signal", "oom_killed", "restart_reason", "start_delay", "fails_task")
 _TEXTS = ("DisplayMessage", "DownloadError", "DriverError", "DriverMessage", "KillReason", "SetupError")
 
 
@@ -64,8 +65,7 @@ def _state(state: dict[str, Any], rename: Rename) -> dict[str, Any]:
             **event,
             **{name: rename("text", event[name]) for name in _TEXTS if event.get(name)},
             "Details": {
-                name: text if name in ("exit_code", "signal", "oom_killed", "restart_reason", "start_delay", "fails_task")
-                else rename("text", text)
+                name: text if name in _FIXED_DETAILS else rename("text", text)
                 for name, text in (event["Details"] or {}).items()
             },
         }

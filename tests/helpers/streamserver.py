@@ -1,4 +1,4 @@
-"""A raw-socket server of a small list of allocations and of event streams that do exactly what a test says."""
+"""A raw-socket server of a short allocation list and of event streams that do exactly what a test says."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ HOLD = Hold()
 
 
 def told(*lines: dict[str, Any] | bytes | Hold | threading.Event) -> Script:
-    """Return a stream that says these lines, waits for the events between them, and ends as a body without length does: silently."""
+    """Return a stream that sends these lines, waits for the events between them, and then just closes."""
 
     def script(connection: socket.socket) -> None:
         connection.sendall(http(b""))
@@ -101,11 +101,16 @@ def told(*lines: dict[str, Any] | bytes | Hold | threading.Event) -> Script:
 def batch(index: int, *rows: dict[str, Any]) -> dict[str, Any]:
     """Return a line with allocations as streams send them: at that index, without their job."""
     left_out = ("JobType", "JobVersion")
+    allocations = [
+        {key: value for key, value in row.items() if key not in left_out} | {"ModifyIndex": index}
+        for row in rows
+    ]
     events = [
         {
-            "Topic": "Allocation", "Type": "AllocationUpdated", "Key": row["ID"], "Namespace": row["Namespace"], "Index": index,
-            "Payload": {"Allocation": {k: v for k, v in row.items() if k not in left_out} | {"ModifyIndex": index}},
+            "Topic": "Allocation", "Type": "AllocationUpdated", "Key": row["ID"],
+            "Namespace": row["Namespace"], "Index": index,
+            "Payload": {"Allocation": row},
         }
-        for row in rows
+        for row in allocations
     ]  # fmt: skip
     return {"Index": index, "Events": events}

@@ -50,9 +50,10 @@ def alloc(identity: str, *events: dict[str, Any], task: str = "server", **fields
     times = [e["Time"] for e in events] or [START]
     job = fields.get("JobID", "web")
     return {
-        "ID": identity, "Namespace": "default", "JobID": job, "JobVersion": 0, "JobType": "service", "TaskGroup": "app",
-        "Name": f"{job}.app[0]", "NodeID": "n1", "NodeName": "node-1", "ClientStatus": "running", "DesiredStatus": "run",
-        "CreateTime": min(times), "ModifyTime": max(times), "CreateIndex": 1, "ModifyIndex": 2,
+        "ID": identity, "Namespace": "default", "JobID": job, "JobVersion": 0, "JobType": "service",
+        "TaskGroup": "app", "Name": f"{job}.app[0]", "NodeID": "n1", "NodeName": "node-1",
+        "ClientStatus": "running", "DesiredStatus": "run", "CreateTime": min(times), "ModifyTime": max(times),
+        "CreateIndex": 1, "ModifyIndex": 2,
         "TaskStates": {task: {"State": state, "Restarts": restarts, "Events": list(events)}},
         **fields,
     }  # fmt: skip

@@ -34,7 +34,7 @@ def ring(events: History, upto: int) -> History:
 
 
 class Versions:
-    """Allocations in several versions, decoded once; `seen` makes the change that a watch would yield of some of them."""
+    """Allocations in several versions, decoded once. `seen` makes the change that a watch would yield."""
 
     def __init__(self, folder: Path, versions: dict[tuple[str, int], dict[str, Any]]) -> None:
         rows = []
@@ -67,7 +67,7 @@ class Versions:
         gap: Gap | None = None,
         full: bool = True,
     ) -> Change:
-        """Return the change seen `at` seconds after the start; `before` are the versions that the watch had."""
+        """Return the change seen `at` seconds after the start; `before` are the watch's earlier versions."""
         told = [*added, *changed]
         events = self.rows("events", told)
         key = ["alloc_id", "task", "time", "type", "details"]

@@ -1,4 +1,7 @@
-"""Exec reaches Nomad by the ways that every other request takes: TLS, Unix sockets, proxies, path prefixes, HTTP authentication."""
+"""Exec reaches Nomad by the ways of every other request.
+
+These are TLS, Unix sockets, proxies, path prefixes and HTTP authentication.
+"""
 
 from __future__ import annotations
 
@@ -116,7 +119,7 @@ def test_a_path_prefix_and_http_authentication_are_sent(monkeypatch: pytest.Monk
 
 @contextmanager
 def tunnels() -> Iterator[tuple[str, list[bytes]]]:
-    """Run a proxy that lets one request after the other through a tunnel; yield its address and what it was asked."""
+    """Run a proxy that tunnels one request after the other; yield its address and the requests to it."""
     asked: list[bytes] = []
     listener = socket.create_server(("127.0.0.1", 0))
 

@@ -1,4 +1,4 @@
-"""Broken answers: each is met by asking again or by an error that says what happened, never by a short table."""
+"""Broken answers lead to a retry or to an error that says what happened, never to a short table."""
 
 from __future__ import annotations
 

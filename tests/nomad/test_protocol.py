@@ -22,7 +22,8 @@ from allocframe.nomad.protocol import Headers, Query
     [
         ("prefix", "abc"), ("prefix", "zz"), ("prefix", ""), ("prefix", "a-b-c"), ("prefix", 5),
         ("per_page", 0), ("per_page", -1), ("per_page", True), ("per_page", "10"), ("per_page", 1.5),
-        ("newest", 0), ("newest", False), ("filter", " "), ("namespace", ""), ("namespace", 5), ("task_states", 1), ("stale", "false"),
+        ("newest", 0), ("newest", False), ("filter", " "), ("namespace", ""), ("namespace", 5),
+        ("task_states", 1), ("stale", "false"),
     ],
 )  # fmt: skip
 def test_bad_parameters_are_refused_before_anything_is_sent(name: str, value: object) -> None:
@@ -42,8 +43,8 @@ def test_only_the_texts_that_every_server_understands_are_sent() -> None:
         prefix="AB-cd",
     ).params()
     assert sent == {
-        "task_states": "false", "resources": "true", "stale": "true", "namespace": "*", "region": "eu", "filter": "a == b",
-        "prefix": "ab-cd", "per_page": "1000",
+        "task_states": "false", "resources": "true", "stale": "true", "namespace": "*", "region": "eu",
+        "filter": "a == b", "prefix": "ab-cd", "per_page": "1000",
     }  # fmt: skip
     assert Query(newest=5).params() == {"task_states": "true", "reverse": "true", "per_page": "5"}
 
@@ -132,8 +133,9 @@ WHOLE = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"
 @pytest.mark.parametrize(
     "path",
     [
-        protocol.LIST, "/v1/evaluations", "/v1/agent/self", "/v1/acl/token/self", f"/v1/acl/policy/{'a-Z0' * 32}", f"/v1/acl/role/{WHOLE}",
-        f"/v1/allocation/{WHOLE}", f"/v1/client/fs/logs/{WHOLE}", f"/v1/client/allocation/{WHOLE}/stats",
+        protocol.LIST, "/v1/evaluations", "/v1/agent/self", "/v1/acl/token/self",
+        f"/v1/acl/policy/{'a-Z0' * 32}", f"/v1/acl/role/{WHOLE}", f"/v1/allocation/{WHOLE}",
+        f"/v1/client/fs/logs/{WHOLE}", f"/v1/client/allocation/{WHOLE}/stats",
     ],
 )  # fmt: skip
 def test_these_calls_read(path: str) -> None:
@@ -145,10 +147,12 @@ def test_these_calls_read(path: str) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        f"/v1/client/allocation/{WHOLE}/restart", f"/v1/client/allocation/{WHOLE}/gc", f"/v1/client/allocation/{WHOLE}/exec",
-        f"/v1/allocation/{WHOLE}/stop", "/v1/allocation/x", f"/v1/acl/policy/{'a' * 129}", "/v1/acl/policy/", "/v1/acl/policy/a/b",
-        f"/v1/allocation/{WHOLE[:-1]}", f"/v1/allocation/{WHOLE}0", f"/v1/acl/role/{WHOLE}0", f"/v1/client/fs/logs/{WHOLE}0",
-        f"/v1/client/allocation/{WHOLE}0/stats", f"/v1/client/allocation/{WHOLE[1:]}/stats", f"/v1/client/fs/logs/{WHOLE[1:]}",
+        f"/v1/client/allocation/{WHOLE}/restart", f"/v1/client/allocation/{WHOLE}/gc",
+        f"/v1/client/allocation/{WHOLE}/exec", f"/v1/allocation/{WHOLE}/stop", "/v1/allocation/x",
+        f"/v1/acl/policy/{'a' * 129}", "/v1/acl/policy/", "/v1/acl/policy/a/b",
+        f"/v1/allocation/{WHOLE[:-1]}", f"/v1/allocation/{WHOLE}0", f"/v1/acl/role/{WHOLE}0",
+        f"/v1/client/fs/logs/{WHOLE}0", f"/v1/client/allocation/{WHOLE}0/stats",
+        f"/v1/client/allocation/{WHOLE[1:]}/stats", f"/v1/client/fs/logs/{WHOLE[1:]}",
         f"/v1/acl/role/{WHOLE[1:]}", "/v1/jobs", "",
     ],
 )  # fmt: skip

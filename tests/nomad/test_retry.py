@@ -18,7 +18,8 @@ from allocframe.nomad import retry
         (500, "rpc error: Not ready to serve consistent reads", True),
         (500, "alloc lookup failed: index error: UUID must be 36 characters", False),
         (500, 'Unknown allocation "x"', False),
-        (502, "", True), (503, "", True), (504, "", True), (429, "", True), (403, "", False), (400, "EOF", False),
+        (502, "", True), (503, "", True), (504, "", True), (429, "", True), (403, "", False),
+        (400, "EOF", False),
     ],
 )  # fmt: skip
 def test_a_500_is_final_unless_its_text_is_transient(status: int, text: str, again: bool) -> None:
@@ -26,8 +27,8 @@ def test_a_500_is_final_unless_its_text_is_transient(status: int, text: str, aga
 
 
 TRANSIENT = [
-    "No cluster leader", "Not ready to serve consistent reads", "no servers", "node is not the leader", "leadership transfer in progress",
-    "EOF",
+    "No cluster leader", "Not ready to serve consistent reads", "no servers", "node is not the leader",
+    "leadership transfer in progress", "EOF",
 ]  # fmt: skip
 
 
@@ -41,10 +42,12 @@ def test_a_read_is_repeated_after_each_of_these_texts(text: str) -> None:
 @pytest.mark.parametrize(
     ("status", "text", "not_applied", "perhaps_applied"),
     [
-        (500, "No cluster leader", True, False), (500, "node is not the leader", True, False), (500, "no servers", True, False),
-        (429, "", True, False), (501, "No cluster leader", False, False), (499, "no servers", False, False),
+        (500, "No cluster leader", True, False), (500, "node is not the leader", True, False),
+        (500, "no servers", True, False), (429, "", True, False), (501, "No cluster leader", False, False),
+        (499, "no servers", False, False),
         (500, "leadership lost while committing log", False, True), (500, "EOF", False, True),
-        (502, "", False, True), (503, "", False, True), (504, "", False, True), (400, "bad", False, False), (403, "", False, False),
+        (502, "", False, True), (503, "", False, True), (504, "", False, True), (400, "bad", False, False),
+        (403, "", False, False),
         (500, "Not ready to serve consistent reads", False, False),
     ],
 )  # fmt: skip

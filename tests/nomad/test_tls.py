@@ -97,7 +97,8 @@ def test_an_expired_certificate_is_refused_saying_so(authority: trustme.CA, ca_f
 
 def test_tls_before_1_2_is_not_spoken_and_names_are_checked(ca_file: str) -> None:
     for settings in ({"ca_cert": ca_file}, {"verify": True}):
-        context = Config.load("https://nomad.example", environ={}, **settings).ssl_context()  # type: ignore[arg-type]
+        config = Config.load("https://nomad.example", environ={}, **settings)  # type: ignore[arg-type]
+        context = config.ssl_context()
         assert context.minimum_version == ssl.TLSVersion.TLSv1_2
         assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
 

@@ -1,4 +1,4 @@
-"""Each dependency does what allocframe asks of it; `make lowest` runs this with the lowest version of each."""
+"""Each dependency does what allocframe needs; `make lowest` runs this with the lowest version of each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ import allocframe as af
 
 
 def command(*arguments: str, cwd: Path) -> str:
-    """Run allocframe; a warning of any kind about our use of a dependency is an error, but what is out of date in them is not ours."""
+    """Run allocframe. Any warning about our use of a dependency is an error.
+
+    Deprecations inside a dependency are not ours.
+    """
     words = [
         sys.executable,
         "-W",

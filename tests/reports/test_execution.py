@@ -22,7 +22,7 @@ def notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Put:
         first = v4.new_code_cell("source = since = until = None", metadata={"tags": ["parameters"]})
         made = v4.new_notebook(cells=[first, *map(v4.new_code_cell, cells)])
         nbformat.write(made, tmp_path / "02_postmortem.ipynb")
-        monkeypatch.setattr("allocframe.reports.run.NOTEBOOKS", tmp_path)
+        monkeypatch.setattr("allocframe.reports.report.NOTEBOOKS", tmp_path)
 
     return put
 

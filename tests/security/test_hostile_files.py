@@ -1,4 +1,4 @@
-"""Files that somebody has made up: saved snapshots and archives are opened as if an attacker had sent them."""
+"""Made-up files: saved snapshots and archives are opened as if an attacker had sent them."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def info(**fields: Any) -> Callable[[dict[str, Any]], object]:
 @pytest.mark.parametrize(
     "change",
     [
-        page(number="../../outside"), page(number=-1), page(number=True), page(number=10**9), page(size=-1), page(size="1"),
-        page(kind="x"), page(params=[]), page(path=5), page(unknown=1), page(size=10**18),
+        page(number="../../outside"), page(number=-1), page(number=True), page(number=10**9), page(size=-1),
+        page(size="1"), page(kind="x"), page(params=[]), page(path=5), page(unknown=1), page(size=10**18),
         lambda manifest: manifest["pages"].append(manifest["pages"][0]),
         lambda manifest: manifest.update(pages={"a": 1}), lambda manifest: manifest.update(info=[1]),
         lambda manifest: manifest.update(format="x"), lambda manifest: manifest.update(format=99),
-        info(filters=5), info(filters=[5]), info(filters=[["job_id; DROP TABLE pages", "x"]]), info(filters=[[5, "x"]]),
-        info(notes="x"), info(notes=[5]), info(gaps=[{"since": "never", "until": None}]), info(finished_at="yesterday"),
-        info(finished_at=5),
+        info(filters=5), info(filters=[5]), info(filters=[["job_id; DROP TABLE pages", "x"]]),
+        info(filters=[[5, "x"]]), info(notes="x"), info(notes=[5]),
+        info(gaps=[{"since": "never", "until": None}]), info(finished_at="yesterday"), info(finished_at=5),
     ],
 )  # fmt: skip
 def test_a_manifest_that_nobody_saved_is_refused_and_touches_nothing_else(

@@ -297,7 +297,7 @@ def test_a_watch_that_is_forgotten_leaves_no_thread(viewer: af.Client) -> None:
 
 @pytest.mark.parametrize("version", flatten.VERSIONS)
 def test_the_recorded_stream_is_followed_to_its_end(version: str) -> None:
-    """From the list recorded long before it: each event of both once, and the rows that the stream told last."""
+    """From the list recorded long before it: each event of both once, and the stream's last rows."""
     lines = [
         json.loads(line)
         for line in (flatten.DATA / f"nomad-{version}" / "event-stream.ndjson").read_text().splitlines()
@@ -478,7 +478,8 @@ def test_row_41_replayed_and_reordered_indexes_change_nothing_twice() -> None:
     server = StreamServer(
         [row(5, started(0))],
         told(
-            {}, batch(4, row(4)), batch(12, new), batch(11, row(11, started(0), ended(1))), batch(12, new), {}, HOLD,
+            {}, batch(4, row(4)), batch(12, new), batch(11, row(11, started(0), ended(1))), batch(12, new),
+            {}, HOLD,
         ),
     )  # fmt: skip
     try:

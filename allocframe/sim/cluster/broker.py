@@ -69,9 +69,9 @@ class Broker:
 
     def __init__(self) -> None:
         self.enabled = False
-        self.generation = 0
+        self.generation: int = 0
         self.batches: deque[Batch] = deque(maxlen=BUFFER)
-        self.published = 0
+        self.published: int = 0
         self.readers: dict[object, int] = {}
         """The number of the next batch of each subscription."""
 

@@ -39,17 +39,17 @@ class Engine:
     """
 
     def __init__(self, version: str, start_ns: int, seed: int) -> None:
-        self.state = State(version, start_ns)
+        self.state: State = State(version, start_ns)
         # The only source of randomness: the same seed gives the same cluster.
-        self.rng = Random(seed)
-        self.removed = 0
-        self.broker = Broker()
-        self.heartbeat = 30.0
+        self.rng: Random = Random(seed)
+        self.removed: int = 0
+        self.broker: Broker = Broker()
+        self.heartbeat: float = 30.0
         self.journal: list[Emitted] | None = None
         self._queue: list[tuple[int, int, Callable[[], object]]] = []
         self._order = itertools.count()  # actions of the same time run in the order in which they were added
         self._live: dict[tuple[str, str, str, int], Alloc] = {}
-        self.runner = Runner(self)
+        self.runner: Runner = Runner(self)
 
     def uuid(self) -> str:
         return str(uuid.UUID(int=self.rng.getrandbits(128)))

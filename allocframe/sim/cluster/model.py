@@ -184,7 +184,8 @@ class Node:
         }
         return answer if version == "1.3.1" else {**answer, "NodePool": "default"}
 
-    full = struct = stub
+    full = stub
+    struct = stub
 
 
 def _driver(name: str) -> JSON:
@@ -240,7 +241,8 @@ class Evaluation:
             answer["PlanAnnotations"] = {"DesiredTGUpdates": updates, "PreemptedAllocs": None}
         return answer
 
-    full = struct = stub
+    full = stub
+    struct = stub
 
 
 @dataclass(slots=True)
@@ -275,4 +277,5 @@ class Deployment:
         }
         return answer if version == "1.3.1" else {**answer, "CreateTime": self.time, "ModifyTime": self.time}
 
-    full = struct = stub
+    full = stub
+    struct = stub

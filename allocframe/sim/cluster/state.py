@@ -17,14 +17,14 @@ class State:
     def __init__(self, version: str, now_ns: int) -> None:
         self.version = version
         self.now_ns = now_ns
-        self.index = 1
+        self.index: int = 1
         self.allocs: dict[str, Alloc] = {}
         self.nodes: dict[str, Node] = {}
         self.jobs: dict[tuple[str, str], Job] = {}
         self.evals: dict[str, Evaluation] = {}
         self.deployments: dict[str, Deployment] = {}
-        self.namespaces = {"default"}
-        self.changed = threading.Condition()
+        self.namespaces: set[str] = {"default"}
+        self.changed: threading.Condition = threading.Condition()
         self.has_leader = True
         self.starts = 0
         self._tables: Counter[str] = Counter()

@@ -8,7 +8,7 @@ class Editor:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.quits = False
+        self.quits: bool = False
         self._lines = [""]
         self._mode = "command"
         self._typed = ""

@@ -35,7 +35,8 @@ class ToyShell:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._program: asyncio.Task[int] | None = None
         self._editor: Editor | None = None
-        self.rows, self.cols = 24, 80
+        self.rows: int = 24
+        self.cols: int = 80
 
     async def run(self) -> int:
         exit_code = 0

@@ -38,9 +38,10 @@ class AllocationList:
     """
 
     def __init__(self) -> None:
-        self.table = pd.DataFrame(columns=list(_COLUMNS), dtype="str").set_index("alloc_id", drop=False)
+        table = pd.DataFrame(columns=list(_COLUMNS), dtype="str")
+        self.table: pd.DataFrame = table.set_index("alloc_id", drop=False)
         self.shown: tuple[str, ...] = ()
-        self.matching = 0
+        self.matching: int = 0
         self._text: pd.Series = self.table["name"]
         self._last: dict[str, tuple[str, ...]] = {}
 

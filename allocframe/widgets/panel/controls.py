@@ -25,17 +25,21 @@ class Controls:
     """The widgets, in the order in which the Tab key reaches them. `ControlPanel` documents them."""
 
     def __init__(self) -> None:
-        self.filter = ipw.Text(
+        self.filter: ipw.Text = ipw.Text(
             description="Filter", placeholder="job, node, status, namespace or ID", style=_LABEL,
             layout={"flex": "1 1 auto", "width": "auto"},
         )  # fmt: skip
-        self.choose_button = _button("Choose all", "check", "Choose all that match the filter", "10em")
-        self.refresh_button = ipw.Button(description="Refresh", icon="refresh", layout={"width": "7.5em"})
-        self.auto_refresh = ipw.Checkbox(
+        self.choose_button: ipw.Button = _button(
+            "Choose all", "check", "Choose all that match the filter", "10em"
+        )
+        self.refresh_button: ipw.Button = ipw.Button(
+            description="Refresh", icon="refresh", layout={"width": "7.5em"}
+        )
+        self.auto_refresh: ipw.Checkbox = ipw.Checkbox(
             True, description="auto", indent=False, tooltip="Refresh the list every 10 seconds",
             layout={"width": "5em"},
         )  # fmt: skip
-        self.select = ipw.SelectMultiple(
+        self.select: ipw.SelectMultiple = ipw.SelectMultiple(
             rows=ROWS,
             tooltip="Allocations (Shift or Ctrl for several)",
             layout={"width": "100%", "margin": "0"},
@@ -46,33 +50,39 @@ class Controls:
             [self.select], layout={"height": "13.5em", "overflow": "auto", "flex": "1 1 0"}
         )
         self._list_box.add_class("allocframe-list")
-        self.task = ipw.Dropdown(options=SCOPES, description="Tasks", style=_LABEL, layout={"width": "24em"})
+        self.task: ipw.Dropdown = ipw.Dropdown(
+            options=SCOPES, description="Tasks", style=_LABEL, layout={"width": "24em"}
+        )
         signals = [("choose a signal", ""), *((name, name) for name in sorted(actions.SIGNALS))]
-        self.signal = ipw.Dropdown(
+        self.signal: ipw.Dropdown = ipw.Dropdown(
             options=signals,
             description="Signal",
             style={"description_width": "4em"},
             layout={"width": "15em"},
         )
-        self.dry_run = ipw.Checkbox(
+        self.dry_run: ipw.Checkbox = ipw.Checkbox(
             False,
             description="Dry run",
             indent=False,
             tooltip="Do everything but send the request",
             layout={"width": "7em"},
         )
-        self.stop_button = _button("Stop", "stop", "Stop. The job gets a replacement.")
-        self.restart_button = _button("Restart", "repeat", "Restart in place")
-        self.signal_button = _button("Signal", "bolt", "Send the chosen signal")
-        self.exec_button = _button("Exec", "terminal", "Open a terminal in the task")
-        self.confirm_button = ipw.Button(description="Confirm", disabled=True, layout={"width": "15em"})
-        self.cancel_button = ipw.Button(description="Cancel", disabled=True, layout={"width": "7.5em"})
+        self.stop_button: ipw.Button = _button("Stop", "stop", "Stop. The job gets a replacement.")
+        self.restart_button: ipw.Button = _button("Restart", "repeat", "Restart in place")
+        self.signal_button: ipw.Button = _button("Signal", "bolt", "Send the chosen signal")
+        self.exec_button: ipw.Button = _button("Exec", "terminal", "Open a terminal in the task")
+        self.confirm_button: ipw.Button = ipw.Button(
+            description="Confirm", disabled=True, layout={"width": "15em"}
+        )
+        self.cancel_button: ipw.Button = ipw.Button(
+            description="Cancel", disabled=True, layout={"width": "7.5em"}
+        )
         self._heading, self._summary_box, self._notes_box = ipw.HTML(), ipw.HTML(), ipw.HTML()
         self._chosen_box = ipw.HTML(layout=_area("4.6em", "14em"))
         self._question_box = ipw.HTML(layout=_area("4.6em", "17em"))
         self._results_box = ipw.HTML(layout=_area("0", "17em"))
         self._terminal_box = ipw.VBox([])
-        self.widget = ipw.VBox(self._rows(), layout={"width": _WIDE})
+        self.widget: ipw.VBox = ipw.VBox(self._rows(), layout={"width": _WIDE})
         self.widget.add_class("allocframe-panel")
 
     def _rows(self) -> list[Any]:

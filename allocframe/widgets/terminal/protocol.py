@@ -50,8 +50,8 @@ class Output:
     """The output of a session, numbered by byte: bounded, and sent only as fast as the views draw it."""
 
     def __init__(self) -> None:
-        self.total = 0
-        self.sent = 0
+        self.total: int = 0
+        self.sent: int = 0
         self._buffer = bytearray()
         self._modes: dict[bytes, bytes] = {}
         self._tail = b""

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import anywidget
 import traitlets
@@ -30,6 +30,10 @@ _STATIC = Path(__file__).parent / "static"
 _MAX_INPUT = 64 << 10
 _RESET = b"\x1b[!p\x1b[?1049l\x1b[0m"
 """Undoes what a killed program may have left: modes, the alternate screen, colours."""
+
+# What a trait gives, and what it takes.
+_Text: TypeAlias = "traitlets.Unicode[str, str | bytes]"
+_Number: TypeAlias = "traitlets.Int[int | None, int | None]"
 
 
 class Terminal(anywidget.AnyWidget):
@@ -78,10 +82,10 @@ class Terminal(anywidget.AnyWidget):
     _esm = _STATIC / "terminal.js"
     _css = _STATIC / "terminal.css"
 
-    title = traitlets.Unicode(read_only=True).tag(sync=True)
-    status = traitlets.Unicode("connecting", read_only=True).tag(sync=True)
-    message = traitlets.Unicode(read_only=True).tag(sync=True)
-    exit_code = traitlets.Int(None, allow_none=True, read_only=True).tag(sync=True)
+    title: _Text = traitlets.Unicode(read_only=True).tag(sync=True)
+    status: _Text = traitlets.Unicode("connecting", read_only=True).tag(sync=True)
+    message: _Text = traitlets.Unicode(read_only=True).tag(sync=True)
+    exit_code: _Number = traitlets.Int(None, allow_none=True, read_only=True).tag(sync=True)
 
     def __init__(
         self, client: Client, alloc_id: str, task: str | None = None, *, command: Sequence[str] = COMMAND
@@ -92,7 +96,7 @@ class Terminal(anywidget.AnyWidget):
         self._target = actions.exec_request(client._session, alloc_id, command, task, tty=True)
         super().__init__()
         self.set_trait("title", self._target.title)
-        self.ignored = 0
+        self.ignored: int = 0
         """Number of invalid messages from pages."""
         self._client = client
         self._output = protocol.Output()

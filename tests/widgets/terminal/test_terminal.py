@@ -215,7 +215,8 @@ def test_unread_input_is_bounded_and_reported(terminal: af.Terminal) -> None:
 
 @pytest.mark.parametrize("version", flatten.VERSIONS)
 def test_the_simulated_terminal_sends_the_recorded_frames(version: str) -> None:
-    recorded = json.loads(json.dumps(flatten.recorded(version, "exec-sessions")["tty-shell"]))  # type: ignore[call-overload]
+    sessions = flatten.recorded(version, "exec-sessions")
+    recorded = json.loads(json.dumps(sessions["tty-shell"]))  # type: ignore[call-overload]
     with sim.Cluster("calm", allocations=20, seed=1, version=version) as cluster:
         alloc = next(a for a in cluster.state.allocs.values() if a.client_status == "running")
         frames = talk(cluster, alloc.id, recorded, next(iter(alloc.tasks)))
