@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,10 @@ v4 = nbformat.v4
 Put = Callable[..., None]
 
 
+report_module = importlib.import_module("allocframe.reports.report")
+"""The module: in the package its name is that of its function."""
+
+
 @pytest.fixture
 def notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Put:
     """Return a function that puts a notebook of these cells in the place of the postmortem's."""
@@ -22,7 +27,7 @@ def notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Put:
         first = v4.new_code_cell("source = since = until = None", metadata={"tags": ["parameters"]})
         made = v4.new_notebook(cells=[first, *map(v4.new_code_cell, cells)])
         nbformat.write(made, tmp_path / "02_postmortem.ipynb")
-        monkeypatch.setattr("allocframe.reports.report.NOTEBOOKS", tmp_path)
+        monkeypatch.setattr(report_module, "NOTEBOOKS", tmp_path)
 
     return put
 
