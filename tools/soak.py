@@ -26,7 +26,7 @@ BOUND_MB = 30.0
 """Growth from the second third to the last that is still called flat."""
 
 OFTEN = """
-from allocframe import recorder
+from allocframe.archive import recorder
 from allocframe.__main__ import main
 recorder.RESYNC_INTERVAL, recorder.COMPACT_EVERY = 20.0, 50
 main()

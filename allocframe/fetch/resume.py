@@ -62,7 +62,7 @@ class ResumableCapture(Capture):
             undo.pop_all()
         self._earlier_pages = {_key(page.params): page for page in self.pages}
         self.index: int = max((page.index or 0 for page in self.pages), default=0)
-        self._taken = max(self._pages, default=-1) + 1
+        self._next_number = max(self._pages, default=-1) + 1
         # The line end closes a line that was cut when the last process was killed.
         self._log({"session": datetime.now(UTC).isoformat()}, before=b"\n")
         self.sessions.append([])

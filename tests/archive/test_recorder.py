@@ -356,7 +356,7 @@ def test_once_lists_and_status_tells(
     assert f"{len(live.state.allocs)} new" in capsys.readouterr().err
     crash(live)
     assert run(monkeypatch, "record", "--archive", folder, "--address", live.address, "--once") == 0
-    assert "0 new, 1 changed, 0 gone" in capsys.readouterr().err
+    assert "0 new, 1 changed, 0 removed" in capsys.readouterr().err
     assert run(monkeypatch, "record", "--archive", folder, "--status") == 0
     said = capsys.readouterr().out
     assert f"{len(live.state.allocs)} allocations that are there now" in said

@@ -101,7 +101,7 @@ def test_a_file_that_needs_more_than_there_is_is_refused_before_the_disk_is_full
 ) -> None:
     usage = shutil.disk_usage(saved.parent)
     monkeypatch.setattr(capture.shutil, "disk_usage", lambda path: usage._replace(free=10))
-    with pytest.raises(af.DecodeError, match="has room for 10"):
+    with pytest.raises(af.DecodeError, match="has only 10 free"):
         af.load(saved)
 
 
