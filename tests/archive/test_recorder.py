@@ -359,7 +359,7 @@ def test_once_lists_and_status_tells(
     assert "0 new, 1 changed, 0 removed" in capsys.readouterr().err
     assert run(monkeypatch, "record", "--archive", folder, "--status") == 0
     said = capsys.readouterr().out
-    assert f"{len(live.state.allocs)} allocations that are there now" in said
+    assert f"{len(live.state.allocs)} current allocations" in said
     assert "alive" in said
     assert "nobody watched" in said
 
