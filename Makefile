@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-LOWEST := tests/repo/test_dependencies.py tests/stats/test_meaning.py tests/stats/test_patterns.py tests/plots \
+LOWEST := tests/repo/test_dependencies.py tests/stats/test_explain.py tests/stats/test_patterns.py tests/plots \
   tests/archive/test_archive.py
 COVERED := 85
 # Three workers for two cores, since many tests wait; file by file, the slowest first (tests/conftest.py).

@@ -47,3 +47,9 @@ def test_every_path_that_contributing_names_exists() -> None:
     ]
     assert len(named) > 15
     assert missing == []
+
+
+def test_every_test_file_that_the_makefile_names_exists() -> None:
+    named = re.findall(r"\b(?:tests|tools|benchmarks|docs)/[\w/]+\.py\b", (ROOT / "Makefile").read_text())
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / name).exists()] == []
