@@ -7,8 +7,14 @@ COVERED := 85
 # Three workers for two cores, since many tests wait; file by file, the slowest first (tests/conftest.py).
 TEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=25
 
-.PHONY: demo lab test test-midnight test-deep system js lint types coverage lowest package hooks bench diagnosis pictures notebooks docs month soak \
+.PHONY: help demo lab test test-midnight test-deep system js lint types coverage lowest package hooks bench diagnosis pictures notebooks docs month soak \
   fuzz mutants audit clean
+
+# First in the file, so that `make` alone runs nothing.
+help:
+	@echo "demo lab: try it.  test lint types coverage: check it.  test-midnight test-deep: with another clock, with more seeds."
+	@echo "lowest package: lowest versions; wheel, sdist and each extra.  docs notebooks pictures js: build the manual and the page."
+	@echo "bench diagnosis soak month fuzz mutants audit: measure and search for faults.  hooks clean: set up, tidy up."
 
 demo: $(VENV)/.demo
 	$(BIN)/allocframe demo
@@ -32,6 +38,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 # Every public name has a type that pyright knows. It looks for packages in the first python of PATH, and takes
 # the classes of an untyped one for unknown. ipywidgets is untyped, and Terminal is a widget: call it typed here.
