@@ -21,7 +21,6 @@ UPDATED = "alloc is being updated due to job update"
 MIGRATED = "alloc is being migrated"
 LOST = "alloc is lost since its node is down"
 RESCHEDULED = "alloc was rescheduled because it failed"
-NOT_NEEDED = "alloc not needed due to job update"
 GC_AFTER = HOUR
 TRACKED = 6
 """Reschedules that servers remember for an allocation."""

@@ -18,10 +18,6 @@ _SHELL = re.compile(r"(?:\S*/)?(?:ba|da|a)?sh")
 _FLOOD = b"y\r\n" * 8000
 
 
-class Interrupted(Exception):
-    """Ctrl-C was typed."""
-
-
 class ToyShell:
     """The shell of one session. It has echo, printf, cat, ls, seq, sleep, stty, vi, yes, clear and exit."""
 
