@@ -78,13 +78,15 @@ def browser() -> Iterator[Browser]:
         yield opened
 
 
-@pytest.fixture
-def no_running_loop() -> Iterator[None]:
-    """For tests that run an event loop: a browser's driver leaves its own running in this thread."""
-    running = asyncio._get_running_loop()
-    asyncio._set_running_loop(None)
+@pytest.fixture(autouse=True)
+def _no_running_loop(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let every test run an event loop: a browser opened earlier leaves its own running in this thread."""
+    running = None if "browser" in request.fixturenames else asyncio._get_running_loop()
+    if running is not None:
+        asyncio._set_running_loop(None)
     yield
-    asyncio._set_running_loop(running)
+    if running is not None:
+        asyncio._set_running_loop(running)
 
 
 @pytest.fixture(scope="session")

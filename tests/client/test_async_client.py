@@ -21,8 +21,6 @@ from allocframe.watch.async_watch import AsyncWatch
 
 ID = ROW["ID"]
 
-pytestmark = pytest.mark.usefixtures("no_running_loop")
-
 
 @pytest.fixture
 def live() -> Iterator[af.sim.Cluster]:

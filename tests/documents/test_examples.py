@@ -49,7 +49,7 @@ def calm() -> Iterator[af.sim.Cluster]:
 
 
 @pytest.fixture
-def aio(calm: af.sim.Cluster, no_running_loop: None) -> Iterator[af.AsyncClient]:
+def aio(calm: af.sim.Cluster) -> Iterator[af.AsyncClient]:
     client = af.AsyncClient(calm.address, token=calm.token)
     yield client
     asyncio.run(client.close())

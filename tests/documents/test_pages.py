@@ -139,7 +139,6 @@ def folder(evidence: Path, story: af.sim.Cluster, tmp_path: Path, monkeypatch: p
     return copy
 
 
-@pytest.mark.usefixtures("no_running_loop")
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if blocks(page)], ids=lambda page: str(page.relative_to(ROOT))
 )

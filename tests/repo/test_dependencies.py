@@ -42,7 +42,7 @@ def test_a_snapshot_is_fetched_saved_and_read_again(client: af.Client, tmp_path:
     assert again.sql("SELECT count(*) AS n FROM events")["n"].item() == len(snap.events) > 100  # duckdb
 
 
-def test_the_async_client_fetches_the_same(cluster: af.sim.Cluster, no_running_loop: None) -> None:
+def test_the_async_client_fetches_the_same(cluster: af.sim.Cluster) -> None:
     async def fetched() -> int:
         async with af.AsyncClient(cluster.address, token=cluster.token) as client:
             return len(await client.snapshot(namespace="*"))
