@@ -9,13 +9,13 @@ import typer
 from typer.main import get_command
 
 from allocframe.cli._app import app
-from allocframe.tables import EVALUATIONS, TABLES
+from allocframe.tables import HISTORY, TABLES
 from allocframe.tables.table import Table
 
 
 def tables() -> str:
     """Return a section for each table: its rows, key and columns."""
-    return "\n".join(line for table in (*TABLES.values(), EVALUATIONS) for line in _table(table))
+    return "\n".join(line for table in (*TABLES.values(), *HISTORY.values()) for line in _table(table))
 
 
 def _table(table: Table) -> Iterator[str]:

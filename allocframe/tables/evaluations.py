@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 
+from .json_rows import frame_of_rows
 from .table import Column, Table
 
 EVALUATIONS = Table(
@@ -32,7 +31,15 @@ EVALUATIONS = Table(
         Column("node_id", "NodeID", "text", "the node that triggered it"),
         Column("deployment_id", "DeploymentID", "text", "its deployment"),
         Column("previous_eval_id", "PreviousEval", "text", "the evaluation that led to it"),
+        Column("next_eval_id", "NextEval", "text", "the evaluation that it led to, if the server says so"),
         Column("blocked_eval_id", "BlockedEval", "text", "the evaluation that waits for resources"),
+        Column(
+            "related_eval_ids",
+            "RelatedEvals",
+            "text",
+            "the evaluations related to it, as JSON, if it was read with them",
+        ),
+        Column("wait_until", "WaitUntil", "time", "when a delayed evaluation will run", "UTC"),
         Column(
             "queued",
             "QueuedAllocations",
@@ -45,6 +52,7 @@ EVALUATIONS = Table(
             "text",
             "why task groups could not be placed, as JSON; missing if they were",
         ),
+        Column("job_modify_index", "JobModifyIndex", "uint", "Raft index of the job that it looked at"),
         Column("create_index", "CreateIndex", "uint", "Raft index of its creation"),
         Column("modify_index", "ModifyIndex", "uint", "Raft index of its last change"),
         Column("created_at", "CreateTime", "time", "when it was created, by the server's clock", "UTC"),
@@ -55,19 +63,4 @@ EVALUATIONS = Table(
 
 def evaluations_frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """Return the `EVALUATIONS` table of Nomad's answer. Values of the wrong type are missing."""
-    answer = list(rows)
-    columns: dict[str, Any] = {}
-    for column in EVALUATIONS.columns:
-        values = [_to_value(row.get(column.sql), column.kind) for row in answer]
-        columns[column.name] = pa.chunked_array([pa.array(values, column.arrow)])
-    return EVALUATIONS.frame(columns)
-
-
-def _to_value(value: Any, kind: str) -> Any:
-    if kind in ("uint", "time"):
-        is_whole = isinstance(value, int) and not isinstance(value, bool)
-        # A time of 0 is no time.
-        return value if is_whole and (0 if kind == "uint" else 1) <= value < 2**63 else None
-    if isinstance(value, dict):
-        return json.dumps(value, separators=(",", ":")) if value else None
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) and value else None
+    return frame_of_rows(EVALUATIONS, rows)
