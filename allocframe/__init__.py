@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from .reports.report import report
     from .snapshot.allocation import Allocation
     from .snapshot.diff import Diff
+    from .snapshot.history import History
     from .snapshot.io import load, read_json
     from .snapshot.multi_cluster import MultiSnapshot, combine
     from .snapshot.snapshot import Snapshot
@@ -83,6 +84,7 @@ __all__ = [
     "Findings",
     "Fleet",
     "Gap",
+    "History",
     "Logs",
     "MissingExtra",
     "MultiSnapshot",
@@ -142,6 +144,7 @@ _MODULES = {
     "sim": ("sim",),
     "snapshot.allocation": ("Allocation",),
     "snapshot.diff": ("Diff",),
+    "snapshot.history": ("History",),
     "snapshot.io": ("load", "read_json"),
     "snapshot.multi_cluster": ("MultiSnapshot", "combine"),
     "snapshot.snapshot": ("Snapshot",),

@@ -9,6 +9,7 @@ from ..errors import ConfigError, DecodeError
 from ..store.capture import Capture, capture_files, load_capture
 from ..store.page_store import PageStore
 from ..store.table_store import TableStore
+from .history import take_history
 from .multi_cluster import MultiSnapshot, combine_available
 from .snapshot import Snapshot
 
@@ -32,8 +33,10 @@ def load(path: str | os.PathLike[str]) -> Snapshot:
     capture = load_capture(path)
     if any(page.kind == "cluster" for page in capture.pages):
         return _load_clusters(capture)
+    history = take_history(capture)
     has_tables = any(page.kind == "table" for page in capture.pages)
     snapshot = Snapshot(capture, TableStore.load(capture)) if has_tables else _decode(capture)
+    snapshot.history = history
     try:
         for column, value in snapshot._capture.info.get("filters", []):
             snapshot = snapshot.filter(**{column: value})

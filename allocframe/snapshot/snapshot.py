@@ -26,6 +26,7 @@ from ..store.table_store import TableStore
 from ..tables import SNAPSHOT_TABLES, TABLES
 from ..tables.table import Column, Table
 from .diff import Diff, diff
+from .history import History, put_history, take_history
 from .summary import BY_STATUS, COUNTS, SPAN, format_title, list_remarks, render_html
 
 
@@ -46,6 +47,9 @@ class Snapshot:
         much is truncated.
     clusters : dict
         The snapshot of each cluster, if there are several; else empty.
+    history : History or None
+        What changed in the cluster, if it was fetched (``history=True``), recorded or recovered. Several
+        clusters have one each.
 
     Examples
     --------
@@ -57,6 +61,7 @@ class Snapshot:
     """
 
     clusters: Mapping[str, Snapshot] = MappingProxyType({})
+    history: History | None = None
     _declared: ClassVar[Mapping[str, Table]] = {**TABLES, ISSUES.name: ISSUES}
     _derived: Any = None
     """What statistics have computed of this snapshot (`stats._derived`); it lives as long as the snapshot."""
@@ -157,7 +162,9 @@ class Snapshot:
         plain = {name: _plain_values(value) for name, value in columns.items()}
         schema = self._store.narrow(self._schema, plain.items())
         conditions = (*self._conditions, *plain.items())
-        return Snapshot(self._capture, self._store, conditions=conditions, schema=schema)
+        filtered = Snapshot(self._capture, self._store, conditions=conditions, schema=schema)
+        filtered.history = self.history
+        return filtered
 
     def diff(self, other: Snapshot) -> Diff:
         """Return what changed from this snapshot to a later one of the same cluster.
@@ -185,7 +192,7 @@ class Snapshot:
         """Write the evidence to one compressed file: Nomad's answers as sent, and the queries.
 
         `load` gives the same tables. A filtered snapshot is saved with all of its pages and its filter. A
-        snapshot from an archive has no answers as sent; its tables are saved instead.
+        snapshot from an archive has no answers as sent; its tables are saved instead, as is a `history`.
 
         Examples
         --------
@@ -195,7 +202,13 @@ class Snapshot:
         if isinstance(self._store, TableStore) and not self._capture.pages:
             self._store.save(self._capture)
         self._capture.describe(filters=[[column, value] for column, value in self._conditions])
-        return self._capture.save(path)
+        if self.history is None:
+            return self._capture.save(path)
+        put_history(self._capture, self.history)
+        try:
+            return self._capture.save(path)
+        finally:
+            take_history(self._capture)  # these pages are no answers of Nomad
 
     def to_parquet(self, folder: str | os.PathLike[str]) -> Path:
         """Write each table as a Parquet file, and ``info.json``, to `folder`.

@@ -34,7 +34,7 @@ _LONGEST_MANIFEST = 256 << 20
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _GZIP_MAGIC = b"\x1f\x8b"
 
-Kind = Literal["list", "read", "table", "cluster"]
+Kind = Literal["list", "read", "table", "cluster", "history"]
 
 
 @dataclass(frozen=True)
@@ -261,6 +261,7 @@ def _unpack(archive: zipfile.ZipFile, file: Path, capture: Capture) -> None:
                 f"{file}: page {page.number} is cut short. Copy the file again.", file=str(file)
             )
     capture._pages = pages
+    capture._next_number = max(pages, default=-1) + 1
 
 
 def capture_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Capture:
