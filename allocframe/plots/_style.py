@@ -25,6 +25,7 @@ KIND_STYLES = {
     "failure": (RED, "X"),
     "out of memory": (PURPLE, "D"),
     "failed start": (ORANGE, "s"),
+    "killed as failed": (SKY, "p"),
     "health check": (GREEN, "P"),
     "on request": (BLUE, "^"),
     vocabulary.CAUSE_KINDS[vocabulary.LOST]: (BLACK, "v"),

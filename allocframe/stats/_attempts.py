@@ -1,6 +1,7 @@
 """Attempts: what a task does from one restart to the next, found by grouping its events.
 
-An attempt ends with `Restarting` or `Not Restarting`; it holds at most one `Started` and one `Terminated`.
+An attempt ends with `Restarting` or `Not Restarting`, or with the next `Started` if it has no other end; it
+holds at most one `Started` and one `Terminated`.
 The first attempt of a truncated ring has lost its beginning. Everything here is lazy and runs on any engine.
 """
 
@@ -17,33 +18,43 @@ _CODES = {cause: code for code, cause in enumerate(vocabulary.CAUSES)}
 """Causes are numbered in order of precedence, so that the smallest number of an attempt is its cause."""
 
 RESTARTING, GAVE_UP = 1, 2
-"""Values of the helper column `_next`: what the restart policy decided at the end of an attempt."""
+"""Values of the helper column `_next`: what the restart policy decided at the end of an attempt.
+
+A restart on request is no decision of the policy. A task that Nomad killed as failed is given up.
+"""
 
 
 def mark_events(events: nw.LazyFrame[Any], task_columns: list[str]) -> nw.LazyFrame[Any]:
     """Return the events with the number of their attempt, from 0, and the helper columns of attempts."""
     kind, when, seq = nw.col("type"), nw.col("time_us"), nw.col("seq")
-    restarting = (kind == "Restarting").cast(nw.Int64)
-    frame = events.with_columns(_restarting=restarting)
-    # `Restarting` belongs to the attempt that it ends, so an event's own one does not count
-    restarts_before = nw.col("_restarting").cum_sum().over(*task_columns, order_by="seq") - nw.col(
-        "_restarting"
-    )
     terminated = kind == "Terminated"
-    return frame.with_columns(
-        restarts_before.alias(ATTEMPT),
+    frame = _number_attempts(events, task_columns)
+    announced = nw.col("_announced") == 1
+    decided = (nw.col("_decides") == 1) & (is_given("restart_reason") | (kind == "Not Restarting"))
+    frame = frame.with_columns(
         nw.when(kind == "Started").then(when).alias("_started"),
         nw.when(terminated).then(when).alias("_terminated"),
         nw.when(kind == "Killed").then(when).alias("_killed"),
+        nw.when(kind == "Failed Restoring Task").then(when).alias("_restored"),
         nw.when(terminated).then(seq).alias("_terminated_seq"),
         nw.when(kind == "Killing").then(seq).alias("_killing_seq"),
-        _request_code().alias("_asked"),
-        _code_of_type(vocabulary.FAILED_STARTS).alias("_start_failed"),
+        nw.coalesce(_request_code(), nw.when(announced).then(nw.lit(_CODES["plugin"]))).alias("_asked"),
+        nw.when((nw.col("_decides") == 1) & (kind == "Restarting") & ~is_given("restart_reason"))
+        .then(nw.lit(_CODES["requested"]))
+        .alias("_requested"),
+        nw.coalesce(
+            _code_of_text(kind == "Setup Failure", vocabulary.FAILED_START_TEXTS),
+            _code_of_type(vocabulary.FAILED_STARTS),
+        ).alias("_start_failed"),
+        _code_of_text(kind == vocabulary.HOOK_FAILED, vocabulary.FAILED_START_TEXTS, "hook").alias(
+            "_hook_failed"
+        ),
         _code_of_type(vocabulary.ENDED_BY).alias("_ended_by"),
+        _killed_code(events).alias("_killed_for"),
         _oom_confirmed(events).alias("_oom"),
-        nw.when(kind == "Restarting")
+        nw.when(decided & (kind == "Restarting"))
         .then(nw.lit(RESTARTING))
-        .when(kind == "Not Restarting")
+        .when(decided)
         .then(nw.lit(GAVE_UP))
         .alias("_next"),
         (nw.col("restart_reason") == vocabulary.DELAYED)
@@ -52,6 +63,83 @@ def mark_events(events: nw.LazyFrame[Any], task_columns: list[str]) -> nw.LazyFr
         .alias("_delayed"),
         (kind == "Received").fill_null(value=False).cast(nw.Int64).alias("_received"),
     )
+    return frame.with_columns(
+        nw.when(~nw.col("_killed_for").is_null()).then(seq).alias("_killed_for_seq"),
+        nw.when(~nw.col("_hook_failed").is_null()).then(seq).alias("_hook_failed_seq"),
+    )
+
+
+def _number_attempts(events: nw.LazyFrame[Any], task_columns: list[str]) -> nw.LazyFrame[Any]:
+    """Add the number of each event's attempt.
+
+    `Restarting` ends an attempt, unless `Terminated` follows at once: then it only announces that Nomad ends
+    the task, as the supervisor of CSI plugins does. A second `Started` without an end ends the attempt before
+    it, too: the node was rebooted, or Nomad's client lost its state.
+    """
+    kind, seq = nw.col("type"), nw.col("seq")
+    ends_or_starts = kind.is_in(["Started", "Terminated", "Killed", "Restarting", "Not Restarting"])
+    started = (kind == "Started").fill_null(value=False).cast(nw.Int64)
+    # even for a start, odd for an end; later events have larger numbers, so the maximum is the last one
+    number = nw.when(ends_or_starts.fill_null(value=False)).then(seq * 2 + 3 - started).otherwise(nw.lit(1))
+    # narwhals takes windows over columns only, so each one is made before it is looked through
+    frame = events.with_columns(_mark=number.cast(nw.Int64), _is_start=started)
+    frame = frame.with_columns(
+        _last_mark=nw.col("_mark").cum_max().over(*task_columns, order_by="seq"),
+        _following=kind.shift(-1).over(*task_columns, order_by="seq"),
+    )
+    frame = frame.with_columns(_mark_before=nw.col("_last_mark").shift(1).over(*task_columns, order_by="seq"))
+    frame = frame.with_columns(
+        _mark_before=nw.col("_mark_before").fill_null(1),
+        _announced=((kind == "Restarting") & (nw.col("_following") == "Terminated"))
+        .fill_null(value=False)
+        .cast(nw.Int64),
+    )
+    frame = frame.with_columns(
+        _again=nw.when((nw.col("_is_start") == 1) & (nw.col("_mark_before") % 2 == 0))
+        .then(nw.lit(1))
+        .otherwise(nw.lit(0)),
+        _decides=(
+            (kind.is_in(list(vocabulary.RESTART_DECISIONS))).fill_null(value=False).cast(nw.Int64)
+            - nw.col("_announced")
+        ),
+    )
+    frame = frame.with_columns(
+        _boundary=nw.col("_again")
+        + nw.when(kind == "Restarting").then(nw.col("_decides")).otherwise(nw.lit(0))
+    )
+    # `Restarting` belongs to the attempt that it ends, `Started` to the one that it begins
+    before = nw.col("_boundary").cum_sum().over(*task_columns, order_by="seq")
+    own = nw.when(kind == "Restarting").then(nw.col("_boundary")).otherwise(nw.lit(0))
+    return frame.with_columns((before - own).alias(ATTEMPT))
+
+
+def is_given(name: str) -> nw.Expr:
+    """Return whether a text is there and not empty."""
+    # pandas' categories say that a missing value is not equal to ""
+    return ~nw.col(name).is_null() & (nw.col(name) != "").fill_null(value=False)
+
+
+def _code_of_text(where: nw.Expr, causes: dict[str, str], otherwise: str | None = None) -> nw.Expr:
+    """Return the number of the cause that an event's message names by its beginning."""
+    message = nw.col("message")
+    codes: list[nw.Expr] = [
+        nw.when(where & message.str.starts_with(text).fill_null(value=False)).then(nw.lit(_CODES[cause]))
+        for text, cause in causes.items()
+    ]
+    if otherwise is not None:
+        codes.append(nw.when(where).then(nw.lit(_CODES[otherwise])))
+    return nw.coalesce(*codes)
+
+
+def _killed_code(events: nw.LazyFrame[Any]) -> nw.Expr:
+    """Return the number of the cause of a kill that fails the task."""
+    kill = nw.col("type").is_in(["Killing", "Killed"]).fill_null(value=False)
+    too_long = kill & (nw.col("message") == vocabulary.RUN_DURATION).fill_null(value=False)
+    by_duration = nw.when(too_long).then(nw.lit(_CODES["run duration"]))
+    if "fails_task" not in events.collect_schema().names():
+        return by_duration
+    fails = kill & (nw.col("fails_task") == nw.lit(True)).fill_null(value=False)
+    return nw.coalesce(by_duration, _code_of_text(fails, vocabulary.KILLED_AS_FAILED, "killed as failed"))
 
 
 def _code_of_type(causes: dict[str, str]) -> nw.Expr:
@@ -68,14 +156,15 @@ def _request_code() -> nw.Expr:
     """
     signaled = nw.col("type") == "Restart Signaled"
     reason, message = nw.col("restart_reason"), nw.col("message")
-    codes = []
+    codes: list[nw.Expr] = []
     for cause in sorted(set(vocabulary.REQUESTS.values())):
         texts = [text for text, requester in vocabulary.REQUESTS.items() if requester == cause]
-        matches = reason.is_in(texts) | (reason.is_null() & message.is_in(texts))
+        matches = reason.is_in(texts) | (~is_given("restart_reason") & message.is_in(texts))
         codes.append(nw.when(signaled & matches).then(nw.lit(_CODES[cause])))
     by_health_check = signaled & reason.str.starts_with(vocabulary.HEALTH_CHECK)
     codes.append(nw.when(by_health_check).then(nw.lit(_CODES["health check"])))
-    return nw.coalesce(*codes, nw.when(signaled).then(nw.lit(_CODES["unknown"])))
+    codes.append(_code_of_text(signaled, vocabulary.REQUEST_PREFIXES))
+    return nw.coalesce(*codes, nw.when(signaled).then(nw.lit(_CODES["requested"])))
 
 
 def _oom_confirmed(events: nw.LazyFrame[Any]) -> nw.Expr:
@@ -91,22 +180,34 @@ def _oom_confirmed(events: nw.LazyFrame[Any]) -> nw.Expr:
 
 
 def group_attempts(marked: nw.LazyFrame[Any], task_columns: list[str]) -> nw.LazyFrame[Any]:
-    """Return one row for each attempt of each task, with the number of its cause in `vocabulary.CAUSES`."""
+    """Return one row for each attempt of each task, with the number of its cause in `vocabulary.CAUSES`.
+
+    `failed` says whether its run failed: Nomad killed it as failed, or it ended by itself or by its health
+    check, and badly or so that its restart policy had to decide. A service's exit with 0 is such an end; a
+    batch or hook task that exits with 0 leaves nothing to decide.
+    """
     grouped = marked.group_by(*task_columns, ATTEMPT).agg(
         nw.col("time_us").min().alias("first_us"),
         nw.col("time_us").max().alias("last_us"),
         nw.col("_started").max().alias("started_us"),
         nw.col("_terminated").min().alias("terminated_us"),
         nw.col("_killed").min().alias("killed_us"),
+        nw.col("_restored").min().alias("restored_us"),
         nw.col("exit_code").max().alias("exit_code"),
         nw.col("signal").max().alias("signal"),
         nw.col("_terminated_seq").max().alias("_terminated_seq"),
         nw.col("_killing_seq").min().alias("_killing_seq"),
         nw.col("_asked").min().alias("_asked"),
+        nw.col("_requested").min().alias("_requested"),
         nw.col("_start_failed").min().alias("_start_failed"),
+        nw.col("_hook_failed").min().alias("_hook_failed"),
+        nw.col("_hook_failed_seq").min().alias("_hook_failed_seq"),
         nw.col("_ended_by").min().alias("_ended_by"),
+        nw.col("_killed_for").min().alias("_killed_for"),
+        nw.col("_killed_for_seq").min().alias("_killed_for_seq"),
         nw.col("_oom").max().alias("_oom"),
         nw.col("_next").max().alias("_next"),
+        nw.col("_again").max().alias("again"),
         nw.col("_delayed").max().alias("delayed"),
         nw.col("_received").max().alias("received"),
         nw.col("seq").min().alias("first_seq"),
@@ -114,24 +215,58 @@ def group_attempts(marked: nw.LazyFrame[Any], task_columns: list[str]) -> nw.Laz
     )
     # the order of events is that of `seq`: clocks of nodes go backwards
     killed_first = nw.col("_killing_seq") < nw.col("_terminated_seq")
-    return grouped.with_columns(
+    ran = ~nw.col("started_us").is_null() | ~nw.col("_terminated_seq").is_null()
+    killed_for, asked, requested = nw.col("_killed_for"), nw.col("_asked"), nw.col("_requested")
+    policy_decided = nw.col("_next") > 0
+    grouped = grouped.with_columns(
+        # a hook that fails while the task runs ends nothing
+        _hook_failed=nw.when(~ran).then(nw.col("_hook_failed")),
+        _hook_failed_seq=nw.when(~ran & nw.col("_start_failed").is_null()).then(nw.col("_hook_failed_seq")),
+        # of a restart by an unknown wording, the policy's reason says that it counts as a failure
+        _asked=nw.when((asked == _CODES["requested"]) & policy_decided.fill_null(value=False))
+        .then(nw.lit(_CODES["unknown"]))
+        .otherwise(asked),
+        _requested=nw.when(asked.is_null()).then(requested),
+        _next=nw.when(~killed_for.is_null()).then(nw.lit(GAVE_UP)).otherwise(nw.col("_next")),
+    )
+    grouped = grouped.with_columns(
         killed_by_nomad=killed_first.fill_null(value=False)
         | ~nw.col("killed_us").is_null()
         | ~nw.col("_asked").is_null()
+        | ~nw.col("_requested").is_null()
+        | ~killed_for.is_null()
     ).with_columns(cause_code=_cause_code())
+    return grouped.with_columns(failed=_failed())
+
+
+def _failed() -> nw.Expr:
+    """Return whether an attempt's run failed."""
+    terminated = ~nw.col("_terminated_seq").is_null()
+    own_fault = nw.col("cause_code").is_in([_CODES[cause] for cause in vocabulary.FAILURE_CAUSES])
+    by_nomad = nw.col("cause_code").is_in([_CODES["health check"], _CODES["plugin"]])
+    counts = _ended_badly() | (nw.col("_next") > 0).fill_null(value=False) | by_nomad
+    return (terminated & own_fault & counts).fill_null(value=False) | ~nw.col("_killed_for").is_null()
+
+
+def _ended_badly() -> nw.Expr:
+    return (
+        (nw.col("exit_code").fill_null(0) != 0)
+        | (nw.col("signal").fill_null(0) != 0)
+        | (nw.col("_oom") == 1).fill_null(value=False)
+    )
 
 
 def _cause_code() -> nw.Expr:
     """Return the number of the first cause that applies; missing while the attempt goes on."""
     exit_code, signal = nw.col("exit_code"), nw.col("signal")
     terminated = ~nw.col("_terminated_seq").is_null()
-    ended_badly = (exit_code.fill_null(0) != 0) | (signal.fill_null(0) != 0)
+    decided = (nw.col("_next") > 0).fill_null(value=False)
     result_known = ~exit_code.is_null() | ~signal.is_null()
     exited = (
         nw.when(terminated & (nw.col("_oom") == 1)).then(nw.lit(_CODES["out of memory"]))
-        .when(terminated & result_known & ended_badly).then(nw.lit(_CODES["failure"]))
+        .when(terminated & result_known & (_ended_badly() | decided)).then(nw.lit(_CODES["failure"]))
         .when(terminated & result_known).then(nw.lit(_CODES["completed"]))
-        .when(terminated | (nw.col("_next") > 0)).then(nw.lit(_CODES["unknown"]))
+        .when(terminated | decided).then(nw.lit(_CODES["unknown"]))
     )  # fmt: skip
     stopped = nw.when(nw.col("killed_by_nomad") | ~nw.col("_killing_seq").is_null()).then(
         nw.lit(_CODES["stopped"])
@@ -143,7 +278,10 @@ def _cause_code() -> nw.Expr:
     gave_up = nw.when((nw.col("_next") == GAVE_UP) & ~nw.col("killed_by_nomad")).then(exited)
     return nw.coalesce(
         nw.col("_asked"),
+        nw.col("_requested"),
+        nw.col("_killed_for"),
         nw.col("_start_failed"),
+        nw.col("_hook_failed"),
         nw.col("_ended_by"),
         killed_after_exit,
         gave_up,
@@ -161,7 +299,12 @@ def cause_name(code: nw.Expr) -> nw.Expr:
 DIMENSIONS = ("namespace", "job_id", "job_version", "task_group", "node_name")
 """Columns of the events table that describe the allocation of an event."""
 
-_ALLOCATION_COLUMNS = ("name", "node_id", "job_type", "client_status", "desired_status", "modified_at_us")
+_ALLOCATION_COLUMNS = (
+    "name", "node_id", "parent_job_id", "job_type", "client_status", "desired_status", "created_at_us",
+    "modified_at_us",
+)  # fmt: skip
+_CHILD = r"/(periodic-[0-9]+|dispatch-(.+-)?[0-9]+-[0-9a-f]{8})$"
+"""What the job ID of a run of a periodic or parameterized job has after that of its parent."""
 
 RING_SIZE = 10
 """Events that Nomad keeps of each task; it drops older ones."""
@@ -197,12 +340,24 @@ def describe_tasks(
         columns = allocations.collect_schema().names()
         details = [name for name in _ALLOCATION_COLUMNS if name in columns]
         tasks = tasks.join(allocations.select("alloc_id", *details), on="alloc_id", how="left")
+    tasks = _fold_runs(tasks)
     if task_states is not None:
         states = task_states.select(
             "alloc_id", "task", "state", "restarts", "started_at_us", "finished_at_us"
         )
         tasks = tasks.join(states, on=["alloc_id", "task"], how="left")
     return tasks
+
+
+def _fold_runs(tasks: nw.LazyFrame[Any]) -> nw.LazyFrame[Any]:
+    """Put the parent in the place of the runs of periodic and parameterized jobs: they are one job."""
+    columns = tasks.collect_schema().names()
+    if "job_id" not in columns:
+        return tasks
+    parent = nw.col("job_id").cast(nw.String).str.replace_all(_CHILD, "")
+    if "parent_job_id" in columns:
+        parent = nw.coalesce(nw.col("parent_job_id").cast(nw.String), parent)
+    return tasks.with_columns(job_id=parent)
 
 
 def cut_spans(
@@ -222,7 +377,12 @@ def cut_spans(
     for name in {"started_at_us", "finished_at_us", "modified_at_us"} - columns:
         frame = frame.with_columns(never.then(nw.col("first_us")).alias(name))
     last = nw.col(ATTEMPT) == nw.col(ATTEMPT).max().over(*task_columns)
-    frame = frame.with_columns(_last=last)
+    frame = frame.with_columns(
+        _last=last, _next_start=nw.when(nw.col("again") == 1).then(nw.col("started_us"))
+    )
+    frame = frame.with_columns(
+        _next_start=nw.col("_next_start").shift(-1).over(*task_columns, order_by=ATTEMPT)
+    )
     started = frame.with_columns(start_us=_start_us(), left_truncated=nw.col("started_us").is_null())
     started = started.filter(~nw.col("start_us").is_null())
     ended_us = nw.coalesce("terminated_us", "killed_us")
@@ -231,6 +391,8 @@ def cut_spans(
     over = (nw.col("state") == "dead") | nw.col("state").is_null()
     end_us = nw.coalesce(
         ended_us,
+        # started again without an end: it ended before the node was back, or at the latest at the next start
+        nw.when(~nw.col("_next_start").is_null()).then(nw.coalesce("restored_us", "_next_start")),
         nw.when(~nw.col("_last")).then(nw.col("last_us")),
         nw.when(lost).then(nw.col("modified_at_us")),
         nw.when(over).then(nw.coalesce("finished_at_us", "last_us")),
@@ -249,10 +411,11 @@ def cut_spans(
 
 
 _DROPPED_COLUMNS = (
-    "_asked", "_start_failed", "_ended_by", "_killing_seq", "_terminated_seq", "_next", "first_us", "last_us",
-    "started_us", "terminated_us", "killed_us", "first_seq", "events", "received", "delayed", "_events",
-    "_received", "restarts_seen", "first_seen_us", "modified_at_us", "started_at_us", "finished_at_us",
-    "restarts",
+    "_asked", "_requested", "_start_failed", "_hook_failed", "_hook_failed_seq", "_ended_by", "_killed_for",
+    "_killed_for_seq", "_killing_seq", "_terminated_seq", "_next", "_next_start", "again", "first_us",
+    "last_us", "started_us", "terminated_us", "killed_us", "restored_us", "first_seq", "events", "received",
+    "delayed", "_events", "_received", "restarts_seen", "first_seen_us", "modified_at_us", "started_at_us",
+    "finished_at_us", "restarts",
 )  # fmt: skip
 """Columns that spans are made of and that nothing reads afterwards."""
 

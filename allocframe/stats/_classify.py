@@ -22,6 +22,7 @@ _TYPES_WITH_CAUSE = (
     "Killing",
     "Killed",
     *vocabulary.FAILED_STARTS,
+    vocabulary.HOOK_FAILED,
 )
 
 
@@ -39,16 +40,18 @@ def explain(events: nw.LazyFrame[Any]) -> nw.LazyFrame[Any]:
         .when(terminated & killed & ~nw.col("killed_by_nomad")).then(nw.lit("suspected"))
         .when(terminated).then(nw.lit("no"))
     )  # fmt: skip
-    ended_badly = (code.fill_null(0) != 0) | (signal.fill_null(0) != 0) | confirmed
-    own_fault = nw.col("cause_code").is_in(
-        [vocabulary.CAUSES.index(cause) for cause in vocabulary.FAILURE_CAUSES]
-    )
+    killed_for, seq = nw.col("_killed_for_seq"), nw.col("seq")
+    ended = terminated & nw.col("_failed") & killed_for.is_null()
     start_failed = nw.col("type").is_in(list(vocabulary.FAILED_STARTS))
+    # once for each attempt: a kill as failed may have several events, and so may a start
+    marked = (seq == killed_for) | (seq == nw.col("_hook_failed_seq"))
     has_cause = nw.col("type").is_in(list(_TYPES_WITH_CAUSE))
     return events.with_columns(
         exit_meaning=_exit_meaning(confirmed, killed),
         oom=oom,
-        failure=((terminated & ended_badly & own_fault) | start_failed).fill_null(value=False),
+        failure=ended.fill_null(value=False)
+        | start_failed.fill_null(value=False)
+        | marked.fill_null(value=False),
         decision=_decision(),
         cause=nw.when(has_cause).then(_attempts.cause_name(nw.col("cause_code"))),
     )
@@ -88,6 +91,8 @@ def _decision() -> nw.Expr:
         nw.lit("given up: attempts used up")
     )
     # the policy always gives a reason; a restart without one was requested
-    on_request = nw.when(reason.is_null() & (nw.col("type") == "Restarting")).then(nw.lit("on request"))
-    decided = nw.col("type").is_in(list(vocabulary.RESTART_DECISIONS))
+    on_request = nw.when(~_attempts.is_given("restart_reason") & (nw.col("type") == "Restarting")).then(
+        nw.lit("on request")
+    )
+    decided = nw.col("type").is_in(list(vocabulary.RESTART_DECISIONS)) & (nw.col("_decides") == 1)
     return nw.when(decided).then(nw.coalesce(*by_policy, exhausted, on_request, nw.lit("unknown")))

@@ -177,14 +177,19 @@ _SMALL_ATTEMPTS = {
     "events": "int32",
     "_oom": "float32",
     "_next": "float32",
+    "again": "int8",
     "delayed": "int8",
     "received": "int8",
 }
 """Narrower dtypes that hold the same values: at ten million rows each column of eight bytes costs 80 MB."""
 
-_DROPPED_COLUMNS = ("exit_code", "signal", "restart_reason", "message", "oom_killed", "time", "_oom")
+_DROPPED_COLUMNS = (
+    "exit_code", "signal", "restart_reason", "message", "oom_killed", "fails_task", "time", "_oom",
+    "_decides", "_failed", "_killed_for_seq", "_hook_failed_seq",
+)  # fmt: skip
 _DROPPED_ATTEMPT_COLUMNS = (
-    "_terminated_seq", "_killing_seq", "_asked", "_start_failed", "_ended_by", "first_seq", "killed_by_nomad",
+    "_terminated_seq", "_killing_seq", "_asked", "_requested", "_start_failed", "_hook_failed",
+    "_hook_failed_seq", "_ended_by", "_killed_for", "_killed_for_seq", "first_seq", "killed_by_nomad",
 )  # fmt: skip
 """Columns of a snapshot's events and attempts that nothing reads after they are explained."""
 
@@ -194,8 +199,16 @@ def _explain(events: nw.LazyFrame[Any], task_columns: list[str]) -> _Explained:
     marked = _attempts.mark_events(events, task_columns)
     attempts = _attempts.group_attempts(marked, task_columns)
     on = [*task_columns, _attempts.ATTEMPT]
-    causes = attempts.select(*on, "killed_by_nomad", "cause_code")
-    helpers = [name for name in marked.collect_schema().names() if name.startswith("_") and name != "_oom"]
+    causes = attempts.select(
+        *on,
+        "killed_by_nomad",
+        "cause_code",
+        "_killed_for_seq",
+        "_hook_failed_seq",
+        _failed=nw.col("failed"),
+    )
+    kept = ("_oom", "_decides")
+    helpers = [name for name in marked.collect_schema().names() if name.startswith("_") and name not in kept]
     return _Explained(_classify.explain(marked.drop(*helpers).join(causes, on=on, how="left")), attempts)
 
 
@@ -225,10 +238,11 @@ def _in_parts(rows: nw.LazyFrame[Any]) -> Iterator[nw.LazyFrame[Any]]:
         end = int(np.searchsorted(keys, keys[start + PART_ROWS]))
         if end == start:
             break  # a single task has more rows than that
-        yield nw.from_native(frame.iloc[start:end]).lazy()
+        # narwhals' windows need rows that are numbered from 0
+        yield nw.from_native(frame.iloc[start:end].reset_index(drop=True)).lazy()
         release_memory()
         start = end
-    yield nw.from_native(frame.iloc[start:] if start else frame).lazy()
+    yield nw.from_native(frame.iloc[start:].reset_index(drop=True)).lazy()
 
 
 def _join_parts(frames: list[pd.DataFrame]) -> nw.LazyFrame[Any]:

@@ -32,14 +32,16 @@ TASK = "task_key"
 """Column that numbers the tasks of allocations in pandas: cheaper to group by than two texts."""
 
 _OOM = """CASE WHEN type = 'Terminated' THEN oom_killed OR details LIKE '%"exit_message":"OOM Killed"%' END"""
+_MESSAGE = """CASE WHEN type IN ('Restart Signaled', 'Setup Failure', 'Task hook failed')
+  OR type IN ('Killing', 'Killed') AND (fails_task OR message = 'allocation exceeded max_run_duration')
+  THEN message END"""
 _NEEDED: dict[str, tuple[Column, ...]] = {
     "events": (
         *_columns("events", "task", "seq", "time", "type", "exit_code", "signal", "restart_reason"),
         *_columns("events", "namespace", "job_id", "job_version", "task_group", "node_name"),
         Column("alloc_id", "alloc_id", "category", "the allocation"),
-        Column(
-            "message", "CASE WHEN type = 'Restart Signaled' THEN message END", "category", "who asked for it"
-        ),
+        Column("message", _MESSAGE, "category", "who asked for it, or why it was killed or did not start"),
+        Column("fails_task", "fails_task", "bool", "whether this event fails the task"),
         Column("oom_killed", _OOM, "bool", "whether the driver reports it, by its flag or its exit message"),
     ),
     "allocations": _columns(
@@ -47,9 +49,11 @@ _NEEDED: dict[str, tuple[Column, ...]] = {
         "alloc_id",
         "name",
         "node_id",
+        "parent_job_id",
         "job_type",
         "client_status",
         "desired_status",
+        "created_at",
         "modified_at",
     ),
     "task_states": _columns(

@@ -189,7 +189,13 @@ def _count_failures(
 ) -> pd.DataFrame:
     """Count failures by columns; without any, all together."""
     counted = nw.col("failure") if since is None else nw.col("failure") & (nw.col("time_us") >= us(since))
-    rows = collect(derive(source).events.filter(counted).select("task", *names(by)))
+    derived = derive(source)
+    named = derived.tasks.select(*dict.fromkeys([*derived.task_columns, *names(by)]))
+    rows = collect(
+        derived.events.filter(counted)
+        .select(*derived.task_columns)
+        .join(named, on=derived.task_columns, how="left")
+    )
     keys = rows[names(by)].astype("str").assign(_all=1)
     counts = keys.groupby([*names(by), "_all"], sort=False).size()
     return counts.reset_index(name="failures").drop(columns="_all")

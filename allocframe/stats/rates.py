@@ -313,15 +313,17 @@ def _with_text_keys(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 def _counts(derived: Derived, counted: nw.Expr, by: list[str], window: _Window) -> pd.DataFrame:
-    events = derived.events
-    missing = [name for name in by if name not in events.collect_schema().names()]
-    if missing:
-        of_tasks = derived.tasks.select(*derived.task_columns, *missing)
-        events = events.join(of_tasks, on=derived.task_columns, how="left")
     when = nw.col("time_us")
-    chosen = events.filter(counted & (when >= window.since) & (when <= window.until)).with_columns(
-        _all=nw.lit(1)
-    )
+    # half open, so that no event lies in two windows; a window to the end of observation holds its last event
+    last = when <= window.until if window.until >= derived.observed_us else when < window.until
+    chosen = derived.events.filter(counted & (when >= window.since) & last).with_columns(_all=nw.lit(1))
+    of_tasks = [name for name in by if name not in _EVENT_COLUMNS]
+    if of_tasks:  # of tasks, not of events, whose jobs are runs of their parents
+        named = derived.tasks.select(*dict.fromkeys([*derived.task_columns, *of_tasks]))
+        keep = [
+            name for name in chosen.collect_schema().names() if name not in named.collect_schema().names()
+        ]
+        chosen = chosen.select(*derived.task_columns, *keep).join(named, on=derived.task_columns, how="left")
     keys = [*by, "_all"]
     if window.width is not None:
         chosen = chosen.with_columns(bin=(when - window.since) // window.width)

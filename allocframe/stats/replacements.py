@@ -11,21 +11,54 @@ from ._per_cluster import per_cluster
 from ._source import Source, has_table, look_up, pandas_table
 from .vocabulary import FINISHED_STATUSES, LOST_STATUSES, NODE_BOUND_JOB_TYPES, STOPPING_STATUSES
 
-SLOT_COLUMNS = ("namespace", "name", "job_type", "node_id")
+SLOT_COLUMNS = (
+    "alloc_id", "namespace", "name", "job_id", "task_group", "job_type", "node_id", "client_status",
+    "desired_status", "created_at", "previous_alloc_id",
+)  # fmt: skip
 """Columns of `allocations` that a slot is made of."""
 
 
 def slots(allocations: pd.DataFrame) -> pd.Series[Any]:
-    """Return the slot of each allocation: namespace and name, and the node if the job runs on every node."""
-    name = allocations["namespace"].astype("str") + "/" + allocations["name"].astype("str")
+    """Return the slot of each allocation: the instance of its job that it is.
+
+    A slot is a namespace, job, group and index, written as namespace and name (``default/web.app[0]``), with
+    the node if the job runs on every node. The job is added only where two jobs have equal names
+    (``web``/``api.x`` and ``web.api``/``x``). Allocations that are wanted and run in one slot at the same
+    time are instances of their own, ``default/web.app[0] #2``.
+    """
+    table = allocations.reindex(columns=[*SLOT_COLUMNS])
+    name = table["namespace"].astype("str") + "/" + table["name"].astype("str")
+    job = table["job_id"].astype("str")
+    pair = pd.factorize(job + "\0" + table["task_group"].astype("str"))[0]
+    first_pair = pd.Series(pair, index=table.index).groupby(name.to_numpy(), dropna=False).transform("first")
+    ambiguous = (
+        pd.Series(first_pair.to_numpy() != pair).groupby(name.to_numpy(), dropna=False).transform("any")
+    )
+    name = name.mask(ambiguous.to_numpy(dtype=bool), name + " of " + job)
     # all allocations of a system job are called job.group[0]; the node tells them apart
-    node_bound = allocations["job_type"].isin(NODE_BOUND_JOB_TYPES)
-    return name.mask(node_bound, name + "@" + allocations["node_id"].astype("str")).rename("slot")
+    node_bound = table["job_type"].isin(NODE_BOUND_JOB_TYPES)
+    name = name.mask(node_bound, name + "@" + table["node_id"].astype("str"))
+    lane = _lanes(table.assign(slot=name.to_numpy()))
+    return name.mask(lane > 0, name + " #" + (lane + 1).astype("str")).rename("slot")
 
 
-_REPLACEMENT_COLUMNS = (
-    "alloc_id", "next_alloc_id", "previous_alloc_id", "created_at", "client_status", "desired_status",
-)  # fmt: skip
+def _lanes(table: pd.DataFrame) -> pd.Series[Any]:
+    """Return how many allocations of the same slot, older and no predecessor, still run and are wanted.
+
+    A canary and the allocation that it may replace are such a pair.
+    """
+    lost = table["client_status"].isin(LOST_STATUSES)
+    live = ~table["client_status"].isin(FINISHED_STATUSES) & ~lost
+    blocks = live & ~table["desired_status"].isin(STOPPING_STATUSES)
+    order = table.assign(blocks=blocks.astype("int64")).sort_values(["slot", "created_at"], kind="stable")
+    blocking = order.groupby("slot", sort=False, dropna=False)["blocks"]
+    before = (blocking.cumsum() - order["blocks"]).reindex(table.index)
+    ids = table["alloc_id"].astype("str")
+    replaces_live = table["previous_alloc_id"].astype("str").isin(ids[blocks])
+    return (before - replaces_live.astype("int64")).clip(lower=0)
+
+
+_REPLACEMENT_COLUMNS = tuple(dict.fromkeys([*SLOT_COLUMNS, "next_alloc_id"]))
 
 
 def replacements(source: Source) -> pd.Series[Any]:
@@ -35,7 +68,7 @@ def replacements(source: Source) -> pd.Series[Any]:
     Nomad dropped both, the next allocation in the same slot counts, provided that this one was stopped or has
     ended.
     """
-    allocations = pandas_table(source, "allocations", *SLOT_COLUMNS, *_REPLACEMENT_COLUMNS)
+    allocations = pandas_table(source, "allocations", *_REPLACEMENT_COLUMNS)
     linked = allocations["next_alloc_id"].astype("str")
     back = allocations.dropna(subset=["previous_alloc_id"]).drop_duplicates("previous_alloc_id", keep="last")
     by_back_link = back.set_index(back["previous_alloc_id"].astype("str"))["alloc_id"].astype("str")

@@ -97,9 +97,11 @@ def _restarts_and_failures(source: Source, observed_at: pd.Timestamp | str | Non
     """Return failures and all decisions of restart policies with their task slots, in the order of time."""
     derived = derive(source, observed_at)
     chosen = derived.events.filter(nw.col("failure") | nw.col("type").is_in(list(RESTART_DECISIONS))).select(
-        "alloc_id", "task", "time_us", *_DIMENSIONS
+        *dict.fromkeys([*derived.task_columns, "time_us", "cause"])
     )
-    rows = collect(chosen)
+    dimensions = [name for name in _DIMENSIONS if name != "cause"]
+    named = derived.tasks.select(*dict.fromkeys([*derived.task_columns, "alloc_id", "task", *dimensions]))
+    rows = collect(chosen.join(named, on=derived.task_columns, how="left"))
     rows["slot_task"] = (
         slots_of(rows, runs(source, observed_at=observed_at)) + "/" + rows["task"].astype("str")
     )

@@ -26,7 +26,7 @@ from ._source import (
 )
 from .estimators import laplace
 from .replacements import SLOT_COLUMNS, slots
-from .vocabulary import CAUSES, FAILURE_CAUSES, LOST
+from .vocabulary import LOST
 
 _COLUMNS = [
     "namespace", "job_id", "job_version", "task_group", "slot", "task", "alloc_id", "node_name", "attempt",
@@ -87,8 +87,7 @@ def runs(source: Source, *, observed_at: pd.Timestamp | str | None = None) -> pd
     unended = rows["right_censored"].astype(bool) & ~rows["lost"].astype(bool)
     running = unended & ~rows["state"].isin(["dead", "pending"]) & rows["_last"].astype(bool)
     rows["end"] = rows["end"].mask(running, "running").fillna("unknown")
-    own_fault = rows["cause_code"].isin([CAUSES.index(cause) for cause in FAILURE_CAUSES])
-    rows["failure"] = own_fault & _ended_badly(rows)
+    rows["failure"] = rows["failed"].astype(bool)
     rows["started_at"], rows["ended_at"] = times_from_us(rows["start_us"]), times_from_us(rows["end_us"])
     rows["duration"] = rows["ended_at"] - rows["started_at"]
     rows["slot"] = _slots(source, rows)
@@ -111,16 +110,10 @@ def slots_of(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.Series[Any]:
     )
 
 
-def _ended_badly(rows: pd.DataFrame) -> pd.Series[Any]:
-    code = pd.to_numeric(rows["exit_code"], errors="coerce").fillna(0)
-    signal = pd.to_numeric(rows["signal"], errors="coerce").fillna(0)
-    return (code != 0) | (signal != 0) | (rows["_oom"] == 1)
-
-
 def _slots(source: Source, rows: pd.DataFrame) -> pd.Series[Any]:
     if "name" not in rows.columns or rows["name"].isna().all():
         return rows["alloc_id"].astype("str")
-    allocations = pandas_table(source, "allocations", "alloc_id", *SLOT_COLUMNS)
+    allocations = pandas_table(source, "allocations", *SLOT_COLUMNS)
     slot_by_id = slots(allocations).set_axis(allocations["alloc_id"].astype("str").to_numpy())
     return look_up(rows["alloc_id"], slot_by_id)
 

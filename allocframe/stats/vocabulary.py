@@ -59,9 +59,18 @@ CAUSE_TABLE = (
     Cause("operator", "on request"),
     Cause("template", "on request"),
     Cause("vault", "on request"),
+    Cause("identity", "on request"),
+    Cause("requested", "on request"),  # by whom is not known: an unknown wording, or the request is lost
     Cause("health check", "health check", fails=True, crashes=True),
+    Cause("plugin", "health check", fails=True, crashes=True),
+    # Nomad killed the task as failed. `Killing` is the failure: the task may never have started.
+    Cause("template failed", "killed as failed", fails=True, crashes=True),
+    Cause("secrets", "killed as failed", fails=True, crashes=True),
+    Cause("run duration", "killed as failed", fails=True, crashes=True),
+    Cause("killed as failed", "killed as failed", fails=True, crashes=True),
     # Starts that failed. Their events are failures by type (see FAILED_STARTS), not by how a run ended.
     Cause("artifact", "failed start", crashes=True),
+    Cause("volume", "failed start", crashes=True),
     Cause("setup", "failed start", crashes=True),
     Cause("driver", "failed start", crashes=True),
     Cause("validation", "failed start", crashes=True),
@@ -72,16 +81,19 @@ CAUSE_TABLE = (
     Cause("main tasks done", "other"),
     Cause("disk", "other"),
     Cause("stopped", "other"),
-    # The task ended by itself.
+    # The task ended by itself. "failure" holds exits with 0 that its restart policy had to decide about.
     Cause("out of memory", "out of memory", fails=True, crashes=True),
     Cause("failure", "failure", fails=True, crashes=True),
-    Cause("completed", "other", crashes=True),  # a service that exits with 0 is restarted, and can loop so
+    Cause("completed", "other"),
     Cause("unknown", "other", fails=True),
 )
 """Every cause, in order of precedence. If several apply to one attempt, the first wins."""
 
 CAUSES = tuple(cause.name for cause in CAUSE_TABLE)
 """The values of the column `cause`, in order of precedence."""
+
+KILLED_CAUSES = tuple(cause.name for cause in CAUSE_TABLE if cause.kind == "killed as failed")
+"""Causes with which Nomad kills a task as failed. The failure is the `Killing`, not the exit that follows."""
 
 FAILURE_CAUSES = tuple(cause.name for cause in CAUSE_TABLE if cause.fails)
 """Causes with which a bad end is a failure of the task itself."""
@@ -113,6 +125,10 @@ RESTART_DECISIONS = ("Restarting", "Not Restarting")
 NODE_BOUND_JOB_TYPES = ("system", "sysbatch")
 """Types of jobs that run on every node. Their allocations are bound to it and not replaced elsewhere."""
 
+HOOK_FAILED = "Task hook failed"
+"""Event type of a hook that failed: a failed start before `Started`; after it, a script that is told of a
+re-rendered template, say, and the task runs on."""
+
 FAILED_STARTS = {
     "Failed Artifact Download": "artifact",
     "Setup Failure": "setup",
@@ -121,12 +137,32 @@ FAILED_STARTS = {
 }
 """Event types of failed starts and their causes. Each such event is a failure."""
 
+FAILED_START_TEXTS = {
+    'failed to setup alloc: pre-run hook "csi_hook"': "volume",
+    "volumes: ": "volume",
+    "template: ": "template failed",
+    "vault: ": "secrets",
+    "identity: ": "secrets",
+    "consul_si_token: ": "secrets",
+}
+"""How messages of `Setup Failure` and `Task hook failed` begin if they name the hook, and the causes."""
+
+KILLED_AS_FAILED = {
+    "Template": "template failed",
+    "Vault": "secrets",
+    "Identity[": "secrets",
+    "CSI plugin": "plugin",
+}
+"""How the message of a `Killing` that fails the task begins, and the causes; otherwise "killed as failed"."""
+
+RUN_DURATION = "allocation exceeded max_run_duration"
+"""Message of `Killing` if the allocation ran longer than its group allows. It has no `fails_task`."""
+
 ENDED_BY = {
     "Sibling Task Failed": "sibling",
     "Leader Task Dead": "leader",
     "Main Tasks Dead": "main tasks done",
     "Disk Resources Exceeded": "disk",
-    "Task hook failed": "hook",
 }
 """Event types that say why Nomad ends a task that did nothing wrong itself, and their causes."""
 
@@ -138,7 +174,10 @@ REQUESTS = {
     "Template with change_mode restart re-rendered": "template",
     "Vault: new Vault token acquired": "vault",
 }
-"""Reasons of `Restart Signaled` and who asked for the restart."""
+"""Reasons of `Restart Signaled` and who asked for the restart. Any other wording is "requested"."""
+
+REQUEST_PREFIXES = {"Identity[": "identity"}
+"""How a reason begins that names something of the job."""
 
 HEALTH_CHECK = "healthcheck: "
 """Prefix of the reason of `Restart Signaled` if a health check asked; the name of the check follows."""
@@ -152,7 +191,10 @@ DECISIONS = {
     "Error was unrecoverable": "given up: unrecoverable",
     "Policy allows no restarts": "given up: no restarts allowed",
 }
-"""Reasons of `Restarting` and `Not Restarting`, and what the policy decided. Requested restarts have none."""
+"""Reasons of `Restarting` and `Not Restarting`, and what the policy decided.
+
+A restart on request has no reason, even if the request itself is gone from the ring: nothing failed.
+"""
 
 EXHAUSTED = "Exceeded allowed attempts "
 """Prefix of the reason of `Not Restarting` if all attempts were used up; their number and interval follow."""

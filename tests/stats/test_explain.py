@@ -69,7 +69,7 @@ def test_137_after_killing_is_a_kill_timeout_and_no_failure(tmp_path: Path) -> N
     ("before", "cause"),
     [
         ([started(1), ended(2)], "failure"),
-        ([started(1), ended(2, 0)], "completed"),
+        ([started(1), ended(2, 0)], "failure"),  # a service: its restart policy had to decide
         ([started(1), ended(2, 137, 9, oom_killed=True)], "out of memory"),
         ([event("Failed Artifact Download", 1, download_error="503")], "artifact"),
         ([event("Driver Failure", 1, driver_error="no image")], "driver"),

@@ -1,0 +1,166 @@
+"""What a failure is, once for all: on allocations as Nomad answers them, each with a trap."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from flatten import DATA
+from tables import alloc, as_duckdb, at, ended, event, gave_up, restarting, snapshot, started
+
+import allocframe as af
+from allocframe import stats
+
+CASES = DATA / "cases"
+
+
+def failed_events(name: str) -> pd.DataFrame:
+    events = stats.explain_events(af.read_json(CASES / f"{name}.json"))
+    return events[events["failure"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "cause"),
+    [
+        ("max-run-duration", "Killing", "run duration"),
+        ("template-failed-version", "Killing", "template failed"),
+        ("csi-plugin-unhealthy", "Terminated", "plugin"),
+        ("script-hook-then-crash", "Terminated", "failure"),
+    ],
+)
+def test_what_nomad_kills_as_failed_is_one_failure_with_its_own_cause(
+    name: str, kind: str, cause: str
+) -> None:
+    failed = failed_events(name)
+    assert set(failed["type"]) == {kind}
+    assert set(failed["cause"]) == {cause}
+    assert not failed.duplicated(["alloc_id", "task", "attempt"]).any()
+
+
+@pytest.mark.parametrize("name", ["identity-restart", "reboot"])
+def test_a_restart_on_request_and_a_reboot_are_no_failures(name: str) -> None:
+    assert failed_events(name).empty
+
+
+def test_a_restart_without_a_reason_was_requested_even_if_the_ring_has_lost_the_request(
+    tmp_path: Path,
+) -> None:
+    snap = snapshot(tmp_path, alloc("a", ended(9, 143, 15), restarting(10, ""), started(11)))
+    events = stats.explain_events(snap)
+    assert events["cause"].tolist()[:2] == ["requested", "requested"]
+    assert not events["failure"].any()
+    assert events["decision"].tolist()[1] == "on request"
+
+
+def test_an_exit_inside_a_requested_restart_is_never_out_of_memory(tmp_path: Path) -> None:
+    asked = event("Restart Signaled", 8, restart_reason="User requested running tasks to restart")
+    snap = snapshot(tmp_path, alloc("a", started(1), asked, ended(9, 137, 9), restarting(10, "")))
+    assert set(stats.explain_events(snap)["oom"].dropna()) == {"no"}
+
+
+def exits_with_zero(*decision: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return alloc("a", event("Received", 0), started(1), ended(9, 0), *decision, **fields)
+
+
+@pytest.mark.parametrize("decision", [restarting(10), gave_up(10)])
+def test_a_service_that_exits_with_0_fails_because_its_policy_must_decide(
+    tmp_path: Path, decision: dict[str, Any]
+) -> None:
+    snap = snapshot(tmp_path, exits_with_zero(decision))
+    assert stats.failures(snap, by=[])["count"].tolist() == [1]
+    assert stats.runs(snap)["end"].tolist() == ["failure"]
+
+
+@pytest.mark.parametrize("job_type", ["batch", "service"])
+def test_a_batch_or_hook_task_that_exits_with_0_is_done(tmp_path: Path, job_type: str) -> None:
+    snap = snapshot(tmp_path, exits_with_zero(JobType=job_type, state="dead"))
+    assert stats.failures(snap, by=[])["count"].tolist() == [0]
+    assert stats.runs(snap)["end"].tolist() == ["completed"]
+
+
+def test_a_hook_that_fails_before_the_start_is_a_failed_start_by_what_its_message_names(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        alloc(name, event("Received", 0), event("Task hook failed", 1, display=text), gave_up(2))
+        for name, text in {
+            "a": "volumes: no such volume",
+            "b": "vault: no token",
+            "c": "logmon: oops",
+        }.items()
+    ]
+    events = stats.explain_events(snapshot(tmp_path, *rows))
+    assert events.loc[events["failure"], ["type", "cause"]].values.tolist() == [
+        ["Task hook failed", "volume"],
+        ["Task hook failed", "secrets"],
+        ["Task hook failed", "hook"],
+    ]
+
+
+def test_a_kill_that_fails_the_task_is_counted_once_whatever_follows_it(tmp_path: Path) -> None:
+    kill = event("Killing", 5, display="Vault: failed to derive vault token: no", fails_task=True)
+    killed = event("Killed", 7, fails_task=True)
+    snap = snapshot(tmp_path, alloc("a", started(1), kill, ended(6, 143, 15), killed, state="dead"))
+    events = stats.explain_events(snap)
+    assert events.loc[events["failure"], ["type", "cause"]].values.tolist() == [["Killing", "secrets"]]
+    assert stats.runs(snap)["failure"].tolist() == [True]
+
+
+def test_a_second_start_without_an_end_ends_the_run_before_it_at_an_unknown_time() -> None:
+    runs = stats.runs(af.read_json(CASES / "reboot.json"))
+    assert runs["end"].tolist() == ["unknown", "running"]
+    assert runs["right_censored"].tolist() == [True, True]
+    assert runs["started_at"].diff().iloc[1] == pd.Timedelta("1 days 00:00:08")
+    assert runs["ended_at"].iloc[0] <= runs["started_at"].iloc[1]
+
+
+def test_all_engines_agree_on_every_case() -> None:
+    columns = ["alloc_id", "task", "seq", "attempt", "cause", "failure", "decision"]
+    for file in sorted(CASES.glob("*.json")):
+        snap = af.read_json(file)
+        of_pandas = stats.explain_events(snap)[columns].astype(object)
+        of_duckdb = stats.explain_events(as_duckdb(snap)["events"]).df()[columns].astype(object)
+        both = [
+            frame.where(frame.notna(), None).sort_values(["alloc_id", "task", "seq"]).values.tolist()
+            for frame in (of_pandas, of_duckdb)
+        ]
+        assert both[0] == both[1], file.name
+
+
+def test_slots_of_equal_names_are_told_apart_by_their_jobs() -> None:
+    runs = stats.runs(af.read_json(CASES / "slot-collision.json"))
+    assert runs.groupby("job_id")["slot"].nunique().to_dict() == {"web": 1, "web.api": 1}
+    assert runs["slot"].nunique() == 2
+    gaps = stats.outages(af.read_json(CASES / "slot-collision.json"))
+    assert gaps["duration"].dt.total_seconds().tolist() == [300.0]
+
+
+def test_two_allocations_that_run_in_one_slot_are_instances_of_their_own(tmp_path: Path) -> None:
+    one = alloc("a", event("Received", 0), started(0), ended(50), restarting(50), started(90))
+    other = alloc("b", event("Received", 10), started(10), CreateTime=at(10).value)
+    snap = snapshot(tmp_path, one, other)
+    assert stats.runs(snap)["slot"].unique().tolist() == ["default/web.app[0]", "default/web.app[0] #2"]
+    assert stats.outages(snap)["duration"].dt.total_seconds().tolist() == [40.0]
+    replacement = {**other, "PreviousAllocation": "a"}
+    assert stats.runs(snapshot(tmp_path, one, replacement))["slot"].nunique() == 1
+
+
+def test_runs_of_a_periodic_or_dispatched_job_are_one_job(tmp_path: Path) -> None:
+    names = [
+        "ocr/dispatch-1764000000-0a1b2c3d",
+        "ocr/dispatch-1764000001-0a1b2c3e",
+        "ocr/periodic-1764000000",
+    ]
+    rows = [
+        alloc(f"a{n}", event("Received", 0), started(1), ended(9), gave_up(9), JobID=name, JobType="batch")
+        for n, name in enumerate(names)
+    ]
+    snap = snapshot(tmp_path, *rows, alloc("z", event("Received", 0), started(1), JobID="ocr/else"))
+    table = stats.failures(snap, by="job_id").set_index("job_id")
+    assert table["count"].to_dict() == {"ocr": 3, "ocr/else": 0}
+    assert table["tasks"].to_dict() == {"ocr": 3, "ocr/else": 1}
+    assert stats.failures(snap.events, by="job_id")["job_id"].tolist() == ["ocr", "ocr/else"]
+    assert stats.failure_ranking(snap)["job_id"].tolist() == ["ocr"]
+    assert stats.runs(snap)["slot"].nunique() == 4
