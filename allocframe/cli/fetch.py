@@ -34,6 +34,9 @@ def fetch(
     newest: Annotated[int | None, typer.Option(help="Only the newest N allocations.")] = None,
     task_states: Annotated[bool, typer.Option(help="Fetch tasks and their events.")] = True,
     resources: Annotated[bool, typer.Option(help="Fetch resources and ports, too.")] = False,
+    history: Annotated[
+        bool, typer.Option(help="Fetch job versions, deployments, nodes and evaluations, too: what changed.")
+    ] = False,
     stale: Annotated[bool, typer.Option(help="Let any server answer. Works without a leader.")] = False,
     resume: Annotated[
         Path | None,
@@ -66,6 +69,7 @@ def fetch(
             resources=resources,
             stale=stale,
             resume=resume,
+            history=history,
         ) as snap,
     ):
         print_summary(snap)

@@ -206,6 +206,13 @@ class AsyncClient:
         True
         """
 
+    @_in_thread(Client.history)
+    def history(self) -> None:
+        """
+        >>> len(asyncio.run(aio.history(namespace="*")).changes) > 0
+        True
+        """
+
     @_in_thread(Client.stop)
     def stop(self) -> None:
         """

@@ -18,6 +18,8 @@ from typing import Literal, Self
 import pandas as pd
 
 from .._utils.progress import Progress
+from .._utils.times import to_utc
+from ..fetch.history import HistoryFetcher
 from ..fetch.listing import ListFetcher
 from ..fetch.reads import read_allocation, read_allocations
 from ..nomad import protocol
@@ -26,6 +28,7 @@ from ..nomad.config import Config
 from ..nomad.connection import check_workers
 from ..nomad.exec import ExecResult
 from ..snapshot.allocation import Allocation
+from ..snapshot.history import History
 from ..snapshot.snapshot import Snapshot
 from ..tables import evaluations_frame
 from ..watch.change import Checkpoint
@@ -132,6 +135,7 @@ class Client:
         workers: int = 4,
         progress: Progress = None,
         resume: str | os.PathLike[str] | None = None,
+        history: bool = False,
     ) -> Snapshot:
         """Fetch all allocations that the query selects. The result is complete, or an error is raised.
 
@@ -162,6 +166,9 @@ class Client:
             A folder that keeps the pages until the snapshot is closed. If this call is interrupted, even by
             kill -9 or by an error inside ``with``, the same call goes on from there. A note in `info` then
             lists the times of the rows.
+        history : bool
+            Fetch what changed in the namespace, too, as `Snapshot.history`. What the token may not read is
+            noted there.
 
         Raises
         ------
@@ -191,7 +198,69 @@ class Client:
         )
         session, folder = self._session, None if resume is None else Path(resume)
         fetcher = ListFetcher(session.transport, query, session.config.address, resume=folder)
-        return Snapshot(*fetcher.run(workers, progress))
+        snapshot = Snapshot(*fetcher.run(workers, progress))
+        if history:
+            try:
+                snapshot.history = self._history_fetcher(namespace).run_for(snapshot, workers)
+            except BaseException:
+                snapshot.close()
+                raise
+        return snapshot
+
+    def history(
+        self,
+        *,
+        namespace: str | None = None,
+        since: pd.Timestamp | datetime | str | None = None,
+        values: bool = False,
+        workers: int = 4,
+    ) -> History:
+        """Fetch what changed: versions of jobs, deployments, nodes, evaluations, and a ledger of all changes.
+
+        Nomad keeps six versions of a job and ten events of a node, and removes deployments and evaluations
+        about an hour after they end. One request is sent for each job and each node. What the token may not
+        read is listed in ``notes``, and the rest is there.
+
+        Parameters
+        ----------
+        namespace : str, optional
+            ``"*"`` for every namespace that the token may read. Defaults to the client's, else ``default``.
+        since : time, optional
+            Leave out what changed before; UTC unless it has an offset.
+        values : bool
+            Show values of environment variables, templates and other fields that may be secret, instead of
+            salted hashes.
+        workers : int
+            Requests at the same time, at most 8.
+
+        Raises
+        ------
+        ConfigError
+            A parameter is invalid; nothing was sent.
+        PermissionDenied, ApiError
+            The token may read nothing of all this.
+
+        Examples
+        --------
+        >>> history = client.history(namespace="*")
+        >>> history.changes["kind"].isin(["job version", "deployment"]).any()
+        np.True_
+        """
+        check_workers(workers)
+        start = None if since is None else to_utc(since, "since")
+        return self._history_fetcher(namespace, start, values=values).run(workers)
+
+    def _history_fetcher(
+        self, namespace: str | None, since: pd.Timestamp | None = None, *, values: bool = False
+    ) -> HistoryFetcher:
+        query = self._session.query(namespace=namespace)  # checks it
+        return HistoryFetcher(
+            self._session.transport,
+            namespace=query.namespace,
+            region=query.region,
+            since=since,
+            values=values,
+        )
 
     def allocation(self, alloc_id: str) -> Allocation:
         """Read one allocation in full.

@@ -156,10 +156,12 @@ class Fleet:
         workers: int = 4,
         progress: Progress = None,
         resume: str | os.PathLike[str] | None = None,
+        history: bool = False,
     ) -> MultiSnapshot:
         """Fetch every cluster at the same time. The arguments apply to each cluster, as in `Client.snapshot`.
 
-        The folder to `resume` from has a subfolder for each cluster.
+        The folder to `resume` from has a subfolder for each cluster. Each cluster has its own history:
+        ``snap.clusters[name].history``.
 
         Returns
         -------
@@ -190,6 +192,7 @@ class Fleet:
             "stale": stale,
             "newest": newest,
             "per_page": per_page,
+            "history": history,
         }
         folders = {name: None if resume is None else Path(resume) / name for name in self.clients}
         snapshots, failures = _FleetFetch(self.clients, self._timeout, folders).run(

@@ -24,7 +24,8 @@ REGIONS = "/v1/regions"
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _PREFIX = re.compile(r"[0-9a-f-]+")
 _READS = re.compile(
-    r"/v1/(?:allocations|evaluations|regions|agent/self|acl/token/self"
+    r"/v1/(?:allocations|evaluations|jobs|deployments|nodes|namespaces|regions|agent/self|acl/token/self"
+    r"|job/(?:[A-Za-z0-9_.~-]|%[0-9A-F]{2})+/versions|node/[0-9a-f-]{36}"
     r"|acl/policy/[A-Za-z0-9-]{1,128}|acl/role/[0-9a-f-]{36}"
     r"|allocation/[0-9a-f-]{36}|client/fs/logs/[0-9a-f-]{36}|client/allocation/[0-9a-f-]{36}/stats)"
 )
@@ -184,4 +185,8 @@ def _required_capability(path: str) -> str:
         return "alloc-exec (and alloc-node-exec for raw_exec)"
     if path.startswith("/v1/client/fs/logs/"):
         return "read-logs (or read-fs)"
+    if path.startswith(("/v1/node/", "/v1/nodes")):
+        return 'reading nodes (node { policy = "read" })'
+    if path == "/v1/jobs":
+        return "list-jobs"
     return "alloc-lifecycle" if path.endswith(("/stop", "/signal", "/restart")) else "read-job"

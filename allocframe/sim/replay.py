@@ -57,10 +57,12 @@ class Recording:
         self.changed: threading.Condition = threading.Condition()
         self.index: int = 1
         self.has_leader = True
+        self.is_live = False
         self.starts = 0
         self.allocs: dict[str, Recorded] = {}
         self.nodes: dict[str, Recorded] = {}
         self.jobs: dict[tuple[str | None, str], Recorded] = {}
+        self.job_versions: dict[tuple[str, str], list[Recorded]] = {}
         self.evals: dict[str, Recorded] = {}
         self.deployments: dict[str, Recorded] = {}
         if isinstance(source, str | os.PathLike):
@@ -88,6 +90,12 @@ class Recording:
                 self._add_row(row, with_states="task_states=false" not in query)
         elif path.startswith("/v1/allocation/"):
             self.allocs.setdefault(body["ID"], Recorded(_as_row(body))).read = body
+        elif path.startswith("/v1/job/") and path.endswith("/versions"):
+            versions = [Recorded(spec) for spec in body["Versions"] or []]
+            if versions:
+                self.job_versions[versions[0].namespace or "default", versions[0].id] = versions
+        elif path.startswith("/v1/node/"):
+            self.nodes.setdefault(body["ID"], Recorded(body)).read = body
         for table, (listed, _) in _TABLES.items():
             if path == listed:
                 for row in body:

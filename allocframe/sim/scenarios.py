@@ -121,7 +121,10 @@ class Story:
         self, job: Job, when: int, cause: Cause, change: Callable[[Task], Task], **changes: object
     ) -> None:
         """Submit a new version of `job`, in which the first task of each group behaves differently."""
-        groups = tuple(replace(g, tasks=(change(g.tasks[0]), *g.tasks[1:])) for g in job.groups)
+        release = f"1.{job.version + 1}.0"
+        groups = tuple(
+            replace(g, tasks=(replace(change(g.tasks[0]), release=release), *g.tasks[1:])) for g in job.groups
+        )
         new = job.next_version(groups=groups, **changes)
         cause.job_version = new.version
         self.engine.at(when, partial(self.engine.submit, new))

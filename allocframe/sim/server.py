@@ -120,11 +120,17 @@ class Cluster:
         self._thread.start()
 
     def add_token(
-        self, namespaces: Iterable[str] = ("default",), *, lifecycle: bool = False, logs: bool = False
+        self,
+        namespaces: Iterable[str] = ("default",),
+        *,
+        lifecycle: bool = False,
+        logs: bool = False,
+        nodes: bool = False,
     ) -> str:
         """Return a new token that may read jobs in `namespaces`.
 
-        With `lifecycle`, it may also stop, signal, restart and exec there; with `logs`, read logs.
+        With `lifecycle`, it may also stop, signal, restart and exec there; with `logs`, read logs; with
+        `nodes`, read nodes.
         """
         token, allowed = str(uuid.uuid4()), frozenset(namespaces)
         self._access.grants[token] = Grant(
@@ -132,6 +138,7 @@ class Cluster:
             readable=allowed,
             lifecycle=allowed if lifecycle else frozenset(),
             logs=allowed if logs else frozenset(),
+            nodes=nodes,
             accessor=str(uuid.uuid4()),
         )
         return token

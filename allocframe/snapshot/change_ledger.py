@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -35,7 +35,7 @@ def make_changes(
     allocations: pd.DataFrame | None = None,
     events: pd.DataFrame | None = None,
     more: Iterable[Row] = (),
-    jobs_complete: bool = True,
+    listed: Collection[str] | None = None,
 ) -> pd.DataFrame:
     """Return the `CHANGES` table.
 
@@ -47,16 +47,19 @@ def make_changes(
         Those of a snapshot: they tell which allocations an operator restarted or stopped.
     more : iterable of dict
         Changes that were seen themselves, as rows of this table.
-    jobs_complete : bool
-        Whether `job_versions` has every job there is, so that a job which it lacks was purged.
+    listed : collection of str, optional
+        The namespaces of which `job_versions` has every job there is, so that a job which it lacks was
+        purged. By default, all.
     """
     rows = [*_version_rows(frames), *_deployment_rows(frames["deployments"]), *_node_rows(frames)]
-    rows += _stop_rows(frames, allocations, jobs_complete)
+    rows += _stop_rows(frames, allocations, listed)
     if events is not None and allocations is not None:
         rows += _restart_rows(events, allocations)
     rows = _drop_repeated([*more, *rows])
-    # Rows without a time come last.
-    rows.sort(key=lambda row: (row.get("at") is None, row.get("at") or 0, row["kind"]))
+    # Rows without a time come last, and a deployment after the version that it rolls out.
+    rows.sort(
+        key=lambda row: (row.get("at") is None, row.get("at") or 0, row["kind"] == "deployment", row["kind"])
+    )
     return frame_of_rows(CHANGES, rows)
 
 
@@ -211,7 +214,7 @@ def _node_rows(frames: Mapping[str, pd.DataFrame]) -> Iterator[Row]:
 
 
 def _stop_rows(
-    frames: Mapping[str, pd.DataFrame], allocations: pd.DataFrame | None, jobs_complete: bool
+    frames: Mapping[str, pd.DataFrame], allocations: pd.DataFrame | None, listed: Collection[str] | None
 ) -> Iterator[Row]:
     """Yield the stops of allocations and jobs that evaluations tell of."""
     placed = {} if allocations is None else _find_replaced(allocations)
@@ -230,7 +233,8 @@ def _stop_rows(
             indexes = {index for index in jobs.get(job, ()) if index is not None}
             if indexes & {row["job_modify_index"], row["create_index"]}:
                 continue  # that version of the job is in the ledger
-            was_purged = (jobs_complete and not indexes) or (
+            is_listed = listed is None or row["namespace"] in listed
+            was_purged = (is_listed and not indexes) or (
                 bool(indexes) and row["create_index"] is not None and min(indexes) > row["create_index"]
             )
             yield {**known, "kind": "purge" if was_purged else "operator stop", "detail": detail}

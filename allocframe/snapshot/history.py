@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Self
 
 import pandas as pd
@@ -13,12 +14,22 @@ import pyarrow.parquet as pq
 from .._utils import html
 from .._utils.prose import clock
 from .._utils.text import visible
+from .._utils.times import to_utc
 from ..errors import DecodeError
 from ..store.capture import Capture
 from ..tables import HISTORY
 from ..tables.table import Table
 from .change_ledger import make_changes
 from .history_tables import describe_rows, make_tables
+
+_TIMES = {
+    "changes": "at",
+    "job_versions": "submitted_at",
+    "deployments": "ended_at",
+    "node_events": "time",
+    "evaluations": "modified_at",
+}
+_VERSION = ["namespace", "job_id", "version"]
 
 
 class History:
@@ -70,7 +81,7 @@ class History:
         changes: Iterable[dict[str, Any]] = (),
         notes: Iterable[str] = (),
         values: bool = False,
-        jobs_complete: bool = True,
+        listed: Collection[str] | None = None,
     ) -> Self:
         """Return the history that Nomad's own JSON tells.
 
@@ -88,8 +99,8 @@ class History:
             What could not be read.
         values : bool
             Show values that may be secret.
-        jobs_complete : bool
-            Whether `jobs` are all jobs there are, so that others were purged.
+        listed : collection of str, optional
+            Namespaces of which `jobs` are all jobs there are, so that others were purged; by default, all.
 
         Examples
         --------
@@ -101,9 +112,28 @@ class History:
             jobs=jobs, deployments=deployments, nodes=nodes, evaluations=evaluations, values=values
         )
         frames["changes"] = make_changes(
-            frames, allocations=allocations, events=events, more=changes, jobs_complete=jobs_complete
+            frames, allocations=allocations, events=events, more=changes, listed=listed
         )
         return cls(frames, notes)
+
+    def since(self, moment: pd.Timestamp | datetime | str) -> History:
+        """Return what changed at `moment` or later. Rows without a time stay, as do nodes.
+
+        Examples
+        --------
+        >>> history = client.history(namespace="*")
+        >>> bool((history.since("2020-01-01").changes["at"] > "2020-01-01").all())
+        True
+        """
+        start = to_utc(moment, "moment")
+        frames = {name: getattr(self, name) for name in HISTORY}
+        for name, column in _TIMES.items():
+            frame = frames[name]
+            frames[name] = frame[~(frame[column] < start)].reset_index(drop=True)
+        kept = pd.MultiIndex.from_frame(frames["job_versions"][_VERSION])
+        changed = pd.MultiIndex.from_frame(self.job_changes[_VERSION])
+        frames["job_changes"] = self.job_changes[changed.isin(kept)].reset_index(drop=True)
+        return History(frames, self.notes)
 
     def __repr__(self) -> str:
         return "\n".join(
@@ -119,6 +149,11 @@ class History:
 
     def _counts(self) -> list[str]:
         return describe_rows({name: getattr(self, name) for name in HISTORY})
+
+    def describe(self) -> list[str]:
+        """Return lines on this history for the description of its snapshot."""
+        counts = [text for text in self._counts() if not text.startswith("0 ")]
+        return [f"history: {', '.join(counts) or 'empty'}", *(visible(note) for note in self.notes)]
 
     def _remarks(self) -> list[str]:
         times = self.changes["at"].dropna()

@@ -23,7 +23,7 @@ from ..store.page_store import ISSUES
 from ..store.sql import where
 from ..store.store import Store
 from ..store.table_store import TableStore
-from ..tables import SNAPSHOT_TABLES, TABLES
+from ..tables import HISTORY, SNAPSHOT_TABLES, TABLES
 from ..tables.table import Column, Table
 from .diff import Diff, diff
 from .history import History, put_history, take_history
@@ -252,6 +252,9 @@ class Snapshot:
         for name in SNAPSHOT_TABLES:
             yield name, getattr(self, name)
         yield "issues", self.issues
+        if self.history is not None:
+            for name in HISTORY:
+                yield name, getattr(self.history, name)
 
     def close(self) -> None:
         """Close the database and remove temporary files. Tables that were already used stay."""
@@ -339,7 +342,8 @@ class Snapshot:
 
     def _remarks(self) -> list[str]:
         first, last = self.sql(SPAN).iloc[0]
-        return [*list_remarks(self.info, first, last, self._conditions), *self._hint_at_runs()]
+        history = [] if self.history is None else self.history.describe()
+        return [*list_remarks(self.info, first, last, self._conditions), *history, *self._hint_at_runs()]
 
     def _hint_at_runs(self) -> Iterator[str]:
         """Point to the runs of a periodic or parameterized job, if the filter asked for the job itself."""

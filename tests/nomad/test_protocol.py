@@ -153,7 +153,7 @@ def test_these_calls_read(path: str) -> None:
         f"/v1/allocation/{WHOLE[:-1]}", f"/v1/allocation/{WHOLE}0", f"/v1/acl/role/{WHOLE}0",
         f"/v1/client/fs/logs/{WHOLE}0", f"/v1/client/allocation/{WHOLE}0/stats",
         f"/v1/client/allocation/{WHOLE[1:]}/stats", f"/v1/client/fs/logs/{WHOLE[1:]}",
-        f"/v1/acl/role/{WHOLE[1:]}", "/v1/jobs", "",
+        f"/v1/acl/role/{WHOLE[1:]}", "/v1/job/web", "",
     ],
 )  # fmt: skip
 def test_these_calls_do_not_read_or_are_not_known_to(path: str) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import changed
 import flatten
 import httpx
 import pytest
@@ -191,6 +194,68 @@ def test_simulated_nodes_jobs_and_deployments_have_the_keys_of_recorded_ones(
     expected = flatten.recorded_rows(version, name)[0]
     for row in http.get(path, params={"namespace": "*"}).json():
         compare(row, expected, name)
+
+
+def test_simulated_job_versions_have_the_keys_and_types_of_recorded_ones(simulated: Any) -> None:
+    version, http = simulated
+    expected = changed.answers(version, "changes-job-versions")[0]
+    spec, diff = expected["Versions"][0], expected["Diffs"][0]
+    compared = 0
+    for job in http.get("/v1/jobs", params={"namespace": "*"}).json():
+        params = {"namespace": job["Namespace"], "diffs": "true"}
+        answer = http.get(f"/v1/job/{job['ID']}/versions", params=params).json()
+        assert answer.keys() == expected.keys()
+        for made in answer["Versions"]:
+            compare(made, spec, "Job")
+            for group in made["TaskGroups"]:
+                compare(group, spec["TaskGroups"][0], "TaskGroup")
+                for task in group["Tasks"]:
+                    compare(task, spec["TaskGroups"][0]["Tasks"][0], "Task")
+        for made in answer["Diffs"] or []:
+            compare(made, diff, "Diff")
+            compare(made["TaskGroups"][0], diff["TaskGroups"][0], "TaskGroupDiff")
+            compare(made["TaskGroups"][0]["Tasks"][0], diff["TaskGroups"][0]["Tasks"][0], "TaskDiff")
+            assert changed.nomads_fields(made)
+            compared += 1
+    assert compared > 0
+    with_diffs = http.get(f"/v1/job/{job['ID']}/versions", params={"namespace": job["Namespace"]}).json()
+    assert with_diffs["Diffs"] is None
+
+
+def test_simulated_nodes_read_in_full_have_the_keys_and_events_of_recorded_ones(simulated: Any) -> None:
+    version, http = simulated
+    expected = changed.node(version)
+    messages = set()
+    for stub in http.get("/v1/nodes").json():
+        made = http.get(f"/v1/node/{stub['ID']}").json()
+        compare(made, expected, "Node")
+        for event in made["Events"]:
+            compare(event, expected["Events"][1], "NodeEvent")
+            messages.add(event["Message"])
+    assert "Node registered" in messages
+
+
+def test_unknown_jobs_have_no_versions_as_recorded(simulated: Any) -> None:
+    version, http = simulated
+    exchange = json.loads(changed.read(version, "changes-job-versions.json"))[-1]
+    answer = send(http, exchange)
+    assert (answer.status_code, answer.text) == (exchange["status"], exchange["text"])
+    assert ("x-nomad-index" in answer.headers) == ("X-Nomad-Index" in exchange["headers"])
+
+
+@pytest.mark.parametrize("version", changed.VERSIONS)
+def test_recorded_versions_and_nodes_come_back_unchanged(version: str, tmp_path: Path) -> None:
+    for name in ("changes-job-versions", "changes-nodes"):
+        (tmp_path / f"{name}.json").write_bytes(changed.read(version, f"{name}.json"))
+    with (
+        sim.Cluster.replay(tmp_path, version=version) as cluster,
+        httpx.Client(base_url=cluster.address) as http,
+    ):
+        node = changed.node(version)
+        assert http.get(f"/v1/node/{node['ID']}").json() == node
+        for specs in changed.jobs(version):
+            answer = http.get(f"/v1/job/{specs[0]['ID']}/versions").json()
+            assert answer["Versions"] == specs
 
 
 def test_simulated_evaluations_have_the_keys_and_types_of_recorded_ones(simulated: Any) -> None:

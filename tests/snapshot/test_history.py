@@ -150,10 +150,10 @@ def test_a_stopped_job_is_an_operator_stop_at_the_time_of_its_evaluation() -> No
     assert without.loc[without["kind"] == "operator stop", "at"].isna().all()
 
 
-def test_a_job_that_is_gone_was_purged_only_if_all_jobs_are_known() -> None:
+def test_a_job_that_is_gone_was_purged_only_if_all_jobs_of_its_namespace_are_known() -> None:
     gone = [evaluation("job-deregister", 50)]
     assert kinds(evaluations=gone) == ["purge"]
-    assert kinds(evaluations=gone, jobs_complete=False) == ["operator stop"]
+    assert kinds(evaluations=gone, listed=[]) == ["operator stop"]
 
 
 def test_a_job_registered_again_after_a_purge_was_purged() -> None:

@@ -30,6 +30,7 @@ class Grant:
     readable: frozenset[str] = frozenset()
     lifecycle: frozenset[str] = frozenset()
     logs: frozenset[str] = frozenset()
+    nodes: bool = False
     accessor: str = "anonymous"
 
     def reads(self, namespace: str | None) -> bool:
@@ -56,6 +57,8 @@ class Grant:
             f'namespace "{name}" {{\n  capabilities = {json.dumps(self._capabilities(name))}\n}}\n'
             for name in sorted(self.readable)
         ]
+        if self.nodes:
+            blocks.append('node {\n  policy = "read"\n}\n')
         return "".join(blocks)
 
     def rules_json(self) -> dict[str, Any]:
@@ -65,7 +68,8 @@ class Grant:
             for name in sorted(self.readable)
         ]
         others = ("Agent", "HostVolumes", "Node", "Operator", "Plugin", "Quota")
-        return {**dict.fromkeys(others), "Namespaces": spaces or None, "Raw": self.rules()}
+        parsed = {**dict.fromkeys(others), "Namespaces": spaces or None, "Raw": self.rules()}
+        return {**parsed, "Node": {"Policy": "read"}} if self.nodes else parsed
 
     def namespaces(self, existing: Iterable[str], requested: str) -> set[str]:
         """Return the namespaces to list. ``*`` silently leaves out those that the token may not read."""
@@ -73,9 +77,10 @@ class Grant:
             raise Refusal(403, "Permission denied")
         return {name for name in existing if self.reads(name)} if requested == "*" else {requested}
 
-    def need(self, *, management: bool = False, any_namespace: bool = False) -> None:
-        """Refuse unless it is a management token, or may read some namespace."""
-        if (management and not self.management) or (any_namespace and not (self.management or self.readable)):
+    def need(self, *, management: bool = False, any_namespace: bool = False, nodes: bool = False) -> None:
+        """Refuse unless it is a management token, or may read some namespace, or nodes."""
+        missing = management or (any_namespace and not self.readable) or (nodes and not self.nodes)
+        if missing and not self.management:
             raise Refusal(403, "Permission denied")
 
 

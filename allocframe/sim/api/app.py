@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from itertools import pairwise
 from typing import Any
 from urllib.parse import urlencode
 
@@ -22,6 +23,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from ..cluster.engine import Engine
+from ..cluster.specs import diff_jobs
 from ..exec.session import Exec
 from .access import Access, Grant, Guard
 from .actions import Actions
@@ -198,7 +200,7 @@ class Api:
         def answer(request: Request, grant: Grant) -> tuple[Any, dict[str, str]]:
             objects = list(getattr(self.state, table).values())
             if table == "nodes":
-                grant.need(any_namespace=True)
+                grant.need(nodes=True)
                 return [item.stub(self.state.version) for item in objects], {}
             allowed = grant.namespaces(
                 self.state.namespaces, request.query_params.get("namespace", "default")
@@ -217,7 +219,7 @@ class Api:
         """Return the answer for a read of one object. `missing` is the error if there is none."""
 
         def answer(request: Request, grant: Grant) -> tuple[Any, dict[str, str]]:
-            grant.need(any_namespace=True)
+            grant.need(any_namespace=table != "nodes", nodes=table == "nodes")
             key: Any = request.path_params["id"]
             if table == "jobs":
                 key = (request.query_params.get("namespace", "default"), key)
@@ -227,6 +229,29 @@ class Api:
             return item.full(self.state.version), {"X-Nomad-Index": str(item.modify_index)}
 
         return answer
+
+    def job_versions(self, request: Request, grant: Grant) -> tuple[Any, dict[str, str]]:
+        namespace = request.query_params.get("namespace", "default")
+        if not grant.reads(namespace):
+            raise Refusal(403, "Permission denied")
+        versions = self.state.job_versions.get((namespace, request.path_params["id"]))
+        if not versions:
+            raise Refusal(404, "job versions not found", with_index="jobs")
+        specs = [job.full(self.state.version) for job in versions]
+        deployed = {
+            (item.job_id, item.job_version)
+            for item in self.state.deployments.values()
+            if self.state.is_live and item.namespace == namespace and item.status == "successful"
+        }
+        for spec in specs if self.state.is_live else ():
+            spec["Stable"] = (spec["ID"], spec["Version"]) in deployed
+        diffs = [diff_jobs(before, after) for after, before in pairwise(specs)]
+        wanted = go_bool(request.query_params, "diffs", default=False)
+        answer = {"Diffs": (diffs or None) if wanted else None, "Versions": specs}
+        index = versions[0].modify_index
+        return {**answer, "Index": index, "KnownLeader": True, "LastContact": 0, "NextToken": ""}, {
+            "X-Nomad-Index": str(index)
+        }
 
     def allocations_of(self, field: str) -> Answer:
         """Return the answer for the allocations of a job or a node, by the field that holds its ID."""
@@ -269,6 +294,8 @@ class Api:
             self.route("/v1/allocations", "allocs", self.allocations),
             self.route("/v1/allocation/{id}", "allocs", self.allocation),
             self.route("/v1/jobs", "jobs", self.list_of("jobs")),
+            self.route("/v1/job/{id:path}/versions", "jobs", self.job_versions),
+            self.route("/v1/job/{job:path}/deployments", "deployment", self.list_of("deployments")),
             self.route("/v1/job/{id}", "jobs", self.read_of("jobs", "job not found")),
             self.route("/v1/job/{id}/allocations", "allocs", self.allocations_of("JobID")),
             self.route("/v1/job/{job}/evaluations", "evals", self.list_of("evals")),

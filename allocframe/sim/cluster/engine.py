@@ -15,6 +15,7 @@ from .broker import Broker
 from .jobs import HOUR, MINUTE, Group, Job
 from .model import SECOND, Deployment, Emitted, Evaluation, Node, TaskState
 from .runner import Runner
+from .specs import KEPT_VERSIONS
 from .state import State
 
 UPDATED = "alloc is being updated due to job update"
@@ -87,6 +88,8 @@ class Engine:
     def add_node(self, name: str, node_class: str) -> Node:
         index = self.state.commit("nodes")
         node = Node(self.uuid(), name, node_class, index, index, int(self.rng.gauss(0, 2e6)))
+        node.add_event("Cluster", "Node registered", self.state.now_ns, 0)
+        node.status_updated_at = self.state.now_ns
         self.state.nodes[node.id] = node
         return node
 
@@ -98,8 +101,12 @@ class Engine:
         job = replace(job, create_index=created, modify_index=index, submit_time=self.state.now_ns)
         self.state.namespaces.add(job.namespace)
         self.state.jobs[job.namespace, job.id] = job
+        versions = self.state.job_versions.setdefault((job.namespace, job.id), [])
+        versions.insert(0, job)
+        del versions[KEPT_VERSIONS:]
         evaluation = self.evaluate(job, "job-register")
         deployment = self._create_deployment(job, evaluation) if job.kind == "service" else None
+        evaluation.modify_index = self.state.commit("evals")
         if previous is None:
             index = self.state.commit("allocs", "deployment")
             for group in job.groups:
@@ -115,11 +122,11 @@ class Engine:
             return list(enumerate(self._ready_nodes()))
         return [(slot, None) for slot in range(group.count)]
 
-    def evaluate(self, job: Job, triggered_by: str) -> Evaluation:
+    def evaluate(self, job: Job, triggered_by: str, identity: str | None = None) -> Evaluation:
         """Create an evaluation for a job."""
         index = self.state.commit("evals")
         evaluation = Evaluation(
-            id=self.uuid(),
+            id=identity or self.uuid(),
             namespace=job.namespace,
             job_id=job.id,
             kind=job.kind,
@@ -258,8 +265,15 @@ class Engine:
             self.touch(alloc)
 
     def _close(self, deployment: Deployment, status: str, description: str) -> None:
+        job = self.state.jobs[deployment.namespace, deployment.job_id]
+        # An ID of its own making, so that it takes no random number from the story.
+        identity = str(uuid.uuid5(uuid.UUID(deployment.id), description))
+        evaluation = self.evaluate(job, "deployment-watcher", identity)
+        evaluation.deployment_id = deployment.id
         deployment.status, deployment.description = status, description
         deployment.modify_index = self.state.commit("deployment")
+        deployment.ended_at = self.state.now_ns
+        evaluation.modify_index = self.state.commit("evals")
 
     def handle_failure(self, alloc: Alloc) -> None:
         """Fail the deployment of a failed allocation, and reschedule the allocation."""
@@ -302,6 +316,8 @@ class Engine:
         """Take a node down. Its allocations are lost and placed elsewhere."""
         node.status, node.eligibility = "down", "ineligible"
         node.modify_index = self.state.commit("nodes")
+        node.status_updated_at = self.state.now_ns
+        node.add_event("Cluster", "Node heartbeat missed", self.state.now_ns, node.modify_index)
         # A copy: replacements change `_live` below.
         lost = [alloc for alloc in self._live.values() if alloc.node is node and not alloc.terminal]
         for alloc in lost:
@@ -316,12 +332,16 @@ class Engine:
         """Move every service allocation off a node."""
         node.eligibility = "ineligible"
         node.modify_index = self.state.commit("nodes")
+        node.add_event("Drain", "Node drain strategy set", self.state.now_ns, node.modify_index)
+        node.drained_at = self.state.now_ns
         moved = [
             a for a in self._live.values() if a.node is node and not a.terminal and a.job.kind == "service"
         ]
         for alloc in moved:
             self.stop(alloc, MIGRATED, migrate=True)
             self._evaluate_and_replace(alloc, "node-drain")
+        node.modify_index = self.state.commit("nodes")
+        node.add_event("Drain", "Node drain complete", self.state.now_ns, node.modify_index)
         return moved
 
     def _evaluate_and_replace(self, alloc: Alloc, triggered_by: str) -> None:

@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 from .model import SECOND
+from .specs import render_job
 
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
@@ -56,6 +57,8 @@ class Task:
     artifact: bool = False
     cpu: int = 100
     memory: int = 256
+    release: str = "1.0.0"
+    env: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -153,39 +156,6 @@ class Job:
 
     def full(self, version: str) -> dict[str, Any]:
         """Return the job as a read of it shows it."""
-        answer = {key: value for key, value in self.stub(version).items() if key != "JobSummary"}
-        groups = [self._group(group) for group in self.groups]
-        return {
-            **answer,
-            "ParameterizedJob": None,
-            "Periodic": None,
-            "Version": self.version,
-            "TaskGroups": groups,
-            "Region": "global",
-            "Meta": None,
-            "Stable": True,
-        }
+        return render_job(self, version)
 
     struct = full
-
-    def _group(self, group: Group) -> dict[str, Any]:
-        restart, reschedule = group.restart, group.reschedule
-        return {
-            "Name": group.name,
-            "Count": group.count,
-            "RestartPolicy": {
-                "Attempts": restart.attempts,
-                "Interval": restart.interval,
-                "Delay": restart.delay,
-                "Mode": restart.mode,
-            },
-            "ReschedulePolicy": {
-                "Attempts": reschedule.attempts,
-                "Interval": reschedule.interval,
-                "Delay": reschedule.delay,
-                "DelayFunction": reschedule.function,
-                "MaxDelay": reschedule.max_delay,
-                "Unlimited": reschedule.unlimited,
-            },
-            "Tasks": [{"Name": task.name, "Driver": "docker", "Leader": task.leader} for task in group.tasks],
-        }

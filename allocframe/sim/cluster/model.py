@@ -163,6 +163,15 @@ class Node:
     eligibility: str = "eligible"
     draining: bool = False
     namespace: None = None
+    status_updated_at: int = 0
+    drained_at: int = 0
+    events: list[JSON] = field(default_factory=list)
+
+    def add_event(self, subsystem: str, message: str, time: int, index: int) -> None:
+        """Add an event, and drop the oldest one if there are too many."""
+        event = {"CreateIndex": index, "Details": None, "Message": message, "Subsystem": subsystem}
+        self.events.append({**event, "Timestamp": rfc3339(time)})
+        del self.events[:-RING]
 
     def stub(self, version: str) -> JSON:
         answer: JSON = {
@@ -173,7 +182,7 @@ class Node:
             "Drivers": {"docker": _driver("docker"), "exec": _driver("exec")},
             "HostVolumes": None if version == "1.3.1" else {},
             "ID": self.id,
-            "LastDrain": None,
+            "LastDrain": self._last_drain(),
             "ModifyIndex": self.modify_index,
             "Name": self.name,
             "NodeClass": self.node_class,
@@ -184,8 +193,45 @@ class Node:
         }
         return answer if version == "1.3.1" else {**answer, "NodePool": "default"}
 
-    full = stub
-    struct = stub
+    def _last_drain(self) -> JSON | None:
+        if not self.drained_at:
+            return None
+        at = rfc3339(self.drained_at)
+        return {"AccessorID": "", "Meta": None, "StartedAt": at, "Status": "complete", "UpdatedAt": at}
+
+    def full(self, version: str) -> JSON:
+        """Return the node as a read of it shows it."""
+        old = version == "1.3.1"
+        answer = {
+            key: value for key, value in self.stub(version).items() if key not in ("Address", "Version")
+        }
+        more: JSON = {"Reserved": {}, "Resources": {}} if old else {
+            "GCVolumesOnNodeGC": False, "IdentitySigningKeyID": "", "LastAllocUpdateIndex": self.modify_index,
+            "LastMissedHeartbeatIndex": 0, "NodeMaxAllocs": 0,
+        }  # fmt: skip
+        empty: JSON | None = None if old else {}
+        return {
+            **answer,
+            **more,
+            "Attributes": {"nomad.version": version, "unique.hostname": self.name},
+            "CSIControllerPlugins": empty,
+            "CSINodePlugins": empty,
+            "CgroupParent": "/nomad" if old else "nomad.slice",
+            "ComputedClass": f"v1:{self.create_index}",
+            "DrainStrategy": None,
+            "Events": list(self.events),
+            "HTTPAddr": "10.0.0.1:4646",
+            "HostNetworks": None,
+            "Links": empty,
+            "Meta": {},
+            "NodeResources": {},
+            "ReservedResources": {},
+            "SecretID": "",
+            "StatusUpdatedAt": self.status_updated_at // SECOND,
+            "TLSEnabled": False,
+        }
+
+    struct = full
 
 
 def _driver(name: str) -> JSON:
@@ -257,6 +303,7 @@ class Deployment:
     groups: dict[str, JSON]
     status: str = "running"
     description: str = "Deployment is running"
+    ended_at: int = 0
 
     def stub(self, version: str) -> JSON:
         answer: JSON = {
@@ -275,7 +322,8 @@ class Deployment:
             "StatusDescription": self.description,
             "TaskGroups": self.groups,
         }
-        return answer if version == "1.3.1" else {**answer, "CreateTime": self.time, "ModifyTime": self.time}
+        times = {"CreateTime": self.time, "ModifyTime": self.ended_at or self.time}
+        return answer if version == "1.3.1" else {**answer, **times}
 
     full = stub
     struct = stub

@@ -21,11 +21,14 @@ class State:
         self.allocs: dict[str, Alloc] = {}
         self.nodes: dict[str, Node] = {}
         self.jobs: dict[tuple[str, str], Job] = {}
+        self.job_versions: dict[tuple[str, str], list[Job]] = {}
+        """The newest versions of each job, newest first."""
         self.evals: dict[str, Evaluation] = {}
         self.deployments: dict[str, Deployment] = {}
         self.namespaces: set[str] = {"default"}
         self.changed: threading.Condition = threading.Condition()
         self.has_leader = True
+        self.is_live = True
         self.starts = 0
         self._tables: Counter[str] = Counter()
 
