@@ -19,16 +19,12 @@ from ..store.capture import Capture, Page
 from ..store.page_store import PageStore
 from .resume import ResumableCapture
 
-_SMALL_PAGE = 4 << 20
-"""Pages up to this size are decoded together with others."""
-
 
 @dataclass(frozen=True)
 class _FetchedPage:
-    """A captured page, its estimated number of rows, and their IDs if paging needs them."""
+    """A captured page and the IDs of its rows."""
 
     page: Page
-    rows: int
     ids: list[str]
 
 
@@ -90,12 +86,10 @@ class ListFetcher:
                     running[pool.submit(self._fetch, params)] = request
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     fetched = future.result()
-                    pager.received(running.pop(future), fetched.rows, fetched.ids, fetched.page.next_token)
+                    pager.received(
+                        running.pop(future), len(fetched.ids), fetched.ids, fetched.page.next_token
+                    )
                 show(pager.rows, pager.estimate)
-            # A page that was decoded late and turned out broken is fetched once more.
-            for page in self._store.flush():
-                self._capture.discard(page)
-                self._fetch(page.params, decode_now=True)
         duplicates = self._store.drop_duplicates()
         pages = len(self._capture.pages)
         self._transport.count(duplicates=duplicates, pages=pages, loops=len(pager.notes))
@@ -103,12 +97,12 @@ class ListFetcher:
         if self._resumable:
             self._resumable.finished = True
 
-    def _fetch(self, params: dict[str, str], *, decode_now: bool = False) -> _FetchedPage:
+    def _fetch(self, params: dict[str, str]) -> _FetchedPage:
         """Fetch and decode one page, or take it from an interrupted fetch."""
         page = self._resumable.take(params) if self._resumable else None
         if page is not None:
             with contextlib.suppress(DecodeError):
-                return self._decode(page, self._capture.file(page).read_bytes(), decode_now)
+                return self._decode(page, self._capture.file(page).read_bytes())
 
         def keep(response: Response) -> _FetchedPage:
             headers = response.headers
@@ -121,20 +115,14 @@ class ListFetcher:
                 known_leader=headers.known_leader,
                 next_token=headers.next_token,
             )
-            return self._decode(page, response.body, decode_now)
+            return self._decode(page, response.body)
 
         fetched: _FetchedPage = self._transport.get(protocol.LIST, params, check=keep)
         return fetched
 
-    def _decode(self, page: Page, body: bytes, now: bool) -> _FetchedPage:
-        """Decode a page now if it is large or its IDs are needed; else later, together with others."""
+    def _decode(self, page: Page, body: bytes) -> _FetchedPage:
         try:
-            if now or page.next_token or page.size > _SMALL_PAGE:
-                ids = self._store.read(page, body).ids
-                return _FetchedPage(page, len(ids), ids)
-            self._store.defer(page, body)
-            # Each allocation has this field once: counting it is a cheap estimate, for the progress bar.
-            return _FetchedPage(page, body.count(b'"FollowupEvalID":'), [])
+            return _FetchedPage(page, self._store.read(page, body))
         except BaseException:
             self._capture.discard(page)
             raise

@@ -96,7 +96,6 @@ class AllocationReader:
             }
             if failed and not self._capture.pages:
                 raise next(iter(failed.values()))
-            self._store.flush()
             self._store.drop_duplicates()
         except BaseException:
             self._store.close()
@@ -139,7 +138,7 @@ class AllocationReader:
             page = self._capture.add(
                 body, kind="read", path=path, params=self._params, index=response.headers.index
             )
-            self._store.defer(page, b"[" + body + b"]")
+            self._store.read(page, body)
 
         self._transport.get(path, self._params, check=keep)
 

@@ -22,7 +22,6 @@ from ..store.capture import Capture
 from ..store.page_store import ISSUES
 from ..store.sql import where
 from ..store.store import Store
-from ..store.table_store import TableStore
 from ..tables import HISTORY, SNAPSHOT_TABLES, TABLES
 from ..tables.table import Column, Table
 from .diff import Diff, diff
@@ -192,14 +191,15 @@ class Snapshot:
         """Write the evidence to one compressed file: Nomad's answers as sent, and the queries.
 
         `load` gives the same tables. A filtered snapshot is saved with all of its pages and its filter. A
-        snapshot from an archive has no answers as sent; its tables are saved instead, as is a `history`.
+        snapshot from an archive or a watch has no answers as sent; its tables are saved instead, as is a
+        `history`.
 
         Examples
         --------
         >>> af.load(snap.save("outage.allocframe")).events.equals(snap.events)
         True
         """
-        if isinstance(self._store, TableStore) and not self._capture.pages:
+        if not self._capture.pages:
             self._store.save(self._capture)
         self._capture.describe(filters=[[column, value] for column, value in self._conditions])
         if self.history is None:

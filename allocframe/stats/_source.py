@@ -25,7 +25,9 @@ Source: TypeAlias = Any
 
 
 def _columns(table: str, *names: str) -> tuple[Column, ...]:
-    return tuple(replace(column, sql=column.name) for column in TABLES[table].columns if column.name in names)
+    return tuple(
+        replace(column, source=column.name) for column in TABLES[table].columns if column.name in names
+    )
 
 
 TASK = "task_key"

@@ -1,4 +1,4 @@
-"""The lenient reader, for the rare page that does not fit the declared types.
+"""The lenient reader, for the rare record that does not fit the declared types.
 
 It rewrites the JSON so that it fits. No allocation is lost: a value of another type becomes null, and each
 such change is returned as an `Issue`.
@@ -43,31 +43,37 @@ class _UnrepresentableNumber:
         self.text = text
 
 
-def read(body: bytes, file: str) -> tuple[bytes, list[Issue]]:
-    """Return `body` as an array of records of the declared types, and the values that did not fit.
+def fit_record(raw: bytes, number: int, file: str) -> tuple[bytes | None, list[Issue]]:
+    """Return a record as JSON of the declared types, and the values that did not fit.
+
+    Something else than an object is no allocation: then the record is None, and an issue says so.
+
+    Raises
+    ------
+    DecodeError
+        The record is not JSON.
+    """
+    issues: list[Issue] = []
+    checker = _Checker(number, issues)
+    value = checker.parse(raw, file)
+    if not isinstance(value, dict):
+        checker.add_issue("", "not an allocation; record left out", value)
+        return None, issues
+    identity = value.get("ID")
+    checker.alloc_id = identity if isinstance(identity, str) else None
+    fitted = checker.fit(value, wire_schema.ALLOCATION, "")
+    return json.dumps(fitted, separators=(",", ":")).encode(), issues
+
+
+def split_records(body: bytes, file: str) -> Iterator[bytes]:
+    """Yield the records of an array, of a single object, or of objects in a row.
 
     Raises
     ------
     DecodeError
         The JSON is not complete, or something follows it.
     """
-    issues: list[Issue] = []
-    records: list[str] = []
-    for number, raw in enumerate(_records(body.removeprefix(b"\xef\xbb\xbf"), file)):
-        checker = _Checker(number, issues)
-        value = checker.parse(raw, file)
-        if not isinstance(value, dict):
-            checker.add_issue("", "not an allocation; record left out", value)
-            continue
-        identity = value.get("ID")
-        checker.alloc_id = identity if isinstance(identity, str) else None
-        records.append(json.dumps(checker.fit(value, wire_schema.ALLOCATION, ""), separators=(",", ":")))
-    return ("[" + ",\n".join(records) + "]").encode(), issues
-
-
-def _records(body: bytes, file: str) -> Iterator[bytes]:
-    """Yield the records of an array, of a single object, or of objects in a row."""
-    text = body.strip(_SPACE)
+    text = body.removeprefix(b"\xef\xbb\xbf").strip(_SPACE)
     if text == b"null":
         return
     if not text:

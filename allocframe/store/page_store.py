@@ -1,13 +1,11 @@
-"""Decode pages of JSON: DuckDB reads each page as it arrives, and SQL views flatten the rows into tables."""
+"""The decoded pages of a capture: Arrow columns in memory, on disk if they are many, and SQL over them."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import os
 import threading
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import duckdb
@@ -15,38 +13,30 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from .._utils.memory import MANY_ROWS, release_memory
-from ..errors import DecodeError
-from ..tables import TABLES, wire_schema
-from ..tables.sql_views import MACROS, VIEWS
-from ..tables.table import Column, Table
+from ..tables import SNAPSHOT_TABLES, TABLES
+from ..tables.table import Column, Table, cast_column
 from . import lenient_json
 from .capture import Capture, Page
-from .sql import quote, select, semi_join, stream_table, where
+from .decode import ALLOC_ROW, ROW_BITS, Records, build_tables, decode_parts
+from .segments import Segments
+from .sql import select, semi_join, where
 
 MEMORY_LIMIT = "500MB"
-"""The memory that DuckDB may take before it spills to the capture's folder."""
+"""The memory that DuckDB may take for a query before it spills to the capture's folder."""
 
 BATCH = 8 << 20
-"""Bytes of small pages that are decoded as one batch."""
+"""Bytes of pages whose columns are built together: building has a fixed cost, and needs memory."""
 
 BATCH_ROWS = 100_000
 """Rows that are read from the database at a time."""
 
-_NO_ROWS = pa.chunked_array([], pa.int64())
-
 STORAGE_ERRORS = (OSError, duckdb.Error)
 """Errors raised if the disk or memory is full, or the folder cannot be written."""
 
-_MISFIT_ERRORS = (duckdb.InvalidInputException, UnicodeDecodeError)
-"""Errors raised for a page that does not fit the declared types.
-
-The second comes if DuckDB's message quotes the page and cuts a character in two.
-"""
-
-_SUSPECT = wire_schema.suspect_pattern()
-_COLUMNS = wire_schema.duckdb_columns()
+_NO_ROWS = pa.chunked_array([], pa.int64())
 
 ISSUES = Table(
     name="issues",
@@ -64,15 +54,11 @@ ISSUES = Table(
 )
 
 
-@dataclass(frozen=True)
-class PageRows:
-    """The allocation IDs of a page, in its order."""
-
-    ids: list[str]
-
-
 class PageStore:
-    """The decoded pages of a capture, in their own database, which spills to the capture's folder."""
+    """The decoded pages of a capture.
+
+    Tables are appended in batches. SQL reads them where they are, so nothing is copied into a database.
+    """
 
     def __init__(self, capture: Capture, *, threads: int | None = None) -> None:
         self.capture = capture
@@ -85,132 +71,106 @@ class PageStore:
                 **({"threads": threads} if threads else {}),
             }
         )
-        self._lock = threading.Lock()
-        self._schemas = itertools.count(1)
-        self._issues: list[tuple[Page, lenient_json.Issue]] = []
-        self._deferred: list[tuple[Page, bytes]] = []
-        self._incomplete: list[Page] = []
-        self._prepared: set[str] = set()
-        for macro in MACROS:
-            self._con.execute(macro)
-        self._con.execute(
-            f"CREATE TABLE pages AS SELECT *, 0::BIGINT AS page FROM {_reader(Path(os.devnull), 0)} LIMIT 0"
-        )
-        self._create_views("main", "true")
+        self._lock = threading.RLock()
+        self._names = itertools.count(1)
+        self._next_page = 1 << 30
+        """The number of the next page without a file: rows that `put` adds come after those of pages."""
+        self._pending: list[Records] = []
+        self._segments = Segments(capture.folder / "tables")
+        self._issues: list[tuple[str, int, lenient_json.Issue]] = []
+        self._selected: dict[str, pa.Array[Any] | None] = {"main": None}
+        self._order: dict[str, tuple[int, np.ndarray[Any, Any], np.ndarray[Any, Any]]] = {}
 
-    def read(self, page: Page, body: bytes | None = None) -> PageRows:
-        """Decode one page into the table. Pass `body` if it is already in memory. Thread-safe.
+    def read(self, page: Page, body: bytes | None = None) -> list[str]:
+        """Decode one page; return its allocation IDs. Pass `body` if it is in memory. Thread-safe.
 
         Raises
         ------
         DecodeError
             The page is not complete JSON.
         """
-        file = self.capture.file(page)
         if body is None:
-            body = file.read_bytes()
-        if body.startswith(b"[") and not _is_suspect(body):
-            try:
-                return self._insert(page, file, len(body))
-            except _MISFIT_ERRORS:
-                pass  # the lenient reader finds out whether the page is broken or only unusual
-        plain, issues = lenient_json.read(body, page.source or page.file_name)
-        lenient_file = file.with_suffix(".lenient")
-        lenient_file.write_bytes(plain)
-        try:
-            rows = self._insert(page, lenient_file, len(plain))
-        finally:
-            lenient_file.unlink()
-        with self._lock:
-            self._issues += [(page, issue) for issue in issues]
-        return rows
+            body = self.capture.file(page).read_bytes()
+        ids: list[str] = []
+        for records in decode_parts(body, page.number, page.source or page.file_name):
+            ids += records.ids
+            self._defer(records)
+        return ids
 
-    def defer(self, page: Page, body: bytes) -> None:
-        """Decode one page later, in a batch: far cheaper for small pages. `flush` decodes the rest."""
+    def _defer(self, records: Records) -> None:
+        """Build the columns of small pages together."""
         with self._lock:
-            self._deferred.append((page, body))
-            if sum(deferred.size for deferred, _ in self._deferred) < BATCH:
+            self._pending.append(records)
+            if sum(pending.size for pending in self._pending) < BATCH:
                 return
-            batch, self._deferred = self._deferred, []
-        self._read_batch(batch)
+            batch, self._pending = self._pending, []
+        self._append(batch)
 
-    def flush(self) -> list[Page]:
-        """Decode the deferred pages; return those that are not complete JSON."""
+    def _append(self, batch: Sequence[Records]) -> None:
+        tables = build_tables(batch)
         with self._lock:
-            batch, self._deferred = self._deferred, []
-        if batch:
-            self._read_batch(batch)
+            self._segments.append(tables)
+            self._issues += [(page.source, page.page, issue) for page in batch for issue in page.issues]
+
+    def _flush(self) -> None:
+        """Build what `_defer` left."""
         with self._lock:
-            incomplete, self._incomplete = self._incomplete, []
-        return incomplete
-
-    def _read_batch(self, batch: list[tuple[Page, bytes]]) -> None:
-        """Decode several pages as one array, because DuckDB takes milliseconds to open a file."""
-        if all(body.startswith(b"[") and body.rstrip().endswith(b"]") for _, body in batch):
-            parts = (body.strip()[1:-1].strip() for _, body in batch)
-            rows = b"[" + b",\n".join(part for part in parts if part) + b"]"
-            batch_file = self.capture.folder / f"{batch[0][0].number:06d}.batch"
-            if not _is_suspect(rows):
-                batch_file.write_bytes(rows)
-                try:
-                    self._insert(batch[0][0], batch_file, len(rows))
-                    return
-                except _MISFIT_ERRORS:
-                    pass  # one page is broken or unusual: read each alone to find out which
-                finally:
-                    batch_file.unlink()
-        for page, _ in batch:
-            try:
-                self.read(page)
-            except DecodeError:
-                with self._lock:
-                    self._incomplete.append(page)
-
-    def _insert(self, page: Page, file: Path, size: int) -> PageRows:
-        query = f"INSERT INTO pages SELECT *, {page.number} FROM {_reader(file, size)} RETURNING ID"
-        with self._con.cursor() as cursor:
-            return PageRows([row[0] for row in cursor.execute(query).fetchall()])
+            batch, self._pending = self._pending, []
+            if batch:
+                self._append(batch)
 
     def drop_duplicates(self) -> int:
         """Keep each allocation's row with the highest ModifyIndex; return the number of deleted rows."""
-        deleted = self._con.execute(
-            """DELETE FROM pages WHERE rowid IN (SELECT row FROM (SELECT rowid AS row, row_number() OVER (
-               PARTITION BY Namespace, ID ORDER BY ModifyIndex DESC NULLS LAST, page DESC) AS place
-               FROM pages WHERE ID IS NOT NULL) WHERE place > 1)"""
-        ).fetchone()
-        self._reclaim()
-        return int(deleted[0]) if deleted else 0
+        self._flush()
+        rows = self._columns("allocations", "namespace", "alloc_id", "modify_index", ALLOC_ROW)
+        ids = rows["alloc_id"]
+        if pc.count_distinct(ids, mode="all").as_py() == len(ids):
+            return 0
+        frame = pd.DataFrame(
+            {
+                "namespace": cast_column(rows["namespace"], pa.large_string()).to_pandas(),
+                "alloc_id": ids.to_pandas(),
+                # Of two equal ones the page that was fetched last wins.
+                "index": rows["modify_index"].to_pandas(types_mapper={pa.uint64(): pd.UInt64Dtype()}.get),
+                "row": rows[ALLOC_ROW].to_numpy(),
+            }
+        )
+        frame = frame[frame["alloc_id"].notna()]
+        newest_first = frame.sort_values(["index", "row"], ascending=False, na_position="last", kind="stable")
+        older = newest_first[newest_first.duplicated(["namespace", "alloc_id"])]
+        self._segments.delete(older["row"].tolist())
+        return len(older)
 
-    def _create_views(self, schema: str, condition: str) -> None:
-        """Create a schema whose tables hold the rows of `pages` that meet an SQL condition."""
-        self._con.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
-        for name, body in VIEWS.items():
-            self._con.execute(f"CREATE VIEW {schema}.{name} AS {body.format(s=schema, condition=condition)}")
-        for table in TABLES.values():
-            self._con.execute(f"CREATE VIEW {schema}.{table.name} AS {table.select(schema)}")
+    def _columns(self, name: str, *columns: str) -> pa.Table:
+        """Return some columns of a table, of all rows."""
+        self._flush()
+        return pa.concat_tables(self._segments.scan(name, columns))
 
     def narrow(self, schema: str, conditions: Iterable[tuple[str, Any]]) -> str:
         """Create a schema whose tables hold only the allocations that meet `conditions`; return its name.
 
         A condition is a column of `allocations` and the value, or list of values, that it must have.
         """
-        name = f"view_{next(self._schemas)}"
-        self._create_views(
-            name, f"ID IN (SELECT alloc_id FROM {schema}.allocations WHERE {where(conditions)})"
-        )
+        name = f"view_{next(self._names)}"
+        with self._cursor(schema, ("allocations",)) as cursor:
+            rows = cursor.sql(f"SELECT {ALLOC_ROW} FROM stored_allocations WHERE {where(conditions)}")
+            chosen = rows.to_arrow_table()[ALLOC_ROW].combine_chunks()
+        within = self._selected[schema]
+        self._selected[name] = chosen if within is None else chosen.filter(pc.is_in(chosen, within))
         return name
 
     def split(self, schema: str, size: int) -> Iterator[str]:
         """Yield the names of temporary schemas with `size` allocations each, in order of arrival."""
-        last_row = self._con.execute("SELECT coalesce(max(rowid), -1) FROM pages").fetchone()
-        for start in range(0, (last_row[0] if last_row else -1) + 1, size):
-            name = f"view_{next(self._schemas)}"
-            condition = f"rowid BETWEEN {start} AND {start + size - 1}"
-            if schema != "main":
-                condition += f" AND rowid IN (SELECT alloc_row FROM {schema}.listed)"
-            self._create_views(name, condition)
+        rows = self._selected[schema]
+        if rows is None:
+            rows = self._columns("allocations", ALLOC_ROW)[ALLOC_ROW].combine_chunks()
+        rows = rows.sort()
+        for start in range(0, len(rows), size):
+            name = f"view_{next(self._names)}"
+            self._selected[name] = rows.slice(start, size)
             yield name
-            self._con.execute(f"DROP SCHEMA {name} CASCADE")
+            del self._selected[name]
+            self._order.pop(name, None)
 
     def frame(
         self,
@@ -224,118 +184,165 @@ class PageStore:
         `columns` replace the table's own and are computed from them. `only` holds the keys of rows to return.
         """
         table = TABLES[name].with_columns(columns)
-        select_list = (
-            ", ".join(f"{column.sql} AS {column.name}" for column in columns) or "* EXCLUDE (alloc_row)"
-        )
-        with self._con.cursor() as cursor:
-            keys = {column.name: column.sql for column in TABLES[name].columns}
-            table_query = f"{TABLES[name].select(schema, 'alloc_row')} {semi_join(cursor, only, keys)}"
-            rows = cursor.sql(f"SELECT {select_list}, alloc_row FROM ({table_query})")
-            arrays = table.collect(rows.to_arrow_reader(BATCH_ROWS))
-            order = cursor.sql(
-                f"SELECT alloc_row FROM {schema}.listed ORDER BY CreateIndex, ID, alloc_row"
-            ).fetchnumpy()
-        # Sort by the rank of each row's allocation, and only if the rows are not already in that order.
-        created = order["alloc_row"]
-        rank = np.zeros(int(created.max()) + 1 if len(created) else 1, dtype=np.int32)
-        rank[created] = np.arange(len(created))
-        places = rank[arrays.pop("alloc_row", _NO_ROWS).to_numpy()]
-        sorted_already = bool(np.all(places[:-1] <= places[1:]))
-        frame = table.frame(arrays, None if sorted_already else np.argsort(places, kind="stable"))
+        if columns or only is not None:
+            arrays = self._computed(table, name, schema, only)
+        else:
+            arrays = self._stored(name, schema)
+        order = self._creation_order(arrays.pop(ALLOC_ROW, _NO_ROWS).to_numpy(), schema)
+        frame = table.frame(arrays, order)
         if len(frame) >= MANY_ROWS:
             release_memory()
         return frame
 
+    def _computed(
+        self, table: Table, name: str, schema: str, only: pa.Table | None
+    ) -> dict[str, pa.ChunkedArray[Any]]:
+        """Return columns that SQL computes of a stored table."""
+        selected = ", ".join(f"{column.sql} AS {column.name}" for column in table.columns)
+        with self._cursor(schema, (name,)) as cursor:
+            rows = cursor.sql(
+                f"SELECT {selected}, {ALLOC_ROW} FROM stored_{name} AS t {semi_join(cursor, only)}"
+            )
+            return table.collect(rows.to_arrow_reader(BATCH_ROWS))
+
+    def _stored(self, name: str, schema: str) -> dict[str, pa.ChunkedArray[Any]]:
+        """Return the columns of a stored table."""
+        self._flush()
+        rows = pa.concat_tables(self._segments.scan(name, selected=self._selected[schema]))
+        return dict(zip(rows.column_names, rows.columns, strict=True))
+
+    def _creation_order(self, rows: np.ndarray[Any, Any], schema: str) -> np.ndarray[Any, Any] | None:
+        """Return the order of rows by the creation of their allocations; None if they have it already."""
+        by_number, rank = self._ranks(schema)
+        places = rank[np.searchsorted(by_number, rows)] if len(rows) else rows
+        return None if np.all(places[:-1] <= places[1:]) else np.argsort(places, kind="stable")
+
+    def _ranks(self, schema: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Return the numbers of all rows, ascending, and the place of each by creation."""
+        version, *known = self._order.get(schema, (-1,))
+        if version != self._segments.version or self._pending:
+            created = self._columns("allocations", "create_index", "alloc_id", ALLOC_ROW)
+            order = pc.sort_indices(
+                created, [(name, "ascending") for name in ("create_index", "alloc_id", ALLOC_ROW)]
+            )
+            numbers = created[ALLOC_ROW].to_numpy()
+            places = np.empty(len(order), dtype=np.int64)
+            places[order.to_numpy()] = np.arange(len(order))
+            by_number = np.argsort(numbers, kind="stable")
+            known = [numbers[by_number], places[by_number]]
+            self._order[schema] = (self._segments.version, known[0], known[1])
+        return known[0], known[1]
+
     def stream(self, name: str, schema: str = "main") -> pa.RecordBatchReader:
         """Return a table in batches, as SQL sees it."""
-        return stream_table(self._con, name, schema)
+        self._flush()
+        stored = TABLES[name].stored_schema()
+        tables = self._segments.scan(name, stored.names, self._selected[schema])
+        batches = (batch for table in tables for batch in table.cast(stored).to_batches())
+        return pa.RecordBatchReader.from_batches(stored, batches)
 
-    def quick_frame(self, name: str) -> pd.DataFrame:
-        """Return a table of a small store whose rows arrived in order of creation; plans the query once."""
-        table = TABLES[name]
-        if name not in self._prepared:
-            self._con.execute(f"PREPARE quick_{name} AS {table.select('main')}")
-            self._prepared.add(name)
-        data = self._con.sql(f"EXECUTE quick_{name}").to_arrow_table()
-        return table.frame(dict(zip(data.column_names, data.columns, strict=True)))
-
-    def rows(self, ids: Iterable[str] | None = None) -> pa.Table:
+    def rows(self, ids: Iterable[str] | None = None) -> dict[str, pa.Table]:
         """Return rows as they are stored, for `put`: those of `ids`, or all."""
-        condition = "" if ids is None else f" WHERE {_id_condition(ids)}"
-        with self._con.cursor() as cursor:
-            rows: pa.Table = cursor.sql(f"FROM pages{condition}").to_arrow_table()
-            return rows
+        self._flush()
+        selected = None if ids is None else self._rows_of(ids)
+        return {name: pa.concat_tables(self._segments.scan(name, selected=selected)) for name in TABLES}
 
-    def put(self, rows: pa.Table) -> None:
+    def put(self, rows: dict[str, pa.Table]) -> None:
         """Insert rows from another store. Call `drop` for their allocations first."""
-        with self._con.cursor() as cursor:
-            cursor.register("new_rows", rows)
-            cursor.execute("INSERT INTO pages SELECT * FROM new_rows")
-            cursor.unregister("new_rows")
+        numbers = rows["allocations"][ALLOC_ROW].to_numpy()
+        with self._lock:
+            page, self._next_page = self._next_page, self._next_page + 1
+            by_number = np.sort(numbers)
+            self._segments.append(
+                {
+                    name: table.set_column(
+                        table.column_names.index(ALLOC_ROW),
+                        ALLOC_ROW,
+                        pa.array(
+                            (page << ROW_BITS) + np.searchsorted(by_number, table[ALLOC_ROW].to_numpy())
+                        ),
+                    )
+                    for name, table in rows.items()
+                }
+            )
 
     def drop(self, ids: Iterable[str]) -> None:
         """Delete allocations and free their memory."""
-        self._con.execute(f"DELETE FROM pages WHERE {_id_condition(ids)}")
-        self._reclaim()
+        self._flush()
+        self._segments.delete(self._rows_of(ids).to_pylist())
+
+    def _rows_of(self, ids: Iterable[str]) -> pa.Array[Any]:
+        """Return the numbers of these allocations' rows."""
+        rows = self._columns("allocations", "alloc_id", ALLOC_ROW)
+        wanted = pa.array(list(ids), pa.large_string())
+        return rows.filter(pc.is_in(rows["alloc_id"], wanted))[ALLOC_ROW].combine_chunks()
 
     def clear(self) -> None:
-        """Delete every row and every issue, and free their memory."""
-        self._con.execute("TRUNCATE pages")
-        self._reclaim()
-        self._issues.clear()
+        """Delete every row and every issue."""
+        with self._lock:
+            self._pending.clear()
+            self._segments.clear()
+            self._issues.clear()
 
-    def _reclaim(self) -> None:
-        """Compress the rows and free the deleted ones, which DuckDB keeps until a checkpoint."""
-        self._con.execute("CHECKPOINT")
+    def size(self) -> int:
+        """Return the bytes of the tables in memory."""
+        return self._segments.size
 
     def modify_indexes(self) -> dict[str, int]:
         """Return the ModifyIndex of each allocation."""
-        rows = self._con.execute(
-            "SELECT ID, coalesce(ModifyIndex, 0) FROM pages WHERE ID IS NOT NULL"
-        ).fetchall()
-        return dict(rows)
+        rows = self._columns("allocations", "alloc_id", "modify_index")
+        pairs = zip(rows["alloc_id"].to_pylist(), rows["modify_index"].to_pylist(), strict=True)
+        return {alloc_id: index or 0 for alloc_id, index in pairs if alloc_id is not None}
 
-    def write_page(self) -> None:
-        """Add one page with every row to the capture: the declared fields, with Nomad's names."""
-        file = self.capture.folder / "rows.json"
-        self._con.execute(
-            f"COPY (SELECT * EXCLUDE (page) FROM pages) TO {quote(str(file))} (FORMAT json, ARRAY true)"
-        )
-        self.capture.add(file.read_bytes(), path="", params={})
-        file.unlink()
+    def save(self, capture: Capture) -> None:
+        """Add each table to a capture, as a page, for `TableStore.load`."""
+        self._flush()
+        for name in SNAPSHOT_TABLES:
+            page = capture.add(b"", kind="table", path=name, params={})
+            stored = TABLES[name].stored_schema()
+            with pq.ParquetWriter(capture.file(page), stored) as writer:
+                for table in self._segments.scan(name, stored.names):
+                    writer.write_table(table.cast(stored))
+            capture.update_size(page)
 
     def query(self, query: str, schema: str = "main") -> pd.DataFrame:
         """Return the result of one SELECT over the tables."""
+        with self._cursor(schema, tuple(TABLES)) as cursor:
+            for name in TABLES:
+                cursor.execute(
+                    f"CREATE TEMP VIEW {name} AS SELECT * EXCLUDE ({ALLOC_ROW}) FROM stored_{name}"
+                )
+            return select(cursor, query)
+
+    @contextlib.contextmanager
+    def _cursor(self, schema: str, names: Iterable[str]) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Yield a connection that sees the stored tables of a schema, as ``stored_`` and the name."""
+        self._flush()
+        selected = self._selected[schema]
         with self._con.cursor() as cursor:
-            return select(cursor, query, schema)
+            if selected is not None:
+                cursor.register("selected", pa.table({ALLOC_ROW: selected}))
+            for name in names:
+                parts = []
+                for number, part in enumerate(self._segments.relations(name)):
+                    cursor.register(f"part_{number}_{name}", part)
+                    parts.append(f"FROM part_{number}_{name}")
+                only = "" if selected is None else f"SEMI JOIN selected USING ({ALLOC_ROW})"
+                cursor.execute(f"CREATE TEMP VIEW stored_{name} AS FROM ({' UNION ALL '.join(parts)}) {only}")
+            yield cursor
 
     def issues(self) -> pd.DataFrame:
         """Return the values that did not fit, as the `ISSUES` table."""
+        self._flush()
         rows = [
-            {"file": page.source or page.file_name, "record": issue.record, "alloc_id": issue.alloc_id}
+            {"file": source, "record": issue.record, "alloc_id": issue.alloc_id}
             | {"field": issue.field, "problem": issue.problem, "value": issue.value}
-            for page, issue in sorted(self._issues, key=lambda item: (item[0].number, item[1].record))
+            for source, _, issue in sorted(self._issues, key=lambda item: (item[1], item[2].record))
         ]
         data = pa.Table.from_pylist(rows, schema=ISSUES.schema())
         return ISSUES.frame(dict(zip(data.column_names, data.columns, strict=True)))
 
     def close(self) -> None:
-        """Close the database."""
+        """Close the database, and forget the tables."""
         self._con.close()
-
-
-def _id_condition(ids: Iterable[str]) -> str:
-    """Return the SQL condition that selects these allocations."""
-    return f"ID IN ({', '.join(map(quote, ids)) or 'NULL'})"
-
-
-def _is_suspect(body: bytes) -> bool:
-    """Return whether a page may hold values that DuckDB would cast quietly."""
-    matches = pc.match_substring_regex(pa.array([body], pa.large_binary()), pattern=_SUSPECT)
-    return bool(matches[0].as_py())
-
-
-def _reader(file: Path, size: int) -> str:
-    """Return the SQL that reads a page of `size` bytes, an array of allocations."""
-    name, limit = quote(str(file)), max(size + 1, 1 << 20)
-    return f"read_json({name}, format='array', columns={_COLUMNS}, maximum_object_size={limit})"
+        self._segments.clear()

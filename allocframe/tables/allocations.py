@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
+import pyarrow as pa
+
+from .rows import TEXT, Reader, Rows, flag, nanoseconds, numbers, repeated, text, unsigned
 from .table import Column, Table
 
 _RUN = f"(periodic-[0-9]+|dispatch-(?:.+-)?[0-9]+-{'[0-9a-f]' * 8})"
@@ -19,98 +25,167 @@ def _from_child_id(job_id: str, group: int) -> str:
     return f"CASE WHEN contains({job_id}, '/') THEN {extract} END"
 
 
-# A full read names the parent, or "" for none; in the list and the event stream only the ID tells.
-_PARENT = f"CASE WHEN Job.ParentID IS NULL THEN {_from_child_id('JobID', 1)} ELSE given(Job.ParentID) END"
-_RUN_OF_PARENT = f"""CASE WHEN Job.ParentID IS NULL THEN {_from_child_id("JobID", 2)}
-  WHEN Job.ParentID <> '' AND starts_with(JobID, Job.ParentID || '/')
-  THEN given(substr(JobID, length(Job.ParentID) + 2)) END"""
+_CHILD_ID = re.compile(r"(.+)/(periodic-[0-9]+|dispatch-(?:.+-)?[0-9]+-[0-9a-f]{8})", re.DOTALL)
+
+
+def _from_parent(group: int) -> Reader:
+    """Read the parent's ID (group 1) or the run's name (group 2) of a child.
+
+    A full read names the parent, or "" for none; in the list and the event stream only the ID tells.
+    """
+
+    def read(rows: Rows) -> Any:
+        if not any(rows.field("Job")):
+            jobs = rows.repeated("JobID")
+            if jobs is None:
+                return None
+            labels = jobs.dictionary.to_pylist()
+            matches = [_CHILD_ID.fullmatch(label) if "/" in label else None for label in labels]
+            if not any(matches):
+                return None
+            found = pa.array([match and match[group] for match in matches], TEXT)
+            return found.take(jobs.indices).dictionary_encode()
+        pairs = zip(rows.field("JobID"), rows.field("Job.ParentID"), strict=True)
+        return pa.array([_child(job, parent)[group - 1] for job, parent in pairs], TEXT).dictionary_encode()
+
+    return read
+
+
+def _child(job_id: str | None, parent: str | None) -> tuple[str | None, str | None]:
+    """Return the parent's ID and the run's name."""
+    if parent is None:
+        match = _CHILD_ID.fullmatch(job_id or "")
+        return (match[1], match[2]) if match else (None, None)
+    if parent and job_id and job_id.startswith(f"{parent}/"):
+        return parent, job_id[len(parent) + 1 :] or None
+    return parent or None, None
+
+
+def _job_type(rows: Rows) -> Any:
+    """Read the type of the job; full reads have it only in the job."""
+    types, jobs = rows.field("JobType"), rows.field("Job")
+    if not any(jobs):
+        return rows.repeated("JobType")
+    pairs = zip(types, rows.field("Job.Type"), strict=True)
+    return pa.array([(inner if outer is None else outer) or None for outer, inner in pairs], TEXT)
+
+
+def _job_version(rows: Rows) -> Any:
+    if not any(rows.field("Job")):
+        return unsigned("JobVersion")(rows)
+    pairs = zip(rows.field("JobVersion"), rows.field("Job.Version"), strict=True)
+    return numbers([inner if outer is None else outer for outer, inner in pairs], pa.uint64())
+
+
+def _previous(rows: Rows) -> Any:
+    """Read the allocation that it replaces; the list names it only in the reschedule tracker."""
+    trackers = rows.field("RescheduleTracker.Events")
+    direct = rows.field("PreviousAllocation")
+    if not any(trackers):
+        return rows.given("PreviousAllocation")
+    last = [events[-1].PrevAllocID if events and events[-1] else None for events in trackers]
+    return pa.array([first or second or None for first, second in zip(direct, last, strict=True)], TEXT)
+
+
+def _reschedule_count(rows: Rows) -> Any:
+    return pa.array([len(events or ()) for events in rows.field("RescheduleTracker.Events")], pa.int64())
+
 
 ALLOCATIONS = Table(
     name="allocations",
     key=("alloc_id",),
     doc="One row for each allocation that the server listed, in order of creation.",
-    source="listed",
+    source="allocations",
     columns=(
-        Column("alloc_id", "ID", "text", "the allocation's UUID"),
-        Column("namespace", "given(Namespace)", "category", "namespace of its job"),
-        Column("name", "given(Name)", "text", "job.group[index]; replacements keep it"),
-        Column("job_id", "given(JobID)", "category", "the job"),
+        Column("alloc_id", text("ID"), "text", "the allocation's UUID"),
+        Column("namespace", repeated("Namespace"), "category", "namespace of its job"),
+        Column("name", text("Name"), "text", "job.group[index]; replacements keep it"),
+        Column("job_id", repeated("JobID"), "category", "the job"),
         Column(
             "parent_job_id",
-            _PARENT,
+            _from_parent(1),
             "category",
             "the periodic or parameterized job that its job is a run of; missing for other jobs",
             derived=_from_child_id("job_id", 1),
         ),
         Column(
             "run",
-            _RUN_OF_PARENT,
+            _from_parent(2),
             "category",
             "that run: dispatch-<seconds>-<hex> or periodic-<seconds>, the end of job_id",
             derived=_from_child_id("job_id", 2),
         ),
-        Column(
-            "job_type", "given(coalesce(JobType, Job.Type))", "category", "service, batch, system or sysbatch"
-        ),
-        Column("job_version", "coalesce(JobVersion, Job.Version)", "uint", "version of the job that it runs"),
-        Column("task_group", "given(TaskGroup)", "category", "the task group"),
-        Column("node_id", "given(NodeID)", "category", "UUID of its node"),
-        Column("node_name", "given(NodeName)", "category", "name of its node"),
-        Column("eval_id", "given(EvalID)", "text", "the evaluation that placed it"),
-        Column("followup_eval_id", "given(FollowupEvalID)", "text", "the evaluation that will reschedule it"),
+        Column("job_type", _job_type, "category", "service, batch, system or sysbatch"),
+        Column("job_version", _job_version, "uint", "version of the job that it runs"),
+        Column("task_group", repeated("TaskGroup"), "category", "the task group"),
+        Column("node_id", repeated("NodeID"), "category", "UUID of its node"),
+        Column("node_name", repeated("NodeName"), "category", "name of its node"),
+        Column("eval_id", text("EvalID"), "text", "the evaluation that placed it"),
+        Column("followup_eval_id", text("FollowupEvalID"), "text", "the evaluation that will reschedule it"),
         Column(
             "client_status",
-            "given(ClientStatus)",
+            repeated("ClientStatus"),
             "category",
             "its state on the node: pending, running, complete, failed, lost, unknown",
         ),
         Column(
-            "client_description", "given(ClientDescription)", "text", "the node's description of that state"
+            "client_description", text("ClientDescription"), "text", "the node's description of that state"
         ),
         Column(
-            "desired_status", "given(DesiredStatus)", "category", "what the servers want: run, stop, evict"
+            "desired_status", repeated("DesiredStatus"), "category", "what the servers want: run, stop, evict"
         ),
-        Column("desired_description", "given(DesiredDescription)", "text", "the servers' reason for it"),
+        Column("desired_description", text("DesiredDescription"), "text", "the servers' reason for it"),
         Column(
             "deployment_healthy",
-            "DeploymentStatus.Healthy",
+            flag("DeploymentStatus.Healthy"),
             "bool",
             "health in its deployment; missing while undecided",
         ),
         Column(
-            "canary", "DeploymentStatus.Canary", "bool", "placed as a canary; missing outside deployments"
+            "canary",
+            flag("DeploymentStatus.Canary"),
+            "bool",
+            "placed as a canary; missing outside deployments",
         ),
         Column(
             "previous_alloc_id",
-            "coalesce(given(PreviousAllocation), given(RescheduleTracker.Events[-1].PrevAllocID))",
+            _previous,
             "text",
             "the allocation that it replaces, if Nomad says so",
         ),
         Column(
             "next_alloc_id",
-            "given(NextAllocation)",
+            text("NextAllocation"),
             "text",
             "the allocation that replaced it (since Nomad 1.6, and in full reads)",
         ),
         Column(
             "reschedule_count",
-            "coalesce(len(RescheduleTracker.Events), 0)",
+            _reschedule_count,
             "int",
             "reschedules in its tracker; Nomad keeps about 5",
         ),
         Column(
             "preempted_by",
-            "given(PreemptedByAllocation)",
+            text("PreemptedByAllocation"),
             "text",
             "the allocation of higher priority that took its place",
         ),
-        Column("create_index", "CreateIndex", "uint", "Raft index of its creation"),
-        Column("modify_index", "ModifyIndex", "uint", "Raft index of its last change"),
+        Column("create_index", unsigned("CreateIndex"), "uint", "Raft index of its creation"),
+        Column("modify_index", unsigned("ModifyIndex"), "uint", "Raft index of its last change"),
         Column(
-            "created_at", "at_ns(CreateTime)", "time", "when it was created, by the server's clock", "UTC"
+            "created_at",
+            nanoseconds("CreateTime"),
+            "time",
+            "when it was created, by the server's clock",
+            "UTC",
         ),
         Column(
-            "modified_at", "at_ns(ModifyTime)", "time", "when it last changed, by the server's clock", "UTC"
+            "modified_at",
+            nanoseconds("ModifyTime"),
+            "time",
+            "when it last changed, by the server's clock",
+            "UTC",
         ),
     ),
 )

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .allocations import ALLOCATIONS
+from .rows import TEXT, Reader, Rows, encode, extra, first_of, nanoseconds, numbers, parent, repeated
 from .table import Column, Table
 
 KNOWN_TYPES = (
@@ -16,32 +24,80 @@ KNOWN_TYPES = (
 """The event types of Nomad up to 2.0."""
 
 
-def _detail(key: str) -> str:
-    return f"given(e.Details['{key}'])"
+def _detail(key: str) -> Reader:
+    return lambda rows: rows.details.text(key)
 
 
-def _text(key: str, flat: str) -> str:
-    """Return the SQL of a detail; older servers have only the deprecated flat field."""
-    return f"coalesce({_detail(key)}, given(e.{flat}))"
+def _text(key: str, flat: str) -> Reader:
+    """Read a detail; older servers have only the deprecated flat field."""
+    return first_of(_detail(key), repeated(flat))
 
 
-def _for_types(types: tuple[str, ...], value: str, otherwise: str) -> str:
-    """Return the SQL of a value that only events of these types have; `otherwise` is for types unknown to us.
+def _message(rows: Rows) -> Any:
+    shown = rows.field("DisplayMessage")
+    if not all(shown):
+        shown = [first or second for first, second in zip(shown, rows.field("Message"), strict=True)]
+    return encode(pa.array([text or None for text in shown], TEXT)) if any(shown) else None
+
+
+def _signal_sent(rows: Rows) -> Any:
+    """Read the detail `signal` of events that sent one. In others it is the signal that ended a process."""
+    signals = rows.details.text("signal")
+    if signals is None or not (sent := rows.is_type(("Signaling",))).any():
+        return None
+    return pc.if_else(pa.array(sent), signals.cast(TEXT), None).dictionary_encode()
+
+
+def _of_types(types: tuple[str, ...], key: str, flat: str, kind: pa.DataType) -> Reader:
+    """Read a value that only events of these types have; of types unknown to us, the detail alone counts.
 
     The flat fields of all other events hold zeros that mean nothing.
     """
-    names, known = (", ".join(f"'{name}'" for name in group) for group in (types, KNOWN_TYPES))
-    return f"CASE WHEN e.Type IN ({names}) THEN {value} WHEN e.Type NOT IN ({known}) THEN {otherwise} END"
+
+    def read(rows: Rows) -> Any:
+        parsed = rows.details.integers(key) if kind == pa.int64() else rows.details.flags(key)
+        wanted = rows.is_type(types)
+        if parsed is None:
+            values, there = np.zeros(len(rows), kind.to_pandas_dtype()), np.zeros(len(rows), dtype=bool)
+        else:
+            values, there = parsed[0], parsed[1] & (wanted | rows.has_unknown_type(KNOWN_TYPES))
+        if flat:
+            places = np.flatnonzero(wanted & ~there)
+            known = numbers(rows.pick(flat, places), kind) if len(places) else None
+            if known is not None:
+                valid = np.asarray(known.is_valid())
+                values, there = values.copy(), there.copy()
+                values[places[valid]] = known.drop_null().to_numpy(zero_copy_only=False)
+                there[places[valid]] = True
+        return pa.array(values, kind, mask=~there) if there.any() else None
+
+    return read
 
 
-def _number(types: tuple[str, ...], key: str, flat: str) -> str:
-    detail = f"to_integer({_detail(key)})"
-    return _for_types(types, f"coalesce({detail}, e.{flat})", detail)
+def _number(types: tuple[str, ...], key: str, flat: str) -> Reader:
+    return _of_types(types, key, flat, pa.int64())
 
 
-def _flag(types: tuple[str, ...], key: str, flat: str = "NULL::BOOLEAN") -> str:
-    detail = f"to_boolean({_detail(key)})"
-    return _for_types(types, f"coalesce({detail}, {flat})", detail)
+def _flag(types: tuple[str, ...], key: str, flat: str = "") -> Reader:
+    return _of_types(types, key, flat, pa.bool_())
+
+
+def _kill_timeout(rows: Rows) -> Any:
+    """Read the timeout of a kill: the flat field, or else the detail, which is a duration as Go writes it."""
+    places = np.flatnonzero(rows.is_type(("Killing",)))
+    if not len(places):
+        return None
+    values = np.zeros(len(rows), dtype=np.int64)
+    known = numbers(rows.pick("KillTimeout", places), pa.int64())
+    if known is not None:
+        values[places] = known.fill_null(0).to_numpy()
+    there = values != 0
+    if (detail := rows.details.durations("kill_timeout")) is not None:
+        late = np.zeros(len(rows), dtype=bool)
+        late[places] = True
+        late &= ~there & detail[1]
+        values[late], there = detail[0][late], there | late
+    return pa.array(values, mask=~there) if there.any() else None
 
 
 _EXITED = ("Terminated",)
@@ -50,20 +106,25 @@ _CAN_FAIL_TASK = (
     "Not Restarting", "Sibling Task Failed", "Task hook failed", "Disk Resources Exceeded",
 )  # fmt: skip
 
+
+def _of_allocation(name: str) -> Reader:
+    return parent(name, next(column.source for column in ALLOCATIONS.columns if column.name == name))
+
+
 EVENTS = Table(
     name="events",
     key=("alloc_id", "task", "seq"),
     doc="One row for each task event; Nomad keeps the last 10 per task.",
-    source="task_events",
+    source="events",
     columns=(
-        Column("alloc_id", "ID", "text", "the allocation"),
-        Column("task", "task", "category", "the task"),
-        Column("seq", "seq", "int", "position among the events of its task, from 0"),
-        Column("time", "at_ns(e.Time)", "time", "when it happened, by the node's clock", "UTC"),
-        Column("type", "given(e.Type)", "category", "Nomad's type of the event"),
+        Column("alloc_id", _of_allocation("alloc_id"), "text", "the allocation"),
+        Column("task", extra("task"), "category", "the task"),
+        Column("seq", extra("seq"), "int", "position among the events of its task, from 0"),
+        Column("time", nanoseconds("Time"), "time", "when it happened, by the node's clock", "UTC"),
+        Column("type", repeated("Type"), "category", "Nomad's type of the event"),
         Column(
             "message",
-            "coalesce(given(e.DisplayMessage), given(e.Message))",
+            _message,
             "text",
             "Nomad's sentence about it; the wording differs between versions",
         ),
@@ -95,8 +156,7 @@ EVENTS = Table(
         Column("kill_reason", _text("kill_reason", "KillReason"), "text", "why it was killed"),
         Column(
             "kill_timeout",
-            "CASE WHEN e.Type = 'Killing' THEN "
-            f"coalesce(nullif(e.KillTimeout, 0), go_duration({_detail('kill_timeout')})) END",
+            _kill_timeout,
             "duration",
             "time that the task has to exit by itself",
             "ns",
@@ -130,14 +190,13 @@ EVENTS = Table(
         ),
         Column(
             "vault_error",
-            f"coalesce({_detail('vault_renewal_error')}, {_detail('vault_error')}, given(e.VaultError))",
+            first_of(_detail("vault_renewal_error"), _detail("vault_error"), repeated("VaultError")),
             "text",
             "why its Vault token could not be renewed",
         ),
         Column(
             "task_signal",
-            f"coalesce({_detail('task_signal')}, "
-            f"CASE WHEN e.Type = 'Signaling' THEN {_detail('signal')} END, given(e.TaskSignal))",
+            first_of(_detail("task_signal"), _signal_sent, repeated("TaskSignal")),
             "category",
             "signal that an operator or Nomad sent",
         ),
@@ -156,22 +215,20 @@ EVENTS = Table(
         ),
         Column(
             "fails_task",
-            _flag(_CAN_FAIL_TASK, "fails_task", "e.FailsTask"),
+            _flag(_CAN_FAIL_TASK, "fails_task", "FailsTask"),
             "bool",
             "whether this event fails the task",
         ),
         Column(
             "details",
-            # Sorted, because servers send the keys in a different order each time.
-            "CASE WHEN cardinality(e.Details) > 0 THEN "
-            "CAST(to_json(map_from_entries(list_sort(map_entries(e.Details)))) AS VARCHAR) END",
+            lambda rows: rows.details.as_json(),
             "text",
             "all details, as JSON, sorted by name",
         ),
-        Column("namespace", "given(Namespace)", "category", "namespace of its allocation"),
-        Column("job_id", "given(JobID)", "category", "job of its allocation"),
-        Column("job_version", "job_version", "uint", "version of that job"),
-        Column("task_group", "given(TaskGroup)", "category", "task group of its allocation"),
-        Column("node_name", "given(NodeName)", "category", "node of its allocation"),
+        Column("namespace", _of_allocation("namespace"), "category", "namespace of its allocation"),
+        Column("job_id", _of_allocation("job_id"), "category", "job of its allocation"),
+        Column("job_version", _of_allocation("job_version"), "uint", "version of that job"),
+        Column("task_group", _of_allocation("task_group"), "category", "task group of its allocation"),
+        Column("node_name", _of_allocation("node_name"), "category", "node of its allocation"),
     ),
 )

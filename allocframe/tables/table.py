@@ -11,6 +11,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .rows import Reader, Rows
+
 Kind = Literal["text", "category", "int", "uint", "float", "bool", "time", "duration"]
 """The type of a column: `category` is repeated text; `time` (in UTC) and `duration` have nanoseconds."""
 
@@ -25,6 +27,14 @@ _ARROW: dict[Kind, pa.DataType] = {
     "duration": pa.duration("ns"),
 }
 
+_STORED: dict[Kind, pa.DataType] = {
+    "category": pa.dictionary(pa.int32(), pa.large_string()),
+    # DuckDB has no type with both nanoseconds and a time zone, and its intervals have no nanoseconds.
+    "time": pa.timestamp("ns"),
+    "duration": pa.int64(),
+}
+"""The types in which a snapshot holds its columns, where they are not those of `_ARROW`."""
+
 _TEXT_DTYPE = pd.StringDtype(storage="pyarrow", na_value=np.nan)
 _FROM_ARROW: dict[Kind, Any] = {
     "text": _TEXT_DTYPE,
@@ -37,15 +47,23 @@ _FROM_ARROW: dict[Kind, Any] = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its name, the SQL expression that reads it, its type, meaning and unit."""
+    """One column: its name, what it is read from, its type, meaning and unit.
+
+    The source is a reader of Nomad's records (`rows`), an SQL expression over a table's columns, or a field.
+    """
 
     name: str
-    sql: str
+    source: Reader | str
     kind: Kind
     doc: str
     unit: str = ""
     derived: str = ""
     """SQL over the table's other columns: the value in rows that were saved before this column existed."""
+
+    @property
+    def sql(self) -> str:
+        """The source, if it is SQL; else the column's name, which reads it from its table."""
+        return self.source if isinstance(self.source, str) else self.name
 
     @property
     def arrow(self) -> pa.DataType:
@@ -55,7 +73,7 @@ class Column:
         """Return `values` as a Series of this column's dtype."""
         if self.kind == "category":
             return _categorical(values)
-        values = values.cast(self.arrow)
+        values = cast_column(values, self.arrow)
         if self.kind in ("time", "duration"):
             return values.to_pandas()
         return pd.Series(_FROM_ARROW[self.kind].__from_arrow__(values))
@@ -63,7 +81,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """One table: what a row is, the view that it is read from, its key and columns."""
+    """One table: what a row is, which of Nomad's records it is read from, its key and columns."""
 
     name: str
     key: tuple[str, ...]
@@ -71,10 +89,33 @@ class Table:
     source: str
     columns: tuple[Column, ...]
 
-    def select(self, schema: str, *more: str) -> str:
-        """Return the SQL query for this table, and `more` columns, from the views in `schema`."""
-        columns = [f"{c.sql} AS {c.name}" for c in self.columns]
-        return f"SELECT {', '.join([*columns, *more])} FROM {schema}.{self.source}"
+    @property
+    def is_child(self) -> bool:
+        """Whether an allocation may have several rows: then texts repeat, and are stored as a dictionary."""
+        return len(self.key) > 1
+
+    def stored_type(self, column: Column) -> pa.DataType:
+        """Return the type in which a snapshot holds a column."""
+        if column.kind == "text" and self.is_child:
+            return _STORED["category"]
+        return _STORED.get(column.kind, column.arrow)
+
+    def stored_schema(self) -> pa.Schema:
+        """Return the schema of the table as a snapshot holds it."""
+        return pa.schema([(column.name, self.stored_type(column)) for column in self.columns])
+
+    def read(self, rows: Rows) -> pa.RecordBatch:
+        """Return the table of decoded records, as a snapshot holds it."""
+        schema = self.stored_schema()
+        arrays = []
+        for column, field in zip(self.columns, schema, strict=True):
+            values = None if isinstance(column.source, str) else column.source(rows)
+            if values is None:
+                values = missing(field.type, len(rows))
+            elif values.type != field.type:
+                values = cast_column(values, field.type)
+            arrays.append(values)
+        return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
     def list_columns(self, relation: str, *without: str) -> str:
         """Return the SQL list of this table's columns in `relation`, except those named."""
@@ -123,14 +164,43 @@ class Table:
         return pa.schema([(c.name, c.arrow) for c in self.columns])
 
 
+_missing: dict[pa.DataType, Any] = {}
+
+
+def missing(kind: pa.DataType, count: int) -> Any:
+    """Return a column without any value. All of one type share their memory."""
+    if kind not in _missing or len(_missing[kind]) < count:
+        size = max(count, 1024)
+        if pa.types.is_dictionary(kind):
+            codes = pa.nulls(size, kind.index_type)
+            _missing[kind] = pa.DictionaryArray.from_arrays(codes, pa.array([], kind.value_type))
+        else:
+            _missing[kind] = pa.nulls(size, kind)
+    return _missing[kind].slice(0, count)
+
+
+def cast_column(values: Any, kind: pa.DataType) -> Any:
+    """Return values as another type; text may become a dictionary or stop being one."""
+    if values.type == kind:
+        return values
+    if pa.types.is_dictionary(kind) and not pa.types.is_dictionary(values.type):
+        return values.cast(kind.value_type).dictionary_encode()
+    return values.cast(kind)
+
+
 def _categorical(values: pa.ChunkedArray[Any]) -> pd.Series[Any]:
     """Return repeated text as categories in alphabetical order, so that equal data give equal DataFrames."""
     encoded: Any = pc.dictionary_encode(values).unify_dictionaries()
     chunks = encoded.chunks
     labels = np.array(chunks[0].dictionary.to_pylist() if chunks else [], dtype=np.object_)
     codes = [chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False) for chunk in chunks]
+    # A dictionary may have labels of rows that were filtered out.
+    used = np.zeros(len(labels) + 1, dtype=bool)
+    for part in codes:
+        used[part] = True
     order = np.argsort(labels, kind="stable")
-    rank = np.empty(len(order) + 1, dtype=np.int32)
+    order = order[used[order]]
+    rank = np.empty(len(labels) + 1, dtype=np.int32)
     rank[order] = np.arange(len(order))
     rank[-1] = -1  # the code of NA is -1, which is the last place
     dtype = pd.CategoricalDtype(pd.Index(labels[order], dtype=_TEXT_DTYPE))

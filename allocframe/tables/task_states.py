@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from .rows import Rows, extra, flag, parent, repeated, rfc3339, text, unsigned
 from .table import Column, Table
 
 MAX_EVENTS = 10
 """Nomad keeps this many events per task and drops the oldest (client/allocrunner/taskrunner)."""
+
+
+def _is_truncated(rows: Rows) -> Any:
+    full = np.flatnonzero(rows.once("event_count", tuple).to_numpy() >= MAX_EVENTS)
+    truncated = np.zeros(len(rows), dtype=bool)
+    first = [events[0] for events in rows.pick("Events", full)]
+    truncated[full] = [event is None or event.Type != "Received" for event in first]
+    return pa.array(truncated)
+
 
 TASK_STATES = Table(
     name="task_states",
@@ -13,38 +28,37 @@ TASK_STATES = Table(
     doc="One row for each task of each allocation, as the node last reported it.",
     source="tasks",
     columns=(
-        Column("alloc_id", "ID", "text", "the allocation"),
-        Column("task", "task", "category", "the task"),
-        Column("state", "given(ts.State)", "category", "pending, running or dead"),
-        Column("failed", "ts.Failed", "bool", "whether the task failed for good"),
+        Column("alloc_id", parent("ID", text("ID")), "text", "the allocation"),
+        Column("task", extra("task"), "category", "the task"),
+        Column("state", repeated("State"), "category", "pending, running or dead"),
+        Column("failed", flag("Failed"), "bool", "whether the task failed for good"),
         Column(
             "restarts",
-            "ts.Restarts",
+            unsigned("Restarts"),
             "uint",
             "restarts so far; the node counts them even after their events are dropped",
         ),
         Column(
             "last_restart_at",
-            "rfc3339(ts.LastRestart)",
+            rfc3339("LastRestart"),
             "time",
             "when it last restarted, by the node's clock",
             "UTC",
         ),
         Column(
-            "started_at", "rfc3339(ts.StartedAt)", "time", "when it last started, by the node's clock", "UTC"
+            "started_at", rfc3339("StartedAt"), "time", "when it last started, by the node's clock", "UTC"
         ),
         Column(
             "finished_at",
-            "rfc3339(ts.FinishedAt)",
+            rfc3339("FinishedAt"),
             "time",
             "when it ended, by the node's clock; missing while it may restart",
             "UTC",
         ),
-        Column("event_count", "coalesce(len(ts.Events), 0)", "int", "number of events"),
+        Column("event_count", extra("event_count"), "int", "number of events"),
         Column(
             "events_truncated",
-            f"coalesce(len(ts.Events) >= {MAX_EVENTS} "
-            "AND ts.Events[1].Type IS DISTINCT FROM 'Received', false)",
+            _is_truncated,
             "bool",
             "whether Nomad dropped older events: there are 10, and the first is not Received",
         ),

@@ -1,64 +1,47 @@
 """The declaration of every field that is read from Nomad's answers, with its type.
 
-Three things are derived from it: the column types that DuckDB reads with, the check for values of another
-type, and the lenient reader for pages that fail this check.
+Two things are derived from it: the structs that pages are decoded to, and the lenient reader for records that
+do not fit them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
 
 @dataclass(frozen=True)
 class Scalar:
-    """A JSON text, number or boolean. `sql` is its DuckDB type.
+    """A JSON text, number or boolean."""
 
-    `name` distinguishes types that are the same to DuckDB.
-    """
-
-    sql: str
-    name: str = ""
+    name: str
 
 
 @dataclass(frozen=True)
 class ListOf:
     item: WireType
 
-    @property
-    def sql(self) -> str:
-        return f"{self.item.sql}[]"
-
 
 @dataclass(frozen=True)
 class MapOf:
     value: WireType
-
-    @property
-    def sql(self) -> str:
-        return f"MAP(VARCHAR, {self.value.sql})"
 
 
 @dataclass(frozen=True)
 class Struct:
     fields: Mapping[str, WireType]
 
-    @property
-    def sql(self) -> str:
-        fields = ", ".join(f'"{name}" {kind.sql}' for name, kind in self.fields.items())
-        return f"STRUCT({fields})"
-
 
 WireType: TypeAlias = Scalar | ListOf | MapOf | Struct
 
-TEXT = Scalar("VARCHAR")
-INT64 = Scalar("BIGINT")
-UINT64 = Scalar("UBIGINT")
-BOOL = Scalar("BOOLEAN")
-FLOAT = Scalar("DOUBLE")
-ANY_TEXT = Scalar("VARCHAR", name="any value, as text")
-TIME = Scalar("VARCHAR", name="time")
+TEXT = Scalar("text")
+INT64 = Scalar("whole number of 64 bits")
+UINT64 = Scalar("whole number of 64 bits, not negative")
+BOOL = Scalar("boolean")
+FLOAT = Scalar("number")
+ANY_TEXT = Scalar("any value, as text")
+TIME = Scalar("time")
 
 INT_RANGE = {INT64: (-(2**63), 2**63 - 1), UINT64: (0, 2**64 - 1)}
 
@@ -153,50 +136,3 @@ ALLOCATION = Struct(
     }
 )
 """An allocation, as in lists and full reads. Fields that are not declared are only in the captured page."""
-
-
-def duckdb_columns() -> str:
-    """Return the ``columns`` argument of DuckDB's ``read_json`` for allocations."""
-    pairs = (f"'{name}': '{kind.sql}'" for name, kind in ALLOCATION.fields.items())
-    return "{" + ", ".join(pairs) + "}"
-
-
-def _scalars(kind: WireType) -> Iterator[tuple[str, Scalar]]:
-    """Yield the name and type of each scalar field at any depth, except the entries of maps and lists."""
-    if isinstance(kind, Struct):
-        for name, field in kind.fields.items():
-            if isinstance(field, Scalar):
-                yield name, field
-            else:
-                yield from _scalars(field)
-    elif isinstance(kind, ListOf):
-        yield from _scalars(kind.item)
-    elif isinstance(kind, MapOf):
-        yield from _scalars(kind.value)
-
-
-def suspect_pattern() -> str:
-    """Return a regular expression (RE2) that matches any scalar that may not be of its declared type.
-
-    DuckDB's JSON reader casts without an error (1.5 becomes 2, true becomes 1). Pages that this pattern
-    matches go to the lenient reader instead. A false match, such as inside a text, only costs time.
-    """
-    names: dict[Scalar, set[str]] = {}
-    for name, kind in _scalars(ALLOCATION):
-        names.setdefault(kind, set()).add(name)
-
-    def keys(*kinds: Scalar) -> str:
-        return "|".join(sorted(set().union(*(names[kind] for kind in kinds))))
-
-    return "|".join(
-        [
-            r'": ?-?(?:\d+[.eE]|[Nn]a|[iI]n|\+)',
-            rf'"(?:{keys(INT64, UINT64)})": ?[^-0-9n ]',
-            rf'"(?:{keys(BOOL)})": ?[^tfn ]',
-            rf'"(?:{keys(TEXT)})": ?[^"n ]',
-            rf'"(?:{keys(TIME)})": ?(?:[^"n ]|"[^012])',
-            rf'"(?:{"|".join(DETAIL_NUMBERS)})": ?"-?[0-9]*[^-0-9"]',
-            rf'"(?:{"|".join(DETAIL_FLAGS)})": ?"[^tf"]',
-            r"[\[,] ?null",
-        ]
-    )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..store.capture import Capture, Page
+from ..store.capture import Capture
 from ..store.page_store import PageStore
 from ..tables import TABLES
 from .change import Checkpoint
@@ -50,18 +50,6 @@ class Difference:
 
     has_all_rings: bool
     """Whether the rings of all unchanged allocations are known."""
-
-
-class RowCapture(Capture):
-    """A capture without responses. Its only page is written from the rows when it is first read."""
-
-    store: PageStore
-
-    @property
-    def pages(self) -> list[Page]:
-        if not self._pages:
-            self.store.write_page()
-        return super().pages
 
 
 class WatchState:
@@ -127,7 +115,7 @@ class WatchState:
             self._batch.read(page)
         finally:
             capture.discard(page)
-        return {name: self._batch.quick_frame(name) for name in names}
+        return {name: self._batch.frame(name) for name in names}
 
     def compare(self, listed: dict[str, int], index: int | None, *, reset: bool = False) -> Difference:
         """Compare the state with a list.
@@ -260,8 +248,8 @@ class WatchState:
     def copy(self) -> tuple[Capture, PageStore]:
         """Return the state as a store of its own, which later changes do not touch."""
         self._flush()
-        capture = RowCapture.create()
-        store = capture.store = PageStore(capture)
+        capture = Capture.create()
+        store = PageStore(capture)
         store.put(self._store.rows())
         return capture, store
 
@@ -317,7 +305,7 @@ def find_jobs_in(store: PageStore) -> FindJobs:
     """Return a function that finds jobs in a list."""
 
     def find_jobs(ids: list[str]) -> dict[str, JobInfo]:
-        rows = store.rows(ids).select(["ID", "JobType", "JobVersion"]).to_pylist()
-        return {row["ID"]: (row["JobType"], row["JobVersion"]) for row in rows}
+        rows = store.rows(ids)["allocations"].select(["alloc_id", "job_type", "job_version"]).to_pylist()
+        return {row["alloc_id"]: (row["job_type"], row["job_version"]) for row in rows}
 
     return find_jobs

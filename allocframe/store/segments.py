@@ -1,0 +1,172 @@
+"""Arrow tables that grow in parts: in memory, and on disk once they are many."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from ..tables import TABLES
+from .decode import ALLOC_ROW
+
+LIMIT = 192 << 20
+"""Bytes of tables in memory. Beyond it they move to files."""
+
+_FILE_ROWS = 64 << 10
+"""Rows that are written, and read, at a time."""
+
+_FEW_DELETED = 2000
+"""So many deleted rows may stay in memory, hidden, before the others are copied."""
+
+
+class Segments:
+    """The tables of a store, in parts.
+
+    A part has every table, with the column `ALLOC_ROW`; deleting rows of allocations deletes them in all.
+
+    Parameters
+    ----------
+    folder : Path
+        Where tables are written that do not fit in memory.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.version = 0
+        """Grows with each change."""
+        self.size = 0
+        """Bytes of the tables in memory."""
+        self._folder = folder
+        self._numbers = itertools.count()
+        self._memory: list[dict[str, pa.Table]] = []
+        self._files: list[dict[str, Path]] = []
+        self._deleted: set[int] = set()
+        self._lock = threading.RLock()
+
+    def append(self, tables: dict[str, pa.Table]) -> None:
+        """Add a part."""
+        with self._lock:
+            self.version += 1
+            self._memory.append(tables)
+            self.size += sum(map(_bytes_of, tables.values()))
+            if self.size > LIMIT:
+                self._spill()
+
+    def _spill(self) -> None:
+        """Write what is in memory to files, one for each table, and forget it."""
+        self._compact()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        number, files = next(self._numbers), {}
+        for name in TABLES:
+            path = files[name] = self._folder / f"{number:06d}.{name}.arrow"
+            # A file has one dictionary for each column, so those of the parts become one.
+            _write(path, pa.concat_tables(part[name] for part in self._memory).unify_dictionaries())
+            for part in self._memory:
+                del part[name]
+        self._files.append(files)
+        self._memory, self.size = [], 0
+
+    def adopt(self, files: dict[str, Path]) -> None:
+        """Add a part that another process wrote."""
+        with self._lock:
+            self.version += 1
+            self._files.append(files)
+
+    def delete(self, rows: Iterable[int]) -> None:
+        """Delete the rows of allocations, by their numbers."""
+        with self._lock:
+            self.version += 1
+            self._deleted.update(rows)
+            if len(self._deleted) > _FEW_DELETED:
+                self._compact()
+
+    def _compact(self) -> None:
+        """Free the deleted rows' memory: a row is first only marked, since a deletion copies whole tables."""
+        if not self._deleted:
+            return
+        deleted, self._deleted = pa.array(self._deleted, pa.int64()), set()
+        for part in self._memory:
+            for name, table in part.items():
+                part[name] = _without(table, deleted)
+        self._memory = [part for part in self._memory if any(map(len, part.values()))]
+        self.size = sum(_bytes_of(table) for part in self._memory for table in part.values())
+        for files in self._files:
+            for path in files.values():
+                table = _read_file(path, None)
+                kept = _without(table, deleted)
+                if len(kept) < len(table):
+                    _write(path, kept)
+
+    def scan(
+        self, name: str, columns: Sequence[str] | None = None, selected: pa.Array[Any] | None = None
+    ) -> Iterator[pa.Table]:
+        """Yield a table in parts: only some `columns`, and the rows of the `selected` allocations.
+
+        There is always one part, which may have no rows.
+        """
+        with self._lock:
+            self._compact()
+            memory, files = list(self._memory), list(self._files)
+        names = list(columns) if columns is not None else [*TABLES[name].stored_schema().names, ALLOC_ROW]
+        yield _empty(name).select(names)
+        needed = names if selected is None else list(dict.fromkeys([*names, ALLOC_ROW]))
+        for table in itertools.chain(
+            (_read_file(part[name], needed) for part in files), (part[name].select(needed) for part in memory)
+        ):
+            if selected is not None:
+                table = table.filter(pc.is_in(table[ALLOC_ROW], selected)).select(names)
+            yield table
+
+    def relations(self, name: str) -> list[Any]:
+        """Return what DuckDB can read a table from: the part in memory, and the files."""
+        with self._lock:
+            self._compact()
+            relations: list[Any] = [pa.concat_tables([_empty(name), *(part[name] for part in self._memory)])]
+            if self._files:
+                relations.append(ds.dataset([str(part[name]) for part in self._files], format="ipc"))
+        return relations
+
+    def clear(self) -> None:
+        """Delete every row."""
+        with self._lock:
+            self.version += 1
+            self.size = 0
+            self._memory, self._files, self._deleted = [], [], set()
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _empty(name: str) -> pa.Table:
+    return TABLES[name].stored_schema().append(pa.field(ALLOC_ROW, pa.int64())).empty_table()
+
+
+def _bytes_of(table: pa.Table) -> int:
+    # Columns without any value share their memory, see `tables.table.missing`.
+    return sum(column.nbytes for column in table.columns if column.null_count < len(column))
+
+
+def _without(table: pa.Table, deleted: pa.Array[Any]) -> pa.Table:
+    is_deleted = pc.is_in(table[ALLOC_ROW], deleted)
+    return table.filter(pc.invert(is_deleted)) if pc.any(is_deleted).as_py() else table
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    part = path.with_suffix(".part")
+    with pa.OSFile(str(part), "wb") as file, pa.ipc.new_file(file, table.schema, options=options) as writer:
+        writer.write_table(table, max_chunksize=_FILE_ROWS)
+    part.replace(path)
+
+
+def _read_file(path: Path, columns: Sequence[str] | None) -> pa.Table:
+    with pa.OSFile(str(path), "rb") as file:
+        names = pa.ipc.open_file(file).schema.names
+        wanted = None if columns is None else [names.index(column) for column in columns]
+        options = pa.ipc.IpcReadOptions(included_fields=wanted)
+        table = pa.ipc.open_file(file, options=options).read_all()
+    return table if columns is None else table.select(list(columns))
