@@ -1,4 +1,4 @@
-"""Decode pages of JSON to tables: strict and fast; a record that does not fit goes to the lenient reader alone.
+"""Decode pages of JSON to tables. A record that does not fit goes to the lenient reader, alone.
 
 msgspec reads a page into structs, which are generated from the one wire schema. It takes no value of another
 type, so a page that it accepts needs no further check but for what a type cannot say (times, ranges, the
@@ -34,12 +34,12 @@ def _type_of(kind: wire_schema.WireType, name: str, with_nulls: bool) -> Any:
         return _SCALARS[kind]
     if isinstance(kind, wire_schema.ListOf):
         item = _type_of(kind.item, name, with_nulls)
-        return list[item | None] if with_nulls else list[item]
+        return list.__class_getitem__(item | None if with_nulls else item)
     if isinstance(kind, wire_schema.MapOf):
         # Events repeat their details, so only the different ones are decoded (`rows.Details`).
         if kind.value is wire_schema.ANY_TEXT:
             return msgspec.Raw
-        return dict[str, _type_of(kind.value, name, with_nulls) | None]  # type: ignore[misc]
+        return dict.__class_getitem__((str, _type_of(kind.value, name, with_nulls) | None))
     fields = []
     for inner, inner_kind in kind.fields.items():
         inner_type = _type_of(inner_kind, inner, with_nulls)
@@ -58,8 +58,8 @@ _SCALARS: dict[wire_schema.Scalar, Any] = {
     wire_schema.BOOL: bool,
     wire_schema.FLOAT: float,
 }
-_ALLOCATION = _type_of(wire_schema.ALLOCATION, "Allocation", with_nulls=False)
-_PAGE = msgspec.json.Decoder(list[_ALLOCATION])
+_ALLOCATION: Any = _type_of(wire_schema.ALLOCATION, "Allocation", with_nulls=False)
+_PAGE = msgspec.json.Decoder(list.__class_getitem__(_ALLOCATION))
 _RECORD = msgspec.json.Decoder(_ALLOCATION)
 _FITTED = msgspec.json.Decoder(_type_of(wire_schema.ALLOCATION, "Allocation", with_nulls=True))
 _RAW = msgspec.json.Decoder(msgspec.Raw)

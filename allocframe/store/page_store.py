@@ -131,7 +131,7 @@ class PageStore:
                 "namespace": cast_column(rows["namespace"], pa.large_string()).to_pandas(),
                 "alloc_id": ids.to_pandas(),
                 # Of two equal ones the page that was fetched last wins.
-                "index": rows["modify_index"].to_pandas(types_mapper={pa.uint64(): pd.UInt64Dtype()}.get),
+                "index": pd.array(rows["modify_index"].to_pylist(), "UInt64"),
                 "row": rows[ALLOC_ROW].to_numpy(),
             }
         )
@@ -269,7 +269,7 @@ class PageStore:
     def drop(self, ids: Iterable[str]) -> None:
         """Delete allocations and free their memory."""
         self._flush()
-        self._segments.delete(self._rows_of(ids).to_pylist())
+        self._segments.delete(self._rows_of(ids).to_numpy().tolist())
 
     def _rows_of(self, ids: Iterable[str]) -> pa.Array[Any]:
         """Return the numbers of these allocations' rows."""

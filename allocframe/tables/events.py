@@ -108,7 +108,8 @@ _CAN_FAIL_TASK = (
 
 
 def _of_allocation(name: str) -> Reader:
-    return parent(name, next(column.source for column in ALLOCATIONS.columns if column.name == name))
+    reader: Any = next(column.source for column in ALLOCATIONS.columns if column.name == name)
+    return parent(name, reader)
 
 
 EVENTS = Table(

@@ -76,7 +76,8 @@ class Rows:
 
     def field(self, name: str) -> list[Any]:
         """Return a field of each record; ``a.b`` is a field of a field, None where the outer one is."""
-        return self.once(name, lambda: self._field(name))
+        values: list[Any] = self.once(name, lambda: self._field(name))
+        return values
 
     def _field(self, name: str) -> list[Any]:
         outer, _, inner = name.rpartition(".")
@@ -92,7 +93,7 @@ class Rows:
         values = self.field(name)
         if not any(values):
             return None
-        return pa.array([value or None for value in values], TEXT)
+        return pa.array(values if all(values) else [value or None for value in values], TEXT)
 
     def repeated(self, name: str) -> Any:
         """Return a text field as a dictionary array."""
@@ -107,13 +108,14 @@ class Rows:
     @property
     def details(self) -> Details:
         """The details of each event."""
-        return self.once("details", lambda: Details(self.field("Details"), strict=self.strict))
+        details: Details = self.once("details", lambda: Details(self.field("Details"), strict=self.strict))
+        return details
 
-    def is_type(self, types: Sequence[str]) -> np.ndarray[Any, Any]:
+    def is_type(self, types: Sequence[str]) -> Any:
         """Return which events are of one of these types."""
         return self.once(("is", tuple(types)), lambda: _is_one_of(self.repeated("Type"), types, len(self)))
 
-    def has_unknown_type(self, known: Sequence[str]) -> np.ndarray[Any, Any]:
+    def has_unknown_type(self, known: Sequence[str]) -> Any:
         """Return which events are of a type that is not among those `known`."""
         return self.once(
             "unknown type", lambda: ~self.is_type(known) & _is_there(self.repeated("Type"), len(self))
@@ -166,7 +168,7 @@ class Details:
         codes = self._spread(places, encoded.indices.to_numpy(zero_copy_only=False), np.int32)
         return pa.DictionaryArray.from_arrays(pa.array(codes, mask=codes < 0), encoded.dictionary)
 
-    def _spread(self, places: list[int], values: np.ndarray[Any, Any], dtype: Any) -> np.ndarray[Any, Any]:
+    def _spread(self, places: list[int], values: np.ndarray[Any, Any], dtype: Any) -> Any:
         """Return for each event the value at its details' place; -1 without one."""
         by_place = np.full(len(self.distinct), -1, dtype=dtype)
         by_place[places] = values
@@ -261,7 +263,7 @@ def repeat(values: Any, places: Any) -> Any:
     return pa.DictionaryArray.from_arrays(codes, values)
 
 
-def _is_one_of(types: Any, wanted: Sequence[str], count: int) -> np.ndarray[Any, Any]:
+def _is_one_of(types: Any, wanted: Sequence[str], count: int) -> Any:
     if types is None:
         return np.zeros(count, dtype=bool)
     by_code = np.array([*(label in wanted for label in types.dictionary.to_pylist()), False])

@@ -167,7 +167,7 @@ class Table:
 _missing: dict[pa.DataType, Any] = {}
 
 
-def missing(kind: pa.DataType, count: int) -> Any:
+def missing(kind: Any, count: int) -> Any:
     """Return a column without any value. All of one type share their memory."""
     if kind not in _missing or len(_missing[kind]) < count:
         size = max(count, 1024)
