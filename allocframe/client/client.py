@@ -131,7 +131,7 @@ class Client:
         resources: bool = False,
         stale: bool = False,
         newest: int | None = None,
-        per_page: int = 1000,
+        per_page: int | None = None,
         workers: int = 4,
         progress: Progress = None,
         resume: str | os.PathLike[str] | None = None,
@@ -155,8 +155,9 @@ class Client:
             Let any server answer, not only the leader. This works without a leader, and may lag behind.
         newest : int, optional
             Only the newest N allocations by creation.
-        per_page : int
-            Allocations per request.
+        per_page : int, optional
+            Allocations per request, at most. The default is 1,000 for the first request, and after it as many
+            as make 16 MB.
         workers : int
             Pages fetched at the same time, at most 8.
         progress : bool or callable, optional

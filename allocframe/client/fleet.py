@@ -152,7 +152,7 @@ class Fleet:
         resources: bool = False,
         stale: bool = False,
         newest: int | None = None,
-        per_page: int = 1000,
+        per_page: int | None = None,
         workers: int = 4,
         progress: Progress = None,
         resume: str | os.PathLike[str] | None = None,

@@ -82,13 +82,11 @@ class ListFetcher:
             running: dict[Future[_FetchedPage], PageRequest] = {}
             while not pager.done:
                 while len(running) < workers and (request := pager.next_request()) is not None:
-                    params = self._query.params(request.shard, request.token, paged=request.paged)
-                    running[pool.submit(self._fetch, params)] = request
+                    running[pool.submit(self._fetch, pager.params(request))] = request
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    fetched = future.result()
-                    pager.received(
-                        running.pop(future), len(fetched.ids), fetched.ids, fetched.page.next_token
-                    )
+                    request, fetched = running.pop(future), future.result()
+                    page = fetched.page
+                    pager.received(request, fetched.ids, page.next_token, index=page.index, size=page.size)
                 show(pager.rows, pager.estimate)
         duplicates = self._store.drop_duplicates()
         pages = len(self._capture.pages)

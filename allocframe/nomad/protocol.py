@@ -31,6 +31,9 @@ _READS = re.compile(
 )
 _CONFLICT = ("not running", "alloc that should not run", "Could not find task runner", "ask not found")
 
+FIRST_PAGE = 1000
+"""Rows of the first page, unless `per_page` says otherwise."""
+
 
 @dataclass(frozen=True)
 class Query:
@@ -44,13 +47,14 @@ class Query:
     resources: bool = False
     stale: bool = False
     newest: int | None = None
-    per_page: int = 1000
+    per_page: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("task_states", "resources", "stale"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        check_count("per_page", self.per_page)
+        if self.per_page is not None:
+            check_count("per_page", self.per_page)
         if self.newest is not None:
             check_count("newest", self.newest)
         for name in ("namespace", "filter"):
@@ -61,9 +65,14 @@ class Query:
             object.__setattr__(self, "prefix", check_prefix(self.prefix))
 
     def params(
-        self, shard: str | None = None, token: str | None = None, *, paged: bool = True
+        self,
+        shard: str | None = None,
+        token: str | None = None,
+        *,
+        paged: bool = True,
+        per_page: int | None = None,
     ) -> dict[str, str]:
-        """Return the query parameters of one page."""
+        """Return the query parameters of one page, of `FIRST_PAGE` rows if nothing else was chosen."""
         # Servers accept only the exact strings "true" and "false".
         params = {"task_states": "true" if self.task_states else "false"}
         if self.resources:
@@ -78,7 +87,7 @@ class Query:
         if self.newest is not None:
             return {**params, "reverse": "true", "per_page": str(self.newest)}
         if paged:
-            params["per_page"] = str(self.per_page)
+            params["per_page"] = str(self.per_page or per_page or FIRST_PAGE)
         if token is not None:
             params["next_token"] = token
         return params

@@ -134,7 +134,7 @@ def test_pages_of_before_the_server_was_restored_are_not_mixed_with_later_ones(t
 
     def page(connection: object) -> None:
         first = "prefix" not in server.requests[-1]
-        more = {"X_Nomad_Nexttoken": "1.5"} if first else {}
+        more = {"X_Nomad_Nexttoken": "77777.5"} if first else {}
         answer = good(BODY if "prefix=54" in server.requests[-1] else b"[]", X_Nomad_Index=index[0], **more)
         connection.sendall(answer)  # type: ignore[attr-defined]
 
@@ -143,10 +143,10 @@ def test_pages_of_before_the_server_was_restored_are_not_mixed_with_later_ones(t
 
     with serving(page) as server, af.Client(server.address) as client:
         with pytest.raises(Broken):
-            client.snapshot(resume=tmp_path / "walk", progress=stop)
+            client.snapshot(per_page=1, resume=tmp_path / "walk", progress=stop)
         index[0] = "7"
         with pytest.raises(af.AllocframeError, match="index is 7, but was 900"):
-            client.snapshot(resume=tmp_path / "walk", progress=False)
+            client.snapshot(per_page=1, resume=tmp_path / "walk", progress=False)
 
 
 def test_a_folder_of_something_else_is_left_alone(client: af.Client, tmp_path: Path) -> None:

@@ -216,11 +216,11 @@ def test_row_15_a_redirect_is_not_followed() -> None:
 def test_row_16_an_index_that_goes_back_during_a_walk_is_told() -> None:
     def page(connection: socket.socket) -> None:
         first = "prefix" not in server.requests[-1]
-        more = {"X_Nomad_Nexttoken": "1.5", "X_Nomad_Index": "900"} if first else {"X_Nomad_Index": "7"}
+        more = {"X_Nomad_Nexttoken": "77777.5", "X_Nomad_Index": "900"} if first else {"X_Nomad_Index": "7"}
         connection.sendall(good(BODY if "prefix=54" in server.requests[-1] else b"[]", **more))
 
     with serving(page) as server, client(server) as c:
-        assert "went back from 900 to 7" in repr(c.snapshot(progress=False))
+        assert "went back from 900 to 7" in repr(c.snapshot(per_page=1, progress=False))
 
 
 @pytest.mark.parametrize("index", ["0", "abc", str(2**64), "-5"])
@@ -241,12 +241,12 @@ def test_row_20_a_row_that_changes_between_two_pages_is_there_once_in_its_newest
         target = server.requests[-1]
         old, new = {**ROW, "ModifyIndex": 5, "JobID": "old"}, {**ROW, "ModifyIndex": 6, "JobID": "new"}
         if "prefix" not in target:
-            connection.sendall(good(json.dumps([old]).encode(), X_Nomad_Nexttoken="1.54"))
+            connection.sendall(good(json.dumps([old]).encode(), X_Nomad_Nexttoken="77777.54"))
         else:
             connection.sendall(good(json.dumps([new] if "prefix=54" in target else []).encode()))
 
     with serving(page) as server, client(server) as c:
-        snap = c.snapshot(progress=False)
+        snap = c.snapshot(per_page=1, progress=False)
         assert snap.allocations["job_id"].tolist() == ["new"]
         assert snap.info["duplicates"] == 1
 
@@ -301,10 +301,14 @@ def test_row_25_permission_lost_in_the_middle_of_a_walk_leaves_no_partial_table(
         elif "prefix" in server.requests[-1]:
             connection.sendall(good(b"[]"))
         else:
-            connection.sendall(good(X_Nomad_Nexttoken="1.5"))
+            connection.sendall(good(X_Nomad_Nexttoken="77777.5"))
 
-    with serving(page) as server, pytest.raises(af.PermissionDenied, match="NOMAD_TOKEN"):
-        fetched(server)
+    with (
+        serving(page) as server,
+        client(server) as c,
+        pytest.raises(af.PermissionDenied, match="NOMAD_TOKEN"),
+    ):
+        c.snapshot(per_page=1, progress=False)
 
 
 def test_row_37_two_documents_in_one_answer_are_not_taken_for_one() -> None:
@@ -321,7 +325,7 @@ def test_a_page_that_is_broken_among_small_ones_is_fetched_again() -> None:
     def page(connection: socket.socket) -> None:
         target = server.requests[-1]
         if "prefix" not in target:
-            connection.sendall(good(X_Nomad_Nexttoken="1.5"))
+            connection.sendall(good(X_Nomad_Nexttoken="77777.5"))
         elif "prefix=54" in target and broken:
             broken.clear()
             connection.sendall(http(BODY[:-2]))
@@ -329,7 +333,7 @@ def test_a_page_that_is_broken_among_small_ones_is_fetched_again() -> None:
             connection.sendall(good(BODY if "prefix=54" in target else b"[]"))
 
     with serving(page) as server, client(server) as c:
-        snap = c.snapshot(progress=False)
+        snap = c.snapshot(per_page=1, progress=False)
         assert len(snap) == 1
         assert sum("prefix=54" in target for target in server.requests) == 2
 

@@ -244,9 +244,10 @@ def walk(server: Server, query: Query, *, between: object = None) -> tuple[list[
         while len(batch) < 3 and (request := pager.next_request()) is not None:
             batch.append(request)
         for request in batch:
-            ids, token = server.page(query.params(request.shard, request.token, paged=request.paged))
+            index = max((index for index, _ in server.rows), default=0)
+            ids, token = server.page(pager.params(request))
             got += ids
-            pager.received(request, len(ids), ids, token)
+            pager.received(request, ids, token, index=index, size=6000 * len(ids))
             if callable(between):
                 between()
     raise AssertionError("the walk does not end")
@@ -288,12 +289,12 @@ def test_one_page_is_one_request() -> None:
 def test_the_estimate_comes_close_once_some_shards_are_done() -> None:
     server = Server([(n, identity) for n, identity in enumerate(uuids(5000))], text_compare=False)
     estimates: list[int] = []
-    pager, query = Pager(Query(per_page=10)), Query(per_page=10)
+    pager = Pager(Query(per_page=10))
     while not pager.done:
         request = pager.next_request()
         assert request is not None
-        ids, token = server.page(query.params(request.shard, request.token, paged=request.paged))
-        pager.received(request, len(ids), ids, token)
+        ids, token = server.page(pager.params(request))
+        pager.received(request, ids, token)
         if pager.estimate is not None:
             estimates.append(pager.estimate)
     assert estimates[-1] == 5000
@@ -302,13 +303,14 @@ def test_the_estimate_comes_close_once_some_shards_are_done() -> None:
 
 def test_pages_of_shards_that_are_not_done_do_not_swell_the_estimate() -> None:
     pager = Pager(Query(per_page=10))
-    pager.received(pager.next_request(), 10, ["a"] * 10, "1.x")  # type: ignore[arg-type]
-    asked = [pager.next_request() for _ in range(8)]
-    for request in asked[:4]:
-        pager.received(request, 10, [], None)  # type: ignore[arg-type]
-    for request in asked[4:]:
+    pager.received(pager.next_request(), ["a"] * 10, "1.x")  # type: ignore[arg-type]
+    pager.received(pager.next_request(), some(10), None)  # type: ignore[arg-type]
+    asked = [pager.next_request() for _ in range(7)]
+    for request in asked[:3]:
+        pager.received(request, some(10), None)  # type: ignore[arg-type]
+    for request in asked[3:]:
         ids = [f"{request.shard}{n:03d}" for n in range(10)]  # type: ignore[union-attr]
-        pager.received(request, 10, ids, f"{request.shard}999")  # type: ignore[arg-type, union-attr]
+        pager.received(request, ids, f"{request.shard}999")  # type: ignore[arg-type, union-attr]
     assert pager.rows == 80
     assert pager.estimate == 10 * 256
 
@@ -376,6 +378,10 @@ def test_each_sign_of_a_loop_inside_a_prefix_is_met_by_asking_for_it_whole(how: 
     assert all("fetched again in one response" in note for note in pager.notes)
 
 
+def some(count: int) -> list[str]:
+    return [f"{number:04d}" for number in range(count)]
+
+
 def asked(pager: Pager) -> PageRequest:
     request = pager.next_request()
     assert request is not None
@@ -389,50 +395,91 @@ def test_a_walk_of_one_page_is_done_when_it_has_come() -> None:
     assert request == PageRequest()
     assert pager.next_request() is None
     assert not pager.done, "it is on its way"
-    pager.received(request, 3, ["a", "b", "c"], None)
+    pager.received(request, ["a", "b", "c"], None)
     assert (pager.done, pager.estimate, pager.rows) == (True, 3, 3)
 
 
 def test_the_newest_are_asked_for_once_whatever_token_follows() -> None:
     pager = Pager(Query(newest=2))
-    pager.received(asked(pager), 2, ["a", "b"], "1.x")
+    pager.received(asked(pager), ["a", "b"], "1.x")
     assert (pager.done, pager.rows, pager.notes) == (True, 2, [])
 
 
 def test_the_first_page_of_a_walk_that_is_split_counts_for_nothing_and_shards_come_in_order() -> None:
     pager = Pager(Query(per_page=2))
-    pager.received(asked(pager), 2, ["a", "b"], "1.x")
-    assert (pager.rows, pager.sharded, pager.estimate) == (0, True, None)
-    assert [asked(pager).shard for _ in range(256)] == list(SHARDS)
+    pager.received(asked(pager), ["a", "b"], "1.x")
+    assert (pager.rows, pager.sharded, pager.estimate) == (0, False, None)
+    first = asked(pager)
+    assert first.shard == "00"
+    assert pager.next_request() is None, "it tells how many there are"
+    pager.received(first, some(2), None)
+    assert (pager.rows, pager.sharded, pager.estimate) == (2, True, None)
+    assert [asked(pager).shard for _ in range(255)] == list(SHARDS[1:])
     assert pager.next_request() is None
+
+
+@pytest.mark.parametrize(
+    ("count", "requests"), [(1, 1), (1000, 1), (1001, 3), (2500, 3), (4999, 4), (20_000, 257)]
+)
+def test_small_lists_take_few_requests_and_no_row_comes_twice_if_they_are_followed(
+    count: int, requests: int
+) -> None:
+    server = Server([(5000 + n, identity) for n, identity in enumerate(uuids(count))], text_compare=True)
+    server.rows = [(index + 100_000, identity) for index, identity in server.rows]
+    got, pager = walk(server, Query())
+    assert server.requests == requests
+    assert len(set(got)) == count
+    # The first shard only tells how many there are, and of a list that is split the first page comes again.
+    assert len(got) - count <= (1000 if pager.sharded else count / 100)
+
+
+@pytest.mark.parametrize("start", [990, 980, 9970])
+@pytest.mark.parametrize("per_page", [None, 20])
+def test_a_list_whose_indexes_gain_a_digit_is_fetched_whole(start: int, per_page: int | None) -> None:
+    rows = [(start + n, identity) for n, identity in enumerate(uuids(60 if per_page else 2000))]
+    server = Server(rows, text_compare=True)
+    got, pager = walk(server, Query(per_page=per_page))
+    assert set(got) == {identity for _, identity in rows}
+    assert pager.rows == len(rows)
+
+
+def test_rows_that_leave_at_the_token_of_an_unsplit_list_hide_no_others() -> None:
+    rows = [(100 + n, identity) for n, identity in enumerate(uuids(50))]
+    server = Server(rows, text_compare=True)
+
+    def remove_the_next() -> None:
+        server.rows = [row for row in server.rows if row[0] not in (110, 120, 130)]
+
+    got, _ = walk(server, Query(per_page=10), between=remove_the_next)
+    assert {identity for index, identity in rows if index not in (110, 120, 130)} <= set(got)
 
 
 def test_an_estimate_is_made_from_the_fourth_shard_on() -> None:
     pager = Pager(Query(per_page=2))
-    pager.received(asked(pager), 2, ["a", "b"], "1.x")
+    pager.received(asked(pager), ["a", "b"], "1.x")
     estimates = []
     for _ in range(5):
-        pager.received(asked(pager), 2, [], None)
+        pager.received(asked(pager), some(2), None)
         estimates.append(pager.estimate)
     assert estimates == [None, None, None, 512, 512]
 
 
 def test_every_page_of_a_shard_counts_for_the_estimate() -> None:
     pager = Pager(Query(per_page=2))
-    pager.received(asked(pager), 2, ["a", "b"], "1.x")
+    pager.received(asked(pager), ["a", "b"], "1.x")
     for _ in range(4):
         first = asked(pager)
-        pager.received(first, 2, [f"{first.shard}1", f"{first.shard}2"], f"{first.shard}3")
-        pager.received(asked(pager), 1, [], None)
+        pager.received(first, [f"{first.shard}1", f"{first.shard}2"], f"{first.shard}3")
+        pager.received(asked(pager), some(1), None)
     assert (pager.rows, pager.estimate) == (12, 3 * 256)
 
 
 def test_a_token_after_an_answer_that_was_not_paged_is_overlooked_and_told() -> None:
     pager = Pager(Query(per_page=2, prefix="ab"))
-    pager.received(asked(pager), 0, [], "ab5")
+    pager.received(asked(pager), [], "ab5")
     whole = asked(pager)
     assert whole == PageRequest(None, None, paged=False)
-    pager.received(whole, 7, [], "ab5")
+    pager.received(whole, some(7), "ab5")
     assert (pager.done, pager.rows) == (True, 7)
     assert pager.notes == [
         "prefix ab: an empty page with a next token; fetched again in one response",
@@ -453,7 +500,7 @@ def test_a_token_after_an_answer_that_was_not_paged_is_overlooked_and_told() -> 
 )
 def test_each_sign_of_a_loop_on_a_first_page(ids: list[str], token: str, sign: str | None) -> None:
     pager = Pager(Query(per_page=2, prefix="ab"))
-    pager.received(asked(pager), len(ids), ids, token)
+    pager.received(asked(pager), ids, token)
     assert pager.notes == ([f"prefix ab: {sign}; fetched again in one response"] if sign else [])
     assert asked(pager) == PageRequest(None, None if sign else token, paged=not sign)
     assert pager.rows == (0 if sign else 2)
@@ -470,18 +517,18 @@ def test_each_sign_of_a_loop_on_a_first_page(ids: list[str], token: str, sign: s
 )
 def test_each_sign_of_a_loop_on_a_second_page(ids: list[str], token: str, sign: str | None) -> None:
     pager = Pager(Query(per_page=2, prefix="ab"))
-    pager.received(asked(pager), 2, ["ab1", "ab2"], "ab3")
+    pager.received(asked(pager), ["ab1", "ab2"], "ab3")
     second = asked(pager)
     assert second == PageRequest(None, "ab3")
-    pager.received(second, 2, ids, token)
+    pager.received(second, ids, token)
     assert pager.notes == ([f"prefix ab: {sign}; fetched again in one response"] if sign else [])
     assert asked(pager).paged is not bool(sign)
 
 
 def test_a_note_about_a_shard_names_it() -> None:
     pager = Pager(Query(per_page=2))
-    pager.received(asked(pager), 2, ["a", "b"], "1.x")
-    pager.received(asked(pager), 0, [], "005")
+    pager.received(asked(pager), ["a", "b"], "1.x")
+    pager.received(asked(pager), [], "005")
     assert pager.notes == ["prefix 00: an empty page with a next token; fetched again in one response"]
 
 
