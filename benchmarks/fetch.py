@@ -57,7 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif "prefix" in query:
             body = self.bodies[query["prefix"][0]]
         elif "per_page" in query:
-            token = "1.00000000-0000-0000-0000-000000000000"
+            token = "100.00000000-0000-0000-0000-000000000000"
         else:
             body = b"[" + b",".join(part[1:-1] for part in self.bodies.values() if len(part) > 2) + b"]"
         self.send_response(200)

@@ -32,8 +32,8 @@ class Pager:
     """Pages through every allocation, correctly on every server version, and in few requests.
 
     The first request asks for one page. If there is more, the first shard of 256 ID prefixes tells how much.
-    A short list is followed by its page tokens, if that is safe, or else requested in one response. A long one
-    is requested by prefix, in parallel.
+    A short list is followed by its page tokens if that is safe, or else requested in one response. A long
+    list is requested by prefix, in parallel.
 
     Servers before 1.10.2 compare the tokens of an unsplit list as text, and return tokens that lead back, or
     skip rows, where the number of digits changes. Within a prefix the token is a bare ID, which every version
@@ -148,7 +148,7 @@ class Pager:
         self._ready.append(PageRequest(SHARDS[0]))
 
     def _choose_way(self, rows: int, *, more: bool) -> bool:
-        """Return whether the list is short, by the rows of the first shard; then follow it, or else split it."""
+        """Follow the list if the rows of the first shard show that it is short, or split it; return which."""
         (token, index), self._next = self._next or ("", None), None
         page = self.query.per_page or self.page_size or FIRST_PAGE
         self._expected = max(rows * len(SHARDS), len(self._seen[None]))
@@ -181,7 +181,7 @@ class Pager:
             self._ready.append(PageRequest(request.shard, next_token))
 
     def _follow(self, token: str, index: int | None) -> None:
-        """Request the next page of an unsplit list, or all of it, if its token is not safe or it has no end."""
+        """Request the next page of an unsplit list, or all of it if the token is not safe."""
         if self._pages_left and _is_safe(token, index):
             self._ready.append(PageRequest(None, token))
         else:

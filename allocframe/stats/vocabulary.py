@@ -126,8 +126,8 @@ NODE_BOUND_JOB_TYPES = ("system", "sysbatch")
 """Types of jobs that run on every node. Their allocations are bound to it and not replaced elsewhere."""
 
 HOOK_FAILED = "Task hook failed"
-"""Event type of a hook that failed: a failed start before `Started`; after it, a script that is told of a
-re-rendered template, say, and the task runs on."""
+"""Event type of a hook that failed. Before `Started` it is a failed start. After it, it may be a script that
+is told of a re-rendered template, and the task runs on."""
 
 FAILED_STARTS = {
     "Failed Artifact Download": "artifact",
