@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from archived import LAST, recorded
+from commands import run
 
 import allocframe as af
 
@@ -82,18 +81,9 @@ def test_a_later_recording_does_not_change_the_postmortem_of_an_earlier_time(
 ) -> None:
     """The command, on an archive that ends two days earlier, gives the same file."""
     shorter = recorded(tmp_path, days=6, leak=LEAK, blind=BLIND, until=40)
-    command = [sys.executable, "-W", "error", "-m", "allocframe", "report", "postmortem", "-o", "p.html"]
-    command += [
-        "--archive",
-        str(shorter._tables.folder),
-        "--since",
-        WINDOW["since"],
-        "--until",
-        WINDOW["until"],
-    ]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False, timeout=120
-    )
+    window = ["--since", WINDOW["since"], "--until", WINDOW["until"]]
+    command = ["report", "postmortem", "-o", "p.html", "--archive", shorter._tables.folder, *window]
+    done = run(*command, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "written to p.html\n"), done.stderr
     assert (tmp_path / "p.html").read_bytes() == pages["postmortem"].read_bytes()
 
@@ -110,9 +100,9 @@ def test_a_report_on_the_cluster_has_trends_and_says_which_days_are_incomplete(
     assert pages["cluster"].read_text().count("<img ") == 4
 
 
-def test_without_an_archive_the_trends_say_how_to_get_one(reports: dict[tuple[str, str], Path]) -> None:
+def test_without_an_archive_the_trends_say_how_to_get_one(report_on: Callable[[str, str], Path]) -> None:
     assert "Trends need an archive. Record one with allocframe record --archive DIR" in text(
-        reports["mixed", "cluster"]
+        report_on("mixed", "cluster")
     )
 
 
