@@ -5,7 +5,8 @@ LOWEST := tests/repo/test_dependencies.py tests/stats/test_explain.py tests/stat
   tests/archive/test_archive.py
 COVERED := 85
 # Three workers for two cores, since many tests wait; file by file, the slowest first (tests/conftest.py).
-TEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=25
+# Compiled files are kept, whatever the environment says: the tests start many processes.
+TEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=25
 
 .PHONY: help demo lab test test-midnight test-deep system js lint types coverage lowest package hooks bench diagnosis pictures notebooks docs month soak \
   fuzz mutants audit clean

@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 import pandas as pd
 import pytest
-from archived import LAST, recorded
+from archived import LAST, recorded, watched
 from tables import plain
 
 import allocframe as af
@@ -57,8 +57,9 @@ def _started() -> Any:
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.driver.host": "127.0.0.1",
-        # Java's full compiler pays off only after minutes.
-        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+        # Java's full compiler pays off only after minutes, and its checks of Spark's classes take seconds.
+        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xms1g -Xmn600m "
+        "-XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.session.timeZone": "America/New_York",
@@ -69,7 +70,7 @@ def _started() -> Any:
         "spark.databricks.delta.snapshotPartitions": "1",
         "spark.jars.ivy": str(ROOT / "build" / "ivy"),
     }
-    builder = SparkSession.builder.master("local[2]")
+    builder = SparkSession.builder.master("local[1]")
     for name, value in settings.items():
         builder = builder.config(name, value)
     try:
@@ -83,7 +84,8 @@ def _started() -> Any:
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory, change: Change) -> af.Archive:
     """Three days with more events than Nomad keeps, removed allocations, a gap, and duplicate rows."""
-    made = recorded(tmp_path_factory.mktemp("spark"), days=3, leak=(40, 20), blind=(30, 26))
+    folder = tmp_path_factory.mktemp("spark")
+    made = recorded(folder, watched(folder, days=3, leak=(40, 20), blind=(30, 26)))
     made.append(change, recorder="one")
     made.append(change, recorder="two")
     gone = change.added[change.added["client_status"] == "running"].iloc[:3]
@@ -136,7 +138,8 @@ def seen(archive: af.Archive) -> Iterator[af.Snapshot]:
 @pytest.fixture(scope="module")
 def tables(session: Any, archive: af.Archive) -> dict[str, Any]:
     found = af.spark.tables(session, archive._tables.location)
-    return {name: frame.cache() for name, frame in found.items()}
+    # Not cache(): it keeps the plan of the rows, which Spark analyses again for every column of a statistic.
+    return {name: frame.localCheckpoint() for name, frame in found.items()}
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +230,7 @@ def test_spark_keeps_clusters_apart(tables: dict[str, Any]) -> None:
         name: tables[name]
         .withColumn("cluster", lit("eu"))
         .unionAll(tables[name].withColumn("cluster", lit("us")))
+        .localCheckpoint()
         for name in ("events", "allocations", "task_states")
     }
     alone, found = stats.failures(tables, by="job_id"), stats.failures(both, by=["cluster", "job_id"])

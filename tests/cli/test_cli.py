@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import run, run_as_process
 
 import allocframe as af
 
 
-def run(*arguments: str, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
-    env = {name: value for name, value in os.environ.items() if not name.startswith("NOMAD_")} | environ
-    command = [sys.executable, "-W", "error", "-m", "allocframe", *arguments]
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=120)
-
-
 def test_demo_prints_what_happened_and_saves_the_evidence(tmp_path: Path) -> None:
-    process = run("demo", "--story", "oom", "--allocations", "60", cwd=tmp_path)
+    process = run_as_process("demo", "--story", "oom", "--allocations", "60", cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     for text in (
         "Allocations by status",
@@ -62,6 +54,11 @@ def test_errors_are_one_line_and_have_an_exit_code(
     assert message in process.stderr
     assert process.stderr.count("\n") == 1
     assert process.stdout == ""
+
+
+def test_a_process_ends_with_the_exit_code_of_its_command(tmp_path: Path) -> None:
+    process = run_as_process("fetch", "--prefix", "abc", cwd=tmp_path, NOMAD_ADDR="http://127.0.0.1:1")
+    assert (process.returncode, process.stdout, process.stderr.count("\n")) == (2, "", 1)
 
 
 @pytest.mark.parametrize("arguments", [[], ["archive"], ["report"]])

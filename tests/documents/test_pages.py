@@ -16,8 +16,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -31,6 +29,7 @@ import pytest
 import time_machine
 import trustme
 import typer
+from commands import run
 from typer.main import get_command
 
 import allocframe as af
@@ -151,8 +150,8 @@ def test_every_block_of_the_page_runs_and_prints_what_the_page_shows(page: Path,
         space = {"af": af, "client": client, "snap": snap, "alloc_id": running["alloc_id"].iloc[-1]}
         for block in blocks(page):
             if block.reason is None:
-                run = _python if block.language == "python" else _shell
-                printed = run(block, space, after.callback)
+                run_block = _python if block.language == "python" else _shell
+                printed = run_block(block, space, after.callback)
                 if block.output and not _matches(block.output, printed):
                     pytest.fail(f"{block.page}:{block.line} prints\n{printed}")
 
@@ -194,10 +193,9 @@ def _shell(block: Block, space: dict[str, Any], after: Callable[..., Any]) -> st
 @functools.cache
 def _allocframe(*arguments: str) -> str:
     """Run a command. If several pages have it, it runs once."""
-    command = [sys.executable, "-W", "error", "-m", "allocframe", *arguments]
-    process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=150)
-    assert process.returncode == 0, process.stderr
-    return process.stdout
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def _make(target: str, *, run: bool) -> str:

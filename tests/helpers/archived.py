@@ -45,10 +45,8 @@ def works(run: Run, rng: Any) -> Outcome:
     return Outcome()
 
 
-def recorded(
-    folder: Path, *, days: int, leak: tuple[int, int], blind: tuple[int, int], until: int = 0
-) -> af.Archive:
-    """Return an archive of so many days, or up to `until` hours before their end.
+def watched(folder: Path, *, days: int, leak: tuple[int, int], blind: tuple[int, int]) -> list[Change]:
+    """Return what a watch would tell, every hour for so many days.
 
     `leak` and `blind` are hours before the end, the first and the last: a version of checkout leaks, and
     nobody watches.
@@ -56,7 +54,7 @@ def recorded(
     engine, _ = run_story("calm", allocations=14, seed=3, now_ns=NOW - days * 24 * HOUR)
     changes = [look(engine, folder)]
     known = changes[0].added
-    for hour in range(days * 24 - 1, until - 1, -1):
+    for hour in range(days * 24 - 1, -1, -1):
         engine.run_until(NOW - hour * HOUR)
         for when, behaviour in zip(leak, (leaks, works), strict=True):
             if hour == when:
@@ -70,6 +68,11 @@ def recorded(
         gap = Gap(changes[-1].at, seen.at, REASON) if hour == blind[1] else None
         changes.append(replace(changes_since(seen, known, changes[-1].at), gap=gap))
         known = seen.added
+    return changes
+
+
+def recorded(folder: Path, changes: list[Change]) -> af.Archive:
+    """Return an archive of these changes."""
     archive = af.Archive(folder / "archive")
     archive.append(changes, recorder="tests")
     return archive

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commands import run
 
 import allocframe as af
 from allocframe.client.logs import Line, Logs, frame_of
@@ -57,14 +56,8 @@ def test_a_report_shows_the_lines_and_a_redacted_one_says_that_they_are_left_out
 ) -> None:
     cluster, client, snap = loop
     shown = tmp_path / "shown.html"
-    command = [sys.executable, "-m", "allocframe", "report", "postmortem", "--logs", "-o", str(shown)]
-    settings = {
-        "NOMAD_ADDR": cluster.address,
-        "NOMAD_TOKEN": cluster.token,
-        "PATH": "/usr/bin:/bin",
-        "HOME": str(tmp_path),
-    }
-    done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=150, check=False)
+    settings = {"NOMAD_ADDR": cluster.address, "NOMAD_TOKEN": cluster.token}
+    done = run("report", "postmortem", "--logs", "-o", shown, cwd=tmp_path, **settings)
     assert done.returncode == 0, done.stderr
     page = shown.read_text()
     assert page.index("<h2") < page.index("Log lines") < page.index("panic: runtime error")

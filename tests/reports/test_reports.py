@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import html
 import json
-import os
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import run, run_as_process
 from stories import read, renamed, rows_of
 from tables import alloc
 
@@ -37,19 +35,6 @@ class Elements(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
-
-
-def run(*arguments: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", "-m", "allocframe", "report", *arguments]
-    return subprocess.run(
-        command,
-        cwd=cwd,
-        env={**os.environ, **settings},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
 
 
 def summary(page: Path) -> str:
@@ -113,7 +98,9 @@ def test_the_same_evidence_gives_the_same_report_byte_for_byte_and_progress_is_s
     snapshots: dict[str, af.Snapshot], reports: dict[tuple[str, str], Path], tmp_path: Path
 ) -> None:
     snapshots["mixed"].save(tmp_path / "outage.allocframe")
-    done = run("postmortem", "--from", "outage.allocframe", "-o", "other.html", cwd=tmp_path)
+    done = run_as_process(
+        "report", "postmortem", "--from", "outage.allocframe", "-o", "other.html", cwd=tmp_path
+    )
     assert (done.returncode, done.stdout) == (0, "written to other.html\n"), done.stderr
     assert "postmortem: 100%" in done.stderr
     assert (tmp_path / "other.html").read_bytes() == reports["mixed", "postmortem"].read_bytes()
@@ -123,7 +110,7 @@ def test_a_report_on_a_live_cluster_is_markdown_with_pictures_and_holds_neither_
     cluster: af.sim.Cluster, tmp_path: Path
 ) -> None:
     settings = {"NOMAD_ADDR": cluster.address, "NOMAD_TOKEN": cluster.token}
-    done = run("cluster", "-o", "week.md", "--job", "checkout", cwd=tmp_path, **settings)
+    done = run("report", "cluster", "-o", "week.md", "--job", "checkout", cwd=tmp_path, **settings)
     assert (done.returncode, done.stdout) == (0, "written to week.md\n"), done.stderr
     content = (tmp_path / "week.md").read_text()
     assert content.startswith("# Cluster report\n\nFrom 20")
@@ -151,7 +138,7 @@ def test_errors_of_the_command_are_one_line(
     tmp_path: Path, arguments: list[str], code: int, message: str
 ) -> None:
     (tmp_path / "a.json").write_text(json.dumps([alloc("a")]))
-    done = run(*arguments, cwd=tmp_path)
+    done = run("report", *arguments, cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n"), done.stdout) == (code, 1, "")
     assert message in done.stderr
 
