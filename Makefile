@@ -84,6 +84,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/fetch.py
 	$(BIN)/python benchmarks/explain.py
 	$(BIN)/python benchmarks/watch.py
+	$(BIN)/python benchmarks/exec.py
 	$(BIN)/python benchmarks/terminal.py
 	$(BIN)/python benchmarks/archive.py
 	$(BIN)/python benchmarks/size.py

@@ -77,9 +77,7 @@ def exec_command(
     request = exec_request(session, alloc_id, command, task)
     data = stdin.encode() if isinstance(stdin, str) else stdin or b""
     with audited_exec(session, request) as outcome:
-        result = websocket.run_command(
-            session.config, request, data, timeout, session.transport.sockets.holding
-        )
+        result = websocket.run_command(session.config, request, data, timeout, session.transport.sockets)
         outcome.message = f"exit code {result.exit_code}"
     return result
 

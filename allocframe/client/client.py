@@ -636,7 +636,7 @@ class Client:
         task : str, optional
             Name of the task; required if there are several.
         stdin : bytes or str, optional
-            Input of the command.
+            Input of the command. Output may have up to 256 MiB.
         timeout : float, optional
             Seconds to wait. A timeout does not stop the command.
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-import urllib.request
 from base64 import b64encode
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -17,9 +15,23 @@ from .._utils.text import visible
 from .._utils.validate import check_count
 from ..errors import ConfigError
 from .config import Config
+from .network import HttpTransport
+from .proxy import proxy_for
 
 MAX_CONNECTIONS = 8
 """Connections per client. Nomad allows 100 per address, which watches, streams and other people share."""
+
+
+Trace = Callable[[str, dict[str, Any]], None]
+"""What httpx's ``trace`` extension takes."""
+
+
+def opened_socket(event: str, info: dict[str, Any]) -> socket.socket | None:
+    """Return the socket that an event of httpx's ``trace`` extension tells of, or None."""
+    if not event.endswith(("connect_tcp.complete", "connect_unix_socket.complete", "start_tls.complete")):
+        return None
+    opened: socket.socket | None = info["return_value"].get_extra_info("socket")
+    return opened
 
 
 class OpenSockets:
@@ -32,18 +44,24 @@ class OpenSockets:
 
     def remember(self, event: str, info: dict[str, Any]) -> None:
         """Keep each socket that an HTTP client opens. Pass it as httpx's ``trace`` extension."""
-        if event.endswith(("connect_tcp.complete", "connect_unix_socket.complete", "start_tls.complete")):
-            self._add(info["return_value"].get_extra_info("socket"))
+        if (opened := opened_socket(event, info)) is not None:
+            self._add(opened)
 
     @contextlib.contextmanager
-    def holding(self, opened: socket.socket) -> Iterator[None]:
-        """Keep a socket while the block runs."""
-        self._add(opened)
+    def holding(self) -> Iterator[Trace]:
+        """Yield a ``trace`` extension that keeps the sockets opened in the block, until it ends."""
+        held = []
+
+        def remember(event: str, info: dict[str, Any]) -> None:
+            if (opened := opened_socket(event, info)) is not None:
+                held.append(opened)
+                self._add(opened)
+
         try:
-            yield
+            yield remember
         finally:
             with self._lock:
-                self._open.discard(opened)
+                self._open.difference_update(held)
 
     def _add(self, opened: Any) -> None:
         with self._lock:
@@ -92,15 +110,19 @@ def credentials(config: Config) -> dict[str, str]:
     return headers
 
 
-def new_http_client(config: Config) -> httpx.Client:
+def new_http_client(config: Config, *, tunnel: bool = False) -> httpx.Client:
     """Return a new HTTP client for one cluster.
+
+    Parameters
+    ----------
+    tunnel : bool
+        Tunnel plain HTTP through a proxy, too, as WebSockets need it.
 
     Raises
     ------
     ConfigError
         The address, the proxy from the environment or a TLS file is unusable.
     """
-    proxy = None if config.unix_socket else proxy_for(config.base_url)
     try:
         base_url = httpx.URL(config.base_url)
         _ = base_url.host  # httpx decodes the host on access, and may fail
@@ -108,12 +130,12 @@ def new_http_client(config: Config) -> httpx.Client:
         raise ConfigError(
             f"the address {config.address!r} (NOMAD_ADDR) is not a valid URL: {visible(error)}"
         ) from None
-    transport = httpx.HTTPTransport(
-        verify=config.ssl_context() if config.base_url.startswith("https") else True,
-        uds=config.unix_socket,
-        proxy=proxy,
-        limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS),
-        trust_env=False,
+    transport = HttpTransport(
+        ssl_context=config.ssl_context() if config.base_url.startswith("https") else None,
+        unix_socket=config.unix_socket,
+        proxy=None if config.unix_socket else proxy_for(config.base_url),
+        tunnel=tunnel,
+        connections=MAX_CONNECTIONS,
     )
     return httpx.Client(
         base_url=base_url,
@@ -121,31 +143,8 @@ def new_http_client(config: Config) -> httpx.Client:
         auth=Credentials(config),
         headers={"Accept-Encoding": "gzip", "Accept": "application/json", "User-Agent": "allocframe"},
         follow_redirects=False,
-        trust_env=False,
+        trust_env=False,  # a .netrc file is never read
     )
-
-
-def proxy_for(base_url: str) -> str | None:
-    """Return the proxy from the environment, or None. A .netrc file is never read.
-
-    Raises
-    ------
-    ConfigError
-        The proxy is not an HTTP proxy. The message does not show its URL, which may hold a password.
-    """
-    parts = urlsplit(base_url)
-    configured = urllib.request.getproxies().get(parts.scheme)
-    if not configured or urllib.request.proxy_bypass(parts.netloc):
-        return None
-    proxy = configured if "://" in configured else f"http://{configured}"
-    try:
-        url = httpx.URL(proxy)
-    except (httpx.InvalidURL, ValueError):
-        url = None
-    if url is None or url.scheme not in ("http", "https") or not url.host:
-        variable = f"{parts.scheme.upper()}_PROXY"
-        raise ConfigError(f"{variable} must be http://host:port or https://host:port")
-    return proxy
 
 
 def was_reset(error: BaseException | None) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -15,7 +16,8 @@ from .._utils.text import visible
 from ..errors import AllocframeError, ConnectionFailed, NotNomad
 from . import protocol
 from .config import Config
-from .connection import new_http_client, not_nomad_message, was_reset
+from .connection import new_http_client, not_nomad_message, opened_socket, was_reset
+from .network import bounded, extend
 
 STREAM = "/v1/event/stream"
 
@@ -92,7 +94,7 @@ class EventStream:
         except AllocframeError as error:
             self.error, reason = error, str(error)
         except httpx.TimeoutException:
-            reason = f"no data for {self._quiet:g} s"
+            reason = f"no line for {self._quiet:g} s"
         except (httpx.HTTPError, zlib.error, OSError) as error:
             reason = f"the connection broke: {visible(error) or type(error).__name__}"
             if isinstance(error, httpx.ConnectError) and not was_reset(error):
@@ -108,6 +110,7 @@ class EventStream:
         }
         timeout = httpx.Timeout(self._quiet, connect=10.0)
         with (
+            bounded(time.monotonic() + self._quiet),
             new_http_client(self._config) as client,
             client.stream(
                 "GET", STREAM, params=self._params, timeout=timeout, extensions=extensions
@@ -117,6 +120,7 @@ class EventStream:
             for line in self._lines(response):
                 self._on_line(line)
                 self.established = True
+                extend(self._quiet)  # only a whole line shows that the server is alive
 
     def _check_status(self, response: httpx.Response) -> None:
         status, request = response.status_code, f"GET {self._config.address}{STREAM}"
@@ -153,8 +157,8 @@ class EventStream:
             raise NotAnEvent("the stream was cut within a line")
 
     def _remember_socket(self, event: str, info: dict[str, Any]) -> None:
-        if event.endswith(("connect_tcp.complete", "connect_unix_socket.complete", "start_tls.complete")):
-            self._socket = info["return_value"].get_extra_info("socket")
+        if (opened := opened_socket(event, info)) is not None:
+            self._socket = opened
             if self._is_closing:  # closed while it was connecting
                 self._shut_down()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from base64 import b64decode, b64encode
+from base64 import b64encode
+from binascii import a2b_base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -15,10 +16,10 @@ HEARTBEAT = "{}"
 HEARTBEAT_EVERY = 10.0
 HANDSHAKE = {"ws_handshake": "true"}
 CLOSE_STDIN = json.dumps({"stdin": {"close": True}})
-CHUNK = 16 << 10
+CHUNK = 32 << 10
 """Maximum bytes of stdin in one frame."""
 
-MAX_OUTPUT = 64 << 20
+MAX_OUTPUT = 256 << 20
 """Maximum bytes of output of one command."""
 
 _STATUS = {1008: 400, 1011: 500}
@@ -128,7 +129,7 @@ class ExecSession:
         try:
             message = json.loads(text)
             stdout, stderr = (
-                b64decode((message.get(stream) or {}).get("data") or "", validate=True)
+                a2b_base64((message.get(stream) or {}).get("data") or "", strict_mode=True)
                 for stream in ("stdout", "stderr")
             )
             if message.get("exited"):
@@ -137,8 +138,11 @@ class ExecSession:
             raise self.error(f"the server sent an invalid frame: {visible(text[:120])!r}") from None
         return Frame(stdout, stderr, self.exit_code)
 
-    def close_error(self, code: int | None, reason: str) -> AllocframeError | None:
-        """Return the error for a connection that ended; None if the command had ended before."""
+    def close_error(self, code: int | None, reason: str, hint: str = "") -> AllocframeError | None:
+        """Return the error for a connection that ended; None if the command had ended before.
+
+        `hint` says what may have become of the command if the server gives no reason.
+        """
         # Some servers close properly after the exit, others drop the connection. Only the exit code is proof.
         if self.exit_code is not None:
             return None
@@ -146,7 +150,8 @@ class ExecSession:
             return self.error(f"the command could not be started: {visible(reason)}")
         if reason:
             return protocol.error_for("GET", self.path, _STATUS.get(code or 0, 500), visible(reason))
-        return self.error("the session was lost before the command ended. The command may still be running")
+        hint = hint or "The command may still be running"
+        return self.error(f"the session was lost before the command ended. {hint}")
 
 
 def _exit_code(value: object) -> int:

@@ -30,6 +30,7 @@ from ..errors import (
 from . import protocol, retry
 from .config import Config
 from .connection import OpenSockets, new_http_client, not_nomad_message, tls_hint, was_reset
+from .network import bounded
 from .protocol import Headers
 
 MAX_BODY = 1 << 30
@@ -194,8 +195,11 @@ class Transport:
         try:
             timeout = httpx.Timeout(left, connect=min(left, 10.0))
             extensions = {"trace": self.sockets.remember, **self._server_name()}
-            with client.stream("GET", path, params=params, timeout=timeout, extensions=extensions) as raw:
-                body = b"".join(self._read_body(raw, deadline, request, max_bytes))
+            with (
+                bounded(deadline),
+                client.stream("GET", path, params=params, timeout=timeout, extensions=extensions) as raw,
+            ):
+                body = b"".join(self._read_body(raw, request, max_bytes))
                 response = self._check_response(raw, body, path, request)
         except httpx.TimeoutException:
             hint = "Raise timeout= or lower per_page="
@@ -228,12 +232,13 @@ class Transport:
         timeout, extensions = httpx.Timeout(left, connect=min(left, 10.0)), self._server_name()
         try:
             with (
+                bounded(deadline),
                 new_http_client(self._config) as fresh,
                 fresh.stream(
                     "POST", path, params=params, json=dict(body), timeout=timeout, extensions=extensions
                 ) as response,
             ):
-                text = b"".join(self._read_body(response, deadline, request)).decode("utf-8", "replace")
+                text = b"".join(self._read_body(response, request)).decode("utf-8", "replace")
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise ConnectionFailed(
                 f"{request}: nothing was sent: {visible(error) or 'no connection in time'}"
@@ -263,16 +268,13 @@ class Transport:
         raise make_error()
 
     def _read_body(
-        self, response: httpx.Response, deadline: float, request: str, max_bytes: int | None = None
+        self, response: httpx.Response, request: str, max_bytes: int | None = None
     ) -> Iterator[bytes]:
         """Yield the decompressed body in pieces."""
         bound = MAX_BODY if max_bytes is None else max_bytes
         inflate = zlib.decompressobj(31) if response.headers.get("content-encoding", "") == "gzip" else None
         total = 0
         for raw in response.iter_raw():
-            # httpx's timeout is for each read: a server that trickles bytes would never reach it.
-            if time.monotonic() > deadline:
-                raise httpx.ReadTimeout("deadline")
             data = raw
             while data:
                 if inflate is None:

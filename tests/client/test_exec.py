@@ -9,25 +9,24 @@ import threading
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import flatten
 import pytest
 from children import child
-from exec_sessions import server_side, talk
+from exec_sessions import EXITED, echo, out, scripted, server_side, talk
 from hypothesis import given
 from hypothesis import strategies as st
 from websockets.sync.client import connect
-from websockets.sync.server import ServerConnection, serve
+from websockets.sync.server import ServerConnection
 
 import allocframe as af
 from allocframe import sim
 from allocframe.client.audit_log import audit_path
 from allocframe.nomad import exec as _exec
+from allocframe.nomad import websocket
 
 ID = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"
-EXITED = json.dumps({"exited": True, "result": {}})
 
 
 def sessions(version: str) -> dict[str, Any]:
@@ -204,22 +203,6 @@ def test_the_simulated_shell_is_closed_to_other_names_and_sites(cluster: sim.Clu
 # Broken servers
 
 
-@contextmanager
-def scripted(handler: Callable[[ServerConnection], None]) -> Iterator[str]:
-    server = serve(handler, "127.0.0.1", 0, max_size=None)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.socket.getsockname()[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-
-
-def out(data: bytes) -> str:
-    return json.dumps({"stdout": {"data": b64encode(data).decode()}})
-
-
 def dropped(*frames: str) -> Callable[[ServerConnection], None]:
     def handler(connection: ServerConnection) -> None:
         connection.recv()  # the handshake: what is not read makes the kernel reset the connection
@@ -240,6 +223,109 @@ def test_row_46_a_drop_after_the_exit_is_an_end_and_before_it_a_loss() -> None:
     ):
         client.exec(ID, ["x"], task="t")
     assert caught.value.stdout == b"part"
+
+
+# Both directions at the same time
+
+
+def talk_then_listen(connection: ServerConnection) -> None:
+    """Read nothing before 20 MB of output are taken."""
+    connection.recv()
+    for _ in range(160):
+        connection.send(out(bytes(125_000)))
+    while "close" not in json.loads(connection.recv())["stdin"]:
+        pass
+    connection.send(EXITED)
+
+
+def listen_then_talk(connection: ServerConnection) -> None:
+    connection.recv()
+    while "close" not in json.loads(connection.recv())["stdin"]:
+        pass
+    for _ in range(160):
+        connection.send(out(bytes(125_000)))
+    connection.send(EXITED)
+
+
+@pytest.mark.parametrize("server", [echo, talk_then_listen, listen_then_talk])
+def test_kind_reading_never_waits_for_writing_whoever_waits_on_the_other_side(
+    server: Callable[[ServerConnection], None],
+) -> None:
+    data = bytes(20_000_000)
+    with scripted(server) as address, af.Client(address) as client:
+        done = client.exec(ID, ["x"], task="t", stdin=data, timeout=60)
+    assert (done.stdout == data, done.exit_code) == (True, 0)
+
+
+def test_kind_a_failing_send_drops_no_frame_that_was_received() -> None:
+    def ends_early(connection: ServerConnection) -> None:
+        connection.recv()
+        connection.recv()  # the rest of stdin stays unread, so that the kernel resets the connection
+        connection.send(out(b"first"))
+        connection.send(out(b" second"))
+        connection.send(EXITED)
+        connection.socket.close()
+
+    with scripted(ends_early) as address, af.Client(address) as client:
+        for _ in range(30):
+            done = client.exec(ID, ["head"], task="t", stdin=bytes(3_000_000), timeout=20)
+            assert (done.stdout, done.exit_code) == (b"first second", 0)
+
+
+def test_a_session_lost_while_stdin_is_sent_says_why_that_may_be() -> None:
+    def drop(connection: ServerConnection) -> None:
+        connection.recv()
+        connection.send(out(b"part"))
+        connection.recv()
+        connection.socket.close()
+
+    with (
+        scripted(drop) as address,
+        af.Client(address) as client,
+        pytest.raises(af.ExecError, match=r"lost .* without reading all of its stdin") as caught,
+    ):
+        client.exec(ID, ["x"], task="t", stdin=bytes(10_000_000))
+    assert caught.value.stdout == b"part"
+
+
+def test_output_beyond_the_bound_is_cut_off_on_stderr_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_exec, "MAX_OUTPUT", 100_000)
+    session = _exec.BufferedSession("/exec")
+    frame = json.dumps(
+        {stream: {"data": b64encode(bytes(30_000)).decode()} for stream in ("stdout", "stderr")}
+    )
+    session.receive(frame)
+    with pytest.raises(af.ExecError, match="100,000 bytes"):
+        session.receive(frame)
+
+
+def test_pings_without_end_do_not_fill_the_memory() -> None:
+    def ping(connection: ServerConnection) -> None:
+        with connection.protocol_mutex:
+            for _ in range(100_000):
+                connection.protocol.send_ping(bytes(120))
+                for data in connection.protocol.data_to_send():
+                    connection.socket.sendall(data)
+
+    with (
+        scripted(ping) as address,
+        af.Client(address) as client,
+        pytest.raises(af.ExecError, match="lost"),
+    ):
+        client.exec(ID, ["x"], task="t", timeout=30)
+
+
+def test_heartbeats_are_sent_while_a_command_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "HEARTBEAT_EVERY", 0.2)
+    heard: list[str | bytes] = []
+
+    def silent(connection: ServerConnection) -> None:
+        heard.extend(connection.recv() for _ in range(5))
+        connection.send(EXITED)
+
+    with scripted(silent) as address, af.Client(address) as client:
+        client.exec(ID, ["x"], task="t", timeout=20)
+    assert heard[2:] == ["{}"] * 3
 
 
 @pytest.mark.parametrize(

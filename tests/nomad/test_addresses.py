@@ -56,7 +56,7 @@ def test_the_environments_proxy_is_used_and_no_proxy_obeyed(monkeypatch: pytest.
             client.snapshot(progress=False)
 
 
-@pytest.mark.parametrize("proxy", ["socks5://me:pw@127.0.0.1:1", "nonsense://x", "http://", "http://[::1"])
+@pytest.mark.parametrize("proxy", ["socks4://me:pw@127.0.0.1:1", "nonsense://x", "http://", "http://[::1"])
 def test_a_proxy_that_cannot_be_spoken_to_is_refused_without_showing_it(
     proxy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

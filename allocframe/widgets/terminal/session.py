@@ -1,10 +1,11 @@
-"""One exec session with a terminal, on its own threads, so that no running cell can block it."""
+"""One exec session with a terminal, on a thread of its own, so that no running cell can block it."""
 
 from __future__ import annotations
 
-import contextlib
-import queue
+import math
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from ...nomad import exec, websocket  # noqa: A004 - the module of that name
 from ...nomad.config import Config
 from ...nomad.exec import ExecRequest
 
-MAX_PENDING_INPUT = 1 << 20
+MAX_PENDING_INPUT = 16 << 20
 """Bytes of input that may wait until the command reads them."""
 
 _INTERRUPT, _END_OF_INPUT = b"\x03", b"\x04"
@@ -34,7 +35,17 @@ class SessionStatus:
 
 
 class TtySession:
-    """Runs a session. Output goes to `on_output`, which may block, and its status to `on_status`."""
+    """Runs a session.
+
+    Parameters
+    ----------
+    on_output : callable
+        Takes output. It is not called while `wants_output` returns False, and the command then has to wait.
+    wants_output : callable
+        Returns whether there is room for output. Call `wake` when that has changed.
+    on_status : callable
+        Takes each new status.
+    """
 
     def __init__(
         self,
@@ -42,23 +53,25 @@ class TtySession:
         target: ExecRequest,
         size: tuple[int, int],
         audited: Callable[[], AbstractContextManager[Outcome]],
+        *,
         on_output: Callable[[bytes], None],
+        wants_output: Callable[[], bool],
         on_status: Callable[[SessionStatus], None],
     ) -> None:
         self._config = config
         self._target = target
         self._audited = audited
         self._on_output = on_output
+        self._wants_output = wants_output
         self._on_status = on_status
-        self._frames: queue.SimpleQueue[tuple[str, int] | None] = queue.SimpleQueue()
-        self._pending_input = 0
         self._lock = threading.Lock()
+        self._frames: deque[tuple[str, int]] = deque()
+        self._pending_input = 0
         self._closing = threading.Event()
-        self._answered = threading.Event()
-        self._finished = threading.Event()
+        self._link: websocket.WebSocket | None = None
         # Queued first, so that the command gets its size before any input.
         self.resize(*size)
-        self._reader = threading.Thread(target=self._run, name="allocframe-terminal-in", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="allocframe-terminal-in", daemon=True)
 
     @property
     def closing(self) -> bool:
@@ -66,7 +79,7 @@ class TtySession:
 
     def start(self) -> None:
         self._on_status(SessionStatus("connecting", "connecting"))
-        self._reader.start()
+        self._thread.start()
 
     def send_input(self, data: bytes) -> bool:
         """Send input. Return False if too much waits already because the command does not read it."""
@@ -74,13 +87,21 @@ class TtySession:
             if self._pending_input + len(data) > MAX_PENDING_INPUT:
                 return False
             self._pending_input += len(data)
-        for start in range(0, len(data), exec.CHUNK):
-            chunk = data[start : start + exec.CHUNK]
-            self._frames.put((exec.stdin_frame(chunk), len(chunk)))
+            for start in range(0, len(data), exec.CHUNK):
+                chunk = data[start : start + exec.CHUNK]
+                self._frames.append((exec.stdin_frame(chunk), len(chunk)))
+        self.wake()
         return True
 
     def resize(self, rows: int, cols: int) -> None:
-        self._frames.put((exec.size_frame(rows, cols), 0))
+        with self._lock:
+            self._frames.append((exec.size_frame(rows, cols), 0))
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the session's thread look for input, and for room for output."""
+        if (link := self._link) is not None:
+            link.wake()
 
     def close(self) -> None:
         """Send Ctrl-C and leave when the command has ended, or soon after.
@@ -88,11 +109,11 @@ class TtySession:
         If the connection were just dropped, the command would keep running.
         """
         self._closing.set()
-        self._frames.put(None)
+        self.wake()
 
     def join(self, timeout: float) -> None:
         """Wait for the end of the session."""
-        self._reader.join(timeout)
+        self._thread.join(timeout)
 
     def _run(self) -> None:
         session = exec.ExecSession(self._target.path)
@@ -112,46 +133,61 @@ class TtySession:
         self._on_status(status)
 
     def _connect(self, session: exec.ExecSession) -> None:
-        with websocket.open_session(self._config, self._target) as connection:
-            writer = threading.Thread(
-                target=self._write, args=(connection,), name="allocframe-terminal-keys", daemon=True
-            )
-            writer.start()
+        with websocket.open_session(self._config, self._target) as link:
+            self._link = link
             try:
                 self._on_status(SessionStatus("connected", "connected"))
-                self._read(connection, session)
+                self._exchange(link, session)
             finally:
-                self._answered.set()
-                self._finished.set()
-                self._frames.put(None)
-                # The writer may be blocked in a send, which only this ends.
-                websocket.abort(connection)
-                writer.join()
+                self._link = None
 
-    def _read(self, connection: websocket.ClientConnection, session: exec.ExecSession) -> None:
-        while session.exit_code is None:
-            frame = websocket.receive(connection, session)
-            self._answered.set()
-            if frame is not None and (data := frame.stdout + frame.stderr):
-                self._on_output(data)
+    def _exchange(self, link: websocket.WebSocket, session: exec.ExecSession) -> None:
+        """Send input and receive output until the command has ended. Neither waits for the other."""
+        farewell, messages = _Farewell(), link.messages()
+        while True:
+            for message in messages:
+                frame = session.receive(message)
+                if data := frame.stdout + frame.stderr:
+                    self._on_output(data)
+            if session.exit_code is not None or farewell.is_over():
+                return
+            until = farewell.send(link) if self.closing else math.inf
+            self._send_waiting(link)
+            try:
+                messages = link.step(until, reading=self.closing or self._wants_output())
+            except websocket.Ended as ended:
+                if (error := session.close_error(ended.code, ended.reason)) is not None:
+                    raise error from None
+                return
 
-    def _write(self, connection: websocket.ClientConnection) -> None:
-        """Send input, or a heartbeat if there is none. At the end, send what ends a program and its shell."""
-        # A refusal comes as the first message. Input sent before it would be an error of its own.
-        self._answered.wait(websocket.REFUSED_WITHIN)
-        with contextlib.suppress(websocket.WebSocketException, OSError):
-            while (frame := self._next_frame()) is not None:
-                connection.send(frame[0])
-                with self._lock:
-                    self._pending_input -= frame[1]
-            for key in (_INTERRUPT, _END_OF_INPUT):
-                if not self._finished.wait(0.1):
-                    connection.send(exec.stdin_frame(key))
-            self._finished.wait(_EXIT_TIMEOUT)
-        websocket.abort(connection)
+    def _send_waiting(self, link: websocket.WebSocket) -> None:
+        """Send the input that waits, as far as the connection takes it."""
+        while link.has_room:
+            with self._lock:
+                if not self._frames:
+                    return
+                text, size = self._frames.popleft()
+                self._pending_input -= size
+            link.send(text)
 
-    def _next_frame(self) -> tuple[str, int] | None:
-        try:
-            return self._frames.get(timeout=exec.HEARTBEAT_EVERY)
-        except queue.Empty:
-            return exec.HEARTBEAT, 0
+
+class _Farewell:
+    """What is sent at the end: the keys that end a program, and then its shell."""
+
+    def __init__(self) -> None:
+        self._keys = deque([_INTERRUPT, _END_OF_INPUT])
+        self._next = 0.0
+        self._until = math.inf
+
+    def is_over(self) -> bool:
+        """Whether the command was given enough time to end."""
+        return time.monotonic() >= self._until
+
+    def send(self, link: websocket.WebSocket) -> float:
+        """Send the next key if it is time; return when to call again."""
+        now = time.monotonic()
+        self._until = min(self._until, now + _EXIT_TIMEOUT)
+        if self._keys and now >= self._next and link.has_room:
+            link.send(exec.stdin_frame(self._keys.popleft()))
+            self._next = now + 0.1
+        return min(self._next, self._until) if self._keys and self._next > now else self._until

@@ -137,7 +137,7 @@ class Terminal(anywidget.AnyWidget):
             self._session = TtySession(
                 self._client._session.config, self._target, self._size,
                 partial(actions.audited_exec, self._client._session, self._target),
-                self._on_output, self._on_status,
+                on_output=self._on_output, wants_output=self._wants_output, on_status=self._on_status,
             )  # fmt: skip
             self._session.start()
 
@@ -176,18 +176,17 @@ class Terminal(anywidget.AnyWidget):
     def _is_open(self) -> bool:
         return self.status in ("connecting", "connected")
 
-    @property
-    def _is_ending(self) -> bool:
-        return self._session is not None and self._session.closing
-
     # From the command
 
     def _on_output(self, data: bytes) -> None:
-        """Add output. This blocks while the views are behind, so that the command waits, too."""
         with self._changed:
-            self._changed.wait_for(lambda: self._output.unsent < protocol.WINDOW or self._is_ending)
             self._output.add(data)
             self._changed.notify_all()
+
+    def _wants_output(self) -> bool:
+        """Return False while the views are behind, so that the command waits, too."""
+        with self._changed:
+            return self._output.unsent < protocol.WINDOW
 
     def _on_status(self, status: SessionStatus) -> None:
         if status.status in ("refused", "lost"):
@@ -212,7 +211,8 @@ class Terminal(anywidget.AnyWidget):
                 new_views, self._new_views = self._new_views, []
                 replays = {view: self._output.attach(view, time.monotonic()) for view in new_views}
                 output = None if replays else self._output.take(time.monotonic())
-                self._changed.notify_all()
+                if self._session is not None:
+                    self._session.wake()  # there may be room for output now
                 if output is None and not replays and self._output.unsent:
                     self._changed.wait(0.5)  # until the views have drawn more
             for view, replay in replays.items():
