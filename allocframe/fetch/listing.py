@@ -17,6 +17,7 @@ from ..nomad.protocol import Query
 from ..nomad.transport import Response, Transport, parse_json, request_pool
 from ..store.capture import Capture, Page
 from ..store.page_store import PageStore
+from ..store.worker_pool import MANY_BYTES
 from .resume import ResumableCapture
 
 
@@ -26,6 +27,11 @@ class _FetchedPage:
 
     page: Page
     ids: list[str]
+
+
+def _expected_bytes(received: int, pager: Pager) -> float:
+    """Return how many bytes the pages will have together, as far as that is known."""
+    return received * (pager.estimate or 0) / pager.rows if pager.rows else 0
 
 
 class ListFetcher:
@@ -78,6 +84,7 @@ class ListFetcher:
     def _fetch_all(self, workers: int, progress: Progress) -> None:
         started = datetime.now(UTC)
         pager = Pager(self._query)
+        received = 0
         with shown(progress) as show, request_pool(self._transport, workers) as pool:
             running: dict[Future[_FetchedPage], PageRequest] = {}
             while not pager.done:
@@ -87,6 +94,9 @@ class ListFetcher:
                     request, fetched = running.pop(future), future.result()
                     page = fetched.page
                     pager.received(request, fetched.ids, page.next_token, index=page.index, size=page.size)
+                    received += page.size
+                    if workers > 1 and _expected_bytes(received, pager) > MANY_BYTES:
+                        self._store.use_processes()
                 show(pager.rows, pager.estimate)
         duplicates = self._store.drop_duplicates()
         pages = len(self._capture.pages)

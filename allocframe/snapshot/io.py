@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 from ..errors import ConfigError, DecodeError
 from ..store.capture import Capture, capture_files, load_capture
 from ..store.page_store import PageStore
 from ..store.table_store import TableStore
+from ..store.worker_pool import MANY_BYTES, count_processes
 from .history import take_history
 from .multi_cluster import MultiSnapshot, combine_available
 from .snapshot import Snapshot
 
 
-def load(path: str | os.PathLike[str]) -> Snapshot:
+def load(path: str | os.PathLike[str], *, workers: int | None = None) -> Snapshot:
     """Open a file that `Snapshot.save` wrote; the tables are the same as then.
+
+    Parameters
+    ----------
+    path : path
+    workers : int, optional
+        ``1`` decodes in this process alone. The default uses every core from 200 MB of JSON on.
 
     Raises
     ------
@@ -35,7 +43,7 @@ def load(path: str | os.PathLike[str]) -> Snapshot:
         return _load_clusters(capture)
     history = take_history(capture)
     has_tables = any(page.kind == "table" for page in capture.pages)
-    snapshot = Snapshot(capture, TableStore.load(capture)) if has_tables else _decode(capture)
+    snapshot = Snapshot(capture, TableStore.load(capture)) if has_tables else _decode(capture, workers)
     snapshot.history = history
     try:
         for column, value in snapshot._capture.info.get("filters", []):
@@ -46,13 +54,17 @@ def load(path: str | os.PathLike[str]) -> Snapshot:
     return snapshot
 
 
-def read_json(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Snapshot:
+def read_json(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, workers: int | None = None
+) -> Snapshot:
     """Read allocations from JSON that curl or the Nomad CLI printed.
 
     Parameters
     ----------
     paths : path, glob, or several of them
         JSON arrays, NDJSON, or single objects; ``.gz`` and ``.zst`` too.
+    workers : int, optional
+        ``1`` decodes in this process alone. The default uses every core from 200 MB of JSON on.
 
     Raises
     ------
@@ -68,14 +80,19 @@ def read_json(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) 
     >>> af.read_json("*.json").allocations["client_status"].tolist()
     ['running']
     """
-    return _decode(capture_files(paths))
+    return _decode(capture_files(paths), workers)
 
 
-def _decode(capture: Capture) -> Snapshot:
+def _decode(capture: Capture, workers: int | None) -> Snapshot:
     store = PageStore(capture)
     try:
-        for page in capture.pages:
-            store.read(page)
+        if workers != 1 and sum(page.size for page in capture.pages) > MANY_BYTES:
+            store.use_processes()
+            with ThreadPoolExecutor(1 + count_processes(), "allocframe") as pool:
+                list(pool.map(store.read, capture.pages))
+        else:
+            for page in capture.pages:
+                store.read(page)
         store.drop_duplicates()
     except BaseException:
         store.close()

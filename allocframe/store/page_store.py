@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -23,6 +24,7 @@ from .capture import Capture, Page
 from .decode import ALLOC_ROW, ROW_BITS, Records, build_tables, decode_parts
 from .segments import Segments
 from .sql import select, semi_join, where
+from .worker_pool import WorkerPool, count_processes
 
 MEMORY_LIMIT = "500MB"
 """The memory that DuckDB may take for a query before it spills to the capture's folder."""
@@ -76,6 +78,7 @@ class PageStore:
         self._next_page = 1 << 30
         """The number of the next page without a file: rows that `put` adds come after those of pages."""
         self._pending: list[Records] = []
+        self._pool: WorkerPool | None = None
         self._segments = Segments(capture.folder / "tables")
         self._issues: list[tuple[str, int, lenient_json.Issue]] = []
         self._selected: dict[str, pa.Array[Any] | None] = {"main": None}
@@ -89,6 +92,11 @@ class PageStore:
         DecodeError
             The page is not complete JSON.
         """
+        if self._pool is not None and (decoded := self._pool.read(page)) is not None:
+            return decoded
+        return self._read_here(page, body)
+
+    def _read_here(self, page: Page, body: bytes | None = None) -> list[str]:
         if body is None:
             body = self.capture.file(page).read_bytes()
         ids: list[str] = []
@@ -96,6 +104,18 @@ class PageStore:
             ids += records.ids
             self._defer(records)
         return ids
+
+    def use_processes(self) -> None:
+        """Decode in other processes too, until the tables are used."""
+        with self._lock:
+            if self._pool is None and (count := count_processes()):
+                folder = self.capture.folder / "tables"
+                self._pool = WorkerPool(self.capture, folder, self._adopt, self._read_here, count)
+
+    def _adopt(self, files: dict[str, Path], issues: list[Any]) -> None:
+        with self._lock:
+            self._segments.adopt(files)
+            self._issues += [(source, page, lenient_json.Issue(*issue)) for source, page, issue in issues]
 
     def _defer(self, records: Records) -> None:
         """Build the columns of small pages together."""
@@ -115,6 +135,9 @@ class PageStore:
     def _flush(self) -> None:
         """Build what `_defer` left."""
         with self._lock:
+            pool, self._pool = self._pool, None
+            if pool is not None:
+                pool.finish()
             batch, self._pending = self._pending, []
             if batch:
                 self._append(batch)
@@ -345,4 +368,6 @@ class PageStore:
     def close(self) -> None:
         """Close the database, and forget the tables."""
         self._con.close()
+        if self._pool is not None:
+            self._pool.close()
         self._segments.clear()

@@ -62,14 +62,7 @@ class Segments:
         """Write what is in memory to files, one for each table, and forget it."""
         self._compact()
         self._folder.mkdir(parents=True, exist_ok=True)
-        number, files = next(self._numbers), {}
-        for name in TABLES:
-            path = files[name] = self._folder / f"{number:06d}.{name}.arrow"
-            # A file has one dictionary for each column, so those of the parts become one.
-            _write(path, pa.concat_tables(part[name] for part in self._memory).unify_dictionaries())
-            for part in self._memory:
-                del part[name]
-        self._files.append(files)
+        self._files.append(write_part(self._folder, f"{next(self._numbers):06d}", self._memory))
         self._memory, self.size = [], 0
 
     def adopt(self, files: dict[str, Path]) -> None:
@@ -139,6 +132,18 @@ class Segments:
             self.size = 0
             self._memory, self._files, self._deleted = [], [], set()
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def write_part(folder: Path, stem: str, tables: Sequence[dict[str, pa.Table]]) -> dict[str, Path]:
+    """Write tables to files, one for each name, and free them; return the files."""
+    files = {}
+    for name in TABLES:
+        path = files[name] = folder / f"{stem}.{name}.arrow"
+        # A file has one dictionary for each column, so those of the parts become one.
+        _write(path, pa.concat_tables(part[name] for part in tables).unify_dictionaries())
+        for part in tables:
+            del part[name]
+    return files
 
 
 def _empty(name: str) -> pa.Table:
