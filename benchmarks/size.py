@@ -29,6 +29,7 @@ import serving
 README = Path(__file__).parent / "README.md"
 FIGURES = Path(__file__).parent / "size.json"
 PAGE = 1000
+TABLES = ("allocations", "task_states", "events", "reschedules", "resources")
 PYTHON_NOMAD_LIMIT = 100_000
 """At a million, it would need over 30 GB."""
 
@@ -85,12 +86,16 @@ def with_allocframe(address: str, steps: Steps) -> None:
         steps.rows[-1]["tasks"] = snap.info["tasks"]
         steps.rows[-1]["bytes"] = client.counters["bytes_received"]
         steps.run("statistics", lambda: _calculate_statistics(snap))
+        steps.run("diagnose", lambda: af.diagnose(snap))
         with tempfile.TemporaryDirectory() as folder:
             archive = af.Archive(Path(folder) / "archive")
             steps.run("archive", lambda: archive.append(snap))
             files = (file for file in Path(folder).rglob("*") if file.is_file())
             steps.rows[-1]["bytes"] = sum(file.stat().st_size for file in files)
-        snap.close()
+            saved = steps.run("save", lambda: snap.save(Path(folder) / "saved.allocframe"))
+            snap.close()
+            with steps.run("load", lambda: af.load(saved)) as loaded:
+                steps.run("all tables", lambda: [getattr(loaded, name) for name in TABLES])
 
 
 def _fetch(client: Any) -> Any:
