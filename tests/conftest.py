@@ -17,10 +17,11 @@ import allocframe as af
 from allocframe.watch.change import Change
 
 SLOWEST = (
-    "test_spark.py", "test_pages.py", "test_reports.py", "test_from_archive.py", "test_notebooks.py",
-    "test_quality.py", "test_site.py", "test_findings.py", "test_fault_proxy.py", "test_recorder.py",
-    "test_watch.py", "test_archive_faults.py", "test_terminal.py", "test_panel.py", "test_cli.py",
-    "test_fleet_commands.py", "test_examples.py",
+    "test_fault_proxy.py", "test_spark.py", "test_watch.py", "test_recorder.py", "test_panel.py",
+    "test_pages.py", "test_findings.py", "test_notebooks.py", "test_terminal.py", "test_reports.py",
+    "test_from_archive.py", "test_examples.py", "test_archive_faults.py", "test_quality.py", "test_rates.py",
+    "test_history.py", "test_fleet_commands.py", "test_archive.py", "test_decode.py", "test_fuzz.py",
+    "test_resume.py", "test_screenshots.py", "test_dependencies.py", "test_site.py", "test_cli.py",
 )  # fmt: skip
 """Files that take longest. They begin first, so that no worker has one left when the others have ended."""
 

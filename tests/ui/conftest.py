@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import labpage
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, BrowserContext, Page
 
 import allocframe as af
 
@@ -17,15 +17,21 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[labpage.Lab]:
         yield lab
 
 
+@pytest.fixture(scope="session")
+def profile(browser: Browser) -> Iterator[BrowserContext]:
+    """A profile for the whole run: each new one would fetch and compile all of JupyterLab again."""
+    with browser.new_context(viewport={"width": 1280, "height": 900}) as made:
+        yield made
+
+
 @pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
+def page(profile: BrowserContext) -> Iterator[Page]:
     """A page on which no script may fail."""
     errors: list[str] = []
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    page = context.new_page()
+    page = profile.new_page()
     page.on("pageerror", lambda error: errors.append(str(error)))
     yield page
-    context.close()
+    page.close()
     assert errors == []
 
 
