@@ -101,12 +101,17 @@ def with_allocframe(address: str) -> int:
 
 
 def with_python_nomad(address: str) -> int:
-    """Fetch one response and flatten it with json_normalize and lists of dicts, as people do today."""
+    """Fetch one response and flatten it, as people do today."""
     import nomad
-    import pandas as pd
 
     host, port = address.removeprefix("http://").split(":")
-    rows = nomad.Nomad(host=host, port=int(port), timeout=600).allocations.get_allocations()
+    return len(flatten(nomad.Nomad(host=host, port=int(port), timeout=600).allocations.get_allocations())[2])
+
+
+def flatten(rows: list[dict[str, Any]]) -> list[Any]:
+    """Return DataFrames of allocations, tasks and events, made by json_normalize and lists of dicts."""
+    import pandas as pd
+
     allocations = pd.json_normalize([{k: v for k, v in row.items() if k != "TaskStates"} for row in rows])
     tasks, events = [], []
     for row in rows:
@@ -117,8 +122,7 @@ def with_python_nomad(address: str) -> int:
             for event in state["Events"] or []:
                 flat = {k: v for k, v in event.items() if k != "Details"}
                 events.append({"alloc_id": row["ID"], "task": task, **flat, **(event["Details"] or {})})
-    frames = [allocations, pd.DataFrame(tasks), pd.DataFrame(events)]
-    return len(frames[2])
+    return [allocations, pd.DataFrame(tasks), pd.DataFrame(events)]
 
 
 CONTENDERS: dict[str, tuple[Callable[[str], int], tuple[str, ...]]] = {

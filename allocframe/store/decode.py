@@ -28,21 +28,32 @@ ALLOC_ROW = "alloc_row"
 """The column that every stored table has besides its own: the number of its allocation's row."""
 
 
-def _type_of(kind: wire_schema.WireType, name: str, with_nulls: bool) -> Any:
-    """Return the type that msgspec decodes to. Only what the lenient reader wrote may have nulls in lists."""
+def struct_type(*, with_nulls: bool = False, raw_details: bool = True) -> Any:
+    """Return the type that an allocation is decoded to.
+
+    Parameters
+    ----------
+    with_nulls : bool
+        Whether lists may have nulls, as only the lenient reader writes them.
+    raw_details : bool
+        Whether the details of events stay JSON. They repeat, so only the different ones are decoded.
+    """
+    return _type_of(wire_schema.ALLOCATION, "Allocation", with_nulls, raw_details)
+
+
+def _type_of(kind: wire_schema.WireType, name: str, with_nulls: bool, raw_details: bool) -> Any:
     if isinstance(kind, wire_schema.Scalar):
         return _SCALARS[kind]
     if isinstance(kind, wire_schema.ListOf):
-        item = _type_of(kind.item, name, with_nulls)
+        item = _type_of(kind.item, name, with_nulls, raw_details)
         return list.__class_getitem__(item | None if with_nulls else item)
     if isinstance(kind, wire_schema.MapOf):
-        # Events repeat their details, so only the different ones are decoded (`rows.Details`).
         if kind.value is wire_schema.ANY_TEXT:
-            return msgspec.Raw
-        return dict.__class_getitem__((str, _type_of(kind.value, name, with_nulls) | None))
+            return msgspec.Raw if raw_details else dict[str, str | None]
+        return dict.__class_getitem__((str, _type_of(kind.value, name, with_nulls, raw_details) | None))
     fields = []
     for inner, inner_kind in kind.fields.items():
-        inner_type = _type_of(inner_kind, inner, with_nulls)
+        inner_type = _type_of(inner_kind, inner, with_nulls, raw_details)
         is_raw = inner_type is msgspec.Raw
         fields.append((inner, inner_type if is_raw else inner_type | None, _NULL if is_raw else None))
     # Without references in circles, the structs are no work for the garbage collector.
@@ -58,10 +69,10 @@ _SCALARS: dict[wire_schema.Scalar, Any] = {
     wire_schema.BOOL: bool,
     wire_schema.FLOAT: float,
 }
-_ALLOCATION: Any = _type_of(wire_schema.ALLOCATION, "Allocation", with_nulls=False)
+_ALLOCATION: Any = struct_type()
 _PAGE = msgspec.json.Decoder(list.__class_getitem__(_ALLOCATION))
 _RECORD = msgspec.json.Decoder(_ALLOCATION)
-_FITTED = msgspec.json.Decoder(_type_of(wire_schema.ALLOCATION, "Allocation", with_nulls=True))
+_FITTED = msgspec.json.Decoder(struct_type(with_nulls=True))
 _RAW = msgspec.json.Decoder(msgspec.Raw)
 _RAW_PAGE = msgspec.json.Decoder(list[msgspec.Raw])
 

@@ -116,10 +116,8 @@ class Rows:
         return self.once(("is", tuple(types)), lambda: _is_one_of(self.repeated("Type"), types, len(self)))
 
     def has_unknown_type(self, known: Sequence[str]) -> Any:
-        """Return which events are of a type that is not among those `known`."""
-        return self.once(
-            "unknown type", lambda: ~self.is_type(known) & _is_there(self.repeated("Type"), len(self))
-        )
+        """Return which events are of a type that is not among those `known`, or of none."""
+        return ~self.is_type(known)
 
     def pick(self, name: str, places: np.ndarray[Any, Any]) -> list[Any]:
         """Return a field of the records at `places`."""
@@ -268,10 +266,6 @@ def _is_one_of(types: Any, wanted: Sequence[str], count: int) -> Any:
         return np.zeros(count, dtype=bool)
     by_code = np.array([*(label in wanted for label in types.dictionary.to_pylist()), False])
     return by_code[types.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
-
-
-def _is_there(values: Any, count: int) -> np.ndarray[Any, Any]:
-    return np.zeros(count, dtype=bool) if values is None else np.asarray(values.is_valid())
 
 
 def coalesce(*columns: Any) -> Any:

@@ -146,8 +146,13 @@ class Table:
         """
         series = {}
         for column in self.columns:
-            values = column.series(columns.pop(column.name))
-            series[column.name] = values if order is None else values.take(order).reset_index(drop=True)
+            values = columns.pop(column.name)
+            if order is None or values.null_count == len(values):
+                series[column.name] = column.series(values)
+            elif column.kind == "text" and pa.types.is_dictionary(values.type):
+                series[column.name] = column.series(_take_texts(values, order))
+            else:
+                series[column.name] = column.series(values).take(order).reset_index(drop=True)
         return pd.DataFrame(series, copy=False)
 
     def with_columns(self, columns: tuple[Column, ...]) -> Table:
@@ -162,6 +167,21 @@ class Table:
     def schema(self) -> pa.Schema:
         """Return the Arrow schema of this table."""
         return pa.schema([(c.name, c.arrow) for c in self.columns])
+
+
+def _take_texts(values: pa.ChunkedArray[Any], order: np.ndarray[Any, Any]) -> pa.ChunkedArray[Any]:
+    """Return the texts at `order`: sorting numbers and then looking up each text moves the texts only once."""
+    start, codes = 0, []
+    chunks: list[Any] = values.chunks
+    for chunk in chunks:
+        code = chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        codes.append(np.where(code < 0, -1, code + start))
+        start += len(chunk.dictionary)
+    ordered = np.concatenate(codes)[order]
+    labels = pa.concat_arrays([chunk.dictionary for chunk in chunks])
+    return pa.chunked_array(
+        [pa.DictionaryArray.from_arrays(pa.array(ordered, pa.int32(), mask=ordered < 0), labels)]
+    )
 
 
 _missing: dict[pa.DataType, Any] = {}
