@@ -1,4 +1,4 @@
-"""Benchmark of decoding: files of JSON to all DataFrames, beside the practical limit and what people write today.
+"""Benchmark of decoding: files of JSON to all DataFrames, beside the practical limit and other code.
 
 msgspec alone reads the same files into structs with the same fields, and keeps nothing: no decoder in Python
 is faster. Each contender runs in its own process, one after the other, several times in turn.
@@ -61,7 +61,8 @@ def _frames(files: list[str], workers: int | None) -> int:
     import allocframe as af
 
     with af.read_json(files, workers=workers) as snap:
-        return len([getattr(snap, name) for name in TABLES][0])
+        frames = [getattr(snap, name) for name in TABLES]
+        return len(frames[0])
 
 
 def with_json_normalize(files: list[str]) -> int:

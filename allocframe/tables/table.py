@@ -170,7 +170,7 @@ class Table:
 
 
 def _take_texts(values: pa.ChunkedArray[Any], order: np.ndarray[Any, Any]) -> pa.ChunkedArray[Any]:
-    """Return the texts at `order`: sorting numbers and then looking up each text moves the texts only once."""
+    """Return the texts at `order`. Their numbers are sorted first, so that each text is moved only once."""
     start, codes = 0, []
     chunks: list[Any] = values.chunks
     for chunk in chunks:
