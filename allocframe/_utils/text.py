@@ -32,7 +32,14 @@ def without_formula(column: pd.Series[Any]) -> pd.Series[Any]:
         column = column.astype(column.cat.categories.dtype)
     if not isinstance(column.dtype, pd.StringDtype):
         return column
-    risky = column.str.match(r"[\s ]*[=+\-@\t\r\n＝＋－＠]", na=False) | column.str.match(
-        r"[\t\r\n]", na=False
-    )
-    return column.where(~risky, "'" + column)
+    # Texts repeat, so only the different ones are looked at.
+    codes, labels = pd.factorize(column)
+    texts = pd.Series(labels, dtype=column.dtype)
+    risky = texts.str.match(_FORMULA, na=False)
+    if not risky.any():
+        return column
+    safe = texts.where(~risky, "'" + texts).take(codes).set_axis(column.index)
+    return safe.where(pd.Series(codes >= 0, index=column.index))
+
+
+_FORMULA = r"[\s ]*[=+\-@\t\r\n＝＋－＠]|[\t\r\n]"

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from .._utils.csv_file import write_csv
 from .._utils.memory import MANY_ROWS
 from .._utils.prose import count
 from .._utils.text import visible, without_formula
@@ -239,7 +240,7 @@ class Snapshot:
         target = self._make_folder(folder)
         for name, frame in self._iter_tables():
             written = frame.apply(without_formula) if safe and len(frame) else frame
-            written.to_csv(target / f"{name}.csv", index=False)
+            write_csv(written, target / f"{name}.csv")
         return target
 
     def _make_folder(self, folder: str | os.PathLike[str]) -> Path:
