@@ -6,6 +6,7 @@ import itertools
 import shutil
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,15 @@ _FILE_ROWS = 64 << 10
 
 _FEW_DELETED = 2000
 """So many deleted rows may stay in memory, hidden, before the others are copied."""
+
+
+@dataclass(frozen=True)
+class _FilePart:
+    """A part on disk: its files, by table, and the numbers of its first and last allocation."""
+
+    files: dict[str, Path]
+    first: int
+    last: int
 
 
 class Segments:
@@ -45,7 +55,7 @@ class Segments:
         self._folder = folder
         self._numbers = itertools.count()
         self._memory: list[dict[str, pa.Table]] = []
-        self._files: list[dict[str, Path]] = []
+        self._files: list[_FilePart] = []
         self._deleted: set[int] = set()
         self._lock = threading.RLock()
 
@@ -62,14 +72,16 @@ class Segments:
         """Write what is in memory to files, one for each table, and forget it."""
         self._compact()
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._files.append(write_part(self._folder, f"{next(self._numbers):06d}", self._memory))
+        self.adopt(write_part(self._folder, f"{next(self._numbers):06d}", self._memory))
         self._memory, self.size = [], 0
 
     def adopt(self, files: dict[str, Path]) -> None:
         """Add a part that another process wrote."""
         with self._lock:
             self.version += 1
-            self._files.append(files)
+            rows = _read_file(files["allocations"], [ALLOC_ROW])[ALLOC_ROW]
+            first, last = pc.min_max(rows).values()
+            self._files.append(_FilePart(files, first.as_py() or 0, last.as_py() or -1))
 
     def delete(self, rows: Iterable[int]) -> None:
         """Delete the rows of allocations, by their numbers."""
@@ -89,8 +101,8 @@ class Segments:
                 part[name] = _without(table, deleted)
         self._memory = [part for part in self._memory if any(map(len, part.values()))]
         self.size = sum(_bytes_of(table) for part in self._memory for table in part.values())
-        for files in self._files:
-            for path in files.values():
+        for stored in self._files:
+            for path in stored.files.values():
                 table = _read_file(path, None)
                 kept = _without(table, deleted)
                 if len(kept) < len(table):
@@ -109,8 +121,14 @@ class Segments:
         names = list(columns) if columns is not None else [*TABLES[name].stored_schema().names, ALLOC_ROW]
         yield _empty(name).select(names)
         needed = names if selected is None else list(dict.fromkeys([*names, ALLOC_ROW]))
+        if selected is not None:
+            first, last = (edge.as_py() for edge in pc.min_max(selected).values())
+            if first is None:
+                return
+            files = [part for part in files if part.first <= last and part.last >= first]
         for table in itertools.chain(
-            (_read_file(part[name], needed) for part in files), (part[name].select(needed) for part in memory)
+            (_read_file(part.files[name], needed) for part in files),
+            (part[name].select(needed) for part in memory),
         ):
             if selected is not None:
                 table = table.filter(pc.is_in(table[ALLOC_ROW], selected)).select(names)
@@ -122,7 +140,7 @@ class Segments:
             self._compact()
             relations: list[Any] = [pa.concat_tables([_empty(name), *(part[name] for part in self._memory)])]
             if self._files:
-                relations.append(ds.dataset([str(part[name]) for part in self._files], format="ipc"))
+                relations.append(ds.dataset([str(part.files[name]) for part in self._files], format="ipc"))
         return relations
 
     def clear(self) -> None:
