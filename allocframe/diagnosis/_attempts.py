@@ -44,7 +44,7 @@ _WORDS = (
     ("secrets", r'hook "(?:vault|identity|consul|consul_si)[^"]*"'),
     ("volume", r'hook "(?:csi|volume|volumes|host_volume)[^"]*"'),
     ("driver", r'hook "(?:network|logmon|dispatch|task_dir|device)[^"]*"|driver config|initialize task'),
-    ("health check", r"^healthcheck: |plugin failed probe|plugin became unhealthy"),
+    ("health check", r"^healthcheck: |^CSI plugin|plugin failed probe|plugin became unhealthy"),
     ("secrets", r"\bvault\b|\bidentity\b|\bsecrets?\b|\btoken\b|\bSI token"),
     ("volume", r"\bvolumes?\b|\bCSI\b|\bmount"),
     ("artifact", r"\bartifact"),

@@ -27,7 +27,7 @@ def _columns(table: str, *names: str, **kinds: str) -> tuple[Column, ...]:
     """Return columns of a table by their names; a category is smaller than a text."""
     columns = [column for column in TABLES[table].columns if column.name in names]
     return tuple(
-        replace(column, sql=column.name, kind=kinds.get(column.name, column.kind))  # type: ignore[arg-type]
+        replace(column, source=column.name, kind=kinds.get(column.name, column.kind))  # type: ignore[arg-type]
         for column in columns
     )
 
