@@ -112,7 +112,13 @@ def _of_one_job(look: Investigation, index: int) -> Incident:
     severity = group.severity
     if best is version and severity == "info":
         severity = "warning"  # a deploy that failed is more than a single failure
-    return _incident(look, [index], best, hypotheses, severity, group.state)
+    incident = _incident(look, [index], best, hypotheses, severity, group.state)
+    if best is version and incident.began_at is not None:
+        # a stray failure of the version before is not its beginning
+        placed_at = moment(look.versions[index].placed_at)
+        if placed_at is not None and incident.began_at < placed_at:
+            incident = replace(incident, began_at=placed_at + _length(look.versions[index].delay))
+    return incident
 
 
 def _by_mechanism(look: Investigation, group: Group) -> Hypothesis:
