@@ -1,7 +1,12 @@
-"""Benchmark of the findings: how often do they name what really happened in the simulated cluster?
+"""Benchmark of the diagnosis: does it name what really happened, and nothing else?
 
-Recall is the share of injected causes that a finding names correctly (job and version, node, or cause).
-Precision is the share of findings above "info" that belong to an injected cause.
+The judge is incidents of real agents (tests/data/incidents) first, then the stories of the simulated cluster.
+
+right: all that happened is named, and nothing else above "info". missed: something that happened is not
+named. wrong blame: a wrong cause, held certain or likely. false alarm: an incident above "info" that did not
+happen; false critical: one of them critical. abstained: the right job, and a cause that is "unknown", only
+possible, or no more than how it shows (a crash, where a version is to blame). false all-clear: something
+happened, and the diagnosis says that all is well.
 """
 
 from __future__ import annotations
@@ -11,88 +16,200 @@ import json
 import re
 import sys
 import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import allocframe as af
-from allocframe.sim.scenarios import STORIES, Cause, Truth, run_story
+from allocframe.sim.scenarios import STORIES, Truth, run_story
 
-PAGE = Path(__file__).parent.parent / "docs" / "findings" / "README.md"
-NAMED_BY = {
-    "crash_loop": ("AF201", ("job_id", "job_version")),
-    "oom": ("AF202", ("job_id", "job_version")),
-    "bad_deploy": ("AF401", ("job_id", "job_version")),
-    "node_loss": ("AF301", ("node_name",)),
-    "lemon_node": ("AF302", ("node_name",)),
-    "artifact_outage": ("AF204", ()),
-    "restart_storm": ("AF501", ()),
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "findings" / "README.md"
+REAL = ROOT / "tests" / "data" / "incidents"
+
+RANK = {"info": 0, "warning": 1, "critical": 2}
+LOUD = ("warning", "critical")
+OUTCOMES = (
+    "missed", "wrong blame", "false alarm", "false critical", "abstained", "false all-clear",
+)  # fmt: skip
+
+EXPECTED = {
+    "crash_loop": ("crash", "job version"),
+    "bad_deploy": ("job version",),
+    "oom": ("out of memory", "job version"),
+    "node_loss": ("node",),
+    "lemon_node": ("node",),
+    "artifact_outage": ("common cause", "artifact"),
+    "restart_storm": ("template", "common cause"),
 }
-"""For each kind of cause, the finding that should name it, and the subject fields that must match."""
-
-SHARED_CAUSES = {"artifact_outage": "artifact", "restart_storm": "template"}
+"""For each kind of fault in a story, the causes that name it."""
 
 
-def diagnose(
+@dataclass
+class Verdict:
+    """What a diagnosis got wrong, as sentences by the kind of mistake; empty if it is right."""
+
+    mistakes: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, kind: str, text: str) -> None:
+        self.mistakes.setdefault(kind, []).append(text)
+
+    @property
+    def right(self) -> bool:
+        """Whether the diagnosis is right."""
+        return not self.mistakes
+
+    def __str__(self) -> str:
+        return "; ".join(f"{kind}: {text}" for kind, texts in self.mistakes.items() for text in texts)
+
+
+def fits(incident: Any, want: dict[str, Any]) -> bool:
+    """Return whether an incident is the one that is wanted."""
+    cause = incident.cause
+    return (
+        concerns(incident, want)
+        and cause.kind in want["cause"]
+        and incident.severity in want.get("severity", LOUD)
+        and incident.state in want.get("state", [incident.state])
+        and ("mechanism" not in want or {cause.mechanism, cause.kind} & set(want["mechanism"]) != set())
+    )
+
+
+def concerns(incident: Any, want: dict[str, Any]) -> bool:
+    """Return whether an incident is about the jobs, and the node, that are wanted."""
+    jobs = {job for _, job in incident.jobs}
+    node = want.get("node")
+    return (not want["jobs"] or jobs == set(want["jobs"])) and (
+        node is None or incident.cause.subject.get("node_name") == node
+    )
+
+
+def judge(diagnosis: af.Diagnosis, truth: dict[str, Any]) -> Verdict:
+    """Hold a diagnosis against the truth: what to expect, what may be, what is never to be blamed."""
+    verdict, incidents = Verdict(), diagnosis.incidents
+    expected, allowed = truth.get("expect", []), truth.get("may", [])
+    for want in expected:
+        if any(fits(incident, want) for incident in incidents):
+            continue
+        near = [
+            each for each in incidents if each.severity != "info" and concerns(each, want) and want["jobs"]
+        ]
+        unsure = [each for each in near if not _is_sure(each) or each.cause.kind in want.get("mechanism", [])]
+        what = f"{', '.join(want['jobs']) or 'node'}: {' or '.join(want['cause'])}"
+        verdict.add("abstained" if unsure else "missed", what)
+    for incident in incidents:
+        named = f"{incident.severity} {incident.cause.kind} {incident.title} ({incident.state})"
+        sure = _is_sure(incident)
+        if incident.cause.kind in truth.get("never", []) and sure:
+            verdict.add("wrong blame", named)
+        known = any(fits(incident, want) for want in [*expected, *allowed])
+        if RANK[incident.severity] == 0 or known or truth.get("open"):
+            continue
+        about = any(want["jobs"] and concerns(incident, want) for want in expected)
+        if not about:
+            verdict.add("false critical" if incident.severity == "critical" else "false alarm", named)
+        elif sure and not any(incident.cause.kind in want.get("mechanism", []) for want in expected):
+            verdict.add("wrong blame", named)
+    loud = [want for want in expected if "info" not in want.get("severity", LOUD)]
+    if loud and diagnosis.all_clear:
+        verdict.add("false all-clear", diagnosis.summary)
+    return verdict
+
+
+def _is_sure(incident: Any) -> bool:
+    return incident.cause.confidence in ("certain", "likely")
+
+
+def real_cases(folder: Path = REAL) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield each capture of a real agent with its truth."""
+    for name, truth in json.loads((folder / "truth.json").read_text()).items():
+        for file in sorted(folder.glob(f"nomad-*-{name}.allocframe")):
+            yield file, truth
+
+
+def judge_real(file: Path, truth: dict[str, Any]) -> Verdict:
+    """Judge one capture."""
+    with af.load(file) as snap:
+        return judge(af.diagnose(snap), truth)
+
+
+def truth_of(story: Truth) -> dict[str, Any]:
+    """Return the truth about a story in the form of `judge`."""
+    expect = []
+    for cause in story.causes:
+        alone = cause.kind in ("crash_loop", "bad_deploy", "oom")
+        quiet = cause.kind == "restart_storm"  # requested restarts are no failure
+        expect.append(
+            {
+                "jobs": [cause.job_id] if alone else [],
+                "cause": list(EXPECTED[cause.kind]),
+                "node": cause.node_name,
+                **({"mechanism": ["crash"]} if alone and cause.kind != "oom" else {}),
+                "severity": ["info", *LOUD] if quiet else list(LOUD),
+            }
+        )
+    return {"expect": expect}
+
+
+def judge_story(
     story: str, seed: int, *, version: str = "2.0.5", allocations: int = 150
-) -> tuple[Truth, af.Findings]:
-    """Return the truth about a story, and the findings on its snapshot."""
+) -> tuple[Verdict, af.Diagnosis]:
+    """Run a story and judge the diagnosis of it."""
     engine, truth = run_story(story, allocations=allocations, seed=seed, version=version)
     rows = [alloc.stub(version) for alloc in engine.state.allocs.values()]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "allocations.json"
         file.write_text(json.dumps(rows))
         with af.read_json(file) as snap:
-            return truth, af.findings(snap)
+            diagnosis = af.diagnose(snap)
+            return judge(diagnosis, truth_of(truth)), diagnosis
 
 
-def names(finding: af.Finding, cause: Cause) -> bool:
-    """Return whether a finding names a cause correctly."""
-    code, fields = NAMED_BY[cause.kind]
-    shared_cause = SHARED_CAUSES.get(cause.kind)
-    return (
-        finding.code == code
-        and all(finding.subject.get(name) == getattr(cause, name) for name in fields)
-        and (shared_cause is None or finding.facts.get("cause") == shared_cause)
-    )
+def _row(name: str, verdicts: list[Verdict]) -> str:
+    right = sum(verdict.right for verdict in verdicts)
+    counts = [sum(kind in verdict.mistakes for verdict in verdicts) for kind in OUTCOMES]
+    cells = [name, len(verdicts), f"{right} ({right / len(verdicts):.0%})", *counts]
+    return f"| {' | '.join(map(str, cells))} |"
 
 
-def belongs(finding: af.Finding, truth: Truth) -> bool:
-    """Return whether a finding is about an injected cause."""
-    subject, shared_cause = finding.subject, finding.facts.get("cause")
-    return any(
-        (subject.get("job_id") is not None and subject["job_id"] == cause.job_id)
-        or (subject.get("node_name") is not None and subject["node_name"] == cause.node_name)
-        or (shared_cause is not None and shared_cause == SHARED_CAUSES.get(cause.kind))
-        for cause in truth.causes
-    )
-
-
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=20)
-    seeds = parser.parse_args().seeds
-    lines = [
-        "| story | causes | named | recall | findings above info | of them right | precision |",
-        "|" + " --- |" * 7,
-    ]
-    for story in STORIES:
-        causes = named = reported = correct = 0
-        for seed in range(seeds):
-            truth, findings = diagnose(story, seed, version=("1.3.1", "2.0.5")[seed % 2])
-            above_info = [finding for finding in findings if finding.severity != "info"]
-            causes, reported = causes + len(truth.causes), reported + len(above_info)
-            named += sum(any(names(finding, cause) for finding in findings) for cause in truth.causes)
-            correct += sum(belongs(finding, truth) for finding in above_info)
-        recall = f"{named / causes:.0%}" if causes else ""
-        precision = f"{correct / reported:.0%}" if reported else ""
-        lines.append(f"| {story} | {causes} | {named} | {recall} | {reported} | {correct} | {precision} |")
-        print(lines[-1], file=sys.stderr)
+    parser.add_argument("--seeds", type=int, default=20, help="of each simulated story")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/findings")
+    arguments = parser.parse_args()
+    head = ["incidents", "cases", "right", *OUTCOMES]
+    lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
+    by_version: dict[str, list[Verdict]] = {}
+    for file, truth in real_cases():
+        verdict = judge_real(file, truth)
+        by_version.setdefault(file.name.split("-")[1], []).append(verdict)
+        if not verdict.right:
+            print(f"{file.stem}: {verdict}", file=sys.stderr)
+    real = [verdict for verdicts in by_version.values() for verdict in verdicts]
+    lines += [_row(f"real agents, Nomad {version}", each) for version, each in sorted(by_version.items())]
+    lines.append(_row("**real agents, all**", real))
+    simulated: list[Verdict] = []
+    for story in STORIES if arguments.seeds else ():
+        verdicts = [
+            judge_story(story, seed, version=("1.3.1", "2.0.5")[seed % 2])[0]
+            for seed in range(arguments.seeds)
+        ]
+        for seed, verdict in enumerate(verdicts):
+            if not verdict.right:
+                print(f"{story} {seed}: {verdict}", file=sys.stderr)
+        simulated += verdicts
+        lines.append(_row(f"simulated: {story}", verdicts))
+    if simulated:
+        lines.append(_row("simulated, all", simulated))
     table = "\n".join(lines)
     print(table)
-    page = PAGE.read_text()
-    PAGE.write_text(
-        re.sub(r"(?s)(<!-- table -->\n).*(<!-- end -->)", lambda m: m[1] + table + "\n" + m[2], page)
-    )
+    if arguments.write:
+        page = PAGE.read_text()
+        marked = r"(?s)(<!-- table -->\n).*(<!-- end -->)"
+        PAGE.write_text(re.sub(marked, lambda m: m[1] + table + "\n" + m[2], page))
+    return int(not all(verdict.right for verdict in real))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

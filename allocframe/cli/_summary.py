@@ -10,7 +10,7 @@ import pandas as pd
 from .. import stats
 from .._utils.prose import one_line
 from .._utils.text import visible
-from ..diagnosis.diagnose import findings
+from ..diagnosis.diagnose import diagnose
 from ..errors import ConfigError
 from ..snapshot.snapshot import Snapshot
 from ..stats.explain import select_explained_events
@@ -48,10 +48,9 @@ def print_summary(snap: Snapshot) -> None:
     cluster = ["cluster"] if snap.clusters else []
     print_table("Restarts by job (allocations that Nomad still has)", _restarts(snap, cluster))
     print_table("Latest failures (UTC)", _latest_failures(snap, cluster))
-    all_findings = findings(snap)
-    print("\nFindings" if all_findings else "\nFindings: none")
-    for finding in all_findings:
-        print(f"  {finding.code} {finding.severity:8}  {one_line(finding.summary)}")
+    print("\nDiagnosis")
+    for line in diagnose(snap).lines():
+        print(f"  {one_line(line)}")
 
 
 def _restarts(snap: Snapshot, cluster: list[str]) -> pd.DataFrame:

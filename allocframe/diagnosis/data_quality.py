@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from ..snapshot.snapshot import Snapshot
 from ..snapshot.summary import SPAN
 from . import data_sentences as sentences
-from .finding import plain, plain_facts
+from .finding import json_facts, plain, plain_facts
 
 _MOST_UNWATCHED = 8
 """Unwatched times that are listed; earlier ones are counted."""
@@ -86,6 +86,21 @@ class DataQuality:
                 ),
             ]
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON."""
+        return {
+            "coverage": [{"cluster": each.cluster, **json_facts(each.facts)} for each in self.coverage],
+            "gaps": [
+                {
+                    "kind": each.kind,
+                    "cluster": each.cluster,
+                    **json_facts(each.facts),
+                    "text": sentences.data_gap(each.kind, each.facts, each.cluster),
+                }
+                for each in self.gaps
+            ],
+        }
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per gap: kind, and what it hides in words.

@@ -1,19 +1,22 @@
-"""The diagnosis of a snapshot: the rules, over each cluster by itself."""
+"""The diagnosis of a snapshot: incidents, findings, the quality of the data; each cluster by itself."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 
 from .._utils.prose import as_html, one_line
-from .._utils.text import escaped
 from ..snapshot.snapshot import Snapshot
 from ..stats._per_cluster import CLUSTER, part_of
+from . import incident_sentences as sentences
+from ._codes import code_incident
+from ._engine import Account, investigate
 from .data_quality import DataQuality, covered_window, data_quality
-from .finding import SEVERITIES, Finding, Findings, Thresholds, plain
-from .incidents import Incident, group_incidents
+from .finding import SEVERITIES, Finding, Findings, Thresholds, json_facts, plain
+from .incident import Incident
 from .rules import RULES, Sources, missing_cluster
 
 
@@ -23,20 +26,37 @@ class Diagnosis:
 
     Attributes
     ----------
+    incidents : list of Incident
+        What went wrong, the worst first.
     findings : Findings
         Coded facts, the most severe first.
-    incidents : list of Incident
-        Findings about the same thing, together.
     data_quality : DataQuality
         What the snapshot covers, what is missing, and what that could hide.
+    account : Account
+        What had to be explained (failed and lost allocations, failed tasks, restarts), and how much is not.
     """
 
-    findings: Findings
     incidents: list[Incident]
+    findings: Findings
     data_quality: DataQuality
+    account: Account
+
+    @property
+    def all_clear(self) -> bool:
+        """Whether nothing above "info" happened and every failure, loss and restart is explained."""
+        quiet = all(incident.severity == "info" for incident in self.incidents)
+        return quiet and not self.account.unexplained and not self.account.unreadable
+
+    @property
+    def summary(self) -> str:
+        """The verdict in one sentence."""
+        return sentences.verdict(self.incidents, self.account, self.all_clear)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row per incident: severity, title, began_at, last_at, codes, summary.
+        """Return one row per incident.
+
+        Columns: severity, state, title, cause, mechanism, confidence, jobs, nodes, allocations, began_at,
+        last_at, began_before, summary.
 
         Examples
         --------
@@ -45,65 +65,103 @@ class Diagnosis:
         """
         rows = [
             (
-                incident.severity,
-                incident.title,
-                incident.began_at,
-                incident.last_at,
-                ", ".join(dict.fromkeys(finding.code for finding in incident.findings)),
-                incident.findings[0].summary,
+                incident.severity, incident.state, incident.title, incident.cause.kind,
+                incident.cause.mechanism, incident.cause.confidence, sentences.names(incident.jobs),
+                ", ".join(incident.nodes), len(incident.alloc_ids), incident.began_at, incident.last_at,
+                incident.began_before, incident.summary,
             )
             for incident in self.incidents
-        ]
-        frame = pd.DataFrame(rows, columns=["severity", "title", "began_at", "last_at", "codes", "summary"])
-        times = ["began_at", "last_at"]
-        text = dict.fromkeys(["severity", "title", "codes", "summary"], "str")
-        return frame.astype({**text, **dict.fromkeys(times, "datetime64[ns, UTC]")})
+        ]  # fmt: skip
+        frame = pd.DataFrame(rows, columns=_FRAME_COLUMNS)
+        text = [name for name in _FRAME_COLUMNS if name not in (*_TIMES, "allocations", "began_before")]
+        types = dict.fromkeys(text, "str") | dict.fromkeys(_TIMES, "datetime64[ns, UTC]")
+        return frame.astype({**types, "allocations": "int64", "began_before": "bool"})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON, for programs.
+
+        Examples
+        --------
+        >>> answer = af.diagnose(snap).to_dict()
+        >>> sorted(answer)
+        ['account', 'all_clear', 'data_quality', 'findings', 'incidents', 'summary']
+        """
+        return {
+            "summary": self.summary,
+            "all_clear": self.all_clear,
+            "incidents": [incident.to_dict() for incident in self.incidents],
+            "findings": [
+                {
+                    "code": finding.code,
+                    "severity": finding.severity,
+                    "title": finding.title,
+                    "summary": finding.summary,
+                    "subject": json_facts(finding.subject),
+                    "facts": json_facts(finding.facts),
+                }
+                for finding in self.findings
+            ],
+            "data_quality": self.data_quality.to_dict(),
+            "account": dict(self.account.__dict__),
+        }
 
     def __repr__(self) -> str:
-        lines = [f"{incident.severity:8} {one_line(incident.headline)}" for incident in self.incidents]
-        return "\n".join([self._title(), *lines, *self._other_findings()])
+        return "\n".join(self.lines())
 
-    def _title(self) -> str:
-        return f"<Diagnosis: {len(self.incidents)} incidents, {len(self.findings)} findings>"
-
-    def _other_findings(self) -> list[str]:
-        """Return a line for each finding that belongs to no incident."""
-        grouped = {id(finding) for incident in self.incidents for finding in incident.findings}
-        others = (finding for finding in self.findings if id(finding) not in grouped)
-        return [f"{finding.severity:8} {one_line(finding.summary)} ({finding.code})" for finding in others]
+    def lines(self, *, most: int | None = 10) -> list[str]:
+        """Return the diagnosis as lines of text: the verdict, then an incident a line, `most` of them."""
+        shown = self.incidents if most is None else self.incidents[:most]
+        lines = [self.summary]
+        lines += [f"{incident.severity:8} {one_line(incident.summary)}" for incident in shown]
+        if hidden := len(self.incidents) - len(shown):
+            lines.append(f"and {hidden:,} more")
+        return lines
 
     def _repr_html_(self) -> str:
         left = "style='text-align:left'"
-        head = "".join(f"<th {left}>{name}</th>" for name in ("severity", "incident", "what happened"))
+        head = "".join(f"<th {left}>{name}</th>" for name in ("severity", "state", "what happened", "cause"))
         rows = "".join(
-            f"<tr><td {left}>{incident.severity}</td><td {left}>{escaped(incident.title)}</td>"
-            f"<td {left}>{as_html(incident.findings[0].summary)}</td></tr>"
-            for incident in self.incidents
+            f"<tr><td {left}>{incident.severity}</td><td {left}>{incident.state}</td>"
+            f"<td {left}>{as_html(incident.summary)}</td>"
+            f"<td {left}>{as_html(f'{incident.cause.kind} ({incident.cause.confidence})')}</td></tr>"
+            for incident in self.incidents[:10]
         )
-        incidents = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>" if rows else ""
-        return f"<p>{escaped(self._title())}</p>{incidents}{self.findings._repr_html_()}"
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>" if rows else ""
+        hidden = len(self.incidents) - 10
+        more = f"<p>and {hidden:,} more: see .incidents</p>" if hidden > 0 else ""
+        return f"<p>{as_html(self.summary)}</p>{table}{more}"
+
+
+_TIMES = ("began_at", "last_at")
+_FRAME_COLUMNS = [
+    "severity", "state", "title", "cause", "mechanism", "confidence", "jobs", "nodes", "allocations",
+    "began_at", "last_at", "began_before", "summary",
+]  # fmt: skip
 
 
 def diagnose(
     snapshot: Snapshot,
     *,
+    history: Any = None,
     evaluations: pd.DataFrame | None = None,
     usage: pd.DataFrame | None = None,
     thresholds: Thresholds | None = None,
 ) -> Diagnosis:
-    """Return what went wrong in a snapshot: incidents, the findings behind them, and how good the data is.
+    """Return what went wrong in a snapshot, why, with evidence for and against, and how good the data is.
 
     Parameters
     ----------
     snapshot : Snapshot
         Of one cluster or several; each cluster is diagnosed by itself.
+    history : History, optional
+        What had changed: job versions, deployments, nodes, evaluations. Default: ``snapshot.history``.
     evaluations : pandas.DataFrame, optional
-        The result of `Client.evaluations`, to find placement failures. For several clusters it needs a column
-        ``cluster``.
+        The result of `Client.evaluations`, to find jobs that cannot be placed. Default: those of the history.
+        For several clusters it needs a column ``cluster``.
     usage : pandas.DataFrame, optional
         The ``samples`` of `Client.usage`, to find too little and too much reserved memory and CPU.
     thresholds : Thresholds, optional
-        The limits above which something becomes a finding.
+        The limits above which something becomes a finding or an incident.
 
     Raises
     ------
@@ -113,13 +171,17 @@ def diagnose(
     Examples
     --------
     >>> diagnosis = af.diagnose(snap)
-    >>> diagnosis.incidents[0].title
-    'checkout version 1'
-    >>> diagnosis.findings[0].severity
+    >>> diagnosis.incidents[0].severity
     'critical'
+    >>> diagnosis.incidents[0].cause.confidence in ("certain", "likely", "possible", "unknown")
+    True
     """
-    coded = _findings(snapshot, evaluations, usage, thresholds)
-    return Diagnosis(coded, group_incidents(coded, None, None), data_quality(snapshot))
+    limits = thresholds or Thresholds()
+    if not snapshot.clusters:
+        sources = Sources(snapshot, evaluations, usage, limits)
+        incidents, findings, account = _of_one_cluster(sources, history)
+        return Diagnosis(incidents, _sorted(findings), data_quality(snapshot), account)
+    return _of_several_clusters(Sources(snapshot, evaluations, usage, limits), history)
 
 
 def findings(
@@ -136,46 +198,54 @@ def findings(
     >>> findings = af.findings(snap)
     >>> findings[0].severity
     'critical'
-    >>> {"AF201", "AF202", "AF301"} <= {finding.code for finding in findings}
-    True
     """
     return diagnose(snapshot, evaluations=evaluations, usage=usage, thresholds=thresholds).findings
 
 
-def _findings(
-    snapshot: Snapshot,
-    evaluations: pd.DataFrame | None,
-    usage: pd.DataFrame | None,
-    thresholds: Thresholds | None,
-) -> Findings:
-    sources = Sources(snapshot, evaluations, usage, thresholds or Thresholds())
-    findings = Findings(_of_several_clusters(sources) if snapshot.clusters else _of_one_cluster(sources))
-    findings.sort(key=lambda finding: (SEVERITIES.index(finding.severity), finding.code))
-    return findings
+def _sorted(findings: list[Finding]) -> Findings:
+    return Findings(sorted(findings, key=lambda finding: (SEVERITIES.index(finding.severity), finding.code)))
 
 
-def _of_one_cluster(sources: Sources) -> Iterator[Finding]:
-    observed_at = plain(covered_window(sources.snapshot)[1])
-    for rule in RULES.values():
-        for finding in rule(sources):
-            yield replace(finding, observed_at=observed_at)
+def _of_one_cluster(sources: Sources, history: Any) -> tuple[list[Incident], list[Finding], Account]:
+    snapshot = sources.snapshot
+    if history is None:
+        history = getattr(snapshot, "history", None)
+    evaluations = sources.evaluations
+    if evaluations is None:
+        evaluations = getattr(history, "evaluations", None)
+    incidents, account = investigate(snapshot, history, evaluations, sources.thresholds)
+    observed_at = plain(covered_window(snapshot)[1])
+    of_data = [replace(each, observed_at=observed_at) for rule in RULES.values() for each in rule(sources)]
+    coded = [code_incident(incident, sources.thresholds.loop_restarts) for incident in incidents]
+    incidents = [replace(incident, findings=codes) for incident, codes in zip(incidents, coded, strict=True)]
+    return incidents, [*of_data, *(each for codes in coded for each in codes)], account
 
 
-def _of_several_clusters(sources: Sources) -> Iterator[Finding]:
+def _of_several_clusters(sources: Sources, history: Any) -> Diagnosis:
     """Diagnose each cluster by itself: equal names in two of them are different things."""
+    findings: list[Finding] = []
+    incidents: list[Incident] = []
+    account = Account()
     for name, info in sources.snapshot.info["clusters"].items():
         if info["error"]:
-            yield missing_cluster(name, info["error"])
+            findings.append(missing_cluster(name, info["error"]))
     for name, member in sources.snapshot.clusters.items():
         evaluations, usage = (
             None if rows is None else _cluster_rows(rows, name)
             for rows in (sources.evaluations, sources.usage)
         )
-        for finding in _of_one_cluster(Sources(member, evaluations, usage, sources.thresholds)):
+        part = Sources(member, evaluations, usage, sources.thresholds)
+        history_of = history.get(name) if isinstance(history, Mapping) else None
+        of_cluster, coded, its_account = _of_one_cluster(part, history_of)
+        incidents += [replace(incident, cluster=name) for incident in of_cluster]
+        account = account.plus(its_account)
+        for finding in coded:
             evidence = finding.evidence.copy()
             if len(evidence.columns):
                 evidence.insert(0, CLUSTER, name)
-            yield replace(finding, subject={CLUSTER: name, **finding.subject}, evidence=evidence)
+            findings.append(replace(finding, subject={CLUSTER: name, **finding.subject}, evidence=evidence))
+    incidents.sort(key=lambda incident: SEVERITIES.index(incident.severity))
+    return Diagnosis(incidents, _sorted(findings), data_quality(sources.snapshot), account)
 
 
 def _cluster_rows(rows: pd.DataFrame, cluster: str) -> pd.DataFrame:

@@ -44,6 +44,28 @@ class Thresholds:
         AF701 and AF702 need at least so many samples of a task.
     tight_share, idle_share
         The share of reserved memory from which it is tight (AF701), and below which it is idle (AF702).
+    critical_share
+        An incident is critical if at least this share of a job's instances, or of its runs, is hit: with half
+        of them down a service has lost its redundancy.
+    critical_jobs
+        An incident that goes on is critical if it hits at least so many jobs: no one of them is to blame.
+    failed_runs
+        Failed runs of a periodic or parameterized job are a warning if their share is surely (95 % lower
+        bound) above this one: below it, retries are usual.
+    together
+        Failures of several jobs that begin within this time may have one cause: clients report every fifth of
+        a second, restarts are delayed by up to 15 seconds, and clocks of nodes differ.
+    after_change
+        A failure that begins within this time of a change may come from it: longer than a start, a health
+        check's deadline and a cache together.
+    level
+        The family-wise error rate of the tests that make a cause likely: one wrong name in a hundred
+        snapshots.
+    calm
+        Failures with a longer calm between them (or ten times their usual distance) are two incidents:
+        Nomad's longest delay between reschedules is an hour.
+    stuck
+        An allocation that has waited so long for its start is worth a line.
     """
 
     loop_restarts: int = 3
@@ -57,6 +79,14 @@ class Thresholds:
     usage_samples: int = 10
     tight_share: float = 0.9
     idle_share: float = 0.25
+    critical_share: float = 0.5
+    critical_jobs: int = 3
+    failed_runs: float = 0.1
+    together: str = "60s"
+    after_change: str = "5min"
+    level: float = 0.01
+    calm: str = "1h"
+    stuck: str = "10min"
 
 
 @dataclass(frozen=True)
@@ -118,6 +148,8 @@ def plain(value: Any) -> Any:
     """Return a value as plain Python, None if missing: facts are compared and written as JSON."""
     if isinstance(value, list | tuple):
         return [plain(entry) for entry in value]
+    if isinstance(value, dict):
+        return plain_facts(value)
     if pd.isna(value):
         return None
     # numpy's scalars have .item(); pandas' Timestamp and Timedelta do not
@@ -127,6 +159,23 @@ def plain(value: Any) -> Any:
 def plain_facts(row: Mapping[Any, Any]) -> dict[str, Any]:
     """Return a mapping of facts with plain values."""
     return {str(name): plain(value) for name, value in row.items()}
+
+
+def json_facts(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return facts as plain JSON: times as text, durations in seconds."""
+    return {name: json_value(value) for name, value in plain_facts(facts).items()}
+
+
+def json_value(value: Any) -> Any:
+    """Return one value as plain JSON."""
+    if isinstance(value, dict):
+        return {str(name): json_value(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(each) for each in value]
+    value = plain(value)
+    if isinstance(value, pd.Timedelta):
+        return value.total_seconds()
+    return value.isoformat() if isinstance(value, pd.Timestamp) else value
 
 
 class Findings(list[Finding]):

@@ -1,19 +1,21 @@
-"""Findings and incidents in English.
+"""Findings in English.
 
-`data_sentences` writes about the quality of the data; each report writes the sentences of its own frame. Each
-finding has one `Wording`. `short` is its line in a repr and on the command line, `long` is for reports.
-Nothing parses these sentences: whoever needs a number takes it from the facts.
+`incident_sentences` writes about incidents and their causes, `data_sentences` about the quality of the data;
+each report writes the sentences of its own frame. Each finding has one `Wording`. `short` is its line in a
+repr and on the command line, `long` is for reports. Nothing parses these sentences: whoever needs a number
+takes it from the facts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pandas as pd
 
-from .._utils.prose import clock, count, number, span
+from .._utils.prose import clock, count, span
+from .incident_sentences import mechanism
 
 
 class Facts(Protocol):
@@ -68,17 +70,11 @@ class Wording:
         The finding in one line.
     more : function, optional
         What a report adds to it.
-    suspect : function, optional
-        Where to look first; empty if the facts do not say.
-    unknown : function, optional
-        What the evidence does not show, as the end of "not known: ...".
     """
 
     title: str
     short: Sentence
     more: Sentence | None = None
-    suspect: Callable[[Facts], str] | None = None
-    unknown: Callable[[Facts], str] | None = None
 
 
 WORDINGS: dict[str, Wording] = {}
@@ -98,33 +94,6 @@ def long(finding: Facts, times: Clock | None = None) -> str:
 
 def _of_cluster(finding: Facts, text: str) -> str:
     return f"{finding.subject['cluster']}: {text}" if "cluster" in finding.subject else text
-
-
-def incident_title(findings: Sequence[Facts]) -> str:
-    """Return what an incident is about, in a few words."""
-    first = findings[0]
-    subject, facts = first.subject, first.facts
-    if "job_version" in subject:
-        title = _job_and_version(subject)
-    elif first.code == "AF501":
-        title = f"restart storm at {first.began_at:%H:%M:%S} ({facts['cause']})"
-    elif "node_name" in subject:
-        title = f"node {subject['node_name']}"
-    else:
-        title = f"failed starts ({facts['cause']})"
-    return _of_cluster(first, title)
-
-
-def incident_suspect(findings: Sequence[Facts]) -> str:
-    """Return where to look first, as the end of "first suspect: ..."; empty if the evidence does not say."""
-    suspects = [wording.suspect(each) for each in findings if (wording := WORDINGS[each.code]).suspect]
-    return next(filter(None, suspects), "")
-
-
-def incident_unknown(findings: Sequence[Facts]) -> str:
-    """Return what the evidence of an incident does not show, as the end of "not known: ..."."""
-    unknown = WORDINGS[findings[0].code].unknown
-    return unknown(findings[0]) if unknown else ""
 
 
 # Names of things
@@ -198,63 +167,28 @@ def _skewed(finding: Facts, times: Clock) -> str:
 WORDINGS["AF104"] = Wording("Clock set back", _skewed)
 
 
-# Jobs and their versions
-
-_LOOPS = {
-    "failure": "crash loop, exit code {code}",
-    "out of memory": "crash loop, out of memory",
-    "health check": "restart loop, its health check fails",
-    "completed": "restart loop, exits with success but should keep running",
-}
+# What failed. The facts are those of the incident's part that is about this job.
 
 
-def _crash_loop(finding: Facts, times: Clock) -> str:
+def _failing(finding: Facts, times: Clock) -> str:
     facts = finding.facts
-    code = "unknown" if facts["exit_code"] is None else facts["exit_code"]
-    loop = _LOOPS.get(facts["cause"], "crash loop").format(code=code)
-    after = "" if facts["median_run"] is None else f" {_after_start(facts['median_run'])}"
-    instances = count(facts["instances"], "instances")
-    state = f"{facts['looping']:,} of {instances} still looping" if facts["looping"] else "none still looping"
-    return (
-        f"{_job(finding.subject)}, task {finding.subject['task']}: {loop}{after}. "
-        f"{count(facts['crashes'], 'crashes')} since {times.at(finding.began_at)}; {state}."
-    )
+    runs = facts.get("runs")
+    how = mechanism(facts)
+    if runs:
+        return f"{_job(finding.subject)}: {facts['failed_runs']:,} of {count(runs, 'runs')} failed{how}."
+    task = f", task {finding.subject['task']}" if finding.subject.get("task") else ""
+    failures = count(facts["failures"], "failures")
+    bad, wanted = facts["instances_bad"], count(facts["instances_wanted"], "instances")
+    now = f"{bad:,} of {wanted} do not run well now" if bad else "none fails now"
+    when = times.between(finding.began_at, finding.last_at)
+    return f"{_job(finding.subject)}{task}: {failures} {when}{how}; {now}."
 
 
-def _after_start(length: pd.Timedelta) -> str:
-    # "0.0 s" would read like an error
-    return f"about {span(length)} after each start" if length >= _SHORTEST else "right after each start"
-
-
-_SHORTEST = pd.Timedelta("50ms")
-
-WORDINGS["AF201"] = Wording(
-    "Crash loop", _crash_loop, unknown=lambda finding: f"why {finding.subject['job_id']} crashes"
-)
-
-
-def _memory(finding: Facts, times: Clock) -> str:
-    facts = finding.facts
-    tasks, last = count(facts["tasks"], "tasks"), times.at(finding.last_at)
-    if facts["confirmed"]:
-        kills = count(facts["kills"], "kills")
-        return f"{_job(finding.subject)}: out of memory, {kills} in {tasks}, the last at {last}."
-    kills = count(facts["kills"], "times")
-    killed = f"{tasks} killed by SIGKILL {kills}"
-    return f"{_job(finding.subject)}: {killed}, perhaps out of memory, the last at {last}."
-
-
-def _driver_on_memory(finding: Facts, times: Clock) -> str:
-    return "The driver confirms it." if finding.facts["confirmed"] else "The driver does not say why."
-
-
-def _unknown_of_memory(finding: Facts) -> str:
-    if not finding.facts["confirmed"]:
-        return f"who killed {_job_and_version(finding.subject)}"
-    return f"whether {finding.subject['job_id']} leaks, its limit is too low or its node was short of memory"
-
-
-WORDINGS["AF202"] = Wording("Out of memory", _memory, _driver_on_memory, unknown=_unknown_of_memory)
+WORDINGS["AF201"] = Wording("Crash loop", _failing)
+WORDINGS["AF202"] = Wording("Out of memory", _failing)
+WORDINGS["AF204"] = Wording("Artifacts cannot be downloaded", _failing)
+WORDINGS["AF205"] = Wording("Tasks cannot start", _failing)
+WORDINGS["AF206"] = Wording("Tasks fail, but not in a loop", _failing)
 
 
 def _kill_timeout(finding: Facts, times: Clock) -> str:
@@ -267,141 +201,75 @@ def _kill_timeout(finding: Facts, times: Clock) -> str:
 WORDINGS["AF203"] = Wording("Kill timeout exceeded", _kill_timeout)
 
 
-def _worse_version(finding: Facts, times: Clock) -> str:
+def _unexplained(finding: Facts, times: Clock) -> str:
     facts = finding.facts
-    canaries = ", canaries" if facts["canary"] else ""
-    placed = f"first placed {times.at(facts['placed_at'])}"
-    return (
-        f"{_job_and_version(finding.subject, placed)}{canaries}: "
-        f"{facts['failed_tasks']:,} of {count(facts['tasks'], 'tasks')} failed. "
-        f"Version {facts['base_version']}: {facts['base_failed_tasks']:,} of {facts['base_tasks']:,}."
-    )
+    if "restarts" in facts:
+        return f"{_job(finding.subject)}: {count(facts['restarts'], 'restarts')} that no event explains."
+    if "waiting" in facts:
+        waits = f"{count(facts['waiting'], 'allocations')} have waited up to {span(facts['longest'])}"
+        return f"{_job(finding.subject)}: {waits} for their start."
+    return f"{_job(finding.subject)}: {count(facts['unhealthy'], 'allocations')} run and are unhealthy."
 
 
-def _change_of_version(finding: Facts) -> str:
-    return f"the change from version {finding.facts['base_version']} to {finding.subject['job_version']}"
+WORDINGS["AF207"] = Wording("Without an explanation", _unexplained)
 
 
-WORDINGS["AF401"] = Wording(
-    "Version fails more than the one before",
-    _worse_version,
-    suspect=_change_of_version,
-    unknown=lambda finding: f"why {finding.subject['job_id']} fails",
-)
-
-
-# Starts
-
-_STARTS = {
-    "artifact": ("artifacts could not be fetched", "the artifact store or the way to it"),
-    "driver": ("the driver refused", "the driver, an image or a registry"),
-    "setup": ("setup failed", "what their setup needs"),
-    "validation": ("the task is invalid", "what they are checked against"),
-    "hook": ("a hook failed", "what the hook needs"),
-}
-
-
-def _failed_starts(finding: Facts, times: Clock) -> str:
+def _requested(finding: Facts, times: Clock) -> str:
     facts = finding.facts
-    why, _ = _STARTS.get(facts["cause"], ("the task did not run", ""))
-    jobs = f"{count(len(facts['jobs']), 'jobs')} ({_first_names(facts['jobs'])})"
-    error = f' Most common error: "{facts["error"]}".' if facts["error"] else ""
-    when = times.between(finding.began_at, finding.last_at)
-    return f"{count(facts['starts'], 'starts')} failed in {jobs} {when}: {why}.{error}"
+    if "moved" in facts:
+        return f"{count(facts['moved'], 'allocations')} of {count(facts['jobs'], 'jobs')} were moved."
+    who = {"unknown": "for a reason not known"}.get(facts["requester"], f"by {facts['requester']}")
+    return f"{count(facts['restarts'], 'restarts')} of {count(facts['tasks'], 'tasks')} requested {who}."
 
 
-def _shared_need(finding: Facts) -> str:
-    if finding.severity != "critical":
-        return ""
-    _, shared = _STARTS.get(finding.facts["cause"], ("", "what they need to start"))
-    return f"what these jobs share, such as {shared}"
+WORDINGS["AF208"] = Wording("Restarts and moves on request", _requested)
 
 
-def _cause_of_failed_starts(finding: Facts) -> str:
-    return f"what lies behind the failed starts ({finding.facts['cause']})"
-
-
-WORDINGS["AF204"] = Wording(
-    "Artifacts cannot be fetched", _failed_starts, suspect=_shared_need, unknown=_cause_of_failed_starts
-)
-WORDINGS["AF205"] = Wording(
-    "Tasks cannot start", _failed_starts, suspect=_shared_need, unknown=_cause_of_failed_starts
-)
-
-
-# Nodes
+# Nodes, versions, several jobs
 
 
 def _lost_node(finding: Facts, times: Clock) -> str:
     facts = finding.facts
-    lost = f"with {count(facts['lost'], 'allocations')} of {count(facts['jobs'], 'jobs')}"
-    sentences = [f"Node {finding.subject['node_name']} was lost at {times.at(facts['lost_at'])} {lost}."]
-    if facts["median_to_start"] is not None:
-        sentences.append(f"Replacements ran after {span(facts['median_to_start'])} (median).")
-    if facts["unplaced"]:
-        sentences.append(f"{count(facts['unplaced'], 'allocations')} not replaced.")
-    return " ".join(sentences)
+    lost = f"with {count(facts['lost'], 'allocations')} of {count(len(facts['jobs']), 'jobs')}"
+    waiting = f" {count(facts['not_replaced'], 'allocations')} not replaced." if facts["not_replaced"] else ""
+    return f"Node {finding.subject['node_name']} was lost at {times.at(finding.began_at)} {lost}.{waiting}"
 
 
-WORDINGS["AF301"] = Wording(
-    "Node lost", _lost_node, unknown=lambda finding: f"why node {finding.subject['node_name']} was lost"
-)
+WORDINGS["AF301"] = Wording("Node lost", _lost_node)
 
 
 def _lemon(finding: Facts, times: Clock) -> str:
-    facts = finding.facts
-    return (
-        f"Node {finding.subject['node_name']}: "
-        f"{facts['observed']:,} of {count(facts['tasks'], 'tasks')} failed, "
-        f"{facts['ratio']:.1f} times the {facts['expected']:.1f} expected from its jobs "
-        f"(95% interval {facts['lower']:.1f} to {facts['upper']:.1f})."
-    )
+    jobs = f"{count(len(finding.facts['jobs']), 'jobs')} ({_first_names(finding.facts['jobs'])})"
+    return f"Node {finding.subject['node_name']}: {jobs} fail there and run well elsewhere."
 
 
-WORDINGS["AF302"] = Wording(
-    "Node fails more than its jobs explain",
-    _lemon,
-    suspect=lambda finding: "the node itself",
-    unknown=lambda finding: f"what is wrong with node {finding.subject['node_name']}",
-)
+WORDINGS["AF302"] = Wording("Jobs fail on one node only", _lemon)
 
 
-# Several jobs at once
-
-_REQUESTS = {
-    "template": ("a template that was rendered again", "what changed the data of the template"),
-    "vault": ("a new Vault token", "why the Vault token was renewed"),
-    "operator": ("an operator's request", "who asked for the restarts"),
-}
+def _restarted_node(finding: Facts, times: Clock) -> str:
+    node = f"Node {finding.subject['node_name']}, or its client, restarted at {times.at(finding.began_at)}"
+    return f"{node}: the end of some runs is not on record."
 
 
-def _whole_span(length: str) -> str:
-    return span(pd.Timedelta(length)).replace(".0 ", " ")
+WORDINGS["AF303"] = Wording("Node restarted", _restarted_node)
 
 
-def _storm(finding: Facts, times: Clock) -> str:
-    facts = finding.facts
-    tasks, length = count(facts["slots"], "tasks"), span(facts["ended_at"] - facts["began_at"])
-    expected = f"{number(facts['expected'])} expected in {_whole_span(facts['window'])}"
-    shares = f"{facts['cause_share']:.0%} by cause: {facts['cause']}"
-    node = f", {facts['node_name_share']:.0%} on node {facts['node_name']}" if facts["on_one_node"] else ""
-    return (
-        f"{tasks} of several jobs restarted or failed within {length}, from {times.at(facts['began_at'])} "
-        f"({expected}): {shares}{node}."
-    )
+def _worse_version(finding: Facts, times: Clock) -> str:
+    when = times.between(finding.began_at, finding.last_at)
+    return f"{_job_and_version(finding.subject)} fails and the version before did not, {when}."
 
 
-def _requested_by(finding: Facts) -> str:
-    cause = finding.facts["cause"]
-    requester, _ = _REQUESTS.get(cause, (f"what they share (cause of each: {cause})", ""))
-    return requester
+WORDINGS["AF401"] = Wording("Version fails more than the one before", _worse_version)
 
 
-def _cause_of_storm(finding: Facts) -> str:
-    return _REQUESTS.get(finding.facts["cause"], ("", "what these tasks have in common"))[1]
+def _together(finding: Facts, times: Clock) -> str:
+    jobs = f"{count(len(finding.facts['jobs']), 'jobs')} ({_first_names(finding.facts['jobs'])})"
+    shared = finding.subject.get("shared")
+    what = f"share {shared}" if shared else "began to fail at once"
+    return f"{jobs} {what}, {times.between(finding.began_at, finding.last_at)}."
 
 
-WORDINGS["AF501"] = Wording("Restart storm", _storm, suspect=_requested_by, unknown=_cause_of_storm)
+WORDINGS["AF501"] = Wording("Several jobs fail at once", _together)
 
 
 # Room and resources

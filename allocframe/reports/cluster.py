@@ -12,8 +12,7 @@ from .. import stats
 from .._utils.prose import Prose, clock, count, number
 from .._utils.times import to_utc
 from ..diagnosis.data_quality import covered_window, lower_bound_note, require_one_cluster
-from ..diagnosis.diagnose import findings
-from ..diagnosis.incidents import group_incidents
+from ..diagnosis.diagnose import diagnose
 from ..snapshot.snapshot import Snapshot
 from ..stats.vocabulary import FINISHED_STATUSES
 from .postmortem import NO_INCIDENTS
@@ -88,10 +87,20 @@ def _worst_jobs(snapshot: Snapshot, since: pd.Timestamp | str | None) -> str:
 
 
 def _standing_out(snapshot: Snapshot, first: pd.Timestamp, last: pd.Timestamp) -> str:
-    incidents = group_incidents(findings(snapshot), first, last)
+    incidents = [
+        each
+        for each in diagnose(snapshot).incidents
+        if each.severity != "info" and each.reaches_into(first, last)
+    ]
     if not incidents:
         return f"Nothing stands out: {NO_INCIDENTS}."
-    return f"What stands out: {'; '.join(dict.fromkeys(incident.title for incident in incidents))}."
+    titles = list(dict.fromkeys(incident.title for incident in incidents))
+    more = f"; and {len(titles) - _MOST_TITLES:,} more" if len(titles) > _MOST_TITLES else ""
+    return f"What stands out: {'; '.join(titles[:_MOST_TITLES])}{more}."
+
+
+_MOST_TITLES = 10
+"""A paragraph names so many incidents; the postmortem has all."""
 
 
 _NEEDS_ARCHIVE = (

@@ -20,9 +20,8 @@ from ..diagnosis.data_quality import (
 )
 from ..diagnosis.diagnose import diagnose
 from ..diagnosis.disturbances import disturbances
-from ..diagnosis.finding import Finding, Findings
-from ..diagnosis.incidents import Incident, group_incidents
-from ..diagnosis.sentences import Clock, long
+from ..diagnosis.finding import Findings
+from ..diagnosis.incident import Incident
 from ..errors import ConfigError
 from ..snapshot.snapshot import Snapshot
 from ..stats.vocabulary import LOST, REQUEST_CAUSES
@@ -124,12 +123,14 @@ def postmortem(
     require_one_cluster(snapshot)
     start, end = window(snapshot, since, until)
     diagnosis = diagnose(snapshot)
-    incidents = group_incidents(diagnosis.findings, start, end)
+    incidents = [
+        each for each in diagnosis.incidents if each.severity != "info" and each.reaches_into(start, end)
+    ]
     rows = disturbances(snapshot)
     rows = rows[(rows["at"] >= start) & (rows["at"] <= end)]
     return Postmortem(
         summary=_summary(snapshot, incidents, rows, start, end),
-        causes=_causes(incidents, _began(incidents) or start),
+        causes=_causes(incidents),
         radius=_radius(incidents, rows),
         jobs=_jobs(rows),
         recovery=_recovery(snapshot, start, end),
@@ -185,14 +186,12 @@ def _summary(
     if not incidents:
         return Prose(_join([*_calm(snapshot, rows, start, end), *notes]))
     shown = incidents[:_MOST_IN_SUMMARY]
-    # the sentence above the list says the day and the zone, so its lines need not
-    times = Clock(_began(incidents) or start, zone="")
     hidden = len(incidents) - len(shown)
     further = f"{count(hidden, 'more incidents')} listed under Causes." if hidden else ""
-    unknown = list(dict.fromkeys(incident.unknown for incident in shown))
+    unknown = list(dict.fromkeys(incident.not_known for incident in shown))
     return Prose(
         _when(incidents, start, end),
-        [_in_the_list(incident, times) for incident in shown],
+        [_in_the_list(incident) for incident in shown],
         _join([further, *_extent(snapshot, rows), *notes]),
         *_not_known(unknown),
     )
@@ -211,9 +210,11 @@ def _join(sentences: list[str]) -> str:
     return " ".join(filter(None, sentences))
 
 
-def _in_the_list(incident: Incident, times: Clock) -> str:
-    suspect = f" First suspect: {incident.suspect}." if incident.suspect else ""
-    return f"{long(incident.findings[0], times)}{suspect}"
+def _in_the_list(incident: Incident) -> str:
+    """Return what happened, and its cause where that says more than what happened."""
+    if incident.cause.kind not in ("job version", "node", "common cause"):
+        return incident.summary
+    return f"{incident.summary} Cause ({incident.cause.confidence}): {incident.cause.text}."
 
 
 def _began(incidents: list[Incident]) -> pd.Timestamp | None:
@@ -260,38 +261,43 @@ def _calm(snapshot: Snapshot, rows: pd.DataFrame, start: pd.Timestamp, end: pd.T
         yield "Not a single task failed."
 
 
-def _causes(incidents: list[Incident], day: pd.Timestamp) -> Points:
+def _causes(incidents: list[Incident]) -> Points:
     if not incidents:
         return Points([("Nothing stands out", ["No rule found an incident in this window."])])
-    return Points((incident.title, _cause(incident, day)) for incident in incidents)
+    return Points((incident.title, _cause(incident)) for incident in incidents)
 
 
-def _cause(incident: Incident, day: pd.Timestamp) -> Iterator[str]:
-    for finding in incident.findings:
-        yield _with_code(finding, day)
-    suspect = (
-        f"First suspect: {incident.suspect}."
-        if incident.suspect
-        else "The evidence names no cause beyond this."
-    )
-    yield f"{suspect} Not known: {incident.unknown}."
-
-
-def _with_code(finding: Finding, day: pd.Timestamp) -> str:
-    return f"{finding.code}: {long(finding, Clock(day))}"
+def _cause(incident: Incident) -> Iterator[str]:
+    """Yield what happened, then each hypothesis with its evidence for and against."""
+    yield incident.summary
+    for hypothesis in incident.hypotheses:
+        evidence = [
+            *(each.text for each in hypothesis.supporting),
+            *(f"Against it: {each.text}" for each in hypothesis.contradicting),
+        ]
+        yield _join([f"{hypothesis.confidence.capitalize()}: {hypothesis.text}.", *evidence])
+    codes = ", ".join(dict.fromkeys(finding.code for finding in incident.findings))
+    yield f"Not known: {incident.not_known}. Findings: {codes}."
 
 
 def _radius(incidents: list[Incident], rows: pd.DataFrame) -> pd.DataFrame:
     """Count what each incident hit; what two incidents hit counts with the first."""
     titles = pd.Series(_NO_INCIDENT, index=rows.index, dtype="str")
     for incident in reversed(incidents):
-        titles = titles.mask(incident.touches(rows), incident.title)
+        titles = titles.mask(_touched(incident, rows), incident.title)
     counts = rows.assign(incident=titles).groupby("incident", sort=False).agg(
         jobs=("job_id", "nunique"), nodes=("node_name", "nunique"), allocations=("alloc_id", "nunique"),
         disturbances=("at", "size"), first_at=("at", "min"), last_at=("at", "max"),
     )  # fmt: skip
     order = dict.fromkeys([*(incident.title for incident in incidents), _NO_INCIDENT])
     return counts.loc[[title for title in order if title in counts.index]].reset_index()
+
+
+def _touched(incident: Incident, rows: pd.DataFrame) -> pd.Series[bool]:
+    """Return which disturbances belong to an incident: losses to lost nodes, failures to the others."""
+    lost = incident.cause.kind == "node" and incident.cause.mechanism == "lost"
+    mine: pd.Series[bool] = rows["alloc_id"].isin(incident.alloc_ids) & ((rows["cause"] == LOST) == lost)
+    return mine
 
 
 def _jobs(rows: pd.DataFrame) -> pd.DataFrame:

@@ -23,7 +23,7 @@ def test_demo_prints_what_happened_and_saves_the_evidence(tmp_path: Path) -> Non
         assert text in process.stdout
     assert len(af.load(tmp_path / "demo.allocframe")) >= 60
     assert f"postmortem, for your browser: {tmp_path / 'demo.html'}" in process.stdout
-    assert "search-indexer version 1" in (tmp_path / "demo.html").read_text()
+    assert "search-indexer runs out of memory" in (tmp_path / "demo.html").read_text()
 
 
 @pytest.mark.parametrize("name", ["out.allocframe", "out.parquet", "out.csv"])

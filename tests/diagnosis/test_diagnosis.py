@@ -1,15 +1,17 @@
-"""A diagnosis groups findings into incidents, and says how good the data is."""
+"""A diagnosis says what went wrong, how it stands and why, and how good the data is."""
 
 from __future__ import annotations
 
+import json
+import pickle
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from stories import captured
+from tables import alloc, ended, event, restarting, snapshot, started
 
 import allocframe as af
-from allocframe.diagnosis.incidents import group_incidents
 
 
 @pytest.fixture(scope="module")
@@ -17,41 +19,65 @@ def snap(tmp_path_factory: pytest.TempPathFactory) -> af.Snapshot:
     return captured(tmp_path_factory.mktemp("mixed"), "mixed")[1]
 
 
-def test_findings_about_one_version_are_one_incident(snap: af.Snapshot) -> None:
+def test_a_version_that_crashes_is_one_incident_with_its_findings_and_both_hypotheses(
+    snap: af.Snapshot,
+) -> None:
+    incident = next(each for each in af.diagnose(snap).incidents if each.title.startswith("checkout version"))
+    assert incident.title == "checkout version 1 crashes"
+    assert (incident.cause.kind, incident.cause.mechanism) == ("job version", "crash")
+    assert incident.cause.confidence == "likely"
+    assert incident.cause.subject["job_version"] == 1
+    assert [finding.code for finding in incident.findings] == ["AF401", "AF201"]
+    assert [each.kind for each in incident.hypotheses][:2] == ["job version", "crash"]
+    assert all(each.supporting for each in incident.hypotheses)
+
+
+def test_findings_are_those_of_the_incidents_and_of_the_data(snap: af.Snapshot) -> None:
     diagnosis = af.diagnose(snap)
-    codes = {
-        incident.title: [finding.code for finding in incident.findings] for incident in diagnosis.incidents
-    }
-    assert codes["checkout version 1"] == ["AF201", "AF401"]
-    assert len(codes) == len(diagnosis.incidents)
+    of_incidents = [finding for incident in diagnosis.incidents for finding in incident.findings]
+    of_data = [finding for finding in diagnosis.findings if finding.code.startswith("AF1")]
+    assert len(diagnosis.findings) == len(of_incidents) + len(of_data)
     assert list(diagnosis.findings) == list(af.findings(snap))
 
 
-def test_an_incident_begins_with_the_first_and_ends_with_the_last_of_its_findings(snap: af.Snapshot) -> None:
-    for incident in af.diagnose(snap).incidents:
-        assert incident.began_at == min(finding.began_at for finding in incident.findings)
-        assert incident.last_at == max(finding.last_at for finding in incident.findings)
+def test_an_incident_reaches_into_the_windows_that_it_touches(snap: af.Snapshot) -> None:
+    node = next(each for each in af.diagnose(snap).incidents if each.cause.kind == "node")
+    assert node.began_at is not None
+    assert node.reaches_into(None, None)
+    assert node.reaches_into(node.began_at - pd.Timedelta("1h"), None)
+    assert not node.reaches_into(node.last_at + pd.Timedelta("1h"), None)
+    assert not node.reaches_into(None, node.began_at - pd.Timedelta("1h"))
 
 
-def test_only_incidents_that_reach_into_a_window_are_grouped(snap: af.Snapshot) -> None:
-    findings = af.findings(snap)
-    nodes = [incident.title for incident in group_incidents(findings, None, None) if "node" in incident.title]
-    assert len(nodes) == 1
-    late = group_incidents(findings, pd.Timestamp("2026-11-24T10:10Z"), None)
-    assert nodes[0] not in [incident.title for incident in late]
-    assert group_incidents(findings, None, pd.Timestamp("2026-11-24T05:00Z")) == []
-
-
-def test_a_diagnosis_is_a_table_a_text_and_html(snap: af.Snapshot) -> None:
+def test_a_diagnosis_is_a_table_a_text_html_and_json(snap: af.Snapshot) -> None:
     diagnosis = af.diagnose(snap)
     frame = diagnosis.to_frame()
-    assert frame.columns.tolist() == ["severity", "title", "began_at", "last_at", "codes", "summary"]
     assert frame["title"].tolist() == [incident.title for incident in diagnosis.incidents]
+    assert frame["severity"].iloc[0] == "critical"
     text, html = repr(diagnosis), diagnosis._repr_html_()
-    assert text.startswith(f"<Diagnosis: {len(diagnosis.incidents)} incidents, ")
+    assert text.startswith(diagnosis.summary)
     for incident in diagnosis.incidents:
-        assert incident.headline in text
-        assert incident.title in html
+        assert incident.summary in text
+        assert incident.state in html
+    answer = json.loads(json.dumps(diagnosis.to_dict()))
+    assert [each["title"] for each in answer["incidents"]] == frame["title"].tolist()
+    assert answer["all_clear"] is False
+    assert answer["account"]["unexplained"] == 0
+
+
+def test_of_many_incidents_ten_are_shown_and_the_others_counted(tmp_path: Path) -> None:
+    rows = [
+        alloc(f"a{n}", event("Received", 0), started(1), ended(9), restarting(9), started(20),
+              JobID=f"job-{n:02}", Name=f"job-{n:02}.app[0]")
+        for n in range(13)
+    ]  # fmt: skip
+    diagnosis = af.diagnose(snapshot(tmp_path, *rows))
+    assert len(diagnosis.incidents) == 13
+    lines = repr(diagnosis).splitlines()
+    assert len(lines) == 12
+    assert lines[-1] == "and 3 more"
+    assert "and 3 more" in diagnosis._repr_html_()
+    assert len(diagnosis.lines(most=None)) == 14
 
 
 def test_several_clusters_are_diagnosed_each_by_itself(snap: af.Snapshot, tmp_path: Path) -> None:
@@ -60,7 +86,8 @@ def test_several_clusters_are_diagnosed_each_by_itself(snap: af.Snapshot, tmp_pa
     with af.combine({"eu": again, "us": again}) as both:
         diagnosis = af.diagnose(both)
         assert len(diagnosis.incidents) == 2 * len(single.incidents)
-        assert {incident.subject["cluster"] for incident in diagnosis.incidents} == {"eu", "us"}
+        assert {incident.cluster for incident in diagnosis.incidents} == {"eu", "us"}
+        assert diagnosis.account.restarts == 2 * single.account.restarts
         assert [part.cluster for part in diagnosis.data_quality.coverage] == ["eu", "us"]
 
 
@@ -72,3 +99,16 @@ def test_the_quality_of_the_data_is_facts_first(snap: af.Snapshot) -> None:
     gaps = {gap.kind: gap.facts for gap in quality.gaps}
     assert gaps["events truncated"]["tasks_truncated"] == int(snap.task_states["events_truncated"].sum())
     assert quality.to_frame()["kind"].tolist() == [gap.kind for gap in quality.gaps]
+
+
+def test_a_diagnosis_of_nothing_is_all_clear_and_says_what_it_rests_on(tmp_path: Path) -> None:
+    diagnosis = af.diagnose(snapshot(tmp_path))
+    assert diagnosis.incidents == []
+    assert diagnosis.all_clear
+    assert diagnosis.to_frame().empty
+    assert diagnosis.to_dict()["data_quality"]["coverage"][0]["allocations"] == 0
+
+
+def test_an_incident_can_be_pickled(snap: af.Snapshot) -> None:
+    incident = af.diagnose(snap).incidents[0]
+    assert pickle.loads(pickle.dumps(incident)).title == incident.title

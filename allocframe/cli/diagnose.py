@@ -1,0 +1,110 @@
+"""``allocframe diagnose``: what is wrong, how it stands and why; for people, cron and CI."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .._utils.prose import one_line
+from ..client.client import Client
+from ..diagnosis.diagnose import Diagnosis
+from ..diagnosis.diagnose import diagnose as diagnose_snapshot
+from ..errors import ConfigError
+from ..snapshot.io import load, read_json
+from ..snapshot.snapshot import Snapshot
+from ._app import Address, Clusters, app, load_fleet
+
+ALL_WELL, WARNING, CRITICAL = 0, 3, 4
+"""Exit codes; 1 is an error, and 2 a wrong command line."""
+
+
+@app.command()
+def diagnose(
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="Evidence of `fetch`, or JSON of curl. By default, the cluster of NOMAD_ADDR."
+        ),
+    ] = None,
+    archive: Annotated[
+        str | None, typer.Option("--archive", metavar="DIR", help="An archive of `allocframe record`.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Print all incidents, not only ten.")] = False,
+    namespace: Annotated[str, typer.Option(help="Namespace, or * for all that the token may read.")] = "*",
+    address: Address = None,
+    clusters: Clusters = None,
+) -> None:
+    """Say what is wrong, how it stands and why, with the evidence.
+
+    Exit code 0: nothing is wrong, every failure on record is explained, and the evidence is complete.
+    3: warnings, unexplained failures, or incomplete evidence. 4: something critical. 1: an error.
+    2: a wrong command line.
+
+    Example: allocframe diagnose || mail -s "Nomad" oncall.
+    """
+    with _read(source, archive, namespace, address, clusters) as snap:
+        diagnosis = diagnose_snapshot(snap)
+        gaps = list(_incomplete(snap))
+    if as_json:
+        print(json.dumps({**diagnosis.to_dict(), "incomplete": gaps}, indent=1))
+    else:
+        _print(diagnosis, gaps, everything)
+    raise typer.Exit(exit_code(diagnosis, gaps))
+
+
+def exit_code(diagnosis: Diagnosis, incomplete: list[str]) -> int:
+    """Return the exit code for a diagnosis and what is missing from its evidence."""
+    if any(incident.severity == "critical" for incident in diagnosis.incidents):
+        return CRITICAL
+    return ALL_WELL if diagnosis.all_clear and not incomplete else WARNING
+
+
+def _read(
+    source: Path | None, archive: str | None, namespace: str, address: str | None, clusters: Path | None
+) -> Snapshot:
+    if sum(each is not None for each in (source, archive, address or clusters)) > 1:
+        raise ConfigError("--from, --archive, --address and --clusters exclude each other: give one of them")
+    if source is not None:
+        return load(source) if source.suffix == ".allocframe" else read_json(source)
+    if archive is not None:
+        from .. import Archive  # its error names the extra if deltalake is missing
+
+        return Archive(archive).snapshot()
+    with load_fleet(address, clusters) or Client(address) as cluster:
+        if isinstance(cluster, Client):
+            return cluster.snapshot(namespace=namespace, history=True)
+        return cluster.snapshot(namespace=namespace)
+
+
+def _incomplete(snap: Snapshot) -> Iterator[str]:
+    """Yield what is missing from the evidence, apart from what Nomad itself forgets."""
+    if snap.info.get("complete") is False:
+        yield "the snapshot is incomplete"
+    if not len(snap):
+        yield "no allocation is visible: check NOMAD_TOKEN, its policies and --namespace"
+    elif not snap.sql("SELECT 1 FROM task_states LIMIT 1").size:
+        yield "the evidence holds no task states, so restarts and failures of tasks are unknown"
+
+
+def _print(diagnosis: Diagnosis, gaps: list[str], everything: bool) -> None:
+    lines = diagnosis.lines(most=None if everything else 10)
+    if not everything and len(diagnosis.incidents) > 10:
+        lines[-1] += ": --all"
+    for line in lines:
+        print(one_line(line))
+    for incident in diagnosis.incidents[:10]:
+        if incident.severity == "info":
+            continue
+        print(f"\n{one_line(incident.title)}")
+        for hypothesis in incident.hypotheses:
+            print(f"  {hypothesis.confidence}: {one_line(hypothesis.text)}")
+            for sign, evidence in (("+", hypothesis.supporting), ("-", hypothesis.contradicting)):
+                for each in evidence:
+                    print(f"    {sign} {one_line(each.text)}")
+    for gap in gaps:
+        print(f"\nIncomplete: {gap}.")

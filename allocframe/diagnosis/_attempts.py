@@ -1,0 +1,302 @@
+"""What each task did from one start to the next, and how that ended.
+
+An attempt ends with `Restarting`; a second `Started` begins one, too, because the client may have lost the
+end of the run before it (a reboot). Only the first attempt of a cut ring can lack its beginning.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..stats import vocabulary
+from ._tables import NEVER, Array, Rows, categories, numbers
+
+FAILURES = (
+    "crash", "killed", "out of memory", "artifact", "driver", "template", "secrets", "health check", "volume",
+    "run duration", "unknown",
+)  # fmt: skip
+"""The ends that are failures, by the kind of their cause."""
+
+SOFT = ("requested", "stopped", "forced", "completed", "sibling", "interrupted", "cut", "running")
+"""The ends that are none.
+
+"forced" is a requested end that took a SIGKILL, "interrupted" has no end on record, and of one that is "cut"
+the ring has kept the decision alone: only the counter of restarts tells of it.
+"""
+
+ENDS = (*FAILURES, *SOFT)
+
+_OWN_SIGNALS = (4, 5, 6, 7, 8, 11, 13, 14, 24, 25, 31)
+"""Signals by which a program ends through its own doing: SIGILL, SIGABRT, SIGSEGV, a limit of its own, ..."""
+
+_SHELL = 128
+"""Shells report a program that a signal ended as 128 plus the signal's number."""
+
+_WORDS = (
+    ("run duration", r"max_run_duration"),
+    # Nomad names the hook that failed
+    ("artifact", r'hook "artifacts?"'),
+    ("template", r'hook "template"|^template|\btemplate failed|template\)'),
+    ("secrets", r'hook "(?:vault|identity|consul|consul_si)[^"]*"'),
+    ("volume", r'hook "(?:csi|volume|volumes|host_volume)[^"]*"'),
+    ("driver", r'hook "(?:network|logmon|dispatch|task_dir|device)[^"]*"|driver config|initialize task'),
+    ("health check", r"^healthcheck: |^CSI plugin|plugin failed probe|plugin became unhealthy"),
+    ("secrets", r"\bvault\b|\bidentity\b|\bsecrets?\b|\btoken\b|\bSI token"),
+    ("volume", r"\bvolumes?\b|\bCSI\b|\bmount"),
+    ("artifact", r"\bartifact"),
+    ("template", r"\btemplate"),
+)
+"""How Nomad names what failed, the more exact first. No program's output is among these texts."""
+
+_PATTERNS = tuple((kind, re.compile(words, re.IGNORECASE)) for kind, words in _WORDS)
+
+_BY_START = {
+    "Failed Artifact Download": "artifact",
+    "Driver Failure": "driver",
+    "Failed Validation": "driver",
+}
+"""Failed starts whose type alone names the cause; `Setup Failure` does not."""
+
+
+def kind_of_text(text: str, otherwise: str = "unknown") -> str:
+    """Return the kind of cause that an error of Nomad's names."""
+    return next((kind for kind, pattern in _PATTERNS if pattern.search(text)), otherwise)
+
+
+def read_attempts(evidence: Rows) -> pd.DataFrame:
+    """Return one row for each attempt of each task.
+
+    Columns: `owner` (row of its task), `end` (position in `ENDS`), `text` (position in the categories of the
+    events' text, of what names the cause), `code` and `signal` (-1 if no process exited), `told` (the driver
+    says whether memory ran out), `first`, `started`, `at` (times; `at` is that of its end), `requested_by`,
+    `decision` (1 restarts, 2 gave up), `asked_restart`, `restarts` (events of that name).
+    """
+    events = evidence.events
+    attempt, owner_of = _boundaries(events)
+    count = len(owner_of)
+    kinds, names = categories(events["type"])
+    text, texts = categories(events["text"])
+    silent = len(texts) - 1
+    times = events["time"].to_numpy()
+
+    def is_type(*types: str) -> Array:
+        wanted = np.isin(names, types)
+        return wanted[kinds]
+
+    def last(mask: Array) -> Array:
+        """Return the position of the last such event of each attempt, -1 for none."""
+        place = np.full(count, -1, dtype=np.int64)
+        where = np.flatnonzero(mask)
+        place[attempt[where]] = where
+        return place
+
+    def first(mask: Array) -> Array:
+        place = np.full(count, -1, dtype=np.int64)
+        where = np.flatnonzero(mask)[::-1]
+        place[attempt[where]] = where
+        return place
+
+    def pick(values: Array, place: Array, missing: Any) -> Array:
+        return np.where(place >= 0, values[np.maximum(place, 0)], missing) if len(values) else place
+
+    everything = np.ones(len(events), dtype=bool)
+    begin, final = first(everything), last(everything)
+    started, terminated = first(is_type("Started")), last(is_type("Terminated"))
+    killing, killed = first(is_type("Killing")), last(is_type("Killed"))
+    fails = events["fails_task"].astype("boolean").fillna(False).to_numpy(dtype=bool)
+    fatal = first(is_type("Killing", "Killed") & fails)
+    overrun = first(is_type("Killing", "Killed") & _says(texts, "max_run_duration")[text])
+    asked = last(is_type("Restart Signaled"))
+    restarting, gave_up = last(is_type("Restarting")), last(is_type("Not Restarting"))
+    reason, reasons = categories(events["restart_reason"])
+    no_reason = first(is_type("Restarting") & (reason == len(reasons) - 1))
+    unhealthy_plugin = last(is_type("Plugin became unhealthy"))
+    failed_start = last(is_type(*vocabulary.FAILED_STARTS))
+    soft = last(is_type("Sibling Task Failed", "Leader Task Dead", "Main Tasks Dead"))
+    full_disk = last(is_type("Disk Resources Exceeded"))
+    signaled = last(is_type("Signaling"))
+    lost_task = last(is_type("Failed Restoring Task"))
+
+    code = pick(numbers(events["exit_code"], -1), terminated, -1)
+    signal = pick(numbers(events["signal"], -1), terminated, -1)
+    oom = pick(events["oom"].astype("boolean").fillna(False).to_numpy(dtype=bool), terminated, False)
+    told = pick(events["told"].astype("boolean").fillna(False).to_numpy(dtype=bool), terminated, False)
+    by_text = _ends_by_text(texts)
+    exits = terminated >= 0
+    # before the exit: afterwards, or after the policy gave up, it is housekeeping
+    before = exits & (killing >= 0) & (killing < terminated)
+    ended_by_nomad = before | ((killing >= 0) & ~exits & (gave_up < 0)) | ((killed >= 0) & (gave_up < 0))
+    decided = (restarting >= 0) | (gave_up >= 0)
+    jobs_restart = _restarts_after_success(evidence, owner_of)
+
+    health = (asked >= 0) & (by_text[pick(text, asked, silent)] == ENDS.index("health check"))
+    plugin = (no_reason >= 0) & (unhealthy_plugin >= 0)
+    requested = ((asked >= 0) | (no_reason >= 0)) & ~health & ~plugin
+    own_end = _by_exit(code, signal, oom.astype(bool), decided & jobs_restart)
+    forced = _is_sigkill(code, signal)
+    by_signal = _asked_signal(events, signaled, code, signal, terminated, times)
+
+    end = np.full(count, ENDS.index("running"), dtype=np.int64)
+
+    def rule(mask: Array, value: Any) -> None:
+        """Decide those that no earlier rule has decided."""
+        undecided = mask & (end == ENDS.index("running"))
+        end[undecided] = value[undecided] if isinstance(value, np.ndarray) else value
+
+    start_kind = np.full(count, ENDS.index("unknown"), dtype=np.int64)
+    for name, kind in _BY_START.items():
+        start_kind[pick(is_type(name), failed_start, False).astype(bool)] = ENDS.index(kind)
+    by_setup = (start_kind == ENDS.index("unknown")) & (failed_start >= 0)
+    start_text = by_text[pick(text, failed_start, silent)]
+    start_kind = np.where(
+        by_setup, np.where(start_text == ENDS.index("unknown"), ENDS.index("driver"), start_text), start_kind
+    )
+
+    rule(failed_start >= 0, start_kind)
+    rule(overrun >= 0, ENDS.index("run duration"))
+    rule((fatal >= 0) & ((fatal < terminated) | ~exits), by_text[pick(text, fatal, silent)])
+    rule(health | plugin, ENDS.index("health check"))
+    rule(requested & exits & forced, ENDS.index("forced"))
+    rule(requested, ENDS.index("requested"))
+    rule((soft >= 0) & (ended_by_nomad | ~exits), ENDS.index("sibling"))
+    rule(full_disk >= 0, ENDS.index("unknown"))
+    rule(ended_by_nomad & exits & forced, ENDS.index("forced"))
+    rule(ended_by_nomad, ENDS.index("stopped"))
+    rule(by_signal, ENDS.index("requested"))
+    rule(exits, own_end)
+    head = np.append(True, owner_of[1:] != owner_of[:-1]) if count else np.zeros(0, dtype=bool)
+    rule(head & (restarting == begin) & (restarting >= 0), ENDS.index("cut"))
+    rule(decided, ENDS.index("unknown"))
+    later = np.append(owner_of[1:] == owner_of[:-1], False) if count else np.zeros(0, dtype=bool)
+    rule((started >= 0) & later, ENDS.index("interrupted"))
+    rule(lost_task >= 0, ENDS.index("interrupted"))
+
+    cause = np.select(
+        [failed_start >= 0, overrun >= 0, fatal >= 0, asked >= 0, unhealthy_plugin >= 0, full_disk >= 0],
+        [failed_start, overrun, fatal, asked, unhealthy_plugin, full_disk],
+        default=gave_up,
+    )
+    over = np.select(
+        [failed_start >= 0, exits, fatal >= 0, killed >= 0, decided],
+        [failed_start, terminated, fatal, killed, np.maximum(restarting, gave_up)],
+        default=final,
+    )
+    frame = pd.DataFrame(
+        {
+            "owner": owner_of,
+            "end": end,
+            "text": pick(text, cause, silent),
+            "code": code,
+            "signal": signal,
+            "told": told.astype(bool),
+            "first": pick(times, begin, NEVER),
+            "started": pick(times, started, NEVER),
+            "at": pick(times, over, NEVER),
+            "by_signal": by_signal,
+            "decision": np.where(gave_up >= 0, 2, np.where(restarting >= 0, 1, 0)),
+            "restarts": np.bincount(attempt[is_type("Restarting")], minlength=count),
+        }
+    )
+    return _merge_ends_of_requests(frame)
+
+
+def _boundaries(events: pd.DataFrame) -> tuple[Array, Array]:
+    """Return the attempt of each event, and the task of each attempt."""
+    owner = events["owner"].to_numpy()
+    if not len(owner):
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    names = events["type"].astype("str").to_numpy(dtype=object)
+    starts, restarts = names == "Started", names == "Restarting"
+    new_task = np.append(True, owner[1:] != owner[:-1])
+    after_restart = np.append(False, restarts[:-1])
+    # the exit that follows a request's `Restarting` belongs to the attempt that the request ended
+    exit_follows = np.isin(names, ("Terminated", "Killed"))
+    begins = new_task | (after_restart & ~exit_follows)
+    # a second start without an end: of each group, the first `Started` continues it, the others begin anew
+    total = np.cumsum(starts)
+    at_begin = np.where(begins, total - starts, 0)
+    rank = total - np.maximum.accumulate(at_begin)
+    begins |= starts & (rank > 1)
+    return np.cumsum(begins) - 1, owner[begins]
+
+
+def _says(texts: list[str], words: str) -> Array:
+    return np.array([words in text for text in texts], dtype=bool)
+
+
+def _ends_by_text(texts: list[str]) -> Array:
+    return np.array([ENDS.index(kind_of_text(text)) for text in texts], dtype=np.int64)
+
+
+def _restarts_after_success(evidence: Rows, owner: Array) -> Array:
+    """Return whether the job of each attempt should run for ever, so that success is an end too early."""
+    types = evidence.allocations["job_type"].astype("str").to_numpy(dtype=object)
+    alloc = evidence.tasks["alloc"].to_numpy()[owner] if len(owner) else owner
+    result: Array = ~np.isin(types[alloc], ("batch", "sysbatch")) if len(owner) else np.zeros(0, dtype=bool)
+    return result
+
+
+def _is_sigkill(code: Array, signal: Array) -> Array:
+    killed: Array = (signal == 9) | (code == vocabulary.SIGKILL_CODE)
+    return killed
+
+
+def _by_exit(code: Array, signal: Array, oom: Array, too_early: Array) -> Array:
+    """Return the end that an exit alone means."""
+    # a program that ends by a signal has one, or its shell's code for it
+    by = np.where(signal > 0, signal, np.where((code > _SHELL) & (code < _SHELL + 65), code - _SHELL, 0))
+    known_signal = np.isin(by, list(vocabulary.SIGNALS))
+    own = np.isin(by, _OWN_SIGNALS)
+    return np.select(
+        [
+            oom,
+            known_signal & own,
+            known_signal,
+            code > 0,
+            code < -1,  # Windows
+            (code == 0) & too_early,
+            code == 0,
+        ],
+        [
+            ENDS.index(name)
+            for name in ("out of memory", "crash", "killed", "crash", "crash", "crash", "completed")
+        ],
+        default=ENDS.index("unknown"),
+    )
+
+
+_SIGNAL_DELAY = 10 * 10**9
+"""A program that ends this soon after it was sent the same signal was ended by it."""
+
+
+def _asked_signal(
+    events: pd.DataFrame, signaled: Array, code: Array, signal: Array, terminated: Array, times: Array
+) -> Array:
+    """Return which exits follow a signal that somebody sent through Nomad."""
+    if not len(times):
+        return signaled >= 0
+    numbers_by_name = {name: number for number, name in vocabulary.SIGNALS.items()}
+    sent_code, sent_names = categories(events["task_signal"])
+    sent = np.array([numbers_by_name.get(name, -1) for name in sent_names])[sent_code]
+    sent = sent[np.maximum(signaled, 0)]
+    by = np.where(signal > 0, signal, code - _SHELL)
+    soon = times[np.maximum(terminated, 0)] - times[np.maximum(signaled, 0)] <= _SIGNAL_DELAY
+    result: Array = (signaled >= 0) & (terminated > signaled) & (sent == by) & soon
+    return result
+
+
+def _merge_ends_of_requests(frame: pd.DataFrame) -> pd.DataFrame:
+    """Give an exit without a start the end of the request just before it: it is the request's own kill."""
+    if len(frame) < 2:
+        return frame
+    owner, end = frame["owner"].to_numpy(), frame["end"].to_numpy().copy()
+    requested = np.isin(end, [ENDS.index(name) for name in ("requested", "forced", "health check")])
+    follows = np.append(False, (owner[1:] == owner[:-1]) & requested[:-1])
+    orphan = follows & (frame["started"].to_numpy() == NEVER) & (frame["code"].to_numpy() != -1)
+    own = np.isin(end, [ENDS.index(name) for name in ("crash", "killed", "out of memory")])
+    end[orphan & own] = ENDS.index("requested")
+    return frame.assign(end=end)

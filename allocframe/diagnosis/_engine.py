@@ -1,0 +1,147 @@
+"""The diagnosis of one cluster: evidence in, incidents out, and what of it nothing explains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..snapshot.snapshot import Snapshot
+from ..stats.placement import placement_failures
+from ._causes import find_causes
+from ._changes import attach_changes
+from ._failures import Case, build_case
+from ._groups import describe_jobs, group_failures
+from ._others import find_others
+from ._tables import moment
+from .finding import SEVERITIES, Thresholds, plain
+from .incident import STATES, Cause, Evidence, Incident
+
+
+@dataclass(frozen=True)
+class Account:
+    """What had to be explained, and how much of it is: the all-clear needs a balance of zero.
+
+    Attributes
+    ----------
+    failed_allocations, lost_allocations, failed_tasks, restarts : int
+        Counted from the tables.
+    unexplained : int
+        How many of them belong to no incident and no request, or to one of unknown cause.
+    unreadable : int
+        Allocations without an ID, of which nothing can be said.
+    """
+
+    failed_allocations: int = 0
+    lost_allocations: int = 0
+    failed_tasks: int = 0
+    restarts: int = 0
+    unexplained: int = 0
+    unreadable: int = 0
+
+    def plus(self, other: Account) -> Account:
+        """Return the sum of two clusters' accounts."""
+        return Account(**{name: value + getattr(other, name) for name, value in self.__dict__.items()})
+
+
+def investigate(
+    snapshot: Snapshot,
+    history: Any,
+    evaluations: pd.DataFrame | None,
+    limits: Thresholds,
+) -> tuple[list[Incident], Account]:
+    """Return the incidents of one cluster, the worst first, and the account of what they explain."""
+    case = build_case(snapshot)
+    jobs = describe_jobs(case)
+    groups = group_failures(case, jobs, limits)
+    in_groups = np.zeros(len(case.evidence.allocations), dtype=bool)
+    hit = np.unique(case.instances.lane[case.failures["alloc"].to_numpy()])
+    in_groups[np.isin(case.instances.lane, hit)] = True
+    incidents = find_causes(case, jobs, groups, limits)
+    incidents += find_others(case, jobs, in_groups, limits)
+    incidents += _not_placed(case, evaluations)
+    incidents = attach_changes(case, incidents, history, limits)
+    observed = moment(case.now)
+    incidents = [replace(incident, observed_at=observed) for incident in incidents]
+    incidents.sort(key=_rank)
+    return incidents, _settle(case, incidents)
+
+
+def _rank(incident: Incident) -> tuple[int, int, int, int]:
+    began = 0 if incident.began_at is None else incident.began_at.value
+    state = STATES.index(incident.state)
+    return SEVERITIES.index(incident.severity), state, -len(incident.jobs), began
+
+
+def _not_placed(case: Case, evaluations: pd.DataFrame | None) -> list[Incident]:
+    """Return the jobs that wait for room now, from the newest evaluation of each."""
+    if evaluations is None or evaluations.empty:
+        return []
+    known = evaluations.dropna(subset=["job_id"]).sort_values("created_at", kind="stable")
+    waiting = known[known["status"].astype("str").eq("blocked")]
+    failures = placement_failures(known)
+    incidents = []
+    for (namespace, job), rows in waiting.groupby(["namespace", "job_id"], observed=True, sort=False):
+        mine = failures[
+            (failures["namespace"].astype("str") == str(namespace))
+            & (failures["job_id"].astype("str") == str(job))
+        ]
+        newest = mine.sort_values("created_at", kind="stable").drop_duplicates("task_group", keep="last")
+        lacking = [
+            text
+            for row in newest.to_dict("records")
+            if (text := "; ".join(filter(None, (plain(row["exhausted"]), plain(row["constraints"])))))
+        ]
+        queued = pd.to_numeric(newest["queued"], errors="coerce").sum() if len(newest) else None
+        facts = {
+            "queued": int(queued) if queued else None,
+            "lacking": "; ".join(lacking) or "no node fits",
+            "evaluations": len(mine),
+        }
+        keys = [{"eval_id": str(each)} for each in rows["eval_id"].tail(5)]
+        subject = {"namespace": str(namespace), "job_id": str(job)}
+        evidence = [Evidence("not placed", facts, keys)]
+        cause = Cause("placement", "placement", subject, "certain", evidence)
+        times = mine["created_at"].dropna() if len(mine) else rows["created_at"].dropna()
+        incidents.append(
+            Incident(
+                "critical", "ongoing", cause, [cause], [(str(namespace), str(job))],
+                began_at=plain(times.min()) if len(times) else None,
+                last_at=plain(times.max()) if len(times) else None,
+                facts=facts,
+            )
+        )  # fmt: skip
+    return incidents
+
+
+def _settle(case: Case, incidents: list[Incident]) -> Account:
+    """Add up what had to be explained, and what is not."""
+    rows, tasks = case.evidence.allocations, case.evidence.tasks
+    failed = rows["client_status"].eq("failed").to_numpy(dtype=bool)
+    failed_tasks = tasks["failed"].to_numpy(dtype=bool)
+    unexplained_kinds = [each for each in incidents if each.cause.kind == "unknown"]
+    in_unknown = rows["alloc_id"].astype("str").isin(
+        {alloc for incident in unexplained_kinds for alloc in incident.alloc_ids}
+    ).to_numpy(dtype=bool)  # fmt: skip
+    explained = np.zeros(len(rows), dtype=bool)
+    explained[case.failures["alloc"].to_numpy()] = True
+    explained |= case.instances.lost
+    alone = failed & (~explained | in_unknown)
+    alloc = tasks["alloc"].to_numpy()
+    lonely_tasks = failed_tasks & (~explained[alloc] | in_unknown[alloc]) & ~alone[alloc]
+    # a restart that the ring shows has its end; one that only the counter knows needs failures beside it
+    owners = case.failures["owner"].to_numpy()
+    has_failure = np.zeros(len(tasks), dtype=bool)
+    has_failure[owners[owners >= 0]] = True
+    lost = case.lost_restarts.copy()
+    lost[has_failure & ~in_unknown[alloc]] = 0
+    return Account(
+        int(failed.sum()),
+        int(case.instances.lost.sum()),
+        int(failed_tasks.sum()),
+        int(tasks["restarts"].sum()),
+        int(alone.sum() + lonely_tasks.sum() + lost.sum()),
+        case.evidence.unreadable,
+    )

@@ -1,0 +1,162 @@
+"""Failures, losses and requests: everything that has to be explained, one row each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ._attempts import ENDS, FAILURES, kind_of_text, read_attempts
+from ._instances import Instances, find_instances
+from ._tables import NEVER, Array, Rows, categories, read_rows
+
+UNKNOWN = FAILURES.index("unknown")
+
+
+@dataclass(frozen=True)
+class Case:
+    """The evidence of one cluster, put in order.
+
+    Attributes
+    ----------
+    evidence, instances
+        Its rows, and what they are instances of.
+    attempts : pandas.DataFrame
+        See `_attempts.read_attempts`, with `alloc` (row of the allocation) and `run` (length, -1 if unknown).
+    failures : pandas.DataFrame
+        One row per failure: alloc, owner (row of the task, -1 if the allocation failed before its tasks),
+        kind (position in `FAILURES`), at, text, code, signal, told, run, gave_up.
+    lost_restarts : numpy.ndarray
+        Restarts of each task that its counter knows and its ring does not show any more.
+    onset : numpy.ndarray
+        When the failures of each task began: the first one, or before it as often as the counter says.
+    texts : list of str
+        Nomad's words, by their number.
+    """
+
+    evidence: Rows
+    instances: Instances
+    attempts: pd.DataFrame
+    failures: pd.DataFrame
+    lost_restarts: Array
+    onset: Array
+    texts: list[str]
+
+    @property
+    def now(self) -> int:
+        """When the snapshot was taken."""
+        return self.evidence.now
+
+
+def build_case(snapshot: object) -> Case:
+    """Read a snapshot of one cluster and find everything in it that has to be explained."""
+    evidence = read_rows(snapshot)  # type: ignore[arg-type]
+    instances = find_instances(evidence)
+    attempts = read_attempts(evidence)
+    attempts = attempts.assign(alloc=_of_tasks(evidence, attempts["owner"].to_numpy()))
+    attempts["run"] = _run_lengths(evidence, attempts)
+    _fill_starts(evidence, attempts)
+    _, texts = categories(evidence.events["text"])
+    failures = attempts[attempts["end"] < len(FAILURES)]
+    failures = failures.assign(kind=failures["end"], gave_up=failures["decision"].eq(2))
+    told = attempts[attempts["end"] != ENDS.index("cut")]
+    seen = np.bincount(told["owner"], told["restarts"], minlength=len(evidence.tasks))
+    lost_restarts = np.maximum(evidence.tasks["restarts"].to_numpy() - seen.astype(np.int64), 0)
+    silent_failures, texts = _failures_without_events(evidence, instances, failures, texts)
+    columns = ["alloc", "owner", "kind", "at", "text", "code", "signal", "told", "run", "gave_up"]
+    failures = pd.concat([failures[columns], silent_failures[columns]], ignore_index=True)
+    onset = _onsets(evidence, failures, lost_restarts)
+    return Case(evidence, instances, attempts, failures, lost_restarts, onset, texts)
+
+
+def _of_tasks(evidence: Rows, owner: Array) -> Array:
+    alloc: Array = evidence.tasks["alloc"].to_numpy()[owner] if len(owner) else owner
+    return alloc
+
+
+def _fill_starts(evidence: Rows, attempts: pd.DataFrame) -> None:
+    """Take the last start of each task from its events, where its state does not say it."""
+    seen = np.full(len(evidence.tasks), NEVER, dtype=np.int64)
+    np.maximum.at(seen, attempts["owner"].to_numpy(), attempts["started"].to_numpy())
+    started = evidence.tasks["started"].to_numpy()
+    evidence.tasks["started"] = np.where(started == NEVER, seen, started)
+
+
+def _run_lengths(evidence: Rows, attempts: pd.DataFrame) -> Array:
+    """Return how long each attempt ran; at least so long, where its start is lost; -1 if it never ran."""
+    started, first, at = (attempts[name].to_numpy() for name in ("started", "first", "at"))
+    end = attempts["end"].to_numpy()
+    exited = attempts["code"].to_numpy() != -1
+    begin = np.where(started != NEVER, started, np.where(exited, first, NEVER))
+    stop = np.where(end == ENDS.index("running"), evidence.now, at)
+    # an exit alone, with its start lost, tells nothing of the run before it
+    known = (begin != NEVER) & (stop != NEVER) & ((started != NEVER) | (stop > begin))
+    length: Array = np.where(known, np.maximum(stop - np.where(known, begin, stop), 0), -1)
+    return length
+
+
+def _failures_without_events(
+    evidence: Rows, instances: Instances, failures: pd.DataFrame, texts: list[str]
+) -> tuple[pd.DataFrame, list[str]]:
+    """Return a failure for each failed allocation and each failed task whose events show none."""
+    rows = evidence.allocations
+    explained = np.zeros(len(rows), dtype=bool)
+    explained[failures["alloc"]] = True
+    failed = rows["client_status"].eq("failed").to_numpy(dtype=bool)
+    by_task = np.zeros(len(rows), dtype=bool)
+    by_task[evidence.tasks["alloc"][evidence.tasks["failed"].to_numpy(dtype=bool)]] = True
+    silent = np.flatnonzero((failed | by_task) & ~explained & ~instances.lost)
+    words, descriptions = categories(rows["client_description"])
+    kinds = np.array([_kind_of_description(text) for text in descriptions], dtype=np.int64)
+    finished = np.full(len(rows), NEVER, dtype=np.int64)
+    np.maximum.at(finished, evidence.tasks["alloc"], evidence.tasks["finished"])
+    at = np.where(finished == NEVER, rows["modified_at"], finished)
+    frame = pd.DataFrame(
+        {
+            "alloc": silent,
+            "owner": np.full(len(silent), -1),
+            "kind": kinds[words][silent],
+            "at": at[silent],
+            "text": words[silent] + len(texts),
+            "code": -1,
+            "signal": -1,
+            "told": False,
+            "run": -1,
+            "gave_up": True,
+        }
+    )
+    return frame, [*texts, *descriptions]
+
+
+_SAYS_NOTHING = ("", "Failed tasks", "All tasks have completed", "Tasks are running", "No tasks have started")
+
+
+def _kind_of_description(text: str) -> int:
+    return UNKNOWN if text in _SAYS_NOTHING else FAILURES.index(kind_of_text(text))
+
+
+def _onsets(evidence: Rows, failures: pd.DataFrame, lost_restarts: Array) -> Array:
+    """Return when the failures of each task began, `NEVER` if it has none.
+
+    A ring shows the last few. The counter says how many more there were; they are taken to have come at the
+    pace of those that the ring shows, and not before the allocation was created.
+    """
+    tasks = evidence.tasks
+    known = failures[(failures["owner"] >= 0) & (failures["at"] != NEVER)]
+    by_task = known.groupby("owner")["at"].agg(["min", "max", "size"])
+    first = np.full(len(tasks), NEVER, dtype=np.int64)
+    pace = np.zeros(len(tasks), dtype=np.int64)
+    owner = by_task.index.to_numpy(dtype=np.int64)
+    first[owner] = by_task["min"]
+    between: pd.Series[int] = (by_task["max"] - by_task["min"]) // np.maximum(by_task["size"] - 1, 1)
+    pace[owner] = between.to_numpy()
+    created = evidence.allocations["created_at"].to_numpy()[tasks["alloc"].to_numpy()]
+    alone = (first != NEVER) & (pace == 0) & (created != NEVER)
+    # a single failure in the ring: the others are spread evenly over the time before it
+    spread = (first - np.where(alone, created, first)) // (lost_restarts + 1)
+    pace = np.where(alone, np.maximum(spread, 0), pace)
+    onset = first - pace * lost_restarts
+    floor = np.where(created == NEVER, first, created)
+    result: Array = np.where(first == NEVER, NEVER, np.maximum(onset, np.minimum(floor, first)))
+    return result

@@ -1,0 +1,380 @@
+"""Groups: the failures of one job by one mechanism that belong together, and how they stand now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ._attempts import FAILURES
+from ._failures import Case
+from ._tables import NEVER, Array
+from .finding import Thresholds
+
+SECOND = 10**9
+
+ONGOING, GAVE_UP, RECOVERED, STOPPED = "ongoing", "gave up", "recovered", "stopped"
+
+FAILING, WAITING, ENDED, WELL, DONE, UNWANTED = range(6)
+"""How an instance is now: failing, waiting for its replacement, given up, well, finished, not wanted."""
+
+
+@dataclass
+class Group:
+    """The failures of one job by one mechanism, without a long calm between them.
+
+    Attributes
+    ----------
+    family : int
+        Number of the job.
+    kind : str
+        The mechanism, one of `FAILURES`.
+    rows : numpy.ndarray
+        Its failures, in order of time.
+    lanes : numpy.ndarray
+        The instances that failed.
+    state, severity : str
+        See `incidents.Incident`.
+    onset, last_at : int
+        When it began (or earlier, if `began_before`), and its last failure.
+    began_before : bool
+        Older events are lost.
+    bad_now : int
+        Instances that do not run well now because of it.
+    bad_ever : int
+        Instances that did not run well at some time because of it.
+    wanted : int
+        Instances that the job wants now, or wanted last.
+    runs, failed_runs : int
+        Finished runs of a periodic or parameterized job, and how many of them failed so.
+    total : int
+        Failures, with those that only the counter knows.
+    """
+
+    family: int
+    kind: str
+    rows: Array
+    lanes: Array
+    state: str = RECOVERED
+    severity: str = "info"
+    onset: int = NEVER
+    last_at: int = NEVER
+    began_before: bool = False
+    bad_now: int = 0
+    bad_ever: int = 0
+    wanted: int = 0
+    runs: int = 0
+    failed_runs: int = 0
+    total: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """What groups need to know about jobs.
+
+    Attributes
+    ----------
+    wanted : numpy.ndarray
+        Instances that each family wants now; for one that wants none, all it had.
+    first_created : numpy.ndarray
+        When the first allocation of each family was created.
+    outcomes : dict
+        For families with runs: the finished runs in order of creation, as (run, whether it failed).
+    """
+
+    wanted: Array
+    first_created: Array
+    outcomes: dict[int, list[tuple[int, bool]]]
+
+
+def describe_jobs(case: Case) -> Jobs:
+    """Return what groups need to know about jobs."""
+    rows, instances = case.evidence.allocations, case.instances
+    families = len(instances.families)
+    final = instances.final
+    now = np.bincount(instances.family[final & instances.wanted], minlength=families)
+    ever = np.bincount(instances.family[final], minlength=families)
+    first = np.full(families, np.iinfo(np.int64).max)
+    created = rows["created_at"].to_numpy()
+    known = created != NEVER
+    np.minimum.at(first, instances.family[known], created[known])
+    return Jobs(np.where(now > 0, now, ever), first, _run_outcomes(case))
+
+
+def _run_outcomes(case: Case) -> dict[int, list[tuple[int, bool]]]:
+    instances, rows = case.instances, case.evidence.allocations
+    places = np.flatnonzero(instances.final & instances.has_runs[instances.family])
+    status = rows["client_status"].astype("str").to_numpy(dtype=object)[places]
+    # what waits to be rescheduled has not ended
+    waits = rows["followup_eval_id"].notna().to_numpy(dtype=bool)[places] & instances.wanted[places]
+    hard = np.zeros(len(rows), dtype=bool)
+    hard[case.failures["alloc"][case.failures["gave_up"].to_numpy(dtype=bool)]] = True
+    duration = case.failures["kind"].eq(FAILURES.index("run duration")).to_numpy(dtype=bool)
+    hard[case.failures["alloc"][duration]] = True
+    table = pd.DataFrame(
+        {
+            "family": instances.family[places],
+            "run": instances.run[places],
+            "created": rows["created_at"].to_numpy()[places],
+            "failed": np.isin(status, ("failed", "lost")) & ~waits | hard[places] & (status == "complete"),
+            "over": np.isin(status, ("complete", "failed", "lost")) & ~waits,
+        }
+    )
+    by_run = table.groupby(["family", "run"], sort=False).agg(
+        created=("created", "min"), failed=("failed", "any"), over=("over", "all")
+    )
+    ended = by_run[by_run["over"] | by_run["failed"]].sort_values("created").reset_index()
+    outcomes: dict[int, list[tuple[int, bool]]] = {}
+    for family, run, failed in zip(ended["family"], ended["run"], ended["failed"], strict=True):
+        outcomes.setdefault(int(family), []).append((int(run), bool(failed)))
+    return outcomes
+
+
+def group_failures(case: Case, jobs: Jobs, limits: Thresholds) -> list[Group]:
+    """Return the groups of all failures, each with its state and severity."""
+    failures = case.failures
+    if failures.empty:
+        return []
+    family = case.instances.family[failures["alloc"].to_numpy()]
+    kind, at = failures["kind"].to_numpy(), failures["at"].to_numpy()
+    order = np.lexsort((at, kind, family))
+    step = np.flatnonzero((np.diff(family[order]) != 0) | (np.diff(kind[order]) != 0)) + 1
+    groups: list[Group] = []
+    for rows in np.split(order, step):
+        groups += [
+            Group(
+                int(family[part[0]]),
+                FAILURES[kind[part[0]]],
+                part,
+                np.unique(case.instances.lane[failures["alloc"].to_numpy()[part]]),
+            )
+            for part in _split_at_calms(case, rows, limits)
+        ]
+    _judge(case, jobs, groups, limits)
+    return groups
+
+
+def _split_at_calms(case: Case, rows: Array, limits: Thresholds) -> list[Array]:
+    """Split failures where a long calm lies between two: they are two incidents."""
+    if len(rows) < 2 or case.instances.has_runs[_family(case, rows[0])]:
+        return [rows]
+    at = case.failures["at"].to_numpy()[rows]
+    gaps = np.diff(at)
+    calm = max(pd.Timedelta(limits.calm).value, 10 * int(np.median(gaps)))
+    return np.split(rows, np.flatnonzero(gaps > calm) + 1)
+
+
+def _family(case: Case, row: int) -> int:
+    return int(case.instances.family[case.failures["alloc"].to_numpy()[row]])
+
+
+def _judge(case: Case, jobs: Jobs, groups: list[Group], limits: Thresholds) -> None:
+    """Fill in what each group means for its job now."""
+    number = np.full(len(case.failures), -1, dtype=np.int64)
+    for index, group in enumerate(groups):
+        number[group.rows] = index
+    lanes = _lanes_now(case, number, limits)
+    by_group = dict(iter(lanes.groupby("group")))
+    at, owner = case.failures["at"].to_numpy(), case.failures["owner"].to_numpy()
+    for index, group in enumerate(groups):
+        mine = by_group[index]
+        times, owners = at[group.rows], owner[group.rows]
+        seen = np.unique(owners[owners >= 0])
+        known = times[times != NEVER]
+        onsets = [case.onset[seen][case.onset[seen] != NEVER], times[(owners < 0) & (times != NEVER)]]
+        group.onset = int(min((int(each.min()) for each in onsets if len(each)), default=NEVER))
+        group.last_at = int(known.max()) if len(known) else NEVER
+        group.began_before = bool(np.any(case.lost_restarts[seen])) or _lost_predecessor(case, group)
+        group.total = len(group.rows) + int(case.lost_restarts[seen].sum())
+        group.wanted = int(jobs.wanted[group.family])
+        group.bad_now = int(mine["bad_now"].sum())
+        group.bad_ever = int(mine["bad_ever"].sum())
+        if case.instances.has_runs[group.family]:
+            _judge_runs(case, jobs, group, mine, limits)
+        else:
+            _judge_instances(group, mine, times, limits)
+
+
+def _lost_predecessor(case: Case, group: Group) -> bool:
+    """Return whether allocations before the first failure have been removed."""
+    first = case.failures["alloc"].to_numpy()[group.rows[0]]
+    rows = case.evidence.allocations
+    previous = rows["previous_alloc_id"].iloc[first]
+    return bool(pd.notna(previous)) and not bool(rows["alloc_id"].eq(previous).any())
+
+
+def _lanes_now(case: Case, number: Array, limits: Thresholds) -> pd.DataFrame:
+    """Return one row for each instance of each group: how often it failed, and how it is now."""
+    failures, instances, rows = case.failures, case.instances, case.evidence.allocations
+    alloc, owner = failures["alloc"].to_numpy(), failures["owner"].to_numpy()
+    tasks = case.evidence.tasks
+    names, _ = pd.factorize(tasks["task"])
+    name = np.where(owner >= 0, names[np.maximum(owner, 0)] if len(names) else -1, -1)
+    lost = np.where(owner >= 0, case.lost_restarts[np.maximum(owner, 0)] if len(names) else 0, 0)
+    # the counter of a task counts once, however many of its failures are in the ring
+    first_of_task = ~pd.Series(owner).duplicated().to_numpy() & (owner >= 0)
+    table = pd.DataFrame(
+        {
+            "group": number,
+            "lane": instances.lane[alloc],
+            "name": name,
+            "run": failures["run"].to_numpy(),
+            "at": failures["at"].to_numpy(),
+            "gave_up": failures["gave_up"].to_numpy(dtype=bool),
+            "count": 1 + np.where(first_of_task, lost, 0),
+            "overran": failures["kind"].to_numpy() == FAILURES.index("run duration"),
+        }
+    )
+    by_task = (
+        table.groupby(["group", "lane", "name"], sort=False)
+        .agg(
+            run=("run", "max"),
+            count=("count", "sum"),
+            last_at=("at", "max"),
+            gave_up=("gave_up", "any"),
+            overran=("overran", "any"),
+        )
+        .reset_index()
+    )
+    last = np.full(int(instances.lane.max()) + 1, -1, dtype=np.int64)
+    places = np.flatnonzero(instances.final)
+    last[instances.lane[places]] = places
+    by_task["alloc"] = last[by_task["lane"].to_numpy()]
+    now = pd.DataFrame(
+        {
+            "alloc": tasks["alloc"].to_numpy(),
+            "name": names,
+            "state": tasks["state"].to_numpy(),
+            "started": tasks["started"].to_numpy(),
+            "failed": tasks["failed"].to_numpy(),
+        }
+    )
+    by_task = by_task.merge(now, on=["alloc", "name"], how="left")
+    by_task["now"] = _task_states(case, rows, by_task)
+    by_lane = (
+        by_task.groupby(["group", "lane"], sort=False)
+        .agg(
+            now=("now", "min"),
+            count=("count", "sum"),
+            gave_up=("gave_up", "any"),
+            alloc=("alloc", "first"),
+            last_at=("last_at", "max"),
+        )
+        .reset_index()
+    )
+    state = by_lane["now"].to_numpy()
+    often = by_lane["count"].to_numpy() >= limits.loop_restarts
+    status = rows["client_status"].astype("str").to_numpy(dtype=object)[by_lane["alloc"]]
+    # one failure is an incident only if the instance is down for it, or if it comes again and again
+    down = np.isin(state, (WAITING, ENDED)) | ((state == FAILING) & (often | (status == "pending")))
+    replaced = by_lane["gave_up"].to_numpy(dtype=bool)
+    down &= ~((state == FAILING) & ~often & ~replaced)
+    by_lane["bad_now"] = down
+    by_lane["bad_ever"] = down | often | replaced
+    return by_lane
+
+
+def _task_states(case: Case, rows: pd.DataFrame, table: pd.DataFrame) -> Array:
+    """Return how the failed task of each instance is now."""
+    alloc = table["alloc"].to_numpy()
+    status = rows["client_status"].astype("str").to_numpy(dtype=object)[alloc]
+    batch = rows["job_type"].isin(["batch", "sysbatch"]).to_numpy(dtype=bool)[alloc]
+    overran = table["overran"].to_numpy(dtype=bool)
+    followed = rows["followup_eval_id"].notna().to_numpy(dtype=bool)[alloc]
+    stops = ~rows["desired_status"].eq("run").to_numpy(dtype=bool)[alloc]
+    wanted = case.instances.wanted[alloc]
+    state = table["state"].astype(object).to_numpy()
+    started = table["started"].fillna(NEVER).to_numpy(dtype=np.int64)
+    failed = table["failed"].astype("boolean").fillna(False).to_numpy(dtype=bool)
+    ran = np.maximum(table["run"].to_numpy(), 0)
+    # well again: it has run for longer than it did before each failure
+    enough = np.where(ran > 0, np.maximum(2 * ran, 10 * SECOND), 0)
+    running_for = np.where(started == NEVER, -1, case.now - started)
+    after = started >= table["last_at"].to_numpy()
+    well = (state == "running") & ((running_for > enough) & (after | (started == NEVER)))
+    unnamed_well = (table["name"].to_numpy() < 0) & (status == "running")
+    result: Array = np.select(
+        [
+            ~wanted,
+            status == "failed",
+            status == "lost",
+            (status == "complete") & overran,
+            (status == "complete") & batch,
+            status == "complete",
+            status == "pending",
+            unnamed_well,
+            (state == "dead") & failed,
+            state == "dead",
+            well,
+        ],
+        [
+            UNWANTED,
+            np.where(followed | stops, WAITING, ENDED),
+            WAITING,
+            ENDED,
+            DONE,
+            DONE,
+            FAILING,
+            WELL,
+            ENDED,
+            DONE,
+            WELL,
+        ],
+        default=FAILING,
+    )
+    return result
+
+
+def _judge_instances(group: Group, lanes: pd.DataFrame, times: Array, limits: Thresholds) -> None:
+    now = lanes["now"].to_numpy()
+    bad = now[lanes["bad_now"].to_numpy(dtype=bool)]
+    if np.any(np.isin(bad, (FAILING, WAITING))):
+        group.state = ONGOING
+    elif np.any(bad == ENDED):
+        group.state = GAVE_UP
+    elif np.any(np.isin(now, (WELL, DONE, FAILING))):
+        group.state = RECOVERED
+    else:
+        group.state = STOPPED
+    half = limits.critical_share * max(group.wanted, len(lanes) if group.state == STOPPED else 1)
+    if group.state in (ONGOING, GAVE_UP):
+        group.severity = "critical" if group.bad_now >= half else "warning"
+        return
+    known = times[times != NEVER]
+    close = len(known) > 1 and int(known.max() - known.min()) <= pd.Timedelta(limits.together).value
+    all_at_once = close and len(lanes) >= max(half, 2)
+    group.severity = "warning" if group.bad_ever >= half or all_at_once else "info"
+    if np.all(np.isin(now, (DONE,))):
+        group.severity = "info"  # finished after retries
+
+
+def _judge_runs(case: Case, jobs: Jobs, group: Group, lanes: pd.DataFrame, limits: Thresholds) -> None:
+    """Judge a periodic or parameterized job: its rate is of runs, and its last run says how it stands."""
+    outcomes = jobs.outcomes.get(group.family, [])
+    alloc = case.failures["alloc"].to_numpy()[group.rows]
+    mine = set(np.unique(case.instances.run[alloc]).tolist())
+    failed = [run in mine and bad for run, bad in outcomes]
+    group.runs, group.failed_runs = len(outcomes), sum(failed)
+    if not group.failed_runs:
+        going_on = bool(np.any(np.isin(lanes["now"], (FAILING, WAITING)) & lanes["bad_now"]))
+        group.state, group.severity = (ONGOING, "warning") if going_on else (RECOVERED, "info")
+        return
+    last_failed = failed[-1]
+    group.state = ONGOING if last_failed else RECOVERED
+    share = group.failed_runs / group.runs
+    if share >= limits.critical_share and last_failed:
+        group.severity = "critical"
+    elif share >= limits.critical_share or lower_bound(group.failed_runs, group.runs) > limits.failed_runs:
+        group.severity = "warning"
+    else:
+        group.severity = "info"
+
+
+def lower_bound(failed: int, total: int) -> float:
+    """Return the lower end of the exact 95 % interval (Clopper and Pearson) of a share."""
+    from scipy.stats import beta
+
+    return float(beta.ppf(0.025, failed, total - failed + 1)) if failed else 0.0

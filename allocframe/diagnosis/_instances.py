@@ -1,0 +1,148 @@
+"""Instances: the places of a job that allocations fill one after the other, and how each is now.
+
+An allocation that is rescheduled ten times is one instance. A slot is (namespace, job, group, index), and
+for system jobs the node, because they run everywhere under one name. Two allocations that run in one slot at
+once (a canary, or a name given twice) are two instances.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..stats import vocabulary
+from ._tables import LOST_DESCRIPTIONS, Array, Rows, categories
+
+_INDEX = re.compile(r"\[(\d+)\]$")
+_RESCHEDULED = "alloc was rescheduled because it failed"
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Which instance each allocation fills.
+
+    Attributes
+    ----------
+    family : numpy.ndarray
+        Number of the job of each allocation; the runs of a periodic or parameterized job are of their parent.
+    families : list of tuple
+        Namespace and job of each family.
+    has_runs : numpy.ndarray
+        Whether the family is a periodic or parameterized job.
+    run : numpy.ndarray
+        Number of the run (the job itself, where it has no parent).
+    lane : numpy.ndarray
+        Number of the instance.
+    successor : numpy.ndarray
+        Row of the next allocation in the same instance, -1 for none.
+    lost : numpy.ndarray
+        Whether the allocation was lost with its node, or is out of reach with it.
+    wanted : numpy.ndarray
+        Whether the servers want the allocation to run now, or to be replaced.
+    final : numpy.ndarray
+        Whether it is the last one of its instance.
+    """
+
+    family: Array
+    families: list[tuple[str, str]]
+    has_runs: Array
+    run: Array
+    lane: Array
+    successor: Array
+    lost: Array
+    wanted: Array
+    final: Array
+
+
+def find_instances(evidence: Rows) -> Instances:
+    """Put the allocations into their instances."""
+    rows = evidence.allocations
+    count = len(rows)
+    namespace, job = _texts(rows["namespace"]), _texts(rows["job_id"])
+    parent = _texts(rows["parent_job_id"])
+    base = np.where(parent == "", job, parent)
+    family, family_keys = pd.factorize(pd.MultiIndex.from_arrays([namespace, base]))
+    run, _ = pd.factorize(pd.MultiIndex.from_arrays([namespace, job]))
+    has_runs = np.zeros(len(family_keys), dtype=bool)
+    has_runs[family[parent != ""]] = True
+    lost = rows["client_status"].isin(vocabulary.LOST_STATUSES).to_numpy(dtype=bool)
+    lost = lost | rows["desired_description"].isin(LOST_DESCRIPTIONS).to_numpy(dtype=bool)
+    lane, successor = _lanes(rows, run)
+    final = successor < 0
+    return Instances(
+        family.astype(np.int64),
+        [(str(key[0]), str(key[1])) for key in family_keys],
+        has_runs,
+        run.astype(np.int64),
+        lane,
+        successor,
+        lost,
+        _wanted(rows, run, final, lost) if count else np.zeros(0, dtype=bool),
+        final,
+    )
+
+
+def _texts(values: pd.Series[Any]) -> Array:
+    codes, texts = categories(values)
+    return np.array(texts, dtype=object)[codes]
+
+
+def _lanes(rows: pd.DataFrame, run: Array) -> tuple[Array, Array]:
+    """Return the instance of each allocation and the allocation after it."""
+    count = len(rows)
+    name_codes, names = categories(rows["name"])
+    index = np.array([_index(name) for name in names], dtype=np.int64)[name_codes]
+    group, _ = categories(rows["task_group"])
+    everywhere = rows["job_type"].isin(vocabulary.NODE_BOUND_JOB_TYPES).to_numpy(dtype=bool)
+    node, _ = categories(rows["node_id"])
+    node = np.where(everywhere, node, -1)
+    # without an index each allocation stands for itself
+    index = np.where(index < 0, -1 - np.arange(count), index)
+    slot = pd.factorize(pd.MultiIndex.from_arrays([run, group, index, node]))[0] if count else run
+    # each follows the one it replaces, else the one before it in its slot, unless that one lives on
+    number = pd.Series(np.arange(count), index=rows["alloc_id"].astype("str"))
+    previous = number.reindex(rows["previous_alloc_id"].astype("str")).to_numpy()
+    previous = np.where(np.isnan(previous), -1, previous).astype(np.int64)
+    linked = (previous >= 0) & (slot[previous] == slot)
+    alive = (
+        rows["client_status"].isin(["running", "pending", "unknown"]) & rows["desired_status"].eq("run")
+    ).to_numpy(dtype=bool)
+    canary = rows["canary"].astype("boolean").fillna(False).to_numpy(dtype=bool)
+    lane = np.arange(count, dtype=np.int64)
+    successor = np.full(count, -1, dtype=np.int64)
+    latest: dict[int, int] = {}
+    created = rows["created_at"].to_numpy()
+    order = np.lexsort((created, slot))
+    for row, place in zip(order.tolist(), slot[order].tolist(), strict=True):
+        before = int(previous[row]) if linked[row] and successor[previous[row]] < 0 else latest.get(place, -1)
+        # a canary runs beside the instance whose name it has
+        if before >= 0 and not alive[before] and (linked[row] or not (canary[row] or canary[before])):
+            lane[row], successor[before] = lane[before], row
+        if not canary[row] or alive[row] or place not in latest:
+            latest[place] = row
+    return lane, successor
+
+
+def _index(name: str) -> int:
+    found = _INDEX.search(name)
+    return int(found[1]) if found else -1
+
+
+def _wanted(rows: pd.DataFrame, run: Array, final: Array, lost: Array) -> Array:
+    """Return which allocations the servers want to run, or to be replaced."""
+    runs = ~rows["desired_status"].isin(vocabulary.STOPPING_STATUSES).to_numpy(dtype=bool)
+    job_wanted = np.zeros(int(run.max()) + 1, dtype=bool)
+    job_wanted[run[runs]] = True
+    failed = rows["client_status"].eq("failed").to_numpy(dtype=bool)
+    described = rows["desired_description"].eq(_RESCHEDULED).to_numpy(dtype=bool)
+    silent = rows["desired_description"].isna().to_numpy(dtype=bool)
+    followed = rows["followup_eval_id"].notna().to_numpy(dtype=bool)
+    # stopped in order to be replaced: 2.0.5 does not say so, but names the evaluation that will do it
+    rescheduling = failed & (described | (silent & followed))
+    everywhere = rows["job_type"].isin(vocabulary.NODE_BOUND_JOB_TYPES).to_numpy(dtype=bool)
+    replaced: Array = runs | (final & ~runs & job_wanted[run] & (rescheduling | (lost & ~everywhere)))
+    return replaced

@@ -1,0 +1,356 @@
+"""Incidents that are not failures of tasks: losses, requests, kills by force, counters, long waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..stats import vocabulary
+from ._attempts import ENDS, kind_of_text
+from ._causes import MOST_KEYS
+from ._failures import Case
+from ._groups import ONGOING, RECOVERED, SECOND, Jobs
+from ._tables import NEVER, Array, categories, moment
+from .finding import Thresholds
+from .incident import Cause, Evidence, Incident
+
+_ONE_EVENT = 600 * SECOND
+"""Losses of one node within ten minutes are one: servers notice a lost node after its heartbeat's grace."""
+
+
+def find_others(case: Case, jobs: Jobs, in_groups: Array, limits: Thresholds) -> list[Incident]:
+    """Return the incidents that are not failures of tasks.
+
+    `in_groups` says which allocations belong to the incidents of failures already.
+    """
+    return [
+        *_lost_nodes(case, jobs, limits),
+        *_interrupted(case),
+        *_requests(case),
+        *_forced_kills(case),
+        *_migrations(case),
+        *_unexplained_restarts(case),
+        *_never_started(case, jobs, in_groups, limits),
+        *_unhealthy(case, in_groups),
+    ]
+
+
+def _families(case: Case, alloc: Array) -> list[tuple[str, str]]:
+    return sorted({case.instances.families[each] for each in np.unique(case.instances.family[alloc])})
+
+
+def _ids(case: Case, alloc: Array) -> list[str]:
+    return case.evidence.allocations["alloc_id"].iloc[np.unique(alloc)].astype("str").tolist()
+
+
+def _node_names(case: Case, alloc: Array) -> list[str]:
+    names = case.evidence.allocations["node_name"].iloc[np.unique(alloc)].dropna().astype("str")
+    return sorted(set(names))
+
+
+def _make(
+    case: Case, alloc: Array, cause: Cause, severity: str, state: str, times: Array, facts: dict[str, Any]
+) -> Incident:
+    known = times[times != NEVER]
+    return Incident(
+        severity,
+        state,
+        cause,
+        [cause],
+        _families(case, alloc),
+        _node_names(case, alloc),
+        _ids(case, alloc),
+        moment(int(known.min()) if len(known) else NEVER),
+        moment(int(known.max()) if len(known) else NEVER),
+        False,
+        facts,
+    )
+
+
+def _alloc_keys(case: Case, alloc: Array) -> list[dict[str, Any]]:
+    return [{"alloc_id": each} for each in _ids(case, alloc)[:MOST_KEYS]]
+
+
+# Nodes
+
+
+def _lost_nodes(case: Case, jobs: Jobs, limits: Thresholds) -> Iterator[Incident]:
+    rows, instances = case.evidence.allocations, case.instances
+    lost = np.flatnonzero(instances.lost)
+    if not len(lost):
+        return
+    created, modified = rows["created_at"].to_numpy(), rows["modified_at"].to_numpy()
+    after = instances.successor[lost]
+    # the servers replaced it at once; its row may have changed again when the node came back
+    replaced_at = np.where(after >= 0, created[np.maximum(after, 0)], modified[lost])
+    at = np.where(
+        replaced_at == NEVER, modified[lost], np.minimum(replaced_at, np.maximum(modified[lost], 0))
+    )
+    node, _ = categories(rows["node_id"].where(rows["node_id"].notna(), rows["node_name"].astype("str")))
+    order = np.lexsort((at, node[lost]))
+    lost, at = lost[order], at[order]
+    begins = np.append(True, (np.diff(node[lost]) != 0) | (np.diff(at) > _ONE_EVENT))
+    for part in np.split(np.arange(len(lost)), np.flatnonzero(begins)[1:]):
+        yield _lost_node(case, jobs, lost[part], at[part], limits)
+
+
+def _lost_node(case: Case, jobs: Jobs, alloc: Array, at: Array, limits: Thresholds) -> Incident:
+    rows, instances = case.evidence.allocations, case.instances
+    status = rows["client_status"].astype("str").to_numpy(dtype=object)
+    everywhere = rows["job_type"].isin(vocabulary.NODE_BOUND_JOB_TYPES).to_numpy(dtype=bool)[alloc]
+    after = instances.successor[alloc]
+    waiting = (after < 0) & instances.wanted[alloc] & ~everywhere
+    runs_again = (after >= 0) & np.isin(status[np.maximum(after, 0)], ("running", "complete"))
+    out_of_reach = status[alloc] == "unknown"
+    goes_on = waiting | out_of_reach
+    families = instances.family[alloc]
+    share = [
+        (int(goes_on[families == each].sum()), int((families == each).sum()), int(jobs.wanted[each]))
+        for each in np.unique(families)
+    ]
+    serious = any(bad and bad >= limits.critical_share * wanted for bad, _, wanted in share)
+    many = sum(1 for bad, _, _ in share if bad) >= limits.critical_jobs
+    state = ONGOING if goes_on.any() else RECOVERED
+    names = _node_names(case, alloc)
+    name = names[0] if names else str(rows["node_id"].iloc[alloc[0]])
+    facts = {
+        "node_name": name,
+        "lost": len(alloc),
+        "jobs": len(share),
+        "replaced": int((after >= 0).sum()),
+        "running_again": int(runs_again.sum()),
+        "not_replaced": int(waiting.sum()),
+        "out_of_reach": int(out_of_reach.sum()),
+    }
+    evidence = Evidence("lost with node", facts, _alloc_keys(case, alloc))
+    cause = Cause("node", "lost", {"node_name": name}, "certain", [evidence])
+    severity = "critical" if state == ONGOING and (serious or many) else "warning"
+    return _make(case, alloc, cause, severity, state, at, facts)
+
+
+def _interrupted(case: Case) -> Iterator[Incident]:
+    """Yield restarts of nodes or clients: a task started again, and no end of its run is on record."""
+    attempts = case.attempts[case.attempts["end"] == ENDS.index("interrupted")]
+    alloc = attempts["alloc"].to_numpy()
+    alloc, at = alloc[~case.instances.lost[alloc]], attempts["at"].to_numpy()[~case.instances.lost[alloc]]
+    if not len(alloc):
+        return
+    node, names = categories(case.evidence.allocations["node_name"])
+    order = np.lexsort((at, node[alloc]))
+    alloc, at = alloc[order], at[order]
+    begins = np.append(True, (np.diff(node[alloc]) != 0) | (np.diff(at) > _ONE_EVENT))
+    for part in np.split(np.arange(len(alloc)), np.flatnonzero(begins)[1:]):
+        name = names[node[alloc[part[0]]]]
+        facts = {"node_name": name, "tasks": len(part)}
+        evidence = Evidence("started again", facts, _alloc_keys(case, alloc[part]))
+        # a node that restarts and a client that lost its state look the same
+        cause = Cause("node", "restart", {"node_name": name}, "possible", [evidence])
+        yield _make(case, alloc[part], cause, "info", RECOVERED, at[part], facts)
+
+
+# Requests
+
+
+_REQUESTERS = {"operator": "operator", "template": "template", "vault": "secrets"}
+
+
+def _requests(case: Case) -> Iterator[Incident]:
+    """Yield restarts that somebody or something asked for, by who asked."""
+    ends = [ENDS.index("requested"), ENDS.index("forced")]
+    asked = case.attempts["end"].isin(ends) & (case.attempts["decision"] == 1)
+    attempts = case.attempts[asked & ~case.attempts["by_signal"]]
+    signals = case.attempts[case.attempts["by_signal"] & (case.attempts["end"] == ends[0])]
+    if attempts.empty and signals.empty:
+        return
+    text = attempts["text"].to_numpy()
+    by_text = {each: _requester(case.texts[each]) for each in np.unique(text).tolist()}
+    who = np.array([by_text[each] for each in text.tolist()], dtype=object)
+    groups = {each: attempts[who == each] for each in dict.fromkeys(by_text.values())}
+    if len(signals):
+        groups["signal"] = signals
+    for requester, rows in groups.items():
+        alloc = rows["alloc"].to_numpy()
+        words = next((case.texts[each] for each in rows["text"].tolist() if case.texts[each]), None)
+        facts = {
+            "requester": requester,
+            "restarts": len(rows),
+            "tasks": int(rows["owner"].nunique()),
+            "reason": words,
+        }
+        evidence = Evidence("restart requested", facts, _alloc_keys(case, alloc))
+        kind = "operator" if requester == "signal" else requester
+        confidence = "unknown" if kind == "unknown" else "certain"
+        cause = Cause(kind, "requested restart", {}, confidence, [evidence])
+        yield _make(case, alloc, cause, "info", RECOVERED, rows["at"].to_numpy(), facts)
+
+
+def _requester(text: str) -> str:
+    """Return who asked for a restart, as a kind of cause; an unknown wording is "unknown"."""
+    known = vocabulary.REQUESTS.get(text)
+    if known:
+        return _REQUESTERS.get(known, known)
+    if text.lower().startswith("user requested"):
+        return "operator"
+    kind = kind_of_text(text)
+    return kind if kind in ("template", "secrets") else "unknown"
+
+
+def _forced_kills(case: Case) -> Iterator[Incident]:
+    attempts = case.attempts[case.attempts["end"] == ENDS.index("forced")]
+    for family, rows in attempts.groupby(case.instances.family[attempts["alloc"].to_numpy()]):
+        alloc = rows["alloc"].to_numpy()
+        namespace, job = case.instances.families[int(family)]
+        facts = {"kills": len(rows)}
+        evidence = Evidence("killed by force", facts, _alloc_keys(case, alloc))
+        subject = {"namespace": namespace, "job_id": job}
+        cause = Cause("kill timeout", "kill timeout", subject, "certain", [evidence])
+        yield _make(case, alloc, cause, "info", RECOVERED, rows["at"].to_numpy(), facts)
+
+
+_MIGRATED = "alloc is being migrated"
+
+
+def _migrations(case: Case) -> Iterator[Incident]:
+    """Yield allocations that were moved: by a drain if their node keeps none, else perhaps by an operator."""
+    rows = case.evidence.allocations
+    moved = rows["desired_description"].eq(_MIGRATED).to_numpy(dtype=bool) & ~case.instances.lost
+    if not moved.any():
+        return
+    node, names = categories(rows["node_name"])
+    stays = (
+        rows["desired_status"].eq("run") & rows["client_status"].isin(["running", "pending"])
+        & ~rows["job_type"].isin(vocabulary.NODE_BOUND_JOB_TYPES)
+    ).to_numpy(dtype=bool)  # fmt: skip
+    kept = np.bincount(node[stays], minlength=len(names))
+    drained = moved & (kept[node] == 0)
+    for mask, kind in ((drained, "drain"), (moved & ~drained, "operator")):
+        alloc = np.flatnonzero(mask)
+        if not len(alloc):
+            continue
+        facts = {"moved": len(alloc), "jobs": len(_families(case, alloc))}
+        evidence = Evidence("moved", facts, _alloc_keys(case, alloc))
+        # Nomad says "migrated" of both
+        cause = Cause(kind, "migration", {}, "possible", [evidence])
+        yield _make(case, alloc, cause, "info", RECOVERED, rows["modified_at"].to_numpy()[alloc], facts)
+
+
+# Counters, long waits, deployments
+
+
+def _unexplained_restarts(case: Case) -> Iterator[Incident]:
+    """Yield restarts that only the counter knows, of tasks whose ring shows no failure."""
+    failed = np.zeros(len(case.evidence.tasks), dtype=bool)
+    owners = case.failures["owner"].to_numpy()
+    failed[owners[owners >= 0]] = True
+    tasks = np.flatnonzero((case.lost_restarts > 0) & ~failed)
+    if not len(tasks):
+        return
+    alloc = case.evidence.tasks["alloc"].to_numpy()[tasks]
+    family = case.instances.family[alloc]
+    last = case.evidence.tasks["last_restart"].to_numpy()
+    created = case.evidence.allocations["created_at"].to_numpy()
+    for each in np.unique(family):
+        mine = tasks[family == each]
+        places = alloc[family == each]
+        known = last[mine][last[mine] != NEVER]
+        facts = {
+            "restarts": int(case.lost_restarts[mine].sum()),
+            "tasks": len(mine),
+            "since": moment(int(created[places].min())),
+            "until": moment(int(known.max()) if len(known) else NEVER),
+        }
+        evidence = Evidence("restarts not on record", facts, _alloc_keys(case, places))
+        namespace, job = case.instances.families[int(each)]
+        cause = Cause("unknown", None, {"namespace": namespace, "job_id": job}, "unknown", [evidence])
+        times = np.concatenate([created[places], known])
+        incident = _make(case, places, cause, "info", RECOVERED, times, facts)
+        yield incident
+
+
+_PROGRESS = {"Downloading Artifacts": "artifact", "Driver": "driver", "Template": "template"}
+"""Events of a start under way, by what it waits for."""
+
+
+def _never_started(case: Case, jobs: Jobs, in_groups: Array, limits: Thresholds) -> Iterator[Incident]:
+    """Yield allocations that have waited for their start for long, without any failure."""
+    rows = case.evidence.allocations
+    age = case.now - rows["created_at"].to_numpy()
+    waits = (
+        rows["client_status"].eq("pending").to_numpy(dtype=bool)
+        & rows["desired_status"].eq("run").to_numpy(dtype=bool)
+        & case.instances.final & ~in_groups
+        & (rows["created_at"].to_numpy() != NEVER) & (age > pd.Timedelta(limits.stuck).value)
+    )  # fmt: skip
+    places = np.flatnonzero(waits)
+    family = case.instances.family[places]
+    for each in np.unique(family):
+        alloc = places[family == each]
+        kind, text = _waits_for(case, alloc)
+        facts = {
+            "waiting": len(alloc),
+            "instances_wanted": int(jobs.wanted[each]),
+            "longest": pd.Timedelta(int(age[alloc].max()), unit="ns"),
+            "message": text,
+        }
+        evidence = Evidence("never started", facts, _alloc_keys(case, alloc))
+        namespace, job = case.instances.families[int(each)]
+        subject = {"namespace": namespace, "job_id": job}
+        confidence = "unknown" if kind == "unknown" else "likely" if text else "possible"
+        cause = Cause(kind, kind if kind != "unknown" else None, subject, confidence, [evidence])
+        half = limits.critical_share * max(int(jobs.wanted[each]), 1)
+        severity = "critical" if len(alloc) >= half else "warning"
+        yield _make(case, alloc, cause, severity, ONGOING, rows["created_at"].to_numpy()[alloc], facts)
+
+
+def _waits_for(case: Case, alloc: Array) -> tuple[str, str | None]:
+    """Return what the last event of these allocations says of the start under way."""
+    owners = np.flatnonzero(np.isin(case.evidence.tasks["alloc"].to_numpy(), alloc))
+    events = case.evidence.events
+    mine = events[np.isin(events["owner"].to_numpy(), owners)]
+    if mine.empty:
+        return "unknown", None
+    last = mine.drop_duplicates("owner", keep="last")
+    types = last["type"].astype("str")
+    kinds = types.map(_PROGRESS).dropna()
+    if kinds.empty:
+        return "unknown", None
+    kind = str(kinds.mode().iloc[0])
+    texts = last["text"].astype("str")[types.map(_PROGRESS).eq(kind) & last["text"].notna()]
+    return kind, str(texts.iloc[0]) if len(texts) else None
+
+
+def _unhealthy(case: Case, in_groups: Array) -> Iterator[Incident]:
+    """Yield running allocations that their deployment calls unhealthy, although their tasks run."""
+    rows = case.evidence.allocations
+    bad = (
+        rows["deployment_healthy"].astype("boolean").eq(False).fillna(False).to_numpy(dtype=bool)
+        & rows["client_status"].eq("running").to_numpy(dtype=bool)
+        & rows["desired_status"].eq("run").to_numpy(dtype=bool)
+        & ~in_groups
+    )  # fmt: skip
+    places = np.flatnonzero(bad)
+    if not len(places):
+        return
+    events = case.evidence.events
+    told = events[events["type"].eq("Alloc Unhealthy") & events["text"].notna()]
+    text_of = dict(
+        zip(case.evidence.tasks["alloc"].to_numpy()[told["owner"]], told["text"].astype("str"), strict=True)
+    )
+    family = case.instances.family[places]
+    for each in np.unique(family):
+        alloc = places[family == each]
+        texts = [text_of[row] for row in alloc.tolist() if row in text_of]
+        by_check = any("check" in text.lower() or "services not healthy" in text.lower() for text in texts)
+        if not by_check:
+            continue
+        facts = {"unhealthy": len(alloc), "message": texts[0]}
+        evidence = Evidence("unhealthy deploy", facts, _alloc_keys(case, alloc))
+        namespace, job = case.instances.families[int(each)]
+        cause = Cause(
+            "health check", "health check", {"namespace": namespace, "job_id": job}, "likely", [evidence]
+        )
+        times = rows["modified_at"].to_numpy()[alloc]
+        yield _make(case, alloc, cause, "warning", ONGOING, times, facts)

@@ -1,0 +1,212 @@
+"""What the diagnosis reads of a snapshot: three narrow tables whose rows know each other by number.
+
+A large cluster has a million events. So the rows are numbers and categories, and everything that is made of
+them works on whole columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..snapshot.snapshot import Snapshot
+from ..stats import vocabulary
+from ..tables import TABLES
+from ..tables.table import Column
+
+Array = np.ndarray[Any, Any]
+
+NEVER = np.iinfo(np.int64).min
+"""A missing time."""
+
+
+def _columns(table: str, *names: str, **kinds: str) -> tuple[Column, ...]:
+    """Return columns of a table by their names; a category is smaller than a text."""
+    columns = [column for column in TABLES[table].columns if column.name in names]
+    return tuple(
+        replace(column, source=column.name, kind=kinds.get(column.name, column.kind))  # type: ignore[arg-type]
+        for column in columns
+    )
+
+
+_ALLOCATIONS = _columns(
+    "allocations",
+    "alloc_id", "namespace", "name", "job_id", "parent_job_id", "job_type", "job_version", "task_group",
+    "node_id", "node_name", "followup_eval_id", "client_status", "client_description", "desired_status",
+    "desired_description", "deployment_healthy", "canary", "previous_alloc_id", "next_alloc_id",
+    "reschedule_count", "preempted_by", "created_at", "modified_at",
+    client_description="category", desired_description="category",
+)  # fmt: skip
+_TASK_STATES = _columns(
+    "task_states",
+    "alloc_id", "task", "state", "failed", "restarts", "last_restart_at", "started_at", "finished_at",
+    "events_truncated",
+    alloc_id="category",
+)  # fmt: skip
+_SILENT = (
+    "Received", "Task Setup", "Started", "Terminated", "Restarting", "Downloading Artifacts",
+    "Building Task Directory",
+)  # fmt: skip
+"""Event types whose text says nothing beyond their other columns."""
+
+_MOST_TEXT = 400
+"""Characters kept of a message: enough for an error's cause, and not a program's whole output."""
+
+_TEXT = f"""CASE WHEN type NOT IN ({", ".join(f"'{name}'" for name in _SILENT)}) THEN
+  left(coalesce(download_error, driver_error, setup_error, validation_error, vault_error,
+                kill_reason, restart_reason, message), {_MOST_TEXT}) END"""
+_OOM = """CASE WHEN type = 'Terminated'
+  THEN coalesce(oom_killed, false) OR coalesce(details LIKE '%"exit_message":"OOM Killed"%', false) END"""
+_TOLD = "CASE WHEN type = 'Terminated' THEN oom_killed IS NOT NULL END"
+_EVENTS = (
+    *_columns(
+        "events", "alloc_id", "task", "seq", "time", "type", "exit_code", "signal", "restart_reason",
+        "fails_task", "task_signal", alloc_id="category",
+    ),
+    Column("text", _TEXT, "category", "Nomad's words, for events that have some"),
+    Column("oom", _OOM, "bool", "whether the driver reports that memory ran out"),
+    Column("told", _TOLD, "bool", "whether the driver says anything about memory"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one cluster, numbered.
+
+    Attributes
+    ----------
+    allocations : pandas.DataFrame
+        One row for each allocation, in order of creation. Times are whole nanoseconds since 1970.
+    tasks : pandas.DataFrame
+        One row for each task of an allocation; `alloc` is the row of its allocation.
+    events : pandas.DataFrame
+        One row for each event; `owner` is the row of its task. Sorted by task and position.
+    now : int
+        When the snapshot was taken, or the last time in it.
+    unreadable : int
+        Allocations without an ID, of which nothing can be said.
+    """
+
+    allocations: pd.DataFrame
+    tasks: pd.DataFrame
+    events: pd.DataFrame
+    now: int
+    unreadable: int
+
+
+def read_rows(snapshot: Snapshot) -> Rows:
+    """Read the tables of a snapshot of one cluster."""
+    allocations = snapshot._select("allocations", _ALLOCATIONS)
+    named = allocations["alloc_id"].notna()
+    unreadable = int((~named).sum())
+    allocations = allocations[named].drop_duplicates("alloc_id", ignore_index=True)
+    for name in ("created_at", "modified_at"):
+        allocations[name] = nanoseconds(allocations[name])
+    number = pd.Index(allocations["alloc_id"].astype("str"))
+    tasks = snapshot._select("task_states", _TASK_STATES)
+    events = snapshot._select("events", _EVENTS)
+    tasks, events = tasks.assign(alloc=_rows(tasks, number)), events.assign(alloc=_rows(events, number))
+    tasks = tasks[(tasks["alloc"] >= 0) & tasks["task"].notna()].drop(columns="alloc_id")
+    events = events[(events["alloc"] >= 0) & events["task"].notna()].drop(columns="alloc_id")
+    tasks, events = _number_tasks(tasks, events)
+    return Rows(allocations, tasks, events, _now(snapshot, allocations, events), unreadable)
+
+
+def _rows(table: pd.DataFrame, number: pd.Index[Any]) -> Array:
+    """Return the row of each one's allocation, -1 if there is none."""
+    ids = table["alloc_id"].astype("category")
+    rows = np.append(number.get_indexer(ids.cat.categories.astype("str")), -1)
+    found: Array = rows[ids.cat.codes.to_numpy()]
+    return found
+
+
+def _number_tasks(tasks: pd.DataFrame, events: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Give each task a number, also those of which there are only events."""
+    names = pd.Index(sorted({*tasks["task"].astype("str").unique(), *events["task"].astype("str").unique()}))
+
+    def keys(table: pd.DataFrame) -> Array:
+        task = table["task"].astype("category")
+        codes = names.get_indexer(task.cat.categories.astype("str"))[task.cat.codes.to_numpy()]
+        joined: Array = table["alloc"].to_numpy(dtype=np.int64) * max(len(names), 1) + codes
+        return joined
+
+    task_keys, event_keys = keys(tasks), keys(events)
+    known, places = np.unique(np.concatenate([task_keys, event_keys]), return_inverse=True)
+    at = np.full(len(known), -1, dtype=np.int64)
+    at[places[: len(tasks)]] = np.arange(len(tasks))
+    numbered = tasks.take(np.where(at >= 0, at, 0)) if len(tasks) else tasks.reindex(range(len(known)))
+    numbered = numbered.reset_index(drop=True)
+    unseen = at < 0
+    result = pd.DataFrame(
+        {
+            "alloc": known // max(len(names), 1),
+            "task": names.to_numpy(dtype=object)[known % max(len(names), 1)] if len(known) else [],
+            "state": numbered["state"].astype(object).where(~unseen, None),
+            "failed": _flags(numbered["failed"]) & ~unseen,
+            "restarts": np.where(unseen, 0, numbers(numbered["restarts"], 0)),
+            "truncated": _flags(numbered["events_truncated"]) & ~unseen,
+            **{
+                name: np.where(unseen, NEVER, nanoseconds(numbered[f"{name}_at"]))
+                for name in ("last_restart", "started", "finished")
+            },
+        }
+    )
+    events = events.assign(owner=places[len(tasks) :], time=nanoseconds(events["time"]))
+    seq = numbers(events["seq"], 0)
+    owner = events["owner"].to_numpy()
+    step = np.diff(owner)
+    if bool(np.any(step < 0)) or bool(np.any((step == 0) & (np.diff(seq) < 0))):
+        events = events.take(np.lexsort((seq, owner)))
+    return result, events.drop(columns=["task", "alloc"]).reset_index(drop=True)
+
+
+def _now(snapshot: Snapshot, allocations: pd.DataFrame, events: pd.DataFrame) -> int:
+    if fetched := snapshot.info.get("finished_at"):
+        return int(pd.Timestamp(fetched).as_unit("ns").value)
+    times = [events["time"], allocations["modified_at"], allocations["created_at"]]
+    return max((int(each.max()) for each in times if len(each)), default=NEVER)
+
+
+def nanoseconds(times: pd.Series[Any]) -> Array:
+    """Return times as nanoseconds since 1970; a missing one, or one before 1971, is `NEVER`."""
+    if times.dtype == object or len(times) == 0:
+        return np.full(len(times), NEVER, dtype=np.int64)
+    values = times.astype("datetime64[ns, UTC]").astype("int64").to_numpy()
+    # a time of zero is what Go writes for none
+    known: Array = np.where(times.isna().to_numpy() | (values < 31_536_000_000_000_000), NEVER, values)
+    return known
+
+
+def numbers(values: pd.Series[Any], missing: int) -> Array:
+    """Return whole numbers, with `missing` where there is none."""
+    known = pd.to_numeric(values, errors="coerce").to_numpy(dtype="float64", na_value=np.nan)
+    # beyond 2**53 a float is no whole number any more, and no version or exit code is either
+    plain: Array = np.where(np.abs(known) < 2**53, known, missing).astype(np.int64)
+    return plain
+
+
+def _flags(values: pd.Series[Any]) -> Array:
+    plain: Array = values.astype("boolean").fillna(False).to_numpy(dtype=bool)
+    return plain
+
+
+def categories(values: pd.Series[Any]) -> tuple[Array, list[str]]:
+    """Return the number of each text, and the texts; the number of a missing text is that of "", the last."""
+    known = values.astype("category")
+    texts = [str(text) for text in known.cat.categories]
+    codes = known.cat.codes.to_numpy().astype(np.int64)
+    return np.where(codes < 0, len(texts), codes), [*texts, ""]
+
+
+LOST_DESCRIPTIONS = tuple(
+    text for text, meaning in vocabulary.STOP_REASONS.items() if meaning in ("node down", "node disconnected")
+)
+"""Why the servers replaced an allocation whose node was gone. It stays true after the node came back."""
+
+
+def moment(time: int) -> pd.Timestamp | None:
+    """Return nanoseconds as a time in UTC; None if missing."""
+    return None if time == NEVER else pd.Timestamp(int(time), unit="ns", tz="UTC")

@@ -1,0 +1,500 @@
+"""Incidents of real agents and simulated ones are named right; what is not known is not claimed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import diagnosis as benchmark
+import pandas as pd
+import pytest
+from tables import START, alloc, ended, event, gave_up, restarting, snapshot, started
+
+import allocframe as af
+from allocframe.sim.scenarios import STORIES
+
+CASES = [pytest.param(file, truth, id=file.stem) for file, truth in benchmark.real_cases()]
+
+
+@pytest.mark.parametrize(("file", "truth"), CASES)
+def test_an_incident_of_a_real_agent_is_named_right(file: Path, truth: dict[str, Any]) -> None:
+    verdict = benchmark.judge_real(file, truth)
+    assert verdict.right, verdict
+
+
+@pytest.mark.parametrize("story", list(STORIES))
+def test_over_many_seeds_stories_are_named_right_and_nothing_else_is_loud(
+    story: str, pytestconfig: pytest.Config
+) -> None:
+    seeds = 20 if pytestconfig.getoption("deep") else 4
+    verdicts = [
+        benchmark.judge_story(story, seed, version=("1.3.1", "2.0.5")[seed % 2])[0] for seed in range(seeds)
+    ]
+    assert [str(verdict) for verdict in verdicts if not verdict.right] == []
+
+
+def crashes(*times: float, run: float = 5, code: int = 1, signal: int = 0) -> list[dict[str, Any]]:
+    """Return runs that start at these times and end after `run` seconds."""
+    return [
+        each
+        for time in times
+        for each in (started(time), ended(time + run, code, signal), restarting(time + run))
+    ]
+
+
+def only(diagnosis: af.Diagnosis) -> Any:
+    """Return the only incident above info."""
+    (incident,) = [each for each in diagnosis.incidents if each.severity != "info"]
+    return incident
+
+
+# What counts as a failure
+
+
+def test_a_service_that_ends_with_success_crashes(tmp_path: Path) -> None:
+    rows = alloc("a", event("Received", 0), *crashes(1, 20, 40, 60, code=0), state="pending")
+    incident = only(af.diagnose(snapshot(tmp_path, rows)))
+    assert (incident.cause.kind, incident.state) == ("crash", "ongoing")
+
+
+def test_a_batch_job_that_ends_with_success_does_not(tmp_path: Path) -> None:
+    done = alloc(
+        "a",
+        event("Received", 0),
+        started(1),
+        ended(9, 0),
+        state="dead",
+        JobType="batch",
+        ClientStatus="complete",
+    )
+    assert af.diagnose(snapshot(tmp_path, done)).incidents == []
+
+
+@pytest.mark.parametrize(
+    ("code", "signal", "kind"),
+    [
+        (139, 11, "crash"), (134, 6, "crash"), (134, 0, "crash"), (137, 9, "killed"), (137, 0, "killed"),
+        (143, 15, "killed"), (130, 2, "killed"), (1, 0, "crash"), (-1073741819, 0, "crash"),
+    ],
+)  # fmt: skip
+def test_a_programs_own_signal_is_a_crash_and_one_from_outside_a_kill(
+    tmp_path: Path, code: int, signal: int, kind: str
+) -> None:
+    rows = alloc("a", event("Received", 0), *crashes(1, 20, 40, code=code, signal=signal), state="pending")
+    assert only(af.diagnose(snapshot(tmp_path, rows))).cause.kind == kind
+
+
+def test_nothing_is_said_of_memory_without_a_sign_of_it(tmp_path: Path) -> None:
+    rows = alloc("a", event("Received", 0), *crashes(1, 20, 40, code=137, signal=9), state="pending")
+    incident = only(af.diagnose(snapshot(tmp_path, rows)))
+    assert incident.cause.confidence == "possible"
+    memory = next(each for each in incident.hypotheses if each.kind == "out of memory")
+    assert memory.confidence == "possible"
+    assert memory.contradicting
+
+
+def test_the_drivers_word_makes_out_of_memory_certain(tmp_path: Path) -> None:
+    runs = [
+        each
+        for time in (1, 20, 40)
+        for each in (started(time), ended(time + 5, 137, 9, oom_killed=True), restarting(time + 5))
+    ]
+    incident = only(af.diagnose(snapshot(tmp_path, alloc("a", event("Received", 0), *runs, state="pending"))))
+    assert (incident.cause.kind, incident.cause.confidence) == ("out of memory", "certain")
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("Template failed: (dynamic): parse: template: :1: unclosed action", "template"),
+        ("Template failed: vault.read(kv/data/api): Code: 403. Errors:", "template"),
+        ("Vault: server failed to derive vault token: 403 permission denied", "secrets"),
+        ("allocation exceeded max_run_duration", "run duration"),
+        ("failed to mount volume: no such volume", "volume"),
+    ],
+)
+def test_a_kill_that_fails_the_task_is_a_failure_with_its_own_cause(
+    tmp_path: Path, words: str, kind: str
+) -> None:
+    rows = alloc(
+        "a",
+        event("Received", 0),
+        event("Killing", 5, words, fails_task=True, kill_reason=words),
+        state="dead",
+        ClientStatus="failed",
+    )
+    incident = only(af.diagnose(snapshot(tmp_path, rows)))
+    assert (incident.cause.kind, incident.cause.confidence) == (kind, "certain")
+    assert incident.state == "gave up"
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ('failed to setup alloc: pre-run hook "csi_hook" failed: timeout', "volume"),
+        ('prestart hook "artifacts" failed: no such host', "artifact"),
+        ('prestart hook "vault" failed: permission denied', "secrets"),
+        ('prestart hook "template" failed: no such file', "template"),
+        ('pre-run hook "network" failed: no plugin', "driver"),
+    ],
+)
+def test_a_hook_that_fails_names_the_cause(tmp_path: Path, words: str, kind: str) -> None:
+    rows = alloc(
+        "a",
+        event("Received", 0),
+        event("Setup Failure", 1, words, setup_error=words),
+        gave_up(1),
+        state="dead",
+        ClientStatus="failed",
+    )
+    assert only(af.diagnose(snapshot(tmp_path, rows))).cause.kind == kind
+
+
+def test_a_requested_restart_is_no_failure_whatever_its_words_and_its_kill_no_memory(tmp_path: Path) -> None:
+    rows = [
+        alloc(
+            name,
+            event("Received", 0),
+            started(1),
+            *([event("Restart Signaled", 50, words)] if words else []),
+            ended(55, 137, 9),
+            restarting(55, ""),
+            started(56),
+            JobID=name,
+            Name=f"{name}.app[0]",
+        )
+        for name, words in (("a", "User requested restart"), ("b", "The moon is full"), ("c", ""))
+    ]
+    diagnosis = af.diagnose(snapshot(tmp_path, *rows))
+    assert diagnosis.all_clear
+    assert {each.cause.kind for each in diagnosis.incidents} == {"operator", "unknown", "kill timeout"}
+
+
+def test_a_requested_end_and_a_forced_kill_are_info(tmp_path: Path) -> None:
+    rows = alloc(
+        "a", event("Received", 0), started(1), event("Killing", 5), ended(10, 137, 9), event("Killed", 10),
+        state="dead", DesiredStatus="stop", ClientStatus="complete",
+    )  # fmt: skip
+    diagnosis = af.diagnose(snapshot(tmp_path, rows))
+    assert [(each.severity, each.cause.kind) for each in diagnosis.incidents] == [("info", "kill timeout")]
+
+
+def test_a_task_that_ends_with_its_sibling_did_nothing_wrong(tmp_path: Path) -> None:
+    row = alloc(
+        "a", event("Received", 0), *crashes(1, 20)[:-1], gave_up(26), state="dead", ClientStatus="failed"
+    )
+    row["TaskStates"]["proxy"] = {
+        "State": "dead", "Restarts": 0,
+        "Events": [event("Received", 0), started(1), event("Sibling Task Failed", 26), event("Killing", 26),
+                   ended(27, 130, 2), event("Killed", 27)],
+    }  # fmt: skip
+    (incident,) = af.diagnose(snapshot(tmp_path, row)).incidents
+    assert incident.facts["tasks"] == ["server"]
+
+
+def test_a_failed_allocation_without_tasks_counts(tmp_path: Path) -> None:
+    row = alloc("a", ClientStatus="failed", ClientDescription="failed to initialize task: driver config")
+    row["TaskStates"] = None
+    incident = only(af.diagnose(snapshot(tmp_path, row)))
+    assert (incident.cause.kind, incident.severity) == ("driver", "critical")
+
+
+def test_a_failed_allocation_that_says_nothing_is_unexplained(tmp_path: Path) -> None:
+    row = alloc("a", ClientStatus="failed", ClientDescription="Failed tasks")
+    row["TaskStates"] = None
+    diagnosis = af.diagnose(snapshot(tmp_path, row))
+    assert only(diagnosis).cause.kind == "unknown"
+    assert diagnosis.account.unexplained == 1
+    assert not diagnosis.all_clear
+
+
+def test_restarts_that_only_the_counter_knows_forbid_the_all_clear(tmp_path: Path) -> None:
+    events = [event("Signaling", n) for n in range(10)]
+    diagnosis = af.diagnose(snapshot(tmp_path, alloc("a", *events, restarts=22)))
+    assert diagnosis.account.unexplained == 22
+    assert not diagnosis.all_clear
+    (incident,) = diagnosis.incidents
+    assert (incident.cause.kind, incident.facts["restarts"]) == ("unknown", 22)
+
+
+# State
+
+
+def test_a_loop_of_a_health_check_shows_by_its_counter(tmp_path: Path) -> None:
+    def unhealthy(time: float) -> list[dict[str, Any]]:
+        words = 'healthcheck: check "web-up" unhealthy'
+        return [
+            event("Restart Signaled", time, words, restart_reason=words), ended(time + 1, 137, 9),
+            restarting(time + 1), started(time + 2),
+        ]  # fmt: skip
+
+    rows = alloc("a", started(0), *unhealthy(60), *unhealthy(120), restarts=21)
+    incident = only(af.diagnose(snapshot(tmp_path, rows)))
+    assert (incident.cause.kind, incident.state, incident.severity) == ("health check", "ongoing", "critical")
+    assert incident.facts["failures"] == 21
+    assert incident.began_before
+    assert "web-up" in incident.summary
+
+
+def test_a_service_that_runs_longer_than_its_cycles_has_recovered(tmp_path: Path) -> None:
+    later = alloc("b", event("Received", 0), started(1), JobID="other", ModifyTime=START + 2000 * 10**9)
+    loop = alloc("a", event("Received", 0), *crashes(1, 20, 40, 60), started(80), Name="web.app[0]")
+    incident = only(af.diagnose(snapshot(tmp_path, loop, later)))
+    assert (incident.state, incident.severity) == ("recovered", "warning")
+
+
+def test_a_failed_allocation_that_waits_for_its_replacement_is_ongoing(tmp_path: Path) -> None:
+    rows = alloc(
+        "a", event("Received", 0), *crashes(1, 20)[:-1], gave_up(26), state="dead", ClientStatus="failed",
+        FollowupEvalID="e1",
+    )  # fmt: skip
+    assert only(af.diagnose(snapshot(tmp_path, rows))).state == "ongoing"
+
+
+def test_a_batch_job_without_retries_left_gave_up(tmp_path: Path) -> None:
+    rows = alloc(
+        "a", event("Received", 0), *crashes(1, 20)[:-1], gave_up(26), state="dead", ClientStatus="failed",
+        JobType="batch",
+    )  # fmt: skip
+    incident = only(af.diagnose(snapshot(tmp_path, rows)))
+    assert (incident.state, incident.severity) == ("gave up", "critical")
+
+
+def test_batch_work_that_succeeds_after_retries_is_info(tmp_path: Path) -> None:
+    rows = alloc(
+        "a", event("Received", 0), *crashes(1, 20, 40), started(60), ended(70, 0), state="dead",
+        ClientStatus="complete", JobType="batch",
+    )  # fmt: skip
+    (incident,) = af.diagnose(snapshot(tmp_path, rows)).incidents
+    assert (incident.state, incident.severity) == ("recovered", "info")
+
+
+def test_what_failed_and_was_stopped_is_no_longer_critical(tmp_path: Path) -> None:
+    rows = alloc(
+        "a", event("Received", 0), *crashes(1, 20)[:-1], gave_up(26), state="dead", ClientStatus="failed",
+        DesiredStatus="stop", DesiredDescription="alloc not needed due to job update",
+    )  # fmt: skip
+    incident = only(af.diagnose(snapshot(tmp_path, rows)))
+    assert (incident.state, incident.severity) == ("stopped", "warning")
+
+
+# Instances and runs
+
+
+def test_a_slot_rescheduled_ten_times_is_one_instance(tmp_path: Path) -> None:
+    rows = [
+        alloc(
+            f"a{n}", event("Received", n * 60), started(n * 60 + 1), ended(n * 60 + 5), gave_up(n * 60 + 5),
+            state="dead", ClientStatus="failed", CreateIndex=n + 1, DesiredStatus="stop" if n < 9 else "run",
+            DesiredDescription="alloc was rescheduled because it failed" if n < 9 else "",
+            FollowupEvalID=f"e{n}",
+        )
+        for n in range(10)
+    ]  # fmt: skip
+    well = [alloc(f"w{n}", event("Received", 0), started(1), Name=f"web.app[{n}]") for n in range(1, 4)]
+    incident = only(af.diagnose(snapshot(tmp_path, *rows, *well)))
+    assert (incident.facts["instances"], incident.facts["instances_wanted"]) == (1, 4)
+    assert incident.severity == "warning"
+
+
+def test_runs_of_one_job_are_one_job_and_the_rate_is_of_runs(tmp_path: Path) -> None:
+    def run(number: int, *, failed: bool) -> dict[str, Any]:
+        name = f"render/dispatch-17956564{number:02}-{number:08x}"
+        begin = number * 100
+        return alloc(
+            f"a{number}", event("Received", begin), started(begin + 1), ended(begin + 9, 3 if failed else 0),
+            *([gave_up(begin + 9)] if failed else []), state="dead", JobType="batch",
+            ClientStatus="failed" if failed else "complete", JobID=name, Name=f"{name}.app[0]",
+        )  # fmt: skip
+
+    few = [run(n, failed=n in (5, 20)) for n in range(40)]
+    (incident,) = af.diagnose(snapshot(tmp_path, *few)).incidents
+    assert incident.jobs == [("default", "render")]
+    assert (incident.severity, incident.facts["failed_runs"], incident.facts["runs"]) == ("info", 2, 40)
+    most = [run(n, failed=n > 10) for n in range(40)]
+    incident = only(af.diagnose(snapshot(tmp_path, *most)))
+    assert (incident.severity, incident.state) == ("critical", "ongoing")
+    over = [run(n, failed=10 < n < 39) for n in range(40)]
+    incident = only(af.diagnose(snapshot(tmp_path, *over)))
+    assert (incident.severity, incident.state) == ("warning", "recovered")
+
+
+def test_two_groups_whose_names_collide_are_two_instances(tmp_path: Path) -> None:
+    rows = [
+        alloc("a", event("Received", 0), *crashes(1, 20, 40), state="pending", JobID="web", TaskGroup="api.x",
+              Name="web.api.x[0]"),
+        alloc("b", event("Received", 0), started(1), JobID="web.api", TaskGroup="x", Name="web.api.x[0]"),
+    ]  # fmt: skip
+    incident = only(af.diagnose(snapshot(tmp_path, *rows)))
+    assert incident.jobs == [("default", "web")]
+    assert incident.facts["instances_wanted"] == 1
+
+
+# Causes
+
+
+def versions(
+    well: float, *, healthy: bool | None = None, others: int = 0, start: float = 600
+) -> list[dict[str, Any]]:
+    """Return a version 0 that ran ten minutes, and a version 1 that ran `well` seconds and then crashes."""
+    rows = []
+    for n in range(3):
+        old = alloc(
+            f"old{n}", event("Received", 0), started(1), event("Killing", start), ended(start + 1, 143, 15),
+            event("Killed", start + 1), state="dead", ClientStatus="complete", DesiredStatus="stop",
+            Name=f"web.app[{n}]", DesiredDescription="alloc is being updated due to job update",
+        )  # fmt: skip
+        first = [started(start + 2), ended(start + 2 + well), restarting(start + 2 + well)]
+        loop = crashes(*(start + 2 + well + 10 * k for k in range(1, 3)), run=0.5)
+        new = alloc(
+            f"new{n}", event("Received", start), *first, *loop, state="pending", JobVersion=1,
+            Name=f"web.app[{n}]", CreateTime=START + int(start) * 10**9, CreateIndex=2,
+            **({"DeploymentStatus": {"Healthy": healthy}} if healthy is not None else {}),
+        )  # fmt: skip
+        rows += [old, new]
+    for n in range(others):
+        loop = crashes(*(start + 2 + well + 10 * k for k in range(3)), run=0.5)
+        rows.append(
+            alloc(f"o{n}", event("Received", 0), started(1), ended(start + well), restarting(start + well),
+                  *loop,                  state="pending", JobID=f"other-{n}", Name=f"other-{n}.app[0]")
+        )  # fmt: skip
+    return rows
+
+
+def test_a_version_that_crashes_from_its_start_is_to_blame(tmp_path: Path) -> None:
+    cause = only(af.diagnose(snapshot(tmp_path, *versions(well=1)))).cause
+    assert (cause.kind, cause.mechanism, cause.confidence) == ("job version", "crash", "likely")
+    assert {each.fact for each in cause.supporting} == {"version compared", "soon after version"}
+
+
+def test_a_version_that_ran_well_before_it_began_to_crash_is_only_possible(tmp_path: Path) -> None:
+    incident = only(af.diagnose(snapshot(tmp_path, *versions(well=200, healthy=True))))
+    assert incident.cause.kind == "crash"
+    version = next(each for each in incident.hypotheses if each.kind == "job version")
+    assert version.confidence == "possible"
+    assert {"ran well", "healthy deploy"} <= {each.fact for each in version.contradicting}
+
+
+def test_a_deploy_is_not_blamed_for_what_others_suffer_at_the_same_time(tmp_path: Path) -> None:
+    incident = only(af.diagnose(snapshot(tmp_path, *versions(well=110, healthy=True, others=3))))
+    assert (incident.cause.kind, incident.cause.confidence) == ("common cause", "likely")
+    assert {job for _, job in incident.jobs} == {"web", "other-0", "other-1", "other-2"}
+
+
+def test_a_job_with_one_version_is_never_blamed_on_it(tmp_path: Path) -> None:
+    rows = alloc("a", event("Received", 0), *crashes(1, 20, 40), state="pending")
+    hypotheses = only(af.diagnose(snapshot(tmp_path, rows))).hypotheses
+    assert "job version" not in {each.kind for each in hypotheses}
+
+
+def jobs_on_nodes(*, lemon: bool) -> list[dict[str, Any]]:
+    """Return four jobs on three nodes; one instance of each crashes, on one node or on several."""
+    rows = []
+    for job in range(4):
+        for n in range(3):
+            node = n + 1
+            bad = node == 3 if lemon else n == job % 3
+            begin = 1000 * job
+            events = crashes(*(begin + 30 * k for k in range(3))) if bad else [started(begin)]
+            rows += [
+                alloc(
+                    f"a{job}{n}{k}", event("Received", begin), *events, JobID=f"job-{job}",
+                    CreateIndex=job + 1, Name=f"job-{job}.app[{n + 3 * k}]", NodeID=f"n{node}",
+                    NodeName=f"node-{node}",
+                    state="pending" if bad else "running",
+                )
+                for k in range(2)
+            ]  # fmt: skip
+    return rows
+
+
+def test_a_node_on_which_several_jobs_fail_is_one_incident(tmp_path: Path) -> None:
+    incident = only(af.diagnose(snapshot(tmp_path, *jobs_on_nodes(lemon=True))))
+    assert (incident.cause.kind, incident.cause.confidence) == ("node", "likely")
+    assert incident.cause.subject == {"node_name": "node-3"}
+    assert len(incident.jobs) == 4
+
+
+def test_a_node_is_not_blamed_for_jobs_that_fail_everywhere(tmp_path: Path) -> None:
+    incidents = af.diagnose(snapshot(tmp_path, *jobs_on_nodes(lemon=False))).incidents
+    assert {each.cause.kind for each in incidents} == {"crash"}
+
+
+def test_errors_of_three_jobs_that_name_one_host_are_one_incident(tmp_path: Path) -> None:
+    words = 'failed to download artifact "https://files.example/app.tgz": no such host'
+    rows = [
+        alloc(
+            f"a{n}", event("Received", 0), event("Failed Artifact Download", 2, words, download_error=words),
+            gave_up(3), state="dead", ClientStatus="failed", JobID=f"job-{n}", Name=f"job-{n}.app[0]",
+        )
+        for n in range(3)
+    ]  # fmt: skip
+    incident = only(af.diagnose(snapshot(tmp_path, *rows)))
+    assert (incident.cause.kind, incident.cause.mechanism) == ("common cause", "artifact")
+    assert incident.cause.subject == {"shared": "files.example"}
+
+
+def test_a_lost_node_stays_lost_after_it_came_back(tmp_path: Path) -> None:
+    rows = [
+        alloc(
+            "a", event("Received", 0), started(1), ended(500, 0), state="dead", ClientStatus="complete",
+            DesiredStatus="stop", DesiredDescription="alloc is lost since its node is down",
+        ),
+        alloc("b", event("Received", 400), started(401), NodeName="node-2", NodeID="n2", CreateIndex=3),
+    ]  # fmt: skip
+    incident = only(af.diagnose(snapshot(tmp_path, *rows)))
+    assert (incident.cause.kind, incident.cause.mechanism, incident.state) == ("node", "lost", "recovered")
+
+
+def test_a_second_start_without_an_end_is_a_restart_of_the_node(tmp_path: Path) -> None:
+    row = alloc("a", event("Received", 0), started(1), started(500))
+    (incident,) = af.diagnose(snapshot(tmp_path, row)).incidents
+    assert (incident.cause.kind, incident.severity) == ("node", "info")
+    assert incident.cause.mechanism == "restart"
+
+
+def test_a_job_that_waits_for_room_now_is_critical_and_past_waits_are_not(tmp_path: Path) -> None:
+    def evaluation(status: str) -> pd.DataFrame:
+        return af.tables.evaluations_frame(
+            [
+                {
+                    "ID": "e1", "Namespace": "default", "JobID": "big", "Type": "service", "Status": status,
+                    "TriggeredBy": "queued-allocs", "CreateTime": START, "QueuedAllocations": {"app": 2},
+                    "FailedTGAllocs": {"app": {"NodesEvaluated": 3, "DimensionExhausted": {"memory": 3}}},
+                }
+            ]
+        )  # fmt: skip
+
+    snap = snapshot(tmp_path, alloc("a", event("Received", 0), started(1)))
+    incident = only(af.diagnose(snap, evaluations=evaluation("blocked")))
+    assert (incident.cause.kind, incident.severity) == ("placement", "critical")
+    assert "memory: 3" in incident.summary
+    assert af.diagnose(snap, evaluations=evaluation("complete")).incidents == []
+
+
+def test_an_allocation_that_never_starts_is_an_incident(tmp_path: Path) -> None:
+    later = alloc("b", event("Received", 0), started(1), JobID="other", ModifyTime=START + 2000 * 10**9)
+    waits = alloc(
+        "a", event("Received", 0), event("Template", 5, "Missing: nomad.var.block(nomad/jobs/web)"),
+        state="pending", ClientStatus="pending",
+    )  # fmt: skip
+    incident = only(af.diagnose(snapshot(tmp_path, waits, later)))
+    assert (incident.cause.kind, incident.severity, incident.state) == ("template", "critical", "ongoing")
+
+
+def test_an_operator_who_sends_a_signal_is_not_a_crash(tmp_path: Path) -> None:
+    row = alloc(
+        "a", event("Received", 0), started(1), event("Signaling", 50, task_signal="SIGKILL"),
+        ended(50.1, 137, 9),        restarting(50.1), started(60),
+    )  # fmt: skip
+    diagnosis = af.diagnose(snapshot(tmp_path, row))
+    assert [(each.severity, each.cause.kind) for each in diagnosis.incidents] == [("info", "operator")]
+
+
+def test_times_that_are_missing_do_not_stop_a_diagnosis(tmp_path: Path) -> None:
+    row = alloc("a", event("Received", 0), *crashes(1, 20, 40), state="pending", CreateTime=0, ModifyTime=0)
+    for each in row["TaskStates"]["server"]["Events"]:
+        each["Time"] = 0
+    incident = only(af.diagnose(snapshot(tmp_path, row)))
+    assert (incident.cause.kind, incident.began_at) == ("crash", None)
+    assert incident.summary
