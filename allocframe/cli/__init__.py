@@ -8,10 +8,10 @@ import warnings
 import typer
 
 from ..errors import AllocframeError, ConfigError
-from . import archive, demo, fetch, record, report
+from . import archive, demo, fetch, record, recover, report
 from ._app import app
 
-__all__ = ["archive", "demo", "fetch", "record", "report", "run"]
+__all__ = ["archive", "demo", "fetch", "record", "recover", "report", "run"]
 
 
 def run() -> int:
