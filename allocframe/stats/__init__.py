@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import vocabulary
+from .availability import availability, error_budget, outages, time_to_recover
 from .crash_loops import crash_loops
 from .estimators import cumulative_incidence, kaplan_meier, laplace, logrank, mean_cumulative
 from .explain import explain_events, explain_stops
@@ -10,10 +11,11 @@ from .headroom import headroom
 from .nodes import blast_radius, failure_ranking, lemon_nodes
 from .placement import placement_failures
 from .rates import failed_starts, failure_share, failures, oom_kills, restarts
+from .reliability import mtbf
 from .replacements import reschedule_chains
 from .restart_storms import failure_clustering, restart_storms
 from .rollouts import rollouts
-from .runs import availability, mtbf, outages, runs, time_to_recover
+from .runs import runs
 from .survival import cumulative_restarts, end_causes, survival
 from .trends import compare_periods, daily
 
@@ -26,6 +28,7 @@ __all__ = [
     "cumulative_restarts",
     "daily",
     "end_causes",
+    "error_budget",
     "explain_events",
     "explain_stops",
     "failed_starts",

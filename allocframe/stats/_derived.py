@@ -1,10 +1,10 @@
 """The intermediate results that statistics share, computed in stages.
 
-    source ─1 explain─▶ events, attempts ─2 describe─▶ tasks ─3 cut─▶ spans ─▶ `runs.runs`
+    source ─1 explain─▶ events, attempts ─2 describe─▶ tasks ─3 cut─▶ spans ─4 name─▶ runs
 
 Each stage is computed on first use and kept. Each reads the raw tables that it needs and drops them when it
-ends, so that the raw rows of one stage are never in memory beside those of another. `runs` is computed anew
-each time: at a million allocations it takes as much memory as all the stages together.
+ends, so that the raw rows of one stage are never in memory beside those of another. `runs`, made by
+`runs.build_runs`, names rows by categories: a byte or two for each, where text takes twenty.
 
 The results for a snapshot are an attribute of it and are freed with it; those for other sources last for one
 call.
@@ -65,7 +65,7 @@ class Derived:
         self._explained, self._described  # noqa: B018 - computed here, so that the copy shares them
         other = copy.copy(self)
         other._observed_at = observed_at
-        for name in ("observed_us", "began_us", "spans"):
+        for name in ("observed_us", "began_us", "spans", "runs"):
             other.__dict__.pop(name, None)
         return other
 
@@ -95,6 +95,7 @@ class Derived:
     def _described(self) -> _Described:
         allocations, task_states = self._tables.read("allocations"), self._tables.read("task_states")
         tasks = _attempts.describe_tasks(self._kept_events, allocations, task_states, self.task_columns)
+        tasks = _attempts.add_known_from(tasks, self.attempts, self.task_columns)
         changed_us = _extreme(allocations, "modified_at_us", nw.Expr.max)
         has_task_states = task_states is not None
         del allocations, task_states
@@ -124,6 +125,9 @@ class Derived:
             for attempts in _in_parts(self.attempts)
         )
         return _join_parts([part.to_native() for part in parts])
+
+    runs: pd.DataFrame
+    """The rows of `stats.runs`, with times in microseconds; `runs.build_runs` makes them on first use."""
 
     @cached_property
     def observed_us(self) -> int:

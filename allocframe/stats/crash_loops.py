@@ -12,7 +12,7 @@ from ._attempts import GAVE_UP, cause_name
 from ._derived import derive
 from ._per_cluster import per_cluster
 from ._source import Source, collect, look_up, times_from_us
-from .runs import runs, slot_by_allocation, slots_of
+from .runs import build_runs, slot_by_allocation, slots_of
 from .vocabulary import CAUSES, CRASH_CAUSES
 
 _SLOT_TASK = ["slot", "task"]
@@ -91,7 +91,7 @@ def crash_loops(
     >>> set(loops["kind"]) <= {"fast", "slow", "delayed"}
     True
     """
-    task_runs = runs(source, observed_at=observed_at)
+    task_runs = build_runs(source, observed_at)
     crashes = _crashes(source, task_runs, observed_at)
     if crashes.empty:
         return _empty()
@@ -111,7 +111,7 @@ def crash_loops(
 @per_cluster
 def looping_crashes(source: Source) -> pd.DataFrame:
     """Return the crashes at which a slot was in a loop, by the default thresholds: slot, task, at."""
-    crashes = _crashes(source, runs(source), None)
+    crashes = _crashes(source, build_runs(source), None)
     if crashes.empty:
         return pd.DataFrame({"slot": [], "task": [], "at": pd.Series(dtype="datetime64[ns, UTC]")})
     return _loop_evidence(crashes, 3, "10min", 2, "1h")[[*_SLOT_TASK, "at"]]

@@ -14,7 +14,7 @@ from ._derived import derive
 from ._per_cluster import per_cluster
 from ._source import Source, collect, from_us
 from .crash_loops import crash_loops
-from .runs import runs, slots_of
+from .runs import build_runs, slots_of
 from .vocabulary import RESTART_DECISIONS
 
 _DIMENSIONS = ("node_name", "job_id", "job_version", "cause")
@@ -103,7 +103,7 @@ def _restarts_and_failures(source: Source, observed_at: pd.Timestamp | str | Non
     named = derived.tasks.select(*dict.fromkeys([*derived.task_columns, "alloc_id", "task", *dimensions]))
     rows = collect(chosen.join(named, on=derived.task_columns, how="left"))
     rows["slot_task"] = (
-        slots_of(rows, runs(source, observed_at=observed_at)) + "/" + rows["task"].astype("str")
+        slots_of(rows, build_runs(source, observed_at)) + "/" + rows["task"].astype("str")
     )
     rows["at"] = pd.to_datetime(rows["time_us"].astype("Int64"), unit="us", utc=True)
     return rows.dropna(subset=["at"]).sort_values("at", kind="stable").reset_index(drop=True)

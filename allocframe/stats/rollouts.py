@@ -12,7 +12,7 @@ from . import _confidence
 from ._derived import derive
 from ._per_cluster import per_cluster
 from ._source import Source, collect, has_table, hours, look_up, pandas_table
-from .runs import runs
+from .runs import build_runs
 
 _JOB = ["namespace", "job_id"]
 _VERSION = [*_JOB, "job_version"]
@@ -127,7 +127,7 @@ def _measure_versions(source: Source, observed_at: pd.Timestamp | str | None) ->
 
 def _exposure_hours(source: Source, observed_at: pd.Timestamp | str | None) -> pd.DataFrame:
     """Return the hours that each task of an allocation ran."""
-    durations = runs(source, observed_at=observed_at).groupby(["alloc_id", "task"], observed=True)["duration"]
+    durations = build_runs(source, observed_at).groupby(["alloc_id", "task"], observed=True)["duration"]
     exposure = hours(durations.sum()).rename("exposure_hours").reset_index()
     return exposure.astype({"alloc_id": "str", "task": "str"})
 

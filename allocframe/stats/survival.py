@@ -24,7 +24,7 @@ from ._source import (
 )
 from .estimators import cumulative_incidence, kaplan_meier, mean_cumulative
 from .explain import explain_stops
-from .runs import runs
+from .runs import build_runs
 
 
 @per_cluster
@@ -59,7 +59,7 @@ def survival(source: Source, by: str | Iterable[str] = "job_version") -> pd.Data
     """
     keys = names(by)
     curves = []
-    for group, part in groups(runs(source), keys):
+    for group, part in groups(build_runs(source), keys):
         # length bias: a run whose start is lost is a long one, and only a part of it can be seen
         whole = part[~part["left_truncated"].astype(bool)]
         curve = kaplan_meier(
@@ -113,7 +113,7 @@ def cumulative_restarts(source: Source, by: str | Iterable[str] = "job_version")
         allocations = pandas_table(source, "allocations").drop_duplicates("alloc_id")
         created = allocations.set_index(allocations["alloc_id"].astype("str"))["created_at"]
         origin = look_up(tasks["alloc_id"], created)
-    last_end = runs(source).assign(unit=_task_name).groupby("unit")["ended_at"].max()
+    last_end = build_runs(source).assign(unit=_task_name).groupby("unit")["ended_at"].max()
     tasks["until"] = hours(look_up(tasks["unit"], last_end) - origin)
     entry = hours(times_from_us(tasks["first_seen_us"]) - origin).clip(lower=0)
     tasks["entry"] = np.where(tasks["truncated"].astype(bool), entry, 0.0)
