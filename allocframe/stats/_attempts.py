@@ -303,7 +303,7 @@ _ALLOCATION_COLUMNS = (
     "name", "node_id", "parent_job_id", "job_type", "client_status", "desired_status", "created_at_us",
     "modified_at_us",
 )  # fmt: skip
-_CHILD = r"/(periodic-[0-9]+|dispatch-(.+-)?[0-9]+-[0-9a-f]{8})$"
+CHILD = r"/(periodic-[0-9]+|dispatch-(.+-)?[0-9]+-[0-9a-f]{8})$"
 """What the job ID of a run of a periodic or parameterized job has after that of its parent."""
 
 RING_SIZE = 10
@@ -379,7 +379,7 @@ def _fold_runs(tasks: nw.LazyFrame[Any]) -> nw.LazyFrame[Any]:
     columns = tasks.collect_schema().names()
     if "job_id" not in columns:
         return tasks
-    parent = nw.col("job_id").cast(nw.String).str.replace_all(_CHILD, "")
+    parent = nw.col("job_id").cast(nw.String).str.replace_all(CHILD, "")
     if "parent_job_id" in columns:
         parent = nw.coalesce(nw.col("parent_job_id").cast(nw.String), parent)
     return tasks.with_columns(job_id=parent)

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -160,14 +162,47 @@ class Derived:
         return self.events if self._tables.from_snapshot else self._raw_events()
 
 
+_SHARED: ContextVar[dict[Any, tuple[Source, Derived]] | None] = ContextVar("derived", default=None)
+
+
+@contextmanager
+def share_derived() -> Iterator[None]:
+    """Compute the results for a source once in this block, however many statistics call each other in it."""
+    if _SHARED.get() is not None:
+        yield
+        return
+    token = _SHARED.set({})
+    try:
+        yield
+    finally:
+        _SHARED.reset(token)
+
+
 def derive(source: Source, observed_at: pd.Timestamp | str | None = None) -> Derived:
-    """Return the staged results for `source` as of `observed_at`; those for a snapshot are kept with it."""
+    """Return the staged results for `source` as of `observed_at`.
+
+    Those for a snapshot are kept with it, those for other sources and moments until the statistic returns.
+    """
+    shared = _SHARED.get()
+    key = (id(source), None if observed_at is None else us(observed_at))
+    # the source is kept beside its results, so that no other can get its identity meanwhile
+    if shared is not None and key in shared:
+        return shared[key][1]
+    derived = _derive(source, observed_at)
+    if shared is not None and not (isinstance(source, Snapshot) and observed_at is None):
+        shared[key] = (source, derived)
+    return derived
+
+
+def _derive(source: Source, observed_at: pd.Timestamp | str | None) -> Derived:
+    if observed_at is not None:
+        return derive(source).at(observed_at)
     if not isinstance(source, Snapshot):
-        return Derived(source, observed_at)
+        return Derived(source)
     if source._derived is None:
         source._derived = Derived(source)
     derived: Derived = source._derived
-    return derived if observed_at is None else derived.at(observed_at)
+    return derived
 
 
 PART_ROWS = 500_000

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from ._derived import derive
-from ._source import Source, collect, look_up
+from ._source import Source, collect, has_table, look_up, pandas_table
+from .replacements import SLOT_COLUMNS, slots
 from .runs import build_runs, slots_of
 from .vocabulary import CAUSES, FINISHED_STATUSES, LOST, LOST_STATUSES, STOPPING_STATUSES
 
@@ -85,9 +86,6 @@ def _microseconds(times: pd.Series[Any]) -> Any:
 
 def _slots_of_tasks(source: Source, tasks: pd.DataFrame, runs: pd.DataFrame) -> pd.Series[Any]:
     """Return the slot of each task, also of those that never ran."""
-    from ._source import has_table, pandas_table
-    from .replacements import SLOT_COLUMNS, slots
-
     if not has_table(source, "allocations"):
         return slots_of(tasks, runs)
     allocations = pandas_table(source, "allocations", *SLOT_COLUMNS)
@@ -129,9 +127,9 @@ def _add_wanted(tasks: pd.DataFrame, observed_us: int) -> pd.DataFrame:
     before = until.groupby(tasks["lane"], sort=False).shift(1)
     follows = (placed - before) <= _CONTINUES_US
     # the time to a first start is no outage, unless starts failed in it or none succeeded
-    smooth = tasks["first_run"].notna() & ~(tasks["failed_starts"].fillna(0) > 0) & ~follows
-    wanted = placed.mask(smooth, tasks["first_run"])
     cut = tasks["truncated"].fillna(value=False).astype(bool)
+    smooth = tasks["first_run"].notna() & ~(tasks["failed_starts"].fillna(0) > 0) & ~follows & ~cut
+    wanted = placed.mask(smooth, tasks["first_run"])
     known = tasks["first_seen_us"].astype("float64").where(cut, wanted)
     return tasks.assign(
         wanted_us=wanted, unwanted_us=np.fmax(np.fmin(until, observed_us), wanted), known_us=known

@@ -117,6 +117,15 @@ def looping_crashes(source: Source) -> pd.DataFrame:
     return _loop_evidence(crashes, 3, "10min", 2, "1h")[[*_SLOT_TASK, "at"]]
 
 
+def looping_slots(source: Source, observed_at: pd.Timestamp | str | None = None) -> set[str]:
+    """Return the slots and tasks, as "slot/task", that were in a loop by the default thresholds."""
+    crashes = _crashes(source, build_runs(source, observed_at), observed_at)
+    if crashes.empty:
+        return set()
+    looping = _loop_evidence(crashes, 3, "10min", 2, "1h").drop_duplicates(_SLOT_TASK)
+    return set(looping["slot"] + "/" + looping["task"].astype("str"))
+
+
 def _loop_evidence(
     crashes: pd.DataFrame, min_restarts: int, window: str, min_exhaustions: int, exhaustion_window: str
 ) -> pd.DataFrame:

@@ -314,16 +314,59 @@ def cumulative_incidence(durations: ArrayLike, ends: Iterable[str | None]) -> pd
     [0.0, 0.25, 0.25, 0.5, 0.5]
     """
     kinds = pd.Series(list(ends), dtype="str")
-    time, at_risk, events, _ = _life_table(durations, kinds.notna().to_numpy())
-    survival = np.cumprod(1 - events / np.maximum(at_risk, 1))
-    # an end at a time needs survival of all ends up to just before it
-    survival_before = np.concatenate([[1.0], survival[:-1]])
     lengths = np.asarray(durations, dtype=float)
-    table = pd.DataFrame({"time": time, "at_risk": at_risk})
+    time, at_risk, shares, _ = _incidence(lengths, kinds, None)
+    return pd.DataFrame({"time": time, "at_risk": at_risk, **shares})
+
+
+def cumulative_incidence_rows(durations: Floats, ends: pd.Series[str], entry: Floats) -> pd.DataFrame:
+    """Return `cumulative_incidence` with delayed entry and intervals, a row for each time and kind of end."""
+    time, at_risk, shares, deviations = _incidence(durations, ends.astype("str"), entry)
+    frames = []
+    for kind, share in shares.items():
+        # on the log(-log) scale: the interval stays between 0 and 1
+        with np.errstate(divide="ignore", invalid="ignore"):
+            width = _Z * deviations[kind] / (share * np.log(share))
+            lower, upper = share ** np.exp(-width), share ** np.exp(width)
+        inner = (share > 0) & (share < 1)
+        lower, upper = np.where(inner, lower, share), np.where(inner, upper, np.where(share == 0, 0.0, 1.0))
+        frames.append(
+            pd.DataFrame(
+                {"time": time, "at_risk": at_risk, "kind": kind, "share": share, "lower": lower,
+                 "upper": upper}
+            )
+        )  # fmt: skip
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _incidence(
+    lengths: Floats, kinds: pd.Series[str], entry: Floats | None
+) -> tuple[Floats, Any, dict[str, Floats], dict[str, Floats]]:
+    """Return times, numbers at risk, and of each kind of end its share and standard deviation.
+
+    The variance is that of Aalen and Johansen by the delta method (Marubini and Valsecchi, Analysing Survival
+    Data from Clinical Trials, 1995, 10.3). Its sums over earlier times, of terms with the difference of
+    shares squared, are three cumulated sums.
+    """
+    time, at_risk, events, _ = _life_table(lengths, kinds.notna().to_numpy(), entry)
+    n = np.maximum(at_risk, 1)
+    survival = np.cumprod(1 - events / n)
+    # an end at a time needs survival of all ends up to just before it
+    before = np.concatenate([[1.0], survival[:-1]])
+    shares, deviations = {}, {}
     for kind in sorted(kinds.dropna().unique()):
         of_kind = np.bincount(np.searchsorted(time, lengths[(kinds == kind).to_numpy()]), minlength=len(time))
-        table[kind] = np.cumsum(survival_before * of_kind / np.maximum(at_risk, 1))
-    return table
+        share = np.cumsum(before * of_kind / n)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            all_ends = np.where(n > events, events / (n * (n - events)), 0.0)
+        own = before**2 * of_kind * (n - of_kind) / n**3
+        mixed = before * of_kind / n**2
+        terms = (all_ends, all_ends * share, all_ends * share**2, mixed, mixed * share)
+        cum = [np.cumsum(term) for term in terms]
+        variance = share**2 * cum[0] - 2 * share * cum[1] + cum[2] + np.cumsum(own)
+        variance -= 2 * (share * cum[3] - cum[4])
+        shares[str(kind)], deviations[str(kind)] = share, np.sqrt(np.maximum(variance, 0))
+    return time, at_risk, shares, deviations
 
 
 def laplace(times: Any, start: Any, end: Any) -> tuple[float, float]:
