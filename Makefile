@@ -96,7 +96,7 @@ diagnosis: $(VENV)/.dev
 # Every statistic against worlds of known truth; WORLDS=200 for a quick look.
 truth: WORLDS ?= 2000
 truth: $(VENV)/.dev
-	$(BIN)/python tools/truth.py $(WORLDS)
+	$(BIN)/python tools/statistics_truth.py $(WORLDS)
 
 month: $(VENV)/.dev
 	$(BIN)/python tools/month.py

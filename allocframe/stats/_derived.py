@@ -131,6 +131,9 @@ class Derived:
     runs: pd.DataFrame
     """The rows of `stats.runs`, with times in microseconds; `runs.build_runs` makes them on first use."""
 
+    slot_by_id: tuple[pd.Series[Any], pd.Series[Any]]
+    """The slots of allocations by ID, and those with runs folded; `runs.find_slots` makes them."""
+
     @cached_property
     def observed_us(self) -> int:
         """The end of observation, in microseconds since 1970."""

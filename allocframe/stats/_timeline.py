@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 
 from ._derived import derive
-from ._source import Source, collect, has_table, look_up, pandas_table
-from .replacements import SLOT_COLUMNS, slots
-from .runs import build_runs, slots_of
+from ._source import Source, collect
+from .runs import build_runs, find_slots
 from .vocabulary import CAUSES, FINISHED_STATUSES, LOST, LOST_STATUSES, STOPPING_STATUSES
 
 _TASK = ["alloc_id", "task"]
@@ -43,7 +42,7 @@ def instance_tasks(source: Source, observed_at: pd.Timestamp | str | None = None
     runs = build_runs(source, observed_at)
     tasks["alloc_id"], tasks["task"] = tasks["alloc_id"].astype("str"), tasks["task"].astype("str")
     tasks = tasks.merge(_extent(runs), on=_TASK, how="left")
-    tasks["slot"] = _slots_of_tasks(source, tasks, runs)
+    tasks["slot"] = find_slots(source, tasks)
     tasks["lane"] = tasks.groupby(["slot", "task"], sort=False).ngroup()
     placed = tasks["created_at_us"].astype("Int64").fillna(tasks["first_seen_us"].astype("Int64"))
     tasks["placed_us"] = placed.astype("float64")
@@ -82,15 +81,6 @@ def _extent(runs: pd.DataFrame) -> pd.DataFrame:
 def _microseconds(times: pd.Series[Any]) -> Any:
     values = times.to_numpy(dtype="datetime64[us]").astype("int64").astype("float64")
     return np.where(times.isna(), np.nan, values)
-
-
-def _slots_of_tasks(source: Source, tasks: pd.DataFrame, runs: pd.DataFrame) -> pd.Series[Any]:
-    """Return the slot of each task, also of those that never ran."""
-    if not has_table(source, "allocations"):
-        return slots_of(tasks, runs)
-    allocations = pandas_table(source, "allocations", *SLOT_COLUMNS)
-    by_id = slots(allocations).set_axis(allocations["alloc_id"].astype("str").to_numpy())
-    return look_up(tasks["alloc_id"], by_id).fillna(tasks["alloc_id"]).astype("str")
 
 
 def _is_done_hook(tasks: pd.DataFrame) -> pd.Series[Any]:

@@ -11,8 +11,8 @@ import pandas as pd
 from ._attempts import GAVE_UP, cause_name
 from ._derived import derive
 from ._per_cluster import per_cluster
-from ._source import Source, collect, look_up, times_from_us
-from .runs import build_runs, slot_by_allocation, slots_of
+from ._source import Source, collect, times_from_us
+from .runs import build_runs, find_slots
 from .vocabulary import CAUSES, CRASH_CAUSES
 
 _SLOT_TASK = ["slot", "task"]
@@ -155,7 +155,7 @@ def _crashes(source: Source, task_runs: pd.DataFrame, observed_at: pd.Timestamp 
             cause=cause_name(nw.col("cause_code"))
         )
     )
-    rows["slot"] = slots_of(rows, task_runs)
+    rows["slot"] = find_slots(source, rows)
     rows["at"] = times_from_us(rows["last_us"])
     rows["gave_up"] = rows["_next"] == GAVE_UP
     return rows.sort_values([*_SLOT_TASK, "at"], kind="stable").reset_index(drop=True)
@@ -209,7 +209,7 @@ def _restarts_lost(source: Source, task_runs: pd.DataFrame) -> pd.Series[Any]:
             dtype="Int64", name="restarts_lost", index=pd.MultiIndex.from_arrays([[], []], names=_SLOT_TASK)
         )
     tasks = collect(derived.tasks.filter(nw.col("truncated")))
-    slot = look_up(tasks["alloc_id"], slot_by_allocation(task_runs))
+    slot = find_slots(source, tasks)
     lost = (tasks["restarts"].astype("Int64") - tasks["restarts_seen"]).clip(lower=0)
     return (
         lost.groupby([slot.rename("slot"), tasks["task"].astype("str").rename("task")])

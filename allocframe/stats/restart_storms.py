@@ -12,9 +12,9 @@ import pandas as pd
 from . import _confidence
 from ._derived import derive
 from ._per_cluster import per_cluster
-from ._source import Source, collect, from_us
+from ._source import Source, collect, from_us, times_from_us
 from .crash_loops import looping_slots
-from .runs import build_runs, slots_of
+from .runs import build_runs, find_slots
 from .vocabulary import RESTART_DECISIONS
 
 _DIMENSIONS = ("node_name", "job_id", "job_version", "cause")
@@ -103,10 +103,9 @@ def _restarts_and_failures(source: Source, observed_at: pd.Timestamp | str | Non
     dimensions = [name for name in _DIMENSIONS if name != "cause"]
     named = derived.tasks.select(*dict.fromkeys([*derived.task_columns, "alloc_id", "task", *dimensions]))
     rows = collect(chosen.join(named, on=derived.task_columns, how="left"))
-    rows["slot_task"] = (
-        slots_of(rows, build_runs(source, observed_at)) + "/" + rows["task"].astype("str")
-    )
-    rows["at"] = pd.to_datetime(rows["time_us"].astype("Int64"), unit="us", utc=True)
+    slots = find_slots(source, rows, fold_runs=True)
+    rows["slot_task"] = slots + "/" + rows["task"].astype("str")
+    rows["at"] = times_from_us(rows["time_us"])
     return rows.dropna(subset=["at"]).sort_values("at", kind="stable").reset_index(drop=True)
 
 

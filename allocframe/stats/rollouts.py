@@ -12,7 +12,7 @@ from . import _confidence
 from ._derived import derive
 from ._per_cluster import per_cluster
 from ._source import Source, collect, has_table, hours, look_up, pandas_table
-from .runs import build_runs, slots_of
+from .runs import build_runs, find_slots
 
 _JOB = ["namespace", "job_id"]
 _VERSION = [*_JOB, "job_version"]
@@ -122,7 +122,7 @@ def _measure_versions(source: Source, observed_at: pd.Timestamp | str | None) ->
         tasks[name] = tasks[name].astype("str")
     tasks = tasks.merge(_exposure_hours(source, observed_at), on=["alloc_id", "task"], how="left")
     # an instance counts once in each version, by its first allocation, and failed if any of them did
-    tasks["instance"] = slots_of(tasks, build_runs(source, observed_at)) + "/" + tasks["task"]
+    tasks["instance"] = find_slots(source, tasks) + "/" + tasks["task"]
     keys = [*_VERSION, "instance"]
     is_first = ~tasks.duplicated(keys)
     ever = (tasks["failures"] > 0).groupby([tasks[name] for name in keys], dropna=False).transform("any")

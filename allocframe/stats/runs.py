@@ -11,7 +11,7 @@ import pandas as pd
 from . import _attempts
 from ._derived import Derived, derive
 from ._per_cluster import per_cluster
-from ._source import Source, collect, look_up, pandas_table, times_from_us
+from ._source import Source, collect, has_table, look_up, pandas_table, times_from_us
 from .replacements import SLOT_COLUMNS, slots
 from .vocabulary import LOST
 
@@ -101,7 +101,7 @@ def _name_runs(source: Source, derived: Derived) -> pd.DataFrame:
         pd.Series(np.fmax(rows["start_us"].to_numpy(dtype="float64"), known_from), index=rows.index)
     )
     rows["cut"] = ~np.isnan(known_from)
-    rows["slot"] = _slots(source, rows)
+    rows["slot"] = find_slots(source, rows)
     columns = [name for name in _COLUMNS if name in rows.columns]
     # by codes of sorted categories: sorting texts takes ten times as long
     slot, task = (pd.factorize(rows[name].astype("str"), sort=True)[0] for name in ("slot", "task"))
@@ -124,9 +124,21 @@ def slots_of(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.Series[Any]:
     )
 
 
-def _slots(source: Source, rows: pd.DataFrame) -> pd.Series[Any]:
-    if "name" not in rows.columns or rows["name"].isna().all():
+def find_slots(source: Source, rows: pd.DataFrame, *, fold_runs: bool = False) -> pd.Series[Any]:
+    """Return the slot of the allocation of each row; its ID if the name is not known.
+
+    With `fold_runs`, the runs of a periodic or parameterized job are one slot: ``namespace/parent``.
+    """
+    derived = derive(source)
+    if not has_table(source, "allocations"):
         return rows["alloc_id"].astype("str")
-    allocations = pandas_table(source, "allocations", *SLOT_COLUMNS)
-    slot_by_id = slots(allocations).set_axis(allocations["alloc_id"].astype("str").to_numpy())
-    return look_up(rows["alloc_id"], slot_by_id)
+    if "slot_by_id" not in derived.__dict__:
+        allocations = pandas_table(source, "allocations", *SLOT_COLUMNS)
+        child = allocations["job_id"].astype("str")
+        parent = child.str.replace(_attempts.CHILD, "", regex=True)
+        slot = slots(allocations)
+        folded = slot.mask(child != parent, allocations["namespace"].astype("str") + "/" + parent)
+        ids = allocations["alloc_id"].astype("str").to_numpy()
+        derived.slot_by_id = (slot.set_axis(ids), folded.set_axis(ids))
+    found = look_up(rows["alloc_id"], derived.slot_by_id[int(fold_runs)])
+    return found.astype("str").fillna(rows["alloc_id"].astype("str"))

@@ -1,4 +1,4 @@
-"""Hold every published statistic against worlds of known truth: make truth, or tools/truth.py [WORLDS].
+"""Hold every published statistic against worlds of known truth: make truth, or tools/statistics_truth.py [WORLDS].
 
 Prints the table and puts it into docs/statistics.md. Ends with 1 where a statistic misses what is wanted.
 """
