@@ -131,7 +131,7 @@ def segments(
 ) -> pd.DataFrame:
     """Return the timeline of each lane while it was wanted, cut where something changes.
 
-    Columns: lane, owner (the row in `tasks` of the latest allocation), begin, end (microseconds), up, unknown.
+    Columns: lane, owner (row in `tasks` of the latest allocation), begin, end (in us), up, unknown.
     """
     keys = tasks[_TASK].assign(lane=tasks["lane"].to_numpy())
     ran = runs[[*_TASK, "started_at", "ended_at"]].astype(dict.fromkeys(_TASK, "str"))
@@ -176,5 +176,7 @@ def union_length(group: Any, begin: Any, end: Any, count: int) -> Any:
     group, begin, end = group[order], begin[order], end[order]
     reached = pd.Series(end).groupby(group).cummax().groupby(group).shift(1).to_numpy()
     return np.bincount(
-        group, weights=np.maximum(end - np.fmax(begin, np.nan_to_num(reached, nan=-np.inf)), 0), minlength=count
+        group,
+        weights=np.maximum(end - np.fmax(begin, np.nan_to_num(reached, nan=-np.inf)), 0),
+        minlength=count,
     )

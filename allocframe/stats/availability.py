@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .._utils.times import to_utc
 from ._derived import derive
 from ._per_cluster import per_cluster
-from ._source import Source, from_us, group_rows, groups, names, times_from_us
+from ._source import Source, group_rows, groups, names, times_from_us, us
 from ._timeline import instance_tasks, segments, union_length
 from .estimators import kaplan_meier
 from .runs import build_runs
@@ -29,7 +28,7 @@ def _timeline(
     until: pd.Timestamp | str | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     tasks = instance_tasks(source, observed_at)
-    window = [None if time is None else float(to_utc(time).value // 1000) for time in (since, until)]
+    window = [None if time is None else float(us(time)) for time in (since, until)]
     return tasks, segments(tasks, build_runs(source, observed_at), *window)
 
 
@@ -69,7 +68,7 @@ def outages(source: Source, *, observed_at: pd.Timestamp | str | None = None) ->
         lane=("lane", "first"), owner=("owner", "first"), begin=("begin", "first"), end=("end", "last")
     )
     observed = derive(source, observed_at).observed_us
-    table = tasks[_OUTAGE].take(outage["owner"]).reset_index(drop=True)
+    table = tasks[_OUTAGE].take(outage["owner"].to_numpy()).reset_index(drop=True)
     table["began_at"], table["ended_at"] = (
         times_from_us(outage[name].reset_index(drop=True)) for name in ("begin", "end")
     )
@@ -163,7 +162,8 @@ def availability(
         shares = {
             "availability": table["up_hours"] / (table["up_hours"] + table["down_hours"]),
             "lower": table["up_hours"] / (table["up_hours"] + table["down_hours"] + table["unknown_hours"]),
-            "upper": 1 - table["down_hours"] / (table[["up_hours", "down_hours", "unknown_hours"]].sum(axis=1)),
+            "upper": 1
+            - table["down_hours"] / (table[["up_hours", "down_hours", "unknown_hours"]].sum(axis=1)),
             "full_share": 1 - some_down / wanted,
         }
     for name, values in shares.items():

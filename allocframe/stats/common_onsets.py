@@ -15,6 +15,7 @@ from ._source import Source, collect, times_from_us
 from .runs import build_runs
 
 _JOB = ["namespace", "job_id"]
+_MICROSECOND = pd.Timedelta(microseconds=1)
 _COLUMNS = [
     "began_at", "ended_at", "jobs", "job_ids", "expected", "p", "cause", "cause_share", "node_name",
     "node_name_share", "exposure_hours",
@@ -65,7 +66,7 @@ def common_onsets(
     True
     """
     derived = derive(source)
-    width = pd.Timedelta(window).value // 1000
+    width = pd.Timedelta(window) // _MICROSECOND
     onsets = _onsets(source, pd.Timedelta(quiet), width)
     span = max(derived.observed_us - derived.began_us, width)
     all_jobs = pd.MultiIndex.from_frame(build_runs(source)[_JOB].astype("str")).nunique()
@@ -115,8 +116,9 @@ def _onsets(source: Source, quiet: pd.Timedelta, width_us: int) -> pd.DataFrame:
     rows = collect(failed.join(named, on=derived.task_columns, how="left")).dropna(subset=["time_us"])
     rows["job"] = rows["namespace"].astype("str") + "/" + rows["job_id"].astype("str")
     rows = rows.sort_values("time_us", kind="stable", ignore_index=True)
+    rows["time_us"] = rows["time_us"].astype("int64")
     pause = rows.groupby("job")["time_us"].diff()
-    is_onset = ~(pause <= quiet.value // 1000)
+    is_onset = ~(pause <= quiet // _MICROSECOND)
     cut_first = rows["truncated"].astype(bool) & (rows["time_us"] <= rows["first_seen_us"])
     # it ran well: a run of the job had lasted for a window by then
     runs = build_runs(source)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,9 +39,9 @@ def deployments(source: Source) -> pd.DataFrame:
         One row for each deployment, by time: namespace, job_id, job_version; status (Nomad's; from
         allocations "successful", "failed" or "running"); began_at, ended_at (datetime64[ns, UTC]), duration
         (timedelta64[ns]; missing if the end is not known); placed, healthy, unhealthy (allocations); failed
-        (bool: failed, rolled back, or an allocation did not become healthy; missing while it runs or if it was
-        cancelled); next_version and restored_after (timedelta64[ns]: from its beginning to the next version's,
-        if it failed); and known_from ("deployments" or "allocations").
+        (bool: failed, rolled back, or an allocation did not become healthy; missing while it runs or if it
+        was cancelled); next_version and restored_after (timedelta64[ns]: from its beginning to that of the
+        next version, if it failed); and known_from ("deployments" or "allocations").
 
     Raises
     ------
@@ -83,9 +82,9 @@ def _from_table(own: pd.DataFrame) -> pd.DataFrame:
     for name in ("namespace", "job_id", "status"):
         table[name] = table[name].astype("str")
     reverted = table["auto_reverted"].fillna(value=False).astype(bool)
-    failed = pd.array(table["status"].eq("failed") | reverted, dtype="boolean")
+    failed = (table["status"].eq("failed") | reverted).astype("boolean")
     ended = table["status"].isin(["successful", "failed"])
-    table["failed"] = pd.Series(failed, index=table.index).where(ended | reverted)
+    table["failed"] = failed.where(ended | reverted)
     return table.assign(known_from="deployments")
 
 
@@ -106,9 +105,11 @@ def _from_allocations(source: Source) -> pd.DataFrame:
         unhealthy=("unhealthy", "sum"), waiting=("waiting", "sum"),
     )  # fmt: skip
     table = table[(table["healthy"] + table["unhealthy"]) > 0].reset_index(drop=True)
-    status = np.where(table["unhealthy"] > 0, "failed", np.where(table["waiting"] > 0, "running", "successful"))
+    status = np.where(
+        table["unhealthy"] > 0, "failed", np.where(table["waiting"] > 0, "running", "successful")
+    )
     table["status"] = pd.Series(status, index=table.index, dtype="str")
-    failed = pd.Series(pd.array(table["unhealthy"] > 0, dtype="boolean"), index=table.index)
+    failed = (table["unhealthy"] > 0).astype("boolean")
     ended_at = pd.Series(pd.NaT, index=table.index, dtype="datetime64[ns, UTC]")
     return table.assign(
         failed=failed.where(table["status"] != "running"), ended_at=ended_at, known_from="allocations"
@@ -148,10 +149,10 @@ def change_failure_rate(source: Source, by: str | Iterable[str] = "job_id") -> p
     keys = names(by)
     table = deployments(source)
     start, end = table["began_at"].min(), table["began_at"].max()
-    ended = table[table["failed"].notna()]
     days = max((end - start) / pd.Timedelta("1D"), 1.0) if len(table) else 1.0
     rows = []
-    for group, part in groups(ended, keys):
+    for group, rows_of_group in groups(table, keys):
+        part = rows_of_group[rows_of_group["failed"].notna()]
         failed = part[part["failed"].astype(bool)]
         share, lower, upper = (float(value) for value in _confidence.wilson(len(failed), len(part)))
         # a failed deployment without a next version still waits
@@ -167,4 +168,3 @@ def change_failure_rate(source: Source, by: str | Iterable[str] = "job_id") -> p
     ]  # fmt: skip
     result = pd.DataFrame(rows, columns=columns)
     return result.sort_values("failed", ascending=False, kind="stable", ignore_index=True)
-

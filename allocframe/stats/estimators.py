@@ -194,7 +194,8 @@ def mean_cumulative(
     -------
     pandas.DataFrame
         One row for each distinct age, from 0: time, at_risk, events, mean (Nelson's estimate), lower, upper
-        (95 %, from his robust variance).
+        (95 %, from his robust variance, on the log scale); missing
+        where nobody is at risk.
 
     Raises
     ------
@@ -242,7 +243,10 @@ def mean_cumulative_of_rows(units: Any, ages: Floats, begins: Floats, ends: Floa
         inverse = np.where(at_risk > 0, 1 / at_risk, 0.0)
     deviation = np.sqrt(_robust_variance(units, row, time, begins, ends, at_risk, step * inverse, inverse))
     mean = np.cumsum(step)
-    lower, upper = np.maximum(mean - _Z * deviation, 0), mean + _Z * deviation
+    # on the log scale: means of few events are skewed, and never below 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        factor = np.exp(np.where(mean > 0, _Z * deviation / mean, 0.0))
+    lower, upper = mean / factor, mean * factor
     nobody = at_risk == 0
     mean, lower, upper = (np.where(nobody, np.nan, values) for values in (mean, lower, upper))
     return pd.DataFrame(
@@ -252,7 +256,14 @@ def mean_cumulative_of_rows(units: Any, ages: Floats, begins: Floats, ends: Floa
 
 
 def _robust_variance(
-    units: Any, row: Any, time: Floats, begins: Floats, ends: Floats, at_risk: Any, shift: Floats, jump: Floats
+    units: Any,
+    row: Any,
+    time: Floats,
+    begins: Floats,
+    ends: Floats,
+    at_risk: Any,
+    shift: Floats,
+    jump: Floats,
 ) -> Floats:
     """Return the sum of squares of the units' A at each time; `shift` and `jump` move it at each."""
     watched = np.flatnonzero(ends >= begins)

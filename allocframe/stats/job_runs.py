@@ -13,7 +13,7 @@ from . import _confidence
 from ._attempts import CHILD
 from ._derived import derive
 from ._per_cluster import per_cluster
-from ._source import Source, from_us, group_rows, look_up, names, pandas_table
+from ._source import Source, from_us, group_rows, look_up, names, pandas_table, us
 from .replacements import slots
 from .runs import build_runs
 from .vocabulary import FINISHED_STATUSES
@@ -41,8 +41,8 @@ def job_runs(source: Source) -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row for each parent, the one with most failed runs first: namespace, job_id, runs, succeeded,
-        failed, going_on, failed_share (of those that ended), lower, upper (Wilson's 95 %), streak (of the last
-        ended runs: 3 for three successes in a row, -2 for two failures), last_result ("succeeded" or
+        failed, going_on, failed_share (of those that ended), lower, upper (Wilson's 95 %), streak (of the
+        last ended runs: 3 for three successes in a row, -2 for two failures), last_result ("succeeded" or
         "failed"), last_at (creation of the last run that ended), retries (allocations beyond one for each
         instance), median_duration (timedelta64[ns], of those that ended), window_start, window_end.
 
@@ -60,7 +60,9 @@ def job_runs(source: Source) -> pd.DataFrame:
     allocations = pandas_table(source, "allocations", *_ALLOCATIONS)
     child = allocations["job_id"].astype("str")
     parent = child.str.replace(CHILD, "", regex=True)
-    table = allocations.assign(child=child, parent=parent, slot=slots(allocations))[(child != parent).to_numpy()]
+    table = allocations.assign(child=child, parent=parent, slot=slots(allocations))[
+        (child != parent).to_numpy()
+    ]
     columns = [
         "namespace", "job_id", "runs", "succeeded", "failed", "going_on", "failed_share", "lower", "upper",
         "streak", "last_result", "last_at", "retries", "median_duration", "window_start", "window_end",
@@ -91,7 +93,7 @@ def derive_observed(source: Source, allocations: pd.DataFrame) -> int:
     try:
         return derive(source).observed_us
     except TypeError:
-        return int(allocations["modified_at"].max().value // 1000)
+        return us(allocations["modified_at"].max())
 
 
 def _child_runs(table: pd.DataFrame) -> pd.DataFrame:
@@ -104,7 +106,9 @@ def _child_runs(table: pd.DataFrame) -> pd.DataFrame:
     results = last.assign(failed=failed, going=going).groupby(keys, observed=True)
     runs = results.agg(failed=("failed", "any"), going=("going", "any"), slots=("slot", "size"))
     whole = order.groupby(keys, observed=True)
-    runs = runs.join(whole.agg(created_at=("created_at", "min"), ended_at=("modified_at", "max"), n=("slot", "size")))
+    runs = runs.join(
+        whole.agg(created_at=("created_at", "min"), ended_at=("modified_at", "max"), n=("slot", "size"))
+    )
     runs["result"] = np.where(runs["going"], "going on", np.where(runs["failed"], "failed", "succeeded"))
     runs["retries"] = runs["n"] - runs["slots"]
     runs["duration"] = runs["ended_at"] - runs["created_at"]
@@ -168,10 +172,23 @@ def wasted_time(source: Source, by: str | Iterable[str] = "job_id") -> pd.DataFr
     residual = (table["wasted_hours"] - own_share * table["total_hours"]) ** 2
     squares = group_rows(table.assign(residual=residual), keys)["residual"].sum()
     n = result["runs"]
-    deviation = np.sqrt(squares * n / (n - 1).where(n > 1)) / result["total_hours"].where(result["total_hours"] > 0)
+    deviation = np.sqrt(squares * n / (n - 1).where(n > 1)) / result["total_hours"].where(
+        result["total_hours"] > 0
+    )
     width = float(distributions.norm.ppf(0.975)) * deviation
     bounds = {"share": share, "lower": (share - width).clip(lower=0), "upper": (share + width).clip(upper=1)}
     for name, values in bounds.items():
         result[name] = values.astype("Float64")
-    order = ["runs", "failed_runs", "total_hours", "wasted_hours", "share", "lower", "upper", "truncated_share"]
-    return result[order].sort_values("wasted_hours", ascending=False, kind="stable").reset_index(drop=not keys)
+    order = [
+        "runs",
+        "failed_runs",
+        "total_hours",
+        "wasted_hours",
+        "share",
+        "lower",
+        "upper",
+        "truncated_share",
+    ]
+    return (
+        result[order].sort_values("wasted_hours", ascending=False, kind="stable").reset_index(drop=not keys)
+    )

@@ -8,7 +8,6 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 import pandas as pd
-
 from scipy import stats as distributions
 
 from . import _confidence
@@ -22,7 +21,7 @@ from .vocabulary import LOST_STATUSES, NODE_BOUND_JOB_TYPES
 _LOST_COLUMNS = ("alloc_id", "client_status", "job_id", "job_type", "node_id", "node_name", "modified_at")
 
 _LEMON_P, _LEMON_FAILED_TASKS, _LEMON_RATIO = 0.01, 3, 2
-"""A lemon has a corrected p below the first, at least as many failed instances, and a ratio above the last."""
+"""A lemon has a corrected p below the first, so many failed instances, and a ratio above the last."""
 
 
 @per_cluster
@@ -77,7 +76,7 @@ def blast_radius(source: Source) -> pd.DataFrame:
     waits = lost[lost["needed"]].assign(wait=lambda rows: rows["wait"].fillna(np.inf))
     by_node = waits.groupby(keys, observed=True, dropna=False)["wait"]
     for name, share in (("median_to_start", 0.5), ("p90_to_start", 0.9)):
-        seconds = by_node.quantile(share, interpolation="higher").reindex(radius.index)
+        seconds = by_node.quantile(share, interpolation="lower").reindex(radius.index)
         radius[name] = pd.to_timedelta(seconds.replace(np.inf, np.nan), unit="s").astype("timedelta64[ns]")
     return radius.sort_values("lost", ascending=False, kind="stable").reset_index()
 
@@ -130,7 +129,9 @@ def lemon_nodes(
     strata = names(by)
     instances = _first_failures(source, strata)
     pairs = _expected_by_node(instances)
-    nodes = instances.groupby("node_name", sort=True).agg(tasks=("failed", "size"), observed=("failed", "sum"))
+    nodes = instances.groupby("node_name", sort=True).agg(
+        tasks=("failed", "size"), observed=("failed", "sum")
+    )
     sums = pairs.groupby("node_name")[["mean", "chances", "own"]].sum().reindex(nodes.index).fillna(0.0)
     observed, mean, trials = sums["own"].to_numpy(), sums["mean"].to_numpy(), sums["chances"].to_numpy()
     others, other_mean = trials - observed, trials - mean
@@ -179,8 +180,7 @@ def _first_failures(source: Source, strata: list[str]) -> pd.DataFrame:
     last_us = tasks["last"].astype("int64").where(tasks["last"].notna()).astype("float64") / 1000
     end = tasks["failed_us"].astype("float64").fillna(last_us).fillna(float(derived.observed_us))
     table = tasks[["node_name", *dict.fromkeys(name for name in strata if name != "node_name")]].copy()
-    for name in table:
-        table[name] = table[name].astype("str")
+    table = table.astype("str")
     table["stratum"] = table.groupby(strata, dropna=False, sort=False).ngroup() if strata else 0
     table["age"] = np.maximum((end - begin).to_numpy(), 1.0)
     table["failed"] = tasks["failed_us"].notna().astype("int64").to_numpy()

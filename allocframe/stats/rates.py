@@ -298,8 +298,10 @@ def _exposure(derived: Derived, by: list[str], window: _Window) -> pd.DataFrame:
     tasks["group"], groups = _number_groups(tasks, by)
     spans = collect(derived.spans.select(*derived.task_columns, "start_us", "end_us", "known_from_us"))
     group = _group_of_task(spans, tasks, derived.task_columns)
-    start = np.fmax(spans["start_us"].to_numpy("float64"), spans["known_from_us"].to_numpy("float64", np.nan))
-    exposure = _bin_exposure(group, start, spans["end_us"].to_numpy("float64"), len(groups), window)
+    start = np.fmax(
+        spans["start_us"].astype("float64").to_numpy(), spans["known_from_us"].astype("float64").to_numpy()
+    )
+    exposure = _bin_exposure(group, start, spans["end_us"].astype("float64").to_numpy(), len(groups), window)
     # tasks that never ran count among the tasks, with no exposure
     table = groups.assign(
         tasks=np.bincount(tasks["group"], minlength=len(groups)),
@@ -435,7 +437,7 @@ def _add_intervals(
 
 def _prefer_counter(joined: pd.DataFrame, life: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Take count and exposure of groups with cut rings from the nodes' counter."""
-    keyed = joined.merge(life, on=by, how="left") if by else joined.assign(**life.iloc[0].to_dict())
+    keyed = joined.merge(life, on=by, how="left") if by else joined.merge(life, how="cross")
     by_counter = (keyed["truncated"] > 0) & keyed["life_hours"].gt(0)
     return keyed.assign(
         counted=keyed["counted"].mask(by_counter, keyed["life_count"]),

@@ -73,7 +73,11 @@ def mtbf(
 
 
 def _add_exposure(
-    table: pd.DataFrame, source: Source, observed_at: pd.Timestamp | str | None, runs: pd.DataFrame, group: Any
+    table: pd.DataFrame,
+    source: Source,
+    observed_at: pd.Timestamp | str | None,
+    runs: pd.DataFrame,
+    group: Any,
 ) -> None:
     """Add failures and hours of each group: by its runs, and of cut rings by what the counter adds."""
     hours = runs["duration"].dt.total_seconds().to_numpy() / 3600
@@ -102,7 +106,8 @@ def _failure_positions(runs: pd.DataFrame) -> pd.Series[Any]:
     failure: its place was not left to chance.
     """
     start = np.maximum(
-        runs["counted_from"].to_numpy(dtype="datetime64[us]"), runs["started_at"].to_numpy(dtype="datetime64[us]")
+        runs["counted_from"].to_numpy(dtype="datetime64[us]"),
+        runs["started_at"].to_numpy(dtype="datetime64[us]"),
     )
     length = np.maximum((runs["ended_at"].to_numpy(dtype="datetime64[us]") - start).astype("int64"), 0)
     task = runs.groupby(_TASK, sort=False, observed=True).ngroup().to_numpy()

@@ -53,7 +53,9 @@ def _lanes(table: pd.DataFrame) -> pd.Series[Any]:
     blocks = live & ~table["desired_status"].isin(STOPPING_STATUSES)
     lanes = pd.Series(0, index=table.index)
     codes = pd.factorize(table["slot"])[0]
-    shared = (np.bincount(codes, minlength=1) > 1)[codes] & (np.bincount(codes, blocks, minlength=1) > 0)[codes]
+    shared = (np.bincount(codes, minlength=1) > 1)[codes] & (np.bincount(codes, blocks, minlength=1) > 0)[
+        codes
+    ]
     if not shared.any():  # the rule: one allocation for each slot, and sorting texts takes long
         return lanes
     order = table[shared].assign(slot=codes[shared], blocks=blocks[shared].astype("int64"))

@@ -118,13 +118,15 @@ def _expected_onsets(onsets: pd.DataFrame, runs: pd.DataFrame, width: pd.Timedel
     extent = runs.groupby(["slot", "task"], observed=True, sort=False).agg(
         begin=("started_at", "min"), end=("ended_at", "max")
     )
+    width_ns = width.as_unit("ns").value
     begin, end = (extent[name].astype("int64").to_numpy() for name in ("begin", "end"))
     at = onsets["at"].astype("int64").to_numpy()
     first, last = min(at.min(), begin.min(initial=at.min())), max(at.max(), end.max(initial=at.max()))
     # slots whose runs the rings have lost have at least the time from the first thing seen
-    time_there = max(float((end - begin).sum()), float(last - first), float(width.value))
+    time_there = max(float((end - begin).sum()), float(last - first), float(width_ns))
     there = np.searchsorted(np.sort(begin), at, side="right") - np.searchsorted(np.sort(end), at, side="left")
-    return np.maximum(there, 1) * width.value / time_there
+    expected: np.ndarray[Any, Any] = np.maximum(there, 1) * width_ns / time_there
+    return expected
 
 
 def _scan(

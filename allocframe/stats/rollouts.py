@@ -43,17 +43,17 @@ def rollouts(source: Source, *, observed_at: pd.Timestamp | str | None = None) -
             First allocation (or first event) of the version.
         tasks, failed_tasks, failures, exposure_hours
             A task counts once for each instance (slot), however often it was rescheduled; failed starts are
-            failures. Failures and exposure are those that are known: of a ring that is cut from its oldest end
-            on.
+            failures. Failures and exposure are those that are known: of a ring that is cut, from its oldest
+            end on.
         base_tasks, base_failed_tasks, base_failures, base_exposure_hours
             The same for the version before.
         ratio, lower, upper : float
             Failure rate of the version over that of the one before, with its exact conditional 95 % interval.
             Missing if neither failed or one did not run; infinite if only the new one failed.
         share, share_lower, base_share, base_share_upper : float
-            Share of instances that failed, with bounds of Wilson's 95 % interval. Unlike the rate, one looping
-            task does not inflate it; but an old version had more time to fail than a new one. Where neither
-            version ran, only the shares tell.
+            Share of instances that failed, with bounds of Wilson's 95 % interval. Unlike the rate, one
+            looping task does not inflate it; but an old version had more time to fail than a new one. Where
+            neither version ran, only the shares tell.
         cause : str
             The most frequent cause of the version's failures.
 
@@ -106,7 +106,9 @@ def _measure_versions(source: Source, observed_at: pd.Timestamp | str | None) ->
         derived.events.select(*derived.task_columns, "time_us", "failure")
         .join(known, on=derived.task_columns, how="left")
         .with_columns(
-            _failed=nw.when(nw.col("known_from_us").is_null() | (nw.col("time_us") >= nw.col("known_from_us")))
+            _failed=nw.when(
+                nw.col("known_from_us").is_null() | (nw.col("time_us") >= nw.col("known_from_us"))
+            )
             .then(nw.col("failure").cast(nw.Int64))
             .otherwise(nw.lit(0))
         )
@@ -144,7 +146,8 @@ def _exposure_hours(source: Source, observed_at: pd.Timestamp | str | None) -> p
     """Return the hours that each task of an allocation ran."""
     runs = build_runs(source, observed_at)
     # of rings that are cut, what is counted with its events
-    counted = (runs["ended_at"] - runs["counted_from"]).clip(lower=pd.Timedelta(0))
+    counted = runs["ended_at"] - runs["counted_from"]
+    counted = counted.mask(counted < pd.Timedelta(0), pd.Timedelta(0))
     durations = counted.groupby([runs["alloc_id"], runs["task"]], observed=True)
     exposure = hours(durations.sum()).rename("exposure_hours").reset_index()
     return exposure.astype({"alloc_id": "str", "task": "str"})

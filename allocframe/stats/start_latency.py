@@ -23,8 +23,8 @@ def start_latency(source: Source, by: str | Iterable[str] = "job_id") -> pd.Data
     """Return how long tasks took to start the first time, by phase: median and 95th percentile.
 
     A phase lasts from one event to the next: "Downloading Artifacts" until the download ends, "Driver" while
-    an image is pulled. "received to started" is the whole on the node; "placed to received" is measured by two
-    clocks (see `clock_offset`). Tasks whose ring is cut have lost their start and are left out.
+    an image is pulled. "received to started" is the whole on the node; "placed to received" is measured by
+    two clocks (see `clock_offset`). Tasks whose ring is cut have lost their start and are left out.
 
     Parameters
     ----------
@@ -36,9 +36,9 @@ def start_latency(source: Source, by: str | Iterable[str] = "job_id") -> pd.Data
     -------
     pandas.DataFrame
         One row for each group and phase, in order of the phases' medians: the columns of `by`, phase, n
-        (tasks), p50, p50_lower, p50_upper, p95, p95_lower, p95_upper (timedelta64[ns]; 95 % intervals by order
-        statistics, missing on a side that too few tasks reach), not_started (tasks that wait now, for at least
-        as long as they do), and left_out (tasks whose ring is cut).
+        (tasks), p50, p50_lower, p50_upper, p95, p95_lower, p95_upper (timedelta64[ns]; 95 % intervals by
+        order statistics, missing on a side that too few tasks reach), not_started (tasks that wait now), and
+        left_out (tasks whose ring is cut).
 
     References
     ----------
@@ -71,12 +71,19 @@ def start_latency(source: Source, by: str | Iterable[str] = "job_id") -> pd.Data
     until = events.groupby("row")["time_us"].shift(-1)
     events["us"] = (until - events["time_us"]).clip(lower=0)
     did = events[events["row"].isin(started_rows) & events["us"].notna()]
-    phases = did.groupby(["row", did["type"].astype("str")])["us"].sum().rename_axis(["row", "phase"]).reset_index()
+    phases = (
+        did.groupby(["row", did["type"].astype("str")])["us"]
+        .sum()
+        .rename_axis(["row", "phase"])
+        .reset_index()
+    )
     totals = phases.groupby("row", as_index=False)["us"].sum().assign(phase=_TOTAL)
     parts = [phases, totals]
     if created:
         received = tasks.set_index("row").loc[started_rows]
-        gap = (received["first_seen_us"].astype("float64") - received["created_at_us"].astype("float64")).dropna()
+        gap = (
+            received["first_seen_us"].astype("float64") - received["created_at_us"].astype("float64")
+        ).dropna()
         parts.append(pd.DataFrame({"row": gap.index, "us": gap.to_numpy(), "phase": _PLACED}))
     table = pd.concat(parts, ignore_index=True).merge(tasks[["row", *dict.fromkeys(keys)]], on="row")
     rows = [

@@ -79,7 +79,7 @@ def survival(source: Source, by: str | Iterable[str] = "job_version") -> pd.Data
     whole &= ~(task_runs["cut"].astype(bool) & task_runs["right_censored"].astype(bool))
     whole &= horizon.isna() | (task_runs["ended_at"] > horizon)
     duration = hours(task_runs["duration"])
-    entry = hours((horizon - task_runs["started_at"]).clip(lower=pd.Timedelta(0))).fillna(0.0)
+    entry = hours(_not_negative(horizon - task_runs["started_at"])).fillna(0.0)
     # a failed run that nobody could have met has no length to enter at
     table = task_runs.assign(hours=duration, entry=np.minimum(entry, duration), whole=whole, horizon=horizon)
     curves = []
@@ -130,11 +130,20 @@ def horizons(source: Source) -> pd.Series[Any]:
     group = (
         allocations["namespace"].astype("str") + "\0" + job + "\0" + allocations["task_group"].astype("str")
     )
-    hidden = (broken | ended | allocations["job_type"].isin(["batch", "sysbatch"])).groupby(group).transform("any")
+    hidden = (
+        (broken | ended | allocations["job_type"].isin(["batch", "sysbatch"])).groupby(group).transform("any")
+    )
     oldest = allocations["modified_at"].where(ended).groupby(group).transform("min")
-    horizon = oldest.fillna(observed - _KEPT).clip(upper=observed - _KEPT)
+    horizon = oldest.fillna(observed - _KEPT)
+    horizon = horizon.mask(horizon > observed - _KEPT, observed - _KEPT)
     # what was created after the horizon is known from its beginning, and needs none
-    return horizon.where(hidden).set_axis(ids.to_numpy()).astype("datetime64[ns, UTC]")
+    by_id: pd.Series[Any] = horizon.where(hidden).set_axis(ids.to_numpy()).astype("datetime64[ns, UTC]")
+    return by_id
+
+
+def _not_negative(durations: pd.Series[Any]) -> pd.Series[Any]:
+    zero = pd.Timedelta(0)
+    return durations.mask(durations < zero, zero)
 
 
 @per_cluster
@@ -248,12 +257,12 @@ def end_causes(source: Source, by: str | Iterable[str] = "job_type") -> pd.DataF
     until = allocations["modified_at"].where(kind.notna(), observed)
     horizon = look_up(allocations["alloc_id"], horizons(source))
     age = hours(until - allocations["created_at"]).clip(lower=0)
-    entry = hours((horizon - allocations["created_at"]).clip(lower=pd.Timedelta(0))).fillna(0.0)
+    entry = hours(_not_negative(horizon - allocations["created_at"])).fillna(0.0)
     table = allocations[keys].assign(kind=kind, age=age, entry=entry, horizon_at=horizon)
     table = table[age.notna() & (horizon.isna() | (until > horizon))]
     curves = []
     for group, part in groups(table, keys):
-        entry_ages = np.minimum(part["entry"], part["age"]).to_numpy(dtype=float)
+        entry_ages = np.minimum(part["entry"].to_numpy(dtype=float), part["age"].to_numpy(dtype=float))
         long = cumulative_incidence_rows(part["age"].to_numpy(dtype=float), part["kind"], entry_ages)
         curves.append(long.assign(**labels(keys, group), horizon_at=part["horizon_at"].max()))
     columns = ["time", "at_risk", "kind", "share", "lower", "upper", "horizon_at"]

@@ -148,14 +148,15 @@ def compare_periods(
     table = later.merge(earlier, on=keys, how="outer") if keys else pd.concat([later, earlier], axis=1)
     table = table.rename(columns={"count": "failures", "count_before": "failures_before"})
     counts = ["failures", "failures_before"]
-    table = table.fillna(dict.fromkeys([*counts, "counted", "counted_before", "exposure_hours", "exposure_hours_before"], 0))
+    table = table.fillna(
+        dict.fromkeys([*counts, "counted", "counted_before", "exposure_hours", "exposure_hours_before"], 0)
+    )
     table[counts] = table[counts].astype("int64")
-    sides = [
-        table[name] for name in ("counted", "exposure_hours", "counted_before", "exposure_hours_before")
-    ]
+    sides = [table[name] for name in ("counted", "exposure_hours", "counted_before", "exposure_hours_before")]
     for name, values in zip(("ratio", "lower", "upper"), _confidence.rate_ratio(*sides), strict=True):
         table[name] = pd.array(values, dtype="Float64")
-    unknown = _why_incomparable(source, end - 2 * length)
+    # what is a hundredth of a period short is as good as whole
+    unknown = _why_incomparable(source, end - 2 * length + length / 100)
     table["unknown"] = pd.Series(unknown, index=table.index, dtype="str")
     if unknown is not None:
         table[["ratio", "lower", "upper"]] = pd.NA
@@ -176,7 +177,9 @@ def _why_incomparable(source: Source, since: pd.Timestamp) -> str | None:
     if start is not None and start <= since:
         return None
     if start is not None:
-        return f"the archive begins at {start:%Y-%m-%d %H:%M}, after the earlier period: compare shorter periods"
+        return (
+            f"the archive begins at {start:%Y-%m-%d %H:%M}, after the earlier period: compare shorter periods"
+        )
     derived = derive(source)
     if not bool(collect(derived.tasks.select("truncated"))["truncated"].any()) and not has_ended(source):
         return None

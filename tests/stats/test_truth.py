@@ -18,7 +18,9 @@ def test_intervals_of_rates_hold_the_true_rate(statistic: str, cut: bool, mixed:
 
 @pytest.mark.parametrize("tasks", [5, 500])
 def test_intervals_hold_in_small_and_large_jobs_whose_rings_are_cut(tasks: int) -> None:
-    results = rows.coverage_of_rates("failures", tasks=tasks, cut=True, mixed=False, count=200 if tasks == 5 else 8)
+    results = rows.coverage_of_rates(
+        "failures", tasks=tasks, cut=True, mixed=False, count=200 if tasks == 5 else 8
+    )
     assert all(result.passed for result in results), results
 
 

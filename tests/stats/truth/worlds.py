@@ -40,7 +40,9 @@ class Life:
         return sum(kind == "failure" for *_, kind in self.runs)
 
 
-def live(rng: np.random.Generator, born: float, draw: Draw, *, pause: float = 15.0, latency: float = 1.0) -> Life:
+def live(
+    rng: np.random.Generator, born: float, draw: Draw, *, pause: float = 15.0, latency: float = 1.0
+) -> Life:
     """Return the life of a task that is born at `born` (seconds, negative) and restarts whenever it fails."""
     life, time = Life(born), born + latency
     while time < 0:
@@ -58,7 +60,7 @@ def exponential(rate: float) -> Draw:
     return lambda rng: float(rng.exponential(HOUR / rate)) if rate > 0 else math.inf
 
 
-def events_of(life: Life, *, pause: float = 15.0) -> list[JSON]:
+def events_of(life: Life) -> list[JSON]:
     """Return all the events of a life, as a client would have sent them."""
     events = [event("Received", life.born), event("Task Setup", life.born + 0.5)]
     for start, end, kind in life.runs:
@@ -66,8 +68,9 @@ def events_of(life: Life, *, pause: float = 15.0) -> list[JSON]:
         if kind == "failure":
             details = {"exit_code": "1", "signal": "0", "oom_killed": "false"}
             events.append(event("Terminated", end, **details))
-            if end + pause < 0 or True:
-                events.append(event("Restarting", end + 0.001, restart_reason="Restart within policy", start_delay="0"))
+            events.append(
+                event("Restarting", end + 0.001, restart_reason="Restart within policy", start_delay="0")
+            )
     return events
 
 
@@ -75,25 +78,41 @@ def event(kind: str, at: float, **details: str) -> JSON:
     return {"Type": kind, "Time": NOW + round(at * SECOND), "Details": details, "DisplayMessage": kind}
 
 
-def allocation(number: int, life: Life, *, job: str, index: int, node: str = "n0", ring: int = RING, **fields: Any) -> JSON:
+def allocation(
+    number: int, life: Life, *, job: str, index: int, node: str = "n0", ring: int = RING, **fields: Any
+) -> JSON:
     """Return the allocation of a life, with what is left of its events."""
     events = events_of(life)
     restarts = sum(one["Type"] == "Restarting" for one in events)
     last = life.runs[-1] if life.runs else None
     return {
-        "ID": f"{number:08x}-0000-4000-8000-000000000000", "Namespace": "default", "JobID": job, "JobVersion": 0,
-        "JobType": "service", "TaskGroup": "g", "Name": f"{job}.g[{index}]", "NodeID": node, "NodeName": node,
-        "ClientStatus": "running", "DesiredStatus": "run", "CreateTime": NOW + round(life.born * SECOND),
-        "ModifyTime": NOW, "CreateIndex": 1, "ModifyIndex": 2,
+        "ID": f"{number:08x}-0000-4000-8000-000000000000",
+        "Namespace": "default",
+        "JobID": job,
+        "JobVersion": 0,
+        "JobType": "service",
+        "TaskGroup": "g",
+        "Name": f"{job}.g[{index}]",
+        "NodeID": node,
+        "NodeName": node,
+        "ClientStatus": "running",
+        "DesiredStatus": "run",
+        "CreateTime": NOW + round(life.born * SECOND),
+        "ModifyTime": NOW,
+        "CreateIndex": 1,
+        "ModifyIndex": 2,
         "TaskStates": {
             "t": {
-                "State": "running" if last and last[2] == "running" else "pending", "Failed": False,
-                "Restarts": restarts, "Events": events[-ring:] if ring else events,
-                "StartedAt": iso(last[0]) if last else None, "FinishedAt": None,
+                "State": "running" if last and last[2] == "running" else "pending",
+                "Failed": False,
+                "Restarts": restarts,
+                "Events": events[-ring:] if ring else events,
+                "StartedAt": iso(last[0]) if last else None,
+                "FinishedAt": None,
             }
         },
         **fields,
-    }  # fmt: skip
+    }
 
 
 def iso(at: float) -> str:
@@ -101,9 +120,17 @@ def iso(at: float) -> str:
 
 
 def fleet(
-    rng: np.random.Generator, tasks: int, rate: float, hours: float, *, job: str, first: int = 0,
-    mixed: bool = False, ring: int = RING, ages: str = "equal",
-) -> tuple[list[JSON], list[Life], float]:  # fmt: skip
+    rng: np.random.Generator,
+    tasks: int,
+    rate: float,
+    hours: float,
+    *,
+    job: str,
+    first: int = 0,
+    mixed: bool = False,
+    ring: int = RING,
+    ages: str = "equal",
+) -> tuple[list[JSON], list[Life], float]:
     """Return the allocations of one job, their lives, and the mean hazard by the hour that running tasks had.
 
     `mixed`: half of the tasks have a ninth of the others' hazard, with the same mean.
