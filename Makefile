@@ -8,14 +8,14 @@ COVERED := 85
 # Compiled files are kept, whatever the environment says: the tests start many processes.
 TEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=25
 
-.PHONY: help demo lab test test-midnight test-deep system js lint types coverage lowest package hooks bench diagnosis pictures notebooks docs month soak \
+.PHONY: help demo lab test test-midnight test-deep system js lint types coverage lowest package hooks bench diagnosis truth pictures notebooks docs month soak \
   fuzz mutants audit clean
 
 # First in the file, so that `make` alone runs nothing.
 help:
 	@echo "demo lab: try it.  test lint types coverage: check it.  test-midnight test-deep: with another clock, with more seeds."
 	@echo "lowest package: lowest versions; wheel, sdist and each extra.  docs notebooks pictures js: build the manual and the page."
-	@echo "bench diagnosis soak month fuzz mutants audit: measure and search for faults.  hooks clean: set up, tidy up."
+	@echo "bench diagnosis truth soak month fuzz mutants audit: measure and search for faults.  hooks clean: set up, tidy up."
 
 demo: $(VENV)/.demo
 	$(BIN)/allocframe demo
@@ -92,6 +92,11 @@ bench: $(VENV)/.bench
 
 diagnosis: $(VENV)/.dev
 	$(BIN)/python benchmarks/diagnosis.py
+
+# Every statistic against worlds of known truth; WORLDS=200 for a quick look.
+truth: WORLDS ?= 2000
+truth: $(VENV)/.dev
+	$(BIN)/python tools/statistics_truth.py $(WORLDS)
 
 month: $(VENV)/.dev
 	$(BIN)/python tools/month.py

@@ -37,10 +37,17 @@ def funnel(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     >>> af.plots.funnel(af.stats.lemon_nodes(snap)).get_xlabel()
     'failed tasks expected from the mix of jobs'
     """
-    nodes = table[table["expected"] > 0]
+    nodes = table[table["expected"].notna() & ((table["expected"] > 0) | (table["observed"] > 0))]
     ax = axes(ax, 4.5)
     if nodes.empty:
         return draw_empty(ax, "no failures on any node")
+    # where nothing failed on other nodes the ratio is infinite: such nodes are drawn at the top
+    finite = nodes["ratio"].astype(float).replace(np.inf, np.nan)
+    top = max(1.3 * float(finite.max()), 5.0) if finite.notna().any() else 5.0
+    nodes = nodes.assign(
+        expected=nodes["expected"].clip(lower=0.1),
+        ratio=nodes["ratio"].astype(float).fillna(0.0).clip(upper=0.95 * top),
+    )
     expected = np.linspace(nodes["expected"].min() * 0.8, nodes["expected"].max() * 1.1 + 0.1, 200)
     lemon_limit = 1 - 0.01 / max(len(table), 1)  # Bonferroni, as in stats.lemon_nodes
     for probability, style, legend in (
@@ -72,7 +79,7 @@ def funnel(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
             fontsize=8,
         )
     ax.axhline(1, color="black", linewidth=0.8)
-    ax.set_ylim(-0.1, max(1.3 * float(nodes["ratio"].max()), 5.0))
+    ax.set_ylim(-0.1, top)
     ax.set_xlabel("failed tasks expected from the mix of jobs")
     ax.set_ylabel("observed / expected")
     ax.set_title("Failed tasks by node", loc="left")

@@ -303,7 +303,7 @@ _ALLOCATION_COLUMNS = (
     "name", "node_id", "parent_job_id", "job_type", "client_status", "desired_status", "created_at_us",
     "modified_at_us",
 )  # fmt: skip
-_CHILD = r"/(periodic-[0-9]+|dispatch-(.+-)?[0-9]+-[0-9a-f]{8})$"
+CHILD = r"/(periodic-[0-9]+|dispatch-(.+-)?[0-9]+-[0-9a-f]{8})$"
 """What the job ID of a run of a periodic or parameterized job has after that of its parent."""
 
 RING_SIZE = 10
@@ -349,12 +349,37 @@ def describe_tasks(
     return tasks
 
 
+def add_known_from(
+    tasks: nw.LazyFrame[Any], attempts: nw.LazyFrame[Any], task_columns: list[str]
+) -> nw.LazyFrame[Any]:
+    """Add `known_from_us` to tasks with a truncated ring: from when on counts and exposure are unbiased.
+
+    A full ring reaches back until it holds ten events, so the more a task fails, the less time it covers. A
+    count over that time is too small: the event that filled the ring belongs to it. Observation therefore
+    begins with the oldest end that is left, and includes it: going back from the present, the time of the
+    n-th end is a stopping time. What began before it is dropped.
+    """
+    of_start = [_CODES[cause] for cause in (*vocabulary.FAILED_STARTS.values(), "hook", "volume")]
+    killed = [_CODES[cause] for cause in vocabulary.KILLED_CAUSES]
+    without_exit = nw.col("cause_code").is_in([*of_start, *killed])
+    ended = nw.coalesce("terminated_us", "killed_us", nw.when(without_exit).then(nw.col("last_us")))
+    ends = (
+        attempts.with_columns(_end=ended)
+        .group_by(*task_columns)
+        .agg(nw.col("_end").min().alias("_oldest_end"))
+    )
+    joined = tasks.join(ends, on=task_columns, how="left")
+    since = nw.coalesce("_oldest_end", "first_seen_us")
+    known_from = nw.when(nw.col("truncated")).then(since)
+    return joined.with_columns(known_from_us=known_from).drop("_oldest_end")
+
+
 def _fold_runs(tasks: nw.LazyFrame[Any]) -> nw.LazyFrame[Any]:
     """Put the parent in the place of the runs of periodic and parameterized jobs: they are one job."""
     columns = tasks.collect_schema().names()
     if "job_id" not in columns:
         return tasks
-    parent = nw.col("job_id").cast(nw.String).str.replace_all(_CHILD, "")
+    parent = nw.col("job_id").cast(nw.String).str.replace_all(CHILD, "")
     if "parent_job_id" in columns:
         parent = nw.coalesce(nw.col("parent_job_id").cast(nw.String), parent)
     return tasks.with_columns(job_id=parent)
@@ -414,8 +439,8 @@ _DROPPED_COLUMNS = (
     "_asked", "_requested", "_start_failed", "_hook_failed", "_hook_failed_seq", "_ended_by", "_killed_for",
     "_killed_for_seq", "_killing_seq", "_terminated_seq", "_next", "_next_start", "again", "first_us",
     "last_us", "started_us", "terminated_us", "killed_us", "restored_us", "first_seq", "events", "received",
-    "delayed", "_events", "_received", "restarts_seen", "first_seen_us", "modified_at_us", "started_at_us",
-    "finished_at_us", "restarts",
+    "delayed", "_events", "_received", "restarts_seen", "modified_at_us", "started_at_us", "finished_at_us",
+    "restarts", "parent_job_id", "truncated",
 )  # fmt: skip
 """Columns that spans are made of and that nothing reads afterwards."""
 

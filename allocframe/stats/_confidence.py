@@ -14,8 +14,13 @@ UPPER_BOUND_OF_ZERO = float(distributions.chi2.ppf(CONFIDENCE, 2) / 2)
 """One-sided 95 % upper bound of a Poisson count if none was seen: -ln 0.05, about 3 (the "rule of three")."""
 
 
-def poisson(count: ArrayLike, exposure: ArrayLike) -> tuple[Floats, Floats, Floats]:
+def poisson(
+    count: ArrayLike, exposure: ArrayLike, count_is_fixed: ArrayLike = False
+) -> tuple[Floats, Floats, Floats]:
     """Return rate, lower and upper bound of counts over exposures; NaN without exposure.
+
+    If the count was fixed beforehand and the time is what was observed, the upper bound is the same quantile
+    as the lower one, of 2 n degrees of freedom.
 
     The interval is exact (Garwood 1936): the bounds are the means of the two Poisson distributions in which a
     count this large, or this small, has a chance of 2.5 %. They are quantiles of chi-square, because a
@@ -26,8 +31,9 @@ def poisson(count: ArrayLike, exposure: ArrayLike) -> tuple[Floats, Floats, Floa
     time = np.where(time > 0, time, np.nan)
     tail = (1 - CONFIDENCE) / 2
     # chi-square with 0 degrees of freedom is undefined; the lower bound of a count of 0 is 0
-    lower = np.where(n > 0, distributions.chi2.ppf(tail, 2 * np.maximum(n, 1)) / 2, 0.0)
-    upper = distributions.chi2.ppf(1 - tail, 2 * n + 2) / 2
+    lower = np.where(n > 0, distributions.chi2.ppf(tail, 2 * np.where(n > 0, n, 1)) / 2, 0.0)
+    more = np.where(np.asarray(count_is_fixed, dtype=bool) & (n > 0), 0, 2)
+    upper = distributions.chi2.ppf(1 - tail, 2 * n + more) / 2
     return n / time, lower / time, upper / time
 
 

@@ -1,10 +1,10 @@
 """The intermediate results that statistics share, computed in stages.
 
-    source ─1 explain─▶ events, attempts ─2 describe─▶ tasks ─3 cut─▶ spans ─▶ `runs.runs`
+    source ─1 explain─▶ events, attempts ─2 describe─▶ tasks ─3 cut─▶ spans ─4 name─▶ runs
 
 Each stage is computed on first use and kept. Each reads the raw tables that it needs and drops them when it
-ends, so that the raw rows of one stage are never in memory beside those of another. `runs` is computed anew
-each time: at a million allocations it takes as much memory as all the stages together.
+ends, so that the raw rows of one stage are never in memory beside those of another. `runs`, made by
+`runs.build_runs`, names rows by categories: a byte or two for each, where text takes twenty.
 
 The results for a snapshot are an attribute of it and are freed with it; those for other sources last for one
 call.
@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -65,7 +67,7 @@ class Derived:
         self._explained, self._described  # noqa: B018 - computed here, so that the copy shares them
         other = copy.copy(self)
         other._observed_at = observed_at
-        for name in ("observed_us", "began_us", "spans"):
+        for name in ("observed_us", "began_us", "spans", "runs"):
             other.__dict__.pop(name, None)
         return other
 
@@ -95,6 +97,7 @@ class Derived:
     def _described(self) -> _Described:
         allocations, task_states = self._tables.read("allocations"), self._tables.read("task_states")
         tasks = _attempts.describe_tasks(self._kept_events, allocations, task_states, self.task_columns)
+        tasks = _attempts.add_known_from(tasks, self.attempts, self.task_columns)
         changed_us = _extreme(allocations, "modified_at_us", nw.Expr.max)
         has_task_states = task_states is not None
         del allocations, task_states
@@ -124,6 +127,12 @@ class Derived:
             for attempts in _in_parts(self.attempts)
         )
         return _join_parts([part.to_native() for part in parts])
+
+    runs: pd.DataFrame
+    """The rows of `stats.runs`, with times in microseconds; `runs.build_runs` makes them on first use."""
+
+    slot_by_id: tuple[pd.Series[Any], pd.Series[Any]]
+    """The slots of allocations by ID, and those with runs folded; `runs.find_slots` makes them."""
 
     @cached_property
     def observed_us(self) -> int:
@@ -156,14 +165,47 @@ class Derived:
         return self.events if self._tables.from_snapshot else self._raw_events()
 
 
+_SHARED: ContextVar[dict[Any, tuple[Source, Derived]] | None] = ContextVar("derived", default=None)
+
+
+@contextmanager
+def share_derived() -> Iterator[None]:
+    """Compute the results for a source once in this block, however many statistics call each other in it."""
+    if _SHARED.get() is not None:
+        yield
+        return
+    token = _SHARED.set({})
+    try:
+        yield
+    finally:
+        _SHARED.reset(token)
+
+
 def derive(source: Source, observed_at: pd.Timestamp | str | None = None) -> Derived:
-    """Return the staged results for `source` as of `observed_at`; those for a snapshot are kept with it."""
+    """Return the staged results for `source` as of `observed_at`.
+
+    Those for a snapshot are kept with it, those for other sources and moments until the statistic returns.
+    """
+    shared = _SHARED.get()
+    key = (id(source), None if observed_at is None else us(observed_at))
+    # the source is kept beside its results, so that no other can get its identity meanwhile
+    if shared is not None and key in shared:
+        return shared[key][1]
+    derived = _derive(source, observed_at)
+    if shared is not None and not (isinstance(source, Snapshot) and observed_at is None):
+        shared[key] = (source, derived)
+    return derived
+
+
+def _derive(source: Source, observed_at: pd.Timestamp | str | None) -> Derived:
+    if observed_at is not None:
+        return derive(source).at(observed_at)
     if not isinstance(source, Snapshot):
-        return Derived(source, observed_at)
+        return Derived(source)
     if source._derived is None:
         source._derived = Derived(source)
     derived: Derived = source._derived
-    return derived if observed_at is None else derived.at(observed_at)
+    return derived
 
 
 PART_ROWS = 500_000

@@ -15,6 +15,7 @@ import pandas as pd
 from pandas.api.types import union_categoricals
 
 from ..snapshot.snapshot import Snapshot
+from ._derived import share_derived
 from ._source import Source, collect, names
 
 CLUSTER = "cluster"
@@ -34,6 +35,10 @@ def per_cluster(statistic: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(statistic)
     def for_each_cluster(*args: P.args, **kwargs: P.kwargs) -> R:
+        with share_derived():
+            return split(*args, **kwargs)
+
+    def split(*args: P.args, **kwargs: P.kwargs) -> R:
         call = signature.bind(*args, **kwargs)
         sources = split_clusters(call.arguments[first])
         if sources is None:

@@ -95,6 +95,8 @@ class SourceTables:
     ------
     TypeError
         There is no events table, it lacks a column, or its engine is not supported.
+    ValueError
+        A table holds a row twice, as after joining two snapshots.
     """
 
     def __init__(self, source: Source) -> None:
@@ -116,6 +118,7 @@ class SourceTables:
             frames["events"] = _number_tasks(events)
         self._frames = {name: _in_microseconds(frame) for name, frame in frames.items() if frame is not None}
         _require_columns(self._frames["events"])
+        _refuse_duplicates(self._frames)
 
     @property
     def from_snapshot(self) -> bool:
@@ -275,3 +278,26 @@ def _require_columns(events: nw.LazyFrame[Any]) -> None:
     if missing:
         listed = ", ".join(name.removesuffix("_us") for name in missing)
         raise TypeError(f"the events table lacks the columns {listed}; pass the events of a Snapshot")
+
+
+_KEYS = {
+    "events": ["alloc_id", "task", "seq"],
+    "allocations": ["alloc_id"],
+    "task_states": ["alloc_id", "task"],
+}
+
+
+def _refuse_duplicates(frames: dict[str, nw.LazyFrame[Any]]) -> None:
+    """Raise an error if a table holds a key twice: everything would count twice, and joins multiply it."""
+    for name, keys in _KEYS.items():
+        frame = frames.get(name)
+        if frame is None or not set(keys) <= set(frame.collect_schema().names()):
+            continue
+        counts = frame.select(*keys).group_by(*keys).agg(nw.len().alias("n")).filter(nw.col("n") > 1)
+        twice = collect(counts.head(1))
+        if len(twice):
+            key = ", ".join(str(value) for value in twice.iloc[0][keys])
+            raise ValueError(
+                f"{name} must hold each row once, got {key} twice. Do not join the tables of two snapshots; "
+                "tables of several clusters need a column 'cluster'"
+            )

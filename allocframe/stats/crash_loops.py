@@ -11,11 +11,15 @@ import pandas as pd
 from ._attempts import GAVE_UP, cause_name
 from ._derived import derive
 from ._per_cluster import per_cluster
-from ._source import Source, collect, look_up, times_from_us
-from .runs import runs, slot_by_allocation, slots_of
-from .vocabulary import CAUSES, CRASH_CAUSES
+from ._source import Source, collect, times_from_us
+from .runs import build_runs, find_slots
+from .vocabulary import CAUSES, CRASH_CAUSES, STOPPING_STATUSES
 
 _SLOT_TASK = ["slot", "task"]
+_LOOP = [*_SLOT_TASK, "job_version"]
+_CALM = pd.Timedelta("1h")
+"""Crashes that are further apart belong to different loops."""
+
 _RESOLVED_AFTER = 3
 """A loop is resolved once a run has lasted this many times the median pause between its crashes."""
 
@@ -34,8 +38,11 @@ def crash_loops(
     """Find the tasks that crash again and again.
 
     A crash is an end of a task by itself, or a failed start, after which its restart policy had to decide. A
-    task slot (a task of ``job.group[0]``, across replacements) loops if it had `min_restarts` crashes within
-    `window`, or if `min_exhaustions` of its allocations gave up within `exhaustion_window`.
+    task slot (a task of an instance, across replacements) loops in a job version if it had `min_restarts`
+    crashes within `window`, or if `min_exhaustions` of its allocations gave up within `exhaustion_window`.
+    Where the ring is cut, the nodes' counter is evidence, too: a cycle of four events or more never shows
+    three crashes in ten events, but the pause between those that it shows and the restarts that it has lost
+    do.
 
     Parameters
     ----------
@@ -59,15 +66,22 @@ def crash_loops(
         One row for each looping task slot, the one with most crashes first.
 
         namespace, job_id, task_group, slot, task, job_version, node_names
-            Who loops, with the latest version, and the list of its nodes.
+            Who loops, in which version, and the list of its nodes.
         kind : str
             "fast", "slow", or "delayed" (its policy waits for the next interval).
+        state : str
+            "ongoing"; "gave up" (no restart and no replacement is left); "recovered" (its last run goes on
+            and has lasted three times as long as the median pause between crashes, or a batch task
+            completed); "stopped" (its allocation is not wanted any more, or a newer version took its place).
         resolved : bool
-            Its last run goes on, and has lasted three times as long as the median pause between crashes.
+            The state is not "ongoing".
         crashes, exhaustions, restarts_lost : int
-            Seen in the events; and restarts that the rings have lost (the nodes' count less those seen).
+            Seen in the events of this loop; and restarts that the rings have lost (the nodes' count less
+            those seen).
         first_at, last_at : datetime64[ns, UTC]
-            First and last crash.
+            First and last crash of the loop: the crashes that follow each other without an hour of calm.
+        began_before : bool
+            Older events are lost: it began at `first_at` or earlier.
         median_run : timedelta64[ns]
             Missing if it never ran.
         run_cv : float
@@ -91,30 +105,42 @@ def crash_loops(
     >>> set(loops["kind"]) <= {"fast", "slow", "delayed"}
     True
     """
-    task_runs = runs(source, observed_at=observed_at)
-    crashes = _crashes(source, task_runs, observed_at)
+    task_runs = build_runs(source, observed_at)
+    crashes = _crashes(source, observed_at)
     if crashes.empty:
         return _empty()
-    evidence = _loop_evidence(crashes, min_restarts, window, min_exhaustions, exhaustion_window)
+    limits = (min_restarts, window, min_exhaustions, exhaustion_window)
+    evidence = _loop_evidence(crashes, *limits)
     if evidence.empty:
         return _empty()
-    looping = pd.MultiIndex.from_frame(evidence[_SLOT_TASK].drop_duplicates())
-    crashes = crashes[pd.MultiIndex.from_frame(crashes[_SLOT_TASK]).isin(looping)]
-    loops = (
-        _summarise(crashes)
-        .join(_run_lengths(task_runs), how="left")
-        .join(_restarts_lost(source, task_runs), how="left")
-    )
-    return _classify_loops(loops, task_runs, pd.Timedelta(fast_below))
+    # the last run of crashes without a long calm between; what came before it is another story
+    at = crashes["at"]
+    series = (at.groupby(_keys(crashes), sort=False).diff() > _CALM).groupby(_keys(crashes)).cumsum()
+    crashes["series"] = series
+    looping = crashes.loc[evidence.index].groupby(_LOOP, sort=False, dropna=False)["series"].max()
+    last = looping.reindex(pd.MultiIndex.from_frame(crashes[_LOOP])).to_numpy()
+    loops = _summarise(crashes[crashes["series"].to_numpy() == last])
+    loops = loops.join(_run_lengths(task_runs), on=_SLOT_TASK, how="left")
+    loops = loops.join(_restarts_lost(source), on=_SLOT_TASK, how="left")
+    return _classify_loops(loops, task_runs, _last_tasks(source, observed_at), pd.Timedelta(fast_below))
 
 
 @per_cluster
 def looping_crashes(source: Source) -> pd.DataFrame:
     """Return the crashes at which a slot was in a loop, by the default thresholds: slot, task, at."""
-    crashes = _crashes(source, runs(source), None)
+    crashes = _crashes(source, None)
     if crashes.empty:
         return pd.DataFrame({"slot": [], "task": [], "at": pd.Series(dtype="datetime64[ns, UTC]")})
     return _loop_evidence(crashes, 3, "10min", 2, "1h")[[*_SLOT_TASK, "at"]]
+
+
+def looping_slots(source: Source, observed_at: pd.Timestamp | str | None = None) -> set[str]:
+    """Return the slots and tasks, as "slot/task", that were in a loop by the default thresholds."""
+    crashes = _crashes(source, observed_at)
+    if crashes.empty:
+        return set()
+    looping = _loop_evidence(crashes, 3, "10min", 2, "1h").drop_duplicates(_SLOT_TASK)
+    return set(looping["slot"] + "/" + looping["task"].astype("str"))
 
 
 def _loop_evidence(
@@ -124,32 +150,71 @@ def _loop_evidence(
     dense = _ends_dense_series(crashes, min_restarts, window)
     gave_up = crashes[crashes["gave_up"]]
     exhausted = _ends_dense_series(gave_up, min_exhaustions, exhaustion_window)
-    return pd.concat([crashes[dense], gave_up[exhausted]])
+    # of a ring that is cut: two crashes at the pace of a loop, and enough restarts by the counter
+    pace = pd.Timedelta(window) / max(min_restarts - 1, 1)
+    pause = crashes["at"].groupby(_keys(crashes), sort=False).diff()
+    by_counter = (pause <= pace) & (crashes["restarts"] >= min_restarts) & crashes["truncated"]
+    chosen = dense | by_counter
+    chosen.loc[gave_up.index] |= exhausted
+    return crashes[chosen]
+
+
+def _keys(crashes: pd.DataFrame) -> list[pd.Series[Any]]:
+    return [crashes[name] for name in _LOOP]
 
 
 def _ends_dense_series(crashes: pd.DataFrame, count: int, window: str) -> pd.Series[Any]:
-    """Return which crashes are the last of `count` crashes of the same task slot within `window`."""
+    """Return which crashes are the last of `count` crashes of the same loop within `window`."""
     at = crashes["at"]
-    earlier = at.groupby([crashes["slot"], crashes["task"]], sort=False).shift(count - 1)
+    earlier = at.groupby(_keys(crashes), sort=False, dropna=False).shift(count - 1)
     return (at - earlier) <= pd.Timedelta(window)
 
 
-def _crashes(source: Source, task_runs: pd.DataFrame, observed_at: pd.Timestamp | str | None) -> pd.DataFrame:
+def _crashes(source: Source, observed_at: pd.Timestamp | str | None) -> pd.DataFrame:
     """Return the attempts that ended in a crash, by slot and time."""
     derived = derive(source, observed_at)
     codes = [CAUSES.index(cause) for cause in CRASH_CAUSES]
     # without a decision of the restart policy, the task was done or Nomad ended it
     decided = derived.attempts.filter(nw.col("cause_code").is_in(codes) & (nw.col("_next") > 0))
-    names = derived.tasks.select(*dict.fromkeys([*derived.task_columns, "alloc_id", "task", *_DIMENSIONS]))
+    have = derived.tasks.collect_schema().names()
+    more = [name for name in ("restarts", "truncated") if name in have]
+    names = derived.tasks.select(
+        *dict.fromkeys([*derived.task_columns, "alloc_id", "task", *_DIMENSIONS, *more])
+    )
     rows = collect(
         decided.join(names, on=derived.task_columns, how="left").with_columns(
             cause=cause_name(nw.col("cause_code"))
         )
     )
-    rows["slot"] = slots_of(rows, task_runs)
+    rows["slot"] = find_slots(source, rows)
+    for name in ("task", "cause"):
+        rows[name] = rows[name].astype("str")
     rows["at"] = times_from_us(rows["last_us"])
     rows["gave_up"] = rows["_next"] == GAVE_UP
-    return rows.sort_values([*_SLOT_TASK, "at"], kind="stable").reset_index(drop=True)
+    rows["restarts"] = rows["restarts"].astype("Int64").fillna(0).astype("int64") if "restarts" in rows else 0
+    rows["truncated"] = rows["truncated"].fillna(value=False).astype(bool)
+    return rows.sort_values([*_LOOP, "at"], kind="stable").reset_index(drop=True)
+
+
+def _last_tasks(source: Source, observed_at: pd.Timestamp | str | None) -> pd.DataFrame:
+    """Return of each slot and task its newest allocation: its version, and whether it is wanted."""
+    derived = derive(source, observed_at)
+    have = derived.tasks.collect_schema().names()
+    names = [name for name in ("client_status", "desired_status", "state", "created_at_us") if name in have]
+    tasks = collect(
+        derived.tasks.select(
+            *dict.fromkeys(
+                [*derived.task_columns, "alloc_id", "task", "job_version", "first_seen_us", *names]
+            )
+        )
+    )
+    for name in ("client_status", "desired_status", "state"):
+        tasks[name] = tasks[name].astype("str") if name in tasks else None
+    tasks["slot"], tasks["task"] = find_slots(source, tasks), tasks["task"].astype("str")
+    order = "created_at_us" if "created_at_us" in tasks else "first_seen_us"
+    last = tasks.sort_values(order, kind="stable").drop_duplicates(_SLOT_TASK, keep="last")
+    columns = {"job_version": "newest_version", "client_status": "status", "desired_status": "desired"}
+    return last.rename(columns=columns).set_index(_SLOT_TASK)[[*columns.values(), "state"]]
 
 
 _DIMENSIONS = ("namespace", "job_id", "task_group", "job_version", "node_name")
@@ -157,24 +222,26 @@ _DIMENSIONS = ("namespace", "job_id", "task_group", "job_version", "node_name")
 
 def _most_frequent(crashes: pd.DataFrame, name: str) -> pd.Series[Any]:
     """Return the most frequent value of a column for each task slot."""
-    counts = crashes.groupby([*_SLOT_TASK, name], sort=True, observed=True).size().rename("n").reset_index()
-    first = counts.sort_values("n", ascending=False, kind="stable").drop_duplicates(_SLOT_TASK)
-    return first.set_index(_SLOT_TASK)[name]
+    counts = crashes.groupby([*_LOOP, name], sort=True, observed=True, dropna=False).size().rename("n")
+    table = counts.reset_index().dropna(subset=[name])
+    first = table.sort_values("n", ascending=False, kind="stable").drop_duplicates(_LOOP)
+    return first.set_index(_LOOP)[name]
 
 
 def _summarise(crashes: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for each task slot."""
-    pauses = crashes["at"].groupby([crashes["slot"], crashes["task"]], sort=False).diff()
-    loops = crashes.assign(pause=pauses).groupby(_SLOT_TASK, sort=False).agg(
+    """Return one row for each loop."""
+    pauses = crashes["at"].groupby(_keys(crashes), sort=False).diff()
+    loops = crashes.assign(pause=pauses).groupby(_LOOP, sort=False, dropna=False).agg(
         namespace=("namespace", "last"), job_id=("job_id", "last"), task_group=("task_group", "last"),
-        job_version=("job_version", "last"), crashes=("at", "size"), exhaustions=("gave_up", "sum"),
-        first_at=("at", "min"), last_at=("at", "max"), pause=("pause", "median"), delayed=("delayed", "max"),
+        crashes=("at", "size"), exhaustions=("gave_up", "sum"), first_at=("at", "min"), last_at=("at", "max"),
+        pause=("pause", "median"), delayed=("delayed", "max"), began_before=("truncated", "first"),
     )  # fmt: skip
-    nodes = crashes[[*_SLOT_TASK, "node_name"]].astype("str").drop_duplicates().sort_values("node_name")
-    loops["node_names"] = nodes.groupby(_SLOT_TASK)["node_name"].agg(list)
+    nodes = crashes[[*_LOOP, "node_name"]].astype({"node_name": "str"}).drop_duplicates()
+    nodes = nodes.sort_values("node_name")
+    loops["node_names"] = nodes.groupby(_LOOP, dropna=False)["node_name"].agg(list)
     for name in ("cause", "exit_code"):
         loops[name] = _most_frequent(crashes, name)
-    return loops
+    return loops.reset_index()
 
 
 def _run_lengths(task_runs: pd.DataFrame) -> pd.DataFrame:
@@ -192,7 +259,7 @@ def _run_lengths(task_runs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _restarts_lost(source: Source, task_runs: pd.DataFrame) -> pd.Series[Any]:
+def _restarts_lost(source: Source) -> pd.Series[Any]:
     """Return how many restarts of each task slot the rings have lost."""
     derived = derive(source)
     if not derived.has_task_states:
@@ -200,7 +267,7 @@ def _restarts_lost(source: Source, task_runs: pd.DataFrame) -> pd.Series[Any]:
             dtype="Int64", name="restarts_lost", index=pd.MultiIndex.from_arrays([[], []], names=_SLOT_TASK)
         )
     tasks = collect(derived.tasks.filter(nw.col("truncated")))
-    slot = look_up(tasks["alloc_id"], slot_by_allocation(task_runs))
+    slot = find_slots(source, tasks)
     lost = (tasks["restarts"].astype("Int64") - tasks["restarts_seen"]).clip(lower=0)
     return (
         lost.groupby([slot.rename("slot"), tasks["task"].astype("str").rename("task")])
@@ -209,32 +276,39 @@ def _restarts_lost(source: Source, task_runs: pd.DataFrame) -> pd.Series[Any]:
     )
 
 
-def _classify_loops(loops: pd.DataFrame, task_runs: pd.DataFrame, fast_below: pd.Timedelta) -> pd.DataFrame:
-    """Add `kind` and `resolved`."""
-    last_run = task_runs.groupby(_SLOT_TASK).tail(1).set_index(_SLOT_TASK)[["end", "duration"]]
-    loops = loops.join(last_run.rename(columns={"end": "last_end", "duration": "last_duration"}), how="left")
+def _classify_loops(
+    loops: pd.DataFrame, task_runs: pd.DataFrame, newest: pd.DataFrame, fast_below: pd.Timedelta
+) -> pd.DataFrame:
+    """Add `kind`, `state` and `resolved`."""
+    last_run = task_runs.groupby(_SLOT_TASK, observed=True).tail(1).astype(dict.fromkeys(_SLOT_TASK, "str"))
+    last_run = last_run.set_index(_SLOT_TASK)[["end", "duration"]]
+    last_run = last_run.rename(columns={"end": "last_end", "duration": "last_duration"})
+    loops = loops.join(last_run, on=_SLOT_TASK, how="left").join(newest, on=_SLOT_TASK, how="left")
     never_ran = loops["median_run"].isna()
     loops["kind"] = np.where(
         loops["delayed"] == 1,
         "delayed",
         np.where(never_ran | (loops["median_run"] < fast_below), "fast", "slow"),
     )
-    loops["resolved"] = (loops["last_end"] == "running") & (
-        loops["last_duration"] > _RESOLVED_AFTER * loops["pause"].fillna(pd.Timedelta(0))
+    replaced = (loops["job_version"] != loops["newest_version"]).fillna(value=False).to_numpy(dtype=bool)
+    lasted = loops["last_duration"] > _RESOLVED_AFTER * loops["pause"].fillna(pd.Timedelta(0))
+    well = ((loops["last_end"] == "running") & lasted) | (loops["last_end"] == "completed")
+    dead = loops["status"].isin(["failed", "lost"]) | (loops["state"] == "dead")
+    loops["state"] = np.select(
+        [replaced, loops["desired"].isin(list(STOPPING_STATUSES)), well, dead],
+        ["stopped", "stopped", "recovered", "gave up"],
+        "ongoing",
     )
+    loops["resolved"] = loops["state"] != "ongoing"
     loops["restarts_lost"] = loops["restarts_lost"].fillna(0).astype("int64")
     loops["exhaustions"] = loops["exhaustions"].astype("int64")
-    return (
-        loops.reset_index()[_COLUMNS]
-        .sort_values("crashes", ascending=False, kind="stable")
-        .reset_index(drop=True)
-    )
+    return loops[_COLUMNS].sort_values("crashes", ascending=False, kind="stable").reset_index(drop=True)
 
 
 _COLUMNS = [
-    "namespace", "job_id", "task_group", "slot", "task", "job_version", "node_names", "kind", "resolved",
-    "crashes", "exhaustions", "restarts_lost", "first_at", "last_at", "median_run", "run_cv", "cause",
-    "exit_code",
+    "namespace", "job_id", "task_group", "slot", "task", "job_version", "node_names", "kind", "state",
+    "resolved", "crashes", "exhaustions", "restarts_lost", "first_at", "last_at", "began_before",
+    "median_run", "run_cv", "cause", "exit_code",
 ]  # fmt: skip
 
 

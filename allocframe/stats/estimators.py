@@ -17,7 +17,9 @@ Floats = NDArray[np.float64]
 _Z = float(distributions.norm.ppf(0.975))
 
 
-def kaplan_meier(durations: ArrayLike, observed: ArrayLike) -> pd.DataFrame:
+def kaplan_meier(
+    durations: ArrayLike, observed: ArrayLike, *, entry: ArrayLike | None = None
+) -> pd.DataFrame:
     """Estimate the share that survives longer than each duration.
 
     Parameters
@@ -26,6 +28,8 @@ def kaplan_meier(durations: ArrayLike, observed: ArrayLike) -> pd.DataFrame:
         Time until the event, or until the subject was last seen without it; in any unit, 0 or more.
     observed : array of bool, shape (n,)
         Whether the event was seen; the others are right-censored.
+    entry : array of shape (n,), optional
+        From when on each subject was watched, if not from 0 (delayed entry): it is at risk after that time.
 
     Returns
     -------
@@ -48,7 +52,7 @@ def kaplan_meier(durations: ArrayLike, observed: ArrayLike) -> pd.DataFrame:
     >>> af.stats.kaplan_meier([1, 2, 3, 4], [True, False, True, True])["survival"].tolist()
     [1.0, 0.75, 0.75, 0.375, 0.0]
     """
-    time, at_risk, events, censored = _life_table(durations, observed)
+    time, at_risk, events, censored = _life_table(durations, observed, entry)
     with np.errstate(divide="ignore", invalid="ignore"):
         survival = np.cumprod(1 - events / np.maximum(at_risk, 1))
         # Greenwood's variance on the log(-log) scale: the interval stays between 0 and 1
@@ -71,7 +75,9 @@ def kaplan_meier(durations: ArrayLike, observed: ArrayLike) -> pd.DataFrame:
     )
 
 
-def _life_table(durations: ArrayLike, observed: ArrayLike) -> tuple[Floats, Any, Any, Any]:
+def _life_table(
+    durations: ArrayLike, observed: ArrayLike, entry: ArrayLike | None = None
+) -> tuple[Floats, Any, Any, Any]:
     """Return the distinct durations, and at each the numbers at risk, with the event, and censored."""
     lengths, is_event = np.asarray(durations, dtype=float), np.asarray(observed, dtype=bool)
     if lengths.shape != is_event.shape or lengths.ndim != 1:
@@ -87,7 +93,15 @@ def _life_table(durations: ArrayLike, observed: ArrayLike) -> tuple[Floats, Any,
     censored = np.bincount(row[~is_event], minlength=len(time))
     # by convention, a subject censored at the time of an event is still at risk for it
     left = np.cumsum(events + censored)
-    return time, len(lengths) - np.concatenate([[0], left[:-1]]), events, censored
+    at_risk = len(lengths) - np.concatenate([[0], left[:-1]])
+    if entry is not None:
+        begins = np.asarray(entry, dtype=float)
+        if begins.shape != lengths.shape or np.isnan(begins).any() or (begins > lengths).any():
+            raise ValueError("entry must hold one number for each duration, not above it")
+        # at risk strictly after its entry; those who enter at 0 are there from the beginning
+        later = np.sort(begins[begins > 0])
+        at_risk = at_risk - len(later) + np.searchsorted(later, time)
+    return time, at_risk, events, censored
 
 
 def logrank(durations: ArrayLike, observed: ArrayLike, groups: ArrayLike) -> dict[str, float]:
@@ -124,17 +138,20 @@ def logrank(durations: ArrayLike, observed: ArrayLike, groups: ArrayLike) -> dic
     0.025
     """
     lengths, is_event, labels = np.asarray(durations, float), np.asarray(observed, bool), np.asarray(groups)
-    distinct = np.unique(labels)
+    if not lengths.shape == is_event.shape == labels.shape or lengths.ndim != 1:
+        raise ValueError("durations, observed and groups must be one-dimensional and of equal length")
+    if np.isnan(lengths).any() or (lengths < 0).any():
+        raise ValueError("durations must be numbers of 0 or more, got a negative one or NaN")
+    distinct, group = np.unique(labels, return_inverse=True)
     if len(distinct) < 2:
         raise ValueError(f"groups must hold two groups or more, got {len(distinct)}")
     time = np.unique(lengths[is_event])
-    at_risk = np.array([(lengths[labels == group][:, None] >= time).sum(axis=0) for group in distinct])
-    events = np.array(
-        [
-            ((lengths[labels == group][:, None] == time) & is_event[labels == group][:, None]).sum(axis=0)
-            for group in distinct
-        ]
-    )
+    at_risk, events = (np.zeros((len(distinct), len(time))) for _ in range(2))
+    for number in range(len(distinct)):
+        of_group = np.sort(lengths[group == number])
+        at_risk[number] = len(of_group) - np.searchsorted(of_group, time)
+        row = np.searchsorted(time, lengths[(group == number) & is_event])
+        events[number] = np.bincount(row, minlength=len(time))
     n, d = at_risk.sum(axis=0), events.sum(axis=0)
     # if survival is equal, the events at each time fall on the groups like balls drawn without replacement
     expected = at_risk * d / n
@@ -177,7 +194,8 @@ def mean_cumulative(
     -------
     pandas.DataFrame
         One row for each distinct age, from 0: time, at_risk, events, mean (Nelson's estimate), lower, upper
-        (95 %, from his robust variance).
+        (95 %, from his robust variance, on the log scale); missing
+        where nobody is at risk.
 
     Raises
     ------
@@ -200,19 +218,77 @@ def mean_cumulative(
         raise ValueError("until must hold every unit that had an event")
     ends = np.array(list(until.values()), dtype=float)
     begins = np.array([(since or {}).get(unit, 0.0) for unit in until], dtype=float)
+    return mean_cumulative_of_rows(unit_rows, ages, begins, ends)
+
+
+def mean_cumulative_of_rows(units: Any, ages: Floats, begins: Floats, ends: Floats) -> pd.DataFrame:
+    """Estimate the mean cumulative function of units that are numbered from 0.
+
+    Sorting takes the most time. The robust variance at each age is the sum over units of A squared, where A
+    is 1 / at_risk at each event of the unit, less the cumulated mean of all units while it was at risk. All
+    units at risk move by the same amount between events, so that the sum of squares follows from the sum of A
+    over the units at risk; no unit is looked at twice.
+    """
+    # outside its time at risk a unit is not watched: its events there do not count
+    counts = (ages >= begins[units]) & (ages <= ends[units])
+    units, ages = units[counts], ages[counts]
     time = np.unique(np.concatenate([[0.0], ages]))
-    is_at_risk = (ends[:, None] >= time) & (begins[:, None] <= time)
-    at_risk = is_at_risk.sum(axis=0)
-    counts = np.zeros((len(ends), len(time)))
-    np.add.at(counts, (unit_rows, np.searchsorted(time, ages)), 1)
-    step = counts.sum(axis=0) / np.maximum(at_risk, 1)
-    # the variance between units, not Poisson's: restarts of one task come in series
-    excess = np.where(is_at_risk, counts - step, 0.0) / np.maximum(at_risk, 1)
-    mean, deviation = np.cumsum(step), np.sqrt((np.cumsum(excess, axis=1) ** 2).sum(axis=0))
+    row = np.searchsorted(time, ages)
+    watched = ends >= begins
+    entered = np.searchsorted(np.sort(begins[watched]), time, side="right")
+    at_risk = entered - np.searchsorted(np.sort(ends[watched]), time, side="left")
+    events = np.bincount(row, minlength=len(time))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        step = np.where(at_risk > 0, events / at_risk, 0.0)
+        inverse = np.where(at_risk > 0, 1 / at_risk, 0.0)
+    deviation = np.sqrt(_robust_variance(units, row, time, begins, ends, at_risk, step * inverse, inverse))
+    mean = np.cumsum(step)
+    # on the log scale: means of few events are skewed, and never below 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        factor = np.exp(np.where(mean > 0, _Z * deviation / mean, 0.0))
+    lower, upper = mean / factor, mean * factor
+    nobody = at_risk == 0
+    mean, lower, upper = (np.where(nobody, np.nan, values) for values in (mean, lower, upper))
     return pd.DataFrame(
-        {"time": time, "at_risk": at_risk, "events": counts.sum(axis=0).astype("int64"), "mean": mean,
-         "lower": np.maximum(mean - _Z * deviation, 0), "upper": mean + _Z * deviation}
+        {"time": time, "at_risk": at_risk, "events": events.astype("int64"), "mean": mean, "lower": lower,
+         "upper": upper}
     )  # fmt: skip
+
+
+def _robust_variance(
+    units: Any,
+    row: Any,
+    time: Floats,
+    begins: Floats,
+    ends: Floats,
+    at_risk: Any,
+    shift: Floats,
+    jump: Floats,
+) -> Floats:
+    """Return the sum of squares of the units' A at each time; `shift` and `jump` move it at each."""
+    watched = np.flatnonzero(ends >= begins)
+    shifted = np.concatenate([[0.0], np.cumsum(shift)])  # before each time, and after the last
+    enters = np.searchsorted(time, begins)
+    leaves = np.searchsorted(time, ends, side="right")  # the first time at which it is not at risk any more
+    # events of one unit at one time are one jump
+    keys, number = np.unique(units * np.int64(len(time)) + row, return_counts=True)
+    unit, at = keys // len(time), keys % len(time)
+    size = number * jump[at]
+    total = np.cumsum(size)
+    first = np.searchsorted(unit, unit)
+    own_before = total - size - (total - size)[first]
+    own_sum = np.bincount(unit, weights=size, minlength=len(ends))
+    value = own_before - (shifted[at + 1] - shifted[enters[unit]])
+    # the sum of A over the units at risk before each time
+    change = np.zeros(len(time) + 1)
+    np.add.at(change, enters[watched], shifted[enters[watched]])
+    np.add.at(change, leaves[watched], -(own_sum + shifted[enters])[watched])
+    np.add.at(change, at + 1, size)
+    at_risk_sum = np.cumsum(change)[: len(time)] - at_risk * shifted[:-1]
+    square = -2 * shift * at_risk_sum + at_risk * shift**2
+    np.add.at(square, at, 2 * value * size + size**2)
+    squares: Floats = np.maximum(np.cumsum(square), 0)
+    return squares
 
 
 def cumulative_incidence(durations: ArrayLike, ends: Iterable[str | None]) -> pd.DataFrame:
@@ -249,16 +325,59 @@ def cumulative_incidence(durations: ArrayLike, ends: Iterable[str | None]) -> pd
     [0.0, 0.25, 0.25, 0.5, 0.5]
     """
     kinds = pd.Series(list(ends), dtype="str")
-    time, at_risk, events, _ = _life_table(durations, kinds.notna().to_numpy())
-    survival = np.cumprod(1 - events / np.maximum(at_risk, 1))
-    # an end at a time needs survival of all ends up to just before it
-    survival_before = np.concatenate([[1.0], survival[:-1]])
     lengths = np.asarray(durations, dtype=float)
-    table = pd.DataFrame({"time": time, "at_risk": at_risk})
+    time, at_risk, shares, _ = _incidence(lengths, kinds, None)
+    return pd.DataFrame({"time": time, "at_risk": at_risk, **shares})
+
+
+def cumulative_incidence_rows(durations: Floats, ends: pd.Series[str], entry: Floats) -> pd.DataFrame:
+    """Return `cumulative_incidence` with delayed entry and intervals, a row for each time and kind of end."""
+    time, at_risk, shares, deviations = _incidence(durations, ends.astype("str"), entry)
+    frames = []
+    for kind, share in shares.items():
+        # on the log(-log) scale: the interval stays between 0 and 1
+        with np.errstate(divide="ignore", invalid="ignore"):
+            width = _Z * deviations[kind] / (share * np.log(share))
+            lower, upper = share ** np.exp(-width), share ** np.exp(width)
+        inner = (share > 0) & (share < 1)
+        lower, upper = np.where(inner, lower, share), np.where(inner, upper, np.where(share == 0, 0.0, 1.0))
+        frames.append(
+            pd.DataFrame(
+                {"time": time, "at_risk": at_risk, "kind": kind, "share": share, "lower": lower,
+                 "upper": upper}
+            )
+        )  # fmt: skip
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _incidence(
+    lengths: Floats, kinds: pd.Series[str], entry: Floats | None
+) -> tuple[Floats, Any, dict[str, Floats], dict[str, Floats]]:
+    """Return times, numbers at risk, and of each kind of end its share and standard deviation.
+
+    The variance is that of Aalen and Johansen by the delta method (Marubini and Valsecchi, Analysing Survival
+    Data from Clinical Trials, 1995, 10.3). Its sums over earlier times, of terms with the difference of
+    shares squared, are three cumulated sums.
+    """
+    time, at_risk, events, _ = _life_table(lengths, kinds.notna().to_numpy(), entry)
+    n = np.maximum(at_risk, 1)
+    survival = np.cumprod(1 - events / n)
+    # an end at a time needs survival of all ends up to just before it
+    before = np.concatenate([[1.0], survival[:-1]])
+    shares, deviations = {}, {}
     for kind in sorted(kinds.dropna().unique()):
         of_kind = np.bincount(np.searchsorted(time, lengths[(kinds == kind).to_numpy()]), minlength=len(time))
-        table[kind] = np.cumsum(survival_before * of_kind / np.maximum(at_risk, 1))
-    return table
+        share = np.cumsum(before * of_kind / n)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            all_ends = np.where(n > events, events / (n * (n - events)), 0.0)
+        own = before**2 * of_kind * (n - of_kind) / n**3
+        mixed = before * of_kind / n**2
+        terms = (all_ends, all_ends * share, all_ends * share**2, mixed, mixed * share)
+        cum = [np.cumsum(term) for term in terms]
+        variance = share**2 * cum[0] - 2 * share * cum[1] + cum[2] + np.cumsum(own)
+        variance -= 2 * (share * cum[3] - cum[4])
+        shares[str(kind)], deviations[str(kind)] = share, np.sqrt(np.maximum(variance, 0))
+    return time, at_risk, shares, deviations
 
 
 def laplace(times: Any, start: Any, end: Any) -> tuple[float, float]:
@@ -294,5 +413,16 @@ def laplace(times: Any, start: Any, end: Any) -> tuple[float, float]:
         return float("nan"), float("nan")
     # without trend the times are uniform: their mean is 1/2 with variance 1/(12 n)
     position = np.asarray((moments - start) / pd.Timedelta(seconds=1), dtype=float) / length
-    statistic = float((position.mean() - 0.5) * np.sqrt(12 * len(moments)))
+    return laplace_of_positions(position)
+
+
+def laplace_of_positions(position: Floats) -> tuple[float, float]:
+    """Return Laplace's statistic and p of events at these shares (0 to 1) of their own windows.
+
+    Each position is uniform if its unit has no trend, however long the window is and however many there are:
+    a fleet that grows has no trend of its own.
+    """
+    if len(position) < 4:
+        return float("nan"), float("nan")
+    statistic = float((position.mean() - 0.5) * np.sqrt(12 * len(position)))
     return statistic, float(2 * distributions.norm.sf(abs(statistic)))

@@ -8,18 +8,20 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 import pandas as pd
+from scipy import stats as distributions
 
 from . import _confidence
 from ._derived import derive
 from ._per_cluster import per_cluster
 from ._source import Source, collect, look_up, names, pandas_table, us
 from .replacements import replacements
+from .runs import build_runs, find_slots
 from .vocabulary import LOST_STATUSES, NODE_BOUND_JOB_TYPES
 
 _LOST_COLUMNS = ("alloc_id", "client_status", "job_id", "job_type", "node_id", "node_name", "modified_at")
 
 _LEMON_P, _LEMON_FAILED_TASKS, _LEMON_RATIO = 0.01, 3, 2
-"""A lemon has a corrected p below the first, at least as many failed tasks, and a ratio above the last."""
+"""A lemon has a corrected p below the first, so many failed instances, and a ratio above the last."""
 
 
 @per_cluster
@@ -36,8 +38,9 @@ def blast_radius(source: Source) -> pd.DataFrame:
     pandas.DataFrame
         One row for each node with lost or unknown allocations, the one with most first: node_id, node_name,
         at (first loss, by the servers' clock), lost (allocations), jobs, job_ids, replaced, unplaced (not
-        replaced, though the job is not bound to that node), median_to_start and p90_to_start
-        (timedelta64[ns]; from the loss to the start of the replacement's last task).
+        replaced, though the job is not bound to that node), waiting (not started again yet, though the job is
+        not bound to that node), median_to_start and p90_to_start (timedelta64[ns]; from the loss to the start
+        of the replacement's last task, over all that must start again; missing if so many still wait).
 
     Raises
     ------
@@ -60,23 +63,34 @@ def blast_radius(source: Source) -> pd.DataFrame:
     lost["unplaced"] = lost["replaced_by"].isna() & ~node_bound
     wait = look_up(lost["replaced_by"], started) - lost["modified_at"]
     # servers and nodes have clocks of their own: a replacement cannot have started before the loss
-    lost["wait"] = wait.mask(wait < pd.Timedelta(0), pd.Timedelta(0))
-    radius = lost.groupby(["node_id", "node_name"], observed=True, dropna=False).agg(
+    lost["wait"] = wait.mask(wait < pd.Timedelta(0), pd.Timedelta(0)).dt.total_seconds()
+    lost["needed"] = ~node_bound
+    lost["waiting"] = lost["wait"].isna() & ~node_bound
+    keys = ["node_id", "node_name"]
+    radius = lost.groupby(keys, observed=True, dropna=False).agg(
         at=("modified_at", "min"), lost=("alloc_id", "size"), jobs=("job_id", "nunique"),
         job_ids=("job_id", lambda ids: sorted(set(ids.dropna().astype(str)))),
-        replaced=("replaced_by", "count"), unplaced=("unplaced", "sum"),
-        median_to_start=("wait", "median"), p90_to_start=("wait", lambda wait: wait.quantile(0.9)),
+        replaced=("replaced_by", "count"), unplaced=("unplaced", "sum"), waiting=("waiting", "sum"),
     )  # fmt: skip
+    # what still waits takes longer than all that do not: a quantile that falls there is not reached yet
+    waits = lost[lost["needed"]].assign(wait=lambda rows: rows["wait"].fillna(np.inf))
+    by_node = waits.groupby(keys, observed=True, dropna=False)["wait"]
+    for name, share in (("median_to_start", 0.5), ("p90_to_start", 0.9)):
+        seconds = by_node.quantile(share, interpolation="lower").reindex(radius.index)
+        radius[name] = pd.to_timedelta(seconds.replace(np.inf, np.nan), unit="s").astype("timedelta64[ns]")
     return radius.sort_values("lost", ascending=False, kind="stable").reset_index()
 
 
 @per_cluster
-def lemon_nodes(source: Source, *, by: str | Iterable[str] = ("namespace", "job_id", "task")) -> pd.DataFrame:
-    """Compare the failures on each node with those that its mix of jobs makes likely.
+def lemon_nodes(
+    source: Source, *, by: str | Iterable[str] = ("namespace", "job_id", "job_version", "task")
+) -> pd.DataFrame:
+    """Compare the failures on each node with those of the same jobs on other nodes.
 
-    Raw counts only find the largest node, so they are standardised (indirectly): every task has the failure
-    risk of its stratum over the whole cluster, and a node's expectation is the sum over its tasks. Tasks of
-    allocations that failed at least once are counted, so that one looping task makes no lemon.
+    Each instance of a task (a slot, however often it was rescheduled) counts on each node that it ran on:
+    until its first failure there, or as long as it was there without one. At each first failure, every
+    instance of the same stratum that was on its node for that long was equally likely to be the one, if the
+    node does not matter. Nodes with young allocations, or many of them, are not suspicious for that.
 
     Parameters
     ----------
@@ -87,61 +101,136 @@ def lemon_nodes(source: Source, *, by: str | Iterable[str] = ("namespace", "job_
     Returns
     -------
     pandas.DataFrame
-        One row for each node, the most suspicious first: node_name, tasks, observed and expected (failed
-        tasks), ratio (observed over expected; missing if nothing was expected), lower, upper (exact 95 %), p
-        (one-sided), lemon (p below 0.01 after correction for the number of nodes, at least 3 observed, and
-        ratio above 2). `plots.funnel` draws it.
+        One row for each node, the most suspicious first: node_name, tasks (instances), observed (instances
+        that failed), expected (if the node were like the others of its strata: the node itself is left out;
+        missing if its jobs ran nowhere else), ratio (of the hazard to that of the other nodes; infinite if
+        nothing failed there), lower, upper (exact conditional 95 %), p (one-sided, an upper bound), p_holm (p
+        corrected for the number of nodes by Holm's method), lemon (p_holm below 0.01, at least 3 observed,
+        and ratio above 2). `plots.funnel` draws it.
 
     Raises
     ------
     TypeError
         `source` holds no events table, or it lacks a column.
 
-    References
-    ----------
-    Breslow and Day, Statistical Methods in Cancer Research II, 1987, 2.3; Spiegelhalter, Statistics in
-    Medicine 24, 2005, for the funnel plot.
+    Notes
+    -----
+    This is a log-rank test of each node against the others, stratified. Given who was at risk, the number of
+    failures on a node is a sum of independent Bernoulli variables of known chances. Its upper tail is bounded
+    by that of the binomial distribution with the mean chance (Hoeffding, Annals of Mathematical Statistics
+    27, 1956), so that no test claims too much.
 
     Examples
     --------
     >>> nodes = af.stats.lemon_nodes(snap)
-    >>> bool(abs(nodes["observed"].sum() - nodes["expected"].sum()) < 1e-6)
+    >>> bool(nodes["p"].between(0, 1).all())
     True
     """
-    derived = derive(source)
     strata = names(by)
-    failed = (
-        derived.events.with_columns(_failed=nw.col("failure").cast(nw.Int64))
-        .group_by(*derived.task_columns)
-        .agg(nw.col("_failed").max().alias("failed"))
+    instances = _first_failures(source, strata)
+    pairs = _expected_by_node(instances)
+    nodes = instances.groupby("node_name", sort=True).agg(
+        tasks=("failed", "size"), observed=("failed", "sum")
     )
-    tasks = collect(
-        derived.tasks.join(failed, on=derived.task_columns, how="left").select("node_name", *strata, "failed")
-    )
-    tasks["failed"] = tasks["failed"].fillna(0).astype("int64")
-    for name in ("node_name", *strata):
-        tasks[name] = tasks[name].astype("str")
-    tasks["risk"] = tasks.groupby(strata, dropna=False)["failed"].transform("mean")
-    nodes = (
-        tasks.groupby("node_name")
-        .agg(tasks=("failed", "size"), observed=("failed", "sum"), expected=("risk", "sum"))
-        .reset_index()
-    )
-    ratio, lower, upper = _confidence.poisson(nodes["observed"], nodes["expected"])
-    p = np.array(
-        [
-            _confidence.poisson_tail(observed, expected)
-            for observed, expected in zip(nodes["observed"], nodes["expected"], strict=True)
-        ]
-    )
-    # Bonferroni: with many nodes some are unlucky by chance
-    improbable = p * max(len(nodes), 1) < _LEMON_P
-    lemon = improbable & (nodes["observed"] >= _LEMON_FAILED_TASKS) & (np.nan_to_num(ratio) > _LEMON_RATIO)
+    sums = pairs.groupby("node_name")[["mean", "chances", "own"]].sum().reindex(nodes.index).fillna(0.0)
+    observed, mean, trials = sums["own"].to_numpy(), sums["mean"].to_numpy(), sums["chances"].to_numpy()
+    others, other_mean = trials - observed, trials - mean
+    with np.errstate(divide="ignore", invalid="ignore"):
+        expected = np.where(other_mean > 0, others * mean / other_mean, np.nan)
+        chance = np.where(trials > 0, mean / trials, 0.0)
+        p = distributions.binom.sf(observed - 1, trials, chance)
+    # the bound holds from one above the mean on; below it nothing is suspicious
+    p = np.where(observed >= mean + 1, p, 1.0)
+    ratio, lower, upper = _confidence.rate_ratio(observed, mean, others, other_mean)
+    nodes["expected"] = pd.array(expected, dtype="Float64")
     for name, values in {"ratio": ratio, "lower": lower, "upper": upper}.items():
         nodes[name] = pd.array(values, dtype="Float64")
-    return (
-        nodes.assign(p=p, lemon=lemon).sort_values(["p", "node_name"], kind="stable").reset_index(drop=True)
+    nodes["p"], nodes["p_holm"] = p, _holm(p)
+    high = np.nan_to_num(ratio, nan=0.0) > _LEMON_RATIO
+    nodes["lemon"] = (nodes["p_holm"] < _LEMON_P) & (nodes["observed"] >= _LEMON_FAILED_TASKS) & high
+    return nodes.reset_index().sort_values(["p", "node_name"], kind="stable").reset_index(drop=True)
+
+
+def _first_failures(source: Source, strata: list[str]) -> pd.DataFrame:
+    """Return each instance on each node: its stratum, the time to its first failure there, and whether."""
+    derived = derive(source)
+    failed = (
+        derived.events.filter(nw.col("failure"))
+        .group_by(*derived.task_columns)
+        .agg(nw.col("time_us").min().alias("failed_us"))
     )
+    columns = list(dict.fromkeys(["alloc_id", "task", "node_name", *strata, "first_seen_us"]))
+    have = derived.tasks.collect_schema().names()
+    columns += [name for name in ("truncated", "created_at_us") if name in have]
+    tasks = collect(
+        derived.tasks.join(failed, on=derived.task_columns, how="left").select(*derived.task_columns, *[
+            name for name in columns if name not in derived.task_columns
+        ], "failed_us")
+    )  # fmt: skip
+    runs = build_runs(source)
+    for name in ("alloc_id", "task"):
+        tasks[name] = tasks[name].astype("str")
+    keys = runs[["alloc_id", "task"]].astype("str")
+    last = runs["ended_at"].groupby([keys["alloc_id"], keys["task"]]).max().rename("last").reset_index()
+    tasks = tasks.merge(last, on=["alloc_id", "task"], how="left")
+    seen = tasks["first_seen_us"].astype("float64")
+    # by the node's own clock if its first event is left: the servers' may be seconds off
+    placed = tasks["created_at_us"].astype("float64").fillna(seen) if "created_at_us" in tasks else seen
+    begin = seen.where(~tasks["truncated"].astype(bool), placed)
+    last_us = tasks["last"].astype("int64").where(tasks["last"].notna()).astype("float64") / 1000
+    end = tasks["failed_us"].astype("float64").fillna(last_us).fillna(float(derived.observed_us))
+    table = tasks[["node_name", *dict.fromkeys(name for name in strata if name != "node_name")]].copy()
+    table = table.astype("str")
+    table["stratum"] = table.groupby(strata, dropna=False, sort=False).ngroup() if strata else 0
+    table["age"] = np.maximum((end - begin).to_numpy(), 1.0)
+    table["failed"] = tasks["failed_us"].notna().astype("int64").to_numpy()
+    table["slot"] = find_slots(source, tasks).to_numpy()
+    # a slot that came to one node several times is one instance there: its ages follow each other
+    keys_ = ["stratum", "node_name", "slot"]
+    table = table.assign(begin=begin.to_numpy()).sort_values([*keys_, "begin"], kind="stable")
+    before = table.groupby(keys_, sort=False)["failed"].cumsum() - table["failed"]
+    instances = (
+        table[before == 0]
+        .groupby(keys_, sort=False, as_index=False, dropna=False)
+        .agg(age=("age", "sum"), failed=("failed", "max"))
+    )
+    # a program that crashes at the same point each time does so a little later on a busy node: ages that are
+    # within a quarter of each other are equal, and so are all below 20 s
+    steps = np.log(np.maximum(instances["age"] / 20e6, 1.0)) / np.log(1.25)
+    return instances.assign(age=np.ceil(steps))
+
+
+def _expected_by_node(instances: pd.DataFrame) -> pd.DataFrame:
+    """Return of each stratum and node the failures expected if nodes do not matter, the trials and its own.
+
+    Each first failure is a trial for the nodes that had an instance at risk then. The cumulated hazard of the
+    stratum at the age of each instance is its part of the expectation, so no pair is looked at twice.
+    """
+    rows = instances.sort_values(["stratum", "age"], kind="stable", ignore_index=True)
+    size = rows.groupby("stratum")["age"].transform("size")
+    # ties: all that reach an age are at risk at it
+    rank = rows.groupby("stratum")["age"].rank(method="min")
+    at_risk = size - rank + 1
+    rows["step"] = rows["failed"] / at_risk
+    cumulated = rows.groupby("stratum")[["step", "failed"]].cumsum()
+    keys = [rows["stratum"], rows["age"]]
+    rows["hazard"] = cumulated["step"].groupby(keys).transform("max")
+    rows["events"] = cumulated["failed"].groupby(keys).transform("max")
+    pairs = rows.groupby(["stratum", "node_name"], sort=False, as_index=False, dropna=False).agg(
+        mean=("hazard", "sum"), chances=("events", "max"), own=("failed", "sum"), instances=("age", "size")
+    )
+    # a job that runs on one node only tells nothing about the node
+    total = pairs.groupby("stratum")["instances"].transform("sum")
+    return pairs[pairs["instances"] < total]
+
+
+def _holm(p: Any) -> Any:
+    """Return p-values corrected by Holm's method: the family-wise error stays below the level."""
+    order = np.argsort(p, kind="stable")
+    corrected = np.maximum.accumulate(np.minimum(p[order] * (len(p) - np.arange(len(p))), 1.0))
+    result = np.empty(len(p))
+    result[order] = corrected
+    return result
 
 
 def failure_ranking(

@@ -13,7 +13,8 @@ import pandas as pd
 from . import _confidence, vocabulary
 from ._derived import Derived, derive
 from ._per_cluster import per_cluster
-from ._source import Source, collect, from_us, group_rows, names, pandas_table, us
+from ._source import Source, collect, from_us, group_rows, names, pandas_table, times_from_us, us
+from ._task_life import task_life
 
 _US_PER_HOUR = 3_600_000_000
 _EVENT_COLUMNS = ("cause", "exit_meaning", "oom", "type")
@@ -29,13 +30,6 @@ class _Window:
     since: int
     until: int
     width: int | None
-
-    @property
-    def edges(self) -> list[tuple[int, int]]:
-        width = self.width or self.until - self.since
-        return [
-            (start, min(start + width, self.until)) for start in range(self.since, self.until, max(width, 1))
-        ]
 
 
 @per_cluster
@@ -68,14 +62,22 @@ def restarts(
         and
 
         count : int
-            `Restarting` events in the ring.
-        exposure_hours, rate_per_hour, lower, upper : float
-            Time that tasks ran, count over exposure, and its exact 95 % Poisson interval; the last three are
-            missing without exposure.
+            `Restarting` events that were seen.
+        counted, exposure_hours : float
+            What the rate counts, and the time that it covers. See `basis`.
+        rate_per_hour, lower, upper : float
+            Counted over exposure, and its exact 95 % Poisson interval; missing without exposure.
         tasks : int
             Tasks in the group.
         truncated_share : float
             Share of the tasks that have lost events.
+        basis : str
+            "events": nothing is lost, and the events seen are counted over the time that tasks ran.
+            "counter": some rings are cut; the nodes' own count of restarts is taken for those tasks, over
+            their life since they were created, less about the time that they were down.
+            "rings that are cut": the counter cannot tell (windows, bins, causes). Each ring counts from its
+            oldest end that is left. Tasks that fail more are known for a shorter time, so that the rate of a
+            mixed group is nearer to that of its calm tasks.
         window_start, window_end : datetime64[ns, UTC]
             The time that is counted.
         counter, lost_to_ring, unexplained : int
@@ -100,7 +102,7 @@ def restarts(
     >>> bool((table["counter"] - table["lost_to_ring"] == table["count"]).all())
     True
     """
-    table = _rates(source, nw.col("type") == "Restarting", names(by), bin, since, until)
+    table = _rates(source, nw.col("type") == "Restarting", names(by), bin, since, until, "restarts")
     # the counter covers the whole life of a task and knows neither times nor causes
     comparable = bin is None and since is None and until is None and not set(names(by)) & set(_EVENT_COLUMNS)
     return _add_counter(table, source, names(by)) if comparable else table
@@ -125,7 +127,7 @@ def failures(
     >>> bool((table["lower"] <= table["rate_per_hour"]).dropna().all())
     True
     """
-    return _rates(source, nw.col("failure"), names(by), bin, since, until)
+    return _rates(source, nw.col("failure"), names(by), bin, since, until, "failures")
 
 
 @per_cluster
@@ -227,14 +229,31 @@ def _rates(
     bin: str | None,  # noqa: A002
     since: pd.Timestamp | str | None,
     until: pd.Timestamp | str | None,
+    life_measure: str | None = None,
 ) -> pd.DataFrame:
-    """Return the rate of the events for which `counted` is true."""
+    """Return the rate of the events for which `counted` is true.
+
+    `life_measure` is what the nodes' counter can tell of it: "restarts", "failures", or nothing.
+    """
     derived = derive(source)
     _check_columns(by, derived.tasks)
     window = _window(derived, bin, since, until)
     exposure = _exposure(derived, [name for name in by if name not in _EVENT_COLUMNS], window)
     counts = _counts(derived, counted, by, window)
-    return _add_intervals(exposure, counts, by, window)
+    # the counter covers the whole life of a task and knows neither times nor causes
+    whole_life = bin is None and since is None and until is None and not set(by) & set(_EVENT_COLUMNS)
+    life = None
+    if life_measure is not None and whole_life and derived.has_task_states and exposure["truncated"].sum():
+        life = _group_life(derived, by, life_measure)
+    return _add_intervals(exposure, counts, by, window, life)
+
+
+def _group_life(derived: Derived, by: list[str], measure: str) -> pd.DataFrame:
+    """Return the count and exposure of each group over the life of its tasks."""
+    tasks = task_life(derived, by)
+    tasks["group"], groups = _number_groups(tasks, by)
+    sums = tasks.groupby("group")[[measure, "hours"]].sum()
+    return groups.assign(life_count=sums[measure], life_hours=sums["hours"])
 
 
 def _check_columns(by: list[str], tasks: nw.LazyFrame[Any]) -> None:
@@ -271,35 +290,69 @@ def _window(
 
 
 def _exposure(derived: Derived, by: list[str], window: _Window) -> pd.DataFrame:
-    """Return the time that tasks ran and the number of tasks, by group and bin."""
-    overlaps = {}
-    for number, (start, end) in enumerate(window.edges):
-        first, last = nw.max_horizontal("start_us", nw.lit(start)), nw.min_horizontal("end_us", nw.lit(end))
-        overlaps[f"_{number}"] = nw.when(last > first).then(last - first).otherwise(nw.lit(0))
-    task_columns = derived.task_columns
-    per_task = (
-        derived.spans.with_columns(**overlaps)
-        .group_by(*task_columns)
-        .agg(*(nw.col(name).sum() for name in overlaps))
+    """Return the time that tasks ran and the number of tasks, by group and bin.
+
+    Of a ring that is cut, only the time counts from which on its events are known (see `add_known_from`).
+    """
+    tasks = collect(derived.tasks.select(*dict.fromkeys([*derived.task_columns, *by, "truncated"])))
+    tasks["group"], groups = _number_groups(tasks, by)
+    spans = collect(derived.spans.select(*derived.task_columns, "start_us", "end_us", "known_from_us"))
+    group = _group_of_task(spans, tasks, derived.task_columns)
+    start = np.fmax(
+        spans["start_us"].astype("float64").to_numpy(), spans["known_from_us"].astype("float64").to_numpy()
     )
+    exposure = _bin_exposure(group, start, spans["end_us"].astype("float64").to_numpy(), len(groups), window)
     # tasks that never ran count among the tasks, with no exposure
-    all_tasks = derived.tasks.select(*dict.fromkeys([*task_columns, *by, "truncated"])).join(
-        per_task, on=task_columns, how="left"
+    table = groups.assign(
+        tasks=np.bincount(tasks["group"], minlength=len(groups)),
+        truncated=np.bincount(tasks["group"], weights=tasks["truncated"], minlength=len(groups)),
     )
-    filled = all_tasks.with_columns(
-        *(nw.col(name).fill_null(0) for name in overlaps),
-        nw.col("truncated").cast(nw.Int64),
-        _all=nw.lit(1),  # a key to group by when `by` is empty
-    )
-    totals = filled.group_by(*by, "_all").agg(
-        *(nw.col(name).sum() for name in overlaps), nw.len().alias("tasks"), nw.col("truncated").sum()
-    )
-    wide = _with_text_keys(collect(totals).drop(columns="_all"), by)
-    if window.width is None:
-        return wide.rename(columns={"_0": "exposure"})
-    fixed = [*by, "tasks", "truncated"]
-    long = wide.melt(id_vars=fixed, value_vars=list(overlaps), var_name="bin", value_name="exposure")
-    return long.assign(bin=long["bin"].str.slice(1).astype("int64"))
+    bins = exposure.shape[1]
+    long = table.loc[table.index.repeat(bins)].reset_index(drop=True).assign(exposure=exposure.ravel())
+    return long if window.width is None else long.assign(bin=np.tile(np.arange(bins), len(table)))
+
+
+def _number_groups(rows: pd.DataFrame, by: list[str]) -> tuple[Any, pd.DataFrame]:
+    """Return the number of each row's group, and the keys of the groups as text."""
+    if not by:
+        return np.zeros(len(rows), dtype="int64"), pd.DataFrame(index=range(1 if len(rows) else 0))
+    grouped = rows.groupby(by, observed=True, dropna=False, sort=False)
+    keys = rows[by].take(np.sort(grouped.head(1).index.to_numpy())) if len(rows) else rows[by]
+    return grouped.ngroup().to_numpy(), _with_text_keys(keys.reset_index(drop=True), by)
+
+
+def _group_of_task(rows: pd.DataFrame, tasks: pd.DataFrame, task_columns: list[str]) -> Any:
+    """Return the number of the group of each row's task."""
+    if len(task_columns) == 1:
+        name = task_columns[0]
+        return tasks.set_index(name)["group"].reindex(rows[name]).to_numpy(dtype="int64")
+    merged = rows[task_columns].merge(tasks[[*task_columns, "group"]], on=task_columns, how="left")
+    return merged["group"].to_numpy(dtype="int64")
+
+
+def _bin_exposure(group: Any, start: Any, end: Any, count: int, window: _Window) -> Any:
+    """Return how much of the spans lies in each bin, by group: an array of groups and bins.
+
+    A difference array: a span adds a part to its first and its last bin, and one to the slope between them,
+    so that the time is linear in spans and bins together, not in their product.
+    """
+    width = window.width or window.until - window.since
+    bins = -(-(window.until - window.since) // width)
+    start, end = np.maximum(start, window.since), np.minimum(end, window.until)
+    inside = end > start
+    group, start, end = group[inside], start[inside] - window.since, end[inside] - window.since
+    first = np.minimum(start // width, bins - 1).astype("int64")
+    last = np.minimum(end // width, bins - 1).astype("int64")
+    size = count * (bins + 1)
+
+    def total(at: Any, weights: Any) -> Any:
+        sums = np.bincount(group * (bins + 1) + at, weights=weights, minlength=size)
+        return sums.reshape(count, bins + 1)
+
+    parts = total(first, (first + 1) * width - start) + total(last, end - last * width)
+    ones = np.ones(len(group))
+    slope = total(first + 1, ones) - total(last, ones)
+    return (parts + np.cumsum(slope, axis=1) * width)[:, :bins]
 
 
 def _with_text_keys(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
@@ -313,23 +366,24 @@ def _with_text_keys(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 def _counts(derived: Derived, counted: nw.Expr, by: list[str], window: _Window) -> pd.DataFrame:
+    """Count events by group and bin: all that were seen, and those that exposure covers (`counted`)."""
     when = nw.col("time_us")
     # half open, so that no event lies in two windows; a window to the end of observation holds its last event
     last = when <= window.until if window.until >= derived.observed_us else when < window.until
     chosen = derived.events.filter(counted & (when >= window.since) & last).with_columns(_all=nw.lit(1))
+    # of tasks, not of events, whose jobs are runs of their parents
     of_tasks = [name for name in by if name not in _EVENT_COLUMNS]
-    if of_tasks:  # of tasks, not of events, whose jobs are runs of their parents
-        named = derived.tasks.select(*dict.fromkeys([*derived.task_columns, *of_tasks]))
-        keep = [
-            name for name in chosen.collect_schema().names() if name not in named.collect_schema().names()
-        ]
-        chosen = chosen.select(*derived.task_columns, *keep).join(named, on=derived.task_columns, how="left")
+    named = derived.tasks.select(*dict.fromkeys([*derived.task_columns, *of_tasks, "known_from_us"]))
+    keep = [name for name in chosen.collect_schema().names() if name not in named.collect_schema().names()]
+    chosen = chosen.select(*derived.task_columns, *keep).join(named, on=derived.task_columns, how="left")
+    known = nw.col("known_from_us").is_null() | (when >= nw.col("known_from_us"))
+    chosen = chosen.with_columns(_known=nw.when(known).then(nw.lit(1)).otherwise(nw.lit(0)))
     keys = [*by, "_all"]
     if window.width is not None:
         chosen = chosen.with_columns(bin=(when - window.since) // window.width)
         keys.append("bin")
-    counts = collect(chosen.group_by(*keys).agg(nw.len().alias("count"))).drop(columns="_all")
-    return _with_text_keys(counts, by)
+    counts = chosen.group_by(*keys).agg(nw.len().alias("count"), nw.col("_known").sum().alias("counted"))
+    return _with_text_keys(collect(counts).drop(columns="_all"), by)
 
 
 def _join_counts(
@@ -341,30 +395,55 @@ def _join_counts(
         return exposure.merge(counts, on=shared, how="left" if shared == by + bin_keys else "right")
     if by:
         return counts.merge(exposure, how="cross")
-    return exposure.assign(count=counts["count"].sum())
+    return exposure.assign(count=counts["count"].sum(), counted=counts["counted"].sum())
 
 
 def _add_intervals(
-    exposure: pd.DataFrame, counts: pd.DataFrame, by: list[str], window: _Window
+    exposure: pd.DataFrame, counts: pd.DataFrame, by: list[str], window: _Window, life: pd.DataFrame | None
 ) -> pd.DataFrame:
-    """Join counts and exposures and add each rate with its interval."""
+    """Join counts and exposures and add each rate with its interval.
+
+    `life` has the counts and exposures of groups over the whole life of their tasks, by the nodes' counter.
+    """
     bin_keys = ["bin"] if window.width is not None else []
     joined = _join_counts(exposure, counts, by, bin_keys)
-    count, tasks = joined["count"].fillna(0).astype("int64"), joined["tasks"].fillna(0).astype("int64")
-    hours = joined["exposure"].fillna(0).astype("float64") / _US_PER_HOUR
-    rate, lower, upper = _confidence.poisson(count, hours)
+    tasks = joined["tasks"].fillna(0).astype("int64")
+    joined["truncated"] = joined["truncated"].fillna(0)
+    joined["exposure"] = joined["exposure"].fillna(0).astype("float64") / _US_PER_HOUR
+    joined["counted"] = joined["counted"].fillna(0).astype("float64")
+    joined["basis"] = np.where(joined["truncated"] > 0, "rings that are cut", "events")
+    if life is not None:
+        joined = _prefer_counter(joined, life, by)
+    # of rings that are all cut, the count was fixed and the time is random: chi-square with 2 n degrees
+    only_cut = joined["basis"].eq("rings that are cut") & (joined["truncated"] >= tasks) & (tasks > 0)
+    rate, lower, upper = _confidence.poisson(joined["counted"], joined["exposure"], only_cut)
     table = joined[by].copy()
     if bin_keys:
-        table["bin"] = [from_us(window.since + int(number) * (window.width or 0)) for number in joined["bin"]]
-    table["count"], table["exposure_hours"] = count, hours
+        starts = window.since + joined["bin"].to_numpy(dtype="int64") * (window.width or 0)
+        table["bin"] = times_from_us(pd.Series(starts, index=table.index)).to_numpy()
+        table["bin"] = table["bin"].astype("datetime64[ns, UTC]")
+    table["count"] = joined["count"].fillna(0).astype("int64")
+    table["counted"], table["exposure_hours"] = joined["counted"], joined["exposure"]
     for name, values in (("rate_per_hour", rate), ("lower", lower), ("upper", upper)):
         table[name] = pd.array(values, dtype="Float64")
     table["tasks"] = tasks
     table["truncated_share"] = (joined["truncated"].astype("Float64") / tasks.where(tasks > 0)).to_numpy()
+    table["basis"] = joined["basis"].astype("str")
     table["window_start"], table["window_end"] = from_us(window.since), from_us(window.until)
     ascending = [True] * len(bin_keys) + [False] + [True] * len(by)
     order = [*bin_keys, "count", *by]
     return table.sort_values(order, ascending=ascending, kind="stable").reset_index(drop=True)
+
+
+def _prefer_counter(joined: pd.DataFrame, life: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Take count and exposure of groups with cut rings from the nodes' counter."""
+    keyed = joined.merge(life, on=by, how="left") if by else joined.merge(life, how="cross")
+    by_counter = (keyed["truncated"] > 0) & keyed["life_hours"].gt(0)
+    return keyed.assign(
+        counted=keyed["counted"].mask(by_counter, keyed["life_count"]),
+        exposure=keyed["exposure"].mask(by_counter, keyed["life_hours"]),
+        basis=keyed["basis"].mask(by_counter, "counter"),
+    )
 
 
 def _add_counter(table: pd.DataFrame, source: Source, by: list[str]) -> pd.DataFrame:

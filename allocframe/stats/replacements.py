@@ -26,20 +26,21 @@ def slots(allocations: pd.DataFrame) -> pd.Series[Any]:
     (``web``/``api.x`` and ``web.api``/``x``). Allocations that are wanted and run in one slot at the same
     time are instances of their own, ``default/web.app[0] #2``.
     """
-    table = allocations.reindex(columns=[*SLOT_COLUMNS])
+    table = allocations.reindex(columns=[*SLOT_COLUMNS]).reset_index(drop=True)
     name = table["namespace"].astype("str") + "/" + table["name"].astype("str")
     job = table["job_id"].astype("str")
+    code = pd.factorize(name)[0]
     pair = pd.factorize(job + "\0" + table["task_group"].astype("str"))[0]
-    first_pair = pd.Series(pair, index=table.index).groupby(name.to_numpy(), dropna=False).transform("first")
-    ambiguous = (
-        pd.Series(first_pair.to_numpy() != pair).groupby(name.to_numpy(), dropna=False).transform("any")
-    )
-    name = name.mask(ambiguous.to_numpy(dtype=bool), name + " of " + job)
+    first_pair = np.zeros(code.max(initial=-1) + 2, dtype="int64")
+    first_pair[code[::-1]] = pair[::-1]
+    several = np.bincount(code + 1, weights=pair != first_pair[code], minlength=1)[code + 1] > 0
+    name = name.mask(several & (code >= 0), name + " of " + job)
     # all allocations of a system job are called job.group[0]; the node tells them apart
     node_bound = table["job_type"].isin(NODE_BOUND_JOB_TYPES)
     name = name.mask(node_bound, name + "@" + table["node_id"].astype("str"))
     lane = _lanes(table.assign(slot=name.to_numpy()))
-    return name.mask(lane > 0, name + " #" + (lane + 1).astype("str")).rename("slot")
+    named = name.mask(lane > 0, name + " #" + (lane + 1).astype("str"))
+    return named.set_axis(allocations.index).rename("slot")
 
 
 def _lanes(table: pd.DataFrame) -> pd.Series[Any]:
@@ -50,12 +51,19 @@ def _lanes(table: pd.DataFrame) -> pd.Series[Any]:
     lost = table["client_status"].isin(LOST_STATUSES)
     live = ~table["client_status"].isin(FINISHED_STATUSES) & ~lost
     blocks = live & ~table["desired_status"].isin(STOPPING_STATUSES)
-    order = table.assign(blocks=blocks.astype("int64")).sort_values(["slot", "created_at"], kind="stable")
-    blocking = order.groupby("slot", sort=False, dropna=False)["blocks"]
-    before = (blocking.cumsum() - order["blocks"]).reindex(table.index)
-    ids = table["alloc_id"].astype("str")
-    replaces_live = table["previous_alloc_id"].astype("str").isin(ids[blocks])
-    return (before - replaces_live.astype("int64")).clip(lower=0)
+    lanes = pd.Series(0, index=table.index)
+    codes = pd.factorize(table["slot"])[0]
+    shared = (np.bincount(codes, minlength=1) > 1)[codes] & (np.bincount(codes, blocks, minlength=1) > 0)[
+        codes
+    ]
+    if not shared.any():  # the rule: one allocation for each slot, and sorting texts takes long
+        return lanes
+    order = table[shared].assign(slot=codes[shared], blocks=blocks[shared].astype("int64"))
+    order = order.sort_values(["slot", "created_at"], kind="stable")
+    before = order.groupby("slot", sort=False)["blocks"].cumsum() - order["blocks"]
+    replaces_live = order["previous_alloc_id"].astype("str").isin(table["alloc_id"].astype("str")[blocks])
+    lanes[order.index] = (before - replaces_live.astype("int64")).clip(lower=0)
+    return lanes
 
 
 _REPLACEMENT_COLUMNS = tuple(dict.fromkeys([*SLOT_COLUMNS, "next_alloc_id"]))

@@ -12,9 +12,9 @@ import pandas as pd
 from . import _confidence
 from ._derived import derive
 from ._per_cluster import per_cluster
-from ._source import Source, collect, from_us
-from .crash_loops import crash_loops
-from .runs import runs, slots_of
+from ._source import Source, collect, from_us, times_from_us
+from .crash_loops import looping_slots
+from .runs import build_runs, find_slots
 from .vocabulary import RESTART_DECISIONS
 
 _DIMENSIONS = ("node_name", "job_id", "job_version", "cause")
@@ -34,8 +34,9 @@ def restart_storms(
 
     A scan statistic over onsets: a restart or failure counts if its task slot was quiet before it, and each
     slot counts once in a window, so that looping tasks make no storm. The count in every window that begins
-    with an onset is compared with the count that the rest of the time makes likely (Poisson). Storms less
-    than a window apart are one.
+    with an onset is compared with what is likely (Poisson): the onsets of the rest of the time, over the time
+    that slots were there, times the slots that are there in the window. The runs of a periodic or
+    parameterized job are one job. Storms less than a window apart are one.
 
     Parameters
     ----------
@@ -76,14 +77,14 @@ def restart_storms(
     """
     events = _restarts_and_failures(source, observed_at)
     onsets = events[~(events.groupby("slot_task", sort=False)["at"].diff() <= pd.Timedelta(quiet))]
-    loops = crash_loops(source, observed_at=observed_at)
-    looping = [f"{slot}/{task}" for slot, task in zip(loops["slot"], loops["task"], strict=True)]
-    onsets = onsets.assign(looping=onsets["slot_task"].isin(looping))
+    loops = looping_slots(source, observed_at)
+    onsets = onsets.assign(looping=onsets["slot_task"].isin(loops))
     width = pd.Timedelta(window)
     rows = []
     if len(onsets):
-        span = onsets["at"].max() - from_us(derive(source, observed_at).began_us)
-        rows = list(_scan(onsets, width, min_slots, p_below, max(span / width, 1.0)))
+        onsets = onsets.reset_index(drop=True)
+        expected = _expected_onsets(onsets, build_runs(source, observed_at), width)
+        rows = list(_scan(onsets, width, min_slots, p_below, expected))
     columns = ["began_at", "ended_at", "slots", "expected", "p", "looping_share"]
     columns += [column for name in _DIMENSIONS for column in (name, f"{name}_share")]
     return (
@@ -97,26 +98,48 @@ def _restarts_and_failures(source: Source, observed_at: pd.Timestamp | str | Non
     """Return failures and all decisions of restart policies with their task slots, in the order of time."""
     derived = derive(source, observed_at)
     chosen = derived.events.filter(nw.col("failure") | nw.col("type").is_in(list(RESTART_DECISIONS))).select(
-        *dict.fromkeys([*derived.task_columns, "time_us", "cause"])
+        *dict.fromkeys([*derived.task_columns, "time_us", "cause", "failure"])
     )
     dimensions = [name for name in _DIMENSIONS if name != "cause"]
     named = derived.tasks.select(*dict.fromkeys([*derived.task_columns, "alloc_id", "task", *dimensions]))
     rows = collect(chosen.join(named, on=derived.task_columns, how="left"))
-    rows["slot_task"] = (
-        slots_of(rows, runs(source, observed_at=observed_at)) + "/" + rows["task"].astype("str")
-    )
-    rows["at"] = pd.to_datetime(rows["time_us"].astype("Int64"), unit="us", utc=True)
+    slots = find_slots(source, rows, fold_runs=True)
+    rows["slot_task"] = slots + "/" + rows["task"].astype("str")
+    rows["at"] = times_from_us(rows["time_us"])
     return rows.dropna(subset=["at"]).sort_values("at", kind="stable").reset_index(drop=True)
 
 
+def _expected_onsets(onsets: pd.DataFrame, runs: pd.DataFrame, width: pd.Timedelta) -> np.ndarray[Any, Any]:
+    """Return how many onsets are likely in the window that begins with each, if they come evenly.
+
+    Slots live for different times, so the rate is that of onsets over the time that all slots were there, and
+    a window expects it for each slot that is there then. Its own onsets are taken out by the caller.
+    """
+    extent = runs.groupby(["slot", "task"], observed=True, sort=False).agg(
+        begin=("started_at", "min"), end=("ended_at", "max")
+    )
+    width_ns = width.as_unit("ns").value
+    begin, end = (extent[name].astype("int64").to_numpy() for name in ("begin", "end"))
+    at = onsets["at"].astype("int64").to_numpy()
+    first, last = min(at.min(), begin.min(initial=at.min())), max(at.max(), end.max(initial=at.max()))
+    # slots whose runs the rings have lost have at least the time from the first thing seen
+    time_there = max(float((end - begin).sum()), float(last - first), float(width_ns))
+    there = np.searchsorted(np.sort(begin), at, side="right") - np.searchsorted(np.sort(end), at, side="left")
+    expected: np.ndarray[Any, Any] = np.maximum(there, 1) * width_ns / time_there
+    return expected
+
+
 def _scan(
-    onsets: pd.DataFrame, width: pd.Timedelta, min_slots: int, p_below: float, windows: float
+    onsets: pd.DataFrame, width: pd.Timedelta, min_slots: int, p_below: float, per_onset: Any
 ) -> Iterable[list[Any]]:
-    """Yield the storms: greedily the window with most slots, then the best one that does not overlap it."""
+    """Yield the storms: greedily the window with most slots, then the best one that does not overlap it.
+
+    `per_onset` is what each onset of the cluster makes likely in the window that begins with each onset.
+    """
     at = onsets["at"].dt.tz_localize(None).to_numpy()
     slot = onsets["slot_task"].astype("category").cat.codes.to_numpy()
     end = np.searchsorted(at, at + width.to_timedelta64(), side="right")
-    distinct, free, all_slots = _count_distinct(slot, end), np.ones(len(at), dtype=bool), len(np.unique(slot))
+    distinct, free = _count_distinct(slot, end), np.ones(len(at), dtype=bool)
     storms: list[tuple[int, int, float, float]] = []
     while free.any():
         best = int(np.argmax(np.where(free, distinct, 0)))
@@ -124,7 +147,7 @@ def _scan(
         if not free[best] or slots < min_slots:
             break
         # the storm's own slots must not raise the rate that it is compared with
-        expected = max(all_slots - slots, 1) / windows
+        expected = max(len(at) - (int(end[best]) - best), 1) * float(per_onset[best])
         # Bonferroni: as many windows as onsets were looked at, one of which may be crowded by chance
         p = min(_confidence.poisson_tail(slots, expected) * len(at), 1.0)
         if p < p_below:
@@ -217,16 +240,18 @@ def failure_clustering(source: Source, *, window: str = "1min", by: str = "node_
     True
     """
     events = _restarts_and_failures(source, None)
+    # a crash is a failure and a decision of the restart policy: it counts once, at the failure
+    events = events[events["failure"].astype(bool)]
     derived = derive(source)
     width = pd.Timedelta(window)
+    windows = max((from_us(derived.observed_us) - from_us(derived.began_us)) / width, 1.0)
     rows = []
     for value, part in events.groupby(by, observed=True):
-        span = from_us(derived.observed_us) - from_us(derived.began_us)
         close = _has_close_neighbour(part, width)
-        per_window = len(part) / max(span / width, 1.0)
-        # Poisson: the chance of at least one other event within a window before or after
-        by_chance = 1 - float(np.exp(-2 * per_window))
-        rows.append([value, len(part), int(close.sum()), float(close.mean()), by_chance])
+        # Poisson: the chance of at least one event of another task within a window before or after
+        own = part.groupby("slot_task")["at"].transform("size").to_numpy()
+        by_chance = 1 - np.exp(-2 * (len(part) - own) / windows)
+        rows.append([value, len(part), int(close.sum()), float(close.mean()), float(by_chance.mean())])
     table = pd.DataFrame(rows, columns=[by, "failures", "close", "share", "expected"])
     table["ratio"] = (table["share"] / table["expected"].where(table["expected"] > 0)).astype("Float64")
     return table.sort_values("close", ascending=False, kind="stable").reset_index(drop=True)

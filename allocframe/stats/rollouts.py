@@ -12,7 +12,7 @@ from . import _confidence
 from ._derived import derive
 from ._per_cluster import per_cluster
 from ._source import Source, collect, has_table, hours, look_up, pandas_table
-from .runs import runs
+from .runs import build_runs, find_slots
 
 _JOB = ["namespace", "job_id"]
 _VERSION = [*_JOB, "job_version"]
@@ -42,15 +42,18 @@ def rollouts(source: Source, *, observed_at: pd.Timestamp | str | None = None) -
         placed_at : datetime64[ns, UTC]
             First allocation (or first event) of the version.
         tasks, failed_tasks, failures, exposure_hours
-            A task counts once for each allocation; failed starts are failures.
+            A task counts once for each instance (slot), however often it was rescheduled; failed starts are
+            failures. Failures and exposure are those that are known: of a ring that is cut, from its oldest
+            end on.
         base_tasks, base_failed_tasks, base_failures, base_exposure_hours
             The same for the version before.
         ratio, lower, upper : float
             Failure rate of the version over that of the one before, with its exact conditional 95 % interval.
             Missing if neither failed or one did not run; infinite if only the new one failed.
         share, share_lower, base_share, base_share_upper : float
-            Share of tasks that failed, with bounds of Wilson's 95 % interval. Unlike the rate, one looping
-            task does not inflate it.
+            Share of instances that failed, with bounds of Wilson's 95 % interval. Unlike the rate, one
+            looping task does not inflate it; but an old version had more time to fail than a new one. Where
+            neither version ran, only the shares tell.
         cause : str
             The most frequent cause of the version's failures.
 
@@ -98,8 +101,17 @@ def _main_causes(source: Source, observed_at: pd.Timestamp | str | None) -> pd.D
 def _measure_versions(source: Source, observed_at: pd.Timestamp | str | None) -> pd.DataFrame:
     """Return failures and exposure of each version, canaries apart."""
     derived = derive(source, observed_at)
+    known = derived.tasks.select(*derived.task_columns, "known_from_us")
     failures = (
-        derived.events.with_columns(_failed=nw.col("failure").cast(nw.Int64))
+        derived.events.select(*derived.task_columns, "time_us", "failure")
+        .join(known, on=derived.task_columns, how="left")
+        .with_columns(
+            _failed=nw.when(
+                nw.col("known_from_us").is_null() | (nw.col("time_us") >= nw.col("known_from_us"))
+            )
+            .then(nw.col("failure").cast(nw.Int64))
+            .otherwise(nw.lit(0))
+        )
         .group_by(*derived.task_columns)
         .agg(nw.col("_failed").sum().alias("failures"), nw.col("time_us").min().alias("seen_us"))
     )
@@ -111,7 +123,12 @@ def _measure_versions(source: Source, observed_at: pd.Timestamp | str | None) ->
     for name in ("alloc_id", "task", *_JOB):
         tasks[name] = tasks[name].astype("str")
     tasks = tasks.merge(_exposure_hours(source, observed_at), on=["alloc_id", "task"], how="left")
-    tasks["failed_tasks"], tasks["tasks"] = (tasks["failures"] > 0).astype("int64"), 1
+    # an instance counts once in each version, by its first allocation, and failed if any of them did
+    tasks["instance"] = find_slots(source, tasks) + "/" + tasks["task"]
+    keys = [*_VERSION, "instance"]
+    is_first = ~tasks.duplicated(keys)
+    ever = (tasks["failures"] > 0).groupby([tasks[name] for name in keys], dropna=False).transform("any")
+    tasks["failed_tasks"], tasks["tasks"] = (ever & is_first).astype("int64"), is_first.astype("int64")
     tasks["placed_at"] = pd.to_datetime(tasks["seen_us"].astype("Int64"), unit="us", utc=True)
     tasks["canary"] = False
     if has_table(source, "allocations"):
@@ -127,7 +144,11 @@ def _measure_versions(source: Source, observed_at: pd.Timestamp | str | None) ->
 
 def _exposure_hours(source: Source, observed_at: pd.Timestamp | str | None) -> pd.DataFrame:
     """Return the hours that each task of an allocation ran."""
-    durations = runs(source, observed_at=observed_at).groupby(["alloc_id", "task"], observed=True)["duration"]
+    runs = build_runs(source, observed_at)
+    # of rings that are cut, what is counted with its events
+    counted = runs["ended_at"] - runs["counted_from"]
+    counted = counted.mask(counted < pd.Timedelta(0), pd.Timedelta(0))
+    durations = counted.groupby([runs["alloc_id"], runs["task"]], observed=True)
     exposure = hours(durations.sum()).rename("exposure_hours").reset_index()
     return exposure.astype({"alloc_id": "str", "task": "str"})
 

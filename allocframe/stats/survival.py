@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import narwhals as nw
 import numpy as np
 import pandas as pd
 
+from ._attempts import CHILD as _CHILD
 from ._derived import derive
 from ._per_cluster import per_cluster
 from ._source import (
@@ -15,16 +17,19 @@ from ._source import (
     collect,
     from_us,
     groups,
+    has_table,
     hours,
     labels,
     look_up,
     names,
     pandas_table,
-    times_from_us,
 )
-from .estimators import cumulative_incidence, kaplan_meier, mean_cumulative
+from .estimators import cumulative_incidence_rows, kaplan_meier, mean_cumulative_of_rows
 from .explain import explain_stops
-from .runs import runs
+from .runs import build_runs
+from .vocabulary import FINISHED_STATUSES
+
+_US_PER_HOUR = 3_600_000_000
 
 
 @per_cluster
@@ -32,7 +37,12 @@ def survival(source: Source, by: str | Iterable[str] = "job_version") -> pd.Data
     """Estimate how long runs last before they fail, by group.
 
     The event is a failure. Runs that go on, or were stopped, restarted on request or lost with their node,
-    are censored. Runs whose start is gone from the ring are left out, and counted.
+    are censored.
+
+    Two things are hidden, and mended. A ring that is cut holds its last runs, and the open one among them is
+    longer than others because it was met by chance: of such rings the runs with both ends count. And servers
+    remove allocations some time after they ended, those that run stay: in groups that have lost allocations,
+    runs count from the *horizon* on, the oldest end that is still known (delayed entry).
 
     Parameters
     ----------
@@ -44,7 +54,10 @@ def survival(source: Source, by: str | Iterable[str] = "job_version") -> pd.Data
     -------
     pandas.DataFrame
         For each group the rows of `kaplan_meier`: the columns of `by`, time (hours), at_risk, events,
-        censored, survival, lower, upper (95 %), runs, and left_out. `plots.survival` draws it.
+        censored, survival, lower, upper (95 %), runs, left_out (runs that are cut, open in a ring that is
+        cut, or ended before the horizon), and horizon_at (missing if nothing is hidden). `plots.survival`
+        draws it. Runs of one task that resemble each other more than those of others make the interval too
+        narrow.
 
     Raises
     ------
@@ -57,27 +70,87 @@ def survival(source: Source, by: str | Iterable[str] = "job_version") -> pd.Data
     >>> bool(curves["survival"].between(0, 1).all())
     True
     """
-    keys = names(by)
+    keys, task_runs = names(by), build_runs(source)
+    horizon = pd.Series(pd.NaT, index=task_runs.index, dtype="datetime64[ns, UTC]")
+    if has_table(source, "allocations"):
+        by_id = horizons(source)
+        horizon = look_up(task_runs["alloc_id"], by_id)
+    whole = ~task_runs["left_truncated"].astype(bool)
+    whole &= ~(task_runs["cut"].astype(bool) & task_runs["right_censored"].astype(bool))
+    whole &= horizon.isna() | (task_runs["ended_at"] > horizon)
+    duration = hours(task_runs["duration"])
+    entry = hours(_not_negative(horizon - task_runs["started_at"])).fillna(0.0)
+    # a failed run that nobody could have met has no length to enter at
+    table = task_runs.assign(hours=duration, entry=np.minimum(entry, duration), whole=whole, horizon=horizon)
     curves = []
-    for group, part in groups(runs(source), keys):
-        # length bias: a run whose start is lost is a long one, and only a part of it can be seen
-        whole = part[~part["left_truncated"].astype(bool)]
-        curve = kaplan_meier(
-            hours(whole["duration"]).to_numpy(dtype=float), whole["failure"].to_numpy(dtype=bool)
+    for group, part in groups(table, keys):
+        of_group = part[part["whole"]]
+        curve = kaplan_meier(of_group["hours"], of_group["failure"], entry=of_group["entry"])
+        curves.append(
+            curve.assign(
+                **labels(keys, group),
+                runs=len(of_group),
+                left_out=len(part) - len(of_group),
+                horizon_at=part["horizon"].max(),
+            )
         )
-        curves.append(curve.assign(**labels(keys, group), runs=len(whole), left_out=len(part) - len(whole)))
     return _join_curves(
         curves,
         keys,
-        ["time", "at_risk", "events", "censored", "survival", "lower", "upper", "runs", "left_out"],
+        [
+            "time", "at_risk", "events", "censored", "survival", "lower", "upper", "runs", "left_out",
+            "horizon_at",
+        ],
+    )  # fmt: skip
+
+
+_KEPT = pd.Timedelta("1h")
+"""How long servers keep ended allocations at least, by default (`eval_gc_threshold`)."""
+
+
+def horizons(source: Source) -> pd.Series[Any]:
+    """Return from when on the ends of each allocation's group are known, by its ID; missing if always.
+
+    A group has lost allocations if one of them names a predecessor that is gone, if it is of a batch job, or
+    if some of its allocations have ended. Its horizon is the oldest end that is still known, or an hour
+    before the observation, whichever is earlier.
+    """
+    columns = (
+        "alloc_id", "namespace", "job_id", "task_group", "job_type", "client_status", "desired_status",
+        "previous_alloc_id", "modified_at", "created_at",
+    )  # fmt: skip
+    allocations = pandas_table(source, "allocations", *columns).drop_duplicates("alloc_id")
+    observed = from_us(derive(source).observed_us)
+    ids = allocations["alloc_id"].astype("str")
+    previous = allocations["previous_alloc_id"].astype("str")
+    broken = previous.notna() & ~previous.isin(ids)
+    # failed allocations that wait for their reschedule are kept, however old they are
+    ended = allocations["client_status"].isin(FINISHED_STATUSES)
+    job = allocations["job_id"].astype("str").str.replace(_CHILD, "", regex=True)
+    group = (
+        allocations["namespace"].astype("str") + "\0" + job + "\0" + allocations["task_group"].astype("str")
     )
+    hidden = (
+        (broken | ended | allocations["job_type"].isin(["batch", "sysbatch"])).groupby(group).transform("any")
+    )
+    oldest = allocations["modified_at"].where(ended).groupby(group).transform("min")
+    horizon = oldest.fillna(observed - _KEPT)
+    horizon = horizon.mask(horizon > observed - _KEPT, observed - _KEPT)
+    # what was created after the horizon is known from its beginning, and needs none
+    by_id: pd.Series[Any] = horizon.where(hidden).set_axis(ids.to_numpy()).astype("datetime64[ns, UTC]")
+    return by_id
+
+
+def _not_negative(durations: pd.Series[Any]) -> pd.Series[Any]:
+    zero = pd.Timedelta(0)
+    return durations.mask(durations < zero, zero)
 
 
 @per_cluster
 def cumulative_restarts(source: Source, by: str | Iterable[str] = "job_version") -> pd.DataFrame:
     """Estimate the mean number of restarts that a task has had by each age, by group.
 
-    Tasks with a truncated ring enter at the first event that is left (late entry), so that restarts which the
+    Tasks with a truncated ring enter at the oldest end that is left (late entry), so that restarts which the
     ring has lost do not count as none.
 
     Parameters
@@ -107,36 +180,42 @@ def cumulative_restarts(source: Source, by: str | Iterable[str] = "job_version")
     """
     keys, derived = names(by), derive(source)
     tasks = collect(derived.tasks)
-    tasks["unit"] = _task_name(tasks)
-    origin = times_from_us(tasks["first_seen_us"])
-    if "created_at" in pandas_table(source, "allocations").columns:
-        allocations = pandas_table(source, "allocations").drop_duplicates("alloc_id")
-        created = allocations.set_index(allocations["alloc_id"].astype("str"))["created_at"]
-        origin = look_up(tasks["alloc_id"], created)
-    last_end = runs(source).assign(unit=_task_name).groupby("unit")["ended_at"].max()
-    tasks["until"] = hours(look_up(tasks["unit"], last_end) - origin)
-    entry = hours(times_from_us(tasks["first_seen_us"]) - origin).clip(lower=0)
-    tasks["entry"] = np.where(tasks["truncated"].astype(bool), entry, 0.0)
+    seen = tasks["first_seen_us"].astype("float64")
+    origin = tasks["created_at_us"].astype("float64").fillna(seen) if "created_at_us" in tasks else seen
+    row_of_task = pd.Series(np.arange(len(tasks)), index=pd.MultiIndex.from_frame(_task_keys(tasks)))
+    last_end = build_runs(source).groupby(["alloc_id", "task"], observed=True)["ended_at"].max()
+    end_rows = row_of_task.reindex(_keyed(last_end.index)).to_numpy()
+    until = np.full(len(tasks), np.nan)
+    known = ~np.isnan(end_rows)
+    until[end_rows[known].astype("int64")] = last_end.astype("int64").to_numpy()[known] / 1000
     restarting = collect(
         derived.events.filter(nw.col("type") == "Restarting").select("alloc_id", "task", "time_us")
     )
-    restarting["unit"] = _task_name(restarting)
-    restarting["age"] = hours(
-        times_from_us(restarting["time_us"]) - look_up(restarting["unit"], origin.set_axis(tasks["unit"]))
-    )
+    row = row_of_task.reindex(pd.MultiIndex.from_frame(_task_keys(restarting))).to_numpy(dtype="int64")
+    origin_us = origin.to_numpy()
+    # clocks of nodes and servers differ: nothing happens before its allocation was created
+    age = np.maximum(restarting["time_us"].to_numpy(dtype="float64") - origin_us[row], 0) / _US_PER_HOUR
+    begins = np.maximum(tasks["known_from_us"].astype("float64").to_numpy() - origin_us, 0) / _US_PER_HOUR
+    begins, ends = np.nan_to_num(begins), np.maximum(until - origin_us, 0) / _US_PER_HOUR
+    watched = ~np.isnan(ends)
+    number = np.full(len(tasks), -1)
     curves = []
-    for group, part in groups(tasks.dropna(subset=["until"]), keys):
-        group_restarts = restarting[restarting["unit"].isin(part["unit"])]
-        until = dict(zip(part["unit"], part["until"].clip(lower=0), strict=True))
-        entries = dict(zip(part["unit"], part["entry"], strict=True))
-        ages = group_restarts["age"].clip(lower=0)  # clocks of nodes and servers differ
-        curve = mean_cumulative(group_restarts["unit"], ages, until, since=entries)
+    for group, part in groups(tasks[watched], keys):
+        rows = part.index.to_numpy()
+        number[rows] = np.arange(len(rows))
+        in_group = number[row] >= 0
+        curve = mean_cumulative_of_rows(number[row][in_group], age[in_group], begins[rows], ends[rows])
+        number[rows] = -1
         curves.append(curve.assign(**labels(keys, group), tasks=len(part)))
     return _join_curves(curves, keys, ["time", "at_risk", "events", "mean", "lower", "upper", "tasks"])
 
 
-def _task_name(rows: pd.DataFrame) -> pd.Series[str]:
-    return rows["alloc_id"].astype("str") + "/" + rows["task"].astype("str")
+def _task_keys(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[["alloc_id", "task"]].astype("str")
+
+
+def _keyed(index: Any) -> Any:
+    return pd.MultiIndex.from_frame(_task_keys(index.to_frame(index=False)))
 
 
 @per_cluster
@@ -155,8 +234,9 @@ def end_causes(source: Source, by: str | Iterable[str] = "job_type") -> pd.DataF
     pandas.DataFrame
         One row for each group, time and kind of end: the columns of `by`, time (hours since creation),
         at_risk, kind ("failed", "completed", "lost", or the reason of the stop, see `explain_stops`) and
-        share (Aalen and Johansen's estimate, 0 to 1). Servers remove ended allocations after about an hour:
-        earlier ends are missing.
+        share (Aalen and Johansen's estimate, 0 to 1), lower and upper (95 %), and horizon_at. Servers remove
+        ended allocations: where some are gone, allocations count from the horizon on (delayed entry, as in
+        `survival`).
 
     Raises
     ------
@@ -175,14 +255,18 @@ def end_causes(source: Source, by: str | Iterable[str] = "job_type") -> pd.DataF
     kind = kind.mask((status == "complete") & allocations["stop_reason"].notna(), allocations["stop_reason"])
     observed = from_us(derive(source).observed_us)
     until = allocations["modified_at"].where(kind.notna(), observed)
+    horizon = look_up(allocations["alloc_id"], horizons(source))
     age = hours(until - allocations["created_at"]).clip(lower=0)
-    table = allocations[keys].assign(kind=kind, age=age).dropna(subset=["age"])
+    entry = hours(_not_negative(horizon - allocations["created_at"])).fillna(0.0)
+    table = allocations[keys].assign(kind=kind, age=age, entry=entry, horizon_at=horizon)
+    table = table[age.notna() & (horizon.isna() | (until > horizon))]
     curves = []
     for group, part in groups(table, keys):
-        wide = cumulative_incidence(part["age"].to_numpy(dtype=float), part["kind"])
-        long = wide.melt(id_vars=["time", "at_risk"], var_name="kind", value_name="share")
-        curves.append(long.assign(**labels(keys, group)))
-    return _join_curves(curves, keys, ["time", "at_risk", "kind", "share"])
+        entry_ages = np.minimum(part["entry"].to_numpy(dtype=float), part["age"].to_numpy(dtype=float))
+        long = cumulative_incidence_rows(part["age"].to_numpy(dtype=float), part["kind"], entry_ages)
+        curves.append(long.assign(**labels(keys, group), horizon_at=part["horizon_at"].max()))
+    columns = ["time", "at_risk", "kind", "share", "lower", "upper", "horizon_at"]
+    return _join_curves(curves, keys, columns)
 
 
 def _join_curves(curves: list[pd.DataFrame], keys: list[str], columns: list[str]) -> pd.DataFrame:

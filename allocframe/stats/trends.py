@@ -12,9 +12,10 @@ from ..snapshot.snapshot import Snapshot
 from . import _confidence
 from ._derived import derive
 from ._per_cluster import per_cluster
-from ._source import Source, from_us, has_table, names, pandas_table
+from ._source import Source, collect, from_us, has_table, names, pandas_table
 from .crash_loops import looping_crashes
 from .rates import failures, restarts
+from .vocabulary import FINISHED_STATUSES
 
 _DAY = pd.Timedelta("1D")
 _RATE_SUFFIXES = {"count": "", "rate_per_hour": "_per_hour", "lower": "_lower", "upper": "_upper"}
@@ -121,6 +122,9 @@ def compare_periods(
             the true interval wider.
         sure : bool
             The interval does not contain 1.
+        unknown : str
+            Why the periods cannot be compared, and what to do; missing if they can. Then the ratio and its
+            interval are missing, and the counts are what happens to be left.
 
     Raises
     ------
@@ -132,27 +136,64 @@ def compare_periods(
     Examples
     --------
     >>> change = af.stats.compare_periods(snap, by=[], period="1h")
-    >>> int(change["failures"].iloc[0]) > 0
-    True
+    >>> change["unknown"].iloc[0]
+    'Nomad has forgotten a part of the earlier period: record an archive and take its snapshot'
     """
     keys, length = names(by), pd.Timedelta(period)
     end = to_utc(until, "until") if until is not None else from_us(derive(source).observed_us)
-    measures = ["count", "exposure_hours", "rate_per_hour"]
+    measures = ["count", "counted", "exposure_hours", "rate_per_hour"]
     later = failures(source, by=keys, since=end - length, until=end)[[*keys, *measures]]
     earlier = failures(source, by=keys, since=end - 2 * length, until=end - length)[[*keys, *measures]]
     earlier = earlier.rename(columns={name: f"{name}_before" for name in measures})
     table = later.merge(earlier, on=keys, how="outer") if keys else pd.concat([later, earlier], axis=1)
     table = table.rename(columns={"count": "failures", "count_before": "failures_before"})
     counts = ["failures", "failures_before"]
-    table = table.fillna(dict.fromkeys([*counts, "exposure_hours", "exposure_hours_before"], 0))
+    table = table.fillna(
+        dict.fromkeys([*counts, "counted", "counted_before", "exposure_hours", "exposure_hours_before"], 0)
+    )
     table[counts] = table[counts].astype("int64")
-    sides = [
-        table[name] for name in ("failures", "exposure_hours", "failures_before", "exposure_hours_before")
-    ]
+    sides = [table[name] for name in ("counted", "exposure_hours", "counted_before", "exposure_hours_before")]
     for name, values in zip(("ratio", "lower", "upper"), _confidence.rate_ratio(*sides), strict=True):
         table[name] = pd.array(values, dtype="Float64")
+    # what is a hundredth of a period short is as good as whole
+    unknown = _why_incomparable(source, end - 2 * length + length / 100)
+    table["unknown"] = pd.Series(unknown, index=table.index, dtype="str")
+    if unknown is not None:
+        table[["ratio", "lower", "upper"]] = pd.NA
+        table = table.astype(dict.fromkeys(["ratio", "lower", "upper"], "Float64"))
     table["sure"] = ((table["lower"] > 1) | (table["upper"] < 1)).fillna(value=False).astype(bool)
+    table = table.drop(columns=["counted", "counted_before"])
     return table.sort_values("failures", ascending=False, kind="stable", ignore_index=True)
+
+
+def _why_incomparable(source: Source, since: pd.Timestamp) -> str | None:
+    """Return why the time from `since` on is not known as well as the present; None if it is.
+
+    Nomad keeps ten events of each task, and removes allocations about an hour after they ended. Without an
+    archive the present always looks worse than the past.
+    """
+    info: dict[str, Any] = source.info if isinstance(source, Snapshot) else {}
+    start = _archive_start(info)
+    if start is not None and start <= since:
+        return None
+    if start is not None:
+        return (
+            f"the archive begins at {start:%Y-%m-%d %H:%M}, after the earlier period: compare shorter periods"
+        )
+    derived = derive(source)
+    if not bool(collect(derived.tasks.select("truncated"))["truncated"].any()) and not has_ended(source):
+        return None
+    return "Nomad has forgotten a part of the earlier period: record an archive and take its snapshot"
+
+
+def has_ended(source: Source) -> bool:
+    """Return whether some allocations have ended or follow others that are gone: then more may be gone."""
+    if not has_table(source, "allocations"):
+        return True
+    allocations = pandas_table(source, "allocations", "alloc_id", "client_status", "previous_alloc_id")
+    previous = allocations["previous_alloc_id"].dropna().astype("str")
+    gone = ~previous.isin(allocations["alloc_id"].astype("str"))
+    return bool(allocations["client_status"].isin(FINISHED_STATUSES).any() or gone.any())
 
 
 def _archive_start(info: dict[str, Any]) -> pd.Timestamp | None:

@@ -1,0 +1,72 @@
+"""Counts and exposure of each task over its whole life, by the nodes' counter where its ring is cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import pandas as pd
+
+from ._derived import Derived
+from ._source import collect
+
+_US_PER_HOUR = 3_600_000_000
+
+
+def task_life(derived: Derived, columns: list[str]) -> pd.DataFrame:
+    """Return one row for each task: `columns`, restarts, failures and hours of running over its life.
+
+    A ring that is cut has lost restarts, and the nodes' counter knows how many. As many of them count as
+    failures as of those that are left. The task is taken to have run since its allocation was created, less
+    its mean pause for each lost restart.
+    """
+    counts = (
+        derived.events.with_columns(
+            _failures=nw.col("failure").cast(nw.Int64),
+            _restarts=(nw.col("type") == "Restarting").fill_null(value=False).cast(nw.Int64),
+            _policy=nw.col("decision").str.starts_with("within policy").fill_null(value=False).cast(nw.Int64),
+        )
+        .group_by(*derived.task_columns)
+        .agg(*(nw.col(name).sum() for name in ("_failures", "_restarts", "_policy")))
+    )
+    spans = derived.spans.with_columns(_length=nw.col("end_us") - nw.col("start_us")).group_by(
+        *derived.task_columns
+    )
+    ran = spans.agg(
+        nw.col("_length").sum().alias("_up"),
+        nw.col("start_us").min().alias("_first"),
+        nw.col("end_us").max().alias("_last"),
+        nw.len().alias("_runs"),
+    )
+    more = ("created_at_us", "restarts", "truncated", "first_seen_us")
+    have = [name for name in more if name in derived.tasks.collect_schema().names()]
+    tasks = derived.tasks.select(*dict.fromkeys([*derived.task_columns, *columns, *have]))
+    rows = collect(
+        tasks.join(counts, on=derived.task_columns, how="left").join(ran, on=derived.task_columns, how="left")
+    )
+    return _extend(rows)
+
+
+def _extend(rows: pd.DataFrame) -> pd.DataFrame:
+    """Add restarts, failures and hours, with what the rings of truncated tasks have lost."""
+
+    def number(name: str, missing: float = 0.0) -> Any:
+        if name not in rows.columns:
+            return np.full(len(rows), missing)
+        return rows[name].astype("Float64").fillna(missing).to_numpy(dtype="float64")
+
+    seen, failures, up = number("_restarts"), number("_failures"), number("_up")
+    cut = rows["truncated"].to_numpy(dtype=bool)
+    lost = np.where(cut, np.maximum(number("restarts") - seen, 0), 0)
+    # without a restart that is left, a lost one is taken for a failure: on request they are rare
+    of_policy = np.where(seen > 0, number("_policy") / np.maximum(seen, 1), 1.0)
+    pauses = np.maximum(number("_runs") - 1, 0)
+    down = np.maximum(number("_last") - number("_first") - up, 0)
+    pause = np.where(pauses > 0, down / np.maximum(pauses, 1), 0)
+    first = number("_first", np.nan)
+    before = np.nan_to_num(first - number("created_at_us", np.nan))
+    lost_up = np.where(cut, np.maximum(before - lost * pause, 0), 0)
+    return rows.assign(
+        restarts=seen + lost, failures=failures + lost * of_policy, hours=(up + lost_up) / _US_PER_HOUR
+    )

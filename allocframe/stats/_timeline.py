@@ -1,0 +1,182 @@
+"""When each instance was wanted, and when it was up: the timelines that availability is measured on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import pandas as pd
+
+from ._derived import derive
+from ._source import Source, collect
+from .runs import build_runs, find_slots
+from .vocabulary import CAUSES, FINISHED_STATUSES, LOST, LOST_STATUSES, STOPPING_STATUSES
+
+_TASK = ["alloc_id", "task"]
+_BATCH_TYPES = ("batch", "sysbatch")
+_CONTINUES_US = 60_000_000
+"""A replacement that is placed within a minute of the end before it goes on with the same instance."""
+
+_DIMENSIONS = (
+    "namespace", "job_id", "job_version", "task_group", "node_name", "job_type", "client_status",
+    "desired_status", "created_at_us", "modified_at_us", "first_seen_us", "truncated",
+)  # fmt: skip
+
+
+def instance_tasks(source: Source, observed_at: pd.Timestamp | str | None = None) -> pd.DataFrame:
+    """Return one row for each task of each allocation that should run: who it is, and when it was wanted.
+
+    Columns: the dimensions, slot, lane (number of slot and task), `wanted_us` and `unwanted_us`, `known_us`
+    (from when on its ring tells), runs, failed_starts. Hook tasks that ended as they should are left out:
+    nobody wants them to run on.
+    """
+    derived = derive(source, observed_at)
+    have = derived.tasks.collect_schema().names()
+    dimensions = [name for name in _DIMENSIONS if name in have]
+    tasks = collect(derived.tasks.select(*dict.fromkeys([*derived.task_columns, *_TASK, *dimensions])))
+    for name in _DIMENSIONS:
+        if name not in tasks:
+            tasks[name] = pd.Series(pd.NA, index=tasks.index, dtype="object")
+    tasks = tasks.merge(_endings(derived), on=derived.task_columns, how="left")
+    runs = build_runs(source, observed_at)
+    tasks["alloc_id"], tasks["task"] = tasks["alloc_id"].astype("str"), tasks["task"].astype("str")
+    tasks = tasks.merge(_extent(runs), on=_TASK, how="left")
+    tasks["slot"] = find_slots(source, tasks)
+    tasks["lane"] = tasks.groupby(["slot", "task"], sort=False).ngroup()
+    placed = tasks["created_at_us"].astype("Int64").fillna(tasks["first_seen_us"].astype("Int64"))
+    tasks["placed_us"] = placed.astype("float64")
+    tasks = tasks[~_is_done_hook(tasks)].sort_values(["lane", "placed_us"], kind="stable", ignore_index=True)
+    return _add_wanted(tasks, derived.observed_us)
+
+
+def _endings(derived: Any) -> pd.DataFrame:
+    """Return of each task how its last attempt ended, and its starts that failed before the first run."""
+    attempts = derived.attempts
+    numbers = [CAUSES.index(name) for name in ("artifact", "volume", "setup", "driver", "validation", "hook")]
+    failed_start = nw.col("cause_code").is_in(numbers) & nw.col("started_us").is_null()
+    marked = attempts.with_columns(
+        _last=nw.col("attempt").max().over(*derived.task_columns),
+        _failed_start=nw.when(failed_start.fill_null(value=False)).then(nw.lit(1)).otherwise(nw.lit(0)),
+    )
+    starts = marked.group_by(*derived.task_columns).agg(nw.col("_failed_start").sum().alias("failed_starts"))
+    last = marked.filter(nw.col("attempt") == nw.col("_last")).select(
+        *derived.task_columns, "cause_code", "failed"
+    )
+    return collect(starts.join(last, on=derived.task_columns, how="left"))
+
+
+def _extent(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return first start, last end and number of the runs of each task."""
+    whole = runs.assign(alloc_id=runs["alloc_id"].astype("str"), task=runs["task"].astype("str"))
+    extent = whole.groupby(_TASK, observed=True).agg(
+        first_run=("started_at", "min"), last_end=("ended_at", "max"), runs=("slot", "size"),
+        last_kind=("end", "last"),
+    )  # fmt: skip
+    for name in ("first_run", "last_end"):
+        extent[name] = _microseconds(extent[name])
+    return extent.reset_index()
+
+
+def _microseconds(times: pd.Series[Any]) -> Any:
+    values = times.to_numpy(dtype="datetime64[us]").astype("int64").astype("float64")
+    return np.where(times.isna(), np.nan, values)
+
+
+def _is_done_hook(tasks: pd.DataFrame) -> pd.Series[Any]:
+    """Return which tasks of services ended with 0 and were not meant to run on.
+
+    The restart policy of a main task or a sidecar has to decide when it exits; a prestart, poststart or
+    poststop task that exits with 0 leaves nothing to decide.
+    """
+    completed = tasks["cause_code"] == CAUSES.index("completed")
+    done: pd.Series[Any] = completed.fillna(value=False) & ~tasks["job_type"].isin(_BATCH_TYPES)
+    return done.astype(bool)
+
+
+def _add_wanted(tasks: pd.DataFrame, observed_us: int) -> pd.DataFrame:
+    """Add from when until when each task was wanted."""
+    placed, last_end = tasks["placed_us"], tasks["last_end"]
+    changed = tasks["modified_at_us"].astype("float64")
+    next_placed = tasks.groupby("lane", sort=False)["placed_us"].shift(-1)
+    status, desired = tasks["client_status"], tasks["desired_status"]
+    lost = status.isin(LOST_STATUSES) | (tasks["last_kind"] == LOST)
+    failed = tasks["failed"].fillna(value=False).astype(bool) | (status == "failed")
+    finished, stopping = status.isin(FINISHED_STATUSES), desired.isin(STOPPING_STATUSES)
+    is_batch, bound = tasks["job_type"].isin(_BATCH_TYPES), tasks["job_type"].isin(("system", "sysbatch"))
+    ended = last_end.fillna(changed).fillna(placed)
+    until = pd.Series(float(observed_us), index=tasks.index)
+    until = until.mask(finished | stopping | tasks["last_kind"].isin(["stopped", "completed"]), ended)
+    # a service that failed or was lost is wanted until it is replaced, or until somebody stops its job
+    still_wanted = (failed | lost) & ~is_batch & ~(lost & bound)
+    stopped_later = failed & stopping & ~lost
+    until = until.mask(still_wanted, float(observed_us)).mask(still_wanted & stopped_later, changed)
+    until = until.mask((lost & bound) | (is_batch & (failed | lost)), ended)
+    replaced = (failed | lost) & next_placed.notna()
+    until = until.mask(replaced, next_placed)
+    before = until.groupby(tasks["lane"], sort=False).shift(1)
+    follows = (placed - before) <= _CONTINUES_US
+    # the time to a first start is no outage, unless starts failed in it or none succeeded
+    cut = tasks["truncated"].fillna(value=False).astype(bool)
+    smooth = tasks["first_run"].notna() & ~(tasks["failed_starts"].fillna(0) > 0) & ~follows & ~cut
+    wanted = placed.mask(smooth, tasks["first_run"])
+    known = tasks["first_seen_us"].astype("float64").where(cut, wanted)
+    return tasks.assign(
+        wanted_us=wanted, unwanted_us=np.fmax(np.fmin(until, observed_us), wanted), known_us=known
+    )
+
+
+def segments(
+    tasks: pd.DataFrame, runs: pd.DataFrame, since: float | None = None, until: float | None = None
+) -> pd.DataFrame:
+    """Return the timeline of each lane while it was wanted, cut where something changes.
+
+    Columns: lane, owner (row in `tasks` of the latest allocation), begin, end (in us), up, unknown.
+    """
+    keys = tasks[_TASK].assign(lane=tasks["lane"].to_numpy())
+    ran = runs[[*_TASK, "started_at", "ended_at"]].astype(dict.fromkeys(_TASK, "str"))
+    ran = ran.merge(keys, on=_TASK, how="inner")
+    wanted = (tasks["wanted_us"].to_numpy(), tasks["unwanted_us"].to_numpy())
+    hidden = (wanted[0], np.clip(tasks["known_us"].to_numpy(), *wanted))
+    ups = (_microseconds(ran["started_at"]), _microseconds(ran["ended_at"]))
+    lane_of_task, lane_of_run = tasks["lane"].to_numpy(), ran["lane"].to_numpy()
+    rows = []
+    for column, lanes, (begins, ends) in (
+        (0, lane_of_task, wanted), (1, lane_of_run, ups), (2, lane_of_task, hidden),
+    ):  # fmt: skip
+        begins = np.clip(begins, since, until) if (since, until) != (None, None) else begins
+        ends = np.clip(ends, since, until) if (since, until) != (None, None) else ends
+        longer = ends > begins
+        owner = np.flatnonzero(longer) if column == 0 else np.full(int(longer.sum()), -1)
+        for times, change in ((begins, 1), (ends, -1)):
+            changes = np.zeros((int(longer.sum()), 3), dtype="int64")
+            changes[:, column] = change
+            by = owner if change == 1 else np.full(len(owner), -1)
+            rows.append((lanes[longer], times[longer], changes, by))
+    lane, time, changes, owner = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+    order = np.lexsort((time, lane))
+    lane, time, changes, owner = lane[order], time[order], changes[order], owner[order]
+    state = np.cumsum(changes, axis=0)  # each lane ends as it begins: with nothing
+    latest = pd.Series(np.where(owner >= 0, owner, np.nan)).groupby(lane).ffill().to_numpy()
+    same = np.append(lane[1:] == lane[:-1], False) if len(lane) else np.zeros(0, dtype=bool)
+    end = np.append(time[1:], np.nan) if len(time) else time
+    keep = same & (state[:, 0] > 0) & (end > time)
+    up = state[:, 1] > 0
+    return pd.DataFrame(
+        {
+            "lane": lane[keep], "owner": latest[keep].astype("int64"), "begin": time[keep], "end": end[keep],
+            "up": up[keep], "unknown": ((state[:, 2] > 0) & ~up)[keep],
+        }
+    )  # fmt: skip
+
+
+def union_length(group: Any, begin: Any, end: Any, count: int) -> Any:
+    """Return the length of the union of spans in each group, in the unit of the spans."""
+    order = np.lexsort((begin, group))
+    group, begin, end = group[order], begin[order], end[order]
+    reached = pd.Series(end).groupby(group).cummax().groupby(group).shift(1).to_numpy()
+    return np.bincount(
+        group,
+        weights=np.maximum(end - np.fmax(begin, np.nan_to_num(reached, nan=-np.inf)), 0),
+        minlength=count,
+    )
