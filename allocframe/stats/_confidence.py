@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats as distributions
+
+from . import _distributions as distributions
 
 Floats = NDArray[np.float64]
 CONFIDENCE = 0.95
-UPPER_BOUND_OF_ZERO = float(distributions.chi2.ppf(CONFIDENCE, 2) / 2)
+UPPER_BOUND_OF_ZERO = float(distributions.chi2_ppf(CONFIDENCE, 2) / 2)
 """One-sided 95 % upper bound of a Poisson count if none was seen: -ln 0.05, about 3 (the "rule of three")."""
 
 
@@ -31,9 +32,9 @@ def poisson(
     time = np.where(time > 0, time, np.nan)
     tail = (1 - CONFIDENCE) / 2
     # chi-square with 0 degrees of freedom is undefined; the lower bound of a count of 0 is 0
-    lower = np.where(n > 0, distributions.chi2.ppf(tail, 2 * np.where(n > 0, n, 1)) / 2, 0.0)
+    lower = np.where(n > 0, distributions.chi2_ppf(tail, 2 * np.where(n > 0, n, 1)) / 2, 0.0)
     more = np.where(np.asarray(count_is_fixed, dtype=bool) & (n > 0), 0, 2)
-    upper = distributions.chi2.ppf(1 - tail, 2 * n + more) / 2
+    upper = distributions.chi2_ppf(1 - tail, 2 * n + more) / 2
     return n / time, lower / time, upper / time
 
 
@@ -45,7 +46,7 @@ def wilson(successes: ArrayLike, trials: ArrayLike) -> tuple[Floats, Floats, Flo
     """
     k, n = np.asarray(successes, dtype=float), np.asarray(trials, dtype=float)
     n = np.where(n > 0, n, np.nan)
-    z = float(distributions.norm.ppf((1 + CONFIDENCE) / 2))
+    z = float(distributions.norm_ppf((1 + CONFIDENCE) / 2))
     share = k / n
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half_width = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
@@ -67,8 +68,8 @@ def rate_ratio(
     defined = (s > 0) & (t > 0) & (a + b > 0)
     tail = (1 - CONFIDENCE) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
-        low = np.where(a > 0, distributions.beta.ppf(tail, np.maximum(a, 1), b + 1), 0.0)
-        high = np.where(b > 0, distributions.beta.ppf(1 - tail, a + 1, np.maximum(b, 1)), 1.0)
+        low = np.where(a > 0, distributions.beta_ppf(tail, np.maximum(a, 1), b + 1), 0.0)
+        high = np.where(b > 0, distributions.beta_ppf(1 - tail, a + 1, np.maximum(b, 1)), 1.0)
         factor = t / s
         bounds: list[Any] = [(a / b) * factor, low / (1 - low) * factor, high / (1 - high) * factor]
     ratio, lower, upper = (np.where(defined, values, np.nan) for values in bounds)
@@ -77,4 +78,4 @@ def rate_ratio(
 
 def poisson_tail(count: float, expected: float) -> float:
     """Return the probability of a Poisson count of `count` or more if `expected` are expected."""
-    return float(distributions.poisson.sf(count - 1, expected)) if count > 0 else 1.0
+    return float(distributions.poisson_sf(count - 1, expected)) if count > 0 else 1.0

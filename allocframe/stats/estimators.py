@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats as distributions
+
+from . import _distributions as distributions
 
 Floats = NDArray[np.float64]
-_Z = float(distributions.norm.ppf(0.975))
+_Z = float(distributions.norm_ppf(0.975))
 
 
 def kaplan_meier(
@@ -164,7 +165,7 @@ def logrank(durations: ArrayLike, observed: ArrayLike, groups: ArrayLike) -> dic
     result = {
         "statistic": statistic,
         "degrees_of_freedom": float(len(distinct) - 1),
-        "p": float(distributions.chi2.sf(statistic, len(distinct) - 1)),
+        "p": float(distributions.chi2_sf(statistic, len(distinct) - 1)),
     }
     for row, group in enumerate(distinct):
         result |= {
@@ -425,4 +426,4 @@ def laplace_of_positions(position: Floats) -> tuple[float, float]:
     if len(position) < 4:
         return float("nan"), float("nan")
     statistic = float((position.mean() - 0.5) * np.sqrt(12 * len(position)))
-    return statistic, float(2 * distributions.norm.sf(abs(statistic)))
+    return statistic, float(2 * distributions.norm_sf(abs(statistic)))

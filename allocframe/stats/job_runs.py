@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats as distributions
 
 from . import _confidence
+from . import _distributions as distributions
 from ._attempts import CHILD
 from ._derived import derive
 from ._per_cluster import per_cluster
@@ -175,7 +175,7 @@ def wasted_time(source: Source, by: str | Iterable[str] = "job_id") -> pd.DataFr
     deviation = np.sqrt(squares * n / (n - 1).where(n > 1)) / result["total_hours"].where(
         result["total_hours"] > 0
     )
-    width = float(distributions.norm.ppf(0.975)) * deviation
+    width = float(distributions.norm_ppf(0.975)) * deviation
     bounds = {"share": share, "lower": (share - width).clip(lower=0), "upper": (share + width).clip(upper=1)}
     for name, values in bounds.items():
         result[name] = values.astype("Float64")

@@ -8,9 +8,9 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 import pandas as pd
-from scipy import stats as distributions
 
 from . import _confidence
+from . import _distributions as distributions
 from ._derived import derive
 from ._per_cluster import per_cluster
 from ._source import Source, collect, look_up, names, pandas_table, us
@@ -138,7 +138,7 @@ def lemon_nodes(
     with np.errstate(divide="ignore", invalid="ignore"):
         expected = np.where(other_mean > 0, others * mean / other_mean, np.nan)
         chance = np.where(trials > 0, mean / trials, 0.0)
-        p = distributions.binom.sf(observed - 1, trials, chance)
+        p = distributions.binom_sf(observed - 1, trials, chance)
     # the bound holds from one above the mean on; below it nothing is suspicious
     p = np.where(observed >= mean + 1, p, 1.0)
     ratio, lower, upper = _confidence.rate_ratio(observed, mean, others, other_mean)

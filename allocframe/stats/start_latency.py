@@ -8,8 +8,8 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 import pandas as pd
-from scipy import stats as distributions
 
+from . import _distributions as distributions
 from ._derived import derive
 from ._per_cluster import per_cluster
 from ._source import Source, collect, names
@@ -114,7 +114,7 @@ def _quantiles(values: Any) -> list[float]:
     ordered, n = np.sort(values), len(values)
     result: list[float] = []
     for share in (0.5, 0.95):
-        low, high = (int(distributions.binom.ppf(tail, n, share)) for tail in (0.025, 0.975))
+        low, high = (int(distributions.binom_ppf(tail, n, share)) for tail in (0.025, 0.975))
         result += [
             float(np.quantile(ordered, share, method="higher")),
             float(ordered[low - 1]) if low >= 1 else float("nan"),
