@@ -91,7 +91,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/size.py
 
 diagnosis: $(VENV)/.dev
-	$(BIN)/python benchmarks/diagnosis.py
+	$(BIN)/python benchmarks/diagnosis.py --write
 
 month: $(VENV)/.dev
 	$(BIN)/python tools/month.py
