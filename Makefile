@@ -91,7 +91,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/size.py
 
 diagnosis: $(VENV)/.dev
-	$(BIN)/python benchmarks/diagnosis.py
+	$(BIN)/python benchmarks/diagnosis.py --write
 
 # Every statistic against worlds of known truth; WORLDS=200 for a quick look.
 truth: WORLDS ?= 2000

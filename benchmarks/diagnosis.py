@@ -122,10 +122,11 @@ def _is_sure(incident: Any) -> bool:
 
 
 def real_cases(folder: Path = REAL) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield each capture of a real agent with its truth."""
-    for name, truth in json.loads((folder / "truth.json").read_text()).items():
-        for file in sorted(folder.glob(f"nomad-*-{name}.allocframe")):
-            yield file, truth
+    """Yield each capture of a real agent with its truth; those of the incident lab last."""
+    for truths in (folder / "truth.json", folder / "lab" / "lab.json"):
+        for name, truth in json.loads(truths.read_text()).items():
+            for file in sorted(truths.parent.glob(f"nomad-*-{name}.allocframe")):
+                yield file, truth
 
 
 def judge_real(file: Path, truth: dict[str, Any]) -> Verdict:

@@ -26,7 +26,7 @@ class Account:
 
     Attributes
     ----------
-    failed_allocations, lost_allocations, failed_tasks, restarts : int
+    allocations, failed_allocations, lost_allocations, failed_tasks, restarts : int
         Counted from the tables.
     unexplained : int
         How many of them belong to no incident and no request, or to one of unknown cause.
@@ -34,6 +34,7 @@ class Account:
         Allocations without an ID, of which nothing can be said.
     """
 
+    allocations: int = 0
     failed_allocations: int = 0
     lost_allocations: int = 0
     failed_tasks: int = 0
@@ -138,6 +139,7 @@ def _settle(case: Case, incidents: list[Incident]) -> Account:
     lost = case.lost_restarts.copy()
     lost[has_failure & ~in_unknown[alloc]] = 0
     return Account(
+        len(rows),
         int(failed.sum()),
         int(case.instances.lost.sum()),
         int(failed_tasks.sum()),

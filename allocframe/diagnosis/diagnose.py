@@ -43,9 +43,13 @@ class Diagnosis:
 
     @property
     def all_clear(self) -> bool:
-        """Whether nothing above "info" happened and every failure, loss and restart is explained."""
+        """Whether nothing above "info" happened and every failure, loss and restart is explained.
+
+        Of no allocations at all nothing is said.
+        """
         quiet = all(incident.severity == "info" for incident in self.incidents)
-        return quiet and not self.account.unexplained and not self.account.unreadable
+        explained = not self.account.unexplained and not self.account.unreadable
+        return quiet and explained and self.account.allocations > 0
 
     @property
     def summary(self) -> str:

@@ -380,6 +380,8 @@ def verdict(incidents: list[Any], account: Any, all_clear: bool) -> str:
         info = levels["info"]
         noted = f" {count(info, 'things')} to know." if info else ""
         return f"All clear: every failure, loss and restart on record is explained.{noted}"
+    if not account.allocations and not account.unreadable and not incidents:
+        return "No allocation is in the evidence: nothing can be said."
     parts = [f"{levels[each]:,} {each}" for each in ("critical", "warning") if levels[each]]
     text = f"{count(len(incidents), 'incidents')}: {', '.join([*parts, str(levels['info']) + ' info'])}."
     if account.unexplained:

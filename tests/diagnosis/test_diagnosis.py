@@ -101,10 +101,11 @@ def test_the_quality_of_the_data_is_facts_first(snap: af.Snapshot) -> None:
     assert quality.to_frame()["kind"].tolist() == [gap.kind for gap in quality.gaps]
 
 
-def test_a_diagnosis_of_nothing_is_all_clear_and_says_what_it_rests_on(tmp_path: Path) -> None:
+def test_of_no_allocations_nothing_is_said(tmp_path: Path) -> None:
     diagnosis = af.diagnose(snapshot(tmp_path))
     assert diagnosis.incidents == []
-    assert diagnosis.all_clear
+    assert not diagnosis.all_clear
+    assert repr(diagnosis).startswith("No allocation is in the evidence")
     assert diagnosis.to_frame().empty
     assert diagnosis.to_dict()["data_quality"]["coverage"][0]["allocations"] == 0
 

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -55,6 +56,7 @@ class Lab:
 
     address: str
     folder: Path
+    version: tuple[int, ...] = (0,)
 
     def call(self, path: str, body: Any = None, method: str | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
@@ -92,7 +94,7 @@ def job(
         "Count": count,
         "RestartPolicy": {"Attempts": attempts, "Interval": 15 * SECOND, "Delay": SECOND, "Mode": mode},
         "ReschedulePolicy": more.pop("reschedule", {"Attempts": 0, "Unlimited": False}),
-        "EphemeralDisk": {"SizeMB": 10},
+        "EphemeralDisk": {"SizeMB": 20},
         "Tasks": [task("app", command, **more.pop("task", {})), *more.pop("tasks", [])],
         **more.pop("group", {}),
     }
@@ -104,6 +106,8 @@ def job(
         "TaskGroups": [group],
         **more,
     }
+    if kind == "system":
+        del group["ReschedulePolicy"]
     if kind == "service":
         spec.setdefault(
             "Update",
@@ -116,7 +120,8 @@ def job(
 def task(name: str, command: str, **more: Any) -> dict[str, Any]:
     return {
         "Name": name, "Driver": "raw_exec", "Config": {"command": "/bin/sh", "args": ["-c", command]},
-        "Resources": {"CPU": 1, "MemoryMB": 10}, "KillTimeout": 2 * SECOND, **more,
+        "Resources": {"CPU": 1, "MemoryMB": 10}, "KillTimeout": 2 * SECOND,
+        "LogConfig": {"MaxFiles": 1, "MaxFileSizeMB": 1}, **more,
     }  # fmt: skip
 
 
@@ -126,6 +131,17 @@ RESCHEDULED = {"Unlimited": True, "Delay": 5 * SECOND, "DelayFunction": "constan
 
 def submit(spec: dict[str, Any]) -> Callable[[Lab, str], None]:
     return lambda lab, namespace: lab.submit(namespace, spec)
+
+
+def submit_periodic(spec: dict[str, Any]) -> Callable[[Lab, str], None]:
+    """Submit a job that runs every 15 seconds; from Nomad 1.6 on it takes a list of times."""
+    times = "*/15 * * * * *"
+
+    def act(lab: Lab, namespace: str) -> None:
+        when = {"Specs": [times]} if lab.version >= (1, 6) else {"Spec": times}
+        lab.submit(namespace, {**spec, "Periodic": {"Enabled": True, "SpecType": "cron", **when}})
+
+    return act
 
 
 def stop_job(name: str) -> Callable[[Lab, str], None]:
@@ -192,7 +208,7 @@ def incidents(folder: Path) -> list[Incident]:
               "ProgressDeadline": 60 * SECOND}  # fmt: skip
     parameterized = {"ParameterizedJob": {"MetaOptional": ["code"], "Payload": "optional"}}
     run = {"kind": "batch", "count": 1, "attempts": 0, "mode": "fail", **parameterized}
-    coded = "sleep 1; exit ${NOMAD_META_code:-0}"
+    coded = "sleep 1; exit $NOMAD_META_code"  # without braces, which Nomad would read
     check = {"Name": "up", "Provider": "nomad", "PortLabel": "p", "Checks": [
         {"Name": "up-check", "Type": "tcp", "Interval": 2 * SECOND, "Timeout": SECOND,
          "CheckRestart": {"Limit": 2, "Grace": 3 * SECOND}}]}  # fmt: skip
@@ -203,7 +219,7 @@ def incidents(folder: Path) -> list[Incident]:
     return [
         Incident(
             "crashfast",
-            crash(["api"], state=["ongoing"]),
+            crash(["api"], state=["ongoing", "gave up"]),
             [(0, submit(job("api", "sleep 1; exit 2"))), (0, steady)],
         ),
         Incident(
@@ -233,7 +249,7 @@ def incidents(folder: Path) -> list[Incident]:
         ),
         Incident(
             "nobinary",
-            named(["nobin"], "driver", state=["ongoing"]),
+            named(["nobin"], "driver", state=["ongoing", "gave up"]),
             [
                 (
                     0,
@@ -250,7 +266,7 @@ def incidents(folder: Path) -> list[Incident]:
         ),
         Incident(
             "badartifact",
-            named(["fetcher"], "artifact", state=["ongoing"]),
+            named(["fetcher"], "artifact", state=["ongoing", "gave up"]),
             [
                 (
                     0,
@@ -263,7 +279,7 @@ def incidents(folder: Path) -> list[Incident]:
         ),
         Incident(
             "badtemplate",
-            named(["tpl"], "template", state=["ongoing"]),
+            named(["tpl"], "template", state=["ongoing", "gave up"]),
             [(0, submit(job("tpl", WELL, attempts=1, mode="fail", reschedule=RESCHEDULED, task=template)))],
         ),
         Incident(
@@ -306,23 +322,8 @@ def incidents(folder: Path) -> list[Incident]:
         ),
         Incident(
             "periodic",
-            {**crash(["nightly"], state=["ongoing"]), "may": []},
-            [
-                (
-                    0,
-                    submit(
-                        job(
-                            "nightly",
-                            "sleep 1; exit 4",
-                            kind="batch",
-                            count=1,
-                            attempts=0,
-                            mode="fail",
-                            Periodic={"Enabled": True, "SpecType": "cron", "Spec": "*/15 * * * * *"},
-                        )
-                    ),
-                )
-            ],
+            crash(["nightly"], state=["ongoing"]),
+            [(0, submit_periodic(job("nightly", "sleep 1; exit 4", **{**run, "ParameterizedJob": None})))],
         ),
         Incident(
             "badversion",
@@ -510,7 +511,14 @@ def incidents(folder: Path) -> list[Incident]:
             "singlecrash",
             QUIET,
             [
-                (0, submit(job("svc", f"[ -e ../alloc/x ] && {WELL}; touch ../alloc/x; sleep 40; exit 1"))),
+                (
+                    0,
+                    submit(
+                        job(
+                            "svc", f"[ -e ../alloc/x ] && {WELL}; touch ../alloc/x; sleep 40; exit 1", count=1
+                        )
+                    ),
+                ),
                 (0, steady),
             ],
         ),
@@ -525,7 +533,7 @@ def incidents(folder: Path) -> list[Incident]:
         ),
         Incident(
             "sidecar",
-            crash(["pair"], state=["ongoing"]),
+            crash(["pair"], state=["ongoing", "gave up"]),
             [
                 (
                     0,
@@ -648,6 +656,7 @@ def main(output: Path, nomad: str) -> None:
                 time.sleep(0.2)
             text = lab.call("/v1/agent/self")["config"]["Version"]["Version"]
             version = tuple(int(part) for part in text.split(".")[:2])
+            lab.version = version
             made = [each for each in incidents(folder) if each.since <= version]
             for each in made:
                 lab.call("/v1/namespace/" + each.name, {"Name": each.name})
@@ -658,8 +667,8 @@ def main(output: Path, nomad: str) -> None:
                 time.sleep(max(0.0, begin + when - time.monotonic()))
                 try:
                     act(lab, name)
-                except OSError as error:
-                    print(f"{name}: {error}", file=sys.stderr)
+                except urllib.error.HTTPError as error:
+                    print(f"{name}: {error.read().decode()}", file=sys.stderr)
             time.sleep(max(0.0, begin + LENGTH - time.monotonic()))
             with af.Client(address) as client:
                 for each in made:
