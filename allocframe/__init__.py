@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .diagnosis.finding import Finding, Findings, Thresholds
     from .nomad.actions import StopResult
     from .nomad.exec import ExecResult
+    from .recovery.recover import recover
     from .reports.cluster import Trends, cluster_summary, trends
     from .reports.postmortem import Postmortem, postmortem
     from .reports.render import format_table
@@ -116,6 +117,7 @@ __all__ = [
     "postmortem",
     "read_audit",
     "read_json",
+    "recover",
     "report",
     "sim",
     "spark",
@@ -137,6 +139,7 @@ _MODULES = {
     "nomad.actions": ("StopResult",),
     "nomad.exec": ("ExecResult",),
     "plots": ("plots",),
+    "recovery.recover": ("recover",),
     "reports.cluster": ("Trends", "cluster_summary", "trends"),
     "reports.postmortem": ("Postmortem", "postmortem"),
     "reports.render": ("format_table",),

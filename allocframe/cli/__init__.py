@@ -8,10 +8,10 @@ import warnings
 import typer
 
 from ..errors import AllocframeError, ConfigError
-from . import archive, demo, diagnose, fetch, record, report
+from . import archive, demo, diagnose, fetch, record, recover, report
 from ._app import app
 
-__all__ = ["archive", "demo", "diagnose", "fetch", "record", "report", "run"]
+__all__ = ["archive", "demo", "diagnose", "fetch", "record", "recover", "report", "run"]
 
 
 def run() -> int:

@@ -38,7 +38,10 @@ def demo(
         if lab:
             open_lab(address, token, browser=browser)
             return
-        with Client(address, token=token) as client, client.snapshot(namespace="*", progress=True) as snap:
+        with (
+            Client(address, token=token) as client,
+            client.snapshot(namespace="*", progress=True, history=True) as snap,
+        ):
             print_summary(snap)
             write_snapshot(snap, output)
             _write_postmortem(snap, output)

@@ -118,7 +118,7 @@ def _open_source(
         yield Archive(archive)
         return
     if source is None:
-        with Client() as client, client.snapshot(namespace="*") as snap:
+        with Client() as client, client.snapshot(namespace="*", history=True) as snap:
             yield snap
         return
     if not source.is_file():

@@ -52,10 +52,17 @@ def make_changes(
         purged. By default, all.
     """
     rows = [*_version_rows(frames), *_deployment_rows(frames["deployments"]), *_node_rows(frames)]
-    rows += _stop_rows(frames, allocations, listed)
+    seen = list(more)
+    # What was seen itself is known better than its evaluations tell.
+    moments = {(row.get("at"), row.get("namespace"), row.get("job_id")) for row in seen}
+    purged = {(row.get("namespace"), row.get("job_id")) for row in seen if row["kind"] == "purge"}
+    for row in _stop_rows(frames, allocations, listed):
+        job = row["namespace"], row["job_id"]
+        if (row["at"], *job) not in moments and not (job in purged and "alloc_id" not in row):
+            rows.append(row)
     if events is not None and allocations is not None:
         rows += _restart_rows(events, allocations)
-    rows = _drop_repeated([*more, *rows])
+    rows = _drop_repeated([*seen, *rows])
     # Rows without a time come last, and a deployment after the version that it rolls out.
     rows.sort(
         key=lambda row: (row.get("at") is None, row.get("at") or 0, row["kind"] == "deployment", row["kind"])

@@ -19,6 +19,7 @@ from ..tables.table import Column, Table
 from .capture import Capture
 from .page_store import BATCH_ROWS, ISSUES
 from .sql import quote, select, semi_join, stream_table, where
+from .store import Store
 
 MEMORY_LIMIT = "1GB"
 """The memory that DuckDB may take before it spills."""
@@ -59,6 +60,33 @@ class TableStore:
             store.close()
             capture.close()
             raise DecodeError(f"the saved tables cannot be read: {' '.join(str(error).split())}") from None
+        return store
+
+    @classmethod
+    def copy_of(cls, other: Store, incomplete: Iterable[tuple[str, str]]) -> TableStore:
+        """Return a copy of another store's tables; `incomplete` has the tasks of which events are missing."""
+        store = cls()
+        try:
+            for name in SNAPSHOT_TABLES:
+                store._con.register("batches", other.stream(name, "main"))
+                store._con.execute(f"CREATE TABLE {name} AS SELECT * FROM batches")
+                store._con.unregister("batches")
+            tasks = list(incomplete)
+            known = pa.table(
+                {
+                    "alloc_id": pa.array([alloc_id for alloc_id, _ in tasks], pa.string()),
+                    "task": pa.array([task for _, task in tasks], pa.string()),
+                }
+            )
+            store._con.register("incomplete", known)
+            store._con.execute(
+                "UPDATE task_states SET events_truncated = (alloc_id, task) IN "
+                "(SELECT (alloc_id, task) FROM incomplete)"
+            )
+            store._con.unregister("incomplete")
+        except BaseException:
+            store.close()
+            raise
         return store
 
     def save(self, capture: Capture) -> None:

@@ -6,8 +6,8 @@ from .table import Column, Table
 
 JOB_VERSIONS = Table(
     name="job_versions",
-    key=("namespace", "job_id", "version"),
-    doc="One row for each version of a job; Nomad keeps the last six.",
+    key=("namespace", "job_id", "version", "job_modify_index"),
+    doc="One row for each version of a job; Nomad keeps six. After a purge, they begin again at 0.",
     source="job_versions",
     columns=(
         Column("namespace", "Namespace", "category", "namespace of the job"),

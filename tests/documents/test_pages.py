@@ -59,6 +59,7 @@ NOT_RUN = {
     "docs/fleet.md": ["needs two clusters; tests/client/test_fleet.py has them"],
     "docs/spark.md": ["needs Spark; tests/test_spark.py does the same"],
     "docs/recorder.md": ["it records until it is told to stop; tests/archive/test_recorder.py does so"],
+    "docs/recover.md": ["needs a server's folder"] * 5,
     "docs/proxies.md": ["needs a machine to log in to", "only in a task of Nomad"],
 }
 """The blocks that are not run, and why."""
