@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from .._utils.memory import without_cycle_collection
 from .._utils.prose import count
 from ..errors import ConfigError, DecodeError
 from ..fetch.history import find_requests
@@ -88,13 +89,13 @@ def recover(
         raise ConfigError("recover needs a server's folder, a printed log or state, or a debug bundle")
     replica = Replica()
     reader = Reader(replica)
-    # States come last: the log has the same rows with their whole past.
-    for path in paths:
-        _read(Path(path), reader, nomad)
-    if not len(replica.allocations):
-        names = ", ".join(map(str, paths))
-        raise DecodeError(f"{names} has no allocation")
-    return _make_snapshot(replica, reader, [str(path) for path in paths], values)
+    with without_cycle_collection():
+        for path in paths:
+            _read(Path(path), reader, nomad)
+        if not len(replica.allocations):
+            names = ", ".join(map(str, paths))
+            raise DecodeError(f"{names} has no allocation")
+        return _make_snapshot(replica, reader, [str(path) for path in paths], values)
 
 
 def _read(path: Path, reader: Reader, nomad: str | os.PathLike[str] | None) -> None:
