@@ -270,6 +270,12 @@ class Snapshot:
             self._capture.keep()
         self.close()
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a Snapshot cannot be pickled or copied: it holds a database. Save it with snap.save(path), and "
+            "open that file with af.load(path). Its DataFrames can be pickled."
+        )
+
     def __len__(self) -> int:
         return self._counts["allocations"]
 

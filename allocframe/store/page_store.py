@@ -164,6 +164,12 @@ class PageStore:
         self._segments.delete(older["row"].tolist())
         return len(older)
 
+    def keep_newest(self, count: int) -> None:
+        """Keep the `count` allocations that were created last."""
+        rows = self._columns("allocations", "create_index", "alloc_id", ALLOC_ROW)
+        order = pc.sort_indices(rows, [("create_index", "descending"), ("alloc_id", "descending")])
+        self._segments.delete(rows[ALLOC_ROW].take(order[count:]).to_numpy().tolist())
+
     def _columns(self, name: str, *columns: str) -> pa.Table:
         """Return some columns of a table, of all rows."""
         self._flush()
