@@ -149,6 +149,8 @@ class Recorder:
             namespace=self._namespace, stream=False, checkpoint=self._checkpoint()
         ) as watch:
             change = next(watch)
+            if watch.last_error:
+                self._say(watch.last_error)
         self._archive.append(change, recorder=self.name)
         return change
 
@@ -176,8 +178,9 @@ class Recorder:
         if self._namespace != "*":
             live = live[live["namespace"] == self._namespace]
         indexes = dict(zip(live["alloc_id"].tolist(), live["modify_index"].fillna(0).tolist(), strict=True))
+        namespaces = dict(zip(live["alloc_id"].tolist(), live["namespace"].tolist(), strict=True))
         self.last = state.at
-        return Checkpoint(state.index, state.at, indexes)
+        return Checkpoint(state.index, state.at, indexes, namespaces)
 
     def _step(self, stop: threading.Event) -> None:
         """Wait for a change, unless too many rows are uncommitted; commit when it is time."""

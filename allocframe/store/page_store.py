@@ -317,6 +317,10 @@ class PageStore:
         """Return the bytes of the tables in memory."""
         return self._segments.size
 
+    def namespaces(self) -> set[str | None]:
+        """Return the namespaces that have allocations."""
+        return set(pc.unique(self._columns("allocations", "namespace")["namespace"]).to_pylist())
+
     def modify_indexes(self) -> dict[str, int]:
         """Return the ModifyIndex of each allocation."""
         rows = self._columns("allocations", "alloc_id", "modify_index")
