@@ -76,7 +76,8 @@ class Capture:
     def create(cls, folder: Path | None = None) -> Self:
         """Return an empty capture, in a temporary folder unless one is given."""
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)  # evidence holds names and messages
             return cls(folder, temporary=False)
         return cls(Path(tempfile.mkdtemp(prefix="allocframe-")), temporary=True)
 

@@ -290,3 +290,39 @@ def test_files_are_readable_by_their_owner_only(
     paths = list((tmp_path / "archive").rglob("*"))
     assert {path.stat().st_mode & 0o777 for path in paths if path.is_file()} == {0o600}
     assert {path.stat().st_mode & 0o777 for path in paths if path.is_dir()} == {0o700}
+
+
+def test_every_commit_is_synced_before_the_batch_counts(
+    tmp_path: Path, versions: Versions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, synced, counted = af.Archive(tmp_path / "archive"), set[Path](), []
+    archive.append(step(versions, 0))
+    sync, append = os.fsync, delta.DeltaTables.append
+    before = set(archive._tables.folder.rglob("*"))
+
+    def record(handle: int) -> None:
+        synced.add(Path(f"/proc/self/fd/{handle}").readlink())
+        sync(handle)
+
+    def append_and_check(tables: delta.DeltaTables, name: str, rows: Any) -> None:
+        if name == "snapshots":
+            written = {path for path in tables.folder.rglob("*") if path.is_file()} - before
+            counted.append(written <= synced and bool(written))
+        append(tables, name, rows)
+
+    monkeypatch.setattr(os, "fsync", record)
+    monkeypatch.setattr(delta.DeltaTables, "append", append_and_check)
+    archive.append(step(versions, 1))
+    assert counted == [True]
+    files = {path for path in archive._tables.folder.rglob("*") if path.is_file()} - before
+    assert files <= synced
+    assert archive._tables.folder / "snapshots" / "_delta_log" in synced
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a]", "a|b", "a^b", "a\\b", "a\tb", "a\nb", "a%20b"])
+def test_a_path_that_delta_rs_cannot_take_is_refused_before_anything_is_written(
+    tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(af.ConfigError, match="an archive's path must not contain"):
+        af.Archive(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
