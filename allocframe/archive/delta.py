@@ -78,6 +78,12 @@ class DeltaTables:
         DecodeError
             The archive was written by a newer allocframe.
         """
+        if torn := self._torn_commit(name):
+            raise DecodeError(
+                f"{torn} is cut short: the machine lost its power, or the archive was copied while it was "
+                "written. Archive.repair() goes back to the last whole step",
+                file=str(torn),
+            )
         with _as_os_errors(self.location):
             try:
                 table = DeltaTable(self.uri(name), storage_options=self._options)
@@ -91,6 +97,27 @@ class DeltaTables:
                 f"{self.location} was written by a newer allocframe. Upgrade to read it", file=name
             )
         return table
+
+    def _torn_commit(self, name: str) -> Path | None:
+        """Return the newest commit of a local table if it was cut. delta-rs overlooks an empty one."""
+        if self.folder is None:
+            return None
+        newest = max((self.folder / name / "_delta_log").glob("*.json"), default=None)
+        if newest is None:
+            return None
+        try:
+            return None if newest.read_bytes().rstrip().endswith(b"}") else newest
+        except FileNotFoundError:
+            return None  # another process has just cleaned the log
+
+    def repair(self) -> list[str]:
+        """Set torn commits aside; return their files. What is synced before a batch counts cannot be torn."""
+        repaired = []
+        for name in STORED:
+            while torn := self._torn_commit(name):
+                torn.rename(torn.with_suffix(".torn"))
+                repaired.append(str(torn))
+        return repaired
 
     def make(self) -> None:
         """Create missing tables, and upgrade older ones to this version.

@@ -173,6 +173,8 @@ class Recorder:
         return None
 
     def _checkpoint(self) -> Checkpoint:
+        for file in self._archive.repair():
+            self._say(f"{file} was cut short by a power loss: its append is lost, and was set aside")
         state = self._archive.state()
         live = state.live
         if self._namespace != "*":
