@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from .errors import MissingExtra
 from .tables import ALLOCATIONS, EVENTS, TASK_STATES
+from .tables.table import Kind, Table
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -105,28 +106,36 @@ def tables(session: SparkSession, path: str | os.PathLike[str]) -> dict[str, Dat
     events = _EVENTS.format(columns=EVENTS.list_columns("e", "seq"), age=_AGE)
     allocations = session.sql(
         _ALLOCATIONS.format(columns=ALLOCATIONS.list_columns("l")),
-        allocations=_with_derived(counted["allocations"]),
+        allocations=_with_derived(counted["allocations"], ALLOCATIONS),
         snapshots=snapshots,
     )
     states = _TASK_STATES.format(
         columns=TASK_STATES.list_columns("t", "state", "finished_at", "event_count", "events_truncated")
     )
+    tasks = _with_derived(counted["task_states"], TASK_STATES)
     return {
-        "events": session.sql(events, events=counted["events"]),
+        "events": session.sql(events, events=_with_derived(counted["events"], EVENTS)),
         "allocations": allocations,
-        "task_states": session.sql(states, task_states=counted["task_states"], allocations=allocations),
+        "task_states": session.sql(states, task_states=tasks, allocations=allocations),
     }
 
 
-def _with_derived(rows: DataFrame) -> DataFrame:
+def _with_derived(rows: DataFrame, table: Table) -> DataFrame:
     """Fill the columns that an older version did not write, from the others."""
     from pyspark.sql.functions import coalesce, col, expr, lit
 
-    for column in ALLOCATIONS.columns:
+    for column in table.columns:
         if column.derived:
             written = col(column.name) if column.name in rows.columns else lit(None)
-            rows = rows.withColumn(column.name, coalesce(written, expr(column.derived)))
+            value = coalesce(written, expr(column.derived)).cast(_SPARK_TYPES[column.kind])
+            rows = rows.withColumn(column.name, value)
     return rows
+
+
+_SPARK_TYPES: dict[Kind, str] = {
+    "text": "string", "category": "string", "int": "bigint", "uint": "bigint", "float": "double",
+    "bool": "boolean", "time": "timestamp", "duration": "bigint",
+}  # fmt: skip
 
 
 def _open_tables(session: SparkSession, root: str) -> dict[str, DataFrame]:

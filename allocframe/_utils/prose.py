@@ -16,7 +16,9 @@ _MARKUP = re.compile(r"([\\`*_\[\]|~$@#])")
 
 def clock(moment: pd.Timestamp, after: pd.Timestamp | None = None) -> str:
     """Return a time for a sentence; without the date if it is on the same day as `after`."""
-    same_day = after is not None and after.date() == moment.date()
+    if pd.isna(moment):
+        return "an unknown time"
+    same_day = after is not None and not pd.isna(after) and after.date() == moment.date()
     return f"{moment:%H:%M}" if same_day else f"{moment:%Y-%m-%d %H:%M}"
 
 

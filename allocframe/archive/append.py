@@ -101,22 +101,30 @@ def snapshot_changes(
 ) -> Iterator[Change]:
     """Yield what a snapshot changes against the rows in the archive.
 
-    The last change has the removed allocations.
+    The last change has the removed allocations. A list of all namespaces leaves out, without a word, those
+    that the token may not read. So allocations of a namespace of which the snapshot has none stay.
     """
     at, is_full, ids = observed_at(snapshot), complete_namespace(snapshot) is not None, set[str]()
+    namespaces, reason = set[str](), "no recorder ran"
     change: Change | None = None
     for frames in snapshot._iter_parts(("allocations", "task_states", "events", "reschedules"), PART):
         if change is not None:
             yield change
         change = _all_added(frames, at, snapshot.info.get("index_first"))
         ids.update(change.added["alloc_id"])
+        namespaces.update(change.added["namespace"])
         if known is not None and known_at is not None:
             change = replace(changes_since(change, known, known_at), removed=change.removed, gap=None)
     if change is None:
         return
     if is_full and known is not None and known_at is not None:
-        removed = known[~known["alloc_id"].isin(ids)].reset_index(drop=True)
-        change = replace(change, removed=removed, gap=Gap(known_at, at, "no recorder ran"))
+        missing = known[~known["alloc_id"].isin(ids)]
+        unseen = missing["namespace"].notna() & ~missing["namespace"].isin(namespaces)
+        if snapshot.info["namespace"] == "*" and unseen.any():
+            names = ", ".join(sorted(missing["namespace"][unseen].unique()))
+            missing, is_full, reason = missing[~unseen], False, f"nothing of {names} could be read"
+        removed = missing.reset_index(drop=True)
+        change = replace(change, removed=removed, gap=Gap(known_at, at, reason))
     yield replace(change, full=is_full)
 
 

@@ -292,6 +292,24 @@ class Archive:
         except FileNotFoundError:
             return EMPTY_STATE
 
+    def repair(self) -> list[str]:
+        """Go back to the last whole step after a power loss: set commits aside that are cut short.
+
+        A recorder does this when it starts. Only an append that had not ended is lost, because what it writes
+        is synced to the disk before it counts.
+
+        Returns
+        -------
+        list of str
+            The commits that were set aside, under names that end in ``.torn``. Usually there are none.
+
+        Examples
+        --------
+        >>> archive.repair()
+        []
+        """
+        return self._tables.repair()
+
     def compact(self) -> None:
         """Merge the files of each day and remove duplicate rows. Recorders and readers can go on meanwhile.
 

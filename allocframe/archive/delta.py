@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import random
 import re
@@ -38,6 +39,9 @@ _CONFIGURATION = {
 }
 _ABANDONED_AFTER_HOURS = 24
 _MAX_ATTEMPTS = 20
+_UNFIT = frozenset("%[]|^\\") | frozenset(map(chr, range(32)))
+"""Characters that delta-rs reads as another path, or ends on in a panic that no `except` catches."""
+
 _WRITER_PROPERTIES = WriterProperties(compression="ZSTD")
 
 CommitConflict = CommitFailedError
@@ -52,9 +56,10 @@ class DeltaTables:
         url = urlsplit(self.location)
         local = unquote(url.path) if url.scheme == "file" else self.location
         self.folder: Path | None = None if "://" in local else Path(local).absolute()
-        if self.folder and "%" in str(self.folder):
+        if self.folder and (odd := sorted(_UNFIT.intersection(str(self.folder)))):
             raise ConfigError(
-                f"an archive's path must not contain %, got {self.folder}. delta-rs cannot open it"
+                f"an archive's path must not contain {visible(' '.join(map(repr, odd)))}, got "
+                f"{visible(str(self.folder))}. delta-rs cannot open it, or opens another one"
             )
         self._options = dict(storage_options) if storage_options else None
         self._is_made = False
@@ -73,6 +78,12 @@ class DeltaTables:
         DecodeError
             The archive was written by a newer allocframe.
         """
+        if torn := self._torn_commit(name):
+            raise DecodeError(
+                f"{torn} is cut short: the machine lost its power, or the archive was copied while it was "
+                "written. Archive.repair() goes back to the last whole step",
+                file=str(torn),
+            )
         with _as_os_errors(self.location):
             try:
                 table = DeltaTable(self.uri(name), storage_options=self._options)
@@ -86,6 +97,27 @@ class DeltaTables:
                 f"{self.location} was written by a newer allocframe. Upgrade to read it", file=name
             )
         return table
+
+    def _torn_commit(self, name: str) -> Path | None:
+        """Return the newest commit of a local table if it was cut. delta-rs overlooks an empty one."""
+        if self.folder is None:
+            return None
+        newest = max((self.folder / name / "_delta_log").glob("*.json"), default=None)
+        if newest is None:
+            return None
+        try:
+            return None if newest.read_bytes().rstrip().endswith(b"}") else newest
+        except FileNotFoundError:
+            return None  # another process has just cleaned the log
+
+    def repair(self) -> list[str]:
+        """Set torn commits aside; return their files. What is synced before a batch counts cannot be torn."""
+        repaired = []
+        for name in STORED:
+            while torn := self._torn_commit(name):
+                torn.rename(torn.with_suffix(".torn"))
+                repaired.append(str(torn))
+        return repaired
 
     def make(self) -> None:
         """Create missing tables, and upgrade older ones to this version.
@@ -124,9 +156,11 @@ class DeltaTables:
                     table, used = (
                         self._open_tables.pop(name) if name in self._open_tables else (self.open(name), 1)
                     )
+                    before = table.version()
                     write_deltalake(
                         table, rows, mode="append", schema_mode="merge", writer_properties=_WRITER_PROPERTIES
                     )
+                    self._sync(name, before, table.version())
                     if used < _CHECKPOINT_INTERVAL:
                         self._open_tables[name] = table, used + 1
             except CommitConflict as error:
@@ -140,6 +174,27 @@ class DeltaTables:
                 time.sleep(random.uniform(0, 0.1))  # noqa: S311
             else:
                 return
+
+    def _sync(self, name: str, before: int, after: int) -> None:
+        """Wait until the commits after a version are on the disk: their files, then they, then the folder.
+
+        The rows of a batch count with the last table's commit. So after a power loss, whatever counts is
+        there.
+        """
+        if self.folder is None:
+            return
+        root = self.folder / name
+        log = root / "_delta_log"
+        for version in range(before + 1, after + 1):
+            commit = log / f"{version:020d}.json"
+            if not commit.exists():
+                continue  # another process has made a checkpoint of it
+            actions = map(json.loads, commit.read_text().splitlines())
+            files = [root / unquote(action["add"]["path"]) for action in actions if "add" in action]
+            for path in (*files, *{file.parent for file in files}, root, commit):
+                if path.exists():
+                    _sync_path(path)
+        _sync_path(log)
 
     def replace(self, table: DeltaTable, day: str, rows: pa.RecordBatchReader) -> None:
         """Replace one day of `table` by `rows`, all or nothing.
@@ -184,6 +239,14 @@ class DeltaTables:
                     self.open(name).vacuum(
                         hours, dry_run=False, enforce_retention_duration=False, full=all_files
                     )
+
+
+def _sync_path(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _is_inside(file: Path, folder: Path) -> bool:

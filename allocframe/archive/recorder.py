@@ -149,6 +149,8 @@ class Recorder:
             namespace=self._namespace, stream=False, checkpoint=self._checkpoint()
         ) as watch:
             change = next(watch)
+            if watch.last_error:
+                self._say(watch.last_error)
         self._archive.append(change, recorder=self.name)
         return change
 
@@ -171,13 +173,16 @@ class Recorder:
         return None
 
     def _checkpoint(self) -> Checkpoint:
+        for file in self._archive.repair():
+            self._say(f"{file} was cut short by a power loss: its append is lost, and was set aside")
         state = self._archive.state()
         live = state.live
         if self._namespace != "*":
             live = live[live["namespace"] == self._namespace]
         indexes = dict(zip(live["alloc_id"].tolist(), live["modify_index"].fillna(0).tolist(), strict=True))
+        namespaces = dict(zip(live["alloc_id"].tolist(), live["namespace"].tolist(), strict=True))
         self.last = state.at
-        return Checkpoint(state.index, state.at, indexes)
+        return Checkpoint(state.index, state.at, indexes, namespaces)
 
     def _step(self, stop: threading.Event) -> None:
         """Wait for a change, unless too many rows are uncommitted; commit when it is time."""

@@ -12,6 +12,7 @@ from ..store.capture import Capture
 from ..store.sql import select
 from ..store.table_store import TableStore
 from ..tables import TABLES
+from ..watch.change import LOST_RIGHTS
 from .delta import DeltaTables
 from .views import attach, derive, gaps_to_json
 
@@ -127,6 +128,9 @@ def describe(past: PastTables, location: str, at: pd.Timestamp | None, since: pd
     moment = at if at is not None else last
     gaps = past.gaps()
     current_gaps = gaps[(gaps["since"] < moment) & (moment < gaps["until"])]
+    # Observations go on while the token lacks rights, each at the end of such a gap.
+    reason = before["gap_reason"].iloc[-1]
+    lost_rights = not pd.isna(reason) and str(reason).startswith(LOST_RIGHTS) and not before["whole"].iloc[-1]
     notes = [f"as seen at {last:%Y-%m-%d %H:%M:%S} UTC, from an archive"]
     notes += [
         f"nobody watched from {gap['since']} to {gap['until']}: {gap['reason']}"
@@ -134,6 +138,8 @@ def describe(past: PastTables, location: str, at: pd.Timestamp | None, since: pd
     ]
     if not before["whole"].any():
         notes.append("no observation before this time compared every allocation")
+    if lost_rights:
+        notes.append(f"{reason}: its rows are as last seen before")
     unended = past.unended()
     if unended:
         notes.append(
@@ -153,7 +159,7 @@ def describe(past: PastTables, location: str, at: pd.Timestamp | None, since: pd
         since=None if since is None else since.isoformat(),
         gaps=merge_gaps(gaps_to_json(gaps[gaps["since"] <= moment]))[-_MAX_GAPS:],
         missing=past.missing(),
-        complete=bool(before["whole"].any()) and current_gaps.empty,
+        complete=bool(before["whole"].any()) and current_gaps.empty and not lost_rights,
         notes=notes,
     )
     return capture

@@ -55,7 +55,8 @@ def postmortem(
     cluster: Cluster = None,
     archive: Place = None,
     since: Annotated[
-        str | None, typer.Option(help="Start of the window, such as 2026-11-24T09:15 (UTC).")
+        str | None,
+        typer.Option(help="Start of the window (UTC): 2026-11-24T09:15, 'yesterday 14:00' or 2h (ago)."),
     ] = None,
     until: Annotated[str | None, typer.Option(help="End of the window.")] = None,
     job: Job = None,

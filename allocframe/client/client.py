@@ -154,7 +154,7 @@ class Client:
         stale : bool
             Let any server answer, not only the leader. This works without a leader, and may lag behind.
         newest : int, optional
-            Only the newest N allocations by creation.
+            Only the newest N allocations by creation. With a `prefix`, all of it is fetched to find them.
         per_page : int, optional
             Allocations per request, at most. The default is 1,000 for the first request, and after it as many
             as make 16 MB.

@@ -99,6 +99,9 @@ class ListFetcher:
                         self._store.use_processes()
                 show(pager.rows, pager.estimate)
         duplicates = self._store.drop_duplicates()
+        if self._query.newest is not None and not self._query.takes_last_page:
+            self._store.keep_newest(self._query.newest)
+            self._capture.describe(keep_newest=self._query.newest)
         pages = len(self._capture.pages)
         self._transport.count(duplicates=duplicates, pages=pages, loops=len(pager.notes))
         self._capture.describe(**self._info(pager, started, duplicates))

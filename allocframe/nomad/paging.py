@@ -122,7 +122,7 @@ class Pager:
             self._choose_page_size(rows, size)
         if self._next is not None and self._choose_way(rows, more=next_token is not None):
             return
-        if next_token is None or self.query.newest is not None:
+        if next_token is None or self.query.takes_last_page:
             self._finish(request, ids)
         elif not request.paged:
             self._finish(request, ids)

@@ -64,6 +64,11 @@ class Query:
         if self.prefix is not None:
             object.__setattr__(self, "prefix", check_prefix(self.prefix))
 
+    @property
+    def takes_last_page(self) -> bool:
+        """Whether the newest allocations are one page. Within a prefix, a list is in the order of IDs."""
+        return self.newest is not None and self.prefix is None
+
     def params(
         self,
         shard: str | None = None,
@@ -84,7 +89,7 @@ class Query:
         prefix = self.prefix if shard is None else shard
         if prefix is not None:
             params["prefix"] = prefix
-        if self.newest is not None:
+        if self.takes_last_page:
             return {**params, "reverse": "true", "per_page": str(self.newest)}
         if paged:
             params["per_page"] = str(self.per_page or per_page or FIRST_PAGE)

@@ -76,6 +76,15 @@ def with_cluster(table: pd.DataFrame, name: str) -> pd.Series[Any]:
     return table["cluster"].astype("str") + ": " + values if "cluster" in table.columns else values
 
 
+def require_table(table: object, plot: str, statistic: str) -> None:
+    """Refuse anything but a statistic's table, such as the snapshot itself."""
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(
+            f"plots.{plot} draws what stats.{statistic} returns, got a {type(table).__name__}. "
+            f"Use plots.{plot}(stats.{statistic}(snap))."
+        )
+
+
 def require_one_cluster(table: pd.DataFrame, plot: str) -> None:
     """Refuse to draw rows of several clusters as if they were of one."""
     clusters = sorted(set(table["cluster"].astype("str"))) if "cluster" in table.columns else []

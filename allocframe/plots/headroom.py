@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ._style import BLUE, GREY, RED, axes, draw_empty, label, strip_frame
+from ._style import BLUE, GREY, RED, axes, draw_empty, label, require_table, strip_frame
 
 MAX_ROWS = 25
 _TITLES = {"memory": "Memory used, of the memory reserved", "cpu": "CPU used, of the CPU reserved"}
@@ -42,6 +42,7 @@ def headroom(
     >>> af.plots.headroom(af.stats.headroom(client.usage(snap).samples)).get_xlabel()
     'share of the reservation used'
     """
+    require_table(table, "headroom", "headroom")
     if resource not in _TITLES:
         raise ValueError(f"resource must be 'memory' or 'cpu', got {resource!r}")
     measured = table.dropna(subset=[f"{resource}_headroom"])

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ._style import BLUE, GREY, RED, axes, draw_empty, label, strip_frame, with_cluster
+from ._style import BLUE, GREY, RED, axes, draw_empty, label, require_table, strip_frame, with_cluster
 
 _MAX_NAMED = 8
 
@@ -37,6 +37,7 @@ def funnel(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     >>> af.plots.funnel(af.stats.lemon_nodes(snap)).get_xlabel()
     'failed tasks expected from the mix of jobs'
     """
+    require_table(table, "funnel", "lemon_nodes")
     nodes = table[table["expected"].notna() & ((table["expected"] > 0) | (table["observed"] > 0))]
     ax = axes(ax, 4.5)
     if nodes.empty:

@@ -7,7 +7,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from ._style import BLUE, RED, axes, days, draw_empty, label, strip_frame, use_time_axis, with_cluster
+from ._style import (
+    BLUE,
+    RED,
+    axes,
+    days,
+    draw_empty,
+    label,
+    require_table,
+    strip_frame,
+    use_time_axis,
+    with_cluster,
+)
 
 MAX_ROWS = 25
 
@@ -36,6 +47,7 @@ def heatmap(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     >>> af.plots.heatmap(af.stats.restarts(snap, by="job_id", bin="15min")).get_xlabel()
     'time (UTC)'
     """
+    require_table(table, "heatmap", "restarts")
     if "bin" not in table.columns:
         raise ValueError("table must have a column 'bin'. Call the statistic with bin='15min', for example.")
     keys = list(table.columns[: table.columns.get_loc("bin")])
@@ -94,6 +106,7 @@ def pareto(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     >>> af.plots.pareto(af.stats.failure_ranking(snap, by="job_id")).get_xlabel()
     'failures'
     """
+    require_table(table, "pareto", "failure_ranking")
     if table.empty:
         return draw_empty(axes(ax, 2), "no failures")
     name = next(column for column in map(str, table.columns) if column != "cluster")

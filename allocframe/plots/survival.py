@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from ._style import CYCLE, axes, draw_empty, label, strip_frame
+from ._style import CYCLE, axes, draw_empty, label, require_table, strip_frame
 
 MAX_CURVES = len(CYCLE)
 _LOG_SCALE_FROM = 10
@@ -34,6 +34,7 @@ def survival(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     >>> af.plots.survival(af.stats.survival(snap, by="job_version")).get_ylabel()
     'share of runs still running'
     """
+    require_table(table, "survival", "survival")
     ax = _draw_curves(table, "survival", "runs", axes(ax))
     ax.set_ylim(0, 1.02)
     ax.set_ylabel("share of runs still running")
@@ -60,6 +61,7 @@ def cumulative_restarts(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     >>> af.plots.cumulative_restarts(af.stats.cumulative_restarts(snap)).get_ylabel()
     'mean restarts per task'
     """
+    require_table(table, "cumulative_restarts", "cumulative_restarts")
     ax = _draw_curves(table, "mean", "tasks", axes(ax))
     ax.set_ylim(bottom=0)
     ax.set_ylabel("mean restarts per task")

@@ -9,7 +9,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from ._style import BLUE, RED, UNWATCHED, axes, days, draw_empty, require_one_cluster, strip_frame
+from ._style import (
+    BLUE,
+    RED,
+    UNWATCHED,
+    axes,
+    days,
+    draw_empty,
+    require_one_cluster,
+    require_table,
+    strip_frame,
+)
 
 _SERIES = (("failures", RED, "X", -0.1), ("restarts", BLUE, "o", 0.1))
 """Column, colour and mark of each series, and its shift in days, which keeps their intervals side by side."""
@@ -42,6 +52,7 @@ def daily(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     >>> af.plots.daily(af.stats.daily(snap)).get_xlabel()
     'day (UTC)'
     """
+    require_table(table, "daily", "daily")
     require_one_cluster(table, "the plot of days")
     ax = axes(ax, 3.6)
     with_exposure = table[table["exposure_hours"] > 0]

@@ -45,6 +45,7 @@ def export(notebook: Any, title: str, output: Path) -> None:
     # a rename is atomic: nobody sees half a report
     partial = output.with_name(f".{output.name}.part")
     try:
+        partial.touch(mode=0o600)  # a report holds names and messages
         partial.write_text(body, encoding="utf-8")
         partial.replace(output)
     finally:

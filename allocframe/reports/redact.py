@@ -147,7 +147,14 @@ def _rows(snapshot: Snapshot, names: _Names) -> Iterator[dict[str, Any]]:
 def _allocation(row: dict[str, Any], names: _Names) -> dict[str, Any]:
     job, group = names("job", row["job_id"]), names("group", row["task_group"])
     index = _SLOT_INDEX.search(row["name"] or "")
-    health = {"Healthy": row["deployment_healthy"], "Canary": row["canary"]}
+    health = {
+        "Healthy": row["deployment_healthy"], "Canary": row["canary"],
+        "Timestamp": _rfc3339(row["deployment_health_at"]), "ModifyIndex": row["deployment_health_index"],
+    }  # fmt: skip
+    transition = {
+        "Migrate": row["must_migrate"], "Reschedule": row["must_reschedule"],
+        "ForceReschedule": row["forced_reschedule"],
+    }  # fmt: skip
     return {
         "ID": names("alloc_id", row["alloc_id"]), "Namespace": names("namespace", row["namespace"]),
         "JobID": job, "TaskGroup": group,
@@ -164,6 +171,10 @@ def _allocation(row: dict[str, Any], names: _Names) -> dict[str, Any]:
         "CreateIndex": row["create_index"], "ModifyIndex": row["modify_index"],
         "CreateTime": _ns(row["created_at"]), "ModifyTime": _ns(row["modified_at"]),
         "DeploymentStatus": health if any(value is not None for value in health.values()) else None,
+        "DesiredTransition": transition,
+        "PreemptedAllocations": [
+            names("alloc_id", each) for each in (row["preempted_allocs"] or "").split(",") if each
+        ],
     }  # fmt: skip
 
 

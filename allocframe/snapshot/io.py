@@ -62,7 +62,9 @@ def read_json(
     Parameters
     ----------
     paths : path, glob, or several of them
-        JSON arrays, NDJSON, or single objects; ``.gz`` and ``.zst`` too.
+        Lists of allocations, one or several in a row; NDJSON; single allocations; lines of the event stream,
+        of which the newest version of each allocation is kept; the state that ``nomad operator snapshot
+        state`` prints. ``.gz``, ``.zst`` and UTF-16 too.
     workers : int, optional
         ``1`` decodes in this process alone. The default uses every core from 200 MB of JSON on.
 
@@ -71,7 +73,8 @@ def read_json(
     FileNotFoundError
         A path or glob matches no file.
     DecodeError
-        A file is not complete JSON; the message names the file and record.
+        A file is not complete JSON, or holds something else, such as a list of jobs or a login page. The
+        message names the file and shows how it begins. Or a path is a folder.
 
     Examples
     --------
@@ -94,6 +97,8 @@ def _decode(capture: Capture, workers: int | None) -> Snapshot:
             for page in capture.pages:
                 store.read(page)
         store.drop_duplicates()
+        if (newest := capture.info.get("keep_newest")) is not None:
+            store.keep_newest(newest)
     except BaseException:
         store.close()
         capture.close()

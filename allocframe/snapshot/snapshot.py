@@ -222,7 +222,7 @@ class Snapshot:
         target = self._make_folder(folder)
         for name, frame in self._iter_tables():
             frame.to_parquet(target / f"{name}.parquet", index=False)
-        return target
+        return _protect(target)
 
     def to_csv(self, folder: str | os.PathLike[str], *, safe: bool = True) -> Path:
         """Write each table as a CSV file, and ``info.json``, to `folder`.
@@ -241,11 +241,13 @@ class Snapshot:
         for name, frame in self._iter_tables():
             written = frame.apply(without_formula) if safe and len(frame) else frame
             write_csv(written, target / f"{name}.csv")
-        return target
+        return _protect(target)
 
     def _make_folder(self, folder: str | os.PathLike[str]) -> Path:
         target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.mkdir(mode=0o700)  # evidence holds names and messages
         (target / "info.json").write_text(json.dumps(self.info, indent=1), encoding="utf-8")
         return target
 
@@ -269,6 +271,12 @@ class Snapshot:
         if kind is not None:
             self._capture.keep()
         self.close()
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a Snapshot cannot be pickled or copied: it holds a database. Save it with snap.save(path), and "
+            "open that file with af.load(path). Its DataFrames can be pickled."
+        )
 
     def __len__(self) -> int:
         return self._counts["allocations"]
@@ -366,3 +374,11 @@ def _plain_values(value: Any) -> Any:
     if hasattr(value, "item"):
         return value.item()
     return value
+
+
+def _protect(folder: Path) -> Path:
+    """Make the files of a private folder private, too: somebody may move them."""
+    if not folder.stat().st_mode & 0o077:
+        for file in folder.iterdir():
+            file.chmod(0o600)
+    return folder

@@ -23,6 +23,7 @@ from typing import Any, Literal, Self, cast, get_args
 import pyarrow as pa
 
 from ..errors import DecodeError
+from .json_files import extract_allocations
 
 FORMAT = 1
 """Version of the file that `Capture.save` writes."""
@@ -75,7 +76,8 @@ class Capture:
     def create(cls, folder: Path | None = None) -> Self:
         """Return an empty capture, in a temporary folder unless one is given."""
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)  # evidence holds names and messages
             return cls(folder, temporary=False)
         return cls(Path(tempfile.mkdtemp(prefix="allocframe-")), temporary=True)
 
@@ -196,6 +198,9 @@ def _checked_page(entry: Any) -> Page:
 def _checked_info(info: Any) -> dict[str, Any]:
     """Return the facts in a manifest; raise TypeError or ValueError if they are invalid."""
     facts = dict(info)
+    newest = facts.get("keep_newest", 0)
+    if isinstance(newest, bool) or not isinstance(newest, int) or newest < 0:
+        raise TypeError("keep_newest must be a whole number")
     notes, filters, gaps = (facts.get(name, []) for name in ("notes", "filters", "gaps"))
     if not all(isinstance(value, list) for value in (notes, filters, gaps)):
         raise TypeError("notes, filters and gaps must be lists")
@@ -267,13 +272,16 @@ def _unpack(archive: zipfile.ZipFile, file: Path, capture: Capture) -> None:
 def capture_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Capture:
     """Return a capture of JSON or NDJSON files, also .gz or .zst, that curl or the Nomad CLI printed."""
     capture = Capture.create()
+    notes = []
     with contextlib.ExitStack() as undo:
         undo.callback(capture.close)
         for file in _find_files(paths):
-            body = _decompress(file.read_bytes(), file)
+            body, note = extract_allocations(_decompress(file.read_bytes(), file), str(file))
             capture.add(body, path=file.name, params={}, source=str(file))
+            notes += [note] if note else []
         undo.pop_all()
-    capture.describe(source="files", files=[page.source for page in capture.pages], complete=None)
+    files = [page.source for page in capture.pages]
+    capture.describe(source="files", files=files, complete=None, **({"notes": notes} if notes else {}))
     return capture
 
 
@@ -284,10 +292,14 @@ def _find_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
         if Path(path).is_file():
             yield Path(path)
             continue
-        matches = sorted(glob.glob(os.fspath(path), recursive=True))
-        if not matches:
+        if Path(path).is_dir():
+            name = os.fspath(path)
+            raise DecodeError(f"{name} is a folder. Name its files, such as {name}/*.json", file=name)
+        files = [Path(match) for match in sorted(glob.glob(os.fspath(path), recursive=True))]
+        files = [file for file in files if file.is_file()]
+        if not files:
             raise FileNotFoundError(f"no file matches {os.fspath(path)!r}")
-        yield from (Path(match) for match in matches if Path(match).is_file())
+        yield from files
 
 
 def _decompress(body: bytes, file: Path) -> bytes:

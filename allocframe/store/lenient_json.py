@@ -83,13 +83,28 @@ def split_records(body: bytes, file: str) -> Iterator[bytes]:
             raise DecodeError(f"{file}: something follows the end of the JSON array", file=file)
         yield from _elements(text[1:-1], file)
         return
+    yield from split_values(text, file, starts=b"{")
+
+
+_BLANKS = re.compile(rb"[ \t\r\n]*")
+
+
+def split_values(text: bytes, file: str, starts: bytes = b"{[") -> Iterator[bytes]:
+    """Yield values that follow each other: objects, or also arrays, as `starts` says.
+
+    Raises
+    ------
+    DecodeError
+        The last one is not complete, or something else is between them.
+    """
     start = 0
     while start < len(text):
-        if text[start : start + 1] != b"{":
+        if text[start : start + 1] not in [bytes([mark]) for mark in starts]:
             raise DecodeError(f"{file}: byte {start} is not the start of a JSON object", file=file)
         end = _closing_bracket(text, start, file)
         yield text[start:end]
-        start = end + len(text[end:]) - len(text[end:].lstrip(_SPACE))
+        blanks = _BLANKS.match(text, end)
+        start = blanks.end() if blanks else end
 
 
 def _closing_bracket(text: bytes, start: int, file: str) -> int:

@@ -164,6 +164,12 @@ class PageStore:
         self._segments.delete(older["row"].tolist())
         return len(older)
 
+    def keep_newest(self, count: int) -> None:
+        """Keep the `count` allocations that were created last."""
+        rows = self._columns("allocations", "create_index", "alloc_id", ALLOC_ROW)
+        order = pc.sort_indices(rows, [("create_index", "descending"), ("alloc_id", "descending")])
+        self._segments.delete(rows[ALLOC_ROW].take(order[count:]).to_numpy().tolist())
+
     def _columns(self, name: str, *columns: str) -> pa.Table:
         """Return some columns of a table, of all rows."""
         self._flush()
@@ -310,6 +316,10 @@ class PageStore:
     def size(self) -> int:
         """Return the bytes of the tables in memory."""
         return self._segments.size
+
+    def namespaces(self) -> set[str | None]:
+        """Return the namespaces that have allocations."""
+        return set(pc.unique(self._columns("allocations", "namespace")["namespace"]).to_pylist())
 
     def modify_indexes(self) -> dict[str, int]:
         """Return the ModifyIndex of each allocation."""

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ..errors import DecodeError
 from ..tables import SNAPSHOT_TABLES, TABLES
-from ..tables.table import Column, Table
+from ..tables.table import Column, Kind, Table
 from .capture import Capture
 from .page_store import BATCH_ROWS, ISSUES
 from .sql import quote, select, semi_join, stream_table, where
@@ -155,9 +155,15 @@ class TableStore:
 
 def _saved_or_derived(column: Column, saved: set[str]) -> str:
     """Return the SQL of a column, which files of an older version may lack."""
-    return (
-        f"{column.derived} AS {column.name}" if column.derived and column.name not in saved else column.name
-    )
+    if not column.derived or column.name in saved:
+        return column.name
+    return f"CAST({column.derived} AS {_SQL_TYPES[column.kind]}) AS {column.name}"
+
+
+_SQL_TYPES: dict[Kind, str] = {
+    "text": "VARCHAR", "category": "VARCHAR", "int": "BIGINT", "uint": "UBIGINT", "float": "DOUBLE",
+    "bool": "BOOLEAN", "time": "TIMESTAMP_NS", "duration": "BIGINT",
+}  # fmt: skip
 
 
 def connect(spill: str) -> duckdb.DuckDBPyConnection:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from .rows import TEXT, Reader, Rows, flag, nanoseconds, numbers, repeated, text, unsigned
+from .rows import TEXT, Reader, Rows, flag, nanoseconds, numbers, repeated, rfc3339, text, unsigned
 from .table import Column, Table
 
 _RUN = f"(periodic-[0-9]+|dispatch-(?:.+-)?[0-9]+-{'[0-9a-f]' * 8})"
@@ -85,6 +85,13 @@ def _previous(rows: Rows) -> Any:
         return rows.given("PreviousAllocation")
     last = [events[-1].PrevAllocID if events and events[-1] else None for events in trackers]
     return pa.array([first or second or None for first, second in zip(direct, last, strict=True)], TEXT)
+
+
+def _preempted(rows: Rows) -> Any:
+    lists = rows.field("PreemptedAllocations")
+    if not any(lists):
+        return None
+    return pa.array([",".join(filter(None, ids)) if ids else None for ids in lists], TEXT)
 
 
 def _reschedule_count(rows: Rows) -> Any:
@@ -186,6 +193,49 @@ ALLOCATIONS = Table(
             "time",
             "when it last changed, by the server's clock",
             "UTC",
+        ),
+        Column(
+            "must_migrate",
+            flag("DesiredTransition.Migrate"),
+            "bool",
+            "the servers want it moved: its node drains, or somebody stopped it",
+            derived="NULL",
+        ),
+        Column(
+            "must_reschedule",
+            flag("DesiredTransition.Reschedule"),
+            "bool",
+            "the servers reschedule it; Nomad 2.0.5 says so only here",
+            derived="NULL",
+        ),
+        Column(
+            "forced_reschedule",
+            flag("DesiredTransition.ForceReschedule"),
+            "bool",
+            "somebody asked to reschedule it, whatever its policy says",
+            derived="NULL",
+        ),
+        Column(
+            "preempted_allocs",
+            _preempted,
+            "text",
+            "the allocations of lower priority whose place it took, separated by commas",
+            derived="NULL",
+        ),
+        Column(
+            "deployment_health_at",
+            rfc3339("DeploymentStatus.Timestamp"),
+            "time",
+            "when its health in the deployment was decided",
+            "UTC",
+            derived="NULL",
+        ),
+        Column(
+            "deployment_health_index",
+            unsigned("DeploymentStatus.ModifyIndex"),
+            "uint",
+            "Raft index of that decision",
+            derived="NULL",
         ),
     ),
 )

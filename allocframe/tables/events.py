@@ -231,5 +231,12 @@ EVENTS = Table(
         Column("job_version", _of_allocation("job_version"), "uint", "version of that job"),
         Column("task_group", _of_allocation("task_group"), "category", "task group of its allocation"),
         Column("node_name", _of_allocation("node_name"), "category", "node of its allocation"),
+        Column(
+            "generic_source",
+            repeated("GenericSource"),
+            "category",
+            "what reported it, if it has no type of its own",
+            derived="NULL",
+        ),
     ),
 )

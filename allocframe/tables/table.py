@@ -58,7 +58,10 @@ class Column:
     doc: str
     unit: str = ""
     derived: str = ""
-    """SQL over the table's other columns: the value in rows that were saved before this column existed."""
+    """SQL over the table's other columns: the value in rows that were saved before this column existed.
+
+    It is NULL if they do not tell. Without it, a file that lacks the column is damaged.
+    """
 
     @property
     def sql(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .rows import Rows, extra, flag, parent, repeated, rfc3339, text, unsigned
+from .rows import Rows, extra, flag, parent, repeated, rfc3339, text, unsigned, whole
 from .table import Column, Table
 
 MAX_EVENTS = 10
@@ -61,6 +61,20 @@ TASK_STATES = Table(
             _is_truncated,
             "bool",
             "whether Nomad dropped older events: there are 10, and the first is not Received",
+        ),
+        Column(
+            "paused",
+            repeated("Paused"),
+            "category",
+            "how its schedule pauses it (since Nomad 1.8)",
+            derived="NULL",
+        ),
+        Column(
+            "handle_version",
+            whole("TaskHandle.Version"),
+            "int",
+            "version of the handle that a remote driver keeps (until Nomad 1.9)",
+            derived="NULL",
         ),
     ),
 )

@@ -69,7 +69,7 @@ EVENT = Struct(
         **_texts(
             "DriverError", "DriverMessage", "SetupError", "DownloadError", "ValidationError", "VaultError"
         ),
-        **_texts("TaskSignal", "TaskSignalReason"),
+        **_texts("TaskSignal", "TaskSignalReason", "GenericSource"),
     }
 )
 
@@ -83,6 +83,8 @@ TASK_STATE = Struct(
         **dict.fromkeys(("LastRestart", "StartedAt", "FinishedAt"), TIME),
         "Failed": BOOL,
         "Restarts": UINT64,
+        "Paused": TEXT,
+        "TaskHandle": _struct(Version=INT64),
         "Events": ListOf(EVENT),
     }
 )
@@ -127,7 +129,9 @@ ALLOCATION = Struct(
         "ModifyIndex": UINT64,
         "CreateTime": INT64,
         "ModifyTime": INT64,
-        "DeploymentStatus": _struct(Healthy=BOOL, Canary=BOOL),
+        "DeploymentStatus": _struct(Healthy=BOOL, Canary=BOOL, Timestamp=TIME, ModifyIndex=UINT64),
+        "DesiredTransition": _struct(Migrate=BOOL, Reschedule=BOOL, ForceReschedule=BOOL),
+        "PreemptedAllocations": ListOf(TEXT),
         "RescheduleTracker": _struct(Events=ListOf(_RESCHEDULE)),
         "TaskStates": MapOf(TASK_STATE),
         "AllocatedResources": _RESOURCES,

@@ -8,6 +8,9 @@ from typing import Literal
 
 import pandas as pd
 
+LOST_RIGHTS = "the token can no longer read"
+"""How the reason of a gap begins in which a policy hid namespaces."""
+
 
 @dataclass(frozen=True)
 class Gap:
@@ -68,3 +71,6 @@ class Checkpoint:
     at: pd.Timestamp | None = None
     modify_index: Mapping[str, int] = field(default_factory=dict)
     """ModifyIndex of each live allocation, by ID."""
+
+    namespace: Mapping[str, str] = field(default_factory=dict)
+    """Namespace of each live allocation, by ID. It tells a lost permission from removed allocations."""

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from ..errors import NotFound
+from ..errors import ApiError, NotFound, PermissionDenied
 from ..fetch.listing import ListFetcher
 from ..nomad import protocol
 from ..nomad.config import Config
@@ -15,6 +15,7 @@ from ..nomad.transport import Transport, parse_json
 from ..store.page_store import PageStore
 
 WORKERS = 4
+HTTP_NOT_FOUND = 404
 LIGHT_PAGE = 20_000
 """Allocations per page of a list without task states."""
 
@@ -50,6 +51,32 @@ class Lister:
             timeout=timeout,
         )
         return index
+
+    def find_hidden(self, ids: list[str]) -> list[str]:
+        """Return which of these allocations exist, although a list lacks them.
+
+        Servers leave out what the token may not read, and answer its read with 403, or 500 "Unknown
+        allocation". Only 404 says that an allocation was removed.
+        """
+        params = {"region": self._query.region} if self._query.region else {}
+
+        def is_hidden(alloc_id: str) -> bool:
+            try:
+                self._transport.get(f"/v1/allocation/{alloc_id}", params, check=parse_json)
+            except (NotFound, PermissionDenied) as error:
+                return error.status != HTTP_NOT_FOUND
+            except ApiError as error:
+                if "Unknown allocation" in error.text:
+                    return True
+                raise
+            # It can be read: the filter no longer selects it, or the right came back after the list.
+            return self._query.filter is None
+
+        self.reads += len(ids)
+        with ThreadPoolExecutor(WORKERS, "allocframe") as pool:
+            return [
+                alloc_id for alloc_id, hidden in zip(ids, pool.map(is_hidden, ids), strict=True) if hidden
+            ]
 
     def read(self, ids: list[str]) -> list[dict[str, Any]]:
         """Read allocations in full. Those that no longer exist are left out."""

@@ -15,6 +15,7 @@ from typing import Literal
 
 import pandas as pd
 
+from .._utils.text import visible
 from ..errors import AllocframeError, PermissionDenied, Unsupported
 from ..nomad.blocking_query import BlockingIndex, Pace, read_timeout
 from ..nomad.config import Config
@@ -23,7 +24,7 @@ from ..nomad.retry import backoff
 from ..nomad.transport import Transport
 from ..store.page_store import STORAGE_ERRORS, PageStore
 from . import updates as stream_updates
-from .change import Change, Checkpoint, Gap
+from .change import LOST_RIGHTS, Change, Checkpoint, Gap
 from .lister import Lister
 from .state import FindJobs, Frames, WatchState, find_jobs_in
 from .update_queue import MAX_LAG, Subscriber, Subscription, UpdateQueue
@@ -46,6 +47,9 @@ POLL = 5.0
 
 MAX_RECONNECT_PAUSE = 30.0
 """Maximum seconds between two attempts to list or to open the stream."""
+
+RECHECK = 2.0
+"""Seconds between two looks at whether the token may read a hidden namespace again."""
 
 IN_FLIGHT = pd.Timedelta(seconds=1)
 """What happened this shortly before the last line may have been lost with the connection."""
@@ -105,6 +109,13 @@ class Reflector:
         self._failures_in_a_row = 0
         self._not_before = self._relist_at = 0.0
         self._has_listed = False
+        self._listed_at: pd.Timestamp | None = checkpoint.at
+        """When the last list began that had every namespace."""
+        self._hidden: dict[str | None, list[str]] = {}
+        """Allocations that exist, although lists lack them, by namespace: the token lost its rights."""
+        self._recheck_at = 0.0
+        self._told_to: pd.Timestamp | None = None
+        """The end of the last gap, if the next one continues it."""
 
     # One step
 
@@ -117,12 +128,14 @@ class Reflector:
         before = self.index, self.current_to
         try:
             self._check_stream()
+            if self._hidden and time.monotonic() >= self._recheck_at:
+                self._recheck_hidden()
             if not self.synced or time.monotonic() >= self._relist_at:
                 self._sync()
             elif self.mode == "stream":
                 self._listen(left)
             else:
-                self._block(left)
+                self._block(self._until_recheck(left))
         except (AllocframeError, *STORAGE_ERRORS) as error:
             if self.subscriber.closed.is_set():
                 return
@@ -150,7 +163,8 @@ class Reflector:
             self._lose_sync(str(error))
 
     def _recovered(self) -> None:
-        self.last_error, self._failures_in_a_row = None, 0
+        self.last_error = f"{self._lost_rights()}. Its rows stay as last seen" if self._hidden else None
+        self._failures_in_a_row = 0
 
     def _lose_sync(self, reason: str) -> None:
         """List everything in the next step. The first of several reasons explains the gap."""
@@ -193,11 +207,12 @@ class Reflector:
             self._catch_up(stream, store, index)
         else:
             self._advance_to(began if stream is None else _now())
-        frames = self.state.replace(store, index, reset=self._was_reset)
+        hidden = self._find_hidden(store, began)
+        frames = self.state.replace(store, index, reset=self._was_reset, hidden=hidden)
         self.index = max(self.index, index or 0)
         self.blocking.index = index or 0
         self.counts["relists"] += self._has_listed
-        self._report(frames, "list", full=True)
+        self._report(frames, "list", full=not hidden)
         self._relist_at = time.monotonic() + self._resync_interval * self._rng.uniform(0.9, 1.1)
         if self._was_reset and stream is not None:
             # Updates with low indexes that came before the list were mistaken for old ones: list once more.
@@ -211,14 +226,17 @@ class Reflector:
         reached = newest <= self.index or self.queue.reach(newest, lambda: stream.ended is not None)
         # The server's replay reaches back to where the last stream broke: nothing is missing.
         is_seamless = stream.first_index is not None and stream.first_index <= self.index
-        if self._gap is not None and reached and not self._was_reset and (is_seamless or index == self.index):
+        is_whole = reached and not self._was_reset and not self._hidden
+        if self._gap is not None and is_whole and (is_seamless or index == self.index):
             self._gap = None
             self.counts["resumed"] += 1
         elif self._gap is None and not reached:
             self._gap = (self.current_to, "the event stream lagged behind the list")
         if not reached:
             self._advance_to(_now())
-        while self._take(find_jobs_in(store)):
+        # No further than the list: on a busy cluster, changes come as fast as they are applied.
+        reach, find_jobs = max(newest, index or 0), find_jobs_in(store)
+        while self._take(find_jobs) and self.index < reach:
             pass
 
     def _subscribe(self) -> Subscription | None:
@@ -252,7 +270,7 @@ class Reflector:
 
     def _listen(self, left: float) -> None:
         """Wait for updates from the stream and apply them."""
-        timeout = min(left, self._relist_at - time.monotonic())
+        timeout = min(self._until_recheck(left), self._relist_at - time.monotonic())
         stream, queue = self.subscriber.current, self.queue
         with queue.changed:
             queue.changed.wait_for(
@@ -335,7 +353,8 @@ class Reflector:
         """List without task states, and read in full only what has changed."""
         started, began = time.monotonic(), _now()
         store, index = self.lister.all(light=True)
-        difference = self.state.compare(store.modify_indexes(), index)
+        were_hidden, hidden = set(self._hidden), self._find_hidden(store, began)
+        difference = self.state.compare(store.modify_indexes(), index, hidden=hidden)
         store.close()
         if index is not None and index < self.index:
             self._lose_sync(_INDEX_WENT_BACK)
@@ -344,7 +363,7 @@ class Reflector:
         self._recovered()
         if len(difference.changed) > MAX_READS:
             store, index = self.lister.all()
-            frames = self.state.replace(store, index)
+            frames = self.state.replace(store, index, hidden=hidden)
         else:
             frames = self._read_changed(difference.changed)
             frames["removed"] = self.state.remove(difference.removed)
@@ -352,8 +371,46 @@ class Reflector:
         # Large lists are slow: spend at most half of the time on them.
         self._pace.pause = max(self._pace.pause, time.monotonic() - started)
         self._advance_to(began)
-        if any(len(frames[name]) for name in ("added", "changed", "removed")):
-            self._report(frames, "blocking", full=True)
+        has_changed = any(len(frames[name]) for name in ("added", "changed", "removed"))
+        if has_changed or were_hidden != set(self._hidden):
+            self._report(frames, "blocking", full=not hidden)
+
+    # Namespaces that the token may no longer read
+
+    def _find_hidden(self, store: PageStore, began: pd.Timestamp) -> set[str]:
+        """Return the allocations that a list lacks although they exist.
+
+        If a policy shrinks, servers list fewer rows without a word. So a namespace that has vanished as a
+        whole is looked into before its allocations count as removed.
+        """
+        before, self._hidden = set(self._hidden), {}
+        kept: set[str] = set()
+        for namespace, ids in self.state.vanished(store).items():
+            if hidden := self.lister.find_hidden(ids[:MAX_READS]):
+                self._hidden[namespace] = hidden
+                kept.update(ids)
+        if not self._hidden:
+            self._listed_at = began
+        elif set(self._hidden) != before:
+            since = self._gap[0] if self._gap is not None else self.current_to
+            earlier = [moment for moment in (since, self._listed_at) if moment is not None]
+            self._gap = (min(earlier, default=None), self._lost_rights())
+        self._recheck_at = time.monotonic() + RECHECK
+        self._recovered()
+        return kept
+
+    def _recheck_hidden(self) -> None:
+        """List everything if the token may read a hidden namespace again."""
+        self._recheck_at = time.monotonic() + RECHECK
+        if not all(self.lister.find_hidden(ids[:1]) for ids in self._hidden.values()):
+            self._relist_at = 0.0
+
+    def _until_recheck(self, left: float) -> float:
+        return max(min(left, self._recheck_at - time.monotonic()), 0.0) if self._hidden else left
+
+    def _lost_rights(self) -> str:
+        names = ", ".join(sorted(str(name) for name in self._hidden))
+        return f"{LOST_RIGHTS} {'namespace' if len(self._hidden) == 1 else 'namespaces'} {visible(names)}"
 
     def _read_changed(self, ids: Iterable[str]) -> Frames:
         updates = [stream_updates.parse_allocation(row) for row in self.lister.read(list(ids))]
@@ -375,9 +432,12 @@ class Reflector:
         gap, at = None, self.current_to or _now()
         if self._gap is not None:
             since, reason = self._gap
-            gap = Gap(since - IN_FLIGHT if since is not None else None, at, reason)
-            self.counts["gaps"] += reason != _FIRST_LIST
-            self._gap = None
+            goes_on = since is not None and since == self._told_to
+            gap = Gap(since if goes_on or since is None else since - IN_FLIGHT, at, reason)
+            self.counts["gaps"] += reason != _FIRST_LIST and not goes_on
+            # While the token lacks rights, each change says so, without a hole in between.
+            self._told_to = at if self._hidden else None
+            self._gap = (at, self._lost_rights()) if self._hidden else None
         return Change(at=at, index=self.index or None, source=source, full=full, gap=gap, **frames)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ class _Entry:
     modify_index: int
     job_type: str | None = None
     job_version: int | None = None
+    namespace: str | None = None
     ring: np.ndarray[Any, Any] | None = None
     """A number for each event in its rings; None if the rings are unknown."""
 
@@ -57,7 +58,8 @@ class WatchState:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.entries: dict[str, _Entry] = {
-            alloc_id: _Entry(index) for alloc_id, index in checkpoint.modify_index.items()
+            alloc_id: _Entry(index, namespace=checkpoint.namespace.get(alloc_id))
+            for alloc_id, index in checkpoint.modify_index.items()
         }
         self._store = PageStore(Capture.create())
         self._batch = PageStore(Capture.create(), threads=1)
@@ -117,7 +119,29 @@ class WatchState:
             capture.discard(page)
         return {name: self._batch.frame(name) for name in names}
 
-    def compare(self, listed: dict[str, int], index: int | None, *, reset: bool = False) -> Difference:
+    def vanished(self, store: PageStore) -> dict[str | None, list[str]]:
+        """Return the allocations of each namespace of which a list has none, the last changed ones first."""
+        listed = store.namespaces()
+        vanished: dict[str | None, list[str]] = {}
+        for alloc_id, entry in self.entries.items():
+            if entry.namespace not in listed:
+                vanished.setdefault(entry.namespace, []).append(alloc_id)
+        if None in vanished:
+            # A checkpoint without namespaces: what is listed is not missing.
+            present = store.modify_indexes()
+            vanished[None] = [alloc_id for alloc_id in vanished[None] if alloc_id not in present]
+        for ids in vanished.values():
+            ids.sort(key=lambda alloc_id: -self.entries[alloc_id].modify_index)
+        return {namespace: ids for namespace, ids in vanished.items() if ids}
+
+    def compare(
+        self,
+        listed: dict[str, int],
+        index: int | None,
+        *,
+        reset: bool = False,
+        hidden: Container[str] = frozenset(),
+    ) -> Difference:
         """Compare the state with a list.
 
         Parameters
@@ -128,6 +152,8 @@ class WatchState:
             Index of the cluster when it sent the list.
         reset : bool
             The cluster counts its indexes anew, so any difference is a change.
+        hidden : set of str
+            Allocations that exist, although the list lacks them: they stay as they are.
         """
         changed: set[str] = set()
         removed: list[str] = []
@@ -146,16 +172,24 @@ class WatchState:
                 # The stream may have added it after the list began. An entry without a ring never came from a
                 # stream.
                 is_newer = not reset and index is not None and entry.modify_index > index
-                (newer if is_newer and entry.ring is not None else removed).append(alloc_id)
+                stays = alloc_id in hidden or (is_newer and entry.ring is not None)
+                (newer if stays else removed).append(alloc_id)
         return Difference(changed, removed, newer, has_all_rings)
 
-    def replace(self, store: PageStore, index: int | None, *, reset: bool = False) -> Frames:
+    def replace(
+        self,
+        store: PageStore,
+        index: int | None,
+        *,
+        reset: bool = False,
+        hidden: Container[str] = frozenset(),
+    ) -> Frames:
         """Replace the state by a full list; return what that changes.
 
         Allocations whose job was unknown count as changed.
         """
         listed = store.modify_indexes()
-        difference = self.compare(listed, index, reset=reset)
+        difference = self.compare(listed, index, reset=reset, hidden=hidden)
         without_job = {
             alloc_id
             for alloc_id, entry in self.entries.items()
@@ -237,13 +271,14 @@ class WatchState:
         return rings, is_new
 
     def _record_entries(self, allocations: pd.DataFrame, rings: dict[str, Any]) -> None:
-        names = ("alloc_id", "modify_index", "job_type", "job_version")
+        names = ("alloc_id", "modify_index", "job_type", "job_version", "namespace")
         columns = (
             [None if value is pd.NA or value != value else value for value in allocations[name].tolist()]
             for name in names
         )
-        for alloc_id, index, job_type, version in zip(*columns, strict=True):
-            self.entries[alloc_id] = _Entry(index or 0, job_type, version, rings.get(alloc_id, _NO_EVENTS))
+        for alloc_id, index, job_type, version, namespace in zip(*columns, strict=True):
+            ring = rings.get(alloc_id, _NO_EVENTS)
+            self.entries[alloc_id] = _Entry(index or 0, job_type, version, namespace, ring)
 
     def copy(self) -> tuple[Capture, PageStore]:
         """Return the state as a store of its own, which later changes do not touch."""

@@ -290,3 +290,66 @@ def test_files_are_readable_by_their_owner_only(
     paths = list((tmp_path / "archive").rglob("*"))
     assert {path.stat().st_mode & 0o777 for path in paths if path.is_file()} == {0o600}
     assert {path.stat().st_mode & 0o777 for path in paths if path.is_dir()} == {0o700}
+
+
+def test_every_commit_is_synced_before_the_batch_counts(
+    tmp_path: Path, versions: Versions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, synced, counted = af.Archive(tmp_path / "archive"), set[Path](), []
+    archive.append(step(versions, 0))
+    sync, append = os.fsync, delta.DeltaTables.append
+    before = set(archive._tables.folder.rglob("*"))
+
+    def record(handle: int) -> None:
+        synced.add(Path(f"/proc/self/fd/{handle}").readlink())
+        sync(handle)
+
+    def append_and_check(tables: delta.DeltaTables, name: str, rows: Any) -> None:
+        if name == "snapshots":
+            written = {path for path in tables.folder.rglob("*") if path.is_file()} - before
+            counted.append(written <= synced and bool(written))
+        append(tables, name, rows)
+
+    monkeypatch.setattr(os, "fsync", record)
+    monkeypatch.setattr(delta.DeltaTables, "append", append_and_check)
+    archive.append(step(versions, 1))
+    assert counted == [True]
+    files = {path for path in archive._tables.folder.rglob("*") if path.is_file()} - before
+    assert files <= synced
+    assert archive._tables.folder / "snapshots" / "_delta_log" in synced
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a]", "a|b", "a^b", "a\\b", "a\tb", "a\nb", "a%20b"])
+def test_a_path_that_delta_rs_cannot_take_is_refused_before_anything_is_written(
+    tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(af.ConfigError, match="an archive's path must not contain"):
+        af.Archive(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b'{"add":{"path":"x'])
+@pytest.mark.parametrize("name", ["events", "allocations", "snapshots"])
+def test_a_commit_that_a_power_loss_cut_is_an_error_and_is_repaired_to_the_last_whole_step(
+    tmp_path: Path, versions: Versions, name: str, content: bytes
+) -> None:
+    folder = tmp_path / "archive"
+    archive = af.Archive(folder)
+    archive.append(step(versions, 0))
+    before = len(archive.events())
+    whole = shutil.copytree(folder, tmp_path / "before")
+    archive.append(step(versions, 1))
+    # The power went while this table was written: those that are written after it have not changed.
+    order = list(schema.STORED)
+    for later in order[order.index(name) + 1 :]:
+        shutil.rmtree(folder / later)
+        shutil.copytree(whole / later, folder / later)
+    torn = max((folder / name / "_delta_log").glob("*.json"))
+    torn.write_bytes(content)
+    for read in (af.Archive(folder).events, af.Archive(folder).allocations, af.Archive(folder).snapshot):
+        with pytest.raises(af.DecodeError, match=r"is cut short.*Archive.repair"):
+            read()
+    assert af.Archive(folder).repair() == [str(torn)]
+    assert len(af.Archive(folder).events()) == before
+    af.Archive(folder).append(step(versions, 1))
+    assert len(af.Archive(folder).events()) > before

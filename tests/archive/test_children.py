@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from watched import Versions
+from watched import Versions, history
 
 import allocframe as af
 from allocframe.archive import schema
 from allocframe.store.capture import load_capture
+from allocframe.tables import TABLES
 
 CHILD = "ocr/dispatch-1700000000-abcdef12"
 ADDED = {"parent_job_id", "run"}
@@ -73,3 +74,33 @@ def test_tables_saved_before_the_columns_existed_have_them_derived(
     assert children(af.load(capture.save(tmp_path / "old.allocframe"))) == {
         "a": ["ocr", CHILD.removeprefix("ocr/")]
     }
+
+
+def test_tables_and_archives_from_before_a_column_existed_have_na_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added = {
+        name: [column.name for column in TABLES[name].columns if column.derived == "NULL"]
+        for name in ("allocations", "task_states", "events")
+    }
+    assert all(added.values())
+    (tmp_path / "more").mkdir()
+    versions = Versions(tmp_path / "more", {("a", 9): {"events": history(9)}})
+    archive = af.Archive(tmp_path / "archive")
+    with monkeypatch.context() as old:
+        for name, columns in added.items():
+            stored = schema.STORED[name]
+            kept = tuple(column for column in stored.table.columns if column.name not in columns)
+            old.setitem(schema.STORED, name, replace(stored, table=replace(stored.table, columns=kept)))
+        archive.append(versions.seen(0, added=[("a", 9)]))
+    capture = load_capture(archive.snapshot().save(tmp_path / "new.allocframe"))
+    for page in capture.pages:
+        if page.path in added:
+            file = capture.file(page)
+            pq.write_table(pq.read_table(file).drop_columns(added[page.path]), file)
+            capture.update_size(page)
+    for snap in (archive.snapshot(), af.load(capture.save(tmp_path / "old.allocframe"))):
+        for name, columns in added.items():
+            rows = getattr(snap, name)
+            assert len(rows)
+            assert rows[columns].isna().all(axis=None)

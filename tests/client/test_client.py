@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +53,25 @@ def test_newest_gives_the_last_created(cluster: af.sim.Cluster, client: af.Clien
     snap = client.snapshot(namespace="*", newest=5)
     assert snap.allocations["alloc_id"].tolist() == [a.id for a in newest]
     assert "only newest 5" in repr(snap)
+
+
+def test_newest_with_a_prefix_gives_those_created_last_not_those_with_the_highest_ids(
+    cluster: af.sim.Cluster, client: af.Client, tmp_path: Path
+) -> None:
+    by_head: dict[str, list[Any]] = {}
+    for each in sorted(cluster.state.allocs.values(), key=lambda a: (a.create_index, a.id)):
+        by_head.setdefault(each.id[:2], []).append(each)
+    heads = [
+        head
+        for head, found in by_head.items()
+        if len(found) > 1 and found[-1].id != max(each.id for each in found)
+    ]
+    assert heads, "a prefix whose last created allocation is not last by ID"
+    for head in heads:
+        snap = client.snapshot(namespace="*", prefix=head, newest=1, per_page=1)
+        assert snap.allocations["alloc_id"].tolist() == [by_head[head][-1].id]
+        assert len(af.load(snap.save(tmp_path / f"{head}.allocframe"))) == 1
+        assert "only newest 1" in repr(snap)
 
 
 def test_resources_and_task_states_are_there_when_asked_for(client: af.Client) -> None:

@@ -173,3 +173,11 @@ def test_every_kind_of_cause_has_its_own_colour_and_mark() -> None:
     assert set(KIND_STYLES) == set(stats.vocabulary.CAUSE_KINDS.values())
     colours, marks_of_kinds = zip(*KIND_STYLES.values(), strict=True)
     assert len(set(colours)) == len(set(marks_of_kinds)) == len(KIND_STYLES)
+
+
+@pytest.mark.parametrize(
+    "name", ["cumulative_restarts", "daily", "funnel", "headroom", "heatmap", "pareto", "survival"]
+)
+def test_a_plot_of_a_table_says_what_it_draws_if_it_is_given_a_snapshot(name: str, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=rf"plots\.{name}\(stats\.\w+\(snap\)\)"):
+        getattr(plots, name)(snapshot(tmp_path, alloc("a")))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
+import pickle
 import stat
 from html.parser import HTMLParser
 from pathlib import Path
@@ -226,3 +228,23 @@ def test_an_empty_cluster_is_a_snapshot_like_any_other(client: af.Client, tmp_pa
     snap._repr_html_()
     snap.to_csv(tmp_path / "csv")
     assert len(af.load(snap.save(tmp_path / "x.allocframe"))) == 0
+
+
+def test_a_snapshot_says_how_to_pass_it_on_where_it_cannot_be_pickled(snap: af.Snapshot) -> None:
+    for work in (pickle.dumps, copy.deepcopy):
+        with pytest.raises(TypeError, match=r"Save it with snap.save"):
+            work(snap)
+    assert pickle.loads(pickle.dumps(snap.allocations)).equals(snap.allocations)
+
+
+def test_exported_evidence_is_for_its_owner_only_unless_its_folder_is_open(
+    snap: af.Snapshot, tmp_path: Path
+) -> None:
+    for export in (snap.to_csv, snap.to_parquet):
+        folder = export(tmp_path / "new" / export.__name__)
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
+        shared = tmp_path / f"shared-{export.__name__}"
+        shared.mkdir(mode=0o755)
+        shared.chmod(0o755)
+        assert stat.S_IMODE((export(shared) / "info.json").stat().st_mode) != 0o600

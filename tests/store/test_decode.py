@@ -523,3 +523,35 @@ def test_whatever_the_json_holds_no_row_is_lost_and_no_value_is_wrong(
             [t for t, state in states.items() if isinstance(state, dict)] if isinstance(states, dict) else []
         )
         assert (snap.task_states["alloc_id"] == row["ID"]).sum() == len(tasks)
+
+
+@pytest.mark.parametrize("version", flatten.VERSIONS)
+def test_what_the_servers_want_with_an_allocation_is_read_from_recorded_lists(
+    tmp_path: Path, version: str
+) -> None:
+    rows = {row["ID"]: row for row in flatten.recorded_rows(version)}
+    table = read(tmp_path, list(rows.values())).allocations
+    wanted = {"must_migrate": "Migrate", "must_reschedule": "Reschedule"}
+    wanted["forced_reschedule"] = "ForceReschedule"
+    for row in table.to_dict("records"):
+        sent = rows[row["alloc_id"]]
+        for column, field in wanted.items():
+            assert plain(row[column]) == (sent["DesiredTransition"] or {}).get(field), column
+        health = sent["DeploymentStatus"] or {}
+        moment = health.get("Timestamp")
+        assert plain(row["deployment_health_at"]) == (moment and pd.Timestamp(moment).value)
+        assert plain(row["deployment_health_index"]) == health.get("ModifyIndex")
+    assert table["must_reschedule"].any(), "there are some"
+    assert table["deployment_health_at"].notna().any()
+
+
+def test_fields_that_few_versions_send_have_columns(tmp_path: Path) -> None:
+    event = {"Type": "Generic", "GenericSource": "task hook", "Time": 1}
+    state = {"State": "running", "Paused": "scheduled_pause", "TaskHandle": {"Version": 3}, "Events": [event]}
+    sent = stub(TaskStates={"server": state}, PreemptedAllocations=["b", "c"])
+    snap = read(tmp_path, [sent, stub(ID="b", PreemptedAllocations=None, DesiredTransition=None)])
+    assert snap.allocations["preempted_allocs"].fillna("").tolist() == ["b,c", ""]
+    assert snap.allocations["must_migrate"].isna().all()
+    assert snap.task_states[["paused", "handle_version"]].values.tolist() == [["scheduled_pause", 3]]
+    assert snap.events["generic_source"].tolist() == ["task hook"]
+    assert snap.issues.empty

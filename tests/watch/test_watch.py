@@ -18,7 +18,7 @@ from tables import alloc, ended, restarting, started
 
 import allocframe as af
 from allocframe.store.capture import Capture
-from allocframe.watch import reflector, update_queue
+from allocframe.watch import reflector, update_queue, updates
 
 TABLES = ("allocations", "task_states", "events", "reschedules")
 
@@ -612,3 +612,25 @@ def test_row_48_ctrl_c_ends_a_watch_and_leaves_no_thread_and_the_client_usable(
     assert watch.closed
     assert threads() == []
     assert len(viewer.snapshot(namespace="*", progress=False)) > 0
+
+
+def test_a_list_is_applied_while_changes_come_as_fast_as_they_are_taken(
+    live: af.sim.Cluster, viewer: af.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with viewer.watch(namespace="*", resync_interval=0.2) as watch:
+        first = next(watch)
+        queue, rounds = watch._reflector.queue, []
+        busy = first.added["alloc_id"].iloc[0]
+
+        def take(limit: int) -> Any:
+            rounds.append(limit)
+            assert len(rounds) < 30, "it never ends"
+            row = live.state.allocs[busy].stub(live.state.version)
+            index = live.state.commit("allocs")
+            event = {"Payload": {"Allocation": {**row, "ModifyIndex": index}}}
+            queue.put(updates.parse(json.dumps({"Index": index, "Events": [event]}).encode()))
+            return update_queue.UpdateQueue.take(queue, limit)
+
+        monkeypatch.setattr(queue, "take", take)
+        found = until(watch, lambda c: c.source == "list")
+        assert found[-1].full
