@@ -67,6 +67,7 @@ class Replica:
         self.last_index: int | None = None
         self.first_time: int | None = None
         self.last_time: int | None = None
+        self._blocked: dict[tuple[Any, Any], list[JSON]] = {}
         self._seen: set[int] = set()
         self._commands: dict[str, Callable[[JSON, int], None]] = {
             "AllocClientUpdateRequestType": self._client_update,
@@ -145,7 +146,19 @@ class Replica:
         if at >= known.get("ModifyIndex", -1):
             known |= {name: row[name] for name in _EVALUATION if row.get(name) not in (None, "", {})}
             known["ModifyIndex"] = at
+            self._unblock(known, at)
         self._tick(row.get("CreateTime"), row.get("ModifyTime"))
+
+    def _unblock(self, evaluation: JSON, index: int) -> None:
+        """Cancel what waited for resources, as servers do once a job is placed whole. No entry says so."""
+        job = evaluation.get("Namespace"), evaluation.get("JobID")
+        if evaluation.get("Status") == "blocked":
+            self._blocked.setdefault(job, []).append(evaluation)
+        elif evaluation.get("Status") == "complete" and not evaluation.get("FailedTGAllocs"):
+            for waiting in self._blocked.pop(job, ()):
+                if waiting["Status"] == "blocked" and waiting["ModifyIndex"] <= index:
+                    waiting["Status"], waiting["ModifyIndex"] = "canceled", index
+                    waiting["StatusDescription"] = f'evaluation "{evaluation.get("ID")}" successful'
 
     def add_deployment(self, row: JSON, index: int | None = None) -> None:
         """Note a whole deployment."""

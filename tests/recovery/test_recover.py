@@ -170,6 +170,29 @@ def test_deployments_are_as_the_event_stream_last_had_them(recovered: tuple[str,
         assert row["placed"] == sum(group["PlacedAllocs"] for group in groups)
 
 
+def test_evaluations_are_as_the_event_stream_last_had_them(recovered: tuple[str, af.Snapshot]) -> None:
+    version, snap = recovered
+    assert snap.history is not None
+    rows = snap.history.evaluations.set_index("eval_id")
+    streamed: dict[str, dict[str, Any]] = {}
+    for line in changed.lines(version, "event-stream-all-topics.ndjson"):
+        for event in line["Events"]:
+            one = event["Payload"].get("Evaluation")
+            if one and one["ModifyIndex"] <= snap.info["index_last"]:
+                streamed[one["ID"]] = one
+    same = {identity for identity in streamed if rows.loc[identity, "status"] == streamed[identity]["Status"]}
+    # The log goes on where the stream ended.
+    later = {
+        identity
+        for identity in streamed
+        if rows.loc[identity, "modify_index"] > streamed[identity]["ModifyIndex"]
+    }
+    assert set(streamed) - same <= later
+    assert len(same) > 80
+    # What still waits was never placed: nothing else is left blocked.
+    assert rows[rows["status"] == "blocked"].index.tolist() == []
+
+
 def test_nothing_secret_is_in_a_table_or_a_saved_file(
     recovered: tuple[str, af.Snapshot], tmp_path: Path
 ) -> None:
