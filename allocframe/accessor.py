@@ -66,7 +66,7 @@ class Alloc:
         Examples
         --------
         >>> snap.events.alloc.restarts(by="task").columns[:3].tolist()
-        ['task', 'count', 'exposure_hours']
+        ['task', 'count', 'counted']
         """
         from allocframe import stats
 
