@@ -46,6 +46,8 @@ def to_utc(
 
     Examples
     --------
+    >>> import pandas as pd
+    >>> from allocframe._utils.times import to_utc
     >>> noon = pd.Timestamp("2026-11-24T12:00", tz="UTC")
     >>> to_utc("2h", now=noon), to_utc("yesterday 14:00", now=noon)
     (Timestamp('2026-11-24 10:00:00+0000', tz='UTC'), Timestamp('2026-11-23 14:00:00+0000', tz='UTC'))

@@ -37,6 +37,7 @@ def read_time(value: Any) -> int | None:
 
     Examples
     --------
+    >>> from allocframe.tables.json_rows import read_time
     >>> read_time("1970-01-01T00:00:01.5Z"), read_time(0), read_time("0001-01-01T00:00:00Z")
     (1500000000, None, None)
     """
