@@ -151,7 +151,7 @@ def audited(
         arguments,
         address=config.address,
         accessor=session.accessor,
-        secret=config.token.reveal,
+        scrub=config.scrub,
     )
 
 

@@ -21,6 +21,7 @@ import pandas as pd
 
 from .._utils.locks import lock_file
 from ..errors import AllocframeError, ApiError, ConfigError, ConnectionFailed
+from ..nomad.config import Scrubber
 
 SETTING = "ALLOCFRAME_AUDIT"
 
@@ -44,9 +45,6 @@ _COLUMNS = {
 }
 _MAX_MESSAGE = 2000
 """Characters of an error message that are kept."""
-
-_MIN_SECRET = 8
-"""A shorter text is no Nomad token, and cutting it out could hit any word."""
 
 # The default is never changed in place.
 _context: ContextVar[dict[str, Any]] = ContextVar("context", default={})  # noqa: B039
@@ -98,12 +96,12 @@ def audited(
     *,
     address: str,
     accessor: Callable[[], str | None],
-    secret: Callable[[], str],
+    scrub: Scrubber,
 ) -> Iterator[Outcome]:
     """Write a line, run the action in the block, and write a second line with its result.
 
-    If the first line cannot be written, the action does not run. `secret` returns the token, which is cut out
-    of both lines.
+    If the first line cannot be written, the action does not run. `scrub` cuts the client's secrets out of
+    both lines.
 
     Raises
     ------
@@ -130,7 +128,7 @@ def audited(
         **_context.get(),
     }
     try:
-        _append(path, request, secret)
+        _append(path, request, scrub)
     except OSError as error:
         raise AllocframeError(
             f"nothing was done: the audit log {path} cannot be written: {error.strerror or error}. "
@@ -146,7 +144,7 @@ def audited(
     finally:
         head = {"id": identity, "phase": "result", "time": _now(), "action": action, "alloc_id": alloc_id}
         try:
-            _append(path, {**head, "result": outcome.result, "message": outcome.message}, secret)
+            _append(path, {**head, "result": outcome.result, "message": outcome.message}, scrub)
         except OSError as error:
             # The change has been sent: failing now would hide its result.
             warnings.warn(
@@ -235,12 +233,10 @@ def _read_records(path: Path) -> Iterator[dict[str, Any]]:
         )
 
 
-def _append(path: Path, record: dict[str, Any], secret: Callable[[], str]) -> None:
+def _append(path: Path, record: dict[str, Any], scrub: Scrubber) -> None:
     """Append one line and flush it to disk, or raise OSError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    line = json.dumps(record, ensure_ascii=True, default=str)
-    if len(secret()) >= _MIN_SECRET:
-        line = line.replace(secret(), "(token)")
+    line = scrub.text(json.dumps(record, ensure_ascii=True, default=str))
     file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         with suppress(OSError):  # some network file systems have no locks

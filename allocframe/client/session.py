@@ -15,7 +15,7 @@ from ..errors import AllocframeError, ConfigError, DecodeError, NotFound
 from ..nomad import acl, protocol
 from ..nomad.config import Config
 from ..nomad.protocol import Query
-from ..nomad.transport import Response, Transport, parse_json
+from ..nomad.transport import Response, Transport, parse_allocation, parse_json
 
 TIMEOUT = 30.0
 """Seconds that one request may take, its retries included, unless the caller sets another limit."""
@@ -91,8 +91,9 @@ class Session:
 
     def read_allocation(self, alloc_id: str) -> dict[str, Any]:
         """Return an allocation as the server has it now; `alloc_id` is a whole UUID."""
-        answer = self.get_json(f"/v1/allocation/{alloc_id}")
-        return answer if isinstance(answer, dict) else {}
+        path, check = f"/v1/allocation/{alloc_id}", parse_allocation(alloc_id)
+        alloc: dict[str, Any] = self.transport.get(path, self.region_params, check=check)
+        return alloc
 
     def resolve_id(self, alloc_id: str) -> str:
         """Return the whole UUID for a UUID or an unambiguous prefix of one.

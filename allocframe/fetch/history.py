@@ -194,7 +194,7 @@ class HistoryFetcher:
 
     def _versions_of(self, job: JSON) -> list[JSON]:
         params = {**self._region, "namespace": str(job.get("Namespace") or "default")}
-        path = f"/v1/job/{quote(str(job['ID']), safe='')}/versions"
+        path = f"/v1/job/{quote(_id_of(job), safe='')}/versions"
         answer = self._transport.get(path, params, check=parse_json)
         versions = answer.get("Versions") if isinstance(answer, dict) else answer
         return [version for version in versions or [] if isinstance(version, dict)]
@@ -207,7 +207,7 @@ class HistoryFetcher:
             yield {**stub, **(node or {}), "Version": stub.get("Version")}
 
     def _node(self, node: JSON) -> JSON:
-        answer = self._transport.get(f"/v1/node/{node['ID']}", self._region, check=parse_json)
+        answer = self._transport.get(f"/v1/node/{_id_of(node)}", self._region, check=parse_json)
         return answer if isinstance(answer, dict) else {}
 
     def _read_all(
@@ -247,6 +247,13 @@ def find_requests(snapshot: Snapshot, evaluations: Iterable[JSON]) -> tuple[pd.D
         "(SELECT alloc_id FROM events WHERE type = 'Restart Signaled')"
     )
     return allocations, events
+
+
+def _id_of(row: JSON) -> str:
+    """Return the ID of a job or node in a list."""
+    if not isinstance(identity := row.get("ID"), str):
+        raise DecodeError("a row of the list has no ID")
+    return identity
 
 
 def _parse_rows(response: Response) -> list[JSON]:

@@ -11,7 +11,7 @@ from typing import Any
 from .._utils.progress import Progress, shown
 from ..errors import AllocframeError, DecodeError, NotFound
 from ..nomad.config import Config
-from ..nomad.transport import Response, Transport, parse_json, request_pool
+from ..nomad.transport import Response, Transport, parse_allocation, request_pool
 from ..snapshot.allocation import Allocation
 from ..snapshot.snapshot import Snapshot
 from ..store.capture import Capture
@@ -31,6 +31,7 @@ def read_allocation(transport: Transport, region: str | None, alloc_id: str) -> 
     store = PageStore(capture)
 
     def keep(response: Response) -> None:
+        parse_allocation(alloc_id)(response)
         page = capture.add(response.body, kind="read", path=path, params=params, index=response.headers.index)
         try:
             store.read(page)
@@ -134,7 +135,7 @@ class AllocationReader:
         path = f"/v1/allocation/{alloc_id}"
 
         def keep(response: Response) -> None:
-            body = _drop_job(parse_json(response))
+            body = _drop_job(parse_allocation(alloc_id)(response))
             page = self._capture.add(
                 body, kind="read", path=path, params=self._params, index=response.headers.index
             )

@@ -5,19 +5,32 @@ Arguments win over ``NOMAD_*`` variables, and those over defaults.
 
 from __future__ import annotations
 
+import html
 import ipaddress
+import json
 import os
+import re
 import ssl
 import warnings
-from collections.abc import Mapping
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
+from .._utils.text import visible
 from ..errors import ConfigError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:4646"
+
+MIN_SECRET = 6
+"""Characters that a text must have to be cut out of answers."""
+
+_SCRUBBED = "(secret)"
+_SMALL_BODY = 64 << 10
+"""Bytes of an answer in which upper and lower case are searched, which takes a hundred times as long."""
 
 _TRUE = {"1", "t", "T", "TRUE", "true", "True"}
 _FALSE = {"0", "f", "F", "FALSE", "false", "False", ""}
@@ -52,6 +65,74 @@ class Secret:
         )
 
 
+class Scrubber:
+    """Cuts a client's own secrets out of what a server or a proxy sends.
+
+    A peer may repeat a request: a debug page, or an error page of a proxy. What is kept of an answer must
+    not hold the token then, in whatever spelling it came back.
+
+    Parameters
+    ----------
+    *secrets : Secret
+        Texts shorter than `MIN_SECRET` are left alone: cutting them out could hit any word.
+    """
+
+    def __init__(self, *secrets: Secret) -> None:
+        texts = {part for secret in secrets for part in _parts(secret.reveal()) if len(part) >= MIN_SECRET}
+        plain = {form for text in texts for form in _spellings(text)}
+        encoded = {form for text in texts for form in _encodings(text)}
+        self._pattern = _any_of(plain | encoded)
+        self._body_forms = {False: sorted(plain | encoded), True: sorted(plain)}
+        self._body_patterns = {
+            base64: re.compile(_any_of(forms).pattern.encode(), re.IGNORECASE)
+            for base64, forms in self._body_forms.items()
+        }
+
+    def text(self, value: object) -> str:
+        """Return text without the secrets."""
+        return self._pattern.sub(_SCRUBBED, str(value))
+
+    def visible(self, value: object) -> str:
+        """Return text without the secrets, on one line, short and harmless to print."""
+        return visible(self.text(value))
+
+    def body(self, data: bytes, *, base64: bool = False) -> bytes:
+        """Return an answer without the secrets. In a large one, only exact spellings are found.
+
+        Parameters
+        ----------
+        base64 : bool
+            The answer holds data in base64, such as a log: cutting out of that would make it unreadable.
+        """
+        if len(data) <= _SMALL_BODY:
+            return self._body_patterns[base64].sub(_SCRUBBED.encode(), data)
+        for form in self._body_forms[base64]:
+            if form.encode() in data:
+                data = data.replace(form.encode(), _SCRUBBED.encode())
+        return data
+
+
+def _any_of(forms: Collection[str]) -> re.Pattern[str]:
+    """Return a pattern of texts in any case, the longest first, so that no rest of one stays."""
+    ordered = sorted(forms, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, ordered)) or "(?!)", re.IGNORECASE)
+
+
+def _parts(secret: str) -> set[str]:
+    """Return a secret, and the password of one that is user:password."""
+    return {secret, secret.partition(":")[2]}
+
+
+def _spellings(text: str) -> set[str]:
+    """Return the ways in which a peer may write a text that it was sent."""
+    return {text, quote(text, safe=""), html.escape(text), json.dumps(text)[1:-1]}
+
+
+def _encodings(text: str) -> set[str]:
+    """Return a text in base64, as HTTP sends it."""
+    return {b64encode(text.encode()).decode(), urlsafe_b64encode(text.encode()).decode()}
+
+
 @dataclass(frozen=True)
 class Config:
     """How to reach one cluster. The repr shows no secrets."""
@@ -69,6 +150,11 @@ class Config:
     client_key: str | None
     tls_server_name: str | None
     verify: bool = True
+
+    @cached_property
+    def scrub(self) -> Scrubber:
+        """Cuts this client's secrets out of what comes from outside."""
+        return Scrubber(self.token, self.http_auth)
 
     @classmethod
     def load(

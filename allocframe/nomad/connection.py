@@ -170,7 +170,7 @@ def check_workers(workers: int) -> None:
 
 
 def not_nomad_message(request: str, status: int, body: bytes) -> str:
-    """Return the error text for a response that is not Nomad's, with the start of its body."""
+    """Return the error text for a response that is not Nomad's, with the start of its scrubbed body."""
     excerpt = visible(body[:200].decode("utf-8", "replace"))
     hint = "Check whether NOMAD_ADDR points to a proxy or a login page"
     return f"{request}: the response ({status}) is not from Nomad: {excerpt!r}. {hint}"

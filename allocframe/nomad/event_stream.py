@@ -12,7 +12,6 @@ from typing import Any
 
 import httpx
 
-from .._utils.text import visible
 from ..errors import AllocframeError, ConnectionFailed, NotNomad
 from . import protocol
 from .config import Config
@@ -72,6 +71,7 @@ class EventStream:
         self.established: bool = False
         self.error: AllocframeError | None = None
         self._config = config
+        self._scrub = config.scrub
         self._params = dict(params)
         self._on_line = on_line
         self._on_end = on_end
@@ -90,13 +90,13 @@ class EventStream:
             self._read()
             reason = "the server ended it"
         except NotAnEvent as error:
-            reason = f"invalid event: {visible(error)}"
+            reason = f"invalid event: {self._scrub.visible(error)}"
         except AllocframeError as error:
             self.error, reason = error, str(error)
         except httpx.TimeoutException:
             reason = f"no line for {self._quiet:g} s"
         except (httpx.HTTPError, zlib.error, OSError) as error:
-            reason = f"the connection broke: {visible(error) or type(error).__name__}"
+            reason = f"the connection broke: {self._scrub.visible(error) or type(error).__name__}"
             if isinstance(error, httpx.ConnectError) and not was_reset(error):
                 self.error = ConnectionFailed(f"{self._config.address}: {reason}")
         finally:
@@ -118,7 +118,7 @@ class EventStream:
         ):
             self._check_status(response)
             for line in self._lines(response):
-                self._on_line(line)
+                self._on_line(self._scrub.body(line))
                 self.established = True
                 extend(self._quiet)  # only a whole line shows that the server is alive
 
@@ -126,10 +126,11 @@ class EventStream:
         status, request = response.status_code, f"GET {self._config.address}{STREAM}"
         if status == 200:
             return
-        body = response.read()[:4096]
+        body = self._scrub.body(response.read()[:4096])
         if 300 <= status < 400 or response.headers.get("content-type", "").startswith("text/html"):
             raise NotNomad(not_nomad_message(request, status, body))
-        raise protocol.error_for("GET", STREAM, status, visible(body.decode("utf-8", "replace").strip()))
+        text = self._scrub.visible(body.decode("utf-8", "replace").strip())
+        raise protocol.error_for("GET", STREAM, status, text)
 
     def _lines(self, response: httpx.Response) -> Iterator[bytes]:
         """Yield complete lines.

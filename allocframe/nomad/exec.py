@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from binascii import a2b_base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from .._utils.text import visible
@@ -113,6 +113,8 @@ class ExecSession:
 
     path: str
     exit_code: int | None = None
+    visible: Callable[[object], str] = visible
+    """Makes text of the server harmless to show."""
 
     def error(self, reason: str) -> ExecError:
         """Return the error for a session that failed."""
@@ -135,7 +137,7 @@ class ExecSession:
             if message.get("exited"):
                 self.exit_code = _exit_code((message.get("result") or {}).get("exit_code", 0))
         except (ValueError, AttributeError, TypeError, RecursionError):
-            raise self.error(f"the server sent an invalid frame: {visible(text[:120])!r}") from None
+            raise self.error(f"the server sent an invalid frame: {self.visible(_start(text))!r}") from None
         return Frame(stdout, stderr, self.exit_code)
 
     def close_error(self, code: int | None, reason: str, hint: str = "") -> AllocframeError | None:
@@ -147,11 +149,17 @@ class ExecSession:
         if self.exit_code is not None:
             return None
         if "failed to start command" in reason:
-            return self.error(f"the command could not be started: {visible(reason)}")
+            return self.error(f"the command could not be started: {self.visible(reason)}")
         if reason:
-            return protocol.error_for("GET", self.path, _STATUS.get(code or 0, 500), visible(reason))
+            return protocol.error_for("GET", self.path, _STATUS.get(code or 0, 500), self.visible(reason))
         hint = hint or "The command may still be running"
         return self.error(f"the session was lost before the command ended. {hint}")
+
+
+def _start(text: str | bytes) -> str:
+    """Return the start of a frame as text."""
+    start = text[:4096]
+    return start.decode("utf-8", "replace") if isinstance(start, bytes) else start
 
 
 def _exit_code(value: object) -> int:

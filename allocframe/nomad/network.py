@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import logging
 import math
 import socket
 import ssl
@@ -210,6 +211,23 @@ def _read_exactly(stream: _Stream, size: int) -> bytes:
     return data
 
 
+class _WithoutAnswers(logging.Filter):
+    """Leaves out of the libraries' log records what a peer has sent, which may repeat the token.
+
+    Only records of requests inside `bounded` are changed: not those of other users of httpcore.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if math.isinf(_clock.deadline):
+            return True
+        record.msg = str(record.msg).partition(" ")[0]
+        return True
+
+
+for _name in ("httpcore.connection", "httpcore.http11", "httpcore.proxy"):
+    logging.getLogger(_name).addFilter(_WithoutAnswers())
+
+
 class HttpTransport(httpx.BaseTransport):
     """Connections to one server, which keep to the deadline of `bounded`.
 
@@ -269,11 +287,11 @@ class HttpTransport(httpx.BaseTransport):
                     extensions=request.extensions,
                 )
             )
+        extensions = dict(response.extensions)
+        # httpx logs the reason and shows it in a repr, but a peer may put anything there.
+        extensions.pop("reason_phrase", None)
         return httpx.Response(
-            response.status,
-            headers=response.headers,
-            stream=_Body(response),
-            extensions=response.extensions,
+            response.status, headers=response.headers, stream=_Body(response), extensions=extensions
         )
 
     def close(self) -> None:

@@ -97,6 +97,7 @@ class Transport:
         self.stats: Counters = Counters()
         self._read_only = read_only
         self._config = config
+        self._scrub = config.scrub
         self._timeout = timeout
         self._retries = retries
         self._lock = threading.Lock()
@@ -117,6 +118,7 @@ class Transport:
         check: Callable[[Response], Any] = lambda response: None,
         timeout: float | None = None,
         max_bytes: int | None = None,
+        base64: bool = False,
     ) -> Any:
         """Send one read and return what `check` makes of the response. Retry if that can help.
 
@@ -128,10 +130,14 @@ class Transport:
             Seconds for all attempts together; the client's timeout if omitted.
         max_bytes : int, optional
             Maximum size of the decompressed body.
+        base64 : bool
+            The body holds data in base64; see `Scrubber.body`.
         """
         if not protocol.is_read(path):
             raise AllocframeError(f"GET {path} is not on the list of requests that only read")
-        return self._retry(lambda deadline: self._get_once(path, params, deadline, check, max_bytes), timeout)
+        return self._retry(
+            lambda deadline: self._get_once(path, params, deadline, check, max_bytes, base64), timeout
+        )
 
     def post(self, path: str, params: Mapping[str, str], body: Mapping[str, object]) -> Any:
         """Request a change and return the parsed response.
@@ -186,6 +192,7 @@ class Transport:
         deadline: float,
         check: Callable[[Response], Any],
         max_bytes: int | None,
+        base64: bool,
     ) -> Any:
         client = self.check_usable()
         self.count(requests=1)
@@ -199,8 +206,12 @@ class Transport:
                 bounded(deadline),
                 client.stream("GET", path, params=params, timeout=timeout, extensions=extensions) as raw,
             ):
-                body = b"".join(self._read_body(raw, request, max_bytes))
-                response = self._check_response(raw, body, path, request)
+                response = self._check_response(
+                    raw,
+                    self._scrub.body(b"".join(self._read_body(raw, request, max_bytes)), base64=base64),
+                    path,
+                    request,
+                )
         except httpx.TimeoutException:
             hint = "Raise timeout= or lower per_page="
             late = f"{request}: no complete response within {self._timeout:g} s. {hint}"
@@ -208,7 +219,7 @@ class Transport:
         except httpx.ConnectError as error:
             raise self._unreachable(error) from None
         except (httpx.TransportError, zlib.error, OSError) as error:
-            reason = visible(error) or type(error).__name__
+            reason = self._scrub.visible(error) or type(error).__name__
             broken = ConnectionFailed(f"{request}: the connection broke: {reason}")
             raise _Retryable(broken, stale_connection=reused) from None
         self._has_answered = True
@@ -238,14 +249,15 @@ class Transport:
                     "POST", path, params=params, json=dict(body), timeout=timeout, extensions=extensions
                 ) as response,
             ):
-                text = b"".join(self._read_body(response, request)).decode("utf-8", "replace")
+                answer = self._scrub.body(b"".join(self._read_body(response, request)))
+                text = answer.decode("utf-8", "replace")
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise ConnectionFailed(
-                f"{request}: nothing was sent: {visible(error) or 'no connection in time'}"
+                f"{request}: nothing was sent: {self._scrub.visible(error) or 'no connection in time'}"
             ) from None
         except (httpx.TransportError, zlib.error, OSError) as error:
             raise ResultUnknown(
-                f"{request}: sent, but no response came: {visible(error) or type(error).__name__}"
+                f"{request}: sent, but no response came: {self._scrub.visible(error) or type(error).__name__}"
             ) from None
         return self._check_change(response, text, path, request)
 
@@ -262,7 +274,7 @@ class Transport:
         if retry.may_be_applied(status, text):
             raise ResultUnknown(f"{request}: sent, but answered with {status}: {visible(text.strip()[:200])}")
         # A local variable with the error would be a cycle: error, traceback, frame, error.
-        make_error = partial(protocol.error_for, "POST", path, status, visible(text.strip()))
+        make_error = partial(protocol.error_for, "POST", path, status, self._scrub.visible(text.strip()))
         if retry.was_not_applied(status, text):
             raise _Retryable(make_error(), pause=retry.retry_after(response.headers.get("retry-after")))
         raise make_error()
@@ -299,8 +311,11 @@ class Transport:
     def _check_response(self, response: httpx.Response, body: bytes, path: str, request: str) -> Response:
         """Return the response to a read, or raise the error that it stands for."""
         status = response.status_code
+        start = body[:16].removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+        if status != 200 or (start and start not in _JSON_STARTS):
+            body = self._scrub.body(body)  # what is shown of it is text, whatever was asked for
         if 300 <= status < 400:
-            location = visible(response.headers.get("location", "?"))
+            location = self._scrub.visible(response.headers.get("location", "?"))
             raise NotNomad(
                 f"{request}: redirected to {location}; allocframe does not follow redirects. "
                 "Set NOMAD_ADDR to the final address"
@@ -309,14 +324,14 @@ class Transport:
             text = body.decode("utf-8", "replace")
             if response.headers.get("content-type", "").startswith("text/html"):
                 # An HTML page comes from a proxy. Only its status decides whether to retry, not its words.
-                raise self._maybe_retryable(response, NotNomad(not_nomad_message(request, status, body)))
+                page = NotNomad(not_nomad_message(request, status, body))
+                raise self._maybe_retryable(response, page)
             raise self._maybe_retryable(
-                response, protocol.error_for("GET", path, status, visible(text.strip())), text
+                response, protocol.error_for("GET", path, status, self._scrub.visible(text.strip())), text
             )
-        start = body[:16].removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
         if start and start not in _JSON_STARTS:
             raise NotNomad(not_nomad_message(request, status, body))
-        return Response(Headers.parse(response.headers), body)
+        return Response(Headers.parse({k: self._scrub.text(v) for k, v in response.headers.items()}), body)
 
     def _maybe_retryable(self, response: httpx.Response, error: AllocframeError, text: str = "") -> Exception:
         """Return the error itself, or wrapped if a retry may help."""
@@ -329,7 +344,7 @@ class Transport:
 
         It is retried only if the server has answered before.
         """
-        text = visible(error)
+        text = self._scrub.visible(error)
         address = self._config.address
         if re.search(r"certificate|SSL|TLS", text, re.IGNORECASE):
             return ConnectionFailed(f"{address}: TLS failed: {text}. {tls_hint(text)}")
@@ -397,6 +412,18 @@ def parse_json(response: Response) -> Any:
         return json.loads(response.body)
     except (ValueError, RecursionError) as error:
         raise DecodeError(f"the response is not complete JSON: {error}") from None
+
+
+def parse_allocation(alloc_id: str) -> Callable[[Response], dict[str, Any]]:
+    """Return a `check` for `Transport.get` that takes nothing but the allocation of this ID."""
+
+    def parse(response: Response) -> dict[str, Any]:
+        alloc = parse_json(response)
+        if not isinstance(alloc, dict) or alloc.get("ID") != alloc_id:
+            raise DecodeError(f"the answer is not allocation {alloc_id}")
+        return alloc
+
+    return parse
 
 
 @contextlib.contextmanager

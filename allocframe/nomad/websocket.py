@@ -15,9 +15,8 @@ from typing import Any
 import httpcore
 import httpx
 
-from .._utils.text import visible
 from ..errors import AllocframeError, ConfigError, ConnectionFailed, MissingExtra, NotNomad
-from .config import Config
+from .config import Config, Scrubber
 from .connection import OpenSockets, Trace, new_http_client, not_nomad_message, tls_hint
 from .exec import (
     HEARTBEAT,
@@ -91,9 +90,12 @@ class WebSocket:
         The connection, after the handshake.
     frames : ClientProtocol
         The state of the connection, after the handshake.
+    scrub : Scrubber
+        Cuts the token out of messages that repeat it. Output is in base64, and is left as it is.
     """
 
-    def __init__(self, opened: socket.socket, frames: ClientProtocol) -> None:
+    def __init__(self, opened: socket.socket, frames: ClientProtocol, scrub: Scrubber) -> None:
+        self._scrub = scrub
         self._socket = opened
         self._frames = frames
         self._unsent = bytearray()
@@ -233,7 +235,7 @@ class WebSocket:
             elif frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
                 self._parts.append(bytes(frame.data))
                 if frame.fin:
-                    complete.append(b"".join(self._parts))
+                    complete.append(self._scrub.body(b"".join(self._parts), base64=True))
                     self._parts.clear()
         if self._frames.parser_exc is not None:  # what comes is no WebSocket frame
             self._has_ended = True
@@ -266,7 +268,7 @@ def run_command(
     ConnectionFailed
         The session could not be opened.
     """
-    session = BufferedSession(request.path)
+    session = BufferedSession(request.path, visible=config.scrub.visible)
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     stdin_sender = _StdinSender(stdin)
     with sockets.holding() as trace, open_session(config, request, timeout, trace) as link:
@@ -337,7 +339,7 @@ def open_session(
                 f"no exec session with {config.address}: no answer within {seconds:g} s"
             ) from None
         except (httpx.HTTPError, OSError) as error:
-            reason = visible(error) or type(error).__name__
+            reason = config.scrub.visible(error) or type(error).__name__
             if "certificate" in reason or "SSL" in reason or "TLS" in reason:
                 reason += f". {tls_hint(reason)}"
             raise ConnectionFailed(f"no exec session with {config.address}: {reason}") from None
@@ -373,35 +375,47 @@ def _start(
     status = response.status_code
     if status != 101:
         raise _refusal(config, request, response)
-    head = b"".join(b"%s: %s\r\n" % pair for pair in response.headers.raw)
-    frames.receive_data(b"HTTP/1.1 101 Switching Protocols\r\n%s\r\n" % head)
+    # Not into a variable, which a traceback would show: a peer may repeat the token in a header.
+    frames.receive_data(_head(response))
     if isinstance(frames.handshake_exc, InvalidHandshake):
         raise ConnectionFailed(
             f"no exec session with {config.address}: the answer is no WebSocket: "
-            f"{visible(frames.handshake_exc)}"
+            f"{config.scrub.visible(frames.handshake_exc)}"
         )
     stream = response.extensions["network_stream"]
     try:
         early = stream.read(_READ_SIZE, timeout=0)  # what came in one packet with the head
     except (httpcore.NetworkError, httpcore.TimeoutException):
         early = b""
-    link = WebSocket(stream.get_extra_info("socket"), frames)
+    link = WebSocket(stream.get_extra_info("socket"), frames, config.scrub)
     if early:
         frames.receive_data(early)
     return link
 
 
-def _refusal(config: Config, request: ExecRequest, response: httpx.Response) -> AllocframeError:
-    """Return the error for a server that opens no WebSocket."""
-    status, body = response.status_code, b""
+def _head(response: httpx.Response) -> bytes:
+    """Return the head of a response as it was sent."""
+    lines = b"".join(b"%s: %s\r\n" % pair for pair in response.headers.raw)
+    return b"HTTP/1.1 101 Switching Protocols\r\n%s\r\n" % lines
+
+
+def _read_some(response: httpx.Response) -> bytes:
+    """Return the start of a body."""
+    body = b""
     for piece in response.iter_bytes():
         body += piece
         if len(body) >= _MAX_REFUSAL:
             break
+    return body[:_MAX_REFUSAL]
+
+
+def _refusal(config: Config, request: ExecRequest, response: httpx.Response) -> AllocframeError:
+    """Return the error for a server that opens no WebSocket."""
+    status, body = response.status_code, config.scrub.body(_read_some(response))
     where = f"GET {config.address}{request.path}"
     if 300 <= status < 400 or response.headers.get("content-type", "").startswith("text/html"):
         return NotNomad(not_nomad_message(where, status, body))
-    text = visible(body.decode("utf-8", "replace").strip())
+    text = config.scrub.visible(body.decode("utf-8", "replace").strip())
     if status < 300:
         return NotNomad(
             f"{where}: the answer ({status}) does not open a WebSocket: {text!r}. A proxy in between must "

@@ -16,6 +16,7 @@ from services import services
 import allocframe as af
 from allocframe import sim
 from allocframe.client import audit_log as _audit
+from allocframe.nomad.config import Scrubber
 from allocframe.sim.cluster.alloc import Alloc
 
 ID = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"
@@ -99,7 +100,7 @@ def test_what_nomad_refuses_is_written_as_refused_and_a_lost_answer_as_unknown(
 
 
 def test_an_interrupted_action_is_unknown() -> None:
-    settings: dict[str, Any] = {"address": "a", "accessor": lambda: None, "secret": lambda: ""}
+    settings: dict[str, Any] = {"address": "a", "accessor": lambda: None, "scrub": Scrubber()}
     with pytest.raises(KeyboardInterrupt), _audit.audited("exec", ID, {}, **settings):
         raise KeyboardInterrupt
     assert af.read_audit()[["result", "message"]].iloc[0].tolist() == ["unknown", "KeyboardInterrupt"]
@@ -167,7 +168,7 @@ def test_neither_the_token_nor_stdin_is_ever_in_it(
         client.exec(alloc.id, ["echo", f"NOMAD_TOKEN={cluster.token}"], task="server")
         client.stop(alloc.id)
     text = audit_log.read_text()
-    assert "NOMAD_TOKEN=(token)" in text
+    assert "NOMAD_TOKEN=(secret)" in text
     assert cluster.token not in text
     assert "canary-stdin" not in text
 
@@ -250,10 +251,10 @@ def test_no_log_is_an_empty_table_with_its_columns(tmp_path: Path) -> None:
 
 def test_two_processes_add_to_it_at_the_same_time(audit_log: Path) -> None:
     script = (
-        "import sys\nfrom allocframe.client import audit_log\n"
+        "import sys\nfrom allocframe.client import audit_log\nfrom allocframe.nomad.config import Scrubber\n"
         "for n in range(150):\n"
         "    with audit_log.audited('restart', sys.argv[1], {'n': n, 'pad': 'x' * 3000}, address='a',"
-        " accessor=lambda: None, secret=lambda: ''): pass\n"
+        " accessor=lambda: None, scrub=Scrubber()): pass\n"
     )
     with child(script, "one") as first, child(script, "two") as second:
         assert [process.wait(60) for process in (first, second)] == [0, 0]

@@ -116,7 +116,7 @@ class TtySession:
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        session = exec.ExecSession(self._target.path)
+        session = exec.ExecSession(self._target.path, visible=self._config.scrub.visible)
         try:
             with self._audited() as outcome:
                 self._connect(session)
