@@ -145,7 +145,11 @@ def _read_tail(
 
         try:
             tail: Tail = session.transport.get(
-                f"/v1/client/fs/logs/{alloc_id}", params, check=parse, max_bytes=2 * size + GROWTH
+                f"/v1/client/fs/logs/{alloc_id}",
+                params,
+                check=parse,
+                max_bytes=2 * size + GROWTH,
+                base64=True,
             )
         except NotFound as error:
             # Nodes answer so when a task that runs has written nothing yet; any other 404 is a real one.

@@ -13,7 +13,7 @@ import re
 import ssl
 import warnings
 from base64 import b64encode, urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -78,14 +78,15 @@ class Scrubber:
     """
 
     def __init__(self, *secrets: Secret) -> None:
-        texts = {part for secret in secrets for part in _parts(secret.reveal())}
-        forms = {form for text in texts for form in _spellings(text)}
-        # The longest first, so that no rest of one stays.
-        ordered = sorted((form for form in forms if len(form) >= MIN_SECRET), key=len, reverse=True)
-        self._exact = [form.encode() for form in ordered]
-        pattern = "|".join(map(re.escape, ordered)) or "(?!)"
-        self._pattern = re.compile(pattern, re.IGNORECASE)
-        self._body_pattern = re.compile(pattern.encode(), re.IGNORECASE)
+        texts = {part for secret in secrets for part in _parts(secret.reveal()) if len(part) >= MIN_SECRET}
+        plain = {form for text in texts for form in _spellings(text)}
+        encoded = {form for text in texts for form in _encodings(text)}
+        self._pattern = _any_of(plain | encoded)
+        self._body_forms = {False: sorted(plain | encoded), True: sorted(plain)}
+        self._body_patterns = {
+            base64: re.compile(_any_of(forms).pattern.encode(), re.IGNORECASE)
+            for base64, forms in self._body_forms.items()
+        }
 
     def text(self, value: object) -> str:
         """Return text without the secrets."""
@@ -95,14 +96,26 @@ class Scrubber:
         """Return text without the secrets, on one line, short and harmless to print."""
         return visible(self.text(value))
 
-    def body(self, data: bytes) -> bytes:
-        """Return an answer without the secrets. In a large one, only exact spellings are found."""
+    def body(self, data: bytes, *, base64: bool = False) -> bytes:
+        """Return an answer without the secrets. In a large one, only exact spellings are found.
+
+        Parameters
+        ----------
+        base64 : bool
+            The answer holds data in base64, such as a log: cutting out of that would make it unreadable.
+        """
         if len(data) <= _SMALL_BODY:
-            return self._body_pattern.sub(_SCRUBBED.encode(), data)
-        for form in self._exact:
-            if form in data:
-                data = data.replace(form, _SCRUBBED.encode())
+            return self._body_patterns[base64].sub(_SCRUBBED.encode(), data)
+        for form in self._body_forms[base64]:
+            if form.encode() in data:
+                data = data.replace(form.encode(), _SCRUBBED.encode())
         return data
+
+
+def _any_of(forms: Collection[str]) -> re.Pattern[str]:
+    """Return a pattern of texts in any case, the longest first, so that no rest of one stays."""
+    ordered = sorted(forms, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, ordered)) or "(?!)", re.IGNORECASE)
 
 
 def _parts(secret: str) -> set[str]:
@@ -112,8 +125,12 @@ def _parts(secret: str) -> set[str]:
 
 def _spellings(text: str) -> set[str]:
     """Return the ways in which a peer may write a text that it was sent."""
-    encoded = {b64encode(text.encode()).decode(), urlsafe_b64encode(text.encode()).decode()}
-    return {text, quote(text, safe=""), html.escape(text), json.dumps(text)[1:-1], *encoded}
+    return {text, quote(text, safe=""), html.escape(text), json.dumps(text)[1:-1]}
+
+
+def _encodings(text: str) -> set[str]:
+    """Return a text in base64, as HTTP sends it."""
+    return {b64encode(text.encode()).decode(), urlsafe_b64encode(text.encode()).decode()}
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,7 @@ class Transport:
         check: Callable[[Response], Any] = lambda response: None,
         timeout: float | None = None,
         max_bytes: int | None = None,
+        base64: bool = False,
     ) -> Any:
         """Send one read and return what `check` makes of the response. Retry if that can help.
 
@@ -129,10 +130,14 @@ class Transport:
             Seconds for all attempts together; the client's timeout if omitted.
         max_bytes : int, optional
             Maximum size of the decompressed body.
+        base64 : bool
+            The body holds data in base64; see `Scrubber.body`.
         """
         if not protocol.is_read(path):
             raise AllocframeError(f"GET {path} is not on the list of requests that only read")
-        return self._retry(lambda deadline: self._get_once(path, params, deadline, check, max_bytes), timeout)
+        return self._retry(
+            lambda deadline: self._get_once(path, params, deadline, check, max_bytes, base64), timeout
+        )
 
     def post(self, path: str, params: Mapping[str, str], body: Mapping[str, object]) -> Any:
         """Request a change and return the parsed response.
@@ -187,6 +192,7 @@ class Transport:
         deadline: float,
         check: Callable[[Response], Any],
         max_bytes: int | None,
+        base64: bool,
     ) -> Any:
         client = self.check_usable()
         self.count(requests=1)
@@ -200,8 +206,12 @@ class Transport:
                 bounded(deadline),
                 client.stream("GET", path, params=params, timeout=timeout, extensions=extensions) as raw,
             ):
-                body = self._scrub.body(b"".join(self._read_body(raw, request, max_bytes)))
-                response = self._check_response(raw, body, path, request)
+                response = self._check_response(
+                    raw,
+                    self._scrub.body(b"".join(self._read_body(raw, request, max_bytes)), base64=base64),
+                    path,
+                    request,
+                )
         except httpx.TimeoutException:
             hint = "Raise timeout= or lower per_page="
             late = f"{request}: no complete response within {self._timeout:g} s. {hint}"
@@ -301,6 +311,9 @@ class Transport:
     def _check_response(self, response: httpx.Response, body: bytes, path: str, request: str) -> Response:
         """Return the response to a read, or raise the error that it stands for."""
         status = response.status_code
+        start = body[:16].removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+        if status != 200 or (start and start not in _JSON_STARTS):
+            body = self._scrub.body(body)  # what is shown of it is text, whatever was asked for
         if 300 <= status < 400:
             location = self._scrub.visible(response.headers.get("location", "?"))
             raise NotNomad(
@@ -316,7 +329,6 @@ class Transport:
             raise self._maybe_retryable(
                 response, protocol.error_for("GET", path, status, self._scrub.visible(text.strip())), text
             )
-        start = body[:16].removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
         if start and start not in _JSON_STARTS:
             raise NotNomad(not_nomad_message(request, status, body))
         return Response(Headers.parse({k: self._scrub.text(v) for k, v in response.headers.items()}), body)

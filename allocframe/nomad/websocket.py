@@ -235,7 +235,7 @@ class WebSocket:
             elif frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
                 self._parts.append(bytes(frame.data))
                 if frame.fin:
-                    complete.append(self._scrub.body(b"".join(self._parts)))
+                    complete.append(self._scrub.body(b"".join(self._parts), base64=True))
                     self._parts.clear()
         if self._frames.parser_exc is not None:  # what comes is no WebSocket frame
             self._has_ended = True

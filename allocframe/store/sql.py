@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import duckdb
@@ -10,7 +11,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-_READS = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
+_TABLE_FUNCTIONS = frozenset({"range", "generate_series", "unnest"})
+"""The functions in FROM that read nothing but their arguments."""
+
+_FORBIDDEN_FUNCTIONS = frozenset(
+    {"getenv", "getvariable", "current_setting", "nextval", "currval", "write_log"}
+)
 _DTYPES = {
     pa.string(): pd.StringDtype(storage="pyarrow", na_value=np.nan),
     pa.int64(): pd.Int64Dtype(),
@@ -26,15 +32,60 @@ def select(cursor: duckdb.DuckDBPyConnection, query: str, schema: str = "main") 
     Raises
     ------
     ValueError
-        The query is not one SELECT.
+        The query is not one SELECT, or reads something else than the tables.
     """
-    statements = cursor.extract_statements(query)
-    if len(statements) != 1 or statements[0].type not in _READS:
-        raise ValueError("sql must be one SELECT statement: a snapshot's tables can be read, not changed")
+    statement = _check_select(cursor, query)
     cursor.execute(f"SET search_path = '{schema},main'")
-    data = _in_utc(cursor.sql(statements[0]).to_arrow_table())
+    data = _in_utc(cursor.sql(statement).to_arrow_table())
     frame: pd.DataFrame = data.to_pandas(types_mapper=_DTYPES.get)
     return frame
+
+
+def _check_select(cursor: duckdb.DuckDBPyConnection, query: str) -> duckdb.Statement:
+    """Return the statement of a query that only reads tables of the database.
+
+    DuckDB can read and write any file from SQL, and a file such as /proc/self/environ holds the token. So the
+    parsed query is checked: whatever it names must be a table here, or a function that reads no file.
+    """
+    statements = cursor.extract_statements(query)
+    parsed = cursor.execute("SELECT json_serialize_sql(?)", [query]).fetchone()
+    tree = json.loads(parsed[0]) if parsed else {"error": True}
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT or tree["error"]:
+        raise ValueError("sql must be one SELECT statement: a snapshot's tables can be read, not changed")
+    nodes = list(_walk(tree["statements"]))
+    listed = cursor.execute(
+        "SELECT table_name FROM duckdb_tables() WHERE NOT internal "
+        "UNION ALL SELECT view_name FROM duckdb_views() WHERE NOT internal"
+    ).fetchall()
+    tables = {str(name) for (name,) in listed}
+    tables |= {entry["key"] for node in nodes for entry in (node.get("cte_map") or {}).get("map", [])}
+    known = {name.lower() for name in tables}
+    for node in nodes:
+        kind = str(node.get("type"))
+        if kind.endswith("_QUERY_NODE"):  # a DELETE, INSERT, UPDATE or MERGE within WITH
+            raise ValueError("sql must be one SELECT statement: a snapshot's tables can be read, not changed")
+        if kind == "BASE_TABLE" and str(node["table_name"]).lower() not in known:
+            name = node["table_name"]
+            raise ValueError(f"sql can read only the tables here, and there is none named {name!r}")
+        if kind == "TABLE_FUNCTION":
+            name = str(node["function"]["function_name"]).lower()
+            if name not in _TABLE_FUNCTIONS:
+                raise ValueError(f"sql can read only the tables here, not {name}()")
+        if node.get("class") == "FUNCTION" and str(node.get("function_name")).lower() in _FORBIDDEN_FUNCTIONS:
+            raise ValueError(f"sql can read only the tables here: {node['function_name']}() is not allowed")
+    return statements[0]
+
+
+def _walk(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield every object in JSON."""
+    stack = [value]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, dict):
+            yield value
+            stack.extend(value.values())
+        elif isinstance(value, list):
+            stack.extend(value)
 
 
 def stream_table(connection: duckdb.DuckDBPyConnection, name: str, schema: str) -> pa.RecordBatchReader:

@@ -16,6 +16,7 @@ from services import services
 import allocframe as af
 from allocframe import sim
 from allocframe.client import audit_log as _audit
+from allocframe.nomad.config import Scrubber
 from allocframe.sim.cluster.alloc import Alloc
 
 ID = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"
@@ -99,7 +100,7 @@ def test_what_nomad_refuses_is_written_as_refused_and_a_lost_answer_as_unknown(
 
 
 def test_an_interrupted_action_is_unknown() -> None:
-    settings: dict[str, Any] = {"address": "a", "accessor": lambda: None, "secret": lambda: ""}
+    settings: dict[str, Any] = {"address": "a", "accessor": lambda: None, "scrub": Scrubber()}
     with pytest.raises(KeyboardInterrupt), _audit.audited("exec", ID, {}, **settings):
         raise KeyboardInterrupt
     assert af.read_audit()[["result", "message"]].iloc[0].tolist() == ["unknown", "KeyboardInterrupt"]

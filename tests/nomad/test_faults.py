@@ -19,7 +19,7 @@ from email.utils import formatdate
 
 import pytest
 from children import child
-from faultserver import BODY, ROW, FaultServer, good, http, packed, reset, serving
+from faultserver import BODY, ROW, FaultServer, any_json, good, http, packed, reset, serving
 
 import allocframe as af
 from allocframe.nomad import transport
@@ -62,7 +62,8 @@ def test_row_2_a_kept_connection_that_breaks_on_its_next_request_is_opened_anew_
 ) -> None:
     # A pause beyond the deadline would end in an error: the repeat succeeds only because it does not wait.
     monkeypatch.setattr(transport.retry, "backoff", lambda attempt: 3600.0)
-    with serving(good(), good(), reset, good(), keep_alive=True) as server, client(server) as c:
+    one = any_json(ROW)
+    with serving(one, good(), reset, good(), keep_alive=True) as server, client(server) as c:
         assert len(c.allocation(ROW["ID"]).events) == 0
         assert len(c.snapshot(progress=False)) == 1
         assert len(c.snapshot(progress=False)) == 1

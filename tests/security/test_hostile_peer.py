@@ -393,6 +393,19 @@ def test_short_texts_are_not_cut_out_of_answers() -> None:
     assert scrub.body(b"web") == b"web"
 
 
+def test_data_in_base64_is_left_alone_in_the_output_of_a_command() -> None:
+    from exec_sessions import EXITED, out, scripted
+    from websockets.sync.server import ServerConnection
+
+    def env(connection: ServerConnection) -> None:
+        connection.recv()
+        connection.send(out(CANARY.encode()))
+        connection.send(EXITED)
+
+    with scripted(env) as address, af.Client(address, token=CANARY) as client:
+        assert client.exec(ID, ["env"], task="t").text == CANARY
+
+
 def test_scrubbing_leaves_json_that_can_be_read() -> None:
     scrub = Scrubber(Secret('quote"and\\slash'))
     row = json.dumps({"a": 'quote"and\\slash', "b": 1}).encode()

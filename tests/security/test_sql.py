@@ -1,0 +1,80 @@
+"""SQL over tables: one SELECT that reaches no file, no variable and changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import pytest
+
+import allocframe as af
+
+READS = [
+    "SELECT count(*) FROM events",
+    "FROM allocations LIMIT 1",
+    "WITH x AS (SELECT job_id FROM allocations) SELECT count(*) FROM x",
+    "SELECT * FROM range(3)",
+    "SELECT unnest([1, 2])",
+    "SELECT (SELECT count(*) FROM Events) UNION ALL SELECT 1",
+    "VALUES (1)",
+    "DESCRIBE events",
+    "SUMMARIZE task_states",
+]
+FILES = [
+    "SELECT * FROM '{file}'",
+    "SELECT * FROM read_text('{file}')",
+    "SELECT * FROM read_csv('{file}')",
+    "SELECT * FROM read_blob('/proc/self/environ')",
+    "SELECT * FROM glob('/*')",
+    "WITH x AS (SELECT * FROM read_text('{file}')) SELECT * FROM x",
+    "SELECT (SELECT content FROM read_text('{file}'))",
+    "SELECT * FROM events WHERE EXISTS (SELECT * FROM '{file}')",
+    "SELECT * FROM query('SELECT 1')",
+    "SELECT * FROM query_table('{file}')",
+    "SELECT getenv('HOME')",
+    "SELECT current_setting('temp_directory')",
+    "SELECT * FROM duckdb_settings()",
+    "SELECT * FROM duckdb_secrets()",
+    "SELECT * FROM variable_of_this_test",
+]
+CHANGES = [
+    "EXPLAIN ANALYZE COPY events TO '{new}'",
+    "COPY events TO '{new}'",
+    "EXPLAIN ANALYZE DELETE FROM events",
+    "DELETE FROM events",
+    "WITH x AS (DELETE FROM events RETURNING *) SELECT * FROM x",
+    "WITH x AS (INSERT INTO events SELECT * FROM events RETURNING *) SELECT * FROM x",
+    "CREATE TABLE x AS SELECT 1",
+    "ATTACH '{new}' AS other",
+    "SET memory_limit = '1MB'",
+    "PRAGMA database_list",
+    "CALL enable_logging()",
+    "INSTALL httpfs",
+    "SELECT 1; SELECT 2",
+    "",
+]
+
+
+@pytest.fixture(params=["snapshot", "archive"])
+def source(
+    request: pytest.FixtureRequest, snap: af.Snapshot, archive: af.Archive
+) -> af.Snapshot | af.Archive:
+    return snap if request.param == "snapshot" else archive
+
+
+@pytest.mark.parametrize("query", READS)
+def test_tables_can_be_read(source: af.Snapshot | af.Archive, query: str) -> None:
+    assert len(source.sql(query))
+
+
+@pytest.mark.parametrize("query", [*FILES, *CHANGES])
+def test_kind_sql_neither_files_nor_settings_are_reached_and_nothing_is_changed(
+    source: af.Snapshot | af.Archive, query: str, tmp_path: Path
+) -> None:
+    file, new = tmp_path / "there.csv", tmp_path / "new.csv"
+    file.write_text("a,b\n1,2\n")
+    before = source.sql("SELECT count(*) AS n FROM events")["n"].item()
+    with pytest.raises((ValueError, duckdb.ParserException)):
+        source.sql(query.format(file=file, new=new))
+    assert not new.exists()
+    assert source.sql("SELECT count(*) AS n FROM events")["n"].item() == before > 0
