@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -58,7 +59,9 @@ def _check_select(cursor: duckdb.DuckDBPyConnection, query: str) -> duckdb.State
         "UNION ALL SELECT view_name FROM duckdb_views() WHERE NOT internal"
     ).fetchall()
     tables = {str(name) for (name,) in listed}
-    tables |= {entry["key"] for node in nodes for entry in (node.get("cte_map") or {}).get("map", [])}
+    # Outside of its WITH, DuckDB would take such a name for a file, so it must be a plain one.
+    names = {entry["key"] for node in nodes for entry in (node.get("cte_map") or {}).get("map", [])}
+    tables |= {name for name in names if re.fullmatch(r"[A-Za-z_]\w*", name)}
     known = {name.lower() for name in tables}
     for node in nodes:
         kind = str(node.get("type"))

@@ -29,6 +29,7 @@ FILES = [
     "WITH x AS (SELECT * FROM read_text('{file}')) SELECT * FROM x",
     "SELECT (SELECT content FROM read_text('{file}'))",
     "SELECT * FROM events WHERE EXISTS (SELECT * FROM '{file}')",
+    "SELECT * FROM (WITH \"{file}\" AS (SELECT 1) SELECT 1), '{file}'",
     "SELECT * FROM query('SELECT 1')",
     "SELECT * FROM query_table('{file}')",
     "SELECT getenv('HOME')",
