@@ -62,6 +62,12 @@ class Investigation:
     usable: list[int] = field(default_factory=list)
     deployed: set[int] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        # plain arrays: taking a few rows of a frame for each of thousands of groups would cost seconds
+        self.ids = self.case.evidence.allocations["alloc_id"].astype("str").to_numpy(dtype=object)
+        self.tasks = self.case.evidence.tasks["task"].to_numpy()
+        self.failures = {str(name): self.case.failures[name].to_numpy() for name in self.case.failures}
+
 
 def find_causes(case: Case, jobs: Jobs, groups: list[Group], limits: Thresholds) -> list[Incident]:
     """Return the incidents that the groups of failures make."""
@@ -262,7 +268,7 @@ def _with_others(look: Investigation, index: int) -> Hypothesis | None:
 
 def _on_one_node(look: Investigation, group: Group) -> Hypothesis | None:
     """Return that the node may be the cause, if all failures are on one and others run the job well."""
-    alloc = np.unique(look.case.failures["alloc"].to_numpy()[group.rows])
+    alloc = np.unique(look.failures["alloc"][group.rows])
     on = np.unique(look.nodes[alloc])
     mine = look.case.instances.family == group.family
     elsewhere = mine & (look.nodes != on[0])
@@ -394,12 +400,12 @@ def describe(look: Investigation, group: Group) -> dict[str, Any]:
     """Return the numbers of one group, as plain facts; computed once."""
     if group.facts:
         return group.facts
-    rows = look.case.failures.iloc[group.rows]
+    rows = {name: values[group.rows] for name, values in look.failures.items()}
     codes = Counter(code for code in rows["code"].tolist() if code != -1)
     signals = Counter(signal for signal in rows["signal"].tolist() if signal > 0)
     run = typical_run(look.case, group)
-    owners = rows["owner"].to_numpy()
-    tasks = Counter(look.case.evidence.tasks["task"].to_numpy()[owners[owners >= 0]].tolist())
+    owners = rows["owner"]
+    tasks = Counter(look.tasks[owners[owners >= 0]].tolist())
     errors = Counter(look.case.texts[text] for text in rows["text"].tolist())
     error = next((text for text, _ in errors.most_common() if text), None)
     group.facts = {
@@ -431,9 +437,7 @@ def _incident(
     state: str,
 ) -> Incident:
     groups = [look.groups[index] for index in members]
-    allocs = np.unique(
-        look.case.failures["alloc"].to_numpy()[np.concatenate([group.rows for group in groups])]
-    )
+    allocs = np.unique(look.failures["alloc"][np.concatenate([group.rows for group in groups])])
     rest = [each for each in hypotheses if each is not best]
     rest.sort(key=lambda each: CONFIDENCES.index(each.confidence))
     onsets = [group.onset for group in groups if group.onset != NEVER]
@@ -450,7 +454,7 @@ def _incident(
         [best, *rest],
         sorted({look.case.instances.families[group.family] for group in groups}),
         sorted({look.node_names[node] for node in np.unique(look.nodes[allocs])} - {""}),
-        look.case.evidence.allocations["alloc_id"].iloc[allocs].astype("str").tolist(),
+        look.ids[allocs].tolist(),
         moment(min(seen, default=NEVER)),
         moment(max(lasts, default=NEVER)),
         any(group.began_before for group in groups),
@@ -465,7 +469,7 @@ def _incident(
 
 
 def _first_seen(look: Investigation, group: Group) -> int:
-    times = look.case.failures["at"].to_numpy()[group.rows]
+    times = look.failures["at"][group.rows]
     known = times[times != NEVER]
     return int(known.min()) if len(known) else NEVER
 
@@ -485,10 +489,9 @@ def _length(nanoseconds: int) -> pd.Timedelta:
 
 def _keys(look: Investigation, rows: Array) -> list[dict[str, Any]]:
     """Return the keys of the rows of some failures, the latest first."""
-    failures = look.case.failures.iloc[rows[::-1]].drop_duplicates(["alloc", "owner"]).head(MOST_KEYS)
-    tasks = look.case.evidence.tasks["task"].to_numpy()
-    ids = look.case.evidence.allocations["alloc_id"]
+    pairs = zip(look.failures["alloc"][rows[::-1]], look.failures["owner"][rows[::-1]], strict=True)
+    latest = list(dict.fromkeys(pairs))[:MOST_KEYS]
     return [
-        {"alloc_id": str(ids.iloc[alloc]), "task": str(tasks[owner]) if owner >= 0 else None}
-        for alloc, owner in zip(failures["alloc"], failures["owner"], strict=True)
+        {"alloc_id": str(look.ids[alloc]), "task": str(look.tasks[owner]) if owner >= 0 else None}
+        for alloc, owner in latest
     ]
