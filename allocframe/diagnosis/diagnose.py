@@ -113,7 +113,14 @@ class Diagnosis:
         return "\n".join(self.lines())
 
     def lines(self, *, most: int | None = 10) -> list[str]:
-        """Return the diagnosis as lines of text: the verdict, then an incident a line, `most` of them."""
+        """Return the diagnosis as lines of text: the verdict, then an incident a line, `most` of them.
+
+        Examples
+        --------
+        >>> diagnosis = af.diagnose(snap)
+        >>> diagnosis.lines()[0] == diagnosis.summary
+        True
+        """
         shown = self.incidents if most is None else self.incidents[:most]
         lines = [self.summary]
         lines += [f"{incident.severity:8} {one_line(incident.summary)}" for incident in shown]

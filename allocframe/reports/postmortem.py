@@ -118,7 +118,7 @@ def postmortem(
     Examples
     --------
     >>> print(af.postmortem(snap).causes.points[0][0])
-    checkout version 1
+    platform/search-indexer runs out of memory
     """
     require_one_cluster(snapshot)
     start, end = window(snapshot, since, until)

@@ -151,7 +151,13 @@ class History:
         return describe_rows({name: getattr(self, name) for name in HISTORY})
 
     def describe(self) -> list[str]:
-        """Return lines on this history for the description of its snapshot."""
+        """Return lines on this history for the description of its snapshot.
+
+        Examples
+        --------
+        >>> client.history(namespace="*").describe()[0].startswith("history: ")
+        True
+        """
         counts = [text for text in self._counts() if not text.startswith("0 ")]
         return [f"history: {', '.join(counts) or 'empty'}", *(visible(note) for note in self.notes)]
 

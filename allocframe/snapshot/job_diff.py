@@ -103,6 +103,7 @@ def compare_jobs(
 
     Examples
     --------
+    >>> from allocframe.snapshot.job_diff import Hasher, compare_jobs
     >>> old = {"Priority": 50, "TaskGroups": [{"Name": "app", "Count": 1}]}
     >>> new = {"Priority": 50, "TaskGroups": [{"Name": "app", "Count": 3}]}
     >>> [(row["task_group"], row["path"], row["old"], row["new"]) for row in compare_jobs(old, new, Hasher())]
