@@ -158,12 +158,18 @@ def group_failures(case: Case, jobs: Jobs, limits: Thresholds) -> list[Group]:
 
 
 def _split_at_calms(case: Case, rows: Array, limits: Thresholds) -> list[Array]:
-    """Split failures where a long calm lies between two: they are two incidents."""
+    """Split failures where a long calm lies between two: they are two incidents.
+
+    A loop is calm for as long as its instances run: a slow leak that takes hours is one incident.
+    """
     if len(rows) < 2 or case.instances.has_runs[_family(case, rows[0])]:
         return [rows]
     at = case.failures["at"].to_numpy()[rows]
     gaps = np.diff(at)
-    calm = max(pd.Timedelta(limits.calm).value, 10 * int(np.median(gaps)))
+    runs = case.failures["run"].to_numpy()[rows]
+    runs = runs[runs >= 0]
+    cycle = int(np.median(runs)) if len(runs) else 0
+    calm = max(pd.Timedelta(limits.calm).value, 10 * int(np.median(gaps)), 2 * cycle)
     return np.split(rows, np.flatnonzero(gaps > calm) + 1)
 
 

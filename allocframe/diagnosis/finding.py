@@ -62,7 +62,8 @@ class Thresholds:
         The family-wise error rate of the tests that make a cause likely: one wrong name in a hundred
         snapshots.
     calm
-        Failures with a longer calm between them (or ten times their usual distance) are two incidents:
+        Failures with a longer calm between them (or ten times their usual distance, or twice their usual
+        run) are two incidents:
         Nomad's longest delay between reschedules is an hour.
     stuck
         An allocation that has waited so long for its start is worth a line.

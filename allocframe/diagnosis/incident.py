@@ -151,12 +151,16 @@ class Incident:
     @property
     def title(self) -> str:
         """What happened to whom, in a few words."""
-        return sentences.title(self)
+        return self._of_cluster(sentences.title(self))
 
     @property
     def summary(self) -> str:
         """What happened, with its numbers, in one or two sentences."""
-        return sentences.summary(self)
+        return self._of_cluster(sentences.summary(self))
+
+    def _of_cluster(self, text: str) -> str:
+        """Put the cluster's name before a text, if there are several."""
+        return f"{self.cluster}: {text}" if self.cluster else text
 
     @property
     def not_known(self) -> str:

@@ -27,8 +27,9 @@ def slots(allocations: pd.DataFrame) -> pd.Series[Any]:
     time are instances of their own, ``default/web.app[0] #2``.
     """
     table = allocations.reindex(columns=[*SLOT_COLUMNS]).reset_index(drop=True)
-    name = table["namespace"].astype("str") + "/" + table["name"].astype("str")
-    job = table["job_id"].astype("str")
+    # What is missing is one value among others, or its rows would have no slot.
+    name = table["namespace"].astype("str").fillna("") + "/" + table["name"].astype("str")
+    job = table["job_id"].astype("str").fillna("")
     code = pd.factorize(name)[0]
     pair = pd.factorize(job + "\0" + table["task_group"].astype("str"))[0]
     first_pair = np.zeros(code.max(initial=-1) + 2, dtype="int64")
@@ -53,9 +54,10 @@ def _lanes(table: pd.DataFrame) -> pd.Series[Any]:
     blocks = live & ~table["desired_status"].isin(STOPPING_STATUSES)
     lanes = pd.Series(0, index=table.index)
     codes = pd.factorize(table["slot"])[0]
-    shared = (np.bincount(codes, minlength=1) > 1)[codes] & (np.bincount(codes, blocks, minlength=1) > 0)[
-        codes
-    ]
+    # The code of an allocation without a name is -1: it shares its slot with no other.
+    several = np.bincount(codes + 1, minlength=1) > 1
+    blocked = np.bincount(codes + 1, blocks, minlength=1) > 0
+    shared = (codes >= 0) & several[codes + 1] & blocked[codes + 1]
     if not shared.any():  # the rule: one allocation for each slot, and sorting texts takes long
         return lanes
     order = table[shared].assign(slot=codes[shared], blocks=blocks[shared].astype("int64"))

@@ -72,7 +72,7 @@ def test_fetch_prints_and_saves_all_clusters(
     assert run(monkeypatch, "fetch", "--clusters", file, "-o", saved) == 0
     output = capsys.readouterr().out
     assert "allocations fetched from eu (" in output
-    assert "us: search-indexer v1 (namespace platform): out of memory" in output
+    assert "us: platform/search-indexer runs out of memory" in output
     with af.load(saved) as snap:
         assert list(snap.clusters) == ["eu", "us"]
     assert run(monkeypatch, "report", "cluster", "--from", saved, "-o", tmp_path / "x.md") == 2

@@ -15,6 +15,7 @@ import pytest
 import allocframe as af
 from allocframe.snapshot import io
 from allocframe.store import worker_pool
+from allocframe.store.capture import capture_files
 from allocframe.store.worker_pool import WorkerPool
 from allocframe.tables import SNAPSHOT_TABLES
 
@@ -100,10 +101,11 @@ def test_a_page_that_is_cut_is_an_error_naming_its_file_and_no_process_stays(
         init(pool, *args)
 
     monkeypatch.setattr(WorkerPool, "__init__", note)
-    body = (folder / "page-3.json").read_bytes()
-    (folder / "page-3.json").write_bytes(body[:-20])
+    capture = capture_files(folder / "*.json")
+    page = capture.file(capture.pages[3])
+    page.write_bytes(page.read_bytes()[:-20])
     with pytest.raises(af.DecodeError, match=r"page-3\.json"):
-        af.read_json(folder / "*.json")
+        io._decode(capture, None)
     assert pools
     assert all(process._child.poll() is not None for pool in pools for process in pool._processes)
 
