@@ -80,6 +80,9 @@ _ODD = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, MisfitError)
 """What a record raises that is not JSON, or does not fit the declared types."""
 
 
+BATCH = 8 << 20
+"""Bytes of pages whose columns are built together: building has a fixed cost, and needs memory."""
+
 PART = 32 << 20
 """Bytes of a page that are decoded at a time."""
 

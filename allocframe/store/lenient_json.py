@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import DecodeError
 from ..tables import wire_schema
+from ..tables.rows import RFC3339
 
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _SPACE = b" \t\r\n"
@@ -243,7 +244,8 @@ class _Checker:
         if kind is wire_schema.TEXT:
             fitted: Any = self._replace_surrogates(value, field) if isinstance(value, str) else None
         elif kind is wire_schema.TIME:
-            fitted = value if isinstance(value, str) and _TIME.fullmatch(value) else None
+            is_time = isinstance(value, str) and (not value or RFC3339.fullmatch(value))
+            fitted = value if is_time else None
         elif kind is wire_schema.BOOL:
             fitted = value if isinstance(value, bool) else None
         elif kind is wire_schema.FLOAT:
@@ -276,7 +278,6 @@ class _Checker:
         return cleaned
 
 
-_TIME = re.compile(r"(?:[012]\d{3}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[-+]\d\d:\d\d))?", re.ASCII)
 _DETAILS = (
     (wire_schema.DETAIL_NUMBERS, re.compile(r"(?:-?\d{1,18})?", re.ASCII), "a whole number"),
     (wire_schema.DETAIL_FLAGS, re.compile(r"(?:true|false)?"), "true or false"),

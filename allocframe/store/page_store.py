@@ -21,16 +21,13 @@ from ..tables import SNAPSHOT_TABLES, TABLES
 from ..tables.table import Column, Table, cast_column
 from . import lenient_json
 from .capture import Capture, Page
-from .decode import ALLOC_ROW, ROW_BITS, Records, build_tables, decode_parts
+from .decode import ALLOC_ROW, BATCH, ROW_BITS, Records, build_tables, decode_parts
 from .segments import Segments
 from .sql import select, semi_join, where
 from .worker_pool import WorkerPool, count_processes
 
 MEMORY_LIMIT = "500MB"
 """The memory that DuckDB may take for a query before it spills to the capture's folder."""
-
-BATCH = 8 << 20
-"""Bytes of pages whose columns are built together: building has a fixed cost, and needs memory."""
 
 BATCH_ROWS = 100_000
 """Rows that are read from the database at a time."""
@@ -249,7 +246,7 @@ class PageStore:
     def _ranks(self, schema: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Return the numbers of all rows, ascending, and the place of each by creation."""
         version, *known = self._order.get(schema, (-1,))
-        if version != self._segments.version or self._pending:
+        if version != self._segments.version:
             created = self._columns("allocations", "create_index", "alloc_id", ALLOC_ROW)
             order = pc.sort_indices(
                 created, [(name, "ascending") for name in ("create_index", "alloc_id", ALLOC_ROW)]

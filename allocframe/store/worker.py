@@ -17,11 +17,8 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import DecodeError
-from .decode import Records, build_tables, decode_parts
+from .decode import BATCH, Records, build_tables, decode_parts
 from .segments import write_part
-
-BATCH = 8 << 20
-"""Bytes of pages whose columns are built together."""
 
 FILE = 48 << 20
 """Bytes of tables that are written together."""

@@ -7,18 +7,14 @@ that the caller computes.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
+from .rows import parse_rfc3339
 from .table import Kind, Table
-
-_RFC3339 = re.compile(
-    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?\d*([Zz]|[-+]\d\d:\d\d)", re.ASCII
-)
 
 
 def frame_of_rows(table: Table, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -42,16 +38,7 @@ def read_time(value: Any) -> int | None:
     (1500000000, None, None)
     """
     if isinstance(value, str):
-        found = _RFC3339.fullmatch(value)
-        if found is None:
-            return None
-        day, clock, fraction, zone = found.groups()
-        try:
-            # Stamps hold the seconds; the digits behind them are kept as they are.
-            seconds = pd.Timestamp(f"{day}T{clock}{zone.upper()}")
-            return _positive(seconds.value + int((fraction or "").ljust(9, "0")))
-        except (ValueError, OverflowError):  # before 1678, as the zero time of Go, or no such day
-            return None
+        value = parse_rfc3339(value)
     return _positive(value)
 
 

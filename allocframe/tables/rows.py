@@ -361,7 +361,7 @@ def rfc3339(name: str) -> Reader:
 
 _NO_TIME = {None: None, "": None, "0001-01-01T00:00:00Z": None}
 _UTC_TIME = r"^[12]\d{3}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z$"
-_TIME = re.compile(
+RFC3339 = re.compile(
     r"(?P<time>[012]\d{3}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d)(?:\.(?P<fraction>\d+))?(?P<zone>[Zz]|[-+]\d\d:\d\d)",
     re.ASCII,
 )
@@ -378,15 +378,17 @@ def _moments(values: Sequence[str | None], *, strict: bool) -> Any:
             return texts.cast(pa.timestamp("ns", tz="UTC")).cast(MOMENT)
         except pa.ArrowInvalid:
             pass  # a date that does not exist, or one that nanoseconds do not reach
-    parsed = {text: _parse_moment(text, strict) for text in set(given) if text is not None}
+    different = {text for text in given if text is not None}
+    if strict and not all(map(RFC3339.fullmatch, different)):
+        raise MisfitError
+    parsed = {text: parse_rfc3339(text) for text in different}
     return pa.array([None if text is None else parsed[text] for text in given], pa.int64()).cast(MOMENT)
 
 
-def _parse_moment(text: str, strict: bool) -> int | None:
-    match = _TIME.fullmatch(text)
+def parse_rfc3339(text: str) -> int | None:
+    """Return a time in nanoseconds since 1970; None if it is none, or one that nanoseconds do not reach."""
+    match = RFC3339.fullmatch(text)
     if match is None:
-        if strict:
-            raise MisfitError(text)
         return None
     fraction, zone = match["fraction"] or "", match["zone"].upper()
     try:

@@ -7,12 +7,12 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 from exec_sessions import EXITED, out, scripted
 from faultserver import good, serving
+from sockets import listening
 from websockets.sync.server import ServerConnection
 
 import allocframe as af
@@ -109,35 +109,6 @@ def read_exactly(connection: socket.socket, size: int) -> bytes:
     while len(data) < size:
         data += connection.recv(size - len(data))
     return data
-
-
-@contextmanager
-def listening(handler: Callable[[socket.socket], None]) -> Iterator[str]:
-    """Serve each connection with `handler` in a thread; yield host and port."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    connections: list[socket.socket] = []
-
-    def serve_one(connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError):
-            handler(connection)
-
-    def accept() -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = listener.accept()
-                connections.append(connection)
-                threading.Thread(target=serve_one, args=(connection,), daemon=True).start()
-
-    thread = threading.Thread(target=accept)
-    thread.start()
-    try:
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join()
-        for connection in connections:
-            connection.close()
 
 
 def pump(source: socket.socket, target: socket.socket) -> None:

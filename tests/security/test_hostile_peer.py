@@ -6,7 +6,6 @@ request must not get the token into anything that is kept.
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import json
 import logging
@@ -26,6 +25,7 @@ from urllib.parse import quote
 import pandas as pd
 import pytest
 from faultserver import reset
+from sockets import listening
 
 import allocframe as af
 from allocframe.nomad.config import Config, Scrubber, Secret
@@ -76,36 +76,18 @@ def _impatient_watch(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def peer(behaviour: Behaviour) -> Iterator[str]:
     """Run a server that does the same to every request; yield its address."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    connections: list[socket.socket] = []
 
     def serve_one(connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError):
-            head = b""
-            while b"\r\n\r\n" not in head:
-                data = connection.recv(65536)
-                if not data:
-                    return
-                head += data
-            behaviour(connection, head)
+        head = b""
+        while b"\r\n\r\n" not in head:
+            data = connection.recv(65536)
+            if not data:
+                return
+            head += data
+        behaviour(connection, head)
 
-    def accept() -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = listener.accept()
-                connections.append(connection)
-                threading.Thread(target=serve_one, args=(connection,), daemon=True).start()
-
-    thread = threading.Thread(target=accept)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join()
-        for connection in connections:
-            connection.close()
+    with listening(serve_one) as address:
+        yield f"http://{address}"
 
 
 def trickling(start: bytes, piece: bytes) -> Behaviour:
