@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ from ._comparisons import (
 from ._failures import Case
 from ._groups import GAVE_UP, ONGOING, RECOVERED, STOPPED, Group, Jobs
 from ._tables import NEVER, Array, categories, moment
+from ._words import answered, fault_of_node, shared_thing
 from .finding import SEVERITIES, Thresholds
 from .incident import CONFIDENCES, Cause, Evidence, Hypothesis, Incident
 
@@ -80,6 +80,9 @@ def find_causes(case: Case, jobs: Jobs, groups: list[Group], limits: Thresholds)
     ]
     taken: set[int] = set()
     incidents: list[Incident] = []
+    for node, members in _faulty_nodes(look):
+        taken |= set(members)
+        incidents.append(_by_fault(look, node, members))
     for test in sorted(compare_nodes(case, groups, nodes), key=lambda test: test.p):
         if test.p < limits.level and not taken & set(test.groups):
             taken |= set(test.groups)
@@ -306,13 +309,42 @@ def _by_node(look: Investigation, test: NodeTest) -> Incident:
     return _of_several(look, test.groups, cause, [cause, *others, _by_mechanism(look, groups[0])])
 
 
+def _faulty_nodes(look: Investigation) -> Iterable[tuple[int, list[int]]]:
+    """Yield each node that is alone in a fault of its own, by Nomad's words, and the groups that name it."""
+    by_fault: dict[str, list[int]] = {}
+    for index, group in enumerate(look.groups):
+        fault = fault_of_node(describe(look, group)["error"] or "")
+        if fault:
+            by_fault.setdefault(fault, []).append(index)
+    for members in by_fault.values():
+        alloc = look.failures["alloc"][np.concatenate([look.groups[index].rows for index in members])]
+        on = np.unique(look.nodes[alloc])
+        families = {look.groups[index].family for index in members}
+        elsewhere = (look.nodes != on[0]) & np.isin(look.case.instances.family, list(families))
+        # one job alone, on one node alone: either may be at fault
+        if len(on) == 1 and look.node_names[on[0]] and (len(families) > 1 or elsewhere.any()):
+            if np.any(look.nodes != on[0]):
+                yield int(on[0]), members
+
+
+def _by_fault(look: Investigation, node: int, members: list[int]) -> Incident:
+    groups = [look.groups[index] for index in members]
+    keys = _keys(look, np.concatenate([group.rows for group in groups]))
+    name = look.node_names[node]
+    error = describe(look, groups[0])["error"]
+    evidence = Evidence("fault of node", {"node_name": name, "error": error, "jobs": len(groups)}, keys)
+    cause = Hypothesis("node", groups[0].kind, {"node_name": name}, "certain", [evidence])
+    return _of_several(look, members, cause, [cause, _by_mechanism(look, groups[0])])
+
+
 def _begun_together(look: Investigation, onset: OnsetTest) -> Incident:
     groups = [look.groups[index] for index in onset.groups]
     names = [_name(look, index) for index in onset.groups]
     numbers = {"jobs": names, "spread": _length(onset.spread), "p": onset.p}
     keys = _keys(look, np.concatenate([group.rows for group in groups]))
     evidence = [Evidence("begun together", numbers, keys)]
-    what = _shared_thing(look, onset.groups)
+    things = {shared_thing(group.kind, describe(look, group)["error"] or "") for group in groups}
+    what = things.pop() if len(things) == 1 else None
     if what:
         evidence.append(Evidence("shared", {"what": what, "jobs": names}))
     untouched = [index for index in onset.groups if index not in look.versions]
@@ -322,7 +354,23 @@ def _begun_together(look: Investigation, onset: OnsetTest) -> Incident:
     cause = Hypothesis("common cause", groups[0].kind, subject, "likely", evidence)
     versions = [version for index in onset.groups if (version := _by_version(look, index))]
     versions = [_less_than_likely(version) for version in versions]
-    return _of_several(look, onset.groups, cause, [cause, *versions, _by_mechanism(look, groups[0])])
+    node = _one_node(look, onset.groups)
+    hypotheses = [cause, *versions, *([node] if node else []), _by_mechanism(look, groups[0])]
+    return _of_several(look, onset.groups, cause, hypotheses)
+
+
+def _one_node(look: Investigation, members: list[int]) -> Hypothesis | None:
+    """Return that the node may be the cause, if these failures of several jobs are on one of several nodes."""
+    rows = np.concatenate([look.groups[index].rows for index in members])
+    alloc = np.unique(look.failures["alloc"][rows])
+    on = np.unique(look.nodes[alloc])
+    elsewhere = int((look.nodes != on[0]).sum())
+    if len(on) != 1 or not elsewhere or not look.node_names[on[0]]:
+        return None
+    name = {"node_name": look.node_names[on[0]]}
+    numbers = {**name, "failed": len(alloc), "elsewhere": elsewhere}
+    evidence = [Evidence("only on node", numbers, _keys(look, rows))]
+    return Hypothesis("node", look.groups[members[0]].kind, name, "possible", evidence)
 
 
 def _less_than_likely(hypothesis: Hypothesis) -> Hypothesis:
@@ -333,8 +381,8 @@ def _sharing_a_thing(look: Investigation, taken: set[int]) -> Iterable[tuple[lis
     """Yield the groups of several jobs whose errors name the same thing at the same time."""
     by_thing: dict[tuple[str, str], list[int]] = {}
     for index, group in enumerate(look.groups):
-        named = index not in taken and group.kind in _SHARED_KINDS
-        what = _shared_thing(look, [index]) if named else None
+        error = describe(look, group)["error"] or ""
+        what = shared_thing(group.kind, error) if index not in taken and not answered(error) else None
         if what:
             by_thing.setdefault((group.kind, what), []).append(index)
     for (_, what), members in by_thing.items():
@@ -355,29 +403,6 @@ def _by_shared_thing(look: Investigation, members: list[int], what: str) -> Inci
     versions = [version for index in members if (version := _by_version(look, index))]
     versions = [_less_than_likely(version) for version in versions]
     return _of_several(look, members, cause, [cause, *versions, _by_mechanism(look, groups[0])])
-
-
-_SHARED_KINDS = ("artifact", "secrets", "template", "volume", "driver")
-"""Mechanisms whose errors may name something that jobs share."""
-
-_HOST = re.compile(
-    r"(?:https?|s3|git|docker|oci)(?:::)?://([^/\s\"'?]+)|\blookup (\S+?)[\s:,]|dial tcp (\S+?):? "
-)
-_VAULT = re.compile(r"\b((?:vault|consul|nomadVar|secret|kv)[\w.]*\([^)]{1,80}\))")
-_QUOTED = re.compile(r"volume[^\"']{0,30}[\"']([^\"']{1,80})[\"']")
-
-
-def _shared_thing(look: Investigation, members: list[int]) -> str | None:
-    """Return what the errors of all these groups name: a host, a secret or a volume."""
-    things: set[str] = set()
-    for index in members:
-        error = describe(look, look.groups[index])["error"] or ""
-        pattern = {"volume": _QUOTED, "template": _VAULT, "secrets": _VAULT}.get(
-            look.groups[index].kind, _HOST
-        )
-        found = pattern.search(error) or _HOST.search(error)
-        things.add(next(filter(None, found.groups()), "") if found else "")
-    return things.pop() or None if len(things) == 1 else None
 
 
 def _of_several(

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ._attempts import ENDS, FAILURES, kind_of_text, read_attempts
+from ._clocks import set_clocks
 from ._instances import Instances, find_instances
 from ._tables import NEVER, Array, Rows, categories, read_rows
 
@@ -52,6 +53,7 @@ class Case:
 def build_case(snapshot: object) -> Case:
     """Read a snapshot of one cluster and find everything in it that has to be explained."""
     evidence = read_rows(snapshot)  # type: ignore[arg-type]
+    set_clocks(evidence.allocations, evidence.tasks, evidence.events)
     instances = find_instances(evidence)
     attempts = read_attempts(evidence)
     attempts = attempts.assign(alloc=_of_tasks(evidence, attempts["owner"].to_numpy()))
