@@ -17,7 +17,9 @@ _ROUNDING = 2 * 10**9
 
 def set_clocks(allocations: pd.DataFrame, tasks: pd.DataFrame, events: pd.DataFrame) -> None:
     """Put the events and task states of nodes whose clock is off onto the servers' time, in place."""
-    node, names = categories(allocations["node_id"].where(allocations["node_id"].notna(), allocations["node_name"]))
+    node, names = categories(
+        allocations["node_id"].where(allocations["node_id"].notna(), allocations["node_name"])
+    )
     offset = _offsets(allocations, tasks, events, node, len(names))
     offset[-1] = 0  # allocations without a node
     if not offset.any():
@@ -36,7 +38,9 @@ def _offsets(
     allocations: pd.DataFrame, tasks: pd.DataFrame, events: pd.DataFrame, node: Array, nodes: int
 ) -> Array:
     """Return how far the clock of each node is ahead of the servers' (negative: behind), in nanoseconds."""
-    alloc = tasks["alloc"].to_numpy()[events["owner"].to_numpy()] if len(events) else np.zeros(0, dtype=np.int64)
+    alloc = (
+        tasks["alloc"].to_numpy()[events["owner"].to_numpy()] if len(events) else np.zeros(0, dtype=np.int64)
+    )
     created, modified = (allocations[name].to_numpy()[alloc] for name in ("created_at", "modified_at"))
     time = events["time"].to_numpy()
     received = events["type"].eq("Received").to_numpy(dtype=bool) & (created != NEVER) & (time != NEVER)

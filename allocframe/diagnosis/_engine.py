@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..snapshot.snapshot import Snapshot
 from ..stats.placement import placement_failures
 from ._causes import find_causes
 from ._changes import attach_changes
-from ._failures import Case, build_case
+from ._failures import Case
 from ._groups import describe_jobs, group_failures
 from ._others import find_others
 from ._tables import moment
@@ -48,13 +47,12 @@ class Account:
 
 
 def investigate(
-    snapshot: Snapshot,
+    case: Case,
     history: Any,
     evaluations: pd.DataFrame | None,
     limits: Thresholds,
 ) -> tuple[list[Incident], Account]:
     """Return the incidents of one cluster, the worst first, and the account of what they explain."""
-    case = build_case(snapshot)
     jobs = describe_jobs(case)
     groups = group_failures(case, jobs, limits)
     in_groups = np.zeros(len(case.evidence.allocations), dtype=bool)
@@ -76,9 +74,7 @@ def _rank(incident: Incident) -> tuple[int, int, int, int]:
     return SEVERITIES.index(incident.severity), state, -len(incident.jobs), began
 
 
-def _not_placed(
-    case: Case, evaluations: pd.DataFrame | None, limits: Thresholds
-) -> list[Incident]:
+def _not_placed(case: Case, evaluations: pd.DataFrame | None, limits: Thresholds) -> list[Incident]:
     """Return the jobs that wait for room now, from the newest evaluation of each."""
     if evaluations is None or evaluations.empty:
         return []

@@ -98,6 +98,24 @@ def _run_lengths(evidence: Rows, attempts: pd.DataFrame) -> Array:
     return length
 
 
+def ends_before_starts(case: Case) -> pd.DataFrame:
+    """Return the runs that end before they start, by the clock of their node."""
+    attempts = case.attempts
+    over = ~attempts["end"].isin([ENDS.index(name) for name in ("running", "interrupted")])
+    known = (attempts["started"] != NEVER) & (attempts["at"] != NEVER)
+    skewed = attempts[over & known & (attempts["at"] < attempts["started"])]
+    rows = case.evidence.allocations.iloc[skewed["alloc"]]
+    return pd.DataFrame(
+        {
+            "alloc_id": rows["alloc_id"].astype("str").to_numpy(dtype=object),
+            "task": case.evidence.tasks["task"].to_numpy()[skewed["owner"]],
+            "node_name": rows["node_name"].astype("str").to_numpy(dtype=object),
+            "started_at": pd.to_datetime(skewed["started"].to_numpy(), utc=True),
+            "ended_at": pd.to_datetime(skewed["at"].to_numpy(), utc=True),
+        }
+    )
+
+
 def _failures_without_events(
     evidence: Rows, instances: Instances, failures: pd.DataFrame, texts: list[str]
 ) -> tuple[pd.DataFrame, list[str]]:

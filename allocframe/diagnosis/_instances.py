@@ -110,9 +110,9 @@ def _lanes(rows: pd.DataFrame, run: Array) -> tuple[Array, Array]:
     previous = number.reindex(rows["previous_alloc_id"].astype("str")).to_numpy()
     previous = np.where(np.isnan(previous), -1, previous).astype(np.int64)
     linked = (previous >= 0) & (slot[previous] == slot)
-    alive = (
-        rows["client_status"].isin(["running", "pending"]) & rows["desired_status"].eq("run")
-    ).to_numpy(dtype=bool)
+    alive = (rows["client_status"].isin(["running", "pending"]) & rows["desired_status"].eq("run")).to_numpy(
+        dtype=bool
+    )
     canary = rows["canary"].astype("boolean").fillna(False).to_numpy(dtype=bool)
     lane = np.arange(count, dtype=np.int64)
     successor = np.full(count, -1, dtype=np.int64)

@@ -11,12 +11,12 @@ import pandas as pd
 
 from ..stats import vocabulary
 from ._attempts import ENDS, kind_of_text
-from ._causes import MOST_KEYS
 from ._failures import Case
 from ._groups import ONGOING, RECOVERED, SECOND, STOPPED, Jobs
+from ._investigation import MOST_KEYS
 from ._tables import NEVER, Array, categories, moment, numbers
 from .finding import Thresholds
-from .incident import Cause, Evidence, Incident
+from .incident import Cause, Evidence, Hypothesis, Incident
 
 _ONE_EVENT = 600 * SECOND
 """Losses of one node within ten minutes are one: servers notice a lost node after its heartbeat's grace."""
@@ -366,16 +366,15 @@ def _unhealthy(case: Case, in_groups: Array) -> Iterator[Incident]:
     for each, number in sorted(set(zip(family[places].tolist(), version[places].tolist(), strict=True))):
         mine = family == each
         alloc = places[mine[places] & (version[places] == number)]
-        if runs[alloc].any():
-            state = ONGOING
-        else:
-            state = RECOVERED if np.any(mine & runs) else STOPPED
+        over = RECOVERED if np.any(mine & runs) else STOPPED
+        state = ONGOING if runs[alloc].any() else over
         facts = {"unhealthy": len(alloc), "message": text_of[int(alloc[0])]}
         evidence = Evidence("unhealthy deploy", facts, _alloc_keys(case, alloc))
         namespace, job = case.instances.families[each]
         subject = {"namespace": namespace, "job_id": job}
         check = Cause("health check", "health check", subject, "likely", [evidence])
-        causes = [check]
+        causes: list[Hypothesis] = [check]
+        best = check
         before = mine & good & (version < number) & (version >= 0)
         if before.any() and not np.any(mine & good & (version == number)):
             base = int(version[before].max())
@@ -385,9 +384,10 @@ def _unhealthy(case: Case, in_groups: Array) -> Iterator[Incident]:
             }  # fmt: skip
             support = [Evidence("unhealthy version", compared, _alloc_keys(case, alloc)), evidence]
             blamed = {**subject, "job_version": number}
-            causes.insert(0, Cause("job version", "health check", blamed, "likely", support))
+            best = Cause("job version", "health check", blamed, "likely", support)
+            causes.insert(0, best)
         times = rows["modified_at"].to_numpy()[alloc]
-        incident = _make(case, alloc, causes[0], "warning", state, times, facts)
+        incident = _make(case, alloc, best, "warning", state, times, facts)
         yield replace(incident, hypotheses=causes)
 
 

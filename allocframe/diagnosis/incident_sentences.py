@@ -348,7 +348,8 @@ _EVIDENCE: dict[str, Any] = {
         f'{n["node_name"]} alone says: "{_shortened(n["error"])}" ({count(n["jobs"], "jobs")}).'
     ),
     "unhealthy version": lambda n: (
-        f"No allocation of version {n['job_version']} became healthy ({count(n['unhealthy'], 'allocations')}); "
+        f"No allocation of version {n['job_version']} became healthy "
+        f"({count(n['unhealthy'], 'allocations')}); "
         f"{count(n['base_healthy'], 'allocations')} of version {n['base_version']} had."
     ),
     "begun together": lambda n: (

@@ -11,7 +11,7 @@ from typing import Any
 
 import diagnosis as benchmark
 import pytest
-from recorded import clock, edited, job, later, node, rows_of
+from recorded import clock, edited, later, node, rows_of
 from tables import START, alloc, ended, event, gave_up, restarting, snapshot, started
 
 import allocframe as af
@@ -50,7 +50,9 @@ def clock_of_scene(until: float) -> Row:
     return place("steady", 0, started(1), ModifyTime=START + int(until * 10**9))
 
 
-def loop(begin: float, times: int, run: float, *, pause: float = 1, code: int = 1, signal: int = 0) -> list[Row]:
+def loop(
+    begin: float, times: int, run: float, *, pause: float = 1, code: int = 1, signal: int = 0
+) -> list[Row]:
     """Return runs that end by themselves, one after the other."""
     rows = []
     for k in range(times):
@@ -62,7 +64,8 @@ def loop(begin: float, times: int, run: float, *, pause: float = 1, code: int = 
 def replaced(name: str, n: int, end: float, *events: Row, **fields: Any) -> Row:
     """Return an allocation that a new version replaced."""
     return place(
-        name, n, started(1), *events, event("Killing", end), ended(end + 1, 143, 15), event("Killed", end + 1),
+        name, n, started(1), *events, event("Killing", end), ended(end + 1, 143, 15),
+        event("Killed", end + 1),
         **{"state": "dead", "ClientStatus": "complete", "DesiredStatus": "stop",
            "DesiredDescription": "alloc is being updated due to job update",
            "ModifyTime": START + int((end + 1) * 10**9), **fields},
@@ -165,7 +168,10 @@ def one_of_two_groups_of_a_new_version_fails() -> Scene:
             for row in (old, new):
                 row["ID"], row["Name"] = f"{group}-{row['ID']}", f"web.{group}[{n}]"
             rows += [old, new]
-    return rows, {"expect": [want("web", "job version", mechanism=["crash"])], "never": ["node", "common cause"]}
+    return rows, {
+        "expect": [want("web", "job version", mechanism=["crash"])],
+        "never": ["node", "common cause"],
+    }
 
 
 @scene
@@ -251,7 +257,9 @@ def a_node_without_room_on_its_disk() -> Scene:
 
 @scene
 def docker_is_down_on_one_node() -> Scene:
-    words = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?"
+    words = (
+        "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?"
+    )
     rows = []
     for name in ("a", "b", "c"):
         error = [event("Driver Failure", t, words, driver_error=words) for t in (601, 620)]
@@ -285,7 +293,9 @@ def a_drain_beside_a_bad_version() -> Scene:
         old = place("db", n, started(1), event("Killing", 50), ended(51, 143, 15), event("Killed", 51),
                     state="dead", ClientStatus="complete", DesiredStatus="stop", on="node-9",
                     DesiredDescription="alloc is being migrated")  # fmt: skip
-        moved += edited([old, place("db", n, started(53), begin=50, on="node-2")], later((begin - START) / 1e9))
+        moved += edited(
+            [old, place("db", n, started(53), begin=50, on="node-2")], later((begin - START) / 1e9)
+        )
     return [*bad, *moved], {"expect": [want("shop", "job version")]}
 
 
@@ -297,9 +307,8 @@ def three_jobs_whose_artifacts_the_same_server_does_not_have() -> Scene:
     """The server answers: each job names a file that is not there."""
     rows = []
     for k, name in enumerate(("a", "b", "c")):
-        words = (
-            f'failed to download artifact "http://files.example/{name}.tgz": GET error: bad response code: 404'
-        )
+        url = f"http://files.example/{name}.tgz"
+        words = f'failed to download artifact "{url}": GET error: bad response code: 404'
         begin = 4000 * k
         error = event("Failed Artifact Download", begin + 1, words, download_error=words)
         rows.append(
@@ -315,8 +324,8 @@ def three_jobs_whose_artifacts_the_same_server_does_not_have() -> Scene:
 
 @scene
 def a_service_that_ends_with_success_and_is_not_restarted() -> Scene:
-    row = place("web", 0, started(1), ended(60, 0), event("Not Restarting", 60, restart_reason="Policy allows no restarts"),
-                state="dead", ClientStatus="complete")  # fmt: skip
+    refused = event("Not Restarting", 60, restart_reason="Policy allows no restarts")
+    row = place("web", 0, started(1), ended(60, 0), refused, state="dead", ClientStatus="complete")
     return [row, clock_of_scene(600)], {
         "expect": [want("web", "crash", state=["gave up"], severity=["critical"])],
         "never": ALONE,
@@ -336,7 +345,11 @@ def a_leak_that_takes_six_hours() -> Scene:
     events = []
     for k in range(3):
         at = 6 * hour * k
-        events += [started(at), ended(at + 6 * hour - 60, 137, 9, oom_killed=True), restarting(at + 6 * hour - 60)]
+        events += [
+            started(at),
+            ended(at + 6 * hour - 60, 137, 9, oom_killed=True),
+            restarting(at + 6 * hour - 60),
+        ]
     row = place("web", 0, *events, started(18 * hour), restarts=3)
     others = [clock_of_scene(20 * hour)]
     return [row, *others], {
@@ -370,8 +383,9 @@ def a_task_that_its_runtime_ends_with_143_when_stopped() -> Scene:
 
 @scene
 def a_poststart_task_that_fails() -> Scene:
-    row = place("web", 0, started(1), event("Sibling Task Failed", 22), event("Killing", 22), ended(23, 130, 2),
-                event("Killed", 23), state="dead", ClientStatus="failed", FollowupEvalID="e")  # fmt: skip
+    row = place("web", 0, started(1), event("Sibling Task Failed", 22), event("Killing", 22),
+                ended(23, 130, 2), event("Killed", 23), state="dead", ClientStatus="failed",
+                FollowupEvalID="e")  # fmt: skip
     row["TaskStates"]["notify"] = {
         "State": "dead", "Failed": True, "Restarts": 2,
         "Events": [event("Received", 0), *loop(2, 2, 3, code=4), started(10), ended(13, 4), gave_up(13)],
@@ -382,7 +396,8 @@ def a_poststart_task_that_fails() -> Scene:
 @scene
 def preempted_allocations_are_no_failures() -> Scene:
     rows = [
-        place("batchy", n, started(1), event("Killing", 50), ended(51, 143, 15), event("Killed", 51), state="dead",
+        place("batchy", n, started(1), event("Killing", 50), ended(51, 143, 15), event("Killed", 51),
+              state="dead",
               ClientStatus="complete", DesiredStatus="evict", PreemptedByAllocation="big-0-40-node-1",
               DesiredDescription="Preempted by alloc ID big-0-40-node-1")
         for n in range(3)
@@ -416,16 +431,22 @@ def a_periodic_job_whose_runs_run_out_of_memory() -> Scene:
         name = f"nightly/periodic-179565640{n}"
         begin = 3600 * n
         rows.append(
-            alloc(f"a{n}", event("Received", begin), started(begin + 1), ended(begin + 90, 137, 9, oom_killed=True),
-                  gave_up(begin + 90), state="dead", JobType="batch", JobID=name, Name=f"{name}.app[0]",
+            alloc(f"a{n}", event("Received", begin), started(begin + 1),
+                  ended(begin + 90, 137, 9, oom_killed=True), gave_up(begin + 90), state="dead",
+                  JobType="batch", JobID=name, Name=f"{name}.app[0]",
                   ClientStatus="failed")
         )  # fmt: skip
-    return rows, {"expect": [want("nightly", "out of memory", state=["ongoing"], severity=["critical"])], "never": ALONE}
+    return rows, {
+        "expect": [want("nightly", "out of memory", state=["ongoing"], severity=["critical"])],
+        "never": ALONE,
+    }
 
 
 @scene
 def a_batch_job_that_failed_and_succeeded_when_it_was_run_again() -> Scene:
-    first = place("etl", 0, started(1), ended(9), gave_up(9), state="dead", ClientStatus="failed", JobType="batch")
+    first = place(
+        "etl", 0, started(1), ended(9), gave_up(9), state="dead", ClientStatus="failed", JobType="batch"
+    )
     again = place("etl", 0, started(601), ended(650, 0), begin=600, state="dead", ClientStatus="complete",
                   JobType="batch", JobVersion=1)  # fmt: skip
     return [first, again], {"expect": [want("etl", "crash", severity=["info", "warning"])], "never": ALONE}

@@ -21,9 +21,10 @@ def rows_of(name: str) -> list[Row]:
     """Return the allocations of a capture, such as "lab/nomad-2.0.5-crashfast", as the server sent them."""
     rows: list[Row] = []
     with zipfile.ZipFile(INCIDENTS / f"{name}.allocframe") as file:
-        for page in sorted(each for each in file.namelist() if each.startswith("pages/")):
-            data = pa.CompressedInputStream(pa.BufferReader(file.read(page)), "zstd").read()
-            rows += json.loads(data)
+        for page in json.loads(file.read("manifest.json"))["pages"]:
+            if page["kind"] == "list":
+                packed = pa.BufferReader(file.read(f"pages/{page['number']:06}.json.zst"))
+                rows += json.loads(pa.CompressedInputStream(packed, "zstd").read())
     return rows
 
 
