@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -61,6 +61,29 @@ class Change:
 
     def __len__(self) -> int:
         return len(self.added) + len(self.changed) + len(self.removed)
+
+
+@dataclass(frozen=True)
+class HistoryChange:
+    """New rows of the tables of a history: versions of jobs, deployments, nodes, evaluations."""
+
+    at: pd.Timestamp
+    """The rows include everything that changed before this time, by this machine's clock, in UTC."""
+
+    frames: Mapping[str, pd.DataFrame]
+    """New and changed rows, by the name of their table. `nodes` may have the column `gone`."""
+
+    gap_since: pd.Timestamp | None = None
+    """Since when nobody had followed these tables; None if nothing can be missing.
+
+    What Nomad still knew afterwards is among the rows.
+    """
+
+    notes: Sequence[str] = ()
+    """What could not be read, and why."""
+
+    def __len__(self) -> int:
+        return sum(map(len, self.frames.values()))
 
 
 @dataclass(frozen=True)
