@@ -16,12 +16,13 @@ from ..snapshot.snapshot import Snapshot
 from ..store.sql import select, where
 from ..tables import EVENTS
 from ..watch.change import Change, HistoryChange
+from ..watch.row_filter import RowFilter
 from .append import append, complete_namespace, observed_at, snapshot_changes
 from .checkpoint import EMPTY_STATE, ArchiveState, read_live, read_state
 from .coverage import ALLOCATIONS_SEEN, COVERAGE, MISSING, QUERY
 from .delta import DeltaTables
 from .maintenance import compact, info, retain
-from .past_history import history_change, read_history, read_known
+from .past_history import Known, history_change, read_history, read_known
 from .time_travel import PastTables, describe
 from .views import Connection, check_columns, derive, read_archive, read_frame, retry_reading
 
@@ -112,10 +113,14 @@ class Archive:
         """Return what the history of a snapshot has that the archive does not know."""
         if snapshot.history is None:
             return None
-        known, known_at = None, None
-        with contextlib.suppress(FileNotFoundError):
-            known, known_at = self._read(lambda connection: read_known(connection, self._tables))
-        return history_change(snapshot.history, observed_at(snapshot), known, known_at)
+        return history_change(snapshot.history, observed_at(snapshot), self._known_history())
+
+    def _known_history(self) -> Known:
+        """Return what the archive knows of jobs and nodes, from which a recorder continues."""
+        try:
+            return self._read(lambda connection: read_known(connection, self._tables))
+        except FileNotFoundError:
+            return Known(RowFilter(), None)
 
     def _snapshot_changes(self, snapshot: Snapshot) -> Iterator[Change]:
         observed_at(snapshot)  # refuse a snapshot before anything is written
@@ -201,8 +206,9 @@ class Archive:
 
         Examples
         --------
-        >>> archive.append(client.snapshot(namespace="*", history=True))
-        >>> archive.history(namespace="default").changes["kind"].isin(["job version", "deployment"]).any()
+        >>> recovered = af.Archive("recovered")
+        >>> recovered.append(client.snapshot(namespace="*", history=True))
+        >>> recovered.history(namespace="*").changes["kind"].isin(["job version", "deployment"]).any()
         np.True_
         """
         moment = to_utc(at, "at") if at is not None else None

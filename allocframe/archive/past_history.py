@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -14,6 +15,8 @@ from ..store.sql import where
 from ..tables import ALLOCATIONS, EVENTS, HISTORY
 from ..tables.table import Table
 from ..watch.change import HistoryChange
+from ..watch.history_watch import find_gap
+from ..watch.row_filter import RowFilter
 from .delta import DeltaTables
 from .schema import OBSERVATIONS, STORED, Stored
 from .views import Connection, empty_select, read_frame, source
@@ -35,6 +38,9 @@ _MADE_OF_TABLES = frozenset({"job_versions", "deployments", "nodes", "node_event
 """Rows of the ledger that are made anew of these. Those of evaluations also depend on what else was known."""
 
 _OF_NAMESPACE = frozenset(HISTORY) - {"nodes", "node_events"}
+_LISTED_FOR = pd.Timedelta("2D")
+"""Servers list evaluations for an hour after they have ended, unless they were told otherwise."""
+
 _MOST_GAPS = 5
 """Gaps that notes name, the last ones."""
 
@@ -78,29 +84,42 @@ def read_history(
     namespace : str, optional
         Only the jobs of this namespace.
     """
+    frames = _read_frames(connection, tables, at, since=since, namespace=namespace)
+    if frames is None:
+        return None
+    seen = list(records(frames["changes"]))
+    allocations, events = _find_requests(connection, frames["evaluations"], at)
+    frames["changes"] = make_changes(frames, allocations=allocations, events=events, more=seen, listed=())
+    history = History(frames, _notes(connection, at))
+    return history if since is None else history.since(since)
+
+
+def _read_frames(
+    connection: Connection,
+    tables: DeltaTables,
+    at: pd.Timestamp | None = None,
+    *,
+    since: pd.Timestamp | None = None,
+    namespace: str | None = None,
+) -> dict[str, pd.DataFrame] | None:
+    """Return the recorded tables, without the ledger that is made of them; None if there are none."""
     names = [name for name in HISTORY if tables.exists(name)]
     if not names:
         return None
-    for name in names:
+    frames = {}
+    for name, table in HISTORY.items():
+        if name not in names:
+            frames[name] = table.empty()
+            continue
         stored = STORED[name]
         connection.execute(
             f"CREATE VIEW stored.{name} AS SELECT {stored.select_list()} FROM ({empty_select(stored)} "
             f"UNION ALL BY NAME {source(connection, tables, name)}) "
             "WHERE batch IN (SELECT batch FROM stored.committed)"
         )
-    frames = {
-        name: _read_table(connection, STORED[name], at, since, namespace)
-        if name in names
-        else HISTORY[name].empty()
-        for name in HISTORY
-    }
-    seen = list(records(frames["changes"]))
-    allocations, events = _find_requests(connection, frames["evaluations"], at)
-    frames["changes"] = make_changes(frames, allocations=allocations, events=events, more=seen, listed=())
-    history = History(frames, _notes(connection, at))
-    for name in names:
+        frames[name] = _read_table(connection, stored, at, since, namespace)
         connection.execute(f"DROP VIEW stored.{name}")
-    return history if since is None else history.since(since)
+    return frames
 
 
 def _read_table(
@@ -210,16 +229,24 @@ def _notes(connection: Connection, at: pd.Timestamp | None) -> list[str]:
     return notes + ([] if pd.isna(last) else [str(note) for note in json.loads(last)])
 
 
-def read_known(connection: Connection, tables: DeltaTables) -> tuple[History | None, pd.Timestamp | None]:
-    """Return everything that an archive knows of jobs and nodes, and up to when."""
-    known = read_history(connection, tables)
-    at = connection.sql("SELECT max(history_at) FROM stored.observations").fetchall()[0][0]
-    return known, None if at is None else pd.Timestamp(at).tz_localize("UTC")
+class Known(NamedTuple):
+    """What an archive knows of jobs and nodes, and up to when."""
+
+    rows: RowFilter
+    at: pd.Timestamp | None
 
 
-def history_change(
-    history: History, at: pd.Timestamp, known: History | None, known_at: pd.Timestamp | None
-) -> HistoryChange:
+def read_known(connection: Connection, tables: DeltaTables) -> Known:
+    """Return the rows that an archive has of what Nomad may still list, and up to when they are known."""
+    seen = connection.sql("SELECT max(history_at) FROM stored.observations").fetchall()[0][0]
+    at = None if seen is None else pd.Timestamp(seen).tz_localize("UTC")
+    since = None if at is None else at - _LISTED_FOR
+    known = RowFilter()
+    known.new_rows(_read_frames(connection, tables, since=since) or {})
+    return Known(known, at)
+
+
+def history_change(history: History, at: pd.Timestamp, known: Known) -> HistoryChange:
     """Return what a fetched or recovered history has that an archive does not know.
 
     Of its ledger, this keeps what follows from no other table.
@@ -228,24 +255,4 @@ def history_change(
     changes = frames["changes"]
     is_made = changes["source"].isin(_MADE_OF_TABLES).to_numpy()
     frames["changes"] = changes[~is_made].reset_index(drop=True)
-    if known is not None:
-        frames = {name: without_known(name, frame, getattr(known, name)) for name, frame in frames.items()}
-    return HistoryChange(at, frames, known_at, history.notes)
-
-
-def without_known(name: str, frame: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of a table that are not among the known ones."""
-    # Hashes of secrets differ each time. A node changes its index whenever an allocation of it does.
-    columns = list(HISTORY[name].key) if name in ("job_changes", "changes") else [
-        column.name for column in HISTORY[name].columns if (name, column.name) != ("nodes", "modify_index")
-    ]  # fmt: skip
-    had = set(_tuples(known, columns))
-    is_new = [row not in had for row in _tuples(frame, columns)]
-    return frame[is_new].reset_index(drop=True)
-
-
-def _tuples(frame: pd.DataFrame, columns: Iterable[str]) -> Iterable[tuple[object, ...]]:
-    values: Mapping[str, list[object]] = {
-        name: frame[name].astype("object").where(frame[name].notna(), None).tolist() for name in columns
-    }
-    return zip(*values.values(), strict=True)
+    return HistoryChange(at, known.rows.new_rows(frames), find_gap(known.at, at), history.notes)
