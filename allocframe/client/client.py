@@ -32,6 +32,8 @@ from ..snapshot.history import History
 from ..snapshot.snapshot import Snapshot
 from ..tables import evaluations_frame
 from ..watch.change import Checkpoint
+from ..watch.history_watch import HistoryWatch
+from ..watch.row_filter import RowFilter
 from ..watch.watch import Watch
 from . import actions
 from .logs import DEFAULT_MAX_BYTES, Logs, read_logs
@@ -416,6 +418,20 @@ class Client:
             resync_interval=resync_interval,
             wait=wait,
             checkpoint=checkpoint,
+        )
+
+    def _watch_history(
+        self, *, namespace: str, known: RowFilter, known_at: pd.Timestamp | None, stream: bool
+    ) -> HistoryWatch:
+        """Follow what changes beside the allocations, for a recorder."""
+        session = self._session
+        return HistoryWatch(
+            session.transport.clone(),
+            session.config,
+            namespace=namespace,
+            known=known,
+            known_at=known_at,
+            stream=stream,
         )
 
     def logs(
