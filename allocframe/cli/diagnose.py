@@ -13,10 +13,14 @@ from .._utils.prose import one_line
 from ..client.client import Client
 from ..diagnosis.diagnose import Diagnosis
 from ..diagnosis.diagnose import diagnose as diagnose_snapshot
+from ..diagnosis.incident_sentences import change as describe_change
 from ..errors import ConfigError
 from ..snapshot.io import load, read_json
 from ..snapshot.snapshot import Snapshot
 from ._app import Address, Clusters, app, load_fleet
+
+MOST_CHANGES = 3
+"""Changes that are printed for each incident."""
 
 ALL_WELL, WARNING, CRITICAL = 0, 3, 4
 """Exit codes; 1 is an error, and 2 a wrong command line."""
@@ -106,5 +110,7 @@ def _print(diagnosis: Diagnosis, gaps: list[str], everything: bool) -> None:
             for sign, evidence in (("+", hypothesis.supporting), ("-", hypothesis.contradicting)):
                 for each in evidence:
                     print(f"    {sign} {one_line(each.text)}")
+        for change in incident.changes[:MOST_CHANGES]:
+            print(f"  changed {one_line(describe_change(change))}")
     for gap in gaps:
         print(f"\nIncomplete: {gap}.")
