@@ -163,8 +163,8 @@ class Client:
         workers : int
             Pages fetched at the same time, at most 8.
         progress : bool or callable, optional
-            Show a progress bar: always, never, or (the default) if it takes over a second. A callable gets
-            the number of allocations so far and an estimate of the total, or None.
+            Show a progress bar: always, never, or (the default) after a second, on a terminal or in a
+            notebook. A callable gets the number of allocations so far and an estimate of the total, or None.
         resume : path, optional
             A folder that keeps the pages until the snapshot is closed. If this call is interrupted, even by
             kill -9 or by an error inside ``with``, the same call goes on from there. A note in `info` then
