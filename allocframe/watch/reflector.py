@@ -27,7 +27,7 @@ from . import updates as stream_updates
 from .change import LOST_RIGHTS, Change, Checkpoint, Gap
 from .lister import Lister
 from .state import FindJobs, Frames, WatchState, find_jobs_in
-from .update_queue import MAX_LAG, Subscriber, Subscription, UpdateQueue
+from .update_queue import ESTABLISH_TIMEOUT, MAX_LAG, Subscriber, Subscription, UpdateQueue
 from .updates import JobInfo, Update
 
 BATCH_PAUSE = 0.05
@@ -86,6 +86,7 @@ class Reflector:
     ) -> None:
         self.mode: Literal["stream", "blocking"] = "stream" if stream else "blocking"
         self.last_error: str | None = None
+        self.stream_error: str | None = None
         self.index: int = checkpoint.index or 0
         self.current_to = checkpoint.at
         self.synced: bool = False
@@ -252,6 +253,7 @@ class Reflector:
         stream = self.subscriber.open(self._config, params, self.queue)
         if stream.established:
             self.subscriber.replace(stream)
+            self.stream_error = None
             return stream
         stream.close()
         self._check_refusal(stream)
@@ -259,9 +261,14 @@ class Reflector:
         return None
 
     def _check_refusal(self, stream: Subscription) -> None:
-        """Raise unless the stream ended because this token may not subscribe."""
+        """Raise unless blocking queries can take the place of the stream; keep why it is not used."""
         if stream.error is not None and not isinstance(stream.error, PermissionDenied | Unsupported):
             raise stream.error
+        self.stream_error = str(stream.error or "the token may not subscribe to events")
+        if stream.is_silent:
+            silence = f"the event stream sent nothing within {ESTABLISH_TIMEOUT:g} s"
+            self.stream_error = f"{silence}. Does a proxy buffer it?"
+            return
         # Newer servers answer 200 and then end the stream. If listing works, the cluster is up and it was a
         # refusal.
         self.lister.index({}, MAX_LAG)

@@ -141,6 +141,11 @@ class Watch:
         return self._reflector.mode
 
     @property
+    def stream_error(self) -> str | None:
+        """Why there is no event stream, and blocking queries take its place; None if there is one."""
+        return self._reflector.stream_error
+
+    @property
     def last_error(self) -> str | None:
         """The error that the watch is retrying; None while all is well."""
         return self._reflector.last_error
