@@ -109,7 +109,7 @@ def _status_line(recorder: Any) -> str:
         f"{counts.gaps:,} gaps",
     ]
     if watch is not None:
-        parts.insert(1, watch.mode + (f" ({visible(watch.stream_error)})" if watch.stream_error else ""))
+        parts.insert(1, watch.mode)
     if recorder.last_error:
         parts.append(visible(recorder.last_error))
     return ", ".join(parts)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from ..errors import AllocframeError
+from ..errors import AllocframeError, ConnectionFailed
 from ..nomad.config import Config
 from ..nomad.event_stream import QUIET, EventStream
 from . import updates
@@ -135,14 +135,11 @@ class Subscription:
         Index of the first batch.
     ended : str or None
         Why no more lines will come; None while the stream is open.
-    is_silent : bool
-        It was given up, because nothing came for `ESTABLISH_TIMEOUT`. A proxy may hold lines back.
     """
 
     def __init__(self, config: Config, params: Mapping[str, str], queue: UpdateQueue) -> None:
         self.first_index: int | None = None
         self.ended: str | None = None
-        self.is_silent: bool = False
         self._queue = queue
         self._stream = EventStream(config, params, self._put, self._end, quiet=QUIET)
         self._stream.start()
@@ -169,6 +166,10 @@ class Subscription:
             self.ended = reason
             self._queue.changed.notify_all()
 
+    def give_up(self, error: AllocframeError) -> None:
+        """Record why this subscription is useless, unless the stream has its own error."""
+        self._stream.error = self._stream.error or error
+
     def close(self) -> None:
         """Close the stream and wait for its thread."""
         self._stream.close()
@@ -194,8 +195,12 @@ class Subscriber:
         except BaseException:
             stream.close()
             raise
-        if not stream.established and not stream.ended and not self.closed.is_set():
-            stream.is_silent = True
+        if not stream.established and not stream.ended:
+            stream.give_up(
+                ConnectionFailed(
+                    f"{config.address}: the event stream sent nothing within {ESTABLISH_TIMEOUT:g} s"
+                )
+            )
         return stream
 
     def replace(self, stream: Subscription | None) -> None:

@@ -141,9 +141,12 @@ class Watch:
         return self._reflector.mode
 
     @property
-    def stream_error(self) -> str | None:
-        """Why there is no event stream, and blocking queries take its place; None if there is one."""
-        return self._reflector.stream_error
+    def no_stream(self) -> str | None:
+        """Why there is no event stream although one was wanted, so that `mode` is "blocking"; else None.
+
+        Now and then, the watch tries again to subscribe.
+        """
+        return self._reflector.no_stream
 
     @property
     def last_error(self) -> str | None:

@@ -409,19 +409,12 @@ def test_row_40_a_token_that_may_not_subscribe_is_recognised_by_one_probe(versio
         assert watch.stats["requests"] == 2
 
 
-@pytest.mark.parametrize("end", ["200 and nothing", "403", "404", "held back by a proxy"])
-def test_row_40_where_only_the_stream_is_refused_the_list_is_asked(
-    end: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(update_queue, "ESTABLISH_TIMEOUT", 0.5)
-
+@pytest.mark.parametrize("end", ["200 and nothing", "403", "404"])
+def test_row_40_where_only_the_stream_is_refused_the_list_is_asked(end: str) -> None:
     def refuse(connection: Any) -> None:
         from faultserver import http
 
-        if end == "held back by a proxy":
-            connection.sendall(http(b""))
-            connection.recv(1)
-        elif end == "200 and nothing":
+        if end == "200 and nothing":
             connection.sendall(http(b""))
         else:
             connection.sendall(http(b"Permission denied", f"{end} No", length=17, kind="text/plain"))
@@ -431,8 +424,6 @@ def test_row_40_where_only_the_stream_is_refused_the_list_is_asked(
         with af.Client(server.address) as client, client.watch(wait=0.3) as watch:
             assert len(next(watch).added) == 1
             assert watch.mode == "blocking"
-            reason = {"403": "Permission denied", "404": "404", "held back by a proxy": "a proxy buffer it"}
-            assert reason.get(end, "may not subscribe") in str(watch.stream_error)
             server.now(row(11, started(0), ended(1)), index=11)
             assert len(until(watch, lambda c: len(c.changed) == 1)[-1].new_events) == 1
             assert server.count("/v1/event/stream") == 1
