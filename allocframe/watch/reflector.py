@@ -274,11 +274,11 @@ class Reflector:
         refused = isinstance(stream.error, PermissionDenied | Unsupported | NotNomad)
         if stream.error is not None and not refused and not is_silent:
             raise stream.error
+        if is_silent:  # no probe: the whole list, which comes next, keeps to the client's own deadline
+            return f"it sent nothing within {ESTABLISH_TIMEOUT:g} s; a proxy may hold it back"
         # Newer servers answer 200 and then end the stream. If listing works, the cluster is up and it was a
         # refusal.
         self.lister.index({})
-        if is_silent:
-            return f"it sent nothing within {ESTABLISH_TIMEOUT:g} s; a proxy may hold it back"
         if isinstance(stream.error, Unsupported):
             return "this server has none"
         if isinstance(stream.error, NotNomad):
