@@ -72,6 +72,7 @@ def fits(incident: Any, want: dict[str, Any]) -> bool:
         and cause.kind in want["cause"]
         and incident.severity in want.get("severity", LOUD)
         and incident.state in want.get("state", [incident.state])
+        and ("version" not in want or cause.subject.get("job_version") == want["version"])
         and ("mechanism" not in want or {cause.mechanism, cause.kind} & set(want["mechanism"]) != set())
     )
 

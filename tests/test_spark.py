@@ -12,16 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pandas as pd
 import pytest
 from archived import LAST, recorded, watched
-from tables import plain
+from tables import as_duckdb, as_frames, plain
 
 import allocframe as af
 from allocframe import stats
 from allocframe.archive import schema
 from allocframe.archive.delta import DeltaTables
+from allocframe.stats._derived import share_derived
 from allocframe.watch.change import Change
 
 ROOT = Path(__file__).parent.parent
@@ -142,13 +142,21 @@ def tables(session: Any, archive: af.Archive) -> dict[str, Any]:
     return {name: frame.localCheckpoint() for name, frame in found.items()}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _derived_once() -> Iterator[None]:
+    """Let all tests share what statistics derive from these tables, as a statistic that calls others does."""
+    with share_derived():
+        yield
+
+
+@pytest.fixture(scope="module")
+def frames(seen: af.Snapshot) -> dict[str, pd.DataFrame]:
+    return as_frames(seen)
+
+
 @pytest.fixture(scope="module")
 def relations(seen: af.Snapshot) -> dict[str, Any]:
-    connection = duckdb.connect()
-    connection.execute("SET TimeZone = 'UTC'")
-    return {
-        name: connection.from_df(getattr(seen, name)) for name in ("events", "allocations", "task_states")
-    }
+    return as_duckdb(seen)
 
 
 def _told(frame: Any) -> pd.DataFrame:
@@ -204,19 +212,22 @@ def test_what_an_append_left_that_was_cut_off_does_not_count(tables: dict[str, A
     ids=["restarts", "failures", "oom_kills", "failed_starts"],
 )
 def test_spark_duckdb_and_pandas_give_equal_rates(
-    tables: dict[str, Any], relations: dict[str, Any], seen: af.Snapshot, rate: Any, by: Any
+    tables: dict[str, Any],
+    relations: dict[str, Any],
+    frames: dict[str, pd.DataFrame],
+    rate: Any,
+    by: Any,
 ) -> None:
-    frames = {name: getattr(seen, name) for name in relations}
     here, duck, there = (rate(source, by=by) for source in (frames, relations, tables))
     assert (here["count"].sum() > 0) == (rate is not stats.failed_starts)
     assert plain(there) == plain(here)
     assert plain(duck) == plain(here)
 
 
-def test_spark_cuts_time_into_the_same_bins(tables: dict[str, Any], seen: af.Snapshot) -> None:
+def test_spark_cuts_time_into_the_same_bins(tables: dict[str, Any], frames: dict[str, pd.DataFrame]) -> None:
     asked = {"by": "job_id", "bin": "6h", "since": LAST - pd.Timedelta("2D"), "until": LAST}
     here, there = (
-        stats.restarts({name: getattr(seen, name) for name in tables}, **asked),
+        stats.restarts(frames, **asked),
         stats.restarts(tables, **asked),
     )
     assert here["bin"].nunique() == 9
@@ -248,9 +259,9 @@ def test_spark_explains_events_alike(tables: dict[str, Any], seen: af.Snapshot) 
 
 
 def test_a_statistic_that_is_not_made_for_spark_fetches_the_tables_that_it_needs(
-    tables: dict[str, Any], seen: af.Snapshot
+    tables: dict[str, Any], frames: dict[str, pd.DataFrame]
 ) -> None:
-    here = stats.crash_loops({name: getattr(seen, name) for name in tables})
+    here = stats.crash_loops(frames)
     there = stats.crash_loops(tables)
     columns = ["job_id", "task", "crashes"]
     assert len(here) > 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
 Progress = bool | Callable[[int, int | None], None] | None
-"""True shows a bar, False does not, None shows one after a second; a function is called with the numbers."""
+"""True shows a bar and False does not. None shows one after a second, on a terminal or in a notebook.
+A function is called with the numbers."""
 
 
 class Show(Protocol):
@@ -27,6 +29,11 @@ def shown(progress: Progress) -> Iterator[Show]:
         return
     from tqdm.auto import tqdm
 
+    # Off a terminal, in the log of a cron job, a bar is a page of half lines. A notebook draws its own.
+    if progress is None and not sys.stderr.isatty() and not _in_notebook():
+        yield lambda done, estimate, of="": None
+        return
+
     class Bar(tqdm):  # type: ignore[type-arg]
         monitor_interval = 0  # no thread of its own
 
@@ -38,3 +45,9 @@ def shown(progress: Progress) -> Iterator[Show]:
             bar.set_description_str(of, refresh=progress is True and of != bar.desc)
 
         yield show
+
+
+def _in_notebook() -> bool:
+    from tqdm import autonotebook
+
+    return autonotebook.tqdm.__module__ != "tqdm.std"

@@ -12,10 +12,11 @@ import pyarrow as pa
 
 from .._utils.memory import release_memory
 from ..snapshot.snapshot import Snapshot
-from ..watch.change import Change, Gap
+from ..watch.change import Change, Gap, HistoryChange
 from .checkpoint import changes_since
 from .delta import DeltaTables
-from .encode import encode_changes
+from .encode import encode_changes, encode_history
+from .schema import STORED
 
 _LIMIT_S = 1800
 """An append that takes longer is given up, because maintenance may remove its rows as abandoned."""
@@ -28,9 +29,15 @@ PART = 10_000
 
 
 def append(
-    tables: DeltaTables, parts: Iterable[Sequence[Change]], recorder: str, indexes: dict[str, int | None]
+    tables: DeltaTables,
+    parts: Iterable[Sequence[Change]],
+    recorder: str,
+    indexes: dict[str, int | None],
+    history: HistoryChange | None = None,
 ) -> None:
     """Write the parts of one batch. The observations come last, because their rows make the batch count.
+
+    The history that came with the changes is part of the batch.
 
     Raises
     ------
@@ -43,7 +50,7 @@ def append(
     buffered: dict[str, list[pa.Table]] = {}
     observations: list[pa.Table] = []
     for part in parts:
-        encoded = encode_changes(part, batch, recorder, index, sum(map(len, observations)))
+        encoded = encode_changes(part, batch, recorder, index, sum(map(len, observations)), history)
         index = part[-1].index
         observations.append(encoded.pop("snapshots"))
         for name, rows in encoded.items():
@@ -56,6 +63,8 @@ def append(
     if time.monotonic() - started > _LIMIT_S:
         raise TimeoutError(f"an append to {tables.location} took over {_LIMIT_S} s. Append it again")
     if observations:
+        if history is not None:
+            _write_history(tables, history, batch)
         tables.append("snapshots", pa.concat_tables(observations))
         indexes[recorder] = index
 
@@ -65,6 +74,14 @@ def _write(tables: DeltaTables, buffered: dict[str, list[pa.Table]]) -> None:
     for name, pieces in buffered.items():
         tables.append(name, pa.concat_tables(pieces))
     buffered.clear()
+
+
+def _write_history(tables: DeltaTables, history: HistoryChange, batch: str) -> None:
+    rows = encode_history(history, batch)
+    tables.make(rows)
+    for name in STORED:  # in this order, which a repair after a power loss relies on
+        if name in rows:
+            tables.append(name, rows[name])
 
 
 def observed_at(snapshot: Snapshot) -> pd.Timestamp:

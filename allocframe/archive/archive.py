@@ -11,15 +11,18 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from .._utils.times import to_utc
+from ..snapshot.history import History
 from ..snapshot.snapshot import Snapshot
 from ..store.sql import select, where
 from ..tables import EVENTS
-from ..watch.change import Change
+from ..watch.change import Change, HistoryChange
+from ..watch.row_filter import RowFilter
 from .append import append, complete_namespace, observed_at, snapshot_changes
 from .checkpoint import EMPTY_STATE, ArchiveState, read_live, read_state
 from .coverage import ALLOCATIONS_SEEN, COVERAGE, MISSING, QUERY
 from .delta import DeltaTables
 from .maintenance import compact, info, retain
+from .past_history import Known, history_change, read_history, read_known
 from .time_travel import PastTables, describe
 from .views import Connection, check_columns, derive, read_archive, read_frame, retry_reading
 
@@ -32,8 +35,9 @@ class Archive:
     """Months of a cluster's history: removed allocations, and more than Nomad's ten events per task.
 
     An archive is a folder or an object store with Delta Lake tables: `allocations`, `task_states`, `events`,
-    `reschedules`, and `snapshots` with one row per observation. It holds no job specifications. Nothing is
-    read or written until you call a method.
+    `reschedules`, and `snapshots` with one row per observation; and those of a `History`. It holds no job
+    specifications, and of values that may be secret only hashes. Nothing is read or written until you call a
+    method.
 
     Parameters
     ----------
@@ -59,7 +63,13 @@ class Archive:
     def __repr__(self) -> str:
         return f"Archive({self._tables.location!r})"
 
-    def append(self, change: Change | Snapshot | Iterable[Change], *, recorder: str | None = None) -> None:
+    def append(
+        self,
+        change: Change | Snapshot | Iterable[Change],
+        *,
+        recorder: str | None = None,
+        history: HistoryChange | None = None,
+    ) -> None:
         """Store changes or a snapshot. Readers see all of it, or nothing if this fails at any point.
 
         Anything can be appended twice, after a failure or by mistake: readers see each event once. The time
@@ -68,10 +78,12 @@ class Archive:
         Parameters
         ----------
         change : Change, iterable of Change, or Snapshot
-            The changes of a watch, written in one step; or a snapshot, of which only what is new is written.
-            A snapshot is processed in parts, so it need not fit in memory.
+            The changes of a watch, written in one step; or a snapshot, of which only what is new is written,
+            with its `history` if it has one. A snapshot is processed in parts, so it need not fit in memory.
         recorder : str, optional
             Name of the observer; this machine's name if omitted.
+        history : HistoryChange, optional
+            What changed in jobs and nodes meanwhile, written in the same step.
 
         Raises
         ------
@@ -91,10 +103,24 @@ class Archive:
         """
         if isinstance(change, Snapshot):
             parts: Iterable[list[Change]] = ([part] for part in self._snapshot_changes(change))
+            history = self._new_history(change) if history is None else history
         else:
             changes = [change] if isinstance(change, Change) else list(change)
             parts = [changes] if changes else []
-        append(self._tables, parts, recorder or socket.gethostname(), self._indexes)
+        append(self._tables, parts, recorder or socket.gethostname(), self._indexes, history)
+
+    def _new_history(self, snapshot: Snapshot) -> HistoryChange | None:
+        """Return what the history of a snapshot has that the archive does not know."""
+        if snapshot.history is None:
+            return None
+        return history_change(snapshot.history, observed_at(snapshot), self._known_history())
+
+    def _known_history(self) -> Known:
+        """Return what the archive knows of jobs and nodes, from which a recorder continues."""
+        try:
+            return self._read(lambda connection: read_known(connection, self._tables))
+        except FileNotFoundError:
+            return Known(RowFilter(), None)
 
     def _snapshot_changes(self, snapshot: Snapshot) -> Iterator[Change]:
         observed_at(snapshot)  # refuse a snapshot before anything is written
@@ -112,7 +138,8 @@ class Archive:
     ) -> Snapshot:
         """Return the cluster as it was at a time, with the tables and methods of a live snapshot.
 
-        The snapshot has all recorded events of its tasks. `events_truncated` is False if none is missing.
+        The snapshot has all recorded events of its tasks. `events_truncated` is False if none is missing. Its
+        `history` is what had changed in the seven days before; None if that was never recorded.
 
         Parameters
         ----------
@@ -139,12 +166,58 @@ class Archive:
         condition = "gone_at IS NULL"
         if first is not None:
             condition += f" OR epoch_ns(last_seen_at) >= {first.value}"
-        past = retry_reading(lambda: PastTables(self._tables, moment, condition))
+        past = retry_reading(lambda: PastTables(self._tables, moment, first, condition))
         try:
-            return Snapshot(describe(past, self._tables.location, moment, first), past)
+            snapshot = Snapshot(describe(past, self._tables.location, moment, first), past)
+            snapshot.history = past.history
+            return snapshot
         except BaseException:
             past.close()
             raise
+
+    def history(
+        self,
+        at: pd.Timestamp | str | None = None,
+        *,
+        since: pd.Timestamp | str | None = None,
+        namespace: str | None = None,
+    ) -> History:
+        """Return what had changed in the cluster up to a time, also what Nomad has forgotten since.
+
+        Parameters
+        ----------
+        at : time or str, optional
+            The time, in UTC unless it has an offset; the latest observation if omitted.
+        since : time or str, optional
+            Leave out what happened before.
+        namespace : str, optional
+            Only the jobs of this namespace.
+
+        Returns
+        -------
+        History
+            Its `notes` say since when jobs and nodes were watched, and when nobody did. Hashes of secrets can
+            be compared within one change, not between changes.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no archive.
+
+        Examples
+        --------
+        >>> recovered = af.Archive("recovered")
+        >>> recovered.append(client.snapshot(namespace="*", history=True))
+        >>> recovered.history(namespace="*").changes["kind"].isin(["job version", "deployment"]).any()
+        np.True_
+        """
+        moment = to_utc(at, "at") if at is not None else None
+        first = to_utc(since, "since") if since is not None else None
+
+        def query(connection: Connection) -> History | None:
+            return read_history(connection, self._tables, moment, since=first, namespace=namespace)
+
+        return self._read(query) or History({}, ["no change of jobs and nodes was recorded"])
 
     def events(
         self,

@@ -10,7 +10,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -21,6 +21,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 
 from .._utils.text import visible
 from ..errors import ConfigError, DecodeError
+from ..tables import HISTORY
 from .schema import STORED, VERSION
 
 _VERSION = "allocframe.schemaVersion"
@@ -62,7 +63,7 @@ class DeltaTables:
                 f"{visible(str(self.folder))}. delta-rs cannot open it, or opens another one"
             )
         self._options = dict(storage_options) if storage_options else None
-        self._is_made = False
+        self._made: set[str] = set()
         self._open_tables: dict[str, tuple[DeltaTable, int]] = {}
 
     def uri(self, name: str) -> str:
@@ -119,27 +120,38 @@ class DeltaTables:
                 repaired.append(str(torn))
         return repaired
 
-    def make(self) -> None:
+    def names(self) -> list[str]:
+        """Return the tables that an archive has, in the order of writing."""
+        return [name for name in STORED if name not in HISTORY or self.exists(name)]
+
+    def exists(self, name: str) -> bool:
+        """Return whether a table exists. Those of a history do not, until something was recorded."""
+        if self.folder is not None:
+            return (self.folder / name / "_delta_log").is_dir()
+        return DeltaTable.is_deltatable(self.uri(name), storage_options=self._options)
+
+    def make(self, more: Iterable[str] = ()) -> None:
         """Create missing tables, and upgrade older ones to this version.
 
-        Several processes may do so at once.
+        Several processes may do so at once. The tables of a history are created only if `more` names them.
         """
-        if self._is_made:
+        names = [name for name in STORED if (name not in HISTORY or name in more) and name not in self._made]
+        if not names:
             return
         with private(self.folder), _as_os_errors(self.location):
             if self.folder:
                 self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for name, stored in STORED.items():
+            for name in names:
                 with contextlib.suppress(CommitFailedError):
                     DeltaTable.create(
-                        self.uri(name), stored.schema(), mode="ignore", partition_by="day",
+                        self.uri(name), STORED[name].schema(), mode="ignore", partition_by="day",
                         configuration=_CONFIGURATION, storage_options=self._options,
                         raise_if_key_not_exists=False,
                     )  # fmt: skip
                 table = self.open(name)
                 if table.metadata().configuration.get(_VERSION) != str(VERSION):
                     table.alter.set_table_properties(dict(_CONFIGURATION), raise_if_not_exists=False)
-        self._is_made = True
+        self._made.update(names)
 
     def append(self, name: str, rows: pa.Table) -> None:
         """Append rows to a table in one commit. Several processes may append at once.
@@ -234,7 +246,7 @@ class DeltaTables:
     def clear(self) -> None:
         """Remove unused files, and files that killed appends left more than a day ago."""
         with private(self.folder), _as_os_errors(self.location):
-            for name in STORED:
+            for name in self.names():
                 for hours, all_files in ((0, False), (_ABANDONED_AFTER_HOURS, True)):
                     self.open(name).vacuum(
                         hours, dry_run=False, enforce_retention_duration=False, full=all_files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -11,18 +12,24 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ..watch.change import Change
-from .schema import START, STORED, VERSION
+from ..watch.change import Change, HistoryChange
+from .schema import OBSERVATIONS, START, STORED, VERSION
 
 _TASK = ["alloc_id", "task"]
 
 
 def encode_changes(
-    changes: Sequence[Change], batch: str, recorder: str, index_before: int | None, first_position: int = 0
+    changes: Sequence[Change],
+    batch: str,
+    recorder: str,
+    index_before: int | None,
+    first_position: int = 0,
+    history: HistoryChange | None = None,
 ) -> dict[str, pa.Table]:
     """Return the rows of changes, by table.
 
-    `first_position` is the position of the first change in its batch.
+    `first_position` is the position of the first change in its batch. The first one also tells up to when
+    the history in the batch is known.
     """
     parts: dict[str, list[pa.Table]] = {name: [] for name in STORED}
     for position, change in enumerate(changes, first_position):
@@ -40,13 +47,26 @@ def encode_changes(
             if len(frame):
                 frame["modify_index"] = _version_column(frame, versions)
                 parts[name].append(STORED[name].encode(frame, **seen))
-        observation = _observation(change, position, recorder, index_before)
+        observation = _observation(change, position, recorder, index_before, None if position else history)
         parts["snapshots"].append(STORED["snapshots"].encode(observation, **seen))
         index_before = change.index
     return {name: pa.concat_tables(tables) for name, tables in parts.items() if tables}
 
 
-def _observation(change: Change, position: int, recorder: str, index_before: int | None) -> pd.DataFrame:
+def encode_history(history: HistoryChange, batch: str) -> dict[str, pa.Table]:
+    """Return the rows of a history, by table."""
+    seen = {"seen_at": history.at, "batch": batch, "day": history.at.date()}
+    rows = {}
+    for name, frame in history.frames.items():
+        if len(frame):
+            constant = {"gone": False} if name == "nodes" and "gone" not in frame else {}
+            rows[name] = STORED[name].encode(_without_attrs(frame), **constant, **seen)
+    return rows
+
+
+def _observation(
+    change: Change, position: int, recorder: str, index_before: int | None, history: HistoryChange | None
+) -> pd.DataFrame:
     row = {
         "position": position, "recorder": recorder, "source": change.source, "whole": change.full,
         "index_from": index_before, "index_to": change.index,
@@ -56,9 +76,13 @@ def _observation(change: Change, position: int, recorder: str, index_before: int
         "gap_until": change.gap.until if change.gap else None,
         "gap_reason": change.gap.reason if change.gap else None,
         "schema_version": VERSION,
+        "history_at": history.at if history is not None else None,
+        "history_gap_since": history.gap_since if history is not None else None,
+        "history_notes": json.dumps(list(history.notes)) if history is not None and history.notes else None,
     }  # fmt: skip
     frame = pd.DataFrame([row]).astype({"index_from": "Int64", "index_to": "Int64"})
-    return frame.astype({"gap_since": "datetime64[ns, UTC]", "gap_until": "datetime64[ns, UTC]"})
+    times = [column.name for column in OBSERVATIONS.columns if column.kind == "time"]
+    return frame.astype(dict.fromkeys(times, "datetime64[ns, UTC]"))
 
 
 def _without_attrs(frame: pd.DataFrame) -> pd.DataFrame:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from ..store.sql import quote, select
 from ..store.table_store import connect
+from ..tables import HISTORY
 from ..tables.task_states import MAX_EVENTS
 from .checkpoint import read_state
 from .delta import CommitConflict, DeltaTables
@@ -27,8 +28,33 @@ _MAX_ATTEMPTS = 5
 _ABANDONED_S = 3600
 """Age in seconds at which rows of an unfinished append are removed: twice what an append may take."""
 
-# Compaction keeps the first of equal rows. It sorts rows by job, because they repeat each other's text.
 _SEEN = "seen_at, seen_at_ns"
+
+
+def _without_repeated(name: str) -> str:
+    """Return the query for the rows of a history without those that say nothing new."""
+    stored = STORED[name]
+    # Hashes of secrets differ each time, so of changed fields only the key is compared.
+    same = (
+        [*stored.table.key, "version_before"]
+        if name == "job_changes"
+        else [field.name for field in stored.fields() if field.name not in ("seen_at", "seen_at_ns", "batch")]
+    )
+    columns = ", ".join(f'"{name}"' for name in same)  # `at` is a word of SQL
+    return f"""SELECT * FROM committed_rows QUALIFY row_number() OVER
+        (PARTITION BY {columns} ORDER BY {_SEEN}) = 1 ORDER BY {columns}, {_SEEN}"""
+
+
+def _newest_of(key: str, order: str, but: str = "true") -> str:
+    """Return the query for the newest rows of each key, if no later day has any."""
+    keys = key.split(", ")
+    is_same = " AND ".join(f"l.{name} IS NOT DISTINCT FROM t.{name}" for name in keys)
+    return f"""SELECT t.* FROM committed_rows t
+        WHERE {but} AND NOT EXISTS (SELECT 1 FROM later l WHERE {is_same})
+        QUALIFY rank() OVER (PARTITION BY {key} ORDER BY {order}) = 1 ORDER BY {key}"""
+
+
+# Compaction keeps the first of equal rows. It sorts rows by job, because they repeat each other's text.
 _WITHOUT_DUPLICATES = {
     "allocations": f"""SELECT * FROM committed_rows QUALIFY (modify_index, modified_at, gone) IS DISTINCT FROM
         lag((modify_index, modified_at, gone)) OVER (PARTITION BY alloc_id ORDER BY {_SEEN})
@@ -48,6 +74,7 @@ _WITHOUT_DUPLICATES = {
     "reschedules": f"""SELECT * FROM committed_rows QUALIFY row_number() OVER
         (PARTITION BY alloc_id, seq, modify_index ORDER BY {_SEEN}) = 1 ORDER BY alloc_id, seq, {_SEEN}""",
     "snapshots": f"SELECT * FROM committed_rows ORDER BY {_SEEN}, position",
+    **{name: _without_repeated(name) for name in HISTORY},
 }
 _ROWS_OF_LIVE = """SELECT t.* FROM committed_rows t JOIN live l ON l.alloc_id = t.alloc_id
     WHERE l.modify_index IS NOT DISTINCT FROM t.modify_index"""
@@ -59,6 +86,11 @@ _NEEDED = {
         ORDER BY alloc_id, task, modify_index, seq""",
     "reschedules": f"{_ROWS_OF_LIVE} ORDER BY alloc_id, seq",
     "snapshots": "SELECT t.* FROM committed_rows t SEMI JOIN needed n ON n.batch = t.batch",
+    **dict.fromkeys(HISTORY, "SELECT * FROM committed_rows WHERE false"),
+    # What a job and a node are like now may have been seen long ago.
+    "job_versions": _newest_of("namespace, job_id", "job_modify_index DESC"),
+    "job_changes": _newest_of("namespace, job_id", "job_modify_index DESC"),
+    "nodes": _newest_of("node_id", "seen_at DESC, seen_at_ns DESC", "NOT gone"),
 }
 
 
@@ -68,7 +100,7 @@ def compact(tables: DeltaTables) -> None:
     Readers and recorders can go on meanwhile.
     """
     with tempfile.TemporaryDirectory(prefix="allocframe-") as spill:
-        for name in STORED:
+        for name in tables.names():
             for day, files in days(tables, name).items():
                 if files > 1:
                     _rewrite_day(tables, name, day, spill, _WITHOUT_DUPLICATES[name])
@@ -82,7 +114,7 @@ def retain(tables: DeltaTables, keep_days: int) -> None:
         if last is None:
             return
         before = str((pd.Timestamp(last) - pd.Timedelta(days=keep_days - 1)).date())
-        for name in STORED:
+        for name in tables.names():
             if name == "snapshots":
                 _save_needed_batches(tables, before, spill)
             for day in days(tables, name):
@@ -103,7 +135,7 @@ def info(tables: DeltaTables) -> dict[str, Any]:
         tables, lambda connection: (read_state(connection), select(connection, "FROM stored.gaps"))
     )
     sizes = {}
-    for name in STORED:
+    for name in tables.names():
         actions = pa.table(tables.open(name).get_add_actions(flatten=True))
         file_days = sorted(str(day) for day in actions["partition.day"].to_pylist())
         sizes[name] = {
@@ -161,7 +193,7 @@ def _save_needed_batches(tables: DeltaTables, before: str, spill: str) -> None:
         old = [("day", "<", before)]
         parts = [
             f"SELECT batch FROM ({source(connection, tables, name, old)})"
-            for name in STORED
+            for name in tables.names()
             if name != "snapshots"
         ]
         connection.execute(f"COPY ({' UNION '.join(parts)}) TO {quote(spill + '/needed.parquet')}")
@@ -188,7 +220,11 @@ def _rewrite(
     # committed in between would be taken for uncommitted ones.
     observations = source(connection, tables, "snapshots")
     connection.execute(f"CREATE TABLE committed AS SELECT DISTINCT batch FROM ({observations})")
-    views = {"rows": [("day", "=", day)]} | ({"earlier": [("day", "<", day)]} if name == "events" else {})
+    views = {"rows": [("day", "=", day)]}
+    if name == "events":
+        views["earlier"] = [("day", "<", day)]
+    if name in HISTORY:
+        views["later"] = [("day", ">", day)]
     for view, partitions in views.items():
         rows = source(connection, tables, name, partitions, table)
         connection.execute(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,9 +16,11 @@ from .._utils.memory import release_memory
 from ..client.client import Client
 from ..errors import AllocframeError, PermissionDenied
 from ..nomad.retry import backoff
-from ..watch.change import Change, Checkpoint
+from ..watch.change import Change, Checkpoint, HistoryChange
+from ..watch.history_watch import HistoryWatch
 from ..watch.watch import Watch
 from .archive import Archive
+from .past_history import history_change
 
 MAX_ROWS = 50_000
 """Maximum rows that wait for a commit.
@@ -75,6 +78,8 @@ class Recorder:
         Subscribe to events if the token may.
     name : str, optional
         Name of the recorder in the archive, the same in every run; this machine's name if omitted.
+    history : bool
+        Record what changes beside the allocations, too: jobs, deployments, nodes and evaluations.
     say : callable
         Called with one line of text when a problem begins or ends.
     """
@@ -88,6 +93,7 @@ class Recorder:
         interval: float = 5.0,
         stream: bool = True,
         name: str | None = None,
+        history: bool = True,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.counts: Counts = Counts()
@@ -101,7 +107,12 @@ class Recorder:
         self._client, self._archive = client, archive
         self._namespace = namespace
         self._interval, self._stream, self._say = interval, stream, say
+        self._records_history = history
+        self._history_watch: HistoryWatch | None = None
+        self._history_error: str | None = None
+        self._no_stream: str | None = None
         self._uncommitted: list[Change] = []
+        self._uncommitted_history: HistoryChange | None = None
         self._oldest_since = 0.0
         self._committed_at = 0.0
         self._not_before = 0.0
@@ -118,7 +129,7 @@ class Recorder:
         checkpoint = self._resume(stop)
         if checkpoint is None:
             return
-        with self._watching(checkpoint) as self.watch:
+        with self._watching(checkpoint) as self.watch, self._watching_history():
             try:
                 while not stop.is_set():
                     self._step(stop)
@@ -151,8 +162,20 @@ class Recorder:
             change = next(watch)
             if watch.last_error:
                 self._say(watch.last_error)
-        self._archive.append(change, recorder=self.name)
+        self._archive.append(change, recorder=self.name, history=self._list_history())
         return change
+
+    def _list_history(self) -> HistoryChange | None:
+        """Return what has changed beside the allocations since it was last recorded."""
+        if not self._records_history:
+            return None
+        at = pd.Timestamp.now(tz="UTC")
+        try:
+            history = self._client.history(namespace=self._namespace)
+        except AllocframeError as error:
+            self._say(f"jobs and nodes could not be read: {error}")
+            return None
+        return history_change(history, at, self._archive._known_history())
 
     def _watching(self, checkpoint: Checkpoint) -> Watch:
         return self._client.watch(
@@ -161,6 +184,34 @@ class Recorder:
             checkpoint=checkpoint,
             resync_interval=RESYNC_INTERVAL,
         )
+
+    @contextlib.contextmanager
+    def _watching_history(self) -> Iterator[None]:
+        if not self._records_history:
+            yield
+            return
+        known = self._archive._known_history()
+        watch = self._history_watch = self._client._watch_history(
+            namespace=self._namespace, known=known.rows, known_at=known.at, stream=self._stream
+        )
+        watch.start()
+        try:
+            yield
+        finally:
+            watch.close()
+
+    def _take_history(self) -> None:
+        """Add what has changed beside the allocations to what is to be committed."""
+        if (watch := self._history_watch) is None:
+            return
+        self._uncommitted_history = _joined(self._uncommitted_history, watch.take())
+        if watch.last_error != self._history_error:
+            self._history_error = watch.last_error
+            self._say(
+                f"jobs and nodes cannot be followed: {watch.last_error}"
+                if watch.last_error
+                else "jobs and nodes are followed again"
+            )
 
     def _resume(self, stop: threading.Event) -> Checkpoint | None:
         """Return the archive's checkpoint, once it can be read; None if the recorder was stopped before."""
@@ -191,7 +242,8 @@ class Recorder:
         else:
             stop.wait(TICK)
         now = time.monotonic()
-        if not self._uncommitted and now - self._committed_at > HEARTBEAT_INTERVAL:
+        has_news = self._history_watch is not None and self._history_watch.has_news
+        if not self._uncommitted and (has_news or now - self._committed_at > HEARTBEAT_INTERVAL):
             self._add(self.watch.heartbeat() if self.watch else None)
         due = self._uncommitted and now - self._oldest_since >= self._interval
         if (due or sum(map(_rows, self._uncommitted)) >= MAX_ROWS) and now >= self._not_before:
@@ -211,6 +263,10 @@ class Recorder:
             self._set_status("cannot watch", self.watch.last_error)
         elif self.status in ("starting", "cannot watch"):
             self._set_status("recording", None)
+        if self.watch.no_stream != self._no_stream:
+            self._no_stream = self.watch.no_stream
+            reason = f"there is no event stream: {self._no_stream}. Blocking queries are sent instead"
+            self._say(reason if self._no_stream else "there is an event stream now")
 
     def _add(self, change: Change | None) -> None:
         if change is not None:
@@ -223,14 +279,15 @@ class Recorder:
 
         A failed append may have written rows. That does no harm, because an archive shows each row once.
         """
+        self._take_history()
         try:
-            self._archive.append(self._uncommitted, recorder=self.name)
+            self._archive.append(self._uncommitted, recorder=self.name, history=self._uncommitted_history)
         except Exception as error:  # noqa: BLE001 - object stores raise anything; the changes must survive it
             self.counts.failures += 1
             self._back_off(f"the archive cannot be written: {error}")
             return False
         counts, committed = self.counts, self._uncommitted
-        self._uncommitted = []
+        self._uncommitted, self._uncommitted_history = [], None
         counts.commits += 1
         counts.changes += sum(map(len, committed))
         counts.events += sum(len(change.new_events) for change in committed)
@@ -302,6 +359,17 @@ def _run_forever(recorder: Recorder, stop: threading.Event) -> None:
 def _pause(attempt: int) -> float:
     """Return the seconds before the next try. One recorder per store needs no jitter."""
     return backoff(attempt, first=TICK, longest=MAX_RETRY_PAUSE, jitter=0.0)
+
+
+def _joined(first: HistoryChange | None, second: HistoryChange | None) -> HistoryChange | None:
+    """Return two changes as one, when the first could not be written."""
+    if first is None or second is None:
+        return second if first is None else first
+    frames = {
+        name: pd.concat([change.frames[name] for change in (first, second) if name in change.frames])
+        for name in {**first.frames, **second.frames}
+    }
+    return HistoryChange(second.at, frames, first.gap_since or second.gap_since, second.notes)
 
 
 def _rows(change: Change) -> int:

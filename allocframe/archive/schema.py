@@ -16,11 +16,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..tables import TABLES
+from ..tables import HISTORY, TABLES
 from ..tables.table import Column, Kind, Table
 
-VERSION = 1
-"""Version of this schema, stored in the metadata of every table."""
+VERSION = 2
+"""Version of this schema, stored in the metadata of every table. Version 1 had no tables of changes."""
 
 START = 0
 """The key "before" the first event of a task."""
@@ -36,8 +36,8 @@ _STORED_TYPES: dict[Kind, tuple[pa.DataType, str]] = {
     "duration": (pa.int64(), "BIGINT"),
 }
 _READ_EXPRESSIONS: dict[Kind, str] = {
-    "time": "make_timestamp_ns(epoch_us({0}) * 1000 + {0}_ns)",
-    "uint": "CAST({0} AS UBIGINT)",
+    "time": 'make_timestamp_ns(epoch_us("{0}") * 1000 + "{0}_ns")',
+    "uint": 'CAST("{0}" AS UBIGINT)',
 }
 
 SEEN_AT = Column("seen_at", "seen_at", "time", "time of the observation, by the recorder's clock", "UTC")
@@ -64,6 +64,13 @@ OBSERVATIONS = Table(
         Column("gap_until", "gap_until", "time", "end of the gap", "UTC"),
         Column("gap_reason", "gap_reason", "text", "why nobody watched"),
         Column("schema_version", "schema_version", "int", "schema version of the writer"),
+        Column(
+            "history_at", "history_at", "time", "up to when jobs and nodes were known; NA if not seen", "UTC"
+        ),
+        Column(
+            "history_gap_since", "history_gap_since", "time", "since when they were not, before it", "UTC"
+        ),
+        Column("history_notes", "history_notes", "text", "what of them could not be read, as JSON"),
     ),
 )
 
@@ -94,7 +101,7 @@ class Stored:
 
     def select_list(self) -> str:
         """Return the SQL expressions that convert the stored columns back to their own types."""
-        return ", ".join(f"{_read_expression(column)} AS {column.name}" for column in self.columns)
+        return ", ".join(f'{_read_expression(column)} AS "{column.name}"' for column in self.columns)
 
     def sql_types(self) -> list[tuple[str, str]]:
         """Return the name and the DuckDB type of each stored column."""
@@ -118,7 +125,8 @@ class Stored:
 
 
 def _read_expression(column: Column) -> str:
-    expression = _READ_EXPRESSIONS.get(column.kind, "{0}").format(column.name)
+    # Quoted, because a name such as `at` is a word of SQL.
+    expression = _READ_EXPRESSIONS.get(column.kind, '"{0}"').format(column.name)
     # Rows that were written before this column existed have NULL there.
     return f"coalesce({expression}, {column.derived})" if column.derived else expression
 
@@ -127,10 +135,10 @@ def _stored_table(name: str, *more: Column) -> Stored:
     return Stored(TABLES[name], (*more, SEEN_AT, BATCH))
 
 
+_GONE = Column("gone", "gone", "bool", "it was removed; the row is its last version")
+
 STORED: dict[str, Stored] = {
-    "allocations": _stored_table(
-        "allocations", Column("gone", "gone", "bool", "it was removed; the row is its last version")
-    ),
+    "allocations": _stored_table("allocations", _GONE),
     "task_states": _stored_table("task_states", _MODIFY_INDEX),
     "events": _stored_table(
         "events",
@@ -139,6 +147,10 @@ STORED: dict[str, Stored] = {
         Column("prev_key", "prev_key", "int", "key of the event before it; 0 for the first, NA if unknown"),
     ),
     "reschedules": _stored_table("reschedules", _MODIFY_INDEX),
+    **{
+        name: Stored(table, (*((_GONE,) if name == "nodes" else ()), SEEN_AT, BATCH))
+        for name, table in HISTORY.items()
+    },
     "snapshots": Stored(OBSERVATIONS, (SEEN_AT, BATCH)),
 }
 """The stored tables in the order of writing. `snapshots` is last, because its row makes the others count."""

@@ -8,12 +8,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from ..snapshot.history import History
 from ..store.capture import Capture
 from ..store.sql import select
 from ..store.table_store import TableStore
 from ..tables import TABLES
 from ..watch.change import LOST_RIGHTS
 from .delta import DeltaTables
+from .past_history import read_history
 from .views import attach, derive, gaps_to_json
 
 _TABLES = ("allocations", "task_states", "events", "reschedules")
@@ -23,6 +25,9 @@ _MAX_PAUSE = pd.Timedelta("1h")
 
 A recorder writes at least once a minute.
 """
+
+_HISTORY_BEFORE = pd.Timedelta("7D")
+"""The history of a snapshot begins this long before it: what broke today may have changed days ago."""
 
 _SEEN = "(SELECT u.last_seen_at FROM seen.unended u WHERE u.alloc_id = task_states.alloc_id)"
 _UNENDED = {
@@ -38,15 +43,27 @@ They do not run on, and their state is unknown.
 class PastTables(TableStore):
     """The tables of selected allocations, as they were seen at a moment."""
 
-    def __init__(self, tables: DeltaTables, at: pd.Timestamp | None, condition: str) -> None:
+    def __init__(
+        self, tables: DeltaTables, at: pd.Timestamp | None, since: pd.Timestamp | None, condition: str
+    ) -> None:
         super().__init__()
         try:
             attach(self._con, tables, at)
+            self.history: History | None = self._read_history(tables, at, since)
             derive(self._con, condition)
             self._create_views()
         except BaseException:
             self.close()
             raise
+
+    def _read_history(
+        self, tables: DeltaTables, at: pd.Timestamp | None, since: pd.Timestamp | None
+    ) -> History | None:
+        first = since if since is not None else at
+        if first is None:
+            last = self._con.sql("SELECT max(seen_at) FROM stored.observations").fetchall()[0][0]
+            first = None if last is None else pd.Timestamp(last).tz_localize("UTC")
+        return None if first is None else read_history(self._con, tables, at, since=first - _HISTORY_BEFORE)
 
     def _create_views(self) -> None:
         """Create views named like a snapshot's tables, and drop those that read the archive's files."""

@@ -273,13 +273,14 @@ def empty_select(stored: Stored) -> str:
 
     In a union, it adds the columns that older versions did not write.
     """
-    return f"SELECT {', '.join(f'NULL::{kind} AS {name}' for name, kind in stored.sql_types())} WHERE false"
+    columns = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in stored.sql_types())
+    return f"SELECT {columns} WHERE false"
 
 
 @_as_decode_error()
 def read_frame(connection: Connection, table: Table, rest: str) -> pd.DataFrame:
     """Return the columns of `table` as a frame. `rest` is the SQL after the column list."""
-    columns = ", ".join(column.name for column in table.columns)
+    columns = ", ".join(f'"{column.name}"' for column in table.columns)
     data = connection.sql(f"SELECT {columns} {rest}").to_arrow_table()
     return table.frame(dict(zip(data.column_names, data.columns, strict=True)))
 

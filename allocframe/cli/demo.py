@@ -40,7 +40,7 @@ def demo(
             return
         with (
             Client(address, token=token) as client,
-            client.snapshot(namespace="*", progress=True, history=True) as snap,
+            client.snapshot(namespace="*", history=True) as snap,
         ):
             print_summary(snap)
             write_snapshot(snap, output)

@@ -34,6 +34,9 @@ def record(
         bool, typer.Option("--status", help="Print what the archive holds and if a recorder is alive.")
     ] = False,
     stream: Annotated[bool, typer.Option(help="Use the event stream if the token may.")] = True,
+    history: Annotated[
+        bool, typer.Option(help="Record versions of jobs, deployments, nodes and evaluations, too.")
+    ] = True,
     name: Annotated[
         str | None, typer.Option(help="Name of this recorder in the archive. By default, the host name.")
     ] = None,
@@ -50,7 +53,9 @@ def record(
     # It runs for months: memory that one thread frees must serve the others.
     share_heaps()
     fleet = load_fleet(address, clusters)
-    settings: dict[str, Any] = {"namespace": namespace, "interval": interval, "stream": stream, "name": name}
+    settings: dict[str, Any] = {
+        "namespace": namespace, "interval": interval, "stream": stream, "history": history, "name": name,
+    }  # fmt: skip
     if fleet is not None:
         raise typer.Exit(_record_fleet(fleet, archive, once=once, status=status, **settings))
     destination = _open_archive(archive)

@@ -32,6 +32,8 @@ from ..snapshot.history import History
 from ..snapshot.snapshot import Snapshot
 from ..tables import evaluations_frame
 from ..watch.change import Checkpoint
+from ..watch.history_watch import HistoryWatch
+from ..watch.row_filter import RowFilter
 from ..watch.watch import Watch
 from . import actions
 from .logs import DEFAULT_MAX_BYTES, Logs, read_logs
@@ -161,8 +163,8 @@ class Client:
         workers : int
             Pages fetched at the same time, at most 8.
         progress : bool or callable, optional
-            Show a progress bar: always, never, or (the default) if it takes over a second. A callable gets
-            the number of allocations so far and an estimate of the total, or None.
+            Show a progress bar: always, never, or (the default) after a second, on a terminal or in a
+            notebook. A callable gets the number of allocations so far and an estimate of the total, or None.
         resume : path, optional
             A folder that keeps the pages until the snapshot is closed. If this call is interrupted, even by
             kill -9 or by an error inside ``with``, the same call goes on from there. A note in `info` then
@@ -416,6 +418,20 @@ class Client:
             resync_interval=resync_interval,
             wait=wait,
             checkpoint=checkpoint,
+        )
+
+    def _watch_history(
+        self, *, namespace: str, known: RowFilter, known_at: pd.Timestamp | None, stream: bool
+    ) -> HistoryWatch:
+        """Follow what changes beside the allocations, for a recorder."""
+        session = self._session
+        return HistoryWatch(
+            session.transport.clone(),
+            session.config,
+            namespace=namespace,
+            known=known,
+            known_at=known_at,
+            stream=stream,
         )
 
     def logs(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
 
 import numpy as np
@@ -252,7 +252,11 @@ class VersionTest:
 
 
 def compare_versions(case: Case, groups: list[Group]) -> dict[int, VersionTest]:
-    """Test, for each group whose job has several versions, the failing one against the one before it."""
+    """Test, for each group whose job has several versions, each failing one against the one before it.
+
+    Of several that fail, the one with the clearest difference counts: a second bad version is no worse than
+    the first, and a stray crash after a rollback says nothing.
+    """
     rows = case.evidence.allocations
     version = numbers(rows["job_version"], -1)
     family = case.instances.family
@@ -266,16 +270,29 @@ def compare_versions(case: Case, groups: list[Group]) -> dict[int, VersionTest]:
     if not tested:
         return {}
     attempts = _attempts_of(case, {groups[index].family for index in tested})
-    results: dict[int, VersionTest] = {}
-    for index in tested:
-        result = _compare_version(case, groups[index], version, attempts)
-        if result:
-            results[index] = result
-    tests = max(len(results), 1)
+    results = {index: _compare_each(case, groups[index], version, attempts) for index in tested}
+    tests = max(sum(len(each) for each in results.values()), 1)
     return {
-        index: VersionTest(**{**result.__dict__, "p": min(1.0, result.p * tests)})
-        for index, result in results.items()
+        index: replace(best, p=min(1.0, best.p * tests))
+        for index, each in results.items()
+        if each
+        for best in [min(each, key=lambda test: (test.p, test.placed_at))]
     }
+
+
+def _compare_each(
+    case: Case, group: Group, version: Array, attempts: dict[int, pd.DataFrame]
+) -> list[VersionTest]:
+    """Return the test of each failing version against the one that was placed before it."""
+    mine = (case.instances.family == group.family) & (version >= 0)
+    created = case.evidence.allocations["created_at"].to_numpy()
+    table = pd.DataFrame({"version": version[mine], "at": created[mine]})
+    # in order of placement: a job that was purged and registered anew counts from 0 again
+    order = table.sort_values(["at", "version"], kind="stable")["version"].drop_duplicates().tolist()
+    before = dict(zip(order[1:], order, strict=False))
+    failing = version[case.failures["alloc"].to_numpy()[group.rows]]
+    blamed = [each for each in order[1:] if np.any(failing == each) and before[each] < each]
+    return [_compare_version(case, group, version, attempts, each, before[each]) for each in blamed]
 
 
 def _attempts_of(case: Case, families: set[int]) -> dict[int, pd.DataFrame]:
@@ -287,20 +304,12 @@ def _attempts_of(case: Case, families: set[int]) -> dict[int, pd.DataFrame]:
 
 
 def _compare_version(
-    case: Case, group: Group, version: Array, attempts: dict[int, pd.DataFrame]
-) -> VersionTest | None:
+    case: Case, group: Group, version: Array, attempts: dict[int, pd.DataFrame], blamed: int, base: int
+) -> VersionTest:
     rows = case.evidence.allocations
     alloc, owner = case.failures["alloc"].to_numpy(), case.failures["owner"].to_numpy()
     failing = version[alloc[group.rows]]
-    known = failing[failing >= 0]
-    if not len(known):
-        return None
-    blamed = int(known.max())
     mine = case.instances.family == group.family
-    earlier = version[mine & (version >= 0) & (version < blamed)]
-    if not len(earlier):
-        return None
-    base = int(earlier.max())
     part = attempts.get(group.family)
     names, _ = pd.factorize(case.evidence.tasks["task"])
     owners = owner[group.rows]
@@ -328,6 +337,7 @@ def _compare_version(
     healthy = rows["deployment_healthy"].astype("boolean").fillna(False).to_numpy(dtype=bool)
     failed_allocs = np.unique(alloc[group.rows][failing == blamed])
     later = mine & (version > blamed)
+    later[np.unique(alloc[group.rows])] = False
     later_well = bool(np.any(later & rows["client_status"].eq("running").to_numpy(dtype=bool)))
     return VersionTest(
         blamed, base, _compare(new, old), new[0], old[0], new[1] / 3600e9, old[1] / 3600e9, new[2], old[2],

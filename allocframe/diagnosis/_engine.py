@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..snapshot.snapshot import Snapshot
 from ..stats.placement import placement_failures
 from ._causes import find_causes
 from ._changes import attach_changes
-from ._failures import Case, build_case
+from ._failures import Case
 from ._groups import describe_jobs, group_failures
 from ._others import find_others
 from ._tables import moment
@@ -48,13 +47,12 @@ class Account:
 
 
 def investigate(
-    snapshot: Snapshot,
+    case: Case,
     history: Any,
     evaluations: pd.DataFrame | None,
     limits: Thresholds,
 ) -> tuple[list[Incident], Account]:
     """Return the incidents of one cluster, the worst first, and the account of what they explain."""
-    case = build_case(snapshot)
     jobs = describe_jobs(case)
     groups = group_failures(case, jobs, limits)
     in_groups = np.zeros(len(case.evidence.allocations), dtype=bool)
@@ -62,7 +60,7 @@ def investigate(
     in_groups[np.isin(case.instances.lane, hit)] = True
     incidents = find_causes(case, jobs, groups, limits)
     incidents += find_others(case, jobs, in_groups, limits)
-    incidents += _not_placed(case, evaluations)
+    incidents += _not_placed(case, evaluations, limits)
     incidents = attach_changes(case, incidents, history, limits)
     observed = moment(case.now)
     incidents = [replace(incident, observed_at=observed) for incident in incidents]
@@ -76,7 +74,7 @@ def _rank(incident: Incident) -> tuple[int, int, int, int]:
     return SEVERITIES.index(incident.severity), state, -len(incident.jobs), began
 
 
-def _not_placed(case: Case, evaluations: pd.DataFrame | None) -> list[Incident]:
+def _not_placed(case: Case, evaluations: pd.DataFrame | None, limits: Thresholds) -> list[Incident]:
     """Return the jobs that wait for room now, from the newest evaluation of each."""
     if evaluations is None or evaluations.empty:
         return []
@@ -101,6 +99,9 @@ def _not_placed(case: Case, evaluations: pd.DataFrame | None) -> list[Incident]:
             "lacking": "; ".join(lacking) or "no node fits",
             "evaluations": len(mine),
         }
+        # without a number, none of its allocations may have found a place
+        runs = _running(case, str(namespace), str(job))
+        serious = not queued or queued >= limits.critical_share * (queued + runs)
         keys = [{"eval_id": str(each)} for each in rows["eval_id"].tail(5)]
         subject = {"namespace": str(namespace), "job_id": str(job)}
         evidence = [Evidence("not placed", facts, keys)]
@@ -108,13 +109,23 @@ def _not_placed(case: Case, evaluations: pd.DataFrame | None) -> list[Incident]:
         times = mine["created_at"].dropna() if len(mine) else rows["created_at"].dropna()
         incidents.append(
             Incident(
-                "critical", "ongoing", cause, [cause], [(str(namespace), str(job))],
+                "critical" if serious else "warning", "ongoing", cause, [cause], [(str(namespace), str(job))],
                 began_at=plain(times.min()) if len(times) else None,
                 last_at=plain(times.max()) if len(times) else None,
                 facts=facts,
             )
         )  # fmt: skip
     return incidents
+
+
+def _running(case: Case, namespace: str, job: str) -> int:
+    """Return how many allocations of a job run."""
+    instances = case.instances
+    if (namespace, job) not in instances.families:
+        return 0
+    mine = instances.family == instances.families.index((namespace, job))
+    running = case.evidence.allocations["client_status"].eq("running").to_numpy(dtype=bool)
+    return int((mine & running & instances.wanted).sum())
 
 
 def _settle(case: Case, incidents: list[Incident]) -> Account:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ._attempts import ENDS, FAILURES, kind_of_text, read_attempts
+from ._clocks import set_clocks
 from ._instances import Instances, find_instances
 from ._tables import NEVER, Array, Rows, categories, read_rows
 
@@ -52,6 +53,7 @@ class Case:
 def build_case(snapshot: object) -> Case:
     """Read a snapshot of one cluster and find everything in it that has to be explained."""
     evidence = read_rows(snapshot)  # type: ignore[arg-type]
+    set_clocks(evidence.allocations, evidence.tasks, evidence.events)
     instances = find_instances(evidence)
     attempts = read_attempts(evidence)
     attempts = attempts.assign(alloc=_of_tasks(evidence, attempts["owner"].to_numpy()))
@@ -94,6 +96,24 @@ def _run_lengths(evidence: Rows, attempts: pd.DataFrame) -> Array:
     known = (begin != NEVER) & (stop != NEVER) & ((started != NEVER) | (stop > begin))
     length: Array = np.where(known, np.maximum(stop - np.where(known, begin, stop), 0), -1)
     return length
+
+
+def ends_before_starts(case: Case) -> pd.DataFrame:
+    """Return the runs that end before they start, by the clock of their node."""
+    attempts = case.attempts
+    over = ~attempts["end"].isin([ENDS.index(name) for name in ("running", "interrupted")])
+    known = (attempts["started"] != NEVER) & (attempts["at"] != NEVER)
+    skewed = attempts[over & known & (attempts["at"] < attempts["started"])]
+    rows = case.evidence.allocations.iloc[skewed["alloc"]]
+    return pd.DataFrame(
+        {
+            "alloc_id": rows["alloc_id"].astype("str").to_numpy(dtype=object),
+            "task": case.evidence.tasks["task"].to_numpy()[skewed["owner"]],
+            "node_name": rows["node_name"].astype("str").to_numpy(dtype=object),
+            "started_at": pd.to_datetime(skewed["started"].to_numpy(), utc=True),
+            "ended_at": pd.to_datetime(skewed["at"].to_numpy(), utc=True),
+        }
+    )
 
 
 def _failures_without_events(

@@ -227,7 +227,7 @@ def _lanes_now(case: Case, number: Array, limits: Thresholds) -> pd.DataFrame:
             "group": number,
             "lane": instances.lane[alloc],
             "name": name,
-            "run": failures["run"].to_numpy(),
+            "run": _cycles(failures, instances.lane[alloc], name, lost, number),
             "at": failures["at"].to_numpy(),
             "gave_up": failures["gave_up"].to_numpy(dtype=bool),
             "count": 1 + np.where(first_of_task, lost, 0),
@@ -264,6 +264,7 @@ def _lanes_now(case: Case, number: Array, limits: Thresholds) -> pd.DataFrame:
         by_task.groupby(["group", "lane"], sort=False)
         .agg(
             now=("now", "min"),
+            run=("run", "max"),
             count=("count", "sum"),
             gave_up=("gave_up", "any"),
             alloc=("alloc", "first"),
@@ -273,21 +274,42 @@ def _lanes_now(case: Case, number: Array, limits: Thresholds) -> pd.DataFrame:
     )
     state = by_lane["now"].to_numpy()
     often = by_lane["count"].to_numpy() >= limits.loop_restarts
+    cycle = by_lane["run"].to_numpy()
     status = rows["client_status"].astype("str").to_numpy(dtype=object)[by_lane["alloc"]]
     # one failure is an incident only if the instance is down for it, or if it comes again and again
-    down = np.isin(state, (WAITING, ENDED)) | ((state == FAILING) & (often | (status == "pending")))
     replaced = by_lane["gave_up"].to_numpy(dtype=bool)
-    down &= ~((state == FAILING) & ~often & ~replaced)
-    by_lane["bad_now"] = down
-    by_lane["bad_ever"] = down | often | replaced
+    ago = np.where(by_lane["last_at"] == NEVER, 0, case.now - by_lane["last_at"].to_numpy())
+    never_ran = (cycle < 0) & (by_lane["count"].to_numpy() > 1)
+    late = ago > pd.Timedelta(limits.together).value
+    absent = (status == "pending") & (replaced | never_ran | late)
+    down = np.isin(state, (WAITING, ENDED)) | ((state == FAILING) & (often | absent))
+    # between rare crashes an instance runs well; what fails once a day or less often is a single failure
+    slow, rare = (cycle > pd.Timedelta(each).value for each in (limits.calm, limits.rare))
+    by_lane["bad_now"] = down & ~((state == FAILING) & slow & (status != "pending"))
+    by_lane["goes_on"] = (state == FAILING) & often & slow & ~rare
+    by_lane["bad_ever"] = by_lane["bad_now"] | (often & ~rare) | replaced
     return by_lane
+
+
+def _cycles(failures: pd.DataFrame, lane: Array, name: Array, lost: Array, number: Array) -> Array:
+    """Return the run before each failure; -1 for that before the first one, however long it went well."""
+    order = np.lexsort((failures["at"].to_numpy(), name, lane, number))
+    keys = [each[order] for each in (number, lane, name)]
+    same = np.logical_and.reduce([each[1:] == each[:-1] for each in keys])
+    first = np.append(True, ~same)
+    followed = np.append(same, False)
+    run = failures["run"].to_numpy().copy()
+    # alone, or with others before it that the ring has lost, it is all there is
+    dropped = order[first & followed & (lost[order] == 0)]
+    run[dropped] = -1
+    return run
 
 
 def _task_states(case: Case, rows: pd.DataFrame, table: pd.DataFrame) -> Array:
     """Return how the failed task of each instance is now."""
     alloc = table["alloc"].to_numpy()
     status = rows["client_status"].astype("str").to_numpy(dtype=object)[alloc]
-    batch = rows["job_type"].isin(["batch", "sysbatch"]).to_numpy(dtype=bool)[alloc]
+    forever = rows["job_type"].isin(["service", "system"]).to_numpy(dtype=bool)[alloc]
     overran = table["overran"].to_numpy(dtype=bool)
     followed = rows["followup_eval_id"].notna().to_numpy(dtype=bool)[alloc]
     stops = ~rows["desired_status"].eq("run").to_numpy(dtype=bool)[alloc]
@@ -308,7 +330,8 @@ def _task_states(case: Case, rows: pd.DataFrame, table: pd.DataFrame) -> Array:
             status == "failed",
             status == "lost",
             (status == "complete") & overran,
-            (status == "complete") & batch,
+            # a service that has ended is down, even if it ended well
+            (status == "complete") & forever & ~stops,
             status == "complete",
             status == "pending",
             unnamed_well,
@@ -321,7 +344,7 @@ def _task_states(case: Case, rows: pd.DataFrame, table: pd.DataFrame) -> Array:
             np.where(followed | stops, WAITING, ENDED),
             WAITING,
             ENDED,
-            DONE,
+            ENDED,
             DONE,
             FAILING,
             WELL,
@@ -337,7 +360,7 @@ def _task_states(case: Case, rows: pd.DataFrame, table: pd.DataFrame) -> Array:
 def _judge_instances(group: Group, lanes: pd.DataFrame, times: Array, limits: Thresholds) -> None:
     now = lanes["now"].to_numpy()
     bad = now[lanes["bad_now"].to_numpy(dtype=bool)]
-    if np.any(np.isin(bad, (FAILING, WAITING))):
+    if np.any(np.isin(bad, (FAILING, WAITING))) or lanes["goes_on"].any():
         group.state = ONGOING
     elif np.any(bad == ENDED):
         group.state = GAVE_UP

@@ -70,7 +70,9 @@ def find_instances(evidence: Rows) -> Instances:
     has_runs = np.zeros(len(family_keys), dtype=bool)
     has_runs[family[parent != ""]] = True
     lost = rows["client_status"].isin(vocabulary.LOST_STATUSES).to_numpy(dtype=bool)
-    lost = lost | rows["desired_description"].isin(LOST_DESCRIPTIONS).to_numpy(dtype=bool)
+    runs = rows["client_status"].eq("running") & rows["desired_status"].eq("run")
+    described = rows["desired_description"].isin(LOST_DESCRIPTIONS) & ~runs
+    lost = lost | described.to_numpy(dtype=bool)
     lane, successor = _lanes(rows, run)
     final = successor < 0
     return Instances(
@@ -108,9 +110,9 @@ def _lanes(rows: pd.DataFrame, run: Array) -> tuple[Array, Array]:
     previous = number.reindex(rows["previous_alloc_id"].astype("str")).to_numpy()
     previous = np.where(np.isnan(previous), -1, previous).astype(np.int64)
     linked = (previous >= 0) & (slot[previous] == slot)
-    alive = (
-        rows["client_status"].isin(["running", "pending", "unknown"]) & rows["desired_status"].eq("run")
-    ).to_numpy(dtype=bool)
+    alive = (rows["client_status"].isin(["running", "pending"]) & rows["desired_status"].eq("run")).to_numpy(
+        dtype=bool
+    )
     canary = rows["canary"].astype("boolean").fillna(False).to_numpy(dtype=bool)
     lane = np.arange(count, dtype=np.int64)
     successor = np.full(count, -1, dtype=np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,12 @@ import pandas as pd
 
 from ..stats import vocabulary
 from ._attempts import ENDS, kind_of_text
-from ._causes import MOST_KEYS
 from ._failures import Case
-from ._groups import ONGOING, RECOVERED, SECOND, Jobs
-from ._tables import NEVER, Array, categories, moment
+from ._groups import ONGOING, RECOVERED, SECOND, STOPPED, Jobs
+from ._investigation import MOST_KEYS
+from ._tables import NEVER, Array, categories, moment, numbers
 from .finding import Thresholds
-from .incident import Cause, Evidence, Incident
+from .incident import Cause, Evidence, Hypothesis, Incident
 
 _ONE_EVENT = 600 * SECOND
 """Losses of one node within ten minutes are one: servers notice a lost node after its heartbeat's grace."""
@@ -28,6 +29,7 @@ def find_others(case: Case, jobs: Jobs, in_groups: Array, limits: Thresholds) ->
     """
     return [
         *_lost_nodes(case, jobs, limits),
+        *_reconnected(case),
         *_interrupted(case),
         *_requests(case),
         *_forced_kills(case),
@@ -105,7 +107,7 @@ def _lost_node(case: Case, jobs: Jobs, alloc: Array, at: Array, limits: Threshol
     waiting = (after < 0) & instances.wanted[alloc] & ~everywhere
     runs_again = (after >= 0) & np.isin(status[np.maximum(after, 0)], ("running", "complete"))
     out_of_reach = status[alloc] == "unknown"
-    goes_on = waiting | out_of_reach
+    goes_on = waiting | out_of_reach & (after < 0)
     families = instances.family[alloc]
     share = [
         (int(goes_on[families == each].sum()), int((families == each).sum()), int(jobs.wanted[each]))
@@ -113,7 +115,7 @@ def _lost_node(case: Case, jobs: Jobs, alloc: Array, at: Array, limits: Threshol
     ]
     serious = any(bad and bad >= limits.critical_share * wanted for bad, _, wanted in share)
     many = sum(1 for bad, _, _ in share if bad) >= limits.critical_jobs
-    state = ONGOING if goes_on.any() else RECOVERED
+    state = ONGOING if (goes_on | out_of_reach).any() else RECOVERED
     names = _node_names(case, alloc)
     name = names[0] if names else str(rows["node_id"].iloc[alloc[0]])
     facts = {
@@ -129,6 +131,30 @@ def _lost_node(case: Case, jobs: Jobs, alloc: Array, at: Array, limits: Threshol
     cause = Cause("node", "lost", {"node_name": name}, "certain", [evidence])
     severity = "critical" if state == ONGOING and (serious or many) else "warning"
     return _make(case, alloc, cause, severity, state, at, facts)
+
+
+def _reconnected(case: Case) -> Iterator[Incident]:
+    """Yield nodes that were out of reach and came back while their allocations ran on."""
+    events, instances = case.evidence.events, case.instances
+    back = events["type"].eq("Reconnected").to_numpy(dtype=bool)
+    if not back.any():
+        return
+    alloc = case.evidence.tasks["alloc"].to_numpy()[events["owner"].to_numpy()[back]]
+    at = events["time"].to_numpy()[back]
+    keep = ~instances.lost[alloc]  # one that is out of reach again is told as such
+    alloc, first = np.unique(alloc[keep], return_index=True)
+    at = at[keep][first]
+    node, names = categories(case.evidence.allocations["node_name"])
+    for each in np.unique(node[alloc]):
+        mine = alloc[node[alloc] == each]
+        facts = {
+            "node_name": names[each], "lost": len(mine), "jobs": len(_families(case, mine)),
+            "replaced": 0, "running_again": len(mine), "not_replaced": 0, "out_of_reach": 0,
+            "ran_on": len(mine),
+        }  # fmt: skip
+        evidence = Evidence("reconnected", facts, _alloc_keys(case, mine))
+        cause = Cause("node", "lost", {"node_name": names[each]}, "certain", [evidence])
+        yield _make(case, mine, cause, "warning", RECOVERED, at[node[alloc] == each], facts)
 
 
 def _interrupted(case: Case) -> Iterator[Incident]:
@@ -323,34 +349,47 @@ def _waits_for(case: Case, alloc: Array) -> tuple[str, str | None]:
 
 
 def _unhealthy(case: Case, in_groups: Array) -> Iterator[Incident]:
-    """Yield running allocations that their deployment calls unhealthy, although their tasks run."""
+    """Yield allocations that their deployment calls unhealthy, although their tasks run, or ran well."""
     rows = case.evidence.allocations
-    bad = (
-        rows["deployment_healthy"].astype("boolean").eq(False).fillna(False).to_numpy(dtype=bool)
-        & rows["client_status"].eq("running").to_numpy(dtype=bool)
-        & rows["desired_status"].eq("run").to_numpy(dtype=bool)
-        & ~in_groups
-    )  # fmt: skip
-    places = np.flatnonzero(bad)
-    if not len(places):
-        return
+    healthy = rows["deployment_healthy"].astype("boolean")
+    bad = healthy.eq(False).fillna(False).to_numpy(dtype=bool) & ~in_groups & ~case.instances.lost
     events = case.evidence.events
     told = events[events["type"].eq("Alloc Unhealthy") & events["text"].notna()]
     text_of = dict(
         zip(case.evidence.tasks["alloc"].to_numpy()[told["owner"]], told["text"].astype("str"), strict=True)
     )
-    family = case.instances.family[places]
-    for each in np.unique(family):
-        alloc = places[family == each]
-        texts = [text_of[row] for row in alloc.tolist() if row in text_of]
-        by_check = any("check" in text.lower() or "services not healthy" in text.lower() for text in texts)
-        if not by_check:
-            continue
-        facts = {"unhealthy": len(alloc), "message": texts[0]}
+    by_check = [_of_check(text_of.get(row, "")) for row in np.flatnonzero(bad).tolist()]
+    places = np.flatnonzero(bad)[np.array(by_check, dtype=bool)]
+    family, version = case.instances.family, numbers(rows["job_version"], -1)
+    runs = rows["client_status"].eq("running").to_numpy(dtype=bool) & case.instances.wanted
+    good = healthy.fillna(False).to_numpy(dtype=bool)
+    for each, number in sorted(set(zip(family[places].tolist(), version[places].tolist(), strict=True))):
+        mine = family == each
+        alloc = places[mine[places] & (version[places] == number)]
+        over = RECOVERED if np.any(mine & runs) else STOPPED
+        state = ONGOING if runs[alloc].any() else over
+        facts = {"unhealthy": len(alloc), "message": text_of[int(alloc[0])]}
         evidence = Evidence("unhealthy deploy", facts, _alloc_keys(case, alloc))
-        namespace, job = case.instances.families[int(each)]
-        cause = Cause(
-            "health check", "health check", {"namespace": namespace, "job_id": job}, "likely", [evidence]
-        )
+        namespace, job = case.instances.families[each]
+        subject = {"namespace": namespace, "job_id": job}
+        check = Cause("health check", "health check", subject, "likely", [evidence])
+        causes: list[Hypothesis] = [check]
+        best = check
+        before = mine & good & (version < number) & (version >= 0)
+        if before.any() and not np.any(mine & good & (version == number)):
+            base = int(version[before].max())
+            compared = {
+                "job_version": number, "unhealthy": len(alloc), "base_version": base,
+                "base_healthy": int((before & (version == base)).sum()),
+            }  # fmt: skip
+            support = [Evidence("unhealthy version", compared, _alloc_keys(case, alloc)), evidence]
+            blamed = {**subject, "job_version": number}
+            best = Cause("job version", "health check", blamed, "likely", support)
+            causes.insert(0, best)
         times = rows["modified_at"].to_numpy()[alloc]
-        yield _make(case, alloc, cause, "warning", ONGOING, times, facts)
+        incident = _make(case, alloc, best, "warning", state, times, facts)
+        yield replace(incident, hypotheses=causes)
+
+
+def _of_check(text: str) -> bool:
+    return "check" in text.lower() or "services not healthy" in text.lower()

@@ -8,12 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from .. import stats
 from .._utils.prose import Points
 from .._utils.text import visible
 from ..errors import ConfigError
 from ..snapshot.snapshot import Snapshot
 from ..snapshot.summary import SPAN
+from ..stats.replacements import count_broken_links
 from . import data_sentences as sentences
 from .finding import json_facts, plain, plain_facts
 
@@ -161,9 +161,9 @@ def covered_window(snapshot: Snapshot) -> tuple[pd.Timestamp, pd.Timestamp]:
     """Return the first time in the tables, and when they were fetched (or the last time in them)."""
     # in SQL, because the events table of a large cluster takes gigabytes
     first_event, last_event = snapshot.sql(SPAN).iloc[0]
-    changed = snapshot.allocations["modified_at"].dropna()
     fetched = snapshot.info.get("finished_at")
-    last = pd.Timestamp(fetched) if fetched else max(last_event, changed.max())
+    changed = snapshot.sql("SELECT max(modified_at) FROM allocations").iloc[0, 0]
+    last = pd.Timestamp(fetched) if fetched else max(last_event, changed)
     return first_event, last
 
 
@@ -221,7 +221,7 @@ def _gaps(snapshot: Snapshot) -> Iterator[DataGap]:
         yield DataGap(
             "events truncated", {"tasks_truncated": info["tasks_truncated"], "tasks": info["tasks"]}
         )
-    broken = int(stats.reschedule_chains(snapshot)["broken"].sum())
+    broken = count_broken_links(snapshot)
     if broken:
         yield DataGap("predecessors removed", {"allocations": broken, "recorded": recorded})
     if not recorded:

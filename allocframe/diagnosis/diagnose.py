@@ -14,6 +14,7 @@ from ..stats._per_cluster import CLUSTER, part_of
 from . import incident_sentences as sentences
 from ._codes import code_incident
 from ._engine import Account, investigate
+from ._failures import build_case
 from .data_quality import DataQuality, covered_window, data_quality
 from .finding import SEVERITIES, Finding, Findings, Thresholds, json_facts, plain
 from .incident import Incident
@@ -224,7 +225,9 @@ def _of_one_cluster(sources: Sources, history: Any) -> tuple[list[Incident], lis
     evaluations = sources.evaluations
     if evaluations is None:
         evaluations = getattr(history, "evaluations", None)
-    incidents, account = investigate(snapshot, history, evaluations, sources.thresholds)
+    case = build_case(snapshot)
+    sources = replace(sources, case=case)
+    incidents, account = investigate(case, history, evaluations, sources.thresholds)
     observed_at = plain(covered_window(snapshot)[1])
     of_data = [replace(each, observed_at=observed_at) for rule in RULES.values() for each in rule(sources)]
     coded = [code_incident(incident, sources.thresholds.loop_restarts) for incident in incidents]

@@ -65,6 +65,8 @@ class Thresholds:
         Failures with a longer calm between them (or ten times their usual distance, or twice their usual
         run) are two incidents:
         Nomad's longest delay between reschedules is an hour.
+    rare
+        An instance that runs for longer than this between two crashes has single failures, not a loop.
     stuck
         An allocation that has waited so long for its start is worth a line.
     """
@@ -87,6 +89,7 @@ class Thresholds:
     after_change: str = "5min"
     level: float = 0.01
     calm: str = "1h"
+    rare: str = "24h"
     stuck: str = "10min"
 
 

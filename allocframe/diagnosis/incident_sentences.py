@@ -135,6 +135,8 @@ def _how_often(incident: Story) -> str:
         where = f" in {count(facts['instances'], 'instances')}"
         failures = f"{least}{count(facts['failures'], 'failures')}"
         return _first_upper(f"{failures}{where}{_since(incident)}{mechanism(facts)}.")
+    if facts.get("ran_on"):
+        return f"{count(facts['ran_on'], 'allocations')} were out of reach{_at(incident)}, and ran on."
     if "lost" in facts:
         lost = f"{count(facts['lost'], 'allocations')} of {count(facts['jobs'], 'jobs')}{_at(incident)}"
         return f"{lost}, {facts['running_again']:,} replaced and running."
@@ -154,7 +156,7 @@ def _how_often(incident: Story) -> str:
             f"{count(facts['waiting'], 'allocations')} wait, the longest for {span(facts['longest'])}.{words}"
         )
     if "unhealthy" in facts:
-        return f'{count(facts["unhealthy"], "allocations")} run and are unhealthy: "{facts["message"]}".'
+        return f'{count(facts["unhealthy"], "allocations")} did not become healthy: "{facts["message"]}".'
     if "queued" in facts:
         return f"{_queued(facts)}: {facts['lacking']}."
     if "node_name" in facts:
@@ -342,6 +344,14 @@ _EVIDENCE: dict[str, Any] = {
         f"On {n['node_name']} {n['failed']:,} of {count(n['placed'], 'placements')} failed, elsewhere "
         f"{n['failed_elsewhere']:,} of {n['placed_elsewhere']:,} (p = {number(n['p'])})."
     ),
+    "fault of node": lambda n: (
+        f'{n["node_name"]} alone says: "{_shortened(n["error"])}" ({count(n["jobs"], "jobs")}).'
+    ),
+    "unhealthy version": lambda n: (
+        f"No allocation of version {n['job_version']} became healthy "
+        f"({count(n['unhealthy'], 'allocations')}); "
+        f"{count(n['base_healthy'], 'allocations')} of version {n['base_version']} had."
+    ),
     "begun together": lambda n: (
         f"{count(len(n['jobs']), 'jobs')} began to fail within {span(n['spread'])}: {_list(n['jobs'])} "
         f"(p = {number(n['p'])})."
@@ -349,6 +359,9 @@ _EVIDENCE: dict[str, Any] = {
     "shared": lambda n: f"The errors of {count(len(n['jobs']), 'jobs')} name {n['what']}.",
     "not deployed": lambda n: f"These had not been deployed before: {_list(n['jobs'])}.",
     "lost with node": lambda n: f"{count(n['lost'], 'allocations')} were lost with {n['node_name']}.",
+    "reconnected": lambda n: (
+        f"{n['node_name']} was out of reach and came back: {count(n['lost'], 'allocations')} ran on."
+    ),
     "started again": lambda n: (
         f"{count(n['tasks'], 'tasks')} on {n['node_name']} started a second time; no end is on record."
     ),

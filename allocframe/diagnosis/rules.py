@@ -10,17 +10,19 @@ import pandas as pd
 
 from .. import stats
 from ..snapshot.snapshot import Snapshot
+from ._failures import Case, ends_before_starts
 from .finding import Finding, Thresholds, plain, plain_facts
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What rules look at: a snapshot of one cluster, and what was fetched besides it."""
+    """What rules look at: a snapshot of one cluster, its attempts, and what was fetched besides it."""
 
     snapshot: Snapshot
     evaluations: pd.DataFrame | None = None
     usage: pd.DataFrame | None = None
     thresholds: Thresholds = field(default_factory=Thresholds)
+    case: Case | None = None
 
 
 Rule = Callable[[Sources], Iterator[Finding]]
@@ -98,10 +100,9 @@ def _misfits(sources: Sources) -> Iterator[Finding]:
 
 @rule("AF104")
 def _skewed(sources: Sources) -> Iterator[Finding]:
-    runs = stats.runs(sources.snapshot)
-    skewed = runs[runs["skewed"]]
+    skewed = ends_before_starts(sources.case) if sources.case else pd.DataFrame()
     if len(skewed) >= sources.thresholds.skewed_runs:
-        facts = {"runs": len(skewed), "nodes": skewed["node_name"].astype(str).nunique()}
+        facts = {"runs": len(skewed), "nodes": skewed["node_name"].nunique()}
         yield _finding("AF104", "info", {}, facts, skewed)
 
 

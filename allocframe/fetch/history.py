@@ -63,7 +63,7 @@ class HistoryFetcher:
         self._namespace = {"namespace": namespace} if namespace else {}
         self._since = since
         self._values = values
-        self._notes: list[str] = []
+        self.notes: list[str] = []
         self._errors: list[AllocframeError] = []
 
     def run(self, workers: int, snapshot: Snapshot | None = None) -> History:
@@ -77,16 +77,11 @@ class HistoryFetcher:
             Nothing could be read: the first error.
         """
         with request_pool(self._transport, workers) as pool:
-            lists = dict(zip(_LISTS, pool.map(self._list, _LISTS), strict=True))
-            for name in ("deployments", "evaluations"):
-                if lists[name] is None and self._namespace.get("namespace") == "*":
-                    lists[name] = self._list_each_namespace(pool, name)
-            if all(rows is None for rows in lists.values()):
-                raise self._errors[0]
-            jobs = list(self._read_versions(pool, lists["jobs"] or []))
-            nodes = list(self._read_nodes(pool, lists["nodes"] or []))
+            lists = self.list_all(pool)
+            jobs = list(self.read_versions(pool, lists["jobs"] or []))
+            nodes = list(self.read_nodes(pool, lists["nodes"] or []))
         evaluations = lists["evaluations"] or []
-        listed = self._listed_namespaces(lists["jobs"])
+        listed = self.listed_namespaces(lists["jobs"])
         self._note_hidden_jobs(listed, lists)
         allocations, events = (None, None) if snapshot is None else find_requests(snapshot, evaluations)
         history = History.from_json(
@@ -96,7 +91,7 @@ class HistoryFetcher:
             evaluations=evaluations,
             allocations=allocations,
             events=events,
-            notes=self._notes,
+            notes=self.notes,
             values=self._values,
             listed=listed,
         )
@@ -107,7 +102,23 @@ class HistoryFetcher:
         try:
             return self.run(workers, snapshot)
         except AllocframeError:
-            return History({}, self._notes)
+            return History({}, self.notes)
+
+    def list_all(self, pool: ThreadPoolExecutor) -> dict[str, list[JSON] | None]:
+        """Return the rows of each list, by its name; None if the token may not read it.
+
+        Raises
+        ------
+        AllocframeError
+            Nothing could be read: the first error.
+        """
+        lists = dict(zip(_LISTS, pool.map(self._list, _LISTS), strict=True))
+        for name in ("deployments", "evaluations"):
+            if lists[name] is None and self._namespace.get("namespace") == "*":
+                lists[name] = self._list_each_namespace(pool, name)
+        if all(rows is None for rows in lists.values()):
+            raise self._errors[0]
+        return lists
 
     def _list(self, name: str) -> list[JSON] | None:
         """Return the rows of a list, None if the token may not read it."""
@@ -116,7 +127,7 @@ class HistoryFetcher:
             rows: list[JSON] = self._transport.get(_LISTS[name], params, check=_parse_rows)
         except AllocframeError as error:
             self._errors.append(error)
-            self._notes.append(f"{name} could not be read: {error}")
+            self.notes.append(f"{name} could not be read: {error}")
             return None
         return rows
 
@@ -138,13 +149,13 @@ class HistoryFetcher:
         lists = [rows for rows in pool.map(rows_of, namespaces) if rows is not None]
         if not lists:
             return None
-        self._notes = [note for note in self._notes if not note.startswith(f"{name} could not")]
+        self.notes = [note for note in self.notes if not note.startswith(f"{name} could not")]
         missing = len(namespaces) - len(lists)
         if missing:
-            self._notes.append(f"{name} of {count(missing, 'namespaces')} could not be read")
+            self.notes.append(f"{name} of {count(missing, 'namespaces')} could not be read")
         return [row for rows in lists for row in rows]
 
-    def _listed_namespaces(self, jobs: list[JSON] | None) -> Collection[str]:
+    def listed_namespaces(self, jobs: list[JSON] | None) -> Collection[str]:
         """Return the namespaces whose jobs are all listed. With ``*``, those that may not be read are not."""
         if jobs is None:
             return ()
@@ -157,12 +168,12 @@ class HistoryFetcher:
         hidden = {str(row.get("Namespace")) for row in rows} - set(listed)
         if lists["jobs"] is not None and hidden:
             names = ", ".join(sorted(hidden)[:_MOST_NAMES])
-            self._notes.append(
+            self.notes.append(
                 f"no jobs were listed in {count(len(hidden), 'namespaces')} ({names}): they are gone, or the "
                 "token lacks list-jobs"
             )
 
-    def _read_versions(self, pool: ThreadPoolExecutor, jobs: Iterable[JSON]) -> Iterable[list[JSON]]:
+    def read_versions(self, pool: ThreadPoolExecutor, jobs: Iterable[JSON]) -> Iterable[list[JSON]]:
         """Yield the known versions of each job.
 
         Runs of periodic and parameterized jobs have one version, and there may be very many: the list has
@@ -173,13 +184,13 @@ class HistoryFetcher:
             if job.get("ParentID") or self._is_old(job):
                 yield [{**job, "Version": 0 if job.get("ParentID") else None}]
             elif not _PLAIN_ID.fullmatch(str(job.get("ID"))):
-                self._notes.append(
+                self.notes.append(
                     f"the versions of job {job.get('ID')!r} cannot be read, because of its name"
                 )
                 yield [job]
             else:
                 to_read.append(job)
-        read = self._read_all(pool, to_read, self._versions_of, "jobs")
+        read = self._read_all(pool, to_read, self.versions_of, "jobs")
         yield from (versions for versions in read if versions)
 
     def _is_old(self, job: JSON) -> bool:
@@ -192,14 +203,15 @@ class HistoryFetcher:
             and not job.get("Stop")
         )
 
-    def _versions_of(self, job: JSON) -> list[JSON]:
+    def versions_of(self, job: JSON) -> list[JSON]:
+        """Return the versions of a job that Nomad keeps, as specifications."""
         params = {**self._region, "namespace": str(job.get("Namespace") or "default")}
         path = f"/v1/job/{quote(_id_of(job), safe='')}/versions"
         answer = self._transport.get(path, params, check=parse_json)
         versions = answer.get("Versions") if isinstance(answer, dict) else answer
         return [version for version in versions or [] if isinstance(version, dict)]
 
-    def _read_nodes(self, pool: ThreadPoolExecutor, nodes: Iterable[JSON]) -> Iterable[JSON]:
+    def read_nodes(self, pool: ThreadPoolExecutor, nodes: Iterable[JSON]) -> Iterable[JSON]:
         """Yield the nodes of the list with their events, which only a full read has."""
         known = list(nodes)
         full = self._read_all(pool, known, self._node, "nodes")
@@ -225,7 +237,7 @@ class HistoryFetcher:
 
         answers = list(pool.map(try_to_read, items))
         if errors:
-            self._notes.append(f"{count(len(errors), noun)} could not be read in full: {errors[0]}")
+            self.notes.append(f"{count(len(errors), noun)} could not be read in full: {errors[0]}")
         return answers
 
 

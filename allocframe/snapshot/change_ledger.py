@@ -90,7 +90,7 @@ def _given(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _records(frame: pd.DataFrame) -> Iterator[Row]:
+def records(frame: pd.DataFrame) -> Iterator[Row]:
     """Yield the rows of a table as dicts in which a missing value is None and a time is nanoseconds."""
     names = list(frame.columns)
     for values in frame.itertuples(index=False, name=None):
@@ -112,18 +112,19 @@ def is_dispatched(job_id: str | None) -> bool:
 
 def _version_rows(frames: Mapping[str, pd.DataFrame]) -> Iterator[Row]:
     changed: dict[tuple[Any, ...], list[Row]] = {}
-    for change in _records(frames["job_changes"]):
-        key = change["namespace"], change["job_id"], change["version"]
+    for change in records(frames["job_changes"]):
+        # After a purge, the versions of a job begin again: the index tells them apart.
+        key = change["namespace"], change["job_id"], change["version"], change["job_modify_index"]
         changed.setdefault(key, []).append(change)
     stops = {
         (row["namespace"], row["job_id"], row["job_modify_index"]): row["created_at"]
-        for row in _records(frames["evaluations"])
+        for row in records(frames["evaluations"])
         if row["triggered_by"] == "job-deregister"
     }
     submitted: dict[tuple[Any, ...], int] = {}
-    for version in _records(frames["job_versions"]):
+    for version in records(frames["job_versions"]):
         job = version["namespace"], version["job_id"]
-        fields = changed.get((*job, version["version"]), [])
+        fields = changed.get((*job, version["version"], version["job_modify_index"]), [])
         if version["parent_job_id"] and not is_dispatched(version["job_id"]):
             continue  # the scheduler of a periodic job submitted it, and nobody changed anything
         row = {
@@ -172,7 +173,7 @@ def _version_detail(version: Row, fields: list[Row]) -> str | None:
 
 
 def _deployment_rows(deployments: pd.DataFrame) -> Iterator[Row]:
-    for row in _records(deployments):
+    for row in records(deployments):
         ended = row["ended_at"]
         yield {
             "kind": "deployment",
@@ -193,7 +194,7 @@ def _deployment_rows(deployments: pd.DataFrame) -> Iterator[Row]:
 
 def _node_rows(frames: Mapping[str, pd.DataFrame]) -> Iterator[Row]:
     last_status: dict[str, str] = {}
-    for event in sorted(_records(frames["node_events"]), key=lambda row: row["time"] or 0):
+    for event in sorted(records(frames["node_events"]), key=lambda row: row["time"] or 0):
         message = event["message"] or ""
         kind = next((kind for start, kind in _NODE_CHANGES if message.startswith(start)), None)
         if kind is None:
@@ -208,7 +209,7 @@ def _node_rows(frames: Mapping[str, pd.DataFrame]) -> Iterator[Row]:
             "source": "node_events",
             "detail": _detail(message=message, details=details, node_id=event["node_id"]),
         }
-    for node in _records(frames["nodes"]):
+    for node in records(frames["nodes"]):
         if node["status"] == "down" and last_status.get(node["node_id"]) != "node down":
             # Its event has fallen out of the ten that Nomad keeps.
             yield {
@@ -226,9 +227,9 @@ def _stop_rows(
     """Yield the stops of allocations and jobs that evaluations tell of."""
     placed = {} if allocations is None else _find_replaced(allocations)
     jobs: dict[tuple[Any, ...], set[Any]] = {}
-    for version in _records(frames["job_versions"]):
+    for version in records(frames["job_versions"]):
         jobs.setdefault((version["namespace"], version["job_id"]), set()).add(version["job_modify_index"])
-    for row in _records(frames["evaluations"]):
+    for row in records(frames["evaluations"]):
         job = row["namespace"], row["job_id"]
         known = {"at": row["created_at"], "namespace": job[0], "job_id": job[1], "source": "evaluations"}
         detail = _detail(triggered_by=row["triggered_by"], eval_id=row["eval_id"])
@@ -271,11 +272,11 @@ def _restart_rows(events: pd.DataFrame, allocations: pd.DataFrame) -> Iterator[R
     names = ["namespace", "job_id", "node_name", "job_version"]
     owners = {
         row["alloc_id"]: {name: row[name] for name in names}
-        for row in _records(
+        for row in records(
             allocations.loc[allocations["alloc_id"].isin(requested["alloc_id"]), ["alloc_id", *names]]
         )
     }
-    for event in _records(requested[["alloc_id", "task", "time"]]):
+    for event in records(requested[["alloc_id", "task", "time"]]):
         known = owners.get(event["alloc_id"], {})
         yield {
             "namespace": known.get("namespace"),

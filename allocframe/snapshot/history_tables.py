@@ -101,6 +101,7 @@ def _changed_row(
         "job_id": spec.get("ID"),
         "version": _version(spec),
         "version_before": _version(before),
+        "job_modify_index": spec.get("JobModifyIndex"),
         **difference,
     }
 

@@ -153,6 +153,14 @@ def reschedule_chains(source: Source) -> pd.DataFrame:
     return chains.sort_values(["chain_id", "position"], kind="stable").reset_index(drop=True)
 
 
+def count_broken_links(source: Source) -> int:
+    """Return how many allocations name a predecessor that Nomad has removed: the sum of `broken` above."""
+    allocations = pandas_table(source, "allocations", "alloc_id", "previous_alloc_id")
+    ids = allocations["alloc_id"].astype("str")
+    named = allocations["previous_alloc_id"].astype("str").fillna(_predecessors_by_tracker(source, ids))
+    return int((named.notna() & ~named.isin(ids)).sum())
+
+
 def _predecessors_by_tracker(source: Source, ids: pd.Series[Any]) -> pd.Series[Any]:
     """Return the last predecessor that each allocation's reschedule tracker names."""
     if not has_table(source, "reschedules"):

@@ -6,7 +6,7 @@ from .table import Column, Table
 
 JOB_CHANGES = Table(
     name="job_changes",
-    key=("namespace", "job_id", "version", "task_group", "task", "path"),
+    key=("namespace", "job_id", "version", "job_modify_index", "task_group", "task", "path"),
     doc="One row for each field that differs between a version of a job and the known version before it.",
     source="job_changes",
     columns=(
@@ -21,5 +21,6 @@ JOB_CHANGES = Table(
         Column("old", "old", "text", "the old value, or its salted hash; missing if it was added"),
         Column("new", "new", "text", "the new value, or its salted hash; missing if it was removed"),
         Column("sensitive", "sensitive", "bool", "whether the values may be secret, and are hashed"),
+        Column("job_modify_index", "job_modify_index", "uint", "Raft index of that version's registration"),
     ),
 )

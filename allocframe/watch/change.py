@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import pandas as pd
+
+from .._utils.text import visible
 
 LOST_RIGHTS = "the token can no longer read"
 """How the reason of a gap begins in which a policy hid namespaces."""
@@ -23,7 +25,7 @@ class Gap:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Change:
     """What has changed since the previous change.
 
@@ -61,6 +63,41 @@ class Change:
 
     def __len__(self) -> int:
         return len(self.added) + len(self.changed) + len(self.removed)
+
+    def __repr__(self) -> str:
+        gap = f"; {self.gap.reason} before" if self.gap is not None else ""
+        return (
+            f"<Change at {self.at:%Y-%m-%d %H:%M:%S} UTC ({self.source}): {len(self.added):,} added, "
+            f"{len(self.changed):,} changed, {len(self.removed):,} removed, {len(self.new_events):,} new "
+            f"events{visible(gap)}>"
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class HistoryChange:
+    """New rows of the tables of a history: versions of jobs, deployments, nodes, evaluations."""
+
+    at: pd.Timestamp
+    """The rows include everything that changed before this time, by this machine's clock, in UTC."""
+
+    frames: Mapping[str, pd.DataFrame]
+    """New and changed rows, by the name of their table. `nodes` may have the column `gone`."""
+
+    gap_since: pd.Timestamp | None = None
+    """Since when nobody had followed these tables; None if nothing can be missing.
+
+    What Nomad still knew afterwards is among the rows.
+    """
+
+    notes: Sequence[str] = ()
+    """What could not be read, and why."""
+
+    def __len__(self) -> int:
+        return sum(map(len, self.frames.values()))
+
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{len(frame):,} {name}" for name, frame in self.frames.items())
+        return f"<HistoryChange at {self.at:%Y-%m-%d %H:%M:%S} UTC: {rows or 'nothing new'}>"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Literal
 import pandas as pd
 
 from .._utils.text import visible
-from ..errors import AllocframeError, PermissionDenied, Unsupported
+from ..errors import AllocframeError, NotNomad, PermissionDenied, Unsupported
 from ..nomad.blocking_query import BlockingIndex, Pace, read_timeout
 from ..nomad.config import Config
 from ..nomad.protocol import Query
@@ -27,7 +27,7 @@ from . import updates as stream_updates
 from .change import LOST_RIGHTS, Change, Checkpoint, Gap
 from .lister import Lister
 from .state import FindJobs, Frames, WatchState, find_jobs_in
-from .update_queue import MAX_LAG, Subscriber, Subscription, UpdateQueue
+from .update_queue import ESTABLISH_TIMEOUT, MAX_LAG, Subscriber, Subscription, UpdateQueue
 from .updates import JobInfo, Update
 
 BATCH_PAUSE = 0.05
@@ -69,6 +69,8 @@ class Reflector:
         The Raft index up to which everything is in `state`.
     current_to : Timestamp or None
         The time up to which everything is in `state`.
+    no_stream : str or None
+        Why blocking queries are sent, although a stream was wanted.
     synced : bool
         `state` follows the cluster. If False, the next step lists everything.
     """
@@ -86,6 +88,7 @@ class Reflector:
     ) -> None:
         self.mode: Literal["stream", "blocking"] = "stream" if stream else "blocking"
         self.last_error: str | None = None
+        self.no_stream: str | None = None
         self.index: int = checkpoint.index or 0
         self.current_to = checkpoint.at
         self.synced: bool = False
@@ -252,19 +255,35 @@ class Reflector:
         stream = self.subscriber.open(self._config, params, self.queue)
         if stream.established:
             self.subscriber.replace(stream)
+            self.no_stream = None
             return stream
+        is_silent = stream.ended is None
         stream.close()
-        self._check_refusal(stream)
+        self.no_stream = self._explain_refusal(stream, is_silent=is_silent)
         self.subscriber.replace(None)
         return None
 
-    def _check_refusal(self, stream: Subscription) -> None:
-        """Raise unless the stream ended because this token may not subscribe."""
-        if stream.error is not None and not isinstance(stream.error, PermissionDenied | Unsupported):
+    def _explain_refusal(self, stream: Subscription, *, is_silent: bool) -> str:
+        """Return why there is no stream, although the cluster can be listed.
+
+        Raises
+        ------
+        AllocframeError
+            The cluster cannot be reached at all.
+        """
+        refused = isinstance(stream.error, PermissionDenied | Unsupported | NotNomad)
+        if stream.error is not None and not refused and not is_silent:
             raise stream.error
         # Newer servers answer 200 and then end the stream. If listing works, the cluster is up and it was a
         # refusal.
         self.lister.index({}, MAX_LAG)
+        if is_silent:
+            return f"it sent nothing within {ESTABLISH_TIMEOUT:g} s; a proxy may hold it back"
+        if isinstance(stream.error, Unsupported):
+            return "this server has none"
+        if isinstance(stream.error, NotNomad):
+            return "a proxy refuses it"
+        return "the token may not subscribe"
 
     # Event stream
 

@@ -108,13 +108,13 @@ def parse_allocation(alloc: Mapping[str, Any]) -> Update | None:
     Only the type and version of the job are kept, because the rest may hold secrets.
     """
     alloc_id, index, created = (alloc.get(name) for name in ("ID", "ModifyIndex", "CreateIndex"))
-    if not isinstance(alloc_id, str) or not _is_index(index):
+    if not isinstance(alloc_id, str) or not is_index(index):
         return None
     row = {name: alloc[name] for name in _STORED_FIELDS if name in alloc}
     if isinstance(alloc.get("Job"), dict):
         row["JobType"], row["JobVersion"] = job_info(alloc)
     has_job = row.get("JobVersion") is not None
-    created = created if _is_index(created) else 0
+    created = created if is_index(created) else 0
     return Update(alloc_id, index, created, _to_json(row), index, has_job)
 
 
@@ -156,7 +156,7 @@ def parse(text: bytes) -> Line:
     if batch == {}:
         return Line(None, [])
     index = batch.get("Index") if isinstance(batch, dict) else None
-    if not _is_index(index):
+    if not is_index(index):
         raise NotAnEvent("a line without an index")
     parsed = [parse_allocation(alloc) for alloc in _allocations(batch.get("Events"))]
     updates = [update for update in parsed if update is not None]
@@ -171,7 +171,7 @@ def _allocations(events: Any) -> Iterator[Mapping[str, Any]]:
             yield alloc
 
 
-def _is_index(value: Any) -> TypeGuard[int]:
+def is_index(value: Any) -> TypeGuard[int]:
     """Return whether a value is a Raft index. JSON's true would pass as an int."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**64
 

@@ -141,6 +141,14 @@ class Watch:
         return self._reflector.mode
 
     @property
+    def no_stream(self) -> str | None:
+        """Why there is no event stream although one was wanted, so that `mode` is "blocking"; else None.
+
+        Now and then, the watch tries again to subscribe.
+        """
+        return self._reflector.no_stream
+
+    @property
     def last_error(self) -> str | None:
         """The error that the watch is retrying; None while all is well."""
         return self._reflector.last_error

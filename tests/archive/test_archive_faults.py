@@ -340,7 +340,7 @@ def test_a_commit_that_a_power_loss_cut_is_an_error_and_is_repaired_to_the_last_
     whole = shutil.copytree(folder, tmp_path / "before")
     archive.append(step(versions, 1))
     # The power went while this table was written: those that are written after it have not changed.
-    order = list(schema.STORED)
+    order = [stored for stored in schema.STORED if (folder / stored).exists()]
     for later in order[order.index(name) + 1 :]:
         shutil.rmtree(folder / later)
         shutil.copytree(whole / later, folder / later)

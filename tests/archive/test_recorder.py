@@ -18,6 +18,8 @@ import pandas as pd
 import pytest
 from children import started
 from crashing import crash, keys
+from faultserver import http
+from historyserver import HistoryServer
 
 import allocframe as af
 from allocframe import cli
@@ -249,6 +251,34 @@ def test_a_quiet_cluster_still_shows_that_somebody_watches(
         until(lambda: made.counts.commits >= 3)
         assert archive.state().at > before
         assert made.counts.changes == len(live.state.allocs)
+
+
+def test_jobs_and_nodes_are_recorded_beside_allocations_and_once_adds_only_what_is_new(
+    live: af.sim.Cluster, viewer: af.Client, archive: af.Archive
+) -> None:
+    with recording(viewer, archive):
+        until(lambda: len(archive.history().nodes) == len(live.state.nodes))
+    recorded, fetched = archive.history(), viewer.history(namespace="*")
+    assert len(recorded.job_versions) == len(fetched.job_versions) > 3
+    assert len(recorded.job_changes) == len(fetched.job_changes)
+    rows = archive.info["tables"]["job_versions"]["rows"]
+    Recorder(viewer, archive).once()
+    assert archive.info["tables"]["job_versions"]["rows"] == rows
+    assert len(archive.history().notes) == 1, "no gap"
+
+
+@pytest.mark.parametrize("status", ["404 Not Found", "403 Forbidden"])
+def test_a_recorder_without_an_event_stream_records_and_says_why(status: str, archive: af.Archive) -> None:
+    def refuse(connection: Any) -> None:
+        connection.sendall(http(b"<html>no</html>", status, kind="text/html"))
+
+    server = HistoryServer(refuse)
+    try:
+        with af.Client(server.address) as client, recording(client, archive, history=False) as (_, said):
+            until(lambda: len(said) > 1)
+    finally:
+        server.close()
+    assert said[1].startswith("there is no event stream: a proxy refuses it. Blocking queries are sent")
 
 
 # The command

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import duckdb
 import pandas as pd
 
 import allocframe as af
+from allocframe.stats._derived import share_derived
 
 START = 1_790_000_000_000_000_000
 SECOND = 1_000_000_000
@@ -80,6 +83,13 @@ def as_duckdb(snap: af.Snapshot) -> dict[str, Any]:
 
 def as_frames(snap: af.Snapshot) -> dict[str, pd.DataFrame]:
     return {name: getattr(snap, name) for name in ("events", "allocations", "task_states")}
+
+
+@contextmanager
+def engines(snap: af.Snapshot) -> Iterator[tuple[dict[str, pd.DataFrame], dict[str, Any]]]:
+    """Yield the tables as frames and as relations; what statistics derive from them is derived once."""
+    with share_derived():
+        yield as_frames(snap), as_duckdb(snap)
 
 
 def plain(frame: pd.DataFrame, *order: str) -> list[tuple[Any, ...]]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pandas as pd
 import pytest
 from flatten import DATA
-from tables import alloc, as_duckdb, at, ended, event, gave_up, restarting, snapshot, started
+from tables import alloc, at, ended, event, gave_up, restarting, snapshot, started
 
 import allocframe as af
 from allocframe import stats
@@ -118,15 +119,19 @@ def test_a_second_start_without_an_end_ends_the_run_before_it_at_an_unknown_time
 
 def test_all_engines_agree_on_every_case() -> None:
     columns = ["alloc_id", "task", "seq", "attempt", "cause", "failure", "decision"]
-    for file in sorted(CASES.glob("*.json")):
-        snap = af.read_json(file)
-        of_pandas = stats.explain_events(snap)[columns].astype(object)
-        of_duckdb = stats.explain_events(as_duckdb(snap)["events"]).df()[columns].astype(object)
-        both = [
-            frame.where(frame.notna(), None).sort_values(["alloc_id", "task", "seq"]).values.tolist()
-            for frame in (of_pandas, of_duckdb)
-        ]
-        assert both[0] == both[1], file.name
+    files = sorted(CASES.glob("*.json"))
+    snap = af.combine({file.stem: af.read_json(file) for file in files})
+    assert snap.events["cluster"].nunique() == len(files)
+    events = snap.events.assign(alloc_id=snap.events["cluster"].astype(str) + snap.events["alloc_id"])
+    events = events.drop(columns="cluster")
+    of_pandas = stats.explain_events(events)[columns].astype(object)
+    of_duckdb = stats.explain_events(duckdb.from_df(events)).df()[columns].astype(object)
+    both = [
+        frame.where(frame.notna(), None).sort_values(["alloc_id", "task", "seq"]).values.tolist()
+        for frame in (of_pandas, of_duckdb)
+    ]
+    assert len(both[0]) == len(snap.events)
+    assert both[0] == both[1]
 
 
 def test_slots_of_equal_names_are_told_apart_by_their_jobs() -> None:

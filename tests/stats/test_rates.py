@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pandas as pd
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as reference
-from tables import alloc, as_duckdb, as_frames, at, ended, event, plain, restarting, snapshot, started
+from tables import alloc, at, ended, engines, event, plain, restarting, snapshot, started
 
 import allocframe as af
 from allocframe import stats
@@ -96,12 +98,22 @@ def test_what_the_ring_has_lost_is_counted_by_the_node_and_said(tmp_path: Path) 
     assert row["truncated_share"] == 1.0
 
 
+@pytest.fixture(scope="module")
+def both_engines(snap: af.Snapshot) -> Iterator[tuple[dict[str, pd.DataFrame], dict[str, Any]]]:
+    with engines(snap) as both:
+        yield both
+
+
 @pytest.mark.parametrize(
     "by", ["job_id", ["node_name", "cause"], ["namespace", "job_version", "task"], [], "node_id"]
 )
-def test_pandas_duckdb_and_a_snapshot_give_equal_rates(snap: af.Snapshot, by: str | list[str]) -> None:
+def test_pandas_duckdb_and_a_snapshot_give_equal_rates(
+    snap: af.Snapshot,
+    both_engines: tuple[dict[str, pd.DataFrame], dict[str, Any]],
+    by: str | list[str],
+) -> None:
     order = [by] if isinstance(by, str) else by
-    frames, relations = as_frames(snap), as_duckdb(snap)
+    frames, relations = both_engines
     for rate in (stats.restarts, stats.failures, stats.oom_kills, stats.failed_starts):
         by_pandas, by_duckdb = rate(frames, by=by), rate(relations, by=by)
         assert plain(by_pandas, *order) == plain(by_duckdb, *order)
@@ -109,12 +121,11 @@ def test_pandas_duckdb_and_a_snapshot_give_equal_rates(snap: af.Snapshot, by: st
         assert rate(snap, by=by)[counted].sum().tolist() == by_pandas[counted].sum().tolist()
 
 
-def test_pandas_and_duckdb_cut_time_into_the_same_bins(snap: af.Snapshot) -> None:
-    binned = (
-        stats.restarts(as_frames(snap), by="job_id", bin="1h"),
-        stats.restarts(as_duckdb(snap), by="job_id", bin="1h"),
-    )
-    assert plain(binned[0], "bin", "job_id") == plain(binned[1], "bin", "job_id")
+def test_pandas_and_duckdb_cut_time_into_the_same_bins(
+    both_engines: tuple[dict[str, pd.DataFrame], dict[str, Any]],
+) -> None:
+    of_pandas, of_duckdb = (stats.restarts(tables, by="job_id", bin="1h") for tables in both_engines)
+    assert plain(of_pandas, "bin", "job_id") == plain(of_duckdb, "bin", "job_id")
 
 
 def test_events_alone_are_enough_for_a_rate(snap: af.Snapshot) -> None:

@@ -1,0 +1,160 @@
+"""What is known while causes are looked for, and the facts that incidents are made of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ._comparisons import VersionTest, typical_run
+from ._failures import Case
+from ._groups import Group, Jobs
+from ._tables import NEVER, Array, moment
+from .finding import Thresholds
+from .incident import CONFIDENCES, Cause, Hypothesis, Incident
+
+MOST_KEYS = 20
+"""Keys kept of the rows behind a fact: enough to look at, and a mass failure stays small."""
+
+NAMED_ERRORS = ("artifact", "driver", "template", "secrets", "volume", "run duration", "health check")
+"""Mechanisms that Nomad names itself, in a text that says more."""
+
+
+@dataclass
+class Investigation:
+    """What is known while causes are looked for.
+
+    Attributes
+    ----------
+    case, jobs, groups, limits
+        The evidence of one cluster, its groups of failures, and the limits.
+    nodes, node_names : array and list
+        Number of the node of each allocation, and the names.
+    versions : dict
+        The test of each group whose job has several versions.
+    usable : list of int
+        Groups whose beginning says something: not at their job's first placement, and with a known time.
+    deployed : set of int
+        Groups that began with a new version of their job, as if it were to blame.
+    """
+
+    case: Case
+    jobs: Jobs
+    groups: list[Group]
+    limits: Thresholds
+    nodes: Array
+    node_names: list[str]
+    versions: dict[int, VersionTest]
+    usable: list[int] = field(default_factory=list)
+    deployed: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        # plain arrays: taking a few rows of a frame for each of thousands of groups would cost seconds
+        self.ids = self.case.evidence.allocations["alloc_id"].astype("str").to_numpy(dtype=object)
+        self.tasks = self.case.evidence.tasks["task"].to_numpy()
+        self.failures = {str(name): self.case.failures[name].to_numpy() for name in self.case.failures}
+
+
+def describe(look: Investigation, group: Group) -> dict[str, Any]:
+    """Return the numbers of one group, as plain facts; computed once."""
+    if group.facts:
+        return group.facts
+    rows = {name: values[group.rows] for name, values in look.failures.items()}
+    codes = Counter(code for code in rows["code"].tolist() if code != -1)
+    signals = Counter(signal for signal in rows["signal"].tolist() if signal > 0)
+    run = typical_run(look.case, group)
+    owners = rows["owner"]
+    tasks = Counter(look.tasks[owners[owners >= 0]].tolist())
+    errors = Counter(look.case.texts[text] for text in rows["text"].tolist())
+    error = next((text for text, _ in errors.most_common() if text), None)
+    group.facts = {
+        "kind": group.kind,
+        "task": next((name for name, _ in tasks.most_common(1)), None),
+        "tasks": sorted(tasks),
+        "exit_code": next((code for code, _ in codes.most_common(1)), None),
+        "exit_codes": sorted(codes),
+        "signal": next((signal for signal, _ in signals.most_common(1)), None),
+        "median_run": length_of(run) if bool((rows["run"] >= 0).any()) else None,
+        "error": error if group.kind in (*NAMED_ERRORS, "unknown") else None,
+        "failures": group.total,
+        "failures_seen": len(group.rows),
+        "instances": len(group.lanes),
+        "instances_bad": group.bad_now,
+        "instances_wanted": group.wanted,
+        "runs": group.runs or None,
+        "failed_runs": group.failed_runs if group.runs else None,
+    }
+    return group.facts
+
+
+def make_incident(
+    look: Investigation,
+    members: list[int],
+    best: Hypothesis,
+    hypotheses: list[Hypothesis],
+    severity: str,
+    state: str,
+) -> Incident:
+    groups = [look.groups[index] for index in members]
+    allocs = np.unique(look.failures["alloc"][np.concatenate([group.rows for group in groups])])
+    rest = [each for each in hypotheses if each is not best]
+    rest.sort(key=lambda each: CONFIDENCES.index(each.confidence))
+    onsets = [group.onset for group in groups if group.onset != NEVER]
+    lasts = [group.last_at for group in groups if group.last_at != NEVER]
+    facts = dict(describe(look, groups[0]))
+    for name in ("failures", "failures_seen", "instances", "instances_bad", "instances_wanted"):
+        facts[name] = sum(describe(look, group)[name] for group in groups)
+    # a bound from the counter is not a time on record
+    seen = [int(t) for group in groups if (t := _first_seen(look, group)) != NEVER]
+    return Incident(
+        severity,
+        state,
+        Cause(**best.__dict__),
+        [best, *rest],
+        sorted({look.case.instances.families[group.family] for group in groups}),
+        sorted({look.node_names[node] for node in np.unique(look.nodes[allocs])} - {""}),
+        look.ids[allocs].tolist(),
+        moment(min(seen, default=NEVER)),
+        moment(max(lasts, default=NEVER)),
+        any(group.began_before for group in groups),
+        {
+            **facts,
+            "estimated_onset": moment(min(onsets, default=NEVER)),
+            "parts": [
+                describe(look, g) | job_of(look, g) | {"state": g.state, "severity": g.severity}
+                for g in groups
+            ],
+        },
+    )
+
+
+def _first_seen(look: Investigation, group: Group) -> int:
+    times = look.failures["at"][group.rows]
+    known = times[times != NEVER]
+    return int(known.min()) if len(known) else NEVER
+
+
+def job_of(look: Investigation, group: Group) -> dict[str, Any]:
+    namespace, job = look.case.instances.families[group.family]
+    return {"namespace": namespace, "job_id": job}
+
+
+def name_of(look: Investigation, index: int) -> str:
+    return look.case.instances.families[look.groups[index].family][1]
+
+
+def length_of(nanoseconds: int) -> pd.Timedelta:
+    return pd.Timedelta(nanoseconds, unit="ns")
+
+
+def keys_of(look: Investigation, rows: Array) -> list[dict[str, Any]]:
+    """Return the keys of the rows of some failures, the latest first."""
+    pairs = zip(look.failures["alloc"][rows[::-1]], look.failures["owner"][rows[::-1]], strict=True)
+    latest = list(dict.fromkeys(pairs))[:MOST_KEYS]
+    return [
+        {"alloc_id": str(look.ids[alloc]), "task": str(look.tasks[owner]) if owner >= 0 else None}
+        for alloc, owner in latest
+    ]

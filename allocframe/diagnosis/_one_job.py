@@ -1,0 +1,202 @@
+"""The causes of one job's failures: how they show, its version, memory, its node, others at once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from ._comparisons import VersionTest, typical_run
+from ._groups import Group
+from ._investigation import (
+    NAMED_ERRORS,
+    Investigation,
+    describe,
+    job_of,
+    keys_of,
+    length_of,
+    make_incident,
+    name_of,
+)
+from ._tables import NEVER, moment
+from .incident import Evidence, Hypothesis, Incident
+
+
+def explain_group(look: Investigation, index: int) -> Incident:
+    group = look.groups[index]
+    hypotheses = [by_mechanism(look, group)]
+    if memory := _by_memory(look, group):
+        hypotheses.append(memory)
+    version = by_version(look, index)
+    if version:
+        hypotheses.append(version)
+    if shared := _with_others(look, index):
+        hypotheses.append(shared)
+    if node := _on_one_node(look, group):
+        hypotheses.append(node)
+    best = version if version and version.confidence == "likely" else hypotheses[0]
+    severity = group.severity
+    if best is version and severity == "info":
+        severity = "warning"  # a deploy that failed is more than a single failure
+    incident = make_incident(look, [index], best, hypotheses, severity, group.state)
+    if best is version and incident.began_at is not None:
+        # a stray failure of the version before is not its beginning
+        placed_at = moment(look.versions[index].placed_at)
+        if placed_at is not None and incident.began_at < placed_at:
+            incident = replace(incident, began_at=placed_at + length_of(look.versions[index].delay))
+    return incident
+
+
+def by_mechanism(look: Investigation, group: Group) -> Hypothesis:
+    facts = describe(look, group)
+    keys = keys_of(look, group.rows)
+    subject = {**job_of(look, group), "task": facts["task"]}
+    error = facts["error"]
+    if group.kind in NAMED_ERRORS:
+        evidence = [Evidence("error", {"error": error, "failures": group.total}, keys)]
+        return Hypothesis(group.kind, group.kind, subject, "certain", evidence)
+    if group.kind == "out of memory":
+        evidence = [Evidence("oom killed", {"failures": len(group.rows)}, keys)]
+        return Hypothesis(group.kind, group.kind, subject, "certain", evidence)
+    if group.kind == "unknown":
+        evidence = [Evidence("failed without a word", {"failures": group.total, "error": error}, keys)]
+        return Hypothesis("unknown", None, subject, "unknown", evidence)
+    numbers = {name: facts[name] for name in ("exit_code", "signal", "median_run", "failures")}
+    evidence = [Evidence("exits", numbers, keys)]
+    # who sent a signal is not on record
+    confidence = "certain" if group.kind == "crash" else "possible"
+    return Hypothesis(group.kind, group.kind, subject, confidence, evidence)
+
+
+def _by_memory(look: Investigation, group: Group) -> Hypothesis | None:
+    """Return that memory may have run out, after a SIGKILL that nothing else explains."""
+    rows = look.case.failures.iloc[group.rows]
+    sigkill = (rows["signal"] == 9) | (rows["code"] == 137)
+    if group.kind != "killed" or not bool(sigkill.any()):
+        return None
+    told = int((sigkill & rows["told"]).sum())
+    supporting = [Evidence("sigkill", {"failures": int(sigkill.sum())}, keys_of(look, group.rows))]
+    run = rows["run"][rows["run"] > 0]
+    if len(run) > 2 and float(run.std() / run.mean()) < 0.2:
+        supporting.append(Evidence("same length", {"median_run": length_of(int(run.median()))}))
+    # measured: drivers without memory accounting say "false" whatever happened
+    against = [Evidence("driver denies oom", {"failures": told})] if told else []
+    return Hypothesis("out of memory", "killed", job_of(look, group), "possible", supporting, against)
+
+
+def by_version(look: Investigation, index: int) -> Hypothesis | None:
+    test, group = look.versions.get(index), look.groups[index]
+    if test is None or not test.failures:
+        return None
+    run = typical_run(look.case, group)
+    numbers = {
+        "job_version": test.version, "base_version": test.base, "failures": test.failures,
+        "starts": test.starts, "base_failures": test.base_failures, "base_starts": test.base_starts,
+        "hours": test.hours, "base_hours": test.base_hours, "p": test.p,
+    }  # fmt: skip
+    keys = keys_of(look, group.rows)
+    supporting, against = [], []
+    differs = test.p < look.limits.level
+    compared = Evidence("version compared", numbers, keys)
+    if differs:
+        supporting.append(compared)
+    elif test.base_failures:
+        against.append(compared)
+    soon = max(pd.Timedelta(look.limits.after_change).value, 3 * run)
+    placed = {
+        "job_version": test.version,
+        "placed_at": moment(test.placed_at),
+        "delay": length_of(test.delay),
+    }
+    began_with = differs or test.placed_at == NEVER or group.onset >= test.placed_at
+    if not began_with:
+        against.append(Evidence("began before version", {**placed, "began_at": moment(group.onset)}))
+    elif test.delay <= soon:
+        supporting.append(Evidence("soon after version", placed))
+    else:
+        against.append(Evidence("long after version", placed))
+    if test.later_well:
+        supporting.append(Evidence("later version well", {"job_version": test.version}))
+    # a version that ran well at first, and then failed at every start, met something new
+    late = test.ran_well > max(pd.Timedelta(look.limits.together).value, 5 * run)
+    if late:
+        against.append(Evidence("ran well", {**placed, "ran_well": length_of(test.ran_well)}))
+    if test.healthy:
+        against.append(Evidence("healthy deploy", {"job_version": test.version, "allocations": test.healthy}))
+    others = _others_at(look, index, test)
+    if others:
+        against.append(Evidence("others at once", {"jobs": [name_of(look, each) for each in others]}))
+    if not supporting:
+        return None
+    first_change = began_with and test.delay <= soon and not late and not others
+    exposed = test.base_hours > 0 or test.base_starts > 0
+    sure = differs or (not test.base_failures and test.failures >= look.limits.version_tasks)
+    likely = first_change and exposed and sure
+    subject = {**job_of(look, group), "job_version": test.version}
+    return Hypothesis(
+        "job version", group.kind, subject, "likely" if likely else "possible", supporting, against
+    )
+
+
+def begins_with_version(look: Investigation, index: int) -> bool:
+    """Return whether a group began right after a new version, which fails more than the one before."""
+    test, group = look.versions[index], look.groups[index]
+    run = typical_run(look.case, group)
+    soon = max(pd.Timedelta(look.limits.after_change).value, 3 * run)
+    late = test.ran_well > max(pd.Timedelta(look.limits.together).value, 5 * run)
+    return test.delay <= soon and not late and test.p < look.limits.level
+
+
+def _others_at(look: Investigation, index: int, test: VersionTest) -> list[int]:
+    """Return the groups of other jobs that began when this version began to fail."""
+    group, window = look.groups[index], pd.Timedelta(look.limits.together).value
+    onset = max(group.onset, test.placed_at)
+    return [
+        other
+        for other in look.usable
+        if other not in look.deployed
+        and look.groups[other].family != group.family
+        and abs(look.groups[other].onset - onset) <= window
+        and (look.groups[other].kind == group.kind or look.groups[other].severity != "info")
+    ]
+
+
+def _with_others(look: Investigation, index: int) -> Hypothesis | None:
+    group, window = look.groups[index], pd.Timedelta(look.limits.together).value
+    if index not in look.usable:
+        return None
+    others = [
+        other
+        for other in look.usable
+        if look.groups[other].family != group.family
+        and look.groups[other].kind == group.kind
+        and abs(look.groups[other].onset - group.onset) <= window
+    ]
+    if not others:
+        return None
+    evidence = Evidence("others at once", {"jobs": [name_of(look, each) for each in others]})
+    return Hypothesis("common cause", group.kind, {}, "possible", [evidence])
+
+
+def _on_one_node(look: Investigation, group: Group) -> Hypothesis | None:
+    """Return that the node may be the cause, if all failures are on one and others run the job well."""
+    alloc = np.unique(look.failures["alloc"][group.rows])
+    on = np.unique(look.nodes[alloc])
+    mine = look.case.instances.family == group.family
+    elsewhere = mine & (look.nodes != on[0])
+    often = len(group.rows) >= look.limits.loop_restarts
+    if len(on) != 1 or not often or not elsewhere.any() or not look.node_names[on[0]]:
+        return None
+    numbers = {"node_name": look.node_names[on[0]], "failed": len(alloc), "elsewhere": int(elsewhere.sum())}
+    against = []
+    neighbours = (look.nodes == on[0]) & ~mine
+    neighbours[np.unique(look.case.failures["alloc"])] = False
+    running = look.case.evidence.allocations["client_status"].eq("running").to_numpy(dtype=bool)
+    if (well := int((neighbours & running).sum())) > 0:
+        against.append(
+            Evidence("others well on node", {"node_name": numbers["node_name"], "allocations": well})
+        )
+    subject = {"node_name": numbers["node_name"]}
+    evidence = [Evidence("only on node", numbers, keys_of(look, group.rows))]
+    return Hypothesis("node", group.kind, subject, "possible", evidence, against)
