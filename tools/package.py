@@ -83,9 +83,9 @@ assert done.returncode and "pip install 'allocframe[demo]'" in done.stderr, done
 """,
     "report": """
 import glob
-af.report(snap, "cluster", output="cluster.html", progress=False)
+af.report(snap, "cluster", output="cluster.html")
 assert "data:image/png" in open("cluster.html").read()
-af.report(snap, "cluster", output="cluster.md", progress=False)
+af.report(snap, "cluster", output="cluster.md")
 assert glob.glob("cluster_files/*.png")
 """,
     "demo": """
