@@ -124,6 +124,7 @@ class Notebook:
 
     def __init__(self, page: Page, lab: Lab, name: str) -> None:
         self.page = page
+        self.lab = lab
         page.set_default_timeout(TIMEOUT * 1000)
         page.goto(f"{lab.url}/lab/tree/{name}?token={lab.token}&reset")
         self.ready()
