@@ -119,7 +119,7 @@ class Terminal(anywidget.AnyWidget):
         # A thread of its own, so that output reaches the page while a cell runs.
         threading.Thread(target=self._publish, name="allocframe-terminal-out", daemon=True).start()
         _terminals.add(self)
-        self.reconnect()
+        self._start_session()
 
     @property
     def transcript(self) -> str:
@@ -145,6 +145,9 @@ class Terminal(anywidget.AnyWidget):
         if (reason := self._refusal()) is not None:
             self._on_status(SessionStatus("refused", reason))
             return
+        self._start_session()
+
+    def _start_session(self) -> None:
         with self._changed:
             if self._session is not None and self._is_open:
                 return
