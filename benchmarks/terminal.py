@@ -92,12 +92,13 @@ def _in_labs_own_terminal(lab: labpage.Lab, page: Any, big: Path) -> _Times:
     """Measure JupyterLab's terminal, which also is xterm.js, but of a shell on this machine: no Nomad."""
     page.goto(f"{lab.url}/lab/tree?token={lab.token}&reset")
     page.wait_for_function("window.jupyterapp")
-    page.evaluate("jupyterapp.restored.then(() => jupyterapp.commands.execute('terminal:create-new'))")
-    page.locator(".jp-Terminal .xterm-screen").wait_for()
     page.evaluate(
-        """() => { const widget = jupyterapp.shell.currentWidget;
-        widget.content.node.allocframeTerminal = widget.content._term; }"""
+        """async () => { await jupyterapp.restored;
+        window.own = await jupyterapp.commands.execute("terminal:create-new"); }"""
     )
+    page.locator(".jp-Terminal .xterm-screen").wait_for()
+    page.evaluate("own.content.node.allocframeTerminal = own.content._term")
+    page.locator(".jp-Terminal .xterm-screen").click()
     return _measure(_LabTerminal(page), big)
 
 

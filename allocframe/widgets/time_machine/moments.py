@@ -14,14 +14,16 @@ from ...diagnosis.data_quality import covered_window
 from ...snapshot.snapshot import Snapshot
 from ...stats import vocabulary
 
-STATES = ("running", "between runs", "pending", "failed", "lost", "complete", "not known")
+STATES = (
+    "running", "between runs", "pending", "failed", "lost", "not known", "replaced", "complete",
+)  # fmt: skip
 """What an allocation can be at a time.
 
 "between runs": its tasks have run and wait to be restarted. "not known": it existed, and the events that
-would tell are gone from its ring.
+would tell are gone from its ring. "replaced": it failed or was lost, and another has taken its place.
 """
 
-_RUNNING, _BETWEEN, _PENDING, _FAILED, _LOST, _COMPLETE, _UNKNOWN = range(len(STATES))
+_RUNNING, _BETWEEN, _PENDING, _FAILED, _LOST, _UNKNOWN, _REPLACED, _COMPLETE = range(len(STATES))
 _FINAL = {"failed": _FAILED, "lost": _LOST, "unknown": _LOST, "complete": _COMPLETE}
 _FOREVER = np.iinfo(np.int64).max
 
@@ -102,6 +104,7 @@ def _segments(snapshot: Snapshot, allocs: pd.DataFrame, observed: int) -> tuple[
     first = np.r_[True, alloc[1:] != alloc[:-1]] if len(alloc) else np.zeros(0, bool)
     last = np.r_[first[1:], True] if len(alloc) else first
     over = np.maximum(ended[alloc[last]], until[last])
+    replaced = _replaced_at(allocs, index, created)
     ran = np.zeros(len(allocs), dtype=bool)
     ran[alloc] = True
     final = allocs["client_status"].astype("str").map(_FINAL).fillna(_BETWEEN).to_numpy(dtype=np.int8)
@@ -114,13 +117,13 @@ def _segments(snapshot: Snapshot, allocs: pd.DataFrame, observed: int) -> tuple[
         (alloc[~last], until[~last], np.r_[begin[1:], 0][~last], np.full((~last).sum(), _BETWEEN)),
         # after the last run until the end of the allocation, and after that
         (alloc[last], until[last], over, np.full(last.sum(), _BETWEEN)),
-        (alloc[last], over, _forever(last.sum()), final[alloc[last]]),
+        *_after(alloc[last], over, final, replaced),
     ]  # fmt: skip
     never = np.flatnonzero(~ran)
     over = np.maximum(ended[never], created[never])
     parts += [
         (never, created[never], over, np.full(len(never), _PENDING)),
-        (never, over, _forever(len(never)), final[never]),
+        *_after(never, over, final, replaced),
     ]
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     real = columns[1] < columns[2]
@@ -132,8 +135,27 @@ def _key(rows: pd.DataFrame) -> pd.Series[Any]:
     return rows["cluster"].astype("str") + "/" + ids if "cluster" in rows.columns else ids
 
 
-def _forever(count: int) -> Any:
-    return np.full(count, _FOREVER)
+def _after(alloc: Any, over: Any, final: Any, replaced: Any) -> list[tuple[Any, Any, Any, Any]]:
+    """Return the segments after the end of allocations: as they ended, and since when they are replaced."""
+    state = final[alloc]
+    is_trouble = (state == _FAILED) | (state == _LOST)
+    since = np.where(is_trouble, np.maximum(replaced[alloc], over), _FOREVER)
+    return [
+        (alloc, over, since, state),
+        (alloc, since, np.full(len(alloc), _FOREVER), np.full(len(alloc), _REPLACED)),
+    ]
+
+
+def _replaced_at(allocs: pd.DataFrame, index: pd.Index, created: Any) -> Any:
+    """Return when the replacement of each allocation was created."""
+    at = np.full(len(allocs), _FOREVER)
+    place = np.arange(len(allocs))
+    for link, is_next in (("next_alloc_id", True), ("previous_alloc_id", False)):
+        linked = index.get_indexer(pd.Index(_key(allocs.assign(alloc_id=allocs[link]))))
+        here, there = place[linked >= 0], linked[linked >= 0]
+        old, new = (here, there) if is_next else (there, here)
+        np.minimum.at(at, old, created[new])
+    return at
 
 
 def _nanoseconds(times: pd.Series[Any], missing: int) -> Any:

@@ -85,7 +85,7 @@ class TimeMachine(anywidget.AnyWidget):
         """Return the allocations that existed at a time, with their state then.
 
         Columns: alloc_id, namespace, job_id, name, node_name, state (running, between runs, pending, failed,
-        lost, complete or not known).
+        lost, replaced, complete or not known).
 
         Examples
         --------

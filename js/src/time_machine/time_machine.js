@@ -122,11 +122,14 @@ class TimeMachine {
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     const style = getComputedStyle(this.root);
     const colours = states.map((name) => style.getPropertyValue(`--af-${name.replaceAll(" ", "-")}`).trim());
-    const most = Math.max(...counts.map((row) => row.reduce((a, b) => a + b, 0)), 1);
+    // What is over takes no place in the picture: it only grows.
+    const present = states.map((name) => name !== "replaced" && name !== "complete");
+    const most = Math.max(...counts.map((row) => row.reduce((a, b, n) => a + (present[n] ? b : 0), 0)), 1);
     const step = width / counts.length;
     counts.forEach((row, n) => {
       let y = HEIGHT;
       row.forEach((count, state) => {
+        if (!present[state]) return;
         const high = (count / most) * HEIGHT;
         context.fillStyle = colours[state];
         context.fillRect(n * step, (y -= high), step + 0.5, high);
