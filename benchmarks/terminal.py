@@ -90,7 +90,7 @@ def _in_notebook(cluster: sim.Cluster, alloc: str, lab: labpage.Lab, page: Any, 
 
 def _in_labs_own_terminal(lab: labpage.Lab, page: Any, big: Path) -> _Times:
     """Measure JupyterLab's terminal, which also is xterm.js, but of a shell on this machine: no Nomad."""
-    page.goto(f"{lab.url}/lab/tree?token={lab.token}&reset")
+    page.goto(f"{lab.url}/lab?token={lab.token}&reset")
     page.wait_for_function("window.jupyterapp")
     page.evaluate(
         """async () => { await jupyterapp.restored;
