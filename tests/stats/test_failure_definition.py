@@ -169,3 +169,21 @@ def test_runs_of_a_periodic_or_dispatched_job_are_one_job(tmp_path: Path) -> Non
     assert stats.failures(snap.events, by="job_id")["job_id"].tolist() == ["ocr", "ocr/else"]
     assert stats.failure_ranking(snap)["job_id"].tolist() == ["ocr"]
     assert stats.runs(snap)["slot"].nunique() == 4
+
+
+def test_allocations_that_failed_without_any_event_are_told_beside_the_rate(tmp_path: Path) -> None:
+    crash = alloc("a", event("Received", 0), started(1), ended(9), gave_up(9), ClientStatus="failed")
+    silent = [
+        {**alloc(f"s{n}", ClientStatus="failed", JobID=job, Name=f"{job}.app[0]"), "TaskStates": None}
+        for n, job in enumerate(["web", "db", "db/dispatch-1795656401-0000000a"])
+    ]
+    snap = snapshot(tmp_path, crash, *silent)
+    assert stats.failures(snap, by=[])[["count", "without_events"]].to_numpy().tolist() == [[1, 3]]
+    rows = stats.failures(snap, by="job_id")[["job_id", "count", "without_events", "exposure_hours"]]
+    assert rows["without_events"].tolist() == [1, 2]
+    assert rows["job_id"].tolist() == ["web", "db"]
+    assert (rows["count"].tolist(), rows["exposure_hours"].iloc[1]) == ([1, 0], 0)
+    versions = stats.failures(snap, by=["job_id", "job_version"])
+    assert versions["without_events"].tolist() == [1, 2]
+    assert "without_events" not in stats.failures(snap, by="cause").columns
+    assert "without_events" not in stats.failures(snap, by="job_id", since="2020-01-01").columns
