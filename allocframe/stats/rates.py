@@ -120,9 +120,9 @@ def failures(
 ) -> pd.DataFrame:
     """Count failures and return their rate: bad ends of runs that nobody asked for, and failed starts.
 
-    Parameters, columns and errors are those of `restarts`, without the counter. `without_events` is the number
-    of allocations that failed and show no failure among their events, such as those that failed before their
-    tasks: the rate does not count them. It is there only without a window or bins, and by columns of
+    Parameters, columns and errors are those of `restarts`, without the counter. `without_events` is the
+    number of allocations that failed and show no failure among their events, such as those that failed before
+    their tasks: the rate does not count them. It is there only without a window or bins, and by columns of
     allocations.
 
     Examples
