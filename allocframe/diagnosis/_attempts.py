@@ -33,9 +33,6 @@ ENDS = (*FAILURES, *SOFT)
 _OWN_SIGNALS = (4, 5, 6, 7, 8, 11, 13, 14, 24, 25, 31)
 """Signals by which a program ends through its own doing: SIGILL, SIGABRT, SIGSEGV, a limit of its own, ..."""
 
-_SHELL = 128
-"""Shells report a program that a signal ended as 128 plus the signal's number."""
-
 _WORDS = (
     ("run duration", r"max_run_duration"),
     # Nomad names the hook that failed
@@ -248,7 +245,15 @@ def _is_sigkill(code: Array, signal: Array) -> Array:
 def _by_exit(code: Array, signal: Array, oom: Array, too_early: Array) -> Array:
     """Return the end that an exit alone means."""
     # a program that ends by a signal has one, or its shell's code for it
-    by = np.where(signal > 0, signal, np.where((code > _SHELL) & (code < _SHELL + 65), code - _SHELL, 0))
+    by = np.where(
+        signal > 0,
+        signal,
+        np.where(
+            (code > vocabulary.SHELL_SIGNAL) & (code < vocabulary.SHELL_SIGNAL + 65),
+            code - vocabulary.SHELL_SIGNAL,
+            0,
+        ),
+    )
     known_signal = np.isin(by, list(vocabulary.SIGNALS))
     own = np.isin(by, _OWN_SIGNALS)
     return np.select(
@@ -269,10 +274,6 @@ def _by_exit(code: Array, signal: Array, oom: Array, too_early: Array) -> Array:
     )
 
 
-_SIGNAL_DELAY = 10 * 10**9
-"""A program that ends this soon after it was sent the same signal was ended by it."""
-
-
 def _asked_signal(
     events: pd.DataFrame, signaled: Array, code: Array, signal: Array, terminated: Array, times: Array
 ) -> Array:
@@ -283,8 +284,10 @@ def _asked_signal(
     sent_code, sent_names = categories(events["task_signal"])
     sent = np.array([numbers_by_name.get(name, -1) for name in sent_names])[sent_code]
     sent = sent[np.maximum(signaled, 0)]
-    by = np.where(signal > 0, signal, code - _SHELL)
-    soon = times[np.maximum(terminated, 0)] - times[np.maximum(signaled, 0)] <= _SIGNAL_DELAY
+    by = np.where(signal > 0, signal, code - vocabulary.SHELL_SIGNAL)
+    soon = (
+        times[np.maximum(terminated, 0)] - times[np.maximum(signaled, 0)] <= 1000 * vocabulary.SIGNAL_DELAY_US
+    )
     result: Array = (signaled >= 0) & (terminated > signaled) & (sent == by) & soon
     return result
 

@@ -51,6 +51,8 @@ def mark_events(events: nw.LazyFrame[Any], task_columns: list[str]) -> nw.LazyFr
         ),
         _code_of_type(vocabulary.ENDED_BY).alias("_ended_by"),
         _killed_code(events).alias("_killed_for"),
+        _signal_sent(events).alias("_signal_sent"),
+        nw.when(kind == "Signaling").then(when).alias("_signaled"),
         _oom_confirmed(events).alias("_oom"),
         nw.when(decided & (kind == "Restarting"))
         .then(nw.lit(RESTARTING))
@@ -142,6 +144,16 @@ def _killed_code(events: nw.LazyFrame[Any]) -> nw.Expr:
     return nw.coalesce(by_duration, _code_of_text(fails, vocabulary.KILLED_AS_FAILED, "killed as failed"))
 
 
+def _signal_sent(events: nw.LazyFrame[Any]) -> nw.Expr:
+    """Return the number of the signal that somebody sent through Nomad."""
+    if "task_signal" not in events.collect_schema().names():
+        return nw.when(nw.col("seq") < 0).then(nw.lit(0))
+    number = nw.col("task_signal").replace_strict(
+        list(vocabulary.SIGNALS.values()), list(vocabulary.SIGNALS), default=None, return_dtype=nw.Int64
+    )
+    return nw.when(nw.col("type") == "Signaling").then(number)
+
+
 def _code_of_type(causes: dict[str, str]) -> nw.Expr:
     """Return the number of the cause that an event type stands for."""
     return nw.coalesce(
@@ -204,6 +216,8 @@ def group_attempts(marked: nw.LazyFrame[Any], task_columns: list[str]) -> nw.Laz
         nw.col("_hook_failed_seq").min().alias("_hook_failed_seq"),
         nw.col("_ended_by").min().alias("_ended_by"),
         nw.col("_killed_for").min().alias("_killed_for"),
+        nw.col("_signal_sent").max().alias("_signal_sent"),
+        nw.col("_signaled").max().alias("_signaled"),
         nw.col("_killed_for_seq").min().alias("_killed_for_seq"),
         nw.col("_oom").max().alias("_oom"),
         nw.col("_next").max().alias("_next"),
@@ -217,6 +231,17 @@ def group_attempts(marked: nw.LazyFrame[Any], task_columns: list[str]) -> nw.Laz
     killed_first = nw.col("_killing_seq") < nw.col("_terminated_seq")
     ran = ~nw.col("started_us").is_null() | ~nw.col("_terminated_seq").is_null()
     killed_for, asked, requested = nw.col("_killed_for"), nw.col("_asked"), nw.col("_requested")
+    # ended by the signal that an operator sent through Nomad
+    by_number = (nw.col("signal") == nw.col("_signal_sent")) | (
+        nw.col("exit_code") == nw.col("_signal_sent") + vocabulary.SHELL_SIGNAL
+    )
+    soon = nw.col("terminated_us") - nw.col("_signaled") <= vocabulary.SIGNAL_DELAY_US
+    after = nw.col("terminated_us") >= nw.col("_signaled")
+    grouped = grouped.with_columns(
+        _asked=nw.when(asked.is_null() & (by_number & soon & after).fill_null(value=False))
+        .then(nw.lit(_CODES["operator"]))
+        .otherwise(asked)
+    )
     policy_decided = nw.col("_next") > 0
     grouped = grouped.with_columns(
         # a hook that fails while the task runs ends nothing
@@ -436,6 +461,7 @@ def cut_spans(
 
 
 _DROPPED_COLUMNS = (
+    "_signal_sent", "_signaled",
     "_asked", "_requested", "_start_failed", "_hook_failed", "_hook_failed_seq", "_ended_by", "_killed_for",
     "_killed_for_seq", "_killing_seq", "_terminated_seq", "_next", "_next_start", "again", "first_us",
     "last_us", "started_us", "terminated_us", "killed_us", "restored_us", "first_seq", "events", "received",

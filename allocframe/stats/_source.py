@@ -43,6 +43,7 @@ _NEEDED: dict[str, tuple[Column, ...]] = {
         *_columns("events", "namespace", "job_id", "job_version", "task_group", "node_name"),
         Column("alloc_id", "alloc_id", "category", "the allocation"),
         Column("message", _MESSAGE, "category", "who asked for it, or why it was killed or did not start"),
+        *_columns("events", "task_signal"),
         Column("fails_task", "fails_task", "bool", "whether this event fails the task"),
         Column("oom_killed", _OOM, "bool", "whether the driver reports it, by its flag or its exit message"),
     ),

@@ -15,6 +15,7 @@ from ._derived import Derived, derive
 from ._per_cluster import per_cluster
 from ._source import Source, collect, from_us, group_rows, names, pandas_table, times_from_us, us
 from ._task_life import task_life
+from ._without_events import count_without_events
 
 _US_PER_HOUR = 3_600_000_000
 _EVENT_COLUMNS = ("cause", "exit_meaning", "oom", "type")
@@ -119,7 +120,10 @@ def failures(
 ) -> pd.DataFrame:
     """Count failures and return their rate: bad ends of runs that nobody asked for, and failed starts.
 
-    Parameters, columns and errors are those of `restarts`, without the counter.
+    Parameters, columns and errors are those of `restarts`, without the counter. `without_events` is the
+    number of allocations that failed and show no failure among their events, such as those that failed before
+    their tasks: the rate does not count them. It is there only without a window or bins, and by columns of
+    allocations.
 
     Examples
     --------
@@ -127,7 +131,9 @@ def failures(
     >>> bool((table["lower"] <= table["rate_per_hour"]).dropna().all())
     True
     """
-    return _rates(source, nw.col("failure"), names(by), bin, since, until, "failures")
+    table = _rates(source, nw.col("failure"), names(by), bin, since, until, "failures")
+    whole = bin is None and since is None and until is None
+    return _add_without_events(table, source, names(by)) if whole else table
 
 
 @per_cluster
@@ -463,3 +469,22 @@ def _add_counter(table: pd.DataFrame, source: Source, by: list[str]) -> pd.DataF
     if not by:
         return table.assign(**{str(name): value for name, value in numbers.sum().items()})
     return table.merge(numbers.groupby(by, dropna=False, as_index=False).sum(), on=by, how="left")
+
+
+def _add_without_events(table: pd.DataFrame, source: Source, by: list[str]) -> pd.DataFrame:
+    """Add the failed allocations that no event tells of; a group of nothing else has a row of its own."""
+    counts = count_without_events(source, by)
+    if counts is None:
+        return table
+    if not by:
+        return table.assign(without_events=int(counts["without_events"].iloc[0]))
+    keys = table[by].astype("str")
+    merged = keys.merge(counts, on=by, how="left")["without_events"].fillna(0).astype("int64")
+    table = _with_text_keys(table, by).assign(without_events=merged.to_numpy())
+    known = pd.MultiIndex.from_frame(keys)
+    alone = counts[~pd.MultiIndex.from_frame(counts[by]).isin(known)]
+    if alone.empty:
+        return table
+    rows = alone.assign(count=0, counted=0.0, exposure_hours=0.0, tasks=0, basis="events")
+    rows = rows.reindex(columns=table.columns).astype({name: table[name].dtype for name in by})
+    return pd.concat([table, rows], ignore_index=True)

@@ -42,6 +42,13 @@ SIGKILL_CODE = 137
 """Exit code of a process killed by SIGKILL, by the kernel for memory, or by Nomad after the kill timeout."""
 
 
+SHELL_SIGNAL = 128
+"""Shells report a program that a signal ended as this plus the signal's number."""
+
+SIGNAL_DELAY_US = 10_000_000
+"""A program that ends this soon after it was sent the same signal was ended by it, in microseconds."""
+
+
 class Cause(NamedTuple):
     """Why a run ended or a start failed, and what that counts as."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import diagnosis as benchmark
 import pytest
-from recorded import clock, edited, later, node, rows_of
+from recorded import clock, edited, in_namespace, later, node, rows_of
 from tables import START, alloc, ended, event, gave_up, restarting, snapshot, started
 
 import allocframe as af
@@ -480,6 +480,30 @@ def a_deploy_whose_old_tasks_are_killed_by_force() -> Scene:
     for row in rows:
         row["TaskStates"]["server"]["Events"][-2] = ended(606, 137, 9)
     return [*rows, *well("web", 6, begin=600, JobVersion=1), clock_of_scene(2000)], {"quiet": True}
+
+
+@scene
+def a_busy_healthy_cluster() -> Scene:
+    """Everything that real agents showed while nothing was wrong, at once and in namespaces of their own.
+
+    Rolling deploys, a scaling, 2 of 40 dispatched runs that fail, batch work that succeeds after retries, a
+    drain, operators who stop, restart and signal, kills by force, a crash that stays alone.
+    """
+    quiet = [
+        "lab/nomad-2.0.5-gooddeploy", "lab/nomad-1.3.1-gooddeploy", "lab/nomad-2.0.5-scaling",
+        "lab/nomad-2.0.5-dispatchfew", "lab/nomad-1.3.1-batchretries", "lab/nomad-2.0.5-opstop",
+        "lab/nomad-1.3.1-oprestart", "lab/nomad-2.0.5-opsignal", "lab/nomad-2.0.5-killtimeout",
+        "lab/nomad-1.3.1-singlecrash", "lab/nomad-2.0.5-stopped", "blind/nomad-2.0.5-healthy-noise",
+        "blind/nomad-2.0.5-drain-deploy", "nomad-1.3.1-opstop",
+    ]  # fmt: skip
+    rows = []
+    for number, name in enumerate(quiet):
+        mine = rows_of(name)
+        begin = min(row["CreateTime"] for row in mine)
+        # as if all of it had happened within the same minutes
+        move = later((START - begin) / 1e9)
+        rows += edited(mine, move, in_namespace(f"team-{number}"), node(f"node-{number % 3}"))
+    return rows, {"quiet": True}
 
 
 @pytest.mark.parametrize("name", list(SCENES))

@@ -37,22 +37,16 @@ def edited(rows: Iterable[Row], *edits: Callable[[Row], None]) -> list[Row]:
     return result
 
 
-def job(name: str) -> Callable[[Row], None]:
-    """Return an edit that gives allocations to another job, with IDs of their own."""
+def in_namespace(name: str) -> Callable[[Row], None]:
+    """Return an edit that moves allocations to another namespace, with IDs of their own."""
 
     def edit(row: Row) -> None:
-        row["ID"] = _new_id(row["ID"], name)
-        for link in ("NextAllocation", "PreviousAllocation"):
+        row["Namespace"] = name
+        for link in ("ID", "NextAllocation", "PreviousAllocation"):
             if row.get(link):
-                row[link] = _new_id(row[link], name)
-        row["Name"] = name + row["Name"][len(row["JobID"]) :]
-        row["JobID"] = name
+                row[link] = f"{row[link]}-{name}"
 
     return edit
-
-
-def _new_id(identity: str, name: str) -> str:
-    return f"{identity}-{name}"
 
 
 def node(name: str) -> Callable[[Row], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tables import alloc, at, ended, event, gave_up, restarting, snapshot, start
 
 import allocframe as af
 from allocframe import stats
+from allocframe.diagnosis._failures import build_case
 
 CASES = DATA / "cases"
 
@@ -169,3 +171,56 @@ def test_runs_of_a_periodic_or_dispatched_job_are_one_job(tmp_path: Path) -> Non
     assert stats.failures(snap.events, by="job_id")["job_id"].tolist() == ["ocr", "ocr/else"]
     assert stats.failure_ranking(snap)["job_id"].tolist() == ["ocr"]
     assert stats.runs(snap)["slot"].nunique() == 4
+
+
+def test_allocations_that_failed_without_any_event_are_told_beside_the_rate(tmp_path: Path) -> None:
+    crash = alloc("a", event("Received", 0), started(1), ended(9), gave_up(9), ClientStatus="failed")
+    silent = [
+        {**alloc(f"s{n}", ClientStatus="failed", JobID=job, Name=f"{job}.app[0]"), "TaskStates": None}
+        for n, job in enumerate(["web", "db", "db/dispatch-1795656401-0000000a"])
+    ]
+    snap = snapshot(tmp_path, crash, *silent)
+    assert stats.failures(snap, by=[])[["count", "without_events"]].to_numpy().tolist() == [[1, 3]]
+    rows = stats.failures(snap, by="job_id")[["job_id", "count", "without_events", "exposure_hours"]]
+    assert rows["without_events"].tolist() == [1, 2]
+    assert rows["job_id"].tolist() == ["web", "db"]
+    assert (rows["count"].tolist(), rows["exposure_hours"].iloc[1]) == ([1, 0], 0)
+    versions = stats.failures(snap, by=["job_id", "job_version"])
+    assert versions["without_events"].tolist() == [1, 2]
+    assert "without_events" not in stats.failures(snap, by="cause").columns
+    assert "without_events" not in stats.failures(snap, by="job_id", since="2020-01-01").columns
+
+
+@pytest.mark.parametrize(
+    ("code", "signal", "end", "failed"),
+    [(137, 9, 50.1, False), (137, 0, 50.1, False), (1, 0, 50.1, True), (137, 9, 90, True)],
+)
+def test_an_end_by_the_signal_that_an_operator_sent_is_no_failure(
+    tmp_path: Path, code: int, signal: int, end: float, failed: bool
+) -> None:
+    row = alloc(
+        "a", event("Received", 0), started(1), event("Signaling", 50, task_signal="SIGKILL"),
+        ended(end, code, signal), restarting(end), started(end + 9),
+    )  # fmt: skip
+    events = stats.explain_events(snapshot(tmp_path, row))
+    assert bool(events["failure"].any()) is failed
+    assert ("operator" in set(events["cause"].dropna())) is not failed
+
+
+CAPTURES = [
+    "lab/nomad-2.0.5-opsignal", "lab/nomad-1.3.1-sidecar", "lab/nomad-2.0.5-healthcheck", "nomad-1.3.1-two",
+    "lab/nomad-1.3.1-badtemplategaveup", "blind/nomad-2.0.5-healthy-noise",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CAPTURES)
+def test_the_diagnosis_and_the_statistics_count_the_same_failures(name: str) -> None:
+    with af.load(DATA / "incidents" / f"{name}.allocframe") as snap:
+        events = stats.explain_events(snap)
+        failed = events[events["failure"]]
+        counted = Counter(zip(failed["alloc_id"].astype(str), failed["task"].astype(str), strict=True))
+        case = build_case(snap)
+        rows = case.failures[case.failures["owner"] >= 0]
+        ids = case.evidence.allocations["alloc_id"].astype(str).to_numpy()[rows["alloc"]]
+        tasks = case.evidence.tasks["task"].to_numpy()[rows["owner"]]
+    assert counted == Counter(zip(ids.tolist(), tasks.tolist(), strict=True))
