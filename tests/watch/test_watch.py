@@ -18,7 +18,8 @@ from tables import alloc, ended, restarting, started
 
 import allocframe as af
 from allocframe.store.capture import Capture
-from allocframe.watch import reflector, state, update_queue, updates
+from allocframe.watch import reflector, update_queue, updates
+from allocframe.watch import state as watch_state
 
 TABLES = ("allocations", "task_states", "events", "reschedules")
 
@@ -243,8 +244,8 @@ def test_the_first_list_that_cannot_be_had_is_an_error() -> None:
 def test_a_long_list_comes_in_parts_of_which_only_the_last_is_full(
     stream: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(state, "PART", 8)
-    monkeypatch.setattr(state, "_MAX_SELECTED", 4)
+    monkeypatch.setattr(watch_state, "PART", 8)
+    monkeypatch.setattr(watch_state, "_MAX_SELECTED", 4)
     with (
         af.sim.Cluster("calm", allocations=30, seed=3) as cluster,
         af.Client(cluster.address, token=cluster.token) as client,
