@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -13,13 +14,13 @@ import pandas as pd
 from .._utils.times import to_utc
 from ..snapshot.history import History
 from ..snapshot.snapshot import Snapshot
-from ..store.sql import select, where
+from ..store.sql import lock_files, select, where
 from ..tables import EVENTS
 from ..watch.change import Change, HistoryChange
 from ..watch.row_filter import RowFilter
 from .append import append, complete_namespace, observed_at, snapshot_changes
 from .checkpoint import EMPTY_STATE, ArchiveState, read_live, read_state
-from .coverage import ALLOCATIONS_SEEN, COVERAGE, MISSING, QUERY
+from .coverage import ALLOCATIONS_SEEN, COVERAGE, MISSING, MISSING_QUERY, QUERY
 from .delta import DeltaTables
 from .maintenance import compact, info, retain
 from .past_history import Known, history_change, read_history, read_known
@@ -79,7 +80,8 @@ class Archive:
         ----------
         change : Change, iterable of Change, or Snapshot
             The changes of a watch, written in one step; or a snapshot, of which only what is new is written,
-            with its `history` if it has one. A snapshot is processed in parts, so it need not fit in memory.
+            with its `history` if it has one. Snapshots and iterators are processed in parts, so they need not
+            fit in memory.
         recorder : str, optional
             Name of the observer; this machine's name if omitted.
         history : HistoryChange, optional
@@ -105,8 +107,11 @@ class Archive:
             parts: Iterable[list[Change]] = ([part] for part in self._snapshot_changes(change))
             history = self._new_history(change) if history is None else history
         else:
-            changes = [change] if isinstance(change, Change) else list(change)
-            parts = [changes] if changes else []
+            changes = [change] if isinstance(change, Change) else change
+            # An iterator may be long: each of its changes is encoded alone.
+            parts = (
+                ([part] for part in changes) if isinstance(changes, Iterator) else _nonempty(list(changes))
+            )
         append(self._tables, parts, recorder or socket.gethostname(), self._indexes, history)
 
     def _new_history(self, snapshot: Snapshot) -> HistoryChange | None:
@@ -115,10 +120,10 @@ class Archive:
             return None
         return history_change(snapshot.history, observed_at(snapshot), self._known_history())
 
-    def _known_history(self) -> Known:
+    def _known_history(self, stop: threading.Event | None = None) -> Known:
         """Return what the archive knows of jobs and nodes, from which a recorder continues."""
         try:
-            return self._read(lambda connection: read_known(connection, self._tables))
+            return self._read(lambda connection: read_known(connection, self._tables), stop)
         except FileNotFoundError:
             return Known(RowFilter(), None)
 
@@ -130,8 +135,11 @@ class Archive:
             return snapshot_changes(snapshot, rows, at)
         return snapshot_changes(snapshot, None, None)
 
-    def _read(self, query: Callable[[Connection], _T]) -> _T:
-        return read_archive(self._tables, query)
+    def _read(self, query: Callable[[Connection], _T], stop: threading.Event | None = None) -> _T:
+        return read_archive(self._tables, query, stop)
+
+    def _compact_until(self, stop: threading.Event) -> None:
+        compact(self._tables, stop)
 
     def snapshot(
         self, at: pd.Timestamp | str | None = None, *, since: pd.Timestamp | str | None = None
@@ -285,7 +293,7 @@ class Archive:
 
         return self._read(query)
 
-    def sql(self, query: str) -> pd.DataFrame:
+    def sql(self, query: str, *, allow_files: bool = False) -> pd.DataFrame:
         """Run a SELECT over the whole history.
 
         Parameters
@@ -294,6 +302,8 @@ class Archive:
             One SELECT in DuckDB's SQL over `allocations` (with `first_seen_at`, `last_seen_at`, `gone_at`),
             `task_states`, `events`, `reschedules` and `snapshots`. Times are TIMESTAMP_NS in UTC, durations
             whole nanoseconds.
+        allow_files : bool
+            The query may also read files and URLs, and write files. Only for queries that you wrote yourself.
 
         Examples
         --------
@@ -307,7 +317,10 @@ class Archive:
 
         def derive_and_select(connection: Connection) -> pd.DataFrame:
             derive(connection, tasks=needs_tasks)
-            return select(connection, query, "seen")
+            if not allow_files:
+                folder = self._tables.folder
+                lock_files(connection, [] if folder is None else [str(folder)])
+            return select(connection, query, "seen", allow_files=allow_files)
 
         return self._read(derive_and_select)
 
@@ -319,7 +332,8 @@ class Archive:
         pandas.DataFrame
             alloc_id, task, namespace, job_id, first_seen_at, last_seen_at, gone_at, events, complete, missing
             (the number of periods), missing_since, missing_until, reason. A history is complete if every
-            event after the first was seen in the same ring as the event before it.
+            event after the first was seen in the same ring as the event before it. If nobody watched at
+            times, the last row has these: of tasks that came and went meanwhile nothing is known.
 
         Examples
         --------
@@ -337,6 +351,8 @@ class Archive:
     def missing(self) -> pd.DataFrame:
         """Return the periods of which events of a task are missing: alloc_id, task, since, until, reason.
 
+        Periods in which nobody watched the cluster have no alloc_id and task.
+
         Examples
         --------
         >>> bool(archive.missing()["until"].max() <= change.at)
@@ -345,7 +361,7 @@ class Archive:
 
         def query(connection: Connection) -> pd.DataFrame:
             derive(connection)
-            return read_frame(connection, MISSING, "FROM seen.missing ORDER BY alloc_id, task, until")
+            return read_frame(connection, MISSING, f"FROM ({MISSING_QUERY}) ORDER BY alloc_id, task, until")
 
         return self._read(query)
 
@@ -360,8 +376,11 @@ class Archive:
         >>> archive.state().at == change.at
         True
         """
+        return self._state_until(None)
+
+    def _state_until(self, stop: threading.Event | None) -> ArchiveState:
         try:
-            return self._read(read_state)
+            return self._read(read_state, stop)
         except FileNotFoundError:
             return EMPTY_STATE
 
@@ -415,3 +434,7 @@ class Archive:
     def info(self) -> dict[str, Any]:
         """Times, recorders, gaps, and the size of each table, as plain JSON."""
         return info(self._tables)
+
+
+def _nonempty(changes: list[Change]) -> list[list[Change]]:
+    return [changes] if changes else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..tables import ALLOCATIONS
 from ..tables.table import Column, Table
+from .views import MAX_PAUSE, UNWATCHED
 
 _SEEN = (
     Column("first_seen_at", "first_seen_at", "time", "first observation, by the recorder's clock", "UTC"),
@@ -15,14 +16,14 @@ ALLOCATIONS_SEEN = Table(
 )
 
 _TASK = (
-    Column("alloc_id", "alloc_id", "text", "the allocation"),
-    Column("task", "task", "category", "the task"),
+    Column("alloc_id", "alloc_id", "text", "the allocation; missing if nobody watched any"),
+    Column("task", "task", "category", "the task; missing if nobody watched any"),
 )
 
 MISSING = Table(
     name="missing",
     key=("alloc_id", "task", "until"),
-    doc="One row per period in which a task's events are missing.",
+    doc="One row per period in which events of a task are missing, or in which nobody watched the cluster.",
     source="missing",
     columns=(
         *_TASK,
@@ -37,7 +38,8 @@ MISSING = Table(
 COVERAGE = Table(
     name="coverage",
     key=("alloc_id", "task"),
-    doc="One row per task that was ever seen, with the period, and whether all of its events are known.",
+    doc="One row per task that was ever seen, with the period, and whether all of its events are known; and "
+    "one without a task, if nobody watched at times.",
     source="coverage",
     columns=(
         *_TASK,
@@ -53,7 +55,20 @@ COVERAGE = Table(
     ),
 )
 
-QUERY = """
+# Of allocations that began and ended meanwhile nothing is known, not even that there were some.
+UNWATCHED_QUERY = f"""
+    SELECT NULL AS alloc_id, NULL AS task, since, until,
+      '{UNWATCHED}' || coalesce(': ' || nullif(reason, '{UNWATCHED}'), '') AS reason
+    FROM (FROM stored.gaps UNION ALL (
+      SELECT since, until, 'nothing was observed' FROM (
+        SELECT lag(seen_at) OVER (ORDER BY seen_at) AS since, seen_at AS until
+        FROM (SELECT DISTINCT seen_at FROM stored.observations)) p
+      WHERE epoch_ns(until) - epoch_ns(since) > {MAX_PAUSE.value}
+        AND NOT EXISTS (SELECT 1 FROM stored.gaps g WHERE g.since < p.until AND g.until > p.since)))"""
+
+MISSING_QUERY = f"FROM seen.missing UNION ALL ({UNWATCHED_QUERY})"
+
+QUERY = f"""
     SELECT t.alloc_id, t.task, a.namespace, a.job_id, a.first_seen_at, a.last_seen_at, a.gone_at, c.events,
       m.missing IS NULL AS complete, coalesce(m.missing, 0) AS missing,
       m.missing_since, m.missing_until, m.reason
@@ -62,4 +77,8 @@ QUERY = """
     JOIN seen.counts c ON c.alloc_id = t.alloc_id AND c.task = t.task
     LEFT JOIN (SELECT alloc_id, task, count(*) AS missing, min(since) AS missing_since,
         max(until) AS missing_until, string_agg(DISTINCT reason, '; ' ORDER BY reason) AS reason
-      FROM seen.missing GROUP BY alloc_id, task) m ON m.alloc_id = t.alloc_id AND m.task = t.task"""
+      FROM seen.missing GROUP BY alloc_id, task) m ON m.alloc_id = t.alloc_id AND m.task = t.task
+    UNION ALL
+    SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, false, count(*), min(since), max(until),
+      string_agg(DISTINCT reason, '; ' ORDER BY reason)
+    FROM ({UNWATCHED_QUERY}) HAVING count(*) > 0"""

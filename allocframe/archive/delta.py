@@ -21,6 +21,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 
 from .._utils.text import visible
 from ..errors import ConfigError, DecodeError
+from ..store.capture import sync_path
 from ..tables import HISTORY
 from .schema import STORED, VERSION
 
@@ -205,8 +206,8 @@ class DeltaTables:
             files = [root / unquote(action["add"]["path"]) for action in actions if "add" in action]
             for path in (*files, *{file.parent for file in files}, root, commit):
                 if path.exists():
-                    _sync_path(path)
-        _sync_path(log)
+                    sync_path(path)
+        sync_path(log)
 
     def replace(self, table: DeltaTable, day: str, rows: pa.RecordBatchReader) -> None:
         """Replace one day of `table` by `rows`, all or nothing.
@@ -251,14 +252,6 @@ class DeltaTables:
                     self.open(name).vacuum(
                         hours, dry_run=False, enforce_retention_duration=False, full=all_files
                     )
-
-
-def _sync_path(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _is_inside(file: Path, folder: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -13,15 +14,31 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from deltalake import DeltaTable
 
 from ..store.sql import quote, select
 from ..store.table_store import connect
-from ..tables import HISTORY
+from ..tables import HISTORY, TABLES
 from ..tables.task_states import MAX_EVENTS
 from .checkpoint import read_state
 from .delta import CommitConflict, DeltaTables
 from .schema import STORED, VERSION, Stored
-from .views import Connection, derive, empty_select, gaps_to_json, read_archive, retry_reading, source
+from .views import (
+    Connection,
+    derive,
+    empty_select,
+    gaps_to_json,
+    interrupted_by,
+    read_archive,
+    retry_reading,
+    source,
+)
+
+_MEMORY_LIMIT = "250MB"
+"""The memory that DuckDB may take to rewrite a day. Writing the day takes as much again."""
+
+_MOST_ROWS = 400_000
+"""Rows of a day that are compared at once. A longer day is cut, by allocation."""
 
 _MAX_GAPS = 100
 _MAX_ATTEMPTS = 5
@@ -94,17 +111,24 @@ _NEEDED = {
 }
 
 
-def compact(tables: DeltaTables) -> None:
+def compact(tables: DeltaTables, stop: threading.Event | None = None) -> None:
     """Rewrite each day that has several files, without duplicate rows.
 
-    Readers and recorders can go on meanwhile.
+    Readers and recorders can go on meanwhile. Once `stop` is set, it gives up, with some days left as they
+    were.
     """
-    with tempfile.TemporaryDirectory(prefix="allocframe-") as spill:
-        for name in tables.names():
-            for day, files in days(tables, name).items():
-                if files > 1:
-                    _rewrite_day(tables, name, day, spill, _WITHOUT_DUPLICATES[name])
-    tables.clear()
+    try:
+        with tempfile.TemporaryDirectory(prefix="allocframe-") as spill:
+            for name in tables.names():
+                for day, files in days(tables, name).items():
+                    if files > 1:
+                        _rewrite_day(tables, name, day, spill, _WITHOUT_DUPLICATES[name], stop)
+                    if stop is not None and stop.is_set():
+                        return
+        tables.clear()
+    except Exception:
+        if stop is None or not stop.is_set():
+            raise
 
 
 def retain(tables: DeltaTables, keep_days: int) -> None:
@@ -199,11 +223,14 @@ def _save_needed_batches(tables: DeltaTables, before: str, spill: str) -> None:
         connection.execute(f"COPY ({' UNION '.join(parts)}) TO {quote(spill + '/needed.parquet')}")
 
 
-def _rewrite_day(tables: DeltaTables, name: str, day: str, spill: str, query: str) -> None:
+def _rewrite_day(
+    tables: DeltaTables, name: str, day: str, spill: str, query: str, stop: threading.Event | None = None
+) -> None:
     """Rewrite a day. If recorders keep writing to it, leave it to the next run."""
 
     def work() -> None:
-        with connect(spill) as connection:
+        with connect(spill) as connection, interrupted_by(stop, connection):
+            connection.execute(f"SET memory_limit = '{_MEMORY_LIMIT}'")
             _rewrite(connection, tables, name, day, spill, query)
 
     for _ in range(_MAX_ATTEMPTS):
@@ -225,10 +252,13 @@ def _rewrite(
         views["earlier"] = [("day", "<", day)]
     if name in HISTORY:
         views["later"] = [("day", ">", day)]
+    parts = _count_parts(table, name, day)
     for view, partitions in views.items():
         rows = source(connection, tables, name, partitions, table)
+        # The part is a variable, so that the views need not be made again for the next one.
+        within = "" if parts == 1 else f"WHERE hash(alloc_id) % {parts} = getvariable('part')"
         connection.execute(
-            f"CREATE VIEW {view} AS SELECT * FROM ({empty_select(stored)} UNION ALL BY NAME {rows})"
+            f"CREATE VIEW {view} AS SELECT * FROM ({empty_select(stored)} UNION ALL BY NAME {rows}) {within}"
         )
     connection.execute("CREATE VIEW committed_rows AS SELECT * FROM rows WHERE batch IN (FROM committed)")
     for file in Path(spill).glob("*.parquet"):
@@ -236,17 +266,32 @@ def _rewrite(
     # A batch begins with its time, so batches that may still be committed are the ones that sort after this.
     oldest_open = f"{time.time_ns() - _ABANDONED_S * 10**9:016x}"
     uncommitted = f"SELECT * FROM rows WHERE batch NOT IN (FROM committed) AND batch > {quote(oldest_open)}"
-    result = connection.sql(f"(SELECT * FROM ({query})) UNION ALL BY NAME ({uncommitted})")
-    tables.replace(table, day, _with_stored_types(result, stored, day))
+
+    def read_parts() -> Iterator[pa.RecordBatch]:
+        for part in range(parts):
+            connection.execute(f"SET VARIABLE part = {part}")
+            result = connection.sql(f"(SELECT * FROM ({query})) UNION ALL BY NAME ({uncommitted})")
+            yield from result.to_arrow_reader(100_000)
+
+    tables.replace(table, day, _with_stored_types(read_parts(), stored, day))
 
 
-def _with_stored_types(rows: Any, stored: Stored, day: str) -> pa.RecordBatchReader:
-    """Return the rows of a query in the stored schema, batch by batch."""
+def _count_parts(table: DeltaTable, name: str, day: str) -> int:
+    """Return in how many parts a day is rewritten: memory must not grow with the cluster."""
+    if name not in TABLES:
+        return 1
+    actions = pa.table(table.get_add_actions(flatten=True)).to_pylist()
+    rows = sum(action["num_records"] or 0 for action in actions if str(action["partition.day"]) == day)
+    return max(1, -(-rows // _MOST_ROWS))
+
+
+def _with_stored_types(rows: Iterator[pa.RecordBatch], stored: Stored, day: str) -> pa.RecordBatchReader:
+    """Return the rows of queries in the stored schema, batch by batch."""
     schema = stored.schema()
     date = pd.Timestamp(day).date()
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for batch in rows.to_arrow_reader(100_000):
+        for batch in rows:
             data = pa.Table.from_batches([batch]).select(schema.names[:-1])
             data = data.append_column("day", pa.array([date] * len(data), pa.date32())).cast(schema)
             yield from data.to_batches()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 import threading
 import time
@@ -20,7 +21,7 @@ from ..watch.change import Change, Checkpoint, HistoryChange
 from ..watch.history_watch import HistoryWatch
 from ..watch.watch import Watch
 from .archive import Archive
-from .past_history import history_change
+from .past_history import Known, history_change
 
 MAX_ROWS = 50_000
 """Maximum rows that wait for a commit.
@@ -43,6 +44,8 @@ HEARTBEAT_INTERVAL = 60.0
 RESYNC_INTERVAL = 300.0
 """Seconds after which everything is listed again. The event stream does not report removed allocations."""
 
+_STOP_INTERVAL = 0.2
+
 COMPACT_EVERY = 500
 """Commits between two compactions."""
 
@@ -59,6 +62,24 @@ class Counts:
     gaps: int = 0
     failures: int = 0
     """Failed attempts to write. Their changes were kept and written later."""
+
+
+@dataclass
+class Totals:
+    """Numbers of rows that a list has changed."""
+
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+    new_events: int = 0
+
+    def add(self, change: Change) -> Change:
+        """Count a change, and return it."""
+        self.added += len(change.added)
+        self.changed += len(change.changed)
+        self.removed += len(change.removed)
+        self.new_events += len(change.new_events)
+        return change
 
 
 class Recorder:
@@ -117,6 +138,7 @@ class Recorder:
         self._committed_at = 0.0
         self._not_before = 0.0
         self._failures_in_a_row = 0
+        self._compact_at = COMPACT_EVERY
 
     def run(self, stop: threading.Event) -> None:
         """Record until `stop` is set, then commit what is left.
@@ -126,16 +148,21 @@ class Recorder:
         AllocframeError
             The first list failed.
         """
-        checkpoint = self._resume(stop)
-        if checkpoint is None:
+        resumed = self._resume(stop)
+        if resumed is None:
             return
-        with self._watching(checkpoint) as self.watch, self._watching_history():
+        checkpoint, known = resumed
+        with (
+            self._watching(checkpoint) as self.watch,
+            self._watching_history(known) as self._history_watch,
+            self._aborted_by(stop),
+        ):
             try:
                 while not stop.is_set():
                     self._step(stop)
             finally:
                 self._not_before = 0.0
-                if self._has_history():
+                if self._has_history() and not self._uncommitted:
                     self._add(self.watch.heartbeat())
                 if self._uncommitted and not self._commit():
                     count = len(self._uncommitted)
@@ -148,7 +175,7 @@ class Recorder:
         reason = str(error) if isinstance(error, AllocframeError) else f"{type(error).__name__}: {error}"
         self._set_status("cannot watch", reason)
 
-    def once(self) -> Change:
+    def once(self) -> Totals:
         """List everything once and commit what has changed since the archive's last observation.
 
         Raises
@@ -161,11 +188,16 @@ class Recorder:
         with self._client.watch(
             namespace=self._namespace, stream=False, checkpoint=self._checkpoint()
         ) as watch:
-            change = next(watch)
+            totals, changes = Totals(), watch.first_list()
+            first = next(changes)  # if nothing can be listed, nothing else is tried
+            self._archive.append(
+                map(totals.add, itertools.chain([first], changes)),
+                recorder=self.name,
+                history=self._list_history(),
+            )
             if watch.last_error:
                 self._say(watch.last_error)
-        self._archive.append(change, recorder=self.name, history=self._list_history())
-        return change
+        return totals
 
     def _list_history(self) -> HistoryChange | None:
         """Return what has changed beside the allocations since it was last recorded."""
@@ -188,19 +220,39 @@ class Recorder:
         )
 
     @contextlib.contextmanager
-    def _watching_history(self) -> Iterator[None]:
-        if not self._records_history:
-            yield
+    def _watching_history(self, known: Known | None) -> Iterator[HistoryWatch | None]:
+        if known is None:
+            yield None
             return
-        known = self._archive._known_history()
-        watch = self._history_watch = self._client._watch_history(
+        watch = self._client._watch_history(
             namespace=self._namespace, known=known.rows, known_at=known.at, stream=self._stream
         )
         watch.start()
         try:
-            yield
+            yield watch
         finally:
             watch.close()
+
+    @contextlib.contextmanager
+    def _aborted_by(self, stop: threading.Event) -> Iterator[None]:
+        """End what this waits for once `stop` is set: a list of a large cluster takes minutes."""
+        done = threading.Event()
+
+        def wait() -> None:
+            while not stop.wait(_STOP_INTERVAL):
+                if done.is_set():
+                    return
+            for watch in (self.watch, self._history_watch):
+                if watch is not None:
+                    watch.close()
+
+        thread = threading.Thread(target=wait, name="allocframe-stop", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
     def _has_history(self) -> bool:
         return self._history_watch is not None and self._history_watch.has_news
@@ -218,20 +270,25 @@ class Recorder:
                 else "jobs and nodes are followed again"
             )
 
-    def _resume(self, stop: threading.Event) -> Checkpoint | None:
-        """Return the archive's checkpoint, once it can be read; None if the recorder was stopped before."""
+    def _resume(self, stop: threading.Event) -> tuple[Checkpoint, Known | None] | None:
+        """Return what the archive has, once it can be read; None if the recorder was stopped before."""
         while not stop.is_set():
             try:
-                return self._checkpoint()
-            except OSError as error:
+                known = self._archive._known_history(stop) if self._records_history else None
+                return self._checkpoint(stop), known
+            except Exception as error:
+                if stop.is_set():
+                    return None
+                if not isinstance(error, OSError):
+                    raise
                 self._back_off(f"the archive cannot be read: {error}")
                 stop.wait(self._not_before - time.monotonic())
         return None
 
-    def _checkpoint(self) -> Checkpoint:
+    def _checkpoint(self, stop: threading.Event | None = None) -> Checkpoint:
         for file in self._archive.repair():
             self._say(f"{file} was cut short by a power loss: its append is lost, and was set aside")
-        state = self._archive.state()
+        state = self._archive._state_until(stop)
         live = state.live
         if self._namespace != "*":
             live = live[live["namespace"] == self._namespace]
@@ -252,6 +309,9 @@ class Recorder:
         due = self._uncommitted and now - self._oldest_since >= self._interval
         if (due or sum(map(_rows, self._uncommitted)) >= MAX_ROWS) and now >= self._not_before:
             self._commit()
+            if self.counts.commits >= self._compact_at and not stop.is_set():
+                self._compact_at = self.counts.commits + COMPACT_EVERY
+                self._compact(stop)
 
     def _take(self, stop: threading.Event) -> None:
         assert self.watch is not None  # noqa: S101 - only called while it is
@@ -262,6 +322,10 @@ class Recorder:
             self._set_status("cannot watch", str(error))
             stop.wait(TICK)
             return
+        except AllocframeError:
+            if stop.is_set():
+                return  # the watch was closed
+            raise
         self._add(change)
         if self.watch.last_error:
             self._set_status("cannot watch", self.watch.last_error)
@@ -299,14 +363,12 @@ class Recorder:
         self.last, self._committed_at, self._failures_in_a_row = committed[-1].at, time.monotonic(), 0
         if self.status == "cannot write":
             self._set_status("recording", None)
-        if counts.commits % COMPACT_EVERY == 0:
-            self._compact()
         release_memory()
         return True
 
-    def _compact(self) -> None:
+    def _compact(self, stop: threading.Event) -> None:
         try:
-            self._archive.compact()
+            self._archive._compact_until(stop)
         except Exception as error:  # noqa: BLE001 - the recorded data is unharmed, and recording matters more
             self._say(f"the archive could not be compacted: {error}")
 

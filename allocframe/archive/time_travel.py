@@ -16,15 +16,10 @@ from ..tables import TABLES
 from ..watch.change import LOST_RIGHTS
 from .delta import DeltaTables
 from .past_history import read_history
-from .views import attach, derive, gaps_to_json
+from .views import MAX_PAUSE, attach, derive, gaps_to_json
 
 _TABLES = ("allocations", "task_states", "events", "reschedules")
 _MAX_GAPS = 1000
-_MAX_PAUSE = pd.Timedelta("1h")
-"""A longer time between two observations is a gap, because servers may have removed what ended meanwhile.
-
-A recorder writes at least once a minute.
-"""
 
 _HISTORY_BEFORE = pd.Timedelta("7D")
 """The history of a snapshot begins this long before it: what broke today may have changed days ago."""
@@ -98,7 +93,7 @@ class PastTables(TableStore):
             recorded = select(cursor, "SELECT * FROM stored.gaps")
             times = select(cursor, "SELECT DISTINCT seen_at FROM stored.observations ORDER BY 1")["seen_at"]
         pauses = pd.DataFrame({"since": times.shift(), "until": times, "reason": "nothing was observed"})
-        pauses = pauses[(pauses["until"] - pauses["since"]) > _MAX_PAUSE]
+        pauses = pauses[(pauses["until"] - pauses["since"]) > MAX_PAUSE]
         is_recorded = [
             bool(((recorded["since"] < pause.until) & (recorded["until"] > pause.since)).any())
             for pause in pauses.itertuples()

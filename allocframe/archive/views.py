@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -34,6 +35,13 @@ NOT_KEPT = "removed by retention"
 NO_END = "it was gone before its end was seen"
 UNCOUNTED = "its restart counter is higher than the restarts seen"
 
+MAX_PAUSE = pd.Timedelta("1h")
+"""A longer time between two observations is a gap, because servers may have removed what ended meanwhile.
+
+A recorder writes at least once a minute.
+"""
+
+_INTERRUPT_INTERVAL = 0.1
 _MAX_ATTEMPTS = 3
 _END_OF_TIME = "make_timestamp_ns(9223372036854775806)"
 
@@ -148,15 +156,43 @@ _TASK_TABLES = {
 }
 
 
-def read_archive(tables: DeltaTables, query: Callable[[Connection], _T]) -> _T:
-    """Return the result of a function that queries the archive."""
+def read_archive(
+    tables: DeltaTables, query: Callable[[Connection], _T], stop: threading.Event | None = None
+) -> _T:
+    """Return the result of a function that queries the archive. It fails once `stop` is set."""
 
     def attach_and_query() -> _T:
-        with tempfile.TemporaryDirectory(prefix="allocframe-") as spill, connect(spill) as connection:
+        with (
+            tempfile.TemporaryDirectory(prefix="allocframe-") as spill,
+            connect(spill) as connection,
+            interrupted_by(stop, connection),
+        ):
             attach(connection, tables, None)
             return query(connection)
 
     return retry_reading(attach_and_query)
+
+
+@contextlib.contextmanager
+def interrupted_by(stop: threading.Event | None, connection: Connection) -> Iterator[None]:
+    """Make the queries of a connection fail once `stop` is set: one may take minutes."""
+    if stop is None:
+        yield
+        return
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(_INTERRUPT_INTERVAL):
+            if stop.is_set():
+                connection.interrupt()  # again and again, because there may be a next query
+
+    thread = threading.Thread(target=watch, name="allocframe-interrupt", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def retry_reading(read: Callable[[], _T]) -> _T:

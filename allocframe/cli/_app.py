@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from .._version import __version__
 from ..client.fleet import Fleet
 from ..errors import ConfigError
+from ..nomad.config_file import list_sources
 
 Address = Annotated[str | None, typer.Option(help="URL of Nomad. By default, NOMAD_ADDR.")]
 Clusters = Annotated[
@@ -24,7 +26,10 @@ def load_fleet(address: str | None, clusters: Path | None) -> Fleet | None:
         return None
     if address is not None:
         raise ConfigError("--address and --clusters exclude each other: give only one of them")
-    return Fleet.from_file(clusters)
+    fleet = Fleet.from_file(clusters)
+    for line in list_sources(clusters):
+        print(f"{clusters}: {line}", file=sys.stderr)
+    return fleet
 
 
 def print_help(context: typer.Context) -> None:

@@ -111,10 +111,10 @@ def _record_once(recorders: Mapping[str, Any], live_status: LiveStatus) -> int:
         return max(pool.map(record_one, recorders))
 
 
-def _describe(change: Any) -> str:
+def _describe(totals: Any) -> str:
     return (
-        f"{len(change.added):,} new, {len(change.changed):,} changed, {len(change.removed):,} removed, "
-        f"{len(change.new_events):,} new events"
+        f"{totals.added:,} new, {totals.changed:,} changed, {totals.removed:,} removed, "
+        f"{totals.new_events:,} new events"
     )
 
 

@@ -47,6 +47,21 @@ def read_clusters(path: str | os.PathLike[str]) -> dict[str, Config]:
     return {check_name(name): _load_cluster(file, name, settings) for name, settings in tables.items()}
 
 
+def list_sources(path: str | os.PathLike[str]) -> list[str]:
+    """Return a line for each cluster of a file that `read_clusters` can read, if it names variables or files.
+
+    Such a file decides which secrets go to which address, so it must be trusted like a program.
+    """
+    file = Path(path)
+    lines = []
+    for name, settings in tomllib.loads(file.read_text(encoding="utf-8")).items():
+        named = [f"${settings['token_env']}"] if settings.get("token_env") else []
+        named += [str(file.parent / settings[key]) for key in ("token_file", *_FILES) if settings.get(key)]
+        if named:
+            lines.append(f"{name} at {settings.get('address')} reads {', '.join(named)}")
+    return [visible(line) for line in lines]
+
+
 def _load_cluster(file: Path, name: str, settings: Any) -> Config:
     table = f"{file}: [{visible(name)}]"
     if not isinstance(settings, dict):

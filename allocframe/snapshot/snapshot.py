@@ -124,13 +124,15 @@ class Snapshot:
             "filtered": [[column, value] for column, value in self._conditions],
         }
 
-    def sql(self, query: str) -> pd.DataFrame:
+    def sql(self, query: str, *, allow_files: bool = False) -> pd.DataFrame:
         """Answer a SELECT over the tables `allocations`, `task_states`, `events`, `reschedules`, `resources`.
 
         Parameters
         ----------
         query : str
             One SELECT in DuckDB's SQL. Times are TIMESTAMP_NS in UTC, durations whole nanoseconds.
+        allow_files : bool
+            The query may also read files and URLs, and write files. Only for queries that you wrote yourself.
 
         Examples
         --------
@@ -138,7 +140,7 @@ class Snapshot:
         >>> snap.sql(restarting)["n"].sum() == (snap.events["type"] == "Restarting").sum()
         np.True_
         """
-        return self._store.query(query, self._schema)
+        return self._store.query(query, self._schema, allow_files=allow_files)
 
     def filter(self, **columns: Any) -> Snapshot:
         """Return a snapshot of only those allocations that have the given values.

@@ -8,6 +8,7 @@ import glob
 import gzip
 import json
 import os
+import secrets
 import shutil
 import tempfile
 import threading
@@ -137,9 +138,10 @@ class Capture:
         The file is a zip of zstandard-compressed pages and a manifest. It is complete, or it is not there.
         """
         target = Path(path)
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        part = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+        # Exclusively: in a folder that others may write to, somebody could have put a link there.
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(handle, "wb") as raw, zipfile.ZipFile(raw, "w", zipfile.ZIP_STORED) as archive:
                 manifest = {
                     "format": FORMAT,
@@ -152,7 +154,12 @@ class Capture:
                         _copy(
                             self.file(page).open("rb"), pa.CompressedOutputStream(cast(Any, member), "zstd")
                         )
+                archive.close()
+                # On the disk before it has its name, or a power loss could leave an empty file of that name.
+                raw.flush()
+                os.fsync(raw.fileno())
             part.replace(target)
+            sync_path(target.parent)
         finally:
             part.unlink(missing_ok=True)
         return target
@@ -164,6 +171,15 @@ class Capture:
         """Remove the folder if it is temporary."""
         if self._remove is not None:
             self._remove()
+
+
+def sync_path(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _copy(source: Any, target: Any, limit: int | None = None) -> None:

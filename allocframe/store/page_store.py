@@ -23,7 +23,7 @@ from . import lenient_json
 from .capture import Capture, Page
 from .decode import ALLOC_ROW, BATCH, ROW_BITS, Records, build_tables, decode_parts
 from .segments import Segments
-from .sql import select, semi_join, where
+from .sql import lock_files, select, select_with_files, semi_join, where
 from .worker_pool import WorkerPool, count_processes
 
 MEMORY_LIMIT = "500MB"
@@ -70,6 +70,7 @@ class PageStore:
                 **({"threads": threads} if threads else {}),
             }
         )
+        lock_files(self._con)  # its tables come from Arrow
         self._lock = threading.RLock()
         self._names = itertools.count(1)
         self._next_page = 1 << 30
@@ -79,7 +80,7 @@ class PageStore:
         self._segments = Segments(capture.folder / "tables")
         self._issues: list[tuple[str, int, lenient_json.Issue]] = []
         self._selected: dict[str, pa.Array[Any] | None] = {"main": None}
-        self._order: dict[str, tuple[int, np.ndarray[Any, Any], np.ndarray[Any, Any]]] = {}
+        self._order: tuple[int, np.ndarray[Any, Any], np.ndarray[Any, Any]] | None = None
 
     def read(self, page: Page, body: bytes | None = None) -> list[str]:
         """Decode one page; return its allocation IDs. Pass `body` if it is in memory. Thread-safe.
@@ -196,7 +197,6 @@ class PageStore:
             self._selected[name] = rows.slice(start, size)
             yield name
             del self._selected[name]
-            self._order.pop(name, None)
 
     def frame(
         self,
@@ -214,7 +214,7 @@ class PageStore:
             arrays = self._computed(table, name, schema, only)
         else:
             arrays = self._stored(name, schema)
-        order = self._creation_order(arrays.pop(ALLOC_ROW, _NO_ROWS).to_numpy(), schema)
+        order = self._creation_order(arrays.pop(ALLOC_ROW, _NO_ROWS).to_numpy())
         frame = table.frame(arrays, order)
         if len(frame) >= MANY_ROWS:
             release_memory()
@@ -237,16 +237,15 @@ class PageStore:
         rows = pa.concat_tables(self._segments.scan(name, selected=self._selected[schema]))
         return dict(zip(rows.column_names, rows.columns, strict=True))
 
-    def _creation_order(self, rows: np.ndarray[Any, Any], schema: str) -> np.ndarray[Any, Any] | None:
+    def _creation_order(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
         """Return the order of rows by the creation of their allocations; None if they have it already."""
-        by_number, rank = self._ranks(schema)
+        by_number, rank = self._ranks()
         places = rank[np.searchsorted(by_number, rows)] if len(rows) else rows
         return None if np.all(places[:-1] <= places[1:]) else np.argsort(places, kind="stable")
 
-    def _ranks(self, schema: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    def _ranks(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Return the numbers of all rows, ascending, and the place of each by creation."""
-        version, *known = self._order.get(schema, (-1,))
-        if version != self._segments.version:
+        if self._order is None or self._order[0] != self._segments.version:
             created = self._columns("allocations", "create_index", "alloc_id", ALLOC_ROW)
             order = pc.sort_indices(
                 created, [(name, "ascending") for name in ("create_index", "alloc_id", ALLOC_ROW)]
@@ -255,9 +254,8 @@ class PageStore:
             places = np.empty(len(order), dtype=np.int64)
             places[order.to_numpy()] = np.arange(len(order))
             by_number = np.argsort(numbers, kind="stable")
-            known = [numbers[by_number], places[by_number]]
-            self._order[schema] = (self._segments.version, known[0], known[1])
-        return known[0], known[1]
+            self._order = self._segments.version, numbers[by_number], places[by_number]
+        return self._order[1], self._order[2]
 
     def stream(self, name: str, schema: str = "main") -> pa.RecordBatchReader:
         """Return a table in batches, as SQL sees it."""
@@ -335,8 +333,10 @@ class PageStore:
                     writer.write_table(table.cast(stored))
             capture.update_size(page)
 
-    def query(self, query: str, schema: str = "main") -> pd.DataFrame:
-        """Return the result of one SELECT over the tables."""
+    def query(self, query: str, schema: str = "main", *, allow_files: bool = False) -> pd.DataFrame:
+        """Return the result of one SELECT over the tables, or with `allow_files` over files, too."""
+        if allow_files:
+            return select_with_files({name: self.stream(name, schema) for name in TABLES}, query)
         with self._cursor(schema, tuple(TABLES)) as cursor:
             for name in TABLES:
                 cursor.execute(
@@ -350,6 +350,7 @@ class PageStore:
         self._flush()
         selected = self._selected[schema]
         with self._con.cursor() as cursor:
+            cursor.execute("SET enable_progress_bar = false")
             if selected is not None:
                 cursor.register("selected", pa.table({ALLOC_ROW: selected}))
             for name in names:

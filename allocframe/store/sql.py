@@ -27,19 +27,50 @@ _DTYPES = {
 """The dtypes of the tables, so that an answer's columns have the same."""
 
 
-def select(cursor: duckdb.DuckDBPyConnection, query: str, schema: str = "main") -> pd.DataFrame:
-    """Return the answer of one SELECT over the tables in `schema`.
+def lock_files(connection: duckdb.DuckDBPyConnection, folders: Iterable[str] = ()) -> None:
+    """Let the SQL of a database reach no file except below `folders`, for good. It may still spill.
+
+    It stands behind the check of each query: a function or syntax that the check does not know fails here.
+    """
+    spill = connection.execute("SELECT current_setting('temp_directory')").fetchall()[0][0]
+    listed = ", ".join(map(quote, [*folders, *([str(spill)] if spill else [])]))
+    connection.execute(f"SET allowed_directories = [{listed}]")
+    connection.execute("SET enable_external_access = false")
+
+
+def select_with_files(tables: Mapping[str, pa.RecordBatchReader], query: str) -> pd.DataFrame:
+    """Return the answer of one SELECT over these tables and whatever files it names."""
+    with duckdb.connect() as connection:
+        for name, batches in tables.items():
+            connection.register("batches", batches)
+            connection.execute(f"CREATE TABLE {name} AS FROM batches")
+            connection.unregister("batches")
+        return select(connection, query, allow_files=True)
+
+
+def select(
+    cursor: duckdb.DuckDBPyConnection, query: str, schema: str = "main", *, allow_files: bool = False
+) -> pd.DataFrame:
+    """Return the answer of one SELECT over the tables in `schema`; with `allow_files`, also over files.
 
     Raises
     ------
     ValueError
         The query is not one SELECT, or reads something else than the tables.
     """
-    statement = _check_select(cursor, query)
+    statement = _only_select(cursor, query) if allow_files else _check_select(cursor, query)
     cursor.execute(f"SET search_path = '{schema},main'")
     data = _in_utc(cursor.sql(statement).to_arrow_table())
     frame: pd.DataFrame = data.to_pandas(types_mapper=_DTYPES.get)
     return frame
+
+
+def _only_select(cursor: duckdb.DuckDBPyConnection, query: str) -> duckdb.Statement:
+    """Return the statement of a query that is one SELECT."""
+    statements = cursor.extract_statements(query)
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+        raise ValueError("sql must be one SELECT statement: a snapshot's tables can be read, not changed")
+    return statements[0]
 
 
 def _check_select(cursor: duckdb.DuckDBPyConnection, query: str) -> duckdb.Statement:
@@ -48,10 +79,10 @@ def _check_select(cursor: duckdb.DuckDBPyConnection, query: str) -> duckdb.State
     DuckDB can read and write any file from SQL, and a file such as /proc/self/environ holds the token. So the
     parsed query is checked: whatever it names must be a table here, or a function that reads no file.
     """
-    statements = cursor.extract_statements(query)
+    statement = _only_select(cursor, query)
     parsed = cursor.execute("SELECT json_serialize_sql(?)", [query]).fetchone()
     tree = json.loads(parsed[0]) if parsed else {"error": True}
-    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT or tree["error"]:
+    if tree["error"]:
         raise ValueError("sql must be one SELECT statement: a snapshot's tables can be read, not changed")
     nodes = list(_walk(tree["statements"]))
     listed = cursor.execute(
@@ -76,7 +107,7 @@ def _check_select(cursor: duckdb.DuckDBPyConnection, query: str) -> duckdb.State
                 raise ValueError(f"sql can read only the tables here, not {name}()")
         if node.get("class") == "FUNCTION" and str(node.get("function_name")).lower() in _FORBIDDEN_FUNCTIONS:
             raise ValueError(f"sql can read only the tables here: {node['function_name']}() is not allowed")
-    return statements[0]
+    return statement
 
 
 def _walk(value: Any) -> Iterator[dict[str, Any]]:

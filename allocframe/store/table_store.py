@@ -12,13 +12,14 @@ from typing import Any, ClassVar
 import duckdb
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ..errors import DecodeError
 from ..tables import SNAPSHOT_TABLES, TABLES
 from ..tables.table import Column, Kind, Table
 from .capture import Capture
 from .page_store import BATCH_ROWS, ISSUES
-from .sql import quote, select, semi_join, stream_table, where
+from .sql import lock_files, quote, select, select_with_files, semi_join, stream_table, where
 from .store import Store
 
 MEMORY_LIMIT = "1GB"
@@ -37,6 +38,7 @@ class TableStore:
         self._remove = weakref.finalize(self, shutil.rmtree, spill, ignore_errors=True)
         self._con = connect(spill)
         self._schemas = itertools.count(1)
+        self._is_locked = False
 
     @classmethod
     def load(cls, capture: Capture) -> TableStore:
@@ -93,8 +95,10 @@ class TableStore:
         """Add each table to a capture, as a page."""
         for name in SNAPSHOT_TABLES:
             page = capture.add(b"", kind="table", path=name, params={})
-            with self._con.cursor() as cursor:
-                cursor.execute(f"COPY main.{name} TO {quote(str(capture.file(page)))} (FORMAT parquet)")
+            batches = self.stream(name)
+            with pq.ParquetWriter(capture.file(page), batches.schema) as writer:
+                for batch in batches:
+                    writer.write_batch(batch)
             capture.update_size(page)
 
     def frame(
@@ -122,10 +126,19 @@ class TableStore:
         """Return a table in batches."""
         return stream_table(self._con, name, schema)
 
-    def query(self, query: str, schema: str = "main") -> pd.DataFrame:
-        """Return the answer of one SELECT over the tables."""
+    def query(self, query: str, schema: str = "main", *, allow_files: bool = False) -> pd.DataFrame:
+        """Return the answer of one SELECT over the tables, or with `allow_files` over files, too."""
+        if allow_files:
+            return select_with_files({name: self.stream(name, schema) for name in SNAPSHOT_TABLES}, query)
+        self._lock_files()
         with self._con.cursor() as cursor:
             return select(cursor, query, schema)
+
+    def _lock_files(self) -> None:
+        """Let no query reach a file any more: by now, the tables are in the database."""
+        if not self._is_locked:
+            lock_files(self._con)
+            self._is_locked = True
 
     def narrow(self, schema: str, conditions: Iterable[tuple[str, Any]]) -> str:
         """Make a schema with only the allocations that meet `conditions`; return its name."""
@@ -168,7 +181,7 @@ _SQL_TYPES: dict[Kind, str] = {
 
 def connect(spill: str) -> duckdb.DuckDBPyConnection:
     """Return an empty database that spills to a folder."""
-    return duckdb.connect(
+    connection = duckdb.connect(
         config={
             "memory_limit": MEMORY_LIMIT,
             "temp_directory": spill,
@@ -176,3 +189,6 @@ def connect(spill: str) -> duckdb.DuckDBPyConnection:
             "autoload_known_extensions": False,
         }
     )
+    # DuckDB would write it between the lines of a command.
+    connection.execute("SET enable_progress_bar = false")
+    return connection

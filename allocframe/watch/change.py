@@ -38,7 +38,7 @@ class Change:
     """The change includes everything that happened before this time, by this machine's clock, in UTC."""
 
     index: int | None
-    """The Raft index that the cluster had reached."""
+    """The Raft index that the cluster had reached; None for all but the last part of a long list."""
 
     source: Literal["list", "stream", "blocking"]
     full: bool

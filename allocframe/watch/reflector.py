@@ -9,7 +9,8 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Literal
 
@@ -106,6 +107,8 @@ class Reflector:
         self._gap: tuple[pd.Timestamp | None, str] | None = (
             (checkpoint.at, "nobody watched") if checkpoint.at is not None else (None, _FIRST_LIST)
         )
+        self._parts: tuple[Iterator[tuple[Frames, bool]], Source, bool] | None = None
+        """A list that is being reported in parts."""
         self._was_reset = False
         self._pace = Pace(FLOOR)
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
@@ -130,6 +133,9 @@ class Reflector:
             return
         before = self.index, self.current_to
         try:
+            if self._parts is not None:
+                self._report_part()
+                return
             self._check_stream()
             if self._hidden and time.monotonic() >= self._recheck_at:
                 self._recheck_hidden()
@@ -211,11 +217,11 @@ class Reflector:
         else:
             self._advance_to(began if stream is None else _now())
         hidden = self._find_hidden(store, began)
-        frames = self.state.replace(store, index, reset=self._was_reset, hidden=hidden)
+        parts = self.state.replace(store, index, reset=self._was_reset, hidden=hidden)
         self.index = max(self.index, index or 0)
         self.blocking.index = index or 0
         self.counts["relists"] += self._has_listed
-        self._report(frames, "list", full=not hidden)
+        self._report_parts(parts, "list", full=not hidden)
         self._relist_at = time.monotonic() + self._resync_interval * self._rng.uniform(0.9, 1.1)
         if self._was_reset and stream is not None:
             # Updates with low indexes that came before the list were mistaken for old ones: list once more.
@@ -382,17 +388,17 @@ class Reflector:
         self._recovered()
         if len(difference.changed) > MAX_READS:
             store, index = self.lister.all()
-            frames = self.state.replace(store, index, hidden=hidden)
+            parts = self.state.replace(store, index, hidden=hidden)
         else:
             frames = self._read_changed(difference.changed)
             frames["removed"] = self.state.remove(difference.removed)
+            has_changed = any(len(frames[name]) for name in ("added", "changed", "removed"))
+            parts = iter([(frames, True)] if has_changed or were_hidden != set(self._hidden) else [])
         self.index = max(self.index, index or 0)
         # Large lists are slow: spend at most half of the time on them.
         self._pace.pause = max(self._pace.pause, time.monotonic() - started)
         self._advance_to(began)
-        has_changed = any(len(frames[name]) for name in ("added", "changed", "removed"))
-        if has_changed or were_hidden != set(self._hidden):
-            self._report(frames, "blocking", full=not hidden)
+        self._report_parts(parts, "blocking", full=not hidden)
 
     # Namespaces that the token may no longer read
 
@@ -439,9 +445,34 @@ class Reflector:
 
     def heartbeat(self) -> Change | None:
         """Return an empty change as of the last time the cluster was heard; None if a change is pending."""
-        if not self.synced or self.ready or len(self.queue) or self.current_to is None:
+        is_pending = self.ready or self.has_parts or len(self.queue)
+        if not self.synced or is_pending or self.current_to is None:
             return None
         return self._make_change(self.state.no_change(), self.mode, full=False)
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether a list is reported in parts of which some are left."""
+        return self._parts is not None
+
+    def _report_parts(self, parts: Iterator[tuple[Frames, bool]], source: Source, *, full: bool) -> None:
+        """Report the first part of a list; the next steps report the others, before anything else."""
+        self._parts = parts, source, full
+        self._report_part()
+
+    def _report_part(self) -> None:
+        assert self._parts is not None  # noqa: S101 - only called while there are
+        parts, source, full = self._parts
+        # If this fails, what was not reported still differs from the state, and the next list tells it.
+        self._parts = None
+        for frames, is_last in parts:
+            change = self._make_change(frames, source, full=full and is_last)
+            if not is_last:
+                self._parts = parts, source, full
+                # Only the last part has everything up to the index.
+                change = replace(change, index=None)
+            self.ready.append(change)
+            return
 
     def _report(self, frames: Frames, source: Source, *, full: bool) -> None:
         self.ready.append(self._make_change(frames, source, full=full))

@@ -17,6 +17,9 @@ from .change import Checkpoint
 from .updates import JobInfo, Update, with_job
 
 _CHANGED = ("allocations", "task_states", "events", "reschedules")
+PART = 5_000
+"""Allocations of a list that are made into tables at once. A recorder writes a part in about a second."""
+
 _MAX_SELECTED = 2000
 """Up to this many allocations of a list are selected by a query of their own.
 
@@ -183,9 +186,10 @@ class WatchState:
         *,
         reset: bool = False,
         hidden: Container[str] = frozenset(),
-    ) -> Frames:
-        """Replace the state by a full list; return what that changes.
+    ) -> Iterator[tuple[Frames, bool]]:
+        """Replace the state by a full list; yield what that changes, and whether it is the last part.
 
+        A long list comes in parts, so that memory does not grow with it. The last one has what was removed.
         Allocations whose job was unknown count as changed.
         """
         listed = store.modify_indexes()
@@ -201,22 +205,34 @@ class WatchState:
             rows = self._store.rows(difference.newer)
             store.drop(difference.newer)
             store.put(rows)
-        frames = self._changed_frames(store, difference)
-        frames["removed"] = self.remove(difference.removed)
+        removed = self.remove(difference.removed)
         self._store.close()
         self._store.capture.close()
         self._store = store
-        return self._record(frames)
+        before: Frames | None = None
+        for frames in self._changed_frames(store, difference):
+            if before is not None:
+                yield before, False
+            before = self._record(frames)
+        yield (before or self.no_change()) | {"removed": removed}, True
 
-    def _changed_frames(self, store: PageStore, difference: Difference) -> Frames:
-        """Return the tables of the new and changed allocations of a list."""
+    def _changed_frames(self, store: PageStore, difference: Difference) -> Iterator[Frames]:
+        """Yield the tables of the new and changed allocations of a list, in parts."""
         if difference.has_all_rings and len(difference.changed) <= _MAX_SELECTED:
             schema = store.narrow("main", [("alloc_id", difference.changed)])
-            return {name: store.frame(name, schema) for name in _CHANGED}
-        frames = {name: store.frame(name) for name in _CHANGED}
-        if not difference.has_all_rings:
-            self._record_unchanged(frames, difference.changed)
-        return {name: _select(frame, difference.changed) for name, frame in frames.items()}
+            yield {name: store.frame(name, schema) for name in _CHANGED}
+            return
+        for schema in store.split("main", PART):
+            frames = {name: store.frame(name, schema) for name in _CHANGED}
+            ids = frames["allocations"]["alloc_id"]
+            # Of this part alone: to look for each row among all of a long list would take most of the time.
+            changed = difference.changed.intersection(ids)
+            if not difference.has_all_rings:
+                self._record_unchanged(frames, changed)
+            if len(changed) == len(ids):
+                yield frames
+            elif changed:
+                yield {name: _select(frame, changed) for name, frame in frames.items()}
 
     def _record_unchanged(self, frames: Frames, changed: set[str]) -> None:
         """Record the rings and jobs of allocations unchanged since the checkpoint, which lacks both."""

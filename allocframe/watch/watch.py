@@ -24,6 +24,9 @@ class Watch:
     Made by `Client.watch`. A watch belongs to the thread that iterates over it. `close` can be called from
     any thread.
 
+    The first change has every allocation as `added`. Of more than 5,000 it comes in parts, as several
+    changes; the last one is `full`.
+
     Examples
     --------
     >>> with af.sim.Cluster("calm", allocations=20, seed=1) as cluster:
@@ -110,6 +113,19 @@ class Watch:
             return None
         self._change_count += 1
         return ready.popleft()
+
+    def first_list(self) -> Iterator[Change]:
+        """Yield the parts of the first list, and nothing of what changes later.
+
+        Examples
+        --------
+        >>> with client.watch(namespace="*") as watch:
+        ...     sum(len(change.added) for change in watch.first_list()) == len(watch.snapshot)
+        True
+        """
+        yield next(self)
+        while self._reflector.has_parts:
+            yield next(self)
 
     def heartbeat(self) -> Change | None:
         """Return an empty change that shows up to when nothing has changed; None if a change is pending.

@@ -13,6 +13,7 @@ from tables import alloc
 from watched import Versions, history, moment
 
 import allocframe as af
+from allocframe.archive import maintenance
 from allocframe.watch.change import Change, Gap
 
 
@@ -241,6 +242,25 @@ def test_what_was_seen_again_and_again_takes_no_room_after_a_compaction(
     pd.testing.assert_frame_equal(before[1], archive.coverage())
 
 
+def test_a_long_day_is_compacted_in_parts_with_the_same_result(
+    archive: af.Archive, versions: Versions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = [
+        versions.seen(10, added=[("a", 1), ("b", 3), ("c", 4)]),
+        versions.seen(20, changed=[("a", 9)], before=[("a", 1)]),
+    ]
+    for change in [*changes, *changes]:
+        archive.append(change)
+    before = archive.events(), archive.allocations()
+    monkeypatch.setattr(maintenance, "_MOST_ROWS", 3)
+    archive.compact()
+    assert archive.info["tables"]["events"] | {"bytes": 0, "first_day": None, "last_day": None} == {
+        "days": 1, "first_day": None, "last_day": None, "files": 1, "rows": len(before[0]), "bytes": 0,
+    }  # fmt: skip
+    pd.testing.assert_frame_equal(before[0], archive.events())
+    pd.testing.assert_frame_equal(before[1], archive.allocations())
+
+
 def test_retention_keeps_what_is_still_there(archive: af.Archive, versions: Versions) -> None:
     day = 86_400
     archive.append(versions.seen(10, added=[("a", 9), ("b", 3)]))
@@ -340,6 +360,23 @@ def test_an_object_store_is_read_through_delta_rs(week: af.Archive, versions: Ve
     away.compact()
     assert len(away.events(alloc_id="a")) == len(week.events(alloc_id="a")) == 8
     assert away.info["tables"]["events"]["files"] == 1
+
+
+def test_times_without_a_watcher_are_listed_for_the_whole_cluster(
+    week: af.Archive, versions: Versions
+) -> None:
+    week.append(versions.seen(50 + 7200))
+    gaps = week.missing()
+    gaps = gaps[gaps["alloc_id"].isna()]
+    assert gaps["task"].isna().all()
+    assert gaps[["since", "until", "reason"]].to_numpy().tolist() == [
+        [moment(40), moment(50), "nobody watched: stopped"],
+        [moment(50), moment(7250), "nobody watched: nothing was observed"],
+    ]
+    last = week.coverage().iloc[-1]
+    assert pd.isna(last["alloc_id"])
+    assert (last["complete"], last["missing"], last["missing_since"]) == (False, 2, moment(40))
+    assert week.coverage()["alloc_id"].isna().sum() == 1
 
 
 def test_the_archive_has_no_job_specification() -> None:

@@ -18,14 +18,17 @@ import pandas as pd
 import pytest
 from children import started
 from crashing import crash, keys
-from faultserver import http
+from faultserver import http, serving
 from historyserver import HistoryServer
 
 import allocframe as af
 from allocframe import cli
+from allocframe.archive import archive as archive_module
 from allocframe.archive import recorder
 from allocframe.archive.recorder import Recorder
+from allocframe.tables import TABLES
 from allocframe.watch import update_queue
+from allocframe.watch.change import Change
 
 
 @pytest.fixture
@@ -90,6 +93,12 @@ def restart(cluster: af.sim.Cluster) -> None:
         chosen = next(a for a in engine.live() if a.client_status == "running" and a.job.kind == "service")
         engine.runner.restart_signaled(chosen, "User requested running tasks to restart")
     engine.advance(30)
+
+
+def _nothing() -> Change:
+    none = {name: TABLES[name].empty() for name in ("task_states", "events", "reschedules")}
+    empty, now = TABLES["allocations"].empty(), pd.Timestamp.now("UTC")
+    return Change(now, 9, "stream", False, empty, empty, empty, new_events=none["events"], **none)
 
 
 def caught_up(archive: af.Archive, live: af.sim.Cluster) -> bool:
@@ -251,6 +260,35 @@ def test_a_quiet_cluster_still_shows_that_somebody_watches(
         until(lambda: made.counts.commits >= 3)
         assert archive.state().at > before
         assert made.counts.changes == len(live.state.allocs)
+
+
+@pytest.mark.parametrize("step", ["reads its archive", "lists"])
+def test_a_recorder_stops_within_two_seconds_whatever_it_does(
+    step: str, archive: af.Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, end, stop = threading.Event(), threading.Event(), threading.Event()
+
+    def hang(connection: Any) -> None:
+        began.set()
+        end.wait(20)
+
+    def read_for_ever(connection: Any) -> None:
+        began.set()
+        connection.sql("SELECT sum(a.range * b.range % 7) FROM range(1000000) a, range(1000000) b").fetchall()
+
+    with serving(hang) as server, af.Client(server.address) as client:
+        if step == "reads its archive":
+            archive.append(_nothing())
+            monkeypatch.setattr(archive_module, "read_state", read_for_ever)
+        thread = threading.Thread(target=Recorder(client, archive, history=False).run, args=(stop,))
+        thread.start()
+        assert began.wait(20)
+        started = time.monotonic()
+        stop.set()
+        thread.join(20)
+        took = time.monotonic() - started
+        end.set()
+    assert took < 2
 
 
 def test_jobs_and_nodes_are_recorded_beside_allocations_and_once_adds_only_what_is_new(

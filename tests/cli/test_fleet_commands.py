@@ -20,6 +20,7 @@ from allocframe import cli
 from allocframe.archive import recorder
 from allocframe.archive.recorder import Recorder, run_all
 from allocframe.cli._live_status import LiveStatus
+from allocframe.nomad.config_file import list_sources
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,18 @@ def wait_until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.02)
+
+
+def test_the_command_says_which_variables_and_files_a_clusters_file_sends_where(tmp_path: Path) -> None:
+    path = tmp_path / "clusters.toml"
+    path.write_text(
+        '[eu]\naddress = "https://eu:4646"\ntoken_file = "eu.token"\nca_cert = "ca.pem"\n'
+        '[us]\naddress = "https://us:4646"\ntoken_env = "US\\u001b"\n[open]\naddress = "http://open:4646"\n'
+    )
+    assert list_sources(path) == [
+        f"eu at https://eu:4646 reads {tmp_path / 'eu.token'}, {tmp_path / 'ca.pem'}",
+        "us at https://us:4646 reads $US\\x1b",
+    ]
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

@@ -8,6 +8,7 @@ import duckdb
 import pytest
 
 import allocframe as af
+from allocframe.store import sql
 
 READS = [
     "SELECT count(*) FROM events",
@@ -79,3 +80,33 @@ def test_kind_sql_neither_files_nor_settings_are_reached_and_nothing_is_changed(
         source.sql(query.format(file=file, new=new))
     assert not new.exists()
     assert source.sql("SELECT count(*) AS n FROM events")["n"].item() == before > 0
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT * FROM read_text('{file}')",
+        "FROM '{file}'",
+        "FROM glob('/*')",
+        "SELECT * FROM read_blob('{file}')",
+    ],
+)
+def test_kind_sql_the_database_itself_reaches_no_file_if_the_check_of_queries_is_deceived(
+    source: af.Snapshot | af.Archive, query: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (file := tmp_path / "there.csv").write_text("a,b\n1,2\n")
+    monkeypatch.setattr("allocframe.store.sql._check_select", sql._only_select)
+    with pytest.raises(duckdb.Error):
+        source.sql(query.format(file=file))
+
+
+def test_kind_sql_files_are_reached_if_they_are_allowed(
+    source: af.Snapshot | af.Archive, tmp_path: Path
+) -> None:
+    (file := tmp_path / "owners.csv").write_text("job_id,team\ncheckout,shop\n")
+    joined = f"SELECT team, count(*) AS n FROM allocations JOIN '{file}' USING (job_id) GROUP BY ALL"
+    assert source.sql(joined, allow_files=True)["team"].tolist() == ["shop"]
+    with pytest.raises(ValueError, match="one SELECT"):
+        source.sql("DELETE FROM allocations", allow_files=True)
+    with pytest.raises(ValueError, match="only the tables"):
+        source.sql(joined)

@@ -19,6 +19,7 @@ from tables import alloc, ended, restarting, started
 import allocframe as af
 from allocframe.store.capture import Capture
 from allocframe.watch import reflector, update_queue, updates
+from allocframe.watch import state as watch_state
 
 TABLES = ("allocations", "task_states", "events", "reschedules")
 
@@ -237,6 +238,30 @@ def test_the_first_list_that_cannot_be_had_is_an_error() -> None:
             next(watch)
         with pytest.raises(af.ConnectionFailed):
             next(watch)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_long_list_comes_in_parts_of_which_only_the_last_is_full(
+    stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_state, "PART", 8)
+    monkeypatch.setattr(watch_state, "_MAX_SELECTED", 4)
+    with (
+        af.sim.Cluster("calm", allocations=30, seed=3) as cluster,
+        af.Client(cluster.address, token=cluster.token) as client,
+        client.watch(namespace="*", stream=stream, wait=0.3) as watch,
+    ):
+        parts = list(watch.first_list())
+        assert len(parts) == -(-len(cluster.state.allocs) // 8)
+        assert [part.full for part in parts] == [False] * (len(parts) - 1) + [True]
+        assert [part.index is None for part in parts] == [True] * (len(parts) - 1) + [False]
+        ids = pd.concat([part.added["alloc_id"] for part in parts])
+        assert sorted(ids) == sorted(cluster.state.allocs)
+        assert all(set(part.events["alloc_id"]) <= set(part.added["alloc_id"]) for part in parts)
+        with watch.snapshot as snap:
+            assert sum(len(part.new_events) for part in parts) == len(snap.events)
+        crash(cluster)
+        assert len(until(watch, lambda change: len(change.changed) > 0)[-1].changed) == 1
 
 
 def test_a_blocking_watch_reads_in_full_only_what_has_changed(
