@@ -88,9 +88,9 @@ class Prose:
 
     def _repr_markdown_(self) -> str:
         return "\n\n".join(
-            _as_markdown(block)
+            as_markdown(block)
             if isinstance(block, str)
-            else "\n".join(f"- {_as_markdown(text)}" for text in block)
+            else "\n".join(f"- {as_markdown(text)}" for text in block)
             for block in self.blocks
         )
 
@@ -104,12 +104,19 @@ def _filled(text: str, first: str = "", others: str = "") -> str:
     return textwrap.fill(one_line(text), 110, initial_indent=first, subsequent_indent=others)
 
 
+def verbatim(text: str) -> str:
+    """Return a line of any length as it is, but without control characters, such as a command to copy."""
+    # `visible` shortens text of more than 200 characters
+    return "".join(visible(text[start : start + 190]) for start in range(0, len(text), 190))
+
+
 def as_html(text: str) -> str:
     """Return a text of any length as HTML that is safe in an element."""
     return " ".join(html.escape(piece) for piece in _pieces(text))
 
 
-def _as_markdown(text: str) -> str:
+def as_markdown(text: str) -> str:
+    """Return a text of any length as Markdown that shows it literally."""
     return " ".join(markdown(piece) for piece in _pieces(text))
 
 

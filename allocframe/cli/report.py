@@ -46,11 +46,23 @@ Redact = Annotated[
     bool,
     typer.Option("--redact", help="Replace names, addresses, IDs and messages consistently, for sharing."),
 ]
+Slo = Annotated[
+    str | None,
+    typer.Option(metavar="SHARE", help="Availability target, such as 99.9%, for error budgets."),
+]
 
 
 @commands.command()
 def postmortem(
-    output: Output = Path("postmortem.html"),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="NAME.html: one file. NAME.md: Markdown, with pictures in NAME_files.",
+            show_default="postmortem.html",
+        ),
+    ] = None,
     source: Source = None,
     cluster: Cluster = None,
     archive: Place = None,
@@ -64,20 +76,48 @@ def postmortem(
     logs: Annotated[
         bool, typer.Option("--logs", help="Add log lines around failures, from the cluster of NOMAD_ADDR.")
     ] = False,
+    slo: Slo = None,
+    star: Annotated[
+        list[str] | None,
+        typer.Option("--star", metavar="KEY", help="A line that the timeline must have. May be repeated."),
+    ] = None,
+    update: Annotated[
+        Path | None,
+        typer.Option(
+            "--update",
+            metavar="FILE",
+            help="Keep what people wrote into this postmortem. Without -o, it is written in its place.",
+        ),
+    ] = None,
+    audit: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="An audit log of actions. By default, that of this machine."),
+    ] = None,
 ) -> None:
     """Write what happened, since when, to whom, why, and what is not known.
 
-    With --archive, --since is needed. It then has removed allocations, too, and more events than Nomad's last
-    ten.
+    With --archive, --since is needed. It then has removed allocations, too, more events than Nomad's last
+    ten, and similar incidents.
 
-    Example: allocframe report postmortem --from outage.allocframe -o outage.html
+    Example: allocframe report postmortem --from outage.allocframe --slo 99.9% -o outage.html
     """
     with (
         _open_source(source, archive, cluster) as snap,
         Client() if logs else contextlib.nullcontext() as client,
     ):
         path = write_report(
-            snap, "postmortem", output=output, job=job, since=since, until=until, redact=redact, client=client
+            snap,
+            "postmortem",
+            output=output or update or Path("postmortem.html"),
+            job=job,
+            since=since,
+            until=until,
+            redact=redact,
+            client=client,
+            slo=slo,
+            star=star or [],
+            update=update,
+            audit=audit,
         )
     print(f"written to {path}")
 
@@ -93,15 +133,16 @@ def cluster(
     ] = None,
     job: Job = None,
     redact: Redact = False,
+    slo: Slo = None,
 ) -> None:
-    """Write how the cluster is doing: failure rates, nodes, crash loops, rollouts, restarts, data quality.
+    """Write how the cluster is doing: availability, error budgets, failures, deployments, nodes, what to do.
 
     With --archive, it covers the last days and has trends: day by day, and compared with as many days before.
 
     Example: allocframe report cluster --from monday.allocframe -o monday.html
     """
     with _open_source(source, archive, cluster) as snap:
-        path = write_report(snap, "cluster", output=output, job=job, days=days, redact=redact)
+        path = write_report(snap, "cluster", output=output, job=job, days=days, redact=redact, slo=slo)
     print(f"written to {path}")
 
 

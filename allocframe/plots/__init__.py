@@ -6,8 +6,9 @@ from .headroom import headroom
 from .nodes import funnel
 from .restarts import heatmap, pareto
 from .survival import cumulative_restarts, survival
-from .timeline import timeline, waterfall
+from .timeline import timeline
 from .trends import daily
+from .waterfall import waterfall
 
 __all__ = [
     "cumulative_restarts",

@@ -8,6 +8,7 @@ import matplotlib.dates as mdates
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 
 from .._utils.text import visible
 from ..stats import vocabulary
@@ -18,8 +19,28 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK, GREY = (
 )  # fmt: skip
 CYCLE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK)
 
-UNWATCHED = "#e8e8e8"
-"""Background of times that nobody watched."""
+LEGEND: dict[str, Any] = {
+    "loc": "upper left",
+    "bbox_to_anchor": (1.0, 1.0),
+    "frameon": False,
+    "fontsize": 8,
+}
+"""Where a legend stands beside its plot."""
+
+_LIGHT = {
+    "ink": "#1b1f24", "soft": "#57606a", "paper": "#ffffff", "grid": "#e5e5e5", "run": "#dbe9f4",
+    "shade": "#fbeee6", "unwatched": "#e8e8e8", "lost": "#d0d0d0",
+}  # fmt: skip
+_DARK = {
+    "ink": "#f0f3f6", "soft": "#9aa5b1", "paper": "#101418", "grid": "#30363d", "run": "#24384d",
+    "shade": "#3a241c", "unwatched": "#2b2f36", "lost": "#4a4f57",
+}  # fmt: skip
+
+
+def theme(ax: Axes) -> dict[str, str]:
+    """Return the colours that depend on the paper: light, or dark as in matplotlib's dark_background."""
+    return _DARK if sum(to_rgb(ax.get_facecolor())) < 1.5 else _LIGHT
+
 
 KIND_STYLES = {
     "failure": (RED, "X"),
@@ -28,10 +49,13 @@ KIND_STYLES = {
     "killed as failed": (SKY, "p"),
     "health check": (GREEN, "P"),
     "on request": (BLUE, "^"),
-    vocabulary.CAUSE_KINDS[vocabulary.LOST]: (BLACK, "v"),
+    vocabulary.CAUSE_KINDS[vocabulary.LOST]: ("ink", "v"),
     "other": (GREY, "o"),
 }
-"""Colour and mark of each kind of cause in `vocabulary.CAUSE_KINDS`, in the order of the legend."""
+"""Colour and mark of each kind of cause in `vocabulary.CAUSE_KINDS`, in the order of the legend.
+
+"ink" is black on white paper, and white on black.
+"""
 
 
 def axes(ax: Axes | None, height: float = 4.0) -> Axes:
@@ -45,8 +69,15 @@ def axes(ax: Axes | None, height: float = 4.0) -> Axes:
 def use_time_axis(ax: Axes) -> None:
     """Make the horizontal axis a time axis in UTC."""
     locator = mdates.AutoDateLocator(tz="UTC")
+    formatter = mdates.ConciseDateFormatter(
+        locator,
+        tz="UTC",
+        formats=["%Y", "%b", "%-d %b", "%H:%M", "%H:%M", "%S.%f"],
+        zero_formats=["", "%Y", "%b", "%-d %b", "%H:%M", "%H:%M"],
+        offset_formats=["", "%Y", "%Y", "%-d %b %Y", "%-d %b %Y", "%-d %b %Y"],
+    )
     ax.xaxis.set_major_locator(locator)
-    ax.xaxis.set_major_formatter(mdates.ConciseDateFormatter(locator, tz="UTC"))
+    ax.xaxis.set_major_formatter(formatter)
     ax.set_xlabel("time (UTC)")
 
 
@@ -54,7 +85,7 @@ def strip_frame(ax: Axes, *, grid: str = "x") -> None:
     """Remove the frame's top and right, and draw a pale grid below the data."""
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
-    ax.grid(axis=grid, color="#e5e5e5", linewidth=0.8)  # type: ignore[arg-type]
+    ax.grid(axis=grid, color=theme(ax)["grid"], linewidth=0.8)  # type: ignore[arg-type]
     ax.set_axisbelow(True)
 
 
@@ -101,7 +132,7 @@ def shade_unwatched(ax: Axes, source: Any) -> None:
     for number, gap in enumerate(info.get("gaps", []) if isinstance(info, dict) else []):
         left, right = days([pd.Timestamp(gap["since"]), pd.Timestamp(gap["until"])])
         legend = "_" if number else "nobody watched"  # matplotlib leaves labels with "_" out of the legend
-        ax.axvspan(left, right, color=UNWATCHED, zorder=0, linewidth=0, label=legend)
+        ax.axvspan(left, right, color=theme(ax)["unwatched"], zorder=0, linewidth=0, label=legend)
 
 
 def draw_empty(ax: Axes, message: str) -> Axes:

@@ -1,7 +1,8 @@
-"""The incident timeline and the waterfall of a job's allocations."""
+"""The incident timeline: what failed when, in lanes that are sorted by incident."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,21 +10,24 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from .. import stats
+from .._utils.prose import count
 from .._utils.times import to_utc
+from ..diagnosis.diagnose import diagnose
+from ..diagnosis.incident import Incident
+from ..snapshot.snapshot import Snapshot
 from ..stats import vocabulary
 from ..stats.explain import failures_and_requests
 from ..stats.runs import slots_of
 from ._style import (
-    BLUE,
     KIND_STYLES,
-    RED,
+    LEGEND,
     axes,
     days,
     draw_empty,
     label,
-    require_one_cluster,
     shade_unwatched,
     strip_frame,
+    theme,
     use_time_axis,
     with_cluster,
 )
@@ -33,12 +37,12 @@ _BINS = 160
 """Marks closer than this fraction of the width would lie on each other and are drawn as one."""
 
 _LANES = {"task": "slot_task", "job": "job_id", "node": "node_name"}
-_LEGEND: dict[str, Any] = {
-    "loc": "upper left",
-    "bbox_to_anchor": (1.0, 1.0),
-    "frameon": False,
-    "fontsize": 8,
-}
+_LOST = vocabulary.CAUSE_KINDS[vocabulary.LOST]
+_LEAD = 0.2
+"""The window opens this share of the incidents' length before them."""
+
+_TITLES = 2
+"""Incidents that the title names; the longest line that fits has about a hundred characters."""
 
 
 def timeline(
@@ -47,6 +51,7 @@ def timeline(
     lanes: str | None = None,
     since: pd.Timestamp | str | None = None,
     until: pd.Timestamp | str | None = None,
+    incidents: Sequence[Incident] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw failures, restarts on request and losses over time, in a lane for each task, job or node.
@@ -56,16 +61,20 @@ def timeline(
     source : Snapshot, events table, or mapping of tables
     lanes : str, optional
         "task" (slots of ``job.group[0]``), "job" or "node"; else tasks if there are few, else jobs, else
-        nodes. Only lanes with a mark are drawn, at most the 30 busiest.
+        nodes. Only lanes with a mark are drawn, at most 30: those of the worst incidents, then the busiest.
     since, until : time, optional
-        The window; else from shortly before the first mark to the end. A time without an offset is UTC.
+        The window; else from shortly before the first incident (or the first mark, if there is none) to the
+        end. A time without an offset is UTC.
+    incidents : list of Incident, optional
+        They are shaded, they sort the lanes, and the title names the worst. By default, those that `diagnose`
+        finds in a snapshot of one cluster, above "info"; of tables, none.
     ax : matplotlib Axes, optional
 
     Returns
     -------
     matplotlib Axes
-        Marks that would lie on each other are drawn as one larger mark. Pale bars show when tasks ran, if
-        lanes are tasks.
+        Marks that would lie on each other are drawn as one larger mark. Bars show when tasks ran, if lanes
+        are tasks.
 
     Raises
     ------
@@ -77,36 +86,85 @@ def timeline(
     >>> af.plots.timeline(snap.events).get_xlabel()
     'time (UTC)'
     """
+    if lanes is not None and lanes not in _LANES:
+        raise ValueError(f"lanes must be 'task', 'job' or 'node', got {lanes!r}")
+    if incidents is None:
+        found = diagnose(source).incidents if isinstance(source, Snapshot) and not source.clusters else []
+        incidents = [each for each in found if each.severity != "info"]
+    asked_start = None if since is None else to_utc(since, "since")
+    asked_end = None if until is None else to_utc(until, "until")
+    incidents = [
+        each for each in incidents if each.began_at is not None and each.reaches_into(asked_start, asked_end)
+    ]
     marks, runs = _disturbances_and_runs(source)
-    marks = _between(marks, since, until)
+    last: pd.Timestamp = asked_end or max(marks["at"].max(), runs["ended_at"].max())
+    start: pd.Timestamp = asked_start or _opening(incidents, marks, last)
+    before = int((marks["at"] < start).sum()) if since is None and pd.notna(start) else 0
+    marks = marks[(marks["at"] >= start) & (marks["at"] <= last)]
     if marks.empty:
         return draw_empty(axes(ax, 2), "no failure, restart or loss in this window")
-    lane_column = _choose_lanes(marks, lanes)
-    marks = marks.assign(lane=marks[lane_column].astype("str"))
-    by_count = marks["lane"].value_counts()
-    shown = marks[marks["lane"].isin(by_count.index[:MAX_LANES])]
-    order = shown.groupby("lane")["at"].min().sort_values(kind="stable").index.tolist()
+    lane_column = _LANES[lanes] if lanes is not None else _choose_lanes(marks)
+    marks = marks.assign(lane=marks[lane_column].astype("str"), incident=_incident_of(marks, incidents))
+    order, owner = _order(marks)
     row_of_lane = {lane: row for row, lane in enumerate(order)}
     ax = axes(ax, 1.6 + 0.24 * len(order))
-    start, end = _limits(marks, runs, since, until)
     if lane_column == "slot_task":
-        _draw_runs(ax, runs.assign(lane=runs["slot_task"]), row_of_lane, start, end)
-    _draw_marks(ax, shown, row_of_lane, start, end)
+        _draw_runs(ax, runs.assign(lane=runs["slot_task"]), row_of_lane, start, last)
+    shown = marks[marks["lane"].isin(order)]
+    _shade_incidents(ax, incidents, owner, start, last)
+    _draw_marks(ax, shown, row_of_lane, start, last)
     ax.set_yticks(range(len(order)), [label(lane) for lane in order], fontsize=8)
     ax.set_ylim(len(order) - 0.4, -0.6)
     shade_unwatched(ax, source)
-    ax.set_xlim(days([start, end]))
+    ax.set_xlim(days([start, last + (last - start) * 0.01]))
     strip_frame(ax)
     use_time_axis(ax)
-    ax.set_title(_title(len(marks), len(by_count) - len(order), lane_column), loc="left")
-    ax.legend(**_LEGEND)
+    hidden = marks["lane"].nunique() - len(order)
+    ax.set_title(_title(incidents, len(marks), hidden, before, lane_column), loc="left", fontsize=11)
+    ax.legend(**LEGEND)
     return ax
 
 
-def _title(marks: int, hidden: int, lane_column: str) -> str:
+def _opening(incidents: Sequence[Incident], marks: pd.DataFrame, last: pd.Timestamp) -> pd.Timestamp:
+    """Return where the window opens: a fifth of the incidents' length before they begin."""
+    began = [each.began_at for each in incidents if each.began_at is not None]
+    first = min(began) if began else marks["at"].min()
+    lead = _LEAD if began else 0.05
+    return first - max((last - first) * lead, pd.Timedelta("30s"))
+
+
+def _incident_of(marks: pd.DataFrame, incidents: Sequence[Incident]) -> Any:
+    """Return the number of the incident that each mark belongs to, the worst of several; else the last."""
+    number = {}
+    for index, incident in reversed(list(enumerate(incidents))):
+        number.update(dict.fromkeys(incident.alloc_ids, index))
+    return marks["alloc_id"].astype("str").map(number).fillna(len(incidents)).astype("int64").to_numpy()
+
+
+def _order(marks: pd.DataFrame) -> tuple[list[str], list[int]]:
+    """Return the lanes from top to bottom, by incident and time, and the incident of each."""
+    by_lane = marks.groupby("lane").agg(incident=("incident", "min"), at=("at", "min"), n=("at", "size"))
+    kept = by_lane.sort_values(["incident", "n"], ascending=[True, False], kind="stable").head(MAX_LANES)
+    kept = kept.sort_values(["incident", "at"], kind="stable")
+    return kept.index.astype("str").tolist(), kept["incident"].tolist()
+
+
+def _title(incidents: Sequence[Incident], marks: int, hidden: int, before: int, lane_column: str) -> str:
+    """Return what happened, in one line, and in a second one what is not shown."""
     noun = next(noun for noun, column in _LANES.items() if column == lane_column)
-    title = f"{marks:,} {'disturbance' if marks == 1 else 'disturbances'} by {noun}"
-    return title + (f"; {hidden:,} quieter {noun}s not shown" if hidden else "")
+    lacks = [f"{hidden:,} quieter {noun}s"] * bool(hidden) + [f"{before:,} earlier marks"] * bool(before)
+    rest = f"not shown: {', '.join(lacks)}" if lacks else ""
+    if not incidents:
+        text = f"{count(marks, 'disturbances')}, no incident"
+        return f"{text}; {rest}" if rest else text
+    named = "; ".join(_of_incident(each) for each in incidents[:_TITLES])
+    more = f"; {len(incidents) - _TITLES:,} more" if len(incidents) > _TITLES else ""
+    return "\n".join(filter(None, [label(f"{named}{more}", longest=130), rest]))
+
+
+def _of_incident(incident: Incident) -> str:
+    word = "at" if "lost" in incident.facts else "from"
+    return f"{incident.title} {word} {incident.began_at or pd.NaT:%H:%M}"
 
 
 def _disturbances_and_runs(source: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -117,9 +175,11 @@ def _disturbances_and_runs(source: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
     events["slot_task"] = _without_namespace(slots_of(events, runs)) + " " + events["task"].astype("str")
     lost = runs[runs["end"] == vocabulary.LOST]
     lost = lost.assign(at=lost["ended_at"], cause=vocabulary.LOST)
-    columns = ["at", "cause", *_LANES.values()]
+    columns = ["at", "cause", "alloc_id", *_LANES.values()]
     marks = [
-        part.assign(**{name: with_cluster(part, name) for name in _LANES.values()})[columns]
+        part.assign(**{name: with_cluster(part, name) for name in _LANES.values()})[columns].astype(
+            {"alloc_id": "str"}
+        )
         for part in (events.rename(columns={"time": "at"}), lost)
     ]
     return (
@@ -132,29 +192,38 @@ def _without_namespace(slot: pd.Series[Any]) -> pd.Series[Any]:
     return slot.astype("str").str.replace(r"^[^/]*/", "", regex=True)
 
 
-def _between(marks: pd.DataFrame, since: Any, until: Any) -> pd.DataFrame:
-    if since is not None:
-        marks = marks[marks["at"] >= to_utc(since, "since")]
-    return marks if until is None else marks[marks["at"] <= to_utc(until, "until")]
-
-
-def _choose_lanes(marks: pd.DataFrame, lanes: str | None) -> str:
-    """Return the column whose values are the lanes: that asked for, or the finest with few enough values."""
-    if lanes is not None:
-        if lanes not in _LANES:
-            raise ValueError(f"lanes must be 'task', 'job' or 'node', got {lanes!r}")
-        return _LANES[lanes]
+def _choose_lanes(marks: pd.DataFrame) -> str:
+    """Return the column whose values are the lanes: the finest with few enough values."""
     few = [name for name in _LANES.values() if marks[name].nunique() <= MAX_LANES]
     return few[0] if few else "node_name"
 
 
-def _limits(
-    marks: pd.DataFrame, runs: pd.DataFrame, since: Any, until: Any
-) -> tuple[pd.Timestamp, pd.Timestamp]:
-    end = to_utc(until, "until") if until is not None else max(marks["at"].max(), runs["ended_at"].max())
-    first = marks["at"].min()
-    margin = max((end - first) * 0.05, pd.Timedelta("1min"))
-    return (to_utc(since, "since") if since is not None else first - margin), end + margin * 0.2
+def _shade_incidents(
+    ax: Axes, incidents: Sequence[Incident], owner: list[int], start: pd.Timestamp, end: pd.Timestamp
+) -> None:
+    """Shade the time of each incident over its lanes, and number it."""
+    colours = theme(ax)
+    for index, incident in enumerate(incidents):
+        rows = [row for row, number in enumerate(owner) if number == index]
+        if not rows or incident.began_at is None:
+            continue
+        over = incident.last_at
+        if over is None or incident.state == "ongoing":
+            over = end
+        # a moment, such as the loss of a node, is as wide as one can see
+        last = min(max(over, incident.began_at + (end - start) * 0.004), end)
+        first = max(incident.began_at, start)
+        low, high = days([first, last])
+        ax.fill_betweenx(
+            [rows[0] - 0.5, rows[-1] + 0.5], low, high, color=colours["shade"], linewidth=0, zorder=0.5
+        )
+        if rows[0] > 0:
+            ax.axhline(rows[0] - 0.5, color=colours["grid"], linewidth=0.8, zorder=0.6)
+        if len(incidents) > 1:
+            ax.text(
+                low, rows[0] - 0.42, f"{index + 1} ", ha="right", va="top", fontsize=8, fontweight="bold",
+                color=colours["soft"],
+            )  # fmt: skip
 
 
 def _draw_runs(
@@ -169,7 +238,7 @@ def _draw_runs(
         ax.broken_barh(
             list(zip(left, width, strict=True)),
             (row_of_lane[str(lane)] - 0.3, 0.6),
-            facecolors="#dbe9f4",
+            facecolors=theme(ax)["run"],
             linewidth=0,
         )
 
@@ -178,9 +247,10 @@ def _draw_marks(
     ax: Axes, marks: pd.DataFrame, row_of_lane: dict[str, int], start: pd.Timestamp, end: pd.Timestamp
 ) -> None:
     """Draw one mark for all disturbances of a kind in a lane within a 160th of the width."""
-    bin_width = (end - start) / _BINS
+    bin_width = max((end - start) / _BINS, pd.Timedelta(1, "us"))
     kinds = marks["cause"].map(vocabulary.CAUSE_KINDS).fillna("other")
     marks = marks.assign(kind=kinds, bin=(marks["at"] - start) // bin_width)
+    colours = theme(ax)
     for kind, (colour, mark) in KIND_STYLES.items():
         part = marks[marks["kind"] == kind]
         if part.empty:
@@ -191,132 +261,11 @@ def _draw_marks(
             cells["lane"].map(row_of_lane).to_numpy(),
             s=26
             + 16 * np.log2(cells["n"]),  # by the logarithm, so that a thousand marks do not fill the plot
-            c=colour,
+            c=colours["ink"] if colour == "ink" else colour,
             marker=mark,
             linewidths=0.4,
-            edgecolors="white",
-            label=f"{kind} ({len(part):,})",
+            edgecolors=colours["paper"],
+            # an allocation with two tasks is lost once
+            label=f"{kind} ({part['alloc_id'].nunique() if kind == _LOST else len(part):,})",
             zorder=3,
         )
-
-
-def waterfall(source: Any, job_id: str, *, namespace: str | None = None, ax: Axes | None = None) -> Axes:
-    """Draw the allocations of a job, by their first start: when they ran, which version, how they ended.
-
-    Parameters
-    ----------
-    source : Snapshot or mapping of tables
-        With the table `allocations`.
-    job_id : str
-    namespace : str, optional
-        Needed if several namespaces have a job of that name.
-    ax : matplotlib Axes, optional
-
-    Returns
-    -------
-    matplotlib Axes
-        One row for each allocation, the oldest at the top; grey is the time whose events the ring has lost.
-
-    Raises
-    ------
-    ValueError
-        No task of that job ran, or the source holds several clusters.
-
-    Examples
-    --------
-    >>> af.plots.waterfall(snap, "payments-api").get_xlabel()
-    'time (UTC)'
-    """
-    runs = stats.runs(source)
-    runs = runs[runs["job_id"].astype("str") == job_id]
-    if namespace is not None:
-        runs = runs[runs["namespace"].astype("str") == namespace]
-    if runs.empty:
-        raise ValueError(f"job_id must be a job of which a task ran, got {job_id!r}")
-    require_one_cluster(runs, f"the waterfall of {job_id}")
-    first_start = runs.groupby(runs["alloc_id"].astype("str"))["started_at"].min().sort_values(kind="stable")
-    row_of_alloc = {alloc: row for row, alloc in enumerate(first_start.index)}
-    ax = axes(ax, min(2.0 + 0.2 * len(row_of_alloc), 7.0))
-    _draw_versions(ax, runs, row_of_alloc)
-    _draw_lost_events(ax, runs, first_start, row_of_alloc, source)
-    _draw_failed_runs(ax, runs, row_of_alloc)
-    has_room = len(row_of_alloc) <= 40
-    ax.set_yticks(
-        range(len(row_of_alloc)) if has_room else [],
-        [alloc[:8] for alloc in row_of_alloc] if has_room else [],
-        fontsize=7,
-        family="monospace",
-    )
-    ax.set_ylim(len(row_of_alloc) - 0.4, -0.6)
-    ax.set_ylabel("" if has_room else f"{len(row_of_alloc):,} allocations, oldest first")
-    versions = runs["job_version"].dropna().nunique()
-    ax.set_title(
-        f"{label(job_id)}: {len(row_of_alloc):,} allocations, "
-        f"{versions} {'version' if versions == 1 else 'versions'}",
-        loc="left",
-    )
-    strip_frame(ax)
-    use_time_axis(ax)
-    ax.legend(**_LEGEND)
-    return ax
-
-
-def _draw_versions(ax: Axes, runs: pd.DataFrame, row_of_alloc: dict[str, int]) -> None:
-    versions = sorted(runs["job_version"].dropna().unique())
-    shades = dict(zip(versions, _shades(len(versions)), strict=True))
-    for version, part in runs.groupby("job_version", observed=True):
-        left = days(part["started_at"])
-        ax.barh(
-            part["alloc_id"].astype("str").map(row_of_alloc).to_numpy(),
-            np.maximum(days(part["ended_at"]) - left, 0),
-            left=left,
-            height=0.8,
-            color=shades[version],
-            label=f"version {version}",
-            linewidth=0,
-        )
-
-
-def _draw_failed_runs(ax: Axes, runs: pd.DataFrame, row_of_alloc: dict[str, int]) -> None:
-    failed = runs[runs["failure"]]
-    if failed.empty:
-        return
-    ax.scatter(
-        days(failed["ended_at"]),
-        failed["alloc_id"].astype("str").map(row_of_alloc).to_numpy(),
-        s=max(6.0, 36 - len(row_of_alloc) / 8),
-        c=RED,
-        marker="X",
-        linewidths=0.3,
-        edgecolors="white",
-        label=f"failed run ({len(failed):,})",
-        zorder=3,
-    )
-
-
-def _draw_lost_events(
-    ax: Axes, runs: pd.DataFrame, first_start: pd.Series[Any], row_of_alloc: dict[str, int], source: Any
-) -> None:
-    """Draw in grey the time from an allocation's creation to the first run that its ring still holds."""
-    truncated = runs.loc[runs["left_truncated"].astype(bool), "alloc_id"].astype("str").unique()
-    chains = stats.reschedule_chains(source)
-    created = chains.set_index(chains["alloc_id"].astype("str"))["created_at"].reindex(truncated)
-    left, right = days(created), days(first_start.reindex(truncated))
-    if len(truncated):
-        ax.barh(
-            [row_of_alloc[alloc] for alloc in truncated],
-            np.maximum(right - left, 0),
-            left=left,
-            height=0.5,
-            color="#d0d0d0",
-            label="events lost",
-            linewidth=0,
-        )
-
-
-def _shades(count: int) -> list[Any]:
-    """Return blues from pale to strong, the strongest for the newest version."""
-    if count == 1:
-        return [BLUE]
-    pale, strong = np.array([0.78, 0.86, 0.93]), np.array([0.0, 0.36, 0.60])
-    return [tuple(pale + (strong - pale) * share) for share in np.linspace(0, 1, count)]

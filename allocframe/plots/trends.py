@@ -12,13 +12,13 @@ from matplotlib.patches import Patch
 from ._style import (
     BLUE,
     RED,
-    UNWATCHED,
     axes,
     days,
     draw_empty,
     require_one_cluster,
     require_table,
     strip_frame,
+    theme,
 )
 
 _SERIES = (("failures", RED, "X", -0.1), ("restarts", BLUE, "o", 0.1))
@@ -92,19 +92,19 @@ def _shade_incomplete_days(ax: Axes, table: pd.DataFrame) -> list[Any]:
     has_room = len(table) <= 16
     for row in table[~table["complete"]].to_dict("records"):
         left = days([row["day"]])[0]
-        ax.axvspan(left, left + 1, color=UNWATCHED, zorder=0, linewidth=0)
+        ax.axvspan(left, left + 1, color=theme(ax)["unwatched"], zorder=0, linewidth=0)
         if has_room and not pd.isna(row["watched"]) and row["watched"] < 1:
             ax.text(
                 left + 0.5, 0.98, f"{row['watched']:.0%}\nwatched", ha="center", va="top", fontsize=8,
-                color="#555555", transform=ax.get_xaxis_transform(),
+                color=theme(ax)["soft"], transform=ax.get_xaxis_transform(),
             )  # fmt: skip
-    return [] if table["complete"].all() else [Patch(color=UNWATCHED, label="incomplete")]
+    return [] if table["complete"].all() else [Patch(color=theme(ax)["unwatched"], label="incomplete")]
 
 
 def _label_days(ax: Axes, table: pd.DataFrame) -> None:
     """Name the days at their middles, as many as there is room for."""
     step = max(1, -(-len(table) // _MAX_LABELS))
     shown = table["day"].iloc[::step]
-    ax.set_xticks(days(shown) + 0.5, [f"{day:%b %d}" for day in shown], fontsize=8)
+    ax.set_xticks(days(shown) + 0.5, [f"{day:%-d %b}" for day in shown], fontsize=8)
     ax.xaxis.set_minor_locator(mdates.DayLocator(tz="UTC"))
     ax.set_xlabel("day (UTC)")

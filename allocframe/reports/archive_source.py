@@ -6,9 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from .._utils.prose import span
 from .._utils.times import to_utc
+from ..diagnosis.diagnose import diagnose
+from ..diagnosis.incident import Incident
 from ..errors import ConfigError
 from ..snapshot.snapshot import Snapshot
+from .impact import Instances
+from .ledger import changes_of
 
 if TYPE_CHECKING:
     from ..archive.archive import Archive
@@ -86,3 +91,77 @@ def _snapshot(archive: Archive, at: pd.Timestamp, since: pd.Timestamp) -> Snapsh
         return archive.snapshot(at, since=since)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+
+
+_LOOK_BACK = pd.Timedelta("30D")
+_MOST_SIMILAR = 10
+
+
+def similar_incidents(
+    archive: Archive, incidents: list[Incident], begin: pd.Timestamp
+) -> list[dict[str, Any]]:
+    """Return incidents of the 30 days before `begin` that are like these, the most alike first.
+
+    Alike are those of the same job, mechanism, exit code or node: two of these at least, or the job.
+    """
+    if not incidents:
+        return []
+    try:
+        earlier = archive.snapshot(begin, since=begin - _LOOK_BACK)
+    except ValueError:
+        return []  # the archive begins with these incidents
+    instances = Instances(earlier)
+    found: list[tuple[int, int, dict[str, Any]]] = []
+    for old in diagnose(earlier).incidents:
+        alike = max((_alike(old, new) for new in incidents), key=len)
+        over = old.last_at is None or old.last_at < begin
+        if (
+            old.severity == "info"
+            or not over
+            or old.began_at is None
+            or not (len(alike) > 1 or "job" in alike)
+        ):
+            continue
+        if any(_is_same(old, new) for new in incidents):
+            continue  # it went on, and is described above
+        ended = instances.course(old).recovered_at
+        described = {
+            "at": old.began_at,
+            "title": old.title,
+            "length": span((ended or old.last_at or old.began_at) - old.began_at),
+            "ended": _ending(old, earlier),
+            "alike": ", ".join(alike),
+        }
+        found.append((-len(alike), -old.began_at.value, described))
+    found.sort(key=lambda each: each[:2])
+    return [described for _, _, described in found[:_MOST_SIMILAR]]
+
+
+def _alike(old: Incident, new: Incident) -> list[str]:
+    """Return what two incidents have in common."""
+
+    def mechanism(each: Incident) -> str:
+        return each.cause.mechanism or each.cause.kind
+
+    alike = []
+    if set(old.jobs) & set(new.jobs):
+        alike.append("job")
+    if mechanism(old) == mechanism(new):
+        alike.append("mechanism")
+    if set(old.facts.get("exit_codes") or []) & set(new.facts.get("exit_codes") or []):
+        alike.append("exit code")
+    if old.cause.kind == new.cause.kind == "node" and set(old.nodes) & set(new.nodes):
+        alike.append("node")
+    return alike
+
+
+def _is_same(old: Incident, new: Incident) -> bool:
+    return bool(set(old.alloc_ids) & set(new.alloc_ids))
+
+
+def _ending(incident: Incident, snapshot: Snapshot) -> str:
+    """Return what ended an incident, as far as it was recorded."""
+    acts = [each for each in changes_of(snapshot, None) if each.by_people and each.touches(incident)]
+    last = incident.last_at
+    near = [each for each in acts if last is not None and abs(each.at - last) <= pd.Timedelta("10min")]
+    return near[-1].text if near else f"{incident.state}; what ended it is not on record"

@@ -8,13 +8,14 @@ from typing import Any
 import pandas as pd
 
 from .. import stats
-from .._utils.prose import Prose, count, markdown
-from .._utils.text import escaped, visible
+from .._utils.prose import Prose, count
+from .._utils.text import visible
 from ..client.client import Client
 from ..client.logs import Logs
 from ..errors import AllocframeError
 from ..nomad.transport import request_pool
 from ..snapshot.snapshot import Snapshot
+from .document import Block, Bullets, Command, Paragraph, Part
 
 MOST = 20
 """How many failures log lines are read for."""
@@ -39,29 +40,22 @@ class LogLines:
     def __len__(self) -> int:
         return len(self.excerpts)
 
+    def blocks(self) -> list[Block]:
+        """Return them as parts of a report."""
+        parts: list[Block] = [Part(head, _excerpt(lines)) for head, lines in self.excerpts]
+        return [Paragraph(self.note), *parts]
+
     def __repr__(self) -> str:
         excerpts = (f"* {visible(head)}\n{lines}" for head, lines in self.excerpts)
         return "\n\n".join([repr(Prose(self.note)), *excerpts])
 
-    def _repr_html_(self) -> str:
-        excerpts = (
-            f"<section class='point'><h3>{escaped(head)}</h3>"
-            f"{lines._repr_html_() if isinstance(lines, Logs) else Prose(lines)._repr_html_()}</section>"
-            for head, lines in self.excerpts
-        )
-        return Prose(self.note)._repr_html_() + "".join(excerpts)
 
-    def _repr_markdown_(self) -> str:
-        excerpts = [f"### {markdown(head)}\n\n{_as_markdown(lines)}" for head, lines in self.excerpts]
-        return "\n\n".join([Prose(self.note)._repr_markdown_(), *excerpts])
-
-
-def _as_markdown(logs: Logs | str) -> str:
+def _excerpt(logs: Logs | str) -> list[Block]:
     if isinstance(logs, str):
-        return Prose(logs)._repr_markdown_()
-    # an indented block has no fence that a log line could close
-    lines = [f"    {row.stream}  {visible(row.line)}" for row in logs.frame.itertuples()]
-    return "\n".join(["", *lines, ""]) + "\n" + "\n".join(f"- {markdown(note)}" for note in logs.notes)
+        return [Paragraph(logs)]
+    lines = "\n".join(f"{row.stream}  {row.line}" for row in logs.frame.itertuples())
+    notes: list[Block] = [Bullets(list(logs.notes))] if logs.notes else []
+    return [Command(lines), *notes] if lines else notes
 
 
 def log_lines(snapshot: Snapshot, client: Client, start: pd.Timestamp, end: pd.Timestamp) -> LogLines:

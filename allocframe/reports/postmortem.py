@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import pandas as pd
 
-from .. import stats
-from .._utils.prose import Points, Prose, clock, count
+from .._utils.prose import Points, Prose, clock
 from .._utils.times import to_utc
 from ..client.client import Client
 from ..diagnosis.data_quality import (
     DataQuality,
     covered_window,
-    lower_bound_note,
     require_one_cluster,
     unwatched_note,
 )
-from ..diagnosis.diagnose import diagnose
-from ..diagnosis.disturbances import disturbances
+from ..diagnosis.diagnose import Diagnosis, diagnose
 from ..diagnosis.finding import Findings
 from ..diagnosis.incident import Incident
 from ..errors import ConfigError
 from ..snapshot.snapshot import Snapshot
-from ..stats.vocabulary import LOST, REQUEST_CAUSES
+from ..stats.availability import parse_target
+from .as_html import STYLE, render_body
+from .as_markdown import render_markdown
+from .document import Document, Part, plain
+from .impact import Course, Instances, JobImpact
+from .ledger import Change, changes_of, first_human_action
 from .log_excerpts import NOT_ASKED, LogLines, log_lines
-
-_MOST_IN_SUMMARY = 6
-_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_ONGOING = pd.Timedelta("10min")
-"""An incident whose last sign is this close to the end of the window may be going on."""
+from .people import Written
 
 NO_INCIDENTS = (
     "no crash loop, kill for memory, failing version, lost or suspicious node, "
@@ -38,28 +37,81 @@ NO_INCIDENTS = (
 )
 """What a calm cluster is free of."""
 
-_NO_INCIDENT = "none of these"
+
+@dataclass(frozen=True)
+class Facts:
+    """What a postmortem is made of: facts, no sentences.
+
+    Attributes
+    ----------
+    since, until : Timestamp
+        The window.
+    begin, end : Timestamp
+        From the first sign of the incidents to their end, inside the window. Impact is counted there.
+    incidents, minor : list of Incident
+        Those above "info" that reach into the window, and the others.
+    jobs : list of JobImpact
+        What happened to each job, the worst first.
+    courses : list of Course
+        When each incident was mitigated and over.
+    human : list of Change or None
+        The first human action on each incident.
+    changes : list of Change
+        What changed, in order of time.
+    versions_known : bool
+        Job versions, deployments and nodes were fetched.
+    slo : float or None
+        The availability target.
+    """
+
+    snapshot: Snapshot
+    diagnosis: Diagnosis
+    since: pd.Timestamp
+    until: pd.Timestamp
+    begin: pd.Timestamp
+    end: pd.Timestamp
+    incidents: list[Incident]
+    minor: list[Incident]
+    jobs: list[JobImpact]
+    courses: list[Course]
+    human: list[Change | None]
+    changes: list[Change]
+    instances: Instances
+    versions_known: bool
+    audit_rows: int
+    slo: float | None = None
+    similar: list[dict[str, Any]] | None = None
+    since_given: bool = False
+
+    @property
+    def is_ongoing(self) -> bool:
+        """Whether an incident goes on, or Nomad gave up on it."""
+        return any(each.state in ("ongoing", "gave up") for each in self.incidents)
 
 
 @dataclass(frozen=True)
 class Postmortem:
-    """What happened in a window of time, made by `postmortem`.
+    """What happened in a window of time, made by `postmortem`. A notebook shows it as the report.
 
     Attributes
     ----------
+    document : Document
+        Its twelve sections. `document.section("causes")` is one, `document.texts()` are its sentences.
     summary : Prose
-        What happened, since when, to whom, and what is not known: a sentence, a list of the incidents, and a
-        paragraph.
+        What happened: a line for each incident.
     causes : Points
-        Each incident with its numbers, where to look first, and what is not known.
-    radius : pandas.DataFrame
-        One row per incident, and one for everything else: jobs, nodes, allocations, disturbances, first_at,
-        last_at.
+        Each incident with its causes, the evidence for and against, and what would settle it.
+    incidents : list of Incident
+        Those above "info" that reach into the window, the worst first.
     jobs : pandas.DataFrame
-        One row per affected job: allocations hit and lost, failures, restarts on request.
-    recovery : pandas.DataFrame
-        One row per job with a task that was down: outages, their length, when the last task was back, and how
-        many are still down.
+        One row per job that was hit: instances and instances_hit; from the first sign of the incidents to
+        their end, down, wanted and unknown (time of its instances) and availability; and
+        availability_before.
+    milestones : pandas.DataFrame
+        One row per incident: began_at, first_human_action_at, mitigated_at, recovered_at. What is not known
+        is missing.
+    timeline : pandas.DataFrame
+        One row per line: at, text, key (for ``star``), shown.
     missing : DataQuality
         What the evidence covers and lacks.
     logs : LogLines
@@ -70,25 +122,107 @@ class Postmortem:
         All findings of the snapshot.
     """
 
-    summary: Prose
-    causes: Points
-    radius: pd.DataFrame
-    jobs: pd.DataFrame
-    recovery: pd.DataFrame
-    missing: DataQuality
-    logs: LogLines
-    since: pd.Timestamp
-    until: pd.Timestamp
-    findings: Findings = field(repr=False)
+    document: Document
+    facts: Facts = field(repr=False)
+    timeline: pd.DataFrame = field(repr=False)
+    logs: LogLines = field(repr=False)
+    stars: list[str] = field(default_factory=list, repr=False)
+
+    @property
+    def since(self) -> pd.Timestamp:
+        return self.facts.since
+
+    @property
+    def until(self) -> pd.Timestamp:
+        return self.facts.until
+
+    @property
+    def incidents(self) -> list[Incident]:
+        return self.facts.incidents
+
+    @property
+    def missing(self) -> DataQuality:
+        return self.facts.diagnosis.data_quality
+
+    @property
+    def findings(self) -> Findings:
+        return self.facts.diagnosis.findings
+
+    @cached_property
+    def summary(self) -> Prose:
+        return Prose(self.document.title + ".", self.document.texts("glance"))
+
+    @cached_property
+    def causes(self) -> Points:
+        parts = [block for block in self.document.section("causes").blocks if isinstance(block, Part)]
+        return Points(
+            (part.title, [text for block in part.blocks for text in _texts(block)]) for part in parts
+        )
+
+    @cached_property
+    def jobs(self) -> pd.DataFrame:
+        rows = [
+            (
+                *each.job, each.instances, each.hit,
+                each.during and each.during.down, each.during and each.during.wanted,
+                each.during and each.during.unknown, each.during and each.during.availability,
+                each.before and each.before.availability,
+            )
+            for each in self.facts.jobs
+        ]  # fmt: skip
+        spans, shares = ["down", "wanted", "unknown"], ["availability", "availability_before"]
+        columns = ["namespace", "job_id", "instances", "instances_hit", *spans, *shares]
+        types = dict.fromkeys(spans, "timedelta64[ns]") | dict.fromkeys(shares, "Float64")
+        return pd.DataFrame(rows, columns=columns).astype({"namespace": "str", "job_id": "str", **types})
+
+    @cached_property
+    def milestones(self) -> pd.DataFrame:
+        facts = self.facts
+        rows = [
+            (each.title, each.state, each.began_at, human and human.at, *course.__dict__.values())
+            for each, human, course in zip(facts.incidents, facts.human, facts.courses, strict=True)
+        ]
+        times = ["began_at", "first_human_action_at", "mitigated_at", "recovered_at"]
+        frame = pd.DataFrame(rows, columns=["incident", "state", *times])
+        return frame.astype(
+            {"incident": "str", "state": "str", **dict.fromkeys(times, "datetime64[ns, UTC]")}
+        )
+
+    def _with_similar(self, similar: list[dict[str, Any]]) -> Postmortem:
+        """Return it with similar incidents of earlier times: at, title, length, ended, alike."""
+        from .postmortem_causes import similar_section
+
+        facts = replace(self.facts, similar=similar)
+        sections = [
+            similar_section(facts) if section.key == "similar" else section
+            for section in self.document.sections
+        ]
+        return replace(self, facts=facts, document=replace(self.document, sections=sections))
+
+    def to_markdown(self) -> str:
+        """Return the report as Markdown, without pictures.
+
+        Examples
+        --------
+        >>> af.postmortem(snap).to_markdown().splitlines()[0][:2]
+        '# '
+        """
+        return render_markdown(self.document, Written(stars=self.stars), "")
 
     def __repr__(self) -> str:
         return repr(self.summary)
 
     def _repr_html_(self) -> str:
-        return self.summary._repr_html_()
+        return f"<style>{STYLE}</style>{render_body(self.document, Written(stars=self.stars))}"
 
     def _repr_markdown_(self) -> str:
-        return self.summary._repr_markdown_()
+        return self.to_markdown()
+
+
+def _texts(block: Any) -> list[str]:
+    if hasattr(block, "items"):
+        return [plain(item) for item in block.items]
+    return [plain(block.text)] if hasattr(block, "text") else []
 
 
 def postmortem(
@@ -97,6 +231,9 @@ def postmortem(
     since: pd.Timestamp | str | None = None,
     until: pd.Timestamp | str | None = None,
     client: Client | None = None,
+    slo: float | str | None = None,
+    star: list[str] | None = None,
+    audit: pd.DataFrame | None = None,
 ) -> Postmortem:
     """Say what happened, to whom, why as far as the evidence shows, and what is not known.
 
@@ -109,37 +246,85 @@ def postmortem(
     client : Client, optional
         The cluster, to read the log lines around failures. Needs read-logs, and nodes that still have the
         logs.
+    slo : float or str, optional
+        An availability target such as ``"99.9%"``, to show how much of the error budget was used.
+    star : list of str, optional
+        Keys of lines that the timeline must have, from the column ``key`` of `Postmortem.timeline`.
+    audit : pandas.DataFrame, optional
+        Actions of people: the result of `read_audit`.
 
     Raises
     ------
     ConfigError
-        A time is not valid, or the window holds no task event.
+        A time is not valid, the window holds no task event, or `slo` or `star` cannot be used.
 
     Examples
     --------
-    >>> print(af.postmortem(snap).causes.points[0][0])
-    platform/search-indexer runs out of memory
+    >>> report = af.postmortem(snap, slo="99.9%")
+    >>> print(report.causes.points[0][0])
+    1. platform/search-indexer runs out of memory
+    >>> report.jobs["instances_hit"].sum() >= 1
+    np.True_
     """
+    from .postmortem_sections import make_document
+    from .timeline_lines import timeline_lines
+
     require_one_cluster(snapshot)
+    target = _check_target(slo)
     start, end = window(snapshot, since, until)
+    facts = replace(gather(snapshot, start, end, audit), slo=target, since_given=since is not None)
+    logs = LogLines(NOT_ASKED, []) if client is None else log_lines(snapshot, client, start, end)
+    lines = timeline_lines(facts, list(star or []))
+    return Postmortem(make_document(facts, lines, logs), facts, lines, logs, list(star or []))
+
+
+def _check_target(slo: float | str | None) -> float | None:
+    try:
+        return None if slo is None else parse_target(slo)
+    except ValueError as error:
+        raise ConfigError(str(error).replace("target", "slo", 1)) from None
+
+
+def gather(snapshot: Snapshot, start: pd.Timestamp, end: pd.Timestamp, audit: pd.DataFrame | None) -> Facts:
+    """Return the facts of a postmortem."""
     diagnosis = diagnose(snapshot)
-    incidents = [
-        each for each in diagnosis.incidents if each.severity != "info" and each.reaches_into(start, end)
-    ]
-    rows = disturbances(snapshot)
-    rows = rows[(rows["at"] >= start) & (rows["at"] <= end)]
-    return Postmortem(
-        summary=_summary(snapshot, incidents, rows, start, end),
-        causes=_causes(incidents),
-        radius=_radius(incidents, rows),
-        jobs=_jobs(rows),
-        recovery=_recovery(snapshot, start, end),
-        missing=diagnosis.data_quality,
-        logs=LogLines(NOT_ASKED, []) if client is None else log_lines(snapshot, client, start, end),
-        since=start,
-        until=end,
-        findings=diagnosis.findings,
+    near = [each for each in diagnosis.incidents if each.reaches_into(start, end)]
+    incidents = [each for each in near if each.severity != "info"]
+    instances = Instances(snapshot)
+    changes = [each for each in changes_of(snapshot, audit) if each.at <= end]
+    courses = [instances.course(each) for each in incidents]
+    begin, over = _extent(incidents, courses, start, end)
+    first = max(start, covered_window(snapshot)[0])
+    return Facts(
+        snapshot,
+        diagnosis,
+        start,
+        end,
+        begin,
+        over,
+        incidents,
+        [each for each in near if each.severity == "info"],
+        instances.impact(incidents, first, begin, over),
+        courses,
+        [first_human_action(each, changes) for each in incidents],
+        changes,
+        instances,
+        snapshot.history is not None,
+        sum(each.kind == "audit log" for each in changes),
     )
+
+
+def _extent(
+    incidents: list[Incident], courses: list[Course], start: pd.Timestamp, end: pd.Timestamp
+) -> tuple[pd.Timestamp, pd.Timestamp]:
+    """Return from when until when the incidents lasted, inside the window."""
+    began = [each.began_at for each in incidents if each.began_at is not None]
+    begin = max(start, min(began)) if began else start
+    if not incidents or any(each.state in ("ongoing", "gave up") for each in incidents):
+        return begin, end
+    over = [course.recovered_at or each.last_at for each, course in zip(incidents, courses, strict=True)]
+    known = [time for time in over if time is not None]
+    return begin, min(end, max([begin, *known]))
 
 
 def window(
@@ -173,160 +358,3 @@ def window(
             f"there is no task event from {clock(start)} to {clock(end, start)} UTC; {covers}{hint}"
         )
     return start, end
-
-
-def _summary(
-    snapshot: Snapshot,
-    incidents: list[Incident],
-    rows: pd.DataFrame,
-    start: pd.Timestamp,
-    end: pd.Timestamp,
-) -> Prose:
-    notes = [unwatched_note(snapshot, start, end), lower_bound_note(snapshot)]
-    if not incidents:
-        return Prose(_join([*_calm(snapshot, rows, start, end), *notes]))
-    shown = incidents[:_MOST_IN_SUMMARY]
-    hidden = len(incidents) - len(shown)
-    further = f"{count(hidden, 'more incidents')} listed under Causes." if hidden else ""
-    unknown = list(dict.fromkeys(incident.not_known for incident in shown))
-    return Prose(
-        _when(incidents, start, end),
-        [_in_the_list(incident) for incident in shown],
-        _join([further, *_extent(snapshot, rows), *notes]),
-        *_not_known(unknown),
-    )
-
-
-def _not_known(unknown: list[str]) -> Iterator[str | list[str]]:
-    head = "Not known from this evidence:"
-    if len(unknown) == 1:
-        yield f"{head} {unknown[0]}."
-    else:
-        yield head
-        yield [f"{text[0].upper()}{text[1:]}." for text in unknown]
-
-
-def _join(sentences: list[str]) -> str:
-    return " ".join(filter(None, sentences))
-
-
-def _in_the_list(incident: Incident) -> str:
-    """Return what happened, and its cause where that says more than what happened."""
-    if incident.cause.kind not in ("job version", "node", "common cause"):
-        return incident.summary
-    return f"{incident.summary} Cause ({incident.cause.confidence}): {incident.cause.text}."
-
-
-def _began(incidents: list[Incident]) -> pd.Timestamp | None:
-    return min((incident.began_at for incident in incidents if incident.began_at is not None), default=None)
-
-
-def _when(incidents: list[Incident], start: pd.Timestamp, end: pd.Timestamp) -> str:
-    """Return how many things went wrong, and when."""
-    amount = _NUMBERS[len(incidents)] if len(incidents) < len(_NUMBERS) else f"{len(incidents):,}"
-    what = f"{amount} thing{'s' if len(incidents) > 1 else ''} went wrong"
-    began = _began(incidents)
-    if began is None:
-        return f"Between {clock(start)} and {clock(end, start)} UTC, {what}:"
-    last = max(incident.last_at for incident in incidents if incident.last_at is not None)
-    if end - last <= _ONGOING:
-        return f"Since {clock(began)} UTC, {what}, up to the end of the window ({clock(end, began)}):"
-    if clock(began) == clock(last):
-        return f"At {clock(began)} UTC, {what}:"
-    return f"Between {clock(began)} and {clock(last, began)} UTC, {what}:"
-
-
-def _extent(snapshot: Snapshot, rows: pd.DataFrame) -> Iterator[str]:
-    """Yield how much of the cluster was affected."""
-    allocations = snapshot.allocations
-    hit, jobs, nodes = (
-        f"{len(rows[keys].drop_duplicates()):,} of {count(len(allocations[keys].drop_duplicates()), what)}"
-        for keys, what in (
-            (["alloc_id"], "allocations"),
-            (["namespace", "job_id"], "jobs"),
-            (["node_name"], "nodes"),
-        )
-    )
-    yield f"In all, {hit} failed, restarted on request or were lost."
-    yield f"They belong to {jobs} and ran on {nodes}."
-
-
-def _calm(snapshot: Snapshot, rows: pd.DataFrame, start: pd.Timestamp, end: pd.Timestamp) -> Iterator[str]:
-    yield f"Nothing stands out between {clock(start)} and {clock(end, start)} UTC."
-    yield f"There was {NO_INCIDENTS}."
-    if len(rows):
-        yield "There were single events without a pattern."
-        yield from _extent(snapshot, rows)
-    else:
-        yield "Not a single task failed."
-
-
-def _causes(incidents: list[Incident]) -> Points:
-    if not incidents:
-        return Points([("Nothing stands out", ["No rule found an incident in this window."])])
-    return Points((incident.title, _cause(incident)) for incident in incidents)
-
-
-def _cause(incident: Incident) -> Iterator[str]:
-    """Yield what happened, then each hypothesis with its evidence for and against."""
-    yield incident.summary
-    for hypothesis in incident.hypotheses:
-        evidence = [
-            *(each.text for each in hypothesis.supporting),
-            *(f"Against it: {each.text}" for each in hypothesis.contradicting),
-        ]
-        yield _join([f"{hypothesis.confidence.capitalize()}: {hypothesis.text}.", *evidence])
-    codes = ", ".join(dict.fromkeys(finding.code for finding in incident.findings))
-    yield f"Not known: {incident.not_known}. Findings: {codes}."
-
-
-def _radius(incidents: list[Incident], rows: pd.DataFrame) -> pd.DataFrame:
-    """Count what each incident hit; what two incidents hit counts with the first."""
-    titles = pd.Series(_NO_INCIDENT, index=rows.index, dtype="str")
-    for incident in reversed(incidents):
-        titles = titles.mask(_touched(incident, rows), incident.title)
-    counts = rows.assign(incident=titles).groupby("incident", sort=False).agg(
-        jobs=("job_id", "nunique"), nodes=("node_name", "nunique"), allocations=("alloc_id", "nunique"),
-        disturbances=("at", "size"), first_at=("at", "min"), last_at=("at", "max"),
-    )  # fmt: skip
-    order = dict.fromkeys([*(incident.title for incident in incidents), _NO_INCIDENT])
-    return counts.loc[[title for title in order if title in counts.index]].reset_index()
-
-
-def _touched(incident: Incident, rows: pd.DataFrame) -> pd.Series[bool]:
-    """Return which disturbances belong to an incident: losses to lost nodes, failures to the others."""
-    lost = incident.cause.kind == "node" and incident.cause.mechanism == "lost"
-    mine: pd.Series[bool] = rows["alloc_id"].isin(incident.alloc_ids) & ((rows["cause"] == LOST) == lost)
-    return mine
-
-
-def _jobs(rows: pd.DataFrame) -> pd.DataFrame:
-    requested, lost = rows["cause"].isin(REQUEST_CAUSES), rows["cause"] == LOST
-    counted = rows.assign(requested=requested, lost=lost, failed=~requested & ~lost)
-    jobs = counted.groupby(["namespace", "job_id"], observed=True).agg(
-        allocations_hit=("alloc_id", "nunique"), allocations_lost=("lost", "sum"), failures=("failed", "sum"),
-        restarts_on_request=("requested", "sum"), first_at=("at", "min"), last_at=("at", "max"),
-    )  # fmt: skip
-    return jobs.sort_values(["failures", "allocations_lost"], ascending=False, kind="stable").reset_index()
-
-
-def _recovery(snapshot: Snapshot, start: pd.Timestamp, end: pd.Timestamp) -> pd.DataFrame:
-    """Return the outages that reach into the window, by job; the part outside the window is not counted."""
-    outages = stats.outages(snapshot)
-    outages = outages[(outages["ended_at"] >= start) & (outages["began_at"] <= end)]
-    down = outages["open"] | (outages["ended_at"] > end)
-    began = outages["began_at"].mask(outages["began_at"] < start, start)
-    ended = outages["ended_at"].mask(outages["ended_at"] > end, end)
-    counted = outages.assign(
-        down=down,
-        length=ended - began,
-        back=outages["ended_at"].where(~down),
-        # one slot runs each task of its group
-        instance=outages["slot"] + "/" + outages["task"].astype("str"),
-    )
-    jobs = counted.groupby(["namespace", "job_id"], observed=True).agg(
-        tasks_hit=("instance", "nunique"), outages=("length", "size"),
-        first_down_at=("began_at", "min"), last_back_at=("back", "max"), still_down=("down", "sum"),
-        longest=("length", "max"), down_in_all=("length", "sum"),
-    )  # fmt: skip
-    return jobs.sort_values(["still_down", "down_in_all"], ascending=False, kind="stable").reset_index()

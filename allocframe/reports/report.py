@@ -1,49 +1,61 @@
-"""Reports: a packaged notebook, run over a snapshot and written as one file."""
+"""Reports: facts of a snapshot as one file, HTML or Markdown."""
 
 from __future__ import annotations
 
 import difflib
 import importlib.util
 import os
-import sys
+import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from .._utils.text import visible
+from ..client.audit_log import read_audit
 from ..client.client import Client
 from ..diagnosis.data_quality import require_one_cluster
-from ..errors import AllocframeError, ConfigError, MissingExtra
+from ..errors import ConfigError, MissingExtra
+from ..snapshot.history import History
+from ..snapshot.io import load
 from ..snapshot.snapshot import Snapshot
-from .archive_source import DAYS, snapshot_for_days, snapshot_for_postmortem
-from .log_excerpts import REDACTED, LogLines, log_lines
-from .postmortem import window
+from ..tables import HISTORY
+from .archive_source import DAYS, similar_incidents, snapshot_for_days, snapshot_for_postmortem
+from .as_html import render_html
+from .as_markdown import render_markdown
+from .document import Document, Paragraph, Part, Picture, walk
+from .log_excerpts import REDACTED
+from .people import Written, read_written
 from .redact import redacted
 
 if TYPE_CHECKING:
     from ..archive.archive import Archive
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-"""The notebooks that people open are the ones that reports run."""
+"""The notebooks for people who want to go on from a report, and more."""
 
-_KINDS = {"postmortem": "02_postmortem.ipynb", "cluster": "03_cluster.ipynb"}
-_TITLES = {"postmortem": "Incident postmortem", "cluster": "Cluster report"}
-_NEEDS = ("matplotlib", "ipykernel", "matplotlib_inline", "nbclient", "nbconvert", "scipy", "narwhals")
+_KINDS = ("postmortem", "cluster")
+_NEEDS = ("matplotlib", "scipy", "narwhals")
 
 
 def report(
     source: Snapshot | Archive,
     kind: str = "postmortem",
     *,
-    output: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
     job: str | None = None,
     since: pd.Timestamp | str | None = None,
     until: pd.Timestamp | str | None = None,
     days: int | None = None,
     redact: bool = False,
     client: Client | None = None,
+    slo: float | str | None = None,
+    star: Iterable[str] = (),
+    update: str | os.PathLike[str] | None = None,
+    audit: pd.DataFrame | str | os.PathLike[str] | None = None,
+    usage: pd.DataFrame | None = None,
     progress: bool = True,
 ) -> Path:
     """Write a report to send to people who were not there.
@@ -51,12 +63,13 @@ def report(
     Parameters
     ----------
     source : Snapshot or Archive
-        From an archive, a postmortem includes allocations that Nomad has removed, and a cluster report has
-        trends.
+        From an archive, a postmortem includes allocations that Nomad has removed, and similar incidents; a
+        cluster report has trends.
     kind : str
         "postmortem" (what happened) or "cluster" (how the cluster is doing).
     output : path
-        ``NAME.html``, one file that works offline, or ``NAME.md``, with its pictures in ``NAME_files``.
+        ``NAME.html``, one file that works offline, or ``NAME.md``, with its pictures in ``NAME_files``. With
+        `update` it may be left out: the same file is written.
     job : str, optional
         Only the allocations of this job.
     since, until : time, optional
@@ -70,13 +83,26 @@ def report(
     client : Client, optional
         The cluster, to add the log lines around failures to a postmortem, if the nodes still have them. A
         redacted postmortem leaves them out and says so. Needs read-logs.
+    slo : float or str, optional
+        An availability target such as ``"99.9%"``, to show how much of the error budget was used. A cluster
+        report takes 99.9% by default.
+    star : list of str, optional
+        Keys of lines that the timeline of a postmortem must have. They stand in its folded table.
+    update : path, optional
+        A postmortem that was written before: what people wrote into its sections is kept, and so are its
+        starred lines.
+    audit : pandas.DataFrame or path, optional
+        What `read_audit` returned, or the path of an audit log; by default the log of this machine. A
+        redacted postmortem leaves it out.
+    usage : pandas.DataFrame, optional
+        The ``samples`` of `Client.usage`, for the rightsizing of a cluster report.
     progress : bool
-        Show a progress bar.
+        No longer used: a report takes a few seconds.
 
     Returns
     -------
     pathlib.Path
-        The file. The same snapshot, settings and log lines give the same file, byte for byte.
+        The file. The same evidence and settings give the same file, byte for byte.
 
     Raises
     ------
@@ -88,30 +114,135 @@ def report(
 
     Examples
     --------
-    >>> af.report(snap, "postmortem", output="outage.html", progress=False).name
+    >>> af.report(snap, "postmortem", output="outage.html").name
     'outage.html'
     """
-    target = _check_output(kind, output)
-    snapshot, since = _choose_snapshot(kind, source, since, until, days, client)
+    target = _check_output(kind, update if output is None else output)
+    _check_settings(kind, source, since, until, days, client, usage, update, redact, list(star))
+    written = Written() if update is None else read_written(Path(update))
+    snapshot, since = _choose_snapshot(kind, source, since, until, days)
     if job is not None:
         snapshot = _of_job(snapshot, job)
-    start, end = window(snapshot, since, until)
     with tempfile.TemporaryDirectory(prefix="allocframe-") as folder:
-        evidence = Path(folder) / "evidence.allocframe"
-        saved = redacted(snapshot, evidence) if redact else snapshot.save(evidence)
-        parameters = {"source": str(saved)}
-        if since is not None:
-            parameters["since"] = start.isoformat()
-        if until is not None:
-            parameters["until"] = end.isoformat()
-        notebook = _execute(kind, parameters, folder, progress)
-    from .export import add_section, export
-
-    if client is not None:
-        lines = LogLines(REDACTED, []) if redact else log_lines(snapshot, client, start, end)
-        add_section(notebook, "Log lines", lines, before="Evidence")
-    export(notebook, f"{_TITLES[kind]}, {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC", target)
+        if redact:
+            snapshot = load(redacted(snapshot, Path(folder) / "evidence.allocframe"))
+        if kind == "cluster":
+            document = _cluster(snapshot, since, slo, usage)
+        else:
+            stars = list(dict.fromkeys([*written.stars, *star]))
+            written = Written(written.sections, stars, written.form)
+            document = _postmortem(
+                source, snapshot, since, until, slo, stars, _read_log(audit, redact), redact, client
+            )
+        _write(document, written, target)
     return target
+
+
+def _postmortem(
+    source: Snapshot | Archive,
+    snapshot: Snapshot,
+    since: pd.Timestamp | str | None,
+    until: pd.Timestamp | str | None,
+    slo: float | str | None,
+    stars: list[str],
+    audit: pd.DataFrame | None,
+    redact: bool,
+    client: Client | None,
+) -> Document:
+    from .pictures import incident_picture
+    from .postmortem import postmortem
+
+    made = postmortem(
+        snapshot,
+        since=since,
+        until=until,
+        client=None if redact else client,
+        slo=slo,
+        star=stars,
+        audit=audit,
+    )
+    document = made.document
+    if not isinstance(source, Snapshot) and not redact:
+        document = made._with_similar(similar_incidents(source, made.incidents, made.facts.begin)).document
+    if client is not None and redact:
+        document = document.with_blocks("evidence", [Part("Log lines", [Paragraph(REDACTED)])])
+    return document.with_blocks("timeline", [incident_picture(made)])
+
+
+def _cluster(
+    snapshot: Snapshot,
+    since: pd.Timestamp | str | None,
+    slo: float | str | None,
+    usage: pd.DataFrame | None,
+) -> Document:
+    from .cluster_sections import cluster_document
+
+    return cluster_document(snapshot, since=since, slo="99.9%" if slo is None else slo, usage=usage)
+
+
+def _read_log(audit: pd.DataFrame | str | os.PathLike[str] | None, redact: bool) -> pd.DataFrame | None:
+    if redact:
+        return None  # it holds names of people, and IDs that are replaced in the evidence
+    return audit if isinstance(audit, pd.DataFrame) else read_audit(audit)
+
+
+def _write(document: Document, written: Written, target: Path) -> None:
+    if target.suffix == ".html":
+        body = render_html(document, written)
+    else:
+        folder = target.with_name(f"{target.stem}_files")
+        shutil.rmtree(folder, ignore_errors=True)  # pictures of an earlier report are not of this one
+        pictures = [
+            block
+            for section in document.sections
+            for block in walk(section.blocks)
+            if isinstance(block, Picture)
+        ]
+        if pictures:
+            folder.mkdir()
+        for picture in pictures:
+            (folder / f"{picture.name}.png").write_bytes(picture.png)
+        body = render_markdown(document, written, folder.name)
+    # a rename is atomic: nobody sees half a report
+    partial = target.with_name(f".{target.name}.part")
+    try:
+        partial.touch(mode=0o600)  # a report holds names and messages
+        partial.write_bytes(body.encode("utf-8"))
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _check_settings(
+    kind: str,
+    source: Snapshot | Archive,
+    since: pd.Timestamp | str | None,
+    until: pd.Timestamp | str | None,
+    days: int | None,
+    client: Client | None,
+    usage: pd.DataFrame | None,
+    update: str | os.PathLike[str] | None,
+    redact: bool,
+    star: list[str],
+) -> None:
+    if kind == "cluster":
+        if since is not None or until is not None:
+            raise ConfigError("a cluster report covers the whole snapshot; leave out since and until")
+        if client is not None:
+            raise ConfigError("log lines are for a postmortem; leave out client")
+        if update is not None or star:
+            raise ConfigError("update and star are for a postmortem; leave them out")
+    elif usage is not None:
+        raise ConfigError("usage is for a cluster report; leave it out")
+    if days is not None and (kind != "cluster" or isinstance(source, Snapshot)):
+        raise ConfigError("days is for a cluster report from an archive; leave it out")
+    if redact and update is not None:
+        raise ConfigError(
+            "redact and update exclude each other: what people wrote cannot be redacted. "
+            "Write a redacted report under another name."
+        )
+    if packages := missing_packages():
+        raise MissingExtra(f"reports need {' and '.join(packages)}: pip install 'allocframe[report]'")
 
 
 def _choose_snapshot(
@@ -120,17 +251,8 @@ def _choose_snapshot(
     since: pd.Timestamp | str | None,
     until: pd.Timestamp | str | None,
     days: int | None,
-    client: Client | None,
 ) -> tuple[Snapshot, pd.Timestamp | str | None]:
-    """Return the snapshot of a report and the start of its window; check the settings."""
-    if kind == "cluster" and (since is not None or until is not None):
-        raise ConfigError("a cluster report covers the whole snapshot; leave out since and until")
-    if kind == "cluster" and client is not None:
-        raise ConfigError("log lines are for a postmortem; leave out client")
-    if days is not None and (kind != "cluster" or isinstance(source, Snapshot)):
-        raise ConfigError("days is for a cluster report from an archive; leave it out")
-    if packages := missing_packages():
-        raise MissingExtra(f"reports need {' and '.join(packages)}: pip install 'allocframe[report]'")
+    """Return the snapshot of a report and the start of its window."""
     if isinstance(source, Snapshot):
         require_one_cluster(source)
         return source, since
@@ -139,10 +261,12 @@ def _choose_snapshot(
     return snapshot_for_postmortem(source, since, until), since
 
 
-def _check_output(kind: str, output: str | os.PathLike[str]) -> Path:
-    target = Path(output)
+def _check_output(kind: str, output: str | os.PathLike[str] | None) -> Path:
     if kind not in _KINDS:
         raise ConfigError(f"kind must be {' or '.join(_KINDS)}, got {kind!r}")
+    if output is None:
+        raise ConfigError("output is missing: give NAME.html or NAME.md")
+    target = Path(output)
     if target.suffix not in (".html", ".md"):
         raise ConfigError(f"output must end with .html or .md, got {target}")
     if not target.parent.is_dir():
@@ -156,75 +280,24 @@ def _of_job(snapshot: Snapshot, job: str) -> Snapshot:
         close = difflib.get_close_matches(job, jobs, n=3, cutoff=0.5) or jobs[:3]
         hint = f"; did you mean {', '.join(map(visible, close))}?" if close else ""
         raise ConfigError(f"this snapshot has no allocation of job {visible(job)!r}{hint}")
-    return snapshot.filter(job_id=job)
+    part = snapshot.filter(job_id=job)
+    if snapshot.history is not None:
+        part.history = _history_of_job(snapshot.history, job)
+    return part
+
+
+def _history_of_job(history: History, job: str) -> History:
+    """Return what changed about a job and about nodes, and nothing of other jobs."""
+    frames = {name: getattr(history, name) for name in HISTORY}
+    kept = {
+        name: frame[(frame["job_id"].astype("str") == job) | frame["job_id"].isna()].reset_index(drop=True)
+        if "job_id" in frame
+        else frame
+        for name, frame in frames.items()
+    }
+    return History(kept, history.notes)
 
 
 def missing_packages() -> list[str]:
     """Return the packages that reports need and that are not installed."""
     return [name for name in _NEEDS if importlib.util.find_spec(name) is None]
-
-
-def _execute(kind: str, parameters: dict[str, str], folder: str, progress: bool) -> Any:
-    """Run a packaged notebook in a kernel of its own and return it with its outputs."""
-    import nbformat
-    from jupyter_client.kernelspec import KernelSpec
-    from jupyter_client.manager import AsyncKernelManager
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError, DeadKernelError
-    from tqdm.auto import tqdm
-
-    class ThisPython(AsyncKernelManager):
-        """A kernel of the running interpreter; its sockets are files in the folder."""
-
-        def __init__(self, **settings: Any) -> None:
-            sockets = {
-                "transport": "ipc",
-                "ip": str(Path(folder) / "kernel"),
-                "connection_file": str(Path(folder) / "kernel.json"),
-            }
-            super().__init__(**{**settings, **sockets})
-
-        @property
-        def kernel_spec(self) -> KernelSpec:
-            start = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-            return KernelSpec(argv=start, display_name=kind, language="python", env={"IPYTHONDIR": folder})
-
-    read: Any = nbformat.read
-    notebook = read(NOTEBOOKS / _KINDS[kind], as_version=4)
-    _set_parameters(notebook, parameters)
-    client = NotebookClient(
-        notebook,
-        kernel_manager_class=ThisPython,
-        kernel_name="python3",
-        raise_on_iopub_timeout=True,
-        shutdown_kernel="immediate",
-    )
-    # The kernel only reads the saved evidence, so it gets none of the cluster's settings, above all no token.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("NOMAD_")}
-    environment |= {"PYTHONHASHSEED": "0", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-    # Not client.execute(): it takes over the process's signals, and Ctrl-C would raise no KeyboardInterrupt.
-    with client.setup_kernel(cwd=folder, env=environment):
-        for number, cell in enumerate(tqdm(notebook.cells, desc=kind, unit="cell", disable=not progress)):
-            try:
-                client.execute_cell(cell, number)
-            except CellExecutionError as error:
-                raise AllocframeError(
-                    f"the notebook of the {kind} failed in its cell {cell.execution_count}: "
-                    f"{error.ename}: {visible(error.evalue)}"
-                ) from None
-            except DeadKernelError:
-                raise AllocframeError(
-                    f"the notebook of the {kind} failed in its cell {client.code_cells_executed}: "
-                    "its process ended. The machine may lack memory."
-                ) from None
-    return notebook
-
-
-def _set_parameters(notebook: Any, parameters: dict[str, str]) -> None:
-    """Add a cell that sets parameters, after the notebook's own cell tagged ``parameters``."""
-    import nbformat
-
-    v4: Any = nbformat.v4
-    place = next(n for n, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", []))
-    source = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
-    notebook.cells.insert(place + 1, v4.new_code_cell(source))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def marks(ax: Axes) -> int:
 def test_a_timeline_of_one_task_has_its_lane_its_mark_and_its_runs(tmp_path: Path) -> None:
     ax = drawn(plots.timeline(one_task(tmp_path)))
     assert lanes(ax) == ["web.app[0] server"]
-    assert ax.get_title("left") == "1 disturbance by task"
+    assert ax.get_title("left") == "1 disturbance, no incident"
     assert ax.get_legend().get_texts()[0].get_text() == "failure (1)"
 
 
@@ -71,7 +72,7 @@ def test_a_timeline_of_hundreds_of_tasks_is_aggregated_and_says_what_it_leaves_o
 ) -> None:
     ax = drawn(plots.timeline(crowd, lanes="task"))
     assert len(lanes(ax)) == 30
-    assert "quieter tasks not shown" in ax.get_title("left")
+    assert re.search(r"disturbances, no incident; not shown: \d+ quieter tasks$", ax.get_title("left"))
     ax = drawn(plots.timeline(crowd))
     assert len(lanes(ax)) <= 30
     assert marks(ax) < 30 * 160

@@ -27,7 +27,7 @@ def report_on(
 
     def page(story: str, kind: str) -> Path:
         def write(folder: Path) -> None:
-            af.report(snapshots[story], kind, output=folder / "report.html", progress=False)
+            af.report(snapshots[story], kind, output=folder / "report.html")
 
         return once(tmp_path_factory, f"report-{story}-{kind}", write) / "report.html"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ from archived import LAST, recorded, watched
 from commands import run
 
 import allocframe as af
+from allocframe.reports.archive_source import similar_incidents
 from allocframe.watch.change import Change
 
 LEAK = (76, 50)
@@ -36,8 +38,8 @@ def archive(changes: list[Change], tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="module")
 def pages(archive: af.Archive, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
-    postmortem = af.report(archive, "postmortem", output=folder / "p.html", progress=False, **WINDOW)
-    cluster = af.report(archive, "cluster", output=folder / "c.html", days=3, progress=False)
+    postmortem = af.report(archive, "postmortem", output=folder / "p.html", **WINDOW)
+    cluster = af.report(archive, "cluster", output=folder / "c.html", days=3)
     return {"postmortem": postmortem, "cluster": cluster}
 
 
@@ -106,6 +108,7 @@ def test_a_report_on_the_cluster_has_trends_and_says_which_days_are_incomplete(
     report_text = text(pages["cluster"])
     assert "From 2026-11-21 10:30 to 2026-11-24 10:30 UTC" in report_text
     assert "In the period before there were " in report_text
+    assert "worst jobs" in report_text
     assert re.search(r"Sat 2026-11-21 .{0,80}1\.5 h unwatched", report_text)
     assert re.search(r"Sun 2026-11-22 .{0,80}6\.5 h unwatched", report_text)
     assert "not over" in report_text
@@ -121,7 +124,7 @@ def test_without_an_archive_the_trends_say_how_to_get_one(report_on: Callable[[s
 def test_a_redacted_report_from_an_archive_keeps_the_gaps_and_no_name(
     archive: af.Archive, tmp_path: Path
 ) -> None:
-    page = af.report(archive, "cluster", output=tmp_path / "r.md", days=3, redact=True, progress=False)
+    page = af.report(archive, "cluster", output=tmp_path / "r.md", days=3, redact=True)
     report_text = page.read_text()
     for name in ("checkout", "payments", "node-001", "was</b>", "10.1.2.3"):
         assert name not in report_text
@@ -148,7 +151,7 @@ def test_settings_that_cannot_be_used_are_errors_that_say_why(
     archive: af.Archive, tmp_path: Path, kind: str, settings: dict[str, str], message: str
 ) -> None:
     with pytest.raises(af.ConfigError, match=message):
-        af.report(archive, kind, output=tmp_path / "a.html", progress=False, **settings)
+        af.report(archive, kind, output=tmp_path / "a.html", **settings)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -186,3 +189,19 @@ def test_of_a_live_snapshot_no_day_is_complete(snap: af.Snapshot) -> None:
     assert not days["complete"].any()
     assert set(days["lacks"]) == {"no archive: Nomad has forgotten older events"}
     assert days["watched"].isna().all()
+
+
+def test_a_postmortem_knows_similar_incidents_of_earlier_days(archive: af.Archive) -> None:
+    """A later failure of the job that leaked for a day is not the first one."""
+    with archive.snapshot(since="2026-11-21T06:00") as snap:
+        leak = next(
+            each
+            for each in af.diagnose(snap).incidents
+            if ("default", "checkout") in each.jobs and each.cause.mechanism == "out of memory"
+        )
+    later = replace(leak, alloc_ids=[], began_at=LAST, last_at=LAST)
+    [first, *_] = similar_incidents(archive, [later], LAST)
+    assert first["title"] == leak.title
+    assert "job" in first["alike"]
+    assert abs(first["at"] - leak.began_at) < pd.Timedelta("1h")
+    assert similar_incidents(archive, [leak], leak.began_at - pd.Timedelta("300D")) == []

@@ -11,6 +11,10 @@ from commands import run
 import allocframe as af
 from allocframe.client.logs import Line, Logs, frame_of
 from allocframe.reports import log_excerpts
+from allocframe.reports.as_html import render_html
+from allocframe.reports.as_markdown import render_markdown
+from allocframe.reports.document import Document, Section
+from allocframe.reports.people import Written
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +22,7 @@ def loop() -> Iterator[tuple[af.sim.Cluster, af.Client, af.Snapshot]]:
     with (
         af.sim.Cluster("crash_loop", allocations=40, seed=2) as cluster,
         af.Client(cluster.address, token=cluster.token) as client,
-        client.snapshot(namespace="*", progress=False) as snap,
+        client.snapshot(namespace="*") as snap,
     ):
         yield cluster, client, snap
 
@@ -32,7 +36,6 @@ def test_a_postmortem_with_a_client_has_the_last_words_of_what_failed(
     heads = [head for head, _ in logs.excerpts]
     assert any(str(cluster.truth.causes[0].job_id) in head for head in heads)
     assert "panic: runtime error" in repr(logs)
-    assert "panic: runtime error" in logs._repr_markdown_()
     assert len(af.postmortem(snap).logs) == 0
 
 
@@ -79,8 +82,10 @@ def test_log_lines_cannot_leave_their_block() -> None:
     line = "\x1b[31m</pre><img src=x>\n```\n# head"
     frame = frame_of([("stderr", Line("web.stderr.0", 0, line), None)])
     shown = log_excerpts.LogLines("A note.", [("<b>web</b>", Logs(frame, []))])
-    assert "<img" not in shown._repr_html_()
-    assert "<b>" not in shown._repr_html_()
-    lines = [line for line in shown._repr_markdown_().splitlines() if "head" in line]
+    document = Document("cluster", "A title", [], [Section("evidence", "Evidence", shown.blocks())])
+    page, text = render_html(document, Written()), render_markdown(document, Written(), "")
+    assert "<img" not in page
+    assert "<b>" not in page
+    lines = [line for line in text.splitlines() if "head" in line]
     assert [line[:4] for line in lines] == ["    "]
-    assert "\x1b" not in shown._repr_markdown_() + repr(shown)
+    assert "\x1b" not in page + text + repr(shown)

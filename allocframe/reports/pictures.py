@@ -1,0 +1,51 @@
+"""The pictures of reports: plots as PNG, always the same for the same evidence."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .. import plots
+from .document import Block, Picture
+
+if TYPE_CHECKING:
+    from .postmortem import Postmortem
+
+_DPI = 150
+
+
+def draw(name: str, alt: str, plot: Callable[..., Axes], *args: Any, **settings: Any) -> Picture:
+    """Return a plot as a picture. It is drawn light, whatever the style of the program around it."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        figure = Figure(figsize=(10, 4), layout="constrained")
+        ax = plot(*args, ax=figure.subplots(), **settings)
+        # as high as its rows need
+        rows = len(ax.get_yticklabels()) if name in _BY_ROWS else 0
+        figure.set_figheight(1.6 + 0.24 * rows if rows else 4.0)
+        data = io.BytesIO()
+        figure.savefig(data, format="png", dpi=_DPI, metadata={"Software": None})
+    return Picture(name, alt, data.getvalue())
+
+
+_BY_ROWS = ("timeline", "heatmap", "pareto")
+
+
+def incident_picture(made: Postmortem) -> Block:
+    """Return the picture of a postmortem's window: the place where an interactive one could stand."""
+    facts = made.facts
+    settings = {"since": facts.since} if facts.since_given else {}
+    return draw(
+        "timeline",
+        f"Timeline: {made.document.title}",
+        plots.timeline,
+        facts.snapshot,
+        incidents=facts.incidents,
+        until=facts.until,
+        **settings,
+    )

@@ -1,0 +1,70 @@
+"""The title of a postmortem: what happened, in the past tense, made of the worst incidents."""
+
+from __future__ import annotations
+
+from ..diagnosis.incident import Incident
+from ..diagnosis.incident_sentences import names
+
+_MOST = 3
+
+_PAST = {
+    "crash": "crashed",
+    "killed": "was killed",
+    "out of memory": "ran out of memory",
+    "artifact": "could not download its artifact",
+    "driver": "could not be started",
+    "template": "could not render its template",
+    "secrets": "could not get its secrets",
+    "health check": "failed its health check",
+    "volume": "could not mount its volume",
+    "run duration": "ran for too long",
+    "placement": "could not be placed",
+    "kill timeout": "was killed by force",
+    "requested restart": "was restarted",
+    "migration": "was moved",
+}
+
+
+def headline(incidents: list[Incident]) -> str:
+    """Return the title: what the worst incidents were.
+
+    Examples
+    --------
+    >>> from allocframe.reports.titles import headline
+    >>> headline([])
+    'Nothing stands out'
+    """
+    if not incidents:
+        return "Nothing stands out"
+    phrases: list[str] = []
+    deployed = [each for each in incidents if each.cause.kind == "job version"]
+    for incident in incidents:
+        if incident.cause.kind != "job version":
+            phrases.append(_phrase(incident))
+        elif incident is deployed[0]:
+            jobs = list(dict.fromkeys(job for each in deployed for job in each.jobs))
+            phrases.append(f"{_and(jobs)} failed after {'a deploy' if len(jobs) == 1 else 'deploys'}")
+    phrases = list(dict.fromkeys(phrases))
+    more = f"; {len(phrases) - _MOST:,} more" if len(phrases) > _MOST else ""
+    return "; ".join(phrases[:_MOST]) + more
+
+
+def _and(jobs: list[tuple[str, str]]) -> str:
+    return names(jobs).replace(", ", " and ") if len(jobs) == 2 else names(jobs)
+
+
+def _phrase(incident: Incident) -> str:
+    cause, who = incident.cause, _and(incident.jobs)
+    if cause.kind == "node":
+        node = cause.subject["node_name"]
+        if cause.mechanism == "lost":
+            return f"node {node} lost"
+        if cause.mechanism == "restart":
+            return f"node {node} restarted"
+        return f"{who} failed on node {node}"
+    if cause.kind == "common cause":
+        shared = cause.subject.get("shared")
+        return f"{len(incident.jobs):,} jobs failed{f': {shared}' if shared else ' at once'}"
+    past = _PAST.get(cause.mechanism or cause.kind, "failed")
+    many = len(incident.jobs) > 1
+    return f"{who} {past.replace('was ', 'were ', 1).replace(' its ', ' their ') if many else past}"
