@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from .watch.watch import Watch
     from .widgets.panel.panel import ControlPanel
     from .widgets.terminal.terminal import Terminal
+    from .widgets.time_machine.time_machine import TimeMachine
     from .widgets.timeline.timeline import Timeline, timeline
 
 __all__ = [
@@ -102,6 +103,7 @@ __all__ = [
     "StopResult",
     "Terminal",
     "Thresholds",
+    "TimeMachine",
     "Timeline",
     "Trends",
     "Unsupported",
@@ -160,6 +162,7 @@ _MODULES = {
     "watch.watch": ("Watch",),
     "widgets.panel.panel": ("ControlPanel",),
     "widgets.terminal.terminal": ("Terminal",),
+    "widgets.time_machine.time_machine": ("TimeMachine",),
     "widgets.timeline.timeline": ("Timeline", "timeline"),
 }
 """Public names by the module that defines them.
@@ -176,8 +179,9 @@ _EXTRAS = {
     "reports": ("stats", "narwhals and scipy"),
     "sim": ("demo", "starlette and uvicorn"),
     "stats": ("stats", "narwhals and scipy"),
-    "widgets.panel.panel": ("widgets", "ipywidgets"),
+    "widgets.panel.panel": ("widgets", "anywidget and ipywidgets"),
     "widgets.terminal.terminal": ("widgets", "anywidget and websockets"),
+    "widgets.time_machine.time_machine": ("widgets", "anywidget"),
     "widgets.timeline.timeline": ("widgets", "anywidget"),
 }
 """Packages and modules that need an extra: its name, and what it installs."""

@@ -29,12 +29,12 @@ def main() -> None:
         )
         lab.notebook(
             "pictures.ipynb", client + "panel = af.ControlPanel(client, namespace='*')\npanel",
-            "panel.wait()\nshown = dict((label, key) for label, key in panel.select.options)\n"
-            "panel.choose(list(shown.values())[:1]); panel.stop_button.click(); panel.wait()\n"
-            "panel.confirm_button.click(); panel.wait()\n"
-            "panel.choose(list(shown.values())[3:5]); panel.wait()\n"
-            "panel.restart_button.click(); panel.wait()",
-            "alloc = list(shown.values())[6]\n"
+            "panel.wait()\nrunning = panel.rows.loc[panel.rows['status'] == 'running', 'alloc_id'].tolist()\n"
+            "panel.choose(running[:1]); panel.ask('stop'); panel.wait()\n"
+            "panel.confirm(); panel.wait()\n"
+            "panel.choose(running[3:5]); panel.wait()\n"
+            "panel.ask('restart'); panel.wait()",
+            "alloc = running[6]\n"
             "task = client.allocation(alloc).task_states['task'][0]\n"
             "terminal = af.Terminal(client, alloc, task)\nterminal",
         )  # fmt: skip

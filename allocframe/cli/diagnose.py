@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
 
 from .._utils.prose import one_line
 from ..client.client import Client
 from ..diagnosis.diagnose import Diagnosis
 from ..diagnosis.diagnose import diagnose as diagnose_snapshot
-from ..errors import ConfigError
+from ..diagnosis.incident_sentences import change as describe_change
+from ..errors import ConfigError, PermissionDenied
+from ..nomad.config import Config
 from ..snapshot.io import load, read_json
 from ..snapshot.snapshot import Snapshot
 from ._app import Address, Clusters, app, load_fleet
+from ._follow import Webhook, follow, until_signal
+
+MOST_CHANGES = 3
+"""Changes that are printed for each incident."""
 
 ALL_WELL, WARNING, CRITICAL = 0, 3, 4
 """Exit codes; 1 is an error, and 2 a wrong command line."""
@@ -36,10 +45,22 @@ def diagnose(
     as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Print all incidents, not only ten.")] = False,
     namespace: Annotated[str, typer.Option(help="Namespace, or * for all that the token may read.")] = "*",
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on, and print incidents that are new, changed or ended.")
+    ] = False,
+    interval: Annotated[
+        float, typer.Option(help="With --watch: seconds from one look to the next.", min=0.1)
+    ] = 30.0,
+    webhook: Annotated[
+        str | None, typer.Option(metavar="URL", help="With --watch: also post each as JSON to this address.")
+    ] = None,
     address: Address = None,
     clusters: Clusters = None,
 ) -> None:
     """Say what is wrong, how it stands and why, with the evidence.
+
+    With --watch it says what goes on, and then, until SIGTERM or Ctrl-C, what is new, changed and over: of
+    the cluster, or of an archive that a recorder writes. With --json, each is a line of JSON.
 
     Exit code 0: nothing is wrong, every failure on record is explained, and the evidence is complete.
     3: warnings, unexplained failures, or incomplete evidence. 4: something critical. 1: an error.
@@ -47,6 +68,11 @@ def diagnose(
 
     Example: allocframe diagnose || mail -s "Nomad" oncall.
     """
+    if watch:
+        _watch(source, archive, namespace, address, clusters, interval, webhook, as_json)
+        return
+    if webhook is not None:
+        raise ConfigError("--webhook needs --watch")
     with _read(source, archive, namespace, address, clusters) as snap:
         diagnosis = diagnose_snapshot(snap)
         gaps = list(_incomplete(snap))
@@ -55,6 +81,49 @@ def diagnose(
     else:
         _print(diagnosis, gaps, everything)
     raise typer.Exit(exit_code(diagnosis, gaps))
+
+
+def _watch(
+    source: Path | None,
+    archive: str | None,
+    namespace: str,
+    address: str | None,
+    clusters: Path | None,
+    interval: float,
+    webhook: str | None,
+    as_json: bool,
+) -> None:
+    if source is not None or clusters is not None or (archive is not None and address is not None):
+        raise ConfigError("--watch looks at one cluster, or at one archive: give only --address or --archive")
+    scrub = Config.load(address).scrub
+    with until_signal() as stop, contextlib.ExitStack() as stack:
+        hook = Webhook(webhook, scrub, stop.wait) if webhook is not None else None
+        if archive is not None:
+            from .. import Archive
+
+            opened = Archive(archive)
+
+            def look() -> tuple[Snapshot, pd.DataFrame | None]:
+                return opened.snapshot(), None
+        else:
+            client = stack.enter_context(Client(address))
+            state = stack.enter_context(client.watch(namespace=namespace, wait=min(interval, 60.0)))
+
+            def look() -> tuple[Snapshot, pd.DataFrame | None]:
+                end = time.monotonic() + interval
+                while state.poll(timeout=0.1) is not None and time.monotonic() < end:
+                    pass  # a snapshot shows what has been read
+                return state.snapshot, _evaluations(client, namespace)
+
+        follow(look, stop, interval=interval, as_json=as_json, webhook=hook, scrub=scrub)
+
+
+def _evaluations(client: Client, namespace: str) -> pd.DataFrame | None:
+    """Return the evaluations, which show what waits for room; None if the token may not read them."""
+    try:
+        return client.evaluations(namespace=namespace)
+    except PermissionDenied:
+        return None
 
 
 def exit_code(diagnosis: Diagnosis, incomplete: list[str]) -> int:
@@ -106,5 +175,7 @@ def _print(diagnosis: Diagnosis, gaps: list[str], everything: bool) -> None:
             for sign, evidence in (("+", hypothesis.supporting), ("-", hypothesis.contradicting)):
                 for each in evidence:
                     print(f"    {sign} {one_line(each.text)}")
+        for change in incident.changes[:MOST_CHANGES]:
+            print(f"  changed {one_line(describe_change(change))}")
     for gap in gaps:
         print(f"\nIncomplete: {gap}.")

@@ -22,7 +22,7 @@ def recover(
         list[Path],
         typer.Argument(
             metavar="PATH...",
-            help="A server's data folder, printed logs or states, debug bundles: in any mix.",
+            help="A server's data folder or snapshot, printed logs or states, debug bundles: in any mix.",
             show_default=False,
         ),
     ],
@@ -61,4 +61,5 @@ def recover(
             from ..archive.archive import Archive
 
             Archive(archive).append(snap)
-            print(f"\nadded to {archive}")
+            history = ", with what had changed in jobs and nodes" if snap.history is not None else ""
+            print(f"\nadded to {archive}{history}")

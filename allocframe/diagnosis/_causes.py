@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from ._changes import Ledger
 from ._comparisons import (
     NodeTest,
     OnsetTest,
@@ -26,10 +27,12 @@ from .finding import SEVERITIES, Thresholds
 from .incident import Evidence, Hypothesis, Incident
 
 
-def find_causes(case: Case, jobs: Jobs, groups: list[Group], limits: Thresholds) -> list[Incident]:
+def find_causes(
+    case: Case, jobs: Jobs, groups: list[Group], limits: Thresholds, ledger: Ledger
+) -> list[Incident]:
     """Return the incidents that the groups of failures make."""
     nodes, names = categories(case.evidence.allocations["node_name"])
-    look = Investigation(case, jobs, groups, limits, nodes, names, compare_versions(case, groups))
+    look = Investigation(case, jobs, groups, limits, nodes, names, compare_versions(case, groups), ledger)
     look.usable = [
         index
         for index, group in enumerate(groups)

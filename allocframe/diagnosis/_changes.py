@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ._failures import Case
-from ._tables import NEVER, numbers
-from .finding import Thresholds, plain, plain_facts
+from ._tables import NEVER, nanoseconds, numbers
+from .finding import plain, plain_facts
 from .incident import Incident
 
 BEFORE = pd.Timedelta("30min")
@@ -20,6 +19,9 @@ AFTER = pd.Timedelta("10s")
 """Clocks of servers and nodes differ by so much at least."""
 
 MOST_CHANGES = 10
+
+Job = tuple[str, str]
+Version = tuple[str, str, int]
 
 _TOUCHES = {
     "out of memory": ("MemoryMB", "MemoryMaxMB"),
@@ -35,62 +37,112 @@ _TOUCHES = {
 """Fields of a job whose change can bring about each mechanism."""
 
 
-def attach_changes(case: Case, incidents: list[Incident], history: Any, limits: Thresholds) -> list[Incident]:
+class Ledger:
+    """The change ledger of one cluster, by job and by node, with what versions changed and how they did.
+
+    Without a history it holds the first placements of new versions: all that allocations tell.
+    """
+
+    def __init__(self, case: Case, history: Any = None) -> None:
+        table = getattr(history, "changes", None)
+        if table is None:
+            table = _placements(case)
+        table = table.dropna(subset=["at"]).sort_values("at", kind="stable")
+        self._at = nanoseconds(table["at"])
+        # whole columns once: rows of a frame are slow, and there are thousands
+        self._columns = {str(name): table[name].astype(object).to_numpy() for name in table.columns}
+        self._by_job: dict[Job, list[int]] = {}
+        self._by_node: dict[str, list[int]] = {}
+        for place in range(len(table)):
+            job, node = self._columns["job_id"][place], self._columns["node_name"][place]
+            if pd.notna(job):
+                self._by_job.setdefault((str(self._columns["namespace"][place]), str(job)), []).append(place)
+            if pd.notna(node):
+                self._by_node.setdefault(str(node), []).append(place)
+        self._fields = _fields_by_version(getattr(history, "job_changes", None))
+        self._submitted, self._stable = _versions(getattr(history, "job_versions", None))
+
+    def submitted_at(self, job: Job, version: int) -> int:
+        """Return when a version was submitted, `NEVER` if that is not known."""
+        return self._submitted.get((*job, version), NEVER)
+
+    def was_stable(self, job: Job, version: int) -> bool:
+        """Return whether a deployment of a version was healthy."""
+        return (*job, version) in self._stable
+
+    def fields_touching(self, job: Job, version: int, mechanism: str) -> list[str]:
+        """Return the fields that a version changed and that can bring about a mechanism."""
+        parts = _TOUCHES.get(mechanism, ())
+        paths = [str(field["path"]) for field in self._fields.get((*job, version), ())]
+        return [path for path in paths if any(part in path for part in parts)]
+
+    def version_before(self, job: Job, time: int, within: int) -> tuple[int, int, int] | None:
+        """Return version, the one before it, and time of the last change of a job in a span before a time."""
+        for place in reversed(self._by_job.get(job, ())):
+            if self._at[place] > time or self._columns["kind"][place] != "job version":
+                continue
+            if time - self._at[place] > within:
+                return None
+            after, before = plain(self._columns["version_after"][place]), None
+            if "version_before" in self._columns:
+                before = plain(self._columns["version_before"][place])
+            return (int(after), int(before), int(self._at[place])) if after and before is not None else None
+        return None
+
+    def near(self, incident: Incident) -> list[dict[str, Any]]:
+        """Return the changes near the beginning of an incident, the most telling first."""
+        begin = incident.facts.get("estimated_onset") or incident.began_at
+        if begin is None:
+            return []
+        first, last = (begin - BEFORE).value, (begin + AFTER).value
+        jobs = set(incident.jobs)
+        mechanism = incident.cause.mechanism or incident.cause.kind
+        places = {place for job in jobs for place in self._by_job.get(job, ())}
+        places |= {place for node in incident.nodes for place in self._by_node.get(node, ())}
+        ranked = []
+        for place in sorted(places):
+            if not first <= self._at[place] <= last:
+                continue
+            change = plain_facts({name: values[place] for name, values in self._columns.items()})
+            job = (str(change.get("namespace")), str(change.get("job_id")))
+            version = change.get("version_after")
+            diff = self._fields.get((*job, int(version)), []) if version is not None else []
+            touches = version is not None and bool(self.fields_touching(job, int(version), mechanism))
+            change["before"] = max(begin - change["at"], pd.Timedelta(0))
+            if diff:
+                change["diff"] = diff
+            change["touches"] = touches
+            ranked.append(((not touches, job not in jobs, change["before"]), change))
+        ranked.sort(key=lambda pair: pair[0])
+        return [change for _, change in ranked[:MOST_CHANGES]]
+
+
+def attach_changes(ledger: Ledger, incidents: list[Incident]) -> list[Incident]:
     """Return the incidents with the rows of the change ledger near their beginning."""
-    ledger = getattr(history, "changes", None)
-    fields = getattr(history, "job_changes", None)
-    if ledger is None:
-        ledger = _placements(case)
-    if ledger.empty:
-        return incidents
-    ledger = ledger.dropna(subset=["at"]).sort_values("at", kind="stable")
-    at = pd.to_datetime(ledger["at"], utc=True).astype("datetime64[ns, UTC]").astype("int64").to_numpy()
-    by_job = _by_job(fields)
     return [
-        incident
-        if incident.severity == "info"
-        else replace(incident, changes=_near(incident, ledger, at, by_job))
+        incident if incident.severity == "info" else replace(incident, changes=ledger.near(incident))
         for incident in incidents
     ]
 
 
-def _near(
-    incident: Incident,
-    ledger: pd.DataFrame,
-    at: Any,
-    by_job: dict[tuple[str, str, int], list[dict[str, Any]]],
-) -> list[dict[str, Any]]:
-    begin = incident.facts.get("estimated_onset") or incident.began_at
-    if begin is None:
-        return []
-    first, last = (
-        np.searchsorted(at, (begin - BEFORE).value), np.searchsorted(at, (begin + AFTER).value, side="right")
-    )  # fmt: skip
-    jobs, nodes = set(incident.jobs), set(incident.nodes)
-    mechanism = incident.cause.mechanism or incident.cause.kind
-    ranked = []
-    for row in ledger.iloc[first:last].to_dict("records"):
-        change = plain_facts(row)
-        job = (str(change.get("namespace")), str(change.get("job_id")))
-        same_job = job in jobs
-        same_node = change.get("node_name") is not None and str(change["node_name"]) in nodes
-        if not (same_job or same_node):
-            continue
-        version = plain(change.get("version_after"))
-        diff = by_job.get((*job, int(version)), []) if version is not None else []
-        touches = any(part in str(field["path"]) for field in diff for part in _TOUCHES.get(mechanism, ()))
-        change["before"] = max(begin - change["at"], pd.Timedelta(0))
-        if diff:
-            change["diff"] = diff
-        change["touches"] = touches
-        ranked.append(((not touches, not same_job, change["before"]), change))
-    ranked.sort(key=lambda pair: pair[0])
-    return [change for _, change in ranked[:MOST_CHANGES]]
+def _versions(table: pd.DataFrame | None) -> tuple[dict[Version, int], set[Version]]:
+    """Return when each version was submitted, and which ones were healthy; only of those known once."""
+    if table is None or table.empty:
+        return {}, set()
+    known = table.dropna(subset=["version"]).drop_duplicates(["namespace", "job_id", "version"], keep=False)
+    keys = [
+        (str(namespace), str(job), int(version))
+        for namespace, job, version in zip(known["namespace"], known["job_id"], known["version"], strict=True)
+    ]
+    times = nanoseconds(known["submitted_at"]).tolist()
+    stable = known["stable"].astype("boolean").fillna(False).tolist()
+    submitted = dict(zip(keys, times, strict=True))
+    return submitted, {key for key, each in zip(keys, stable, strict=True) if each}
 
 
-def _by_job(fields: pd.DataFrame | None) -> dict[tuple[str, str, int], list[dict[str, Any]]]:
+def _fields_by_version(fields: pd.DataFrame | None) -> dict[Version, list[dict[str, Any]]]:
     """Return the changed fields of each job version."""
-    found: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    found: dict[Version, list[dict[str, Any]]] = {}
     if fields is None or fields.empty:
         return found
     names = [name for name in ("task_group", "task", "path", "kind", "old", "new") if name in fields.columns]

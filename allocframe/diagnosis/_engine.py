@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ._causes import find_causes
-from ._changes import attach_changes
+from ._changes import Ledger, attach_changes
 from ._failures import Case
 from ._groups import describe_jobs, group_failures
 from ._others import find_others
@@ -58,10 +58,11 @@ def investigate(
     in_groups = np.zeros(len(case.evidence.allocations), dtype=bool)
     hit = np.unique(case.instances.lane[case.failures["alloc"].to_numpy()])
     in_groups[np.isin(case.instances.lane, hit)] = True
-    incidents = find_causes(case, jobs, groups, limits)
+    ledger = Ledger(case, history)
+    incidents = find_causes(case, jobs, groups, limits, ledger)
     incidents += find_others(case, jobs, in_groups, limits)
     incidents += find_waiting(case, evaluations, history, limits)
-    incidents = attach_changes(case, incidents, history, limits)
+    incidents = attach_changes(ledger, incidents)
     observed = moment(case.now)
     incidents = [replace(incident, observed_at=observed) for incident in incidents]
     incidents.sort(key=_rank)

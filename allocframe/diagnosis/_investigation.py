@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ._changes import Ledger
 from ._comparisons import VersionTest, typical_run
 from ._failures import Case
 from ._groups import Group, Jobs
@@ -35,6 +36,8 @@ class Investigation:
         Number of the node of each allocation, and the names.
     versions : dict
         The test of each group whose job has several versions.
+    ledger : Ledger
+        What had changed.
     usable : list of int
         Groups whose beginning says something: not at their job's first placement, and with a known time.
     deployed : set of int
@@ -48,6 +51,7 @@ class Investigation:
     nodes: Array
     node_names: list[str]
     versions: dict[int, VersionTest]
+    ledger: Ledger
     usable: list[int] = field(default_factory=list)
     deployed: set[int] = field(default_factory=set)
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from ._changes import AFTER
 from ._comparisons import VersionTest, typical_run
 from ._groups import SECOND, Group
 from ._investigation import (
@@ -87,7 +88,9 @@ def _by_memory(look: Investigation, group: Group) -> Hypothesis | None:
 
 def by_version(look: Investigation, index: int) -> Hypothesis | None:
     test, group = look.versions.get(index), look.groups[index]
-    if test is None or not test.failures:
+    if test is None:
+        return _by_last_change(look, group)
+    if not test.failures:
         return None
     run = typical_run(look.case, group)
     numbers = {
@@ -109,13 +112,21 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
         "placed_at": moment(test.placed_at),
         "delay": length_of(test.delay),
     }
+    job = look.case.instances.families[group.family]
     began_with = differs or test.placed_at == NEVER or group.onset >= test.placed_at
+    submitted = look.ledger.submitted_at(job, test.version)
+    if NEVER not in (submitted, group.onset) and group.onset < submitted - AFTER.value:
+        # updated in place: its allocations are older than the version
+        began_with, placed["placed_at"] = False, moment(submitted)
     if not began_with:
         against.append(Evidence("began before version", {**placed, "began_at": moment(group.onset)}))
     elif test.delay <= soon:
         supporting.append(Evidence("soon after version", placed))
     else:
         against.append(Evidence("long after version", placed))
+    fields = look.ledger.fields_touching(job, test.version, group.kind)
+    if fields and began_with:
+        supporting.append(Evidence("change touches", {"job_version": test.version, "fields": fields}))
     if test.later_well:
         supporting.append(Evidence("later version well", {"job_version": test.version}))
     # a version that ran well at first, and then failed at every start, met something new
@@ -130,13 +141,36 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
     if not supporting:
         return None
     first_change = began_with and test.delay <= soon and not late and not others
-    exposed = test.base_hours > 0 or test.base_starts > 0
-    sure = differs or (not test.base_failures and test.failures >= look.limits.version_tasks)
+    exposed = test.base_hours > 0 or test.base_starts > 0 or look.ledger.was_stable(job, test.base)
+    enough = test.failures >= look.limits.version_tasks or bool(fields)
+    sure = differs or (not test.base_failures and enough)
     likely = first_change and exposed and sure
     subject = {**job_of(look, group), "job_version": test.version}
     return Hypothesis(
         "job version", group.kind, subject, "likely" if likely else "possible", supporting, against
     )
+
+
+def _by_last_change(look: Investigation, group: Group) -> Hypothesis | None:
+    """Return the version submitted just before the failures began, of a job without anything to compare.
+
+    Its older allocations have been collected: what is left is that the change came just before.
+    """
+    if group.onset == NEVER or group.began_before or look.case.instances.has_runs[group.family]:
+        return None
+    job = look.case.instances.families[group.family]
+    found = look.ledger.version_before(job, group.onset, pd.Timedelta(look.limits.after_change).value)
+    if found is None:
+        return None
+    version, base, at = found
+    delay = {"job_version": version, "placed_at": moment(at), "delay": length_of(group.onset - at)}
+    supporting = [Evidence("soon after version", delay)]
+    if fields := look.ledger.fields_touching(job, version, group.kind):
+        supporting.append(Evidence("change touches", {"job_version": version, "fields": fields}))
+    if look.ledger.was_stable(job, base):
+        supporting.append(Evidence("stable before", {"base_version": base}))
+    subject = {**job_of(look, group), "job_version": version}
+    return Hypothesis("job version", group.kind, subject, "possible", supporting)
 
 
 _A_START = 5 * SECOND

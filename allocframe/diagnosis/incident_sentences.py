@@ -339,6 +339,8 @@ _EVIDENCE: dict[str, Any] = {
     "soon after version": lambda n: f"It began {span(n['delay'])} after {_placed(n)}.",
     "long after version": lambda n: f"It began only {span(n['delay'])} after {_placed(n)}.",
     "began before version": lambda n: f"It began before {_placed(n)}.",
+    "change touches": lambda n: f"Version {n['job_version']} changed {_list(n['fields'])}.",
+    "stable before": lambda n: f"A deployment of version {n['base_version']} had been healthy.",
     "later version well": lambda n: "A later version runs.",
     "ran well": lambda n: (
         f"Instances of version {n['job_version']} ran {span(n['ran_well'])} before they failed."
@@ -396,8 +398,16 @@ _EVIDENCE: dict[str, Any] = {
     ),
     "constraint": lambda n: f"Version {n['job_version']} brought the constraint {_list(n['constraints'])}.",
     "not placed": lambda n: f"The newest evaluation says: {n['lacking']}.",
-    "change": lambda n: f"{_first_upper(n['what'])}, {span(n['before'])} before.",
 }
+
+
+def change(row: dict[str, Any]) -> str:
+    """Return a row of the change ledger, with what it changed, as a line."""
+    who = row.get("job_id") or row.get("node_name") or ""
+    version = f" {row['version_after']}" if row.get("version_after") is not None else ""
+    fields = [f"{each['path']} {each['kind']}" for each in row.get("diff", ())]
+    what = f"{row['kind']}{version} of {who}"
+    return f"{span(row['before'])} before: {what}{': ' if fields else ''}{_list(fields)}"
 
 
 # The verdict

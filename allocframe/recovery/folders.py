@@ -7,7 +7,9 @@ import json
 import os
 import shutil
 import subprocess
+import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -43,9 +45,9 @@ def find_program(nomad: str | os.PathLike[str] | None) -> str:
     if found is None:
         where = "on PATH" if nomad is None else f"at {nomad}"
         raise ConfigError(
-            f"a server's folder is read by the nomad program, of its version or newer, and there is none "
-            f"{where}. Give nomad=, or print a copy of the folder elsewhere, with `nomad operator raft logs "
-            "COPY > logs.ndjson`, and give that file"
+            f"a server's folder or snapshot is read by the nomad program, of its version or newer, and there "
+            f"is none {where}. Give nomad=, or print it elsewhere, with `nomad operator raft logs COPY > "
+            "logs.ndjson` or `nomad operator snapshot state FILE > state.json`, and give that file"
         )
     return found
 
@@ -129,8 +131,8 @@ def printed_log(program: str, folder: Path) -> Iterator[IO[bytes]]:
                 process.stdout.close()
 
 
-def print_state(program: str, folder: Path) -> Any:
-    """Return the state in a copied folder, as the program prints it.
+def print_state(program: str, path: Path, command: str = "raft state") -> Any:
+    """Return the state in a copied folder, or in a snapshot's file, as the program prints it.
 
     Raises
     ------
@@ -138,7 +140,7 @@ def print_state(program: str, folder: Path) -> Any:
         The program failed, or printed no JSON.
     """
     done = subprocess.run(  # noqa: S603 - the user's own nomad program
-        [program, "operator", "raft", "state", str(folder)], capture_output=True, check=False
+        [program, "operator", *command.split(), str(path)], capture_output=True, check=False
     )
     start = done.stdout.find(b"{")
     try:
@@ -146,7 +148,16 @@ def print_state(program: str, folder: Path) -> Any:
             raise ValueError
         return json.loads(done.stdout[start:])
     except ValueError:
-        raise DecodeError(_reason(program, "raft state", done.stderr or done.stdout)) from None
+        raise DecodeError(_reason(program, command, done.stderr or done.stdout)) from None
+
+
+def is_snapshot(file: Path) -> bool:
+    """Return whether a file is what ``nomad operator snapshot save`` writes: its first members say so."""
+    with contextlib.suppress(tarfile.TarError, OSError, EOFError, zlib.error):
+        with tarfile.open(file, "r:gz") as archive:
+            first = [member.name for member, _ in zip(archive, range(3), strict=False)]
+        return "state.bin" in first
+    return False
 
 
 def _reason(program: str, command: str, errors: bytes) -> str:

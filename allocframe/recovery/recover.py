@@ -19,7 +19,7 @@ from ..snapshot.snapshot import Snapshot
 from ..store.capture import Capture
 from ..store.page_store import PageStore
 from ..store.table_store import TableStore
-from .folders import copied, find_program, find_raft_folder, print_state, printed_log
+from .folders import copied, find_program, find_raft_folder, is_snapshot, print_state, printed_log
 from .replica import Replica
 from .sources import Reader
 
@@ -51,10 +51,12 @@ def recover(
     ----------
     *paths : path
         In any mix, told apart by their content: a server's data folder, which is copied first and read by the
-        ``nomad`` program; what ``nomad operator raft logs``, ``raft state`` or ``snapshot state`` printed,
-        also compressed; debug bundles. All from the servers of one region.
+        ``nomad`` program; a file of ``nomad operator snapshot save``, which it reads, too; what ``nomad
+        operator raft logs``, ``raft state`` or ``snapshot state`` printed, also compressed; debug bundles.
+        All from the servers of one region.
     nomad : path, optional
-        The ``nomad`` program for folders, of the servers' version or newer. Defaults to the one on PATH.
+        The ``nomad`` program for folders and snapshots, of the servers' version or newer. Defaults to the one
+        on PATH.
     values : bool
         Show values of job specifications that may be secret, instead of salted hashes.
 
@@ -103,6 +105,10 @@ def _read(path: Path, reader: Reader, nomad: str | os.PathLike[str] | None) -> N
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}")
     if path.is_file() and path.suffix != ".db":
+        if is_snapshot(path):
+            state = print_state(find_program(nomad), path, "snapshot state")
+            reader.read_state(state, str(path))
+            return
         try:
             reader.read_file(path)
         except PermissionError:

@@ -8,7 +8,6 @@ import io
 import json
 import tarfile
 import zlib
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
@@ -183,24 +182,16 @@ class Reader:
 
     def _read_tar(self, stream: IO[bytes], file: Path) -> None:
         """Read a debug bundle. Its members are read one after the other, and none is unpacked."""
-        names: Counter[str] = Counter()
         try:
             with tarfile.open(fileobj=stream, mode="r|") as archive:
                 for member in archive:
                     parts = member.name.split("/")
                     kind = parts[-1].removesuffix(".json")
-                    names[parts[-1]] += 1
                     content = archive.extractfile(member) if member.isfile() else None
                     if content is not None:
                         self._read_member(kind, content, f"{file}: {member.name}")
         except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
             self.notes.append(f"{file} is damaged: {error}. The rest of it is missing")
-        if "state.bin" in names:
-            raise DecodeError(
-                f"{file} is a snapshot of a server. Print it with `nomad operator snapshot state {file} > "
-                "state.json` and give that file",
-                file=str(file),
-            )
         if not self.kinds:
             raise DecodeError(f"{file} is no debug bundle of Nomad", file=str(file))
 

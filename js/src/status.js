@@ -1,5 +1,7 @@
 // The line below the screen: the title and status of the session, and buttons to restart or end it.
 
+import { DEAD } from "./alive.js";
+
 const COLOURS = {
   connecting: "wait",
   connected: "live",
@@ -13,7 +15,7 @@ export function isOpen(model) {
   return ["connecting", "connected"].includes(model.get("status"));
 }
 
-export function statusBar(model) {
+export function statusBar(model, alive) {
   const element = document.createElement("div");
   const dot = document.createElement("span");
   const text = document.createElement("span");
@@ -25,20 +27,22 @@ export function statusBar(model) {
 
   const update = () => {
     const status = model.get("status");
+    const dead = !alive.alive;
     const open = isOpen(model);
-    dot.className = `allocframe-dot allocframe-${COLOURS[status] ?? "wait"}`;
-    text.textContent = `${model.get("title")} · ${model.get("message")}`;
+    dot.className = `allocframe-dot allocframe-${dead ? "bad" : COLOURS[status] ?? "wait"}`;
+    text.textContent = `${model.get("title")} · ${dead ? DEAD : model.get("message")}`;
     text.title = "Shift+Escape leaves the terminal";
-    reconnect.disabled = open;
-    close.disabled = !open;
+    reconnect.disabled = dead || open;
+    close.disabled = dead || !open;
   };
   const events = "change:status change:message change:title";
-  reconnect.addEventListener("click", () => model.send({ type: "reconnect" }));
-  close.addEventListener("click", () => model.send({ type: "close" }));
+  reconnect.addEventListener("click", () => alive.send({ type: "reconnect" }));
+  close.addEventListener("click", () => alive.send({ type: "close" }));
   model.on(events, update);
   update();
   return {
     element,
+    update,
     focus: () => (reconnect.disabled ? close : reconnect).focus(),
     dispose: () => model.off(events, update),
   };

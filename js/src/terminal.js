@@ -6,6 +6,7 @@ import { FitAddon } from "@xterm/addon-fit";
 import { UnicodeGraphemesAddon } from "@xterm/addon-unicode-graphemes";
 import { Terminal } from "@xterm/xterm";
 import "@xterm/xterm/css/xterm.css";
+import { Alive, hideSaved } from "./alive.js";
 import { harden, plainPaste } from "./harden.js";
 import { isOpen, statusBar } from "./status.js";
 import "./terminal.css";
@@ -46,7 +47,9 @@ class View {
     this.flushTimer = null;
     this.lastFlush = 0;
     this.encoder = new TextEncoder();
-    this.bar = statusBar(model);
+    this.alive = new Alive(model, () => this.onStatus());
+    this.bar = statusBar(model, this.alive);
+    this.showSaved = hideSaved(model.get("saved"));
     this.build(el);
     this.connect();
   }
@@ -76,8 +79,10 @@ class View {
     screen.addEventListener("paste", (event) => plainPaste(event, term), true);
     this.onMessage = (message, buffers) => this.receive(message, buffers);
     this.onStatus = () => {
-      term.options.disableStdin = !isOpen(model);
-      term.options.cursorBlink = isOpen(model);
+      const open = isOpen(model) && this.alive.alive;
+      term.options.disableStdin = !open;
+      term.options.cursorBlink = open;
+      this.bar.update();
     };
     model.on("msg:custom", this.onMessage);
     model.on("change:status", this.onStatus);
@@ -87,7 +92,7 @@ class View {
   }
 
   send(message, buffers) {
-    this.model.send({ ...message, view: this.id }, undefined, buffers);
+    this.alive.send({ ...message, view: this.id }, buffers);
   }
 
   /**
@@ -110,8 +115,8 @@ class View {
   // Input
 
   /**
-   * Return whether xterm.js handles a key. It must not handle copying, nor Shift+Escape, which leaves the
-   * terminal.
+   * Return whether xterm.js handles a key. It must not handle copying and pasting, which are the browser's, nor
+   * Shift+Escape, which leaves the terminal.
    */
   handlesKey(event) {
     if (event.type !== "keydown") return true;
@@ -121,14 +126,16 @@ class View {
       return false;
     }
     const modified = event.ctrlKey || event.metaKey;
-    const copies = event.key.toLowerCase() === "c" && modified && this.term.hasSelection();
+    const key = event.key.toLowerCase();
+    const copies = key === "c" && modified && this.term.hasSelection();
     if (copies) setTimeout(() => this.term.clearSelection());
-    return !copies;
+    const pastes = key === "v" && modified && !event.altKey;
+    return !copies && !pastes;
   }
 
   type(bytes) {
     // While it draws a replay, xterm.js answers the queries in it again: that is not input.
-    if (this.replaying || !isOpen(this.model)) return;
+    if (this.replaying || !isOpen(this.model) || !this.alive.alive) return;
     for (let at = 0; at < bytes.length; at += MAX_INPUT) {
       this.send({ type: "input", number: this.inputs++ }, [bytes.slice(at, at + MAX_INPUT)]);
     }
@@ -198,6 +205,8 @@ class View {
     this.model.off("msg:custom", this.onMessage);
     this.model.off("change:status", this.onStatus);
     this.bar.dispose();
+    this.alive.dispose();
+    this.showSaved();
     this.term.dispose();
   }
 }

@@ -41,6 +41,15 @@ def test_something_critical_is_4_and_says_why(
     assert "    + Version 1: 21 failures" in out
 
 
+def test_what_had_changed_before_is_printed_with_the_incident(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "--from", str(REAL / "blind" / "nomad-2.0.5-prestart.allocframe")) == 4
+    out = capsys.readouterr().out
+    assert "  changed " in out
+    assert "before: job version 1 of shop: " in out
+
+
 def test_a_warning_is_3(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(monkeypatch, "--from", str(REAL / "nomad-1.3.1-canary.allocframe")) == 3
 

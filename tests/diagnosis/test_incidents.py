@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diagnosis as benchmark
 import pandas as pd
 import pytest
-from tables import START, alloc, ended, event, gave_up, restarting, snapshot, started
+from tables import START, alloc, at, ended, event, gave_up, restarting, snapshot, started
 
 import allocframe as af
 from allocframe.sim.scenarios import STORIES
@@ -402,6 +403,64 @@ def test_a_job_with_one_version_is_never_blamed_on_it(tmp_path: Path) -> None:
     rows = alloc("a", event("Received", 0), *crashes(1, 20, 40), state="pending")
     hypotheses = only(af.diagnose(snapshot(tmp_path, rows))).hypotheses
     assert "job version" not in {each.kind for each in hypotheses}
+
+
+def history(*, submitted: float = 599, path: str = "Env[DSN]", stable: bool = True) -> Any:
+    """Return a ledger in which version 1 of web was submitted, and what it changed."""
+    web = {"namespace": "default", "job_id": "web"}
+    change = {
+        **web, "kind": "job version", "at": at(submitted), "node_name": None, "version_before": 0,
+        "version_after": 1, "source": "job_versions",
+    }  # fmt: skip
+    field = {**web, "version": 1, "task_group": "app", "task": "server", "path": path, "kind": "edited"}
+    versions = [
+        {**web, "version": number, "submitted_at": at(time), "stable": stable}
+        for number, time in ((0, 0), (1, submitted))
+    ]
+    return SimpleNamespace(
+        changes=pd.DataFrame([change]),
+        job_changes=pd.DataFrame([field]),
+        job_versions=pd.DataFrame(versions).astype({"submitted_at": "datetime64[ns, UTC]"}),
+    )
+
+
+def test_a_change_that_touches_what_failed_makes_one_failure_enough(tmp_path: Path) -> None:
+    words = "failed to launch command: no such file"
+    old = [row for row in versions(well=1) if row["ID"].startswith("old")]
+    bad = alloc(
+        "new0", event("Received", 600), event("Driver Failure", 601, words, driver_error=words), gave_up(601),
+        state="dead", ClientStatus="failed", JobVersion=1, CreateTime=START + 600 * 10**9, CreateIndex=2,
+    )  # fmt: skip
+    snap = snapshot(tmp_path, *old, bad)
+    assert only(af.diagnose(snap)).cause.kind == "driver"
+    assert only(af.diagnose(snap, history=history(path="Meta[owner]"))).cause.kind == "driver"
+    incident = only(af.diagnose(snap, history=history(path="Config[command]")))
+    assert (incident.cause.kind, incident.cause.confidence) == ("job version", "likely")
+    assert "Version 1 changed Config[command]." in [each.text for each in incident.cause.supporting]
+
+
+def test_a_version_submitted_after_the_beginning_is_not_to_blame(tmp_path: Path) -> None:
+    """Updated in place: the allocations look as if they had always been of version 1."""
+    snap = snapshot(tmp_path, *versions(well=1))
+    assert only(af.diagnose(snap, history=history())).cause.kind == "job version"
+    incident = only(af.diagnose(snap, history=history(submitted=700)))
+    assert incident.cause.kind == "crash"
+    version = next(each for each in incident.hypotheses if each.kind == "job version")
+    assert "began before version" in {each.fact for each in version.contradicting}
+
+
+def test_a_change_just_before_is_told_although_older_allocations_are_gone(tmp_path: Path) -> None:
+    bad = [row for row in versions(well=1) if row["ID"].startswith("new")]
+    snap = snapshot(tmp_path, *bad)
+    assert {each.kind for each in only(af.diagnose(snap)).hypotheses} == {"crash"}
+    incident = only(af.diagnose(snap, history=history()))
+    version = next(each for each in incident.hypotheses if each.kind == "job version")
+    assert incident.cause.kind == "crash"
+    assert {each.fact for each in version.supporting} == {
+        "soon after version", "change touches", "stable before",
+    }  # fmt: skip
+    late = only(af.diagnose(snap, history=history(submitted=100)))
+    assert "job version" not in {each.kind for each in late.hypotheses}
 
 
 def jobs_on_nodes(*, lemon: bool) -> list[dict[str, Any]]:

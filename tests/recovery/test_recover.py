@@ -467,14 +467,6 @@ def test_what_cannot_be_recovered_is_a_clear_error(content: bytes, message: str,
         af.recover(written(tmp_path, content))
 
 
-def test_a_snapshot_file_of_a_server_says_how_to_print_it(tmp_path: Path) -> None:
-    (tmp_path / "state.bin").write_bytes(b"x")
-    with tarfile.open(tmp_path / "backup.snap", "w:gz") as archive:
-        archive.add(tmp_path / "state.bin", "state.bin")
-    with pytest.raises(af.DecodeError, match="nomad operator snapshot state"):
-        af.recover(tmp_path / "backup.snap")
-
-
 def test_folders_without_a_server_and_missing_paths_are_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(af.ConfigError, match="must be the data folder of a Nomad server"):
         af.recover(tmp_path)
@@ -497,6 +489,34 @@ def fake_nomad(folder: Path, script: str) -> Path:
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     return program
+
+
+def snapshot_file(folder: Path) -> Path:
+    """Return a file laid out as `nomad operator snapshot save` writes it."""
+    for name in ("meta.json", "state.bin", "SHA256SUMS"):
+        (folder / name).write_bytes(b"x")
+    with tarfile.open(folder / "backup.snap", "w:gz") as archive:
+        for name in ("meta.json", "state.bin", "SHA256SUMS"):
+            archive.add(folder / name, name)
+    return folder / "backup.snap"
+
+
+def test_a_snapshot_file_of_a_server_is_read_by_the_program(tmp_path: Path) -> None:
+    state = written(tmp_path, changed.read("2.0.5", "snapshot-state.json"), "state.json")
+    file = snapshot_file(tmp_path)
+    program = fake_nomad(tmp_path, f'[ "$1 $2 $3 $4" = "operator snapshot state {file}" ] && cat {state}')
+    with af.recover(file, nomad=program) as snap, af.recover(state) as printed:
+        assert set(snap.allocations["alloc_id"]) == set(printed.allocations["alloc_id"])
+        assert events_of(snap) == events_of(printed)
+
+
+def test_a_snapshot_file_without_the_program_says_how_to_print_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = snapshot_file(tmp_path)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(af.ConfigError, match="nomad operator snapshot state FILE"):
+        af.recover(file)
 
 
 @pytest.mark.parametrize("below", ["", "server", "server/raft", "server/raft/raft.db"])
@@ -538,8 +558,18 @@ def test_one_command_writes_the_evidence_and_fills_an_archive(
     with af.load("a.allocframe") as snap:
         assert truth("2.0.5") <= events_of(snap)
         assert snap.history is not None
+        changes = ledger(snap.history)
+    assert "added to kept, with what had changed in jobs and nodes" in printed
     with af.Archive("kept").snapshot() as back:
         assert truth("2.0.5") <= events_of(back)
+    assert ledger(af.Archive("kept").history(since="2000-01-01")) == changes
+
+
+def ledger(history: af.History) -> set[tuple[str, ...]]:
+    """Return what was changed in jobs by hand, which an archive must keep."""
+    rows = history.changes
+    mine = rows[rows["kind"].isin(["job version", "purge", "operator stop"])]
+    return {tuple(map(str, row)) for row in mine[["kind", "at", "job_id", "version_after"]].to_numpy()}
 
 
 @pytest.mark.parametrize("version", changed.VERSIONS)

@@ -60,7 +60,7 @@ def busy_until(name: str) -> str:
 
 
 @contextlib.contextmanager
-def lab(folder: Path) -> Iterator[Lab]:
+def lab(folder: Path, *options: str) -> Iterator[Lab]:
     """Run JupyterLab on a free local port, with its own settings and without outside connections."""
     config = folder / ".config"
     settings = config / "labconfig" / "page_config.json"
@@ -74,7 +74,7 @@ def lab(folder: Path) -> Iterator[Lab]:
     command = [
         sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", f"--port={port}",
         "--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
-        f"--ServerApp.root_dir={folder}",
+        f"--ServerApp.root_dir={folder}", *options,
     ]  # fmt: skip
     env = {
         **os.environ,
@@ -124,6 +124,7 @@ class Notebook:
 
     def __init__(self, page: Page, lab: Lab, name: str) -> None:
         self.page = page
+        self.lab = lab
         page.set_default_timeout(TIMEOUT * 1000)
         page.goto(f"{lab.url}/lab/tree/{name}?token={lab.token}&reset")
         self.ready()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 import labpage
 import pytest
 from labpage import Notebook, Screen
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 import allocframe as af
 
@@ -62,6 +63,12 @@ def test_commands_run_and_their_output_is_shown(screen: Screen) -> None:
     assert "ligne é 漢字 👍" in screen.notebook.run(3)
     screen.type("exit 7\n")
     labpage.eventually(lambda: "exit code 7" in screen.status)
+    # A saved notebook has the transcript, and the live terminal hides it.
+    page, book = screen.page, screen.notebook
+    book.save()
+    outputs = json.loads((book.lab.folder / "terminal.ipynb").read_text())["cells"][1]["outputs"]
+    assert "ligne é 漢字 👍" in json.dumps(outputs, ensure_ascii=False)
+    expect(page.locator("[class^=allocframe-saved]").last).to_be_hidden()
 
 
 def test_the_command_gets_the_size_and_its_changes(screen: Screen) -> None:
@@ -113,6 +120,26 @@ def test_a_paste_arrives_complete_and_without_control_characters(screen: Screen)
     screen.page.keyboard.press("Enter")
     pasted = "x" * 3000 + "[201~y"
     labpage.eventually(lambda: screen.text.replace("\n", "").count(pasted) == 2)
+
+
+def test_ctrl_v_pastes_in_brackets_if_the_program_asked_for_them(screen: Screen) -> None:
+    screen.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    screen.page.evaluate("navigator.clipboard.writeText('echo from the clipboard')")
+    screen.focus()
+    screen.page.keyboard.press("Control+V")
+    screen.page.keyboard.press("Enter")
+    screen.shows("\nfrom the clipboard")
+    screen.type(r"printf '\033[?2004h'" + "\n")
+    screen.root.evaluate(
+        "root => { window.sent = []; root.allocframeTerminal.onData(text => window.sent.push(text)); }"
+    )
+    labpage.eventually(
+        lambda: screen.root.evaluate("root => root.allocframeTerminal.modes.bracketedPasteMode")
+    )
+    screen.page.keyboard.press("Control+V")
+    expected = "\x1b[200~echo from the clipboard\x1b[201~"
+    labpage.eventually(lambda: screen.page.evaluate("window.sent.join('')") == expected)
+    screen.page.keyboard.press("Control+C")
 
 
 def test_typing_works_while_a_cell_runs(screen: Screen, lab: labpage.Lab) -> None:

@@ -151,19 +151,9 @@ def test_everything_is_there_as_tables_and_accessible_in_light_dark_and_on_a_pho
         page.evaluate(f"{INNER}.showDetails({INNER}.rows.find(row => row.type === 'lane'))")
         cdp = page.context.new_cdp_session(page)
         cdp.send("Runtime.evaluate", {"expression": axe})  # past the page's policy
-        assert violations(page) == [], name
+        assert javascript.violations(page, ".allocframe-timeline") == [], name
         assert page.evaluate("document.documentElement.scrollWidth") <= width, name
         assert page.evaluate("window.hit ?? null") is None
-
-
-def violations(page: Page) -> list[str]:
-    """Return what axe-core finds serious, with the elements."""
-    found = page.evaluate(
-        """async () => (await axe.run(".allocframe-timeline")).violations
-        .filter(each => ["serious", "critical"].includes(each.impact))
-        .map(each => `${each.id}: ${each.nodes.slice(0, 3).map(node => node.html).join(" | ")}`)"""
-    )
-    return list(found)
 
 
 def test_without_scripts_a_still_picture_stays(browser: Browser, document: str) -> None:

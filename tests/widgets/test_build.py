@@ -8,8 +8,7 @@ from pathlib import Path
 
 import javascript
 import pytest
-
-STATIC = javascript.ROOT / "allocframe" / "widgets" / "static"
+from javascript import STATIC
 
 
 def test_the_scripts_in_the_package_are_built_from_their_source(tmp_path: Path) -> None:

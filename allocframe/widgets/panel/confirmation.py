@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,8 @@ CONFIRM_TIMEOUT = 20.0
 REPEAT_DELAY = 1.5
 """Seconds before a repeated question can be confirmed: an earlier click may have been for the first one."""
 
-_TERMINAL = ("complete", "failed", "lost")
+ENDED = ("complete", "failed", "lost")
+"""Client statuses of an allocation that does not run any more."""
 _SIGNAL_EFFECTS = {
     "SIGKILL": "They end at once. Their restart policy decides what follows.",
     "SIGSTOP": "They are suspended until they get SIGCONT.",
@@ -53,12 +54,18 @@ class AllocationState:
     modify_index: int
     tasks: tuple[tuple[str, str], ...] = ()
     next_alloc_id: str = ""
+    started: tuple[tuple[str, str], ...] = ()
+    """When each task last started, as the node wrote it: another text is another run."""
+    drivers: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def from_json(cls, read: dict[str, Any]) -> AllocationState:
         """Return the state from a full read. Nomad leaves empty fields out."""
         states = read.get("TaskStates") or {}
         tasks = sorted((str(name), str((state or {}).get("State", ""))) for name, state in states.items())
+        started = sorted(
+            (str(name), str((state or {}).get("StartedAt") or "")) for name, state in states.items()
+        )
         return cls(
             alloc_id=str(read.get("ID") or ""),
             name=str(read.get("Name") or ""),
@@ -70,6 +77,8 @@ class AllocationState:
             modify_index=int(read.get("ModifyIndex") or 0),
             tasks=tuple(tasks),
             next_alloc_id=str(read.get("NextAllocation") or ""),
+            started=tuple(started),
+            drivers=tuple(_drivers(read)),
         )
 
     @classmethod
@@ -82,6 +91,14 @@ class AllocationState:
         return [name for name, state in self.tasks if (state == "running") is running]
 
 
+def _drivers(read: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the name and driver of each task of the allocation's group."""
+    for group in (read.get("Job") or {}).get("TaskGroups") or []:
+        if group.get("Name") == read.get("TaskGroup"):
+            for task in group.get("Tasks") or []:
+                yield str(task.get("Name")), str(task.get("Driver"))
+
+
 def target_tasks(request: ActionRequest, alloc: AllocationState) -> list[str]:
     """Return the tasks that a request reaches."""
     if request.scope == TASK:
@@ -92,7 +109,7 @@ def target_tasks(request: ActionRequest, alloc: AllocationState) -> list[str]:
 
 def objection(request: ActionRequest, alloc: AllocationState) -> str | None:
     """Return why a request makes no sense for an allocation, or None if it does."""
-    if alloc.client_status in _TERMINAL:
+    if alloc.client_status in ENDED:
         more = "; a stop would only create an evaluation" if request.action == "stop" else ""
         return f"it is {alloc.client_status} already{more}"
     if alloc.desired_status != "run":
@@ -158,6 +175,8 @@ class Confirmation:
     allocs: tuple[AllocationState, ...]
     valid_from: float
     valid_until: float
+    number: int = 0
+    """Counts the questions of a panel, so that a click is for the question that was on the page."""
 
 
 class NotConfirmed(Exception):
@@ -171,6 +190,8 @@ class Confirmations:
         self._clock = clock
         self._lock = threading.Lock()
         self._pending: Confirmation | None = None
+        self._asked = 0
+        self._accepted: set[int] = set()
 
     @property
     def pending(self) -> Confirmation | None:
@@ -187,15 +208,32 @@ class Confirmations:
         """
         now = self._clock()
         valid_from = now + (REPEAT_DELAY if repeated else 0.0)
-        confirmation = Confirmation(request, tuple(allocs), valid_from, now + CONFIRM_TIMEOUT)
         with self._lock:
+            self._asked += 1
+            confirmation = Confirmation(
+                request, tuple(allocs), valid_from, now + CONFIRM_TIMEOUT, self._asked
+            )
             self._pending = confirmation
         return confirmation
+
+    def was_accepted(self, number: int) -> bool:
+        """Return whether the question with this number was confirmed: another click is a double click."""
+        return number in self._accepted
+
+    def is_pending(self, number: int) -> bool:
+        """Return whether the question with this number is the one that can be answered."""
+        pending = self._pending
+        return pending is not None and pending.number == number
 
     def seconds_left(self) -> float:
         """Return the seconds until the pending confirmation expires."""
         pending = self._pending
         return max(pending.valid_until - self._clock(), 0.0) if pending else 0.0
+
+    def seconds_to_wait(self) -> float:
+        """Return the seconds until the pending confirmation can be given."""
+        pending = self._pending
+        return max(pending.valid_from - self._clock(), 0.0) if pending else 0.0
 
     def is_valid(self) -> bool:
         """Return whether the pending confirmation can be given now."""
@@ -225,4 +263,5 @@ class Confirmations:
             raise NotConfirmed(f"the confirmation came after more than {CONFIRM_TIMEOUT:g} s")
         if request != confirmation.request or not {a.alloc_id for a in confirmation.allocs} <= set(chosen):
             raise NotConfirmed("the choice has changed since the question was asked")
+        self._accepted.add(confirmation.number)
         return confirmation

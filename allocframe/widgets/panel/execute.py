@@ -52,7 +52,10 @@ def read_allocations(
 
 
 def execute(client: Client, confirmation: Confirmation) -> Iterator[ActionResult]:
-    """Yield the result for each allocation. One that has changed since the confirmation is left alone."""
+    """Yield the result for each allocation. One that has changed since the confirmation is left alone.
+
+    Who takes no further result ends it: the other allocations are not touched.
+    """
     request = confirmation.request
     for confirmed in confirmation.allocs:
         try:

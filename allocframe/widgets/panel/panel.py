@@ -1,4 +1,4 @@
-"""The control panel: choose allocations, stop, signal or restart them, and see the results."""
+"""The control panel: choose allocations, stop, signal or restart them, and see what came of it."""
 
 from __future__ import annotations
 
@@ -12,22 +12,17 @@ import pandas as pd
 from ..._utils.text import visible
 from ..._utils.validate import check_count
 from ...client.client import Client
-from ...errors import AllocframeError, ConfigError
-from . import render
-from .allocation_list import fetch
-from .confirmation import ActionRequest, Confirmation, NotConfirmed
-from .execute import execute, read_allocations
-from .state import PanelState
-from .worker import Worker
+from ...errors import ConfigError
+from ...nomad import actions
+from . import messages
+from .confirmation import ALL, RUNNING, TASK, NotConfirmed
+from .work import PanelWork
 
-REFRESH_INTERVAL = 10.0
-"""Seconds between two fetches of the list. It grows if a fetch takes more than a second."""
-
-IDLE_TIMEOUT = 1800.0
-"""Seconds without a click after which the list is no longer refreshed."""
+DOUBLE_CLICK = 1.0
+"""Seconds within which the same click again is the second of a double click."""
 
 
-class ControlPanel(PanelState):
+class ControlPanel(PanelWork):
     """A panel to stop, signal or restart allocations, or to open a terminal in one.
 
     It is shown as the last expression of a cell. Nothing happens without a confirmation. It says what will
@@ -49,14 +44,14 @@ class ControlPanel(PanelState):
 
     Attributes
     ----------
-    choose_button, refresh_button, stop_button, restart_button, signal_button, exec_button
-        Buttons, for `click()` without a front end.
-    confirm_button, cancel_button
-        The buttons that answer a question.
-    filter, select, task, signal, dry_run, auto_refresh
-        Fields, with their ``value``.
+    rows : pandas.DataFrame
+        The allocations to choose from.
+    chosen : tuple of str
+        IDs of the chosen allocations.
+    question : str
+        What the panel asks or says now.
     log : pandas.DataFrame
-    widget : ipywidgets.VBox
+    widget : anywidget.AnyWidget
         The whole panel, for a layout of your own.
 
     Examples
@@ -65,10 +60,11 @@ class ControlPanel(PanelState):
     ...     with af.Client(cluster.address, token=cluster.token) as client:
     ...         panel = af.ControlPanel(client, namespace="*")
     ...         panel.wait()
-    ...         panel.choose([panel.select.options[0][1]])
-    ...         panel.stop_button.click()  # asks for a confirmation
+    ...         running = panel.rows[panel.rows["status"] == "running"]
+    ...         panel.choose(running["alloc_id"].head(1))
+    ...         panel.ask("stop")  # asks for a confirmation
     ...         panel.wait()
-    ...         panel.confirm_button.click()  # stops it
+    ...         panel.confirm()  # stops it
     ...         panel.wait()
     ...         panel.close()
     >>> panel.log[["action", "result"]].values.tolist()
@@ -83,100 +79,248 @@ class ControlPanel(PanelState):
         filter: str | None = None,  # noqa: A002 - Nomad calls it so
         limit: int = 10,
     ) -> None:
-        super().__init__(read_only=client.read_only, limit=check_count("limit", limit))
-        self._client, self._namespace, self._filter = client, namespace, filter
-        self._next_fetch, self._last_used = float("inf"), time.monotonic()
-        self._connect_callbacks()
-        mode = " · read-only" if client.read_only else ""
-        where = namespace or client._session.config.namespace or "default"
-        self._heading.value = render.heading(client._session.config.address, where, mode)
-        self._request_changed()
-        self._worker = Worker(self._tick, self._report_error)
-        self._worker.submit(partial(self._fetch, reset=True))
+        super().__init__(client, namespace, filter, check_count("limit", limit))
+        self._last_ask: tuple[object, float] = (None, 0.0)
+        self.ignored: int = 0
+        """Number of invalid messages from pages."""
+        self.widget.on_msg(self._on_message)
+        self._submit_fetch(reset=True)
 
-    def _connect_callbacks(self) -> None:
-        for action, button in self._buttons().items():
-            handler = self._open_terminal if action == "exec" else partial(self._ask, action)
-            button.on_click(partial(self._clicked, handler))
-        self.choose_button.on_click(partial(self._clicked, self._choose_matching))
-        self.confirm_button.on_click(partial(self._clicked, self._confirm))
-        self.cancel_button.on_click(partial(self._clicked, self._cancel))
-        self.refresh_button.on_click(
-            partial(self._clicked, lambda: self._worker.submit(partial(self._fetch, reset=True)))
-        )
-        self.filter.observe(partial(self._field_changed, self._search), "value")
-        self.select.observe(partial(self._field_changed, self._selection_changed), "value")
-        for control in (self.task, self.signal, self.dry_run):
-            control.observe(partial(self._field_changed, self._request_changed), "value")
+    # From the page. Messages come on any thread, even from buttons that are off: only the state here counts.
 
-    # What users do. Callbacks come on any thread, even for a disabled button: only the state here counts.
-
-    def _clicked(self, handler: Callable[[], None], _: Any) -> None:
+    def _on_message(self, _: object, content: object, buffers: object) -> None:
+        message = messages.parse(content)
+        if message is None:
+            self.ignored += 1
+            return
+        if message.kind == "ping":
+            self.widget.send({"type": "pong", "number": message.number})
+            return
         with self._lock:
             self._last_used = time.monotonic()
-            handler()
+            try:
+                self._handle(message)
+            except ConfigError:  # a task or signal that the page cannot have offered
+                self.ignored += 1
 
-    def _field_changed(self, handler: Callable[[], None], _: Any) -> None:
-        with self._lock:
-            if not self._muted:
-                self._last_used = time.monotonic()
-                handler()
+    def _handle(self, message: messages.Message) -> None:
+        if message.kind == "hello":
+            self.widget.send(self._table.message())
+            self._render()
+        elif message.kind in ("ask", "confirm"):
+            self._on_click(message)
+        else:
+            self._on_field(message)
+
+    def _on_click(self, message: messages.Message) -> None:
+        """Ask or confirm, unless it is the second click of two."""
+        if message.kind == "confirm":
+            if not self._confirmations.was_accepted(message.number):
+                self._confirm(message.number)
+            return
+        ask, now = (self._request(message.action), self._chosen), time.monotonic()
+        is_double = self._last_ask[0] == ask and now - self._last_ask[1] < DOUBLE_CLICK
+        self._last_ask = (ask, now)
+        if not is_double:
+            self.ask(message.action)
+
+    def _on_field(self, message: messages.Message) -> None:
+        handlers: dict[str, Callable[[], None]] = {
+            "choose": lambda: self._choose(message.alloc_ids),
+            "tasks": lambda: self._choose_tasks(message.scope, message.task),
+            "signal": lambda: self._choose_signal(message.signal),
+            "dry run": lambda: self._choose_dry_run(message.flag),
+            "auto": lambda: self._set_auto(message.flag),
+            "cancel": self.cancel,
+            "refresh": self.refresh,
+            "details": lambda: self._show_details(message.alloc_id),
+            "give up": self.give_up,
+        }
+        handlers[message.kind]()
+
+    # What people and programs do
 
     def choose(self, alloc_ids: Iterable[str]) -> None:
-        """Choose allocations, as clicks in the list do.
+        """Choose allocations, as clicks in the table do.
 
         Raises
         ------
         ConfigError
-            If one of them is not in the list that is shown.
+            If one of them is not in the table.
 
         Examples
         --------
         >>> panel = af.ControlPanel(client, namespace="*")
         >>> panel.wait()
-        >>> panel.choose([panel.select.options[0][1]])
+        >>> panel.choose(panel.rows["alloc_id"].head(1))
         >>> panel.close()
         """
         alloc_ids = tuple(alloc_ids)
         with self._lock:
-            missing = [visible(alloc_id) for alloc_id in alloc_ids if alloc_id not in self._list.shown]
+            missing = [visible(alloc_id) for alloc_id in alloc_ids if alloc_id not in self._table.rows]
             if missing:
                 names = ", ".join(missing[:5])
-                raise ConfigError(
-                    f"alloc_ids must be in the list that is shown, got {names}. Change the filter."
-                )
+                raise ConfigError(f"alloc_ids must be in the panel's table, got {names}. See panel.rows.")
             self._choose(alloc_ids)
 
-    def _search(self) -> None:
-        self._list.search(self.filter.value)
-        self._show_list()
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """IDs of the chosen allocations."""
+        return self._chosen
 
-    def _choose_matching(self) -> None:
-        """Choose all that match: the way without a mouse, as JupyterLab keeps the arrow keys from lists."""
-        self._search()
-        if 0 < self._list.matching <= self.limit:
-            self._choose(self._list.shown)
+    def ask(
+        self,
+        action: str,
+        *,
+        task: str | None = None,
+        all_tasks: bool | None = None,
+        signal: str | None = None,
+        dry_run: bool | None = None,
+    ) -> None:
+        """Ask for an action on the chosen allocations, as a click on its button does.
 
-    def _choice_changed(self) -> None:
-        self._request_changed()
-        chosen = self._chosen()
-        self._allocs = {alloc_id: alloc for alloc_id, alloc in self._allocs.items() if alloc_id in chosen}
+        Parameters
+        ----------
+        action : str
+            "stop", "restart", "signal", or "exec", which opens a terminal at once.
+        task : str, optional
+            One task of them; "" for all running tasks.
+        all_tasks : bool, optional
+            Also those that have ended, of a restart.
+        signal : str, optional
+            Such as ``SIGHUP``.
+        dry_run : bool, optional
+            Do everything but send the request.
+
+        Raises
+        ------
+        ConfigError
+            There is no such action, task or signal.
+
+        Examples
+        --------
+        >>> panel = af.ControlPanel(client, namespace="*")
+        >>> panel.wait()
+        >>> panel.choose(panel.rows["alloc_id"].head(1))
+        >>> panel.ask("signal", signal="SIGHUP", dry_run=True)
+        >>> panel.close()
+        """
+        if action not in ("stop", "restart", "signal", "exec"):
+            raise ConfigError(f"action must be stop, restart, signal or exec, got {action!r}")
+        with self._lock:
+            if task is not None:
+                self._choose_tasks(TASK if task else RUNNING, task)
+            if all_tasks is not None:
+                self._choose_tasks(ALL if all_tasks else RUNNING, "")
+            if signal is not None:
+                self._choose_signal(signal)
+            if dry_run is not None:
+                self._choose_dry_run(dry_run)
+            reason = self._disabled_reason(action)
+            if reason:
+                self._clear_question(f"Not possible: {reason}.")
+            elif action == "exec":
+                self._open_terminal()
+            else:
+                self._clear_question()
+                self._message = "Reading the chosen allocations …"
+                self._render()
+                job = partial(self._prepare_question, self._request(action), self._chosen)
+                self._worker.submit(job, "the chosen allocations")
+
+    def confirm(self) -> None:
+        """Confirm the question, as a click on its button does. Once, and within 20 seconds.
+
+        Examples
+        --------
+        >>> panel = af.ControlPanel(client, namespace="*")
+        >>> panel.confirm()
+        >>> panel.question
+        'Nothing was done: there is nothing to confirm.'
+        >>> panel.close()
+        """
+        with self._lock:
+            pending = self._confirmations.pending
+            self._confirm(pending.number if pending else -1)
+
+    def cancel(self) -> None:
+        """Withdraw the question.
+
+        Examples
+        --------
+        >>> panel = af.ControlPanel(client, namespace="*")
+        >>> panel.cancel()
+        >>> panel.close()
+        """
+        with self._lock:
+            if self._confirmations.pending:
+                self._clear_question("Cancelled. Nothing was done.")
+
+    def refresh(self) -> None:
+        """Fetch the allocations anew.
+
+        Examples
+        --------
+        >>> panel = af.ControlPanel(client, namespace="*")
+        >>> panel.refresh()
+        >>> panel.close()
+        """
+        self._submit_fetch(reset=True)
+
+    def give_up(self) -> None:
+        """Wait no longer for an answer of the cluster. An action that was sent may still happen.
+
+        Examples
+        --------
+        >>> panel = af.ControlPanel(client, namespace="*")
+        >>> panel.give_up()
+        >>> panel.close()
+        """
+        with self._lock:
+            was_executing, self._executing = self._executing, False
+            if not self._worker.give_up():
+                self._executing = was_executing
+                return
+            self._progress = ""
+            more = (
+                " What was sent may still happen; it is listed when its answer comes."
+                if was_executing
+                else ""
+            )
+            self._clear_question(f"No longer waiting for the cluster.{more}")
+
+    # What changes the request
+
+    def _choose_tasks(self, scope: str, task: str) -> None:
+        if scope == TASK and task not in self._common_tasks():
+            raise ConfigError(f"task must be one of all chosen allocations, got {visible(task)!r}")
+        self._change((scope, task if scope == TASK else ""), (self._scope, self._task))
+        self._scope, self._task = scope, task if scope == TASK else ""
         self._render()
-        self._worker.submit(partial(self._read_chosen, chosen))
 
-    def _ask(self, action: str) -> None:
-        reason = self._disabled_reason(action)
-        if reason:
-            self._clear_question(f"Not possible: {reason}.")
-            return
-        self._clear_question()
-        self._question_box.value = render.note("Reading the chosen allocations …")
-        self._worker.submit(partial(self._prepare_question, self._request(action), self._chosen()))
+    def _choose_signal(self, signal: str) -> None:
+        if signal and signal not in actions.SIGNALS:
+            raise ConfigError(f"signal must be one that Nomad knows, got {visible(signal)!r}")
+        self._change(signal, self._signal)
+        self._signal = signal
+        self._render()
 
-    def _confirm(self) -> None:
+    def _choose_dry_run(self, on: bool) -> None:
+        self._change(on, self._dry_run)
+        self._dry_run = on
+        self._render()
+
+    def _change(self, new: object, old: object) -> None:
+        """Withdraw the question: it was for another request."""
+        if new != old:
+            self._clear_question()
+
+    def _confirm(self, number: int) -> None:
+        if number >= 0 and not self._confirmations.is_pending(number):
+            return  # the page has shown meanwhile why it was withdrawn
         action = pending.request.action if (pending := self._confirmations.pending) else ""
         try:
-            confirmation = self._confirmations.accept(self._request(action), self._chosen())
+            confirmation = self._confirmations.accept(self._request(action), self._chosen)
             if reason := self._disabled_reason(action):
                 raise NotConfirmed(reason)
         except NotConfirmed as reason:
@@ -184,124 +328,25 @@ class ControlPanel(PanelState):
             return
         self._executing, self._progress = True, f"{action}: 0 of {len(confirmation.allocs)}"
         self._clear_question()
-        self._render()
-        self._worker.submit(partial(self._execute, confirmation))
+        self._worker.submit(partial(self._execute, confirmation), f"the {action}")
 
-    def _cancel(self) -> None:
-        if self._confirmations.pending:
-            self._clear_question("Cancelled. Nothing was done.")
-
-    # Slow work, on the worker's thread. The lock is not held while it waits for the cluster.
-
-    def _fetch(self, *, reset: bool) -> None:
-        started, rights = time.monotonic(), None
-        self._next_fetch = started + REFRESH_INTERVAL
-        try:
-            table = fetch(self._client, self._namespace, self._filter)
-            rights = self._client._session.rights() if reset else None
-            message = ""
-        except AllocframeError as error:
-            table, message = None, f"The list could not be fetched: {error}"
-        now = time.monotonic()
-        with self._lock:
-            # Spend at most a tenth of the time on fetching, so that the panel does not keep a slow cluster
-            # busy.
-            self._next_fetch = now + max(REFRESH_INTERVAL, 10 * (now - started))
-            self._fetch_error, self._rights = message, rights or self._rights
-            if table is not None:
-                self._list.update(table, self.filter.value, reset=reset)
-            self._show_list()
-        self._read_chosen(self._chosen())
-
-    def _read_chosen(self, chosen: tuple[str, ...]) -> None:
-        """Read the chosen allocations, unless the choice has changed by now."""
-        if not chosen or chosen != self._chosen():
+    def _show_details(self, alloc_id: str) -> None:
+        if not alloc_id or alloc_id not in self._table.rows:
+            self._details = None
+            self._render()
             return
-        allocs, _ = read_allocations(self._client, chosen[: self.limit], self._allocs)
-        with self._lock:
-            if chosen == self._chosen():
-                self._show_chosen(allocs)
-
-    def _prepare_question(self, request: ActionRequest, chosen: tuple[str, ...], reason: str = "") -> None:
-        """Read the allocations and ask for a confirmation, unless the choice has changed by now."""
-        allocs, unread = read_allocations(self._client, chosen, self._allocs)
-        with self._lock:
-            # Users may have changed the fields or the choice while the cluster was read.
-            if request == self._request(request.action) and set(chosen) <= set(self._chosen()):
-                self._show_question(request, allocs, unread, reason)
-
-    def _execute(self, confirmation: Confirmation) -> None:
-        request, total = confirmation.request, len(confirmation.allocs)
-        changed = []
-        try:
-            for number, result in enumerate(execute(self._client, confirmation), 1):
-                changed += [result] if result.outcome == "changed" else []
-                self._history.add(result)
-                with self._lock:
-                    self._progress = f"{request.action}: {number} of {total}"
-                    self._show_results()
-        finally:
-            with self._lock:
-                self._executing, self._progress = False, ""
-                self._render()
-        if changed:
-            details = "; ".join(f"{result.alloc.name}: {result.detail}" for result in changed)
-            alloc_ids = tuple(result.alloc.alloc_id for result in changed)
-            reason = f"Please confirm again. This has changed since you looked: {details}."
-            self._prepare_question(request, alloc_ids, reason)
-        self._fetch(reset=False)
+        self._details = {"id": alloc_id, "short": alloc_id[:8], "reading": "the allocation"}
+        self._render()
+        self._worker.submit(partial(self._read_details, alloc_id), "the details")
 
     def _open_terminal(self) -> None:
-        reason, task = self._disabled_reason("exec"), self._exec_task()
-        if reason or task is None:
-            self._clear_question(f"No terminal was opened: {reason}.")
-            return
-        self._worker.submit(partial(self._connect_terminal, self._chosen()[0], task))
-
-    def _connect_terminal(self, alloc_id: str, task: str) -> None:
-        try:
-            # Imported here, because the panel works without anywidget.
-            from ..terminal.terminal import Terminal
-
-            terminal = Terminal(self._client, alloc_id, task)
-        except (AllocframeError, ImportError) as error:
-            with self._lock:
-                self._clear_question(f"No terminal was opened: {error}")
-            return
-        with self._lock:
-            before, self._terminal_box.children = self._terminal_box.children, (terminal,)
-        for widget in before:
-            widget.close()
-
-    # Regular work
-
-    def _tick(self) -> bool:
-        """Do what is due. Return whether a replacement is still looked for."""
-        with self._lock:
-            if self._confirmations.pending:
-                self._show_countdown()
-        if self._history.look_for_replacements(self._client):
-            with self._lock:
-                self._show_results()
-        if self.auto_refresh.value and time.monotonic() >= self._next_fetch:
-            # A forgotten notebook must not load the cluster for days.
-            if time.monotonic() - self._last_used > IDLE_TIMEOUT:
-                self.auto_refresh.value = False
-            else:
-                self._fetch(reset=False)
-        return self._history.waiting
-
-    def _report_error(self, error: Exception) -> None:
-        """Show an error of the panel itself."""
-        with self._lock:
-            self._executing = False
-            description = f"{type(error).__name__}: {error}"
-            self._clear_question(f"Something went wrong in the panel itself. Please report it: {description}")
+        task = self._exec_task()
+        self._worker.submit(partial(self._connect_terminal, self._chosen[0], str(task)), "the terminal")
 
     # For programs
 
     def wait(self, timeout: float = 60.0) -> None:
-        """Wait until all reads, actions and searches for replacements are done.
+        """Wait until all reads, actions and searches for their outcome are done.
 
         Parameters
         ----------
@@ -317,7 +362,7 @@ class ControlPanel(PanelState):
         --------
         >>> panel = af.ControlPanel(client, namespace="*")
         >>> panel.wait()
-        >>> len(panel.select.options) > 0
+        >>> len(panel.rows) > 0
         True
         >>> panel.close()
         """
@@ -325,25 +370,42 @@ class ControlPanel(PanelState):
             raise TimeoutError(f"the panel was still busy after {timeout:g} s")
 
     @property
+    def rows(self) -> pd.DataFrame:
+        """The allocations to choose from, as last fetched.
+
+        Columns: alloc_id, namespace, job, name, status (its client status, or stopping, restarting or
+        replaced), tasks (how they run), restarts, exit (how the last run ended), created (UTC), version,
+        node.
+        """
+        return self._table.frame()
+
+    @property
     def log(self) -> pd.DataFrame:
         """The last 1,000 actions of this panel, oldest first, with one row per allocation.
 
         Columns: time (UTC), action, alloc_id, name, job_id, namespace, node_name, tasks, signal, modify_index
         (before the action), result (done, refused, failed, unknown, changed or dry run), message (details of
-        the result), replacement_id (missing if there is none).
+        the result), replacement_id (missing if there is none), outcome (what came of it).
         """
         return self._history.frame()
 
     def close(self) -> None:
         """End the panel's thread and remove it from the page. The client stays open."""
         self._worker.close()
-        for widget in (*self._terminal_box.children, self.widget):
-            widget.close()
+        self._saved.update()
+        if self.widget.terminal is not None:
+            self.widget.terminal.close()
+        self.widget.close()
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
-        return {**(self.widget._repr_mimebundle_(**options) or {}), "text/plain": repr(self)}
+        bundle = self.widget._repr_mimebundle_(**options)
+        data = bundle[0] if isinstance(bundle, tuple) else bundle
+        return {**(data or {}), "text/plain": repr(self)}
+
+    def _ipython_display_(self, **options: Any) -> None:
+        self._saved.display(self._repr_mimebundle_(**options), options)
 
     def __repr__(self) -> str:
         mode = ", read-only" if self._client.read_only else ""
-        summary = f"{self._list.summary()}, {len(self._chosen())} chosen"
+        summary = f"{len(self._table.rows):,} allocations, {len(self._chosen)} chosen"
         return f"<ControlPanel of {self._client._session.config.address}{mode}: {summary}>"

@@ -195,6 +195,7 @@ _FIELDS = {
     "ack": ("view", "offset"),
     "detach": ("view",),
     "input": ("view", "number"),
+    "ping": ("number",),
     "reconnect": (),
     "close": (),
 }

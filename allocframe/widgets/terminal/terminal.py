@@ -17,7 +17,10 @@ import traitlets
 
 from ...client import actions
 from ...client.client import Client
+from ...errors import AllocframeError, ConfigError
+from ..saved_copy import SavedCopy
 from . import protocol
+from .pages import refusal, saved_page
 from .session import SessionStatus, TtySession
 
 COMMAND = ("/bin/sh", "-c", "command -v bash >/dev/null 2>&1 && exec bash; exec sh")
@@ -25,6 +28,9 @@ COMMAND = ("/bin/sh", "-c", "command -v bash >/dev/null 2>&1 && exec bash; exec 
 
 FRAME_TIME = 1 / 60
 """Seconds between two messages of output. Output in between goes into one message."""
+
+SAVE_INTERVAL = 10.0
+"""Seconds between two copies of the transcript for a saved notebook, while there is output."""
 
 _STATIC = Path(__file__).parents[1] / "static"
 _MAX_INPUT = 64 << 10
@@ -83,6 +89,7 @@ class Terminal(anywidget.AnyWidget):
     _css = _STATIC / "terminal.css"
 
     title: _Text = traitlets.Unicode(read_only=True).tag(sync=True)
+    saved: _Text = traitlets.Unicode(read_only=True).tag(sync=True)
     status: _Text = traitlets.Unicode("connecting", read_only=True).tag(sync=True)
     message: _Text = traitlets.Unicode(read_only=True).tag(sync=True)
     exit_code: _Number = traitlets.Int(None, allow_none=True, read_only=True).tag(sync=True)
@@ -93,13 +100,17 @@ class Terminal(anywidget.AnyWidget):
         self._changed = threading.Condition()
         self._session: TtySession | None = None
         self._closed = False
+        self._client = client
         self._target = actions.exec_request(client._session, alloc_id, command, task, tty=True)
+        if (reason := self._refusal()) is not None:
+            raise ConfigError(reason)
         super().__init__()
         self.set_trait("title", self._target.title)
         self.ignored: int = 0
         """Number of invalid messages from pages."""
-        self._client = client
         self._output = protocol.Output()
+        self._saved = SavedCopy(lambda: saved_page(self.title, self.message, self.transcript))
+        self.set_trait("saved", self._saved.name)
         self._input = protocol.InputOrder()
         self._new_views: list[str] = []
         self._context = contextvars.copy_context()
@@ -108,7 +119,7 @@ class Terminal(anywidget.AnyWidget):
         # A thread of its own, so that output reaches the page while a cell runs.
         threading.Thread(target=self._publish, name="allocframe-terminal-out", daemon=True).start()
         _terminals.add(self)
-        self.reconnect()
+        self._start_session()
 
     @property
     def transcript(self) -> str:
@@ -129,6 +140,14 @@ class Terminal(anywidget.AnyWidget):
         ...         terminal.reconnect()
         ...         terminal.close()
         """
+        if self._session is not None and self._is_open:
+            return
+        if (reason := self._refusal()) is not None:
+            self._on_status(SessionStatus("refused", reason))
+            return
+        self._start_session()
+
+    def _start_session(self) -> None:
         with self._changed:
             if self._session is not None and self._is_open:
                 return
@@ -165,6 +184,18 @@ class Terminal(anywidget.AnyWidget):
             self._changed.notify_all()
         super().close()
 
+    def _refusal(self) -> str | None:
+        """Return why no session can start, in words; None if the allocation shows no reason.
+
+        Servers would say "task not running", or only that the connection was closed.
+        """
+        alloc_id, task = self._target.path.split("/")[-2], self._target.params["task"]
+        try:
+            alloc = self._client._session.read_allocation(alloc_id)
+        except AllocframeError:
+            return None  # the session will say what is wrong
+        return refusal(alloc, task)
+
     def _end_session(self) -> None:
         """Begin to end the session, without waiting for it."""
         with self._changed:
@@ -194,12 +225,13 @@ class Terminal(anywidget.AnyWidget):
         # The status comes last: who sees it change can rely on the other two.
         for name in ("exit_code", "message", "status"):
             self._in_context(self.set_trait, name, getattr(status, name))
+        self._saved.update()
 
     # To the page
 
     def _publish(self) -> None:
         """Send output to the views, in at most 60 messages a second. A single key is echoed at once."""
-        last = 0.0
+        last, saved_at = 0.0, time.monotonic()
         while not self._closed:
             with self._changed:
                 self._changed.wait_for(lambda: self._new_views or self._output.unsent or self._closed, 1.0)
@@ -219,6 +251,9 @@ class Terminal(anywidget.AnyWidget):
                 if replay is not None:
                     content = {"type": "replay", "view": view, "end": replay.end}
                     self._in_context(self.send, content, [replay.data])
+            if time.monotonic() - saved_at > SAVE_INTERVAL:
+                self._saved.update()
+                saved_at = time.monotonic()
             if output is not None:
                 last = time.monotonic()
                 self._in_context(self.send, {"type": "output", "offset": output[0]}, [output[1]])
@@ -238,7 +273,9 @@ class Terminal(anywidget.AnyWidget):
             self.ignored += 1
             return
         self._context = contextvars.copy_context()
-        if message.kind == "input":
+        if message.kind == "ping":
+            self.send({"type": "pong", "number": message.number})
+        elif message.kind == "input":
             self._on_input(message, buffers)
         elif message.kind == "reconnect":
             self.reconnect()
@@ -281,6 +318,10 @@ class Terminal(anywidget.AnyWidget):
         ):  # a full-screen program redraws for a new view only if the size changes, so change it twice
             self._session.resize(max(rows - 1, 1), cols)
         self._session.resize(rows, cols)
+
+    def _ipython_display_(self, **options: Any) -> None:
+        bundle = self._repr_mimebundle_(**options)
+        self._saved.display(bundle[0] if isinstance(bundle, tuple) else bundle or {}, options)
 
 
 _terminals: weakref.WeakSet[Terminal] = weakref.WeakSet()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 
 from ..._utils.text import visible
-from ...diagnosis.diagnose import Diagnosis
+from ...diagnosis.incident import Incident
 from ...snapshot.snapshot import Snapshot
 from ...stats._attempts import CHILD
 
@@ -24,8 +24,13 @@ def clusters_of(snapshot: Snapshot) -> Mapping[str | None, Snapshot]:
     return parts or {None: snapshot}
 
 
-def read_changes(snapshot: Snapshot, diagnosis: Diagnosis, history: Any) -> tuple[pd.DataFrame, list[str]]:
-    """Return the ledger of changes with its diffs, and what is not known about it."""
+def read_changes(
+    snapshot: Snapshot, incidents: Iterable[Incident], history: Any
+) -> tuple[pd.DataFrame, list[str]]:
+    """Return the ledger of changes with its diffs, and what is not known about it.
+
+    Without a history, the changes that incidents know of stand for it.
+    """
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
     for cluster, part in clusters_of(snapshot).items():
@@ -39,7 +44,7 @@ def read_changes(snapshot: Snapshot, diagnosis: Diagnosis, history: Any) -> tupl
             f"Job versions, deployments and node events{of} were not fetched: "
             "take the snapshot with history=True."
         )
-        mine = [each for each in diagnosis.incidents if each.cluster == cluster]
+        mine = [each for each in incidents if each.cluster == cluster]
         rows += [{**change, "cluster": cluster} for each in mine for change in each.changes]
     names = ["cluster", "kind", "at", "namespace", "job_id", "node_name", "alloc_id", "version_before",
              "version_after", "detail", "diff"]  # fmt: skip
@@ -69,7 +74,7 @@ def _ledger(history: Any, cluster: str | None) -> list[dict[str, Any]]:
 
 
 def change_row(
-    row: Mapping[Any, Any], number: Callable[[pd.Timestamp], int | None], job_number: Mapping[str, int]
+    row: Mapping[Any, Any], number: Callable[[pd.Timestamp], Any], job_number: Mapping[str, int]
 ) -> dict[str, Any]:
     """Return a row of the ledger as the timeline shows it. Its job is -1 if that has no lane."""
     before = f"{row['cluster']}: " if _given(row["cluster"]) else ""

@@ -45,7 +45,7 @@ def timeline_columns(
     diagnosis = diagnosis or diagnose(snapshot, history=history)
     parts = [_read_part(part, name) for name, part in clusters_of(snapshot).items()]
     events, runs = (pd.concat([part[n] for part in parts], ignore_index=True) for n in (0, 1))
-    changes, notes = read_changes(snapshot, diagnosis, history)
+    changes, notes = read_changes(snapshot, diagnosis.incidents, history)
     untimed = int(events["time"].isna().sum())
     events = events.dropna(subset=["time"])
     if untimed:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import builtins
-import html.parser
+import html
+import json
+import re
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
-import ipywidgets
 import pytest
-import traitlets
 from faultserver import Answer, any_json, http, reset, serving
 from services import services
 
@@ -22,8 +23,9 @@ import allocframe as af
 from allocframe import sim
 from allocframe.sim.api.params import Refusal
 from allocframe.sim.cluster.alloc import Alloc
-from allocframe.widgets.panel import confirmation, history, state, worker
-from allocframe.widgets.panel import panel as panel_module
+from allocframe.widgets.panel import confirmation, history, worker
+from allocframe.widgets.panel import work as panel_module
+from allocframe.widgets.panel.saved import saved_page
 
 ID = "5457f16d-0f87-8e6b-5e91-0c7da3a41eb7"
 
@@ -66,17 +68,38 @@ def ask(panel: af.ControlPanel, button: str, *alloc_ids: str) -> None:
     if alloc_ids:
         panel.choose(alloc_ids)
         panel.wait()
-    getattr(panel, f"{button}_button").click()
+    panel.ask(button)
     panel.wait()
 
 
 def confirm(panel: af.ControlPanel) -> None:
-    panel.confirm_button.click()
+    panel.confirm()
     panel.wait()
 
 
 def question(panel: af.ControlPanel) -> str:
-    return html.unescape(panel._question_box.value)
+    return panel.question
+
+
+def say(panel: af.ControlPanel, kind: str, **content: Any) -> None:
+    """Send a message as the page does."""
+    panel.widget._handle_custom_msg({"type": kind, **content}, [])
+
+
+def can_confirm(panel: af.ControlPanel) -> bool:
+    asked = panel.widget.state["question"]
+    return asked is not None and asked["left"] > 0 and asked["wait"] == 0
+
+
+def disabled(panel: af.ControlPanel, action: str) -> str:
+    """Return why the button of an action is off, "" if it is on."""
+    return str(panel.widget.state["disabled"][action])
+
+
+def results(panel: af.ControlPanel) -> str:
+    return "\n".join(
+        f"{each['outcome']} {each['detail']} {each['follow_up']}" for each in panel.widget.state["results"]
+    )
 
 
 def untouched(*allocs: Alloc) -> bool:
@@ -94,7 +117,6 @@ def test_a_stop_is_described_confirmed_and_done_and_its_replacement_shown(
     ask(panel, "stop", alloc.id)
     assert f"Stop {alloc.name} (on {alloc.node.name}, running)" in question(panel)
     assert "A new allocation replaces it" in question(panel)
-    assert "Confirm stop" in panel.confirm_button.description
     assert untouched(alloc)
     confirm(panel)
     assert alloc.desired_status == "stop"
@@ -109,9 +131,9 @@ def test_a_stop_is_described_confirmed_and_done_and_its_replacement_shown(
     assert row[["namespace", "node_name"]].tolist() == [alloc.namespace, alloc.node.name]
     assert row[["modify_index", "result"]].tolist() == [index, "done"]
     assert row["replacement_id"] == new.id
-    assert f"replaced by {new.id[:8]} on {new.node.name}, running" in panel._results_box.value
-    labels = {identity: label for label, identity in panel.select.options}
-    assert new.name in labels[new.id]
+    assert f"replaced by {new.id[:8]} on {new.node.name}, running" in results(panel)
+    assert new.name in panel.rows.set_index("alloc_id").at[new.id, "name"]
+    assert panel.log["outcome"].iloc[0].startswith("replaced by")
 
 
 def test_a_restart_reaches_the_chosen_tasks(panel: af.ControlPanel, alloc: Alloc) -> None:
@@ -119,10 +141,10 @@ def test_a_restart_reaches_the_chosen_tasks(panel: af.ControlPanel, alloc: Alloc
     assert "Restart log-shipper, server of" in question(panel)
     confirm(panel)
     assert [alloc.tasks[name].restarts for name in ("server", "log-shipper")] == [1, 1]
-    panel.task.value = ("task", "server")
+    say(panel, "tasks", scope="task", task="server")
     ask(panel, "restart")
     confirm(panel)
-    panel.task.value = ("all", "")
+    say(panel, "tasks", scope="all", task="")
     ask(panel, "restart")
     confirm(panel)
     assert [alloc.tasks[name].restarts for name in ("server", "log-shipper")] == [3, 2]
@@ -131,13 +153,13 @@ def test_a_restart_reaches_the_chosen_tasks(panel: af.ControlPanel, alloc: Alloc
 
 
 def test_a_signal_has_no_default_and_reaches_each_running_task(panel: af.ControlPanel, alloc: Alloc) -> None:
-    assert panel.signal.value == ""
+    assert panel.widget.state["signal"] == ""
     alloc.tasks["log-shipper"].state = "dead"
     ask(panel, "signal", alloc.id)
     assert "no signal is chosen" in question(panel)
-    assert panel.signal_button.disabled
-    panel.signal.value = "SIGHUP"
-    assert not panel.signal_button.disabled
+    assert disabled(panel, "signal")
+    say(panel, "signal", signal="SIGHUP")
+    assert not disabled(panel, "signal")
     ask(panel, "signal")
     confirm(panel)
     assert panel.log["result"].tolist() == ["done"]
@@ -170,7 +192,7 @@ def test_the_audit_log_has_the_job_and_index_that_the_panel_read(
 
 
 def test_a_dry_run_does_everything_but_send(panel: af.ControlPanel, client: af.Client, alloc: Alloc) -> None:
-    panel.dry_run.value = True
+    say(panel, "dry run", on=True)
     ask(panel, "stop", alloc.id)
     assert "Dry run" in question(panel)
     confirm(panel)
@@ -190,7 +212,7 @@ def test_ended_allocations_are_left_out_of_the_question(cluster: sim.Cluster, pa
     two.desired_status = "stop"
     ask(panel, "stop")
     assert "There is nothing to do" in question(panel)
-    assert panel.confirm_button.disabled
+    assert not can_confirm(panel)
     confirm(panel)
     assert len(panel.log) == 0
 
@@ -198,33 +220,45 @@ def test_ended_allocations_are_left_out_of_the_question(cluster: sim.Cluster, pa
 # Nothing happens without a fresh confirmation
 
 
-def test_a_second_click_on_confirm_does_nothing(
+def test_a_second_click_is_ignored_and_says_nothing(
     cluster: sim.Cluster, panel: af.ControlPanel, alloc: Alloc
 ) -> None:
-    ask(panel, "stop", alloc.id)
-    evals = len(cluster.state.evals)
-    panel.confirm_button.click()
-    panel.confirm_button.click()
+    panel.choose([alloc.id])
+    for _ in range(2):  # a double click on Stop asks once
+        say(panel, "ask", action="stop")
     panel.wait()
-    panel.confirm_button.click()
+    number = panel.widget.state["question"]["number"]
+    assert number == 1
+    assert untouched(alloc)
+    evals = len(cluster.state.evals)
+    for _ in range(2):
+        say(panel, "confirm", number=number)
+    assert "Nothing was done" not in question(panel)
+    panel.wait()
+    say(panel, "confirm", number=number)
     panel.wait()
     assert len(cluster.state.evals) == evals + 1
     assert len(panel.log) == 1
+    assert "Nothing was done" not in question(panel)
 
 
-def test_two_clicks_on_stop_only_ask_twice(panel: af.ControlPanel, alloc: Alloc) -> None:
-    panel.choose([alloc.id])
-    panel.stop_button.click()
-    panel.stop_button.click()
+def test_a_click_is_for_the_question_that_was_on_the_page(
+    cluster: sim.Cluster, panel: af.ControlPanel
+) -> None:
+    one, two = services(cluster)[:2]
+    ask(panel, "stop", one.id)
+    number = panel.widget.state["question"]["number"]
+    ask(panel, "stop", two.id)
+    say(panel, "confirm", number=number)
     panel.wait()
-    assert untouched(alloc)
+    assert untouched(one, two)
 
 
 def test_a_click_on_confirm_before_anything_was_asked_does_nothing(
     panel: af.ControlPanel, alloc: Alloc
 ) -> None:
     panel.choose([alloc.id])
-    assert panel.confirm_button.disabled
+    assert not can_confirm(panel)
     confirm(panel)
     assert "there is nothing to confirm" in question(panel)
     assert untouched(alloc)
@@ -239,7 +273,7 @@ def test_a_late_confirmation_does_nothing(
     confirm(panel)
     assert untouched(alloc)
     assert len(panel.log) == 0
-    assert panel.confirm_button.disabled
+    assert not can_confirm(panel)
 
 
 def test_a_question_without_an_answer_expires(
@@ -248,28 +282,27 @@ def test_a_question_without_an_answer_expires(
     monkeypatch.setattr(confirmation, "CONFIRM_TIMEOUT", 0.3)
     ask(panel, "stop", alloc.id)
     until(lambda: "not given in time" in question(panel))
-    assert panel.confirm_button.disabled
+    assert not can_confirm(panel)
     assert panel._confirmations.pending is None
 
 
-@pytest.mark.parametrize("change", ["choice", "more", "task", "signal", "dry_run", "filter", "cancel"])
+@pytest.mark.parametrize("change", ["choice", "more", "task", "signal", "dry run", "cancel"])
 def test_a_question_is_withdrawn_when_the_choice_changes(
     cluster: sim.Cluster, panel: af.ControlPanel, change: str
 ) -> None:
     one, two = services(cluster)[:2]
     ask(panel, "restart", one.id)
-    assert not panel.confirm_button.disabled
+    assert can_confirm(panel)
     changed: dict[str, Callable[[], object]] = {
         "choice": lambda: panel.choose([two.id]),
         "more": lambda: panel.choose([one.id, two.id]),
-        "task": lambda: setattr(panel.task, "value", ("task", "server")),
-        "signal": lambda: setattr(panel.signal, "value", "SIGKILL"),
-        "dry_run": lambda: setattr(panel.dry_run, "value", True),
-        "filter": lambda: setattr(panel.filter, "value", two.id),
-        "cancel": panel.cancel_button.click,
+        "task": lambda: say(panel, "tasks", scope="task", task="server"),
+        "signal": lambda: say(panel, "signal", signal="SIGKILL"),
+        "dry run": lambda: say(panel, "dry run", on=True),
+        "cancel": panel.cancel,
     }
     changed[change]()
-    assert panel.confirm_button.disabled
+    assert not can_confirm(panel)
     confirm(panel)
     assert untouched(one, two)
 
@@ -281,7 +314,7 @@ def test_a_question_is_not_asked_if_the_choice_changes_before(
     panel.choose([one.id])
     panel.wait()
     with cluster.state.changed:  # while this is held, the cluster does not answer
-        panel.stop_button.click()
+        panel.ask("stop")
         panel.choose([two.id])
     panel.wait()
     assert panel._confirmations.pending is None
@@ -331,48 +364,41 @@ def test_a_removed_allocation_is_reported(cluster: sim.Cluster, panel: af.Contro
     confirm(panel)
     assert panel.log["result"].tolist() == ["failed"]
     assert "nothing was done, because it could not be read" in panel.log["message"].iloc[0]
-    panel.refresh_button.click()
+    panel.refresh()
     panel.wait()
-    assert alloc.id not in panel.select.value
+    assert alloc.id not in panel.chosen
 
 
 def test_forged_messages_do_nothing(panel: af.ControlPanel, alloc: Alloc) -> None:
-    for forged in (
-        {"index": [10_000]},
-        {"index": [-1]},
-        {"index": "all"},
-        {"value": [ID]},
-        {"_options_labels": ["x"]},
-    ):
-        with suppress(traitlets.TraitError, TypeError):
-            panel.select.set_state(forged)
-        assert set(panel.select.value) <= set(panel._list.shown)
-    with suppress(traitlets.TraitError):
-        panel.signal.set_state({"index": 999})
-    with suppress(traitlets.TraitError):
-        panel.task.set_state({"index": -7})
-    for button in (*panel._buttons().values(), panel.confirm_button, panel.cancel_button):
-        button._handle_custom_msg({"event": "click"}, [])
-        panel.wait()
-    with pytest.raises(af.ConfigError, match="must be in the list that is shown"):
+    forged: list[Any] = [
+        None, [], "confirm", {}, {"type": "stop"}, {"type": "choose"}, {"type": "choose", "ids": alloc.id},
+        {"type": "choose", "ids": [1]}, {"type": "choose", "ids": ["x" * 2000]},
+        {"type": "choose", "ids": ["x"] * 20_001}, {"type": "details", "id": 7},
+        {"type": "ask", "action": "purge"},
+        {"type": "confirm"}, {"type": "confirm", "number": True}, {"type": "confirm", "number": -1},
+        {"type": "confirm", "number": "1"}, {"type": "dry run", "on": 1},
+        {"type": "signal", "signal": "SIGBANG"},
+        {"type": "tasks", "scope": "task", "task": "nope"}, {"type": "tasks", "scope": "every", "task": ""},
+        {"type": "ping"}, {"type": "auto"},
+    ]  # fmt: skip
+    for content in forged:
+        panel.widget._handle_custom_msg(content, [])
+    assert panel.ignored == len(forged)
+    say(panel, "choose", ids=[ID, "../../v1/jobs"])
+    say(panel, "details", id=ID)
+    assert panel.chosen == ()
+    for action in ("stop", "restart", "signal", "exec"):
+        say(panel, "ask", action=action)
+    for number in (0, 1, 2):
+        say(panel, "confirm", number=number)
+    panel.wait()
+    with pytest.raises(af.ConfigError, match="must be in the panel's table"):
         panel.choose([ID])
+    with pytest.raises(af.ConfigError, match="action must be"):
+        panel.ask("purge")
     assert len(panel.log) == 0
     assert untouched(alloc)
     assert len(af.read_audit()) == 0
-
-
-def test_a_click_just_after_a_reordering_chooses_nothing(
-    cluster: sim.Cluster, panel: af.ControlPanel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(state, "SETTLE_TIME", 60.0)
-    position = panel._list.shown.index(services(cluster)[3].id)
-    panel.filter.value = "app"  # as if both messages had waited for a busy kernel
-    panel.select.set_state({"index": [position]})
-    assert panel.select.value == ()
-    assert "choose again" in question(panel)
-    monkeypatch.setattr(state, "SETTLE_TIME", 0.0)
-    panel.select.set_state({"index": [position]})
-    assert panel.select.value == (panel._list.shown[position],)
 
 
 # Permissions
@@ -380,15 +406,12 @@ def test_a_click_just_after_a_reordering_chooses_nothing(
 
 def test_a_read_only_client_gets_no_actions(cluster: sim.Cluster, alloc: Alloc) -> None:
     with af.Client(cluster.address, token=cluster.token, read_only=True) as reader, shown(reader) as panel:
-        assert "read-only" in panel._heading.value
+        assert "read-only" in panel.widget.heading
         for name in ("stop", "restart", "signal", "exec"):
             ask(panel, name, alloc.id)
-            assert getattr(panel, f"{name}_button").disabled
+            assert disabled(panel, name) == "this client is read-only"
             assert "read-only" in question(panel)
             confirm(panel)
-        assert (
-            "Not available: Stop, Restart, Signal, Exec (this client is read-only)." in panel._notes_box.value
-        )
     assert untouched(alloc)
 
 
@@ -402,16 +425,15 @@ def test_a_token_without_the_capability_gets_no_actions_and_a_reason(version: st
         }
         with af.Client(cluster.address, token=tokens[False]) as reader, shown(reader) as panel:
             ask(panel, "stop", alloc.id)
-            assert panel.stop_button.disabled
-            assert f"the token lacks alloc-lifecycle in namespace {alloc.namespace}" in panel._notes_box.value
             assert (
-                f"Exec (the token lacks alloc-exec in namespace {alloc.namespace})" in panel._notes_box.value
+                disabled(panel, "stop") == f"the token lacks alloc-lifecycle in namespace {alloc.namespace}"
             )
+            assert disabled(panel, "exec") == f"the token lacks alloc-exec in namespace {alloc.namespace}"
             confirm(panel)
             assert untouched(alloc)
         with af.Client(cluster.address, token=tokens[True]) as operator, shown(operator) as panel:
             ask(panel, "restart", alloc.id)
-            assert "lacks" not in panel._notes_box.value
+            assert "lacks" not in disabled(panel, "restart")
             confirm(panel)
         assert alloc.tasks["server"].restarts == 1
 
@@ -426,19 +448,18 @@ def test_if_the_capabilities_cannot_be_read_nomads_refusal_is_shown(
     token = cluster.add_token([alloc.namespace])
     with af.Client(cluster.address, token=token) as reader, shown(reader) as panel:
         ask(panel, "stop", alloc.id)
-        assert not panel.stop_button.disabled
+        assert not disabled(panel, "stop")
         confirm(panel)
         assert panel.log["result"].tolist() == ["refused"]
-        assert "Permission denied" in panel._results_box.value
+        assert "Permission denied" in results(panel)
     assert untouched(alloc)
 
 
 def test_more_than_the_limit_is_refused(cluster: sim.Cluster, panel: af.ControlPanel) -> None:
     ids = [a.id for a in cluster.state.allocs.values() if a.client_status == "running"][:11]
     ask(panel, "stop", *ids)
-    assert panel.stop_button.disabled
+    assert disabled(panel, "stop")
     assert "11 allocations are chosen, the limit is 10" in question(panel)
-    assert panel.choose_button.disabled
     panel.limit = 11
     ask(panel, "restart")
     confirm(panel)
@@ -448,16 +469,132 @@ def test_more_than_the_limit_is_refused(cluster: sim.Cluster, panel: af.ControlP
             af.ControlPanel(panel._client, limit=wrong)  # type: ignore[arg-type]
 
 
-def test_all_matching_allocations_can_be_chosen_without_a_mouse(panel: af.ControlPanel, alloc: Alloc) -> None:
-    panel.filter.value = alloc.id
-    assert not panel.choose_button.disabled
-    panel.choose_button.click()
+def test_exec_into_a_raw_exec_task_needs_one_more_right(
+    cluster: sim.Cluster, alloc: Alloc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from allocframe.nomad.acl import Rights
+
+    rights = Rights(None, complete=True, granted={alloc.namespace: frozenset({"read-job", "alloc-exec"})})
+    with af.Client(cluster.address, token=cluster.token) as client:
+        monkeypatch.setattr(type(client._session), "rights", lambda session: rights)
+        with shown(client) as panel:
+            panel.choose([alloc.id])
+            panel.wait()
+            say(panel, "tasks", scope="task", task="server")
+            assert disabled(panel, "exec") == ""
+            read = panel._allocs[alloc.id]
+            panel._allocs[alloc.id] = replace(
+                read, drivers=(("server", "raw_exec"), ("log-shipper", "docker"))
+            )
+            panel._render()
+            assert (
+                disabled(panel, "exec") == f"the token lacks alloc-node-exec in namespace {alloc.namespace}"
+            )
+
+
+# What came of it
+
+
+def test_a_restart_says_when_its_tasks_run_again(panel: af.ControlPanel, alloc: Alloc) -> None:
+    ask(panel, "restart", alloc.id)
+    confirm(panel)
+    assert re.search(r"restarted, running again after [\d.]+ s", panel.log["outcome"].iloc[0])
+
+
+def test_a_restart_that_does_not_come_back_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "OUTCOME_TIMEOUT", 0.0)
+    with scripted(any_json({"Index": 8})) as (_, panel):
+        ask(panel, "restart", ID)
+        confirm(panel)
+        assert panel.log["result"].tolist() == ["done"]
+        assert "not seen running again within 0 s: server is running" in results(panel)
+
+
+def test_a_signal_says_what_became_of_the_tasks(
+    panel: af.ControlPanel, alloc: Alloc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "SIGNAL_WATCH", 0.0)
+    say(panel, "signal", signal="SIGHUP")
+    ask(panel, "signal", alloc.id)
+    confirm(panel)
+    assert "log-shipper runs on, server runs on" in results(panel)
+
+
+def test_a_hung_server_can_be_given_up_and_the_panel_goes_on(
+    cluster: sim.Cluster, panel: af.ControlPanel, alloc: Alloc
+) -> None:
+    ask(panel, "restart", alloc.id)
+    with cluster.state.changed:  # every request to the cluster waits
+        panel.confirm()
+        until(lambda: panel._worker.doing is not None and panel._worker.doing[0] == "the restart")
+        assert panel.widget.state["busy"]["what"] == "the restart"
+        say(panel, "give up")
+        assert "No longer waiting" in question(panel)
+        assert "may still happen" in question(panel)
+        assert not panel._executing
+        panel.choose([])
+        panel.wait(5)  # a new thread works while the old one still hangs
+    until(lambda: len(panel.log) == 1)
+    assert panel.log["result"].tolist() == ["done"]  # it was sent, so its result is told
+
+
+def test_giving_up_leaves_the_allocations_alone_that_come_after(
+    cluster: sim.Cluster, panel: af.ControlPanel
+) -> None:
+    allocs = services(cluster)[:3]
+    ask(panel, "restart", *(alloc.id for alloc in allocs))
+    with cluster.state.changed:
+        panel.confirm()
+        until(lambda: panel._worker.doing is not None and panel._worker.doing[0] == "the restart")
+        panel.give_up()
+    until(lambda: "2 of the allocations were not touched" in question(panel))
+    assert sum(alloc.tasks["server"].restarts for alloc in allocs) == 1
+
+
+# The page
+
+
+def test_a_page_that_comes_later_gets_all_rows_and_the_question_as_it_stands(
+    panel: af.ControlPanel, alloc: Alloc
+) -> None:
+    ask(panel, "stop", alloc.id)
+    sent: list[Any] = []
+    panel.widget.send = lambda content, buffers=None: sent.append(content)
+    say(panel, "hello")
+    assert sent[-1]["type"] == "rows"
+    assert set(sent[-1]["rows"]["id"]) == set(panel.rows["alloc_id"])
+    assert 0 < panel.widget.state["question"]["left"] <= confirmation.CONFIRM_TIMEOUT
+    say(panel, "ping", number=5)
+    assert sent[-1] == {"type": "pong", "number": 5}
+
+
+def test_details_explain_events_and_show_log_lines_usage_and_the_chain(
+    cluster: sim.Cluster, panel: af.ControlPanel, client: af.Client, alloc: Alloc
+) -> None:
+    client.stop(alloc.id)
+    panel.refresh()
     panel.wait()
-    assert panel.select.value == (alloc.id,)
-    panel.filter.value = "nothing like it"
-    assert panel.choose_button.disabled
-    panel.choose_button.click()
-    assert panel.select.value == ()
+    say(panel, "details", id=alloc.next)
+    panel.wait()
+    details = panel.widget.state["details"]
+    assert ["allocation", alloc.next] in details["facts"]
+    assert details["chain"] == [f"it replaced {alloc.id[:8]}"]
+    assert {row[0] for row in details["tasks"]} == {"server", "log-shipper"}
+    assert "Started" in {row[2] for row in details["events"]}
+    assert {task for task, _ in details["logs"]} == {"server", "log-shipper"}
+    assert "MiB" in details["usage"][0][1]
+    assert details["reading"] == ""
+    say(panel, "details", id="")
+    assert panel.widget.state["details"] is None
+
+
+def test_a_saved_notebook_shows_what_was_done(panel: af.ControlPanel, alloc: Alloc) -> None:
+    assert "Nothing was done." in saved_page("x", panel.log)
+    ask(panel, "restart", alloc.id)
+    confirm(panel)
+    page = saved_page("x", panel.log)
+    for text in ("restart", alloc.id[:8], html.escape(alloc.name), "running again after"):
+        assert text in page
 
 
 # Errors
@@ -488,21 +625,21 @@ def scripted(*answers: Answer, tasks: tuple[str, ...] = ("server",)) -> Iterator
 
 
 def test_a_lost_answer_is_reported_as_unknown_and_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "REPLACEMENT_TIMEOUT", 0.0)
+    monkeypatch.setattr(history, "OUTCOME_TIMEOUT", 0.0)
     with scripted(reset) as (server, panel):
         ask(panel, "stop", ID)
         confirm(panel)
         assert panel.log["result"].tolist() == ["unknown"]
         assert "ModifyIndex 7" in panel.log["message"].iloc[0]
         assert sum(raw.startswith(b"POST") for raw in server.raw) == 1
-        assert "no replacement within" in panel._results_box.value
+        assert "no replacement within" in results(panel)
     assert af.read_audit()["result"].tolist() == ["unknown"]
 
 
 def test_after_a_refusal_no_other_task_is_signalled() -> None:
     refused = http(b"Task not running", "500 Internal Server Error", length=16, kind="text/plain")
     with scripted(any_json({"Index": 0}), refused, tasks=("a", "b", "c")) as (server, panel):
-        panel.signal.value = "SIGHUP"
+        say(panel, "signal", signal="SIGHUP")
         ask(panel, "signal", ID)
         confirm(panel)
         assert panel.log["result"].tolist() == ["refused"]
@@ -515,23 +652,23 @@ def test_if_the_audit_log_cannot_be_written_nothing_is_done(
 ) -> None:
     monkeypatch.setenv("ALLOCFRAME_AUDIT", "/dev/full")
     for dry_run in (True, False):
-        panel.dry_run.value = dry_run
+        say(panel, "dry run", on=dry_run)
         ask(panel, "stop", alloc.id)
         confirm(panel)
     assert panel.log["result"].tolist() == ["failed", "failed"]
-    assert "Set ALLOCFRAME_AUDIT" in panel._results_box.value
+    assert "Set ALLOCFRAME_AUDIT" in results(panel)
     assert untouched(alloc)
 
 
 def test_if_the_cluster_goes_away_the_list_stays_with_an_error(
     cluster: sim.Cluster, panel: af.ControlPanel
 ) -> None:
-    before = panel.select.options
+    before = panel.rows
     cluster.close()
-    panel.refresh_button.click()
+    panel.refresh()
     panel.wait()
-    assert "could not be fetched" in panel._summary_box.value
-    assert panel.select.options == before
+    assert "could not be fetched" in panel.widget.state["error"]
+    assert panel.rows.equals(before)
 
 
 def test_an_error_in_the_panel_itself_is_shown_and_it_keeps_working(
@@ -553,10 +690,9 @@ def test_the_kernel_stays_free_while_the_cluster_does_not_answer(
     ask(panel, "restart", alloc.id)
     with cluster.state.changed:  # every request to the cluster waits
         started = time.monotonic()
-        panel.confirm_button.click()
-        panel.refresh_button.click()
+        panel.confirm()
+        panel.refresh()
         panel.choose([])
-        panel.filter.value = "web"
         assert time.monotonic() - started < 1.0
         with pytest.raises(TimeoutError, match="still busy"):
             panel.wait(0.05)
@@ -572,9 +708,9 @@ def test_callbacks_can_come_on_many_threads(cluster: sim.Cluster, panel: af.Cont
         for _ in range(5):
             with suppress(af.ConfigError):
                 panel.choose([a.id])
-            panel.restart_button.click()
-            panel.confirm_button.click()
-            panel.cancel_button.click()
+            panel.ask("restart")
+            panel.confirm()
+            panel.cancel()
 
     threads = [threading.Thread(target=click, args=(alloc,)) for alloc in allocs]
     for thread in threads:
@@ -589,44 +725,39 @@ def test_callbacks_can_come_on_many_threads(cluster: sim.Cluster, panel: af.Cont
 # What is shown
 
 
-class Tags(html.parser.HTMLParser):
-    """Collects the elements and attributes of a text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.names: set[str] = set()
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.names |= {tag, *(name for name, _ in attrs)}
-
-
 HOSTILE = "<img src=x onerror=alert(1)>\u202e\x1b]0;x\x07'\"&"
 
 
-def test_hostile_names_are_shown_as_text(cluster: sim.Cluster, client: af.Client) -> None:
+def test_hostile_names_are_shown_as_text(
+    cluster: sim.Cluster, client: af.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "OUTCOME_TIMEOUT", 0.0)
     object.__setattr__(services(cluster)[0].job, "id", HOSTILE)
     alloc = next(a for a in services(cluster) if a.job.id == HOSTILE)
     alloc.node.name = HOSTILE
     alloc.tasks[HOSTILE] = alloc.tasks["server"]
     with shown(client) as panel:
-        questions: list[str] = []
+        shown_texts = []
         for name in ("stop", "restart"):
             ask(panel, name, alloc.id)
-            questions.append(panel._question_box.value)
-        panel.task.value = ("task", HOSTILE)
+            shown_texts.append(json.dumps(panel.widget.state, ensure_ascii=False))
+        say(panel, "tasks", scope="task", task=HOSTILE)
         ask(panel, "restart")
-        questions.append(panel._question_box.value)
+        shown_texts.append(json.dumps(panel.widget.state, ensure_ascii=False))
         confirm(panel)
-        texts = [w.value for w in vars(panel).values() if isinstance(w, ipywidgets.HTML)] + questions
-        for text in texts:
-            assert Tags(text).names <= {
-                "table", "tr", "td", "th", "b", "span", "div", "ul", "li", "code", "class", "role",
-            }, text  # fmt: skip
-        plain = [label for label, _ in (*panel.select.options, *panel.task.options)] + texts
-        assert not {"\u202e", "\x1b", "\x07"} & set("".join(plain))
-        assert "&lt;img" in "".join(texts)
+        say(panel, "details", id=alloc.id)
+        panel.wait()
+        state_ = {
+            **panel.widget.state,
+            "scope": None,
+            "scopes": [label for label, _, _ in panel.widget.state["scopes"]],
+        }
+        shown_texts.append(json.dumps(state_, ensure_ascii=False))
+        shown_texts.append(panel.rows.drop(columns="alloc_id").to_csv())
+        assert not {"\u202e", "\x1b", "\x07"} & set("".join(shown_texts[-2:]))
+        assert "<img" in shown_texts[1]  # the page shows it as text: tests/ui
         assert len(panel.log) == 1
+        assert "<img" not in saved_page("x", panel.log)
 
 
 def test_a_very_long_name_does_not_hide_the_text_after_it(panel: af.ControlPanel, alloc: Alloc) -> None:
@@ -647,9 +778,9 @@ def test_it_has_a_text_and_a_widget(panel: af.ControlPanel, cluster: sim.Cluster
 def test_the_token_is_in_no_widget(panel: af.ControlPanel, cluster: sim.Cluster, alloc: Alloc) -> None:
     ask(panel, "restart", alloc.id)
     confirm(panel)
-    for widget in vars(panel).values():
-        if isinstance(widget, ipywidgets.Widget):
-            assert cluster.token not in str(widget.get_state())
+    say(panel, "details", id=alloc.id)
+    panel.wait()
+    assert cluster.token not in str(panel.widget.get_state()) + str(panel._table.message())
     assert cluster.token not in repr(panel) + panel.log.to_csv()
 
 
@@ -661,13 +792,13 @@ def test_it_refreshes_the_list_until_it_is_idle_for_long(
     with shown(client) as panel:
         panel.choose([alloc.id])
         client.stop(alloc.id)
-        label = {i: n for n, i in enumerate(panel.select._options_values)}[alloc.id]
-        until(lambda: "○" in panel.select._options_labels[label])
-        assert panel.select.value == (alloc.id,)
-        assert alloc.next in panel._list.shown
-        until(lambda: "complete" in panel._chosen_box.value)
+        status = lambda: panel.rows.set_index("alloc_id")["status"]  # noqa: E731
+        until(lambda: status()[alloc.id] == "complete")
+        assert panel.chosen == (alloc.id,)
+        assert alloc.next in status().index
+        until(lambda: "complete" in panel.widget.state["names"][0])
         monkeypatch.setattr(panel_module, "IDLE_TIMEOUT", 0.0)
-        until(lambda: not panel.auto_refresh.value)
+        until(lambda: not panel.widget.state["auto"])
 
 
 def test_the_log_has_types_when_empty_and_bounded_rows(panel: af.ControlPanel) -> None:
@@ -688,15 +819,15 @@ def test_exec_opens_a_terminal_in_the_chosen_task(
     panel: af.ControlPanel, cluster: sim.Cluster, alloc: Alloc
 ) -> None:
     ask(panel, "exec", alloc.id)
-    assert panel.exec_button.disabled
+    assert disabled(panel, "exec")
     assert "choose one task" in question(panel)
-    panel.task.value = ("task", "server")
+    say(panel, "tasks", scope="task", task="server")
     ask(panel, "exec")
-    (first,) = panel._terminal_box.children
+    first = panel.widget.terminal
     assert f"server of {alloc.name}" in first.title
-    panel.task.value = ("task", "log-shipper")
+    say(panel, "tasks", scope="task", task="log-shipper")
     ask(panel, "exec")
-    (second,) = panel._terminal_box.children
+    second = panel.widget.terminal
     assert "log-shipper of" in second.title
     assert first.status == "closed"
     assert cluster.engine is not None
@@ -706,7 +837,7 @@ def test_exec_opens_a_terminal_in_the_chosen_task(
     assert "alloc not found" in question(panel)
     panel.choose([a.id for a in services(cluster) if a is not alloc][:2])
     panel.wait()
-    assert panel.exec_button.disabled
+    assert disabled(panel, "exec")
 
 
 def test_without_ipywidgets_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,6 +172,29 @@ def test_wrong_arguments_raise_at_once(cluster: sim.Cluster, client: af.Client, 
         af.Terminal(reader, alloc)
 
 
+def test_a_task_that_has_ended_is_said_in_words(cluster: sim.Cluster, client: af.Client) -> None:
+    allocs = cluster.state.allocs.values()
+    alloc = next(a for a in allocs if a.client_status == "running" and len(a.tasks) == 1)
+    (task,) = alloc.tasks
+    terminal = af.Terminal(client, alloc.id)
+    terminal.end()
+    alloc.tasks[task].state = "dead"
+    terminal.reconnect()
+    expected = f"Task {task} has ended; none of its tasks runs now."
+    assert (terminal.status, terminal.message) == ("refused", expected)
+    assert expected in terminal.transcript
+    with pytest.raises(af.ConfigError, match="has ended; none of its tasks runs now"):
+        af.Terminal(client, alloc.id, task)
+    terminal.close()
+
+
+def test_a_page_learns_that_the_kernel_is_there(terminal: af.Terminal) -> None:
+    sent: list[Any] = []
+    terminal.send = lambda content, buffers=None: sent.append(content)
+    terminal._handle_custom_msg({"type": "ping", "number": 4}, [])
+    assert {"type": "pong", "number": 4} in sent
+
+
 def test_row_comm_forged_messages_are_counted_and_do_nothing(terminal: af.Terminal) -> None:
     page = Page(terminal)
     page.shows("# ")

@@ -1,0 +1,1 @@
+"""The time machine: the state of the cluster at any time."""
