@@ -36,7 +36,7 @@ def print_summary(snap: Snapshot) -> None:
     """Print statuses, restarts, failures and findings of a snapshot."""
     print(snap)
     if not len(snap):
-        print("\nNo allocations are visible to this query and token.")
+        print("\nNo allocations are visible to this query and token (NOMAD_TOKEN).")
         return
     statuses = snap.sql(
         "SELECT client_status AS 'client status', count(*) AS allocations"

@@ -45,6 +45,13 @@ def fetch(
             help="Keep pages in this folder until the end. If interrupted, the same command continues.",
         ),
     ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Exit with 1 if no allocation is visible, or the token may not read all of --history.",
+        ),
+    ] = False,
     address: Address = None,
     clusters: Clusters = None,
 ) -> None:
@@ -76,5 +83,6 @@ def fetch(
         if output is not None:
             write_snapshot(snap, output)
         # So that scripts notice a missing cluster. What was fetched is saved all the same.
-        if not snap.info["complete"]:
+        is_short = not len(snap) or bool(snap.history is not None and snap.history.notes)
+        if not snap.info["complete"] or (strict and is_short):
             raise typer.Exit(1)

@@ -201,7 +201,10 @@ class Client:
         )
         session, folder = self._session, None if resume is None else Path(resume)
         fetcher = ListFetcher(session.transport, query, session.config.address, resume=folder)
-        snapshot = Snapshot(*fetcher.run(workers, progress))
+        capture, store = fetcher.run(workers, progress)
+        snapshot = Snapshot(capture, store)
+        if not len(snapshot) and (reason := session.explain_nothing(query.namespace or "default")):
+            capture.describe(notes=[*capture.info["notes"], reason])
         if history:
             try:
                 snapshot.history = self._history_fetcher(namespace).run_for(snapshot, workers)

@@ -152,6 +152,27 @@ class Session:
         """Return what this session's token may do, as far as it can be read."""
         return acl.read_rights(self.get_json)
 
+    def explain_nothing(self, namespace: str) -> str | None:
+        """Return why an empty list may be empty although there are allocations; None if there are none.
+
+        Servers leave out what a token may not read, without an error.
+        """
+        rights = self.rights()
+        if rights.everything:
+            return None
+        if not self.config.token:
+            return "no token was sent: with ACLs, servers then show nothing. Set NOMAD_TOKEN"
+        if not rights.complete:
+            return "it is not known what this token (NOMAD_TOKEN) may read: it may be hidden from it"
+        if rights.may("read-job", namespace):  # for "*": a policy for every namespace
+            return None
+        if namespace != "*":
+            return f"this token (NOMAD_TOKEN) may not read-job in namespace {visible(namespace)}"
+        names = sorted(name for name in rights.granted if rights.may("read-job", name))
+        if not names:
+            return "this token (NOMAD_TOKEN) may read-job in no namespace"
+        return f"this token (NOMAD_TOKEN) may read-job only in {visible(', '.join(names))}"
+
     def accessor(self) -> str | None:
         """Return the token's accessor ID, or None if it cannot be read. It identifies the token and grants
         nothing.

@@ -56,6 +56,18 @@ def test_errors_are_one_line_and_have_an_exit_code(
     assert process.stdout == ""
 
 
+def test_a_token_that_sees_nothing_is_told_so_and_fails_a_strict_fetch(
+    cluster: af.sim.Cluster, tmp_path: Path
+) -> None:
+    settings = {"NOMAD_ADDR": cluster.address, "NOMAD_TOKEN": cluster.add_token(["nowhere"])}
+    for options, code in (([], 0), (["--strict"], 1)):
+        process = run("fetch", *options, cwd=tmp_path, **settings)
+        assert (process.returncode, process.stderr) == (code, "")
+        assert "this token (NOMAD_TOKEN) may read-job only in nowhere" in process.stdout
+    settings["NOMAD_TOKEN"] = cluster.token
+    assert run("fetch", "--strict", cwd=tmp_path, **settings).returncode == 0
+
+
 def test_a_process_ends_with_the_exit_code_of_its_command(tmp_path: Path) -> None:
     process = run_as_process("fetch", "--prefix", "abc", cwd=tmp_path, NOMAD_ADDR="http://127.0.0.1:1")
     assert (process.returncode, process.stdout, process.stderr.count("\n")) == (2, "", 1)

@@ -108,6 +108,16 @@ def test_a_client_knows_what_its_token_may_do(version: str) -> None:
             with af.Client(cluster.address, token=token) as client:
                 rights = client._session.rights()
             assert (rights.may(ACT, "default"), rights.may("alloc-exec", "ops")) == expected, token
+        reasons = {
+            "": "no token was sent",
+            cluster.add_token(["nowhere"]): "may not read-job in namespace default",
+            cluster.add_token(["default"]): None,
+            cluster.token: None,
+        }
+        for token, reason in reasons.items():
+            with af.Client(cluster.address, token=token) as client:
+                said = client._session.explain_nothing("default")
+            assert said is None if reason is None else reason in str(said)
     with (
         sim.Cluster("calm", allocations=10, seed=1, version=version, acl=False) as cluster,
         af.Client(cluster.address) as client,

@@ -86,6 +86,8 @@ def test_headers_are_read_whatever_they_hold(sent: str, index: int | None) -> No
         (500, "boom", errors.ApiError),
         (500, "rpc error: Permission denied", errors.PermissionDenied),
         (500, "ACL token not found", errors.PermissionDenied),
+        (500, "acl token lookup failed: index error: UUID must be 36 characters", errors.PermissionDenied),
+        (400, "rpc error: failed to parse signed token: compact JWS format", errors.PermissionDenied),
         (404, "allocation not found", errors.NotFound),
         (404, 'log entry for task "web" and log type "stdout" not found', errors.NotFound),
         (500, 'state for allocation "x" not found on client', errors.NotFound),

@@ -27,6 +27,7 @@ from ..cluster.specs import diff_jobs
 from ..exec.session import Exec
 from .access import Access, Grant, Guard
 from .actions import Actions
+from .files import Files
 from .nodes import Nodes
 from .params import Refusal, checked_prefix, compiled, go_bool, go_seconds, numeric, page_size, passes
 from .stream import Stream
@@ -201,6 +202,7 @@ class Api:
             objects = list(getattr(self.state, table).values())
             if table == "nodes":
                 grant.need(nodes=True)
+                objects = _with_prefix(objects, table, request.query_params.get("prefix", ""))
                 return [item.stub(self.state.version) for item in objects], {}
             allowed = grant.namespaces(
                 self.state.namespaces, request.query_params.get("namespace", "default")
@@ -208,6 +210,7 @@ class Api:
             objects = [item for item in objects if item.namespace in allowed]
             if "job" in request.path_params:
                 objects = [item for item in objects if item.job_id == request.path_params["job"]]
+            objects = _with_prefix(objects, table, request.query_params.get("prefix", ""))
             predicate = compiled(request.query_params.get("filter"))
             if predicate is not None:
                 objects = [item for item in objects if passes(predicate, item, self.state.version)]
@@ -215,7 +218,7 @@ class Api:
 
         return answer
 
-    def read_of(self, table: str, missing: str) -> Answer:
+    def read_of(self, table: str, missing: str, *, render: str = "full") -> Answer:
         """Return the answer for a read of one object. `missing` is the error if there is none."""
 
         def answer(request: Request, grant: Grant) -> tuple[Any, dict[str, str]]:
@@ -226,7 +229,11 @@ class Api:
             item = getattr(self.state, table).get(key)
             if item is None or (item.namespace and not grant.reads(item.namespace)):
                 raise Refusal(404, missing)
-            return item.full(self.state.version), {"X-Nomad-Index": str(item.modify_index)}
+            body = getattr(item, render)(self.state.version)
+            if table == "nodes" and self.state.is_live:
+                # Nomad's own tools ask the node itself, with the token: that must be this server, too.
+                body["HTTPAddr"] = request.headers["host"]
+            return body, {"X-Nomad-Index": str(item.modify_index)}
 
         return answer
 
@@ -253,8 +260,24 @@ class Api:
             "X-Nomad-Index": str(index)
         }
 
-    def allocations_of(self, field: str) -> Answer:
-        """Return the answer for the allocations of a job or a node, by the field that holds its ID."""
+    def latest_deployment(self, request: Request, grant: Grant) -> tuple[Any, dict[str, str]]:
+        """Return a job's newest deployment; null if it has none, or there is no such job."""
+        namespace = request.query_params.get("namespace", "default")
+        grant.namespaces(self.state.namespaces, namespace)
+        found = [
+            item
+            for item in self.state.deployments.values()
+            if (item.namespace, item.job_id) == (namespace, request.path_params["job"])
+        ]
+        newest = max(found, key=lambda item: item.create_index, default=None)
+        return newest and newest.full(self.state.version), {}
+
+    def job_summary(self, request: Request, grant: Grant) -> tuple[Any, dict[str, str]]:
+        job, headers = self.read_of("jobs", "job not found", render="stub")(request, grant)
+        return job["JobSummary"], headers
+
+    def allocations_of(self, field: str, *, full: bool = False) -> Answer:
+        """Return the answer for the allocations of an object, by the field that holds its ID."""
 
         def answer(request: Request, grant: Grant) -> tuple[Any, dict[str, str]]:
             identity = request.path_params["id"]
@@ -263,7 +286,8 @@ class Api:
                 for alloc in self.state.allocs.values()
                 if alloc.field(field) == identity and grant.reads(alloc.namespace)
             ]
-            return [alloc.stub(self.state.version) for alloc in allocs], {}
+            render = type(allocs[0]).full if full and allocs else type(allocs[0]).stub if allocs else None
+            return [render(alloc, self.state.version) for alloc in allocs] if render else [], {}
 
         return answer
 
@@ -272,6 +296,17 @@ class Api:
         version = {"Version": self.state.version, "VersionMetadata": "", "VersionPrerelease": ""}
         config = {"Region": "global", "Datacenter": "dc1", "Version": version}
         return {"config": config, "member": {"Name": "sim.global", "Status": "alive"}, "stats": {}}, {}
+
+    def members(self, request: Request, grant: Grant) -> tuple[Any, dict[str, str]]:
+        """Return the only server, as its gossip shows it."""
+        grant.need(nodes=True)
+        tags = {"bootstrap": "1", "build": self.state.version, "dc": "dc1", "expect": "1", "port": "4647"}
+        tags |= {"raft_vsn": "3", "region": "global", "role": "nomad", "rpc_addr": "127.0.0.1", "vsn": "1"}
+        protocol = {"DelegateCur": 4, "DelegateMax": 5, "DelegateMin": 2}
+        protocol |= {"ProtocolCur": 2, "ProtocolMax": 5, "ProtocolMin": 1}
+        server = {"Addr": "127.0.0.1", "Name": "sim.global", "Port": 4648, "Status": "alive", "Tags": tags}
+        answer = {"Members": [{**protocol, **server}], "ServerDC": "dc1", "ServerName": "sim"}
+        return {**answer, "ServerRegion": "global"}, {}
 
     def namespaces(self, request: Request, grant: Grant) -> tuple[Any, dict[str, str]]:
         readable = sorted(name for name in self.state.namespaces if grant.reads(name))
@@ -296,14 +331,19 @@ class Api:
             self.route("/v1/jobs", "jobs", self.list_of("jobs")),
             self.route("/v1/job/{id:path}/versions", "jobs", self.job_versions),
             self.route("/v1/job/{job:path}/deployments", "deployment", self.list_of("deployments")),
+            self.route("/v1/job/{job:path}/deployment", "deployment", self.latest_deployment),
+            self.route("/v1/job/{id:path}/summary", "jobs", self.job_summary),
             self.route("/v1/job/{id}", "jobs", self.read_of("jobs", "job not found")),
             self.route("/v1/job/{id}/allocations", "allocs", self.allocations_of("JobID")),
             self.route("/v1/job/{job}/evaluations", "evals", self.list_of("evals")),
             self.route("/v1/nodes", "nodes", self.list_of("nodes")),
             self.route("/v1/node/{id}", "nodes", self.read_of("nodes", "node not found")),
-            self.route("/v1/node/{id}/allocations", "allocs", self.allocations_of("NodeID")),
+            self.route("/v1/node/{id}/allocations", "allocs", self.allocations_of("NodeID", full=True)),
             self.route("/v1/evaluations", "evals", self.list_of("evals")),
             self.route("/v1/evaluation/{id}", "evals", self.read_of("evals", "eval not found")),
+            self.route("/v1/evaluation/{id}/allocations", "allocs", self.allocations_of("EvalID")),
+            self.route("/v1/deployment/allocations/{id}", "allocs", self.allocations_of("DeploymentID")),
+            self.route("/v1/agent/members", "", self.members),
             self.route("/v1/deployments", "deployment", self.list_of("deployments")),
             self.route(
                 "/v1/deployment/{id}", "deployment", self.read_of("deployments", "deployment not found")
@@ -315,6 +355,17 @@ class Api:
             self.route("/v1/regions", "", lambda request, grant: (sorted(["global", *self.regions]), {})),
             self.route("/v1/status/leader", "", self.fixed("127.0.0.1:4647")),
         ]
+
+
+_LOOKUP = {"nodes": "node lookup failed: ", "evals": "eval lookup failed: ", "deployments": ""}
+"""How the error for a bad prefix begins. IDs of jobs are not looked at."""
+
+
+def _with_prefix(objects: list[Any], table: str, prefix: str) -> list[Any]:
+    """Return the objects whose ID starts so."""
+    if prefix and table in _LOOKUP:
+        prefix = checked_prefix(prefix, _LOOKUP[table])
+    return [item for item in objects if item.id.startswith(prefix)] if prefix else objects
 
 
 def _forward(request: Request, address: str) -> Response:
@@ -362,7 +413,8 @@ def build(
     live_routes: list[BaseRoute] = []
     if engine is not None:  # a recording has no engine, and cannot act, stream or answer for nodes
         sessions = Exec(engine, access, real_pty=real_pty)
-        parts = (Actions(engine, access), sessions, Nodes(engine, access), Stream(engine, access))
+        nodes = (Nodes(engine, access), Files(engine, access))
+        parts = (Actions(engine, access), sessions, *nodes, Stream(engine, access))
         live_routes = [route for part in parts for route in part.routes()]
     app = Starlette(
         routes=[*Api(state, access, regions).routes(), *live_routes],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +15,11 @@ from starlette.routing import Route
 
 from ..cluster.alloc import Alloc
 from ..cluster.engine import Engine
+from ..cluster.model import NODE_MEMORY_MB
 from .access import Access
 from .logs import framed, task_log
-from .params import FALSE, TRUE, Refusal
-from .usage import resource_usage
+from .params import FALSE, TRUE, Refusal, reachable
+from .usage import node_usage, resource_usage
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,22 @@ class Nodes:
         return [
             Route("/v1/client/fs/logs/{id:path}", self.logs, methods=["GET"]),
             Route("/v1/client/allocation/{id}/stats", self.stats, methods=["GET"]),
+            Route("/v1/client/stats", self.node_stats, methods=["GET"]),
+            Route("/v1/client/allocation/{id}/checks", self.checks, methods=["GET"]),
         ]
 
     async def stats(self, request: Request) -> Response:
+        return await self._json(self._usage, request)
+
+    async def node_stats(self, request: Request) -> Response:
+        return await self._json(self._node_usage, request)
+
+    async def checks(self, request: Request) -> Response:
+        return await self._json(self._checks, request)
+
+    async def _json(self, read: Callable[[Request], Any], request: Request) -> Response:
         try:
-            answer = await run_in_threadpool(self._usage, request)
+            answer = await run_in_threadpool(read, request)
         except Refusal as refusal:
             return Response(refusal.text, refusal.status, media_type="text/plain")
         return Response(
@@ -87,16 +100,29 @@ class Nodes:
             return data[start:]
         return framed(data[start:], f"{parsed.task}.{parsed.stream}.0", start)
 
+    def _node_usage(self, request: Request) -> dict[str, Any]:
+        with self.engine.state.changed:
+            self.access.grant(request.headers.get("x-nomad-token")).need(nodes=True)
+            identity = request.query_params.get("node_id", "")
+            node = self.engine.state.nodes.get(identity)
+            if node is None:
+                raise Refusal(404, f'Unknown node "{identity}"')
+            if node.status == "down":
+                raise Refusal(404, "No path to node")
+            mine = [alloc for alloc in self.engine.state.allocs.values() if alloc.node is node]
+            return node_usage(mine, NODE_MEMORY_MB << 20, self.engine.state.now_ns)
+
+    def _checks(self, request: Request) -> None:
+        """Answer a read of health checks. No simulated service has any; 1.3.1 lacks the route."""
+        with self.engine.state.changed:
+            alloc = self._reachable(request)
+            if self.engine.state.version == "1.3.1":
+                raise Refusal(404, "resource not found")
+            if not self.access.grant(request.headers.get("x-nomad-token")).reads(alloc.namespace):
+                raise Refusal(403, "Permission denied")
+
     def _reachable(self, request: Request) -> Alloc:
-        """Return the allocation if its node can be reached."""
-        identity = request.path_params["id"]
-        if len(identity) != 36:
-            raise Refusal(500, "alloc lookup failed: index error: UUID must be 36 characters")
-        alloc = self.engine.state.allocs.get(identity)
-        if alloc is None:
-            raise Refusal(404, f'Unknown allocation "{identity}"')
-        if alloc.node.status == "down":
-            raise Refusal(404, "No path to node")
+        alloc: Alloc = reachable(self.engine.state, request.path_params["id"])
         return alloc
 
 

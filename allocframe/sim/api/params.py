@@ -43,15 +43,28 @@ def go_bool(query: Any, name: str, *, default: bool) -> bool:
     return text in TRUE
 
 
-def checked_prefix(prefix: str) -> str:
+def checked_prefix(prefix: str, words: str = "alloc lookup failed: ") -> str:
+    """Return the start of an ID as servers take it; `words` begin the error of its table."""
     digits = prefix.replace("-", "")
     if len(digits) % 2:
-        raise Refusal(500, "alloc lookup failed: index error: Input (without hyphens) must be even length")
+        raise Refusal(500, f"{words}index error: Input (without hyphens) must be even length")
     for character in digits:
         if character not in "0123456789abcdefABCDEF":
             detail = f"encoding/hex: invalid byte: U+{ord(character):04X} '{character}'"
-            raise Refusal(500, f"alloc lookup failed: index error: Invalid UUID: {detail}")
+            raise Refusal(500, f"{words}index error: Invalid UUID: {detail}")
     return prefix.lower()
+
+
+def reachable(state: Any, identity: str) -> Any:
+    """Return an allocation whose node can be reached."""
+    if len(identity) != 36:
+        raise Refusal(500, "alloc lookup failed: index error: UUID must be 36 characters")
+    alloc = state.allocs.get(identity)
+    if alloc is None:
+        raise Refusal(404, f'Unknown allocation "{identity}"')
+    if alloc.node.status == "down":
+        raise Refusal(404, "No path to node")
+    return alloc
 
 
 def page_size(text: str | None, version: str) -> int:

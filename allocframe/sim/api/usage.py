@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Iterable
 from typing import Any
 
 from ..cluster.alloc import Alloc
@@ -44,6 +45,29 @@ def resource_usage(alloc: Alloc, only: str | None, now_ns: int) -> dict[str, Any
             for name, (cpu, memory) in usage.items()
         },
         "Timestamp": sampled_at if running else 0,
+    }
+
+
+def node_usage(allocs: Iterable[Alloc], total: int, now_ns: int) -> dict[str, Any]:
+    """Return the usage of a node with some allocations and so many bytes of memory."""
+    tasks = [
+        _task_usage(alloc, task, now_ns)
+        for alloc in allocs
+        for task in alloc.group.tasks
+        if alloc.tasks[task.name].state == "running"
+    ]
+    cpu, memory = sum(cpu for cpu, _ in tasks), int(sum(used for _, used in tasks))
+    disk = {"Available": 150 << 30, "Device": "/dev/vda", "InodesUsedPercent": 5.0, "Mountpoint": "/"}
+    disk |= {"Size": 200 << 30, "Used": 50 << 30, "UsedPercent": 25.0}
+    return {
+        "AllocDirStats": disk,
+        "CPU": [],
+        "CPUTicksConsumed": float(cpu),
+        "DeviceStats": None,
+        "DiskStats": [disk],
+        "Memory": {"Available": total - memory, "Free": total - memory, "Total": total, "Used": memory},
+        "Timestamp": now_ns,
+        "Uptime": 86_400,
     }
 
 

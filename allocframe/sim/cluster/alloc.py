@@ -102,6 +102,7 @@ class Alloc:
             "Metrics": self._metrics(version),
             "NextAllocation": self.next,
             "PreviousAllocation": self.previous,
+            "Resources": self._total(version),
         }
 
     def _deployment_status(self) -> JSON | None:
@@ -137,6 +138,15 @@ class Alloc:
                 for task in self.group.tasks
             },
         }
+
+    def _total(self, version: str) -> JSON:
+        """Return the resources of all tasks together, as older fields show them."""
+        memory = sum(task.memory for task in self.group.tasks)
+        total: JSON = {
+            "CPU": sum(task.cpu for task in self.group.tasks), "Cores": 0, "Devices": None, "DiskMB": 300,
+            "IOPS": 0, "MemoryMB": memory, "MemoryMaxMB": memory, "Networks": None,
+        }  # fmt: skip
+        return total if version == "1.3.1" else {**total, "NUMA": None, "SecretsMB": 0}
 
     def _metrics(self, version: str) -> JSON:
         score = {

@@ -205,7 +205,9 @@ class Node:
         answer = {
             key: value for key, value in self.stub(version).items() if key not in ("Address", "Version")
         }
-        more: JSON = {"Reserved": {}, "Resources": {}} if old else {
+        more: JSON = {
+            "Reserved": _old_resources(0, 0, 0), "Resources": _old_resources(16_000, NODE_MEMORY_MB, 200_000),
+        } if old else {
             "GCVolumesOnNodeGC": False, "IdentitySigningKeyID": "", "LastAllocUpdateIndex": self.modify_index,
             "LastMissedHeartbeatIndex": 0, "NodeMaxAllocs": 0,
         }  # fmt: skip
@@ -224,14 +226,39 @@ class Node:
             "HostNetworks": None,
             "Links": empty,
             "Meta": {},
-            "NodeResources": {},
-            "ReservedResources": {},
+            "NodeResources": {
+                "Cpu": {"CpuShares": 16_000, "ReservableCpuCores": list(range(8)), "TotalCpuCores": 8},
+                "Devices": None,
+                "Disk": {"DiskMB": 200_000},
+                "MaxDynamicPort": 32_000,
+                "Memory": {"MemoryMB": NODE_MEMORY_MB},
+                "MinDynamicPort": 20_000,
+                "Networks": [],
+                "NodeNetworks": [],
+            },
+            "ReservedResources": {
+                "Cpu": {"CpuShares": 0, "ReservedCpuCores": None},
+                "Disk": {"DiskMB": 0},
+                "Memory": {"MemoryMB": 0},
+                "Networks": {"ReservedHostPorts": ""},
+            },
             "SecretID": "",
             "StatusUpdatedAt": self.status_updated_at // SECOND,
             "TLSEnabled": False,
         }
 
     struct = full
+
+
+def _old_resources(cpu: int, memory: int, disk: int) -> JSON:
+    return {
+        "CPU": cpu, "Cores": 0, "Devices": None, "DiskMB": disk, "IOPS": 0, "MemoryMB": memory,
+        "MemoryMaxMB": 0, "Networks": None,
+    }  # fmt: skip
+
+
+NODE_MEMORY_MB = 32_768
+"""Memory of every simulated node."""
 
 
 def _driver(name: str) -> JSON:
