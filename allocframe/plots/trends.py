@@ -74,8 +74,15 @@ def daily(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.set_ylabel("per 100 task hours")
     _label_days(ax, table)
     strip_frame(ax, grid="y")
+    worst = with_exposure.loc[with_exposure["failures_per_hour"].astype(float).idxmax()]
+    rate = 100 * float(worst["failures_per_hour"])
+    complete = f"{int(table['complete'].sum()):,} of {len(table):,} days observed completely"
     ax.set_title(
-        f"{len(table):,} days, {int(table['complete'].sum()):,} of them observed completely", loc="left"
+        f"Most failures on {worst['day']:%-d %b}: {rate:.3g} in 100 task hours; {complete}"
+        if worst["failures"]
+        else f"No failure; {complete}",
+        loc="left",
+        fontsize=11,
     )
     ax.legend(
         handles=[*ax.get_legend_handles_labels()[0], *shading],
