@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from .._utils.prose import count
 from ._style import BLUE, GREY, RED, axes, draw_empty, joined, label, require_table, strip_frame
 
 MAX_ROWS = 25
@@ -42,17 +43,19 @@ def error_budget(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     spent = used > 1
     ax.barh(y, np.minimum(used, _CUT), color=np.where(spent, RED, BLUE), height=0.7)
     for row, share in enumerate(used):
-        ax.text(min(share, _CUT), row, f" {share:,.0%}", va="center", fontsize=8)
+        ax.text(
+            min(share, _CUT), row, f" {share:,.0%}" if share >= 0.01 else " under 1%", va="center", fontsize=8
+        )
     ax.axvline(1, color=GREY, linewidth=1)
     ax.set_yticks(y, [label(name) for name in joined(shown, keys)], fontsize=8)
     ax.set_ylim(len(shown) - 0.4, -0.6)
     ax.set_xlim(0, min(max(1.1, 1.15 * float(used.max())), 1.15 * _CUT))
     ax.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     ax.set_xlabel("error budget used")
-    total, target = len(known), float(known["target"].iloc[0])
-    all_spent = int((known["used"] > 1).sum())
+    target, noun = float(known["target"].iloc[0]), " ".join(keys).removesuffix("_id").replace("_", " ")
+    spent_of_all = f"{int((known['used'] > 1).sum()):,} of {count(len(known), f'{noun}s')}"
     ax.set_title(
-        f"{all_spent:,} of {total:,} spent their error budget of {1 - target:.4g}", loc="left", fontsize=11
+        f"{spent_of_all} spent their error budget (target {100 * target:.6g} %)", loc="left", fontsize=11
     )
     strip_frame(ax)
     return ax

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from .._utils.prose import count
 from ._style import (
     BLUE,
     GREY,
@@ -82,11 +83,13 @@ def deployments(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ended = known[~known["open"]]
     hidden = len(jobs) - len(order)
     ax.set_title(
-        f"{int(ended['bad'].sum()):,} of {len(ended):,} deployments failed"
-        + (f"\n{hidden:,} jobs with fewer not shown" if hidden else ""),
+        f"{int(ended['bad'].sum()):,} of {count(len(ended), 'deployments')} failed"
+        + (f"\n{count(hidden, 'jobs')} with fewer not shown" if hidden else ""),
         loc="left",
         fontsize=11,
     )
+    margin = max(0.05 * float(end.max() - begin.min()), 1 / 1440)
+    ax.set_xlim(begin.min() - margin, end.max() + margin)
     strip_frame(ax)
     use_time_axis(ax)
     ax.legend(**LEGEND)

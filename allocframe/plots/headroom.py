@@ -63,11 +63,12 @@ def headroom(
     ax.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     ax.set_xlabel("share of the reservation used")
     hidden = len(measured) - len(shown)
-    spent, idle = (
-        int((measured[f"{resource}_max_share"] > 1).sum()),
-        int((measured[f"{resource}_p95_share"] < 0.25).sum()),
+    spent = int((measured[f"{resource}_max_share"] > 1).sum())
+    idle = int((measured[f"{resource}_p95_share"] < 0.25).sum())
+    answer = (
+        f"{spent:,} of {len(measured):,} rows use more {_NAMES[resource]} than they reserve, "
+        f"{idle:,} less than a quarter"
     )
-    answer = f"{spent:,} of {len(measured):,} rows use more {_NAMES[resource]} than they reserve, {idle:,} less than a quarter"
     ax.set_title(
         answer + (f"\n{hidden:,} rows with more headroom not shown" if hidden else ""),
         loc="left",

@@ -151,13 +151,9 @@ def pareto(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     many = len(table)
     enough = int(np.searchsorted(table["cumulative_share"].to_numpy(float), 0.8 - 1e-9)) + 1
     noun = name.removesuffix("_id").removesuffix("_name").replace("_", " ")
-    ax.set_title(
-        f"{enough:,} of {many:,} {noun}s {'causes' if enough == 1 else 'cause'} 80 % of {int(table['failures'].sum()):,} failures"
-        if many > 1
-        else f"All {sum(counts):,} failures are of {names[0]}",
-        loc="left",
-        fontsize=11,
-    )
+    total, verb = f"{int(table['failures'].sum()):,}", "causes" if enough == 1 else "cause"
+    title = f"{enough:,} of {many:,} {noun}s {verb} 80 % of {total} failures"
+    ax.set_title(title if many > 1 else f"All {total} failures are of {names[0]}", loc="left", fontsize=11)
     strip_frame(ax)
     if many > 1:
         _draw_cumulative(ax, cumulative)

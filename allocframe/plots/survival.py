@@ -17,7 +17,6 @@ from ._style import (
     label,
     require_table,
     strip_frame,
-    theme,
 )
 
 MAX_CURVES = len(CYCLE)
@@ -52,6 +51,7 @@ def survival(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     if ends.empty:
         return ax
     ax.set_ylim(0, 1.02)
+    ax.legend(title=", ".join(_keys(table)) or None, title_fontsize=8, **LEGEND)
     shortest = table[table["survival"] <= 0.5]
     if len(ends) and len(shortest):
         row = shortest.loc[shortest["time"].idxmin()]
@@ -59,9 +59,9 @@ def survival(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         half = (
             f"Half of the runs{f' of {label(who)}' if who else ''} last {_format_hours(row['time'])} at most"
         )
-        ax.set_title(half, loc="left", fontsize=11)
     else:
-        ax.set_title("Most runs go on", loc="left", fontsize=11)
+        half = "Most runs go on"
+    ax.set_title(half + _not_shown(ends), loc="left", fontsize=11)
     ax.set_ylabel("share of runs still running")
     ax.set_xlabel("time since the start of the run")
     return ax
@@ -91,22 +91,37 @@ def cumulative_restarts(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     if ends.empty:
         return ax
     ax.set_ylim(bottom=0)
-    for row in ends.to_dict("records"):
-        # beside the end of its line, a name needs no legend
-        ax.annotate(
-            f" {label(row['curve'])} {row['mean']:.3g}", (row["time"], row["mean"]), fontsize=8, va="center",
-            color=row["colour"], annotation_clip=False,
-        )  # fmt: skip
+    _label_ends(ax, ends)
     most = ends.loc[ends["mean"].idxmax()] if ends["mean"].notna().any() else ends.iloc[0]
     who = f"{label(most['curve'])}: " if most["curve"] else ""
     ax.set_title(
-        f"{who}{most['mean']:.3g} restarts of a task on average after {_format_hours(most['time'])}",
+        f"{who}{most['mean']:.3g} restarts of a task on average after {_format_hours(most['time'])}"
+        + _not_shown(ends),
         loc="left",
         fontsize=11,
     )
     ax.set_ylabel("mean restarts per task")
     ax.set_xlabel("time since the allocation was created")
     return ax
+
+
+def _not_shown(ends: pd.DataFrame) -> str:
+    hidden = int(ends["hidden"].iloc[0])
+    return f"\n{hidden:,} curves with fewer or no events not shown" if hidden else ""
+
+
+def _label_ends(ax: Axes, ends: pd.DataFrame) -> None:
+    """Name each curve beside its end, so that nobody has to look up its colour."""
+    room = 0.05 * float(ax.get_ylim()[1])
+    lowest = -room
+    for row in ends.dropna(subset=["mean"]).sort_values("mean").to_dict("records"):
+        # names of curves that end close together stand one above the other
+        lowest = max(float(row["mean"]), lowest + room)
+        tasks = f", {row['tasks']:,} tasks" if "tasks" in row else ""
+        ax.annotate(
+            f" {label(row['curve'])} {row['mean']:.3g}{tasks}".rstrip(), (row["time"], row["mean"]),
+            xytext=(row["time"], lowest), fontsize=8, va="center", color=row["colour"], annotation_clip=False,
+        )  # fmt: skip
 
 
 def _keys(table: pd.DataFrame) -> list[str]:
@@ -143,14 +158,8 @@ def _draw_curves(table: pd.DataFrame, value: str, size: str, ax: Axes) -> tuple[
         ends.append(part.iloc[[-1]].assign(colour=colour))
     _scale_time(ax, shown)
     strip_frame(ax, grid="both")
-    ax.legend(title=", ".join(keys) or None, title_fontsize=8, **LEGEND)
     hidden = len(events) - len(drawn)
-    if hidden:
-        ax.text(
-            1, 1.01, f"{hidden:,} curves with fewer or no events not shown", transform=ax.transAxes,
-            ha="right", va="bottom", fontsize=7, color=theme(ax)["soft"],
-        )  # fmt: skip
-    return ax, pd.concat(ends)
+    return ax, pd.concat(ends).assign(hidden=hidden)
 
 
 def _thinned(part: pd.DataFrame) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from .._utils.prose import number
 from ._style import (
     BLUE,
     RED,
@@ -78,7 +79,7 @@ def daily(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     rate = 100 * float(worst["failures_per_hour"])
     complete = f"{int(table['complete'].sum()):,} of {len(table):,} days observed completely"
     ax.set_title(
-        f"Most failures on {worst['day']:%-d %b}: {rate:.3g} in 100 task hours; {complete}"
+        f"Most failures on {worst['day']:%-d %b}: {number(rate)} in 100 task hours; {complete}"
         if worst["failures"]
         else f"No failure; {complete}",
         loc="left",
