@@ -87,6 +87,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/watch.py
 	$(BIN)/python benchmarks/exec.py
 	$(BIN)/python benchmarks/terminal.py
+	$(BIN)/python benchmarks/timeline.py
 	$(BIN)/python benchmarks/archive.py
 	$(BIN)/python benchmarks/recover.py
 	$(BIN)/python benchmarks/size.py

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from .watch.watch import Watch
     from .widgets.panel.panel import ControlPanel
     from .widgets.terminal.terminal import Terminal
+    from .widgets.timeline.timeline import Timeline, timeline
 
 __all__ = [
     "Allocation",
@@ -101,6 +102,7 @@ __all__ = [
     "StopResult",
     "Terminal",
     "Thresholds",
+    "Timeline",
     "Trends",
     "Unsupported",
     "Usage",
@@ -122,6 +124,7 @@ __all__ = [
     "sim",
     "spark",
     "stats",
+    "timeline",
     "trends",
 ]
 
@@ -157,6 +160,7 @@ _MODULES = {
     "watch.watch": ("Watch",),
     "widgets.panel.panel": ("ControlPanel",),
     "widgets.terminal.terminal": ("Terminal",),
+    "widgets.timeline.timeline": ("Timeline", "timeline"),
 }
 """Public names by the module that defines them.
 
@@ -174,6 +178,7 @@ _EXTRAS = {
     "stats": ("stats", "narwhals and scipy"),
     "widgets.panel.panel": ("widgets", "ipywidgets"),
     "widgets.terminal.terminal": ("widgets", "anywidget and websockets"),
+    "widgets.timeline.timeline": ("widgets", "anywidget"),
 }
 """Packages and modules that need an extra: its name, and what it installs."""
 

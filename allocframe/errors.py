@@ -37,7 +37,7 @@ class ApiError(AllocframeError):
     Attributes
     ----------
     status : int
-        HTTP status. Nomad uses 500 for bad input, too; `text` says what happened.
+        HTTP status. Nomad uses 500 for bad input, too; `text` says what happened. 0 if Nomad did not say it.
     text : str
         Nomad's message.
     method, path : str
@@ -52,7 +52,8 @@ class ApiError(AllocframeError):
         self.method = method
         self.path = path
         self.hint = hint
-        message = f"{method} {path}: Nomad answered {status}: {text.strip() or '(no text)'}"
+        said = f"Nomad answered {status}: " if status else ""
+        message = f"{method} {path}: {said}{text.strip() or '(no text)'}"
         super().__init__(f"{message.removesuffix('.')}. {hint}" if hint else message)
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -123,8 +123,12 @@ def _is_sure(incident: Any) -> bool:
 
 
 def real_cases(folder: Path = REAL) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield each capture of a real agent with its truth; those of the incident lab last."""
-    for truths in (folder / "truth.json", folder / "lab" / "lab.json"):
+    """Yield each capture of a real agent with its truth.
+
+    First incidents that others made, then those of the lab, then those made by somebody who did not know the
+    rules ("blind"): what the diagnosis had got wrong of them, and their quiet ones.
+    """
+    for truths in (folder / "truth.json", folder / "lab" / "lab.json", folder / "blind" / "blind.json"):
         for name, truth in json.loads(truths.read_text()).items():
             for file in sorted(truths.parent.glob(f"nomad-*-{name}.allocframe")):
                 yield file, truth

@@ -46,6 +46,7 @@ lacks("plots", lambda: af.plots)
 lacks("archive", lambda: af.Archive)
 lacks("widgets", lambda: af.ControlPanel)
 lacks("widgets", lambda: af.Terminal)
+lacks("widgets", lambda: af.timeline)
 lacks("demo", lambda: af.sim)
 import asyncio, os, subprocess, sys
 async def reads():
@@ -67,7 +68,7 @@ af.plots.timeline(snap).figure.savefig("timeline.png")
 lacks("report", lambda: af.report(snap, "cluster", output="cluster.html", progress=False))
 """,
     "exec": "import websockets.sync.client\nlacks('widgets', lambda: af.Terminal)",
-    "widgets": "assert af.ControlPanel and af.Terminal",
+    "widgets": "assert af.ControlPanel and af.Terminal and af.timeline(snap).data",
     "archive": """
 archive = af.Archive("archive")
 archive.compact()
@@ -136,6 +137,7 @@ def check_contents(wheel: Path) -> None:
         "/licenses/NOTICE",
         "allocframe/py.typed",
         "terminal.js",
+        "timeline.js",
         "02_postmortem.ipynb",
     ):
         assert any(name.endswith(wanted) for name in names), f"{wanted} is not in the wheel"

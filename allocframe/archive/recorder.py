@@ -135,6 +135,8 @@ class Recorder:
                     self._step(stop)
             finally:
                 self._not_before = 0.0
+                if self._has_history():
+                    self._add(self.watch.heartbeat())
                 if self._uncommitted and not self._commit():
                     count = len(self._uncommitted)
                     self._say(f"stopped with {count} changes that could not be written: {self.last_error}")
@@ -200,6 +202,9 @@ class Recorder:
         finally:
             watch.close()
 
+    def _has_history(self) -> bool:
+        return self._history_watch is not None and self._history_watch.has_news
+
     def _take_history(self) -> None:
         """Add what has changed beside the allocations to what is to be committed."""
         if (watch := self._history_watch) is None:
@@ -242,8 +247,7 @@ class Recorder:
         else:
             stop.wait(TICK)
         now = time.monotonic()
-        has_news = self._history_watch is not None and self._history_watch.has_news
-        if not self._uncommitted and (has_news or now - self._committed_at > HEARTBEAT_INTERVAL):
+        if not self._uncommitted and (self._has_history() or now - self._committed_at > HEARTBEAT_INTERVAL):
             self._add(self.watch.heartbeat() if self.watch else None)
         due = self._uncommitted and now - self._oldest_since >= self._interval
         if (due or sum(map(_rows, self._uncommitted)) >= MAX_ROWS) and now >= self._not_before:

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from .._utils.text import visible
-from ..errors import AllocframeError, ConfigError, ExecError, ResultUnknown, Unsupported
+from ..errors import AllocframeError, ConfigError, Conflict, ExecError, ResultUnknown, Unsupported
 from ..nomad import actions as nomad_actions
 from ..nomad import exec as nomad_exec
 from ..nomad.actions import Action, StopResult
@@ -28,14 +28,27 @@ _EXEC_COLUMNS = {
 }  # fmt: skip
 
 
-def stop(session: Session, alloc_id: str, *, no_shutdown_delay: bool = False) -> StopResult:
+_ENDED = ("complete", "failed", "lost")
+
+
+def stop(
+    session: Session, alloc_id: str, *, no_shutdown_delay: bool = False, reschedule: bool = False
+) -> StopResult:
     """Stop one allocation; see `Client.stop`."""
+    session.check_may_change()
     identity = session.resolve_id(alloc_id)
-    answer = _post(
-        session, "stop", identity, nomad_actions.stop(identity, no_shutdown_delay=no_shutdown_delay)
-    )
+    action = nomad_actions.stop(identity, no_shutdown_delay=no_shutdown_delay, reschedule=reschedule)
+    # Nomad takes the stop of an allocation that has ended, makes an evaluation, and stops nothing.
+    status = session.read_allocation(identity).get("ClientStatus")
+    if status in _ENDED:
+        raise Conflict(
+            0, f"it has already ended ({status})", method="POST", path=action.path, hint="Nothing was sent"
+        )
+    if reschedule:
+        _check_version(session, action, "reschedule=True", nomad_actions.RESCHEDULE_SINCE)
+    answer = _post(session, "stop", identity, action)
     index = answer.get("Index")
-    return StopResult(str(answer.get("EvalID", "")), index if isinstance(index, int) else 0)
+    return StopResult(str(answer["EvalID"]), index if isinstance(index, int) else 0)
 
 
 def signal(
@@ -51,15 +64,24 @@ def restart(session: Session, alloc_id: str, *, task: str | None = None, all_tas
     """Restart tasks in place; see `Client.restart`."""
     identity = session.resolve_id(alloc_id)
     action = nomad_actions.restart(identity, task, all_tasks=all_tasks)
-    # Older servers ignore the field and restart only the running tasks, without saying so.
-    if all_tasks and not nomad_actions.knows_all_tasks(version := session.transport.server_version()):
-        reason = (
-            f"Nomad {version} restarts running tasks only" if version else "the server's version is unknown"
-        )
-        raise Unsupported(
-            0, reason, method="POST", path=action.path, hint="all_tasks=True needs 1.3.4; nothing was sent"
-        )
+    if all_tasks:
+        _check_version(session, action, "all_tasks=True", nomad_actions.ALL_TASKS_SINCE)
     _post(session, "restart", identity, action)
+
+
+def _check_version(session: Session, action: Action, argument: str, first: tuple[int, int, int]) -> None:
+    """Refuse what an older server would ignore without saying so.
+
+    Raises
+    ------
+    Unsupported
+        The server is older than `first`, or its version cannot be read.
+    """
+    version = session.transport.server_version()
+    if not nomad_actions.is_since(version, first):
+        reason = f"Nomad {version} ignores {argument}" if version else "the server's version is unknown"
+        hint = f"{argument} needs {'.'.join(map(str, first))}; nothing was sent"
+        raise Unsupported(0, reason, method="POST", path=action.path, hint=hint)
 
 
 def exec_command(
@@ -76,7 +98,7 @@ def exec_command(
 
     request = exec_request(session, alloc_id, command, task)
     data = stdin.encode() if isinstance(stdin, str) else stdin or b""
-    with audited_exec(session, request) as outcome:
+    with session.naming_tasks(request.path.split("/")[-2]), audited_exec(session, request) as outcome:
         result = websocket.run_command(session.config, request, data, timeout, session.transport.sockets)
         outcome.message = f"exit code {result.exit_code}"
     return result
@@ -164,15 +186,20 @@ def audited_exec(session: Session, request: ExecRequest) -> AbstractContextManag
 
 def _post(session: Session, name: str, alloc_id: str, action: Action) -> dict[str, Any]:
     """Send a change and return the answer; if the answer is lost, say how the allocation stands now."""
-    with audited(session, name, alloc_id, {**action.params, **action.body}) as outcome:
+    with (
+        session.naming_tasks(alloc_id),
+        audited(session, name, alloc_id, {**action.params, **action.body}) as outcome,
+    ):
         try:
             answer = session.transport.post(action.path, action.params | session.region_params, action.body)
+            if not action.is_done(answer):
+                start = visible(json.dumps(answer)[:200])
+                raise ResultUnknown(f"POST {action.path}: sent, but the answer is not Nomad's: {start}")
         except ResultUnknown as error:
             raise ResultUnknown(f"{error}. {_describe_state(session, alloc_id)}") from None
-        answer = answer if isinstance(answer, dict) else {}
-        if "EvalID" in answer:
+        if action.proof == "EvalID":
             outcome.message = f"evaluation {visible(answer['EvalID'])}"
-    return answer
+    return dict(answer)
 
 
 def _describe_state(session: Session, alloc_id: str) -> str:

@@ -533,10 +533,10 @@ class Client:
         """
         return sample_usage(self._session, allocations, samples=samples, interval=interval, workers=workers)
 
-    def stop(self, alloc_id: str, *, no_shutdown_delay: bool = False) -> StopResult:
+    def stop(self, alloc_id: str, *, no_shutdown_delay: bool = False, reschedule: bool = False) -> StopResult:
         """Stop one allocation; its job places a replacement. Needs alloc-lifecycle.
 
-        A second stop makes another evaluation. To end a job for good, stop the job.
+        To end a job for good, stop the job.
 
         Parameters
         ----------
@@ -544,6 +544,9 @@ class Client:
             UUID, or an unambiguous prefix of one.
         no_shutdown_delay : bool
             Skip the ``shutdown_delay`` of the group and its tasks.
+        reschedule : bool
+            Replace an allocation of a batch job even if its program exits with 0 when it is stopped, as
+            ``nomad alloc stop`` does. Needs Nomad 1.11.
 
         Returns
         -------
@@ -554,6 +557,10 @@ class Client:
         ------
         NotFound, PermissionDenied
             Nothing was stopped.
+        Conflict
+            The allocation has already ended; nothing was sent.
+        Unsupported
+            The server would ignore `reschedule`; nothing was sent.
         ResultUnknown
             The answer was lost; the message gives the current state of the allocation.
 
@@ -565,7 +572,9 @@ class Client:
         ...         len(client.stop(running["alloc_id"][0]).eval_id)
         36
         """
-        return actions.stop(self._session, alloc_id, no_shutdown_delay=no_shutdown_delay)
+        return actions.stop(
+            self._session, alloc_id, no_shutdown_delay=no_shutdown_delay, reschedule=reschedule
+        )
 
     def signal(self, alloc_id: str, signal: str | signals.Signals, *, task: str | None = None) -> None:
         """Send a signal to one task, or to every task. Needs alloc-lifecycle.

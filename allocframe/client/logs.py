@@ -123,7 +123,8 @@ def read_logs(
     identity = session.resolve_id(alloc_id)
     rows, notes = [], []
     for name in STREAMS if stream == "both" else (stream,):
-        tail = _read_tail(session, identity, task, name, lines, around_ns, max_bytes)
+        with session.naming_tasks(identity):
+            tail = _read_tail(session, identity, task, name, lines, around_ns, max_bytes)
         chosen, about = choose_lines(tail, name, lines, around_ns, time.time_ns())
         rows += [(name, line, when) for line, when in chosen]
         notes += about

@@ -6,12 +6,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from .._utils.text import visible
 from .._utils.validate import check_seconds
-from ..errors import AllocframeError, ConfigError, DecodeError, NotFound
+from ..errors import AllocframeError, BadRequest, ConfigError, DecodeError, NotFound
 from ..nomad import acl, protocol
 from ..nomad.config import Config
 from ..nomad.protocol import Query
@@ -117,11 +120,33 @@ class Session:
         matches = sorted(identity for identity in ids if identity.startswith(text))
         if len(matches) == 1:
             return str(matches[0])
-        message = f"{len(matches)} allocations start with {text!r}"
-        if matches:
-            rest = ", …" if len(matches) > _MAX_IDS_SHOWN else ""
-            message += ": " + ", ".join(matches[:_MAX_IDS_SHOWN]) + rest
-        raise NotFound(404, message, path=protocol.LIST, hint="Give more digits of the ID")
+        if not matches:
+            raise NotFound(
+                0, f"no allocation starts with {text!r}", path=protocol.LIST, hint=protocol.NOT_VISIBLE
+            )
+        rest = ", …" if len(matches) > _MAX_IDS_SHOWN else ""
+        message = (
+            f"{len(matches)} allocations start with {text!r}: {', '.join(matches[:_MAX_IDS_SHOWN])}{rest}"
+        )
+        raise NotFound(0, message, path=protocol.LIST, hint="Give more digits of the ID")
+
+    @contextlib.contextmanager
+    def naming_tasks(self, alloc_id: str) -> Iterator[None]:
+        """Add the names of the allocation's tasks to an error in the block about an unknown task."""
+        try:
+            yield
+        except BadRequest as error:
+            if not protocol.is_unknown_task(error):
+                raise
+            status, text, method, path = error.status, error.text, error.method, error.path
+        else:
+            return
+        try:
+            tasks = sorted(self.read_allocation(alloc_id).get("TaskStates") or {})
+        except AllocframeError:
+            tasks = []
+        hint = f"Its tasks are: {', '.join(map(visible, tasks))}" if tasks else "Check the name of the task"
+        raise BadRequest(status, text, method=method, path=path, hint=hint)
 
     def rights(self) -> acl.Rights:
         """Return what this session's token may do, as far as it can be read."""

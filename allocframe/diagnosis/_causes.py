@@ -19,7 +19,7 @@ from ._comparisons import (
 from ._failures import Case
 from ._groups import GAVE_UP, ONGOING, RECOVERED, STOPPED, Group, Jobs
 from ._investigation import Investigation, describe, keys_of, length_of, make_incident, name_of
-from ._one_job import begins_with_version, by_mechanism, by_version, explain_group
+from ._one_job import alike, begins_with_version, by_mechanism, by_version, explain_group
 from ._tables import NEVER, categories
 from ._words import answered, fault_of_node, shared_thing
 from .finding import SEVERITIES, Thresholds
@@ -40,7 +40,8 @@ def find_causes(case: Case, jobs: Jobs, groups: list[Group], limits: Thresholds)
     for node, members in _faulty_nodes(look):
         taken |= set(members)
         incidents.append(_by_fault(look, node, members))
-    for test in sorted(compare_nodes(case, groups, nodes), key=lambda test: test.p):
+    tests = sorted(compare_nodes(case, groups, nodes), key=lambda test: test.p)
+    for test in tests:
         if test.p < limits.level and not taken & set(test.groups):
             taken |= set(test.groups)
             incidents.append(_by_node(look, test))
@@ -51,7 +52,8 @@ def find_causes(case: Case, jobs: Jobs, groups: list[Group], limits: Thresholds)
         if onset.p < limits.level:
             onset = replace(onset, groups=onset.groups + _at_the_same_time(look, onset, taken))
             taken |= set(onset.groups)
-            incidents.append(_begun_together(look, onset))
+            at_once = _one_node_at_once(look, onset, tests)
+            incidents.append(_by_node(look, at_once, onset) if at_once else _begun_together(look, onset))
     for members, what in _sharing_a_thing(look, taken):
         taken |= set(members)
         incidents.append(_by_shared_thing(look, members, what))
@@ -63,26 +65,45 @@ def _at_the_same_time(look: Investigation, onset: OnsetTest, taken: set[int]) ->
     """Return the groups that a deploy would explain, and that began when several others did."""
     groups, window = look.groups, pd.Timedelta(look.limits.together).value
     first = min(groups[index].onset for index in onset.groups)
-    kind = groups[onset.groups[0]].kind
     return [
         index
         for index in sorted(look.deployed - taken)
-        if groups[index].kind == kind and abs(groups[index].onset - first) <= window
+        if abs(groups[index].onset - first) <= window
+        and any(alike(look, groups[index], groups[each]) for each in onset.groups)
     ]
 
 
-def _by_node(look: Investigation, test: NodeTest) -> Incident:
-    groups = [look.groups[index] for index in test.groups]
+def _one_node_at_once(look: Investigation, onset: OnsetTest, tests: list[NodeTest]) -> NodeTest | None:
+    """Return the test of the one node on which several jobs began to fail, while each runs well elsewhere.
+
+    Each of the two coincidences may be chance; both together hardly are (Fisher's method).
+    """
+    members = set(onset.groups)
+    test = next((each for each in tests if members <= set(each.groups)), None)
+    if test is None:
+        return None
+    product = max(test.p * onset.p, np.finfo(float).tiny)
+    return test if product * (1 - np.log(product)) < look.limits.level else None
+
+
+def _by_node(look: Investigation, test: NodeTest, onset: OnsetTest | None = None) -> Incident:
+    members = onset.groups if onset else test.groups
+    groups = [look.groups[index] for index in members]
     node = {"node_name": look.node_names[test.node]}
     numbers = {
         **node, "failed": test.failed, "placed": test.placed, "failed_elsewhere": test.failed_elsewhere,
         "placed_elsewhere": test.placed_elsewhere, "p": test.p, "jobs": len(groups),
     }  # fmt: skip
     keys = keys_of(look, np.concatenate([group.rows for group in groups]))
-    cause = Hypothesis("node", groups[0].kind, node, "likely", [Evidence("node compared", numbers, keys)])
-    others = [version for index in test.groups if (version := by_version(look, index))]
+    evidence = [Evidence("node compared", numbers, keys)]
+    if onset:
+        names = [name_of(look, index) for index in members]
+        together = {"jobs": names, "spread": length_of(onset.spread), "p": onset.p}
+        evidence.append(Evidence("begun together", together))
+    cause = Hypothesis("node", groups[0].kind, node, "likely", evidence)
+    others = [version for index in members if (version := by_version(look, index))]
     others = [_less_than_likely(version) for version in others]
-    return _of_several(look, test.groups, cause, [cause, *others, by_mechanism(look, groups[0])])
+    return _of_several(look, members, cause, [cause, *others, by_mechanism(look, groups[0])])
 
 
 def _faulty_nodes(look: Investigation) -> Iterable[tuple[int, list[int]]]:

@@ -72,9 +72,13 @@ def compare_nodes(case: Case, groups: list[Group], node: Array) -> list[NodeTest
             candidates.setdefault((top, group.kind), []).append(index)
     tests = []
     for (top, _kind), members in candidates.items():
-        test = _compare_node(case, [groups[index] for index in members], placements, version, node, top)
+        part = [groups[index] for index in members]
+        test = _compare_node(case, part, placements, version, node, top)
         if test:
-            tests.append(NodeTest(top, members, min(1.0, test[0] * nodes), *test[1:]))
+            # each node that these jobs run on might have been the one
+            several = {each for group in part for each in node[placements[group.family]].tolist()}
+            p = min(1.0, test[0] * len(several) * len(candidates))
+            tests.append(NodeTest(top, members, p, *test[1:]))
     return tests
 
 
@@ -152,10 +156,26 @@ def typical_run(case: Case, group: Group) -> int:
     return int(np.median(run)) if len(run) else 0
 
 
+def share_healthy(case: Case, group: Group) -> float:
+    """Return the share of the failed allocations that their deployment had called healthy."""
+    alloc = np.unique(case.failures["alloc"].to_numpy()[group.rows])
+    healthy = case.evidence.allocations["deployment_healthy"].iloc[alloc].astype("boolean")
+    return float(healthy.fillna(False).mean())
+
+
 def begins_with_placement(case: Case, jobs: Jobs, group: Group, limits: Thresholds) -> bool:
-    """Return whether a group began at the first placement of its job: such an onset needs no other cause."""
+    """Return whether a group began at the first placement of its job: such an onset needs no other cause.
+
+    What a deployment has called healthy had run well before, however short a time.
+    """
+    if share_healthy(case, group) >= limits.critical_share:
+        return False
     grace = max(pd.Timedelta(limits.together).value, 3 * typical_run(case, group))
     return settled_before(case, jobs, group) <= grace
+
+
+_CLIENTS_REPORT = SECOND // 5
+"""Onsets closer than this are at once: clients report every fifth of a second."""
 
 
 def compare_onsets(
@@ -195,7 +215,7 @@ def _together(
 ) -> float:
     families = {groups[index].family for index in part}
     counts = {family: sum(groups[index].family == family for index in members) for family in families}
-    width = max(spread, SECOND)
+    width = max(spread, _CLIENTS_REPORT)
     shares = []
     for family in families:
         watched = max(case.now - int(jobs.first_created[family]), width)
@@ -229,8 +249,10 @@ class VersionTest:
         From then to its first failure.
     ran_well : int
         How long its instances ran before they began to fail.
+    failed : int
+        Its allocations that failed.
     healthy : int
-        Its allocations that the deployment had called healthy.
+        Those of them that the deployment had called healthy.
     later_well : bool
         A later version runs without this failure.
     """
@@ -247,8 +269,16 @@ class VersionTest:
     placed_at: int
     delay: int
     ran_well: int
+    failed: int
     healthy: int
     later_well: bool
+
+    def is_worse(self, level: float) -> bool:
+        """Return whether the version fails more: not by chance, and at least twice as often."""
+        if self.p >= level:
+            return False
+        times_run = self.hours > 0 and self.base_hours > 0
+        return not times_run or self.failures * self.base_hours >= 2 * self.base_failures * self.hours
 
 
 def compare_versions(case: Case, groups: list[Group]) -> dict[int, VersionTest]:
@@ -291,7 +321,7 @@ def _compare_each(
     order = table.sort_values(["at", "version"], kind="stable")["version"].drop_duplicates().tolist()
     before = dict(zip(order[1:], order, strict=False))
     failing = version[case.failures["alloc"].to_numpy()[group.rows]]
-    blamed = [each for each in order[1:] if np.any(failing == each) and before[each] < each]
+    blamed = [each for each in order[1:] if np.any(failing == each)]
     return [_compare_version(case, group, version, attempts, each, before[each]) for each in blamed]
 
 
@@ -317,7 +347,6 @@ def _compare_version(
     kind = FAILURES.index(group.kind)
     counts = {}
     for each in (blamed, base):
-        # only what the rings show: the counter knows of more failures, but not of the time between them
         failures = int((failing == each).sum())
         run, starts = 0.0, failures
         if part is not None:
@@ -325,6 +354,8 @@ def _compare_version(
             run = float(of_version["run"].clip(lower=0).sum())
             starts = max(failures, len(of_version))
             failures = max(failures, int((of_version["end"].to_numpy() == kind).sum()))
+            more, hours = _out_of_the_rings(case, of_version, kind)
+            failures, run, starts = failures + more, run + hours, starts + more
         counts[each] = (failures, run, starts)
     new, old = counts[blamed], counts[base]
     placed = rows["created_at"].to_numpy()[mine & (version == blamed)]
@@ -343,8 +374,27 @@ def _compare_version(
         blamed, base, _compare(new, old), new[0], old[0], new[1] / 3600e9, old[1] / 3600e9, new[2], old[2],
         placed_at, max(onset - placed_at, 0) if placed_at != NEVER and onset != NEVER else 0,
         0 if never_ran else _ran_well(case, group, failing == blamed),
-        int(healthy[failed_allocs].sum()), later_well,
+        len(failed_allocs), int(healthy[failed_allocs].sum()), later_well,
     )  # fmt: skip
+
+
+def _out_of_the_rings(case: Case, attempts: pd.DataFrame, kind: int) -> tuple[int, float]:
+    """Return the failures that only the counter knows, and how long the tasks ran meanwhile and before."""
+    failed = attempts[attempts["end"].to_numpy() == kind]
+    owners = np.unique(failed["owner"])
+    owners = owners[case.lost_restarts[owners] > 0]
+    if not len(owners):
+        return 0, 0.0
+    runs = failed["run"].clip(lower=0).groupby(failed["owner"].to_numpy()).median()
+    lost = case.lost_restarts[owners]
+    alloc = case.evidence.tasks["alloc"].to_numpy()[owners]
+    rows = case.evidence.allocations
+    created = rows["created_at"].to_numpy()[alloc]
+    # only of what became healthy it is sure that it ran before its failures began
+    healthy = rows["deployment_healthy"].iloc[alloc].astype("boolean").fillna(False).to_numpy(dtype=bool)
+    known = (created != NEVER) & (case.onset[owners] != NEVER) & healthy
+    well = np.where(known, np.maximum(case.onset[owners] - np.where(known, created, 0), 0), 0)
+    return int(lost.sum()), float((runs.reindex(owners).to_numpy() * lost).sum() + well.sum())
 
 
 def _onset_of(case: Case, group: Group, chosen: Array) -> int:

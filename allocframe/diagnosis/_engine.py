@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..stats.placement import placement_failures
 from ._causes import find_causes
 from ._changes import attach_changes
 from ._failures import Case
 from ._groups import describe_jobs, group_failures
 from ._others import find_others
+from ._placement import find_waiting
 from ._tables import moment
-from .finding import SEVERITIES, Thresholds, plain
-from .incident import STATES, Cause, Evidence, Incident
+from .finding import SEVERITIES, Thresholds
+from .incident import STATES, Incident
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def investigate(
     in_groups[np.isin(case.instances.lane, hit)] = True
     incidents = find_causes(case, jobs, groups, limits)
     incidents += find_others(case, jobs, in_groups, limits)
-    incidents += _not_placed(case, evaluations, limits)
+    incidents += find_waiting(case, evaluations, history, limits)
     incidents = attach_changes(case, incidents, history, limits)
     observed = moment(case.now)
     incidents = [replace(incident, observed_at=observed) for incident in incidents]
@@ -72,60 +72,6 @@ def _rank(incident: Incident) -> tuple[int, int, int, int]:
     began = 0 if incident.began_at is None else incident.began_at.value
     state = STATES.index(incident.state)
     return SEVERITIES.index(incident.severity), state, -len(incident.jobs), began
-
-
-def _not_placed(case: Case, evaluations: pd.DataFrame | None, limits: Thresholds) -> list[Incident]:
-    """Return the jobs that wait for room now, from the newest evaluation of each."""
-    if evaluations is None or evaluations.empty:
-        return []
-    known = evaluations.dropna(subset=["job_id"]).sort_values("created_at", kind="stable")
-    waiting = known[known["status"].astype("str").eq("blocked")]
-    failures = placement_failures(known)
-    incidents = []
-    for (namespace, job), rows in waiting.groupby(["namespace", "job_id"], observed=True, sort=False):
-        mine = failures[
-            (failures["namespace"].astype("str") == str(namespace))
-            & (failures["job_id"].astype("str") == str(job))
-        ]
-        newest = mine.sort_values("created_at", kind="stable").drop_duplicates("task_group", keep="last")
-        lacking = [
-            text
-            for row in newest.to_dict("records")
-            if (text := "; ".join(filter(None, (plain(row["exhausted"]), plain(row["constraints"])))))
-        ]
-        queued = pd.to_numeric(newest["queued"], errors="coerce").sum() if len(newest) else None
-        facts = {
-            "queued": int(queued) if queued else None,
-            "lacking": "; ".join(lacking) or "no node fits",
-            "evaluations": len(mine),
-        }
-        # without a number, none of its allocations may have found a place
-        runs = _running(case, str(namespace), str(job))
-        serious = not queued or queued >= limits.critical_share * (queued + runs)
-        keys = [{"eval_id": str(each)} for each in rows["eval_id"].tail(5)]
-        subject = {"namespace": str(namespace), "job_id": str(job)}
-        evidence = [Evidence("not placed", facts, keys)]
-        cause = Cause("placement", "placement", subject, "certain", evidence)
-        times = mine["created_at"].dropna() if len(mine) else rows["created_at"].dropna()
-        incidents.append(
-            Incident(
-                "critical" if serious else "warning", "ongoing", cause, [cause], [(str(namespace), str(job))],
-                began_at=plain(times.min()) if len(times) else None,
-                last_at=plain(times.max()) if len(times) else None,
-                facts=facts,
-            )
-        )  # fmt: skip
-    return incidents
-
-
-def _running(case: Case, namespace: str, job: str) -> int:
-    """Return how many allocations of a job run."""
-    instances = case.instances
-    if (namespace, job) not in instances.families:
-        return 0
-    mine = instances.family == instances.families.index((namespace, job))
-    running = case.evidence.allocations["client_status"].eq("running").to_numpy(dtype=bool)
-    return int((mine & running & instances.wanted).sum())
 
 
 def _settle(case: Case, incidents: list[Incident]) -> Account:

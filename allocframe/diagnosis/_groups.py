@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ._attempts import FAILURES
+from ._attempts import ENDS, FAILURES
 from ._failures import Case
 from ._tables import NEVER, Array
 from .finding import Thresholds
@@ -256,15 +256,18 @@ def _lanes_now(case: Case, number: Array, limits: Thresholds) -> pd.DataFrame:
             "state": tasks["state"].to_numpy(),
             "started": tasks["started"].to_numpy(),
             "failed": tasks["failed"].to_numpy(),
+            "after": _after_success(case),
         }
     )
     by_task = by_task.merge(now, on=["alloc", "name"], how="left")
+    by_task["after"] = by_task["after"].astype("boolean").fillna(False).astype(bool)
     by_task["now"] = _task_states(case, rows, by_task)
     by_lane = (
         by_task.groupby(["group", "lane"], sort=False)
         .agg(
             now=("now", "min"),
             run=("run", "max"),
+            after=("after", "all"),
             count=("count", "sum"),
             gave_up=("gave_up", "any"),
             alloc=("alloc", "first"),
@@ -289,6 +292,24 @@ def _lanes_now(case: Case, number: Array, limits: Thresholds) -> pd.DataFrame:
     by_lane["goes_on"] = (state == FAILING) & often & slow & ~rare
     by_lane["bad_ever"] = by_lane["bad_now"] | (often & ~rare) | replaced
     return by_lane
+
+
+def _after_success(case: Case) -> Array:
+    """Return which tasks of batch work were tried once, after another task of it had ended well.
+
+    It may be a poststop task: no table tells the lifecycle of a task.
+    """
+    tasks, attempts = case.evidence.tasks, case.attempts
+    alloc = tasks["alloc"].to_numpy()
+    done = attempts[attempts["end"] == ENDS.index("completed")]
+    first_done = np.full(len(case.evidence.allocations), np.iinfo(np.int64).max)
+    np.minimum.at(first_done, done["alloc"].to_numpy(), done["at"].to_numpy())
+    started = np.full(len(tasks), NEVER, dtype=np.int64)
+    np.maximum.at(started, attempts["owner"].to_numpy(), attempts["started"].to_numpy())
+    batch = case.evidence.allocations["job_type"].isin(["batch", "sysbatch"]).to_numpy(dtype=bool)[alloc]
+    once = tasks["restarts"].to_numpy() == 0
+    result: Array = batch & once & (started >= first_done[alloc])
+    return result
 
 
 def _cycles(failures: pd.DataFrame, lane: Array, name: Array, lost: Array, number: Array) -> Array:
@@ -370,7 +391,9 @@ def _judge_instances(group: Group, lanes: pd.DataFrame, times: Array, limits: Th
         group.state = STOPPED
     half = limits.critical_share * max(group.wanted, len(lanes) if group.state == STOPPED else 1)
     if group.state in (ONGOING, GAVE_UP):
-        group.severity = "critical" if group.bad_now >= half else "warning"
+        # the work itself may be done, and only what cleans up after it has failed
+        serious = group.bad_now - int((lanes["bad_now"] & lanes["after"]).sum()) >= half
+        group.severity = "critical" if serious else "warning"
         return
     known = times[times != NEVER]
     close = len(known) > 1 and int(known.max() - known.min()) <= pd.Timedelta(limits.together).value

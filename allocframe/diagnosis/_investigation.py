@@ -55,6 +55,10 @@ class Investigation:
         # plain arrays: taking a few rows of a frame for each of thousands of groups would cost seconds
         self.ids = self.case.evidence.allocations["alloc_id"].astype("str").to_numpy(dtype=object)
         self.tasks = self.case.evidence.tasks["task"].to_numpy()
+        names, _ = pd.factorize(self.tasks)
+        family = self.case.instances.family[self.case.evidence.tasks["alloc"].to_numpy()]
+        pairs = np.unique(np.stack([family, names]), axis=1)
+        self.tasks_of = np.bincount(pairs[0], minlength=len(self.case.instances.families))
         self.failures = {str(name): self.case.failures[name].to_numpy() for name in self.case.failures}
 
 
@@ -74,6 +78,7 @@ def describe(look: Investigation, group: Group) -> dict[str, Any]:
         "kind": group.kind,
         "task": next((name for name, _ in tasks.most_common(1)), None),
         "tasks": sorted(tasks),
+        "tasks_of_job": int(look.tasks_of[group.family]),
         "exit_code": next((code for code, _ in codes.most_common(1)), None),
         "exit_codes": sorted(codes),
         "signal": next((signal for signal, _ in signals.most_common(1)), None),

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ._comparisons import VersionTest, typical_run
-from ._groups import Group
+from ._groups import SECOND, Group
 from ._investigation import (
     NAMED_ERRORS,
     Investigation,
@@ -97,7 +97,7 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
     }  # fmt: skip
     keys = keys_of(look, group.rows)
     supporting, against = [], []
-    differs = test.p < look.limits.level
+    differs = test.is_worse(look.limits.level)
     compared = Evidence("version compared", numbers, keys)
     if differs:
         supporting.append(compared)
@@ -119,7 +119,7 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
     if test.later_well:
         supporting.append(Evidence("later version well", {"job_version": test.version}))
     # a version that ran well at first, and then failed at every start, met something new
-    late = test.ran_well > max(pd.Timedelta(look.limits.together).value, 5 * run)
+    late = _is_late(look, test, run)
     if late:
         against.append(Evidence("ran well", {**placed, "ran_well": length_of(test.ran_well)}))
     if test.healthy:
@@ -139,13 +139,24 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
     )
 
 
+_A_START = 5 * SECOND
+"""A program that ran for longer than this and much longer than later had got over its start."""
+
+
+def _is_late(look: Investigation, test: VersionTest, run: int) -> bool:
+    """Return whether a version ran well at first: then it met something new, and is not the first suspect."""
+    if test.ran_well > max(pd.Timedelta(look.limits.together).value, 5 * run):
+        return True
+    healthy = test.healthy >= look.limits.critical_share * test.failed
+    return bool(test.healthy) and healthy and test.ran_well > max(_A_START, 5 * run)
+
+
 def begins_with_version(look: Investigation, index: int) -> bool:
     """Return whether a group began right after a new version, which fails more than the one before."""
     test, group = look.versions[index], look.groups[index]
     run = typical_run(look.case, group)
     soon = max(pd.Timedelta(look.limits.after_change).value, 3 * run)
-    late = test.ran_well > max(pd.Timedelta(look.limits.together).value, 5 * run)
-    return test.delay <= soon and not late and test.p < look.limits.level
+    return test.delay <= soon and not _is_late(look, test, run) and test.is_worse(look.limits.level)
 
 
 def _others_at(look: Investigation, index: int, test: VersionTest) -> list[int]:
@@ -156,10 +167,25 @@ def _others_at(look: Investigation, index: int, test: VersionTest) -> list[int]:
         other
         for other in look.usable
         if other not in look.deployed
+        and not _begins_after(look, index, other, test)
         and look.groups[other].family != group.family
         and abs(look.groups[other].onset - onset) <= window
         and (look.groups[other].kind == group.kind or look.groups[other].severity != "info")
     ]
+
+
+def _begins_after(look: Investigation, index: int, other: int, test: VersionTest) -> bool:
+    """Return whether another job began later, and in another way, than a version that failed at once."""
+    group, its = look.groups[index], look.groups[other]
+    # one that never became healthy fails since it was placed, whatever its cut ring shows
+    at_once = not test.healthy and not _is_late(look, test, typical_run(look.case, group))
+    return at_once and its.onset > test.placed_at and not alike(look, group, its)
+
+
+def alike(look: Investigation, group: Group, other: Group) -> bool:
+    """Return whether two groups fail in the same way: by kind, and by exit code or error."""
+    mine, its = describe(look, group), describe(look, other)
+    return all(mine[name] == its[name] for name in ("kind", "exit_code", "signal", "error"))
 
 
 def _with_others(look: Investigation, index: int) -> Hypothesis | None:

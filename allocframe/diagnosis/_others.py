@@ -194,7 +194,9 @@ def _requests(case: Case) -> Iterator[Incident]:
     text = attempts["text"].to_numpy()
     by_text = {each: _requester(case.texts[each]) for each in np.unique(text).tolist()}
     who = np.array([by_text[each] for each in text.tolist()], dtype=object)
-    groups = {each: attempts[who == each] for each in dict.fromkeys(by_text.values())}
+    silent = np.array([not case.texts[each] for each in text.tolist()], dtype=bool)
+    who = _as_the_others(who, attempts["owner"].to_numpy(), silent)
+    groups = {each: attempts[who == each] for each in dict.fromkeys(who.tolist())}
     if len(signals):
         groups["signal"] = signals
     for requester, rows in groups.items():
@@ -211,6 +213,15 @@ def _requests(case: Case) -> Iterator[Incident]:
         confidence = "unknown" if kind == "unknown" else "certain"
         cause = Cause(kind, "requested restart", {}, confidence, [evidence])
         yield _make(case, alloc, cause, "info", RECOVERED, rows["at"].to_numpy(), facts)
+
+
+def _as_the_others(who: Array, owner: Array, silent: Array) -> Array:
+    """Give restarts whose request the ring has lost to whoever asked for all others of the same task."""
+    table = pd.DataFrame({"owner": owner, "who": who})[~silent].drop_duplicates()
+    alone = table.drop_duplicates("owner", keep=False).set_index("owner")["who"]
+    known = alone.reindex(owner).to_numpy(dtype=object)
+    result: Array = np.where(silent & pd.notna(known), known, who)
+    return result
 
 
 def _requester(text: str) -> str:
@@ -304,11 +315,13 @@ def _never_started(case: Case, jobs: Jobs, in_groups: Array, limits: Thresholds)
     """Yield allocations that have waited for their start for long, without any failure."""
     rows = case.evidence.allocations
     age = case.now - rows["created_at"].to_numpy()
+    long = age > pd.Timedelta(limits.stuck).value
+    told = (age > pd.Timedelta(limits.waiting).value) & _lacks_data(case)
     waits = (
         rows["client_status"].eq("pending").to_numpy(dtype=bool)
         & rows["desired_status"].eq("run").to_numpy(dtype=bool)
         & case.instances.final & ~in_groups
-        & (rows["created_at"].to_numpy() != NEVER) & (age > pd.Timedelta(limits.stuck).value)
+        & (rows["created_at"].to_numpy() != NEVER) & (long | told)
     )  # fmt: skip
     places = np.flatnonzero(waits)
     family = case.instances.family[places]
@@ -327,8 +340,18 @@ def _never_started(case: Case, jobs: Jobs, in_groups: Array, limits: Thresholds)
         confidence = "unknown" if kind == "unknown" else "likely" if text else "possible"
         cause = Cause(kind, kind if kind != "unknown" else None, subject, confidence, [evidence])
         half = limits.critical_share * max(int(jobs.wanted[each]), 1)
-        severity = "critical" if len(alloc) >= half else "warning"
+        severity = "critical" if int(long[alloc].sum()) >= half else "warning"
         yield _make(case, alloc, cause, severity, ONGOING, rows["created_at"].to_numpy()[alloc], facts)
+
+
+def _lacks_data(case: Case) -> Array:
+    """Return which allocations have a task whose last word is that its template misses something."""
+    events = case.evidence.events
+    last = events.drop_duplicates("owner", keep="last")
+    missing = last[last["type"].eq("Template") & last["text"].astype("str").str.startswith("Missing")]
+    result = np.zeros(len(case.evidence.allocations), dtype=bool)
+    result[case.evidence.tasks["alloc"].to_numpy()[missing["owner"]]] = True
+    return result
 
 
 def _waits_for(case: Case, alloc: Array) -> tuple[str, str | None]:

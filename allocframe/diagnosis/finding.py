@@ -69,6 +69,8 @@ class Thresholds:
         An instance that runs for longer than this between two crashes has single failures, not a loop.
     stuck
         An allocation that has waited so long for its start is worth a line.
+    waiting
+        ... this long, if Nomad says that its template misses something: that may be about to come.
     """
 
     loop_restarts: int = 3
@@ -91,6 +93,7 @@ class Thresholds:
     calm: str = "1h"
     rare: str = "24h"
     stuck: str = "10min"
+    waiting: str = "30s"
 
 
 @dataclass(frozen=True)

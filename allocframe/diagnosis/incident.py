@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from .._utils.prose import as_html, one_line
 from . import incident_sentences as sentences
 from .finding import Finding, json_facts, json_value
 
@@ -166,6 +167,32 @@ class Incident:
     def not_known(self) -> str:
         """What the evidence does not show, as the end of "not known: ..."."""
         return sentences.not_known(self)
+
+    def lines(self) -> list[str]:
+        """Return the incident as lines of text: what happened, then each cause that was considered.
+
+        A line of evidence for a cause begins with "+", one against it with "-".
+
+        Examples
+        --------
+        >>> incident = af.diagnose(snap).incidents[0]
+        >>> incident.lines()[0] == incident.summary
+        True
+        """
+        lines = [one_line(self.summary)]
+        for hypothesis in self.hypotheses:
+            lines.append(f"  {hypothesis.confidence}: {one_line(hypothesis.text)}")
+            for sign, evidence in (("+", hypothesis.supporting), ("-", hypothesis.contradicting)):
+                lines += [f"    {sign} {one_line(each.text)}" for each in evidence]
+        return lines
+
+    def __repr__(self) -> str:
+        return "\n".join([f"{self.severity}, {self.state}", *self.lines()])
+
+    def _repr_html_(self) -> str:
+        summary, *others = self.lines()
+        pieces = "".join(f"<li>{as_html(line.strip())}</li>" for line in others)
+        return f"<p><b>{self.severity}, {self.state}</b>: {as_html(summary)}</p><ul>{pieces}</ul>"
 
     def reaches_into(self, start: pd.Timestamp | None, end: pd.Timestamp | None) -> bool:
         """Return whether a part of it lies in a window; None leaves that side open."""

@@ -60,8 +60,12 @@ def title(incident: Story) -> str:
         shared = cause.subject.get("shared")
         what = _PLURAL.get(cause.mechanism, "fail")
         return f"{count(len(incident.jobs), 'jobs')} {what}{f' ({shared})' if shared else ' at once'}: {who}"
+    task = ""
+    if facts.get("tasks_of_job", 1) > 1 and len(facts["tasks"]) == 1:
+        task = f" (task {facts['task']})"  # which of its programs fails comes first
     if cause.kind == "job version":
-        return f"{who} version {cause.subject['job_version']} {_VERBS.get(cause.mechanism, 'fails')}"
+        version = f"version {cause.subject['job_version']}{task}"
+        return f"{who} {version} {_VERBS.get(cause.mechanism, 'fails')}"
     if cause.mechanism == "requested restart":
         return f"Restarts on request ({_REQUESTERS.get(facts['requester'], 'reason unknown')}): {who}"
     if cause.mechanism == "migration":
@@ -76,7 +80,7 @@ def title(incident: Story) -> str:
         return f"{who}: deployment unhealthy"
     if cause.kind == "unknown":
         return f"{who}: {'restarts' if 'restarts' in facts else 'failures'} of unknown cause"
-    return f"{who} {_VERBS.get(cause.kind, 'fails')}"
+    return f"{who}{task} {_VERBS.get(cause.kind, 'fails')}"
 
 
 _VERBS = {
@@ -158,7 +162,7 @@ def _how_often(incident: Story) -> str:
     if "unhealthy" in facts:
         return f'{count(facts["unhealthy"], "allocations")} did not become healthy: "{facts["message"]}".'
     if "queued" in facts:
-        return f"{_queued(facts)}: {facts['lacking']}."
+        return f"{_queued(facts)}: {facts['lacking']}{_since_what(facts)}."
     if "node_name" in facts:
         again = f"{count(facts['tasks'], 'tasks')} started again{_at(incident)}"
         return f"{again}; the end of their runs is not on record."
@@ -173,6 +177,14 @@ def _queued(facts: dict[str, Any]) -> str:
     return "Waiting" if facts["queued"] is None else f"{count(facts['queued'], 'allocations')} wait"
 
 
+def _since_what(facts: dict[str, Any]) -> str:
+    if facts.get("preempted_by"):
+        return f"; it had to make room for {_list(facts['preempted_by'])}"
+    if facts.get("moved_from"):
+        return f"; it had to leave {_list(facts['moved_from'])}"
+    return ""
+
+
 def mechanism(facts: dict[str, Any]) -> str:
     """Return how it failed, as the end of a sentence; empty if nothing says."""
     if facts.get("error"):
@@ -183,7 +195,8 @@ def mechanism(facts: dict[str, Any]) -> str:
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= 160 else f"{text[:159]}…"
+    """Cut a long text in its middle: errors begin with what was done and end with why it failed."""
+    return text if len(text) <= 200 else f"{text[:79]} … {text[-118:]}"
 
 
 def _exit(facts: dict[str, Any]) -> str:
@@ -214,10 +227,12 @@ def _since(incident: Story) -> str:
         return ""
     earlier = " or earlier" if incident.began_before else ""
     word = "since" if incident.state == "ongoing" else "from"
-    until = ""
-    if incident.state != "ongoing" and incident.last_at is not None:
-        until = f" to {clock(incident.last_at, incident.began_at)}"
-    return f" {word} {clock(incident.began_at, incident.observed_at)}{until} UTC{earlier}"
+    begin = clock(incident.began_at, incident.observed_at)
+    if incident.state == "ongoing" or incident.last_at is None:
+        return f" {word} {begin} UTC{earlier}"
+    if clock(incident.last_at) == clock(incident.began_at):
+        return f" at {begin} UTC{earlier}"
+    return f" {word} {begin}{earlier} to {clock(incident.last_at, incident.began_at)} UTC"
 
 
 def _state(incident: Story) -> str:
@@ -375,6 +390,11 @@ _EVIDENCE: dict[str, Any] = {
     ),
     "never started": lambda n: f"{count(n['waiting'], 'allocations')} have not started.",
     "unhealthy deploy": lambda n: f'The deployment says: "{n["message"]}".',
+    "preempted": lambda n: f"{_list(n['jobs'])} preempted {count(n['allocations'], 'allocations')} of it.",
+    "moved from node": lambda n: (
+        f"{count(n['allocations'], 'allocations')} had to leave {_list(n['nodes'])}."
+    ),
+    "constraint": lambda n: f"Version {n['job_version']} brought the constraint {_list(n['constraints'])}.",
     "not placed": lambda n: f"The newest evaluation says: {n['lacking']}.",
     "change": lambda n: f"{_first_upper(n['what'])}, {span(n['before'])} before.",
 }
@@ -396,7 +416,8 @@ def verdict(incidents: list[Any], account: Any, all_clear: bool) -> str:
     if not account.allocations and not account.unreadable and not incidents:
         return "No allocation is in the evidence: nothing can be said."
     parts = [f"{levels[each]:,} {each}" for each in ("critical", "warning") if levels[each]]
-    text = f"{count(len(incidents), 'incidents')}: {', '.join([*parts, str(levels['info']) + ' info'])}."
+    parts += [f"{levels['info']:,} info"] if levels["info"] or not parts else []
+    text = f"{count(len(incidents), 'incidents')}: {', '.join(parts)}."
     if account.unexplained:
         text += f" {count(account.unexplained, 'failures')} or restarts have no explanation."
     if account.unreadable:

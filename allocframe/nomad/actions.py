@@ -24,6 +24,9 @@ For any other name, exec and raw_exec send SIGINT and report success.
 ALL_TASKS_SINCE = (1, 3, 4)
 """Older servers ignore `AllTasks` and restart only the running tasks."""
 
+RESCHEDULE_SINCE = (1, 11, 0)
+"""Older servers ignore `reschedule` of a stop."""
+
 
 @dataclass(frozen=True)
 class StopResult:
@@ -40,11 +43,21 @@ class Action:
     path: str
     params: dict[str, str]
     body: dict[str, object]
+    proof: str = "Index"
+    """The field of the answer that shows that Nomad made the change."""
+
+    def is_done(self, answer: object) -> bool:
+        """Return whether an answer with status 200 is Nomad's: a proxy may answer so, too."""
+        if not isinstance(answer, dict):
+            return False
+        value = answer.get(self.proof)
+        return isinstance(value, str) and value != "" if self.proof == "EvalID" else isinstance(value, int)
 
 
-def stop(alloc_id: str, *, no_shutdown_delay: bool) -> Action:
+def stop(alloc_id: str, *, no_shutdown_delay: bool, reschedule: bool = False) -> Action:
     params = {"no_shutdown_delay": "true"} if no_shutdown_delay else {}
-    return Action(f"/v1/allocation/{alloc_id}/stop", params, {})
+    params |= {"reschedule": "true"} if reschedule else {}
+    return Action(f"/v1/allocation/{alloc_id}/stop", params, {}, proof="EvalID")
 
 
 def signal(alloc_id: str, name: str, task: str | None) -> Action:
@@ -80,10 +93,10 @@ def check_signal(signal: str | numbers.Signals) -> str:
     return name
 
 
-def knows_all_tasks(version: str | None) -> bool | None:
-    """Return whether a server supports `AllTasks`; None if its version is unknown."""
+def is_since(version: str | None, first: tuple[int, int, int]) -> bool:
+    """Return whether a server has at least a version; False if its version is unknown."""
     match = re.match(r"(\d+)\.(\d+)\.(\d+)", version or "")
-    return tuple(int(part) for part in match.groups()) >= ALL_TASKS_SINCE if match else None
+    return match is not None and tuple(int(part) for part in match.groups()) >= first
 
 
 def _check_task(name: str) -> str:

@@ -231,11 +231,14 @@ class Config:
     def ssl_context(self) -> ssl.SSLContext:
         """Return the TLS settings: version 1.2 or later, certificates verified."""
         try:
-            context = ssl.create_default_context(cafile=self.ca_cert, capath=self.ca_path)
+            authorities = self._authorities()
+            context = ssl.create_default_context(cafile=authorities[0] if authorities else None)
+            for file in authorities[1:]:
+                context.load_verify_locations(file)
             if self.client_cert and self.client_key:
                 context.load_cert_chain(self.client_cert, self.client_key)
         except (ssl.SSLError, OSError) as error:
-            files = [self.ca_cert, self.ca_path, self.client_cert, self.client_key]
+            files = [*self._authorities(), self.client_cert, self.client_key]
             listed = ", ".join(file for file in files if file)
             raise ConfigError(f"cannot use the TLS files {listed}: {error}") from None
         context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -243,6 +246,23 @@ class Config:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
+
+    def _authorities(self) -> list[str]:
+        """Return the files with certificate authorities; none to use those of the system.
+
+        Raises
+        ------
+        ConfigError
+            The folder holds no file.
+        """
+        files = [self.ca_cert] if self.ca_cert else []
+        if self.ca_path:
+            # Every file, as Nomad's own tools do. OpenSSL's `capath` takes only names that are hashes.
+            inside = sorted(str(path) for path in Path(self.ca_path).iterdir() if path.is_file())
+            if not inside:
+                raise ConfigError(f"ca_path (NOMAD_CAPATH) must be a folder of PEM files, got {self.ca_path}")
+            files += inside
+        return files
 
 
 class _Environment:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
 from base64 import b64encode
@@ -176,8 +177,30 @@ def not_nomad_message(request: str, status: int, body: bytes) -> str:
     return f"{request}: the response ({status}) is not from Nomad: {excerpt!r}. {hint}"
 
 
+_REFUSED_CERTIFICATE = re.compile(
+    r"alert (?:bad |unsupported |unknown )?(?:certificate|ca)|handshake failure", re.IGNORECASE
+)
+
+
+def refused_certificate(text: str) -> bool:
+    """Return whether a server ended the TLS handshake because of the client's certificate.
+
+    In TLS 1.3, this arrives when the request has been sent. The server has read nothing of it.
+    """
+    return _REFUSED_CERTIFICATE.search(text) is not None
+
+
+def is_tls_error(text: str) -> bool:
+    """Return whether the text of an error is about TLS."""
+    return re.search(r"certificate|SSL|TLS", text, re.IGNORECASE) is not None
+
+
 def tls_hint(text: str) -> str:
     """Return what to do about a TLS error."""
+    if "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text or "PACKET_LENGTH" in text:
+        return "This port may speak plain HTTP: then set NOMAD_ADDR to http://..."
+    if "protocol version" in text.lower():
+        return "The server speaks no TLS version from 1.2 on"
     if "Hostname mismatch" in text or "IP address mismatch" in text:
         return "Set NOMAD_TLS_SERVER_NAME to the name in the certificate (server.<region>.nomad)"
     if "expired" in text:

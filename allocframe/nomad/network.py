@@ -9,6 +9,7 @@ import contextlib
 import ipaddress
 import logging
 import math
+import queue
 import socket
 import ssl
 import struct
@@ -129,12 +130,8 @@ class _Backend(httpcore.NetworkBackend):
 
     def _connect(self, host: str, port: int) -> _Stream:
         """Try each address of a host until the deadline."""
-        try:
-            addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            raise httpcore.ConnectError(str(error)) from None
         failure: Exception = httpcore.ConnectError(f"{host} has no address")
-        for address in dict.fromkeys(str(info[4][0]) for info in addresses):
+        for address in _addresses(host, port, _left(None, httpcore.ConnectTimeout)):
             try:
                 left = _left(None, httpcore.ConnectTimeout)
                 return _Stream(self._sockets.connect_tcp(address, port, left, None, []))
@@ -147,6 +144,29 @@ class _Backend(httpcore.NetworkBackend):
     ) -> _Stream:
         left = _left(timeout, httpcore.ConnectTimeout)
         return _Stream(self._sockets.connect_unix_socket(path, left, socket_options))
+
+
+def _addresses(host: str, port: int, seconds: float | None) -> list[str]:
+    """Look a name up, for at most so many seconds. The operating system's own limit may be minutes."""
+    with contextlib.suppress(ValueError):
+        return [str(ipaddress.ip_address(host))]
+    found: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def look_up() -> None:
+        try:
+            found.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as error:
+            found.put(str(error))
+
+    # A lookup cannot be interrupted: it is left behind in a thread that ends nobody's program.
+    threading.Thread(target=look_up, name="allocframe-dns", daemon=True).start()
+    try:
+        answer = found.get(timeout=seconds)
+    except queue.Empty:
+        raise httpcore.ConnectTimeout(f"the name {host} was not resolved in time") from None
+    if isinstance(answer, str):
+        raise httpcore.ConnectError(answer)
+    return list(dict.fromkeys(str(info[4][0]) for info in answer))
 
 
 def _open_http_tunnel(stream: _Stream, proxy: Proxy, host: str, port: int) -> None:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from .._utils.validate import check_count
 from ..errors import (
+    AllocframeError,
     ApiError,
     BadRequest,
     ConfigError,
     Conflict,
+    ConnectionFailed,
     NodeUnreachable,
     NotFound,
     PermissionDenied,
@@ -23,13 +25,20 @@ REGIONS = "/v1/regions"
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _PREFIX = re.compile(r"[0-9a-f-]+")
+_GROUPS = ((0, 8), (8, 12), (12, 16), (16, 20), (20, 32))
+"""Where the digits of a UUID are parted by dashes."""
+
 _READS = re.compile(
     r"/v1/(?:allocations|evaluations|jobs|deployments|nodes|namespaces|regions|agent/self|acl/token/self"
     r"|job/(?:[A-Za-z0-9_.~-]|%[0-9A-F]{2})+/versions|node/[0-9a-f-]{36}"
     r"|acl/policy/[A-Za-z0-9-]{1,128}|acl/role/[0-9a-f-]{36}"
     r"|allocation/[0-9a-f-]{36}|client/fs/logs/[0-9a-f-]{36}|client/allocation/[0-9a-f-]{36}/stats)"
 )
-_CONFLICT = ("not running", "alloc that should not run", "Could not find task runner", "ask not found")
+_CONFLICT = ("not running", "alloc that should not run")
+_UNKNOWN_TASK = re.compile(r"Could not find task runner|[Tt]ask not found|unknown task name")
+
+NOT_VISIBLE = "It was removed, is in another region, or is hidden from this token"
+"""Why a token sees no allocation of an ID."""
 
 FIRST_PAGE = 1000
 """Rows of the first page, unless `per_page` says otherwise."""
@@ -110,8 +119,10 @@ def check_prefix(prefix: str) -> str:
 
 
 def check_alloc_id(alloc_id: str) -> tuple[str, bool]:
-    """Return an allocation's ID or the start of one, and whether it is complete."""
+    """Return an allocation's ID or the start of one, and whether it is complete. Dashes may be left out."""
     text = alloc_id.strip().lower() if isinstance(alloc_id, str) else ""
+    if re.fullmatch(r"[0-9a-f]{2,32}", text):
+        text = "-".join(part for part in (text[i:j] for i, j in _GROUPS) if part)
     if _UUID.fullmatch(text):
         return text, True
     if len(text) < 2 or len(text) >= 36 or not _PREFIX.fullmatch(text):
@@ -158,8 +169,15 @@ def is_read(path: str) -> bool:
     return _READS.fullmatch(path) is not None
 
 
-def error_for(method: str, path: str, status: int, text: str) -> ApiError:
+def is_unknown_task(error: ApiError) -> bool:
+    """Return whether a request was refused because the allocation has no task of that name."""
+    return _UNKNOWN_TASK.search(error.text) is not None
+
+
+def error_for(method: str, path: str, status: int, text: str) -> AllocframeError:
     """Return the typed error for a response. Nomad puts the meaning into the text, not the status."""
+    if status == 400 and "HTTP request to an HTTPS server" in text:
+        return ConnectionFailed(f"{method} {path}: this port speaks TLS. Set NOMAD_ADDR to https://...")
 
     def make(kind: type[ApiError], hint: str) -> ApiError:
         return kind(status, text, method=method, path=path, hint=hint)
@@ -171,13 +189,15 @@ def error_for(method: str, path: str, status: int, text: str) -> ApiError:
     if "No path to node" in text or "Unknown node" in text:
         return make(NodeUnreachable, "The servers cannot reach the allocation's node")
     if "alloc not found" in text or "allocation not found" in text or "Unknown allocation" in text:
-        return make(NotFound, "It was removed, is in another region, or is hidden from this token")
+        return make(NotFound, NOT_VISIBLE)
     if "log entry for task" in text or "not found on client" in text:
         return make(NotFound, "The task wrote no log, or its node has removed it")
     if "No logs available" in text:
         return make(Conflict, "The task has not written a log yet")
     if status == 404:
         return make(Unsupported, "This server has no such API. Check the address (NOMAD_ADDR)")
+    if _UNKNOWN_TASK.search(text):
+        return make(BadRequest, "The allocation has no task of this name")
     if any(mark in text for mark in _CONFLICT):
         return make(Conflict, "Read the allocation again: its tasks have changed state")
     if "No path to region" in text:

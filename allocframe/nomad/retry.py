@@ -11,33 +11,39 @@ MAX_RETRY_AFTER = 60.0
 """Longest Retry-After that is obeyed, in seconds."""
 
 # Nomad answers 500 both for a cluster in trouble and for bad input. Only the text tells them apart.
-_TRANSIENT = (
-    "No cluster leader",
-    "Not ready to serve consistent reads",
-    "no servers",
-    "node is not the leader",
-    "leadership transfer in progress",
-    "EOF",
+_NOT_APPLIED = re.compile(
+    # "failed to get conn": the server that was asked could not reach the one that decides.
+    r"No cluster leader|node is not the leader|no servers|failed to get conn"
 )
-_NOT_APPLIED = ("No cluster leader", "node is not the leader", "no servers")
-_MAYBE_APPLIED = ("leadership lost while committing log", "EOF")
+_MAYBE_APPLIED = re.compile(
+    r"leadership lost while committing log|\bEOF\b|stream closed|session shutdown"
+    r"|connection reset|broken pipe|i/o (?:timeout|deadline)",
+    re.IGNORECASE,
+)
+_TRANSIENT = re.compile(
+    rf"{_NOT_APPLIED.pattern}|{_MAYBE_APPLIED.pattern}|Not ready to serve consistent reads"
+    r"|leadership transfer in progress|connection refused|remote end is not accepting connections",
+    re.IGNORECASE,
+)
 
 _JITTER = random.Random()  # noqa: S311 - jitter, not a secret
 
 
 def is_transient(status: int, text: str) -> bool:
     """Return whether a read that failed this way may succeed when it is repeated."""
-    return status in (429, 502, 503, 504) or (status == 500 and any(part in text for part in _TRANSIENT))
+    return status in (429, 502, 503, 504) or (status == 500 and bool(_TRANSIENT.search(text)))
 
 
 def was_not_applied(status: int, text: str) -> bool:
     """Return whether a refused change was certainly not applied, so that it is safe to repeat."""
-    return status == 429 or (status == 500 and any(part in text for part in _NOT_APPLIED))
+    return status == 429 or (status == 500 and bool(_NOT_APPLIED.search(text)))
 
 
 def may_be_applied(status: int, text: str) -> bool:
     """Return whether a change may have been applied although the answer is an error."""
-    return status in (502, 503, 504) or any(part in text for part in _MAYBE_APPLIED)
+    if status in (502, 503, 504):
+        return True
+    return bool(_MAYBE_APPLIED.search(text)) and not was_not_applied(status, text)
 
 
 def retry_after(value: str | None, now: datetime | None = None) -> float | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import threading
 import time
 import zlib
@@ -29,7 +28,15 @@ from ..errors import (
 )
 from . import protocol, retry
 from .config import Config
-from .connection import OpenSockets, new_http_client, not_nomad_message, tls_hint, was_reset
+from .connection import (
+    OpenSockets,
+    is_tls_error,
+    new_http_client,
+    not_nomad_message,
+    refused_certificate,
+    tls_hint,
+    was_reset,
+)
 from .network import bounded
 from .protocol import Headers
 
@@ -220,6 +227,8 @@ class Transport:
             raise self._unreachable(error) from None
         except (httpx.TransportError, zlib.error, OSError) as error:
             reason = self._scrub.visible(error) or type(error).__name__
+            if refused_certificate(reason):
+                raise self._tls_failed(reason) from None
             broken = ConnectionFailed(f"{request}: the connection broke: {reason}")
             raise _Retryable(broken, stale_connection=reused) from None
         self._has_answered = True
@@ -252,13 +261,15 @@ class Transport:
                 answer = self._scrub.body(b"".join(self._read_body(response, request)))
                 text = answer.decode("utf-8", "replace")
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise ConnectionFailed(
-                f"{request}: nothing was sent: {self._scrub.visible(error) or 'no connection in time'}"
-            ) from None
+            reason = self._scrub.visible(error) or "no connection in time"
+            if is_tls_error(reason):
+                reason += f". {tls_hint(reason)}"
+            raise ConnectionFailed(f"{request}: nothing was sent: {reason}") from None
         except (httpx.TransportError, zlib.error, OSError) as error:
-            raise ResultUnknown(
-                f"{request}: sent, but no response came: {self._scrub.visible(error) or type(error).__name__}"
-            ) from None
+            reason = self._scrub.visible(error) or type(error).__name__
+            if refused_certificate(reason):
+                raise self._tls_failed(reason) from None
+            raise ResultUnknown(f"{request}: sent, but no response came: {reason}") from None
         return self._check_change(response, text, path, request)
 
     def _check_change(self, response: httpx.Response, text: str, path: str, request: str) -> Any:
@@ -345,13 +356,16 @@ class Transport:
         It is retried only if the server has answered before.
         """
         text = self._scrub.visible(error)
-        address = self._config.address
-        if re.search(r"certificate|SSL|TLS", text, re.IGNORECASE):
-            return ConnectionFailed(f"{address}: TLS failed: {text}. {tls_hint(text)}")
+        if is_tls_error(text):
+            return self._tls_failed(text)
         failed = ConnectionFailed(
-            f"nothing answers at {address}: {text}. Check that the agent is up, and NOMAD_ADDR (or address=)"
+            f"nothing answers at {self._config.address}: {text}. "
+            "Check that the agent is up, and NOMAD_ADDR (or address=)"
         )
         return _Retryable(failed) if self._has_answered or was_reset(error) else failed
+
+    def _tls_failed(self, reason: str) -> ConnectionFailed:
+        return ConnectionFailed(f"{self._config.address}: TLS failed: {reason}. {tls_hint(reason)}")
 
     def _server_name(self) -> dict[str, Any]:
         name = self._config.tls_server_name

@@ -17,7 +17,7 @@ import httpx
 
 from ..errors import AllocframeError, ConfigError, ConnectionFailed, MissingExtra, NotNomad
 from .config import Config, Scrubber
-from .connection import OpenSockets, Trace, new_http_client, not_nomad_message, tls_hint
+from .connection import OpenSockets, Trace, is_tls_error, new_http_client, not_nomad_message, tls_hint
 from .exec import (
     HEARTBEAT,
     HEARTBEAT_EVERY,
@@ -340,7 +340,7 @@ def open_session(
             ) from None
         except (httpx.HTTPError, OSError) as error:
             reason = config.scrub.visible(error) or type(error).__name__
-            if "certificate" in reason or "SSL" in reason or "TLS" in reason:
+            if is_tls_error(reason):
                 reason += f". {tls_hint(reason)}"
             raise ConnectionFailed(f"no exec session with {config.address}: {reason}") from None
         yield link
@@ -416,8 +416,9 @@ def _refusal(config: Config, request: ExecRequest, response: httpx.Response) -> 
     if 300 <= status < 400 or response.headers.get("content-type", "").startswith("text/html"):
         return NotNomad(not_nomad_message(where, status, body))
     text = config.scrub.visible(body.decode("utf-8", "replace").strip())
-    if status < 300:
-        return NotNomad(
+    # Nomad answers "not using the websocket protocol" if a proxy has taken the Upgrade header away.
+    if status < 300 or status == 426 or "websocket protocol" in text:
+        return ConnectionFailed(
             f"{where}: the answer ({status}) does not open a WebSocket: {text!r}. A proxy in between must "
             "pass WebSockets (Upgrade)"
         )

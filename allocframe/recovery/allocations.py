@@ -33,7 +33,7 @@ class KnownAllocation:
         self.fields: JSON = {"ID": alloc_id}
         self.tasks: dict[str, TaskHistory] = {}
         self.create_index: int | None = None
-        self.modify_index = 0
+        self.modify_index: int = 0
         self.collected_at: int | None = None
         self._server_index = -1
         self._client_index = -1

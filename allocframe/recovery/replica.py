@@ -56,8 +56,8 @@ class Replica:
     """
 
     def __init__(self) -> None:
-        self.allocations = Allocations()
-        self.jobs = JobVersions()
+        self.allocations: Allocations = Allocations()
+        self.jobs: JobVersions = JobVersions()
         self.evaluations: dict[str, JSON] = {}
         self.deployments: dict[str, JSON] = {}
         self.nodes: dict[str, JSON] = {}

@@ -27,7 +27,7 @@ class TaskHistory:
         self._keys: set[tuple[int, str]] = set()
         self._newest = -1
         self._in_order = True
-        self.gaps = 0
+        self.gaps: int = 0
         self.state: dict[str, Any] = {}
 
     def add(self, state: dict[str, Any], index: int) -> None:

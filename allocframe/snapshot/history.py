@@ -66,7 +66,7 @@ class History:
             frame = frames[name] if name in frames else table.empty()
             frame.attrs = {"table": name, "key": list(table.key)}
             setattr(self, name, frame)
-        self.notes = list(notes)
+        self.notes: list[str] = list(notes)
 
     @classmethod
     def from_json(

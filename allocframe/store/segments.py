@@ -48,9 +48,9 @@ class Segments:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.version = 0
+        self.version: int = 0
         """Grows with each change."""
-        self.size = 0
+        self.size: int = 0
         """Bytes of the tables in memory."""
         self._folder = folder
         self._numbers = itertools.count()

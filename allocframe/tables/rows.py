@@ -141,11 +141,13 @@ class Details:
 
     def __init__(self, raw: Sequence[msgspec.Raw], *, strict: bool) -> None:
         encoded: Any = pa.array(map(bytes, raw), pa.large_binary()).dictionary_encode()
-        self.code = encoded.indices.to_numpy(zero_copy_only=False)
+        self.code: np.ndarray[Any, Any] = encoded.indices.to_numpy(zero_copy_only=False)
         """For each event the place of its details among the different ones."""
         self._strict = strict
         try:
-            self.distinct = [_DETAILS.decode(body.as_py()) or {} for body in encoded.dictionary]
+            self.distinct: list[dict[str, str | None]] = [
+                _DETAILS.decode(body.as_py()) or {} for body in encoded.dictionary
+            ]
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise MisfitError from error
         by_key: dict[str, tuple[list[int], list[str]]] = {}

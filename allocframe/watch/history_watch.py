@@ -165,6 +165,8 @@ class HistoryWatch:
                 known = isinstance(error, AllocframeError)
                 self.last_error = str(error) if known else f"{type(error).__name__}: {visible(str(error))}"
                 failures += 1
+                # Some may not have been read to the end: read them all again.
+                self._jobs = dict.fromkeys(self._jobs, (_UNKNOWN, _UNKNOWN))
                 self._transport.recover()
                 self._end_stream()
                 self._closed.wait(backoff(failures, first=1.0, longest=_MAX_PAUSE, jitter=0.0))
@@ -321,7 +323,7 @@ class HistoryWatch:
 
     def _report(self, news: News) -> None:
         """Add the rows of what came. The last state of each thing counts."""
-        nodes = [*_last(news.nodes), *_last(news.removed_nodes)]
+        nodes = _last(_with_all_events([*news.nodes, *news.removed_nodes]))
         frames = make_tables(
             jobs=self._with_versions_before(news.jobs),
             deployments=_last(_merged_times(news.deployments)),
@@ -369,7 +371,10 @@ class HistoryWatch:
         fetcher = HistoryFetcher(self._transport, namespace=self._namespace, region=self._config.region)
         try:
             versions = fetcher.versions_of({"ID": job_id, "Namespace": namespace})
-        except (NotFound, PermissionDenied):
+        except NotFound:
+            return []  # purged already
+        except AllocframeError:
+            self._jobs[namespace, job_id] = _UNKNOWN, _UNKNOWN  # the next list reads it again
             return []
         return [spec for spec in versions if _indexes(spec)[1] not in known]
 
@@ -405,6 +410,17 @@ def _merged_times(deployments: Iterable[JSON]) -> Iterator[JSON]:
     for deployment in deployments:
         begin = started.setdefault(deployment["ID"], deployment.get("started_at"))
         yield {**deployment, "started_at": begin} if begin else deployment
+
+
+def _with_all_events(nodes: Iterable[JSON]) -> Iterator[JSON]:
+    """Yield nodes with the events that their earlier states had: of a busy node, ten pass quickly."""
+    seen: dict[str, dict[str, Any]] = {}
+    for node in nodes:
+        events = seen.setdefault(node["ID"], {})
+        listed = node.get("Events")
+        for event in listed if isinstance(listed, list) else []:
+            events.setdefault(repr(event), event)
+        yield {**node, "Events": list(events.values())}
 
 
 def _key(job: JSON) -> tuple[str, str]:

@@ -40,7 +40,7 @@ class Lister:
             capture.discard(page)
         return store, index
 
-    def index(self, params: dict[str, str], timeout: float) -> int | None:
+    def index(self, params: dict[str, str], timeout: float | None = None) -> int | None:
         """Return the index of the list. With an ``index`` in `params`, block until the list changes."""
         # Only the header matters: ask for the smallest page.
         query = replace(self._query, task_states=False, filter=None, per_page=1)

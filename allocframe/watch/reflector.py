@@ -27,7 +27,7 @@ from . import updates as stream_updates
 from .change import LOST_RIGHTS, Change, Checkpoint, Gap
 from .lister import Lister
 from .state import FindJobs, Frames, WatchState, find_jobs_in
-from .update_queue import ESTABLISH_TIMEOUT, MAX_LAG, Subscriber, Subscription, UpdateQueue
+from .update_queue import ESTABLISH_TIMEOUT, Subscriber, Subscription, UpdateQueue
 from .updates import JobInfo, Update
 
 BATCH_PAUSE = 0.05
@@ -274,11 +274,11 @@ class Reflector:
         refused = isinstance(stream.error, PermissionDenied | Unsupported | NotNomad)
         if stream.error is not None and not refused and not is_silent:
             raise stream.error
+        if is_silent:  # no probe: the whole list, which comes next, keeps to the client's own deadline
+            return f"it sent nothing within {ESTABLISH_TIMEOUT:g} s; a proxy may hold it back"
         # Newer servers answer 200 and then end the stream. If listing works, the cluster is up and it was a
         # refusal.
-        self.lister.index({}, MAX_LAG)
-        if is_silent:
-            return f"it sent nothing within {ESTABLISH_TIMEOUT:g} s; a proxy may hold it back"
+        self.lister.index({})
         if isinstance(stream.error, Unsupported):
             return "this server has none"
         if isinstance(stream.error, NotNomad):

@@ -35,10 +35,11 @@ class RowFilter:
     def new_rows(self, frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         """Return the rows that are new, or differ from the known ones, and remember them.
 
-        A row with a lower index than the known one is old news.
+        A row with a lower index than the known one is old news. Nodes get the column `gone`.
         """
         new = {}
-        for name, frame in frames.items():
+        for name, rows in frames.items():
+            frame = rows if name != "nodes" or "gone" in rows else rows.assign(gone=False)
             if len(frame):
                 chosen = [self._is_new(name, *row) for row in _numbered(name, frame)]
                 if any(chosen):
@@ -46,9 +47,9 @@ class RowFilter:
                 if name == "nodes":
                     self._node_indexes |= dict(zip(frame["node_id"], frame["modify_index"], strict=True))
                 if name == "job_versions":
-                    rows = frame.dropna(subset="job_modify_index").sort_values("job_modify_index")
-                    jobs = zip(rows["namespace"], rows["job_id"], strict=True)
-                    self._job_indexes |= dict(zip(jobs, rows["job_modify_index"], strict=True))
+                    listed = frame.dropna(subset="job_modify_index").sort_values("job_modify_index")
+                    jobs = zip(listed["namespace"], listed["job_id"], strict=True)
+                    self._job_indexes |= dict(zip(jobs, listed["job_modify_index"], strict=True))
         return new
 
     def _is_new(self, name: str, key: int, value: int, index: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 import signal
 import socket
@@ -14,7 +13,7 @@ from typing import Any
 import flatten
 import httpx
 import pytest
-from faultserver import FaultServer, good, http, reset, serving
+from faultserver import FaultServer, any_json, good, http, reset, serving
 from services import services
 
 import allocframe as af
@@ -61,18 +60,32 @@ def test_a_stop_stops_the_allocation_and_its_job_places_another(
     assert stops.loc[alloc.id, "stop_reason"] == "stopped by operator"
 
 
-def test_a_second_stop_makes_another_evaluation_and_no_second_replacement(
+def test_a_stop_of_what_has_ended_says_so_and_sends_nothing(
     cluster: sim.Cluster, client: af.Client, alloc: Alloc
 ) -> None:
-    first, second = client.stop(alloc.id), client.stop(alloc.id, no_shutdown_delay=True)
-    assert first.eval_id != second.eval_id
-    assert sum(a.previous == alloc.id for a in cluster.state.allocs.values()) == 1
+    client.stop(alloc.id)
+    evaluations = len(cluster.state.evals)
+    with pytest.raises(af.Conflict, match=r"stop: it has already ended \(complete\). Nothing was sent"):
+        client.stop(alloc.id, no_shutdown_delay=True)
+    assert len(cluster.state.evals) == evaluations
+
+
+def test_reschedule_is_refused_where_the_server_would_overlook_it(
+    cluster: sim.Cluster, client: af.Client, alloc: Alloc
+) -> None:
+    if cluster.version == "1.3.1":
+        with pytest.raises(af.Unsupported, match=r"Nomad 1\.3\.1 ignores reschedule=True\..* needs 1\.11\.0"):
+            client.stop(alloc.id, reschedule=True)
+        assert alloc.desired_status == "run"
+    else:
+        client.stop(alloc.id, reschedule=True)
+        assert alloc.next
 
 
 def test_a_start_of_an_id_is_enough_to_act(cluster: sim.Cluster, client: af.Client, alloc: Alloc) -> None:
     client.signal(alloc.id[:12], "HUP", task="server")
     assert kinds(alloc, "server")[-1] == "Signaling"
-    with pytest.raises(af.NotFound, match="0 allocations start with"):
+    with pytest.raises(af.NotFound, match=r"no allocation starts with '00000000'\. It was removed"):
         client.stop("00000000")
 
 
@@ -124,10 +137,15 @@ def test_all_tasks_is_refused_where_the_server_would_overlook_it(
 def test_what_cannot_be_done_is_an_error_with_nomads_words(
     client: af.Client, cluster: sim.Cluster, alloc: Alloc
 ) -> None:
-    with pytest.raises(af.Conflict, match="Task not found"):
+    tasks = f"Its tasks are: {', '.join(sorted(alloc.tasks))}"
+    with pytest.raises(af.BadRequest, match=f"Task not found. {tasks}"):
         client.signal(alloc.id, "SIGHUP", task="nope")
-    with pytest.raises(af.Conflict, match="Could not find task runner for task: nope"):
+    with pytest.raises(af.BadRequest, match=f"Could not find task runner for task: nope. {tasks}"):
         client.restart(alloc.id, task="nope")
+    with pytest.raises(af.BadRequest, match=f"task not found. {tasks}"):
+        client.exec(alloc.id, ["true"], task="nope")
+    with pytest.raises(af.BadRequest, match=f'unknown task name "nope". {tasks}'):
+        client.logs(alloc.id, "nope")
     client.stop(alloc.id)
     with pytest.raises(af.Conflict, match=r"not running|should not run"):
         client.restart(alloc.id)
@@ -229,9 +247,8 @@ def writes(server: FaultServer) -> int:
     return sum(raw.startswith(b"POST") for raw in server.raw)
 
 
-STANDING = good(
-    json.dumps({"ID": ID, "ClientStatus": "running", "DesiredStatus": "stop", "ModifyIndex": 77}).encode()
-)
+RUNNING = any_json({"ID": ID, "ClientStatus": "running", "DesiredStatus": "run", "ModifyIndex": 76})
+STANDING = any_json({"ID": ID, "ClientStatus": "running", "DesiredStatus": "stop", "ModifyIndex": 77})
 
 
 def hang(connection: socket.socket) -> None:
@@ -250,14 +267,29 @@ def hang(connection: socket.socket) -> None:
         http(b"rpc error: EOF", "500 Internal Server Error", length=14, kind="text/plain"),
         http(b'{"EvalID"', length=50),
         good(b"<html>"),
+        good(b"null"),
+        good(b'{"error": "no route"}'),
+        good(b'{"EvalID": "", "Index": 5}'),
+        good(b"[]"),
     ],
-    ids=["reset", "hang", "502", "leadership lost", "EOF", "cut", "html"],
+    ids=["reset", "hang", "502", "leadership lost", "EOF", "cut", "html", "null", "error", "no ID", "list"],
 )
 def test_when_the_answer_is_lost_nothing_is_repeated_and_the_allocation_is_read_again(lost: Any) -> None:
-    with serving(lost, STANDING) as server, af.Client(server.address, timeout=1.0) as client:
+    with serving(RUNNING, lost, STANDING) as server, af.Client(server.address, timeout=1.0) as client:
         with pytest.raises(af.ResultUnknown, match="desired stop, ModifyIndex 77"):
             client.stop(ID)
         assert writes(server) == 1
+
+
+@pytest.mark.parametrize("answer", [b"null", b"{}", b'{"error": "no route"}', b'{"Index": "0"}', b"true"])
+def test_a_restart_or_signal_counts_as_done_only_with_nomads_answer(answer: bytes) -> None:
+    for act in (lambda c: c.restart(ID), lambda c: c.signal(ID, "SIGHUP")):
+        with serving(good(answer), STANDING) as server, af.Client(server.address) as client:
+            with pytest.raises(
+                af.ResultUnknown, match=r"the answer is not Nomad's.*desired stop, ModifyIndex 77"
+            ):
+                act(client)
+            assert writes(server) == 1
 
 
 def test_a_change_that_was_surely_not_made_is_asked_for_again() -> None:
@@ -265,7 +297,7 @@ def test_a_change_that_was_surely_not_made_is_asked_for_again() -> None:
     election = http(text, "500 Internal Server Error", length=len(text), kind="text/plain")
     busy = http(b"", "429 Too Many Requests", length=0)
     with (
-        serving(election, busy, good(b'{"EvalID": "e", "Index": 5}')) as server,
+        serving(RUNNING, election, busy, good(b'{"EvalID": "e", "Index": 5}')) as server,
         af.Client(server.address) as client,
     ):
         assert client.stop(ID) == actions.StopResult("e", 5)

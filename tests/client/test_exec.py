@@ -15,6 +15,7 @@ import flatten
 import pytest
 from children import child
 from exec_sessions import EXITED, echo, out, scripted, server_side, talk
+from faultserver import http, serving
 from hypothesis import given
 from hypothesis import strategies as st
 from websockets.sync.client import connect
@@ -56,7 +57,7 @@ def test_recorded_sessions_end_as_they_ended(version: str) -> None:
         assert stdout is None or session.result().text == stdout
     for name, kind in {
         "no-such-command": af.ExecError,
-        "no-such-task": af.Conflict,
+        "no-such-task": af.BadRequest,
         "no-task": af.BadRequest,
         "no-such-alloc": af.NotFound,
     }.items():
@@ -375,6 +376,27 @@ def test_what_is_no_websocket_server_is_an_error_that_says_so() -> None:
         pytest.raises(af.ConnectionFailed, match="no exec session"),
     ):
         client.exec(ID, ["x"], task="t")
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        (
+            "400 Bad Request",
+            "websocket: the client is not using the websocket protocol: 'upgrade' token not found",
+        ),
+        ("426 Upgrade Required", ""),
+        ("200 OK", "[]"),
+    ],
+)
+def test_a_proxy_that_takes_the_upgrade_away_is_named(status: str, text: str) -> None:
+    answer = http(text.encode(), status, kind="text/plain", length=len(text))
+    with (
+        serving(answer) as server,
+        af.Client(server.address) as client,
+        pytest.raises(af.ConnectionFailed, match="A proxy in between must pass WebSockets"),
+    ):
+        client.exec(ID, ["true"], task="web")
 
 
 def test_the_token_goes_in_the_header_and_the_first_frame_and_into_no_log(

@@ -250,8 +250,9 @@ def test_a_change_behind_a_bad_line_is_made_once_or_not_at_all_and_told_so(
     alloc = next(
         a for a in live.state.allocs.values() if a.client_status == "running" and a.job.kind == "service"
     )
+    before = [CLEAN] if name == "stop" else []  # a stop reads first, over another connection
     with (
-        through(live.address, Fault(end=end, after=after)) as proxy,
+        through(live.address, *before, Fault(end=end, after=after)) as proxy,
         af.Client(proxy.address, token=live.token, timeout=0.7, retries=2) as client,
     ):
         try:

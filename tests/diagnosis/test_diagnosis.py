@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import pickle
 from pathlib import Path
@@ -63,6 +64,21 @@ def test_a_diagnosis_is_a_table_a_text_html_and_json(snap: af.Snapshot) -> None:
     assert [each["title"] for each in answer["incidents"]] == frame["title"].tolist()
     assert answer["all_clear"] is False
     assert answer["account"]["unexplained"] == 0
+
+
+def test_an_incident_shows_its_causes_and_the_evidence_for_and_against_them(snap: af.Snapshot) -> None:
+    incident = next(each for each in af.diagnose(snap).incidents if each.cause.kind == "job version")
+    first, summary, *others = repr(incident).splitlines()
+    assert first == f"{incident.severity}, {incident.state}"
+    assert summary == incident.summary
+    assert others[0] == f"  {incident.cause.confidence}: {incident.cause.text}"
+    evidence = [each.text for each in incident.cause.supporting]
+    assert evidence
+    assert [line for line in others if line.startswith("    + ")][: len(evidence)] == [
+        f"    + {text}" for text in evidence
+    ]
+    shown = incident._repr_html_()
+    assert all(html.escape(text) in shown for text in evidence)
 
 
 def test_of_many_incidents_ten_are_shown_and_the_others_counted(tmp_path: Path) -> None:

@@ -33,6 +33,23 @@ def test_over_many_seeds_stories_are_named_right_and_nothing_else_is_loud(
     assert [str(verdict) for verdict in verdicts if not verdict.right] == []
 
 
+def title_of(name: str) -> str:
+    with af.load(benchmark.REAL / f"{name}.allocframe") as snap:
+        return only(af.diagnose(snap)).summary
+
+
+def test_of_several_tasks_the_title_names_the_one_that_fails() -> None:
+    assert title_of("blind/nomad-2.0.5-prestart").startswith(
+        "prestart/shop version 1 (task db-migrate) crashes."
+    )
+    assert title_of("blind/nomad-2.0.5-sidecar").startswith("sidecar/media (task log-shipper) crashes.")
+
+
+def test_a_job_that_waits_for_room_says_what_took_it_and_what_it_lacks() -> None:
+    assert "; it had to make room for vip" in title_of("blind/nomad-2.0.5-preempted")
+    assert "no node meets ${meta.gpu} = a100" in title_of("blind/nomad-2.0.5-no-gpu")
+
+
 def crashes(*times: float, run: float = 5, code: int = 1, signal: int = 0) -> list[dict[str, Any]]:
     """Return runs that start at these times and end after `run` seconds."""
     return [

@@ -213,6 +213,46 @@ def test_a_task_that_restarts_thirty_times_is_archived_with_all_of_its_events(
     )
 
 
+def test_the_recorder_keeps_more_versions_and_node_events_than_a_real_server(
+    client: af.Client, tmp_path: Path
+) -> None:
+    if os.environ.get("NOMAD_ADDR"):
+        pytest.skip("would change the cluster of NOMAD_ADDR")
+    archive, stop = af.Archive(tmp_path / "archive"), threading.Event()
+    address = client._session.config.address
+    recorder = Recorder(client, archive, interval=0.5)
+    thread = threading.Thread(target=recorder.run, args=(stop,))
+    thread.start()
+    try:
+        _wait_until(lambda: recorder.counts.commits and len(archive.history().nodes))
+        node = _call(address, "/v1/nodes")[0]["ID"]
+        for version in range(9):
+            _call(address, "/v1/jobs", _job("many", "batch", 1, ["/bin/echo", str(version)]))
+            for eligibility in ("ineligible", "eligible"):
+                _call(address, f"/v1/node/{node}/eligibility", {"Eligibility": eligibility})
+        _call(address, "/v1/jobs", _job("stays", "batch", 1, ["/bin/true"]))
+        for job, purge in (("stays", "false"), ("many", "true")):
+            request = urllib.request.Request(f"{address}/v1/job/{job}?purge={purge}", method="DELETE")
+            urllib.request.urlopen(request, timeout=10).close()
+        _wait_until(lambda: (archive.history().changes["kind"] == "purge").any())
+    finally:
+        stop.set()
+        thread.join(60)
+    history = archive.history()
+    many = history.job_versions[history.job_versions["job_id"] == "many"]
+    assert many["version"].tolist() == list(range(9))
+    fields = history.job_changes[history.job_changes["job_id"] == "many"]
+    assert fields["new"].tolist() == [str(version) for version in range(1, 9)]
+    changes = history.changes[history.changes["job_id"].isin(["many", "stays"])]
+    ends = changes[changes["kind"].isin(["purge", "operator stop"])]
+    assert dict(zip(ends["job_id"], ends["kind"], strict=True)) == {
+        "many": "purge", "stays": "operator stop"
+    }, (history.job_versions.to_string(), history.job_changes.to_string())  # fmt: skip
+    assert (history.changes["kind"] == "eligibility").sum() == 18
+    assert history.nodes["status"].tolist() == ["ready"]
+    assert len(client.history().node_events) == 10, "Nomad itself has ten"
+
+
 def test_a_watch_of_a_real_cluster_matches_its_list(client: af.Client) -> None:
     for stream in (True, False):
         with client.watch(namespace="*", stream=stream, wait=1.0) as watch:

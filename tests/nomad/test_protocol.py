@@ -90,9 +90,10 @@ def test_headers_are_read_whatever_they_hold(sent: str, index: int | None) -> No
         (404, 'log entry for task "web" and log type "stdout" not found', errors.NotFound),
         (500, 'state for allocation "x" not found on client', errors.NotFound),
         (400, "No logs available", errors.Conflict),
-        (500, "Could not find task runner for task: x", errors.Conflict),
-        (500, "Task not found", errors.Conflict),
-        (500, "task not found", errors.Conflict),
+        (500, "Could not find task runner for task: x", errors.BadRequest),
+        (500, "Task not found", errors.BadRequest),
+        (500, "task not found", errors.BadRequest),
+        (400, 'unknown task name "x"', errors.BadRequest),
         (400, 'task "web" is not running.', errors.Conflict),
         (500, "must provide task name", errors.BadRequest),
         (500, "Failed to parse filter", errors.BadRequest),
@@ -167,6 +168,8 @@ def test_what_is_checked_comes_back() -> None:
     assert protocol.check_prefix("ab-cd") == "ab-cd"
     assert protocol.check_alloc_id(f" {WHOLE.upper()} ") == (WHOLE, True)
     assert protocol.check_alloc_id("54") == ("54", False)
+    assert protocol.check_alloc_id(WHOLE.replace("-", "")) == (WHOLE, True)
+    assert protocol.check_alloc_id(WHOLE.replace("-", "")[:14]) == (WHOLE[:16], False)
     assert protocol.even_head("ab") == "ab"
     assert protocol.even_head("abc") == "ab"
     assert protocol.even_head("abcdef01-2") == "abcdef01-"

@@ -28,7 +28,11 @@ def test_a_500_is_final_unless_its_text_is_transient(status: int, text: str, aga
 
 TRANSIENT = [
     "No cluster leader", "Not ready to serve consistent reads", "no servers", "node is not the leader",
-    "leadership transfer in progress", "EOF",
+    "leadership transfer in progress", "EOF", "eof", "unexpected EOF", "stream closed", "session shutdown",
+    "failed to get conn: dial tcp 192.0.2.1:4647: connect: connection refused",
+    "failed to get conn: rpc error: lead thread didn't get connection",
+    "read tcp 192.0.2.1:4647: connection reset by peer", "write: broken pipe", "read tcp: i/o timeout",
+    "remote end is not accepting connections",
 ]  # fmt: skip
 
 
@@ -49,6 +53,9 @@ def test_a_read_is_repeated_after_each_of_these_texts(text: str) -> None:
         (502, "", False, True), (503, "", False, True), (504, "", False, True), (400, "bad", False, False),
         (403, "", False, False),
         (500, "Not ready to serve consistent reads", False, False),
+        (500, "rpc error: failed to get conn: dial tcp 192.0.2.1:4647: i/o timeout", True, False),
+        (500, "rpc error: stream closed", False, True), (500, "rpc error: eof", False, True),
+        (500, "rpc error: session shutdown", False, True), (500, "geofence", False, False),
     ],
 )  # fmt: skip
 def test_of_a_refused_change_it_is_known_whether_it_may_have_been_made(

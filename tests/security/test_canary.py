@@ -22,7 +22,7 @@ import nbformat
 import pytest
 from children import child
 from crashing import crash
-from faultserver import good, http, reset, serving
+from faultserver import any_json, good, http, reset, serving
 from IPython.core.ultratb import VerboseTB
 from nbclient import NotebookClient
 
@@ -175,7 +175,7 @@ def test_an_interrupt_in_the_middle_of_a_call_shows_the_locals_of_libraries_and_
 def test_an_audit_log_that_cannot_be_written_shows_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALLOCFRAME_AUDIT", "/dev/full")
     with (
-        serving(http(b"{}", length=2)) as server,
+        serving(any_json({"ID": ID, "ClientStatus": "running"})) as server,
         af.Client(server.address, token=CANARY, retries=0) as client,
     ):
         with pytest.raises(af.AllocframeError, match="audit log") as caught:

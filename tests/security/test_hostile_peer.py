@@ -203,6 +203,22 @@ def test_kind_deadline_it_holds_whatever_arrives_without_end(behaviour: Behaviou
             assert seconds < LIMIT, f"{name}: {seconds:.1f} s"
 
 
+def test_kind_deadline_it_holds_while_a_name_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: ended.wait(30))
+    start = time.monotonic()
+    with af.Client("http://slow.example:4646", timeout=0.5, retries=0) as client:
+        for act in (
+            lambda: client.snapshot(progress=False),
+            lambda: client.restart(ID),
+            lambda: client.exec(ID, ["true"], task="web", timeout=0.5),
+        ):
+            with pytest.raises((af.RequestTimeout, af.ConnectionFailed)):
+                act()
+    ended.set()
+    assert time.monotonic() - start < 5
+
+
 @pytest.mark.parametrize("answer", BROKEN.values(), ids=BROKEN)
 def test_kind_framing_an_answer_that_is_broken_anywhere_is_a_result_or_one_of_our_errors(
     answer: bytes,

@@ -206,10 +206,24 @@ def test_news_that_are_older_than_the_list_change_nothing() -> None:
     assert came <= rows["ended_at"].iloc[1] <= pd.Timestamp.now("UTC")
 
 
+def test_events_of_a_node_that_pass_through_its_ten_at_once_are_all_kept() -> None:
+    def node(last: int) -> dict[str, Any]:
+        events = [
+            {"Message": f"event {n}", "Subsystem": "Cluster", "Timestamp": f"2026-11-26T00:00:{n:02}Z"}
+            for n in range(max(0, last - 10), last)
+        ]
+        return {"ID": "n", "Name": "one", "ModifyIndex": 10 + last, "Events": events}
+
+    lines = [line(10 + last, ("Node", "NodeEligibility", node(last))) for last in range(1, 31)]
+    with following(HistoryServer(told({}, *lines, HOLD))) as followed:
+        events = followed.until(lambda frames: len(frames["node_events"]) == 30)["node_events"]
+    assert events["message"].tolist() == [f"event {n}" for n in range(30)]
+
+
 def test_a_node_that_is_removed_is_marked() -> None:
     node = {"ID": "n", "Name": "one", "Status": "down", "ModifyIndex": 20}
     lines = [line(20, ("Node", "NodeDeregistration", node))]
     listed = {**node, "Status": "ready", "ModifyIndex": 5}
     with following(HistoryServer(told({}, *lines, HOLD), nodes=[listed])) as followed:
         rows = followed.until(lambda frames: len(frames["nodes"]) > 1)["nodes"]
-    assert rows["gone"].fillna(False).tolist() == [False, True]
+    assert rows["gone"].tolist() == [False, True]

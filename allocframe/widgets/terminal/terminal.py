@@ -26,7 +26,7 @@ COMMAND = ("/bin/sh", "-c", "command -v bash >/dev/null 2>&1 && exec bash; exec 
 FRAME_TIME = 1 / 60
 """Seconds between two messages of output. Output in between goes into one message."""
 
-_STATIC = Path(__file__).parent / "static"
+_STATIC = Path(__file__).parents[1] / "static"
 _MAX_INPUT = 64 << 10
 _RESET = b"\x1b[!p\x1b[?1049l\x1b[0m"
 """Undoes what a killed program may have left: modes, the alternate screen, colours."""
