@@ -109,7 +109,12 @@ def colours_of_curves(ax: Axes) -> tuple[str, ...]:
 def joined(table: pd.DataFrame, keys: list[str]) -> pd.Series[Any]:
     """Return the columns of each row as one text; by column, since there may be a million rows."""
     texts = [table[key].astype("str") for key in keys]
-    return texts[0].str.cat(texts[1:], sep=" ") if texts else pd.Series("all", index=table.index)
+    if not texts:
+        return pd.Series("all", index=table.index)
+    whole: pd.Series[Any] = texts[0]
+    for text in texts[1:]:
+        whole = whole + " " + text
+    return whole
 
 
 def with_cluster(table: pd.DataFrame, name: str) -> pd.Series[Any]:

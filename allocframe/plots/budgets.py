@@ -42,7 +42,7 @@ def error_budget(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     y = np.arange(len(shown))
     spent = used > 1
     ax.barh(y, np.minimum(used, _CUT), color=np.where(spent, RED, BLUE), height=0.7)
-    for row, share in enumerate(used):
+    for row, share in enumerate(used.tolist()):
         ax.text(
             min(share, _CUT), row, f" {share:,.0%}" if share >= 0.01 else " under 1%", va="center", fontsize=8
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -54,11 +56,10 @@ def survival(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.legend(title=", ".join(_keys(table)) or None, title_fontsize=8, **LEGEND)
     shortest = table[table["survival"] <= 0.5]
     if len(ends) and len(shortest):
-        row = shortest.loc[shortest["time"].idxmin()]
-        who = joined(shortest.loc[[row.name]], _keys(table)).iloc[0] if _keys(table) else ""
-        half = (
-            f"Half of the runs{f' of {label(who)}' if who else ''} last {_format_hours(row['time'])} at most"
-        )
+        row = shortest.iloc[[int(shortest["time"].to_numpy(float).argmin())]]
+        who = joined(row, _keys(table)).iloc[0] if _keys(table) else ""
+        lasts = _format_hours(float(row["time"].iloc[0]))
+        half = f"Half of the runs{f' of {label(who)}' if who else ''} last {lasts} at most"
     else:
         half = "Most runs go on"
     ax.set_title(half + _not_shown(ends), loc="left", fontsize=11)
@@ -92,7 +93,7 @@ def cumulative_restarts(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         return ax
     ax.set_ylim(bottom=0)
     _label_ends(ax, ends)
-    most = ends.loc[ends["mean"].idxmax()] if ends["mean"].notna().any() else ends.iloc[0]
+    most: dict[Any, Any] = ends.iloc[int(ends["mean"].fillna(-1).to_numpy(float).argmax())].to_dict()
     who = f"{label(most['curve'])}: " if most["curve"] else ""
     ax.set_title(
         f"{who}{most['mean']:.3g} restarts of a task on average after {_format_hours(most['time'])}"

@@ -75,11 +75,12 @@ def daily(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.set_ylabel("per 100 task hours")
     _label_days(ax, table)
     strip_frame(ax, grid="y")
-    worst = with_exposure.loc[with_exposure["failures_per_hour"].astype(float).idxmax()]
-    rate = 100 * float(worst["failures_per_hour"])
+    rates = with_exposure["failures_per_hour"].to_numpy(float)
+    worst: dict[Any, Any] = with_exposure.iloc[int(rates.argmax())].to_dict()
+    most = 100 * float(rates.max())
     complete = f"{int(table['complete'].sum()):,} of {len(table):,} days observed completely"
     ax.set_title(
-        f"Most failures on {worst['day']:%-d %b}: {number(rate)} in 100 task hours; {complete}"
+        f"Most failures on {worst['day']:%-d %b}: {number(most)} in 100 task hours; {complete}"
         if worst["failures"]
         else f"No failure; {complete}",
         loc="left",

@@ -253,9 +253,9 @@ def _impact(facts: Facts) -> Iterator[Block]:
 def _impact_row(each: JobImpact, slo: float | None, length: pd.Timedelta) -> list[Text]:
     row: list[Text] = [names([each.job]), f"{each.hit:,}", f"{each.instances:,}"]
     during, before = each.during, each.before
-    known = during is not None and during.availability is not None
+    share = None if during is None else during.availability
     row.append("" if during is None else minutes(during.down))
-    row.append(percent(during.availability) if known else "")
+    row.append("" if share is None else percent(share))
     row.append("" if during is None else _before(before, during))
     if slo is not None:
         used = during.budget_used(slo, length) if during is not None else None
@@ -268,6 +268,8 @@ def _target(slo: float) -> str:
 
 
 def _budget(used: float) -> str:
+    if 0 < used < 0.0001:
+        return "under 0.01 %"
     return f"{100 * used:,.0f} %" if used >= 1 else f"{number(100 * used)} %"
 
 
