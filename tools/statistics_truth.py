@@ -17,12 +17,12 @@ PAGE = ROOT / "docs" / "statistics.md"
 
 def main(count: int) -> int:
     sys.path.insert(0, str(ROOT / "tests" / "stats"))
-    rows = importlib.import_module("truth.rows")
+    rows, patterns = (importlib.import_module(f"truth.{name}") for name in ("rows", "patterns"))
 
     started = time.monotonic()
     lines = ["| statistic | measure | result | worlds | wanted |", "| --- | --- | --- | --- | --- |"]
     missed = 0
-    for row in rows.all_rows():
+    for row in [*rows.all_rows(), *patterns.all_rows()]:
         for result in row(count):
             missed += not result.passed
             value = f"{result.value:.3f}" if result.passed else f"**{result.value:.3f}**"

@@ -31,7 +31,7 @@ def test_info_prints_recorders_gaps_and_sizes(run: Run, tmp_path: Path) -> None:
     folder = shutil.copytree(GOLDEN, tmp_path / "archive")
     code, output, _ = run("info", str(folder))
     assert code == 0
-    for part in ("schema version 1", "2 allocations", "golden", "the recorder was stopped", "task_states"):
+    for part in ("schema version 2", "2 allocations", "golden", "the recorder was stopped", "task_states"):
         assert part in output
 
 

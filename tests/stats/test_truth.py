@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from truth import rows
+from truth import patterns, rows
 
 
 @pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
@@ -50,4 +50,20 @@ def test_survival_is_right_although_servers_have_removed_what_ended() -> None:
 
 def test_lemon_nodes_blame_no_node_for_being_new_and_find_the_bad_one() -> None:
     results = rows.lemons(count=24)
+    assert all(result.passed for result in results), results
+
+
+@pytest.mark.parametrize(
+    ("measure", "count"),
+    [
+        (patterns.changes_by_chance, 60),
+        (patterns.changes_found, 40),
+        (patterns.latency_of_starts, 100),
+        (patterns.storms, 4),
+        (patterns.blast_of_a_lost_node, 6),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_changes_storms_latencies_and_losses_are_those_that_happened(measure: Any, count: int) -> None:
+    results = measure(count=count)
     assert all(result.passed for result in results), results

@@ -36,6 +36,11 @@ class Result:
     passed: bool
 
 
+def noise_of(done: int, share: float = 0.05) -> float:
+    """Return three standard deviations of a share that is measured on so many worlds."""
+    return float(3 * np.sqrt(share * (1 - share) / done))
+
+
 def read(rows: list[worlds.JSON]) -> af.Snapshot:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "world.json"
