@@ -35,6 +35,7 @@ def job_runs(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     require_table(table, "job_runs", "job_runs")
     shown = table.head(MAX_ROWS)
     ax = axes(ax, 1.4 + 0.3 * max(len(shown), 2))
+    ax.set_xlabel("runs")
     if shown.empty:
         return draw_empty(ax, "no run of a periodic or parameterized job is on record")
     y, left = np.arange(len(shown)), np.zeros(len(shown))
@@ -51,7 +52,6 @@ def job_runs(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.set_yticks(y, [label(name) for name in with_cluster(shown, "job_id")], fontsize=8)
     ax.set_ylim(len(shown) - 0.4, -0.6)
     ax.set_xlim(0, 1.6 * float(left.max()))
-    ax.set_xlabel("runs")
     failing = int((table["last_result"].astype("str") == "failed").sum())
     hidden = len(table) - len(shown)
     ax.set_title(
