@@ -79,6 +79,9 @@ def pictures() -> dict[str, Axes]:
         "cumulative_restarts": plots.cumulative_restarts(stats.cumulative_restarts(mixed, by="job_id")),
         "daily": plots.daily(days()),
         "funnel": plots.funnel(stats.lemon_nodes(lemon)),
+        "error_budget": plots.error_budget(stats.error_budget(mixed)),
+        "deployments": plots.deployments(stats.deployments(mixed)),
+        "start_latency": plots.start_latency(stats.start_latency(mixed)),
         "headroom": plots.headroom(stats.headroom(usage().samples)),
     }
 

@@ -233,7 +233,7 @@ def _gaps(snapshot: Snapshot) -> Iterator[DataGap]:
     for note in info.get("notes", []):
         if note and not note.startswith("as seen at "):
             yield DataGap("note", {"note": note})
-    yield DataGap("not in allocations")
+    yield DataGap("not in allocations", {"changes_known": snapshot.history is not None})
 
 
 def _gaps_of_archive(snapshot: Snapshot) -> Iterator[DataGap]:

@@ -111,7 +111,9 @@ _GAPS: dict[str, Callable[[dict[str, Any]], str]] = {
     "unwatched": _unwatched,
     "unwatched earlier": lambda facts: f"Nobody watched {count(facts['times'], 'times')} before that.",
     "not in allocations": lambda facts: (
-        "Logs of programs, metrics of nodes and tasks, and changes between job versions "
+        "Logs of programs and metrics of nodes and tasks are not part of the evidence."
+        if facts.get("changes_known")
+        else "Logs of programs, metrics of nodes and tasks, and changes between job versions "
         "are not part of allocations."
     ),
 }

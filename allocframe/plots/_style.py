@@ -29,11 +29,11 @@ LEGEND: dict[str, Any] = {
 
 _LIGHT = {
     "ink": "#1b1f24", "soft": "#57606a", "paper": "#ffffff", "grid": "#e5e5e5", "run": "#dbe9f4",
-    "shade": "#fbeee6", "unwatched": "#e8e8e8", "lost": "#d0d0d0",
+    "shade": "#fbeee6", "unwatched": "#e8e8e8", "lost": "#d0d0d0", "map": "YlOrBr",
 }  # fmt: skip
 _DARK = {
     "ink": "#f0f3f6", "soft": "#9aa5b1", "paper": "#101418", "grid": "#30363d", "run": "#24384d",
-    "shade": "#3a241c", "unwatched": "#2b2f36", "lost": "#4a4f57",
+    "shade": "#3a241c", "unwatched": "#2b2f36", "lost": "#4a4f57", "map": "YlOrBr_r",
 }  # fmt: skip
 
 
@@ -99,6 +99,22 @@ def label(value: object, longest: int = 42) -> str:
     """Return a name as a label that neither a terminal nor mathtext interprets, shortened if long."""
     text = visible(value).replace("$", r"\$")
     return text if len(text) <= longest else text[: longest // 2 - 1] + "…" + text[-longest // 2 :]
+
+
+def colours_of_curves(ax: Axes) -> tuple[str, ...]:
+    """Return the colours of curves, all of which can be seen on this paper."""
+    return (*CYCLE[:-1], theme(ax)["ink"])
+
+
+def joined(table: pd.DataFrame, keys: list[str]) -> pd.Series[Any]:
+    """Return the columns of each row as one text; by column, since there may be a million rows."""
+    texts = [table[key].astype("str") for key in keys]
+    if not texts:
+        return pd.Series("all", index=table.index)
+    whole: pd.Series[Any] = texts[0]
+    for text in texts[1:]:
+        whole = whole + " " + text
+    return whole
 
 
 def with_cluster(table: pd.DataFrame, name: str) -> pd.Series[Any]:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from ._style import BLUE, GREY, RED, axes, draw_empty, label, require_table, strip_frame
 
 MAX_ROWS = 25
-_TITLES = {"memory": "Memory used, of the memory reserved", "cpu": "CPU used, of the CPU reserved"}
+_NAMES = {"memory": "memory", "cpu": "CPU"}
 
 
 def headroom(
@@ -43,7 +43,7 @@ def headroom(
     'share of the reservation used'
     """
     require_table(table, "headroom", "headroom")
-    if resource not in _TITLES:
+    if resource not in _NAMES:
         raise ValueError(f"resource must be 'memory' or 'cpu', got {resource!r}")
     measured = table.dropna(subset=[f"{resource}_headroom"])
     measured = measured.sort_values(f"{resource}_headroom", kind="stable")
@@ -63,8 +63,16 @@ def headroom(
     ax.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     ax.set_xlabel("share of the reservation used")
     hidden = len(measured) - len(shown)
+    spent = int((measured[f"{resource}_max_share"] > 1).sum())
+    idle = int((measured[f"{resource}_p95_share"] < 0.25).sum())
+    answer = (
+        f"{spent:,} of {len(measured):,} rows use more {_NAMES[resource]} than they reserve, "
+        f"{idle:,} less than a quarter"
+    )
     ax.set_title(
-        _TITLES[resource] + (f"; {hidden:,} rows with more headroom not shown" if hidden else ""), loc="left"
+        answer + (f"\n{hidden:,} rows with more headroom not shown" if hidden else ""),
+        loc="left",
+        fontsize=11,
     )
     strip_frame(ax)
     return ax

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ._style import BLUE, GREY, RED, axes, draw_empty, label, require_table, strip_frame, with_cluster
+from ._style import BLUE, GREY, RED, axes, draw_empty, label, require_table, strip_frame, theme, with_cluster
 
 _MAX_NAMED = 8
 
@@ -26,7 +26,8 @@ def funnel(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Returns
     -------
     matplotlib Axes
-        Nodes above the solid line fail more than their jobs explain; the eight most suspicious are named.
+        Nodes above the solid line fail more than their jobs explain. They are named, and so are others above
+        the dashed line: eight at most.
 
     References
     ----------
@@ -71,7 +72,11 @@ def funnel(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
                 label=f"{len(part):,} {noun if len(part) == 1 else noun + 's'}",
                 zorder=3,
             )
-    for row in lemons.assign(name=with_cluster(lemons, "node_name")).head(_MAX_NAMED).to_dict("records"):
+    upper = _poisson_quantile(nodes["expected"].to_numpy(float), 0.975) / nodes["expected"].to_numpy(float)
+    outliers = nodes[nodes["lemon"].astype(bool) | (nodes["ratio"].to_numpy(float) > upper)]
+    named = outliers.assign(name=with_cluster(outliers, "node_name"))
+    named = named.sort_values(["lemon", "observed"], ascending=False, kind="stable").head(_MAX_NAMED)
+    for row in named.to_dict("records"):
         ax.annotate(
             label(row["name"]),
             (row["expected"], row["ratio"]),
@@ -79,14 +84,28 @@ def funnel(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
             textcoords="offset points",
             fontsize=8,
         )
-    ax.axhline(1, color="black", linewidth=0.8)
+    ax.axhline(1, color=theme(ax)["ink"], linewidth=0.8)
     ax.set_ylim(-0.1, top)
     ax.set_xlabel("failed tasks expected from the mix of jobs")
     ax.set_ylabel("observed / expected")
-    ax.set_title("Failed tasks by node", loc="left")
+    ax.set_title(_answer(named, outliers), loc="left", fontsize=11)
     strip_frame(ax, grid="both")
     ax.legend(frameon=False, fontsize=8)
     return ax
+
+
+def _answer(named: pd.DataFrame, outliers: pd.DataFrame) -> str:
+    """Return which nodes fail more than their jobs explain."""
+    lemons = named[named["lemon"].astype(bool)]
+    names = ", ".join(label(name) for name in lemons["name"].head(3))
+    more = int(outliers["lemon"].sum()) - min(len(lemons), 3)
+    if len(lemons):
+        and_more = f" and {more:,} more" if more else ""
+        verb = "fails" if len(lemons) + more == 1 else "fail"
+        return f"{names}{and_more} {verb} more than the mix of jobs and chance explain"
+    if len(outliers):
+        return f"No lemon; {len(outliers):,} of the nodes stand out, as a few do by chance"
+    return "No node fails more than its jobs and chance explain"
 
 
 def _poisson_quantile(mean: Any, probability: float) -> Any:

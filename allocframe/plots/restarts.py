@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -13,9 +15,11 @@ from ._style import (
     axes,
     days,
     draw_empty,
+    joined,
     label,
     require_table,
     strip_frame,
+    theme,
     use_time_axis,
     with_cluster,
 )
@@ -51,21 +55,26 @@ def heatmap(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     if "bin" not in table.columns:
         raise ValueError("table must have a column 'bin'. Call the statistic with bin='15min', for example.")
     keys = list(table.columns[: table.columns.get_loc("bin")])
-    named = table.assign(row=table[keys].astype("str").agg(" ".join, axis=1) if keys else "all")
-    totals = named.groupby("row")["count"].sum().sort_values(ascending=False, kind="stable")
-    rows = totals[totals > 0].index[:MAX_ROWS]
+    # what is empty cannot be seen, and most of a large table is
+    counted = table[table["count"] > 0]
+    counted = counted.assign(row=joined(counted, keys))
+    totals = counted.groupby("row")["count"].sum().sort_values(ascending=False, kind="stable")
+    rows = totals.index[:MAX_ROWS]
     if not len(rows):
         return draw_empty(axes(ax, 2), "nothing to count in this window")
-    counts = named.pivot_table(index="row", columns="bin", values="count", aggfunc="sum", fill_value=0)
-    counts = counts.loc[rows]
+    bins = pd.DatetimeIndex(table["bin"].unique()).sort_values()
+    shown = counted[counted["row"].isin(rows)]
+    counts = shown.pivot_table(index="row", columns="bin", values="count", aggfunc="sum", fill_value=0)
+    counts = counts.reindex(index=rows, columns=bins, fill_value=0)
     ax = axes(ax, 1.6 + 0.26 * len(rows))
-    left = pd.DatetimeIndex(counts.columns)
-    width = left[1] - left[0] if len(left) > 1 else table["window_end"].iloc[0] - left[0]
-    edges = days([*left, left[-1] + width])
-    cells = np.ma.masked_equal(counts.to_numpy(), 0)  # an empty cell stays white, whatever the colour of 1
+    width = bins[1] - bins[0] if len(bins) > 1 else table["window_end"].iloc[0] - bins[0]
+    edges = days([*bins, bins[-1] + width])
+    cells = np.ma.masked_equal(counts.to_numpy(), 0)  # an empty cell is paper, whatever the colour of 1
+    colours = theme(ax)
     mesh = ax.pcolormesh(
-        edges, np.arange(len(rows) + 1), cells, cmap="cividis_r", vmin=0, edgecolors="white", linewidth=0.4
-    )
+        edges, np.arange(len(rows) + 1), cells, cmap=colours["map"], vmin=0, edgecolors=colours["paper"],
+        linewidth=0.4 if len(bins) <= 120 else 0,
+    )  # fmt: skip
     ax.set_yticks(np.arange(len(rows)) + 0.5, [label(row) for row in rows], fontsize=8)
     ax.invert_yaxis()
     bar = ax.figure.colorbar(mesh, ax=ax, pad=0.01, label=f"count per {_format_width(width)}")
@@ -73,13 +82,26 @@ def heatmap(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     strip_frame(ax, grid="both")
     ax.grid(visible=False)
     use_time_axis(ax)
-    hidden = int((totals > 0).sum()) - len(rows)
+    hidden = len(totals) - len(rows)
     ax.set_title(
-        f"{int(totals.sum()):,} in total, by {' and '.join(keys) or 'time'}"
-        + (f"; {hidden:,} smaller rows not shown" if hidden else ""),
+        _busiest(totals, counted, keys) + (f"\n{hidden:,} smaller rows not shown" if hidden else ""),
         loc="left",
+        fontsize=11,
     )
     return ax
+
+
+def _busiest(totals: pd.Series[Any], counted: pd.DataFrame, keys: list[str]) -> str:
+    """Return which row counts most, and when most was counted."""
+    total = int(totals.sum())
+    by_bin = counted.groupby("bin")["count"].sum()
+    when = f"most at {by_bin.idxmax():%-d %b %H:%M} ({int(by_bin.max()):,})"
+    first = (
+        f"{label(totals.index[0])} has {int(totals.iloc[0]):,} of {total:,}"
+        if keys
+        else f"{total:,} in total"
+    )
+    return f"{first}; {when}"
 
 
 def _format_width(width: pd.Timedelta) -> str:
@@ -99,7 +121,7 @@ def pareto(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Returns
     -------
     matplotlib Axes
-        The bars above the dashed line make up 80 % of the failures.
+        Its bars are failures; the line is their cumulative share, on the scale above, with 80 % dashed.
 
     Examples
     --------
@@ -116,16 +138,37 @@ def pareto(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     names = [label(value) for value in shown[name]] + ([f"{len(rest):,} others"] if len(rest) else [])
     counts = [*shown["failures"], *([int(rest["failures"].sum())] if len(rest) else [])]
     cumulative = [*shown["cumulative_share"], *([1.0] if len(rest) else [])]
-    ax = axes(ax, 1.4 + 0.26 * len(names))
-    ax.barh(range(len(names)), counts, color=BLUE, height=0.7)
-    for row, (count, share) in enumerate(zip(counts, cumulative, strict=True)):
-        ax.text(count, row, f" {count:,}, cumulative {share:.0%}", va="center", fontsize=8)
-    ax.axhline(int(np.searchsorted(cumulative, 0.8)) + 0.5, color=RED, linewidth=1, linestyle="--")
-    ax.set_yticks(range(len(names)), names, fontsize=8)
+    ax = axes(ax, 1.6 + 0.26 * len(names))
+    rows = range(len(names))
+    ax.barh(rows, counts, color=BLUE, height=0.7)
+    for row, count in enumerate(counts):
+        ax.text(count, row, f" {count:,}", va="center", fontsize=8)
+    ax.set_yticks(rows, names, fontsize=8)
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.set_xlim(0, max(counts) * 1.25)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("failures")
-    ax.set_title(f"{sum(counts):,} failures by {name}; 80 % lie above the dashed line", loc="left")
+    many = len(table)
+    enough = int(np.searchsorted(table["cumulative_share"].to_numpy(float), 0.8 - 1e-9)) + 1
+    noun = name.removesuffix("_id").removesuffix("_name").replace("_", " ")
+    total, verb = f"{int(table['failures'].sum()):,}", "causes" if enough == 1 else "cause"
+    title = f"{enough:,} of {many:,} {noun}s {verb} 80 % of {total} failures"
+    ax.set_title(title if many > 1 else f"All {total} failures are of {names[0]}", loc="left", fontsize=11)
     strip_frame(ax)
+    if many > 1:
+        _draw_cumulative(ax, cumulative)
     return ax
+
+
+def _draw_cumulative(ax: Axes, cumulative: list[float]) -> None:
+    """Draw the cumulative share over the bars, and where it passes 80 %."""
+    share = ax.twiny()
+    share.plot(cumulative, range(len(cumulative)), color=RED, marker="o", markersize=3, linewidth=1.2)
+    share.axvline(0.8, color=RED, linewidth=0.8, linestyle="--")
+    share.set_xlim(0, 1.05)
+    share.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    share.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    share.tick_params(labelsize=8, colors=RED)
+    share.set_xlabel("cumulative share", fontsize=8, color=RED)
+    for side in ("right", "bottom"):
+        share.spines[side].set_visible(False)

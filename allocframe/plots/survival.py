@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from ._style import CYCLE, axes, draw_empty, label, require_table, strip_frame
+from ._style import (
+    CYCLE,
+    LEGEND,
+    axes,
+    colours_of_curves,
+    draw_empty,
+    joined,
+    label,
+    require_table,
+    strip_frame,
+)
 
 MAX_CURVES = len(CYCLE)
+_MOST_POINTS = 3000
 _LOG_SCALE_FROM = 10
 """The time axis is logarithmic if the longest time is this many times the median time of the events."""
 
@@ -35,8 +49,20 @@ def survival(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     'share of runs still running'
     """
     require_table(table, "survival", "survival")
-    ax = _draw_curves(table, "survival", "runs", axes(ax))
+    ax, ends = _draw_curves(table, "survival", "runs", axes(ax))
+    if ends.empty:
+        return ax
     ax.set_ylim(0, 1.02)
+    ax.legend(title=", ".join(_keys(table)) or None, title_fontsize=8, **LEGEND)
+    shortest = table[table["survival"] <= 0.5]
+    if len(ends) and len(shortest):
+        row = shortest.iloc[[int(shortest["time"].to_numpy(float).argmin())]]
+        who = joined(row, _keys(table)).iloc[0] if _keys(table) else ""
+        lasts = _format_hours(float(row["time"].iloc[0]))
+        half = f"Half of the runs{f' of {label(who)}' if who else ''} last {lasts} at most"
+    else:
+        half = "Most runs go on"
+    ax.set_title(half + _not_shown(ends), loc="left", fontsize=11)
     ax.set_ylabel("share of runs still running")
     ax.set_xlabel("time since the start of the run")
     return ax
@@ -62,26 +88,64 @@ def cumulative_restarts(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     'mean restarts per task'
     """
     require_table(table, "cumulative_restarts", "cumulative_restarts")
-    ax = _draw_curves(table, "mean", "tasks", axes(ax))
+    ax, ends = _draw_curves(table, "mean", "tasks", axes(ax))
+    if ends.empty:
+        return ax
     ax.set_ylim(bottom=0)
+    _label_ends(ax, ends)
+    most: dict[Any, Any] = ends.iloc[int(ends["mean"].fillna(-1).to_numpy(float).argmax())].to_dict()
+    who = f"{label(most['curve'])}: " if most["curve"] else ""
+    ax.set_title(
+        f"{who}{most['mean']:.3g} restarts of a task on average after {_format_hours(most['time'])}"
+        + _not_shown(ends),
+        loc="left",
+        fontsize=11,
+    )
     ax.set_ylabel("mean restarts per task")
     ax.set_xlabel("time since the allocation was created")
     return ax
 
 
-def _draw_curves(table: pd.DataFrame, value: str, size: str, ax: Axes) -> Axes:
+def _not_shown(ends: pd.DataFrame) -> str:
+    hidden = int(ends["hidden"].iloc[0])
+    return f"\n{hidden:,} curves with fewer or no events not shown" if hidden else ""
+
+
+def _label_ends(ax: Axes, ends: pd.DataFrame) -> None:
+    """Name each curve beside its end, so that nobody has to look up its colour."""
+    room = 0.05 * float(ax.get_ylim()[1])
+    lowest = -room
+    for row in ends.dropna(subset=["mean"]).sort_values("mean").to_dict("records"):
+        # names of curves that end close together stand one above the other
+        lowest = max(float(row["mean"]), lowest + room)
+        tasks = f", {row['tasks']:,} tasks" if "tasks" in row else ""
+        ax.annotate(
+            f" {label(row['curve'])} {row['mean']:.3g}{tasks}".rstrip(), (row["time"], row["mean"]),
+            xytext=(row["time"], lowest), fontsize=8, va="center", color=row["colour"], annotation_clip=False,
+        )  # fmt: skip
+
+
+def _keys(table: pd.DataFrame) -> list[str]:
+    return [str(name) for name in table.columns[: table.columns.get_loc("time")]]
+
+
+def _draw_curves(table: pd.DataFrame, value: str, size: str, ax: Axes) -> tuple[Axes, pd.DataFrame]:
+    """Draw the curves with most events; return the axes, and the last row of each curve that is drawn."""
     keys = list(table.columns[: table.columns.get_loc("time")])
     if table.empty:
-        return draw_empty(ax, "nothing ran")
-    named = table.assign(curve=table[keys].astype("str").agg(" ".join, axis=1) if keys else "")
-    events = named.groupby("curve")["events"].sum().sort_values(ascending=False, kind="stable")
+        return draw_empty(ax, "nothing ran"), table
+    curve = joined(table, keys) if keys else pd.Series("", index=table.index)
+    events = table["events"].groupby(curve.to_numpy()).sum().sort_values(ascending=False, kind="stable")
     # a curve without events is a flat line; draw those only if there is nothing else
     drawn = events[events > 0] if events.any() else events
-    for colour, curve in zip(CYCLE, drawn.index, strict=False):
-        part = named[named["curve"] == curve]
+    drawn = drawn.head(MAX_CURVES)
+    shown = table[curve.isin(drawn.index).to_numpy()].assign(curve=curve)
+    ends = []
+    for colour, name in zip(colours_of_curves(ax), drawn.index, strict=False):
+        part = _thinned(shown[shown["curve"] == name])
         bounded = part.dropna(subset=["lower", "upper"])
         n = f"{part[size].iloc[0]:,} {size}, " if size in part.columns else ""
-        legend = f"{label(curve)} ({n}{events[curve]:,} events)".strip()
+        legend = f"{label(name)} ({n}{events[name]:,} events)".strip()
         ax.step(part["time"], part[value], where="post", color=colour, label=legend, linewidth=1.8)
         ax.fill_between(
             bounded["time"],
@@ -92,13 +156,18 @@ def _draw_curves(table: pd.DataFrame, value: str, size: str, ax: Axes) -> Axes:
             alpha=0.15,
             linewidth=0,
         )
-    hidden = len(events) - min(len(drawn), MAX_CURVES)
-    if hidden:
-        ax.set_title(f"{hidden:,} curves with fewer or no events not shown", loc="left", fontsize=9)
-    _scale_time(ax, named[named["curve"].isin(drawn.index[:MAX_CURVES])])
+        ends.append(part.iloc[[-1]].assign(colour=colour))
+    _scale_time(ax, shown)
     strip_frame(ax, grid="both")
-    ax.legend(frameon=False, fontsize=8, title=", ".join(keys) or None, title_fontsize=8)
-    return ax
+    hidden = len(events) - len(drawn)
+    return ax, pd.concat(ends).assign(hidden=hidden)
+
+
+def _thinned(part: pd.DataFrame) -> pd.DataFrame:
+    """Return some thousand rows of a curve, evenly: more cannot be seen, and take minutes to draw."""
+    if len(part) <= _MOST_POINTS:
+        return part
+    return part.iloc[np.unique(np.linspace(0, len(part) - 1, _MOST_POINTS).astype(int))]
 
 
 def _scale_time(ax: Axes, shown: pd.DataFrame) -> None:

@@ -41,8 +41,8 @@ _LOST = vocabulary.CAUSE_KINDS[vocabulary.LOST]
 _LEAD = 0.2
 """The window opens this share of the incidents' length before them."""
 
-_TITLES = 2
-"""Incidents that the title names; the longest line that fits has about a hundred characters."""
+_TITLE = 85
+"""Characters of a title that fit into a line."""
 
 
 def timeline(
@@ -60,8 +60,8 @@ def timeline(
     ----------
     source : Snapshot, events table, or mapping of tables
     lanes : str, optional
-        "task" (slots of ``job.group[0]``), "job" or "node"; else tasks if there are few, else jobs, else
-        nodes. Only lanes with a mark are drawn, at most 30: those of the worst incidents, then the busiest.
+        "task" (slots of ``job.group[0]``), "job" or "node"; else tasks if there are few, else jobs. Only
+        lanes with a mark are drawn, at most 30: those of the worst incidents, then the busiest.
     since, until : time, optional
         The window; else from shortly before the first incident (or the first mark, if there is none) to the
         end. A time without an offset is UTC.
@@ -157,9 +157,14 @@ def _title(incidents: Sequence[Incident], marks: int, hidden: int, before: int, 
     if not incidents:
         text = f"{count(marks, 'disturbances')}, no incident"
         return f"{text}; {rest}" if rest else text
-    named = "; ".join(_of_incident(each) for each in incidents[:_TITLES])
-    more = f"; {len(incidents) - _TITLES:,} more" if len(incidents) > _TITLES else ""
-    return "\n".join(filter(None, [label(f"{named}{more}", longest=130), rest]))
+    phrases = [_of_incident(each) for each in incidents]
+    # the worst, and as many as fit into a line
+    fit = 1
+    while fit < len(phrases) and len("; ".join(phrases[: fit + 1])) <= _TITLE:
+        fit += 1
+    named = label("; ".join(phrases[:fit]), longest=_TITLE + 10)
+    more = f"; {len(phrases) - fit:,} more" if len(phrases) > fit else ""
+    return "\n".join(filter(None, [f"{named}{more}", rest]))
 
 
 def _of_incident(incident: Incident) -> str:
@@ -175,6 +180,8 @@ def _disturbances_and_runs(source: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
     events["slot_task"] = _without_namespace(slots_of(events, runs)) + " " + events["task"].astype("str")
     lost = runs[runs["end"] == vocabulary.LOST]
     lost = lost.assign(at=lost["ended_at"], cause=vocabulary.LOST)
+    # runs of a periodic or parameterized job are in the lane of their job
+    events, lost = (part.assign(job_id=_without_run(part["job_id"])) for part in (events, lost))
     columns = ["at", "cause", "alloc_id", *_LANES.values()]
     marks = [
         part.assign(**{name: with_cluster(part, name) for name in _LANES.values()})[columns].astype(
@@ -188,14 +195,17 @@ def _disturbances_and_runs(source: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
     )
 
 
+def _without_run(job: pd.Series[Any]) -> pd.Series[Any]:
+    return job.astype("str").str.replace(r"/(?:periodic|dispatch)-.*$", "", regex=True)
+
+
 def _without_namespace(slot: pd.Series[Any]) -> pd.Series[Any]:
     return slot.astype("str").str.replace(r"^[^/]*/", "", regex=True)
 
 
 def _choose_lanes(marks: pd.DataFrame) -> str:
-    """Return the column whose values are the lanes: the finest with few enough values."""
-    few = [name for name in _LANES.values() if marks[name].nunique() <= MAX_LANES]
-    return few[0] if few else "node_name"
+    """Return the column whose values are the lanes: tasks if there are few enough, else jobs."""
+    return "slot_task" if marks["slot_task"].nunique() <= MAX_LANES else "job_id"
 
 
 def _shade_incidents(

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from .._utils.prose import number
 from ._style import (
     BLUE,
     RED,
@@ -74,8 +75,16 @@ def daily(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.set_ylabel("per 100 task hours")
     _label_days(ax, table)
     strip_frame(ax, grid="y")
+    rates = with_exposure["failures_per_hour"].to_numpy(float)
+    worst: dict[Any, Any] = with_exposure.iloc[int(rates.argmax())].to_dict()
+    most = 100 * float(rates.max())
+    complete = f"{int(table['complete'].sum()):,} of {len(table):,} days observed completely"
     ax.set_title(
-        f"{len(table):,} days, {int(table['complete'].sum()):,} of them observed completely", loc="left"
+        f"Most failures on {worst['day']:%-d %b}: {number(most)} in 100 task hours; {complete}"
+        if worst["failures"]
+        else f"No failure; {complete}",
+        loc="left",
+        fontsize=11,
     )
     ax.legend(
         handles=[*ax.get_legend_handles_labels()[0], *shading],

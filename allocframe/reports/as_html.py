@@ -38,8 +38,9 @@ _LONG_CELL = 45
 
 def render_html(document: Document, written: Written) -> str:
     """Return a document as a page."""
-    live = any(isinstance(block, Live) for each in document.sections for block in walk(each.blocks))
-    scripts = " script-src 'unsafe-inline';" if live else ""
+    blocks = [block for each in document.sections for block in walk(each.blocks)]
+    hashes = [f"'{block.script}'" for block in blocks if isinstance(block, Live)]
+    scripts = f" script-src {' '.join(hashes)};" if hashes else ""
     title = as_html(document.title)
     stars = [mark_stars(written.stars)] if document.kind == "postmortem" else []
     lines = [
@@ -105,7 +106,9 @@ def _block(block: Block, written: Written) -> str:
         data = base64.b64encode(block.png).decode("ascii")
         return f'<figure><img alt="{as_html(block.alt)}" src="data:image/png;base64,{data}"></figure>'
     if isinstance(block, Live):
-        return block.html
+        return (
+            f'<div class="still">{_block(block.still, written)}</div>\n<div class="live">{block.html}</div>'
+        )
     inner = "\n".join(_block(each, written) for each in getattr(block, "blocks", []))
     if isinstance(block, Fold):
         return f"<details><summary>{as_html(block.title)}</summary>\n{inner}\n</details>"
@@ -150,10 +153,10 @@ def _table(table: Table) -> str:
 
     body = "".join(f"<tr>{line(row, 'td')}</tr>\n" for row in table.rows)
     head = "".join(f"<th{kind}>{as_html(name)}</th>" for name, kind in zip(table.columns, kinds, strict=True))
+    many = ' class="many"' if len(table.columns) > 3 else ""
     note = f'<p class="note">{as_html(table.note)}.</p>' if table.note else ""
-    return (
-        f'<div class="table"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>{note}'
-    )
+    rows = f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody>"
+    return f'<div class="table"><table{many}>{rows}</table></div>{note}'
 
 
 def _text(text: Text) -> str:

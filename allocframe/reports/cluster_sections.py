@@ -196,7 +196,7 @@ def _numbers(facts: ClusterFacts) -> Iterator[Number]:
 
 
 def _share(value: float) -> str:
-    return f"{100 * float(value):.0f} %"
+    return f"{number(100 * float(value))} %"
 
 
 def _budgets(facts: ClusterFacts) -> list[tuple[Job, float]]:

@@ -111,9 +111,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class Live:
-    """A part that a browser runs, such as an interactive timeline; Markdown has none of it."""
+    """A part that a browser runs, such as the interactive timeline; Markdown has none of it.
+
+    Paper, and a browser without scripts, show `still` instead. `script` is the hash of the script that the
+    page's policy allows.
+    """
 
     html: str
+    script: str
+    still: Picture
 
 
 @dataclass(frozen=True)

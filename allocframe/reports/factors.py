@@ -19,6 +19,7 @@ def contributing_factors(
         *_single_instances(jobs),
         *_one_node(jobs, instances),
         *(text for incident in incidents for text in _of_incident(incident)),
+        *_hidden(incidents),
         *_not_rolled_back(incidents, changes),
     ]
     return list(dict.fromkeys(found))
@@ -36,14 +37,12 @@ def _one_node(jobs: list[JobImpact], instances: Instances) -> Iterator[str]:
         family = instances.families.index(each.job)
         mine = rows[(rows["family"] == family) & rows["wanted"]]
         if each.hit and each.during is not None and len(mine) > 1 and mine["node"].nunique() == 1:
-            yield (
-                f"All {count(len(mine), 'instances')} of {names([each.job])} run on one node, "
-                f"{mine['node'].iloc[0]}."
-            )
+            all_of_them = "Both" if len(mine) == 2 else f"All {len(mine):,}"
+            yield f"{all_of_them} instances of {names([each.job])} run on one node, {mine['node'].iloc[0]}."
 
 
 def _of_incident(incident: Incident) -> Iterator[str]:
-    facts, who = incident.facts, names(incident.jobs)
+    who = names(incident.jobs)
     healthy = [
         each
         for hypothesis in incident.hypotheses
@@ -55,13 +54,19 @@ def _of_incident(incident: Incident) -> Iterator[str]:
             f"The deployment of {who} called {count(healthy[0].numbers['allocations'], 'allocations')} "
             "healthy that failed later. Its health check or min_healthy_time missed it."
         )
-    if _is_hidden(incident):
-        yield (
-            f"The restart policy of {who} restarted tasks in place {facts['failures']:,} times. "
-            "No allocation failed, so Nomad moved none to another node."
-        )
     if incident.cause.kind == "kill timeout":
         yield f"The kill timeout of {who} is shorter than its tasks take to stop."
+
+
+def _hidden(incidents: list[Incident]) -> Iterator[str]:
+    hidden = [each for each in incidents if _is_hidden(each)]
+    if hidden:
+        jobs = list(dict.fromkeys(job for each in hidden for job in each.jobs))
+        restarts = sum(int(each.facts["failures"]) for each in hidden)
+        yield (
+            f"Restart policies restarted tasks of {names(jobs)} in place, {restarts:,} times. "
+            "No allocation of theirs failed, so Nomad moved none to another node."
+        )
 
 
 def _is_hidden(incident: Incident) -> bool:
@@ -121,10 +126,18 @@ def _canary(incident: Incident) -> Iterator[str]:
 def _spared(incidents: list[Incident], jobs: list[JobImpact]) -> Iterator[str]:
     """Yield the jobs that failed on their own account, if half of their instances or more were spared."""
     failing = {job for each in incidents if "lost" not in each.facts for job in each.jobs}
-    for each in jobs:
-        well = each.instances - each.hit
-        if each.job in failing and each.during is not None and well and 2 * well >= each.instances:
-            yield f"{well:,} of {count(each.instances, 'instances')} of {names([each.job])} were not hit."
+    spared = [
+        each
+        for each in jobs
+        if each.job in failing and each.during is not None and 2 * each.hit <= each.instances
+    ]
+    if len(spared) > 2:
+        jobs_of = names([each.job for each in spared])
+        yield f"{len(spared):,} jobs kept half of their instances or more: {jobs_of}."
+        return
+    for each in spared:
+        well, all_of_them = each.instances - each.hit, count(each.instances, "instances")
+        yield f"{well:,} of {all_of_them} of {names([each.job])} were not hit."
 
 
 def _spread(incident: Incident, jobs: list[JobImpact], instances: Instances) -> Iterator[str]:

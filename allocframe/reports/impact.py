@@ -22,6 +22,7 @@ from ..stats.runs import build_runs
 from ..stats.vocabulary import LOST
 
 Job = tuple[str, str]
+_CLOCKS, _SOME_TIME = pd.Timedelta("1s"), pd.Timedelta("5s")
 _BATCH = ("batch", "sysbatch")
 _NONE = pd.Timedelta(0)
 _BUDGET_DAYS = pd.Timedelta("30D")
@@ -46,6 +47,10 @@ class Uptime:
     def availability(self) -> float | None:
         """Share of the wanted time that they were up; None without any."""
         return 1 - self.down / self.wanted if self.wanted > _NONE else None
+
+    def is_enough_before(self, during: Uptime) -> bool:
+        """Return whether a time before is long enough to compare with: a tenth, and a minute at least."""
+        return self.wanted >= max(during.wanted / 10, pd.Timedelta("1min"))
 
     def plus(self, other: Uptime) -> Uptime:
         """Return the sum of two jobs' times."""
@@ -214,18 +219,34 @@ class Instances:
         }
         return pd.DataFrame(sums, index=pd.Index(instances))
 
-    def course(self, incident: Incident) -> Course:
-        """Return when an incident was mitigated and over, as far as the events tell."""
-        if incident.state not in ("recovered", "stopped"):
-            return Course()
+    def all_hit_at(self, incident: Incident) -> pd.Timestamp | None:
+        """Return when the last of its instances failed for the first time, if it took some seconds."""
+        if incident.began_before or incident.began_at is None or "lost" in incident.facts:
+            return None
+        rows = self._disturbances_of(incident)
+        instance = self.allocations["instance"].reindex(rows["alloc_id"].astype("str")).to_numpy()
+        first = rows.groupby(instance)["at"].min()
+        if len(first) < 2 or len(first) < len(self.of(incident)):
+            return None
+        last = first.max()
+        return last if last - incident.began_at >= _SOME_TIME else None
+
+    def _disturbances_of(self, incident: Incident) -> pd.DataFrame:
+        """Return the failures of an incident, or its losses, from its beginning to its end."""
         rows = self._disturbances
         lost = incident.cause.kind == "node" and incident.cause.mechanism == "lost"
         rows = rows[rows["alloc_id"].isin(incident.alloc_ids) & ((rows["cause"] == LOST) == lost)]
         if incident.began_at is not None:
-            rows = rows[rows["at"] >= incident.began_at - pd.Timedelta("1s")]
+            rows = rows[rows["at"] >= incident.began_at - _CLOCKS]
         if incident.last_at is not None:
-            rows = rows[rows["at"] <= incident.last_at + pd.Timedelta("1s")]
-        back = self._back(rows)
+            rows = rows[rows["at"] <= incident.last_at + _CLOCKS]
+        return rows
+
+    def course(self, incident: Incident) -> Course:
+        """Return when an incident was mitigated and over, as far as the events tell."""
+        if incident.state not in ("recovered", "stopped"):
+            return Course()
+        back = self._back(self._disturbances_of(incident))
         hit = len(self.of(incident))
         if not hit or len(back) < hit:
             return Course()

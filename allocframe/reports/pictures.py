@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .. import plots
-from .document import Block, Picture
+from ..widgets.timeline.page import script_hash, timeline_html
+from .document import Block, Live, Picture
 
 if TYPE_CHECKING:
     from .postmortem import Postmortem
@@ -33,14 +34,17 @@ def draw(name: str, alt: str, plot: Callable[..., Axes], *args: Any, **settings:
     return Picture(name, alt, data.getvalue())
 
 
+_MOST_EVENTS = 100_000
+"""More events would make a file of many megabytes, and a page that stutters."""
+
 _BY_ROWS = ("timeline", "heatmap", "pareto")
 
 
-def incident_picture(made: Postmortem) -> Block:
-    """Return the picture of a postmortem's window: the place where an interactive one could stand."""
+def incident_picture(made: Postmortem, *, live: bool) -> Block:
+    """Return the picture of a postmortem's window; if `live`, the interactive timeline with it."""
     facts = made.facts
     settings = {"since": facts.since} if facts.since_given else {}
-    return draw(
+    still = draw(
         "timeline",
         f"Timeline: {made.document.title}",
         plots.timeline,
@@ -49,3 +53,6 @@ def incident_picture(made: Postmortem) -> Block:
         until=facts.until,
         **settings,
     )
+    if not live or facts.snapshot._counts["events"] > _MOST_EVENTS:
+        return still
+    return Live(timeline_html(facts.snapshot, facts.diagnosis), script_hash(), still)

@@ -34,16 +34,19 @@ def _cause(facts: Facts, number: int, incident: Incident, told: dict[str, str]) 
             incident.cause,
             [each for each in incident.hypotheses if each.kind != incident.cause.kind],
         )
-    key = f"{best.kind} {best.subject}"
+    key = f"{best.kind} {best.mechanism} {best.subject}"
     if key in told and best.subject:
         yield Paragraph(f"Same cause as: {told[key]}.")
     else:
         told[key] = f"{number}. {incident.title}"
         yield from _hypothesis(best, "Cause")
     for hypothesis in others:
-        yield from _hypothesis(
-            hypothesis, "How it fails" if hypothesis.confidence == "certain" else "Also possible"
+        head = "How it fails" if hypothesis.confidence == "certain" else "Also possible"
+        # its numbers are of one job, and those of the incident are of all
+        of_one = (
+            hypothesis.subject.get("job_id") if len(incident.jobs) > 1 and head == "How it fails" else None
         )
+        yield from _hypothesis(hypothesis, f"{head}, as seen in {of_one}" if of_one else head)
     commands = settling_commands(incident, facts.snapshot)
     settle = " This would settle it:" if commands else ""
     yield Paragraph((Strong("Not known:"), f" {incident.not_known}.{settle}"))

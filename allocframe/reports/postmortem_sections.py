@@ -38,10 +38,12 @@ from .postmortem_causes import (
     similar_section,
 )
 from .timeline_lines import MOST_OTHERS
-from .titles import headline
+from .titles import headline, short_title
 
 _MOST_IN_GLANCE = 8
 _MOST_CHANGES = 6
+_MOST_JOBS = 15
+_MOST_MILESTONES = 20
 _MOST_FIELDS = 12
 
 
@@ -90,14 +92,14 @@ def _header(facts: Facts) -> list[tuple[str, str]]:
 def _cluster(facts: Facts) -> str:
     region = facts.snapshot.info.get("region")
     quality = facts.diagnosis.data_quality.coverage[0].facts
-    size = f"{count(quality['nodes'], 'nodes')}, {count(quality['jobs'], 'jobs')}"
+    size = f"{count(quality['nodes'], 'nodes')}, {count(quality['allocations'], 'allocations')}"
     return f"{region}: {size}" if region else size
 
 
 def _state(facts: Facts) -> str:
     states = [incident.state for incident in facts.incidents]
     if not states:
-        return "nothing stands out"
+        return "no incident"
     goes_on = sum(state in ("ongoing", "gave up") for state in states)
     if not goes_on:
         return "over"
@@ -142,28 +144,35 @@ def _numbers(facts: Facts) -> Iterator[Number]:
     yield Number(
         span(facts.end - facts.begin), "duration", f"{began}; goes on" if facts.is_ongoing else ended
     )
-    all_jobs = facts.diagnosis.data_quality.coverage[0].facts["jobs"]
+    all_jobs = len(facts.instances.families)
     if jobs:
         yield Number(
             f"{len(jobs):,}", "jobs hit" if len(jobs) > 1 else "job hit", f"of {all_jobs:,} in the evidence"
         )
         hit = sum(each.hit for each in jobs)
         of = sum(each.instances for each in jobs)
-        yield Number(f"{hit:,}", "instances hit", f"of {of:,} that these jobs want")
+        noun = "runs hit" if all(each.has_runs for each in jobs) else "instances hit"
+        yield Number(f"{hit:,}", noun, f"of {of:,} that these jobs want")
     total = _total([each.during for each in jobs])
     if total.availability is not None:
         least = "at least " if total.unknown > pd.Timedelta(0) else ""
         yield Number(
             f"{least}{minutes(total.down)}", "instance-minutes lost", f"of {minutes(total.wanted)} wanted"
         )
-        before = _total([each.before for each in jobs]).availability
-        compared = "before: not known" if before is None else f"before: {percent(before)}"
+        compared = f"before: {_before(_total([each.before for each in jobs]), total)}"
         yield Number(percent(total.availability), "availability of the jobs hit", compared)
     bad = sum(_bad_now(each) for each in incidents)
     unknown = [each for each in incidents if each.state == "ongoing" and not _bad_now(each)]
     when = f"at {clock(facts.until, facts.begin)} UTC"
     if bad or not unknown:
         yield Number(f"{bad:,}", "instances not well now", when)
+
+
+def _before(before: Uptime | None, during: Uptime) -> str:
+    """Return the availability of the time before, if enough of it is known."""
+    if before is None or before.availability is None or not before.is_enough_before(during):
+        return "not known"
+    return percent(before.availability)
 
 
 def _bad_now(incident: Incident) -> int:
@@ -214,7 +223,11 @@ def _impact(facts: Facts) -> Iterator[Block]:
         columns.append("30-day budget used")
     length = facts.end - facts.begin
     rows = [_impact_row(each, facts.slo, length) for each in facts.jobs]
-    yield Table(columns, rows, [False] + [True] * (len(columns) - 1))
+    numeric = [False] + [True] * (len(columns) - 1)
+    yield Table(columns, rows[:_MOST_JOBS], numeric)
+    if len(rows) > _MOST_JOBS:
+        more = Table(columns, rows[_MOST_JOBS:], numeric)
+        yield Fold(f"{count(len(rows) - _MOST_JOBS, 'more jobs')}", [more])
     notes = []
     if facts.slo is not None:
         used = _total([each.during for each in facts.jobs]).budget_used(facts.slo, length)
@@ -224,7 +237,7 @@ def _impact(facts: Facts) -> Iterator[Block]:
                 f"at a target of {_target(facts.slo)}."
             )
     if any(each.has_runs for each in facts.jobs):
-        notes.append("Instances of a periodic or parameterized job are its runs.")
+        notes.append("Runs count as instances of their periodic or parameterized job.")
     if any(each.during is None for each in facts.jobs):
         notes.append("Batch jobs have no availability.")
     unknown = _total([each.during for each in facts.jobs]).unknown
@@ -240,10 +253,10 @@ def _impact(facts: Facts) -> Iterator[Block]:
 def _impact_row(each: JobImpact, slo: float | None, length: pd.Timedelta) -> list[Text]:
     row: list[Text] = [names([each.job]), f"{each.hit:,}", f"{each.instances:,}"]
     during, before = each.during, each.before
-    shares = [None if time is None else time.availability for time in (during, before)]
+    share = None if during is None else during.availability
     row.append("" if during is None else minutes(during.down))
-    row.append("" if shares[0] is None else percent(shares[0]))
-    row.append("" if during is None else "not known" if shares[1] is None else percent(shares[1]))
+    row.append("" if share is None else percent(share))
+    row.append("" if during is None else _before(before, during))
     if slo is not None:
         used = during.budget_used(slo, length) if during is not None else None
         row.append("" if used is None else _budget(used))
@@ -255,6 +268,8 @@ def _target(slo: float) -> str:
 
 
 def _budget(used: float) -> str:
+    if 0 < used < 0.0001:
+        return "under 0.01 %"
     return f"{100 * used:,.0f} %" if used >= 1 else f"{number(100 * used)} %"
 
 
@@ -271,14 +286,21 @@ def _hit_twice(facts: Facts) -> int:
 
 def _changes(facts: Facts) -> Iterator[Block]:
     if not facts.versions_known:
+        redacted = facts.snapshot.info.get("source") == "redacted"
+        why = (
+            "Job versions are left out of redacted reports." if redacted else "Job versions were not fetched."
+        )
         yield Paragraph(
-            "Job versions were not fetched. What changed is known only from allocations: "
+            f"{why} What changed is known only from allocations: "
             "when a version was first placed, without its diff."
         )
     nothing: list[Incident] = []
     for index, incident in enumerate(facts.incidents):
         # a deployment begins with its version; how it ended is in the timeline
         rows = [each for each in incident.changes if each["kind"] not in ("deployment", "dispatch")]
+        if "lost" in incident.facts:
+            # a node is not lost because somebody changed a job on it
+            rows = [each for each in rows if not each.get("job_id")]
         if not rows:
             nothing.append(incident)
             continue
@@ -291,8 +313,8 @@ def _changes(facts: Facts) -> Iterator[Block]:
     elif len(nothing) == len(facts.incidents):
         yield Paragraph("Nothing changed in the evidence in the 30 minutes before the incidents.")
     elif nothing:
-        yield Paragraph("Nothing changed in the evidence in the 30 minutes before:")
-        yield Bullets([f"{each.title}." for each in nothing])
+        which = f"{len(nothing):,} of the {len(facts.incidents):,} incidents"
+        yield Paragraph(f"Nothing changed in the evidence in the 30 minutes before {which}.")
     if facts.snapshot.history is not None and facts.snapshot.history.notes:
         yield Bullets([f"{note[0].upper()}{note[1:]}." for note in facts.snapshot.history.notes[:5]])
 
@@ -372,7 +394,7 @@ def _milestones(facts: Facts) -> Iterator[Block]:
     if not facts.incidents:
         yield Paragraph("There is no incident.")
         return
-    shown = list(zip(facts.incidents, facts.human, facts.courses, strict=True))[:_MOST_IN_GLANCE]
+    shown = list(zip(facts.incidents, facts.human, facts.courses, strict=True))[:_MOST_MILESTONES]
     rows: list[list[Text]] = []
     for incident, human, course in shown:
         goes_on = incident.state in ("ongoing", "gave up")
@@ -382,16 +404,17 @@ def _milestones(facts: Facts) -> Iterator[Block]:
         earlier = " or earlier" if incident.began_before else ""
         rows.append(
             [
-                f"{len(rows) + 1}. {incident.title}",
+                f"{len(rows) + 1}. {short_title(incident)}",
                 _time(incident.began_at, facts, "unknown") + earlier,
                 "not seen" if human is None else _time(human.at, facts, ""),
-                _time(course.mitigated_at, facts, "unknown"),
+                _time(course.mitigated_at, facts, "not yet" if _is_mostly_down(incident) else "unknown"),
                 _time(course.recovered_at, facts, "not yet" if goes_on else "unknown"),
                 lasted,
             ]
         )
     columns = ["incident", "began", "first human action", "mitigated", "recovered", "began to recovered"]
-    yield Table(columns, rows)
+    hidden = len(facts.incidents) - len(rows)
+    yield Table(columns, rows, [], f"{hidden:,} more incidents are under Causes" if hidden else "")
     acts: list[Text] = [
         f"Incident {index + 1}, {span(human.at - incident.began_at)} after it began: {human.text}"
         for index, (incident, human, _) in enumerate(shown)
@@ -404,6 +427,11 @@ def _milestones(facts: Facts) -> Iterator[Block]:
         "Mitigated: from then on at most half of the instances hit were down. Recovered: none was. "
         "Human actions are those that Nomad or the audit log of this machine recorded."
     )
+
+
+def _is_mostly_down(incident: Incident) -> bool:
+    hit = incident.facts.get("instances")
+    return hit is not None and 2 * _bad_now(incident) > hit
 
 
 def _time(moment: pd.Timestamp | None, facts: Facts, missing: str) -> str:

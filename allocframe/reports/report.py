@@ -132,7 +132,16 @@ def report(
             stars = list(dict.fromkeys([*written.stars, *star]))
             written = Written(written.sections, stars, written.form)
             document = _postmortem(
-                source, snapshot, since, until, slo, stars, _read_log(audit, redact), redact, client
+                source,
+                snapshot,
+                since,
+                until,
+                slo,
+                stars,
+                _read_log(audit, redact),
+                redact,
+                client,
+                live=target.suffix == ".html",
             )
         _write(document, written, target)
     return target
@@ -148,6 +157,8 @@ def _postmortem(
     audit: pd.DataFrame | None,
     redact: bool,
     client: Client | None,
+    *,
+    live: bool,
 ) -> Document:
     from .pictures import incident_picture
     from .postmortem import postmortem
@@ -166,7 +177,7 @@ def _postmortem(
         document = made._with_similar(similar_incidents(source, made.incidents, made.facts.begin)).document
     if client is not None and redact:
         document = document.with_blocks("evidence", [Part("Log lines", [Paragraph(REDACTED)])])
-    return document.with_blocks("timeline", [incident_picture(made)])
+    return document.with_blocks("timeline", [incident_picture(made, live=live)])
 
 
 def _cluster(

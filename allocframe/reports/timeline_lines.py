@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ..diagnosis.incident import Incident
-from ..diagnosis.incident_sentences import names
 from ..errors import ConfigError
+from .titles import short_title
 
 if TYPE_CHECKING:
     from .postmortem import Facts
@@ -27,7 +27,7 @@ _BEFORE = pd.Timedelta("30min")
 _SAME = pd.Timedelta("1min")
 """Servers note the loss of a node and of its allocations one after the other."""
 
-_BEGIN, _LOST, _SUSPECT, _HUMAN, _OVER, _MITIGATED, _NEAR, _FAR = range(8)
+_BEGIN, _LOST, _SUSPECT, _HUMAN, _OVER, _MITIGATED, _SPREAD, _NEAR, _FAR = range(9)
 """What a line is about, the most important first."""
 
 
@@ -65,8 +65,9 @@ def timeline_lines(facts: Facts, stars: list[str]) -> pd.DataFrame:
     order = frame.sort_values(["starred", "rank", "at"], ascending=[False, True, True], kind="stable").index
     frame["shown"] = False
     frame.loc[order[: max(MOST_LINES, int(frame["starred"].sum()))], "shown"] = True
-    # what is far from every incident is not worth a line, even if there is room
-    frame.loc[(frame["rank"] >= _FAR) & ~frame["starred"], "shown"] = False
+    if facts.incidents:
+        # what is far from every incident is not worth a line, even if there is room
+        frame.loc[(frame["rank"] >= _FAR) & ~frame["starred"], "shown"] = False
     return frame.sort_values(["at", "rank"], kind="stable", ignore_index=True)
 
 
@@ -114,22 +115,26 @@ def _is_suspect(incidents: list[Incident], version: int | None) -> bool:
 
 
 def _of_incident(facts: Facts, number: int, incident: Incident) -> Iterator[_Line]:
-    anchor, who = f"incident-{number + 1}", names(incident.jobs)
+    anchor, title = f"incident-{number + 1}", short_title(incident)
     about = f"{incident.cause.mechanism or incident.cause.kind} {incident.jobs} {incident.nodes}"
     lost = "lost" in incident.facts
     if incident.began_at is not None:
         earliest = "First failure on record" if incident.began_before else "First failure"
         named = not lost and "failures" in incident.facts
-        text = f"{earliest}: {incident.title}." if named else f"{incident.title}."
+        text = f"{earliest}: {title}." if named else f"{title}."
         yield _Line(incident.began_at, _LOST if lost else _BEGIN, text, f"began {about}", anchor)
     if incident.state == "gave up" and incident.last_at is not None:
-        text = f"Last failure of {who}: Nomad gave up."
+        text = f"Last failure; Nomad gave up: {title}."
         yield _Line(incident.last_at, _OVER, text, f"gave up {about}", anchor)
-    course = facts.courses[number]
+    course, hit_at = facts.courses[number], facts.instances.all_hit_at(incident)
+    if hit_at is not None:
+        hit = len(facts.instances.of(incident))
+        text = f"All {hit:,} instances that it hit had failed once: {title}."
+        yield _Line(hit_at, _SPREAD, text, f"spread {about}", anchor)
     if course.recovered_at is None:
         return
     over = "Ended" if incident.state == "stopped" else "Recovered from"
-    yield _Line(course.recovered_at, _OVER, f"{over}: {incident.title}.", f"over {about}", anchor)
+    yield _Line(course.recovered_at, _OVER, f"{over}: {title}.", f"over {about}", anchor)
     if course.mitigated_at is not None and course.mitigated_at < course.recovered_at:
-        text = f"At most half of what was hit was still down: {incident.title}."
+        text = f"At most half of what was hit was still down: {title}."
         yield _Line(course.mitigated_at, _MITIGATED, text, f"mitigated {about}", anchor)

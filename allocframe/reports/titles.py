@@ -49,6 +49,21 @@ def headline(incidents: list[Incident]) -> str:
     return "; ".join(phrases[:_MOST]) + more
 
 
+def short_title(incident: Incident) -> str:
+    """Return the title of an incident without the names of many jobs, for lines and tables.
+
+    Its full title, with the names, stands where it is explained.
+    """
+    if len(incident.jobs) <= 2 or "lost" in incident.facts:
+        return incident.title
+    jobs, cause = f"{len(incident.jobs):,} jobs", incident.cause
+    if cause.kind == "node":
+        return f"{jobs} fail on node {cause.subject['node_name']}"
+    if cause.kind == "common cause":
+        return incident.title.rpartition(": ")[0]
+    return incident.title.replace(names(incident.jobs), jobs)
+
+
 def _and(jobs: list[tuple[str, str]]) -> str:
     return names(jobs).replace(", ", " and ") if len(jobs) == 2 else names(jobs)
 
@@ -64,7 +79,8 @@ def _phrase(incident: Incident) -> str:
         return f"{who} failed on node {node}"
     if cause.kind == "common cause":
         shared = cause.subject.get("shared")
-        return f"{len(incident.jobs):,} jobs failed{f': {shared}' if shared else ' at once'}"
+        what = f"{len(incident.jobs):,} jobs failed{f' ({shared})' if shared else ' at once'}"
+        return f"{what}: {names(incident.jobs)}"
     past = _PAST.get(cause.mechanism or cause.kind, "failed")
     many = len(incident.jobs) > 1
     return f"{who} {past.replace('was ', 'were ', 1).replace(' its ', ' their ') if many else past}"

@@ -12,13 +12,18 @@ import pytest
 
 mpl.use("Agg")
 
+import matplotlib.dates as mdates
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection, QuadMesh
+from matplotlib.colors import to_hex, to_rgb
 from tables import alloc, at, ended, event, restarting, snapshot, started
 
 import allocframe as af
 from allocframe import plots, stats
-from allocframe.plots._style import KIND_STYLES
+from allocframe.plots._style import BLUE, KIND_STYLES, RED
 
 HOSTILE = "<b>$\\frac{1}{0}$\x1b[31m‮"
 
@@ -114,26 +119,35 @@ def test_a_waterfall_has_a_bar_for_each_run_and_a_mark_for_each_failure(
 def test_a_heatmap_holds_every_count(crowd: af.Snapshot) -> None:
     table = stats.restarts(crowd, by="job_id", bin="10min")
     ax = drawn(plots.heatmap(table))
-    assert f"{table['count'].sum():,} in total" in ax.get_title("left")
+    assert f" of {table['count'].sum():,}; most at " in ax.get_title("left")
+    [mesh] = [each for each in ax.collections if isinstance(each, QuadMesh)]
+    shown = table[table["job_id"].astype("str").isin(lanes(ax))]
+    assert mesh.get_array().sum() == shown["count"].sum()
     assert len(lanes(ax)) <= 25
     with pytest.raises(ValueError, match="bin="):
         plots.heatmap(stats.restarts(crowd))
 
 
 def test_a_pareto_sums_up_what_it_does_not_name(crowd: af.Snapshot) -> None:
-    import pandas as pd
-
     table = pd.DataFrame({"job_id": [f"j{n}" for n in range(40)], "failures": range(40, 0, -1)})
     table["cumulative_share"] = table["failures"].cumsum() / table["failures"].sum()
     ax = drawn(plots.pareto(table))
     assert lanes(ax)[-1] == "15 others"
     assert sum(bar.get_width() for bar in ax.patches) == table["failures"].sum()
+    enough = int((table["cumulative_share"] < 0.8).sum()) + 1
+    assert ax.get_title("left") == f"{enough} of 40 jobs cause 80 % of 820 failures"
+    # the 80 % line belongs to the curve of the cumulative share
+    [other] = [each for each in ax.figure.axes if each is not ax]
+    curve, line = other.lines
+    assert list(curve.get_xdata()[:3]) == pytest.approx(list(table["cumulative_share"][:3]))
+    assert set(line.get_xdata()) == {0.8}
 
 
 def test_curves_have_their_bands_and_seven_at_most(snap: af.Snapshot) -> None:
     ax = drawn(plots.survival(stats.survival(snap, by="job_id")))
     assert 1 <= len(ax.lines) <= 7
     assert len(ax.collections) == len(ax.lines)
+    assert "last" in ax.get_title("left")
     assert drawn(plots.cumulative_restarts(stats.cumulative_restarts(snap, by="job_id"))).get_ylim()[0] == 0
     assert drawn(plots.survival(stats.kaplan_meier([1, 2], [True, False]))).get_ylim() == (0, 1.02)
 
@@ -153,8 +167,111 @@ def test_a_funnel_names_the_lemons() -> None:
         af.Client(cluster.address) as client,
     ):
         ax = drawn(plots.funnel(stats.lemon_nodes(client.snapshot(namespace="*"))))
-    assert [text.get_text() for text in ax.texts] == [cluster.truth.causes[0].node_name]
+    name = cluster.truth.causes[0].node_name
+    assert [text.get_text() for text in ax.texts] == [name]
+    assert ax.get_title("left") == f"{name} fails more than the mix of jobs and chance explain"
 
+
+def test_a_funnel_names_who_stands_out_though_it_may_be_chance() -> None:
+    table = pd.DataFrame(
+        {
+            "node_name": ["a", "b", "c"],
+            "observed": [9, 5, 4],
+            "expected": [3.5, 5.0, 4.5],
+            "lemon": [False] * 3,
+        }
+    )
+    ax = drawn(plots.funnel(table.assign(ratio=table["observed"] / table["expected"])))
+    assert [text.get_text() for text in ax.texts] == ["a"]
+    assert ax.get_title("left").startswith("No lemon; 1 of the nodes")
+
+
+REAL = Path(__file__).parents[1] / "data" / "incidents"
+
+
+def test_a_timeline_of_a_real_incident_says_it_in_its_title_and_shades_it() -> None:
+    with af.load(REAL / "nomad-1.3.1-two.allocframe") as snap:
+        incidents = [each for each in af.diagnose(snap).incidents if each.severity != "info"]
+        ax = drawn(plots.timeline(snap))
+        start, end = mdates.num2date(ax.get_xlim())
+        later = drawn(plots.timeline(snap, since=incidents[1].began_at, incidents=incidents[1:]))
+    assert (
+        ax.get_title("left")
+        == "two/fetcher cannot download its artifact from 01:27; two/crasher crashes from 01:30"
+    )
+    # sorted by incident: the lanes of the worst come first
+    assert lanes(ax)[:2] == ["fetcher", "crasher"]
+    assert [text.get_text().strip() for text in ax.texts] == ["1", "2"]
+    # zoomed: a fifth of their length before they begin, and to the end
+    lead = incidents[0].began_at - pd.Timestamp(start)
+    assert lead / (pd.Timestamp(end) - incidents[0].began_at) == pytest.approx(0.2, abs=0.02)
+    assert lanes(later)[0].startswith("crasher")
+
+
+def test_runs_of_a_periodic_job_share_a_lane() -> None:
+    with af.load(REAL / "nomad-1.3.1-periodicfail.allocframe") as snap:
+        assert lanes(drawn(plots.timeline(snap, lanes="job"))) == ["nightly"]
+
+
+@pytest.mark.parametrize("style", ["default", "dark_background"])
+def test_every_plot_can_be_read_on_light_and_dark_paper(style: str, snap: af.Snapshot) -> None:
+    """Nothing is drawn in the colour of the paper."""
+    with plt.style.context(style):
+        for draw in (*DRAWN.values(), *NEW.values()):
+            ax = drawn(draw(snap))
+            paper = np.array(to_rgb(ax.get_facecolor()))
+            seen = [each.get_facecolor() for each in ax.collections if isinstance(each, PathCollection)]
+            for colour in (colour for colours in seen for colour in colours if colour[3] > 0):
+                assert np.abs(np.array(to_rgb(colour)) - paper).max() > 0.2, (draw, colour)
+            assert np.abs(np.array(to_rgb(ax.title.get_color())) - paper).max() > 0.5
+
+
+def test_an_error_budget_that_is_spent_is_red_and_counted() -> None:
+    table = pd.DataFrame(
+        {"job_id": ["a", "b", "c"], "target": 0.999, "used": pd.array([12.0, 0.5, None], dtype="Float64")}
+    )
+    ax = drawn(plots.error_budget(table))
+    assert lanes(ax) == ["a", "b"]
+    assert [to_hex(bar.get_facecolor()).upper() for bar in ax.patches] == [RED, BLUE]
+    assert ax.texts[0].get_text() == " 1,200%"
+    assert ax.get_title("left") == "1 of 2 jobs spent their error budget (target 99.9 %)"
+
+
+def test_deployments_say_how_many_failed(crowd: af.Snapshot) -> None:
+    table = stats.deployments(crowd)
+    ax = drawn(plots.deployments(table))
+    ended = table[table["failed"].notna()]
+    failed = int(ended["failed"].astype(bool).sum())
+    assert ax.get_title("left").splitlines()[0] == f"{failed} of {len(ended)} deployments failed"
+    assert marks(ax) == table["job_id"].isin(lanes(ax)).sum()
+
+
+def test_latencies_are_in_order_of_the_slowest_and_all_phases_are_drawn(snap: af.Snapshot) -> None:
+    table = stats.start_latency(snap)
+    ax = drawn(plots.start_latency(table))
+    whole = table[table["phase"].astype("str") == "received to started"].set_index("job_id")["p50"]
+    assert whole[lanes(ax)[0]] == whole.max()
+    assert {text.get_text() for text in ax.get_legend().get_texts()} <= set(table["phase"].astype("str"))
+
+
+def test_runs_of_jobs_add_up() -> None:
+    with af.load(REAL / "nomad-1.3.1-nodeloss.allocframe") as snap:
+        table = stats.job_runs(snap)
+        ax = drawn(plots.job_runs(table))
+    assert (
+        sum(bar.get_width() for bar in ax.patches) == table[["failed", "succeeded", "going_on"]].sum().sum()
+    )
+    assert (
+        ax.get_title("left") == f"The last run of {(table['last_result'] == 'failed').sum()} of 3 jobs failed"
+    )
+
+
+NEW = {
+    "error_budget": lambda snap: plots.error_budget(stats.error_budget(snap)),
+    "deployments": lambda snap: plots.deployments(stats.deployments(snap)),
+    "start_latency": lambda snap: plots.start_latency(stats.start_latency(snap)),
+    "job_runs": lambda snap: plots.job_runs(stats.job_runs(snap)),
+}
 
 DRAWN = {
     "timeline": plots.timeline,
@@ -177,7 +294,20 @@ def test_every_kind_of_cause_has_its_own_colour_and_mark() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["cumulative_restarts", "daily", "funnel", "headroom", "heatmap", "pareto", "survival"]
+    "name",
+    [
+        "cumulative_restarts",
+        "daily",
+        "deployments",
+        "error_budget",
+        "funnel",
+        "headroom",
+        "heatmap",
+        "job_runs",
+        "pareto",
+        "start_latency",
+        "survival",
+    ],
 )
 def test_a_plot_of_a_table_says_what_it_draws_if_it_is_given_a_snapshot(name: str, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=rf"plots\.{name}\(stats\.\w+\(snap\)\)"):

@@ -1,0 +1,84 @@
+"""The plot of how long tasks take to start."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from ._style import LEGEND, axes, colours_of_curves, draw_empty, joined, label, require_table, strip_frame
+
+MAX_ROWS = 20
+_WHOLE = "received to started"
+
+
+def start_latency(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw how long tasks of each group took to start: a dot for the median, a line to the 95th percentile.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        What `stats.start_latency` returns. The 20 groups that took longest on their node are drawn.
+    ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+        A colour for each phase; the time axis is logarithmic.
+
+    Examples
+    --------
+    >>> af.plots.start_latency(af.stats.start_latency(snap)).get_xlabel()
+    'time'
+    """
+    require_table(table, "start_latency", "start_latency")
+    keys = [str(name) for name in table.columns[: table.columns.get_loc("phase")]]
+    known = table.dropna(subset=["p50"])
+    known = known.assign(
+        row=joined(known, [key for key in keys if key != "namespace"]) if keys else "all tasks",
+        median=known["p50"].dt.total_seconds(),
+        high=known["p95"].fillna(known["p50"]).dt.total_seconds(),
+    )
+    known = known[known["median"] > 0]
+    whole = known[known["phase"].astype("str") == _WHOLE].sort_values(
+        "median", ascending=False, kind="stable"
+    )
+    order = list(dict.fromkeys(whole["row"]))[:MAX_ROWS]
+    ax = axes(ax, 1.4 + 0.36 * max(len(order), 2))
+    if not order:
+        return draw_empty(ax, "no first start is on record")
+    phases = list(dict.fromkeys(known.loc[known["row"].isin(order), "phase"].astype("str")))
+    phases.sort(key=lambda phase: phase != _WHOLE)
+    offsets = np.linspace(-0.3, 0.3, len(phases)) if len(phases) > 1 else np.zeros(1)
+    rows = {name: place for place, name in enumerate(order)}
+    colours = colours_of_curves(ax)
+    for number, phase in enumerate(phases):
+        part = known[(known["phase"].astype("str") == phase) & known["row"].isin(order)]
+        y = part["row"].map(rows).to_numpy(float) + offsets[number]
+        colour = colours[number % len(colours)]
+        ax.hlines(y, part["median"], part["high"], color=colour, linewidth=2, alpha=0.6)
+        ax.scatter(part["median"], y, color=colour, s=18, zorder=3, label=phase)
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(lambda seconds, _: _format_seconds(seconds))
+    ax.set_xlabel("time")
+    ax.set_yticks(range(len(order)), [label(name) for name in order], fontsize=8)
+    ax.set_ylim(len(order) - 0.4, -0.6)
+    slowest = whole.iloc[0]
+    hidden = whole["row"].nunique() - len(order)
+    ax.set_title(
+        f"{label(order[0])} takes longest to start: {_format_seconds(slowest['median'])} (median)"
+        + (f"\n{hidden:,} faster rows not shown" if hidden else ""),
+        loc="left",
+        fontsize=11,
+    )
+    strip_frame(ax)
+    ax.legend(**LEGEND)
+    return ax
+
+
+def _format_seconds(seconds: float) -> str:
+    if seconds < 1:
+        return f"{1000 * seconds:.3g} ms"
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 3600 else f"{seconds / 3600:.3g} h"
