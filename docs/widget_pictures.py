@@ -1,4 +1,4 @@
-"""Take the pictures of the panel and the terminal for the manual, in a real JupyterLab: `make pictures`."""
+"""Take the pictures of the widgets for the manual, in a real JupyterLab: `make pictures`."""
 
 from __future__ import annotations
 
@@ -37,11 +37,16 @@ def main() -> None:
             "alloc = running[6]\n"
             "task = client.allocation(alloc).task_states['task'][0]\n"
             "terminal = af.Terminal(client, alloc, task)\nterminal",
+            "snap = client.snapshot(namespace='*', history=True)\naf.timeline(snap, client=client)",
+            "af.TimeMachine(snap)",
         )  # fmt: skip
         page = browser.new_page(viewport=SCREEN)
         notebook = labpage.Notebook(page, lab, "pictures.ipynb")
-        for cell in range(3):
+        for cell in range(5):
             notebook.run(cell)
+        page.locator(".af-tl-label").first.wait_for()
+        page.locator(".allocframe-timeline").screenshot(path=FOLDER / "interactive_timeline.png")
+        page.locator(".allocframe-time-machine").screenshot(path=FOLDER / "time_machine.png")
         page.locator(".allocframe-panel").first.screenshot(path=FOLDER / "panel.png")
         screen = labpage.Screen(notebook)
         screen.type("uname\nls\nstty size\nvi config.yml\n")

@@ -137,6 +137,8 @@ def check_contents(wheel: Path) -> None:
         "/licenses/NOTICE",
         "allocframe/py.typed",
         "terminal.js",
+        "panel.js",
+        "time_machine.js",
         "timeline.js",
         "02_postmortem.ipynb",
     ):

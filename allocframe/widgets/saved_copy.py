@@ -21,14 +21,12 @@ class SavedCopy:
         self._handles: list[Any] = []
         self._shown = ""
 
-    def display(self, widget: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    def display(self, widget: Mapping[str, Any]) -> None:
         """Show the widget's mimebundle, and the copy below it."""
         from IPython.display import display as show
 
         display: Callable[..., Any] = show
-
-        excluded = set(options.get("exclude") or ())
-        display({kind: data for kind, data in widget.items() if kind not in excluded}, raw=True)
+        display(dict(widget), raw=True)
         self._shown = self._render()
         self._handles.append(display(self._bundle(), raw=True, display_id=True))
 

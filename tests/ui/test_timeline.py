@@ -176,6 +176,10 @@ def test_in_a_notebook_it_draws_and_reads_the_logs_of_a_task(
     book.run(0)
     root = book.page.locator(".allocframe-timeline")
     root.locator(".af-tl-label").first.wait_for()
+    # Its colours come from a style sheet that the notebook adds later: it must not stay black.
+    corner = """root => [".af-tl-sticky canvas", ".af-tl-overview"].map(name =>
+        [...root.querySelector(name).getContext("2d").getImageData(2, 12, 1, 1).data].join())"""
+    eventually(lambda: root.evaluate(corner) == ["255,255,255,255"] * 2)
     root.evaluate(
         """root => { const its = root.allocframeTimeline, data = its.data;
         const lane = data.runs.lane[data.runs.end.findIndex(end => end === 0)];

@@ -402,8 +402,10 @@ class ControlPanel(PanelWork):
         data = bundle[0] if isinstance(bundle, tuple) else bundle
         return {**(data or {}), "text/plain": repr(self)}
 
-    def _ipython_display_(self, **options: Any) -> None:
-        self._saved.display(self._repr_mimebundle_(**options), options)
+    def _ipython_display_(self) -> None:
+        # Without the text form, which has the cluster's address: notebooks are shared.
+        bundle = self._repr_mimebundle_()
+        self._saved.display({**bundle, "text/plain": "ControlPanel: run the cell to use it."})
 
     def __repr__(self) -> str:
         mode = ", read-only" if self._client.read_only else ""

@@ -35,9 +35,11 @@ class PanelWork(PanelState):
         self._next_fetch, self._last_used = float("inf"), time.monotonic()
         where = namespace or client._session.config.namespace or "default"
         mode = " · read-only" if client.read_only else ""
-        self._heading: str = f"{visible(client._session.config.address)} · namespace {visible(where)}{mode}"
-        self._saved = SavedCopy(lambda: saved_page(self._heading, self._history.frame()))
-        self.widget: PanelView = PanelView(heading=self._heading, saved=self._saved.name)
+        what = f"namespace {visible(where)}{mode}"
+        self._saved = SavedCopy(lambda: saved_page(what, self._history.frame()))
+        self.widget: PanelView = PanelView(
+            heading=f"{visible(client._session.config.address)} · {what}", saved=self._saved.name
+        )
         self._worker = Worker(self._tick, self._report_error, self._render)
 
     def _choose(self, alloc_ids: tuple[str, ...]) -> None:

@@ -319,9 +319,10 @@ class Terminal(anywidget.AnyWidget):
             self._session.resize(max(rows - 1, 1), cols)
         self._session.resize(rows, cols)
 
-    def _ipython_display_(self, **options: Any) -> None:
-        bundle = self._repr_mimebundle_(**options)
-        self._saved.display(bundle[0] if isinstance(bundle, tuple) else bundle or {}, options)
+    def _ipython_display_(self) -> None:
+        bundle = self._repr_mimebundle_()
+        data = (bundle[0] if isinstance(bundle, tuple) else bundle) or {}
+        self._saved.display({**data, "text/plain": "Terminal: run the cell to use it."})
 
 
 _terminals: weakref.WeakSet[Terminal] = weakref.WeakSet()

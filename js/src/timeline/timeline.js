@@ -148,6 +148,9 @@ export class Timeline {
     this.frame = null;
     if (!this.picture.width) return;
     const started = performance.now();
+    // Before it is on the page, and before its style sheet is there, an element has no colours.
+    if (!this.theme.ground) this.theme = readTheme(this.root, this.data.kinds);
+    if (!this.theme.ground) return void setTimeout(() => this.schedule(), 50);
     const { view, data, theme, active, hidden } = this;
     this.picture.draw(view, this.rows, this.scroller.scrollTop, { theme, active, hidden });
     this.overview.draw(theme);
