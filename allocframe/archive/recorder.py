@@ -188,7 +188,7 @@ class Recorder:
         with self._client.watch(
             namespace=self._namespace, stream=False, checkpoint=self._checkpoint()
         ) as watch:
-            totals, changes = Totals(), watch.first_list()
+            totals, changes = Totals(), watch._first_list()
             first = next(changes)  # if nothing can be listed, nothing else is tried
             self._archive.append(
                 map(totals.add, itertools.chain([first], changes)),

@@ -104,9 +104,24 @@ def _by_node(look: Investigation, test: NodeTest, onset: OnsetTest | None = None
         together = {"jobs": names, "spread": length_of(onset.spread), "p": onset.p}
         evidence.append(Evidence("begun together", together))
     cause = Hypothesis("node", groups[0].kind, node, "likely", evidence)
+    for group in groups:
+        if group.runs and group.state == RECOVERED and not _succeeded_since(look, group, test.node):
+            group.state = ONGOING  # what ran well after it ran elsewhere
     others = [version for index in members if (version := by_version(look, index))]
     others = [_less_than_likely(version) for version in others]
     return _of_several(look, members, cause, [cause, *others, by_mechanism(look, groups[0])])
+
+
+def _succeeded_since(look: Investigation, group: Group, node: int) -> bool:
+    """Return whether the job ran well on a node after its last failure there."""
+    rows, on_node = look.case.evidence.allocations, look.nodes == node
+    created = rows["created_at"].to_numpy()
+    failed = np.zeros(len(rows), dtype=bool)
+    failed[look.failures["alloc"][group.rows]] = True
+    done = rows["client_status"].isin(["complete", "running"]).to_numpy(dtype=bool) & ~failed
+    mine = (look.case.instances.family == group.family) & on_node
+    last = created[mine & failed].max(initial=NEVER)
+    return bool((mine & done & (created > last)).any())
 
 
 def _faulty_nodes(look: Investigation) -> Iterable[tuple[int, list[int]]]:

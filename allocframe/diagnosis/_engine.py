@@ -11,7 +11,7 @@ import pandas as pd
 from ._causes import find_causes
 from ._changes import Ledger, attach_changes
 from ._failures import Case
-from ._groups import describe_jobs, group_failures
+from ._groups import GAVE_UP, ONGOING, describe_jobs, group_failures
 from ._others import find_others
 from ._placement import find_waiting
 from ._tables import moment
@@ -60,7 +60,11 @@ def investigate(
     in_groups[np.isin(case.instances.lane, hit)] = True
     ledger = Ledger(case, history)
     incidents = find_causes(case, jobs, groups, limits, ledger)
-    incidents += find_others(case, jobs, in_groups, limits)
+    fail_now = np.zeros(len(in_groups), dtype=bool)
+    for group in groups:
+        if group.state in (ONGOING, GAVE_UP):
+            fail_now[case.failures["alloc"].to_numpy()[group.rows]] = True
+    incidents += find_others(case, jobs, in_groups, fail_now, limits)
     incidents += find_waiting(case, evaluations, history, limits)
     incidents = attach_changes(ledger, incidents)
     observed = moment(case.now)

@@ -20,7 +20,7 @@ from ._investigation import (
     make_incident,
     name_of,
 )
-from ._tables import NEVER, moment
+from ._tables import NEVER, moment, numbers
 from .incident import Evidence, Hypothesis, Incident
 
 
@@ -63,8 +63,8 @@ def by_mechanism(look: Investigation, group: Group) -> Hypothesis:
     if group.kind == "unknown":
         evidence = [Evidence("failed without a word", {"failures": group.total, "error": error}, keys)]
         return Hypothesis("unknown", None, subject, "unknown", evidence)
-    numbers = {name: facts[name] for name in ("exit_code", "signal", "median_run", "failures")}
-    evidence = [Evidence("exits", numbers, keys)]
+    exits = {name: facts[name] for name in ("exit_code", "signal", "median_run", "failures")}
+    evidence = [Evidence("exits", exits, keys)]
     # who sent a signal is not on record
     confidence = "certain" if group.kind == "crash" else "possible"
     return Hypothesis(group.kind, group.kind, subject, confidence, evidence)
@@ -93,7 +93,7 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
     if not test.failures:
         return None
     run = typical_run(look.case, group)
-    numbers = {
+    counts = {
         "job_version": test.version, "base_version": test.base, "failures": test.failures,
         "starts": test.starts, "base_failures": test.base_failures, "base_starts": test.base_starts,
         "hours": test.hours, "base_hours": test.base_hours, "p": test.p,
@@ -101,7 +101,7 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
     keys = keys_of(look, group.rows)
     supporting, against = [], []
     differs = test.is_worse(look.limits.level)
-    compared = Evidence("version compared", numbers, keys)
+    compared = Evidence("version compared", counts, keys)
     if differs:
         supporting.append(compared)
     elif test.base_failures:
@@ -115,7 +115,8 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
     job = look.case.instances.families[group.family]
     began_with = differs or test.placed_at == NEVER or group.onset >= test.placed_at
     submitted = look.ledger.submitted_at(job, test.version)
-    if NEVER not in (submitted, group.onset) and group.onset < submitted - AFTER.value:
+    own_onset = _onset_of_version(look, group, test.version)
+    if NEVER not in (submitted, own_onset) and own_onset < submitted - AFTER.value:
         # updated in place: its allocations are older than the version
         began_with, placed["placed_at"] = False, moment(submitted)
     if not began_with:
@@ -149,6 +150,14 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
     return Hypothesis(
         "job version", group.kind, subject, "likely" if likely else "possible", supporting, against
     )
+
+
+def _onset_of_version(look: Investigation, group: Group, version: int) -> int:
+    """Return when the allocations of a version began to fail; failures of older ones do not count."""
+    rows = {name: look.failures[name][group.rows] for name in ("alloc", "at")}
+    of_version = numbers(look.case.evidence.allocations["job_version"], -1)[rows["alloc"]] == version
+    known = rows["at"][of_version & (rows["at"] != NEVER)]
+    return int(known.min()) if len(known) else NEVER
 
 
 def _by_last_change(look: Investigation, group: Group) -> Hypothesis | None:
@@ -248,15 +257,13 @@ def _on_one_node(look: Investigation, group: Group) -> Hypothesis | None:
     often = len(group.rows) >= look.limits.loop_restarts
     if len(on) != 1 or not often or not elsewhere.any() or not look.node_names[on[0]]:
         return None
-    numbers = {"node_name": look.node_names[on[0]], "failed": len(alloc), "elsewhere": int(elsewhere.sum())}
+    node = {"node_name": look.node_names[on[0]]}
+    only = {**node, "failed": len(alloc), "elsewhere": int(elsewhere.sum())}
     against = []
     neighbours = (look.nodes == on[0]) & ~mine
     neighbours[np.unique(look.case.failures["alloc"])] = False
     running = look.case.evidence.allocations["client_status"].eq("running").to_numpy(dtype=bool)
     if (well := int((neighbours & running).sum())) > 0:
-        against.append(
-            Evidence("others well on node", {"node_name": numbers["node_name"], "allocations": well})
-        )
-    subject = {"node_name": numbers["node_name"]}
-    evidence = [Evidence("only on node", numbers, keys_of(look, group.rows))]
-    return Hypothesis("node", group.kind, subject, "possible", evidence, against)
+        against.append(Evidence("others well on node", {**node, "allocations": well}))
+    evidence = [Evidence("only on node", only, keys_of(look, group.rows))]
+    return Hypothesis("node", group.kind, node, "possible", evidence, against)

@@ -22,13 +22,16 @@ _ONE_EVENT = 600 * SECOND
 """Losses of one node within ten minutes are one: servers notice a lost node after its heartbeat's grace."""
 
 
-def find_others(case: Case, jobs: Jobs, in_groups: Array, limits: Thresholds) -> list[Incident]:
+def find_others(
+    case: Case, jobs: Jobs, in_groups: Array, fail_now: Array, limits: Thresholds
+) -> list[Incident]:
     """Return the incidents that are not failures of tasks.
 
-    `in_groups` says which allocations belong to the incidents of failures already.
+    `in_groups` says which allocations belong to the incidents of failures already, and `fail_now` which of
+    them have not recovered.
     """
     return [
-        *_lost_nodes(case, jobs, limits),
+        *_lost_nodes(case, jobs, fail_now, limits),
         *_reconnected(case),
         *_interrupted(case),
         *_requests(case),
@@ -79,7 +82,7 @@ def _alloc_keys(case: Case, alloc: Array) -> list[dict[str, Any]]:
 # Nodes
 
 
-def _lost_nodes(case: Case, jobs: Jobs, limits: Thresholds) -> Iterator[Incident]:
+def _lost_nodes(case: Case, jobs: Jobs, fail_now: Array, limits: Thresholds) -> Iterator[Incident]:
     rows, instances = case.evidence.allocations, case.instances
     lost = np.flatnonzero(instances.lost)
     if not len(lost):
@@ -96,16 +99,20 @@ def _lost_nodes(case: Case, jobs: Jobs, limits: Thresholds) -> Iterator[Incident
     lost, at = lost[order], at[order]
     begins = np.append(True, (np.diff(node[lost]) != 0) | (np.diff(at) > _ONE_EVENT))
     for part in np.split(np.arange(len(lost)), np.flatnonzero(begins)[1:]):
-        yield _lost_node(case, jobs, lost[part], at[part], limits)
+        yield _lost_node(case, jobs, lost[part], at[part], fail_now, limits)
 
 
-def _lost_node(case: Case, jobs: Jobs, alloc: Array, at: Array, limits: Thresholds) -> Incident:
+def _lost_node(
+    case: Case, jobs: Jobs, alloc: Array, at: Array, fail_now: Array, limits: Thresholds
+) -> Incident:
     rows, instances = case.evidence.allocations, case.instances
     status = rows["client_status"].astype("str").to_numpy(dtype=object)
     everywhere = rows["job_type"].isin(vocabulary.NODE_BOUND_JOB_TYPES).to_numpy(dtype=bool)[alloc]
     after = instances.successor[alloc]
     waiting = (after < 0) & instances.wanted[alloc] & ~everywhere
-    runs_again = (after >= 0) & np.isin(status[np.maximum(after, 0)], ("running", "complete"))
+    successor = np.maximum(after, 0)
+    # a replacement in a crash loop is "running" between two crashes
+    runs_again = (after >= 0) & np.isin(status[successor], ("running", "complete")) & ~fail_now[successor]
     out_of_reach = status[alloc] == "unknown"
     goes_on = waiting | out_of_reach & (after < 0)
     families = instances.family[alloc]
@@ -372,7 +379,10 @@ def _waits_for(case: Case, alloc: Array) -> tuple[str, str | None]:
 
 
 def _unhealthy(case: Case, in_groups: Array) -> Iterator[Incident]:
-    """Yield allocations that their deployment calls unhealthy, although their tasks run, or ran well."""
+    """Yield allocations that their deployment calls unhealthy, although their tasks run, or ran well.
+
+    Of those that run now, whatever Nomad says of it: there is no service without a healthy allocation.
+    """
     rows = case.evidence.allocations
     healthy = rows["deployment_healthy"].astype("boolean")
     bad = healthy.eq(False).fillna(False).to_numpy(dtype=bool) & ~in_groups & ~case.instances.lost
@@ -381,21 +391,23 @@ def _unhealthy(case: Case, in_groups: Array) -> Iterator[Incident]:
     text_of = dict(
         zip(case.evidence.tasks["alloc"].to_numpy()[told["owner"]], told["text"].astype("str"), strict=True)
     )
-    by_check = [_of_check(text_of.get(row, "")) for row in np.flatnonzero(bad).tolist()]
-    places = np.flatnonzero(bad)[np.array(by_check, dtype=bool)]
     family, version = case.instances.family, numbers(rows["job_version"], -1)
     runs = rows["client_status"].eq("running").to_numpy(dtype=bool) & case.instances.wanted
     good = healthy.fillna(False).to_numpy(dtype=bool)
+    by_check = np.zeros(len(rows), dtype=bool)
+    by_check[[row for row, text in text_of.items() if _of_check(text)]] = True
+    places = np.flatnonzero(bad & (by_check | runs))
     for each, number in sorted(set(zip(family[places].tolist(), version[places].tolist(), strict=True))):
         mine = family == each
         alloc = places[mine[places] & (version[places] == number)]
         over = RECOVERED if np.any(mine & runs) else STOPPED
         state = ONGOING if runs[alloc].any() else over
-        facts = {"unhealthy": len(alloc), "message": text_of[int(alloc[0])]}
+        facts = {"unhealthy": len(alloc), "message": text_of.get(int(alloc[0]))}
         evidence = Evidence("unhealthy deploy", facts, _alloc_keys(case, alloc))
         namespace, job = case.instances.families[each]
         subject = {"namespace": namespace, "job_id": job}
-        check = Cause("health check", "health check", subject, "likely", [evidence])
+        confidence = "likely" if by_check[alloc].all() else "possible"
+        check = Cause("health check", "health check", subject, confidence, [evidence])
         causes: list[Hypothesis] = [check]
         best = check
         before = mine & good & (version < number) & (version >= 0)

@@ -48,6 +48,7 @@ class IncidentTracker:
 
     Examples
     --------
+    >>> from allocframe.diagnosis.follow import IncidentTracker
     >>> tracker = IncidentTracker()
     >>> {news.event for news in tracker.update(af.diagnose(snap))}
     {'new'}

@@ -160,7 +160,8 @@ def _how_often(incident: Story) -> str:
             f"{count(facts['waiting'], 'allocations')} wait, the longest for {span(facts['longest'])}.{words}"
         )
     if "unhealthy" in facts:
-        return f'{count(facts["unhealthy"], "allocations")} did not become healthy: "{facts["message"]}".'
+        words = f': "{facts["message"]}"' if facts["message"] else ""
+        return f"{count(facts['unhealthy'], 'allocations')} did not become healthy{words}."
     if "queued" in facts:
         return f"{_queued(facts)}: {facts['lacking']}{_since_what(facts)}."
     if "node_name" in facts:
@@ -391,7 +392,11 @@ _EVIDENCE: dict[str, Any] = {
         f"The counter says {count(n['restarts'], 'restarts')} more than the events show."
     ),
     "never started": lambda n: f"{count(n['waiting'], 'allocations')} have not started.",
-    "unhealthy deploy": lambda n: f'The deployment says: "{n["message"]}".',
+    "unhealthy deploy": lambda n: (
+        f'The deployment says: "{n["message"]}".'
+        if n["message"]
+        else f"The deployment calls {count(n['unhealthy'], 'allocations')} unhealthy."
+    ),
     "preempted": lambda n: f"{_list(n['jobs'])} preempted {count(n['allocations'], 'allocations')} of it.",
     "moved from node": lambda n: (
         f"{count(n['allocations'], 'allocations')} had to leave {_list(n['nodes'])}."
@@ -421,6 +426,11 @@ def verdict(incidents: list[Any], account: Any, all_clear: bool) -> str:
     }
     if all_clear:
         info = levels["info"]
+        failed = sum("failures" in incident.facts for incident in incidents)
+        if failed:  # how they failed is known; whether it is explained is for people to say
+            others = f" {count(info - failed, 'things')} more to know." if info > failed else ""
+            past = count(failed, "small incidents")
+            return f"Nothing is wrong now: {past} of the past, each told below.{others}"
         noted = f" {count(info, 'things')} to know." if info else ""
         return f"All clear: every failure, loss and restart on record is explained.{noted}"
     if not account.allocations and not account.unreadable and not incidents:

@@ -122,6 +122,11 @@ class AsyncWatch:
         return self._watch.mode
 
     @property
+    def no_stream(self) -> str | None:
+        """Why there is no event stream although one was wanted, so that `mode` is "blocking"; else None."""
+        return self._watch.no_stream
+
+    @property
     def last_error(self) -> str | None:
         """What keeps it from watching at present; None while all is well."""
         return self._watch.last_error

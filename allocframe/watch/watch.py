@@ -114,13 +114,13 @@ class Watch:
         self._change_count += 1
         return ready.popleft()
 
-    def first_list(self) -> Iterator[Change]:
+    def _first_list(self) -> Iterator[Change]:
         """Yield the parts of the first list, and nothing of what changes later.
 
         Examples
         --------
         >>> with client.watch(namespace="*") as watch:
-        ...     sum(len(change.added) for change in watch.first_list()) == len(watch.snapshot)
+        ...     sum(len(change.added) for change in watch._first_list()) == len(watch.snapshot)
         True
         """
         yield next(self)

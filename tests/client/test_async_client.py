@@ -335,6 +335,10 @@ def changes(server: FaultServer) -> list[str]:
     return [raw.split()[1].decode() for raw in server.raw if raw.startswith(b"POST")]
 
 
+STANDING = any_json({"ID": ID, "ClientStatus": "running", "ModifyIndex": 7})
+"""The allocation, which a stop reads before it is sent."""
+
+
 def test_a_change_that_was_sent_comes_to_its_end_in_the_audit_log(threads: None) -> None:
     gate = Gate(any_json({"EvalID": "e" * 36, "Index": 7}))
 
@@ -348,7 +352,7 @@ def test_a_change_that_was_sent_comes_to_its_end_in_the_audit_log(threads: None)
             assert af.read_audit()["result"].tolist() == ["unknown"]
             gate.open.set()
 
-    with serving(gate) as server:
+    with serving(STANDING, gate) as server:
         asyncio.run(stopped(server))
         assert len(changes(server)) == 1
     assert not gate.hung_up.is_set()
@@ -369,7 +373,7 @@ def test_a_change_that_was_sent_and_refused_is_told_as_refused(threads: None) ->
                     await task
             gate.open.set()
 
-    with serving(gate) as server:
+    with serving(STANDING, gate) as server:
         asyncio.run(stopped(server))
     assert af.read_audit()["result"].tolist() == ["refused"]
 

@@ -176,8 +176,9 @@ def test_neither_the_token_nor_stdin_is_ever_in_it(
 def test_nomads_words_cannot_smuggle_the_token_or_a_second_line_in(audit_log: Path) -> None:
     words = b'Permission denied for canary-token\n{"id": "x", "phase": "asked"}'
     refused = http(words, "403 Forbidden", length=len(words), kind="text/plain")
+    standing = any_json({"ID": ID, "ClientStatus": "running", "ModifyIndex": 7})
     with (
-        serving(refused) as server,
+        serving(standing, refused) as server,
         af.Client(server.address, token="canary-token") as client,
         pytest.raises(af.PermissionDenied),
     ):

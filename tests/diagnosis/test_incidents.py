@@ -385,6 +385,30 @@ def test_a_version_that_crashes_from_its_start_is_to_blame(tmp_path: Path) -> No
     assert {each.fact for each in cause.supporting} == {"version compared", "soon after version"}
 
 
+def test_a_stray_failure_of_the_version_before_does_not_clear_the_new_one(tmp_path: Path) -> None:
+    rows = versions(well=1)
+    stray = rows[0]["TaskStates"]["server"]["Events"]
+    stray[2:2] = [ended(300), restarting(300), started(316)]
+    diagnosis = af.diagnose(snapshot(tmp_path, *rows), history=history(submitted=600))
+    cause = next(each for each in diagnosis.incidents if each.severity != "info").cause
+    assert (cause.kind, cause.confidence) == ("job version", "likely")
+
+
+def test_a_replacement_that_crashes_does_not_count_as_running_again() -> None:
+    (file,) = (benchmark.REAL / "blind").glob("nomad-2.0.5-lost-while-crashing.allocframe")
+    with af.load(file) as snap:
+        lost = next(each for each in af.diagnose(snap).incidents if each.cause.kind == "node")
+    assert (lost.facts["lost"], lost.facts["running_again"]) == (2, 1)
+
+
+def test_small_incidents_of_the_past_are_no_plain_all_clear(tmp_path: Path) -> None:
+    row = alloc("a", event("Received", 0), started(1), ended(4000), restarting(4000), started(4015))
+    later = alloc("b", event("Received", 0), started(1), JobID="other", ModifyTime=START + 40000 * 10**9)
+    diagnosis = af.diagnose(snapshot(tmp_path, row, later))
+    assert diagnosis.all_clear
+    assert diagnosis.summary == "Nothing is wrong now: 1 small incident of the past, each told below."
+
+
 def test_a_version_that_ran_well_before_it_began_to_crash_is_only_possible(tmp_path: Path) -> None:
     incident = only(af.diagnose(snapshot(tmp_path, *versions(well=200, healthy=True))))
     assert incident.cause.kind == "crash"
