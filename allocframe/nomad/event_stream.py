@@ -78,11 +78,18 @@ class EventStream:
         self._quiet = quiet
         self._socket: socket.socket | None = None
         self._is_closing = False
+        self._is_started = False
+        self._starting = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="allocframe-stream", daemon=True)
 
     def start(self) -> None:
-        """Start the reading thread."""
-        self._thread.start()
+        """Start the reading thread, unless the stream was closed in the meantime."""
+        with self._starting:
+            if not self._is_closing:
+                self._thread.start()
+                self._is_started = True
+                return
+        self._on_end("it was closed")
 
     def _run(self) -> None:
         reason = "its reader failed"
@@ -171,7 +178,8 @@ class EventStream:
 
     def close(self) -> None:
         """End the stream and wait for its thread."""
-        self._is_closing = True
+        with self._starting:
+            self._is_closing = True
         self._shut_down()
-        if self._thread is not threading.current_thread():
+        if self._is_started and self._thread is not threading.current_thread():
             self._thread.join()
