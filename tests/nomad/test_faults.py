@@ -421,7 +421,10 @@ c = af.Client(sys.argv[1], timeout=60)
 try:
     c.snapshot(progress=False)
 except KeyboardInterrupt:
-    alive = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
+    others = [t for t in threading.enumerate() if t is not threading.main_thread()]
+    for thread in others:  # on a busy machine, one may be about to end
+        thread.join(2)
+    alive = [thread.name for thread in others if thread.is_alive()]
     print("interrupted", alive, len(c.snapshot(progress=False)), flush=True)
 """
 

@@ -251,7 +251,7 @@ def test_a_long_list_comes_in_parts_of_which_only_the_last_is_full(
         af.Client(cluster.address, token=cluster.token) as client,
         client.watch(namespace="*", stream=stream, wait=0.3) as watch,
     ):
-        parts = list(watch.first_list())
+        parts = list(watch._first_list())
         assert len(parts) == -(-len(cluster.state.allocs) // 8)
         assert [part.full for part in parts] == [False] * (len(parts) - 1) + [True]
         assert [part.index is None for part in parts] == [True] * (len(parts) - 1) + [False]
