@@ -170,11 +170,8 @@ def _print(diagnosis: Diagnosis, gaps: list[str], everything: bool) -> None:
         if incident.severity == "info":
             continue
         print(f"\n{one_line(incident.title)}")
-        for hypothesis in incident.hypotheses:
-            print(f"  {hypothesis.confidence}: {one_line(hypothesis.text)}")
-            for sign, evidence in (("+", hypothesis.supporting), ("-", hypothesis.contradicting)):
-                for each in evidence:
-                    print(f"    {sign} {one_line(each.text)}")
+        for line in incident.cause_lines():
+            print(line)
         for change in incident.changes[:MOST_CHANGES]:
             print(f"  changed {one_line(describe_change(change))}")
     for gap in gaps:

@@ -179,7 +179,18 @@ class Incident:
         >>> incident.lines()[0] == incident.summary
         True
         """
-        lines = [one_line(self.summary)]
+        return [one_line(self.summary), *self.cause_lines()]
+
+    def cause_lines(self) -> list[str]:
+        """Return the lines of the causes that were considered, and of their evidence.
+
+        Examples
+        --------
+        >>> incident = af.diagnose(snap).incidents[0]
+        >>> incident.lines()[1:] == incident.cause_lines()
+        True
+        """
+        lines = []
         for hypothesis in self.hypotheses:
             lines.append(f"  {hypothesis.confidence}: {one_line(hypothesis.text)}")
             for sign, evidence in (("+", hypothesis.supporting), ("-", hypothesis.contradicting)):
