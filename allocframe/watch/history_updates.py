@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..nomad.event_stream import NotAnEvent
 from ..tables.json_rows import read_time
-from .updates import is_index
+from .updates import read_line
 
 JSON = dict[str, Any]
 
@@ -52,18 +50,12 @@ class News:
         NotAnEvent
             The line is not a JSON object, or has no index.
         """
-        try:
-            batch = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise NotAnEvent(str(error)) from None
-        if batch == {}:
+        index, events = read_line(text)
+        if index is None:
             return
-        index = batch.get("Index") if isinstance(batch, dict) else None
-        if not is_index(index):
-            raise NotAnEvent("a line without an index")
         self.index = max(self.index, index)
         moment = int(heard_at * 1e9) if index > live_after else None
-        for topic, kind, payload, thing in _payloads(batch.get("Events")):
+        for topic, kind, payload, thing in _payloads(events):
             if kind in _ENDS:
                 self._note_end(index, topic, kind, payload, thing, moment)
             if topic == "Deployment":

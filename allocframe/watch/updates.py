@@ -141,8 +141,8 @@ class Line:
     skipped: int = 0
 
 
-def parse(text: bytes) -> Line:
-    """Parse one complete line.
+def read_line(text: bytes) -> tuple[int | None, Any]:
+    """Return the index and the events, of whatever shape, of one complete line; None of a heartbeat.
 
     Raises
     ------
@@ -154,11 +154,25 @@ def parse(text: bytes) -> Line:
     except (ValueError, RecursionError) as error:
         raise NotAnEvent(str(error)) from None
     if batch == {}:
-        return Line(None, [])
+        return None, None
     index = batch.get("Index") if isinstance(batch, dict) else None
     if not is_index(index):
         raise NotAnEvent("a line without an index")
-    parsed = [parse_allocation(alloc) for alloc in _allocations(batch.get("Events"))]
+    return index, batch.get("Events")
+
+
+def parse(text: bytes) -> Line:
+    """Parse one complete line.
+
+    Raises
+    ------
+    NotAnEvent
+        The line is not a JSON object, or has no index.
+    """
+    index, events = read_line(text)
+    if index is None:
+        return Line(None, [])
+    parsed = [parse_allocation(alloc) for alloc in _allocations(events)]
     updates = [update for update in parsed if update is not None]
     return Line(index, updates, len(parsed) - len(updates))
 
