@@ -18,7 +18,7 @@ import pytest
 from watched import Versions, history, ring
 
 import allocframe as af
-from allocframe.archive import delta, schema
+from allocframe.archive import append, delta, schema
 from allocframe.tables.table import Column
 
 APPENDER = Path(__file__).parent / "appender.py"
@@ -290,6 +290,19 @@ def test_files_are_readable_by_their_owner_only(
     paths = list((tmp_path / "archive").rglob("*"))
     assert {path.stat().st_mode & 0o777 for path in paths if path.is_file()} == {0o600}
     assert {path.stat().st_mode & 0o777 for path in paths if path.is_dir()} == {0o700}
+
+
+def test_an_append_that_took_so_long_that_its_rows_may_be_gone_does_not_count(
+    archive: af.Archive, versions: Versions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive.append(step(versions, 1))
+    with monkeypatch.context() as patched:
+        patched.setattr(append, "_LIMIT_S", 0)
+        with pytest.raises(OSError, match="Append it again"):
+            archive.append(step(versions, 2))
+    assert len(archive.events()) == 1
+    archive.append(step(versions, 2))
+    assert is_whole(archive, 2)
 
 
 def test_every_commit_is_synced_before_the_batch_counts(

@@ -105,6 +105,15 @@ def test_kind_sql_the_database_itself_reaches_no_file_if_the_check_of_queries_is
         source.sql(query.format(file=file))
 
 
+def test_kind_sql_no_setting_can_be_changed_if_the_check_of_queries_is_deceived() -> None:
+    with duckdb.connect() as connection:
+        sql.lock_files(connection)
+        for statement in ("SET enable_external_access = true", "SET memory_limit = '90%'", "RESET threads",
+                          "SET allowed_directories = ['/']", "SET lock_configuration = false"):  # fmt: skip
+            with pytest.raises(duckdb.InvalidInputException, match="configuration"):
+                connection.execute(statement)
+
+
 def test_kind_sql_files_are_reached_if_they_are_allowed(
     source: af.Snapshot | af.Archive, tmp_path: Path
 ) -> None:
