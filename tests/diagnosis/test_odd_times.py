@@ -23,10 +23,17 @@ def events(time: int | None) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("time", "created", "finished"),
     [  # each pair of values at least once
-        (0, 0, "0001-01-01T00:00:00Z"), (0, None, None), (0, 0, ""),
-        (None, None, "0001-01-01T00:00:00Z"), (None, 0, None), (None, None, ""),
-        (-5, 0, "0001-01-01T00:00:00Z"), (-5, None, None), (-5, 0, ""), (-5, None, "0001-01-01T00:00:00Z"),
-    ],  # fmt: skip
+        (0, 0, "0001-01-01T00:00:00Z"),
+        (0, None, None),
+        (0, 0, ""),
+        (None, None, "0001-01-01T00:00:00Z"),
+        (None, 0, None),
+        (None, None, ""),
+        (-5, 0, "0001-01-01T00:00:00Z"),
+        (-5, None, None),
+        (-5, 0, ""),
+        (-5, None, "0001-01-01T00:00:00Z"),
+    ],
 )
 def test_missing_times_end_neither_the_diagnosis_nor_the_summary(
     time: int | None, created: int | None, finished: str | None, tmp_path: Path
