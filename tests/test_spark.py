@@ -233,21 +233,17 @@ def test_spark_cuts_time_into_the_same_bins(tables: dict[str, Any], frames: dict
     assert plain(there) == plain(here)
 
 
-def test_spark_keeps_clusters_apart(tables: dict[str, Any]) -> None:
+def test_spark_keeps_clusters_apart(tables: dict[str, Any], frames: dict[str, pd.DataFrame]) -> None:
     from pyspark.sql.functions import lit
 
-    both = {
-        name: tables[name]
-        .withColumn("cluster", lit("eu"))
-        .unionAll(tables[name].withColumn("cluster", lit("us")))
-        .localCheckpoint()
-        for name in ("events", "allocations", "task_states")
-    }
-    alone, found = stats.failures(tables, by="job_id"), stats.failures(both, by=["cluster", "job_id"])
+    events = tables["events"]
+    both = events.withColumn("cluster", lit("eu")).unionAll(events.withColumn("cluster", lit("us")))
+    found = stats.failures(both.localCheckpoint(), by=["cluster", "job_id"])
+    alone = stats.failures(frames["events"], by="job_id").set_index("job_id")["count"]
+    assert alone.sum() > 0
     for name in ("eu", "us"):
-        mine = found[found["cluster"] == name].drop(columns="cluster")
-        counts = [table.set_index("job_id")["count"].sort_index().to_dict() for table in (mine, alone)]
-        assert counts[0] == counts[1]
+        mine = found[found["cluster"] == name].set_index("job_id")["count"]
+        assert mine.sort_index().to_dict() == alone.sort_index().to_dict()
 
 
 def test_spark_explains_events_alike(tables: dict[str, Any], seen: af.Snapshot) -> None:
@@ -278,6 +274,8 @@ def _already_read(
         return tables
 
     monkeypatch.setattr(af.spark, "tables", read)
+    # Spark no longer finds the columns of a checkpoint that is cached, too.
+    monkeypatch.setattr(type(tables["events"]), "cache", lambda frame: frame)
 
 
 @pytest.mark.usefixtures("_already_read")
