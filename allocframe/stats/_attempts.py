@@ -335,12 +335,7 @@ RING_SIZE = 10
 """Events that Nomad keeps of each task; it drops older ones."""
 
 
-def describe_tasks(
-    events: nw.LazyFrame[Any],
-    allocations: nw.LazyFrame[Any] | None,
-    task_states: nw.LazyFrame[Any] | None,
-    task_columns: list[str],
-) -> nw.LazyFrame[Any]:
+def describe_rings(events: nw.LazyFrame[Any], task_columns: list[str]) -> nw.LazyFrame[Any]:
     """Return one row for each task of an allocation: names, dimensions, and whether its ring is truncated."""
     columns = events.collect_schema().names()
     dimensions = [name for name in DIMENSIONS if name in columns]
@@ -358,9 +353,16 @@ def describe_tasks(
         *dict.fromkeys([*task_columns, "alloc_id", "task", *dimensions])
     )
     # every task begins with `Received`: a full ring without it has lost its first events
-    tasks = named.join(rings, on=task_columns, how="left").with_columns(
+    return named.join(rings, on=task_columns, how="left").with_columns(
         truncated=(nw.col("_events") >= RING_SIZE) & (nw.col("_received") == 0)
     )
+
+
+def describe_tasks(
+    rings: nw.LazyFrame[Any], allocations: nw.LazyFrame[Any] | None, task_states: nw.LazyFrame[Any] | None
+) -> nw.LazyFrame[Any]:
+    """Return the tasks with what their allocations and states say of them."""
+    tasks = rings
     if allocations is not None:
         columns = allocations.collect_schema().names()
         details = [name for name in _ALLOCATION_COLUMNS if name in columns]
