@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 import allocframe as af
 from allocframe.cli import run
+from allocframe.recovery.jobs import JobVersions
 from allocframe.recovery.rings import TaskHistory
 from allocframe.tables import HISTORY
 
@@ -448,6 +449,23 @@ def test_a_task_with_a_gap_is_marked_in_the_table(tmp_path: Path) -> None:
         assert snap.task_states["events_truncated"].tolist() == [True]
         assert snap.info["tasks_incomplete"] == 1
         assert any("1 task" in note for note in snap.info["notes"])
+
+
+@pytest.mark.parametrize(
+    ("from_start", "observed", "versions"),
+    [(True, {}, [0, 1, 2]), (False, {9: 7}, [6, 7, 8]), (False, {}, [None] * 3), (True, {12: 9}, [0, 1, 9])],
+)
+def test_versions_of_registrations_follow_from_those_that_are_known(
+    from_start: bool, observed: dict[int, int], versions: list[int | None]
+) -> None:
+    jobs = JobVersions()
+    for index in (5, 9, 12):
+        jobs.register({"ID": "web", "TaskGroups": [{"Name": "app", "Count": index}]}, index)
+    for index, version in observed.items():
+        jobs.observe({"ID": "web", "Version": version, "JobModifyIndex": index})
+    (found,) = jobs.versions(from_start=from_start)
+    assert [spec["Version"] for spec in found] == versions
+    assert [spec["JobModifyIndex"] for spec in found] == [5, 9, 12]
 
 
 @pytest.mark.parametrize(
