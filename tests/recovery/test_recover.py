@@ -451,6 +451,31 @@ def test_a_task_with_a_gap_is_marked_in_the_table(tmp_path: Path) -> None:
         assert any("1 task" in note for note in snap.info["notes"])
 
 
+def entry(index: int, command: str, **body: Any) -> bytes:
+    line = {"LogType": "LogCommand", "Index": index, "CommandType": command, "Body": body}
+    return json.dumps(line).encode() + b"\n"
+
+
+def test_a_preemption_and_the_events_of_a_node_are_read_from_their_entries(tmp_path: Path) -> None:
+    low, high = (f"{digit * 8}-0000-0000-0000-000000000000" for digit in "ab")
+    event = {"Message": "Node drain strategy set", "Subsystem": "Drain", "Timestamp": "2026-11-26T01:02:03Z"}
+    lines = [
+        entry(7, "ApplyPlanResultsRequestType", Alloc=[{"ID": low, "JobID": "batch", "DesiredStatus": "run"}]),
+        entry(9, "ApplyPlanResultsRequestType", Alloc=[{"ID": high, "JobID": "web", "DesiredStatus": "run"}],
+              AllocsPreempted=[{"ID": low, "PreemptedByAllocation": high}, {"ID": None}]),
+        entry(11, "UpsertNodeEventsType", NodeEvents={"n1": [event, event]}),
+    ]  # fmt: skip
+    with af.recover(written(tmp_path, b"".join(lines))) as snap:
+        row = snap.allocations.set_index("alloc_id").loc[low]
+        assert (row["desired_status"], row["preempted_by"]) == ("evict", high)
+        assert row["desired_description"] == f"Preempted by alloc ID {high}"
+        assert snap.history is not None
+        assert snap.history.node_events[["node_id", "message"]].to_numpy().tolist() == [
+            ["n1", event["Message"]]
+        ]
+        assert snap.history.changes["kind"].tolist() == ["drain"]
+
+
 @pytest.mark.parametrize(
     ("from_start", "observed", "versions"),
     [(True, {}, [0, 1, 2]), (False, {9: 7}, [6, 7, 8]), (False, {}, [None] * 3), (True, {12: 9}, [0, 1, 9])],
