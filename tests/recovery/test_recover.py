@@ -460,7 +460,7 @@ def test_a_preemption_and_the_events_of_a_node_are_read_from_their_entries(tmp_p
     low, high = (f"{digit * 8}-0000-0000-0000-000000000000" for digit in "ab")
     event = {"Message": "Node drain strategy set", "Subsystem": "Drain", "Timestamp": "2026-11-26T01:02:03Z"}
     lines = [
-        entry(7, "ApplyPlanResultsRequestType", Alloc=[{"ID": low, "JobID": "batch", "DesiredStatus": "run"}]),
+        entry(7, "ApplyPlanResultsRequestType", Alloc=[{"ID": low, "JobID": "old", "DesiredStatus": "run"}]),
         entry(9, "ApplyPlanResultsRequestType", Alloc=[{"ID": high, "JobID": "web", "DesiredStatus": "run"}],
               AllocsPreempted=[{"ID": low, "PreemptedByAllocation": high}, {"ID": None}]),
         entry(11, "UpsertNodeEventsType", NodeEvents={"n1": [event, event]}),
