@@ -450,8 +450,8 @@ def test_a_small_month_with_kills_adds_up(tmp_path: Path) -> None:
     (one := tmp_path / "one").mkdir()
     (two := tmp_path / "two").mkdir()
     for figures in (
-        month.undisturbed(40, 25, one, every=0.3),
-        month.disturbed(40, 200, 2, two, every=0.2),
+        month.undisturbed(40, 15, one, every=0.3),
+        month.disturbed(40, 140, 1, two, every=0.2),
     ):
         assert month.good(figures), figures
         assert figures.archived > 100
