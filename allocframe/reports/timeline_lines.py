@@ -95,6 +95,7 @@ def _lines(facts: Facts) -> Iterator[_Line]:
             incident
             for incident in facts.incidents
             if change.touches(incident)
+            and not ("lost" in incident.facts and change.jobs)  # no job's version takes a node down
             and (incident.began_at is None or change.at >= incident.began_at - _BEFORE)
         ]
         rank = _NEAR if near else _FAR
