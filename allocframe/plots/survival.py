@@ -9,16 +9,19 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from .._utils.prose import count
 from ._style import (
     CYCLE,
     LEGEND,
     axes,
     colours_of_curves,
     draw_empty,
+    format_seconds,
     joined,
     label,
     require_table,
     strip_frame,
+    write_title,
 )
 
 MAX_CURVES = len(CYCLE)
@@ -58,11 +61,11 @@ def survival(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     if len(ends) and len(shortest):
         row = shortest.iloc[[int(shortest["time"].to_numpy(float).argmin())]]
         who = joined(row, _keys(table)).iloc[0] if _keys(table) else ""
-        lasts = _format_hours(float(row["time"].iloc[0]))
+        lasts = format_seconds(3600 * float(row["time"].iloc[0]))
         half = f"Half of the runs{f' of {label(who)}' if who else ''} last {lasts} at most"
     else:
         half = "Most runs go on"
-    ax.set_title(half + _not_shown(ends), loc="left", fontsize=11)
+    write_title(ax, half, _hidden(ends))
     ax.set_ylabel("share of runs still running")
     ax.set_xlabel("time since the start of the run")
     return ax
@@ -95,20 +98,16 @@ def cumulative_restarts(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     _label_ends(ax, ends)
     most: dict[Any, Any] = ends.iloc[int(ends["mean"].fillna(-1).to_numpy(float).argmax())].to_dict()
     who = f"{label(most['curve'])}: " if most["curve"] else ""
-    ax.set_title(
-        f"{who}{most['mean']:.3g} restarts of a task on average after {_format_hours(most['time'])}"
-        + _not_shown(ends),
-        loc="left",
-        fontsize=11,
-    )
+    after = format_seconds(3600 * most["time"])
+    write_title(ax, f"{who}{most['mean']:.3g} restarts of a task on average after {after}", _hidden(ends))
     ax.set_ylabel("mean restarts per task")
     ax.set_xlabel("time since the allocation was created")
     return ax
 
 
-def _not_shown(ends: pd.DataFrame) -> str:
+def _hidden(ends: pd.DataFrame) -> str:
     hidden = int(ends["hidden"].iloc[0])
-    return f"\n{hidden:,} curves with fewer or no events not shown" if hidden else ""
+    return f"{count(hidden, 'curves')} with fewer or no events" if hidden else ""
 
 
 def _label_ends(ax: Axes, ends: pd.DataFrame) -> None:
@@ -181,12 +180,4 @@ def _scale_time(ax: Axes, shown: pd.DataFrame) -> None:
         ax.set_xlim(event_times.min() / 2, longest)
     else:
         ax.set_xlim(0, longest or 1)
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda hours, _: _format_hours(hours)))
-
-
-def _format_hours(hours: float) -> str:
-    """Return hours as the label of a tick: in seconds, minutes or hours."""
-    seconds = hours * 3600
-    if seconds < 60:
-        return f"{seconds:.2g} s" if seconds else "0"
-    return f"{seconds / 60:.3g} min" if seconds < 3600 else f"{hours:.3g} h"
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda hours, _: format_seconds(3600 * hours)))
