@@ -16,6 +16,9 @@ from ..errors import MissingExtra
 from ..reports import NOTEBOOKS
 
 FOLDER = Path("allocframe-notebooks")
+DEMO = "ALLOCFRAME_DEMO"
+"""Tells the notebooks that the cluster of NOMAD_ADDR is a simulated one, on which they may act."""
+
 _EXIT_TIMEOUT = 10.0
 
 
@@ -28,7 +31,7 @@ def open_lab(address: str, token: str, *, browser: bool) -> None:
         raise MissingExtra("demo --lab needs jupyterlab: pip install 'allocframe[lab]'")
     _copy_notebooks()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NOMAD_")}
-    environment |= {"NOMAD_ADDR": address, "NOMAD_TOKEN": token}
+    environment |= {"NOMAD_ADDR": address, "NOMAD_TOKEN": token, DEMO: "1"}
     command = [
         sys.executable,
         "-m",
