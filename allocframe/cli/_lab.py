@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +34,23 @@ def open_lab(address: str, token: str, *, browser: bool) -> None:
     _copy_notebooks()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NOMAD_")}
     environment |= {"NOMAD_ADDR": address, "NOMAD_TOKEN": token, DEMO: "1"}
+    with tempfile.TemporaryDirectory(prefix="allocframe-lab-") as settings:
+        paths = [settings, *filter(None, [environment.get("JUPYTER_CONFIG_PATH")])]
+        environment["JUPYTER_CONFIG_PATH"] = os.pathsep.join(paths)
+        _disable_news(Path(settings))
+        _run_lab(environment, browser=browser)
+
+
+def _disable_news(settings: Path) -> None:
+    """Keep JupyterLab from asking whether to show news, in a box that covers the notebook."""
+    page = settings / "labconfig" / "page_config.json"
+    page.parent.mkdir()
+    page.write_text(
+        json.dumps({"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}})
+    )
+
+
+def _run_lab(environment: dict[str, str], *, browser: bool) -> None:
     command = [
         sys.executable,
         "-m",
@@ -40,7 +59,6 @@ def open_lab(address: str, token: str, *, browser: bool) -> None:
         f"--ServerApp.root_dir={FOLDER.resolve()}",
         f"--ServerApp.open_browser={browser}",
         "--LabApp.default_url=/lab/tree/01_first_look.ipynb",
-        "--LabApp.news_url=None",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         *(["--allow-root"] if os.geteuid() == 0 else []),
     ]

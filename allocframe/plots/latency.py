@@ -69,7 +69,9 @@ def start_latency(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         y = part["row"].map(rows).to_numpy(float) + offsets[number]
         colour = colours[number % len(colours)]
         ax.hlines(y, part["median"], part["high"], color=colour, linewidth=2, alpha=0.6)
-        ax.scatter(part["median"], y, color=colour, s=18, zorder=3, label=phase)
+        # phases inside the start are named after the event they begin with
+        name = f"after {phase}" if phase[0].isupper() else phase
+        ax.scatter(part["median"], y, color=colour, s=18, zorder=3, label=name)
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter(lambda seconds, _: format_seconds(seconds))
     ax.set_xlabel("time")
@@ -77,10 +79,14 @@ def start_latency(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.set_ylim(len(order) - 0.4, -0.6)
     slowest = whole.iloc[0]
     hidden = whole["row"].nunique() - len(order)
+    lasts = format_seconds(slowest["median"])
+    alike = len(order) > 1 and whole["median"].nunique() == 1
     write_title(
         ax,
-        f"{label(order[0])} takes longest to start: {format_seconds(slowest['median'])} (median)",
-        count(hidden, "faster rows") if hidden else "",
+        f"All rows take {lasts} (median) to start, once received"
+        if alike
+        else f"{label(order[0])} takes longest to start, once received: {lasts} (median)",
+        count(hidden, "other rows") if hidden else "",
     )
     strip_frame(ax)
     ax.legend(**LEGEND)

@@ -16,6 +16,7 @@ from ._style import (
     axes,
     days,
     draw_empty,
+    format_seconds,
     joined,
     label,
     require_table,
@@ -103,8 +104,7 @@ def _busiest(totals: pd.Series[Any], counted: pd.DataFrame, keys: list[str]) -> 
 
 
 def _format_width(width: pd.Timedelta) -> str:
-    minutes = width.total_seconds() / 60
-    return f"{minutes:g} min" if minutes < 60 else f"{minutes / 60:g} h"
+    return format_seconds(width.total_seconds())
 
 
 def pareto(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -151,7 +151,8 @@ def pareto(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     noun = name.removesuffix("_id").removesuffix("_name").replace("_", " ")
     total, verb = f"{int(table['failures'].sum()):,}", "causes" if enough == 1 else "cause"
     title = f"{enough:,} of {many:,} {noun}s {verb} 80 % of {total} failures"
-    write_title(ax, title if many > 1 else f"All {total} failures are of {names[0]}")
+    one = "The only failure is" if total == "1" else f"All {total} failures are"
+    write_title(ax, title if many > 1 else f"{one} of {names[0]}")
     strip_frame(ax)
     if many > 1:
         _draw_cumulative(ax, cumulative)

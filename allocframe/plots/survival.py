@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from .._utils.prose import count
 from ._style import (
@@ -99,7 +99,9 @@ def cumulative_restarts(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     most: dict[Any, Any] = ends.iloc[int(ends["mean"].fillna(-1).to_numpy(float).argmax())].to_dict()
     who = f"{label(most['curve'])}: " if most["curve"] else ""
     after = format_seconds(3600 * most["time"])
-    write_title(ax, f"{who}{most['mean']:.3g} restarts of a task on average after {after}", _hidden(ends))
+    mean = f"{most['mean']:.3g}"
+    restarts = f"{mean} restart{'' if mean == '1' else 's'} of a task"
+    write_title(ax, f"{who}{restarts} on average after {after}", _hidden(ends))
     ax.set_ylabel("mean restarts per task")
     ax.set_xlabel("time since the allocation was created")
     return ax
@@ -117,7 +119,7 @@ def _label_ends(ax: Axes, ends: pd.DataFrame) -> None:
     for row in ends.dropna(subset=["mean"]).sort_values("mean").to_dict("records"):
         # names of curves that end close together stand one above the other
         lowest = max(float(row["mean"]), lowest + room)
-        tasks = f", {row['tasks']:,} tasks" if "tasks" in row else ""
+        tasks = f", {count(row['tasks'], 'tasks')}" if "tasks" in row else ""
         ax.annotate(
             f" {label(row['curve'])} {row['mean']:.3g}{tasks}".rstrip(), (row["time"], row["mean"]),
             xytext=(row["time"], lowest), fontsize=8, va="center", color=row["colour"], annotation_clip=False,
@@ -143,8 +145,8 @@ def _draw_curves(table: pd.DataFrame, value: str, size: str, ax: Axes) -> tuple[
     for colour, name in zip(colours_of_curves(ax), drawn.index, strict=False):
         part = _thinned(shown[shown["curve"] == name])
         bounded = part.dropna(subset=["lower", "upper"])
-        n = f"{part[size].iloc[0]:,} {size}, " if size in part.columns else ""
-        legend = f"{label(name)} ({n}{events[name]:,} events)".strip()
+        n = f"{count(int(part[size].iloc[0]), size)}, " if size in part.columns else ""
+        legend = f"{label(name)} ({n}{count(int(events[name]), 'events')})".strip()
         ax.step(part["time"], part[value], where="post", color=colour, label=legend, linewidth=1.8)
         ax.fill_between(
             bounded["time"],
@@ -180,4 +182,7 @@ def _scale_time(ax: Axes, shown: pd.DataFrame) -> None:
         ax.set_xlim(event_times.min() / 2, longest)
     else:
         ax.set_xlim(0, longest or 1)
+        # round numbers of the unit that the labels have
+        unit = next(each for each in (1, 1 / 60, 1 / 3600) if longest >= each or each == 1 / 3600)
+        ax.xaxis.set_major_locator(FixedLocator([*(unit * MaxNLocator(7).tick_values(0, longest / unit))]))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda hours, _: format_seconds(3600 * hours)))

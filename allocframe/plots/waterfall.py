@@ -76,7 +76,8 @@ def waterfall(source: Any, job_id: str, *, namespace: str | None = None, ax: Axe
     ax.set_ylabel("" if has_room else f"{len(row_of_alloc):,} allocations, oldest first")
     versions = runs["job_version"].dropna().nunique()
     size = f"{count(len(row_of_alloc), 'allocations')}, {count(versions, 'versions')}"
-    write_title(ax, f"{label(job_id)}: {size}")
+    failed = f"{int(runs['failure'].sum()):,} of {count(len(runs), 'runs')} failed"
+    write_title(ax, f"{label(job_id)}: {failed} ({size})")
     strip_frame(ax)
     use_time_axis(ax)
     ax.legend(**LEGEND)

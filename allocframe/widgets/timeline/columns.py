@@ -235,8 +235,14 @@ class _Clock:
             if other_begin <= end and other_end >= begin:
                 begin, end = min(begin, other_begin), max(end, other_end)
         length = max(end - begin, int(_SHORTEST / pd.Timedelta("1ms")) // self.unit)
+        leads = [LEAD * length]
+        for change in (change for each in incidents if each.severity != "info" for change in each.changes):
+            at = self.number(change["at"]) if change["kind"] == "job version" else None
+            # a deploy just before is what people look for, unless the incident would shrink to half
+            if at is not None and 0 < begin - at < length:
+                leads.append(begin - at + _MARGIN * length)
         return [
-            max(begin - int(LEAD * length), 0),
+            max(begin - int(max(leads)), 0),
             max(min(begin + int((1 + _MARGIN) * length), self.span), 1),
         ]
 
