@@ -75,9 +75,15 @@ def _run_lab(environment: dict[str, str], *, browser: bool) -> None:
 def _copy_notebooks() -> None:
     """Copy the notebooks that are not there yet. Existing ones are left alone: they may have been edited."""
     FOLDER.mkdir(exist_ok=True)
+    docs = NOTEBOOKS.resolve().parent / "docs"
+    if has_docs := docs.is_dir():  # in a clone; JupyterLab opens nothing outside its folder
+        ignored = shutil.ignore_patterns("*.py", "_*")
+        shutil.copytree(docs, FOLDER / "docs", dirs_exist_ok=True, ignore=ignored)
     for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
-        if not (FOLDER / notebook.name).exists():
-            shutil.copyfile(notebook, FOLDER / notebook.name)
+        copy = FOLDER / notebook.name
+        if not copy.exists():
+            text = notebook.read_text(encoding="utf-8")
+            copy.write_text(text.replace("](../docs/", "](docs/") if has_docs else text, encoding="utf-8")
     print(
         f"The notebooks are copies in {FOLDER}/. Press Ctrl-C to end JupyterLab and the simulated cluster.",
         file=sys.stderr,
