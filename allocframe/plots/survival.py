@@ -184,5 +184,6 @@ def _scale_time(ax: Axes, shown: pd.DataFrame) -> None:
         ax.set_xlim(0, longest or 1)
         # round numbers of the unit that the labels have
         unit = next(each for each in (1, 1 / 60, 1 / 3600) if longest >= each or each == 1 / 3600)
-        ax.xaxis.set_major_locator(FixedLocator([*(unit * MaxNLocator(7).tick_values(0, longest / unit))]))
+        ticks = MaxNLocator(7).tick_values(0, longest / unit)
+        ax.xaxis.set_major_locator(FixedLocator([unit * float(tick) for tick in ticks]))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda hours, _: format_seconds(3600 * hours)))
