@@ -6,6 +6,7 @@ import hashlib
 import re
 import shutil
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,7 @@ _SECTION = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _STARS = re.compile(r"^<!-- stars:(?P<keys>[ 0-9a-f]*) -->\r?$", re.MULTILINE)
+_TAG = re.compile(r"<[^>]*>")
 _SEAL = re.compile(
     r"^<!-- as written: (?P<rest>[0-9a-f]{16}) (?P<people>[0-9a-f]{16}|-) -->\r?\n?", re.MULTILINE
 )
@@ -85,9 +87,13 @@ def read_written(path: Path) -> Written:
     return Written(sections, stars["keys"].split() if stars else [], path.suffix)
 
 
-def sealed(text: str, written: Written) -> str:
-    """Return a report with a last line that shows a later run whether somebody has changed it."""
-    people = "-" if written.sections else _digest(_words(text))
+def sealed(text: str, prompts: Iterable[str]) -> str:
+    """Return a report with a last line that shows a later run whether somebody has changed it.
+
+    `prompts` are what stands in the sections for people until they write there.
+    """
+    sections = (_TAG.sub("", match["text"]).strip() for match in _SECTION.finditer(text))
+    people = "-" if set(sections) - set(prompts) else _digest(_words(text))
     return f"{text}<!-- as written: {_digest(_SECTION.sub('', text))} {people} -->\n"
 
 

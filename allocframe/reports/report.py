@@ -24,7 +24,7 @@ from ..tables import HISTORY
 from .archive_source import DAYS, similar_incidents, snapshot_for_days, snapshot_for_postmortem
 from .as_html import render_html
 from .as_markdown import render_markdown
-from .document import PICTURES, Document, Paragraph, Part, Picture, walk
+from .document import PICTURES, Document, Paragraph, Part, People, Picture, walk
 from .log_excerpts import REDACTED
 from .people import Written, keep_copy, read_written, sealed
 from .redact import redacted
@@ -217,7 +217,8 @@ def _write(document: Document, written: Written, target: Path) -> None:
         for picture in pictures:
             (folder / f"{picture.name}.png").write_bytes(picture.png)
         body = render_markdown(document, written, folder.name)
-    body = sealed(body, written)
+    blocks = (block for section in document.sections for block in walk(section.blocks))
+    body = sealed(body, [block.prompt for block in blocks if isinstance(block, People)])
     # a rename is atomic: nobody sees half a report
     partial = target.with_name(f".{target.name}.part")
     try:

@@ -114,7 +114,9 @@ def test_a_new_report_in_place_of_one_with_words_of_people_keeps_a_copy_of_it(
 ) -> None:
     page = af.report(snap, output=tmp_path / "outage.md")
     af.report(snap, output=page)
-    assert not (tmp_path / "outage.md.bak").exists(), "nobody had written anything"
+    af.report(snap, output=tmp_path / "outage.html", update=page)
+    af.report(snap, output=tmp_path / "outage.html")
+    assert list(tmp_path.glob("*.bak")) == [], "nobody had written anything"
     (tmp_path / "outage_files" / "mine.png").write_bytes(b"a screenshot")
     write_into(page, "lessons", "Never on Friday.\n")
     for copy in ("outage.md.bak", "outage.md.bak2"):
