@@ -617,14 +617,17 @@ def ledger(history: af.History) -> set[tuple[str, ...]]:
 
 @pytest.mark.parametrize("version", changed.VERSIONS)
 def test_one_command_writes_the_postmortem_of_a_purged_job_from_a_log_alone(
-    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = str(changed.path(version, "raft-logs.ndjson.gz"))
     monkeypatch.setattr(
-        "sys.argv", ["allocframe", "recover", path, "--postmortem", "flaky.md", "--job", "flaky"]
+        "sys.argv", ["allocframe", "recover", path, "--postmortem", "flaky.md", "--job", "flaky", "--json"]
     )
     assert run() == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["postmortem"], facts["saved_to"], facts["archive"]) == ("flaky.md", None, None)
+    assert facts["rows"]["allocations"] > 0
     text = Path("flaky.md").read_text()
     assert "flaky" in text
     assert "exit code 3" in text
