@@ -201,7 +201,7 @@ def deployments_that_fail(*, count: int, seed: int = 16) -> list[Result]:
             seen = table.sort_values("job_version")["failed"].astype(object)
             right += seen.where(seen.notna(), None).tolist() == truth[str(job)]
         rates = stats.change_failure_rate(snap, by="job_id")
-        held += int(((rates["lower"] <= FAILING) & (FAILING <= rates["upper"])).sum())
+        held += int(((rates["lower"] <= FAILING) & (rates["upper"] >= FAILING)).sum())
     share = held / count
     return [
         Result("deployments, from allocations", "each is told as it went", right / count, count, "1",
