@@ -96,6 +96,14 @@ EQUIVALENT = {
         "'X'",
     ): "neither is a key of the mapping",
     (
+        'if "events" in self.__dict__ or self._counts["events"] <= MANY_ROWS:',
+        "self._counts['events'] < MANY_ROWS",
+    ): "both ways give the same rows; the number only decides which is faster",
+    (
+        "fields = (_fields(values[0]) if values else None) or {}",
+        "0",
+    ): "`or {}` follows",
+    (
         "ready = self._wait(max(until - now, 0.0), reading)",
         "-1.0",
     ): "a wait of less than nothing is none",
