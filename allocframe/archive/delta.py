@@ -160,7 +160,7 @@ class DeltaTables:
     def exists(self, name: str) -> bool:
         """Return whether a table exists. Those of a history do not, until something was recorded."""
         if self.folder is not None:
-            return any((self.folder / name / "_delta_log").glob("*.json"))
+            return len(list((self.folder / name / "_delta_log").glob("*.json"))) > 0
         if name not in self._existing:
             # Not `is_deltatable`: it holds up every thread of the process until the store has answered.
             try:
@@ -332,8 +332,9 @@ def _is_hint(file: Path) -> bool:
     try:
         text = file.read_bytes()
         version = json.loads(text)["version"]
-        is_there = isinstance(version, int) and any(file.parent.glob(f"{version:020d}.checkpoint*.parquet"))
-        return is_there or file.read_bytes() != text  # another process has just made a newer one
+        if isinstance(version, int) and list(file.parent.glob(f"{version:020d}.checkpoint*.parquet")):
+            return True
+        return file.read_bytes() != text  # another process has just made a newer one
     except FileNotFoundError:
         return True
     except (ValueError, TypeError, KeyError, RecursionError):
