@@ -96,6 +96,14 @@ EQUIVALENT = {
         "'X'",
     ): "neither is a key of the mapping",
     (
+        'if "events" in self.__dict__ or self._counts["events"] <= MANY_ROWS:',
+        "self._counts['events'] < MANY_ROWS",
+    ): "both ways give the same rows; the number only decides which is faster",
+    (
+        "fields = (_fields(values[0]) if values else None) or {}",
+        "0",
+    ): "`or {}` follows",
+    (
         "ready = self._wait(max(until - now, 0.0), reading)",
         "-1.0",
     ): "a wait of less than nothing is none",
@@ -189,7 +197,7 @@ def _changes(tree: ast.AST) -> Iterator[tuple[ast.AST, str, object, int, ast.exp
     notes = _annotations(tree)
     for parent in ast.walk(tree):
         for name, value in ast.iter_fields(parent):
-            if parent in notes or name == "decorator_list" or _is_described(parent, name):
+            if parent in notes or _is_described(parent, name):
                 continue
             for place, child in enumerate(value if isinstance(value, list) else [value]):
                 if not isinstance(child, ast.expr | ast.stmt) or child in notes or _is_text(child):
@@ -199,9 +207,12 @@ def _changes(tree: ast.AST) -> Iterator[tuple[ast.AST, str, object, int, ast.exp
 
 
 def _annotations(tree: ast.AST) -> set[ast.AST]:
-    """Return the nodes of type annotations, which have no effect."""
-    annotations = (getattr(node, name, None) for node in ast.walk(tree) for name in ("annotation", "returns"))
-    return {inner for node in annotations if isinstance(node, ast.AST) for inner in ast.walk(node)}
+    """Return the nodes of type annotations, which have no effect, and of decorators."""
+    found: list[ast.AST | None] = []
+    for node in ast.walk(tree):
+        found += [getattr(node, "annotation", None), getattr(node, "returns", None)]
+        found += getattr(node, "decorator_list", [])
+    return {inner for node in found if isinstance(node, ast.AST) for inner in ast.walk(node)}
 
 
 def _put(parent: ast.AST, name: str, value: object, place: int, new: ast.AST) -> None:

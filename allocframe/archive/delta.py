@@ -164,7 +164,7 @@ class DeltaTables:
     def exists(self, name: str) -> bool:
         """Return whether a table exists. Those of a history do not, until something was recorded."""
         if self.folder is not None:
-            return any((self.folder / name / "_delta_log").glob("*.json"))
+            return len(list((self.folder / name / "_delta_log").glob("*.json"))) > 0
         if name not in self._existing:
             # Not `is_deltatable`: it holds up every thread of the process until the store has answered.
             try:
@@ -334,12 +334,15 @@ def _is_json(file: Path) -> bool:
 def _is_hint(file: Path) -> bool:
     """Return whether the name of the last checkpoint is whole, and the checkpoint is there."""
     try:
-        version = json.loads(file.read_bytes())["version"]
+        text = file.read_bytes()
+        version = json.loads(text)["version"]
+        if isinstance(version, int) and list(file.parent.glob(f"{version:020d}.checkpoint*.parquet")):
+            return True
+        return file.read_bytes() != text  # another process has just made a newer one
     except FileNotFoundError:
         return True
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return False
-    return any(file.parent.glob(f"{version:>020}.checkpoint*.parquet"))
 
 
 def _is_commit(file: Path) -> bool:
@@ -348,7 +351,9 @@ def _is_commit(file: Path) -> bool:
         return False
     root = file.parent.parent
     # What somebody forged is no power loss: delta-rs, or `sources`, refuses it.
-    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, FileNotFoundError):
+    with contextlib.suppress(
+        ValueError, TypeError, KeyError, AttributeError, RecursionError, FileNotFoundError
+    ):
         for action in map(json.loads, file.read_text().splitlines()):
             if (added := action.get("add")) is not None:
                 path = root / unquote(added["path"])
