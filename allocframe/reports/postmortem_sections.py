@@ -286,12 +286,8 @@ def _hit_twice(facts: Facts) -> int:
 
 def _changes(facts: Facts) -> Iterator[Block]:
     if not facts.versions_known:
-        redacted = facts.snapshot.info.get("source") == "redacted"
-        why = (
-            "Job versions are left out of redacted reports." if redacted else "Job versions were not fetched."
-        )
         yield Paragraph(
-            f"{why} What changed is known only from allocations: "
+            "Job versions were not fetched. What changed is known only from allocations: "
             "when a version was first placed, without its diff."
         )
     nothing: list[Incident] = []
