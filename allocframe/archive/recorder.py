@@ -148,6 +148,8 @@ class Recorder:
         AllocframeError
             The first list failed.
         """
+        # Either may take minutes, and off a terminal nothing else is seen until both are done.
+        self._say("starting: reading the archive, then listing the cluster")
         resumed = self._resume(stop)
         if resumed is None:
             return
@@ -435,7 +437,8 @@ def _joined(first: HistoryChange | None, second: HistoryChange | None) -> Histor
         name: pd.concat([change.frames[name] for change in (first, second) if name in change.frames])
         for name in {**first.frames, **second.frames}
     }
-    return HistoryChange(second.at, frames, first.gap_since or second.gap_since, second.notes)
+    notes = tuple(dict.fromkeys([*first.notes, *second.notes]))
+    return HistoryChange(second.at, frames, first.gap_since or second.gap_since, notes)
 
 
 def _rows(change: Change) -> int:

@@ -71,6 +71,7 @@ class PageStore:
                 **({"threads": threads} if threads else {}),
             }
         )
+        self._con.execute("SET enable_progress_bar = false")
         lock_files(self._con)  # its tables come from Arrow
         self._lock = threading.RLock()
         self._names = itertools.count(1)
@@ -364,7 +365,6 @@ class PageStore:
         self._flush()
         selected = self._selected[schema]
         with self._con.cursor() as cursor:
-            cursor.execute("SET enable_progress_bar = false")
             if selected is not None:
                 cursor.register("selected", pa.table({ALLOC_ROW: selected}))
             for name in names:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from .._utils.prose import count
 from .._utils.text import visible
 from ..errors import AllocframeError, NotFound, NotNomad, PermissionDenied, Unsupported
 from ..fetch.history import HistoryFetcher
@@ -101,6 +102,9 @@ class HistoryWatch:
         self._purged: dict[tuple[str, str], int] = {}
         self._frames: list[dict[str, pd.DataFrame]] = []
         self._notes: list[str] = []
+        self._unread = 0
+        """Versions of jobs that were purged before those that they differ from could be read."""
+
         self._synced = False
         self._changed = threading.Condition()
         self._closed = threading.Event()
@@ -139,7 +143,11 @@ class HistoryWatch:
                 for name in HISTORY
                 if (parts := [part[name] for part in self._frames if len(part.get(name, ()))])
             }
-            change = HistoryChange(self._at, frames, self._gap_since, tuple(self._notes))
+            notes = list(self._notes)
+            if self._unread:
+                versions = count(self._unread, "versions")
+                notes.append(f"what {versions} of jobs changed is not known: purged before it could be read")
+            change = HistoryChange(self._at, frames, self._gap_since, tuple(notes))
             self._frames, self._gap_since = [], None
             self._changed.notify_all()
             return change
@@ -371,8 +379,10 @@ class HistoryWatch:
         fetcher = HistoryFetcher(self._transport, namespace=self._namespace, region=self._config.region)
         try:
             versions = fetcher.versions_of({"ID": job_id, "Namespace": namespace})
-        except NotFound:
-            return []  # purged already
+        except (NotFound, Unsupported):  # purged already: Nomad has no such job
+            with self._changed:
+                self._unread += 1
+            return []
         except AllocframeError:
             self._jobs[namespace, job_id] = _UNKNOWN, _UNKNOWN  # the next list reads it again
             return []

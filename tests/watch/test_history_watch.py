@@ -130,6 +130,15 @@ def test_a_new_version_is_compared_with_the_one_before_that_the_server_still_has
     assert frames["job_changes"][["path", "old", "new"]].to_numpy().tolist() == [["Count", "10", "20"]]
 
 
+def test_a_job_that_was_purged_before_its_versions_could_be_read_is_told() -> None:
+    server = HistoryServer(told({}, line(20, ("Job", "JobRegistered", job(8, 20))), HOLD))
+    with following(server) as followed:
+        frames = followed.until(lambda frames: len(frames["job_versions"]))
+    assert frames["job_versions"]["version"].tolist() == [8]
+    assert frames["job_changes"].empty
+    assert followed.notes == ["what 1 version of jobs changed is not known: purged before it could be read"]
+
+
 def test_what_the_archive_has_is_not_reported_again_and_jobs_are_not_read_again() -> None:
     known = RowFilter()
     history = af.History.from_json(jobs=[[job(1, 20), job(0, 10)]])
