@@ -81,8 +81,7 @@ js:
 	cd js && npm ci --no-audit --no-fund && npm run build
 
 bench: $(VENV)/.bench
-	$(BIN)/python benchmarks/decode.py
-	$(BIN)/python benchmarks/fetch.py
+	$(BIN)/python benchmarks/compare.py
 	$(BIN)/python benchmarks/explain.py
 	$(BIN)/python benchmarks/watch.py
 	$(BIN)/python benchmarks/exec.py

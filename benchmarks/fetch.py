@@ -1,21 +1,12 @@
-"""Benchmark of fetching: a bare download, allocframe, and python-nomad with pandas, one after the other.
+"""What `compare.py` fetches with: a bare download, allocframe, and python-nomad with pandas.
 
-A small HTTP server in its own process serves recorded real allocations, multiplied under new IDs. Each
-contender runs in its own process, too, so that its peak memory is its own.
+A small HTTP server in its own process serves recorded real allocations, multiplied under new IDs.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import json
-import multiprocessing
-import re
-import resource
-import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
@@ -23,7 +14,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 RECORDED = Path(__file__).parent.parent / "tests" / "data" / "nomad-2.0.5" / "list-all.json"
-README = Path(__file__).parent / "README.md"
 
 
 def shards(megabytes: int) -> tuple[dict[str, bytes], int]:
@@ -123,72 +113,3 @@ def flatten(rows: list[dict[str, Any]]) -> list[Any]:
                 flat = {k: v for k, v in event.items() if k != "Details"}
                 events.append({"alloc_id": row["ID"], "task": task, **flat, **(event["Details"] or {})})
     return [allocations, pd.DataFrame(tasks), pd.DataFrame(events)]
-
-
-CONTENDERS: dict[str, tuple[Callable[[str], int], tuple[str, ...]]] = {
-    "bare download": (bare_download, ("httpx",)),
-    "allocframe": (with_allocframe, ("allocframe",)),
-    "python-nomad + pandas": (with_python_nomad, ("nomad", "pandas")),
-}
-
-
-def _run(name: str, address: str, results: Any) -> None:
-    contender, modules = CONTENDERS[name]
-    for module in modules:  # imports are not measured
-        importlib.import_module(module)
-    started = time.perf_counter()
-    contender(address)
-    results.put((time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
-
-
-def measure(megabytes: int, skip: set[str]) -> Iterator[tuple[str, int, int, float, float]]:
-    """Yield name, allocations, bytes, seconds (best of three runs; one run above 100 MB) and peak memory."""
-    context = multiprocessing.get_context("spawn")
-    ready = context.Queue()
-    server = context.Process(target=serve, args=(megabytes, ready), daemon=True)
-    server.start()
-    port, count, size = ready.get()
-    try:
-        for name in CONTENDERS:
-            if name in skip:
-                continue
-            runs = []
-            for _ in range(3 if megabytes <= 100 else 1):
-                results = context.Queue()
-                process = context.Process(target=_run, args=(name, f"http://127.0.0.1:{port}", results))
-                process.start()
-                runs.append(results.get())
-                process.join()
-            yield name, count, size, min(run[0] for run in runs), max(run[1] for run in runs)
-    finally:
-        server.terminate()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("megabytes", nargs="*", type=int, default=[40, 400, 1000])
-    lines = [
-        "| JSON | allocations | contender | seconds | MB/s | against download | peak memory |",
-        "|" + " --- |" * 7,
-    ]
-    for megabytes in parser.parse_args().megabytes:
-        skip = {"python-nomad + pandas"} if megabytes > 400 else set()
-        download = 0.0
-        for name, count, size, seconds, memory in measure(megabytes, skip):
-            download = download or seconds
-            cells = [
-                f"{size / 1e6:,.0f} MB", f"{count:,}", name, f"{seconds:.2f}", f"{size / 1e6 / seconds:,.0f}",
-                f"{seconds / download:.1f}x", f"{memory / 1e9:.2f} GB",
-            ]  # fmt: skip
-            lines.append("| " + " | ".join(cells) + " |")
-            print(lines[-1], file=sys.stderr)
-    table = "\n".join(lines)
-    print(table)
-    page = README.read_text()
-    README.write_text(
-        re.sub(r"(?s)(<!-- table -->\n).*(<!-- end -->)", lambda m: m[1] + table + "\n" + m[2], page)
-    )
-
-
-if __name__ == "__main__":
-    main()

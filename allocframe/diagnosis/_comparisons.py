@@ -8,6 +8,7 @@ from math import comb
 import numpy as np
 import pandas as pd
 
+from ..stats import _distributions as distributions
 from ._attempts import FAILURES
 from ._failures import Case
 from ._groups import SECOND, Group, Jobs
@@ -119,9 +120,7 @@ def _compare_node(
 
 
 def _hypergeometric(total: int, bad: int, drawn: int) -> Array:
-    from scipy.stats import hypergeom
-
-    return np.asarray(hypergeom.pmf(np.arange(min(bad, drawn) + 1), total, bad, drawn))
+    return np.asarray(distributions.hypergeom_pmf(np.arange(min(bad, drawn) + 1), total, bad, drawn))
 
 
 @dataclass(frozen=True)
@@ -429,11 +428,9 @@ def _compare(new: tuple[int, float, int], old: tuple[int, float, int]) -> float:
 
     By time that tasks ran if both have run; by starts tried if one never ran.
     """
-    from scipy.stats import binom, hypergeom
-
     if new[1] > 0 and old[1] > 0:
-        return float(binom.sf(new[0] - 1, new[0] + old[0], new[1] / (new[1] + old[1])))
+        return float(distributions.binom_sf(new[0] - 1, new[0] + old[0], new[1] / (new[1] + old[1])))
     if not new[2] or not old[2]:
         return 1.0
     failed = min(new[0], new[2]) + min(old[0], old[2])
-    return float(hypergeom.sf(min(new[0], new[2]) - 1, new[2] + old[2], failed, new[2]))
+    return distributions.hypergeom_sf(min(new[0], new[2]) - 1, new[2] + old[2], failed, new[2])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..stats import _distributions as distributions
 from ._attempts import ENDS, FAILURES
 from ._failures import Case
 from ._tables import NEVER, Array
@@ -427,6 +428,4 @@ def _judge_runs(case: Case, jobs: Jobs, group: Group, lanes: pd.DataFrame, limit
 
 def lower_bound(failed: int, total: int) -> float:
     """Return the lower end of the exact 95 % interval (Clopper and Pearson) of a share."""
-    from scipy.stats import beta
-
-    return float(beta.ppf(0.025, failed, total - failed + 1)) if failed else 0.0
+    return float(distributions.beta_ppf(0.025, failed, total - failed + 1)) if failed else 0.0

@@ -232,7 +232,7 @@ def _derive(source: Source, observed_at: pd.Timestamp | str | None) -> Derived:
     return derived
 
 
-PART_ROWS = 200_000
+PART_ROWS = 300_000
 """Events, or attempts, taken at a time: the intermediate columns of all of them would double the peak."""
 
 _SMALL = {"seq": "Int32", TASK: "int32", "attempt": "int32", "cause_code": "float32"}
@@ -345,6 +345,7 @@ def _join_parts(frames: list[pd.DataFrame], task_order: Array | None = None) -> 
     columns = {}
     for name in list(frames[0]):
         parts = [frame.pop(str(name)) for frame in frames]
+        release_memory()  # what the columns before have left would come on top
         if isinstance(parts[0].dtype, pd.CategoricalDtype) and any(
             part.cat.categories is not parts[0].cat.categories for part in parts
         ):
@@ -357,6 +358,7 @@ def _join_parts(frames: list[pd.DataFrame], task_order: Array | None = None) -> 
         elif order is not None:
             column = column.take(order).reset_index(drop=True)
         columns[name] = column
+    release_memory()
     return nw.from_native(pd.DataFrame(columns, copy=False)).lazy()
 
 

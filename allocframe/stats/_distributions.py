@@ -55,6 +55,27 @@ def binom_ppf(q: float, n: int, p: float) -> int:
     return low
 
 
+def hypergeom_pmf(k: Any, total: int, bad: int, drawn: int) -> Any:
+    """Return the probability of `k` bad ones among `drawn` of `total`, `bad` of which are bad."""
+    k, good = np.asarray(k, dtype=float), total - bad
+    possible = (k >= max(0, drawn - good)) & (k <= min(bad, drawn))
+    inside = np.where(possible, k, max(0, drawn - good))
+    logarithm = (
+        _log_choose(bad, inside) + _log_choose(good, drawn - inside) - _log_choose(total, float(drawn))
+    )
+    return np.where(possible, np.exp(logarithm), 0.0)
+
+
+def hypergeom_sf(k: int, total: int, bad: int, drawn: int) -> float:
+    """Return the probability of more than `k` bad ones among `drawn`."""
+    tail = hypergeom_pmf(np.arange(k + 1, min(bad, drawn) + 1), total, bad, drawn)
+    return float(min(tail.sum(), 1.0))
+
+
+def _log_choose(total: Any, chosen: Any) -> Any:
+    return -np.log1p(total) - special.betaln(total - chosen + 1, chosen + 1)
+
+
 def poisson_sf(k: Any, mean: Any) -> Any:
     """Return the probability of more than `k` events where `mean` are expected."""
     k = np.asarray(k, dtype=float)

@@ -6,9 +6,11 @@ frames whose times are whole microseconds since 1970, because pandas alone keeps
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import narwhals as nw
@@ -46,7 +48,6 @@ _NEEDED: dict[str, tuple[Column, ...]] = {
     "events": (
         *_columns("events", "task", "seq", "time", "type", "exit_code", "signal", "restart_reason"),
         *_columns("events", "namespace", "job_id", "job_version", "task_group", "node_name"),
-        _ALLOC_ID,
         Column("message", _MESSAGE, "category", "who asked for it, or why it was killed or did not start"),
         *_columns("events", "task_signal"),
         Column("fails_task", "fails_task", "bool", "whether this event fails the task"),
@@ -111,7 +112,6 @@ class SourceTables:
     def __init__(self, source: Source) -> None:
         self._frames: dict[str, nw.LazyFrame[Any]] = {}
         self._snapshot: weakref.ref[Snapshot] | None = None
-        self._ids: Any = None
         if isinstance(source, Snapshot):
             # not a strong reference: in a cycle, the snapshot and its files would outlive their last use
             self._snapshot = weakref.ref(source)
@@ -161,6 +161,7 @@ class SourceTables:
 
         In each part the tasks are numbered. With it comes, for each task, its allocation's place by creation.
         """
+        all_ids, codes = self._all_ids
         count = 0
         for frame, places in self._living_snapshot()._select_parts("events", _NEEDED["events"], rows):
             # tasks are together in their allocation, so comparing neighbours is enough
@@ -169,7 +170,18 @@ class SourceTables:
             begins[1:] = (tasks[1:] != tasks[:-1]) | (places[1:] != places[:-1])
             numbers = np.cumsum(begins, dtype=np.int32) + np.int32(count - 1)
             count += int(begins.sum())
-            yield _with_microseconds(self._share_ids(frame.assign(**{TASK: numbers}))), places[begins]
+            frame[TASK] = numbers
+            frame["alloc_id"] = pd.Categorical.from_codes(codes[places], dtype=all_ids, validate=False)
+            yield _with_microseconds(frame), places[begins]
+
+    @cached_property
+    def _all_ids(self) -> tuple[Any, Array]:
+        """The categories of all allocations' IDs, and the number of the ID at each place by creation."""
+        snapshot = self._living_snapshot()
+        ids, places = next(snapshot._select_parts("allocations", (_ALLOC_ID,), sys.maxsize))
+        codes = np.full(int(places.max(initial=-1)) + 1, -1, dtype=np.int32)
+        codes[places] = ids["alloc_id"].cat.codes
+        return ids["alloc_id"].dtype, codes
 
     def _living_snapshot(self) -> Snapshot:
         snapshot = self._snapshot() if self._snapshot else None
@@ -179,11 +191,10 @@ class SourceTables:
 
     def _share_ids(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Give the IDs of allocations the same categories in all tables, so that each text is kept once."""
-        if self._ids is None:
-            self._ids = self._living_snapshot()._select("allocations", (_ALLOC_ID,))["alloc_id"].dtype
         known = frame["alloc_id"].cat
-        codes = _places(known.categories, self._ids.categories)[known.codes.to_numpy()]
-        return frame.assign(alloc_id=pd.Categorical.from_codes(codes, dtype=self._ids, validate=False))
+        all_ids, _ = self._all_ids
+        codes = _places(known.categories, all_ids.categories)[known.codes.to_numpy()]
+        return frame.assign(alloc_id=pd.Categorical.from_codes(codes, dtype=all_ids, validate=False))
 
 
 def pandas_table(source: Source, name: str, *columns: str) -> pd.DataFrame:

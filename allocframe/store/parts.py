@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from .decode import ALLOC_ROW
 
@@ -30,22 +28,3 @@ def cut_at_allocations(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator
         pending.append(batch.slice(start))
         count += len(batch) - start
     yield pending
-
-
-def number_allocations(batches: Iterable[pa.RecordBatch], key: int) -> Iterator[pa.RecordBatch]:
-    """Put a running number of the allocation, `ALLOC_ROW`, in the place of the last `key` columns."""
-    number, before = -1, None
-    for batch in batches:
-        if not len(batch):
-            continue
-        keys = batch.columns[len(batch.columns) - key :]
-        begins = np.zeros(len(batch), dtype=np.int64)
-        for values in keys:
-            texts: Any = values.cast(pa.large_string()).fill_null("")
-            begins[1:] |= pc.not_equal(texts[1:], texts[:-1]).to_numpy(zero_copy_only=False)
-        first = [values[0].as_py() for values in keys]
-        begins[0] = first != before
-        numbers = number + np.cumsum(begins)
-        number, before = int(numbers[-1]), [values[-1].as_py() for values in keys]
-        kept = batch.select(batch.schema.names[: len(batch.columns) - key])
-        yield kept.append_column(ALLOC_ROW, pa.array(numbers, pa.int64()))

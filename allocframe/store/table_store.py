@@ -21,7 +21,7 @@ from ..tables.table import Column, Kind, Table
 from .capture import Capture
 from .decode import ALLOC_ROW
 from .page_store import BATCH_ROWS, ISSUES
-from .parts import cut_at_allocations, number_allocations
+from .parts import cut_at_allocations
 from .sql import lock_files, quote, select, select_with_files, semi_join, stream_table, where
 from .store import Store
 
@@ -124,11 +124,10 @@ class TableStore:
         self, name: str, schema: str, columns: tuple[Column, ...], rows: int
     ) -> Iterator[tuple[pd.DataFrame, np.ndarray[Any, Any]]]:
         """Yield a table in parts of whole allocations, in order of their creation; see `PageStore.parts`."""
-        table, key = self.declared[name].with_columns(columns), self.declared["allocations"].key
+        table = self.declared[name].with_columns(columns)
         selected = [f"{column.sql} AS {column.name}" for column in table.columns]
-        selected += [f"t.{part} AS key_{part}" for part in key]
         with self._con.cursor() as cursor:
-            batches = number_allocations(self._select(cursor, name, schema, selected), len(key))
+            batches = self._select(cursor, name, schema, [*selected, f"made_at AS {ALLOC_ROW}"])
             for part in cut_at_allocations(batches, rows):
                 arrays = table.collect(part)
                 numbers = arrays.pop(ALLOC_ROW, pa.chunked_array([], pa.int64()))
@@ -139,11 +138,12 @@ class TableStore:
     ) -> pa.RecordBatchReader:
         """Return columns of a table in batches, in order of the allocations' creation."""
         key = self.declared["allocations"].key
-        order = ", ".join([*(f"t.{part}" for part in key[:-1]), "made_at", "t.alloc_id"])
+        order = ", ".join([*key[:-1], "create_index", "alloc_id"])
         rows = cursor.sql(
-            f"WITH t AS (SELECT t.*, a.create_index AS made_at FROM {schema}.{name} t "
-            f"JOIN {schema}.allocations a USING ({', '.join(key)})) "
-            f"SELECT {', '.join(selected)} FROM t {only} ORDER BY {order}{_ORDER.get(name, '')}"
+            f"WITH a AS (SELECT {', '.join(key)}, row_number() OVER (ORDER BY {order}) - 1 AS made_at "
+            f"FROM {schema}.allocations), "
+            f"t AS (SELECT t.*, made_at FROM {schema}.{name} t JOIN a USING ({', '.join(key)})) "
+            f"SELECT {', '.join(selected)} FROM t {only} ORDER BY made_at{_ORDER.get(name, '')}"
         )
         batches: pa.RecordBatchReader = rows.to_arrow_reader(BATCH_ROWS)
         return batches

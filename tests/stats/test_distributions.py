@@ -35,3 +35,12 @@ def test_tails_agree_far_out() -> None:
     k = np.array([-1, 0, 1, 5, 40])
     for mean in (0.01, 1.0, 12.5):
         np.testing.assert_allclose(ours.poisson_sf(k, mean), stats.poisson.sf(k, mean), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("total", "bad", "drawn"), [(1, 1, 1), (20, 7, 12), (9, 9, 4), (40_000, 30, 900)])
+def test_the_hypergeometric_agrees(total: int, bad: int, drawn: int) -> None:
+    k = np.arange(-1, min(bad, drawn) + 3)
+    expected = stats.hypergeom.pmf(k, total, bad, drawn)
+    np.testing.assert_allclose(ours.hypergeom_pmf(k, total, bad, drawn), expected, rtol=1e-9, atol=1e-300)
+    tails = [ours.hypergeom_sf(int(number), total, bad, drawn) for number in k]
+    np.testing.assert_allclose(tails, stats.hypergeom.sf(k, total, bad, drawn), rtol=1e-8, atol=1e-300)

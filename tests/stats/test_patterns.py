@@ -188,6 +188,20 @@ def test_a_version_is_held_against_the_one_before_and_canaries_apart(tmp_path: P
     assert row["share_lower"] > row["base_share_upper"]
 
 
+def test_a_rollout_of_a_parameterized_job_names_the_main_cause_of_its_runs(tmp_path: Path) -> None:
+    fine, failing = (started(0), ended(60, 0)), (started(100), ended(160, 3), gave_up(160))
+    rows = [
+        alloc(
+            f"{version}{number}", *events, JobID=f"etl/dispatch-{number}-0000000{version}",
+            JobVersion=version, JobType="batch", state="dead",
+        )
+        for version, events in enumerate([fine, failing])
+        for number in range(3)
+    ]  # fmt: skip
+    table = stats.rollouts(snapshot(tmp_path, *rows), observed_at=at(4000))
+    assert table[["job_id", "job_version", "cause"]].to_numpy().tolist() == [["etl", 1, "failure"]]
+
+
 @pytest.mark.parametrize("version", flatten.VERSIONS)
 def test_recorded_evaluations_say_what_could_not_be_placed_and_why(version: str) -> None:
     raw = flatten.recorded_rows(version, "evaluations")

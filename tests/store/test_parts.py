@@ -9,7 +9,7 @@ import pytest
 
 import allocframe as af
 from allocframe.store.decode import ALLOC_ROW
-from allocframe.store.parts import cut_at_allocations, number_allocations
+from allocframe.store.parts import cut_at_allocations
 from allocframe.store.table_store import TableStore
 from allocframe.tables import TABLES
 
@@ -34,18 +34,6 @@ def test_an_allocation_is_never_split_even_between_batches() -> None:
     assert cut(5) == [[]]
 
 
-def test_allocations_are_numbered_by_all_columns_of_their_key_across_batches() -> None:
-    keys = {"cluster": ["a", "a", "b"], "id": ["x", "x", "x"], "seq": [0, 1, 0]}
-    more = {"cluster": ["b", "b"], "id": ["x", None], "seq": [1, 0]}
-    parts = [
-        pa.RecordBatch.from_pydict({"seq": rows["seq"], "cluster": rows["cluster"], "id": rows["id"]})
-        for rows in (keys, more)
-    ]
-    numbered = pa.Table.from_batches(number_allocations(parts, 2))
-    assert numbered.column_names == ["seq", ALLOC_ROW]
-    assert numbered[ALLOC_ROW].to_pylist() == [0, 0, 1, 1, 2]
-
-
 @pytest.mark.parametrize("rows", [1, 100, 10**6])
 def test_the_parts_of_a_fetch_and_of_saved_tables_hold_the_rows_of_the_whole_table(
     client: af.Client, rows: int
@@ -62,4 +50,7 @@ def test_the_parts_of_a_fetch_and_of_saved_tables_hold_the_rows_of_the_whole_tab
             sorted_rows = joined.iloc[by_creation].reset_index(drop=True)
             expected = whole.astype({"alloc_id": "str", "task": "str"})
             pd.testing.assert_frame_equal(sorted_rows, expected)
+            (allocations, made_at), *_ = store.parts("allocations", "main", COLUMNS[:1], 10**9)
+            by_place = pd.Series(allocations["alloc_id"].astype("str").to_numpy(), index=made_at)
+            assert by_place[np.concatenate(places)].tolist() == joined["alloc_id"].tolist()
         saved.close()
