@@ -95,14 +95,18 @@ class DeltaTables:
                 table = DeltaTable(self.uri(name), storage_options=self._options)
             except TableNotFoundError as error:
                 raise FileNotFoundError(f"there is no archive in {self.location}") from error
-        version = table.metadata().configuration.get(_VERSION) or "0"
-        if not re.fullmatch(r"\d{1,9}", version, re.ASCII):
-            raise DecodeError(f"{self.location}: {name} has no valid schema version", file=name)
-        if int(version) > VERSION:
+        if self.schema_version(table) > VERSION:
             raise DecodeError(
                 f"{self.location} was written by a newer allocframe. Upgrade to read it", file=name
             )
         return table
+
+    def schema_version(self, table: DeltaTable) -> int:
+        """Return the version of the schema that a table was last written with."""
+        version = table.metadata().configuration.get(_VERSION) or "0"
+        if not re.fullmatch(r"\d{1,9}", version, re.ASCII):
+            raise DecodeError(f"{self.location}: a table has no valid schema version", file=table.table_uri)
+        return int(version)
 
     def _torn_file(self, name: str, *, with_data: bool = False) -> Path | None:
         """Return the newest commit of a local table, or its newest checkpoint, if a power loss cut it.
@@ -190,7 +194,7 @@ class DeltaTables:
                         raise_if_key_not_exists=False,
                     )  # fmt: skip
                 table = self.open(name)
-                if table.metadata().configuration.get(_VERSION) != str(VERSION):
+                if self.schema_version(table) != VERSION:
                     table.alter.set_table_properties(dict(_CONFIGURATION), raise_if_not_exists=False)
                 self._sync(name, 0, table.version())
             if self.folder:

@@ -283,23 +283,6 @@ def _sum(times: pd.DataFrame, instances: Any) -> Uptime:
     return Uptime(*(pd.Timedelta(int(mine[name]), "us") for name in ("wanted", "down", "unknown")))
 
 
-def percent(share: float) -> str:
-    """Return a share as people write availability: 99.990 %, 87.1 %, 0 %.
-
-    Examples
-    --------
-    >>> from allocframe.reports.impact import percent
-    >>> percent(0.9999), percent(0.871), percent(0.0), percent(0.99999999)
-    ('99.990 %', '87.1 %', '0 %', 'over 99.999 %')
-    """
-    value = 100 * share
-    if value in (0, 100):
-        return f"{value:.0f} %"
-    if value > 99.9995:
-        return "over 99.999 %"
-    return f"{value:.3f} %" if value >= 99 else f"{value:.1f} %"
-
-
 def minutes(length: pd.Timedelta) -> str:
     """Return time of instances in minutes, such as 45.7 or 1,203."""
     value = length / pd.Timedelta("1min")
