@@ -116,8 +116,8 @@ class Instances:
         rows = read_rows(snapshot)
         found = find_instances(rows)
         allocations = rows.allocations
-        self.families = found.families
-        self.allocations = pd.DataFrame(
+        self.families: list[tuple[str, str]] = found.families
+        self.allocations: pd.DataFrame = pd.DataFrame(
             {
                 "family": found.family,
                 "instance": found.lane,
