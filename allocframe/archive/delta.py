@@ -39,6 +39,9 @@ _CONFIGURATION = {
     "delta.checkpointInterval": str(_CHECKPOINT_INTERVAL),
     "delta.logRetentionDuration": "interval 1 hours",
 }
+_UNSYNCED = 3
+"""Commits that may not be on the disk yet: an append, or the two that clearing up makes, and one before."""
+
 _ABANDONED_AFTER_HOURS = 24
 _MAX_ATTEMPTS = 20
 _UNFIT = frozenset("%[]|^\\") | frozenset(map(chr, range(32)))
@@ -84,11 +87,11 @@ class DeltaTables:
         DecodeError
             The archive was written by a newer allocframe.
         """
-        if torn := self._torn_file(name):
+        if torn := self._torn_files(name):
             raise DecodeError(
-                f"{torn} is cut short: the machine lost its power, or the archive was copied while it was "
+                f"{torn[0]} is cut short: the machine lost its power, or the archive was copied while it was "
                 "written. Archive.repair() goes back to the last whole step",
-                file=str(torn),
+                file=str(torn[0]),
             )
         with _as_os_errors(self.location):
             try:
@@ -108,26 +111,27 @@ class DeltaTables:
             raise DecodeError(f"{self.location}: a table has no valid schema version", file=table.table_uri)
         return int(version)
 
-    def _torn_file(self, name: str, *, with_data: bool = False) -> Path | None:
-        """Return the newest commit of a local table, or its newest checkpoint, if a power loss cut it.
+    def _torn_files(self, name: str, *, with_data: bool = False) -> list[Path]:
+        """Return the files of a local table's log that a power loss cut, each commit with those after it.
 
-        With `with_data`, a commit is also cut if a data file that it added is: they reach the disk in any
-        order.
+        With `with_data`, the newest commit is also cut if a data file that it added is: they reach the disk
+        in any order.
         """
         if self.folder is None:
-            return None
+            return []
         log = self.folder / name / "_delta_log"
-        checks = {
-            "*.checkpoint*.parquet": _is_parquet,
-            "_last_checkpoint": _is_hint,
-            "*.json": _is_commit if with_data else _is_json,
-        }
-        for pattern, is_whole in checks.items():
+        for pattern, is_whole in (("*.checkpoint*.parquet", _is_parquet), ("_last_checkpoint", _is_hint)):
             newest = max(log.glob(pattern), default=None)
             # If there is a newer one by now, another process may have removed what this one needs.
             if newest and not is_whole(newest) and newest == max(log.glob(pattern), default=None):
-                return newest
-        return None
+                return [newest]
+        commits = sorted(log.glob("*.json"))
+        for place, commit in list(enumerate(commits))[0 if with_data else -_UNSYNCED :]:
+            if not _is_json(commit):
+                return commits[place:]
+        if with_data and commits and not _is_commit(commits[-1]) and commits == sorted(log.glob("*.json")):
+            return commits[-1:]
+        return []
 
     def repair(self) -> list[str]:
         """Set torn files aside; return them. What is synced before a batch counts cannot be torn.
@@ -137,18 +141,19 @@ class DeltaTables:
         DecodeError
             A commit is torn that may count already, so that it was no power loss.
         """
-        repaired = []
+        repaired: list[str] = []
         for name in STORED:
-            while torn := self._torn_file(name, with_data=True):
-                if name != "snapshots" and torn.suffix == ".json" and self._may_count(torn):
+            while torn := self._torn_files(name, with_data=True):
+                if name != "snapshots" and torn[0].suffix == ".json" and self._may_count(torn[0]):
                     raise DecodeError(
-                        f"{torn} or a data file that it names is cut short, and its rows may count already. "
+                        f"{torn[0]} or a data file that it names is cut short, and its rows may count. "
                         "Restore them from a backup, or rename it to go on without these rows",
-                        file=str(torn),
+                        file=str(torn[0]),
                     )
-                torn.rename(torn.with_name(f"{torn.name}.torn"))
-                sync_path(torn.parent)
-                repaired.append(str(torn))
+                for file in reversed(torn):  # so that no commit is ever missing between two others
+                    file.rename(file.with_name(f"{file.name}.torn"))
+                sync_path(torn[0].parent)
+                repaired += map(str, torn)
         return repaired
 
     def _may_count(self, commit: Path) -> bool:

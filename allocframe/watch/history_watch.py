@@ -6,7 +6,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import takewhile
 from typing import Any
 
 import pandas as pd
@@ -259,22 +258,28 @@ class HistoryWatch:
             lists = fetcher.list_all(pool)
             self._live_after = max((_index(row) for rows in lists.values() for row in rows or ()), default=0)
             # In parts, between which it may be closed: of a large cluster there are many.
-            for deployments in self._parts(lists["deployments"]):
+            for deployments in self._parts(lists["deployments"], PART):
                 self._add(make_tables(deployments=deployments))
-            for evaluations in self._parts(lists["evaluations"]):
+            for evaluations in self._parts(lists["evaluations"], PART):
                 self._add(make_tables(evaluations=evaluations))
-            for jobs in _chunks([job for job in lists["jobs"] or () if self._is_news(job)]):
+            for jobs in self._parts([job for job in lists["jobs"] or () if self._is_news(job)], CHUNK):
                 self._add(make_tables(jobs=fetcher.read_versions(pool, jobs)))
-            for nodes in _chunks([node for node in lists["nodes"] or () if not self._known.has_node(node)]):
+            unread = [node for node in lists["nodes"] or () if not self._known.has_node(node)]
+            for nodes in self._parts(unread, CHUNK):
                 self._add(make_tables(nodes=fetcher.read_nodes(pool, nodes)))
+        if self._closed.is_set():
+            return  # the lists were not read to their end
         self._find_purged(lists["jobs"], fetcher.listed_namespaces(lists["jobs"]))
         with self._changed:
             self._gap_since = self._gap_since or find_gap(self._at, began)
             self._at, self._notes, self._synced = began, fetcher.notes, True
 
-    def _parts(self, rows: list[JSON] | None) -> Iterator[Sequence[JSON]]:
+    def _parts(self, rows: list[JSON] | None, size: int) -> Iterator[Sequence[JSON]]:
         """Yield the rows of a list in parts, until this is closed."""
-        return takewhile(lambda _: not self._closed.is_set(), _chunks(rows or (), PART))
+        for start in range(0, len(rows or ()), size):
+            if self._closed.is_set():
+                return
+            yield (rows or [])[start : start + size]
 
     def _is_news(self, job: JSON) -> bool:
         """Return whether a listed job has changed, and note it."""
@@ -445,11 +450,6 @@ def _with_all_events(nodes: Iterable[JSON]) -> Iterator[JSON]:
 
 def _key(job: JSON) -> tuple[str, str]:
     return str(job.get("Namespace") or "default"), str(job.get("ID"))
-
-
-def _chunks(things: Sequence[JSON], size: int | None = None) -> Iterator[Sequence[JSON]]:
-    size = size or CHUNK
-    return (things[start : start + size] for start in range(0, len(things), size))
 
 
 def _indexes(job: JSON) -> tuple[int, int]:

@@ -70,7 +70,7 @@ def _write(file: Path, content: bytes, changed: int) -> None:
 def test_after_a_power_loss_at_any_moment_no_append_is_missing_that_was_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
 ) -> None:
-    rng, events = Random(1), history(STEPS)
+    rng, events = Random(2), history(STEPS)
     often = 0.3 if pytestconfig.getoption("--deep") else 0.02
     (pages := tmp_path / "pages").mkdir()
     versions = Versions(
@@ -122,7 +122,7 @@ def test_a_damaged_file_whose_rows_count_is_no_power_loss_and_is_never_set_aside
     newest = max((tmp_path / "archive" / "events").rglob("*.parquet"), key=lambda file: file.stat().st_mtime)
     whole = newest.read_bytes()
     newest.write_bytes(whole[:-10])
-    with pytest.raises(af.DecodeError, match=r"may count already.*Restore"):
+    with pytest.raises(af.DecodeError, match=r"may count.*Restore"):
         archive.repair()
     newest.write_bytes(whole)
     assert archive.repair() == []

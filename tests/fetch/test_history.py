@@ -9,6 +9,7 @@ from pathlib import Path
 import changed
 import pandas as pd
 import pytest
+from historyserver import HistoryServer
 
 import allocframe as af
 from allocframe.nomad import protocol
@@ -142,3 +143,18 @@ def test_a_job_whose_name_is_no_path_is_noted_and_not_asked_for(name: str, tmp_p
         history = nomad.history()
     assert "because of its name" in history.notes[0]
     assert len(history.job_versions) == 1
+
+
+def test_lists_that_may_not_be_read_are_noted_and_the_jobs_come() -> None:
+    job = {"ID": "web", "Namespace": "default", "Version": 0, "JobModifyIndex": 5, "ModifyIndex": 5}
+    server = HistoryServer(None, jobs=[job])
+    server.versions["web"] = [{**job, "TaskGroups": [{"Name": "app", "Count": 1}]}]
+    server.forbidden = {"evaluations", "deployments", "nodes"}
+    try:
+        with af.Client(server.address) as nomad:
+            history = nomad.history(namespace="*")
+    finally:
+        server.close()
+    assert history.job_versions["job_id"].tolist() == ["web"]
+    for name in ("evaluations", "deployments", "nodes"):
+        assert any(note.startswith(f"{name} could not be read") for note in history.notes), history.notes
