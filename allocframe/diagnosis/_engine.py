@@ -64,7 +64,7 @@ def investigate(
     for group in groups:
         if group.state in (ONGOING, GAVE_UP):
             fail_now[case.failures["alloc"].to_numpy()[group.rows]] = True
-    incidents += find_others(case, jobs, in_groups, fail_now, limits)
+    incidents += find_others(case, jobs, in_groups, fail_now, limits, ledger)
     incidents += find_waiting(case, evaluations, history, limits)
     incidents = attach_changes(ledger, incidents)
     observed = moment(case.now)

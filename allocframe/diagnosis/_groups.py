@@ -37,8 +37,10 @@ class Group:
         The instances that failed.
     state, severity : str
         See `incidents.Incident`.
-    onset, last_at : int
-        When it began (or earlier, if `began_before`), and its last failure.
+    onset, earliest, latest : int
+        When it began, as far as the counters tell, and between which times it did: `latest` is on record.
+    last_at : int
+        Its last failure.
     began_before : bool
         Older events are lost.
     bad_now : int
@@ -60,6 +62,8 @@ class Group:
     state: str = RECOVERED
     severity: str = "info"
     onset: int = NEVER
+    earliest: int = NEVER
+    latest: int = NEVER
     last_at: int = NEVER
     began_before: bool = False
     bad_now: int = 0
@@ -145,16 +149,16 @@ def group_failures(case: Case, jobs: Jobs, limits: Thresholds) -> list[Group]:
     groups: list[Group] = []
     for rows in np.split(order, step):
         groups += [
-            Group(
-                int(family[part[0]]),
-                FAILURES[kind[part[0]]],
-                part,
-                np.unique(case.instances.lane[failures["alloc"].to_numpy()[part]]),
-            )
+            make_group(case, int(family[part[0]]), FAILURES[kind[part[0]]], part)
             for part in _split_at_calms(case, rows, limits)
         ]
-    _judge(case, jobs, groups, limits)
+    judge(case, jobs, groups, limits)
     return groups
+
+
+def make_group(case: Case, family: int, kind: str, rows: Array) -> Group:
+    """Return a group of failures, not judged yet."""
+    return Group(family, kind, rows, np.unique(case.instances.lane[case.failures["alloc"].to_numpy()[rows]]))
 
 
 def _split_at_calms(case: Case, rows: Array, limits: Thresholds) -> list[Array]:
@@ -177,7 +181,7 @@ def _family(case: Case, row: int) -> int:
     return int(case.instances.family[case.failures["alloc"].to_numpy()[row]])
 
 
-def _judge(case: Case, jobs: Jobs, groups: list[Group], limits: Thresholds) -> None:
+def judge(case: Case, jobs: Jobs, groups: list[Group], limits: Thresholds) -> None:
     """Fill in what each group means for its job now."""
     number = np.full(len(case.failures), -1, dtype=np.int64)
     for index, group in enumerate(groups):
@@ -190,8 +194,11 @@ def _judge(case: Case, jobs: Jobs, groups: list[Group], limits: Thresholds) -> N
         times, owners = at[group.rows], owner[group.rows]
         seen = np.unique(owners[owners >= 0])
         known = times[times != NEVER]
-        onsets = [case.onset[seen][case.onset[seen] != NEVER], times[(owners < 0) & (times != NEVER)]]
-        group.onset = int(min((int(each.min()) for each in onsets if len(each)), default=NEVER))
+        silent = times[(owners < 0) & (times != NEVER)]
+        for name, of_tasks in (("onset", case.onset[seen]), ("earliest", case.earliest[seen])):
+            begins = np.concatenate([of_tasks[of_tasks != NEVER], silent])
+            setattr(group, name, int(begins.min()) if len(begins) else NEVER)
+        group.latest = int(known.min()) if len(known) else NEVER
         group.last_at = int(known.max()) if len(known) else NEVER
         group.began_before = bool(np.any(case.lost_restarts[seen])) or _lost_predecessor(case, group)
         group.total = len(group.rows) + int(case.lost_restarts[seen].sum())

@@ -60,16 +60,15 @@ def title(incident: Story) -> str:
         shared = cause.subject.get("shared")
         what = _PLURAL.get(cause.mechanism, "fail")
         return f"{count(len(incident.jobs), 'jobs')} {what}{f' ({shared})' if shared else ' at once'}: {who}"
-    task = ""
-    if facts.get("tasks_of_job", 1) > 1 and len(facts["tasks"]) == 1:
-        task = f" (task {facts['task']})"  # which of its programs fails comes first
+    part = _part_of_job(facts)
     if cause.kind == "job version":
-        version = f"version {cause.subject['job_version']}{task}"
+        version = f"version {cause.subject['job_version']}{part}"
         return f"{who} {version} {_VERBS.get(cause.mechanism, 'fails')}"
     if cause.mechanism == "requested restart":
         return f"Restarts on request ({_REQUESTERS.get(facts['requester'], 'reason unknown')}): {who}"
     if cause.mechanism == "migration":
-        return f"{count(facts['moved'], 'allocations')} moved"
+        off = f" off {_list(facts['off'])}" if facts["off"] else ""
+        return f"{count(facts['moved'], 'allocations')} moved{off}{' (drained)' if facts['drained'] else ''}"
     if cause.kind == "kill timeout":
         return f"{who}: killed by force when stopped"
     if cause.kind == "placement":
@@ -80,7 +79,19 @@ def title(incident: Story) -> str:
         return f"{who}: deployment unhealthy"
     if cause.kind == "unknown":
         return f"{who}: {'restarts' if 'restarts' in facts else 'failures'} of unknown cause"
-    return f"{who}{task} {_VERBS.get(cause.kind, 'fails')}"
+    return f"{who}{part} {_VERBS.get(cause.kind, 'fails')}"
+
+
+def _part_of_job(facts: dict[str, Any]) -> str:
+    """Return which part of a job fails, in brackets; empty if it is all of it."""
+    parts = []
+    if facts.get("groups_of_job", 1) > 1 and facts["task_group"]:
+        parts.append(f"group {facts['task_group']}")
+    if facts.get("tasks_of_job", 1) > 1 and len(facts["tasks"]) == 1:
+        parts.append(f"task {facts['task']}")
+    if facts.get("canaries_only"):
+        parts.append("canary")
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 _VERBS = {
@@ -136,7 +147,9 @@ def _how_often(incident: Story) -> str:
         return f"{facts['failed_runs']:,} of {count(facts['runs'], 'runs')} failed{mechanism(facts)}."
     if "failures" in facts:
         least = "at least " if incident.began_before and facts["failures"] > 1 else ""
-        where = f" in {count(facts['instances'], 'instances')}"
+        hit, wanted = facts["instances"], facts["instances_wanted"]
+        of = f"{hit:,} of " if hit < wanted else ""
+        where = f" in {of}{count(max(hit, wanted) if of else hit, 'instances')}"
         failures = f"{least}{count(facts['failures'], 'failures')}"
         return _first_upper(f"{failures}{where}{_since(incident)}{mechanism(facts)}.")
     if facts.get("ran_on"):
@@ -175,7 +188,11 @@ def _first_upper(text: str) -> str:
 
 
 def _queued(facts: dict[str, Any]) -> str:
-    return "Waiting" if facts["queued"] is None else f"{count(facts['queued'], 'allocations')} wait"
+    queued, running = facts["queued"], facts["running"]
+    if queued is None:
+        return "Waiting" if not running else f"{count(running, 'allocations')} run, others wait"
+    do = "waits" if queued == 1 else "wait"
+    return f"{queued:,} of {count(queued + running, 'allocations')} {do}"
 
 
 def _since_what(facts: dict[str, Any]) -> str:
@@ -242,12 +259,20 @@ def _state(incident: Story) -> str:
         do = "does" if facts["instances_bad"] == 1 else "do"
         wanted = count(facts["instances_wanted"], "instances")
         return f"{facts['instances_bad']:,} of {wanted} {do} not run well now."
+    if incident.state == "gave up" and facts.get("instances_bad") and not facts.get("runs"):
+        wanted = count(facts["instances_wanted"], "instances")
+        return f"Nomad has given up on {facts['instances_bad']:,} of {wanted}: no retries are left."
+    if incident.state == "stopped" and facts.get("ended_by"):
+        return f"{_ENDED[facts['ended_by']]}."
     return {
         "ongoing": "It goes on.",
         "gave up": "Nomad has given up: no retries are left.",
         "recovered": "It has recovered." if "failures" in facts or "lost" in facts else "",
         "stopped": "What failed is not wanted any more.",
     }[incident.state]
+
+
+_ENDED = {"purge": "The job was purged", "operator stop": "An operator stopped the job"}
 
 
 # Causes
@@ -316,7 +341,9 @@ def _compared(n: dict[str, Any]) -> str:
 
     new = side(n["job_version"], n["failures"], n["hours"], n["starts"])
     old = side(n["base_version"], n["base_failures"], n["base_hours"], n["base_starts"])
-    return f"{_first_upper(new)}; {old} (p = {number(n['p'])})."
+    where = f" on {n['node_name']}, where alone it failed" if n.get("node_name") else ""
+    since = ", from its first failure on" if n.get("since_onset") else ""
+    return f"{_first_upper(new)}; {old}{since}{where} (p = {number(n['p'])})."
 
 
 def _placed(n: dict[str, Any]) -> str:
@@ -337,14 +364,19 @@ _EVIDENCE: dict[str, Any] = {
         "1.7, say so whatever happened."
     ),
     "version compared": _compared,
-    "soon after version": lambda n: f"It began {span(n['delay'])} after {_placed(n)}.",
-    "long after version": lambda n: f"It began only {span(n['delay'])} after {_placed(n)}.",
+    "soon after version": lambda n: (
+        f"It began {'at most ' if n.get('at_most') else ''}{span(n['delay'])} after {_placed(n)}."
+    ),
+    "long after version": lambda n: (
+        f"It began {'at least' if n.get('at_least') else 'only'} {span(n['delay'])} after {_placed(n)}."
+    ),
     "began before version": lambda n: f"It began before {_placed(n)}.",
     "change touches": lambda n: f"Version {n['job_version']} changed {_list(n['fields'])}.",
     "stable before": lambda n: f"A deployment of version {n['base_version']} had been healthy.",
     "later version well": lambda n: "A later version runs.",
     "ran well": lambda n: (
-        f"Instances of version {n['job_version']} ran {span(n['ran_well'])} before they failed."
+        f"Instances of version {n['job_version']} ran {'at least ' if n.get('at_least') else ''}"
+        f"{span(n['ran_well'])} before they failed."
     ),
     "healthy deploy": lambda n: (
         f"Its deployment had called {count(n['allocations'], 'allocations')} of version {n['job_version']} "
@@ -387,7 +419,10 @@ _EVIDENCE: dict[str, Any] = {
         f"{count(n['restarts'], 'restarts')} were requested{': ' + repr(n['reason']) if n['reason'] else ''}."
     ),
     "killed by force": lambda n: f"SIGKILL after Nomad's request to stop ({count(n['kills'], 'times')}).",
-    "moved": lambda n: f"The servers moved {count(n['moved'], 'allocations')}.",
+    "moved": lambda n: (
+        f"The servers moved {count(n['moved'], 'allocations')}"
+        f"{'; a drain of ' + _list(n['off']) + ' is on record' if n['drained'] else ''}."
+    ),
     "restarts not on record": lambda n: (
         f"The counter says {count(n['restarts'], 'restarts')} more than the events show."
     ),
@@ -396,6 +431,17 @@ _EVIDENCE: dict[str, Any] = {
         f'The deployment says: "{n["message"]}".'
         if n["message"]
         else f"The deployment calls {count(n['unhealthy'], 'allocations')} unhealthy."
+    ),
+    "only in datacenter": lambda n: (
+        f"What failed ({count(n['failed'], 'allocations')}) was in datacenter {n['datacenter']}; "
+        f"{count(n['well'], 'allocations')} in {_list(n['well_in'])} run well."
+    ),
+    "only new ones": lambda n: (
+        f"Only the {count(n['new'], 'instances')} placed since {clock(n['since'])} UTC fail; "
+        f"the {n['old']:,} placed before run well."
+    ),
+    "rollback fails": lambda n: (
+        f"Version {n['job_version']}, which is version {n['same_as']} again, fails as well."
     ),
     "preempted": lambda n: f"{_list(n['jobs'])} preempted {count(n['allocations'], 'allocations')} of it.",
     "moved from node": lambda n: (
@@ -412,7 +458,10 @@ def change(row: dict[str, Any]) -> str:
     version = f" {row['version_after']}" if row.get("version_after") is not None else ""
     fields = [f"{each['path']} {each['kind']}" for each in row.get("diff", ())]
     what = f"{row['kind']}{version} of {who}"
-    return f"{span(row['before'])} before: {what}{': ' if fields else ''}{_list(fields)}"
+    early = row["before"] >= pd.Timedelta(0)
+    bound = "at most " if row.get("at_most") else ""
+    when = f"{bound}{span(abs(row['before']))} {'before' if early else 'after'}"
+    return f"{when}: {what}{': ' if fields else ''}{_list(fields)}"
 
 
 # The verdict
