@@ -1,9 +1,11 @@
 """Change a module in one place at a time, and check that a test notices.
 
     python tools/mutants.py [MODULE [TEST ...]]
+    python tools/mutants.py --sample N [PACKAGE ...]
 
 By default, it changes the rules of requests: `nomad/protocol.py`, `nomad/paging.py` and `nomad/retry.py`. For
-any other module, name its tests.
+any other module, name its tests. With `--sample`, it makes N changes in each package, the same in each run,
+and lets the tests of the package look for them, those of the module first.
 
 Each change is one that a person might make by mistake: another comparison, `and` for `or`, a number off by
 one, another text, a missing statement. A fresh process runs the tests on the changed module until the first
@@ -22,9 +24,10 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from random import Random
 from types import ModuleType
 from typing import Any
 
@@ -38,9 +41,18 @@ TARGETS = {
 }
 """The modules that are changed by default, each with its tests."""
 
+SEED = 20261126
+"""Chooses what is changed in a sample."""
+
 MAX_SECONDS = 120.0
+ELSEWHERE = ("test_notebooks", "test_lab", "test_screenshots")
+"""Tests in kernels and browsers, in which nothing is changed."""
+
+SAMPLE_SECONDS = 60.0
+"""How long the tests of a package may look for a change of a sample."""
+
 _QUIETLY = (
-    "-x", "-q", "--noconftest", "--timeout=60", "-W", "ignore::pytest.PytestAssertRewriteWarning",
+    "-x", "-q", "--timeout=60", "-W", "ignore::pytest.PytestAssertRewriteWarning",
     *(
         word
         for name in ("cacheprovider", "xdist", "anyio", "nbval", "playwright", "randomly")
@@ -145,10 +157,26 @@ def statements(node: ast.stmt) -> Iterator[ast.stmt]:
         yield ast.If(ast.Constant(True), node.body, node.orelse)
 
 
-def mutants(source: str) -> Iterator[tuple[int, str, str]]:
-    """Yield each change of a module: its line, the replacement, and the source of the changed module."""
+def mutants(source: str, chosen: Container[int] | None = None) -> Iterator[tuple[int, str, str]]:
+    """Yield each change of a module: its line, the replacement, and the source of the changed module.
+
+    `chosen` has the numbers of those to yield, by default all.
+    """
     tree = ast.parse(source)
-    as_it_is, notes = ast.unparse(tree), _annotations(tree)
+    as_it_is = ast.unparse(tree)
+    for number, (parent, name, value, place, child, other) in enumerate(_changes(tree)):
+        if chosen is not None and number not in chosen:
+            continue
+        _put(parent, name, value, place, other)
+        text = ast.unparse(ast.fix_missing_locations(tree))
+        _put(parent, name, value, place, child)
+        if text != as_it_is:
+            yield child.lineno, " ".join(ast.unparse(other).split()), text
+
+
+def _changes(tree: ast.AST) -> Iterator[tuple[ast.AST, str, object, int, ast.expr | ast.stmt, ast.AST]]:
+    """Yield each change: the node and its field, the place in it, what is there, and the replacement."""
+    notes = _annotations(tree)
     for parent in ast.walk(tree):
         for name, value in ast.iter_fields(parent):
             if parent in notes or name == "decorator_list" or _is_described(parent, name):
@@ -157,11 +185,7 @@ def mutants(source: str) -> Iterator[tuple[int, str, str]]:
                 if not isinstance(child, ast.expr | ast.stmt) or child in notes or _is_text(child):
                     continue
                 for other in statements(child) if isinstance(child, ast.stmt) else variants(child):
-                    _put(parent, name, value, place, other)
-                    text = ast.unparse(ast.fix_missing_locations(tree))
-                    _put(parent, name, value, place, child)
-                    if text != as_it_is:
-                        yield child.lineno, " ".join(ast.unparse(other).split()), text
+                    yield parent, name, value, place, child, other
 
 
 def _annotations(tree: ast.AST) -> set[ast.AST]:
@@ -206,30 +230,77 @@ class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def killed(name: str, file: Path, text: str, tests: tuple[str, ...]) -> bool:
-    """Run the tests on a changed module in a child process; return whether one failed."""
+    """Run the tests on a changed module in a child process; return whether one failed or hung."""
+    return run_tests(name, file, text, ("--noconftest", *tests), MAX_SECONDS) != 0
+
+
+def run_tests(name: str, file: Path, text: str, tests: tuple[str, ...], seconds: float) -> int | None:
+    """Run the tests on a changed module in a child process; return its exit code, None if it took longer."""
     child = os.fork()
     if not child:
         ended = 1
         try:
+            os.setsid()  # a test may start processes, which must end with it
             sys.meta_path.insert(0, _Changed(name, file, text))
             with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
                 ended = pytest.main([*_QUIETLY, *tests])
         finally:
             os._exit(ended)
-    until = time.monotonic() + MAX_SECONDS
+    until = time.monotonic() + seconds
     while time.monotonic() < until:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            return os.waitstatus_to_exitcode(status) != 0
+            return os.waitstatus_to_exitcode(status)
         time.sleep(0.01)
-    os.kill(child, 9)
+    os.killpg(child, 9)
     os.waitpid(child, 0)
-    return True
+    return None
+
+
+def sample(package: str, count: int) -> list[tuple[Path, int, str, str]]:
+    """Return some changes of a package, always the same: file, line, replacement, changed source."""
+    sources = {file: file.read_text() for file in sorted((ROOT / "allocframe" / package).rglob("*.py"))}
+    made = [
+        (file, number)
+        for file, source in sources.items()
+        for number, _ in enumerate(_changes(ast.parse(source)))
+    ]
+    chosen = Random(f"{SEED} {package}").sample(made, min(count, len(made)))
+    return [(file, *change) for file, number in chosen for change in mutants(sources[file], {number})]
+
+
+def tests_of(package: str, file: Path) -> tuple[str, ...]:
+    """Return the test files of a package, those that are named after the module first."""
+    found = [t for t in (ROOT / "tests" / package).rglob("test_*.py") if t.stem not in ELSEWHERE]
+    stem = file.stem.strip("_")
+    found.sort(key=lambda test: (stem not in test.stem, test.stat().st_size, test))
+    return tuple(str(test.relative_to(ROOT)) for test in found)
+
+
+def _count_sampled_survivors(package: str, count: int) -> int:
+    """Test a sample of a package's mutants, print those that survive, and return their number."""
+    counts: Counter[str] = Counter()
+    for file, line, change, text in sample(package, count):
+        name = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        ended = run_tests(name, file, text, tests_of(package, file), SAMPLE_SECONDS)
+        fate = "survived" if ended == 0 else "undecided" if ended is None else "killed"
+        counts[fate] += 1
+        if fate != "killed":
+            print(f"{fate}: {file.relative_to(ROOT)}, line {line}: {change[:160]}", flush=True)
+    print(f"{package}: {', '.join(f'{number} {fate}' for fate, number in counts.items())}", flush=True)
+    return counts["survived"]
 
 
 def main() -> None:
     os.chdir(ROOT)
     _load_heavy_packages()
+    if sys.argv[1:2] == ["--sample"]:
+        packages = sys.argv[3:] or sorted(
+            folder.name
+            for folder in (ROOT / "allocframe").iterdir()
+            if (ROOT / "tests" / folder.name).is_dir()
+        )
+        sys.exit(1 if sum(_count_sampled_survivors(name, int(sys.argv[2])) for name in packages) else 0)
     module, tests = sys.argv[1:2], tuple(sys.argv[2:])
     targets = {module[0]: tests or TARGETS[module[0]]} if module else TARGETS
     survivors = [_count_survivors(name, tests) for name, tests in targets.items()]

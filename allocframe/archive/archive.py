@@ -395,6 +395,11 @@ class Archive:
         list of str
             The commits that were set aside, under names that end in ``.torn``. Usually there are none.
 
+        Raises
+        ------
+        DecodeError
+            A file is damaged whose rows may count already: that was no power loss.
+
         Examples
         --------
         >>> archive.repair()

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
-from deltalake import DeltaTable, WriterProperties, write_deltalake
+from deltalake import DeltaTable, PostCommitHookProperties, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from .._utils.text import visible
@@ -46,6 +46,9 @@ _UNFIT = frozenset("%[]|^\\") | frozenset(map(chr, range(32)))
 
 _WRITER_PROPERTIES = WriterProperties(compression="ZSTD")
 
+_NO_CHECKPOINT = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
+"""delta-rs would remove the commits that a checkpoint replaces before the checkpoint is on the disk."""
+
 CommitConflict = CommitFailedError
 """Another process committed first."""
 
@@ -65,6 +68,7 @@ class DeltaTables:
             )
         self._options = dict(storage_options) if storage_options else None
         self._made: set[str] = set()
+        self._existing: set[str] = set()
         self._open_tables: dict[str, tuple[DeltaTable, int]] = {}
 
     def uri(self, name: str) -> str:
@@ -80,7 +84,7 @@ class DeltaTables:
         DecodeError
             The archive was written by a newer allocframe.
         """
-        if torn := self._torn_commit(name):
+        if torn := self._torn_file(name):
             raise DecodeError(
                 f"{torn} is cut short: the machine lost its power, or the archive was copied while it was "
                 "written. Archive.repair() goes back to the last whole step",
@@ -100,26 +104,54 @@ class DeltaTables:
             )
         return table
 
-    def _torn_commit(self, name: str) -> Path | None:
-        """Return the newest commit of a local table if it was cut. delta-rs overlooks an empty one."""
+    def _torn_file(self, name: str, *, with_data: bool = False) -> Path | None:
+        """Return the newest commit of a local table, or its newest checkpoint, if a power loss cut it.
+
+        With `with_data`, a commit is also cut if a data file that it added is: they reach the disk in any
+        order.
+        """
         if self.folder is None:
             return None
-        newest = max((self.folder / name / "_delta_log").glob("*.json"), default=None)
-        if newest is None:
-            return None
-        try:
-            return None if newest.read_bytes().rstrip().endswith(b"}") else newest
-        except FileNotFoundError:
-            return None  # another process has just cleaned the log
+        log = self.folder / name / "_delta_log"
+        checks = {
+            "*.checkpoint*.parquet": _is_parquet,
+            "_last_checkpoint": _is_hint,
+            "*.json": _is_commit if with_data else _is_json,
+        }
+        for pattern, is_whole in checks.items():
+            newest = max(log.glob(pattern), default=None)
+            # If there is a newer one by now, another process may have removed what this one needs.
+            if newest and not is_whole(newest) and newest == max(log.glob(pattern), default=None):
+                return newest
+        return None
 
     def repair(self) -> list[str]:
-        """Set torn commits aside; return their files. What is synced before a batch counts cannot be torn."""
+        """Set torn files aside; return them. What is synced before a batch counts cannot be torn.
+
+        Raises
+        ------
+        DecodeError
+            A commit is torn that may count already, so that it was no power loss.
+        """
         repaired = []
         for name in STORED:
-            while torn := self._torn_commit(name):
-                torn.rename(torn.with_suffix(".torn"))
+            while torn := self._torn_file(name, with_data=True):
+                if name != "snapshots" and torn.suffix == ".json" and self._may_count(torn):
+                    raise DecodeError(
+                        f"{torn} or a data file that it names is cut short, and its rows may count already. "
+                        "Restore them from a backup, or rename it to go on without these rows",
+                        file=str(torn),
+                    )
+                torn.rename(torn.with_name(f"{torn.name}.torn"))
+                sync_path(torn.parent)
                 repaired.append(str(torn))
         return repaired
+
+    def _may_count(self, commit: Path) -> bool:
+        """Return whether a batch has been counted since a commit."""
+        assert self.folder is not None  # noqa: S101 - only local files are torn
+        counted = max((self.folder / "snapshots" / "_delta_log").glob("*.json"), default=None)
+        return counted is not None and counted.stat().st_mtime_ns >= commit.stat().st_mtime_ns
 
     def names(self) -> list[str]:
         """Return the tables that an archive has, in the order of writing."""
@@ -128,8 +160,16 @@ class DeltaTables:
     def exists(self, name: str) -> bool:
         """Return whether a table exists. Those of a history do not, until something was recorded."""
         if self.folder is not None:
-            return (self.folder / name / "_delta_log").is_dir()
-        return DeltaTable.is_deltatable(self.uri(name), storage_options=self._options)
+            return any((self.folder / name / "_delta_log").glob("*.json"))
+        if name not in self._existing:
+            # Not `is_deltatable`: it holds up every thread of the process until the store has answered.
+            try:
+                with _as_os_errors(self.location, but=TableNotFoundError):
+                    DeltaTable(self.uri(name), storage_options=self._options)
+            except TableNotFoundError:
+                return False
+            self._existing.add(name)
+        return True
 
     def make(self, more: Iterable[str] = ()) -> None:
         """Create missing tables, and upgrade older ones to this version.
@@ -141,7 +181,7 @@ class DeltaTables:
             return
         with private(self.folder), _as_os_errors(self.location):
             if self.folder:
-                self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _make_folder(self.folder)
             for name in names:
                 with contextlib.suppress(CommitFailedError):
                     DeltaTable.create(
@@ -152,6 +192,9 @@ class DeltaTables:
                 table = self.open(name)
                 if table.metadata().configuration.get(_VERSION) != str(VERSION):
                     table.alter.set_table_properties(dict(_CONFIGURATION), raise_if_not_exists=False)
+                self._sync(name, 0, table.version())
+            if self.folder:
+                sync_path(self.folder)
         self._made.update(names)
 
     def append(self, name: str, rows: pa.Table) -> None:
@@ -171,9 +214,11 @@ class DeltaTables:
                     )
                     before = table.version()
                     write_deltalake(
-                        table, rows, mode="append", schema_mode="merge", writer_properties=_WRITER_PROPERTIES
-                    )
+                        table, rows, mode="append", schema_mode="merge", writer_properties=_WRITER_PROPERTIES,
+                        post_commithook_properties=_NO_CHECKPOINT,
+                    )  # fmt: skip
                     self._sync(name, before, table.version())
+                    self._checkpoint(name, table, before)
                     if used < _CHECKPOINT_INTERVAL:
                         self._open_tables[name] = table, used + 1
             except CommitConflict as error:
@@ -188,20 +233,20 @@ class DeltaTables:
             else:
                 return
 
-    def _sync(self, name: str, before: int, after: int) -> None:
-        """Wait until the commits after a version are on the disk: their files, then they, then the folder.
+    def _sync(self, name: str, first: int, last: int) -> None:
+        """Wait until these commits are on the disk: their files, then they, then the folder.
 
         The rows of a batch count with the last table's commit. So after a power loss, whatever counts is
-        there.
+        there. The first is usually on the disk already, but another process may have just written it.
         """
         if self.folder is None:
             return
         root = self.folder / name
         log = root / "_delta_log"
-        for version in range(before + 1, after + 1):
+        for version in range(first, last + 1):
             commit = log / f"{version:020d}.json"
             if not commit.exists():
-                continue  # another process has made a checkpoint of it
+                continue  # a checkpoint has replaced it
             actions = map(json.loads, commit.read_text().splitlines())
             files = [root / unquote(action["add"]["path"]) for action in actions if "add" in action]
             for path in (*files, *{file.parent for file in files}, root, commit):
@@ -209,8 +254,20 @@ class DeltaTables:
                     sync_path(path)
         sync_path(log)
 
-    def replace(self, table: DeltaTable, day: str, rows: pa.RecordBatchReader) -> None:
-        """Replace one day of `table` by `rows`, all or nothing.
+    def _checkpoint(self, name: str, table: DeltaTable, before: int) -> None:
+        """Now and then, put all commits into one file, and remove old ones once it is on the disk."""
+        if before // _CHECKPOINT_INTERVAL == table.version() // _CHECKPOINT_INTERVAL:
+            return
+        table.create_checkpoint()
+        if self.folder is not None:
+            log = self.folder / name / "_delta_log"
+            for file in (*log.glob("*.checkpoint*.parquet"), log / "_last_checkpoint", log):
+                with contextlib.suppress(FileNotFoundError):  # another process has just removed it
+                    sync_path(file)
+        table.cleanup_metadata()
+
+    def replace(self, name: str, table: DeltaTable, day: str, rows: pa.RecordBatchReader) -> None:
+        """Replace one day of a table, opened as `table`, by `rows`, all or nothing.
 
         Raises
         ------
@@ -220,10 +277,14 @@ class DeltaTables:
             The rows could not be written.
         """
         with private(self.folder), _as_os_errors(self.location, but=CommitConflict):
+            before = table.version()
             write_deltalake(
                 table, rows, mode="overwrite", predicate=f"day = '{day}'", schema_mode="merge",
                 writer_properties=_WRITER_PROPERTIES, storage_options=self._options,
+                post_commithook_properties=_NO_CHECKPOINT,
             )  # fmt: skip
+            # The files that these rows replace are deleted next.
+            self._sync(name, before, table.version())
 
     def sources(self, table: DeltaTable, days: Any = None) -> list[str] | Any:
         """Return what DuckDB can read: the files of a local table, or an Arrow dataset of a remote one.
@@ -249,9 +310,66 @@ class DeltaTables:
         with private(self.folder), _as_os_errors(self.location):
             for name in self.names():
                 for hours, all_files in ((0, False), (_ABANDONED_AFTER_HOURS, True)):
-                    self.open(name).vacuum(
-                        hours, dry_run=False, enforce_retention_duration=False, full=all_files
-                    )
+                    table = self.open(name)
+                    before = table.version()
+                    table.vacuum(
+                        hours, dry_run=False, enforce_retention_duration=False, full=all_files,
+                        post_commithook_properties=_NO_CHECKPOINT,
+                    )  # fmt: skip
+                    self._sync(name, before, table.version())
+
+
+def _is_json(file: Path) -> bool:
+    """Return whether a file of the log is whole. delta-rs overlooks an empty commit."""
+    try:
+        return file.read_bytes().rstrip().endswith(b"}")
+    except FileNotFoundError:
+        return True  # another process has just removed it
+
+
+def _is_hint(file: Path) -> bool:
+    """Return whether the name of the last checkpoint is whole, and the checkpoint is there."""
+    try:
+        version = json.loads(file.read_bytes())["version"]
+    except FileNotFoundError:
+        return True
+    except (ValueError, TypeError, KeyError):
+        return False
+    return any(file.parent.glob(f"{version:>020}.checkpoint*.parquet"))
+
+
+def _is_commit(file: Path) -> bool:
+    """Return whether a commit and the data files that it added are whole."""
+    if not _is_json(file):
+        return False
+    root = file.parent.parent
+    # What somebody forged is no power loss: delta-rs, or `sources`, refuses it.
+    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, FileNotFoundError):
+        for action in map(json.loads, file.read_text().splitlines()):
+            if (added := action.get("add")) is not None:
+                path = root / unquote(added["path"])
+                if _is_inside(path, root) and not _is_parquet(path, added["size"]):
+                    return False
+    return True
+
+
+def _is_parquet(file: Path, size: int | None = None) -> bool:
+    """Return whether a Parquet file is there and has its end, and its size if that is known."""
+    try:
+        with file.open("rb") as data:
+            length = data.seek(0, os.SEEK_END)
+            data.seek(max(length - 4, 0))
+            return data.read() == b"PAR1" and size in (None, length)
+    except FileNotFoundError:
+        return False
+
+
+def _make_folder(folder: Path) -> None:
+    """Create a folder and those above it, and wait until their names are on the disk."""
+    missing = [part for part in (folder, *folder.parents) if not part.exists()]
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for part in missing:
+        sync_path(part.parent)
 
 
 def _is_inside(file: Path, folder: Path) -> bool:

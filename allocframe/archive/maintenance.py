@@ -273,7 +273,7 @@ def _rewrite(
             result = connection.sql(f"(SELECT * FROM ({query})) UNION ALL BY NAME ({uncommitted})")
             yield from result.to_arrow_reader(100_000)
 
-    tables.replace(table, day, _with_stored_types(read_parts(), stored, day))
+    tables.replace(name, table, day, _with_stored_types(read_parts(), stored, day))
 
 
 def _count_parts(table: DeltaTable, name: str, day: str) -> int:

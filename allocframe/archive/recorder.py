@@ -148,6 +148,8 @@ class Recorder:
         AllocframeError
             The first list failed.
         """
+        # Either may take minutes, and off a terminal nothing else is seen until both are done.
+        self._say("starting: reading the archive, then listing the cluster")
         resumed = self._resume(stop)
         if resumed is None:
             return

@@ -225,8 +225,8 @@ def _as_decode_error() -> Iterator[None]:
         raise
     except duckdb.Error as error:
         raise DecodeError(
-            "a file of the archive is damaged, or was not written by allocframe. Restore it from a backup: "
-            + _message(error)
+            "a file of the archive is damaged, or was not written by allocframe. Restore it from a backup; "
+            f"after a power loss, try Archive.repair() first: {_message(error)}"
         ) from None
 
 

@@ -77,7 +77,7 @@ def stop_on_signal(recorders: Mapping[str, Any], status: LiveStatus) -> Iterator
         thread.join()
         for number, handler in before.items():
             signal.signal(number, handler)
-    for line in _status_lines(recorders, "stopped: "):
+    for line in _status_lines(recorders, "stopped"):
         status.print(line)
 
 
@@ -91,10 +91,12 @@ def _show_status(recorders: Mapping[str, Any], status: LiveStatus, stop: threadi
             status.print(line)
 
 
-def _status_lines(recorders: Mapping[str, Any], prefix: str = "") -> list[str]:
+def _status_lines(recorders: Mapping[str, Any], ended: str = "") -> list[str]:
     """Return a line for each recorder, with the name of its cluster if it has one."""
     return [
-        (f"{name}: " if name else "") + prefix + _status_line(recorder)
+        (f"{name}: " if name else "")
+        + (f"{ended}: " if ended not in ("", recorder.status) else "")
+        + _status_line(recorder)
         for name, recorder in recorders.items()
     ]
 

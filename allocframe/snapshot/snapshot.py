@@ -314,6 +314,12 @@ class Snapshot:
         """Return only `columns`, made from those of a table; statistics need far less than all of it."""
         return self._store.frame(name, self._schema, columns)
 
+    def _select_parts(
+        self, name: str, columns: tuple[Column, ...], rows: int
+    ) -> Iterator[tuple[pd.DataFrame, np.ndarray[Any, Any]]]:
+        """Yield `columns` of a table in parts of whole allocations, and each row's place by creation."""
+        return self._store.parts(name, self._schema, columns, rows)
+
     def _events_at(self, places: np.ndarray[Any, Any], keys: pd.DataFrame) -> pd.DataFrame:
         """Return the events at `places` of the table, which have `keys`.
 

@@ -156,9 +156,8 @@ def _signal_sent(events: nw.LazyFrame[Any]) -> nw.Expr:
 
 def _code_of_type(causes: dict[str, str]) -> nw.Expr:
     """Return the number of the cause that an event type stands for."""
-    return nw.coalesce(
-        *(nw.when(nw.col("type") == kind).then(nw.lit(_CODES[cause])) for kind, cause in causes.items())
-    )
+    codes = [_CODES[cause] for cause in causes.values()]
+    return nw.col("type").replace_strict(list(causes), codes, default=None, return_dtype=nw.Int64)
 
 
 def _request_code() -> nw.Expr:
@@ -166,17 +165,26 @@ def _request_code() -> nw.Expr:
 
     Templates and Vault give no reason; their message is a constant of Nomad's, and is compared as a whole.
     """
-    signaled = nw.col("type") == "Restart Signaled"
     reason, message = nw.col("restart_reason"), nw.col("message")
-    codes: list[nw.Expr] = []
-    for cause in sorted(set(vocabulary.REQUESTS.values())):
-        texts = [text for text, requester in vocabulary.REQUESTS.items() if requester == cause]
-        matches = reason.is_in(texts) | (~is_given("restart_reason") & message.is_in(texts))
-        codes.append(nw.when(signaled & matches).then(nw.lit(_CODES[cause])))
-    by_health_check = signaled & reason.str.starts_with(vocabulary.HEALTH_CHECK)
-    codes.append(nw.when(by_health_check).then(nw.lit(_CODES["health check"])))
-    codes.append(_code_of_text(signaled, vocabulary.REQUEST_PREFIXES))
-    return nw.coalesce(*codes, nw.when(signaled).then(nw.lit(_CODES["requested"])))
+    codes = [_CODES[cause] for cause in vocabulary.REQUESTS.values()]
+    by_reason, by_message = (
+        text.replace_strict(list(vocabulary.REQUESTS), codes, default=None, return_dtype=nw.Int64)
+        for text in (reason, message)
+    )
+    by_health_check = nw.when(reason.str.starts_with(vocabulary.HEALTH_CHECK)).then(
+        nw.lit(_CODES["health check"])
+    )
+    signaled = nw.col("type") == "Restart Signaled"
+    by_prefix = _code_of_text(signaled, vocabulary.REQUEST_PREFIXES)
+    return nw.when(signaled).then(
+        nw.coalesce(
+            by_reason,
+            nw.when(~is_given("restart_reason")).then(by_message),
+            by_health_check,
+            by_prefix,
+            nw.lit(_CODES["requested"]),
+        )
+    )
 
 
 def _oom_confirmed(events: nw.LazyFrame[Any]) -> nw.Expr:
@@ -260,7 +268,9 @@ def group_attempts(marked: nw.LazyFrame[Any], task_columns: list[str]) -> nw.Laz
         | ~nw.col("_asked").is_null()
         | ~nw.col("_requested").is_null()
         | ~killed_for.is_null()
-    ).with_columns(cause_code=_cause_code())
+    )
+    # a column of its own: pandas would compute it for each of its uses
+    grouped = grouped.with_columns(_exited=_exited()).with_columns(cause_code=_cause_code()).drop("_exited")
     return grouped.with_columns(failed=_failed())
 
 
@@ -281,18 +291,23 @@ def _ended_badly() -> nw.Expr:
     )
 
 
-def _cause_code() -> nw.Expr:
-    """Return the number of the first cause that applies; missing while the attempt goes on."""
+def _exited() -> nw.Expr:
+    """Return the number of the cause that the end of an attempt's run has by itself."""
     exit_code, signal = nw.col("exit_code"), nw.col("signal")
     terminated = ~nw.col("_terminated_seq").is_null()
     decided = (nw.col("_next") > 0).fill_null(value=False)
     result_known = ~exit_code.is_null() | ~signal.is_null()
-    exited = (
+    return (
         nw.when(terminated & (nw.col("_oom") == 1)).then(nw.lit(_CODES["out of memory"]))
         .when(terminated & result_known & (_ended_badly() | decided)).then(nw.lit(_CODES["failure"]))
         .when(terminated & result_known).then(nw.lit(_CODES["completed"]))
         .when(terminated | decided).then(nw.lit(_CODES["unknown"]))
     )  # fmt: skip
+
+
+def _cause_code() -> nw.Expr:
+    """Return the number of the first cause that applies; missing while the attempt goes on."""
+    exited, terminated = nw.col("_exited"), ~nw.col("_terminated_seq").is_null()
     stopped = nw.when(nw.col("killed_by_nomad") | ~nw.col("_killing_seq").is_null()).then(
         nw.lit(_CODES["stopped"])
     )
@@ -335,12 +350,7 @@ RING_SIZE = 10
 """Events that Nomad keeps of each task; it drops older ones."""
 
 
-def describe_tasks(
-    events: nw.LazyFrame[Any],
-    allocations: nw.LazyFrame[Any] | None,
-    task_states: nw.LazyFrame[Any] | None,
-    task_columns: list[str],
-) -> nw.LazyFrame[Any]:
+def describe_rings(events: nw.LazyFrame[Any], task_columns: list[str]) -> nw.LazyFrame[Any]:
     """Return one row for each task of an allocation: names, dimensions, and whether its ring is truncated."""
     columns = events.collect_schema().names()
     dimensions = [name for name in DIMENSIONS if name in columns]
@@ -358,9 +368,16 @@ def describe_tasks(
         *dict.fromkeys([*task_columns, "alloc_id", "task", *dimensions])
     )
     # every task begins with `Received`: a full ring without it has lost its first events
-    tasks = named.join(rings, on=task_columns, how="left").with_columns(
+    return named.join(rings, on=task_columns, how="left").with_columns(
         truncated=(nw.col("_events") >= RING_SIZE) & (nw.col("_received") == 0)
     )
+
+
+def describe_tasks(
+    rings: nw.LazyFrame[Any], allocations: nw.LazyFrame[Any] | None, task_states: nw.LazyFrame[Any] | None
+) -> nw.LazyFrame[Any]:
+    """Return the tasks with what their allocations and states say of them."""
+    tasks = rings
     if allocations is not None:
         columns = allocations.collect_schema().names()
         details = [name for name in _ALLOCATION_COLUMNS if name in columns]

@@ -84,9 +84,12 @@ def _exit_meaning(confirmed: nw.Expr, killed: nw.Expr) -> nw.Expr:
 
 def _decision() -> nw.Expr:
     reason = nw.col("restart_reason")
-    by_policy = [
-        nw.when(reason == text).then(nw.lit(meaning)) for text, meaning in vocabulary.DECISIONS.items()
-    ]
+    by_policy = reason.replace_strict(
+        list(vocabulary.DECISIONS),
+        list(vocabulary.DECISIONS.values()),
+        default=None,
+        return_dtype=nw.String,
+    )
     exhausted = nw.when(reason.str.starts_with(vocabulary.EXHAUSTED)).then(
         nw.lit("given up: attempts used up")
     )
@@ -95,4 +98,4 @@ def _decision() -> nw.Expr:
         nw.lit("on request")
     )
     decided = nw.col("type").is_in(list(vocabulary.RESTART_DECISIONS)) & (nw.col("_decides") == 1)
-    return nw.when(decided).then(nw.coalesce(*by_policy, exhausted, on_request, nw.lit("unknown")))
+    return nw.when(decided).then(nw.coalesce(by_policy, exhausted, on_request, nw.lit("unknown")))

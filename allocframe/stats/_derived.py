@@ -27,7 +27,7 @@ from pandas.api.types import union_categoricals
 from .._utils.memory import release_memory
 from ..snapshot.snapshot import Snapshot
 from . import _attempts, _classify
-from ._source import TASK, Source, SourceTables, collect, us
+from ._source import TASK, Array, Source, SourceTables, collect, us
 
 
 class _Explained(NamedTuple):
@@ -35,6 +35,8 @@ class _Explained(NamedTuple):
 
     events: nw.LazyFrame[Any]
     attempts: nw.LazyFrame[Any]
+    rings: nw.LazyFrame[Any] | None
+    """One row for each task: what its events say of it. The next stage puts more beside it, and drops it."""
 
 
 class _Described(NamedTuple):
@@ -75,16 +77,33 @@ class Derived:
 
     @cached_property
     def _explained(self) -> _Explained:
+        if self._tables.from_snapshot:
+            return _explain_snapshot(self._tables)
+        raw = self._raw_events()
+        rings = _attempts.describe_rings(raw, self.task_columns)
         if not self.eager:
-            return _explain(self._raw_events(), self.task_columns)
-        events, attempts = _explain_in_parts(self._raw_events(), self._tables.from_snapshot)
-        release_memory()  # the raw rows are free by now; joining the parts must not come on top of them
-        return _Explained(_join_parts(events), _join_parts(attempts))
+            return _Explained(*_explain(raw, self.task_columns), rings)
+        parts = [_explain_part(part) for part in _in_parts(raw)]
+        events, attempts = ([part[place] for part in parts] for place in (0, 1))
+        del parts
+        return _Explained(_join_parts(events), _join_parts(attempts), rings)
 
     @property
     def events(self) -> nw.LazyFrame[Any]:
-        """The events with their explanation (see `stats.explain_events`)."""
+        """The events with their explanation (see `stats.explain_events`).
+
+        Those of a snapshot lack the columns that tasks have, see `name_tasks`.
+        """
         return self._explained.events
+
+    def name_tasks(self, rows: nw.LazyFrame[Any], *columns: str) -> nw.LazyFrame[Any]:
+        """Return rows of events or spans with these columns of their tasks, if they lack them."""
+        have = rows.collect_schema().names()
+        missing = [name for name in columns if name not in have]
+        if not missing:
+            return rows
+        named = self.tasks.select(*self.task_columns, *missing)
+        return rows.join(named, on=self.task_columns, how="left")
 
     @property
     def attempts(self) -> nw.LazyFrame[Any]:
@@ -95,13 +114,17 @@ class Derived:
 
     @cached_property
     def _described(self) -> _Described:
+        rings = self._explained.rings
+        if rings is None:
+            raise AssertionError("the tasks are described only once")
         allocations, task_states = self._tables.read("allocations"), self._tables.read("task_states")
-        tasks = _attempts.describe_tasks(self._kept_events, allocations, task_states, self.task_columns)
+        tasks = _attempts.describe_tasks(rings, allocations, task_states)
         tasks = _attempts.add_known_from(tasks, self.attempts, self.task_columns)
         changed_us = _extreme(allocations, "modified_at_us", nw.Expr.max)
         has_task_states = task_states is not None
-        del allocations, task_states
+        del allocations, task_states, rings
         if self._tables.from_snapshot:
+            self._explained = self._explained._replace(rings=None)
             release_memory()
         return _Described(tasks, changed_us, has_task_states)
 
@@ -119,14 +142,15 @@ class Derived:
 
     @cached_property
     def spans(self) -> nw.LazyFrame[Any]:
-        """One row for each attempt that ran."""
+        """One row for each attempt that ran. Those of a snapshot lack names, see `name_tasks`."""
         if not self._tables.from_snapshot:
             return _attempts.cut_spans(self.attempts, self.tasks, self.task_columns, self.observed_us)
+        tasks = self.tasks.select(TASK, *_OF_SPANS)
         parts = (
-            _attempts.cut_spans(attempts, self.tasks, self.task_columns, self.observed_us)
+            _attempts.cut_spans(attempts, tasks, self.task_columns, self.observed_us)
             for attempts in _in_parts(self.attempts)
         )
-        return _join_parts([part.to_native() for part in parts])
+        return _join_parts([part.drop(*_DROPPED_SPAN_COLUMNS).to_native() for part in parts])
 
     runs: pd.DataFrame
     """The rows of `stats.runs`, with times in microseconds; `runs.build_runs` makes them on first use."""
@@ -208,7 +232,7 @@ def _derive(source: Source, observed_at: pd.Timestamp | str | None) -> Derived:
     return derived
 
 
-PART_ROWS = 500_000
+PART_ROWS = 200_000
 """Events, or attempts, taken at a time: the intermediate columns of all of them would double the peak."""
 
 _SMALL = {"seq": "Int32", TASK: "int32", "attempt": "int32", "cause_code": "float32"}
@@ -227,17 +251,26 @@ _SMALL_ATTEMPTS = {
 
 _DROPPED_COLUMNS = (
     "exit_code", "signal", "restart_reason", "message", "oom_killed", "fails_task", "time", "_oom",
-    "_decides", "_failed", "_killed_for_seq", "_hook_failed_seq",
+    "_decides", "_failed", "_killed_for_seq", "_hook_failed_seq", "alloc_id", "task", *_attempts.DIMENSIONS,
 )  # fmt: skip
 _DROPPED_ATTEMPT_COLUMNS = (
     "_terminated_seq", "_killing_seq", "_asked", "_requested", "_start_failed", "_hook_failed",
     "_hook_failed_seq", "_ended_by", "_killed_for", "_killed_for_seq", "first_seq", "killed_by_nomad",
+    "_signal_sent", "_signaled",
 )  # fmt: skip
-"""Columns of a snapshot's events and attempts that nothing reads after they are explained."""
+_DROPPED_SPAN_COLUMNS = ("exit_code", "signal", "_oom", "_end", "_ended", "client_status")
+"""Columns of a snapshot's events, attempts and spans that nothing reads later, or that their tasks have."""
+
+_OF_SPANS = (
+    "state", "client_status", "started_at_us", "finished_at_us", "modified_at_us", "known_from_us",
+)  # fmt: skip
+"""Columns of tasks that tell when their last run began and ended."""
 
 
-def _explain(events: nw.LazyFrame[Any], task_columns: list[str]) -> _Explained:
-    """Number the attempts of events and say what each event means."""
+def _explain(
+    events: nw.LazyFrame[Any], task_columns: list[str]
+) -> tuple[nw.LazyFrame[Any], nw.LazyFrame[Any]]:
+    """Number the attempts of events and say what each event means; return events and attempts."""
     marked = _attempts.mark_events(events, task_columns)
     attempts = _attempts.group_attempts(marked, task_columns)
     on = [*task_columns, _attempts.ATTEMPT]
@@ -251,23 +284,32 @@ def _explain(events: nw.LazyFrame[Any], task_columns: list[str]) -> _Explained:
     )
     kept = ("_oom", "_decides")
     helpers = [name for name in marked.collect_schema().names() if name.startswith("_") and name not in kept]
-    return _Explained(_classify.explain(marked.drop(*helpers).join(causes, on=on, how="left")), attempts)
+    return _classify.explain(marked.drop(*helpers).join(causes, on=on, how="left")), attempts
 
 
-def _explain_in_parts(raw: nw.LazyFrame[Any], narrow: bool) -> tuple[list[pd.DataFrame], list[pd.DataFrame]]:
-    """Explain pandas events part by part; all references to the raw rows end with this function."""
-    events, attempts = list[pd.DataFrame](), list[pd.DataFrame]()
-    for part in _in_parts(raw):
-        explained = _explain(part, [TASK])
-        rows, attempt_rows = explained.events.to_native(), explained.attempts.to_native()
-        for name in _classify.TEXTS:  # a category takes one byte per row, a text twenty
-            rows[name] = rows[name].astype("category")
-        if narrow:
-            rows = rows.drop(columns=list(_DROPPED_COLUMNS)).astype(_SMALL)
-            attempt_rows = attempt_rows.drop(columns=list(_DROPPED_ATTEMPT_COLUMNS)).astype(_SMALL_ATTEMPTS)
-        events.append(rows)
-        attempts.append(attempt_rows)
+def _explain_part(part: nw.LazyFrame[Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Explain some of the events of pandas."""
+    events, attempts = (rows.to_native() for rows in _explain(part, [TASK]))
+    for name in _classify.TEXTS:  # a category takes one byte per row, a text twenty
+        events[name] = events[name].astype("category")
     return events, attempts
+
+
+def _explain_snapshot(tables: SourceTables) -> _Explained:
+    """Explain the events of a snapshot while they are read: their raw rows are never all in memory."""
+    parts: tuple[list[pd.DataFrame], ...] = ([], [], [])
+    places: list[Array] = []
+    for raw, place in tables.read_event_parts(PART_ROWS):
+        lazy: nw.LazyFrame[Any] = nw.from_native(raw).lazy()
+        events, attempts = _explain_part(lazy)
+        parts[0].append(events.drop(columns=list(_DROPPED_COLUMNS)).astype(_SMALL))
+        parts[1].append(attempts.drop(columns=list(_DROPPED_ATTEMPT_COLUMNS)).astype(_SMALL_ATTEMPTS))
+        parts[2].append(collect(_attempts.describe_rings(lazy, [TASK])).astype({TASK: "int32"}))
+        places.append(place)
+        del raw, lazy, events, attempts
+        release_memory()
+    order = np.argsort(np.concatenate(places), kind="stable")
+    return _Explained(*(_join_parts(frames, order) for frames in parts))
 
 
 def _in_parts(rows: nw.LazyFrame[Any]) -> Iterator[nw.LazyFrame[Any]]:
@@ -287,17 +329,34 @@ def _in_parts(rows: nw.LazyFrame[Any]) -> Iterator[nw.LazyFrame[Any]]:
     yield nw.from_native(frame.iloc[start:].reset_index(drop=True)).lazy()
 
 
-def _join_parts(frames: list[pd.DataFrame]) -> nw.LazyFrame[Any]:
-    """Join parts by columns, each taken out of its part, so that one column at most is in memory twice."""
-    if len(frames) == 1:
+def _join_parts(frames: list[pd.DataFrame], task_order: Array | None = None) -> nw.LazyFrame[Any]:
+    """Join parts by columns, each taken out of its part, so that one column at most is in memory twice.
+
+    `task_order` sorts their tasks, which are numbered anew; the rows of a task stand together.
+    """
+    order = None
+    if task_order is not None and np.any(task_order[1:] < task_order[:-1]):
+        counts = np.bincount(np.concatenate([frame[TASK] for frame in frames]), minlength=len(task_order))
+        start, counts = (np.cumsum(counts) - counts)[task_order], counts[task_order]
+        order = np.repeat(start - (np.cumsum(counts) - counts), counts)
+        order += np.arange(len(order))
+    if len(frames) == 1 and order is None:
         return nw.from_native(frames[0]).lazy()
     columns = {}
     for name in list(frames[0]):
         parts = [frame.pop(str(name)) for frame in frames]
-        if isinstance(parts[0].dtype, pd.CategoricalDtype):
-            columns[name] = pd.Series(union_categoricals(parts, sort_categories=True))
+        if isinstance(parts[0].dtype, pd.CategoricalDtype) and any(
+            part.cat.categories is not parts[0].cat.categories for part in parts
+        ):
+            column = pd.Series(union_categoricals(parts, sort_categories=True))
         else:
-            columns[name] = pd.concat(parts, ignore_index=True)
+            column = pd.concat(parts, ignore_index=True)
+        del parts
+        if order is not None and name == TASK:
+            column = pd.Series(np.repeat(np.arange(len(counts), dtype=np.int32), counts))
+        elif order is not None:
+            column = column.take(order).reset_index(drop=True)
+        columns[name] = column
     return nw.from_native(pd.DataFrame(columns, copy=False)).lazy()
 
 

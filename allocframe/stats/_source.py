@@ -14,11 +14,15 @@ from typing import Any, TypeAlias
 import narwhals as nw
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from .._utils.times import to_utc
 from ..snapshot.snapshot import Snapshot
 from ..tables import TABLES
 from ..tables.table import Column
+
+Array: TypeAlias = np.ndarray[Any, Any]
 
 Source: TypeAlias = Any
 """A `Snapshot`; the events table as a DataFrame of any engine; or a mapping of table names to such frames."""
@@ -37,30 +41,34 @@ _OOM = """CASE WHEN type = 'Terminated' THEN oom_killed OR details LIKE '%"exit_
 _MESSAGE = """CASE WHEN type IN ('Restart Signaled', 'Setup Failure', 'Task hook failed')
   OR type IN ('Killing', 'Killed') AND (fails_task OR message = 'allocation exceeded max_run_duration')
   THEN message END"""
+_ALLOC_ID = Column("alloc_id", "alloc_id", "category", "the allocation")
 _NEEDED: dict[str, tuple[Column, ...]] = {
     "events": (
         *_columns("events", "task", "seq", "time", "type", "exit_code", "signal", "restart_reason"),
         *_columns("events", "namespace", "job_id", "job_version", "task_group", "node_name"),
-        Column("alloc_id", "alloc_id", "category", "the allocation"),
+        _ALLOC_ID,
         Column("message", _MESSAGE, "category", "who asked for it, or why it was killed or did not start"),
         *_columns("events", "task_signal"),
         Column("fails_task", "fails_task", "bool", "whether this event fails the task"),
         Column("oom_killed", _OOM, "bool", "whether the driver reports it, by its flag or its exit message"),
     ),
-    "allocations": _columns(
-        "allocations",
-        "alloc_id",
-        "name",
-        "node_id",
-        "parent_job_id",
-        "job_type",
-        "client_status",
-        "desired_status",
-        "created_at",
-        "modified_at",
+    "allocations": (
+        _ALLOC_ID,
+        *_columns(
+            "allocations",
+            "name",
+            "node_id",
+            "parent_job_id",
+            "job_type",
+            "client_status",
+            "desired_status",
+            "created_at",
+            "modified_at",
+        ),
     ),
-    "task_states": _columns(
-        "task_states", "alloc_id", "task", "state", "restarts", "started_at", "finished_at"
+    "task_states": (
+        _ALLOC_ID,
+        *_columns("task_states", "task", "state", "restarts", "started_at", "finished_at"),
     ),
 }
 """Columns read from a snapshot. Most of a snapshot's memory is text that no statistic reads.
@@ -103,6 +111,7 @@ class SourceTables:
     def __init__(self, source: Source) -> None:
         self._frames: dict[str, nw.LazyFrame[Any]] = {}
         self._snapshot: weakref.ref[Snapshot] | None = None
+        self._ids: Any = None
         if isinstance(source, Snapshot):
             # not a strong reference: in a cycle, the snapshot and its files would outlive their last use
             self._snapshot = weakref.ref(source)
@@ -139,14 +148,42 @@ class SourceTables:
         return us(finished_at) if finished_at else None
 
     def read(self, name: str) -> nw.LazyFrame[Any] | None:
-        """Return one table, or None if the source has none of that name."""
+        """Return one table, or None if the source has none of that name.
+
+        The events of a snapshot come in parts alone, see `read_event_parts`.
+        """
         if self._snapshot is None:
             return self._frames.get(name)
-        snapshot = self._snapshot()
+        return _in_microseconds(self._share_ids(self._living_snapshot()._select(name, _NEEDED[name])))
+
+    def read_event_parts(self, rows: int) -> Iterator[tuple[pd.DataFrame, Array]]:
+        """Yield the events of a snapshot in parts of about `rows` rows that split no task.
+
+        In each part the tasks are numbered. With it comes, for each task, its allocation's place by creation.
+        """
+        count = 0
+        for frame, places in self._living_snapshot()._select_parts("events", _NEEDED["events"], rows):
+            # tasks are together in their allocation, so comparing neighbours is enough
+            begins = np.ones(len(frame), dtype=bool)
+            tasks = frame["task"].cat.codes.to_numpy()
+            begins[1:] = (tasks[1:] != tasks[:-1]) | (places[1:] != places[:-1])
+            numbers = np.cumsum(begins, dtype=np.int32) + np.int32(count - 1)
+            count += int(begins.sum())
+            yield _with_microseconds(self._share_ids(frame.assign(**{TASK: numbers}))), places[begins]
+
+    def _living_snapshot(self) -> Snapshot:
+        snapshot = self._snapshot() if self._snapshot else None
         if snapshot is None:
             raise ReferenceError("the snapshot of these statistics is gone")
-        frame = snapshot._select(name, _NEEDED[name])
-        return _in_microseconds(_number_adjacent_tasks(frame) if name == "events" else frame)
+        return snapshot
+
+    def _share_ids(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Give the IDs of allocations the same categories in all tables, so that each text is kept once."""
+        if self._ids is None:
+            self._ids = self._living_snapshot()._select("allocations", (_ALLOC_ID,))["alloc_id"].dtype
+        known = frame["alloc_id"].cat
+        codes = _places(known.categories, self._ids.categories)[known.codes.to_numpy()]
+        return frame.assign(alloc_id=pd.Categorical.from_codes(codes, dtype=self._ids, validate=False))
 
 
 def pandas_table(source: Source, name: str, *columns: str) -> pd.DataFrame:
@@ -193,8 +230,41 @@ def times_from_us(values: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def look_up(keys: pd.Series[Any], table: pd.Series[Any]) -> pd.Series[Any]:
-    """Return the value of `table` under each key, or missing. Unlike `map` it keeps the dtype."""
-    return table[~table.index.duplicated()].reindex(keys.astype("str").to_numpy()).set_axis(keys.index)
+    """Return the first value of `table` under each key, or missing. Unlike `map` it keeps the dtype."""
+    if isinstance(keys.dtype, pd.CategoricalDtype):
+        places = _places(keys.cat.categories, table.index)[keys.cat.codes.to_numpy()]
+    else:
+        places = _places(keys.astype("str"), table.index)[:-1]
+    return table.reset_index(drop=True).reindex(places).set_axis(keys.index)
+
+
+def _places(texts: Any, among: Any) -> Array:
+    """Return the place of each text, and last that of a missing one; -1 if it is not there.
+
+    pandas would make an object of each text and keep them all with the index.
+    """
+    places: Any = pc.index_in(_as_text(texts), value_set=_as_text(among))
+    of_missing: Any = pc.index_in(pa.nulls(1, pa.large_string()), value_set=_as_text(among))
+    found: Array = np.append(places.fill_null(-1).to_numpy(), of_missing.fill_null(-1).to_numpy())
+    return found
+
+
+def rank_texts(texts: pd.Series[Any]) -> Array:
+    """Return the place of each text in the alphabet of the different ones; -1 for a missing one.
+
+    pandas would make an object of each text to sort them.
+    """
+    encoded: Any = pc.dictionary_encode(_as_text(texts.astype("str")))
+    one: Any = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+    rank = np.full(len(one.dictionary) + 1, -1, dtype=np.int32)
+    rank[pc.array_sort_indices(one.dictionary).to_numpy()] = np.arange(len(one.dictionary))
+    found: Array = rank[one.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
+    return found
+
+
+def _as_text(texts: Any) -> Any:
+    values: Any = pa.array(texts, from_pandas=True)
+    return values.cast(pa.large_string())
 
 
 def hours(durations: pd.Series[Any]) -> pd.Series[Any]:
@@ -237,22 +307,15 @@ def _number_tasks(events: pd.DataFrame) -> pd.DataFrame:
     return events.assign(**{TASK: keys.to_numpy()})
 
 
-def _number_adjacent_tasks(events: pd.DataFrame) -> pd.DataFrame:
-    """Number the tasks of a snapshot, whose events stand task by task: comparing neighbours is enough."""
-    starts = np.zeros(len(events), dtype=np.int32)
-    for name in ("alloc_id", "task"):
-        codes = events[name].cat.codes.to_numpy()
-        starts[1:] |= codes[1:] != codes[:-1]
-    return events.assign(**{TASK: np.cumsum(starts)})
+def _with_microseconds(frame: pd.DataFrame) -> pd.DataFrame:
+    times = [name for name in _TIMES if name in frame.columns]
+    return frame.assign(**{f"{name}_us": _whole_us(frame[name]) for name in times})
 
 
 def _in_microseconds(native: Any) -> nw.LazyFrame[Any]:
     """Return a frame with its times also as whole microseconds, under their names with `_us` at the end."""
     if isinstance(native, pd.DataFrame):
-        times = [name for name in _TIMES if name in native.columns]
-        return nw.from_native(
-            native.assign(**{f"{name}_us": _whole_us(native[name]) for name in times})
-        ).lazy()
+        return nw.from_native(_with_microseconds(native)).lazy()
     implementation = nw.from_native(native).implementation
     columns = list(nw.from_native(native).collect_schema().names())
     times = [name for name in _TIMES if name in columns]

@@ -26,7 +26,9 @@ def count_without_events(source: Source, by: list[str]) -> pd.DataFrame | None:
     if not {*by, "alloc_id", "client_status"} <= set(table.columns):
         return None
     table = table[table["client_status"].eq("failed").to_numpy(dtype=bool, na_value=False)]
-    told = collect(derive(source).events.filter(nw.col("failure")).select("alloc_id").unique())
+    derived = derive(source)
+    failures = derived.name_tasks(derived.events.filter(nw.col("failure")), "alloc_id")
+    told = collect(failures.select("alloc_id").unique())
     table = table[~table["alloc_id"].astype("str").isin(told["alloc_id"].astype("str"))]
     keys = table[by].astype("str")
     if "job_id" in by:

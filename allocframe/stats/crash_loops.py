@@ -120,9 +120,12 @@ def crash_loops(
     looping = crashes.loc[evidence.index].groupby(_LOOP, sort=False, dropna=False)["series"].max()
     last = looping.reindex(pd.MultiIndex.from_frame(crashes[_LOOP])).to_numpy()
     loops = _summarise(crashes[crashes["series"].to_numpy() == last])
+    # what follows sorts texts, so it looks at the slots that loop alone
+    task_runs = task_runs[task_runs["slot"].isin(loops["slot"])]
     loops = loops.join(_run_lengths(task_runs), on=_SLOT_TASK, how="left")
     loops = loops.join(_restarts_lost(source), on=_SLOT_TASK, how="left")
-    return _classify_loops(loops, task_runs, _last_tasks(source, observed_at), pd.Timedelta(fast_below))
+    newest = _last_tasks(source, observed_at, loops["slot"])
+    return _classify_loops(loops, task_runs, newest, pd.Timedelta(fast_below))
 
 
 @per_cluster
@@ -196,8 +199,10 @@ def _crashes(source: Source, observed_at: pd.Timestamp | str | None) -> pd.DataF
     return rows.sort_values([*_LOOP, "at"], kind="stable").reset_index(drop=True)
 
 
-def _last_tasks(source: Source, observed_at: pd.Timestamp | str | None) -> pd.DataFrame:
-    """Return of each slot and task its newest allocation: its version, and whether it is wanted."""
+def _last_tasks(
+    source: Source, observed_at: pd.Timestamp | str | None, looping: pd.Series[Any]
+) -> pd.DataFrame:
+    """Return of each task of the slots its newest allocation: its version, and whether it is wanted."""
     derived = derive(source, observed_at)
     have = derived.tasks.collect_schema().names()
     names = [name for name in ("client_status", "desired_status", "state", "created_at_us") if name in have]
@@ -208,9 +213,11 @@ def _last_tasks(source: Source, observed_at: pd.Timestamp | str | None) -> pd.Da
             )
         )
     )
+    tasks["slot"] = find_slots(source, tasks)
+    tasks = tasks[tasks["slot"].isin(looping)].copy()
     for name in ("client_status", "desired_status", "state"):
         tasks[name] = tasks[name].astype("str") if name in tasks else None
-    tasks["slot"], tasks["task"] = find_slots(source, tasks), tasks["task"].astype("str")
+    tasks["task"] = tasks["task"].astype("str")
     order = "created_at_us" if "created_at_us" in tasks else "first_seen_us"
     last = tasks.sort_values(order, kind="stable").drop_duplicates(_SLOT_TASK, keep="last")
     columns = {"job_version": "newest_version", "client_status": "status", "desired_status": "desired"}

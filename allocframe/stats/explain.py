@@ -95,16 +95,16 @@ def select_explained_events(
 
     With `latest`, return only that many of them, newest first.
     """
+    derived = derive(snapshot)
     events = collect(
-        derive(snapshot).events.select(
-            *_classify.EXPLANATION, *_EVENT_KEY, "time_us", _selected=nw.col(column)
-        )
+        derived.events.select(*_classify.EXPLANATION, TASK, "seq", "time_us", _selected=nw.col(column))
     )
     positions = np.flatnonzero(events["_selected"].isin(list(values)).to_numpy(dtype=bool))
     if latest is not None:
         times = events["time_us"].iloc[positions].fillna(0).to_numpy(dtype=np.int64)
         positions = positions[np.argsort(-times, kind="stable")[:latest]]
-    rows = events.iloc[positions]
+    chosen = derived.name_tasks(nw.from_native(events.iloc[positions]).lazy(), *_EVENT_KEY)
+    rows = collect(chosen)
     return _add_explanation(
         snapshot._events_at(positions, rows[list(_EVENT_KEY)]), rows[list(_classify.EXPLANATION)]
     )

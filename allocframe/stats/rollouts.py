@@ -92,8 +92,12 @@ def rollouts(source: Source, *, observed_at: pd.Timestamp | str | None = None) -
 
 def _main_causes(source: Source, observed_at: pd.Timestamp | str | None) -> pd.DataFrame:
     """Return the most frequent cause of the failures of each version."""
-    events = derive(source, observed_at).events
-    counts = events.filter(nw.col("failure")).group_by(*_VERSION, "cause").agg(nw.len().alias("n"))
+    derived = derive(source, observed_at)
+    # of tasks, not of events, whose jobs are runs of their parents
+    named = derived.tasks.select(*derived.task_columns, *_VERSION)
+    failures = derived.events.filter(nw.col("failure")).select(*derived.task_columns, "cause")
+    failures = failures.join(named, on=derived.task_columns, how="left")
+    counts = failures.group_by(*_VERSION, "cause").agg(nw.len().alias("n"))
     rows = collect(counts).sort_values(["n", "cause"], ascending=[False, True]).drop_duplicates(_VERSION)
     return rows.assign(**{name: rows[name].astype("str") for name in (*_JOB, "cause")}).drop(columns="n")
 

@@ -188,9 +188,8 @@ def cumulative_restarts(source: Source, by: str | Iterable[str] = "job_version")
     until = np.full(len(tasks), np.nan)
     known = ~np.isnan(end_rows)
     until[end_rows[known].astype("int64")] = last_end.astype("int64").to_numpy()[known] / 1000
-    restarting = collect(
-        derived.events.filter(nw.col("type") == "Restarting").select("alloc_id", "task", "time_us")
-    )
+    restarts = derived.name_tasks(derived.events.filter(nw.col("type") == "Restarting"), "alloc_id", "task")
+    restarting = collect(restarts.select("alloc_id", "task", "time_us"))
     row = row_of_task.reindex(pd.MultiIndex.from_frame(_task_keys(restarting))).to_numpy(dtype="int64")
     origin_us = origin.to_numpy()
     # clocks of nodes and servers differ: nothing happens before its allocation was created

@@ -22,6 +22,7 @@ from ..tables.table import Column, Table, cast_column
 from . import lenient_json
 from .capture import Capture, Page
 from .decode import ALLOC_ROW, BATCH, ROW_BITS, Records, build_tables, decode_parts
+from .parts import cut_at_allocations
 from .segments import Segments
 from .sql import lock_files, select, select_with_files, semi_join, where
 from .worker_pool import WorkerPool, count_processes
@@ -70,6 +71,7 @@ class PageStore:
                 **({"threads": threads} if threads else {}),
             }
         )
+        self._con.execute("SET enable_progress_bar = false")
         lock_files(self._con)  # its tables come from Arrow
         self._lock = threading.RLock()
         self._names = itertools.count(1)
@@ -220,16 +222,29 @@ class PageStore:
             release_memory()
         return frame
 
+    def parts(
+        self, name: str, schema: str, columns: tuple[Column, ...], rows: int
+    ) -> Iterator[tuple[pd.DataFrame, np.ndarray[Any, Any]]]:
+        """Yield `columns` of a table, about `rows` rows at a time, without splitting an allocation.
+
+        Rows come in order of arrival, which needs no sorting of the whole table. Each part comes with the
+        place of each row's allocation by creation.
+        """
+        table = TABLES[name].with_columns(columns)
+        with self._cursor(schema, (name,)) as cursor:
+            by_number, rank = self._ranks()
+            for batches in cut_at_allocations(_select(cursor, table, name), rows):
+                arrays = table.collect(batches)
+                numbers = arrays.pop(ALLOC_ROW, _NO_ROWS).to_numpy()
+                places = rank[np.searchsorted(by_number, numbers)] if len(numbers) else numbers
+                yield table.frame(arrays), places
+
     def _computed(
         self, table: Table, name: str, schema: str, only: pa.Table | None
     ) -> dict[str, pa.ChunkedArray[Any]]:
         """Return columns that SQL computes of a stored table."""
-        selected = ", ".join(f"{column.sql} AS {column.name}" for column in table.columns)
         with self._cursor(schema, (name,)) as cursor:
-            rows = cursor.sql(
-                f"SELECT {selected}, {ALLOC_ROW} FROM stored_{name} AS t {semi_join(cursor, only)}"
-            )
-            return table.collect(rows.to_arrow_reader(BATCH_ROWS))
+            return table.collect(_select(cursor, table, name, semi_join(cursor, only)))
 
     def _stored(self, name: str, schema: str) -> dict[str, pa.ChunkedArray[Any]]:
         """Return the columns of a stored table."""
@@ -350,7 +365,6 @@ class PageStore:
         self._flush()
         selected = self._selected[schema]
         with self._con.cursor() as cursor:
-            cursor.execute("SET enable_progress_bar = false")
             if selected is not None:
                 cursor.register("selected", pa.table({ALLOC_ROW: selected}))
             for name in names:
@@ -379,3 +393,13 @@ class PageStore:
         if self._pool is not None:
             self._pool.close()
         self._segments.clear()
+
+
+def _select(
+    cursor: duckdb.DuckDBPyConnection, table: Table, name: str, only: str = ""
+) -> pa.RecordBatchReader:
+    """Return the columns of a table, which SQL computes of the stored one, in batches."""
+    selected = ", ".join(f"{column.sql} AS {column.name}" for column in table.columns)
+    rows = cursor.sql(f"SELECT {selected}, {ALLOC_ROW} FROM stored_{name} AS t {only}")
+    batches: pa.RecordBatchReader = rows.to_arrow_reader(BATCH_ROWS)
+    return batches

@@ -30,12 +30,14 @@ _DTYPES = {
 def lock_files(connection: duckdb.DuckDBPyConnection, folders: Iterable[str] = ()) -> None:
     """Let the SQL of a database reach no file except below `folders`, for good. It may still spill.
 
-    It stands behind the check of each query: a function or syntax that the check does not know fails here.
+    No setting can be changed afterwards but the schemas that are searched. This stands behind the check of
+    each query: a function or syntax that the check does not know fails here.
     """
     spill = connection.execute("SELECT current_setting('temp_directory')").fetchall()[0][0]
     listed = ", ".join(map(quote, [*folders, *([str(spill)] if spill else [])]))
     connection.execute(f"SET allowed_directories = [{listed}]")
     connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
 
 
 def select_with_files(tables: Mapping[str, pa.RecordBatchReader], query: str) -> pd.DataFrame:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     import pyarrow as pa
 
@@ -22,6 +23,9 @@ class Store(Protocol):
     def frame(
         self, name: str, schema: str, columns: tuple[Column, ...] = (), only: pa.Table | None = None
     ) -> pd.DataFrame: ...
+    def parts(
+        self, name: str, schema: str, columns: tuple[Column, ...], rows: int
+    ) -> Iterator[tuple[pd.DataFrame, np.ndarray[Any, Any]]]: ...
     def query(self, query: str, schema: str, *, allow_files: bool = False) -> pd.DataFrame: ...
     def narrow(self, schema: str, conditions: Iterable[tuple[str, Any]]) -> str: ...
     def split(self, schema: str, size: int) -> Iterator[str]: ...

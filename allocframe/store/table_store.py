@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import duckdb
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,7 +19,9 @@ from ..errors import DecodeError
 from ..tables import SNAPSHOT_TABLES, TABLES
 from ..tables.table import Column, Kind, Table
 from .capture import Capture
+from .decode import ALLOC_ROW
 from .page_store import BATCH_ROWS, ISSUES
+from .parts import cut_at_allocations, number_allocations
 from .sql import lock_files, quote, select, select_with_files, semi_join, stream_table, where
 from .store import Store
 
@@ -109,18 +112,41 @@ class TableStore:
         only: pa.Table | None = None,
     ) -> pd.DataFrame:
         """Return a table as a DataFrame, in order of the allocations' creation; see `PageStore.frame`."""
-        table, key = self.declared[name].with_columns(columns), self.declared["allocations"].key
-        selected = ", ".join(
-            f"{column.sql if columns else column.name} AS {column.name}" for column in table.columns
-        )
-        order = ", ".join([*(f"t.{part}" for part in key[:-1]), "made_at", "t.alloc_id"])
+        table = self.declared[name].with_columns(columns)
         with self._con.cursor() as cursor:
-            rows = cursor.sql(
-                f"WITH t AS (SELECT t.*, a.create_index AS made_at FROM {schema}.{name} t "
-                f"JOIN {schema}.allocations a USING ({', '.join(key)})) "
-                f"SELECT {selected} FROM t {semi_join(cursor, only)} ORDER BY {order}{_ORDER.get(name, '')}"
-            )
-            return table.frame(table.collect(rows.to_arrow_reader(BATCH_ROWS)))
+            selected = [
+                f"{column.sql if columns else column.name} AS {column.name}" for column in table.columns
+            ]
+            batches = self._select(cursor, name, schema, selected, semi_join(cursor, only))
+            return table.frame(table.collect(batches))
+
+    def parts(
+        self, name: str, schema: str, columns: tuple[Column, ...], rows: int
+    ) -> Iterator[tuple[pd.DataFrame, np.ndarray[Any, Any]]]:
+        """Yield a table in parts of whole allocations, in order of their creation; see `PageStore.parts`."""
+        table, key = self.declared[name].with_columns(columns), self.declared["allocations"].key
+        selected = [f"{column.sql} AS {column.name}" for column in table.columns]
+        selected += [f"t.{part} AS key_{part}" for part in key]
+        with self._con.cursor() as cursor:
+            batches = number_allocations(self._select(cursor, name, schema, selected), len(key))
+            for part in cut_at_allocations(batches, rows):
+                arrays = table.collect(part)
+                numbers = arrays.pop(ALLOC_ROW, pa.chunked_array([], pa.int64()))
+                yield table.frame(arrays), numbers.to_numpy()
+
+    def _select(
+        self, cursor: duckdb.DuckDBPyConnection, name: str, schema: str, selected: list[str], only: str = ""
+    ) -> pa.RecordBatchReader:
+        """Return columns of a table in batches, in order of the allocations' creation."""
+        key = self.declared["allocations"].key
+        order = ", ".join([*(f"t.{part}" for part in key[:-1]), "made_at", "t.alloc_id"])
+        rows = cursor.sql(
+            f"WITH t AS (SELECT t.*, a.create_index AS made_at FROM {schema}.{name} t "
+            f"JOIN {schema}.allocations a USING ({', '.join(key)})) "
+            f"SELECT {', '.join(selected)} FROM t {only} ORDER BY {order}{_ORDER.get(name, '')}"
+        )
+        batches: pa.RecordBatchReader = rows.to_arrow_reader(BATCH_ROWS)
+        return batches
 
     def stream(self, name: str, schema: str = "main") -> pa.RecordBatchReader:
         """Return a table in batches."""

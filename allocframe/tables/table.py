@@ -35,7 +35,7 @@ _STORED: dict[Kind, pa.DataType] = {
 }
 """The types in which a snapshot holds its columns, where they are not those of `_ARROW`."""
 
-_TEXT_DTYPE = pd.StringDtype(storage="pyarrow", na_value=np.nan)
+_TEXT_DTYPE: Any = pd.StringDtype(storage="pyarrow", na_value=np.nan)
 _FROM_ARROW: dict[Kind, Any] = {
     "text": _TEXT_DTYPE,
     "int": pd.Int64Dtype(),
@@ -215,17 +215,19 @@ def _categorical(values: pa.ChunkedArray[Any]) -> pd.Series[Any]:
     """Return repeated text as categories in alphabetical order, so that equal data give equal DataFrames."""
     encoded: Any = pc.dictionary_encode(values).unify_dictionaries()
     chunks = encoded.chunks
-    labels = np.array(chunks[0].dictionary.to_pylist() if chunks else [], dtype=np.object_)
+    labels: Any = chunks[0].dictionary.cast(pa.large_string()) if chunks else pa.array([], pa.large_string())
     codes = [chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False) for chunk in chunks]
     # A dictionary may have labels of rows that were filtered out.
     used = np.zeros(len(labels) + 1, dtype=bool)
     for part in codes:
         used[part] = True
-    order = np.argsort(labels, kind="stable")
+    # Arrow sorts the bytes of UTF-8, whose order is that of the characters.
+    order = pc.array_sort_indices(labels).to_numpy().astype(np.int64)
     order = order[used[order]]
     rank = np.empty(len(labels) + 1, dtype=np.int32)
     rank[order] = np.arange(len(order))
     rank[-1] = -1  # the code of NA is -1, which is the last place
-    dtype = pd.CategoricalDtype(pd.Index(labels[order], dtype=_TEXT_DTYPE))
+    categories = _TEXT_DTYPE.__from_arrow__(labels.take(pa.array(order)))
+    dtype = pd.CategoricalDtype(pd.Index(categories, dtype=_TEXT_DTYPE))
     sorted_codes = rank[np.concatenate(codes)] if codes else np.empty(0, dtype=np.int32)
     return pd.Series(pd.Categorical.from_codes(sorted_codes, dtype=dtype, validate=False))

@@ -16,6 +16,9 @@ MAX_PASSED_EVENTS = 1000
 If more do, it is listed again.
 """
 
+_EVENT_BYTES = 1500
+"""About what an event takes as Python objects."""
+
 _HEAVY = ("Job", "Metrics", "AllocatedResources")
 _STORED_FIELDS = [name for name in wire_schema.ALLOCATION.fields if name not in _HEAVY]
 
@@ -93,13 +96,15 @@ class Update:
     @property
     def size(self) -> int:
         """The approximate size in bytes."""
-        return sum(len(version.row) for version in self.versions())
+        return sum(len(version.row) + _EVENT_BYTES * version._passed() for version in self.versions())
+
+    def _passed(self) -> int:
+        return sum(map(len, self.passed.values()))
 
     @property
     def is_too_long(self) -> bool:
         """Whether more events have passed than may be kept."""
-        passed = (len(events) for version in self.versions() for events in version.passed.values())
-        return sum(passed) > MAX_PASSED_EVENTS
+        return sum(version._passed() for version in self.versions()) > MAX_PASSED_EVENTS
 
 
 def parse_allocation(alloc: Mapping[str, Any]) -> Update | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -377,6 +379,16 @@ def test_times_without_a_watcher_are_listed_for_the_whole_cluster(
     assert pd.isna(last["alloc_id"])
     assert (last["complete"], last["missing"], last["missing_since"]) == (False, 2, moment(40))
     assert week.coverage()["alloc_id"].isna().sum() == 1
+
+
+def test_without_delta_rs_the_error_names_the_extra() -> None:
+    script = (
+        "import sys, importlib, allocframe as af\nsys.modules['deltalake'] = None\n"
+        "for get in (lambda: af.Archive, lambda: importlib.import_module('allocframe.archive.recorder')):\n"
+        "    try:\n        get()\n    except af.MissingExtra as error:\n        print(error)"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert said.count("deltalake: pip install 'allocframe[archive]'") == 2
 
 
 def test_the_archive_has_no_job_specification() -> None:

@@ -250,6 +250,22 @@ def test_no_log_is_an_empty_table_with_its_columns(tmp_path: Path) -> None:
     assert str(log["asked_at"].dtype) == "datetime64[ns, UTC]"
 
 
+def test_a_line_is_written_under_a_lock_and_on_the_disk_before_the_action_is_sent(
+    client: af.Client, alloc: Alloc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    lock, sync, post = _audit.lock_file, os.fsync, client._session.transport.post
+
+    def note(name: str, call: Any) -> Any:
+        return lambda *given, **more: done.append(name) or call(*given, **more)
+
+    monkeypatch.setattr(_audit, "lock_file", note("lock", lock))
+    monkeypatch.setattr(os, "fsync", note("sync", sync))
+    monkeypatch.setattr(client._session.transport, "post", note("send", post))
+    client.restart(alloc.id)
+    assert done == ["lock", "sync", "send", "lock", "sync"]
+
+
 def test_two_processes_add_to_it_at_the_same_time(audit_log: Path) -> None:
     script = (
         "import sys\nfrom allocframe.client import audit_log\nfrom allocframe.nomad.config import Scrubber\n"

@@ -177,3 +177,14 @@ def test_a_copy_of_a_running_servers_folder_gives_back_every_polled_event(
         saved = snap.save(tmp_path / "a.allocframe")
     assert b"never-shown" not in saved.read_bytes()
     assert sorted(file for file, _ in before) == sorted((agent.data / "server").rglob("*.db"))
+    agent.call("/v1/jobs", crashing_job("later", 600))
+    agent.poll(4)
+    kept = {row["ID"] for row in agent.call("/v1/allocations?namespace=*")}
+    assert kept
+    saved_by_nomad = tmp_path / "backup.snap"
+    command = [str(NOMAD), "operator", "snapshot", "save", f"-address={agent.address}", str(saved_by_nomad)]
+    subprocess.run(command, check=True, capture_output=True)
+    with af.recover(saved_by_nomad) as snap:
+        assert kept <= set(snap.allocations["alloc_id"])
+        assert snap.info["notes"][0].startswith("recovered from a printed state")
+        assert b"never-shown" not in snap.save(tmp_path / "b.allocframe").read_bytes()

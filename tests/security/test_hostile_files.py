@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -94,6 +95,25 @@ def test_a_page_that_unpacks_to_more_than_it_says_is_given_up_at_once(saved: Pat
     target = rewritten(saved, page(size=1000), **{"pages/000000.json.zst": bomb})
     with pytest.raises(af.DecodeError, match="longer than the 1,000 bytes"):
         af.load(target)
+
+
+def test_saving_follows_no_link_that_somebody_put_there_and_names_only_what_is_on_the_disk(
+    snap: af.Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (mine := tmp_path / "mine").write_bytes(b"mine")
+    monkeypatch.setattr(capture.secrets, "token_hex", lambda size: "known")
+    part = tmp_path / f".x.{os.getpid()}-known.part"
+    part.symlink_to(mine)
+    with pytest.raises(FileExistsError):
+        snap.save(tmp_path / "x")
+    assert mine.read_bytes() == b"mine"
+    part.unlink(missing_ok=True)
+    steps: list[str] = []
+    sync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: steps.append("sync") or sync(handle))
+    monkeypatch.setattr(Path, "replace", lambda *given: steps.append("name") or replace(*given))
+    snap.save(tmp_path / "x")
+    assert steps == ["sync", "name", "sync"]
 
 
 def test_a_file_that_needs_more_than_there_is_is_refused_before_the_disk_is_full(

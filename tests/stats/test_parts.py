@@ -121,7 +121,7 @@ def test_an_interrupted_stage_is_computed_again(
 ) -> None:
     snap = client.snapshot(namespace="*")
     with monkeypatch.context() as patch:
-        patch.setattr(_derived, "_join_parts", lambda frames: 1 / 0)
+        patch.setattr(_derived, "_join_parts", lambda frames, order: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             af.stats.restarts(snap)
     expected = af.stats.restarts(frames)

@@ -105,7 +105,7 @@ def both_engines(snap: af.Snapshot) -> Iterator[tuple[dict[str, pd.DataFrame], d
 
 
 @pytest.mark.parametrize(
-    "by", ["job_id", ["node_name", "cause"], ["namespace", "job_version", "task"], [], "node_id"]
+    "by", ["job_id", ["node_name", "cause"], ["namespace", "job_version", "node_id"], []]
 )
 def test_pandas_duckdb_and_a_snapshot_give_equal_rates(
     snap: af.Snapshot,
@@ -114,7 +114,10 @@ def test_pandas_duckdb_and_a_snapshot_give_equal_rates(
 ) -> None:
     order = [by] if isinstance(by, str) else by
     frames, relations = both_engines
-    for rate in (stats.restarts, stats.failures, stats.oom_kills, stats.failed_starts):
+    rates = [stats.restarts, stats.failures]
+    if by == "job_id":  # these two differ from `failures` only in the events that they select
+        rates += [stats.oom_kills, stats.failed_starts]
+    for rate in rates:
         by_pandas, by_duckdb = rate(frames, by=by), rate(relations, by=by)
         assert plain(by_pandas, *order) == plain(by_duckdb, *order)
         counted = ["count"] if by else ["count", "tasks"]

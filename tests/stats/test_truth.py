@@ -32,7 +32,7 @@ def test_a_rate_in_a_window_holds_the_truth_though_rings_are_cut() -> None:
 @pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
 @pytest.mark.parametrize("growing", [False, True], ids=["constant", "growing"])
 def test_the_test_of_trend_rejects_a_constant_hazard_in_one_of_twenty(cut: bool, growing: bool) -> None:
-    assert rows.size_of_trend(cut=cut, growing=growing, count=200)[0].passed
+    assert rows.size_of_trend(cut=cut, growing=growing, count=120)[0].passed
 
 
 @pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
@@ -49,7 +49,7 @@ def test_survival_is_right_although_servers_have_removed_what_ended() -> None:
 
 
 def test_lemon_nodes_blame_no_node_for_being_new_and_find_the_bad_one() -> None:
-    results = rows.lemons(count=24)
+    results = rows.lemons(count=12)
     assert all(result.passed for result in results), results
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import allocframe as af
+from allocframe.store import decode
 
 DATA = Path(__file__).parents[1] / "data"
 FILES = DATA / "files"
@@ -142,6 +143,19 @@ def test_files_of_windows_are_read(encoding: str, tmp_path: Path) -> None:
     if encoding == "utf-16":
         with pytest.raises(af.DecodeError, match="damaged UTF-16"):
             read_text(tmp_path, text.encode(encoding)[:-1])
+
+
+def test_a_large_file_is_read_in_parts_with_the_same_rows_and_issues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"ID": f"a{n}", "ClientStatus": "running", "JobVersion": "x" if n == 7 else n} for n in range(20)]
+    whole = read_text(tmp_path, json.dumps(rows))
+    frames = whole.allocations, whole.issues
+    monkeypatch.setattr(decode, "PART", 200)
+    parts = read_text(tmp_path, json.dumps(rows))
+    assert len(frames[1]) == 1
+    assert parts.allocations.equals(frames[0])
+    assert parts.issues.equals(frames[1])
 
 
 def page(*numbers: int) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from allocframe.nomad.blocking_query import BlockingIndex, Pace, read_timeout
 from allocframe.nomad.event_stream import NotAnEvent
-from allocframe.watch import updates
+from allocframe.watch import update_queue, updates
 from allocframe.watch.update_queue import UpdateQueue
 
 
@@ -109,6 +109,24 @@ def test_what_leaves_the_ring_between_two_takes_is_kept() -> None:
     assert times(update) == list(range(30))
     assert (update.index, update.first_index, index) == (30, 1, 30)
     assert queue.counts["coalesced"] == 29
+
+
+def test_of_the_events_that_have_passed_a_thousand_are_kept_and_then_all_is_listed() -> None:
+    queue = UpdateQueue()
+    for index in range(1, 203):
+        assert not queue.overflowed, index
+        queue.put(updates.parse(line(alloc(index, range(index * 5, index * 5 + 10)))))
+    assert queue.overflowed, "1,005 events have passed"
+    assert len(queue) == 0
+
+
+def test_events_that_have_passed_count_for_the_bound_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(update_queue, "MAX_BYTES", 500_000)
+    queue = UpdateQueue()
+    for identity in range(40):
+        for index in range(1, 6):
+            queue.put(updates.parse(line(alloc(index, range(index * 9, index * 9 + 10), str(identity)))))
+    assert queue.overflowed, "1,440 events take more than the rows"
 
 
 def test_forms_between_which_events_were_lost_are_told_one_after_the_other() -> None:

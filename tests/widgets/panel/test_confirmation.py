@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from allocframe.widgets.panel.confirmation import (
     TASK,
     ActionRequest,
     AllocationState,
+    Confirmation,
     Confirmations,
     NotConfirmed,
     describe,
@@ -22,6 +24,7 @@ from allocframe.widgets.panel.confirmation import (
     nomad_actions,
     objection,
 )
+from allocframe.widgets.panel.execute import execute
 
 ONE = AllocationState.from_json(
     {
@@ -229,3 +232,11 @@ def test_a_signal_is_sent_to_each_task_that_runs_and_a_restart_once() -> None:
     ]
     assert bodies == [{}, {"AllTasks": True}, {"TaskName": "log"}]
     assert nomad_actions(STOP, ONE)[0][1].path == "/v1/allocation/one/stop"
+
+
+def test_an_allocation_whose_index_went_back_has_changed() -> None:
+    read = {"ID": "one", "ClientStatus": "running", "DesiredStatus": "run", "ModifyIndex": 6}
+    restored: Any = SimpleNamespace(_session=SimpleNamespace(read_allocation=lambda _: read))
+    (result,) = execute(restored, Confirmation(STOP, (ONE,), 0.0, 9.0))
+    assert result.outcome == "changed"
+    assert "ModifyIndex: 7 → 6" in result.detail
