@@ -12,9 +12,11 @@ from ._comparisons import (
     AT_ONCE,
     NodeTest,
     OnsetTest,
+    ReturnTest,
     begins_with_placement,
     compare_nodes,
     compare_onsets,
+    compare_returns,
 )
 from ._failures import Case
 from ._groups import GAVE_UP, ONGOING, RECOVERED, STOPPED, Group, Jobs, judge, make_group
@@ -28,7 +30,7 @@ from ._one_job import (
     fails_in_a_telling_way,
 )
 from ._places import where_it_shows
-from ._tables import NEVER
+from ._tables import NEVER, moment
 from ._versions import compare_versions
 from ._words import answered, fault_of_node, shared_thing
 from .finding import SEVERITIES, Thresholds
@@ -69,6 +71,10 @@ def find_causes(
             taken |= set(onset.groups)
             at_once = _one_node_at_once(look, onset, tests)
             incidents.append(_by_node(look, at_once, onset) if at_once else _begun_together(look, onset))
+    usable = [index for index in look.usable if index not in taken | look.deployed]
+    for again in compare_returns(case, jobs, groups, usable, limits):
+        taken |= set(again.groups)
+        incidents.append(_returned_together(look, again))
     for members, what in _sharing_a_thing(look, taken):
         taken |= set(members)
         incidents.append(_by_shared_thing(look, members, what))
@@ -222,6 +228,19 @@ def _begun_together(look: Investigation, onset: OnsetTest) -> Incident:
     node = _one_node(look, onset.groups)
     hypotheses = [cause, *versions, *([node] if node else []), by_mechanism(look, groups[0])]
     return _of_several(look, onset.groups, cause, hypotheses)
+
+
+def _returned_together(look: Investigation, again: ReturnTest) -> Incident:
+    groups = [look.groups[index] for index in again.groups]
+    numbers = {
+        "jobs": [name_of(look, index) for index in again.groups],
+        "times": [moment(time) for time in again.times],
+        "p": again.p,
+    }
+    keys = keys_of(look, np.concatenate([group.rows for group in groups]))
+    evidence = [Evidence("failed together again", numbers, keys), *where_it_shows(look, groups)]
+    cause = Hypothesis("common cause", groups[0].kind, {}, "likely", evidence)
+    return _of_several(look, again.groups, cause, [cause, by_mechanism(look, groups[0])])
 
 
 def _one_node(look: Investigation, members: list[int]) -> Hypothesis | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import comb
+from math import comb, factorial
 
 import numpy as np
 import pandas as pd
@@ -288,3 +288,79 @@ class _Rates:
         u = float(np.exp(np.mean(np.log(shares))))
         chance = k * u ** (k - 1) - (k - 1) * u**k
         return float(min(1.0, comb(len(self._onsets), k) * chance))
+
+
+@dataclass(frozen=True)
+class ReturnTest:
+    """Groups of several jobs that failed together more than once, with a calm between.
+
+    Attributes
+    ----------
+    groups : list of int
+        Positions of the groups.
+    times : list of int
+        When each time began, as far as the rings show.
+    p : float
+        Probability that chance lets so many spells of failures come so close together.
+    """
+
+    groups: list[int]
+    times: list[int]
+    p: float
+
+
+_CALM = 5
+"""A spell of failures is over after so many times the usual gap between two of a task."""
+
+_MOST_SPELLS = 6
+"""Of more spells chance brings some together."""
+
+
+def compare_returns(
+    case: Case, jobs: Jobs, groups: list[Group], usable: list[int], limits: Thresholds
+) -> list[ReturnTest]:
+    """Find groups of different jobs whose failures came in spells, each of them together.
+
+    Each spell of one job falls anywhere in the time that it has been watched, if they are independent: into
+    the `distance` about one of the other's with the probability 2 distance / watched.
+    """
+    spells = {index: _spells(case, groups[index]) for index in usable}
+    by_count: dict[tuple[str, int], list[int]] = {}
+    for index, times in sorted(spells.items(), key=lambda item: item[1]):
+        if 1 < len(times) <= _MOST_SPELLS:
+            by_count.setdefault((groups[index].kind, len(times)), []).append(index)
+
+    def chance(index: int, other: int) -> float:
+        count = len(spells[index])
+        apart = max(abs(a - b) for a, b in zip(spells[index], spells[other], strict=True))
+        since = max(int(jobs.first_created[groups[each].family]) for each in (index, other))
+        share = 2 * max(apart, _CLIENTS_REPORT) / max(case.now - since, 1)
+        return min(1.0, factorial(count) * share**count)
+
+    found: list[ReturnTest] = []
+    for (_, count), members in by_count.items():
+        pairs, taken = comb(len(members), 2), set[int]()
+        for place, index in enumerate(members):
+            near = [each for each in members[place + 1 : place + 1 + _MANY] if each not in taken]
+            tests = {each: min(1.0, pairs * chance(index, each)) for each in near if index not in taken}
+            part = [index, *(each for each, p in tests.items() if p < limits.level)]
+            if len({groups[each].family for each in part}) > 1:
+                taken |= set(part)
+                times = [min(spells[each][n] for each in part) for n in range(count)]
+                found.append(ReturnTest(part, times, max(tests[each] for each in part[1:])))
+    return found
+
+
+def _spells(case: Case, group: Group) -> list[int]:
+    """Return when each spell of a group's failures began, as far as the rings show."""
+    owner, at = (case.failures[name].to_numpy()[group.rows] for name in ("owner", "at"))
+    owner, at = owner[at != NEVER], at[at != NEVER]
+    order = np.lexsort((at, owner))
+    gaps = np.diff(at[order])[np.diff(owner[order]) == 0]
+    if not len(gaps):
+        return []
+    # the calm between two spells is among the gaps: it is long, and rare
+    usual = float(np.quantile(gaps, 0.25))
+    at = np.sort(at)
+    begins: list[int] = at[np.append(True, np.diff(at) > _CALM * usual)].tolist()
+    return begins

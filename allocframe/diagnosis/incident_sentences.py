@@ -406,6 +406,11 @@ _EVIDENCE: dict[str, Any] = {
         f"{count(len(n['jobs']), 'jobs')} began to fail within {span(n['spread'])}: {_list(n['jobs'])} "
         f"(p = {number(n['p'])})."
     ),
+    "failed together again": lambda n: (
+        f"{count(len(n['jobs']), 'jobs')} failed together {len(n['times'])} times "
+        f"({_list([f'{time:%H:%M:%S}' for time in n['times']])} UTC): {_list(n['jobs'])} "
+        f"(p = {number(n['p'])})."
+    ),
     "shared": lambda n: f"The errors of {count(len(n['jobs']), 'jobs')} name {n['what']}.",
     "not deployed": lambda n: f"These had not been deployed before: {_list(n['jobs'])}.",
     "lost with node": lambda n: f"{count(n['lost'], 'allocations')} were lost with {n['node_name']}.",

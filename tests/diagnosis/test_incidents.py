@@ -82,6 +82,12 @@ def test_what_failed_allocations_have_in_common_is_told() -> None:
     )
 
 
+def test_an_outage_that_returns_is_one_incident_and_its_times_are_told() -> None:
+    texts = texts_of("blind/nomad-2.0.5-flaps-twice")
+    (again,) = [text for text in texts if "failed together" in text]
+    assert again.startswith("2 jobs failed together 2 times (12:06:07, 12:06:29 UTC): ")
+
+
 def test_where_a_ring_is_cut_times_are_bounds() -> None:
     """The canary crashed two seconds after each start from its first one on."""
     texts = texts_of("blind/nomad-2.0.5-canary-aborts")
