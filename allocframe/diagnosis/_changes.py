@@ -18,6 +18,9 @@ BEFORE = pd.Timedelta("30min")
 AFTER = pd.Timedelta("10s")
 """Clocks of servers and nodes differ by so much at least."""
 
+STOPPED_NEARBY = pd.Timedelta("1min")
+"""A job of the same namespace that was stopped this long before an incident is shown with it."""
+
 DRAIN = pd.Timedelta("1h")
 """The usual deadline of a drain: what moves later was moved by something else."""
 
@@ -56,17 +59,31 @@ class Ledger:
         self._columns = {str(name): table[name].astype(object).to_numpy() for name in table.columns}
         self._by_job: dict[Job, list[int]] = {}
         self._by_node: dict[str, list[int]] = {}
+        self._stops: dict[str, list[int]] = {}
+        self._submitted, self._stable, self._same_as = _versions(getattr(history, "job_versions", None))
         for place in range(len(table)):
+            if self._has_time_of_older_version(place):
+                continue
             job, node = self._columns["job_id"][place], self._columns["node_name"][place]
+            kind = self._columns["kind"][place]
+            if kind in ("operator stop", "purge") and pd.notna(job):
+                self._stops.setdefault(str(self._columns["namespace"][place]), []).append(place)
             if pd.notna(job):
                 self._by_job.setdefault((str(self._columns["namespace"][place]), str(job)), []).append(place)
             if pd.notna(node):
                 self._by_node.setdefault(str(node), []).append(place)
         self._fields = _fields_by_version(getattr(history, "job_changes", None))
-        self._submitted, self._stable, self._same_as = _versions(getattr(history, "job_versions", None))
         nodes = getattr(history, "nodes", None)
         known = [] if nodes is None else zip(nodes["node_name"], nodes["datacenter"], strict=True)
         self.datacenters = {str(name): str(each) for name, each in known if pd.notna(name) and pd.notna(each)}
+
+    def _has_time_of_older_version(self, place: int) -> bool:
+        """Return whether a row is a version that a rollback brought back, with the time of the old one."""
+        version = self._columns["version_after"][place]
+        if self._columns["kind"][place] != "job version" or pd.isna(version):
+            return False
+        namespace, job = (str(self._columns[name][place]) for name in ("namespace", "job_id"))
+        return bool(self._submitted.get((namespace, job, int(version) - 1), NEVER) > self._at[place])
 
     def submitted_at(self, job: Job, version: int) -> int:
         """Return when a version was submitted, `NEVER` if that is not known."""
@@ -125,6 +142,11 @@ class Ledger:
         mechanism = incident.cause.mechanism or incident.cause.kind
         places = {place for job in jobs for place in self._by_job.get(job, ())}
         places |= {place for node in incident.nodes for place in self._by_node.get(node, ())}
+        # what somebody stopped just then may be what this one needs
+        nearby = (onset - STOPPED_NEARBY).value
+        for namespace in {namespace for namespace, _ in jobs}:
+            stops = self._stops.get(namespace, ())
+            places |= {place for place in stops if nearby <= self._at[place] <= begin.value}
         ranked = []
         for place in sorted(places):
             if not first <= self._at[place] <= last:

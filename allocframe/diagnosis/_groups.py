@@ -208,7 +208,7 @@ def judge(case: Case, jobs: Jobs, groups: list[Group], limits: Thresholds) -> No
         if case.instances.has_runs[group.family]:
             _judge_runs(case, jobs, group, mine, limits)
         else:
-            _judge_instances(group, mine, times, limits)
+            _judge_instances(case, group, mine, times, limits)
 
 
 def _lost_predecessor(case: Case, group: Group) -> bool:
@@ -385,7 +385,28 @@ def _task_states(case: Case, rows: pd.DataFrame, table: pd.DataFrame) -> Array:
     return result
 
 
-def _judge_instances(group: Group, lanes: pd.DataFrame, times: Array, limits: Thresholds) -> None:
+_OVER = 3
+"""A calm of so many times the mean gap between failures is no chance any more (p = 5 %)."""
+
+
+def _goes_on(case: Case, group: Group, lanes: pd.DataFrame, times: Array, limits: Thresholds) -> bool:
+    """Return whether most instances of a job fail, each now and then, and it is not over.
+
+    None of them is in a loop; together they fail all the time.
+    """
+    known = np.sort(times[times != NEVER])
+    live = np.isin(lanes["now"].to_numpy(), (WELL, FAILING)).all()
+    most = len(lanes) > limits.critical_share * max(group.wanted, 1) and len(lanes) > 1
+    if not live or not most or len(known) < 2 * limits.loop_restarts:
+        return False
+    gap = (int(known[-1]) - int(known[0])) / (len(known) - 1)
+    often = gap * len(lanes) <= pd.Timedelta(limits.calm).value
+    # failures that all come at once are one, and it is over
+    at_once = np.median(np.diff(known)) < gap / 10
+    return bool(often and not at_once and case.now - int(known[-1]) <= _OVER * gap)
+
+
+def _judge_instances(case: Case, group: Group, lanes: pd.DataFrame, times: Array, limits: Thresholds) -> None:
     now = lanes["now"].to_numpy()
     bad = now[lanes["bad_now"].to_numpy(dtype=bool)]
     if np.any(np.isin(bad, (FAILING, WAITING))) or lanes["goes_on"].any():
@@ -396,6 +417,9 @@ def _judge_instances(group: Group, lanes: pd.DataFrame, times: Array, limits: Th
         group.state = RECOVERED
     else:
         group.state = STOPPED
+    if group.state == RECOVERED and _goes_on(case, group, lanes, times, limits):
+        group.state, group.severity = ONGOING, "warning"
+        return
     half = limits.critical_share * max(group.wanted, len(lanes) if group.state == STOPPED else 1)
     if group.state in (ONGOING, GAVE_UP):
         # the work itself may be done, and only what cleans up after it has failed

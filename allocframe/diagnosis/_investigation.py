@@ -79,6 +79,8 @@ def describe(look: Investigation, group: Group) -> dict[str, Any]:
     codes = Counter(code for code in rows["code"].tolist() if code != -1)
     signals = Counter(signal for signal in rows["signal"].tolist() if signal > 0)
     run = typical_run(look.case, group)
+    pairs = Counter(zip(rows["code"].tolist(), rows["signal"].tolist(), strict=True)).most_common()
+    exits = [{"exit_code": code, "signal": max(sig, 0), "times": n} for (code, sig), n in pairs if code != -1]
     owners, allocs = rows["owner"], np.unique(rows["alloc"])
     in_groups = np.unique(look.task_groups[allocs])
     tasks = Counter(look.tasks[owners[owners >= 0]].tolist())
@@ -94,6 +96,7 @@ def describe(look: Investigation, group: Group) -> dict[str, Any]:
         "canaries_only": bool(look.canary[allocs].all()),
         "exit_code": next((code for code, _ in codes.most_common(1)), None),
         "exit_codes": sorted(codes),
+        "exits": exits if len(exits) > 1 else None,
         "signal": next((signal for signal, _ in signals.most_common(1)), None),
         "median_run": length_of(run) if bool((rows["run"] >= 0).any()) else None,
         "error": error if group.kind in (*NAMED_ERRORS, "unknown") else None,

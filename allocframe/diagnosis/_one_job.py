@@ -70,7 +70,7 @@ def by_mechanism(look: Investigation, group: Group) -> Hypothesis:
     if group.kind == "unknown":
         evidence = [Evidence("failed without a word", {"failures": group.total, "error": error}, keys)]
         return Hypothesis("unknown", None, subject, "unknown", evidence)
-    exits = {name: facts[name] for name in ("exit_code", "signal", "median_run", "failures")}
+    exits = {name: facts[name] for name in ("exit_code", "signal", "exits", "median_run", "failures")}
     evidence = [Evidence("exits", exits, keys)]
     # who sent a signal is not on record
     confidence = "certain" if group.kind == "crash" else "possible"

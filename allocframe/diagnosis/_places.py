@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..stats import vocabulary
 from ._changes import AFTER
 from ._groups import Group
 from ._investigation import Investigation
@@ -26,6 +27,7 @@ def where_it_shows(look: Investigation, groups: list[Group]) -> Iterator[Evidenc
     )  # fmt: skip
     if well.any():
         yield from _one_datacenter(look, failed, well)
+        yield from _some_nodes(look, groups, failed, well)
         if len(families) == 1:
             yield from _only_new_ones(look, failed, well)
 
@@ -39,6 +41,23 @@ def _one_datacenter(look: Investigation, failed: Array, well: Array) -> Iterator
     if len(bad) == 1 and None not in bad | good and not bad & good:
         numbers = {"datacenter": bad.pop(), "failed": int(failed.sum()), "well": int(well.sum())}
         yield Evidence("only in datacenter", {**numbers, "well_in": sorted(map(str, good))})
+
+
+def _some_nodes(look: Investigation, groups: list[Group], failed: Array, well: Array) -> Iterator[Evidence]:
+    """Yield that the jobs fail on some nodes and run well on others. One node may be a cause of its own."""
+    bad, good = (np.unique(look.case.nodes[mask]) for mask in (failed, well))
+    names = look.case.node_names
+    alone = len(bad) == 1 and sum(len(group.rows) for group in groups) >= look.limits.loop_restarts
+    if not np.isin(bad, good).any() and not alone and (failed.sum() > len(bad) or _everywhere(look, failed)):
+        numbers = {"failed": int(failed.sum()), "nodes": sorted(names[each] for each in bad)}
+        well_on = sorted(names[each] for each in good)
+        yield Evidence("only on nodes", {**numbers, "well": int(well.sum()), "well_on": well_on})
+
+
+def _everywhere(look: Investigation, failed: Array) -> bool:
+    """Return whether these jobs run on every node: then each node tells."""
+    types = look.case.evidence.allocations["job_type"][failed]
+    return bool(types.isin(vocabulary.NODE_BOUND_JOB_TYPES).all())
 
 
 def _only_new_ones(look: Investigation, failed: Array, well: Array) -> Iterator[Evidence]:

@@ -88,6 +88,23 @@ def test_an_outage_that_returns_is_one_incident_and_its_times_are_told() -> None
     assert again.startswith("2 jobs failed together 2 times (12:06:07, 12:06:29 UTC): ")
 
 
+def test_a_deployment_that_failed_without_any_crash_is_no_all_clear() -> None:
+    assert title_of("blind/nomad-2.0.5-hang-then-revert") == (
+        "hang-then-revert/atlas version 1 fails to deploy. "
+        'Nomad says: "Failed due to unhealthy allocations - rolling back to job version 0". It has recovered.'
+    )
+
+
+def test_runs_that_end_in_several_ways_are_counted_apart_and_nodes_are_named() -> None:
+    assert ": signal SIGSEGV (8 times), exit code 1 (7 times), exit code 2 (7 times), about 36.4 s" in (
+        title_of("blind/nomad-2.0.5-twelve-at-random")
+    )
+    assert (
+        "What failed (6 allocations) was on x-1, x-2; 6 allocations on x-3, x-4 run or ended well."
+        in texts_of("blind/nomad-2.0.5-rack-storage")
+    )
+
+
 def test_where_a_ring_is_cut_times_are_bounds() -> None:
     """The canary crashed two seconds after each start from its first one on."""
     texts = texts_of("blind/nomad-2.0.5-canary-aborts")
@@ -396,6 +413,7 @@ def test_runs_of_one_job_are_one_job_and_the_rate_is_of_runs(tmp_path: Path) -> 
     over = [run(n, failed=10 < n < 39) for n in range(40)]
     incident = only(af.diagnose(snapshot(tmp_path, *over)))
     assert (incident.severity, incident.state) == ("warning", "recovered")
+    assert incident.summary.endswith(" Its last run succeeded.")
 
 
 def test_two_groups_whose_names_collide_are_two_instances(tmp_path: Path) -> None:
