@@ -193,8 +193,9 @@ def __getattr__(name: str) -> Any:
     module = _MODULE_OF[name]
     try:
         loaded = importlib.import_module(f".{module}", __name__)
-    except ModuleNotFoundError as error:
+    except (ModuleNotFoundError, MissingExtra) as error:
         needed = _EXTRAS.get(module) or _EXTRAS.get(module.partition(".")[0])
+        # what it imports may lack an extra, too; the one for `name` brings both
         if needed is None or (error.name or "").startswith("allocframe"):
             raise
         extra, needs = needed

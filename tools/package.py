@@ -65,7 +65,7 @@ lacks("report", lambda: af.report(snap, "cluster", output="cluster.html", progre
 import matplotlib
 matplotlib.use("agg")
 af.plots.timeline(snap).figure.savefig("timeline.png")
-lacks("report", lambda: af.report(snap, "cluster", output="cluster.html", progress=False))
+assert af.report(snap, "cluster", output="cluster.html", progress=False)
 """,
     "exec": "import websockets.sync.client\nlacks('widgets', lambda: af.Terminal)",
     "widgets": "assert af.ControlPanel and af.Terminal and af.timeline(snap).data",

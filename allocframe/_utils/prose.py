@@ -46,6 +46,23 @@ def span(length: pd.Timedelta) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def percent(share: float) -> str:
+    """Return a share as people write availability: 99.990 %, 87.1 %, 0 %.
+
+    Examples
+    --------
+    >>> from allocframe._utils.prose import percent
+    >>> percent(0.9999), percent(0.871), percent(0.0), percent(0.99999999)
+    ('99.990 %', '87.1 %', '0 %', 'over 99.999 %')
+    """
+    value = 100 * share
+    if value in (0, 100):
+        return f"{value:.0f} %"
+    if value > 99.9995:
+        return "over 99.999 %"
+    return f"{value:.3f} %" if value >= 99 else f"{value:.1f} %"
+
+
 def markdown(value: object) -> str:
     """Return `value` as Markdown that shows it literally, without elements, emphasis or links."""
     text = html.escape(_MARKUP.sub(r"\\\1", visible(value)), quote=False)

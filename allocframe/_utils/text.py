@@ -42,4 +42,4 @@ def without_formula(column: pd.Series[Any]) -> pd.Series[Any]:
     return safe.where(pd.Series(codes >= 0, index=column.index))
 
 
-_FORMULA = r"[\s ]*[=+\-@\t\r\n＝＋－＠]|[\t\r\n]"
+_FORMULA = r"[\s ]*[=+\-@\t\r\n＝＋－＠]"

@@ -4,10 +4,9 @@ from ..errors import MissingExtra
 
 try:
     from .archive import Archive
-except ModuleNotFoundError as error:
-    if error.name != "deltalake":
+except ModuleNotFoundError as _error:
+    if _error.name != "deltalake":
         raise
-    needed = "allocframe.archive needs deltalake: pip install 'allocframe[archive]'"
-    raise MissingExtra(needed) from error
+    raise MissingExtra("allocframe.archive needs deltalake: pip install 'allocframe[archive]'") from _error
 
 __all__ = ["Archive"]

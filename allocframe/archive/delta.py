@@ -95,14 +95,18 @@ class DeltaTables:
                 table = DeltaTable(self.uri(name), storage_options=self._options)
             except TableNotFoundError as error:
                 raise FileNotFoundError(f"there is no archive in {self.location}") from error
-        version = table.metadata().configuration.get(_VERSION) or "0"
-        if not re.fullmatch(r"\d{1,9}", version, re.ASCII):
-            raise DecodeError(f"{self.location}: {name} has no valid schema version", file=name)
-        if int(version) > VERSION:
+        if self.schema_version(table) > VERSION:
             raise DecodeError(
                 f"{self.location} was written by a newer allocframe. Upgrade to read it", file=name
             )
         return table
+
+    def schema_version(self, table: DeltaTable) -> int:
+        """Return the version of the schema that a table was last written with."""
+        version = table.metadata().configuration.get(_VERSION) or "0"
+        if not re.fullmatch(r"\d{1,9}", version, re.ASCII):
+            raise DecodeError(f"{self.location}: a table has no valid schema version", file=table.table_uri)
+        return int(version)
 
     def _torn_file(self, name: str, *, with_data: bool = False) -> Path | None:
         """Return the newest commit of a local table, or its newest checkpoint, if a power loss cut it.
@@ -160,7 +164,7 @@ class DeltaTables:
     def exists(self, name: str) -> bool:
         """Return whether a table exists. Those of a history do not, until something was recorded."""
         if self.folder is not None:
-            return any((self.folder / name / "_delta_log").glob("*.json"))
+            return len(list((self.folder / name / "_delta_log").glob("*.json"))) > 0
         if name not in self._existing:
             # Not `is_deltatable`: it holds up every thread of the process until the store has answered.
             try:
@@ -190,7 +194,7 @@ class DeltaTables:
                         raise_if_key_not_exists=False,
                     )  # fmt: skip
                 table = self.open(name)
-                if table.metadata().configuration.get(_VERSION) != str(VERSION):
+                if self.schema_version(table) != VERSION:
                     table.alter.set_table_properties(dict(_CONFIGURATION), raise_if_not_exists=False)
                 self._sync(name, 0, table.version())
             if self.folder:
@@ -330,12 +334,15 @@ def _is_json(file: Path) -> bool:
 def _is_hint(file: Path) -> bool:
     """Return whether the name of the last checkpoint is whole, and the checkpoint is there."""
     try:
-        version = json.loads(file.read_bytes())["version"]
+        text = file.read_bytes()
+        version = json.loads(text)["version"]
+        if isinstance(version, int) and list(file.parent.glob(f"{version:020d}.checkpoint*.parquet")):
+            return True
+        return file.read_bytes() != text  # another process has just made a newer one
     except FileNotFoundError:
         return True
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return False
-    return any(file.parent.glob(f"{version:>020}.checkpoint*.parquet"))
 
 
 def _is_commit(file: Path) -> bool:
@@ -344,7 +351,9 @@ def _is_commit(file: Path) -> bool:
         return False
     root = file.parent.parent
     # What somebody forged is no power loss: delta-rs, or `sources`, refuses it.
-    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, FileNotFoundError):
+    with contextlib.suppress(
+        ValueError, TypeError, KeyError, AttributeError, RecursionError, FileNotFoundError
+    ):
         for action in map(json.loads, file.read_text().splitlines()):
             if (added := action.get("add")) is not None:
                 path = root / unquote(added["path"])

@@ -22,7 +22,7 @@ from ..tables import HISTORY, TABLES
 from ..tables.task_states import MAX_EVENTS
 from .checkpoint import read_state
 from .delta import CommitConflict, DeltaTables
-from .schema import STORED, VERSION, Stored
+from .schema import STORED, Stored
 from .views import (
     Connection,
     derive,
@@ -173,7 +173,7 @@ def info(tables: DeltaTables) -> dict[str, Any]:
     recorders = state.recorders
     return {
         "archive": tables.location,
-        "schema_version": VERSION,
+        "schema_version": tables.schema_version(tables.open("snapshots")),
         "last_seen_at": state.at.isoformat() if state.at is not None else None,
         "index": state.index,
         "live": len(state.live),

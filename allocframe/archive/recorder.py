@@ -437,7 +437,8 @@ def _joined(first: HistoryChange | None, second: HistoryChange | None) -> Histor
         name: pd.concat([change.frames[name] for change in (first, second) if name in change.frames])
         for name in {**first.frames, **second.frames}
     }
-    return HistoryChange(second.at, frames, first.gap_since or second.gap_since, second.notes)
+    notes = tuple(dict.fromkeys([*first.notes, *second.notes]))
+    return HistoryChange(second.at, frames, first.gap_since or second.gap_since, notes)
 
 
 def _rows(change: Change) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +19,12 @@ Clusters = Annotated[
     Path | None,
     typer.Option("--clusters", metavar="FILE", help="TOML file of several clusters, one table for each."),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")]
+
+
+def print_json(value: Any) -> None:
+    """Print facts for a program. Everything but ASCII is escaped, so that no name controls a terminal."""
+    print(json.dumps(value, indent=1))
 
 
 def load_fleet(address: str | None, clusters: Path | None) -> Fleet | None:

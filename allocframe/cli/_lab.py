@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,9 @@ from ..errors import MissingExtra
 from ..reports import NOTEBOOKS
 
 FOLDER = Path("allocframe-notebooks")
+DEMO = "ALLOCFRAME_DEMO"
+"""Tells the notebooks that the cluster of NOMAD_ADDR is a simulated one, on which they may act."""
+
 _EXIT_TIMEOUT = 10.0
 
 
@@ -28,7 +33,24 @@ def open_lab(address: str, token: str, *, browser: bool) -> None:
         raise MissingExtra("demo --lab needs jupyterlab: pip install 'allocframe[lab]'")
     _copy_notebooks()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NOMAD_")}
-    environment |= {"NOMAD_ADDR": address, "NOMAD_TOKEN": token}
+    environment |= {"NOMAD_ADDR": address, "NOMAD_TOKEN": token, DEMO: "1"}
+    with tempfile.TemporaryDirectory(prefix="allocframe-lab-") as settings:
+        paths = [settings, *filter(None, [environment.get("JUPYTER_CONFIG_PATH")])]
+        environment["JUPYTER_CONFIG_PATH"] = os.pathsep.join(paths)
+        _disable_news(Path(settings))
+        _run_lab(environment, browser=browser)
+
+
+def _disable_news(settings: Path) -> None:
+    """Keep JupyterLab from asking whether to show news, in a box that covers the notebook."""
+    page = settings / "labconfig" / "page_config.json"
+    page.parent.mkdir()
+    page.write_text(
+        json.dumps({"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}})
+    )
+
+
+def _run_lab(environment: dict[str, str], *, browser: bool) -> None:
     command = [
         sys.executable,
         "-m",
@@ -37,7 +59,6 @@ def open_lab(address: str, token: str, *, browser: bool) -> None:
         f"--ServerApp.root_dir={FOLDER.resolve()}",
         f"--ServerApp.open_browser={browser}",
         "--LabApp.default_url=/lab/tree/01_first_look.ipynb",
-        "--LabApp.news_url=None",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         *(["--allow-root"] if os.geteuid() == 0 else []),
     ]
@@ -54,9 +75,15 @@ def open_lab(address: str, token: str, *, browser: bool) -> None:
 def _copy_notebooks() -> None:
     """Copy the notebooks that are not there yet. Existing ones are left alone: they may have been edited."""
     FOLDER.mkdir(exist_ok=True)
+    docs = NOTEBOOKS.resolve().parent / "docs"
+    if has_docs := docs.is_dir():  # in a clone; JupyterLab opens nothing outside its folder
+        ignored = shutil.ignore_patterns("*.py", "_*")
+        shutil.copytree(docs, FOLDER / "docs", dirs_exist_ok=True, ignore=ignored)
     for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
-        if not (FOLDER / notebook.name).exists():
-            shutil.copyfile(notebook, FOLDER / notebook.name)
+        copy = FOLDER / notebook.name
+        if not copy.exists():
+            text = notebook.read_text(encoding="utf-8")
+            copy.write_text(text.replace("](../docs/", "](docs/") if has_docs else text, encoding="utf-8")
     print(
         f"The notebooks are copies in {FOLDER}/. Press Ctrl-C to end JupyterLab and the simulated cluster.",
         file=sys.stderr,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -26,10 +27,24 @@ def check_output(output: Path | None) -> None:
         raise ConfigError(f"--output {output}: there is no folder {output.parent}")
 
 
-def write_snapshot(snap: Snapshot, output: Path) -> None:
-    """Write a snapshot in the format of the file name's suffix."""
+def write_snapshot(snap: Snapshot, output: Path | None) -> str | None:
+    """Write a snapshot in the format of the file name's suffix; return where, or None without a name."""
+    if output is None:
+        return None
     write = {".allocframe": snap.save, ".parquet": snap.to_parquet, ".csv": snap.to_csv}[output.suffix]
-    print(f"\nsaved to {write(output)}")
+    return str(write(output))
+
+
+def summarize(snap: Snapshot) -> dict[str, Any]:
+    """Return what `print_summary` prints, and more, as plain JSON."""
+    statuses = snap.sql("SELECT client_status, count(*) AS n FROM allocations GROUP BY 1 ORDER BY 2 DESC, 1")
+    return {
+        "info": snap.info,
+        "rows": {name: count for name, count in snap._counts.items() if name != "truncated"},
+        "statuses": {str(row[0]): int(row[1]) for row in statuses.dropna().itertuples(index=False)},
+        "history_notes": [] if snap.history is None else list(snap.history.notes),
+        "diagnosis": diagnose(snap).to_dict(),
+    }
 
 
 def print_summary(snap: Snapshot) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 import typer
 
 from .._utils.text import visible
-from ._app import app, print_help
+from ._app import AsJson, app, print_help, print_json
 from ._summary import print_table
 
 if TYPE_CHECKING:
@@ -25,9 +25,12 @@ Place = Annotated[str, typer.Argument(metavar="DIR", help="The archive's folder 
 
 
 @commands.command()
-def info(place: Place) -> None:
+def info(place: Place, as_json: AsJson = False) -> None:
     """Print the recorders, times, gaps and sizes of an archive."""
     info = _open_archive(place).info
+    if as_json:
+        print_json(info)
+        return
     print(f"{visible(place)}, schema version {info['schema_version']}")
     print(f"last seen {info['last_seen_at'] or 'never'}: {info['live']:,} allocations")
     recorders = pd.DataFrame(info["recorders"].items(), columns=["recorder", "last seen"])
@@ -38,24 +41,25 @@ def info(place: Place) -> None:
 
 
 @commands.command()
-def compact(place: Place) -> None:
+def compact(place: Place, as_json: AsJson = False) -> None:
     """Rewrite days of many small files, without duplicate rows. Readers and recorders can keep running."""
     archive = _open_archive(place)
     before = _size(archive)
     archive.compact()
-    print(f"{before} before, {_size(archive)} now")
+    _print_sizes(before, _size(archive), as_json)
 
 
 @commands.command()
 def retain(
     place: Place,
     days: Annotated[int, typer.Option(min=1, help="Days to keep, counted back from the last observation.")],
+    as_json: AsJson = False,
 ) -> None:
     """Remove older days, except for data of allocations that still exist."""
     archive = _open_archive(place)
     before = _size(archive)
     archive.retain(days)
-    print(f"{before} before, {_size(archive)} now")
+    _print_sizes(before, _size(archive), as_json)
 
 
 def _open_archive(place: str) -> Archive:
@@ -64,7 +68,14 @@ def _open_archive(place: str) -> Archive:
     return Archive(place)
 
 
-def _size(archive: Archive) -> str:
+def _size(archive: Archive) -> dict[str, int]:
     tables = archive.info["tables"].values()
-    files, size = sum(table["files"] for table in tables), sum(table["bytes"] for table in tables)
-    return f"{files:,} files of {size / 1e6:,.1f} MB"
+    return {name: sum(table[name] for table in tables) for name in ("files", "bytes")}
+
+
+def _print_sizes(before: dict[str, int], now: dict[str, int], as_json: bool) -> None:
+    if as_json:
+        print_json({"before": before, "now": now})
+        return
+    texts = [f"{size['files']:,} files of {size['bytes'] / 1e6:,.1f} MB" for size in (before, now)]
+    print(f"{texts[0]} before, {texts[1]} now")

@@ -43,7 +43,7 @@ def demo(
             client.snapshot(namespace="*", history=True) as snap,
         ):
             print_summary(snap)
-            write_snapshot(snap, output)
+            print(f"\nsaved to {write_snapshot(snap, output)}")
             _write_postmortem(snap, output)
     print(
         "\nThe same for your own cluster:\n"

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from ..client.client import Client
-from ._app import Address, Clusters, app, load_fleet
-from ._summary import check_output, print_summary, write_snapshot
+from ._app import Address, AsJson, Clusters, app, load_fleet, print_json
+from ._summary import check_output, print_summary, summarize, write_snapshot
 
 Output = Annotated[
     Path | None,
@@ -52,6 +52,7 @@ def fetch(
             help="Exit with 1 if no allocation is visible, or the token may not read all of --history.",
         ),
     ] = False,
+    as_json: AsJson = False,
     address: Address = None,
     clusters: Clusters = None,
 ) -> None:
@@ -79,9 +80,12 @@ def fetch(
             history=history,
         ) as snap,
     ):
-        print_summary(snap)
-        if output is not None:
-            write_snapshot(snap, output)
+        if as_json:
+            print_json({**summarize(snap), "saved_to": write_snapshot(snap, output)})
+        else:
+            print_summary(snap)
+            if saved := write_snapshot(snap, output):
+                print(f"\nsaved to {saved}")
         # So that scripts notice a missing cluster. What was fetched is saved all the same.
         is_short = not len(snap) or bool(snap.history is not None and snap.history.notes)
         if not snap.info["complete"] or (strict and is_short):

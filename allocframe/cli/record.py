@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -15,11 +16,13 @@ from .._utils.text import visible
 from ..client.client import Client
 from ..client.fleet import Fleet
 from ..errors import AllocframeError, ConfigError
-from ._app import Address, Clusters, app, load_fleet
+from ._app import Address, AsJson, Clusters, app, load_fleet, print_json
 from ._live_status import LiveStatus, stop_on_signal
 
 ALIVE_WITHIN = pd.Timedelta(minutes=10)
 """A recorder that was last seen earlier has stopped, or cannot watch or write."""
+
+_MOST_SHOWN = 5
 
 
 @app.command()
@@ -40,6 +43,7 @@ def record(
     name: Annotated[
         str | None, typer.Option(help="Name of this recorder in the archive. By default, the host name.")
     ] = None,
+    as_json: AsJson = False,
     address: Address = None,
     clusters: Clusters = None,
 ) -> None:
@@ -50,6 +54,8 @@ def record(
 
     Example: allocframe record --archive /var/lib/nomad-archive
     """
+    if as_json and not (once or status):
+        raise ConfigError("--json needs --status or --once: a recorder that goes on has nothing to print")
     # It runs for months: memory that one thread frees must serve the others.
     share_heaps()
     fleet = load_fleet(address, clusters)
@@ -57,24 +63,35 @@ def record(
         "namespace": namespace, "interval": interval, "stream": stream, "history": history, "name": name,
     }  # fmt: skip
     if fleet is not None:
-        raise typer.Exit(_record_fleet(fleet, archive, once=once, status=status, **settings))
+        raise typer.Exit(_record_fleet(fleet, archive, once=once, status=status, as_json=as_json, **settings))
     destination = _open_archive(archive)
     if status:
-        raise typer.Exit(_print_status(destination))
+        state = _status(archive, destination)
+        if as_json:
+            print_json(state)
+        else:
+            _print_status(state)
+        raise typer.Exit(0 if state["alive"] else 1)
     from ..archive.recorder import Recorder
 
     live_status = LiveStatus()
     with Client(address) as client:
         recorder = Recorder(client, destination, **settings, say=live_status.print)
         if once:
-            live_status.print(_describe(recorder.once()))
+            totals = dataclasses.asdict(recorder.once())
+            if as_json:
+                print_json(totals)
+            else:
+                live_status.print(_describe(totals))
             return
         # An empty name: with one cluster, the status line needs none.
         with stop_on_signal({"": recorder}, live_status) as stop:
             recorder.run(stop)
 
 
-def _record_fleet(fleet: Fleet, archive: str, *, once: bool, status: bool, **settings: Any) -> int:
+def _record_fleet(
+    fleet: Fleet, archive: str, *, once: bool, status: bool, as_json: bool, **settings: Any
+) -> int:
     """Record each cluster into its own archive, or print its status. Return the exit code."""
     from ..archive.recorder import Recorder, run_all
 
@@ -83,38 +100,49 @@ def _record_fleet(fleet: Fleet, archive: str, *, once: bool, status: bool, **set
         folder = archive.rstrip("/") if archive.strip() else ""
         archives = {name: _open_archive(folder and f"{folder}/{name}") for name in fleet.clients}
         if status:
-            return max([_print_cluster_status(name, archive) for name, archive in archives.items()])
+            states = {name: _status(f"{folder}/{name}", each) for name, each in archives.items()}
+            if as_json:
+                print_json({"clusters": states})
+            for name, state in ({} if as_json else states).items():
+                print(f"cluster        {visible(name)}")
+                _print_status(state)
+            return 0 if all(state["alive"] for state in states.values()) else 1
         recorders = {
             name: Recorder(client, archives[name], **settings, say=live_status.printer(name))
             for name, client in fleet.clients.items()
         }
         if once:
-            return _record_once(recorders, live_status)
+            return _record_once(recorders, live_status, as_json=as_json)
         with stop_on_signal(recorders, live_status) as stop:
             run_all(recorders, stop)
     return 0
 
 
-def _record_once(recorders: Mapping[str, Any], live_status: LiveStatus) -> int:
+def _record_once(recorders: Mapping[str, Any], live_status: LiveStatus, *, as_json: bool) -> int:
     """List every cluster once, all at the same time. Return 1 if one could not be listed."""
 
-    def record_one(name: str) -> int:
+    def record_one(name: str) -> dict[str, Any]:
         print_message = live_status.printer(name)
         try:
-            print_message(_describe(recorders[name].once()))
+            totals = dataclasses.asdict(recorders[name].once())
         except (AllocframeError, OSError) as error:
             print_message(f"not recorded: {error}")
-            return 1
-        return 0
+            return {"error": visible(error)}
+        if not as_json:
+            print_message(_describe(totals))
+        return totals
 
     with ThreadPoolExecutor(len(recorders), "allocframe-once") as pool:
-        return max(pool.map(record_one, recorders))
+        totals = dict(zip(recorders, pool.map(record_one, recorders), strict=True))
+    if as_json:
+        print_json({"clusters": totals})
+    return int(any("error" in each for each in totals.values()))
 
 
-def _describe(totals: Any) -> str:
+def _describe(totals: Mapping[str, Any]) -> str:
     return (
-        f"{totals.added:,} new, {totals.changed:,} changed, {totals.removed:,} removed, "
-        f"{totals.new_events:,} new events"
+        f"{totals['added']:,} new, {totals['changed']:,} changed, {totals['removed']:,} removed, "
+        f"{totals['new_events']:,} new events"
     )
 
 
@@ -126,39 +154,54 @@ def _open_archive(place: str) -> Any:
     return Archive(place)
 
 
-def _print_cluster_status(name: str, archive: Any) -> int:
-    print(f"cluster        {visible(name)}")
-    return _print_status(archive)
-
-
-def _print_status(archive: Any) -> int:
-    """Print what the archive holds. Return 0 if a recorder is alive, else 1."""
+def _status(place: str, archive: Any) -> dict[str, Any]:
+    """Return what an archive holds and whether a recorder is alive, as plain JSON."""
     state = archive.state()
     if state.at is None:
-        print("nothing recorded yet: no archive, or an empty one")
-        return 1
+        return {"archive": place, "recorded_until": None, "recorders": [], "alive": False}
     now = pd.Timestamp(datetime.now(UTC))
     info = archive.info
-    tables, gaps = info["tables"], [gap for gap in info["gaps"] if gap["since"]]
-    size, files = (sum(table[key] for table in tables.values()) for key in ("bytes", "files"))
-    first_day = tables["snapshots"]["first_day"]
-    print(f"archive        {visible(archive)}")
-    print(f"recorded       from {first_day} to {state.at:%Y-%m-%d %H:%M:%S} UTC, index {state.index}")
-    print(f"holds          {tables['events']['rows']:,} events, {len(state.live):,} current allocations")
-    print(f"size           {size / 1e6:,.1f} MB in {files:,} files")
-    print(f"gaps           {len(gaps):,}")
-    for gap in gaps[-5:]:
+    tables = info["tables"]
+    recorders = [
+        {
+            "name": str(each.recorder),
+            "last_seen_at": each.seen_at.isoformat(),
+            "alive": bool(now - each.seen_at < ALIVE_WITHIN),
+        }
+        for each in state.recorders.itertuples()
+    ]
+    return {
+        "archive": place,
+        "recorded_from": tables["snapshots"]["first_day"],
+        "recorded_until": state.at.isoformat(),
+        "index": state.index,
+        "events": tables["events"]["rows"],
+        "allocations": len(state.live),
+        **{key: sum(table[key] for table in tables.values()) for key in ("bytes", "files")},
+        "gaps": [gap for gap in info["gaps"] if gap["since"]],
+        "recorders": recorders,
+        "alive": any(each["alive"] for each in recorders[-_MOST_SHOWN:]),
+    }
+
+
+def _print_status(status: Mapping[str, Any]) -> None:
+    """Print a status for people."""
+    if status["recorded_until"] is None:
+        print("nothing recorded yet: no archive, or an empty one")
+        return
+    print(f"archive        {visible(status['archive'])}")
+    until = _format(status["recorded_until"])
+    print(f"recorded       from {status['recorded_from']} to {until} UTC, index {status['index']}")
+    print(f"holds          {status['events']:,} events, {status['allocations']:,} current allocations")
+    print(f"size           {status['bytes'] / 1e6:,.1f} MB in {status['files']:,} files")
+    print(f"gaps           {len(status['gaps']):,}")
+    for gap in status["gaps"][-_MOST_SHOWN:]:
         print(f"               {_format(gap['since'])} to {_format(gap['until'])}: {visible(gap['reason'])}")
-    alive = False
-    for recorder in state.recorders.tail(5).itertuples():
-        recent = now - recorder.seen_at < ALIVE_WITHIN
-        alive = alive or recent
-        status = "alive" if recent else "silent"
+    for each in status["recorders"][-_MOST_SHOWN:]:
         print(
-            f"recorder       {visible(recorder.recorder)}: {status}, "
-            f"last seen {recorder.seen_at:%Y-%m-%d %H:%M:%S} UTC"
+            f"recorder       {visible(each['name'])}: {'alive' if each['alive'] else 'silent'}, "
+            f"last seen {_format(each['last_seen_at'])} UTC"
         )
-    return 0 if alive else 1
 
 
 def _format(time: str) -> str:

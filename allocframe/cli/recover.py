@@ -10,8 +10,8 @@ import typer
 from ..errors import ConfigError
 from ..recovery.recover import recover as recover_paths
 from ..reports import report as write_report
-from ._app import app
-from ._summary import check_output, print_summary, write_snapshot
+from ._app import AsJson, app, print_json
+from ._summary import check_output, print_summary, summarize, write_snapshot
 from .fetch import Output
 from .report import Job
 
@@ -38,6 +38,7 @@ def recover(
     nomad: Annotated[
         Path | None, typer.Option(help="The nomad program that reads folders; by default, the one on PATH.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Recover what Nomad's servers still hold: purged jobs, collected allocations and events beyond ten.
 
@@ -52,14 +53,22 @@ def recover(
     if archive is not None and archive.is_file():
         raise ConfigError(f"--archive {archive} must be a folder, and is a file")
     with recover_paths(*paths, nomad=nomad) as snap:
-        print_summary(snap)
-        if output is not None:
-            write_snapshot(snap, output)
-        if postmortem is not None:
-            print(f"\nwritten to {write_report(snap, 'postmortem', output=postmortem, job=job)}")
+        if not as_json:
+            print_summary(snap)
+        saved = write_snapshot(snap, output)
+        if saved and not as_json:
+            print(f"\nsaved to {saved}")
+        written = None if postmortem is None else write_report(snap, output=postmortem, job=job)
+        if written and not as_json:
+            print(f"\nwritten to {written}")
         if archive is not None:
             from ..archive.archive import Archive
 
             Archive(archive).append(snap)
             history = ", with what had changed in jobs and nodes" if snap.history is not None else ""
-            print(f"\nadded to {archive}{history}")
+            if not as_json:
+                print(f"\nadded to {archive}{history}")
+        if as_json:
+            facts = summarize(snap)
+            places = {"saved_to": saved, "postmortem": written, "archive": archive}
+            print_json({**facts, **{name: place and str(place) for name, place in places.items()}})

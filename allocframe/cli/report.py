@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import pandas as pd
 import typer
 
+from .._utils.prose import count
 from .._utils.text import visible
 from ..client.client import Client
 from ..errors import ConfigError
@@ -133,6 +136,10 @@ def cluster(
     ] = None,
     job: Job = None,
     redact: Redact = False,
+    usage: Annotated[
+        bool,
+        typer.Option("--usage", help="Measure what tasks use, from the cluster of NOMAD_ADDR: rightsizing."),
+    ] = False,
     slo: Slo = None,
 ) -> None:
     """Write how the cluster is doing: availability, error budgets, failures, deployments, nodes, what to do.
@@ -142,8 +149,25 @@ def cluster(
     Example: allocframe report cluster --from monday.allocframe -o monday.html
     """
     with _open_source(source, archive, cluster) as snap:
-        path = write_report(snap, "cluster", output=output, job=job, days=days, redact=redact, slo=slo)
+        samples = _measure(snap, job) if usage else None
+        path = write_report(
+            snap, "cluster", output=output, job=job, days=days, redact=redact, slo=slo, usage=samples
+        )
     print(f"written to {path}")
+
+
+def _measure(source: Snapshot | Archive, job: str | None) -> pd.DataFrame:
+    """Return what the running tasks use now, of one job if it is given; warn of those that are missing."""
+    with Client() as client, contextlib.ExitStack() as stack:
+        live = source if isinstance(source, Snapshot) else None
+        if live is None:
+            live = stack.enter_context(client.snapshot(namespace="*", task_states=False))
+        usage = client.usage(live if job is None else live.filter(job_id=job))
+    if missing := usage.errors["alloc_id"].nunique():
+        reason = visible(usage.errors["error"].iloc[0])
+        text = f"the use of {count(missing, 'allocations')} could not be measured: {reason}"
+        warnings.warn(text, stacklevel=2)
+    return usage.samples
 
 
 @contextlib.contextmanager

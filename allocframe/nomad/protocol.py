@@ -34,7 +34,7 @@ _READS = re.compile(
     r"|acl/policy/[A-Za-z0-9-]{1,128}|acl/role/[0-9a-f-]{36}"
     r"|allocation/[0-9a-f-]{36}|client/fs/logs/[0-9a-f-]{36}|client/allocation/[0-9a-f-]{36}/stats)"
 )
-_CONFLICT = ("not running", "alloc that should not run")
+_CONFLICT = ("not running", "alloc that should not run", "exec not possible")
 _UNKNOWN_TASK = re.compile(r"Could not find task runner|[Tt]ask not found|unknown task name")
 
 NOT_VISIBLE = "It was removed, is in another region, or is hidden from this token"

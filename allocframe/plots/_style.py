@@ -81,6 +81,20 @@ def use_time_axis(ax: Axes) -> None:
     ax.set_xlabel("time (UTC)")
 
 
+def write_title(ax: Axes, answer: str, not_shown: str = "") -> None:
+    """Write the title, which answers; below it, what the plot leaves out, such as "3 smaller rows"."""
+    ax.set_title(answer + (f"\n{not_shown} not shown" if not_shown else ""), loc="left", fontsize=11)
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration for ticks and titles, with three digits at most."""
+    if seconds < 1:
+        return f"{1000 * seconds:.3g} ms" if seconds else "0"
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 3600 else f"{seconds / 3600:.3g} h"
+
+
 def strip_frame(ax: Axes, *, grid: str = "x") -> None:
     """Remove the frame's top and right, and draw a pale grid below the data."""
     for side in ("top", "right"):
@@ -156,4 +170,6 @@ def draw_empty(ax: Axes, message: str) -> Axes:
     ax.text(0.5, 0.5, message, ha="center", va="center", transform=ax.transAxes, color=GREY)
     ax.set_xticks([])
     ax.set_yticks([])
+    for side in ax.spines.values():
+        side.set_visible(False)
     return ax

@@ -7,7 +7,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from .._utils.prose import count
-from ._style import BLUE, GREY, RED, axes, draw_empty, joined, label, require_table, strip_frame
+from ._style import (
+    BLUE,
+    GREY,
+    RED,
+    axes,
+    draw_empty,
+    joined,
+    label,
+    require_table,
+    strip_frame,
+    write_title,
+)
 
 MAX_ROWS = 25
 
@@ -54,9 +65,8 @@ def error_budget(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.set_xlabel("error budget used")
     target, noun = float(known["target"].iloc[0]), " ".join(keys).removesuffix("_id").replace("_", " ")
     spent_of_all = f"{int((known['used'] > 1).sum()):,} of {count(len(known), f'{noun}s')}"
-    ax.set_title(
-        f"{spent_of_all} spent their error budget (target {100 * target:.6g} %)", loc="left", fontsize=11
-    )
+    whose = "its" if len(known) == 1 else "their"
+    write_title(ax, f"{spent_of_all} spent {whose} error budget (target {100 * target:.6g} %)")
     strip_frame(ax)
     return ax
 

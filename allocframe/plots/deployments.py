@@ -20,6 +20,7 @@ from ._style import (
     require_table,
     strip_frame,
     use_time_axis,
+    write_title,
 )
 
 MAX_ROWS = 25
@@ -82,11 +83,10 @@ def deployments(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.set_ylim(len(order) - 0.4, -0.6)
     ended = known[~known["open"]]
     hidden = len(jobs) - len(order)
-    ax.set_title(
-        f"{int(ended['bad'].sum()):,} of {count(len(ended), 'deployments')} failed"
-        + (f"\n{count(hidden, 'jobs')} with fewer not shown" if hidden else ""),
-        loc="left",
-        fontsize=11,
+    write_title(
+        ax,
+        f"{int(ended['bad'].sum()):,} of {count(len(ended), 'deployments')} failed",
+        f"{count(hidden, 'jobs')} with fewer" if hidden else "",
     )
     margin = max(0.05 * float(end.max() - begin.min()), 1 / 1440)
     ax.set_xlim(begin.min() - margin, end.max() + margin)

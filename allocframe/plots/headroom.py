@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ._style import BLUE, GREY, RED, axes, draw_empty, label, require_table, strip_frame
+from .._utils.prose import count
+from ._style import BLUE, GREY, RED, axes, draw_empty, label, require_table, strip_frame, write_title
 
 MAX_ROWS = 25
 _NAMES = {"memory": "memory", "cpu": "CPU"}
@@ -69,11 +70,7 @@ def headroom(
         f"{spent:,} of {len(measured):,} rows use more {_NAMES[resource]} than they reserve, "
         f"{idle:,} less than a quarter"
     )
-    ax.set_title(
-        answer + (f"\n{hidden:,} rows with more headroom not shown" if hidden else ""),
-        loc="left",
-        fontsize=11,
-    )
+    write_title(ax, answer, f"{count(hidden, 'rows')} with more headroom" if hidden else "")
     strip_frame(ax)
     return ax
 

@@ -6,7 +6,19 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ._style import LEGEND, axes, colours_of_curves, draw_empty, joined, label, require_table, strip_frame
+from .._utils.prose import count
+from ._style import (
+    LEGEND,
+    axes,
+    colours_of_curves,
+    draw_empty,
+    format_seconds,
+    joined,
+    label,
+    require_table,
+    strip_frame,
+    write_title,
+)
 
 MAX_ROWS = 20
 _WHOLE = "received to started"
@@ -57,28 +69,25 @@ def start_latency(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         y = part["row"].map(rows).to_numpy(float) + offsets[number]
         colour = colours[number % len(colours)]
         ax.hlines(y, part["median"], part["high"], color=colour, linewidth=2, alpha=0.6)
-        ax.scatter(part["median"], y, color=colour, s=18, zorder=3, label=phase)
+        # phases inside the start are named after the event they begin with
+        name = f"after {phase}" if phase[0].isupper() else phase
+        ax.scatter(part["median"], y, color=colour, s=18, zorder=3, label=name)
     ax.set_xscale("log")
-    ax.xaxis.set_major_formatter(lambda seconds, _: _format_seconds(seconds))
+    ax.xaxis.set_major_formatter(lambda seconds, _: format_seconds(seconds))
     ax.set_xlabel("time")
     ax.set_yticks(range(len(order)), [label(name) for name in order], fontsize=8)
     ax.set_ylim(len(order) - 0.4, -0.6)
     slowest = whole.iloc[0]
     hidden = whole["row"].nunique() - len(order)
-    ax.set_title(
-        f"{label(order[0])} takes longest to start: {_format_seconds(slowest['median'])} (median)"
-        + (f"\n{hidden:,} faster rows not shown" if hidden else ""),
-        loc="left",
-        fontsize=11,
+    lasts = format_seconds(slowest["median"])
+    alike = len(order) > 1 and whole["median"].nunique() == 1
+    write_title(
+        ax,
+        f"All rows take {lasts} (median) to start, once received"
+        if alike
+        else f"{label(order[0])} takes longest to start, once received: {lasts} (median)",
+        count(hidden, "other rows") if hidden else "",
     )
     strip_frame(ax)
     ax.legend(**LEGEND)
     return ax
-
-
-def _format_seconds(seconds: float) -> str:
-    if seconds < 1:
-        return f"{1000 * seconds:.3g} ms"
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 3600 else f"{seconds / 3600:.3g} h"

@@ -9,7 +9,19 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ._style import BLUE, GREY, RED, axes, draw_empty, label, require_table, strip_frame, theme, with_cluster
+from ._style import (
+    BLUE,
+    GREY,
+    RED,
+    axes,
+    draw_empty,
+    label,
+    require_table,
+    strip_frame,
+    theme,
+    with_cluster,
+    write_title,
+)
 
 _MAX_NAMED = 8
 
@@ -88,7 +100,7 @@ def funnel(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.set_ylim(-0.1, top)
     ax.set_xlabel("failed tasks expected from the mix of jobs")
     ax.set_ylabel("observed / expected")
-    ax.set_title(_answer(named, outliers), loc="left", fontsize=11)
+    write_title(ax, _answer(named, outliers))
     strip_frame(ax, grid="both")
     ax.legend(frameon=False, fontsize=8)
     return ax

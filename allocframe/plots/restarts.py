@@ -9,12 +9,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from .._utils.prose import count
 from ._style import (
     BLUE,
     RED,
     axes,
     days,
     draw_empty,
+    format_seconds,
     joined,
     label,
     require_table,
@@ -22,6 +24,7 @@ from ._style import (
     theme,
     use_time_axis,
     with_cluster,
+    write_title,
 )
 
 MAX_ROWS = 25
@@ -83,11 +86,7 @@ def heatmap(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.grid(visible=False)
     use_time_axis(ax)
     hidden = len(totals) - len(rows)
-    ax.set_title(
-        _busiest(totals, counted, keys) + (f"\n{hidden:,} smaller rows not shown" if hidden else ""),
-        loc="left",
-        fontsize=11,
-    )
+    write_title(ax, _busiest(totals, counted, keys), count(hidden, "smaller rows") if hidden else "")
     return ax
 
 
@@ -105,8 +104,7 @@ def _busiest(totals: pd.Series[Any], counted: pd.DataFrame, keys: list[str]) -> 
 
 
 def _format_width(width: pd.Timedelta) -> str:
-    minutes = width.total_seconds() / 60
-    return f"{minutes:g} min" if minutes < 60 else f"{minutes / 60:g} h"
+    return format_seconds(width.total_seconds())
 
 
 def pareto(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -141,8 +139,8 @@ def pareto(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax = axes(ax, 1.6 + 0.26 * len(names))
     rows = range(len(names))
     ax.barh(rows, counts, color=BLUE, height=0.7)
-    for row, count in enumerate(counts):
-        ax.text(count, row, f" {count:,}", va="center", fontsize=8)
+    for row, failures in enumerate(counts):
+        ax.text(failures, row, f" {failures:,}", va="center", fontsize=8)
     ax.set_yticks(rows, names, fontsize=8)
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.set_xlim(0, max(counts) * 1.25)
@@ -153,7 +151,8 @@ def pareto(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     noun = name.removesuffix("_id").removesuffix("_name").replace("_", " ")
     total, verb = f"{int(table['failures'].sum()):,}", "causes" if enough == 1 else "cause"
     title = f"{enough:,} of {many:,} {noun}s {verb} 80 % of {total} failures"
-    ax.set_title(title if many > 1 else f"All {total} failures are of {names[0]}", loc="left", fontsize=11)
+    one = "The only failure is" if total == "1" else f"All {total} failures are"
+    write_title(ax, title if many > 1 else f"{one} of {names[0]}")
     strip_frame(ax)
     if many > 1:
         _draw_cumulative(ax, cumulative)

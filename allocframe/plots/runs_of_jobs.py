@@ -8,7 +8,20 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ._style import BLUE, GREY, LEGEND, RED, axes, draw_empty, label, require_table, strip_frame, with_cluster
+from .._utils.prose import count
+from ._style import (
+    BLUE,
+    GREY,
+    LEGEND,
+    RED,
+    axes,
+    draw_empty,
+    label,
+    require_table,
+    strip_frame,
+    with_cluster,
+    write_title,
+)
 
 MAX_ROWS = 25
 
@@ -54,11 +67,10 @@ def job_runs(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.set_xlim(0, 1.6 * float(left.max()))
     failing = int((table["last_result"].astype("str") == "failed").sum())
     hidden = len(table) - len(shown)
-    ax.set_title(
-        f"The last run of {failing:,} of {len(table):,} jobs failed"
-        + (f"\n{hidden:,} jobs with fewer failed runs not shown" if hidden else ""),
-        loc="left",
-        fontsize=11,
+    write_title(
+        ax,
+        f"The last run of {failing:,} of {count(len(table), 'jobs')} failed",
+        f"{count(hidden, 'jobs')} with fewer failed runs" if hidden else "",
     )
     strip_frame(ax)
     ax.legend(**LEGEND)

@@ -7,18 +7,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from .._utils.prose import count
 from ._style import (
     CYCLE,
     LEGEND,
     axes,
     colours_of_curves,
     draw_empty,
+    format_seconds,
     joined,
     label,
     require_table,
     strip_frame,
+    write_title,
 )
 
 MAX_CURVES = len(CYCLE)
@@ -58,11 +61,11 @@ def survival(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     if len(ends) and len(shortest):
         row = shortest.iloc[[int(shortest["time"].to_numpy(float).argmin())]]
         who = joined(row, _keys(table)).iloc[0] if _keys(table) else ""
-        lasts = _format_hours(float(row["time"].iloc[0]))
+        lasts = format_seconds(3600 * float(row["time"].iloc[0]))
         half = f"Half of the runs{f' of {label(who)}' if who else ''} last {lasts} at most"
     else:
         half = "Most runs go on"
-    ax.set_title(half + _not_shown(ends), loc="left", fontsize=11)
+    write_title(ax, half, _hidden(ends))
     ax.set_ylabel("share of runs still running")
     ax.set_xlabel("time since the start of the run")
     return ax
@@ -95,20 +98,18 @@ def cumulative_restarts(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     _label_ends(ax, ends)
     most: dict[Any, Any] = ends.iloc[int(ends["mean"].fillna(-1).to_numpy(float).argmax())].to_dict()
     who = f"{label(most['curve'])}: " if most["curve"] else ""
-    ax.set_title(
-        f"{who}{most['mean']:.3g} restarts of a task on average after {_format_hours(most['time'])}"
-        + _not_shown(ends),
-        loc="left",
-        fontsize=11,
-    )
+    after = format_seconds(3600 * most["time"])
+    mean = f"{most['mean']:.3g}"
+    restarts = f"{mean} restart{'' if mean == '1' else 's'} of a task"
+    write_title(ax, f"{who}{restarts} on average after {after}", _hidden(ends))
     ax.set_ylabel("mean restarts per task")
     ax.set_xlabel("time since the allocation was created")
     return ax
 
 
-def _not_shown(ends: pd.DataFrame) -> str:
+def _hidden(ends: pd.DataFrame) -> str:
     hidden = int(ends["hidden"].iloc[0])
-    return f"\n{hidden:,} curves with fewer or no events not shown" if hidden else ""
+    return f"{count(hidden, 'curves')} with fewer or no events" if hidden else ""
 
 
 def _label_ends(ax: Axes, ends: pd.DataFrame) -> None:
@@ -118,7 +119,7 @@ def _label_ends(ax: Axes, ends: pd.DataFrame) -> None:
     for row in ends.dropna(subset=["mean"]).sort_values("mean").to_dict("records"):
         # names of curves that end close together stand one above the other
         lowest = max(float(row["mean"]), lowest + room)
-        tasks = f", {row['tasks']:,} tasks" if "tasks" in row else ""
+        tasks = f", {count(row['tasks'], 'tasks')}" if "tasks" in row else ""
         ax.annotate(
             f" {label(row['curve'])} {row['mean']:.3g}{tasks}".rstrip(), (row["time"], row["mean"]),
             xytext=(row["time"], lowest), fontsize=8, va="center", color=row["colour"], annotation_clip=False,
@@ -144,8 +145,8 @@ def _draw_curves(table: pd.DataFrame, value: str, size: str, ax: Axes) -> tuple[
     for colour, name in zip(colours_of_curves(ax), drawn.index, strict=False):
         part = _thinned(shown[shown["curve"] == name])
         bounded = part.dropna(subset=["lower", "upper"])
-        n = f"{part[size].iloc[0]:,} {size}, " if size in part.columns else ""
-        legend = f"{label(name)} ({n}{events[name]:,} events)".strip()
+        n = f"{count(int(part[size].iloc[0]), size)}, " if size in part.columns else ""
+        legend = f"{label(name)} ({n}{count(int(events[name]), 'events')})".strip()
         ax.step(part["time"], part[value], where="post", color=colour, label=legend, linewidth=1.8)
         ax.fill_between(
             bounded["time"],
@@ -181,12 +182,8 @@ def _scale_time(ax: Axes, shown: pd.DataFrame) -> None:
         ax.set_xlim(event_times.min() / 2, longest)
     else:
         ax.set_xlim(0, longest or 1)
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda hours, _: _format_hours(hours)))
-
-
-def _format_hours(hours: float) -> str:
-    """Return hours as the label of a tick: in seconds, minutes or hours."""
-    seconds = hours * 3600
-    if seconds < 60:
-        return f"{seconds:.2g} s" if seconds else "0"
-    return f"{seconds / 60:.3g} min" if seconds < 3600 else f"{hours:.3g} h"
+        # round numbers of the unit that the labels have
+        unit = next(each for each in (1, 1 / 60, 1 / 3600) if longest >= each or each == 1 / 3600)
+        ticks = MaxNLocator(7).tick_values(0, longest / unit)
+        ax.xaxis.set_major_locator(FixedLocator([unit * float(tick) for tick in ticks]))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda hours, _: format_seconds(3600 * hours)))

@@ -30,6 +30,7 @@ from ._style import (
     theme,
     use_time_axis,
     with_cluster,
+    write_title,
 )
 
 MAX_LANES = 30
@@ -120,7 +121,7 @@ def timeline(
     strip_frame(ax)
     use_time_axis(ax)
     hidden = marks["lane"].nunique() - len(order)
-    ax.set_title(_title(incidents, len(marks), hidden, before, lane_column), loc="left", fontsize=11)
+    write_title(ax, _title(incidents, len(marks), hidden, before, lane_column))
     ax.legend(**LEGEND)
     return ax
 

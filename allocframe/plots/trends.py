@@ -20,6 +20,7 @@ from ._style import (
     require_table,
     strip_frame,
     theme,
+    write_title,
 )
 
 _SERIES = (("failures", RED, "X", -0.1), ("restarts", BLUE, "o", 0.1))
@@ -79,13 +80,8 @@ def daily(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     worst: dict[Any, Any] = with_exposure.iloc[int(rates.argmax())].to_dict()
     most = 100 * float(rates.max())
     complete = f"{int(table['complete'].sum()):,} of {len(table):,} days observed completely"
-    ax.set_title(
-        f"Most failures on {worst['day']:%-d %b}: {number(most)} in 100 task hours; {complete}"
-        if worst["failures"]
-        else f"No failure; {complete}",
-        loc="left",
-        fontsize=11,
-    )
+    failures = f"Most failures on {worst['day']:%-d %b}: {number(most)} in 100 task hours"
+    write_title(ax, f"{failures if worst['failures'] else 'No failure'}; {complete}")
     ax.legend(
         handles=[*ax.get_legend_handles_labels()[0], *shading],
         loc="upper left",

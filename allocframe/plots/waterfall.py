@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from .. import stats
+from .._utils.prose import count
 from ._style import (
     BLUE,
     LEGEND,
@@ -20,6 +21,7 @@ from ._style import (
     strip_frame,
     theme,
     use_time_axis,
+    write_title,
 )
 
 
@@ -73,11 +75,9 @@ def waterfall(source: Any, job_id: str, *, namespace: str | None = None, ax: Axe
     ax.set_ylim(len(row_of_alloc) - 0.4, -0.6)
     ax.set_ylabel("" if has_room else f"{len(row_of_alloc):,} allocations, oldest first")
     versions = runs["job_version"].dropna().nunique()
-    ax.set_title(
-        f"{label(job_id)}: {len(row_of_alloc):,} allocations, "
-        f"{versions} {'version' if versions == 1 else 'versions'}",
-        loc="left",
-    )
+    size = f"{count(len(row_of_alloc), 'allocations')}, {count(versions, 'versions')}"
+    failed = f"{int(runs['failure'].sum()):,} of {count(len(runs), 'runs')} failed"
+    write_title(ax, f"{label(job_id)}: {failed} ({size})")
     strip_frame(ax)
     use_time_axis(ax)
     ax.legend(**LEGEND)

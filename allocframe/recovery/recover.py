@@ -116,7 +116,7 @@ def _read(path: Path, reader: Reader, nomad: str | os.PathLike[str] | None) -> N
         return
     raft = find_raft_folder(path.parent if path.is_file() else path)
     if raft is None:
-        if any(path.rglob("allocations.json")) or any(path.rglob("eventstream.json")):
+        if {"allocations.json", "eventstream.json"}.intersection(file.name for file in path.rglob("*.json")):
             reader.read_bundle_folder(path)
             return
         raise ConfigError(

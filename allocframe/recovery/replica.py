@@ -22,7 +22,7 @@ _EVALUATION = (
     "JobModifyIndex", "WaitUntil", "CreateTime", "ModifyTime",
 )  # fmt: skip
 _NODE = (
-    "ID", "Name", "NodeClass", "NodePool", "Datacenter", "Status", "StatusDescription", "StatusUpdatedAt",
+    "Name", "NodeClass", "NodePool", "Datacenter", "Status", "StatusDescription", "StatusUpdatedAt",
     "SchedulingEligibility", "LastDrain", "CreateIndex", "Drain", "Version",
 )  # fmt: skip
 """What is kept of evaluations and nodes. The rest is large, or secret as the SecretID of a node."""

@@ -12,19 +12,17 @@ from .._version import __version__
 from .document import (
     Block,
     Bullets,
-    Code,
     Command,
     Document,
     Fold,
-    Inline,
     Live,
+    Marks,
     Number,
     Numbers,
     Paragraph,
     Part,
     People,
     Picture,
-    Strong,
     Table,
     Text,
     plain,
@@ -159,17 +157,9 @@ def _table(table: Table) -> str:
     return f'<div class="table"><table{many}>{rows}</table></div>{note}'
 
 
-def _text(text: Text) -> str:
-    return as_html(text) if isinstance(text, str) else "".join(map(_inline, text))
-
-
-def _inline(part: Inline) -> str:
-    if isinstance(part, str):
-        # spaces at the edges of a part count; `as_html` drops them
-        left, right = part[: len(part) - len(part.lstrip())], part[len(part.rstrip()) :]
-        return f"{left}{as_html(part.strip())}{right}" if part.strip() else part
-    if isinstance(part, Strong):
-        return f"<b>{as_html(part.text)}</b>"
-    if isinstance(part, Code):
-        return f"<code>{html.escape(verbatim(part.text))}</code>"
-    return f'<a href="#{part.anchor}">{as_html(part.text)}</a>'
+_text = Marks(
+    words=as_html,
+    strong=lambda text: f"<b>{as_html(text)}</b>",
+    code=lambda text: f"<code>{html.escape(verbatim(text))}</code>",
+    ref=lambda text, anchor: f'<a href="#{anchor}">{as_html(text)}</a>',
+).write

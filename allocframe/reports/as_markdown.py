@@ -9,17 +9,15 @@ from .._version import __version__
 from .document import (
     Block,
     Bullets,
-    Code,
     Command,
     Document,
     Fold,
-    Inline,
+    Marks,
     Numbers,
     Paragraph,
     Part,
     People,
     Picture,
-    Strong,
     Table,
     Text,
 )
@@ -89,19 +87,9 @@ def _row(cells: Iterable[Text]) -> str:
     return "| " + " | ".join(_text(cell) or " " for cell in cells) + " |"
 
 
-def _text(text: Text) -> str:
-    if isinstance(text, str):
-        return as_markdown(text)
-    return "".join(_inline(part) for part in text)
-
-
-def _inline(part: Inline) -> str:
-    if isinstance(part, str):
-        # spaces at the edges of a part count; `as_markdown` drops them
-        left, right = part[: len(part) - len(part.lstrip())], part[len(part.rstrip()) :]
-        return f"{left}{as_markdown(part.strip())}{right}" if part.strip() else part
-    if isinstance(part, Strong):
-        return f"**{as_markdown(part.text)}**"
-    if isinstance(part, Code):
-        return f"<code>{as_markdown(part.text)}</code>"
-    return f"[{as_markdown(part.text)}](#{part.anchor})"
+_text = Marks(
+    words=as_markdown,
+    strong=lambda text: f"**{as_markdown(text)}**",
+    code=lambda text: f"<code>{as_markdown(text)}</code>",
+    ref=lambda text, anchor: f"[{as_markdown(text)}](#{anchor})",
+).write

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from .. import plots, stats
-from .._utils.prose import clock, count, number, span
+from .._utils.prose import clock, count, number, percent, span
 from .._utils.times import to_utc
 from ..diagnosis.data_quality import covered_window, lower_bound_note, require_one_cluster
 from ..diagnosis.diagnose import Diagnosis, diagnose
@@ -32,7 +32,7 @@ from .document import (
     Table,
     Text,
 )
-from .impact import Instances, Job, Uptime, minutes, percent
+from .impact import Instances, Job, Uptime, minutes
 from .pictures import draw
 
 _MOST_INCIDENTS = 10
@@ -40,7 +40,7 @@ _MOST_JOBS = 15
 _MOST_STEPS = 7
 _NO_USAGE = (
     "Use of memory and CPU was not measured, so nothing is said of reservations that are too large. "
-    "Measure it with client.usage(snap), and give its samples as usage=."
+    "Measure it with --usage, or in Python with client.usage(snap), and give its samples as usage=."
 )
 
 

@@ -5,7 +5,7 @@ Texts are plain: names of the cluster stand in them as they are, and each render
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -38,6 +38,37 @@ class Ref:
 
 Inline = str | Strong | Code | Ref
 Text = str | tuple[Inline, ...]
+
+
+@dataclass(frozen=True)
+class Marks:
+    """How a form of reports, such as HTML, writes a text: its plain parts, and each kind of marked ones.
+
+    Attributes
+    ----------
+    words, strong, code : callable
+        Take a text, and return it safe and marked.
+    ref : callable
+        Takes a text and the anchor it leads to.
+    """
+
+    words: Callable[[str], str]
+    strong: Callable[[str], str]
+    code: Callable[[str], str]
+    ref: Callable[[str, str], str]
+
+    def write(self, text: Text) -> str:
+        """Return a text as it stands in a file."""
+        return self.words(text) if isinstance(text, str) else "".join(map(self._part, text))
+
+    def _part(self, part: Inline) -> str:
+        if isinstance(part, str):
+            # spaces at the edges of a part count; `words` drops them
+            left, right = part[: len(part) - len(part.lstrip())], part[len(part.rstrip()) :]
+            return f"{left}{self.words(part.strip())}{right}" if part.strip() else part
+        if isinstance(part, Ref):
+            return self.ref(part.text, part.anchor)
+        return self.strong(part.text) if isinstance(part, Strong) else self.code(part.text)
 
 
 def plain(text: Text) -> str:
@@ -100,6 +131,10 @@ class Command:
     text: str
 
 
+PICTURES = ("timeline", "days", "failures", "failures-over-time", "nodes", "memory")
+"""The names of all pictures. An older report's pictures are removed by these names."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """A picture, with the words for those who do not see it."""
@@ -107,6 +142,10 @@ class Picture:
     name: str
     alt: str
     png: bytes
+
+    def __post_init__(self) -> None:
+        if self.name not in PICTURES:
+            raise ValueError(f"a picture's name must be one of PICTURES, got {self.name!r}")
 
 
 @dataclass(frozen=True)

@@ -116,8 +116,8 @@ class Instances:
         rows = read_rows(snapshot)
         found = find_instances(rows)
         allocations = rows.allocations
-        self.families = found.families
-        self.allocations = pd.DataFrame(
+        self.families: list[tuple[str, str]] = found.families
+        self.allocations: pd.DataFrame = pd.DataFrame(
             {
                 "family": found.family,
                 "instance": found.lane,
@@ -281,23 +281,6 @@ class Instances:
 def _sum(times: pd.DataFrame, instances: Any) -> Uptime:
     mine = times[times.index.isin(instances)].sum()
     return Uptime(*(pd.Timedelta(int(mine[name]), "us") for name in ("wanted", "down", "unknown")))
-
-
-def percent(share: float) -> str:
-    """Return a share as people write availability: 99.990 %, 87.1 %, 0 %.
-
-    Examples
-    --------
-    >>> from allocframe.reports.impact import percent
-    >>> percent(0.9999), percent(0.871), percent(0.0), percent(0.99999999)
-    ('99.990 %', '87.1 %', '0 %', 'over 99.999 %')
-    """
-    value = 100 * share
-    if value in (0, 100):
-        return f"{value:.0f} %"
-    if value > 99.9995:
-        return "over 99.999 %"
-    return f"{value:.3f} %" if value >= 99 else f"{value:.1f} %"
 
 
 def minutes(length: pd.Timedelta) -> str:

@@ -80,12 +80,20 @@ def _is_in(change: Change, actions: list[Change]) -> bool:
     )
 
 
-def first_human_action(incident: Incident, changes: list[Change]) -> Change | None:
-    """Return the first thing that somebody did about an incident, as far as it was seen."""
+def first_human_action(
+    incident: Incident, changes: list[Change], recovered_at: pd.Timestamp | None
+) -> Change | None:
+    """Return the first thing that somebody did about an incident before it was over, if it was seen."""
     if incident.began_at is None:
         return None
     begin = incident.began_at + _CLOCKS
-    acts = (each for each in changes if each.by_people and each.at >= begin and each.touches(incident))
+    # clocks of servers and nodes differ: what ended it may seem to come just after
+    end = None if recovered_at is None else recovered_at + _CLOCKS
+    acts = (
+        each
+        for each in changes
+        if each.by_people and each.at >= begin and (end is None or each.at <= end) and each.touches(incident)
+    )
     return next(acts, None)
 
 

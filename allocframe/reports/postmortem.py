@@ -306,7 +306,10 @@ def gather(snapshot: Snapshot, start: pd.Timestamp, end: pd.Timestamp, audit: pd
         [each for each in near if each.severity == "info"],
         instances.impact(incidents, first, begin, over),
         courses,
-        [first_human_action(each, changes) for each in incidents],
+        [
+            first_human_action(each, changes, course.recovered_at)
+            for each, course in zip(incidents, courses, strict=True)
+        ],
         changes,
         instances,
         snapshot.history is not None,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from .._utils.prose import clock, count, number, span
+from .._utils.prose import clock, count, number, percent, span
 from ..diagnosis.data_quality import lower_bound_note, unwatched_note
 from ..diagnosis.incident import Incident
 from ..diagnosis.incident_sentences import names
@@ -27,7 +27,7 @@ from .document import (
     Table,
     Text,
 )
-from .impact import JobImpact, Uptime, minutes, percent
+from .impact import JobImpact, Uptime, minutes
 from .log_excerpts import LogLines
 from .postmortem import NO_INCIDENTS, Facts
 from .postmortem_causes import (
@@ -286,12 +286,8 @@ def _hit_twice(facts: Facts) -> int:
 
 def _changes(facts: Facts) -> Iterator[Block]:
     if not facts.versions_known:
-        redacted = facts.snapshot.info.get("source") == "redacted"
-        why = (
-            "Job versions are left out of redacted reports." if redacted else "Job versions were not fetched."
-        )
         yield Paragraph(
-            f"{why} What changed is known only from allocations: "
+            "Job versions were not fetched. What changed is known only from allocations: "
             "when a version was first placed, without its diff."
         )
     nothing: list[Incident] = []
@@ -299,8 +295,8 @@ def _changes(facts: Facts) -> Iterator[Block]:
         # a deployment begins with its version; how it ended is in the timeline
         rows = [each for each in incident.changes if each["kind"] not in ("deployment", "dispatch")]
         if "lost" in incident.facts:
-            # a node is not lost because somebody changed a job on it
-            rows = [each for each in rows if not each.get("job_id")]
+            # a node is not lost because somebody changed a job on it, and its loss is no change before it
+            rows = [each for each in rows if not each.get("job_id") and each["kind"] != "node down"]
         if not rows:
             nothing.append(incident)
             continue

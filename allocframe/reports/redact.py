@@ -14,10 +14,12 @@ from typing import Any
 import pandas as pd
 
 from ..nomad import protocol
+from ..snapshot.history import put_history
 from ..snapshot.snapshot import Snapshot
 from ..stats import vocabulary
 from ..store.capture import Capture
 from ..tables.events import KNOWN_TYPES
+from .redact_history import redacted_history
 
 _STATUSES = ("pending", "running", "complete", "failed", "lost", "unknown", "dead", "run", "stop", "evict")
 _JOB_TYPES = ("service", "batch", "system", "sysbatch")
@@ -101,6 +103,8 @@ def redacted(snapshot: Snapshot, path: Path) -> Path:
             gaps = [{**gap, "reason": None} for gap in snapshot.info["gaps"]]
             info |= {"gaps": gaps, "tasks_incomplete": snapshot.info["tasks_truncated"]}
         capture.describe(**info, source="redacted", notes=list(_notes(snapshot)))
+        if snapshot.history is not None:
+            put_history(capture, redacted_history(snapshot.history, names))
         return capture.save(path)
     finally:
         capture.close()

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import html
 import numbers
 from typing import Any
 
 import pandas as pd
 
-from .._utils.prose import markdown, number, span
-from .._utils.text import escaped, visible
+from .._utils.prose import as_markdown, number, percent, span, verbatim
+from .._utils.text import visible
 
 _LONG_CELL = 45
 _HEADINGS = {
     "job_id": "job", "job_version": "version", "alloc_id": "allocation", "node_name": "node",
     "task_group": "group", "client_status": "status",
 }  # fmt: skip
+_SHARES = ("availability", "availability_before", "used", "used_most", "full_share", "truncated_share")
+_LONGEST_TEXT = 2_000
 _IDS = ("alloc_id", "node_id", "eval_id", "chain_id", "replaced_by")
 
 
@@ -52,7 +55,8 @@ class FormattedTable:
 
         def line(cells: list[str], tag: str) -> str:
             pairs = zip(cells, sides, strict=True)
-            return f"<tr>{''.join(f'<{tag} {side}>{escaped(cell)}</{tag}>' for cell, side in pairs)}</tr>"
+            texts = [f"<{tag} {side}>{html.escape(verbatim(cell))}</{tag}>" for cell, side in pairs]
+            return f"<tr>{''.join(texts)}</tr>"
 
         body = "".join(line(row, "td") for row in self.rows)
         more = f"<p>{self.left_out}.</p>" if self.left_out else ""
@@ -63,7 +67,7 @@ class FormattedTable:
         if not self.rows:
             return "None."
         rule = ["---:" if number else "---" for number in self.numeric]
-        rows = [[markdown(cell) for cell in row] for row in [self.columns, *self.rows]]
+        rows = [[as_markdown(cell) for cell in row] for row in [self.columns, *self.rows]]
         lines = [f"| {' | '.join(row)} |" for row in [rows[0], rule, *rows[1:]]]
         return "\n".join(lines) + (f"\n\n{self.left_out}." if self.left_out else "")
 
@@ -124,6 +128,9 @@ def _cell(value: Any, name: str) -> str:
     if isinstance(value, numbers.Integral):
         return f"{int(value):,}"
     if isinstance(value, numbers.Real):
-        return number(float(value))
-    text = visible(value)
-    return text[:8] if name in _IDS else text
+        return percent(float(value)) if name in _SHARES else number(float(value))
+    text = str(value)
+    if name in _IDS:
+        return visible(text)[:8]
+    # a sentence, such as an error, is worth its length
+    return verbatim(text) if len(text) <= _LONGEST_TEXT else visible(text)

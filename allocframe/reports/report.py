@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import os
-import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,9 +24,9 @@ from ..tables import HISTORY
 from .archive_source import DAYS, similar_incidents, snapshot_for_days, snapshot_for_postmortem
 from .as_html import render_html
 from .as_markdown import render_markdown
-from .document import Document, Paragraph, Part, Picture, walk
+from .document import PICTURES, Document, Paragraph, Part, People, Picture, walk
 from .log_excerpts import REDACTED
-from .people import Written, read_written
+from .people import Written, keep_copy, read_written, sealed
 from .redact import redacted
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ def report(
         Keys of lines that the timeline of a postmortem must have. They stand in its folded table.
     update : path, optional
         A postmortem that was written before: what people wrote into its sections is kept, and so are its
-        starred lines.
+        starred lines. If it was changed elsewhere, the old file is kept as ``NAME.bak``, with a warning.
     audit : pandas.DataFrame or path, optional
         What `read_audit` returned, or the path of an audit log; by default the log of this machine. A
         redacted postmortem leaves it out.
@@ -123,6 +122,7 @@ def report(
     snapshot, since = _choose_snapshot(kind, source, since, until, days)
     if job is not None:
         snapshot = _of_job(snapshot, job)
+        usage = None if usage is None else usage[usage["job_id"].astype("str") == job]
     with tempfile.TemporaryDirectory(prefix="allocframe-") as folder:
         if redact:
             snapshot = load(redacted(snapshot, Path(folder) / "evidence.allocframe"))
@@ -143,6 +143,7 @@ def report(
                 client,
                 live=target.suffix == ".html",
             )
+        keep_copy(target, updates=update is not None and target.resolve() == Path(update).resolve())
         _write(document, written, target)
     return target
 
@@ -202,7 +203,9 @@ def _write(document: Document, written: Written, target: Path) -> None:
         body = render_html(document, written)
     else:
         folder = target.with_name(f"{target.stem}_files")
-        shutil.rmtree(folder, ignore_errors=True)  # pictures of an earlier report are not of this one
+        # pictures of an earlier report are not of this one; what else lies there is somebody's own
+        for name in PICTURES:
+            (folder / f"{name}.png").unlink(missing_ok=True)
         pictures = [
             block
             for section in document.sections
@@ -210,10 +213,12 @@ def _write(document: Document, written: Written, target: Path) -> None:
             if isinstance(block, Picture)
         ]
         if pictures:
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)
         for picture in pictures:
             (folder / f"{picture.name}.png").write_bytes(picture.png)
         body = render_markdown(document, written, folder.name)
+    blocks = (block for section in document.sections for block in walk(section.blocks))
+    body = sealed(body, [block.prompt for block in blocks if isinstance(block, People)])
     # a rename is atomic: nobody sees half a report
     partial = target.with_name(f".{target.name}.part")
     try:
@@ -247,6 +252,8 @@ def _check_settings(
         raise ConfigError("usage is for a cluster report; leave it out")
     if days is not None and (kind != "cluster" or isinstance(source, Snapshot)):
         raise ConfigError("days is for a cluster report from an archive; leave it out")
+    if redact and usage is not None:
+        raise ConfigError("redact and usage exclude each other: measured use names jobs and tasks")
     if redact and update is not None:
         raise ConfigError(
             "redact and update exclude each other: what people wrote cannot be redacted. "

@@ -27,6 +27,9 @@ _BEFORE = pd.Timedelta("30min")
 _SAME = pd.Timedelta("1min")
 """Servers note the loss of a node and of its allocations one after the other."""
 
+_STEP = pd.Timedelta("1s")
+"""Mitigated and recovered are told apart if so much lies between them."""
+
 _BEGIN, _LOST, _SUSPECT, _HUMAN, _OVER, _MITIGATED, _SPREAD, _NEAR, _FAR = range(9)
 """What a line is about, the most important first."""
 
@@ -95,6 +98,7 @@ def _lines(facts: Facts) -> Iterator[_Line]:
             incident
             for incident in facts.incidents
             if change.touches(incident)
+            and not ("lost" in incident.facts and change.jobs)  # no job's version takes a node down
             and (incident.began_at is None or change.at >= incident.began_at - _BEFORE)
         ]
         rank = _NEAR if near else _FAR
@@ -135,6 +139,6 @@ def _of_incident(facts: Facts, number: int, incident: Incident) -> Iterator[_Lin
         return
     over = "Ended" if incident.state == "stopped" else "Recovered from"
     yield _Line(course.recovered_at, _OVER, f"{over}: {title}.", f"over {about}", anchor)
-    if course.mitigated_at is not None and course.mitigated_at < course.recovered_at:
+    if course.mitigated_at is not None and course.recovered_at - course.mitigated_at >= _STEP:
         text = f"At most half of what was hit was still down: {title}."
         yield _Line(course.mitigated_at, _MITIGATED, text, f"mitigated {about}", anchor)

@@ -171,16 +171,14 @@ def _request_code() -> nw.Expr:
         text.replace_strict(list(vocabulary.REQUESTS), codes, default=None, return_dtype=nw.Int64)
         for text in (reason, message)
     )
-    by_health_check = nw.when(reason.str.starts_with(vocabulary.HEALTH_CHECK)).then(
-        nw.lit(_CODES["health check"])
-    )
+    by_check = nw.when(reason.str.starts_with(vocabulary.HEALTH_CHECK)).then(nw.lit(_CODES["health check"]))
     signaled = nw.col("type") == "Restart Signaled"
     by_prefix = _code_of_text(signaled, vocabulary.REQUEST_PREFIXES)
     return nw.when(signaled).then(
         nw.coalesce(
             by_reason,
             nw.when(~is_given("restart_reason")).then(by_message),
-            by_health_check,
+            by_check,
             by_prefix,
             nw.lit(_CODES["requested"]),
         )

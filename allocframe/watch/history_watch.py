@@ -6,10 +6,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import pandas as pd
 
+from .._utils.prose import count
 from .._utils.text import visible
 from ..errors import AllocframeError, NotFound, NotNomad, PermissionDenied, Unsupported
 from ..fetch.history import HistoryFetcher
@@ -29,6 +31,9 @@ TOPICS = ("Job", "Deployment", "Evaluation", "Node")
 WORKERS = 4
 CHUNK = 200
 """Jobs or nodes whose specifications are in memory at once."""
+
+PART = 2000
+"""Rows of a list that become tables at once."""
 
 RESYNC_INTERVAL = 300.0
 """Seconds after which everything is listed again. No event tells that a job was removed, in some versions."""
@@ -101,6 +106,9 @@ class HistoryWatch:
         self._purged: dict[tuple[str, str], int] = {}
         self._frames: list[dict[str, pd.DataFrame]] = []
         self._notes: list[str] = []
+        self._unread = 0
+        """Versions of jobs that were purged before those that they differ from could be read."""
+
         self._synced = False
         self._changed = threading.Condition()
         self._closed = threading.Event()
@@ -139,7 +147,11 @@ class HistoryWatch:
                 for name in HISTORY
                 if (parts := [part[name] for part in self._frames if len(part.get(name, ()))])
             }
-            change = HistoryChange(self._at, frames, self._gap_since, tuple(self._notes))
+            notes = list(self._notes)
+            if self._unread:
+                versions = count(self._unread, "versions")
+                notes.append(f"what {versions} of jobs changed is not known: purged before it could be read")
+            change = HistoryChange(self._at, frames, self._gap_since, tuple(notes))
             self._frames, self._gap_since = [], None
             self._changed.notify_all()
             return change
@@ -246,9 +258,11 @@ class HistoryWatch:
         with request_pool(self._transport, WORKERS) as pool:
             lists = fetcher.list_all(pool)
             self._live_after = max((_index(row) for rows in lists.values() for row in rows or ()), default=0)
-            self._add(
-                make_tables(deployments=lists["deployments"] or (), evaluations=lists["evaluations"] or ())
-            )
+            # In parts, between which it may be closed: of a large cluster there are many.
+            for deployments in self._parts(lists["deployments"]):
+                self._add(make_tables(deployments=deployments))
+            for evaluations in self._parts(lists["evaluations"]):
+                self._add(make_tables(evaluations=evaluations))
             for jobs in _chunks([job for job in lists["jobs"] or () if self._is_news(job)]):
                 self._add(make_tables(jobs=fetcher.read_versions(pool, jobs)))
             for nodes in _chunks([node for node in lists["nodes"] or () if not self._known.has_node(node)]):
@@ -257,6 +271,10 @@ class HistoryWatch:
         with self._changed:
             self._gap_since = self._gap_since or find_gap(self._at, began)
             self._at, self._notes, self._synced = began, fetcher.notes, True
+
+    def _parts(self, rows: list[JSON] | None) -> Iterator[Sequence[JSON]]:
+        """Yield the rows of a list in parts, until this is closed."""
+        return takewhile(lambda _: not self._closed.is_set(), _chunks(rows or (), PART))
 
     def _is_news(self, job: JSON) -> bool:
         """Return whether a listed job has changed, and note it."""
@@ -371,8 +389,10 @@ class HistoryWatch:
         fetcher = HistoryFetcher(self._transport, namespace=self._namespace, region=self._config.region)
         try:
             versions = fetcher.versions_of({"ID": job_id, "Namespace": namespace})
-        except NotFound:
-            return []  # purged already
+        except (NotFound, Unsupported):  # purged already: Nomad has no such job
+            with self._changed:
+                self._unread += 1
+            return []
         except AllocframeError:
             self._jobs[namespace, job_id] = _UNKNOWN, _UNKNOWN  # the next list reads it again
             return []
@@ -427,8 +447,9 @@ def _key(job: JSON) -> tuple[str, str]:
     return str(job.get("Namespace") or "default"), str(job.get("ID"))
 
 
-def _chunks(things: Sequence[JSON]) -> Iterator[Sequence[JSON]]:
-    return (things[start : start + CHUNK] for start in range(0, len(things), CHUNK))
+def _chunks(things: Sequence[JSON], size: int | None = None) -> Iterator[Sequence[JSON]]:
+    size = size or CHUNK
+    return (things[start : start + size] for start in range(0, len(things), size))
 
 
 def _indexes(job: JSON) -> tuple[int, int]:

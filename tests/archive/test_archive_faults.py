@@ -79,7 +79,7 @@ def is_whole(archive: af.Archive, count: int) -> bool:
 
 def test_row_50_an_appender_killed_at_any_instant_loses_at_most_its_last_step(tmp_path: Path) -> None:
     folder, rng, kept = tmp_path / "archive", Random(3), 0
-    for _ in range(5):
+    for _ in range(3):
         child = started(folder, "one", kept + 1, kept + 40)
         go(child)
         time.sleep(rng.uniform(0.02, 0.7))  # the instant of the kill: any will do

@@ -460,6 +460,7 @@ def test_a_small_month_with_kills_adds_up(tmp_path: Path) -> None:
 def test_the_memory_of_a_recorder_stays_flat(tmp_path: Path) -> None:
     import soak
 
-    sizes, events = soak.soak(8, 60, tmp_path)
-    assert events > 300
+    sizes, figures = soak.soak(8, 60, tmp_path)
+    assert figures.emitted > 300
+    assert soak.exact(figures), figures
     assert soak.growth(sizes) < soak.BOUND_MB, sizes

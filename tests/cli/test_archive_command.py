@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -31,8 +32,18 @@ def test_info_prints_recorders_gaps_and_sizes(run: Run, tmp_path: Path) -> None:
     folder = shutil.copytree(GOLDEN, tmp_path / "archive")
     code, output, _ = run("info", str(folder))
     assert code == 0
-    for part in ("schema version 2", "2 allocations", "golden", "the recorder was stopped", "task_states"):
+    for part in ("schema version 1", "2 allocations", "golden", "the recorder was stopped", "task_states"):
         assert part in output
+
+
+def test_each_command_prints_json_for_programs(run: Run, tmp_path: Path) -> None:
+    folder = shutil.copytree(GOLDEN, tmp_path / "archive")
+    code, output, _ = run("info", str(folder), "--json")
+    assert (code, json.loads(output)) == (0, af.Archive(folder).info)
+    code, output, _ = run("compact", str(folder), "--json")
+    sizes = json.loads(output)
+    assert sizes["now"]["files"] == sum(t["files"] for t in af.Archive(folder).info["tables"].values())
+    assert sizes["before"]["files"] >= sizes["now"]["files"]
 
 
 def test_compact_and_retain_leave_the_same_snapshot(run: Run, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,19 @@ def test_fetch_writes_the_format_of_the_file_name(cluster: af.sim.Cluster, tmp_p
     assert f"saved to {name}" in process.stdout
     assert (tmp_path / name).exists()
     assert cluster.token not in process.stdout + process.stderr
+
+
+def test_fetch_prints_json_for_programs(cluster: af.sim.Cluster, tmp_path: Path) -> None:
+    words = ["fetch", "--json", "-o", "a.allocframe"]
+    process = run(*words, cwd=tmp_path, NOMAD_ADDR=cluster.address, NOMAD_TOKEN=cluster.token)
+    assert process.returncode == 0, process.stderr
+    facts = json.loads(process.stdout)
+    with af.load(tmp_path / facts["saved_to"]) as snap:
+        assert facts["rows"]["events"] == len(snap.events)
+        statuses = snap.allocations["client_status"].value_counts()
+        assert facts["statuses"] == statuses[statuses > 0].to_dict()
+        assert facts["diagnosis"]["summary"] == af.diagnose(snap).summary
+    assert facts["info"]["complete"] is True
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -136,11 +137,23 @@ def test_once_records_every_reachable_cluster_and_status_prints_each(
     output = capsys.readouterr().out
     assert output.count("alive") == 2
     assert "cluster        eu" in output
+    assert f"archive        {folder}/eu" in output
+    words = ["record", "--archive", folder, "--clusters", file, "--json"]
+    assert run(monkeypatch, *words, "--status") == 0
+    states = json.loads(capsys.readouterr().out)["clusters"]
+    assert {name: state["alive"] for name, state in states.items()} == {"eu": True, "us": True}
+    assert states["eu"]["allocations"] == len(af.Archive(folder / "eu").state().live)
+    assert run(monkeypatch, *words) == 2
+    assert "--json needs --status or --once" in capsys.readouterr().err
     add_unreachable_cluster(file)
     assert run(monkeypatch, "record", "--archive", folder, "--clusters", file, "--once") == 1
     output = capsys.readouterr().err
     assert "gone: not recorded: nothing answers" in output
     assert "us: 0 new" in output
+    assert run(monkeypatch, *words, "--once") == 1
+    totals = json.loads(capsys.readouterr().out)["clusters"]
+    assert totals["us"] == {"added": 0, "changed": 0, "removed": 0, "new_events": 0}
+    assert "nothing answers" in totals["gone"]["error"]
     assert run(monkeypatch, "record", "--archive", folder, "--clusters", file, "--status") == 1
     assert sorted(path.name for path in folder.iterdir()) == ["eu", "us"]
     back = {name: af.Archive(folder / name).snapshot() for name in ("eu", "us")}

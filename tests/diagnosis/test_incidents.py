@@ -27,7 +27,7 @@ def test_an_incident_of_a_real_agent_is_named_right(file: Path, truth: dict[str,
 def test_over_many_seeds_stories_are_named_right_and_nothing_else_is_loud(
     story: str, pytestconfig: pytest.Config
 ) -> None:
-    seeds = 20 if pytestconfig.getoption("deep") else 4
+    seeds = 20 if pytestconfig.getoption("deep") else 2
     verdicts = [
         benchmark.judge_story(story, seed, version=("1.3.1", "2.0.5")[seed % 2])[0] for seed in range(seeds)
     ]

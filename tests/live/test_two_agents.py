@@ -142,7 +142,9 @@ def test_a_server_passes_actions_logs_and_commands_on_to_the_node(pair: Pair) ->
     with af.Client(pair.address) as client:
         assert client.exec(alloc, ["/bin/cat"], stdin=b"x" * 500_000, timeout=60).stdout == b"x" * 500_000
         wait_for(lambda: client.logs(alloc, "t").text == "hello")
-        assert client.usage([alloc]).samples["memory_mib"].notna().all()
+        usage = client.usage([alloc])
+        assert usage.samples["alloc_id"].tolist() == [alloc]
+        assert usage.errors.empty
         client.signal(alloc, "SIGCONT", task="t")
         with pytest.raises(af.BadRequest, match="Its tasks are: t"):
             client.exec(alloc, ["/bin/true"], task="nope", timeout=60)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
+
+from sockets import listening
 
 from allocframe.nomad.config import Config
 from allocframe.nomad.event_stream import EventStream
@@ -18,3 +22,21 @@ def test_a_stream_that_is_closed_before_it_starts_starts_nothing_and_says_so() -
     stream.close()
     assert threading.active_count() == before
     assert ends == ["it was closed"]
+
+
+def test_a_stream_of_a_silent_server_ends_at_once_when_it_is_closed() -> None:
+    asked = threading.Event()
+
+    def handler(connection: socket.socket) -> None:
+        connection.recv(65536)
+        asked.set()
+        connection.recv(1)
+
+    with listening(handler) as address:
+        config = Config.load(f"http://{address}", environ={})
+        stream = EventStream(config, {}, lambda line: None, lambda reason: None, quiet=20.0)
+        stream.start()
+        assert asked.wait(10)
+        started = time.monotonic()
+        stream.close()
+        assert time.monotonic() - started < 5

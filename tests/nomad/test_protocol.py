@@ -97,6 +97,7 @@ def test_headers_are_read_whatever_they_hold(sent: str, index: int | None) -> No
         (500, "task not found", errors.BadRequest),
         (400, 'unknown task name "x"', errors.BadRequest),
         (400, 'task "web" is not running.', errors.Conflict),
+        (400, "exec not possible, client status of allocation 20a24a7f is complete", errors.Conflict),
         (500, "must provide task name", errors.BadRequest),
         (500, "Failed to parse filter", errors.BadRequest),
         (501, "alloc lookup failed", errors.ApiError),

@@ -211,6 +211,26 @@ def test_kind_deadline_a_proxy_that_is_silent_or_trickles_does_not_outlast_it(
         assert time.monotonic() - started < 3
 
 
+def test_a_proxy_whose_answer_has_no_end_is_given_up_long_before_the_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def handler(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\n")
+        while True:
+            connection.sendall(b"X-Y: z\r\n" * 1000)
+
+    with listening(handler) as proxy:
+        monkeypatch.setenv("http_proxy", f"http://{proxy}")
+        monkeypatch.setenv("no_proxy", "")
+        started = time.monotonic()
+        with (
+            af.Client("http://nomad.invalid:4646", timeout=20, retries=0) as client,
+            pytest.raises(af.ConnectionFailed, match="answer to CONNECT is not HTTP"),
+        ):
+            client.exec(ID, ["x"], task="t", timeout=20)
+        assert time.monotonic() - started < 10
+
+
 def test_a_proxy_that_refuses_a_tunnel_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n") as proxy:
         monkeypatch.setenv("http_proxy", proxy.address.replace("//", "//me:canary-pw@"))

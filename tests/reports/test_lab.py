@@ -51,6 +51,10 @@ def test_lab_serves_the_notebooks_to_kernels_that_find_the_cluster_and_ends_on_c
             entries = _get(f"{address}api/contents", token)["content"]
             assert {"01_first_look.ipynb", "04_act.ipynb"} <= {entry["name"] for entry in entries}
             assert (tmp_path / "allocframe-notebooks" / "01_first_look.ipynb").read_text() == "mine"
+            recorder = (tmp_path / "allocframe-notebooks" / "05_recorder.ipynb").read_text()
+            linked = re.findall(r"\]\((docs/[^)#]+)", recorder)
+            assert linked, "links to the manual, which JupyterLab can open"
+            assert [link for link in linked if not (tmp_path / "allocframe-notebooks" / link).exists()] == []
             server = _child(lab.pid)
             settings = dict(
                 part.split("=", 1)
@@ -59,6 +63,7 @@ def test_lab_serves_the_notebooks_to_kernels_that_find_the_cluster_and_ends_on_c
             )
             assert re.fullmatch(r"http://127\.0\.0\.1:\d+", settings["NOMAD_ADDR"])
             assert settings["NOMAD_TOKEN"]
+            assert settings["ALLOCFRAME_DEMO"], "the notebooks may act, since nothing is real"
             lab.send_signal(signal.SIGINT)
             output = lab.stderr.read()
             assert lab.wait(30) == 0

@@ -19,13 +19,26 @@ NAMES = sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_runs_and_shows_what_is_stored_in_it(name: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "--nbval", "-q", "-c", os.devnull, "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "nbval.plugin",
+        "--nbval",
+        "-q",
+        "-c",
+        os.devnull,
+        "-p",
+        "no:cacheprovider",
+    ]
     command += [
         f"--nbval-sanitize-with={Path(__file__).with_name('sanitize.cfg')}",
         str(ROOT / "notebooks" / name),
     ]
     settings = {
         "PYTHONSTARTUP": str(ROOT / "tests" / "helpers" / "fixed_clock.py"),
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # importing the others takes a second
         "TQDM_DISABLE": "1",  # a slow machine shows a progress bar, a fast one does not
     }
     done = subprocess.run(

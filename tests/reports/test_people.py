@@ -35,7 +35,9 @@ def test_an_update_keeps_what_people_wrote_and_replaces_the_rest(
     write_into(page, "detection", MINE)
     write_into(page, "author", "Kim; final.\n")
     page.write_bytes(page.read_bytes().replace(b"Contributing factors", b"Somebody changed this"))
-    again = af.report(snap, update=page)
+    with pytest.warns(UserWarning, match="changed outside its sections for people.*kept as outage"):
+        again = af.report(snap, update=page)
+    assert b"Somebody changed this" in (tmp_path / f"outage{suffix}.bak").read_bytes()
     assert again == page
     after = page.read_bytes()
     assert MINE.encode() in after
@@ -43,6 +45,7 @@ def test_an_update_keeps_what_people_wrote_and_replaces_the_rest(
     assert read_written(page).sections["author"] == "Kim; final.\n"
     third = af.report(snap, update=page).read_bytes()
     assert third == after, "once more changes nothing"
+    assert not (tmp_path / f"outage{suffix}.bak2").exists()
     assert len(after) > len(before) - 200
 
 
@@ -104,3 +107,23 @@ def test_what_people_wrote_is_never_in_a_redacted_report(snap: af.Snapshot, tmp_
     page = af.report(snap, output=tmp_path / "outage.md")
     with pytest.raises(af.ConfigError, match="redact and update exclude each other"):
         af.report(snap, output=tmp_path / "a.md", update=page, redact=True)
+
+
+def test_a_new_report_in_place_of_one_with_words_of_people_keeps_a_copy_of_it(
+    snap: af.Snapshot, tmp_path: Path
+) -> None:
+    page = af.report(snap, output=tmp_path / "outage.md")
+    af.report(snap, output=page)
+    af.report(snap, output=tmp_path / "outage.html", update=page)
+    af.report(snap, output=tmp_path / "outage.html")
+    assert list(tmp_path.glob("*.bak")) == [], "nobody had written anything"
+    (tmp_path / "outage_files" / "mine.png").write_bytes(b"a screenshot")
+    write_into(page, "lessons", "Never on Friday.\n")
+    for copy in ("outage.md.bak", "outage.md.bak2"):
+        with pytest.warns(UserWarning, match=f"people had written into it.*kept as {copy}"):
+            af.report(snap, output=page)
+        assert "Never on Friday." in (tmp_path / copy).read_text()
+        assert "Never on Friday." not in page.read_text()
+        write_into(page, "lessons", "Never on Friday.\n")
+        page = af.report(snap, update=page)  # written by allocframe, yet with these words
+    assert (tmp_path / "outage_files" / "mine.png").exists()

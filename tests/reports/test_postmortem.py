@@ -14,8 +14,9 @@ from stories import captured, read, rows_of
 from tables import alloc, ended, event, restarting, snapshot, started
 
 import allocframe as af
+from allocframe._utils.prose import percent
 from allocframe.reports.document import Numbers, Table, plain, walk
-from allocframe.reports.impact import minutes, percent
+from allocframe.reports.impact import minutes
 from allocframe.sim.scenarios import STORIES, Cause
 
 DATA = Path(__file__).parents[1] / "data"

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from commands import run, run_as_process
 from stories import read, renamed, rows_of
@@ -123,13 +124,14 @@ def test_a_report_on_a_live_cluster_is_markdown_with_pictures_and_holds_neither_
     cluster: af.sim.Cluster, tmp_path: Path
 ) -> None:
     settings = {"NOMAD_ADDR": cluster.address, "NOMAD_TOKEN": cluster.token}
-    done = run("report", "cluster", "-o", "week.md", "--job", "checkout", cwd=tmp_path, **settings)
+    done = run("report", "cluster", "-o", "week.md", "--job", "checkout", "--usage", cwd=tmp_path, **settings)
     assert (done.returncode, done.stdout) == (0, "written to week.md\n"), done.stderr
     content = (tmp_path / "week.md").read_text()
     assert re.match(r"# .*\n\n\*\*Window:\*\* 20", content)
     assert "payments-api" not in content
     pictures = re.findall(r"!\[[^\]]+\]\((week_files/[^)]+)\)", content)
-    assert len(pictures) == 3
+    assert "week_files/memory.png" in pictures, "measured: rightsizing"
+    assert len(pictures) == 4
     assert sorted(f"week_files/{path.name}" for path in (tmp_path / "week_files").iterdir()) == sorted(
         pictures
     )
@@ -162,6 +164,10 @@ def test_settings_that_cannot_be_used_and_missing_packages_are_errors_that_say_s
     for message, arguments in (
         ("kind must be postmortem or cluster, got 'weekly'", {"kind": "weekly", "output": "a.html"}),
         ("leave out since and until", {"kind": "cluster", "output": "a.html", "since": "2026-01-01"}),
+        (
+            "redact and usage exclude each other",
+            {"kind": "cluster", "output": "a.html", "redact": True, "usage": pd.DataFrame()},
+        ),
         ("output must end with .html or .md, got a.pdf", {"output": "a.pdf"}),
         ("there is no folder nowhere", {"output": "nowhere/a.html"}),
     ):

@@ -54,7 +54,9 @@ def test_a_version_in_the_ledger_says_what_changed(version: str, tmp_path: Path)
     changes = history(version, tmp_path).changes
     row = changes[(changes["job_id"] == "checkout") & (changes["version_before"] == 0)].iloc[0]
     assert row["version_after"] == 1
-    assert json.loads(row["detail"])["fields"] == [
+    detail = json.loads(row["detail"])
+    assert set(detail) == {"changed", "fields"}, "none was left out"
+    assert detail["fields"] == [
         "app server Config.args[1]",
         "app server Env[DB_HOST]",
         "app server Env[DB_PASSWORD]",

@@ -61,9 +61,12 @@ def test_lemon_nodes_blame_no_node_for_being_new_and_find_the_bad_one() -> None:
         (patterns.latency_of_starts, 100),
         (patterns.storms, 4),
         (patterns.blast_of_a_lost_node, 6),
+        (patterns.deployments_that_fail, 60),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_changes_storms_latencies_and_losses_are_those_that_happened(measure: Any, count: int) -> None:
+def test_changes_storms_latencies_losses_and_deployments_are_those_that_happened(
+    measure: Any, count: int
+) -> None:
     results = measure(count=count)
     assert all(result.passed for result in results), results

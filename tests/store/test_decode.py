@@ -335,6 +335,14 @@ def test_invalid_utf8_and_lone_surrogates_are_replaced_and_noted(tmp_path: Path)
     assert snap.issues["record"].tolist() == [0, 1]
 
 
+def test_a_replacement_character_that_the_server_sent_is_no_damage(tmp_path: Path) -> None:
+    # The depth sends the page to the lenient reader.
+    deep = json.loads('{"a":' * 70 + "1" + "}" * 70)
+    snap = read(tmp_path, [{**stub(Name="a\ufffdb"), "Deep": deep}])
+    assert snap.allocations["name"].tolist() == ["a\ufffdb"]
+    assert "UTF-8" not in snap.issues["problem"].str.cat()
+
+
 def test_nul_and_control_characters_in_names_are_kept_as_data(tmp_path: Path) -> None:
     name = "a\x00b\x1b[31m‮</td>"
     snap = read(tmp_path, [stub(JobID=name)])

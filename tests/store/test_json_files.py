@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import allocframe as af
-from allocframe.store import decode
+from allocframe.store import decode, lenient_json
 
 DATA = Path(__file__).parents[1] / "data"
 FILES = DATA / "files"
@@ -129,6 +129,11 @@ def test_json_of_anything_else_is_an_error(text: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["[]", "null", '{"allocations": []}', '{"Allocs": null, "Jobs": null}'])
 def test_an_empty_list_in_any_wrapping_has_no_rows(text: str, tmp_path: Path) -> None:
     assert len(read_text(tmp_path, text)) == 0
+
+
+def test_an_empty_array_has_no_records_for_the_lenient_reader_either() -> None:
+    for text in (b"[]", b" [ \n ] "):
+        assert list(lenient_json.split_records(text, "file")) == []
 
 
 def test_a_job_among_allocations_is_an_error_that_names_the_record(tmp_path: Path) -> None:

@@ -297,6 +297,17 @@ def test_thousands_of_rows_are_sorted_filtered_and_stay_where_they_are_under_the
     page.wait_for_timeout(450)
     page.locator(".af-body .af-row").first.click()
     assert len(sent(page, "choose")) == chosen + 1
+    # The first click on another row counts, also if a change comes while the button is down.
+    row = page.locator(".af-body .af-row").nth(4)
+    row.click()
+    assert sent(page, "choose")[-1]["ids"] == [row.get_attribute("data-id")]
+    page.locator(".af-body .af-row").nth(6).hover()
+    page.mouse.down()
+    rows[changed] = (*rows[changed][:6], 78, *rows[changed][7:])
+    page.evaluate("message => emit('msg:custom', message)", state._table.update(dict(rows)))
+    page.mouse.up()
+    row = page.locator(".af-body .af-row").nth(6)
+    assert sent(page, "choose")[-1]["ids"] == [row.get_attribute("data-id")]
     # A missed change makes the page ask for all rows.
     page.evaluate("emit('msg:custom', { type: 'changed', number: 99, rows: {}, removed: [] })")
     assert len(sent(page, "hello")) == 2

@@ -15,6 +15,7 @@ from historyserver import HistoryServer
 from streamserver import HOLD, told
 
 import allocframe as af
+from allocframe.snapshot import history_tables
 from allocframe.tables import HISTORY
 from allocframe.watch import history_watch
 from allocframe.watch.history_watch import HistoryWatch
@@ -128,6 +129,35 @@ def test_a_new_version_is_compared_with_the_one_before_that_the_server_still_has
     with following(server) as followed:
         frames = followed.until(lambda frames: len(frames["job_changes"]))
     assert frames["job_changes"][["path", "old", "new"]].to_numpy().tolist() == [["Count", "10", "20"]]
+
+
+def test_a_long_list_is_left_within_a_part_when_the_watch_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def make_slowly(**rows: Any) -> Any:
+        made.append(len(rows.get("evaluations", ())))
+        time.sleep(0.1)
+        return history_tables.make_tables(**rows)
+
+    monkeypatch.setattr(history_watch, "make_tables", make_slowly)
+    monkeypatch.setattr(history_watch, "PART", 2)
+    evaluations = [{"ID": f"e{number}", "ModifyIndex": number} for number in range(200)]
+    with following(HistoryServer(told({}, HOLD), evaluations=evaluations)):
+        end = time.monotonic() + 20
+        while not made:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    assert len(made) < 20, "it would go on for ten seconds"
+    assert set(made) == {2}
+
+
+def test_a_job_that_was_purged_before_its_versions_could_be_read_is_told() -> None:
+    server = HistoryServer(told({}, line(20, ("Job", "JobRegistered", job(8, 20))), HOLD))
+    with following(server) as followed:
+        frames = followed.until(lambda frames: len(frames["job_versions"]))
+    assert frames["job_versions"]["version"].tolist() == [8]
+    assert frames["job_changes"].empty
+    assert followed.notes == ["what 1 version of jobs changed is not known: purged before it could be read"]
 
 
 def test_what_the_archive_has_is_not_reported_again_and_jobs_are_not_read_again() -> None:

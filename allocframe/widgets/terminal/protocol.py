@@ -5,8 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-WINDOW = 1 << 20
-"""Bytes that may be sent to a view before it has acknowledged what it has drawn."""
+WINDOW = 4 << 20
+"""Bytes that may be sent to a view before it has acknowledged what it has drawn.
+
+A view draws ten times a second and then acknowledges: what may be on its way bounds the speed.
+"""
+
+BACKLOG = 1 << 20
+"""Bytes that may wait to be sent before the command has to wait; fewer than the transcript keeps."""
 
 MAX_MESSAGE = 128 << 10
 REPLAY_SIZE = 256 << 10

@@ -217,7 +217,7 @@ class Terminal(anywidget.AnyWidget):
     def _wants_output(self) -> bool:
         """Return False while the views are behind, so that the command waits, too."""
         with self._changed:
-            return self._output.unsent < protocol.WINDOW
+            return self._output.unsent < protocol.BACKLOG
 
     def _on_status(self, status: SessionStatus) -> None:
         if status.status in ("refused", "lost"):

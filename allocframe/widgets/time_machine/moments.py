@@ -41,6 +41,10 @@ class Moments:
             self.allocs = self.allocs.assign(
                 job_id=cluster + self.allocs["job_id"], node_name=cluster + self.allocs["node_name"]
             )
+        self.jobs: np.ndarray[Any, Any]
+        self.job_names: pd.Index[Any]
+        self.nodes: np.ndarray[Any, Any]
+        self.node_names: pd.Index[Any]
         self.jobs, self.job_names = pd.factorize(self.allocs["namespace"] + "/" + self.allocs["job_id"])
         self.nodes, self.node_names = pd.factorize(self.allocs["node_name"])
         self.end: pd.Timestamp = _last_moment(snapshot)

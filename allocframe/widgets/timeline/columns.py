@@ -87,23 +87,13 @@ def _read_part(snapshot: Snapshot, cluster: str | None) -> tuple[pd.DataFrame, p
     """Return the events (with losses) and runs of one cluster, each with the key of its job and its lane."""
     events = stats.explain_events(snapshot)
     runs = stats.runs(snapshot)
-    lost = runs[runs["end"] == vocabulary.LOST]
     names = ["time", "type", "text", "kind", "alloc_id", "task", "job_id", "namespace", "slot"]
     events = events.assign(
         text=_texts(events), kind=_kinds(events), slot=find_slots(snapshot, events, fold_runs=True)
     )
-    losses = pd.DataFrame(
-        {
-            **{name: lost[name].astype("str") for name in ("alloc_id", "task", "job_id", "namespace")},
-            "time": lost["ended_at"],
-            "type": "Lost",
-            "text": _LOST_TEXT,
-            "kind": KINDS.index(vocabulary.CAUSE_KINDS[vocabulary.LOST]) + 1,
-            "slot": find_slots(snapshot, lost, fold_runs=True),
-        }
-    )
-    every = pd.concat([_plain(events[names]), _plain(losses[names])], ignore_index=True)
     runs = runs.assign(slot=find_slots(snapshot, runs, fold_runs=True))
+    losses = _losses(snapshot, pd.concat([_plain(runs[names[4:]]), _plain(events[names[4:]])]))
+    every = pd.concat([_plain(events[names]), losses[names]], ignore_index=True)
     columns = [
         "started_at",
         "ended_at",
@@ -117,6 +107,26 @@ def _read_part(snapshot: Snapshot, cluster: str | None) -> tuple[pd.DataFrame, p
         "slot",
     ]
     return _keyed(every, cluster), _keyed(_plain(runs[columns]), cluster)
+
+
+def _losses(snapshot: Snapshot, tasks: pd.DataFrame) -> pd.DataFrame:
+    """Return the loss of each lost allocation, as an event of its first task.
+
+    An allocation with two tasks is lost once, as in the diagnosis; the bars of both end.
+    """
+    allocations = snapshot.allocations
+    lost = allocations[allocations["client_status"].isin(vocabulary.LOST_STATUSES)]
+    lost = lost[["alloc_id", "modified_at"]].astype({"alloc_id": "str"})
+    return (
+        tasks.drop_duplicates("alloc_id")
+        .merge(lost, on="alloc_id")
+        .rename(columns={"modified_at": "time"})
+        .assign(
+            type="Lost",
+            text=_LOST_TEXT,
+            kind=KINDS.index(vocabulary.CAUSE_KINDS[vocabulary.LOST]) + 1,
+        )
+    )
 
 
 def _plain(frame: pd.DataFrame) -> pd.DataFrame:
@@ -225,8 +235,14 @@ class _Clock:
             if other_begin <= end and other_end >= begin:
                 begin, end = min(begin, other_begin), max(end, other_end)
         length = max(end - begin, int(_SHORTEST / pd.Timedelta("1ms")) // self.unit)
+        leads = [LEAD * length]
+        for change in (change for each in incidents if each.severity != "info" for change in each.changes):
+            at = self.number(change["at"]) if change["kind"] == "job version" else None
+            # a deploy just before is what people look for, unless the incident would shrink to half
+            if at is not None and 0 < begin - at < length:
+                leads.append(begin - at + _MARGIN * length)
         return [
-            max(begin - int(LEAD * length), 0),
+            max(begin - int(max(leads)), 0),
             max(min(begin + int((1 + _MARGIN) * length), self.span), 1),
         ]
 

@@ -9,7 +9,9 @@ export function drawDetails(details, acts) {
   const note = make("span", { className: "af-note" }, details.reading ? `reading ${details.reading} …` : "");
   const buttons = ["stop", "restart", "exec"].map((action) => {
     const label = { stop: "Stop", restart: "Restart", exec: "Terminal" }[action];
-    return button(label, `${label} this allocation`, () => acts.askOne(details.id, action));
+    const element = button(label, `${label} this allocation`, () => acts.askOne(details.id, action));
+    element.dataset.action = action;
+    return element;
   });
   const head = make("div", { className: "af-bar" }, title, note, ...buttons, button("Close", "Close the details", () => acts.details("")));
   const section = make("section", { className: "af-details", ariaLabel: `Details of ${details.short}` }, head);

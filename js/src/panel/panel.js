@@ -175,7 +175,7 @@ class Panel {
     this.showQuestion(state, dead);
     this.showResults(state);
     this.showDetails(state);
-    this.details.querySelectorAll("button").forEach((element) => (element.disabled = dead));
+    this.details.querySelectorAll("button").forEach((element) => this.switch(element, state, dead));
     this.tick();
   }
 
@@ -213,6 +213,16 @@ class Panel {
     }
     const told = [...reasons].map(([reason, names]) => `${names.join(", ")} (${reason})`);
     this.notes.textContent = told.length ? `Not available: ${told.join("; ")}.` : "";
+  }
+
+  /** Turn a button of the details on or off: for the reasons of the bar, if they are about this allocation. */
+  switch(element, state, dead) {
+    const { action } = element.dataset;
+    const { chosen, details, disabled, read_only: readOnly } = state;
+    const isChosen = chosen.length === 1 && chosen[0] === details?.id;
+    const reason = action && (isChosen || readOnly) ? disabled[action] : "";
+    element.disabled = dead || !!reason;
+    if (action) element.title = reason ? `Not available: ${reason}` : `${ACTIONS[action]} this allocation`;
   }
 
   showQuestion(state, dead) {

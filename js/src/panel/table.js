@@ -45,6 +45,7 @@ export class Table {
     this.element.setAttribute("aria-multiselectable", "true");
     this.scroller.addEventListener("pointerenter", () => (this.inside = true));
     this.scroller.addEventListener("pointerleave", () => (this.inside = false));
+    this.body.addEventListener("pointerdown", () => this.hold());
     this.drawHead();
   }
 
@@ -77,6 +78,20 @@ export class Table {
     this.draw();
   }
 
+  /** Leave the rows as they are until the button is up: a click on a row that was replaced meanwhile is lost. */
+  hold() {
+    this.held = true;
+    const release = () => {
+      for (const name of ["pointerup", "pointercancel"]) window.removeEventListener(name, release, true);
+      // after the click, which comes right after the button
+      setTimeout(() => {
+        this.held = false;
+        this.draw();
+      });
+    };
+    for (const name of ["pointerup", "pointercancel"]) window.addEventListener(name, release, true);
+  }
+
   /** Where the rows in view begin, and how high they are together. */
   get seen() {
     return [this.scroller.scrollTop, this.scroller.clientHeight - ROW];
@@ -94,6 +109,7 @@ export class Table {
   }
 
   draw() {
+    if (this.held) return;
     const [scrollTop, clientHeight] = this.seen;
     const from = Math.max(Math.floor(scrollTop / ROW) - 2, 0);
     const to = Math.min(Math.ceil((scrollTop + clientHeight) / ROW) + 2, this.list.length);
@@ -123,22 +139,22 @@ export class Table {
     element.style.top = `${n * ROW}px`;
     element.setAttribute("aria-selected", String(isChosen));
     element.setAttribute("aria-rowindex", String(n + 2));
-    element.addEventListener("focus", () => this.setActive(n));
-    element.addEventListener("click", (event) => this.click(event, n));
+    element.addEventListener("focus", () => this.setActive(element));
+    element.addEventListener("click", (event) => this.click(event, row.id));
     element.addEventListener("dblclick", () => this.acts.details(row.id));
     return element;
   }
 
-  setActive(n) {
-    if (n === this.active) return;
-    this.active = n;
-    this.draw();
+  /** Make the row with the focus the one that keys start from. No redraw: the mouse may be down on it. */
+  setActive(element) {
+    this.active = Math.max(this.list.findIndex((row) => row.id === element.dataset.id), 0);
+    for (const each of this.body.children) each.tabIndex = each === element ? 0 : -1;
   }
 
   /** Choose a row: alone, with Ctrl or its box beside the others, with Shift up to it. */
-  click(event, n) {
-    if (performance.now() - this.reordered < SETTLE) return;
-    const { id } = this.list[n];
+  click(event, id) {
+    const n = this.list.findIndex((row) => row.id === id);
+    if (n < 0 || performance.now() - this.reordered < SETTLE) return;
     const adds = event.ctrlKey || event.metaKey || event.target.closest(".af-c-box");
     let ids = [id];
     if (event.shiftKey) {

@@ -163,6 +163,54 @@ def blast_of_a_lost_node(*, count: int, seed: int = 15) -> list[Result]:
     return [Result("blast_radius", "counts are exact", right / count, count, "1", right == count)]
 
 
+FAILING = 0.2
+"""The true share of deployments that fail."""
+
+
+def _deployed(rng: np.random.Generator, job: str, rows: list[worlds.JSON]) -> list[bool | None]:
+    """Add the allocations of a job's versions; return whether each deployment failed, None while it runs."""
+    versions = int(rng.integers(5, 40))
+    truth: list[bool | None] = []
+    for version in range(versions):
+        failed = bool(rng.random() < FAILING)
+        # a deployment that fails stops where it is: some were placed, and one at least did not get healthy
+        placed = int(rng.integers(1, 4)) if failed else 3
+        health: list[bool | None] = [not (failed and number == placed - 1) for number in range(placed)]
+        if version == versions - 1 and not failed:
+            health[-1] = None
+        truth.append(None if None in health else failed)
+        born = -3600.0 * (versions - version)
+        for index, healthy in enumerate(health):
+            life = worlds.Life(born, [(born + 1, 0.0, "running")])
+            status = {} if healthy is None else {"DeploymentStatus": {"Healthy": healthy, "Canary": False}}
+            rows.append(
+                worlds.allocation(len(rows), life, job=job, index=index, JobVersion=version, **status)
+            )
+    return truth
+
+
+def deployments_that_fail(*, count: int, seed: int = 16) -> list[Result]:
+    """Return whether each deployment is told as it went, and how often the interval holds the true share."""
+    rng = np.random.default_rng(seed)
+    right = held = 0
+    for batch in batches(count, TASKS):
+        rows: list[worlds.JSON] = []
+        truth = {f"w{world}": _deployed(rng, f"w{world}", rows) for world in batch}
+        snap = read(rows)
+        for job, table in stats.deployments(snap).groupby("job_id", observed=True):
+            seen = table.sort_values("job_version")["failed"].astype(object)
+            right += seen.where(seen.notna(), None).tolist() == truth[str(job)]
+        rates = stats.change_failure_rate(snap, by="job_id")
+        held += int(((rates["lower"] <= FAILING) & (rates["upper"] >= FAILING)).sum())
+    share = held / count
+    return [
+        Result("deployments, from allocations", "each is told as it went", right / count, count, "1",
+               right == count),
+        Result("change_failure_rate", "coverage of the failed share", share, count, "at least 0.93",
+               share >= 0.93 - noise_of(count)),
+    ]  # fmt: skip
+
+
 def all_rows() -> list[Row]:
     """Return the rows; each takes the number of worlds."""
     return [
@@ -171,4 +219,5 @@ def all_rows() -> list[Row]:
         lambda count: latency_of_starts(count=max(count // 2, 4)),
         lambda count: storms(count=max(count // 20, 4)),
         lambda count: blast_of_a_lost_node(count=max(count // 20, 4)),
+        lambda count: deployments_that_fail(count=max(count // 2, 4)),
     ]

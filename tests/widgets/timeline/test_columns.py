@@ -66,7 +66,10 @@ def test_failures_requests_and_losses_are_those_of_the_statistics(
     expected = Counter(
         vocabulary.CAUSE_KINDS[cause] for cause in explained.loc[explained["failure"] | requested, "cause"]
     )
-    expected["lost with its node"] += int((af.stats.runs(snap)["end"] == "lost").sum())
+    # allocations, not tasks: the number that incidents and reports say
+    drawable = snap.allocations["alloc_id"].isin(explained["alloc_id"])
+    lost = snap.allocations["client_status"].isin(["lost", "unknown"])
+    expected["lost with its node"] += int((drawable & lost).sum())
     drawn = Counter(KINDS[kind - 1] for kind in numbers(data["events"], "kind", "u1") if kind)
     assert drawn == +expected
 
