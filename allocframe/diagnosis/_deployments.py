@@ -29,15 +29,27 @@ def find_failed_deployments(
         job, version = (str(row["namespace"]), str(row["job_id"])), plain(row["job_version"])
         began, ended = plain(row["started_at"]), plain(row["ended_at"])
         known = version is not None and began is not None and ended is not None
-        if known and now - ended <= pd.Timedelta(limits.rare) and not _told(job, began, ended, incidents):
+        recent = known and now - ended <= pd.Timedelta(limits.rare)
+        if recent and not _told(job, int(version), began, ended, incidents):
             yield _incident(case, job, int(version), began, ended, plain(row["status_description"]))
 
 
-def _told(job: tuple[str, str], began: pd.Timestamp, ended: pd.Timestamp, incidents: list[Incident]) -> bool:
+def _told(
+    job: tuple[str, str],
+    version: int,
+    began: pd.Timestamp,
+    ended: pd.Timestamp,
+    incidents: list[Incident],
+) -> bool:
     """Return whether an incident tells of this job in that time; what somebody asked for is none."""
     about = [each for each in incidents if job in each.jobs and each.cause.kind != "kill timeout"]
     about = [each for each in about if each.cause.mechanism not in ("requested restart", "migration")]
-    return any(each.reaches_into(began - _MARGIN, ended + _MARGIN) for each in about)
+    for each in about:
+        # one whose ring is cut may have begun long before the first event left
+        end = None if each.began_before else ended + _MARGIN
+        if each.reaches_into(began - _MARGIN, end) or each.cause.subject.get("job_version") == version:
+            return True
+    return False
 
 
 def _incident(

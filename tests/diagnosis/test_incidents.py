@@ -95,6 +95,25 @@ def test_a_deployment_that_failed_without_any_crash_is_no_all_clear() -> None:
     )
 
 
+def test_a_deployment_whose_crashes_are_told_is_not_told_again(tmp_path: Path) -> None:
+    """Its ring is cut: the first crash left is of a time after the deployment failed."""
+    rows = [place for place in versions(well=1) if place["ID"].startswith("new")]
+    for row in rows:
+        row["TaskStates"]["server"]["Restarts"] = 40
+    ledger = history()
+    ledger.deployments = pd.DataFrame(
+        [
+            {
+                "namespace": "default", "job_id": "web", "job_version": 1, "status": "failed",
+                "status_description": "Failed due to unhealthy allocations", "started_at": at(300),
+                "ended_at": at(400),
+            }
+        ]
+    )  # fmt: skip
+    told = [each.title for each in af.diagnose(snapshot(tmp_path, *rows), history=ledger).incidents]
+    assert not [title for title in told if "deploy" in title]
+
+
 def test_runs_that_end_in_several_ways_are_counted_apart_and_nodes_are_named() -> None:
     assert ": signal SIGSEGV (8 times), exit code 1 (7 times), exit code 2 (7 times), about 36.4 s" in (
         title_of("blind/nomad-2.0.5-twelve-at-random")
