@@ -16,7 +16,7 @@ from .._utils.prose import one_line
 from ..client.client import Client
 from ..diagnosis.diagnose import Diagnosis
 from ..diagnosis.diagnose import diagnose as diagnose_snapshot
-from ..diagnosis.incident_sentences import change as describe_change
+from ..diagnosis.evidence_sentences import change as describe_change
 from ..errors import ConfigError, PermissionDenied
 from ..nomad.config import Config
 from ..snapshot.io import load, read_json

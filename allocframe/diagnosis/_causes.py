@@ -6,22 +6,32 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 
 from ._changes import Ledger
 from ._comparisons import (
+    AT_ONCE,
     NodeTest,
     OnsetTest,
+    ReturnTest,
     begins_with_placement,
     compare_nodes,
     compare_onsets,
-    compare_versions,
+    compare_returns,
 )
 from ._failures import Case
-from ._groups import GAVE_UP, ONGOING, RECOVERED, STOPPED, Group, Jobs
+from ._groups import GAVE_UP, ONGOING, RECOVERED, STOPPED, Group, Jobs, judge, make_group
 from ._investigation import Investigation, describe, keys_of, length_of, make_incident, name_of
-from ._one_job import alike, begins_with_version, by_mechanism, by_version, explain_group
-from ._tables import NEVER, categories
+from ._one_job import (
+    alike,
+    begins_with_version,
+    by_mechanism,
+    by_version,
+    explain_group,
+    fails_in_a_telling_way,
+)
+from ._places import where_it_shows
+from ._tables import NEVER, moment
+from ._versions import compare_versions
 from ._words import answered, fault_of_node, shared_thing
 from .finding import SEVERITIES, Thresholds
 from .incident import Evidence, Hypothesis, Incident
@@ -31,47 +41,92 @@ def find_causes(
     case: Case, jobs: Jobs, groups: list[Group], limits: Thresholds, ledger: Ledger
 ) -> list[Incident]:
     """Return the incidents that the groups of failures make."""
-    nodes, names = categories(case.evidence.allocations["node_name"])
-    look = Investigation(case, jobs, groups, limits, nodes, names, compare_versions(case, groups), ledger)
-    look.usable = [
-        index
-        for index, group in enumerate(groups)
-        if group.onset != NEVER and not begins_with_placement(case, jobs, group, limits)
-    ]
+    look = Investigation(case, jobs, groups, limits, compare_versions(case, groups), ledger)
+    look.usable = _usable(look)
     taken: set[int] = set()
     incidents: list[Incident] = []
     for node, members in _faulty_nodes(look):
         taken |= set(members)
         incidents.append(_by_fault(look, node, members))
-    tests = sorted(compare_nodes(case, groups, nodes), key=lambda test: test.p)
+    tests = sorted(compare_nodes(case, groups), key=lambda test: test.p)
     for test in tests:
         if test.p < limits.level and not taken & set(test.groups):
+            test = replace(test, groups=test.groups + _parts_on_node(look, test, taken))
             taken |= set(test.groups)
             incidents.append(_by_node(look, test))
+    look.usable = _usable(look)
     # what begins with a deploy of its own has an explanation, unless others begin with it
     look.deployed = {index for index in look.versions if begins_with_version(look, index)}
     usable = [index for index in look.usable if index not in taken | look.deployed]
-    for onset in compare_onsets(case, jobs, groups, usable, limits):
+
+    def same_way(index: int, other: int) -> bool:
+        return alike(look, groups[index], groups[other])
+
+    def is_telling(index: int) -> bool:
+        return fails_in_a_telling_way(look, groups[index])
+
+    for onset in compare_onsets(case, jobs, groups, usable, limits, same_way, is_telling):
         if onset.p < limits.level:
             onset = replace(onset, groups=onset.groups + _at_the_same_time(look, onset, taken))
             taken |= set(onset.groups)
             at_once = _one_node_at_once(look, onset, tests)
             incidents.append(_by_node(look, at_once, onset) if at_once else _begun_together(look, onset))
+    usable = [index for index in look.usable if index not in taken | look.deployed]
+    for again in compare_returns(case, jobs, groups, usable, limits):
+        taken |= set(again.groups)
+        incidents.append(_returned_together(look, again))
     for members, what in _sharing_a_thing(look, taken):
         taken |= set(members)
         incidents.append(_by_shared_thing(look, members, what))
+    look.joined = set(taken)
     incidents += [explain_group(look, index) for index in range(len(groups)) if index not in taken]
     return incidents
 
 
+def _usable(look: Investigation) -> list[int]:
+    return [
+        index
+        for index, group in enumerate(look.groups)
+        if group.onset != NEVER and not begins_with_placement(look.case, look.jobs, group, look.limits)
+    ]
+
+
+def _parts_on_node(look: Investigation, test: NodeTest, taken: set[int]) -> list[int]:
+    """Return the failures of other jobs on a bad node that ended as those did, as groups of their own.
+
+    A stray failure elsewhere must not hide that the rest of a job's failures are the node's.
+    """
+    rows = look.failures
+    ends = {look.groups[index].rows[-1] for index in test.groups}
+    ends_like = {(int(rows["code"][row]), int(rows["signal"][row])) for row in ends}
+    parts: list[int] = []
+    for index, group in enumerate(list(look.groups)):
+        if index in taken or index in test.groups or group.kind != look.groups[test.groups[0]].kind:
+            continue
+        pairs = zip(rows["code"][group.rows].tolist(), rows["signal"][group.rows].tolist(), strict=True)
+        here = look.case.nodes[rows["alloc"][group.rows]] == test.node
+        here &= np.array([pair in ends_like for pair in pairs], dtype=bool)
+        if not here.any() or here.all():
+            continue
+        part = make_group(look.case, group.family, group.kind, group.rows[here])
+        rest = make_group(look.case, group.family, group.kind, group.rows[~here])
+        judge(look.case, look.jobs, [rest, part], look.limits)
+        look.groups[index] = rest
+        look.groups.append(part)
+        parts.append(len(look.groups) - 1)
+    if parts:
+        look.versions = compare_versions(look.case, look.groups)
+    return parts
+
+
 def _at_the_same_time(look: Investigation, onset: OnsetTest, taken: set[int]) -> list[int]:
     """Return the groups that a deploy would explain, and that began when several others did."""
-    groups, window = look.groups, pd.Timedelta(look.limits.together).value
+    groups = look.groups
     first = min(groups[index].onset for index in onset.groups)
     return [
         index
         for index in sorted(look.deployed - taken)
-        if abs(groups[index].onset - first) <= window
+        if abs(groups[index].onset - first) <= AT_ONCE
         and any(alike(look, groups[index], groups[each]) for each in onset.groups)
     ]
 
@@ -92,7 +147,7 @@ def _one_node_at_once(look: Investigation, onset: OnsetTest, tests: list[NodeTes
 def _by_node(look: Investigation, test: NodeTest, onset: OnsetTest | None = None) -> Incident:
     members = onset.groups if onset else test.groups
     groups = [look.groups[index] for index in members]
-    node = {"node_name": look.node_names[test.node]}
+    node = {"node_name": look.case.node_names[test.node]}
     numbers = {
         **node, "failed": test.failed, "placed": test.placed, "failed_elsewhere": test.failed_elsewhere,
         "placed_elsewhere": test.placed_elsewhere, "p": test.p, "jobs": len(groups),
@@ -114,7 +169,7 @@ def _by_node(look: Investigation, test: NodeTest, onset: OnsetTest | None = None
 
 def _succeeded_since(look: Investigation, group: Group, node: int) -> bool:
     """Return whether the job ran well on a node after its last failure there."""
-    rows, on_node = look.case.evidence.allocations, look.nodes == node
+    rows, on_node = look.case.evidence.allocations, look.case.nodes == node
     created = rows["created_at"].to_numpy()
     failed = np.zeros(len(rows), dtype=bool)
     failed[look.failures["alloc"][group.rows]] = True
@@ -133,19 +188,19 @@ def _faulty_nodes(look: Investigation) -> Iterable[tuple[int, list[int]]]:
             by_fault.setdefault(fault, []).append(index)
     for members in by_fault.values():
         alloc = look.failures["alloc"][np.concatenate([look.groups[index].rows for index in members])]
-        on = np.unique(look.nodes[alloc])
+        on = np.unique(look.case.nodes[alloc])
         families = {look.groups[index].family for index in members}
-        elsewhere = (look.nodes != on[0]) & np.isin(look.case.instances.family, list(families))
+        elsewhere = (look.case.nodes != on[0]) & np.isin(look.case.instances.family, list(families))
         # one job alone, on one node alone: either may be at fault
         alone = len(families) == 1 and not elsewhere.any()
-        if len(on) == 1 and look.node_names[on[0]] and np.any(look.nodes != on[0]) and not alone:
+        if len(on) == 1 and look.case.node_names[on[0]] and np.any(look.case.nodes != on[0]) and not alone:
             yield int(on[0]), members
 
 
 def _by_fault(look: Investigation, node: int, members: list[int]) -> Incident:
     groups = [look.groups[index] for index in members]
     keys = keys_of(look, np.concatenate([group.rows for group in groups]))
-    name = look.node_names[node]
+    name = look.case.node_names[node]
     error = describe(look, groups[0])["error"]
     evidence = Evidence("fault of node", {"node_name": name, "error": error, "jobs": len(groups)}, keys)
     cause = Hypothesis("node", groups[0].kind, {"node_name": name}, "certain", [evidence])
@@ -165,6 +220,7 @@ def _begun_together(look: Investigation, onset: OnsetTest) -> Incident:
     untouched = [index for index in onset.groups if index not in look.versions]
     if untouched and len(untouched) < len(groups):
         evidence.append(Evidence("not deployed", {"jobs": [name_of(look, index) for index in untouched]}))
+    evidence += where_it_shows(look, groups)
     subject = {"shared": what} if what else {}
     cause = Hypothesis("common cause", groups[0].kind, subject, "likely", evidence)
     versions = [version for index in onset.groups if (version := by_version(look, index))]
@@ -174,15 +230,28 @@ def _begun_together(look: Investigation, onset: OnsetTest) -> Incident:
     return _of_several(look, onset.groups, cause, hypotheses)
 
 
+def _returned_together(look: Investigation, again: ReturnTest) -> Incident:
+    groups = [look.groups[index] for index in again.groups]
+    numbers = {
+        "jobs": [name_of(look, index) for index in again.groups],
+        "times": [moment(time) for time in again.times],
+        "p": again.p,
+    }
+    keys = keys_of(look, np.concatenate([group.rows for group in groups]))
+    evidence = [Evidence("failed together again", numbers, keys), *where_it_shows(look, groups)]
+    cause = Hypothesis("common cause", groups[0].kind, {}, "likely", evidence)
+    return _of_several(look, again.groups, cause, [cause, by_mechanism(look, groups[0])])
+
+
 def _one_node(look: Investigation, members: list[int]) -> Hypothesis | None:
     """Return that the node may be the cause, if all these failures are on one of several nodes."""
     rows = np.concatenate([look.groups[index].rows for index in members])
     alloc = np.unique(look.failures["alloc"][rows])
-    on = np.unique(look.nodes[alloc])
-    elsewhere = int((look.nodes != on[0]).sum())
-    if len(on) != 1 or not elsewhere or not look.node_names[on[0]]:
+    on = np.unique(look.case.nodes[alloc])
+    elsewhere = int((look.case.nodes != on[0]).sum())
+    if len(on) != 1 or not elsewhere or not look.case.node_names[on[0]]:
         return None
-    name = {"node_name": look.node_names[on[0]]}
+    name = {"node_name": look.case.node_names[on[0]]}
     numbers = {**name, "failed": len(alloc), "elsewhere": elsewhere}
     evidence = [Evidence("only on node", numbers, keys_of(look, rows))]
     return Hypothesis("node", look.groups[members[0]].kind, name, "possible", evidence)

@@ -18,6 +18,12 @@ BEFORE = pd.Timedelta("30min")
 AFTER = pd.Timedelta("10s")
 """Clocks of servers and nodes differ by so much at least."""
 
+STOPPED_NEARBY = pd.Timedelta("1min")
+"""A job of the same namespace that was stopped this long before an incident is shown with it."""
+
+DRAIN = pd.Timedelta("1h")
+"""The usual deadline of a drain: what moves later was moved by something else."""
+
 MOST_CHANGES = 10
 
 Job = tuple[str, str]
@@ -53,14 +59,31 @@ class Ledger:
         self._columns = {str(name): table[name].astype(object).to_numpy() for name in table.columns}
         self._by_job: dict[Job, list[int]] = {}
         self._by_node: dict[str, list[int]] = {}
+        self._stops: dict[str, list[int]] = {}
+        self._submitted, self._stable, self._same_as = _versions(getattr(history, "job_versions", None))
         for place in range(len(table)):
+            if self._has_time_of_older_version(place):
+                continue
             job, node = self._columns["job_id"][place], self._columns["node_name"][place]
+            kind = self._columns["kind"][place]
+            if kind in ("operator stop", "purge") and pd.notna(job):
+                self._stops.setdefault(str(self._columns["namespace"][place]), []).append(place)
             if pd.notna(job):
                 self._by_job.setdefault((str(self._columns["namespace"][place]), str(job)), []).append(place)
             if pd.notna(node):
                 self._by_node.setdefault(str(node), []).append(place)
         self._fields = _fields_by_version(getattr(history, "job_changes", None))
-        self._submitted, self._stable = _versions(getattr(history, "job_versions", None))
+        nodes = getattr(history, "nodes", None)
+        known = [] if nodes is None else zip(nodes["node_name"], nodes["datacenter"], strict=True)
+        self.datacenters = {str(name): str(each) for name, each in known if pd.notna(name) and pd.notna(each)}
+
+    def _has_time_of_older_version(self, place: int) -> bool:
+        """Return whether a row is a version that a rollback brought back, with the time of the old one."""
+        version = self._columns["version_after"][place]
+        if self._columns["kind"][place] != "job version" or pd.isna(version):
+            return False
+        namespace, job = (str(self._columns[name][place]) for name in ("namespace", "job_id"))
+        return bool(self._submitted.get((namespace, job, int(version) - 1), NEVER) > self._at[place])
 
     def submitted_at(self, job: Job, version: int) -> int:
         """Return when a version was submitted, `NEVER` if that is not known."""
@@ -69,6 +92,25 @@ class Ledger:
     def was_stable(self, job: Job, version: int) -> bool:
         """Return whether a deployment of a version was healthy."""
         return (*job, version) in self._stable
+
+    def same_as(self, job: Job, version: int) -> int | None:
+        """Return the older version whose specification a version brought back, if any."""
+        return self._same_as.get((*job, version))
+
+    def ended_by(self, job: Job, since: int) -> str | None:
+        """Return how a job was ended since a time: "purge" or "operator stop"."""
+        for place in reversed(self._by_job.get(job, ())):
+            alone = "alloc_id" in self._columns and pd.notna(self._columns["alloc_id"][place])
+            kind = str(self._columns["kind"][place])
+            if kind in ("purge", "operator stop") and not alone and self._at[place] >= since:
+                return kind
+        return None
+
+    def was_drained(self, node: str, time: int) -> bool:
+        """Return whether a drain of a node began in the hour before a time: its usual deadline."""
+        places = self._by_node.get(node, ())
+        times = [int(self._at[each]) for each in places if self._columns["kind"][each] == "drain"]
+        return any(0 <= time - each <= DRAIN.value for each in times)
 
     def fields_touching(self, job: Job, version: int, mechanism: str) -> list[str]:
         """Return the fields that a version changed and that can bring about a mechanism."""
@@ -91,14 +133,20 @@ class Ledger:
 
     def near(self, incident: Incident) -> list[dict[str, Any]]:
         """Return the changes near the beginning of an incident, the most telling first."""
-        begin = incident.facts.get("estimated_onset") or incident.began_at
-        if begin is None:
+        # where rings are cut it began between these two
+        begin, onset = incident.began_at, incident.facts.get("estimated_onset") or incident.began_at
+        if begin is None or onset is None:
             return []
-        first, last = (begin - BEFORE).value, (begin + AFTER).value
+        first, last = (onset - BEFORE).value, (onset + AFTER).value
         jobs = set(incident.jobs)
         mechanism = incident.cause.mechanism or incident.cause.kind
         places = {place for job in jobs for place in self._by_job.get(job, ())}
         places |= {place for node in incident.nodes for place in self._by_node.get(node, ())}
+        # what somebody stopped just then may be what this one needs
+        nearby = (onset - STOPPED_NEARBY).value
+        for namespace in {namespace for namespace, _ in jobs}:
+            stops = self._stops.get(namespace, ())
+            places |= {place for place in stops if nearby <= self._at[place] <= begin.value}
         ranked = []
         for place in sorted(places):
             if not first <= self._at[place] <= last:
@@ -108,11 +156,13 @@ class Ledger:
             version = change.get("version_after")
             diff = self._fields.get((*job, int(version)), []) if version is not None else []
             touches = version is not None and bool(self.fields_touching(job, int(version), mechanism))
-            change["before"] = max(begin - change["at"], pd.Timedelta(0))
+            change["before"] = begin - change["at"]
+            change["at_most"] = incident.began_before and change["at"] <= begin
             if diff:
                 change["diff"] = diff
             change["touches"] = touches
-            ranked.append(((not touches, job not in jobs, change["before"]), change))
+            distance = max(onset - change["at"], pd.Timedelta(0))
+            ranked.append(((not touches, job not in jobs, distance), change))
         ranked.sort(key=lambda pair: pair[0])
         return [change for _, change in ranked[:MOST_CHANGES]]
 
@@ -125,10 +175,13 @@ def attach_changes(ledger: Ledger, incidents: list[Incident]) -> list[Incident]:
     ]
 
 
-def _versions(table: pd.DataFrame | None) -> tuple[dict[Version, int], set[Version]]:
-    """Return when each version was submitted, and which ones were healthy; only of those known once."""
+def _versions(table: pd.DataFrame | None) -> tuple[dict[Version, int], set[Version], dict[Version, int]]:
+    """Return when versions were submitted, which were healthy, and which older ones some are the same as.
+
+    Only of those that are known once.
+    """
     if table is None or table.empty:
-        return {}, set()
+        return {}, set(), {}
     known = table.dropna(subset=["version"]).drop_duplicates(["namespace", "job_id", "version"], keep=False)
     keys = [
         (str(namespace), str(job), int(version))
@@ -137,7 +190,9 @@ def _versions(table: pd.DataFrame | None) -> tuple[dict[Version, int], set[Versi
     times = nanoseconds(known["submitted_at"]).tolist()
     stable = known["stable"].astype("boolean").fillna(False).tolist()
     submitted = dict(zip(keys, times, strict=True))
-    return submitted, {key for key, each in zip(keys, stable, strict=True) if each}
+    same = known["same_as"].tolist() if "same_as" in known.columns else [None] * len(keys)
+    same_as = {key: int(each) for key, each in zip(keys, same, strict=True) if pd.notna(each)}
+    return submitted, {key for key, each in zip(keys, stable, strict=True) if each}, same_as
 
 
 def _fields_by_version(fields: pd.DataFrame | None) -> dict[Version, list[dict[str, Any]]]:

@@ -1,15 +1,16 @@
-"""The tests that make a cause likely: of a node, of a version, and of several jobs that begin at once."""
+"""The tests that make a cause likely: of a node, and of several jobs that begin at once."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import comb
+from math import comb, factorial
 
 import numpy as np
 import pandas as pd
 
 from ..stats import _distributions as distributions
-from ._attempts import FAILURES
 from ._failures import Case
 from ._groups import SECOND, Group, Jobs
 from ._tables import NEVER, Array, numbers
@@ -48,13 +49,13 @@ _MOSTLY = 0.8
 """A group belongs to a node if this share of its failures is there."""
 
 
-def compare_nodes(case: Case, groups: list[Group], node: Array) -> list[NodeTest]:
+def compare_nodes(case: Case, groups: list[Group]) -> list[NodeTest]:
     """Test each node within strata of job and version, leaving it out of what it is compared with.
 
     A placement is one trial: it failed by this mechanism or it did not. If the node made no difference, the
     failed placements of a stratum would be spread over all of its placements (hypergeometric).
     """
-    instances, rows = case.instances, case.evidence.allocations
+    instances, rows, node = case.instances, case.evidence.allocations, case.nodes
     nodes = int(node.max()) + 1 if len(node) else 0
     version = numbers(rows["job_version"], -1)
     alloc = case.failures["alloc"].to_numpy()
@@ -177,260 +178,188 @@ _CLIENTS_REPORT = SECOND // 5
 """Onsets closer than this are at once: clients report every fifth of a second."""
 
 
+AT_ONCE = 10 * SECOND
+"""A fault of something shared shows within a few seconds: programs ask for it all the time.
+
+Onsets further apart may still have one cause. To be taken for one, they must fail alike.
+"""
+
+_MANY = 40
+"""So many onsets in one minute have one cause; no part of them is looked for."""
+
+
 def compare_onsets(
-    case: Case, jobs: Jobs, groups: list[Group], usable: list[int], limits: Thresholds
+    case: Case,
+    jobs: Jobs,
+    groups: list[Group],
+    usable: list[int],
+    limits: Thresholds,
+    alike: Callable[[int, int], bool],
+    telling: Callable[[int], bool],
 ) -> list[OnsetTest]:
     """Find groups of different jobs that began together, against their own rates of onset.
 
-    If onsets were independent, each would fall anywhere in the time that its job has been watched. Of m jobs,
-    k have theirs within a window w with probability C(m, k) times k u^(k-1) - (k-1) u^k, where u is the share
-    of the window in that time (the range of uniform points).
+    `alike` says whether two groups fail in the same way, and `telling` whether not every program fails so.
     """
-    window = pd.Timedelta(limits.together).value
-    found, taken = [], set[int]()
     by_kind: dict[str, list[int]] = {}
-    for index in usable:
+    for index in sorted(usable, key=lambda index: groups[index].onset):
         by_kind.setdefault(groups[index].kind, []).append(index)
+    found: list[OnsetTest] = []
     for members in by_kind.values():
-        members.sort(key=lambda index: groups[index].onset)
         onsets = np.array([groups[index].onset for index in members])
+        ends = np.searchsorted(onsets, onsets + pd.Timedelta(limits.together).value, side="right").tolist()
+        rate = _Rates(case, jobs, groups, members)
         start = 0
         while start < len(members):
-            end = int(np.searchsorted(onsets, onsets[start] + window, side="right"))
-            part = [index for index in members[start:end] if index not in taken]
-            families = {groups[index].family for index in part}
-            if len(families) >= limits.critical_jobs:
-                spread = int(onsets[end - 1] - onsets[start])
-                found.append(OnsetTest(part, spread, _together(case, jobs, groups, part, spread, members)))
-                taken |= set(part)
-                start = end
-            else:
+            part = members[start : ends[start]]
+            best = _best_part(part, rate, limits, alike, telling)
+            # one that stands alone just before the others is not of them
+            following = _best_part(part[1:], rate, limits, alike, telling)
+            if best is None or (following and following.p < best.p):
                 start += 1
+            else:
+                start += len(best.groups)
+                taken = {index for test in found for index in test.groups}
+                near = [index for index in _near(members, onsets, start, best, limits) if index not in taken]
+                more = [index for index in near if _could_be_at_once(groups, [best.groups[0], index])]
+                more = [index for index in more if any(alike(index, each) for each in best.groups)]
+                found.append(replace(best, groups=best.groups + more))
     return found
 
 
-def _together(
-    case: Case, jobs: Jobs, groups: list[Group], part: list[int], spread: int, members: list[int]
-) -> float:
-    families = {groups[index].family for index in part}
-    counts = {family: sum(groups[index].family == family for index in members) for family in families}
-    width = max(spread, _CLIENTS_REPORT)
-    shares = []
-    for family in families:
-        watched = max(case.now - int(jobs.first_created[family]), width)
-        shares.append(min(1.0, counts[family] * width / watched))
-    shares.sort()
-    k, others = len(shares), len({groups[index].family for index in members})
-    u = float(np.exp(np.mean(np.log(shares))))
-    chance = k * u ** (k - 1) - (k - 1) * u**k
-    return float(min(1.0, comb(others, k) * chance))
+def _near(members: list[int], onsets: Array, end: int, test: OnsetTest, limits: Thresholds) -> list[int]:
+    """Return the other onsets within the window about those of a test, which end at a position."""
+    window = pd.Timedelta(limits.together).value
+    first = int(np.searchsorted(onsets, onsets[end - 1] - window, side="left"))
+    last = int(np.searchsorted(onsets, onsets[end - len(test.groups)] + window, side="right"))
+    return [index for index in members[first:last] if index not in test.groups]
+
+
+def _could_be_at_once(groups: list[Group], several: list[int]) -> bool:
+    """Return whether some groups may have begun at once, by the times between which each of them began."""
+    earliest = max(groups[index].earliest for index in several)
+    return earliest - min(groups[index].latest for index in several) <= AT_ONCE
+
+
+def _best_part(
+    part: list[int],
+    rate: _Rates,
+    limits: Thresholds,
+    alike: Callable[[int, int], bool],
+    telling: Callable[[int], bool],
+) -> OnsetTest | None:
+    """Return the test of those of some onsets, from the first one on, that are the least likely by chance."""
+    best = None
+    many = len(part) > _MANY
+    for end in [len(part)] if many else range(limits.critical_jobs, len(part) + 1):
+        several = part[:end]
+        spread = rate.groups[several[-1]].onset - rate.groups[several[0]].onset
+        alone = not many and not _could_be_at_once(rate.groups, several)
+        if alone and telling(several[0]):
+            alone = not all(alike(several[0], each) for each in several[1:])
+        if not alone and len({rate.groups[index].family for index in several}) >= limits.critical_jobs:
+            test = OnsetTest(several, spread, rate.chance(several, spread))
+            best = test if best is None or test.p < best.p else best
+    return best
+
+
+class _Rates:
+    """How often the jobs of some groups begin to fail."""
+
+    def __init__(self, case: Case, jobs: Jobs, groups: list[Group], members: list[int]) -> None:
+        self.groups = groups
+        self._onsets = Counter(groups[index].family for index in members)
+        self._watched = {family: case.now - int(jobs.first_created[family]) for family in self._onsets}
+
+    def chance(self, part: list[int], spread: int) -> float:
+        """Return the probability that chance brings these onsets so close together.
+
+        If onsets were independent, each would fall anywhere in the time that its job has been watched. Of m
+        jobs, k have theirs within a window w with probability C(m, k) times k u^(k-1) - (k-1) u^k, where u is
+        the share of the window in that time (the range of uniform points).
+        """
+        width = max(spread, _CLIENTS_REPORT)
+        families = {self.groups[index].family for index in part}
+        shares = sorted(
+            min(1.0, self._onsets[each] * width / max(self._watched[each], width)) for each in families
+        )
+        k = len(shares)
+        u = float(np.exp(np.mean(np.log(shares))))
+        chance = k * u ** (k - 1) - (k - 1) * u**k
+        return float(min(1.0, comb(len(self._onsets), k) * chance))
 
 
 @dataclass(frozen=True)
-class VersionTest:
-    """How often a version fails, against the one before.
+class ReturnTest:
+    """Groups of several jobs that failed together more than once, with a calm between.
 
     Attributes
     ----------
-    version, base : int
-        The version that fails, and the one before it in the evidence.
+    groups : list of int
+        Positions of the groups.
+    times : list of int
+        When each time began, as far as the rings show.
     p : float
-        Probability of so many failures with the new version if both fail alike.
-    failures, base_failures : int
-        Failures by this mechanism.
-    hours, base_hours : float
-        Time that their tasks ran.
-    starts, base_starts : int
-        Starts tried.
-    placed_at : int
-        When the version was first placed.
-    delay : int
-        From then to its first failure.
-    ran_well : int
-        How long its instances ran before they began to fail.
-    failed : int
-        Its allocations that failed.
-    healthy : int
-        Those of them that the deployment had called healthy.
-    later_well : bool
-        A later version runs without this failure.
+        Probability that chance lets so many spells of failures come so close together.
     """
 
-    version: int
-    base: int
+    groups: list[int]
+    times: list[int]
     p: float
-    failures: int
-    base_failures: int
-    hours: float
-    base_hours: float
-    starts: int
-    base_starts: int
-    placed_at: int
-    delay: int
-    ran_well: int
-    failed: int
-    healthy: int
-    later_well: bool
-
-    def is_worse(self, level: float) -> bool:
-        """Return whether the version fails more: not by chance, and at least twice as often."""
-        if self.p >= level:
-            return False
-        times_run = self.hours > 0 and self.base_hours > 0
-        return not times_run or self.failures * self.base_hours >= 2 * self.base_failures * self.hours
 
 
-def compare_versions(case: Case, groups: list[Group]) -> dict[int, VersionTest]:
-    """Test, for each group whose job has several versions, each failing one against the one before it.
+_CALM = 5
+"""A spell of failures is over after so many times the usual gap between two of a task."""
 
-    Of several that fail, the one with the clearest difference counts: a second bad version is no worse than
-    the first, and a stray crash after a rollback says nothing.
+_MOST_SPELLS = 6
+"""Of more spells chance brings some together."""
+
+
+def compare_returns(
+    case: Case, jobs: Jobs, groups: list[Group], usable: list[int], limits: Thresholds
+) -> list[ReturnTest]:
+    """Find groups of different jobs whose failures came in spells, each of them together.
+
+    Each spell of one job falls anywhere in the time that it has been watched, if they are independent: into
+    the `distance` about one of the other's with the probability 2 distance / watched.
     """
-    rows = case.evidence.allocations
-    version = numbers(rows["job_version"], -1)
-    family = case.instances.family
-    pairs = pd.DataFrame({"family": family, "version": version})
-    several = pairs[pairs["version"] >= 0].groupby("family")["version"].nunique()
-    tested = [
-        index
-        for index, group in enumerate(groups)
-        if several.get(group.family, 0) > 1 and not case.instances.has_runs[group.family]
-    ]
-    if not tested:
-        return {}
-    attempts = _attempts_of(case, {groups[index].family for index in tested})
-    results = {index: _compare_each(case, groups[index], version, attempts) for index in tested}
-    tests = max(sum(len(each) for each in results.values()), 1)
-    return {
-        index: replace(best, p=min(1.0, best.p * tests))
-        for index, each in results.items()
-        if each
-        for best in [min(each, key=lambda test: (test.p, test.placed_at))]
-    }
+    spells = {index: _spells(case, groups[index]) for index in usable}
+    by_count: dict[tuple[str, int], list[int]] = {}
+    for index, times in sorted(spells.items(), key=lambda item: item[1]):
+        if 1 < len(times) <= _MOST_SPELLS:
+            by_count.setdefault((groups[index].kind, len(times)), []).append(index)
+
+    def chance(index: int, other: int) -> float:
+        count = len(spells[index])
+        apart = max(abs(a - b) for a, b in zip(spells[index], spells[other], strict=True))
+        since = max(int(jobs.first_created[groups[each].family]) for each in (index, other))
+        share = 2 * max(apart, _CLIENTS_REPORT) / max(case.now - since, 1)
+        return min(1.0, factorial(count) * share**count)
+
+    found: list[ReturnTest] = []
+    for (_, count), members in by_count.items():
+        pairs, taken = comb(len(members), 2), set[int]()
+        for place, index in enumerate(members):
+            near = [each for each in members[place + 1 : place + 1 + _MANY] if each not in taken]
+            tests = {each: min(1.0, pairs * chance(index, each)) for each in near if index not in taken}
+            part = [index, *(each for each, p in tests.items() if p < limits.level)]
+            if len({groups[each].family for each in part}) > 1:
+                taken |= set(part)
+                times = [min(spells[each][n] for each in part) for n in range(count)]
+                found.append(ReturnTest(part, times, max(tests[each] for each in part[1:])))
+    return found
 
 
-def _compare_each(
-    case: Case, group: Group, version: Array, attempts: dict[int, pd.DataFrame]
-) -> list[VersionTest]:
-    """Return the test of each failing version against the one that was placed before it."""
-    mine = (case.instances.family == group.family) & (version >= 0)
-    created = case.evidence.allocations["created_at"].to_numpy()
-    table = pd.DataFrame({"version": version[mine], "at": created[mine]})
-    # in order of placement: a job that was purged and registered anew counts from 0 again
-    order = table.sort_values(["at", "version"], kind="stable")["version"].drop_duplicates().tolist()
-    before = dict(zip(order[1:], order, strict=False))
-    failing = version[case.failures["alloc"].to_numpy()[group.rows]]
-    blamed = [each for each in order[1:] if np.any(failing == each)]
-    return [_compare_version(case, group, version, attempts, each, before[each]) for each in blamed]
-
-
-def _attempts_of(case: Case, families: set[int]) -> dict[int, pd.DataFrame]:
-    family = case.instances.family[case.attempts["alloc"].to_numpy()]
-    part = case.attempts[np.isin(family, sorted(families))]
-    names, _ = pd.factorize(case.evidence.tasks["task"])
-    part = part.assign(family=family[np.isin(family, sorted(families))], name=names[part["owner"].to_numpy()])
-    return {int(rows["family"].iloc[0]): rows for _, rows in part.groupby("family")}
-
-
-def _compare_version(
-    case: Case, group: Group, version: Array, attempts: dict[int, pd.DataFrame], blamed: int, base: int
-) -> VersionTest:
-    rows = case.evidence.allocations
-    alloc, owner = case.failures["alloc"].to_numpy(), case.failures["owner"].to_numpy()
-    failing = version[alloc[group.rows]]
-    mine = case.instances.family == group.family
-    part = attempts.get(group.family)
-    names, _ = pd.factorize(case.evidence.tasks["task"])
-    owners = owner[group.rows]
-    tasks = set(names[owners[owners >= 0]].tolist())
-    kind = FAILURES.index(group.kind)
-    counts = {}
-    for each in (blamed, base):
-        failures = int((failing == each).sum())
-        run, starts = 0.0, failures
-        if part is not None:
-            of_version = part[(version[part["alloc"].to_numpy()] == each) & part["name"].isin(tasks)]
-            run = float(of_version["run"].clip(lower=0).sum())
-            starts = max(failures, len(of_version))
-            failures = max(failures, int((of_version["end"].to_numpy() == kind).sum()))
-            more, hours = _out_of_the_rings(case, of_version, kind)
-            failures, run, starts = failures + more, run + hours, starts + more
-        counts[each] = (failures, run, starts)
-    new, old = counts[blamed], counts[base]
-    placed = rows["created_at"].to_numpy()[mine & (version == blamed)]
-    placed_at = int(placed[placed != NEVER].min()) if np.any(placed != NEVER) else NEVER
-    onset = _onset_of(case, group, failing == blamed)
-    never_ran = bool((case.failures["run"].to_numpy()[group.rows][failing == blamed] < 0).all())
-    if never_ran:  # then the wait before a failure is that of a start, and no time of running well
-        created = rows["created_at"].to_numpy()[alloc[group.rows][failing == blamed]]
-        onset = int(created[created != NEVER].min()) if np.any(created != NEVER) else onset
-    healthy = rows["deployment_healthy"].astype("boolean").fillna(False).to_numpy(dtype=bool)
-    failed_allocs = np.unique(alloc[group.rows][failing == blamed])
-    later = mine & (version > blamed)
-    later[np.unique(alloc[group.rows])] = False
-    later_well = bool(np.any(later & rows["client_status"].eq("running").to_numpy(dtype=bool)))
-    return VersionTest(
-        blamed, base, _compare(new, old), new[0], old[0], new[1] / 3600e9, old[1] / 3600e9, new[2], old[2],
-        placed_at, max(onset - placed_at, 0) if placed_at != NEVER and onset != NEVER else 0,
-        0 if never_ran else _ran_well(case, group, failing == blamed),
-        len(failed_allocs), int(healthy[failed_allocs].sum()), later_well,
-    )  # fmt: skip
-
-
-def _out_of_the_rings(case: Case, attempts: pd.DataFrame, kind: int) -> tuple[int, float]:
-    """Return the failures that only the counter knows, and how long the tasks ran meanwhile and before."""
-    failed = attempts[attempts["end"].to_numpy() == kind]
-    owners = np.unique(failed["owner"])
-    owners = owners[case.lost_restarts[owners] > 0]
-    if not len(owners):
-        return 0, 0.0
-    runs = failed["run"].clip(lower=0).groupby(failed["owner"].to_numpy()).median()
-    lost = case.lost_restarts[owners]
-    alloc = case.evidence.tasks["alloc"].to_numpy()[owners]
-    rows = case.evidence.allocations
-    created = rows["created_at"].to_numpy()[alloc]
-    # only of what became healthy it is sure that it ran before its failures began
-    healthy = rows["deployment_healthy"].iloc[alloc].astype("boolean").fillna(False).to_numpy(dtype=bool)
-    known = (created != NEVER) & (case.onset[owners] != NEVER) & healthy
-    well = np.where(known, np.maximum(case.onset[owners] - np.where(known, created, 0), 0), 0)
-    return int(lost.sum()), float((runs.reindex(owners).to_numpy() * lost).sum() + well.sum())
-
-
-def _onset_of(case: Case, group: Group, chosen: Array) -> int:
-    owners = case.failures["owner"].to_numpy()[group.rows][chosen]
-    times = case.failures["at"].to_numpy()[group.rows][chosen]
-    onsets = case.onset[owners[owners >= 0]]
-    both = np.concatenate([onsets[onsets != NEVER], times[times != NEVER]])
-    return int(both.min()) if len(both) else NEVER
-
-
-def _ran_well(case: Case, group: Group, chosen: Array) -> int:
-    """Return the median time that instances ran before they began to fail."""
-    owners = np.unique(case.failures["owner"].to_numpy()[group.rows][chosen])
-    owners = owners[owners >= 0]
-    if not len(owners):
-        return 0
-    alloc = case.evidence.tasks["alloc"].to_numpy()[owners]
-    created = case.evidence.allocations["created_at"].to_numpy()[alloc]
-    known = (created != NEVER) & (case.onset[owners] != NEVER)
-    if not known.any():
-        return 0
-    # only the first allocation of each instance: its replacements begin after the trouble did
-    order = np.argsort(created[known], kind="stable")
-    lanes = case.instances.lane[alloc[known]][order]
-    first = ~pd.Series(lanes).duplicated().to_numpy()
-    waits = (case.onset[owners][known] - created[known])[order][first]
-    return int(max(np.median(waits), 0))
-
-
-def _compare(new: tuple[int, float, int], old: tuple[int, float, int]) -> float:
-    """Return the probability of so many failures with the new version if both fail alike.
-
-    By time that tasks ran if both have run; by starts tried if one never ran.
-    """
-    if new[1] > 0 and old[1] > 0:
-        return float(distributions.binom_sf(new[0] - 1, new[0] + old[0], new[1] / (new[1] + old[1])))
-    if not new[2] or not old[2]:
-        return 1.0
-    failed = min(new[0], new[2]) + min(old[0], old[2])
-    return distributions.hypergeom_sf(min(new[0], new[2]) - 1, new[2] + old[2], failed, new[2])
+def _spells(case: Case, group: Group) -> list[int]:
+    """Return when each spell of a group's failures began, as far as the rings show."""
+    owner, at = (case.failures[name].to_numpy()[group.rows] for name in ("owner", "at"))
+    owner, at = owner[at != NEVER], at[at != NEVER]
+    order = np.lexsort((at, owner))
+    gaps = np.diff(at[order])[np.diff(owner[order]) == 0]
+    if not len(gaps):
+        return []
+    # the calm between two spells is among the gaps: it is long, and rare
+    usual = float(np.quantile(gaps, 0.25))
+    at = np.sort(at)
+    begins: list[int] = at[np.append(True, np.diff(at) > _CALM * usual)].tolist()
+    return begins

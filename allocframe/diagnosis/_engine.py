@@ -10,6 +10,7 @@ import pandas as pd
 
 from ._causes import find_causes
 from ._changes import Ledger, attach_changes
+from ._deployments import find_failed_deployments
 from ._failures import Case
 from ._groups import GAVE_UP, ONGOING, describe_jobs, group_failures
 from ._others import find_others
@@ -64,8 +65,9 @@ def investigate(
     for group in groups:
         if group.state in (ONGOING, GAVE_UP):
             fail_now[case.failures["alloc"].to_numpy()[group.rows]] = True
-    incidents += find_others(case, jobs, in_groups, fail_now, limits)
+    incidents += find_others(case, jobs, in_groups, fail_now, limits, ledger)
     incidents += find_waiting(case, evaluations, history, limits)
+    incidents += find_failed_deployments(case, history, incidents, limits)
     incidents = attach_changes(ledger, incidents)
     observed = moment(case.now)
     incidents = [replace(incident, observed_at=observed) for incident in incidents]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -32,6 +33,8 @@ class Case:
         Restarts of each task that its counter knows and its ring does not show any more.
     onset : numpy.ndarray
         When the failures of each task began: the first one, or before it as often as the counter says.
+    earliest : numpy.ndarray
+        The earliest that they can have begun: equal to `onset` where the ring shows all of them.
     texts : list of str
         Nomad's words, by their number.
     """
@@ -42,12 +45,27 @@ class Case:
     failures: pd.DataFrame
     lost_restarts: Array
     onset: Array
+    earliest: Array
     texts: list[str]
 
     @property
     def now(self) -> int:
         """When the snapshot was taken."""
         return self.evidence.now
+
+    @cached_property
+    def nodes(self) -> Array:
+        """The number of the node of each allocation, a position in `node_names`."""
+        return self._named_nodes[0]
+
+    @cached_property
+    def node_names(self) -> list[str]:
+        """The names of the nodes; "" is none."""
+        return self._named_nodes[1]
+
+    @cached_property
+    def _named_nodes(self) -> tuple[Array, list[str]]:
+        return categories(self.evidence.allocations["node_name"])
 
 
 def build_case(snapshot: object) -> Case:
@@ -68,8 +86,8 @@ def build_case(snapshot: object) -> Case:
     silent_failures, texts = _failures_without_events(evidence, instances, failures, texts)
     columns = ["alloc", "owner", "kind", "at", "text", "code", "signal", "told", "run", "gave_up"]
     failures = pd.concat([failures[columns], silent_failures[columns]], ignore_index=True)
-    onset = _onsets(evidence, failures, lost_restarts)
-    return Case(evidence, instances, attempts, failures, lost_restarts, onset, texts)
+    onset, earliest = _onsets(evidence, failures, lost_restarts)
+    return Case(evidence, instances, attempts, failures, lost_restarts, onset, earliest, texts)
 
 
 def _of_tasks(evidence: Rows, owner: Array) -> Array:
@@ -156,27 +174,68 @@ def _kind_of_description(text: str) -> int:
     return UNKNOWN if text in _SAYS_NOTHING else FAILURES.index(kind_of_text(text))
 
 
-def _onsets(evidence: Rows, failures: pd.DataFrame, lost_restarts: Array) -> Array:
-    """Return when the failures of each task began, `NEVER` if it has none.
+_ALIKE = 1.25
+"""Paces that differ by this factor at most are one: restarts have a delay of their own policy, and jitter."""
+
+
+def _pooled(paces: Array) -> Array:
+    """Return, for each pace, the median of those that are about the same."""
+    known = np.sort(paces[paces > 0])
+    if not len(known):
+        return paces
+    low = np.searchsorted(known, paces / _ALIKE, side="left")
+    high = np.searchsorted(known, paces * _ALIKE, side="right")
+    middle = np.minimum((low + high) // 2, len(known) - 1)
+    return np.where(paces > 0, known[middle], paces)
+
+
+def _seen_healthy(evidence: Rows, failures: pd.DataFrame, created: Array) -> Array:
+    """Return when each task's allocation was called healthy, if that was not between two of its failures.
+
+    What ends right after each start now did not when its deployment saw it live for its healthy time.
+    """
+    alloc = evidence.tasks["alloc"].to_numpy()
+    healthy = evidence.allocations["deployment_healthy"].astype("boolean").fillna(False)
+    at = np.where(healthy, evidence.allocations["deployment_health_at"].to_numpy(), NEVER)[alloc]
+    run = failures["run"].clip(lower=0).groupby(failures["owner"].to_numpy()).median()
+    typical = run.reindex(np.arange(len(alloc))).fillna(0).to_numpy()
+    return np.where((created != NEVER) & (typical < _TOO_SHORT), at, NEVER)
+
+
+_TOO_SHORT = 10**9
+"""Nobody calls a task healthy that lives for less than a second: the default is ten."""
+
+_JITTER = 1.25
+"""Nomad delays each restart by up to a quarter more than its policy says."""
+
+
+def _onsets(evidence: Rows, failures: pd.DataFrame, lost_restarts: Array) -> tuple[Array, Array]:
+    """Return when the failures of each task began, and the earliest that they can have; `NEVER` for none.
 
     A ring shows the last few. The counter says how many more there were; they are taken to have come at the
-    pace of those that the ring shows, and not before the allocation was created.
+    pace of those that the ring shows, and not before the allocation was created. Over twenty failures a small
+    error of the pace is half a minute. So at the earliest all came at the slowest pace on record; and tasks
+    that fail at about the same pace are given the same, so that what began together is seen to have.
     """
     tasks = evidence.tasks
-    known = failures[(failures["owner"] >= 0) & (failures["at"] != NEVER)]
+    known = failures[(failures["owner"] >= 0) & (failures["at"] != NEVER)].sort_values(["owner", "at"])
+    slowest = known["at"].diff().where(known["owner"].diff().eq(0)).groupby(known["owner"]).max()
     by_task = known.groupby("owner")["at"].agg(["min", "max", "size"])
     first = np.full(len(tasks), NEVER, dtype=np.int64)
-    pace = np.zeros(len(tasks), dtype=np.int64)
+    pace, most = np.zeros((2, len(tasks)), dtype=np.int64)
     owner = by_task.index.to_numpy(dtype=np.int64)
     first[owner] = by_task["min"]
     between: pd.Series[int] = (by_task["max"] - by_task["min"]) // np.maximum(by_task["size"] - 1, 1)
-    pace[owner] = between.to_numpy()
+    pace[owner] = _pooled(between.to_numpy())
+    most[owner] = (slowest.fillna(0).to_numpy() * _JITTER).astype(np.int64)
     created = evidence.allocations["created_at"].to_numpy()[tasks["alloc"].to_numpy()]
-    alone = (first != NEVER) & (pace == 0) & (created != NEVER)
+    created = np.maximum(created, _seen_healthy(evidence, failures, created))
+    floor = np.minimum(np.where(created == NEVER, first, created), first)
     # a single failure in the ring: the others are spread evenly over the time before it
+    alone = (first != NEVER) & (pace == 0) & (created != NEVER)
     spread = (first - np.where(alone, created, first)) // (lost_restarts + 1)
     pace = np.where(alone, np.maximum(spread, 0), pace)
-    onset = first - pace * lost_restarts
-    floor = np.where(created == NEVER, first, created)
-    result: Array = np.where(first == NEVER, NEVER, np.maximum(onset, np.minimum(floor, first)))
-    return result
+    onset = np.maximum(first - pace * lost_restarts, floor)
+    earliest = np.maximum(first - np.maximum(most, pace) * lost_restarts, floor)
+    earliest = np.where(alone & (lost_restarts > 0), floor, earliest)
+    return tuple(np.where(first == NEVER, NEVER, each) for each in (onset, earliest))  # type: ignore[return-value]

@@ -38,8 +38,10 @@ class Group:
         The instances that failed.
     state, severity : str
         See `incidents.Incident`.
-    onset, last_at : int
-        When it began (or earlier, if `began_before`), and its last failure.
+    onset, earliest, latest : int
+        When it began, as far as the counters tell, and between which times it did: `latest` is on record.
+    last_at : int
+        Its last failure.
     began_before : bool
         Older events are lost.
     bad_now : int
@@ -61,6 +63,8 @@ class Group:
     state: str = RECOVERED
     severity: str = "info"
     onset: int = NEVER
+    earliest: int = NEVER
+    latest: int = NEVER
     last_at: int = NEVER
     began_before: bool = False
     bad_now: int = 0
@@ -146,16 +150,16 @@ def group_failures(case: Case, jobs: Jobs, limits: Thresholds) -> list[Group]:
     groups: list[Group] = []
     for rows in np.split(order, step):
         groups += [
-            Group(
-                int(family[part[0]]),
-                FAILURES[kind[part[0]]],
-                part,
-                np.unique(case.instances.lane[failures["alloc"].to_numpy()[part]]),
-            )
+            make_group(case, int(family[part[0]]), FAILURES[kind[part[0]]], part)
             for part in _split_at_calms(case, rows, limits)
         ]
-    _judge(case, jobs, groups, limits)
+    judge(case, jobs, groups, limits)
     return groups
+
+
+def make_group(case: Case, family: int, kind: str, rows: Array) -> Group:
+    """Return a group of failures, not judged yet."""
+    return Group(family, kind, rows, np.unique(case.instances.lane[case.failures["alloc"].to_numpy()[rows]]))
 
 
 def _split_at_calms(case: Case, rows: Array, limits: Thresholds) -> list[Array]:
@@ -178,7 +182,7 @@ def _family(case: Case, row: int) -> int:
     return int(case.instances.family[case.failures["alloc"].to_numpy()[row]])
 
 
-def _judge(case: Case, jobs: Jobs, groups: list[Group], limits: Thresholds) -> None:
+def judge(case: Case, jobs: Jobs, groups: list[Group], limits: Thresholds) -> None:
     """Fill in what each group means for its job now."""
     number = np.full(len(case.failures), -1, dtype=np.int64)
     for index, group in enumerate(groups):
@@ -191,8 +195,11 @@ def _judge(case: Case, jobs: Jobs, groups: list[Group], limits: Thresholds) -> N
         times, owners = at[group.rows], owner[group.rows]
         seen = np.unique(owners[owners >= 0])
         known = times[times != NEVER]
-        onsets = [case.onset[seen][case.onset[seen] != NEVER], times[(owners < 0) & (times != NEVER)]]
-        group.onset = int(min((int(each.min()) for each in onsets if len(each)), default=NEVER))
+        silent = times[(owners < 0) & (times != NEVER)]
+        for name, of_tasks in (("onset", case.onset[seen]), ("earliest", case.earliest[seen])):
+            begins = np.concatenate([of_tasks[of_tasks != NEVER], silent])
+            setattr(group, name, int(begins.min()) if len(begins) else NEVER)
+        group.latest = int(known.min()) if len(known) else NEVER
         group.last_at = int(known.max()) if len(known) else NEVER
         group.began_before = bool(np.any(case.lost_restarts[seen])) or _lost_predecessor(case, group)
         group.total = len(group.rows) + int(case.lost_restarts[seen].sum())
@@ -202,7 +209,7 @@ def _judge(case: Case, jobs: Jobs, groups: list[Group], limits: Thresholds) -> N
         if case.instances.has_runs[group.family]:
             _judge_runs(case, jobs, group, mine, limits)
         else:
-            _judge_instances(group, mine, times, limits)
+            _judge_instances(case, group, mine, times, limits)
 
 
 def _lost_predecessor(case: Case, group: Group) -> bool:
@@ -379,7 +386,28 @@ def _task_states(case: Case, rows: pd.DataFrame, table: pd.DataFrame) -> Array:
     return result
 
 
-def _judge_instances(group: Group, lanes: pd.DataFrame, times: Array, limits: Thresholds) -> None:
+_OVER = 3
+"""A calm of so many times the mean gap between failures is no chance any more (p = 5 %)."""
+
+
+def _goes_on(case: Case, group: Group, lanes: pd.DataFrame, times: Array, limits: Thresholds) -> bool:
+    """Return whether most instances of a job fail, each now and then, and it is not over.
+
+    None of them is in a loop; together they fail all the time.
+    """
+    known = np.sort(times[times != NEVER])
+    live = np.isin(lanes["now"].to_numpy(), (WELL, FAILING)).all()
+    most = len(lanes) > limits.critical_share * max(group.wanted, 1) and len(lanes) > 1
+    if not live or not most or len(known) < 2 * limits.loop_restarts:
+        return False
+    gap = (int(known[-1]) - int(known[0])) / (len(known) - 1)
+    often = gap * len(lanes) <= pd.Timedelta(limits.calm).value
+    # failures that all come at once are one, and it is over
+    at_once = np.median(np.diff(known)) < gap / 10
+    return bool(often and not at_once and case.now - int(known[-1]) <= _OVER * gap)
+
+
+def _judge_instances(case: Case, group: Group, lanes: pd.DataFrame, times: Array, limits: Thresholds) -> None:
     now = lanes["now"].to_numpy()
     bad = now[lanes["bad_now"].to_numpy(dtype=bool)]
     if np.any(np.isin(bad, (FAILING, WAITING))) or lanes["goes_on"].any():
@@ -390,6 +418,9 @@ def _judge_instances(group: Group, lanes: pd.DataFrame, times: Array, limits: Th
         group.state = RECOVERED
     else:
         group.state = STOPPED
+    if group.state == RECOVERED and _goes_on(case, group, lanes, times, limits):
+        group.state, group.severity = ONGOING, "warning"
+        return
     half = limits.critical_share * max(group.wanted, len(lanes) if group.state == STOPPED else 1)
     if group.state in (ONGOING, GAVE_UP):
         # the work itself may be done, and only what cleans up after it has failed

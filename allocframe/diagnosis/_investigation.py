@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 
 from ._changes import Ledger
-from ._comparisons import VersionTest, typical_run
+from ._comparisons import typical_run
 from ._failures import Case
 from ._groups import Group, Jobs
-from ._tables import NEVER, Array, moment
+from ._tables import NEVER, Array, categories, moment
+from ._versions import VersionTest
 from .finding import Thresholds
 from .incident import CONFIDENCES, Cause, Hypothesis, Incident
 
@@ -32,8 +33,6 @@ class Investigation:
     ----------
     case, jobs, groups, limits
         The evidence of one cluster, its groups of failures, and the limits.
-    nodes, node_names : array and list
-        Number of the node of each allocation, and the names.
     versions : dict
         The test of each group whose job has several versions.
     ledger : Ledger
@@ -42,18 +41,19 @@ class Investigation:
         Groups whose beginning says something: not at their job's first placement, and with a known time.
     deployed : set of int
         Groups that began with a new version of their job, as if it were to blame.
+    joined : set of int
+        Groups that are parts of an incident of several jobs.
     """
 
     case: Case
     jobs: Jobs
     groups: list[Group]
     limits: Thresholds
-    nodes: Array
-    node_names: list[str]
     versions: dict[int, VersionTest]
     ledger: Ledger
     usable: list[int] = field(default_factory=list)
     deployed: set[int] = field(default_factory=set)
+    joined: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         # plain arrays: taking a few rows of a frame for each of thousands of groups would cost seconds
@@ -63,6 +63,11 @@ class Investigation:
         family = self.case.instances.family[self.case.evidence.tasks["alloc"].to_numpy()]
         pairs = np.unique(np.stack([family, names]), axis=1)
         self.tasks_of = np.bincount(pairs[0], minlength=len(self.case.instances.families))
+        rows = self.case.evidence.allocations
+        self.task_groups, self.group_names = categories(rows["task_group"])
+        pairs = np.unique(np.stack([self.case.instances.family, self.task_groups]), axis=1)
+        self.groups_of = np.bincount(pairs[0], minlength=len(self.case.instances.families))
+        self.canary = rows["canary"].astype("boolean").fillna(False).to_numpy(dtype=bool)
         self.failures = {str(name): self.case.failures[name].to_numpy() for name in self.case.failures}
 
 
@@ -74,7 +79,10 @@ def describe(look: Investigation, group: Group) -> dict[str, Any]:
     codes = Counter(code for code in rows["code"].tolist() if code != -1)
     signals = Counter(signal for signal in rows["signal"].tolist() if signal > 0)
     run = typical_run(look.case, group)
-    owners = rows["owner"]
+    pairs = Counter(zip(rows["code"].tolist(), rows["signal"].tolist(), strict=True)).most_common()
+    exits = [{"exit_code": code, "signal": max(sig, 0), "times": n} for (code, sig), n in pairs if code != -1]
+    owners, allocs = rows["owner"], np.unique(rows["alloc"])
+    in_groups = np.unique(look.task_groups[allocs])
     tasks = Counter(look.tasks[owners[owners >= 0]].tolist())
     errors = Counter(look.case.texts[text] for text in rows["text"].tolist())
     error = next((text for text, _ in errors.most_common() if text), None)
@@ -83,8 +91,12 @@ def describe(look: Investigation, group: Group) -> dict[str, Any]:
         "task": next((name for name, _ in tasks.most_common(1)), None),
         "tasks": sorted(tasks),
         "tasks_of_job": int(look.tasks_of[group.family]),
+        "task_group": look.group_names[in_groups[0]] if len(in_groups) == 1 else None,
+        "groups_of_job": int(look.groups_of[group.family]),
+        "canaries_only": bool(look.canary[allocs].all()),
         "exit_code": next((code for code, _ in codes.most_common(1)), None),
         "exit_codes": sorted(codes),
+        "exits": exits if len(exits) > 1 else None,
         "signal": next((signal for signal, _ in signals.most_common(1)), None),
         "median_run": length_of(run) if bool((rows["run"] >= 0).any()) else None,
         "error": error if group.kind in (*NAMED_ERRORS, "unknown") else None,
@@ -124,7 +136,7 @@ def make_incident(
         Cause(**best.__dict__),
         [best, *rest],
         sorted({look.case.instances.families[group.family] for group in groups}),
-        sorted({look.node_names[node] for node in np.unique(look.nodes[allocs])} - {""}),
+        sorted({look.case.node_names[node] for node in np.unique(look.case.nodes[allocs])} - {""}),
         look.ids[allocs].tolist(),
         moment(min(seen, default=NEVER)),
         moment(max(lasts, default=NEVER)),

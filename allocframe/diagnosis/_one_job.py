@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from ._changes import AFTER
-from ._comparisons import VersionTest, typical_run
-from ._groups import SECOND, Group
+from ._comparisons import typical_run
+from ._groups import SECOND, STOPPED, Group
 from ._investigation import (
     NAMED_ERRORS,
     Investigation,
@@ -20,13 +21,16 @@ from ._investigation import (
     make_incident,
     name_of,
 )
+from ._places import where_it_shows
 from ._tables import NEVER, moment, numbers
+from ._versions import VersionTest
 from .incident import Evidence, Hypothesis, Incident
 
 
 def explain_group(look: Investigation, index: int) -> Incident:
     group = look.groups[index]
-    hypotheses = [by_mechanism(look, group)]
+    how = by_mechanism(look, group)
+    hypotheses = [replace(how, supporting=[*how.supporting, *where_it_shows(look, [group])])]
     if memory := _by_memory(look, group):
         hypotheses.append(memory)
     version = by_version(look, index)
@@ -41,6 +45,9 @@ def explain_group(look: Investigation, index: int) -> Incident:
     if best is version and severity == "info":
         severity = "warning"  # a deploy that failed is more than a single failure
     incident = make_incident(look, [index], best, hypotheses, severity, group.state)
+    if group.state == STOPPED and group.last_at != NEVER:
+        job = look.case.instances.families[group.family]
+        incident.facts["ended_by"] = look.ledger.ended_by(job, group.last_at - AFTER.value)
     if best is version and incident.began_at is not None:
         # a stray failure of the version before is not its beginning
         placed_at = moment(look.versions[index].placed_at)
@@ -63,7 +70,7 @@ def by_mechanism(look: Investigation, group: Group) -> Hypothesis:
     if group.kind == "unknown":
         evidence = [Evidence("failed without a word", {"failures": group.total, "error": error}, keys)]
         return Hypothesis("unknown", None, subject, "unknown", evidence)
-    exits = {name: facts[name] for name in ("exit_code", "signal", "median_run", "failures")}
+    exits = {name: facts[name] for name in ("exit_code", "signal", "exits", "median_run", "failures")}
     evidence = [Evidence("exits", exits, keys)]
     # who sent a signal is not on record
     confidence = "certain" if group.kind == "crash" else "possible"
@@ -97,6 +104,8 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
         "job_version": test.version, "base_version": test.base, "failures": test.failures,
         "starts": test.starts, "base_failures": test.base_failures, "base_starts": test.base_starts,
         "hours": test.hours, "base_hours": test.base_hours, "p": test.p,
+        "node_name": None if test.node is None else look.case.node_names[test.node],
+        "since_onset": test.since_onset,
     }  # fmt: skip
     keys = keys_of(look, group.rows)
     supporting, against = [], []
@@ -107,24 +116,25 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
     elif test.base_failures:
         against.append(compared)
     soon = max(pd.Timedelta(look.limits.after_change).value, 3 * run)
-    placed = {
-        "job_version": test.version,
-        "placed_at": moment(test.placed_at),
-        "delay": length_of(test.delay),
-    }
+    placed = {"job_version": test.version, "placed_at": moment(test.placed_at)}
+    # where rings are cut, the first failure left is not the first one: a bound is all that is known
+    cut = test.least_delay != test.most_delay
+    at_most = placed | {"delay": length_of(test.most_delay), "at_most": cut}
+    at_least = placed | {"delay": length_of(test.least_delay), "at_least": cut}
     job = look.case.instances.families[group.family]
     began_with = differs or test.placed_at == NEVER or group.onset >= test.placed_at
     submitted = look.ledger.submitted_at(job, test.version)
     own_onset = _onset_of_version(look, group, test.version)
     if NEVER not in (submitted, own_onset) and own_onset < submitted - AFTER.value:
         # updated in place: its allocations are older than the version
-        began_with, placed["placed_at"] = False, moment(submitted)
+        began_with = False
+        placed |= {"placed_at": moment(submitted)}
     if not began_with:
         against.append(Evidence("began before version", {**placed, "began_at": moment(group.onset)}))
     elif test.delay <= soon:
-        supporting.append(Evidence("soon after version", placed))
-    else:
-        against.append(Evidence("long after version", placed))
+        supporting.append(Evidence("soon after version", at_most))
+    elif test.least_delay > soon or not cut:
+        against.append(Evidence("long after version", at_least))
     fields = look.ledger.fields_touching(job, test.version, group.kind)
     if fields and began_with:
         supporting.append(Evidence("change touches", {"job_version": test.version, "fields": fields}))
@@ -133,7 +143,9 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
     # a version that ran well at first, and then failed at every start, met something new
     late = _is_late(look, test, run)
     if late:
-        against.append(Evidence("ran well", {**placed, "ran_well": length_of(test.ran_well)}))
+        ran = {"ran_well": length_of(test.least_ran_well), "at_least": cut}
+        against.append(Evidence("ran well", {**placed, **ran}))
+    against += _failing_rollbacks(look, group, test)
     if test.healthy:
         against.append(Evidence("healthy deploy", {"job_version": test.version, "allocations": test.healthy}))
     others = _others_at(look, index, test)
@@ -150,6 +162,16 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
     return Hypothesis(
         "job version", group.kind, subject, "likely" if likely else "possible", supporting, against
     )
+
+
+def _failing_rollbacks(look: Investigation, group: Group, test: VersionTest) -> Iterator[Evidence]:
+    """Yield the later versions that brought an older specification back, and fail all the same."""
+    job = look.case.instances.families[group.family]
+    failing = numbers(look.case.evidence.allocations["job_version"], -1)[look.failures["alloc"][group.rows]]
+    for each in np.unique(failing[failing >= test.version]).tolist():
+        older = look.ledger.same_as(job, each)
+        if older is not None and older < test.version:
+            yield Evidence("rollback fails", {"job_version": each, "same_as": older})
 
 
 def _onset_of_version(look: Investigation, group: Group, version: int) -> int:
@@ -203,7 +225,10 @@ def begins_with_version(look: Investigation, index: int) -> bool:
 
 
 def _others_at(look: Investigation, index: int, test: VersionTest) -> list[int]:
-    """Return the groups of other jobs that began when this version began to fail."""
+    """Return the groups of other jobs that began when this version began to fail.
+
+    Those that have a cause together already, and fail in another way, say nothing of this one.
+    """
     group, window = look.groups[index], pd.Timedelta(look.limits.together).value
     onset = max(group.onset, test.placed_at)
     return [
@@ -211,6 +236,7 @@ def _others_at(look: Investigation, index: int, test: VersionTest) -> list[int]:
         for other in look.usable
         if other not in look.deployed
         and not _begins_after(look, index, other, test)
+        and (other not in look.joined or alike(look, group, look.groups[other]))
         and look.groups[other].family != group.family
         and abs(look.groups[other].onset - onset) <= window
         and (look.groups[other].kind == group.kind or look.groups[other].severity != "info")
@@ -229,6 +255,12 @@ def alike(look: Investigation, group: Group, other: Group) -> bool:
     """Return whether two groups fail in the same way: by kind, and by exit code or error."""
     mine, its = describe(look, group), describe(look, other)
     return all(mine[name] == its[name] for name in ("kind", "exit_code", "signal", "error"))
+
+
+def fails_in_a_telling_way(look: Investigation, group: Group) -> bool:
+    """Return whether a group fails in another way than most programs do: they exit with 1."""
+    facts = describe(look, group)
+    return bool(facts["error"] or facts["signal"] or facts["exit_code"] not in (None, 0, 1))
 
 
 def _with_others(look: Investigation, index: int) -> Hypothesis | None:
@@ -251,16 +283,16 @@ def _with_others(look: Investigation, index: int) -> Hypothesis | None:
 def _on_one_node(look: Investigation, group: Group) -> Hypothesis | None:
     """Return that the node may be the cause, if all failures are on one and others run the job well."""
     alloc = np.unique(look.failures["alloc"][group.rows])
-    on = np.unique(look.nodes[alloc])
+    on = np.unique(look.case.nodes[alloc])
     mine = look.case.instances.family == group.family
-    elsewhere = mine & (look.nodes != on[0])
+    elsewhere = mine & (look.case.nodes != on[0])
     often = len(group.rows) >= look.limits.loop_restarts
-    if len(on) != 1 or not often or not elsewhere.any() or not look.node_names[on[0]]:
+    if len(on) != 1 or not often or not elsewhere.any() or not look.case.node_names[on[0]]:
         return None
-    node = {"node_name": look.node_names[on[0]]}
+    node = {"node_name": look.case.node_names[on[0]]}
     only = {**node, "failed": len(alloc), "elsewhere": int(elsewhere.sum())}
     against = []
-    neighbours = (look.nodes == on[0]) & ~mine
+    neighbours = (look.case.nodes == on[0]) & ~mine
     neighbours[np.unique(look.case.failures["alloc"])] = False
     running = look.case.evidence.allocations["client_status"].eq("running").to_numpy(dtype=bool)
     if (well := int((neighbours & running).sum())) > 0:

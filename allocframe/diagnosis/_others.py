@@ -11,6 +11,7 @@ import pandas as pd
 
 from ..stats import vocabulary
 from ._attempts import ENDS, kind_of_text
+from ._changes import Ledger
 from ._failures import Case
 from ._groups import ONGOING, RECOVERED, SECOND, STOPPED, Jobs
 from ._investigation import MOST_KEYS
@@ -23,7 +24,7 @@ _ONE_EVENT = 600 * SECOND
 
 
 def find_others(
-    case: Case, jobs: Jobs, in_groups: Array, fail_now: Array, limits: Thresholds
+    case: Case, jobs: Jobs, in_groups: Array, fail_now: Array, limits: Thresholds, ledger: Ledger
 ) -> list[Incident]:
     """Return the incidents that are not failures of tasks.
 
@@ -36,7 +37,7 @@ def find_others(
         *_interrupted(case),
         *_requests(case),
         *_forced_kills(case),
-        *_migrations(case),
+        *_migrations(case, ledger),
         *_unexplained_restarts(case),
         *_never_started(case, jobs, in_groups, limits),
         *_unhealthy(case, in_groups),
@@ -151,7 +152,7 @@ def _reconnected(case: Case) -> Iterator[Incident]:
     keep = ~instances.lost[alloc]  # one that is out of reach again is told as such
     alloc, first = np.unique(alloc[keep], return_index=True)
     at = at[keep][first]
-    node, names = categories(case.evidence.allocations["node_name"])
+    node, names = case.nodes, case.node_names
     for each in np.unique(node[alloc]):
         mine = alloc[node[alloc] == each]
         facts = {
@@ -171,7 +172,7 @@ def _interrupted(case: Case) -> Iterator[Incident]:
     alloc, at = alloc[~case.instances.lost[alloc]], attempts["at"].to_numpy()[~case.instances.lost[alloc]]
     if not len(alloc):
         return
-    node, names = categories(case.evidence.allocations["node_name"])
+    node, names = case.nodes, case.node_names
     order = np.lexsort((at, node[alloc]))
     alloc, at = alloc[order], at[order]
     begins = np.append(True, (np.diff(node[alloc]) != 0) | (np.diff(at) > _ONE_EVENT))
@@ -257,27 +258,42 @@ def _forced_kills(case: Case) -> Iterator[Incident]:
 _MIGRATED = "alloc is being migrated"
 
 
-def _migrations(case: Case) -> Iterator[Incident]:
-    """Yield allocations that were moved: by a drain if their node keeps none, else perhaps by an operator."""
+def _migrations(case: Case, ledger: Ledger) -> Iterator[Incident]:
+    """Yield allocations that were moved: by a drain on record, or if their node keeps none.
+
+    Else perhaps by an operator.
+    """
     rows = case.evidence.allocations
     moved = rows["desired_description"].eq(_MIGRATED).to_numpy(dtype=bool) & ~case.instances.lost
     if not moved.any():
         return
-    node, names = categories(rows["node_name"])
+    node, names = case.nodes, case.node_names
     stays = (
         rows["desired_status"].eq("run") & rows["client_status"].isin(["running", "pending"])
         & ~rows["job_type"].isin(vocabulary.NODE_BOUND_JOB_TYPES)
     ).to_numpy(dtype=bool)  # fmt: skip
     kept = np.bincount(node[stays], minlength=len(names))
+    stopped = rows["modified_at"].to_numpy()
+    on_record = np.zeros(len(rows), dtype=bool)
+    for each in np.unique(node[moved]):
+        mine = moved & (node == each)
+        on_record[mine] = ledger.was_drained(names[each], int(stopped[mine].max()))
     drained = moved & (kept[node] == 0)
-    for mask, kind in ((drained, "drain"), (moved & ~drained, "operator")):
+    ways = (
+        (moved & on_record, "drain"),
+        (drained & ~on_record, "drain"),
+        (moved & ~drained & ~on_record, "operator"),
+    )
+    for mask, kind in ways:
         alloc = np.flatnonzero(mask)
         if not len(alloc):
             continue
-        facts = {"moved": len(alloc), "jobs": len(_families(case, alloc))}
+        certain = bool(on_record[alloc].all())
+        off = [name for each in np.unique(node[alloc]) if (name := names[each])]
+        facts = {"moved": len(alloc), "jobs": len(_families(case, alloc)), "off": off, "drained": certain}
         evidence = Evidence("moved", facts, _alloc_keys(case, alloc))
-        # Nomad says "migrated" of both
-        cause = Cause(kind, "migration", {}, "possible", [evidence])
+        # without a drain on record: Nomad says "migrated" of both
+        cause = Cause(kind, "migration", {}, "certain" if certain else "possible", [evidence])
         yield _make(case, alloc, cause, "info", RECOVERED, rows["modified_at"].to_numpy()[alloc], facts)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .._utils.prose import count
 from ..stats.placement import placement_failures
 from ._failures import Case
 from ._tables import Array
@@ -44,15 +45,18 @@ def _waiting(
     history: Any,
     limits: Thresholds,
 ) -> Incident:
-    newest = failures.sort_values("created_at", kind="stable").drop_duplicates("task_group", keep="last")
+    by_time = failures.sort_values("created_at", kind="stable")
+    newest = by_time.drop_duplicates("task_group", keep="last")
     lacking = [
         text
         for row in newest.to_dict("records")
-        if (text := "; ".join(filter(None, (plain(row["exhausted"]), plain(row["constraints"])))))
+        if (text := "; ".join(filter(None, (_exhausted(plain(row["exhausted"])), plain(row["constraints"])))))
     ]
-    queued = pd.to_numeric(newest["queued"], errors="coerce").sum() if len(newest) else None
+    # an evaluation that is blocked has no count; the one that made it has
+    counted = by_time.dropna(subset=["queued"]).drop_duplicates("task_group", keep="last")
+    queued = int(counted["queued"].sum()) if len(counted) else None
     facts: dict[str, Any] = {
-        "queued": int(queued) if queued else None,
+        "queued": queued or None,
         "lacking": "; ".join(lacking) or "no node fits",
         "evaluations": len(failures),
     }
@@ -61,6 +65,7 @@ def _waiting(
     # without a number, none of its allocations may have found a place
     running = case.evidence.allocations["client_status"].eq("running").to_numpy(dtype=bool)
     runs = int((running & case.instances.wanted)[allocs].sum())
+    facts["running"] = runs
     serious = not queued or queued >= limits.critical_share * (queued + runs)
     keys = [{"eval_id": str(each)} for each in rows["eval_id"].tail(5)]
     subject = {"namespace": job[0], "job_id": job[1]}
@@ -74,6 +79,21 @@ def _waiting(
         last_at=plain(times.max()) if len(times) else None,
         facts=facts,
     )  # fmt: skip
+
+
+_AMOUNTS = ("memory", "cpu", "disk", "cores", "network", "bandwidth")
+
+
+def _exhausted(text: str | None) -> str | None:
+    """Return "memory: 2", as Nomad counts the nodes that lack it, in words."""
+    if text is None:
+        return None
+    parts = []
+    for part in text.split(", "):
+        what, _, nodes = part.rpartition(": ")
+        known = what in _AMOUNTS and nodes.isdigit()
+        parts.append(f"not enough {what} on {count(int(nodes), 'nodes')}" if known else part)
+    return ", ".join(parts)
 
 
 def _allocations(case: Case, job: tuple[str, str]) -> Array:

@@ -36,8 +36,8 @@ _ALLOCATIONS = _columns(
     "allocations",
     "alloc_id", "namespace", "name", "job_id", "parent_job_id", "job_type", "job_version", "task_group",
     "node_id", "node_name", "followup_eval_id", "client_status", "client_description", "desired_status",
-    "desired_description", "deployment_healthy", "canary", "previous_alloc_id", "next_alloc_id",
-    "reschedule_count", "preempted_by", "created_at", "modified_at",
+    "desired_description", "deployment_healthy", "deployment_health_at", "canary",
+    "previous_alloc_id", "next_alloc_id", "reschedule_count", "preempted_by", "created_at", "modified_at",
     client_description="category", desired_description="category",
 )  # fmt: skip
 _TASK_STATES = _columns(
@@ -103,7 +103,7 @@ def read_rows(snapshot: Snapshot) -> Rows:
     named = allocations["alloc_id"].notna()
     unreadable = int((~named).sum())
     allocations = allocations[named].drop_duplicates("alloc_id", ignore_index=True)
-    for name in ("created_at", "modified_at"):
+    for name in ("created_at", "modified_at", "deployment_health_at"):
         allocations[name] = nanoseconds(allocations[name])
     number = pd.Index(allocations["alloc_id"].astype("str"))
     tasks = snapshot._select("task_states", _TASK_STATES)

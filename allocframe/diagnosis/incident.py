@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from .._utils.prose import as_html, one_line
+from . import evidence_sentences
 from . import incident_sentences as sentences
 from .finding import Finding, json_facts, json_value
 
@@ -36,7 +37,7 @@ class Evidence:
     @property
     def text(self) -> str:
         """The fact as a sentence."""
-        return sentences.evidence(self)
+        return evidence_sentences.evidence(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain JSON."""

@@ -6,17 +6,8 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from .._utils.prose import clock, count, number, span
+from .._utils.prose import clock, count, span
 from ..stats.vocabulary import SIGNALS
-
-
-class Fact(Protocol):
-    """A fact with its numbers; evidence is such a fact."""
-
-    @property
-    def fact(self) -> str: ...
-    @property
-    def numbers(self) -> dict[str, Any]: ...
 
 
 class Story(Protocol):
@@ -52,7 +43,7 @@ def title(incident: Story) -> str:
     if cause.kind == "node":
         node = f"Node {cause.subject['node_name']}"
         if cause.mechanism == "lost":
-            return f"{node} lost"
+            return f"{node} {'was out of reach' if facts.get('ran_on') else 'lost'}"
         if cause.mechanism == "restart":
             return f"{node} restarted, or its client"
         return f"{node}: {who} {_PLURAL.get(cause.mechanism, 'fail')} there"
@@ -60,16 +51,15 @@ def title(incident: Story) -> str:
         shared = cause.subject.get("shared")
         what = _PLURAL.get(cause.mechanism, "fail")
         return f"{count(len(incident.jobs), 'jobs')} {what}{f' ({shared})' if shared else ' at once'}: {who}"
-    task = ""
-    if facts.get("tasks_of_job", 1) > 1 and len(facts["tasks"]) == 1:
-        task = f" (task {facts['task']})"  # which of its programs fails comes first
+    part = _part_of_job(facts)
     if cause.kind == "job version":
-        version = f"version {cause.subject['job_version']}{task}"
+        version = f"version {cause.subject['job_version']}{part}"
         return f"{who} {version} {_VERBS.get(cause.mechanism, 'fails')}"
     if cause.mechanism == "requested restart":
         return f"Restarts on request ({_REQUESTERS.get(facts['requester'], 'reason unknown')}): {who}"
     if cause.mechanism == "migration":
-        return f"{count(facts['moved'], 'allocations')} moved"
+        off = f" off {listed(facts['off'])}" if facts["off"] else ""
+        return f"{count(facts['moved'], 'allocations')} moved{off}{' (drained)' if facts['drained'] else ''}"
     if cause.kind == "kill timeout":
         return f"{who}: killed by force when stopped"
     if cause.kind == "placement":
@@ -80,7 +70,19 @@ def title(incident: Story) -> str:
         return f"{who}: deployment unhealthy"
     if cause.kind == "unknown":
         return f"{who}: {'restarts' if 'restarts' in facts else 'failures'} of unknown cause"
-    return f"{who}{task} {_VERBS.get(cause.kind, 'fails')}"
+    return f"{who}{part} {_VERBS.get(cause.kind, 'fails')}"
+
+
+def _part_of_job(facts: dict[str, Any]) -> str:
+    """Return which part of a job fails, in brackets; empty if it is all of it."""
+    parts = []
+    if facts.get("groups_of_job", 1) > 1 and facts["task_group"]:
+        parts.append(f"group {facts['task_group']}")
+    if facts.get("tasks_of_job", 1) > 1 and len(facts["tasks"]) == 1:
+        parts.append(f"task {facts['task']}")
+    if facts.get("canaries_only"):
+        parts.append("canary")
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 _VERBS = {
@@ -94,6 +96,7 @@ _VERBS = {
     "health check": "fails its health check",
     "volume": "cannot mount its volume",
     "run duration": "exceeds its longest run duration",
+    "deployment": "fails to deploy",
 }
 _PLURAL = {
     "crash": "crash",
@@ -121,6 +124,11 @@ def names(jobs: list[tuple[str, str]]) -> str:
     return ", ".join(shown) + (f" and {len(jobs) - 3:,} more" if len(jobs) > 3 else "")
 
 
+def listed(things: list[str]) -> str:
+    """Return names with commas, five at most."""
+    return ", ".join(things[:5]) + (f" and {len(things) - 5:,} more" if len(things) > 5 else "")
+
+
 # Summaries
 
 
@@ -136,11 +144,15 @@ def _how_often(incident: Story) -> str:
         return f"{facts['failed_runs']:,} of {count(facts['runs'], 'runs')} failed{mechanism(facts)}."
     if "failures" in facts:
         least = "at least " if incident.began_before and facts["failures"] > 1 else ""
-        where = f" in {count(facts['instances'], 'instances')}"
+        hit, wanted = facts["instances"], facts["instances_wanted"]
+        of = f"{hit:,} of " if hit < wanted else ""
+        where = f" in {of}{count(max(hit, wanted) if of else hit, 'instances')}"
         failures = f"{least}{count(facts['failures'], 'failures')}"
-        return _first_upper(f"{failures}{where}{_since(incident)}{mechanism(facts)}.")
+        return first_upper(f"{failures}{where}{_since(incident)}{mechanism(facts)}.")
+    if "deployment" in facts:
+        return f'Nomad says: "{facts["reason"]}".' if facts["reason"] else "Its deployment failed."
     if facts.get("ran_on"):
-        return f"{count(facts['ran_on'], 'allocations')} were out of reach{_at(incident)}, and ran on."
+        return f"{count(facts['ran_on'], 'allocations')} ran on, and came back{_at(incident)}."
     if "lost" in facts:
         lost = f"{count(facts['lost'], 'allocations')} of {count(facts['jobs'], 'jobs')}{_at(incident)}"
         return f"{lost}, {facts['running_again']:,} replaced and running."
@@ -170,42 +182,56 @@ def _how_often(incident: Story) -> str:
     return ""
 
 
-def _first_upper(text: str) -> str:
+def first_upper(text: str) -> str:
+    """Return a text that begins a sentence."""
     return text[:1].upper() + text[1:]
 
 
 def _queued(facts: dict[str, Any]) -> str:
-    return "Waiting" if facts["queued"] is None else f"{count(facts['queued'], 'allocations')} wait"
+    queued, running = facts["queued"], facts["running"]
+    if queued is None:
+        return "Waiting" if not running else f"{count(running, 'allocations')} run, others wait"
+    do = "waits" if queued == 1 else "wait"
+    return f"{queued:,} of {count(queued + running, 'allocations')} {do}"
 
 
 def _since_what(facts: dict[str, Any]) -> str:
     if facts.get("preempted_by"):
-        return f"; it had to make room for {_list(facts['preempted_by'])}"
+        return f"; it had to make room for {listed(facts['preempted_by'])}"
     if facts.get("moved_from"):
-        return f"; it had to leave {_list(facts['moved_from'])}"
+        return f"; it had to leave {listed(facts['moved_from'])}"
     return ""
 
 
 def mechanism(facts: dict[str, Any]) -> str:
     """Return how it failed, as the end of a sentence; empty if nothing says."""
     if facts.get("error"):
-        return f': "{_shortened(facts["error"])}"'
+        return f': "{shortened(facts["error"])}"'
     if facts.get("exit_code") is not None or facts.get("signal"):
-        return f": {_exit(facts)}"
+        return f": {ends(facts)}"
     return ""
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
     """Cut a long text in its middle: errors begin with what was done and end with why it failed."""
     return text if len(text) <= 200 else f"{text[:79]} … {text[-118:]}"
 
 
-def _exit(facts: dict[str, Any]) -> str:
-    signal, code = facts.get("signal"), facts.get("exit_code")
-    what = f"signal {SIGNALS.get(signal, signal)}" if signal else f"exit code {code}"
+def ends(facts: dict[str, Any]) -> str:
+    """Return how the runs that failed ended, and after how long."""
+    if facts.get("exits"):  # several ways: each with its number
+        ways = [f"{_way(each)} ({count(each['times'], 'times')})" for each in facts["exits"][:3]]
+        what = ", ".join(ways) + (", and others" if len(facts["exits"]) > 3 else "")
+    else:
+        what = _way(facts)
     run = facts.get("median_run")
     after = "" if run is None else f", {_after(run, 'its' if facts['failures'] == 1 else 'each')}"
     return f"{what}{after}"
+
+
+def _way(facts: dict[str, Any]) -> str:
+    signal = facts.get("signal")
+    return f"signal {SIGNALS.get(signal, signal)}" if signal else f"exit code {facts.get('exit_code')}"
 
 
 def _after(run: pd.Timedelta, which: str) -> str:
@@ -238,16 +264,26 @@ def _since(incident: Story) -> str:
 
 def _state(incident: Story) -> str:
     facts = incident.facts
-    if incident.state == "ongoing" and "instances_bad" in facts and not facts.get("runs"):
+    if incident.state == "ongoing" and facts.get("instances_bad") and not facts.get("runs"):
         do = "does" if facts["instances_bad"] == 1 else "do"
         wanted = count(facts["instances_wanted"], "instances")
         return f"{facts['instances_bad']:,} of {wanted} {do} not run well now."
+    if incident.state == "gave up" and facts.get("instances_bad") and not facts.get("runs"):
+        wanted = count(facts["instances_wanted"], "instances")
+        return f"Nomad has given up on {facts['instances_bad']:,} of {wanted}: no retries are left."
+    if incident.state == "stopped" and facts.get("ended_by"):
+        return f"{_ENDED[facts['ended_by']]}."
+    if incident.state == "recovered" and facts.get("runs") and facts.get("failed_runs"):
+        return "Its last run succeeded."  # of one run in three that fails, nothing else is known
     return {
         "ongoing": "It goes on.",
         "gave up": "Nomad has given up: no retries are left.",
-        "recovered": "It has recovered." if "failures" in facts or "lost" in facts else "",
+        "recovered": "It has recovered." if {"failures", "lost", "deployment"} & set(facts) else "",
         "stopped": "What failed is not wanted any more.",
     }[incident.state]
+
+
+_ENDED = {"purge": "The job was purged", "operator stop": "An operator stopped the job"}
 
 
 # Causes
@@ -298,121 +334,6 @@ def not_known(incident: Story) -> str:
         "unknown": f"why {who} failed",
         "placement": f"when there will be room for {who}",
     }.get(cause.kind, f"why {who} fails")
-
-
-def evidence(fact: Fact) -> str:
-    """Return a fact as a sentence."""
-    return str(_EVIDENCE[fact.fact](fact.numbers))
-
-
-def _list(jobs: list[str]) -> str:
-    return ", ".join(jobs[:5]) + (f" and {len(jobs) - 5:,} more" if len(jobs) > 5 else "")
-
-
-def _compared(n: dict[str, Any]) -> str:
-    def side(version: int, failures: int, hours: float, starts: int) -> str:
-        ran = f"in {span(pd.Timedelta(hours=hours))} of running" if hours else f"in {count(starts, 'starts')}"
-        return f"version {version}: {count(failures, 'failures')} {ran}"
-
-    new = side(n["job_version"], n["failures"], n["hours"], n["starts"])
-    old = side(n["base_version"], n["base_failures"], n["base_hours"], n["base_starts"])
-    return f"{_first_upper(new)}; {old} (p = {number(n['p'])})."
-
-
-def _placed(n: dict[str, Any]) -> str:
-    return f"version {n['job_version']} was first placed"
-
-
-_EVIDENCE: dict[str, Any] = {
-    "error": lambda n: (
-        f'Nomad says: "{_shortened(n["error"] or "no words")}" ({count(n["failures"], "times")}).'
-    ),
-    "oom killed": lambda n: f"The driver reports that memory ran out ({count(n['failures'], 'times')}).",
-    "failed without a word": lambda n: f"{count(n['failures'], 'failures')} without a reason on record.",
-    "exits": lambda n: _first_upper(f"{_exit(n)}, {count(n['failures'], 'times')}."),
-    "sigkill": lambda n: f"SIGKILL that Nomad did not send ({count(n['failures'], 'times')}).",
-    "same length": lambda n: f"Each run lasted about as long ({span(n['median_run'])}).",
-    "driver denies oom": lambda n: (
-        f"The driver says oom_killed: false ({count(n['failures'], 'times')}); raw_exec, and servers before "
-        "1.7, say so whatever happened."
-    ),
-    "version compared": _compared,
-    "soon after version": lambda n: f"It began {span(n['delay'])} after {_placed(n)}.",
-    "long after version": lambda n: f"It began only {span(n['delay'])} after {_placed(n)}.",
-    "began before version": lambda n: f"It began before {_placed(n)}.",
-    "change touches": lambda n: f"Version {n['job_version']} changed {_list(n['fields'])}.",
-    "stable before": lambda n: f"A deployment of version {n['base_version']} had been healthy.",
-    "later version well": lambda n: "A later version runs.",
-    "ran well": lambda n: (
-        f"Instances of version {n['job_version']} ran {span(n['ran_well'])} before they failed."
-    ),
-    "healthy deploy": lambda n: (
-        f"Its deployment had called {count(n['allocations'], 'allocations')} of version {n['job_version']} "
-        "healthy."
-    ),
-    "others at once": lambda n: f"Other jobs began to fail at the same time: {_list(n['jobs'])}.",
-    "only on node": lambda n: (
-        f"What failed ({count(n['failed'], 'allocations')}) was on {n['node_name']}; "
-        f"what did not ({count(n['elsewhere'], 'allocations')}) was elsewhere."
-    ),
-    "others well on node": lambda n: (
-        f"{count(n['allocations'], 'allocations')} of other jobs run well on {n['node_name']}."
-    ),
-    "node compared": lambda n: (
-        f"On {n['node_name']} {n['failed']:,} of {count(n['placed'], 'placements')} failed, elsewhere "
-        f"{n['failed_elsewhere']:,} of {n['placed_elsewhere']:,} (p = {number(n['p'])})."
-    ),
-    "fault of node": lambda n: (
-        f'{n["node_name"]} alone says: "{_shortened(n["error"])}" ({count(n["jobs"], "jobs")}).'
-    ),
-    "unhealthy version": lambda n: (
-        f"No allocation of version {n['job_version']} became healthy "
-        f"({count(n['unhealthy'], 'allocations')}); "
-        f"{count(n['base_healthy'], 'allocations')} of version {n['base_version']} had."
-    ),
-    "begun together": lambda n: (
-        f"{count(len(n['jobs']), 'jobs')} began to fail within {span(n['spread'])}: {_list(n['jobs'])} "
-        f"(p = {number(n['p'])})."
-    ),
-    "shared": lambda n: f"The errors of {count(len(n['jobs']), 'jobs')} name {n['what']}.",
-    "not deployed": lambda n: f"These had not been deployed before: {_list(n['jobs'])}.",
-    "lost with node": lambda n: f"{count(n['lost'], 'allocations')} were lost with {n['node_name']}.",
-    "reconnected": lambda n: (
-        f"{n['node_name']} was out of reach and came back: {count(n['lost'], 'allocations')} ran on."
-    ),
-    "started again": lambda n: (
-        f"{count(n['tasks'], 'tasks')} on {n['node_name']} started a second time; no end is on record."
-    ),
-    "restart requested": lambda n: (
-        f"{count(n['restarts'], 'restarts')} were requested{': ' + repr(n['reason']) if n['reason'] else ''}."
-    ),
-    "killed by force": lambda n: f"SIGKILL after Nomad's request to stop ({count(n['kills'], 'times')}).",
-    "moved": lambda n: f"The servers moved {count(n['moved'], 'allocations')}.",
-    "restarts not on record": lambda n: (
-        f"The counter says {count(n['restarts'], 'restarts')} more than the events show."
-    ),
-    "never started": lambda n: f"{count(n['waiting'], 'allocations')} have not started.",
-    "unhealthy deploy": lambda n: (
-        f'The deployment says: "{n["message"]}".'
-        if n["message"]
-        else f"The deployment calls {count(n['unhealthy'], 'allocations')} unhealthy."
-    ),
-    "preempted": lambda n: f"{_list(n['jobs'])} preempted {count(n['allocations'], 'allocations')} of it.",
-    "moved from node": lambda n: (
-        f"{count(n['allocations'], 'allocations')} had to leave {_list(n['nodes'])}."
-    ),
-    "constraint": lambda n: f"Version {n['job_version']} brought the constraint {_list(n['constraints'])}.",
-    "not placed": lambda n: f"The newest evaluation says: {n['lacking']}.",
-}
-
-
-def change(row: dict[str, Any]) -> str:
-    """Return a row of the change ledger, with what it changed, as a line."""
-    who = row.get("job_id") or row.get("node_name") or ""
-    version = f" {row['version_after']}" if row.get("version_after") is not None else ""
-    fields = [f"{each['path']} {each['kind']}" for each in row.get("diff", ())]
-    what = f"{row['kind']}{version} of {who}"
-    return f"{span(row['before'])} before: {what}{': ' if fields else ''}{_list(fields)}"
 
 
 # The verdict

@@ -1,9 +1,9 @@
 """Findings in English.
 
-`incident_sentences` writes about incidents and their causes, `data_sentences` about the quality of the data;
-each report writes the sentences of its own frame. Each finding has one `Wording`. `short` is its line in a
-repr and on the command line, `long` is for reports. Nothing parses these sentences: whoever needs a number
-takes it from the facts.
+`incident_sentences` and `evidence_sentences` write about incidents and their causes, `data_sentences` about
+the quality of the data; each report writes the sentences of its own frame. Each finding has one `Wording`.
+`short` is its line in a repr and on the command line, `long` is for reports. Nothing parses these sentences:
+whoever needs a number takes it from the facts.
 """
 
 from __future__ import annotations

@@ -326,7 +326,8 @@ def _change(row: dict[str, Any]) -> Iterator[Block]:
         "operator stop": f"somebody stopped {who} or an allocation of it",
     }.get(row["kind"], f"{who}: {row['kind']}")
     before = row["before"]
-    when = f", {span(before)} before" if before > pd.Timedelta(0) else ""
+    bound = "at most " if row.get("at_most") else ""
+    when = f", {bound}{span(before)} before" if before > pd.Timedelta(0) else ""
     yield Paragraph(f"{row['at']:%H:%M:%S} UTC{when}: {what}.")
     diff = row.get("diff") or []
     if diff:

@@ -46,6 +46,103 @@ def test_of_several_tasks_the_title_names_the_one_that_fails() -> None:
     assert title_of("blind/nomad-2.0.5-sidecar").startswith("sidecar/media (task log-shipper) crashes.")
 
 
+def test_the_summary_says_which_part_of_a_job_fails_and_how_many_of_its_instances() -> None:
+    assert "/gate version 1 (group east) crashes. At least 18 failures in 2 of 4 instances " in title_of(
+        "blind/nomad-2.0.5-one-datacenter"
+    )
+    canary = title_of("blind/nomad-2.0.5-canary-aborts")
+    assert "/site version 1 (canary) crashes." in canary
+    assert canary.endswith("Nomad has given up on 1 of 5 instances: no retries are left.")
+    assert "3 of 12 allocations wait: not enough memory on 1 node" in title_of(
+        "blind/nomad-2.0.5-count-beyond-room"
+    )
+    assert title_of("blind/nomad-1.3.1-purged-in-loop").endswith(" The job was purged.")
+
+
+def texts_of(name: str) -> list[str]:
+    """Return the evidence for and against the causes of a capture."""
+    with af.load(benchmark.REAL / f"{name}.allocframe") as snap:
+        incidents = af.diagnose(snap).incidents
+    causes = [cause for incident in incidents for cause in incident.hypotheses]
+    return [each.text for cause in causes for each in [*cause.supporting, *cause.contradicting]]
+
+
+def test_what_failed_allocations_have_in_common_is_told() -> None:
+    assert "What failed (2 allocations) was in datacenter eu; 2 allocations in us run well." in texts_of(
+        "blind/nomad-2.0.5-one-datacenter"
+    )
+    (new,) = [text for text in texts_of("blind/nomad-2.0.5-scaled-past-licence") if text.startswith("Only")]
+    assert new.startswith("Only the 4 instances placed since ")
+    assert new.endswith(" UTC fail; the 2 placed before run well.")
+    assert "The servers moved 2 allocations; a drain of m-1 is on record." in texts_of(
+        "blind/nomad-2.0.5-drain-in-crash-loop"
+    )
+    assert "Version 2, which is version 0 again, fails as well." in texts_of(
+        "blind/nomad-2.0.5-rollback-no-help"
+    )
+
+
+def test_an_outage_that_returns_is_one_incident_and_its_times_are_told() -> None:
+    texts = texts_of("blind/nomad-2.0.5-flaps-twice")
+    (again,) = [text for text in texts if "failed together" in text]
+    assert again.startswith("2 jobs failed together 2 times (12:06:07, 12:06:29 UTC): ")
+
+
+def test_a_deployment_that_failed_without_any_crash_is_no_all_clear() -> None:
+    assert title_of("blind/nomad-2.0.5-hang-then-revert") == (
+        "hang-then-revert/atlas version 1 fails to deploy. "
+        'Nomad says: "Failed due to unhealthy allocations - rolling back to job version 0". It has recovered.'
+    )
+
+
+def test_a_deployment_whose_crashes_are_told_is_not_told_again(tmp_path: Path) -> None:
+    """Its ring is cut: the first crash left is of a time after the deployment failed."""
+    rows = [place for place in versions(well=1) if place["ID"].startswith("new")]
+    for row in rows:
+        row["TaskStates"]["server"]["Restarts"] = 40
+    ledger = history()
+    ledger.deployments = pd.DataFrame(
+        [
+            {
+                "namespace": "default", "job_id": "web", "job_version": 1, "status": "failed",
+                "status_description": "Failed due to unhealthy allocations", "started_at": at(300),
+                "ended_at": at(400),
+            }
+        ]
+    )  # fmt: skip
+    told = [each.title for each in af.diagnose(snapshot(tmp_path, *rows), history=ledger).incidents]
+    assert not [title for title in told if "deploy" in title]
+
+
+def test_runs_that_end_in_several_ways_are_counted_apart_and_nodes_are_named() -> None:
+    assert ": signal SIGSEGV (8 times), exit code 1 (7 times), exit code 2 (7 times), about 36.4 s" in (
+        title_of("blind/nomad-2.0.5-twelve-at-random")
+    )
+    assert (
+        "What failed (6 allocations) was on x-1, x-2; 6 allocations on x-3, x-4 run or ended well."
+        in texts_of("blind/nomad-2.0.5-rack-storage")
+    )
+
+
+def test_where_a_ring_is_cut_times_are_bounds() -> None:
+    """The canary crashed two seconds after each start from its first one on."""
+    texts = texts_of("blind/nomad-2.0.5-canary-aborts")
+    assert "It began at most 57.2 s after version 1 was first placed." in texts
+    assert not [text for text in texts if " ran " in text and "before they failed" in text]
+    with af.load(benchmark.REAL / "blind" / "nomad-2.0.5-canary-aborts.allocframe") as snap:
+        changes = only(af.diagnose(snap)).changes
+    assert all(change["at_most"] for change in changes)
+
+
+def test_a_version_is_compared_only_where_and_since_the_one_before_failed() -> None:
+    """Version 1 of a system job ran on the bad node most of the time, and version 0 before it, no better."""
+    (node,) = (benchmark.REAL / "blind").glob("nomad-2.0.5-system-bad-node-and-deploy.allocframe")
+    with af.load(node) as snap:
+        kinds = {cause.kind for cause in only(af.diagnose(snap)).hypotheses}
+    assert kinds == {"crash", "node"}
+    assert not [text for text in texts_of("blind/nomad-2.0.5-rollback-no-help") if "p = " in text]
+
+
 def test_a_job_that_waits_for_room_says_what_took_it_and_what_it_lacks() -> None:
     assert "; it had to make room for vip" in title_of("blind/nomad-2.0.5-preempted")
     assert "no node meets ${meta.gpu} = a100" in title_of("blind/nomad-2.0.5-no-gpu")
@@ -335,6 +432,7 @@ def test_runs_of_one_job_are_one_job_and_the_rate_is_of_runs(tmp_path: Path) -> 
     over = [run(n, failed=10 < n < 39) for n in range(40)]
     incident = only(af.diagnose(snapshot(tmp_path, *over)))
     assert (incident.severity, incident.state) == ("warning", "recovered")
+    assert incident.summary.endswith(" Its last run succeeded.")
 
 
 def test_two_groups_whose_names_collide_are_two_instances(tmp_path: Path) -> None:
@@ -568,7 +666,7 @@ def test_a_job_that_waits_for_room_now_is_critical_and_past_waits_are_not(tmp_pa
     snap = snapshot(tmp_path, alloc("a", event("Received", 0), started(1)))
     incident = only(af.diagnose(snap, evaluations=evaluation("blocked")))
     assert (incident.cause.kind, incident.severity) == ("placement", "critical")
-    assert "memory: 3" in incident.summary
+    assert "not enough memory on 3 nodes" in incident.summary
     assert af.diagnose(snap, evaluations=evaluation("complete")).incidents == []
 
 

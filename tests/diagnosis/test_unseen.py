@@ -299,7 +299,57 @@ def a_drain_beside_a_bad_version() -> Scene:
     return [*bad, *moved], {"expect": [want("shop", "job version")]}
 
 
+@scene
+def a_bad_node_beside_stray_crashes_of_its_jobs_elsewhere() -> Scene:
+    rows = []
+    for k in range(8):
+        name = f"job-{k}"
+        begin = 3000 + 700 * k
+        hit = loop(begin, 3, 2, code=139, signal=11)
+        rows.append(place(name, 0, started(1), ended(begin - 5, 139, 11), restarting(begin - 4), *hit,
+                          on="node-3", state="pending"))  # fmt: skip
+        stray = [
+            ended(500 + k),
+            restarting(501 + k),
+            started(515 + k),
+            ended(900),
+            restarting(900),
+            started(901),
+        ]
+        rows += [place(name, n, started(1), *(stray if k < 2 else []), on=f"node-{n}") for n in (1, 2)]
+    return rows, {
+        "expect": [want(" ".join(f"job-{k}" for k in range(8)), "node", node="node-3")],
+        "never": ["common cause", "job version"],
+    }
+
+
 # Shared things
+
+
+@scene
+def five_jobs_that_begin_to_crash_within_a_minute_each_in_its_own_way() -> Scene:
+    rows = []
+    for k, (at, code) in enumerate([(5000, 1), (5014, 2), (5027, 1), (5041, 134), (5055, 7)]):
+        hit = [started(1), ended(at, code), restarting(at), *loop(at + 2, 2, 1, code=code)]
+        rows.append(place(f"job-{k}", 0, *hit, on=f"node-{k}", state="pending"))
+    rows += well("other", 3)
+    return rows, {
+        "expect": [want(f"job-{k}", "crash") for k in range(5)],
+        "never": ["common cause", "job version", "node"],
+    }
+
+
+@scene
+def an_outage_half_a_minute_after_another_job_began_to_crash() -> Scene:
+    rows = []
+    for k, at in enumerate([5000, 5030, 5031, 5032]):
+        hit = [started(1), ended(at), restarting(at), *loop(at + 2, 2, 1)]
+        rows.append(place(f"job-{k}", 0, *hit, on=f"node-{k}", state="pending"))
+    rows += well("other", 3)
+    return rows, {
+        "expect": [want("job-0", "crash"), want("job-1 job-2 job-3", "common cause")],
+        "never": ["job version", "node"],
+    }
 
 
 @scene

@@ -1,0 +1,284 @@
+"""The exact test of a version of a job against the one before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from ..stats import _distributions as distributions
+from ._attempts import ENDS, FAILURES
+from ._failures import Case
+from ._groups import Group
+from ._tables import NEVER, Array, numbers
+
+
+@dataclass(frozen=True)
+class VersionTest:
+    """How often a version fails, against the one before.
+
+    Attributes
+    ----------
+    version, base : int
+        The version that fails, and the one before it in the evidence.
+    p : float
+        Probability of so many failures with the new version if both fail alike.
+    failures, base_failures : int
+        Failures by this mechanism.
+    hours, base_hours : float
+        Time that their tasks ran.
+    starts, base_starts : int
+        Starts tried.
+    placed_at : int
+        When the version was first placed.
+    delay, least_delay, most_delay : int
+        From then to its first failure; at the least and at the most, where rings are cut.
+    ran_well, least_ran_well : int
+        How long its instances ran before they began to fail, and at the least.
+    failed : int
+        Its allocations that failed.
+    healthy : int
+        Those of them that the deployment had called healthy.
+    later_well : bool
+        A later version runs without this failure.
+    node : int or None
+        The one node that all failures are on, if the version before ran there, too: then only runs there are
+        compared, for elsewhere both may run well.
+    since_onset : bool
+        Only what the version before ran from its first failure on is compared: it failed alike.
+    """
+
+    version: int
+    base: int
+    p: float
+    failures: int
+    base_failures: int
+    hours: float
+    base_hours: float
+    starts: int
+    base_starts: int
+    placed_at: int
+    delay: int
+    least_delay: int
+    most_delay: int
+    ran_well: int
+    least_ran_well: int
+    failed: int
+    healthy: int
+    later_well: bool
+    node: int | None = None
+    since_onset: bool = False
+
+    def is_worse(self, level: float) -> bool:
+        """Return whether the version fails more: not by chance, and at least twice as often."""
+        if self.p >= level:
+            return False
+        times_run = self.hours > 0 and self.base_hours > 0
+        return not times_run or self.failures * self.base_hours >= 2 * self.base_failures * self.hours
+
+
+def compare_versions(case: Case, groups: list[Group]) -> dict[int, VersionTest]:
+    """Test, for each group whose job has several versions, each failing one against the one before it.
+
+    Of several that fail, the one with the clearest difference counts: a second bad version is no worse than
+    the first, and a stray crash after a rollback says nothing.
+    """
+    rows = case.evidence.allocations
+    version = numbers(rows["job_version"], -1)
+    family = case.instances.family
+    pairs = pd.DataFrame({"family": family, "version": version})
+    several = pairs[pairs["version"] >= 0].groupby("family")["version"].nunique()
+    tested = [
+        index
+        for index, group in enumerate(groups)
+        if several.get(group.family, 0) > 1 and not case.instances.has_runs[group.family]
+    ]
+    if not tested:
+        return {}
+    attempts = _attempts_of(case, {groups[index].family for index in tested})
+    results = {index: _compare_each(case, groups[index], version, attempts) for index in tested}
+    tests = max(sum(len(each) for each in results.values()), 1)
+    return {
+        index: replace(best, p=min(1.0, best.p * tests))
+        for index, each in results.items()
+        if each
+        for best in [min(each, key=lambda test: (test.p, test.placed_at))]
+    }
+
+
+def _compare_each(
+    case: Case, group: Group, version: Array, attempts: dict[int, pd.DataFrame]
+) -> list[VersionTest]:
+    """Return the test of each failing version against the one that was placed before it."""
+    mine = (case.instances.family == group.family) & (version >= 0)
+    created = case.evidence.allocations["created_at"].to_numpy()
+    table = pd.DataFrame({"version": version[mine], "at": created[mine]})
+    # in order of placement: a job that was purged and registered anew counts from 0 again
+    order = table.sort_values(["at", "version"], kind="stable")["version"].drop_duplicates().tolist()
+    before = dict(zip(order[1:], order, strict=False))
+    failing = version[case.failures["alloc"].to_numpy()[group.rows]]
+    blamed = [each for each in order[1:] if np.any(failing == each)]
+    return [_compare_version(case, group, version, attempts, each, before[each]) for each in blamed]
+
+
+def _attempts_of(case: Case, families: set[int]) -> dict[int, pd.DataFrame]:
+    family = case.instances.family[case.attempts["alloc"].to_numpy()]
+    part = case.attempts[np.isin(family, sorted(families))]
+    names, _ = pd.factorize(case.evidence.tasks["task"])
+    part = part.assign(family=family[np.isin(family, sorted(families))], name=names[part["owner"].to_numpy()])
+    return {int(rows["family"].iloc[0]): rows for _, rows in part.groupby("family")}
+
+
+_Counts = tuple[int, float, int]
+"""Failures, nanoseconds of running, and starts tried."""
+
+
+def _compare_version(
+    case: Case, group: Group, version: Array, attempts: dict[int, pd.DataFrame], blamed: int, base: int
+) -> VersionTest:
+    rows = case.evidence.allocations
+    alloc, owner = case.failures["alloc"].to_numpy(), case.failures["owner"].to_numpy()
+    failing = version[alloc[group.rows]]
+    mine = case.instances.family == group.family
+    node = _only_node(case, group, version, base)
+    part = attempts.get(group.family)
+    counts: dict[int, _Counts] = {}
+    if part is not None:
+        names, _ = pd.factorize(case.evidence.tasks["task"])
+        owners = owner[group.rows]
+        chosen = part["name"].isin(set(names[owners[owners >= 0]].tolist())).to_numpy(dtype=bool)
+        if node is not None:
+            chosen = chosen & (case.nodes[part["alloc"].to_numpy()] == node)
+        part = part[chosen]
+    for each in (blamed, base):
+        counts[each] = _count(case, group, part, version, each, since=NEVER)
+    new, old = counts[blamed], counts[base]
+    p, since_onset = _compare(new, old), False
+    if old[0] >= _A_LOOP and part is not None:
+        # a version that failed in a loop already: how long it had run well before says nothing of the new one
+        began = _onset_of(case, group, failing == base)
+        failed_alike = _count(case, group, part, version, base, since=began)
+        p_since = _compare(new, failed_alike)
+        if p_since > p:
+            p, old, since_onset = p_since, failed_alike, True
+    placed = rows["created_at"].to_numpy()[mine & (version == blamed)]
+    placed_at = int(placed[placed != NEVER].min()) if np.any(placed != NEVER) else NEVER
+    onset, earliest, latest = (
+        _onset_of(case, group, failing == blamed, times) for times in (case.onset, case.earliest, None)
+    )
+    never_ran = bool((case.failures["run"].to_numpy()[group.rows][failing == blamed] < 0).all())
+    if never_ran:  # then the wait before a failure is that of a start, and no time of running well
+        created = rows["created_at"].to_numpy()[alloc[group.rows][failing == blamed]]
+        onset = int(created[created != NEVER].min()) if np.any(created != NEVER) else onset
+        earliest = latest = onset
+    healthy = rows["deployment_healthy"].astype("boolean").fillna(False).to_numpy(dtype=bool)
+    failed_allocs = np.unique(alloc[group.rows][failing == blamed])
+    later = mine & (version > blamed)
+    later[np.unique(alloc[group.rows])] = False
+    later_well = bool(np.any(later & rows["client_status"].eq("running").to_numpy(dtype=bool)))
+    known = placed_at != NEVER and onset != NEVER
+    delay, least, most = (max(time - placed_at, 0) if known else 0 for time in (onset, earliest, latest))
+    ran, least_ran = (0, 0) if never_ran else _ran_well(case, group, failing == blamed)
+    return VersionTest(
+        blamed, base, p, new[0], old[0], new[1] / 3600e9, old[1] / 3600e9, new[2], old[2],
+        placed_at, delay, least, most, ran, least_ran,
+        len(failed_allocs), int(healthy[failed_allocs].sum()), later_well, node, since_onset,
+    )  # fmt: skip
+
+
+_A_LOOP = 3
+"""So many failures of the version before are no stray ones."""
+
+
+def _only_node(case: Case, group: Group, version: Array, base: int) -> int | None:
+    """Return the node that all failures are on, if the job runs elsewhere, and the base version ran there."""
+    on = np.unique(case.nodes[case.failures["alloc"].to_numpy()[group.rows]])
+    mine = case.instances.family == group.family
+    elsewhere = np.any(mine & (case.nodes != on[0]))
+    there = np.any(mine & (case.nodes == on[0]) & (version == base))
+    return int(on[0]) if len(on) == 1 and elsewhere and there else None
+
+
+def _count(
+    case: Case, group: Group, attempts: pd.DataFrame | None, version: Array, each: int, since: int
+) -> _Counts:
+    """Return what one version of a job did, by its attempts and the counters; with `since`, from then on."""
+    failing = version[case.failures["alloc"].to_numpy()[group.rows]]
+    failures = int((failing == each).sum())
+    if attempts is None:
+        return failures, 0.0, failures
+    kind = FAILURES.index(group.kind)
+    mine = attempts[version[attempts["alloc"].to_numpy()] == each]
+    run = mine["run"].clip(lower=0)
+    if since != NEVER:
+        over = mine["at"].where(mine["end"] != ENDS.index("running"), case.now)
+        run = run.clip(upper=(over - since).clip(lower=0))
+        mine, run = mine[over >= since], run[over >= since]
+    starts = max(failures, len(mine))
+    failures = max(failures, int((mine["end"].to_numpy() == kind).sum()))
+    more, hours = _out_of_the_rings(case, mine, kind, ran_before=since == NEVER)
+    return failures + more, float(run.sum()) + hours, starts + more
+
+
+def _out_of_the_rings(
+    case: Case, attempts: pd.DataFrame, kind: int, *, ran_before: bool
+) -> tuple[int, float]:
+    """Return the failures that only the counter knows, and how long the tasks ran meanwhile, and before."""
+    failed = attempts[attempts["end"].to_numpy() == kind]
+    owners = np.unique(failed["owner"])
+    owners = owners[case.lost_restarts[owners] > 0]
+    if not len(owners):
+        return 0, 0.0
+    runs = failed["run"].clip(lower=0).groupby(failed["owner"].to_numpy()).median()
+    lost = case.lost_restarts[owners]
+    alloc = case.evidence.tasks["alloc"].to_numpy()[owners]
+    rows = case.evidence.allocations
+    created = rows["created_at"].to_numpy()[alloc]
+    # only of what became healthy it is sure that it ran before its failures began
+    healthy = rows["deployment_healthy"].iloc[alloc].astype("boolean").fillna(False).to_numpy(dtype=bool)
+    earliest = case.earliest[owners]
+    known = (created != NEVER) & (earliest != NEVER) & healthy & ran_before
+    well = np.where(known, np.maximum(earliest - np.where(known, created, 0), 0), 0)
+    return int(lost.sum()), float((runs.reindex(owners).to_numpy() * lost).sum() + well.sum())
+
+
+def _onset_of(case: Case, group: Group, chosen: Array, times: Array | None = None) -> int:
+    """Return when the chosen failures of a group began; without `times` of tasks, the first one on record."""
+    owners = case.failures["owner"].to_numpy()[group.rows][chosen]
+    seen = case.failures["at"].to_numpy()[group.rows][chosen]
+    onsets = np.zeros(0, dtype=np.int64) if times is None else times[owners[owners >= 0]]
+    both = np.concatenate([onsets[onsets != NEVER], seen[seen != NEVER]])
+    return int(both.min()) if len(both) else NEVER
+
+
+def _ran_well(case: Case, group: Group, chosen: Array) -> tuple[int, int]:
+    """Return the median time that instances ran before they began to fail, and at the least."""
+    owners = np.unique(case.failures["owner"].to_numpy()[group.rows][chosen])
+    owners = owners[owners >= 0]
+    alloc = case.evidence.tasks["alloc"].to_numpy()[owners]
+    created = case.evidence.allocations["created_at"].to_numpy()[alloc]
+    known = (created != NEVER) & (case.earliest[owners] != NEVER)
+    if not known.any():
+        return 0, 0
+    owners, created = owners[known], created[known]
+    # only the first allocation of each instance: its replacements begin after the trouble did
+    order = np.argsort(created, kind="stable")
+    first = ~pd.Series(case.instances.lane[alloc[known]][order]).duplicated().to_numpy()
+    least = (case.earliest[owners] - created)[order][first]
+    # what may have failed from its start on did not run well, whatever the pace of its failures says
+    likely = np.where(least > 0, (case.onset[owners] - created)[order][first], 0)
+    return int(max(np.median(likely), 0)), int(max(np.median(least), 0))
+
+
+def _compare(new: tuple[int, float, int], old: tuple[int, float, int]) -> float:
+    """Return the probability of so many failures with the new version if both fail alike.
+
+    By time that tasks ran if both have run; by starts tried if one never ran.
+    """
+    if new[1] > 0 and old[1] > 0:
+        return float(distributions.binom_sf(new[0] - 1, new[0] + old[0], new[1] / (new[1] + old[1])))
+    if not new[2] or not old[2]:
+        return 1.0
+    failed = min(new[0], new[2]) + min(old[0], old[2])
+    return distributions.hypergeom_sf(min(new[0], new[2]) - 1, new[2] + old[2], failed, new[2])

@@ -1,0 +1,168 @@
+"""The evidence for and against causes, and the changes near an incident, in English."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import pandas as pd
+
+from .._utils.prose import clock, count, number, span
+from .incident_sentences import ends, first_upper, listed, shortened
+
+
+class Fact(Protocol):
+    """A fact with its numbers; evidence is such a fact."""
+
+    @property
+    def fact(self) -> str: ...
+    @property
+    def numbers(self) -> dict[str, Any]: ...
+
+
+def evidence(fact: Fact) -> str:
+    """Return a fact as a sentence."""
+    return str(_EVIDENCE[fact.fact](fact.numbers))
+
+
+def _compared(n: dict[str, Any]) -> str:
+    def side(version: int, failures: int, hours: float, starts: int) -> str:
+        ran = f"in {span(pd.Timedelta(hours=hours))} of running" if hours else f"in {count(starts, 'starts')}"
+        return f"version {version}: {count(failures, 'failures')} {ran}"
+
+    new = side(n["job_version"], n["failures"], n["hours"], n["starts"])
+    old = side(n["base_version"], n["base_failures"], n["base_hours"], n["base_starts"])
+    where = f" on {n['node_name']}, where alone it failed" if n.get("node_name") else ""
+    since = ", from its first failure on" if n.get("since_onset") else ""
+    return f"{first_upper(new)}; {old}{since}{where} (p = {number(n['p'])})."
+
+
+def _placed(n: dict[str, Any]) -> str:
+    return f"version {n['job_version']} was first placed"
+
+
+_EVIDENCE: dict[str, Any] = {
+    "error": lambda n: (
+        f'Nomad says: "{shortened(n["error"] or "no words")}" ({count(n["failures"], "times")}).'
+    ),
+    "oom killed": lambda n: f"The driver reports that memory ran out ({count(n['failures'], 'times')}).",
+    "failed without a word": lambda n: f"{count(n['failures'], 'failures')} without a reason on record.",
+    "exits": lambda n: first_upper(f"{ends(n)}, {count(n['failures'], 'times')}."),
+    "sigkill": lambda n: f"SIGKILL that Nomad did not send ({count(n['failures'], 'times')}).",
+    "same length": lambda n: f"Each run lasted about as long ({span(n['median_run'])}).",
+    "driver denies oom": lambda n: (
+        f"The driver says oom_killed: false ({count(n['failures'], 'times')}); raw_exec, and servers before "
+        "1.7, say so whatever happened."
+    ),
+    "version compared": _compared,
+    "soon after version": lambda n: (
+        f"It began {'at most ' if n.get('at_most') else ''}{span(n['delay'])} after {_placed(n)}."
+    ),
+    "long after version": lambda n: (
+        f"It began {'at least' if n.get('at_least') else 'only'} {span(n['delay'])} after {_placed(n)}."
+    ),
+    "began before version": lambda n: f"It began before {_placed(n)}.",
+    "change touches": lambda n: f"Version {n['job_version']} changed {listed(n['fields'])}.",
+    "stable before": lambda n: f"A deployment of version {n['base_version']} had been healthy.",
+    "later version well": lambda n: "A later version runs.",
+    "ran well": lambda n: (
+        f"Instances of version {n['job_version']} ran {'at least ' if n.get('at_least') else ''}"
+        f"{span(n['ran_well'])} before they failed."
+    ),
+    "healthy deploy": lambda n: (
+        f"Its deployment had called {count(n['allocations'], 'allocations')} of version {n['job_version']} "
+        "healthy."
+    ),
+    "others at once": lambda n: f"Other jobs began to fail within a minute of it: {listed(n['jobs'])}.",
+    "only on node": lambda n: (
+        f"What failed ({count(n['failed'], 'allocations')}) was on {n['node_name']}; "
+        f"what did not ({count(n['elsewhere'], 'allocations')}) was elsewhere."
+    ),
+    "others well on node": lambda n: (
+        f"{count(n['allocations'], 'allocations')} of other jobs run well on {n['node_name']}."
+    ),
+    "node compared": lambda n: (
+        f"On {n['node_name']} {n['failed']:,} of {count(n['placed'], 'placements')} failed, elsewhere "
+        f"{n['failed_elsewhere']:,} of {n['placed_elsewhere']:,} (p = {number(n['p'])})."
+    ),
+    "fault of node": lambda n: (
+        f'{n["node_name"]} alone says: "{shortened(n["error"])}" ({count(n["jobs"], "jobs")}).'
+    ),
+    "failed deployment": lambda n: (
+        f"The deployment of version {n['job_version']} failed"
+        f"{': ' + repr(n['reason']) if n['reason'] else ''}."
+    ),
+    "unhealthy version": lambda n: (
+        f"No allocation of version {n['job_version']} became healthy "
+        f"({count(n['unhealthy'], 'allocations')}); "
+        f"{count(n['base_healthy'], 'allocations')} of version {n['base_version']} had."
+    ),
+    "begun together": lambda n: (
+        f"{count(len(n['jobs']), 'jobs')} began to fail within {span(n['spread'])}: {listed(n['jobs'])} "
+        f"(p = {number(n['p'])})."
+    ),
+    "failed together again": lambda n: (
+        f"{count(len(n['jobs']), 'jobs')} failed together {len(n['times'])} times "
+        f"({listed([f'{time:%H:%M:%S}' for time in n['times']])} UTC): {listed(n['jobs'])} "
+        f"(p = {number(n['p'])})."
+    ),
+    "shared": lambda n: f"The errors of {count(len(n['jobs']), 'jobs')} name {n['what']}.",
+    "not deployed": lambda n: f"These had not been deployed before: {listed(n['jobs'])}.",
+    "lost with node": lambda n: f"{count(n['lost'], 'allocations')} were lost with {n['node_name']}.",
+    "reconnected": lambda n: (
+        f"{n['node_name']} was out of reach and came back: {count(n['lost'], 'allocations')} ran on."
+    ),
+    "started again": lambda n: (
+        f"{count(n['tasks'], 'tasks')} on {n['node_name']} started a second time; no end is on record."
+    ),
+    "restart requested": lambda n: (
+        f"{count(n['restarts'], 'restarts')} were requested{': ' + repr(n['reason']) if n['reason'] else ''}."
+    ),
+    "killed by force": lambda n: f"SIGKILL after Nomad's request to stop ({count(n['kills'], 'times')}).",
+    "moved": lambda n: (
+        f"The servers moved {count(n['moved'], 'allocations')}"
+        f"{'; a drain of ' + listed(n['off']) + ' is on record' if n['drained'] else ''}."
+    ),
+    "restarts not on record": lambda n: (
+        f"The counter says {count(n['restarts'], 'restarts')} more than the events show."
+    ),
+    "never started": lambda n: f"{count(n['waiting'], 'allocations')} have not started.",
+    "unhealthy deploy": lambda n: (
+        f'The deployment says: "{n["message"]}".'
+        if n["message"]
+        else f"The deployment calls {count(n['unhealthy'], 'allocations')} unhealthy."
+    ),
+    "only in datacenter": lambda n: (
+        f"What failed ({count(n['failed'], 'allocations')}) was in datacenter {n['datacenter']}; "
+        f"{count(n['well'], 'allocations')} in {listed(n['well_in'])} run well."
+    ),
+    "only on nodes": lambda n: (
+        f"What failed ({count(n['failed'], 'allocations')}) was on {listed(n['nodes'])}; "
+        f"{count(n['well'], 'allocations')} on {listed(n['well_on'])} "
+        f"{'runs' if n['well'] == 1 else 'run'} or ended well."
+    ),
+    "only new ones": lambda n: (
+        f"Only the {count(n['new'], 'instances')} placed since {clock(n['since'])} UTC fail; "
+        f"the {n['old']:,} placed before run well."
+    ),
+    "rollback fails": lambda n: (
+        f"Version {n['job_version']}, which is version {n['same_as']} again, fails as well."
+    ),
+    "preempted": lambda n: f"{listed(n['jobs'])} preempted {count(n['allocations'], 'allocations')} of it.",
+    "moved from node": lambda n: (
+        f"{count(n['allocations'], 'allocations')} had to leave {listed(n['nodes'])}."
+    ),
+    "constraint": lambda n: f"Version {n['job_version']} brought the constraint {listed(n['constraints'])}.",
+    "not placed": lambda n: f"The newest evaluation says: {n['lacking']}.",
+}
+
+
+def change(row: dict[str, Any]) -> str:
+    """Return a row of the change ledger, with what it changed, as a line."""
+    who = row.get("job_id") or row.get("node_name") or ""
+    version = f" {row['version_after']}" if row.get("version_after") is not None else ""
+    fields = [f"{each['path']} {each['kind']}" for each in row.get("diff", ())]
+    what = f"{row['kind']}{version} of {who}"
+    early = row["before"] >= pd.Timedelta(0)
+    bound = "at most " if row.get("at_most") else ""
+    when = f"{bound}{span(abs(row['before']))} {'before' if early else 'after'}"
+    return f"{when}: {what}{': ' if fields else ''}{listed(fields)}"
