@@ -38,7 +38,8 @@ def changepoints(
         One row for each group and piece: the columns of `by`, began_at, ended_at, count, exposure_hours,
         rate_per_hour, lower, upper (exact 95 % Poisson), and ratio, ratio_lower, ratio_upper (of the rate to
         that of the piece before, exact conditional 95 %; missing for the first piece). One row means that
-        nothing has changed. Where rings are cut, early pieces rest on the tasks that are still known then.
+        nothing has changed. Groups whose tasks never ran have no row. Where rings are cut, early pieces rest on
+        the tasks that are still known then.
 
     Notes
     -----
@@ -63,6 +64,8 @@ def changepoints(
     rows = []
     for group, part in groups(bins, keys):
         there = part[part["exposure_hours"] > 0].sort_values("bin")
+        if there.empty:  # its tasks never ran
+            continue
         count, exposure = there["counted"].to_numpy(), there["exposure_hours"].to_numpy()
         starts = partition(count, exposure)
         for start, end in zip(starts, [*starts[1:], len(there)], strict=True):

@@ -148,6 +148,12 @@ def test_changepoints_of_a_snapshot_have_rates_and_ratios(tmp_path: Path) -> Non
     assert pieces["ratio_lower"].iloc[1] > 1
 
 
+def test_changepoints_leave_out_jobs_whose_tasks_never_ran(tmp_path: Path) -> None:
+    never = alloc("x", event("Received", 0), event("Driver Failure", 1), JobID="never", state="dead")
+    runs = [failing("web", 400 * n, number=n) for n in range(3)]
+    assert set(stats.changepoints(snapshot(tmp_path, never, *runs))["job_id"]) == {"web"}
+
+
 def test_a_node_whose_clock_is_behind_is_found(tmp_path: Path) -> None:
     def on(node: str, offset: float, number: int) -> dict[str, Any]:
         begin = 1000.0 * number
