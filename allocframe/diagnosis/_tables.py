@@ -112,7 +112,26 @@ def read_rows(snapshot: Snapshot) -> Rows:
     tasks = tasks[(tasks["alloc"] >= 0) & tasks["task"].notna()].drop(columns="alloc_id")
     events = events[(events["alloc"] >= 0) & events["task"].notna()].drop(columns="alloc_id")
     tasks, events = _number_tasks(tasks, events)
+    if snapshot.info.get("source") == "archive":
+        allocations = _end_removed(allocations, tasks)
     return Rows(allocations, tasks, events, _now(snapshot, allocations, events), unreadable)
+
+
+def _end_removed(allocations: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:
+    """Return allocations of an archive in which those are over whose end nobody saw.
+
+    Nomad had removed them when they were looked for again. They still read "running", as they were last seen;
+    their tasks have an end, and no state.
+    """
+    ended = (tasks["state"].isna() & (tasks["finished"] != NEVER)).groupby(tasks["alloc"].to_numpy()).all()
+    removed = np.zeros(len(allocations), dtype=bool)
+    removed[ended.index[ended.to_numpy()]] = True
+    removed &= allocations["client_status"].isin(["running", "pending", "unknown"]).to_numpy(dtype=bool)
+    if not removed.any():
+        return allocations
+    over = {"client_status": "complete", "desired_status": "stop"}
+    values = {name: allocations[name].astype(object).mask(removed, value) for name, value in over.items()}
+    return allocations.assign(**{name: column.astype("category") for name, column in values.items()})
 
 
 def _rows(table: pd.DataFrame, number: pd.Index[Any]) -> Array:
