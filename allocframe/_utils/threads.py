@@ -1,11 +1,11 @@
-"""What the asynchronous client and watch share: threads, waiting for them, and borrowed documentation."""
+"""Threads, waiting for them and ending what they wait for, and documentation that two clients share."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -49,6 +49,31 @@ async def wait_until_done(future: Future[Any]) -> None:
 
     future.add_done_callback(wake)
     await finished.wait()
+
+
+_ABORT_INTERVAL = 0.1
+
+
+@contextlib.contextmanager
+def aborted_by(stop: threading.Event, abort: Callable[[], None]) -> Iterator[None]:
+    """Call `abort` from another thread once `stop` is set: what the block waits for may take minutes.
+
+    It is called again and again until the block ends, because the block may begin to wait for something else.
+    """
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(_ABORT_INTERVAL):
+            if stop.is_set():
+                abort()
+
+    thread = threading.Thread(target=watch, name="allocframe-abort", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def documented_as(method: Callable[..., Any]) -> Callable[[F], F]:

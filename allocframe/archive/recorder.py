@@ -14,6 +14,7 @@ from typing import Literal
 import pandas as pd
 
 from .._utils.memory import release_memory
+from .._utils.threads import aborted_by
 from ..client.client import Client
 from ..errors import AllocframeError, PermissionDenied
 from ..nomad.retry import backoff
@@ -43,8 +44,6 @@ HEARTBEAT_INTERVAL = 60.0
 
 RESYNC_INTERVAL = 300.0
 """Seconds after which everything is listed again. The event stream does not report removed allocations."""
-
-_STOP_INTERVAL = 0.2
 
 COMPACT_EVERY = 500
 """Commits between two compactions."""
@@ -157,7 +156,7 @@ class Recorder:
         with (
             self._watching(checkpoint) as self.watch,
             self._watching_history(known) as self._history_watch,
-            self._aborted_by(stop),
+            aborted_by(stop, self._abort),
         ):
             try:
                 while not stop.is_set():
@@ -235,26 +234,11 @@ class Recorder:
         finally:
             watch.close()
 
-    @contextlib.contextmanager
-    def _aborted_by(self, stop: threading.Event) -> Iterator[None]:
-        """End what this waits for once `stop` is set: a list of a large cluster takes minutes."""
-        done = threading.Event()
-
-        def wait() -> None:
-            while not stop.wait(_STOP_INTERVAL):
-                if done.is_set():
-                    return
-            for watch in (self.watch, self._history_watch):
-                if watch is not None:
-                    watch.close()
-
-        thread = threading.Thread(target=wait, name="allocframe-stop", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
+    def _abort(self) -> None:
+        """End what this waits for."""
+        for watch in (self.watch, self._history_watch):
+            if watch is not None:
+                watch.close()
 
     def _has_history(self) -> bool:
         return self._history_watch is not None and self._history_watch.has_news

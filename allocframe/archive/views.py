@@ -13,6 +13,7 @@ import duckdb
 import pandas as pd
 from deltalake import DeltaTable
 
+from .._utils.threads import aborted_by
 from ..errors import DecodeError
 from ..store.sql import quote
 from ..store.table_store import connect
@@ -41,7 +42,6 @@ MAX_PAUSE = pd.Timedelta("1h")
 A recorder writes at least once a minute.
 """
 
-_INTERRUPT_INTERVAL = 0.1
 _MAX_ATTEMPTS = 3
 _END_OF_TIME = "make_timestamp_ns(9223372036854775806)"
 
@@ -179,20 +179,8 @@ def interrupted_by(stop: threading.Event | None, connection: Connection) -> Iter
     if stop is None:
         yield
         return
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(_INTERRUPT_INTERVAL):
-            if stop.is_set():
-                connection.interrupt()  # again and again, because there may be a next query
-
-    thread = threading.Thread(target=watch, name="allocframe-interrupt", daemon=True)
-    thread.start()
-    try:
+    with aborted_by(stop, connection.interrupt):
         yield
-    finally:
-        done.set()
-        thread.join()
 
 
 def retry_reading(read: Callable[[], _T]) -> _T:

@@ -126,7 +126,7 @@ def _end_removed(allocations: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame
     ended = (tasks["state"].isna() & (tasks["finished"] != NEVER)).groupby(tasks["alloc"].to_numpy()).all()
     removed = np.zeros(len(allocations), dtype=bool)
     removed[ended.index[ended.to_numpy()]] = True
-    removed &= allocations["client_status"].isin(["running", "pending", "unknown"]).to_numpy(dtype=bool)
+    removed &= ~allocations["client_status"].isin(vocabulary.FINISHED_STATUSES).to_numpy(dtype=bool)
     if not removed.any():
         return allocations
     over = {"client_status": "complete", "desired_status": "stop"}
