@@ -112,9 +112,14 @@ def read_rows(snapshot: Snapshot) -> Rows:
     tasks = tasks[(tasks["alloc"] >= 0) & tasks["task"].notna()].drop(columns="alloc_id")
     events = events[(events["alloc"] >= 0) & events["task"].notna()].drop(columns="alloc_id")
     tasks, events = _number_tasks(tasks, events)
-    if snapshot.info.get("source") == "archive":
+    if is_recorded(snapshot):
         allocations = _end_removed(allocations, tasks)
     return Rows(allocations, tasks, events, _now(snapshot, allocations, events), unreadable)
+
+
+def is_recorded(snapshot: Snapshot) -> bool:
+    """Return whether a snapshot comes from an archive."""
+    return "recorded_since" in snapshot.info
 
 
 def _end_removed(allocations: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from ..snapshot.snapshot import Snapshot
 from ..snapshot.summary import SPAN
 from ..stats.replacements import count_broken_links
 from . import data_sentences as sentences
+from ._tables import is_recorded
 from .finding import json_facts, plain, plain_facts
 
 _MOST_UNWATCHED = 8
@@ -175,21 +176,17 @@ def tasks_without_all_events(snapshot: Snapshot) -> int:
 def lower_bound_note(snapshot: Snapshot) -> str:
     """Return the sentence on lost events, which bear on every count; empty if none are lost."""
     facts = {"tasks_truncated": tasks_without_all_events(snapshot), "tasks": snapshot.info["tasks"]}
-    return sentences.lower_bounds(facts, _is_recorded(snapshot)) if facts["tasks_truncated"] else ""
+    return sentences.lower_bounds(facts, is_recorded(snapshot)) if facts["tasks_truncated"] else ""
 
 
 def unwatched_note(snapshot: Snapshot, start: pd.Timestamp, end: pd.Timestamp) -> str:
     """Return the sentence on the part of a window that nobody watched; empty if all was watched."""
     times = [(first, last) for first, last, _ in _unwatched(snapshot, start, end)]
-    if _is_recorded(snapshot):
+    if is_recorded(snapshot):
         recorded_since = pd.Timestamp(snapshot.info["recorded_since"])
         if start < recorded_since:
             times.insert(0, (start, min(recorded_since, end)))
     return sentences.unwatched_window(times) if times else ""
-
-
-def _is_recorded(snapshot: Snapshot) -> bool:
-    return "recorded_since" in snapshot.info
 
 
 def _coverage(snapshot: Snapshot) -> Coverage:
@@ -214,7 +211,7 @@ def _coverage(snapshot: Snapshot) -> Coverage:
 
 def _gaps(snapshot: Snapshot) -> Iterator[DataGap]:
     info: dict[str, Any] = snapshot.info
-    recorded = _is_recorded(snapshot)
+    recorded = is_recorded(snapshot)
     if recorded:
         yield from _gaps_of_archive(snapshot)
     elif info["tasks_truncated"]:
