@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -60,6 +60,9 @@ class Figures:
     """Times between a kill and the next list in which the cluster emitted something that is missing."""
 
     blind_untold: int = 0
+    called_complete: int = 0
+    """Missing events of tasks of which the archive says that it has every event."""
+
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
 
@@ -222,8 +225,11 @@ def disturbed(allocations: int, turns: int, kills: int, folder: Path, *, every: 
                     _busy(archive, process)
                 life = time.monotonic() + rng.uniform(0.2, 5.0)
                 while time.monotonic() < life:
-                    month.turn(MONTH / turns)
-                    _disturb(figures, cluster, rng)
+                    # At times the machine is too busy to let the recorder run.
+                    with _paused(process) if rng.random() < 0.2 else nullcontext():
+                        month.turn(MONTH / turns)
+                        _disturb(figures, cluster, rng)
+                        month.turn(MONTH / turns)
                     time.sleep(rng.uniform(0.0, 0.2))
                 if number < kills:
                     process.kill()
@@ -239,6 +245,15 @@ def disturbed(allocations: int, turns: int, kills: int, folder: Path, *, every: 
         _explain(figures, month, missing, archive)
     figures.seconds = time.monotonic() - started
     return figures
+
+
+@contextmanager
+def _paused(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
 
 
 def _busy(archive: af.Archive, process: subprocess.Popen[bytes]) -> None:
@@ -266,8 +281,8 @@ def _disturb(figures: Figures, cluster: af.sim.Cluster, rng: Random) -> None:
     if luck < 0.04:
         cluster.break_streams()
         figures.breaks += 1
-    elif luck < 0.06:
-        cluster.restart_servers(restored=luck < 0.05)
+    elif luck < 0.12:
+        cluster.restart_servers(restored=luck < 0.09)
         figures.restarts += 1
 
 
@@ -280,11 +295,19 @@ def _explain(figures: Figures, month: Month, missing: set[Emitted], archive: af.
     ]
     first = archive.sql("SELECT min(seen_at) AS at FROM snapshots")["at"][0].timestamp()
     figures.gaps_told = len(spans)
+    coverage = archive.coverage()
+    complete = coverage[coverage["complete"].fillna(value=False)]
+    is_complete = set(zip(complete["alloc_id"], complete["task"], strict=True))
+    last_seen = dict(zip(complete["alloc_id"], complete["last_seen_at"], strict=True))
     for emission in month.emissions:
         lost = missing.intersection(emission.events)
         if not lost:
             continue
         figures.blind_times += 1
+        seen = pd.Timestamp(emission.ended, unit="s", tz="UTC")
+        figures.called_complete += sum(
+            (alloc, task) in is_complete and seen < last_seen[alloc] for alloc, task, *_ in lost
+        )
         told = emission.began <= first or any(
             since - 0.5 <= emission.ended and emission.began <= until + 0.5 for since, until in spans
         )
@@ -319,6 +342,7 @@ def show(title: str, figures: Figures) -> None:
             f"  missing                       {figures.missing:,}, "
             f"emitted in {figures.blind_times:,} moments when nobody watched"
         )
+        print(f"  of tasks called complete      {figures.called_complete:,}")
         print(
             f"  of these moments not told     {figures.blind_untold:,} ({figures.gaps_told:,} gaps are told)"
         )
@@ -333,6 +357,7 @@ def good(figures: Figures) -> bool:
         or figures.committed_lost
         or figures.blind_untold
         or figures.missing_unexplained
+        or figures.called_complete
     )
 
 

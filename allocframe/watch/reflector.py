@@ -208,12 +208,15 @@ class Reflector:
         self.mode = "blocking" if stream is None else "stream"
         began, is_first = _now(), not self.state.entries
         store, index = self.lister.all()
-        if index is not None and index < self.index:
+        listed = store.modify_indexes()
+        if self._went_back(listed, index):
+            if self._gap is None:
+                self._gap = (self.current_to, _INDEX_WENT_BACK)
             self._was_reset, self.index, is_first = True, 0, True
             self.counts["resets"] += 1
             self.queue.restart(0)
         if stream is not None and not is_first:
-            self._catch_up(stream, store, index)
+            self._catch_up(stream, store, max(listed.values(), default=0), index)
         else:
             self._advance_to(began if stream is None else _now())
         hidden = self._find_hidden(store, began)
@@ -229,9 +232,25 @@ class Reflector:
         self._was_reset, self.synced, self._has_listed = False, True, True
         self._recovered()
 
-    def _catch_up(self, stream: Subscription, store: PageStore, index: int | None) -> None:
+    def _went_back(self, listed: dict[str, int], index: int | None) -> bool:
+        """Return whether the servers have forgotten changes that are in the state: they were restored.
+
+        Their index shows it only until it has passed the old one. Later, the rows show it.
+        """
+        if index is None:
+            return False
+        if index < self.index:
+            return True
+        if self.state.is_newer_than(listed, index):
+            return True
+        if self.synced:
+            return False  # while a stream is followed, a list may have changes that no event told of
+        with self.queue.changed:
+            replayed = list(self.queue.passed_over.items())
+        return self.state.lacks_known([*listed.items(), *replayed], self.index, self._hidden)
+
+    def _catch_up(self, stream: Subscription, store: PageStore, newest: int, index: int | None) -> None:
         """Apply the updates from before the list, which hold events that the list no longer has."""
-        newest = max(store.modify_indexes().values(), default=0)
         reached = newest <= self.index or self.queue.reach(newest, lambda: stream.ended is not None)
         # The server's replay reaches back to where the last stream broke: nothing is missing.
         is_seamless = stream.first_index is not None and stream.first_index <= self.index
@@ -251,7 +270,7 @@ class Reflector:
     def _subscribe(self) -> Subscription | None:
         """Return a subscription that the server has confirmed; None if this token may not subscribe."""
         if self.synced:
-            self.queue.floor = self.index
+            self.queue.pass_over(self.index)
         else:
             self.subscriber.replace(None)
             self.queue.restart(self.index)
@@ -260,6 +279,11 @@ class Reflector:
             params["region"] = self._query.region
         stream = self.subscriber.open(self._config, params, self.queue)
         if stream.established:
+            old = self.subscriber.current
+            if self.synced and old is not None and old.ended is not None:
+                # It ended before this one began. In between, nobody listened.
+                self._lose_sync(f"the event stream broke: {old.ended}")
+                self.counts["reconnects"] += 1
             self.subscriber.replace(stream)
             self.no_stream = None
             return stream
@@ -378,10 +402,12 @@ class Reflector:
         """List without task states, and read in full only what has changed."""
         started, began = time.monotonic(), _now()
         store, index = self.lister.all(light=True)
+        listed = store.modify_indexes()
+        went_back = self._went_back(listed, index)
         were_hidden, hidden = set(self._hidden), self._find_hidden(store, began)
-        difference = self.state.compare(store.modify_indexes(), index, hidden=hidden)
+        difference = self.state.compare(listed, index, hidden=hidden)
         store.close()
-        if index is not None and index < self.index:
+        if went_back:
             self._lose_sync(_INDEX_WENT_BACK)
             return
         self.blocking.index = index or 0

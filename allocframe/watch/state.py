@@ -137,6 +137,27 @@ class WatchState:
             ids.sort(key=lambda alloc_id: -self.entries[alloc_id].modify_index)
         return {namespace: ids for namespace, ids in vanished.items() if ids}
 
+    def is_newer_than(self, listed: dict[str, int], index: int) -> bool:
+        """Return whether the state has a change up to an index that a list of that index lacks."""
+        return any(
+            modified < entry.modify_index <= index
+            for alloc_id, modified in listed.items()
+            if (entry := self.entries.get(alloc_id)) is not None
+        )
+
+    def lacks_known(
+        self, changes: Iterable[tuple[str, int]], index: int, hidden: Container[str | None]
+    ) -> bool:
+        """Return whether the state lacks one of some changes, although it includes all up to an index.
+
+        What it never had does not count, nor does a hidden namespace: the token's rights may have changed.
+        """
+        return any(
+            entry.modify_index < modified <= index and entry.namespace not in hidden
+            for alloc_id, modified in changes
+            if (entry := self.entries.get(alloc_id)) is not None
+        )
+
     def compare(
         self,
         listed: dict[str, int],

@@ -45,6 +45,9 @@ class UpdateQueue:
     overflowed: bool = False
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTED, 0))
     changed: threading.Condition = field(default_factory=threading.Condition)
+    passed_over: dict[str, int] = field(default_factory=dict)
+    """The newest index of each allocation's updates that counted as known, since the last restart."""
+
     _waiting: dict[str, Update] = field(default_factory=dict)
     _bytes: int = 0
 
@@ -66,6 +69,7 @@ class UpdateQueue:
             return
         if update.index <= self.floor:
             self.counts["replayed"] += 1
+            self.passed_over[update.alloc_id] = max(update.index, self.passed_over.get(update.alloc_id, 0))
             return
         older = self._waiting.get(update.alloc_id)
         if older is not None:
@@ -104,10 +108,17 @@ class UpdateQueue:
             left = min((update.first_index - 1 for update in self._waiting.values()), default=self.index)
             return taken, min(left, self.index), 0.0 if self._waiting else self.heard_at
 
+    def pass_over(self, floor: int) -> None:
+        """Take updates up to this index for known: a new subscription replays them."""
+        with self.changed:
+            self.floor = floor
+            self.passed_over.clear()
+
     def restart(self, floor: int) -> None:
         """Empty the queue for a new subscription."""
         with self.changed:
             self._waiting.clear()
+            self.passed_over.clear()
             self._bytes, self.overflowed, self.index, self.floor = 0, False, floor, floor
 
     def reach(self, index: int, ended: Callable[[], bool]) -> bool:

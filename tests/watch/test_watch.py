@@ -659,3 +659,98 @@ def test_a_list_is_applied_while_changes_come_as_fast_as_they_are_taken(
         monkeypatch.setattr(queue, "take", take)
         found = until(watch, lambda c: c.source == "list")
         assert found[-1].full
+
+
+def test_a_restore_is_noticed_although_the_servers_have_passed_their_old_index(
+    live: af.sim.Cluster, viewer: af.Client
+) -> None:
+    with viewer.watch(namespace="*") as watch:
+        next(watch)
+        live.restart_servers(restored=True)
+        crash(live, 6)
+        last = until(watch, lambda c: c.index == live.state.index)[-1]
+        journal = live.engine.keep_journal()
+        live.restart_servers(restored=True)
+        while live.state.index <= last.index + 5:
+            crash(live, 4)
+        found = until(watch, lambda c: c.full and c.index >= live.state.index)
+        held = {key for c in found for key in keys(c.new_events)}
+        assert set(journal) - held, "events were lost, so the gap must be told"
+        assert (watch.stats["gaps"], watch.stats["resumed"]) == (2, 0)
+        same(watch, viewer, namespace="*")
+
+
+A, B = (f"{letter * 8}-0f87-8e6b-5e91-0c7da3a41eb7" for letter in "ab")
+
+
+@pytest.mark.parametrize(
+    ("known", "listed", "replayed"),
+    [
+        ({A: 18, B: 10}, {A: 12, B: 25}, [21, 25]),
+        ({A: 10, B: 12}, {A: 15, B: 25}, [21, 25]),
+        ({A: 10, B: 12}, {A: 25, B: 26}, [15, 25, 26]),
+    ],
+    ids=["the list is older than what is known", "the list has an older change", "so has the replay"],
+)
+def test_rows_that_contradict_what_is_known_show_a_restore(
+    known: dict[str, int], listed: dict[str, int], replayed: list[int]
+) -> None:
+    """The index of the checkpoint is 20, and the server's is higher, as if nothing had happened."""
+    rows = [row(index, started(0), identity=identity) for identity, index in listed.items()]
+    batches = [batch(index, row(index, started(0), identity=A)) for index in replayed]
+    server = StreamServer(rows, told(batch(19), *batches, HOLD), index=30)
+    at = pd.Timestamp.now(tz="UTC") - pd.Timedelta("1min")
+    try:
+        with (
+            af.Client(server.address) as client,
+            client.watch(checkpoint=af.Checkpoint(20, at, known)) as watch,
+        ):
+            found = until(watch, lambda c: c.full)
+            gaps = [c.gap for c in found if c.gap is not None]
+            assert (len(gaps), watch.stats["resets"], watch.stats["resumed"]) == (1, 1, 0)
+            assert gaps[0].until > at + pd.Timedelta("59s")
+    finally:
+        server.close()
+
+
+def test_a_replay_that_agrees_with_what_is_known_is_no_gap() -> None:
+    rows = [row(index, started(0), identity=identity) for identity, index in ((A, 25), (B, 12))]
+    stream = told(
+        *(
+            batch(index, row(index, started(0), identity=identity))
+            for index, identity in ((12, B), (18, A), (25, A))
+        ),
+        HOLD,
+    )
+    server = StreamServer(rows, stream, index=30)
+    at = pd.Timestamp.now(tz="UTC") - pd.Timedelta("1min")
+    try:
+        with (
+            af.Client(server.address) as client,
+            client.watch(checkpoint=af.Checkpoint(20, at, {A: 18, B: 12})) as watch,
+        ):
+            found = until(watch, lambda c: c.full)
+            assert [c.gap for c in found] == [None] * len(found)
+            assert (watch.stats["resets"], watch.stats["resumed"]) == (0, 1)
+    finally:
+        server.close()
+
+
+def test_a_stream_that_breaks_just_before_a_relist_leaves_a_gap(
+    live: af.sim.Cluster, viewer: af.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with viewer.watch(namespace="*") as watch:
+        next(watch)
+        crash(live)
+        until(watch, lambda c: c.index == live.state.index)
+        live.restart_servers()
+        crash(live, 2)
+        broken = watch._reflector.subscriber.current
+        with watch._reflector.queue.changed:
+            assert watch._reflector.queue.changed.wait_for(lambda: broken.ended is not None, 10)
+        # It breaks after the look whether it has.
+        monkeypatch.setattr(watch._reflector, "_check_stream", lambda: None)
+        monkeypatch.setattr(watch._reflector, "_relist_at", 0.0)
+        found = until(watch, lambda c: c.full)
+        assert [c.gap.reason for c in found if c.gap] == ["the event stream broke: the server ended it"]
+        assert watch.stats["reconnects"] == 1
