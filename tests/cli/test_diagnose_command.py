@@ -93,7 +93,8 @@ def test_ten_incidents_are_printed_and_all_on_request(
 
 
 def test_sources_exclude_each_other_and_a_missing_file_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, "--from", "a.json", "--archive", "b") == 2
+    assert "--from, --archive, --address and --clusters exclude each other" in capsys.readouterr().err
     assert run(monkeypatch, "--from", str(tmp_path / "none.allocframe")) == 1
