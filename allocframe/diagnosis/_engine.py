@@ -16,6 +16,7 @@ from ._failures import Case
 from ._groups import GAVE_UP, ONGOING, describe_jobs, group_failures
 from ._others import find_others
 from ._placement import find_waiting
+from ._quiet import find_quiet
 from ._requests import find_requests
 from ._tables import moment
 from .finding import SEVERITIES, Thresholds
@@ -70,7 +71,8 @@ def investigate(
     incidents += find_others(case, jobs, in_groups, fail_now, limits, ledger)
     incidents += find_requests(case, ledger)
     incidents += find_waiting(case, evaluations, getattr(history, "nodes", None), ledger, limits)
-    incidents += find_absent(case, ledger, limits)
+    incidents += find_absent(case, history, ledger, limits)
+    incidents += find_quiet(case, jobs, in_groups, history, evaluations, incidents, limits, ledger)
     incidents += find_failed_deployments(case, history, incidents, limits)
     incidents = attach_changes(ledger, incidents)
     observed = moment(case.now)

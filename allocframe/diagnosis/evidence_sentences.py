@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from .._utils.prose import clock, count, number, span
+from . import quiet_sentences
 from .incident_sentences import ends, first_upper, listed, shortened
 
 
@@ -47,6 +48,7 @@ def _released(n: dict[str, Any]) -> str:
 
 
 _EVIDENCE: dict[str, Any] = {
+    **quiet_sentences.EVIDENCE,
     "error": lambda n: (
         f'Nomad says: "{shortened(n["error"] or "no words")}" ({count(n["failures"], "times")}).'
     ),
@@ -144,9 +146,6 @@ _EVIDENCE: dict[str, Any] = {
     ),
     "restarts not on record": lambda n: (
         f"The counter says {count(n['restarts'], 'restarts')} more than the events show."
-    ),
-    "never started": lambda n: (
-        f"{count(n['waiting'], 'allocations')} {'has' if n['waiting'] == 1 else 'have'} not started."
     ),
     "unhealthy deploy": lambda n: (
         f'The deployment says: "{n["message"]}".'
