@@ -170,7 +170,8 @@ _KINDS = {"boolean": "b", "integer": "i", "floating": "f", "mixed-integer-float"
 def _read(of: Arrays, column: pd.Series[Any]) -> Values:
     """Return a column of pandas as arrays."""
     dtype: Any = column.dtype
-    missing = column.isna().to_numpy() if column.hasnans else NEVER
+    # by the dtype, so that the dtypes of results do not depend on the data
+    missing = NEVER if isinstance(dtype, np.dtype) and dtype.kind in "biu" else column.isna().to_numpy()
     if isinstance(dtype, pd.CategoricalDtype):
         labels = np.asarray(dtype.categories.astype(object))
         return Values(of, column.cat.codes.to_numpy(), missing, labels)

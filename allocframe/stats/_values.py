@@ -147,7 +147,8 @@ class Values:
         """Return `value` where these flags are true. `when` and `otherwise` go on with the other rows."""
         chosen = self.data & ~self.missing
         value = self._other(value)
-        return _Cases(value._like(value.data, value.missing | ~chosen, value.labels), ~chosen)
+        found = value._like(value.data, value.missing | ~chosen, value.labels)
+        return _Cases(found, ~chosen, value.missing is NEVER)
 
     def min(self) -> Reduced:
         return Reduced(self, "min")
@@ -179,16 +180,21 @@ class Values:
 class _Cases(Values):
     """The value of the first condition that is true."""
 
-    def __init__(self, chosen: Values, left: Array) -> None:
+    def __init__(self, chosen: Values, left: Array, known: bool) -> None:
         super().__init__(chosen.of, chosen.data, chosen.missing, chosen.labels)
         self.left = left
         """Rows for which no condition was true so far."""
+        self.known = known
+        """No value that was given is missing."""
 
     def when(self, condition: Values) -> _Open:
         return _Open(self, condition)
 
     def otherwise(self, value: Any) -> Values:
-        return put(self, self.left, self._other(value))
+        value = self._other(value)
+        found = put(self, self.left, value)
+        known = self.known and value.missing is NEVER
+        return found._like(found.data, NEVER if known else found.missing, found.labels)
 
 
 class _Open:
@@ -199,7 +205,9 @@ class _Open:
         self.chosen = cases.left & condition.data & ~condition.missing
 
     def then(self, value: Any) -> Values:
-        return _Cases(put(self.cases, self.chosen, self.cases._other(value)), self.cases.left & ~self.chosen)
+        value = self.cases._other(value)
+        known = self.cases.known and value.missing is NEVER
+        return _Cases(put(self.cases, self.chosen, value), self.cases.left & ~self.chosen, known)
 
 
 class Reduced:
@@ -230,7 +238,8 @@ class Reduced:
         else:
             data, missing = reduce_groups(data, missing, groups, self.how)
             data, missing = np.repeat(data, groups.sizes), np.repeat(missing, groups.sizes)
-        return values._like(groups.unsort(data), groups.unsort(missing), values.labels)
+        known = self.values.missing is NEVER and self.how != "shift"
+        return values._like(groups.unsort(data), NEVER if known else groups.unsort(missing), values.labels)
 
 
 def _shifted(data: Array, missing: Array, groups: Groups, rows: int) -> tuple[Array, Array]:
