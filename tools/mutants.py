@@ -4,8 +4,9 @@
     python tools/mutants.py --sample N [PACKAGE ...]
 
 By default, it changes the rules of requests: `nomad/protocol.py`, `nomad/paging.py` and `nomad/retry.py`. For
-any other module, name its tests. With `--sample`, it makes N changes in each package, the same in each run,
-and lets the tests of the package look for them, those of the module first.
+any other module, name its tests. With `--sample`, it makes N changes in each package, the same in each run.
+The tests of the package run once to see which lines each of them reaches. Those that reach a changed
+line look for the change, the fastest first.
 
 Each change is one that a person might make by mistake: another comparison, `and` for `or`, a number off by
 one, another text, a missing statement. A fresh process runs the tests on the changed module until the first
@@ -22,15 +23,17 @@ import importlib.machinery
 import io
 import os
 import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Container, Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from random import Random
 from types import ModuleType
 from typing import Any
 
+import coverage
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -51,11 +54,17 @@ ELSEWHERE = ("test_notebooks", "test_lab", "test_screenshots")
 ALSO = {
     "nomad": ("tests/security/test_hostile_peer.py", "tests/client/test_fleet.py"),
     "_utils": ("tests/reports/test_render.py", "tests/cli/test_cli.py"),
+    "tables": ("tests/store/test_decode.py", "tests/snapshot/test_history.py", "tests/fetch/test_history.py"),
+    "snapshot": ("tests/stats/test_parts.py",),
+    "cli": ("tests/recovery/test_recover.py", "tests/reports/test_reports.py"),
 }
 """Tests of other packages that hold a package to what it promises."""
 
 SAMPLE_SECONDS = 60.0
-"""How long the tests of a package may look for a change of a sample."""
+"""How long the tests that reach a changed line may look for a change of a sample."""
+
+REACH_SECONDS = 540.0
+"""How long the tests of a package may run to see what they reach."""
 
 _QUIETLY = (
     "-x", "-q", "--timeout=60", "-W", "ignore::pytest.PytestAssertRewriteWarning",
@@ -107,6 +116,10 @@ EQUIVALENT = {
         "ready = self._wait(max(until - now, 0.0), reading)",
         "-1.0",
     ): "a wait of less than nothing is none",
+    (
+        'Column("alloc_id", parent("ID", text("ID")), "text", "the allocation"),',
+        "'IDX'",
+    ): "the first text is only the key under which the parent's column is kept",
     (
         "if next_token <= max(ids):",
         "next_token < max(ids)",
@@ -257,14 +270,23 @@ def killed(name: str, file: Path, text: str, tests: tuple[str, ...]) -> bool:
 
 def run_tests(name: str, file: Path, text: str, tests: tuple[str, ...], seconds: float) -> int | None:
     """Run the tests on a changed module in a child process; return its exit code, None if it took longer."""
+
+    def run() -> int:
+        sys.meta_path.insert(0, _Changed(name, file, text))
+        return pytest.main([*_QUIETLY, *tests])
+
+    return _in_child(run, seconds)
+
+
+def _in_child(run: Callable[[], int], seconds: float) -> int | None:
+    """Return the exit code of a function that runs in a child process, None if it took longer."""
     child = os.fork()
     if not child:
         ended = 1
         try:
             os.setsid()  # a test may start processes, which must end with it
-            sys.meta_path.insert(0, _Changed(name, file, text))
             with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-                ended = pytest.main([*_QUIETLY, *tests])
+                ended = run()
         finally:
             os._exit(ended)
     until = time.monotonic() + seconds
@@ -290,29 +312,119 @@ def sample(package: str, count: int) -> list[tuple[Path, int, str, str]]:
     return [(file, *change) for file, number in chosen for change in mutants(sources[file], {number})]
 
 
-def tests_of(package: str, file: Path) -> tuple[str, ...]:
-    """Return the test files of a package, those that are named after the module first."""
+def tests_of(package: str) -> tuple[str, ...]:
+    """Return the test files of a package."""
     found = [t for t in (ROOT / "tests" / package).rglob("test_*.py") if t.stem not in ELSEWHERE]
-    stem = file.stem.strip("_")
-    found.sort(key=lambda test: (stem not in test.stem, test.stat().st_size, test))
-    return (*(str(test.relative_to(ROOT)) for test in found), *ALSO.get(package, ()))
+    return (*(str(test.relative_to(ROOT)) for test in sorted(found)), *ALSO.get(package, ()))
+
+
+class Reach:
+    """A pytest plugin that notes which lines of a package each test reaches, and how long the test takes."""
+
+    def __init__(self, package: str) -> None:
+        self.folder = ROOT / "allocframe" / package
+        self.traced = coverage.Coverage(
+            data_file=None, config_file=False, include=[f"{self.folder}/*"], messages=False
+        )
+        self.seconds: dict[str, float] = {}
+        self.fixtures: dict[str, list[str]] = {}  # by test
+        self.inside = ["import"]
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        self.fixtures[item.nodeid] = list(getattr(item, "fixturenames", ()))
+        with self._within(item.nodeid):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
+        # What a shared fixture reaches belongs to every test that asks for it, not to the first alone.
+        with self._within(fixturedef.argname if fixturedef.scope != "function" else self.inside[-1]):
+            return (yield)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
+        if not report.passed:  # a test that fails anyway tells nothing about a change
+            self.fixtures.pop(report.nodeid, None)
+
+    @contextmanager
+    def _within(self, name: str) -> Iterator[None]:
+        self.inside.append(name)
+        self.traced.switch_context(name)
+        yield
+        self.inside.pop()
+        self.traced.switch_context(self.inside[-1])
+
+    def result(self) -> dict[str, dict[int, list[str]]]:
+        """Return the tests that reach each line of each file, the fastest first.
+
+        Line 0 of a file has those that reach any of its functions, and line 0 of "" has all tests.
+        """
+        data, by_file = self.traced.get_data(), {"": {0: self._tests(set(self.fixtures))}}
+        for file in data.measured_files():
+            lines = {n: set(names) for n, names in data.contexts_by_lineno(file).items()}
+            lines[0] = {name for n, names in lines.items() for name in names if name != "import"}
+            by_file[file] = {n: self._tests(names) for n, names in lines.items()}
+        return by_file
+
+    def _tests(self, names: set[str]) -> list[str]:
+        found = [t for t, shared in self.fixtures.items() if t in names or not names.isdisjoint(shared)]
+        return sorted(found, key=lambda test: self.seconds[test])
+
+
+def reached(package: str) -> dict[str, dict[int, list[str]]]:
+    """Run the tests of a package; return those that reach each line of each file, the fastest first."""
+    with tempfile.NamedTemporaryFile() as file:
+
+        def run() -> int:
+            reach = Reach(package)
+            with reach.traced.collect():
+                pytest.main([*_QUIETLY[1:], *tests_of(package)], plugins=[reach])
+            Path(file.name).write_text(repr(reach.result()))
+            return 0
+
+        if _in_child(run, REACH_SECONDS) != 0:
+            sys.exit(f"the tests of {package} did not end within {REACH_SECONDS:.0f} seconds")
+        result: dict[str, dict[int, list[str]]] = ast.literal_eval(Path(file.name).read_text())
+        return result
+
+
+def tests_that_reach(file: Path, line: int, reach: dict[str, dict[int, list[str]]]) -> tuple[str, ...]:
+    """Return the tests that reach the statement of a line, the fastest first."""
+    statements = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.stmt)]
+    around = [node for node in statements if node.lineno <= line <= (node.end_lineno or node.lineno)]
+    first = max(node.lineno for node in around)
+    inside = [node.lineno for node in statements if node.lineno > line]
+    last = min([*inside, 1 + max(node.end_lineno or 0 for node in around if node.lineno == first)])
+    by_line = reach.get(str(file), {})
+    ran = [by_line[number] for number in range(first, last) if number in by_line]
+    if any(ran):
+        most = max(ran, key=len)
+        return tuple(most)
+    # What runs at import matters to every test that reaches the module, and a declaration to all.
+    return tuple(by_line.get(0) or reach[""][0]) if ran else ()
 
 
 def _count_sampled_survivors(package: str, count: int) -> int:
     """Test a sample of a package's mutants, print those that survive, and return their number."""
     counts: Counter[str] = Counter()
+    reach = reached(package)
     for file, line, change, text in sample(package, count):
         name = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        tests = tests_that_reach(file, line, reach)
         if (file.read_text().splitlines()[line - 1].strip(), change) in EQUIVALENT:
             fate = "equivalent"
+        elif not tests:
+            fate = "unreached"
         else:
-            ended = run_tests(name, file, text, tests_of(package, file), SAMPLE_SECONDS)
+            ended = run_tests(name, file, text, tests, SAMPLE_SECONDS)
             fate = "survived" if ended == 0 else "undecided" if ended is None else "killed"
         counts[fate] += 1
         if fate not in ("killed", "equivalent"):
-            print(f"{fate}: {file.relative_to(ROOT)}, line {line}: {change[:160]}", flush=True)
+            where = f"{file.relative_to(ROOT)}, line {line}"
+            print(f"{fate}: {where}: {change[:160]} ({len(tests)} tests)", flush=True)
     print(f"{package}: {', '.join(f'{number} {fate}' for fate, number in counts.items())}", flush=True)
-    return counts["survived"]
+    return counts["survived"] + counts["unreached"]
 
 
 def main() -> None:
@@ -320,9 +432,7 @@ def main() -> None:
     _load_heavy_packages()
     if sys.argv[1:2] == ["--sample"]:
         packages = sys.argv[3:] or sorted(
-            folder.name
-            for folder in (ROOT / "allocframe").iterdir()
-            if (ROOT / "tests" / folder.name).is_dir()
+            folder.name for folder in (ROOT / "allocframe").iterdir() if tests_of(folder.name)
         )
         sys.exit(1 if sum(_count_sampled_survivors(name, int(sys.argv[2])) for name in packages) else 0)
     module, tests = sys.argv[1:2], tuple(sys.argv[2:])

@@ -173,10 +173,13 @@ def read_attempts(evidence: Rows) -> pd.DataFrame:
     rule(lost_task >= 0, ENDS.index("interrupted"))
 
     cause = np.select(
-        [failed_start >= 0, overrun >= 0, fatal >= 0, asked >= 0, unhealthy_plugin >= 0, full_disk >= 0],
-        [failed_start, overrun, fatal, asked, unhealthy_plugin, full_disk],
+        [
+            failed_start >= 0, overrun >= 0, fatal >= 0, asked >= 0, unhealthy_plugin >= 0, full_disk >= 0,
+            by_signal,
+        ],
+        [failed_start, overrun, fatal, asked, unhealthy_plugin, full_disk, signaled],
         default=gave_up,
-    )
+    )  # fmt: skip
     over = np.select(
         [failed_start >= 0, exits, fatal >= 0, killed >= 0, decided],
         [failed_start, terminated, fatal, killed, np.maximum(restarting, gave_up)],
@@ -280,9 +283,8 @@ def _asked_signal(
     """Return which exits follow a signal that somebody sent through Nomad."""
     if not len(times):
         return signaled >= 0
-    numbers_by_name = {name: number for number, name in vocabulary.SIGNALS.items()}
     sent_code, sent_names = categories(events["task_signal"])
-    sent = np.array([numbers_by_name.get(name, -1) for name in sent_names])[sent_code]
+    sent = np.array([vocabulary.SIGNAL_NUMBERS.get(name, -1) for name in sent_names])[sent_code]
     sent = sent[np.maximum(signaled, 0)]
     by = np.where(signal > 0, signal, code - vocabulary.SHELL_SIGNAL)
     soon = (

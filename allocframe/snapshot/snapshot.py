@@ -18,10 +18,11 @@ from .._utils.csv_file import write_csv
 from .._utils.memory import MANY_ROWS
 from .._utils.prose import count
 from .._utils.text import visible, without_formula
+from .._utils.times import to_utc
 from ..errors import ConfigError
 from ..store.capture import Capture
 from ..store.page_store import ISSUES
-from ..store.sql import where
+from ..store.sql import in_sql, where
 from ..store.store import Store
 from ..tables import HISTORY, SNAPSHOT_TABLES, TABLES
 from ..tables.table import Column, Table
@@ -148,8 +149,14 @@ class Snapshot:
         Parameters
         ----------
         **columns
-            A column of `allocations` and its value, or a list of values of which one must match. Each run of
-            a periodic or parameterized job has its own job ID: filter by ``parent_job_id`` for all of them.
+            A column of `allocations` and its value, or several values (a list, array or column) of which one
+            must match. None matches what is missing. Each run of a periodic or parameterized job has its own
+            job ID: filter by ``parent_job_id`` for all of them.
+
+        Raises
+        ------
+        ValueError
+            The table has no such column, or the value of a time column is no time.
 
         Examples
         --------
@@ -157,11 +164,11 @@ class Snapshot:
         >>> set(failed.allocations["client_status"]) <= {"failed", "lost"}
         True
         """
-        names = {column.name for column in self._declared["allocations"].columns}
+        declared = {column.name: column for column in self._declared["allocations"].columns}
         for name in columns:
-            if name not in names:
-                raise ValueError(f"allocations has no column {name!r}; it has: {', '.join(sorted(names))}")
-        plain = {name: _plain_values(value) for name, value in columns.items()}
+            if name not in declared:
+                raise ValueError(f"allocations has no column {name!r}; it has: {', '.join(sorted(declared))}")
+        plain = {name: _plain_values(value, declared[name]) for name, value in columns.items()}
         schema = self._store.narrow(self._schema, plain.items())
         conditions = (*self._conditions, *plain.items())
         filtered = Snapshot(self._capture, self._store, conditions=conditions, schema=schema)
@@ -383,12 +390,15 @@ class Snapshot:
             yield f"{count(runs, 'allocations')} in runs of that job: use filter(parent_job_id={job})"
 
 
-def _plain_values(value: Any) -> Any:
-    if isinstance(value, list | tuple | set | frozenset | pd.Series | pd.Index):
-        return [_plain_values(item) for item in value]
-    if hasattr(value, "item"):
-        return value.item()
-    return value
+def _plain_values(value: Any, column: Column) -> Any:
+    """Return a value of a filter, or a list of values, as JSON holds it."""
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [_plain_values(item, column) for item in value]
+    if pd.isna(value):
+        return None
+    if column.kind == "time":
+        return in_sql(to_utc(value, column.name))
+    return value.item() if hasattr(value, "item") else value
 
 
 def _protect(folder: Path) -> Path:

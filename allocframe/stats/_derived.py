@@ -26,7 +26,7 @@ from pandas.api.types import union_categoricals
 
 from .._utils.memory import release_memory
 from ..snapshot.snapshot import Snapshot
-from . import _attempts, _classify, _expressions
+from . import _attempts, _classify, _expressions, _spans
 from ._arrays import Arrays
 from ._expressions import InEngine
 from ._source import TASK, Array, Source, SourceTables, collect, column_names, us
@@ -153,10 +153,10 @@ class Derived:
         """One row for each attempt that ran. Those of a snapshot lack names, see `name_tasks`."""
         if not self._tables.from_snapshot:
             attempts, tasks = _computed(self.attempts), _computed(self.tasks)
-            return _narwhals(_attempts.cut_spans(attempts, tasks, self.task_columns, self.observed_us))
+            return _narwhals(_spans.cut_spans(attempts, tasks, self.task_columns, self.observed_us))
         tasks = _computed(self.tasks.select(TASK, *_OF_SPANS))
         parts: Iterator[Any] = (
-            _attempts.cut_spans(_computed(attempts), tasks, self.task_columns, self.observed_us)
+            _spans.cut_spans(_computed(attempts), tasks, self.task_columns, self.observed_us)
             for attempts in _in_parts(self.attempts)
         )
         return _join_parts([part.drop(*_DROPPED_SPAN_COLUMNS).to_pandas() for part in parts])
@@ -265,7 +265,7 @@ _DROPPED_COLUMNS = (
 _DROPPED_ATTEMPT_COLUMNS = (
     "_terminated_seq", "_killing_seq", "_asked", "_requested", "_start_failed", "_hook_failed",
     "_hook_failed_seq", "_ended_by", "_killed_for", "_killed_for_seq", "first_seq", "killed_by_nomad",
-    "_signal_sent", "_signaled",
+    "_signal_sent", "_signaled", "_signaled_by",
 )  # fmt: skip
 _DROPPED_SPAN_COLUMNS = ("exit_code", "signal", "_oom", "_end", "_ended", "client_status")
 """Columns of a snapshot's events, attempts and spans that nothing reads later, or that their tasks have."""

@@ -115,8 +115,8 @@ def crash_loops(
         return _empty()
     # the last run of crashes without a long calm between; what came before it is another story
     at = crashes["at"]
-    series = (at.groupby(_keys(crashes), sort=False).diff() > _CALM).groupby(_keys(crashes)).cumsum()
-    crashes["series"] = series
+    calm = at.groupby(_keys(crashes), sort=False, dropna=False).diff() > _CALM
+    crashes["series"] = calm.groupby(_keys(crashes), dropna=False).cumsum()
     looping = crashes.loc[evidence.index].groupby(_LOOP, sort=False, dropna=False)["series"].max()
     last = looping.reindex(pd.MultiIndex.from_frame(crashes[_LOOP])).to_numpy()
     loops = _summarise(crashes[crashes["series"].to_numpy() == last])
@@ -155,7 +155,7 @@ def _loop_evidence(
     exhausted = _ends_dense_series(gave_up, min_exhaustions, exhaustion_window)
     # of a ring that is cut: two crashes at the pace of a loop, and enough restarts by the counter
     pace = pd.Timedelta(window) / max(min_restarts - 1, 1)
-    pause = crashes["at"].groupby(_keys(crashes), sort=False).diff()
+    pause = crashes["at"].groupby(_keys(crashes), sort=False, dropna=False).diff()
     by_counter = (pause <= pace) & (crashes["restarts"] >= min_restarts) & crashes["truncated"]
     chosen = dense | by_counter
     chosen.loc[gave_up.index] |= exhausted
@@ -227,17 +227,17 @@ def _last_tasks(
 _DIMENSIONS = ("namespace", "job_id", "task_group", "job_version", "node_name")
 
 
-def _most_frequent(crashes: pd.DataFrame, name: str) -> pd.Series[Any]:
-    """Return the most frequent value of a column for each task slot."""
+def _most_frequent(crashes: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return the most frequent value of a column for each loop that has one."""
     counts = crashes.groupby([*_LOOP, name], sort=True, observed=True, dropna=False).size().rename("n")
     table = counts.reset_index().dropna(subset=[name])
     first = table.sort_values("n", ascending=False, kind="stable").drop_duplicates(_LOOP)
-    return first.set_index(_LOOP)[name]
+    return first[[*_LOOP, name]]
 
 
 def _summarise(crashes: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each loop."""
-    pauses = crashes["at"].groupby(_keys(crashes), sort=False).diff()
+    pauses = crashes["at"].groupby(_keys(crashes), sort=False, dropna=False).diff()
     loops = crashes.assign(pause=pauses).groupby(_LOOP, sort=False, dropna=False).agg(
         namespace=("namespace", "last"), job_id=("job_id", "last"), task_group=("task_group", "last"),
         crashes=("at", "size"), exhaustions=("gave_up", "sum"), first_at=("at", "min"), last_at=("at", "max"),
@@ -245,10 +245,12 @@ def _summarise(crashes: pd.DataFrame) -> pd.DataFrame:
     )  # fmt: skip
     nodes = crashes[[*_LOOP, "node_name"]].astype({"node_name": "str"}).drop_duplicates()
     nodes = nodes.sort_values("node_name")
-    loops["node_names"] = nodes.groupby(_LOOP, dropna=False)["node_name"].agg(list)
+    names = nodes.groupby(_LOOP, dropna=False)["node_name"].agg(list).rename("node_names").reset_index()
+    # by columns: of two indexes, a version that is missing matches none
+    loops = loops.reset_index().merge(names, on=_LOOP, how="left")
     for name in ("cause", "exit_code"):
-        loops[name] = _most_frequent(crashes, name)
-    return loops.reset_index()
+        loops = loops.merge(_most_frequent(crashes, name), on=_LOOP, how="left")
+    return loops
 
 
 def _run_lengths(task_runs: pd.DataFrame) -> pd.DataFrame:

@@ -57,7 +57,7 @@ def deployments(source: Source) -> pd.DataFrame:
     own = _own_table(source)
     table = _from_allocations(source) if own is None else _from_table(own)
     table = table.sort_values([*_VERSION[:2], "began_at"], kind="stable", ignore_index=True)
-    following = table.groupby(_VERSION[:2], sort=False)[["job_version", "began_at"]].shift(-1)
+    following = table.groupby(_VERSION[:2], sort=False, dropna=False)[["job_version", "began_at"]].shift(-1)
     table["next_version"] = following["job_version"]
     table["restored_after"] = (following["began_at"] - table["began_at"]).where(
         table["failed"].fillna(value=False).astype(bool)
@@ -100,7 +100,8 @@ def _from_allocations(source: Source) -> pd.DataFrame:
         unhealthy=health.eq(False).fillna(value=False).astype("int64"),
         waiting=(health.isna() & allocations["client_status"].isin(["pending", "running"])).astype("int64"),
     )
-    table = rows.groupby(_VERSION, as_index=False).agg(
+    rows = rows.dropna(subset=["job_version"])
+    table = rows.groupby(_VERSION, as_index=False, dropna=False).agg(
         began_at=("created_at", "min"), placed=("alloc_id", "size"), healthy=("healthy", "sum"),
         unhealthy=("unhealthy", "sum"), waiting=("waiting", "sum"),
     )  # fmt: skip

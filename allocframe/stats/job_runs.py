@@ -70,14 +70,16 @@ def job_runs(source: Source) -> pd.DataFrame:
     if table.empty:
         return pd.DataFrame({name: pd.Series(dtype="object") for name in columns})
     rows = []
-    for (namespace, job), part in _child_runs(table).groupby(["namespace", "parent"], observed=True):
+    by_job = _child_runs(table).groupby(["namespace", "parent"], observed=True, dropna=False)
+    for (namespace, job), part in by_job:
         ended = part[part["result"] != "going on"].sort_values("created_at", kind="stable")
         failed = int((ended["result"] == "failed").sum())
         share, lower, upper = (float(value) for value in _confidence.wilson(failed, len(ended)))
         last = ended.iloc[-1] if len(ended) else None
         rows.append(
             [
-                str(namespace), str(job), len(part), len(ended) - failed, failed, len(part) - len(ended),
+                namespace if isinstance(namespace, str) else None, str(job),
+                len(part), len(ended) - failed, failed, len(part) - len(ended),
                 share, lower, upper, _streak(ended["result"]),
                 None if last is None else last["result"], pd.NaT if last is None else last["created_at"],
                 int(part["retries"].sum()), ended["duration"].median(), part["created_at"].min(),
@@ -103,9 +105,9 @@ def _child_runs(table: pd.DataFrame) -> pd.DataFrame:
     last = order.drop_duplicates([*keys, "slot"], keep="last")
     status = last["client_status"].astype("str")
     failed, going = status.isin(["failed", "lost"]), ~status.isin(FINISHED_STATUSES)
-    results = last.assign(failed=failed, going=going).groupby(keys, observed=True)
+    results = last.assign(failed=failed, going=going).groupby(keys, observed=True, dropna=False)
     runs = results.agg(failed=("failed", "any"), going=("going", "any"), slots=("slot", "size"))
-    whole = order.groupby(keys, observed=True)
+    whole = order.groupby(keys, observed=True, dropna=False)
     runs = runs.join(
         whole.agg(created_at=("created_at", "min"), ended_at=("modified_at", "max"), n=("slot", "size"))
     )

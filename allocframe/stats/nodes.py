@@ -298,5 +298,5 @@ def _count_failures(
         .join(named, on=derived.task_columns, how="left")
     )
     keys = rows[names(by)].astype("str").assign(_all=1)
-    counts = keys.groupby([*names(by), "_all"], sort=False).size()
+    counts = keys.groupby([*names(by), "_all"], sort=False, dropna=False).size()
     return counts.reset_index(name="failures").drop(columns="_all")

@@ -246,7 +246,7 @@ def failure_clustering(source: Source, *, window: str = "1min", by: str = "node_
     width = pd.Timedelta(window)
     windows = max((from_us(derived.observed_us) - from_us(derived.began_us)) / width, 1.0)
     rows = []
-    for value, part in events.groupby(by, observed=True):
+    for value, part in events.groupby(by, observed=True, dropna=False):
         close = _has_close_neighbour(part, width)
         # Poisson: the chance of at least one event of another task within a window before or after
         own = part.groupby("slot_task")["at"].transform("size").to_numpy()

@@ -76,10 +76,10 @@ def rollouts(source: Source, *, observed_at: pd.Timestamp | str | None = None) -
     versions = _measure_versions(source, observed_at)
     canaries, others = versions[versions["canary"]], versions[~versions["canary"]]
     # the version before is compared with all of its tasks: its canaries became ordinary ones
-    whole = versions.drop(columns="canary").groupby(_VERSION, as_index=False).agg(_AGGREGATES)
+    whole = versions.drop(columns="canary").groupby(_VERSION, as_index=False, dropna=False).agg(_AGGREGATES)
     order = whole.sort_values(_VERSION).reset_index(drop=True)
     base = (
-        order.groupby(_JOB, sort=False)[["job_version", *_MEASURES]]
+        order.groupby(_JOB, sort=False, dropna=False)[["job_version", *_MEASURES]]
         .shift(1)
         .add_prefix("base_")
         .rename(columns={"base_job_version": "base_version"})
@@ -142,8 +142,8 @@ def _measure_versions(source: Source, observed_at: pd.Timestamp | str | None) ->
         by_id = allocations.set_index(allocations["alloc_id"].astype("str"))
         tasks["canary"] = look_up(tasks["alloc_id"], by_id["canary"]).fillna(value=False).astype(bool)
         tasks["placed_at"] = look_up(tasks["alloc_id"], by_id["created_at"])
-    grouped = tasks.dropna(subset=["job_version"]).groupby([*_VERSION, "canary"], as_index=False)
-    return grouped.agg(_AGGREGATES)
+    versioned = tasks.dropna(subset=["job_version"])
+    return versioned.groupby([*_VERSION, "canary"], as_index=False, dropna=False).agg(_AGGREGATES)
 
 
 def _exposure_hours(source: Source, observed_at: pd.Timestamp | str | None) -> pd.DataFrame:

@@ -127,13 +127,10 @@ def horizons(source: Source) -> pd.Series[Any]:
     # failed allocations that wait for their reschedule are kept, however old they are
     ended = allocations["client_status"].isin(FINISHED_STATUSES)
     job = allocations["job_id"].astype("str").str.replace(_CHILD, "", regex=True)
-    group = (
-        allocations["namespace"].astype("str") + "\0" + job + "\0" + allocations["task_group"].astype("str")
-    )
-    hidden = (
-        (broken | ended | allocations["job_type"].isin(["batch", "sysbatch"])).groupby(group).transform("any")
-    )
-    oldest = allocations["modified_at"].where(ended).groupby(group).transform("min")
+    group = [allocations["namespace"].astype("str"), job, allocations["task_group"].astype("str")]
+    hides = broken | ended | allocations["job_type"].isin(["batch", "sysbatch"])
+    hidden = hides.groupby(group, dropna=False).transform("any")
+    oldest = allocations["modified_at"].where(ended).groupby(group, dropna=False).transform("min")
     horizon = oldest.fillna(observed - _KEPT)
     horizon = horizon.mask(horizon > observed - _KEPT, observed - _KEPT)
     # what was created after the horizon is known from its beginning, and needs none

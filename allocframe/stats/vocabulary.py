@@ -18,6 +18,17 @@ SIGNALS = {
 }  # fmt: skip
 """Names of the signals by their numbers on Linux."""
 
+SIGNAL_NUMBERS = {
+    **{name: number for number, name in SIGNALS.items()},
+    # Go's words, which Nomad writes of the signals that it sends for a template
+    "hangup": 1, "interrupt": 2, "quit": 3, "aborted": 6, "killed": 9, "user defined signal 1": 10,
+    "user defined signal 2": 12, "alarm clock": 14, "terminated": 15,
+}  # fmt: skip
+"""Numbers of the signals by their names, and by Go's words for them."""
+
+TEMPLATE_SIGNAL = "Template re-rendered"
+"""What Nomad says of a signal that it sent because a template was rendered again."""
+
 EXIT_CODES = {
     0: "ok",
     1: "error",

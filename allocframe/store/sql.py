@@ -146,18 +146,28 @@ def semi_join(
 
 
 def where(conditions: Iterable[tuple[str, Any]]) -> str:
-    """Return the SQL of conditions: each a column and the value, or list of values, that it must have."""
+    """Return the SQL of conditions: each a column and the value, or list of values, that it must have.
+
+    None is what is missing.
+    """
     clauses = []
     for column, value in conditions:
         values = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
-        literals = ", ".join(quote(_to_text(item)) for item in values)
-        clauses.append(f"CAST({column} AS VARCHAR) IN ({literals or 'NULL'})")
+        literals = ", ".join(quote(_to_text(item)) for item in values if item is not None)
+        clause = f"CAST({column} AS VARCHAR) IN ({literals or 'NULL'})"
+        clauses.append(f"({clause} OR {column} IS NULL)" if None in values else clause)
     return " AND ".join(clauses) or "true"
 
 
 def quote(text: str) -> str:
     """Return text as a literal of SQL."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def in_sql(time: pd.Timestamp) -> str:
+    """Return a time in UTC as DuckDB casts it to text: the fraction has no zeros at its end."""
+    fraction = f"{time.microsecond * 1000 + time.nanosecond:09d}".rstrip("0")
+    return f"{time:%Y-%m-%d %H:%M:%S}" + (f".{fraction}" if fraction else "")
 
 
 def _to_text(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,21 @@ def test_fetch_prints_json_for_programs(cluster: af.sim.Cluster, tmp_path: Path)
         assert facts["statuses"] == statuses[statuses > 0].to_dict()
         assert facts["diagnosis"]["summary"] == af.diagnose(snap).summary
     assert facts["info"]["complete"] is True
+    # without options: all of it, with the tasks, from the leader
+    assert facts["info"]["query"] == {"task_states": "true", "namespace": "*", "per_page": "1000"}
+
+
+def test_fetch_asks_for_what_its_options_say(cluster: af.sim.Cluster, tmp_path: Path) -> None:
+    options = ["--newest", "5", "--no-task-states", "--resources", "--stale", "--history"]
+    options += ["--filter", 'ClientStatus == "running"', "--namespace", "platform"]
+    settings = {"NOMAD_ADDR": cluster.address, "NOMAD_TOKEN": cluster.token}
+    facts = json.loads(run("fetch", "--json", *options, cwd=tmp_path, **settings).stdout)
+    assert facts["info"]["query"] == {
+        "task_states": "false", "resources": "true", "stale": "true", "namespace": "platform",
+        "filter": 'ClientStatus == "running"', "reverse": "true", "per_page": "5",
+    }  # fmt: skip
+    assert facts["info"]["notes"] == ['only filter ClientStatus == "running"', "only newest 5"]
+    assert facts["rows"]["allocations"] == 5
 
 
 @pytest.mark.parametrize(
@@ -96,6 +112,17 @@ def test_without_a_command_the_help_is_printed(tmp_path: Path, arguments: list[s
 
 
 def test_the_help_has_examples(tmp_path: Path) -> None:
-    assert "NOMAD_ADDR" in run("--help", cwd=tmp_path).stdout
+    top = run("--help", cwd=tmp_path).stdout
+    assert "NOMAD_ADDR" in top
+    assert set(re.findall(r"--[a-z-]+", top)) == {"--version", "--help"}
     assert "allocframe fetch -o outage.allocframe" in run("fetch", "--help", cwd=tmp_path).stdout
     assert run("--version", cwd=tmp_path).stdout.strip() == af.__version__
+
+
+@pytest.mark.parametrize("command", [("diagnose",), ("report", "postmortem"), ("report", "cluster")])
+def test_a_file_without_its_option_is_answered_with_the_option(command: tuple[str, ...]) -> None:
+    result = run(*command, "outage.allocframe")
+    assert result.returncode == 2
+    assert "outage.allocframe" in result.stderr
+    assert "--from FILE" in result.stderr
+    assert f"(see: allocframe {' '.join(command)} --help)" in result.stderr

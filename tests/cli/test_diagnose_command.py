@@ -47,7 +47,7 @@ def test_what_had_changed_before_is_printed_with_the_incident(
     assert run(monkeypatch, "--from", str(REAL / "blind" / "nomad-2.0.5-prestart.allocframe")) == 4
     out = capsys.readouterr().out
     assert "  changed " in out
-    assert "before: job version 1 of shop: " in out
+    assert "before: job version 1 of shop (deployment failed): " in out
 
 
 def test_a_warning_is_3(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,8 @@ def test_ten_incidents_are_printed_and_all_on_request(
 
 
 def test_sources_exclude_each_other_and_a_missing_file_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, "--from", "a.json", "--archive", "b") == 2
+    assert "--from, --archive, --address and --clusters exclude each other" in capsys.readouterr().err
     assert run(monkeypatch, "--from", str(tmp_path / "none.allocframe")) == 1

@@ -154,13 +154,18 @@ def test_a_webhook_gets_each_incident_once_without_secrets(tmp_path: Path) -> No
     assert "files.example/a.tgz" in sent
 
 
-@pytest.mark.parametrize("codes", [(500,) * 9, (404,), (302,)])
+@pytest.mark.parametrize(
+    ("codes", "tries"), [((500,) * 9, 4), ((429,) * 9, 4), ((404,) * 9, 1), ((302,) * 9, 1)]
+)
 def test_a_webhook_that_refuses_is_given_up_and_its_address_kept_secret(
-    codes: tuple[int, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    codes: tuple[int, ...], tries: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pauses: list[float] = []
     with receiver(*codes) as (address, taken):
-        Looks(tmp_path, [CALM, crashing()]).follow(hook(address))
+        Looks(tmp_path, [CALM, crashing()]).follow(_follow.Webhook(address, SCRUB, pauses.append))
         assert taken == []
+    assert len(pauses) == tries - 1
+    assert all(0 < pause <= bound for pause, bound in zip(pauses, (0.5, 1, 2), strict=False))
     out, error = capsys.readouterr()
     assert len(out.splitlines()) == 1
     assert error.splitlines() == [f"the webhook at 127.0.0.1 did not take an incident: HTTP {codes[0]}"]

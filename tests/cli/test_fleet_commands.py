@@ -20,6 +20,7 @@ import allocframe as af
 from allocframe import cli
 from allocframe.archive import recorder
 from allocframe.archive.recorder import Recorder, run_all
+from allocframe.cli import _live_status
 from allocframe.cli._live_status import LiveStatus
 from allocframe.nomad.config_file import list_sources
 
@@ -205,6 +206,9 @@ def test_a_cluster_that_becomes_reachable_later_is_recorded(
         assert eu_recorder.counts.commits == 0
         eu._access.grants[token] = grant
         wait_until(lambda: eu_recorder.counts.commits)
+        [line] = _live_status._status_lines({"eu": eu_recorder})
+        assert eu_recorder.watch is not None
+        assert line.startswith(f"eu: recording, {eu_recorder.watch.mode}, last seen ")
         stop.set()
         thread.join(30)
     assert not thread.is_alive()

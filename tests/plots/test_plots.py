@@ -109,6 +109,9 @@ def test_a_waterfall_has_a_bar_for_each_run_and_a_mark_for_each_failure(
     ax = drawn(plots.waterfall(one_task(tmp_path), "web"))
     assert len(ax.patches) == 2
     assert marks(ax) == 1
+    assert [mdates.num2date(bar.get_x() + n * bar.get_width()) for bar in ax.patches for n in (0, 1)] == [
+        at(started_or_ended) for started_or_ended in (10, 40, 55, 55)
+    ]
     many = drawn(plots.waterfall(crowd, "nightly-report"))
     assert not lanes(many)
     assert "oldest first" in many.get_ylabel()
@@ -124,6 +127,7 @@ def test_a_heatmap_holds_every_count(crowd: af.Snapshot) -> None:
     shown = table[table["job_id"].astype("str").isin(lanes(ax))]
     assert mesh.get_array().sum() == shown["count"].sum()
     assert len(lanes(ax)) <= 25
+    assert ax.figure.axes[1].get_ylabel() == "count per 10 min"
     with pytest.raises(ValueError, match="bin="):
         plots.heatmap(stats.restarts(crowd))
 
@@ -143,18 +147,24 @@ def test_a_pareto_sums_up_what_it_does_not_name(crowd: af.Snapshot) -> None:
     assert set(line.get_xdata()) == {0.8}
 
 
-def test_curves_have_their_bands_and_seven_at_most(snap: af.Snapshot) -> None:
-    ax = drawn(plots.survival(stats.survival(snap, by="job_id")))
-    assert 1 <= len(ax.lines) <= 7
-    assert len(ax.collections) == len(ax.lines)
-    assert "last" in ax.get_title("left")
+def test_curves_have_their_bands_and_seven_at_most(snap: af.Snapshot, crowd: af.Snapshot) -> None:
+    table = stats.survival(crowd, by="node_name")
+    assert table[table["events"] > 0]["node_name"].nunique() > 7
+    ax = drawn(plots.survival(table))
+    assert len(ax.lines) == len(ax.collections) == len({line.get_color() for line in ax.lines}) == 7
+    assert "last" in drawn(plots.survival(stats.survival(snap, by="job_id"))).get_title("left")
     assert drawn(plots.cumulative_restarts(stats.cumulative_restarts(snap, by="job_id"))).get_ylim()[0] == 0
     assert drawn(plots.survival(stats.kaplan_meier([1, 2], [True, False]))).get_ylim() == (0, 1.02)
 
 
 def test_days_that_were_not_observed_as_a_whole_are_grey_and_say_so(crowd: af.Snapshot) -> None:
     table = stats.daily(crowd)
-    assert len(drawn(plots.daily(table)).patches) == len(table)
+    ax = drawn(plots.daily(table))
+    assert len(ax.patches) == len(table)
+    for series, name in zip(ax.containers, ("failures", "restarts"), strict=True):
+        times = pd.DatetimeIndex(mdates.num2date(series.lines[0].get_xdata()))
+        assert list(times.floor("D")) == list(table["day"])
+        assert list(series.lines[0].get_ydata()) == pytest.approx(list(100 * table[f"{name}_per_hour"]))
     table["watched"], table["complete"] = 0.25, [False] + [True] * (len(table) - 1)
     ax = drawn(plots.daily(table))
     assert [text.get_text() for text in ax.texts] == ["25%\nwatched"]
@@ -170,6 +180,8 @@ def test_a_funnel_names_the_lemons() -> None:
     name = cluster.truth.causes[0].node_name
     assert [text.get_text() for text in ax.texts] == [name]
     assert ax.get_title("left") == f"{name} fails more than the mix of jobs and chance explain"
+    assert ax.get_xlabel() == "failed tasks expected from the mix of jobs"
+    assert ax.get_ylabel() == "observed / expected"
 
 
 def test_a_funnel_names_who_stands_out_though_it_may_be_chance() -> None:
@@ -202,6 +214,7 @@ def test_a_timeline_of_a_real_incident_says_it_in_its_title_and_shades_it() -> N
     # sorted by incident: the lanes of the worst come first
     assert lanes(ax)[:2] == ["fetcher", "crasher"]
     assert [text.get_text().strip() for text in ax.texts] == ["1", "2"]
+    assert ax.xaxis.get_offset_text().get_text() == f"{incidents[0].began_at:%-d %b %Y}"
     # zoomed: a fifth of their length before they begin, and to the end
     lead = incidents[0].began_at - pd.Timestamp(start)
     assert lead / (pd.Timestamp(end) - incidents[0].began_at) == pytest.approx(0.2, abs=0.02)
@@ -219,6 +232,7 @@ def test_every_plot_can_be_read_on_light_and_dark_paper(style: str, snap: af.Sna
     with plt.style.context(style):
         for draw in (*DRAWN.values(), *NEW.values()):
             ax = drawn(draw(snap))
+            assert ax.get_xlabel(), draw
             paper = np.array(to_rgb(ax.get_facecolor()))
             seen = [each.get_facecolor() for each in ax.collections if isinstance(each, PathCollection)]
             for colour in (colour for colours in seen for colour in colours if colour[3] > 0):

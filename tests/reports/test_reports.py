@@ -146,6 +146,8 @@ def test_a_report_on_a_live_cluster_is_markdown_with_pictures_and_holds_neither_
     ("arguments", "code", "message"),
     [
         (["postmortem", "--from", "none.allocframe"], 2, "there is no such file"),
+        (["postmortem", "--from", "a.json", "--archive", "b"], 2, "--from and --archive exclude each other"),
+        (["cluster", "--cluster", "eu"], 2, "--cluster needs --from with evidence of several clusters"),
         (["cluster", "--from", "a.json", "--job", "wbe"], 2, "did you mean web?"),
     ],
 )

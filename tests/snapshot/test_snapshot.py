@@ -11,11 +11,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import flatten
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 
 import allocframe as af
+from allocframe.snapshot.summary import list_remarks
 from allocframe.tables import SNAPSHOT_TABLES
 
 
@@ -65,6 +67,39 @@ def test_filter_by_a_hostile_value_finds_nothing_and_by_an_unknown_column_says_w
     assert len(snap.filter(job_id=[])) == 0
     with pytest.raises(ValueError, match="job_id"):
         snap.filter(job="web")
+    with pytest.raises(ValueError, match="created_at must be a time"):
+        snap.filter(created_at="noon or so")
+
+
+def test_filter_takes_values_as_pandas_and_numpy_have_them(snap: af.Snapshot, tmp_path: Path) -> None:
+    table = snap.allocations
+    jobs, versions = table["job_id"].unique()[:2], table["job_version"].unique()[:2]
+    some = table["job_id"].isin(jobs).sum()
+    assert 0 < some < len(table)
+    for several in (jobs, np.array(jobs), pd.Series(jobs), list(jobs), set(jobs), (job for job in jobs)):
+        assert len(snap.filter(job_id=several)) == some
+    assert len(snap.filter(job_version=np.int64(versions[0]))) == (table["job_version"] == versions[0]).sum()
+    assert len(snap.filter(job_version=versions)) == table["job_version"].isin(versions).sum()
+    created = table["created_at"].iloc[0]
+    for one in (created, created.to_datetime64(), created.tz_convert("Asia/Tokyo"), created.isoformat()):
+        assert len(snap.filter(created_at=one)) == (table["created_at"] == created).sum()
+    missing = table["next_alloc_id"].isna()
+    assert 0 < missing.sum() < len(table)
+    for nothing in (None, pd.NA, np.nan):
+        assert len(snap.filter(next_alloc_id=nothing)) == missing.sum()
+    later = table["next_alloc_id"].dropna().iloc[0]
+    with_one = snap.filter(next_alloc_id=[None, later])
+    assert len(with_one) == (missing | (table["next_alloc_id"] == later)).sum()
+    assert len(af.load(with_one.save(tmp_path / "some.allocframe"))) == len(with_one)
+
+
+def test_a_filter_by_a_time_has_its_nanoseconds(tmp_path: Path) -> None:
+    times = [1_790_000_000_000_000_000, 1_790_000_000_500_000_000, 1_790_000_000_000_000_100]
+    file = tmp_path / "list.json"
+    file.write_text(json.dumps([{"ID": f"a{n}", "CreateTime": time} for n, time in enumerate(times)]))
+    snap = af.read_json(file)
+    for n, created in enumerate(snap.allocations["created_at"]):
+        assert snap.filter(created_at=created).allocations["alloc_id"].tolist() == [f"a{n}"]
 
 
 def test_runs_of_a_job_are_filtered_by_their_parent_and_a_filter_by_the_job_itself_points_there(
@@ -218,6 +253,15 @@ def test_the_repr_says_what_is_missing_and_why(snap: af.Snapshot, tmp_path: Path
     assert "tasks have lost older events (Nomad keeps the last 10 per task)" in repr(snap)
     (tmp_path / "x.json").write_text('[{"ID": "1", "CreateIndex": "x"}]')
     assert "1 value of the wrong type" in repr(af.read_json(tmp_path / "x.json"))
+    known = {"tasks_truncated": 0, "issues": 0, "tasks": 1}
+    for info, said in (
+        ({"complete": False}, "NOT complete"),
+        ({"complete": True}, "complete: all allocations visible to this token were fetched"),
+        ({"complete": True, "source": "reads"}, "complete: all requested allocations were fetched"),
+        ({"complete": None}, "read from files, which may not hold every allocation"),
+    ):
+        remarks = list_remarks({**known, **info, "notes": ["eu \x1b[31m is missing"]}, pd.NaT, pd.NaT, [])
+        assert remarks == [said, "eu \\x1b[31m is missing"]
 
 
 def test_an_empty_cluster_is_a_snapshot_like_any_other(client: af.Client, tmp_path: Path) -> None:

@@ -73,6 +73,9 @@ def test_the_time_to_start_is_split_into_phases(tmp_path: Path) -> None:
     }  # fmt: skip
     assert table.loc["Driver", "p95"] == pd.Timedelta("5s")
     assert table["not_started"].unique().tolist() == [1]
+    nowhere = {**rows[0], "NodeName": None}
+    by_node = stats.start_latency(snapshot(tmp_path, nowhere, *rows[1:], waiting), by="node_name")
+    assert by_node[by_node["phase"] == "received to started"]["n"].tolist() == [4, 1]
 
 
 def failing(job: str, second: float, *, number: int = 0, kind: str = "Terminated") -> dict[str, Any]:
@@ -88,6 +91,10 @@ def test_jobs_that_begin_to_fail_within_a_minute_have_a_common_onset(tmp_path: P
     assert table["jobs"].tolist() == [4]
     assert table["job_ids"].item() == [f"default/svc-{n}" for n in range(4)]
     assert table["began_at"].item() == at(50_000)
+    # each of the 7 jobs had half an onset more than those 3 of the others, over all of the time
+    assert table["expected"].item() == pytest.approx(
+        7 * 3.5 / 7 * 60 / (3600 * table["exposure_hours"].item())
+    )
     assert stats.common_onsets(snapshot(tmp_path, *apart)).empty
 
 

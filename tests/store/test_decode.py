@@ -153,6 +153,7 @@ def test_a_child_is_known_by_the_id_that_nomad_gives_it(
         ("web/another-way", "web", "web", "another-way"),
         ("elsewhere", "web", "web", None),
         ("web/periodic-1700000000", None, "web", "periodic-1700000000"),
+        ("web", None, None, None),
     ],
 )
 def test_a_full_read_knows_the_parent_better_than_the_id(
@@ -201,6 +202,25 @@ def test_flat_fields_serve_where_details_are_missing_as_in_old_answers(tmp_path:
     event = {"Type": "Terminated", "Time": 5, "ExitCode": 3, "Signal": 0, "Message": "Exit Code: 3"}
     row = read(tmp_path, [with_events(event)]).events.iloc[0]
     assert (row["exit_code"], row["message"]) == (3, "Exit Code: 3")
+
+
+def test_each_text_is_read_from_details_and_flat_fields_also_if_one_answer_has_both(tmp_path: Path) -> None:
+    names = {
+        "restart_reason": "RestartReason", "kill_reason": "KillReason", "kill_error": "KillError",
+        "failed_sibling": "FailedSibling", "driver_error": "DriverError", "driver_message": "DriverMessage",
+        "setup_error": "SetupError", "download_error": "DownloadError", "vault_error": "VaultError",
+        "validation_error": "ValidationError", "task_signal": "TaskSignal",
+        "task_signal_reason": "TaskSignalReason",
+    }  # fmt: skip
+    details = {name: f"detail of {name}" for name in names}
+    flat = {field: f"flat {name}" for name, field in names.items()}
+    kinds = [{"Details": details}, flat, {"Details": details, **flat}, {}]
+    events = read(
+        tmp_path, [with_events(*({"Type": "X", "Time": n, **each} for n, each in enumerate(kinds)))]
+    ).events
+    for name in names:
+        told = [plain(value) for value in events[name]]
+        assert told == [f"detail of {name}", f"flat {name}", f"detail of {name}", None]
 
 
 def test_a_value_that_means_nothing_for_the_type_is_missing_not_zero(tmp_path: Path) -> None:
