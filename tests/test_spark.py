@@ -21,7 +21,8 @@ import allocframe as af
 from allocframe import stats
 from allocframe.archive import schema
 from allocframe.archive.delta import DeltaTables
-from allocframe.stats._derived import share_derived
+from allocframe.stats import _source
+from allocframe.stats._derived import derive, share_derived
 from allocframe.watch.change import Change
 
 ROOT = Path(__file__).parent.parent
@@ -149,6 +150,14 @@ def _derived_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _computed_in_spark() -> Iterator[None]:
+    """Let Spark compute on these tables, although they are small."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_source, "FETCHED_ROWS", 0)
+        yield
+
+
 @pytest.fixture(scope="module")
 def frames(seen: af.Snapshot) -> dict[str, pd.DataFrame]:
     return as_frames(seen)
@@ -261,6 +270,18 @@ def test_a_statistic_that_is_not_made_for_spark_fetches_the_tables_that_it_needs
     columns = ["job_id", "task", "crashes"]
     assert len(here) > 0
     assert plain(there[columns], "job_id", "task") == plain(here[columns], "job_id", "task")
+
+
+def test_small_tables_are_fetched_and_give_the_same(
+    tables: dict[str, Any], frames: dict[str, pd.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_source, "FETCHED_ROWS", len(frames["events"]))
+    small = dict(tables)
+    assert derive(small).eager
+    for rate in (stats.restarts, stats.failures):
+        assert plain(rate(small, by=["job_id", "node_name"])) == plain(
+            rate(frames, by=["job_id", "node_name"])
+        )
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from typing import Any
 
 import typer
 
@@ -25,7 +26,7 @@ def run() -> int:
     """
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="allocframe")
         return code if isinstance(code, int) else 0
     except typer.Exit as end:
         return end.exit_code
@@ -39,7 +40,18 @@ def run() -> int:
         # typer's usage errors have no public class that all its versions share, only this method.
         if not hasattr(error, "format_message"):
             raise
-        return _fail(f"{error.format_message()} (see: allocframe --help)", 2)
+        return _fail(_explain_usage(error), 2)
+
+
+def _explain_usage(error: Any) -> str:
+    """Return what is wrong with a command line, and where the right one is described."""
+    text, context = error.format_message(), getattr(error, "ctx", None)
+    if context is None:
+        return f"{text} (see: allocframe --help)"
+    takes_from = any("--from" in option.opts for option in context.command.params)
+    if "extra argument" in text and takes_from:
+        text += ". A file of evidence is given as --from FILE"
+    return f"{text} (see: {context.command_path} --help)"
 
 
 def _fail(error: object, code: int) -> int:

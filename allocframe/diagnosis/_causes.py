@@ -127,8 +127,14 @@ def _at_the_same_time(look: Investigation, onset: OnsetTest, taken: set[int]) ->
         index
         for index in sorted(look.deployed - taken)
         if abs(groups[index].onset - first) <= AT_ONCE
-        and any(alike(look, groups[index], groups[each]) for each in onset.groups)
+        and any(_same_fault(look, groups[index], groups[each]) for each in onset.groups)
     ]
+
+
+def _same_fault(look: Investigation, group: Group, other: Group) -> bool:
+    """Return whether two groups fail alike, and not only as programs of any team do."""
+    namespaces = {look.case.instances.families[each.family][0] for each in (group, other)}
+    return alike(look, group, other) and (len(namespaces) == 1 or fails_in_a_telling_way(look, group))
 
 
 def _one_node_at_once(look: Investigation, onset: OnsetTest, tests: list[NodeTest]) -> NodeTest | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ._failures import Case
@@ -23,6 +25,9 @@ STOPPED_NEARBY = pd.Timedelta("1min")
 
 DRAIN = pd.Timedelta("1h")
 """The usual deadline of a drain: what moves later was moved by something else."""
+
+RELEASE = pd.Timedelta("15s")
+"""New versions of several jobs within this time are one release: a script submits one after the other."""
 
 MOST_CHANGES = 10
 
@@ -60,7 +65,15 @@ class Ledger:
         self._by_job: dict[Job, list[int]] = {}
         self._by_node: dict[str, list[int]] = {}
         self._stops: dict[str, list[int]] = {}
-        self._submitted, self._stable, self._same_as = _versions(getattr(history, "job_versions", None))
+        versions = getattr(history, "job_versions", None)
+        self._submitted, self._stable, self._same_as = _versions(versions)
+        self._newest = _newest(versions)
+        self._releases = sorted(
+            (at, namespace, job)
+            for (namespace, job, version), at in self._submitted.items()
+            if version > 0 and at != NEVER
+        )
+        self._release_times = np.array([each[0] for each in self._releases], dtype=np.int64)
         for place in range(len(table)):
             if self._has_time_of_older_version(place):
                 continue
@@ -112,6 +125,14 @@ class Ledger:
         times = [int(self._at[each]) for each in places if self._columns["kind"][each] == "drain"]
         return any(0 <= time - each <= DRAIN.value for each in times)
 
+    def newest_version(self, job: Job) -> int | None:
+        """Return the number of a job's newest version, None if no history tells."""
+        return self._newest.get(job)
+
+    def changed_fields(self, job: Job, version: int) -> list[dict[str, Any]]:
+        """Return the fields that a version changed: task_group, task, path, kind, old and new."""
+        return self._fields.get((*job, version), [])
+
     def fields_touching(self, job: Job, version: int, mechanism: str) -> list[str]:
         """Return the fields that a version changed and that can bring about a mechanism."""
         parts = _TOUCHES.get(mechanism, ())
@@ -149,7 +170,7 @@ class Ledger:
             places |= {place for place in stops if nearby <= self._at[place] <= begin.value}
         ranked = []
         for place in sorted(places):
-            if not first <= self._at[place] <= last:
+            if not first <= self._at[place] <= last or self._is_itself(place, incident):
                 continue
             change = plain_facts({name: values[place] for name, values in self._columns.items()})
             job = (str(change.get("namespace")), str(change.get("job_id")))
@@ -164,7 +185,95 @@ class Ledger:
             distance = max(onset - change["at"], pd.Timedelta(0))
             ranked.append(((not touches, job not in jobs, distance), change))
         ranked.sort(key=lambda pair: pair[0])
-        return [change for _, change in ranked[:MOST_CHANGES]]
+        return _with_deployments([change for _, change in ranked])[:MOST_CHANGES]
+
+    def _is_itself(self, place: int, incident: Incident) -> bool:
+        """Return whether a row is the incident itself: the loss of the node that it tells of."""
+        lost = incident.cause.kind == "node" and incident.cause.mechanism == "lost"
+        same = self._columns["node_name"][place] == incident.cause.subject.get("node_name")
+        return lost and same and self._columns["kind"][place] == "node down"
+
+    def went_down(self, node: str, time: int) -> int:
+        """Return when a node that was back at a time had gone down, `NEVER` if that is not on record."""
+        since = NEVER
+        for place in self._by_node.get(node, ()):
+            if not 0 <= time - self._at[place] <= DRAIN.value:
+                continue
+            kind = self._columns["kind"][place]
+            # servers may say it again before the node is up
+            if kind == "node down" and since == NEVER:
+                since = int(self._at[place])
+            elif kind == "node up":
+                since = NEVER
+        return since
+
+    def stopped_alone(self) -> set[str]:
+        """Return the IDs of the allocations that somebody asked to stop, one by one."""
+        if "alloc_id" not in self._columns:
+            return set()
+        ids, kinds = self._columns["alloc_id"], self._columns["kind"]
+        pairs = zip(ids, kinds, strict=True)
+        return {str(each) for each, kind in pairs if kind == "operator stop" and pd.notna(each)}
+
+    def purged_since(self, time: int) -> dict[Job, int]:
+        """Return the jobs that somebody purged since a time, with when, and that nobody has registered again.
+
+        Servers remove old jobs as well: only where an evaluation says so did somebody ask for it.
+        """
+        found: dict[Job, int] = {}
+        for job, places in self._by_job.items():
+            kinds = [str(self._columns["kind"][each]) for each in places]
+            if "purge" in kinds:
+                last = len(kinds) - 1 - kinds[::-1].index("purge")
+                again = {"job version", "scale", "deployment", "dispatch"} & set(kinds[last + 1 :])
+                asked = "source" in self._columns and self._columns["source"][places[last]] == "evaluations"
+                if asked and not again and self._at[places[last]] >= time:
+                    found[job] = int(self._at[places[last]])
+        return found
+
+    def newest_versions(self) -> list[tuple[Job, int]]:
+        """Return each job with its newest version."""
+        return list(self._newest.items())
+
+    def was_scaled(self, job: Job, version: int) -> bool:
+        """Return whether a version was made by a request to scale."""
+        for place in self._by_job.get(job, ()):
+            if self._columns["kind"][place] == "scale" and self._columns["version_after"][place] == version:
+                return True
+        return False
+
+    def released_with(self, job: Job, version: int) -> list[tuple[Job, int]]:
+        """Return the jobs beside a job that got a new version about when it got one, with when."""
+        at = self.submitted_at(job, version)
+        if at == NEVER:
+            return []
+        begin, end = np.searchsorted(self._release_times, [at - RELEASE.value, at + RELEASE.value + 1])
+        near = self._releases[begin:end]
+        others = [((name, other), time) for time, name, other in near if other != job[1]]
+        return [each for each in others if each[0][0] == job[0]]
+
+
+def _with_deployments(changes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return changes in which each deployment is told with the version that it brought."""
+    versions = {
+        (each.get("namespace"), each.get("job_id"), each.get("version_after")): each
+        for each in changes
+        if each["kind"] in ("job version", "scale")
+    }
+    kept = []
+    for each in changes:
+        key = (each.get("namespace"), each.get("job_id"), each.get("version_after"))
+        if each["kind"] == "deployment" and key in versions:
+            versions[key]["deployment"] = _status(each.get("detail"))
+        else:
+            kept.append(each)
+    return kept
+
+
+def _status(detail: str | None) -> str | None:
+    """Return the status that the details of a deployment tell."""
+    status = json.loads(detail).get("status") if detail else None
+    return None if status is None else str(status)
 
 
 def attach_changes(ledger: Ledger, incidents: list[Incident]) -> list[Incident]:
@@ -193,6 +302,19 @@ def _versions(table: pd.DataFrame | None) -> tuple[dict[Version, int], set[Versi
     same = known["same_as"].tolist() if "same_as" in known.columns else [None] * len(keys)
     same_as = {key: int(each) for key, each in zip(keys, same, strict=True) if pd.notna(each)}
     return submitted, {key for key, each in zip(keys, stable, strict=True) if each}, same_as
+
+
+def _newest(table: pd.DataFrame | None) -> dict[Job, int]:
+    """Return the newest version of each job, which is not the highest after a purge."""
+    if table is None or table.empty:
+        return {}
+    order = "job_modify_index" if "job_modify_index" in table.columns else "version"
+    known = table.dropna(subset=["version"]).sort_values(order, kind="stable")
+    known = known.drop_duplicates(["namespace", "job_id"], keep="last")
+    columns = (known[name] for name in ("namespace", "job_id", "version"))
+    return {
+        (str(namespace), str(job)): int(version) for namespace, job, version in zip(*columns, strict=True)
+    }
 
 
 def _fields_by_version(fields: pd.DataFrame | None) -> dict[Version, list[dict[str, Any]]]:

@@ -42,7 +42,7 @@ def code_incident(incident: Incident, loop: int) -> list[Finding]:
         return [_finding("AF203", incident, incident.facts)]
     if cause.kind == "placement":
         return []  # AF601 has one for each task group
-    if cause.mechanism in ("requested restart", "migration"):
+    if cause.mechanism in ("requested restart", "migration", "purge", "scale"):
         return [_finding("AF208", incident, incident.facts)]
     return [_finding("AF207", incident, incident.facts)]
 

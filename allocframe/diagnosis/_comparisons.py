@@ -184,6 +184,9 @@ AT_ONCE = 10 * SECOND
 Onsets further apart may still have one cause. To be taken for one, they must fail alike.
 """
 
+_UNLIKE = 4 * SECOND
+"""What jobs that fail in different ways may have in common shows in all of them sooner."""
+
 _MANY = 40
 """So many onsets in one minute have one cause; no part of them is looked for."""
 
@@ -200,45 +203,81 @@ def compare_onsets(
     """Find groups of different jobs that began together, against their own rates of onset.
 
     `alike` says whether two groups fail in the same way, and `telling` whether not every program fails so.
+    Jobs of different namespaces that fail in different ways have nothing but the time in common: in a large
+    cluster something else always begins.
     """
+
+    def linked(index: int, other: int) -> bool:
+        families = case.instances.families
+        near = families[groups[index].family][0] == families[groups[other].family][0]
+        return near or alike(index, other)
+
     by_kind: dict[str, list[int]] = {}
     for index in sorted(usable, key=lambda index: groups[index].onset):
         by_kind.setdefault(groups[index].kind, []).append(index)
     found: list[OnsetTest] = []
     for members in by_kind.values():
-        onsets = np.array([groups[index].onset for index in members])
-        ends = np.searchsorted(onsets, onsets + pd.Timedelta(limits.together).value, side="right").tolist()
         rate = _Rates(case, jobs, groups, members)
-        start = 0
-        while start < len(members):
-            part = members[start : ends[start]]
-            best = _best_part(part, rate, limits, alike, telling)
-            # one that stands alone just before the others is not of them
-            following = _best_part(part[1:], rate, limits, alike, telling)
-            if best is None or (following and following.p < best.p):
-                start += 1
-            else:
-                start += len(best.groups)
-                taken = {index for test in found for index in test.groups}
-                near = [index for index in _near(members, onsets, start, best, limits) if index not in taken]
-                more = [index for index in near if _could_be_at_once(groups, [best.groups[0], index])]
-                more = [index for index in more if any(alike(index, each) for each in best.groups)]
-                found.append(replace(best, groups=best.groups + more))
+        found += _of_one_kind(members, rate, limits, alike, telling, linked)
     return found
 
 
-def _near(members: list[int], onsets: Array, end: int, test: OnsetTest, limits: Thresholds) -> list[int]:
-    """Return the other onsets within the window about those of a test, which end at a position."""
+def _of_one_kind(
+    members: list[int],
+    rate: _Rates,
+    limits: Thresholds,
+    alike: Callable[[int, int], bool],
+    telling: Callable[[int], bool],
+    linked: Callable[[int, int], bool],
+) -> list[OnsetTest]:
+    """Return the tests of groups that fail by one mechanism, which are in order of their onsets."""
+    groups = rate.groups
+    onsets = np.array([groups[index].onset for index in members])
+    ends = np.searchsorted(onsets, onsets + pd.Timedelta(limits.together).value, side="right").tolist()
+    taken: set[int] = set()
+    found: list[OnsetTest] = []
+
+    def together(start: int) -> OnsetTest | None:
+        """Return the test of a group with those that begin soon after it and are linked with it."""
+        within = [each for each in members[start : ends[start]] if each not in taken]
+        if len(within) <= _MANY:
+            first = members[start]
+            within = [each for each in within if each == first or linked(first, each)]
+        return _best_part(within, rate, limits, alike, telling)
+
+    for start, first in enumerate(members):
+        if first in taken:
+            continue
+        best = together(start)
+        # one that stands alone just before the others is not of them
+        after = next((at for at in range(start + 1, len(members)) if members[at] not in taken), None)
+        following = None if after is None else together(after)
+        if best is None or (following and following.p < best.p):
+            continue
+        near = [index for index in _near(members, onsets, best, groups, limits) if index not in taken]
+        more = [index for index in near if _could_be_at_once(groups, [best.groups[0], index], AT_ONCE)]
+        more = [index for index in more if any(alike(index, each) for each in best.groups)]
+        best = replace(best, groups=best.groups + more)
+        taken |= set(best.groups)
+        found.append(best)
+    return found
+
+
+def _near(
+    members: list[int], onsets: Array, test: OnsetTest, groups: list[Group], limits: Thresholds
+) -> list[int]:
+    """Return the other onsets within the window about those of a test."""
     window = pd.Timedelta(limits.together).value
-    first = int(np.searchsorted(onsets, onsets[end - 1] - window, side="left"))
-    last = int(np.searchsorted(onsets, onsets[end - len(test.groups)] + window, side="right"))
+    begin, end = (groups[test.groups[place]].onset for place in (0, -1))
+    first = int(np.searchsorted(onsets, end - window, side="left"))
+    last = int(np.searchsorted(onsets, begin + window, side="right"))
     return [index for index in members[first:last] if index not in test.groups]
 
 
-def _could_be_at_once(groups: list[Group], several: list[int]) -> bool:
+def _could_be_at_once(groups: list[Group], several: list[int], within: int) -> bool:
     """Return whether some groups may have begun at once, by the times between which each of them began."""
     earliest = max(groups[index].earliest for index in several)
-    return earliest - min(groups[index].latest for index in several) <= AT_ONCE
+    return earliest - min(groups[index].latest for index in several) <= within
 
 
 def _best_part(
@@ -254,9 +293,9 @@ def _best_part(
     for end in [len(part)] if many else range(limits.critical_jobs, len(part) + 1):
         several = part[:end]
         spread = rate.groups[several[-1]].onset - rate.groups[several[0]].onset
-        alone = not many and not _could_be_at_once(rate.groups, several)
-        if alone and telling(several[0]):
-            alone = not all(alike(several[0], each) for each in several[1:])
+        as_one = all(alike(several[0], each) for each in several[1:])
+        close = _could_be_at_once(rate.groups, several, AT_ONCE if as_one else _UNLIKE)
+        alone = not many and not close and not (as_one and telling(several[0]))
         if not alone and len({rate.groups[index].family for index in several}) >= limits.critical_jobs:
             test = OnsetTest(several, spread, rate.chance(several, spread))
             best = test if best is None or test.p < best.p else best

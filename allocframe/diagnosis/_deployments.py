@@ -13,6 +13,9 @@ from ._tables import numbers
 from .finding import Thresholds, plain
 from .incident import Cause, Evidence, Incident
 
+REQUESTED = ("requested restart", "migration", "purge", "scale")
+"""Mechanisms of what somebody asked for: they explain no failure."""
+
 _MARGIN = pd.Timedelta("1min")
 
 
@@ -43,7 +46,7 @@ def _told(
 ) -> bool:
     """Return whether an incident tells of this job in that time; what somebody asked for is none."""
     about = [each for each in incidents if job in each.jobs and each.cause.kind != "kill timeout"]
-    about = [each for each in about if each.cause.mechanism not in ("requested restart", "migration")]
+    about = [each for each in about if each.cause.mechanism not in REQUESTED]
     for each in about:
         # one whose ring is cut may have begun long before the first event left
         end = None if each.began_before else ended + _MARGIN

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ._absent import find_absent
 from ._causes import find_causes
 from ._changes import Ledger, attach_changes
 from ._deployments import find_failed_deployments
@@ -15,6 +16,7 @@ from ._failures import Case
 from ._groups import GAVE_UP, ONGOING, describe_jobs, group_failures
 from ._others import find_others
 from ._placement import find_waiting
+from ._requests import find_requests
 from ._tables import moment
 from .finding import SEVERITIES, Thresholds
 from .incident import STATES, Incident
@@ -66,7 +68,9 @@ def investigate(
         if group.state in (ONGOING, GAVE_UP):
             fail_now[case.failures["alloc"].to_numpy()[group.rows]] = True
     incidents += find_others(case, jobs, in_groups, fail_now, limits, ledger)
-    incidents += find_waiting(case, evaluations, history, limits)
+    incidents += find_requests(case, ledger)
+    incidents += find_waiting(case, evaluations, getattr(history, "nodes", None), ledger, limits)
+    incidents += find_absent(case, ledger, limits)
     incidents += find_failed_deployments(case, history, incidents, limits)
     incidents = attach_changes(ledger, incidents)
     observed = moment(case.now)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ._attempts import kind_of_text
 from ._changes import Ledger
 from ._comparisons import typical_run
 from ._failures import Case
@@ -68,7 +69,20 @@ class Investigation:
         pairs = np.unique(np.stack([self.case.instances.family, self.task_groups]), axis=1)
         self.groups_of = np.bincount(pairs[0], minlength=len(self.case.instances.families))
         self.canary = rows["canary"].astype("boolean").fillna(False).to_numpy(dtype=bool)
+        self.renders = self._find_renders()
         self.failures = {str(name): self.case.failures[name].to_numpy() for name in self.case.failures}
+
+    def _find_renders(self) -> tuple[Array, Array]:
+        """Return when Nomad restarted or signaled tasks for a template, in order, and their allocations."""
+        events = self.case.evidence.events
+        asked = events["type"].isin(["Restart Signaled", "Signaling"]).to_numpy(dtype=bool)
+        codes, texts = categories(events["text"])
+        of_template = np.array([kind_of_text(text) == "template" for text in texts], dtype=bool)
+        places = np.flatnonzero(asked & of_template[codes])
+        times = events["time"].to_numpy()[places]
+        alloc = self.case.evidence.tasks["alloc"].to_numpy()[events["owner"].to_numpy()[places]]
+        order = np.argsort(times, kind="stable")
+        return times[order], alloc[order]
 
 
 def describe(look: Investigation, group: Group) -> dict[str, Any]:

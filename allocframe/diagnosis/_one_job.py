@@ -10,7 +10,7 @@ import pandas as pd
 
 from ._changes import AFTER
 from ._comparisons import typical_run
-from ._groups import SECOND, STOPPED, Group
+from ._groups import ONGOING, SECOND, STOPPED, Group
 from ._investigation import (
     NAMED_ERRORS,
     Investigation,
@@ -24,6 +24,7 @@ from ._investigation import (
 from ._places import where_it_shows
 from ._tables import NEVER, moment, numbers
 from ._versions import VersionTest
+from .finding import SEVERITIES
 from .incident import Evidence, Hypothesis, Incident
 
 
@@ -36,11 +37,15 @@ def explain_group(look: Investigation, index: int) -> Incident:
     version = by_version(look, index)
     if version:
         hypotheses.append(version)
+    if template := _after_template(look, index):
+        hypotheses.append(template)
     if shared := _with_others(look, index):
         hypotheses.append(shared)
     if node := _on_one_node(look, group):
         hypotheses.append(node)
     best = version if version and version.confidence == "likely" else hypotheses[0]
+    if best is version and group.state == ONGOING:
+        _end_with_its_version(look, group, look.versions[index].version)
     severity = group.severity
     if best is version and severity == "info":
         severity = "warning"  # a deploy that failed is more than a single failure
@@ -54,6 +59,30 @@ def explain_group(look: Investigation, index: int) -> Incident:
         if placed_at is not None and incident.began_at < placed_at:
             incident = replace(incident, began_at=placed_at + length_of(look.versions[index].delay))
     return incident
+
+
+def _end_with_its_version(look: Investigation, group: Group, version: int) -> None:
+    """Note that failures which a version brought ended with it, if a later one runs everywhere and well.
+
+    Whether what runs now is well for long is for later to tell; what failed is gone.
+    """
+    rows, instances = look.case.evidence.allocations, look.case.instances
+    mine = (instances.family == group.family) & instances.wanted & instances.final
+    its = numbers(rows["job_version"], -1)
+    failed = np.zeros(len(rows), dtype=bool)
+    failed[look.failures["alloc"][group.rows]] = True
+    runs = rows["client_status"].eq("running").to_numpy(dtype=bool)
+    if not mine.any() or not np.all(its[mine] > version) or not np.all((runs & ~failed)[mine]):
+        return
+    started = np.full(len(rows), NEVER, dtype=np.int64)
+    np.maximum.at(started, look.case.evidence.tasks["alloc"], look.case.evidence.tasks["started"])
+    group.state, group.severity = STOPPED, max(group.severity, "warning", key=SEVERITIES.index)
+    describe(look, group)
+    known = started[mine][started[mine] != NEVER]
+    group.facts["replaced_by"] = int(its[mine].max())
+    group.facts["replaced_for"] = length_of(max(look.case.now - int(known.max(initial=NEVER)), 0))
+    if not len(known):
+        group.facts["replaced_by"] = None
 
 
 def by_mechanism(look: Investigation, group: Group) -> Hypothesis:
@@ -138,6 +167,8 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
     fields = look.ledger.fields_touching(job, test.version, group.kind)
     if fields and began_with:
         supporting.append(Evidence("change touches", {"job_version": test.version, "fields": fields}))
+    if released := _released_with(look, group, test.version):
+        supporting.append(released)
     if test.later_well:
         supporting.append(Evidence("later version well", {"job_version": test.version}))
     # a version that ran well at first, and then failed at every start, met something new
@@ -162,6 +193,20 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
     return Hypothesis(
         "job version", group.kind, subject, "likely" if likely else "possible", supporting, against
     )
+
+
+def _released_with(look: Investigation, group: Group, version: int) -> Evidence | None:
+    """Return which other jobs got a new version when this one did, and which of them fail now."""
+    job = look.case.instances.families[group.family]
+    others = look.ledger.released_with(job, version)
+    if not others:
+        return None
+    failing = {look.case.instances.families[each.family] for each in look.groups if each.severity != "info"}
+    at = look.ledger.submitted_at(job, version)
+    names = list(dict.fromkeys(name for (_, name), _ in others))
+    bad = list(dict.fromkeys(name for (space, name), _ in others if (space, name) in failing))
+    spread = length_of(max(abs(time - at) for _, time in others))
+    return Evidence("released together", {"jobs": names, "failing": bad, "spread": spread})
 
 
 def _failing_rollbacks(look: Investigation, group: Group, test: VersionTest) -> Iterator[Evidence]:
@@ -239,6 +284,7 @@ def _others_at(look: Investigation, index: int, test: VersionTest) -> list[int]:
         and (other not in look.joined or alike(look, group, look.groups[other]))
         and look.groups[other].family != group.family
         and abs(look.groups[other].onset - onset) <= window
+        and _related(look, group, look.groups[other])
         and (look.groups[other].kind == group.kind or look.groups[other].severity != "info")
     ]
 
@@ -257,6 +303,12 @@ def alike(look: Investigation, group: Group, other: Group) -> bool:
     return all(mine[name] == its[name] for name in ("kind", "exit_code", "signal", "error"))
 
 
+def _related(look: Investigation, group: Group, other: Group) -> bool:
+    """Return whether two jobs have more in common than the time: their namespace, or how they fail."""
+    families = look.case.instances.families
+    return families[group.family][0] == families[other.family][0] or alike(look, group, other)
+
+
 def fails_in_a_telling_way(look: Investigation, group: Group) -> bool:
     """Return whether a group fails in another way than most programs do: they exit with 1."""
     facts = describe(look, group)
@@ -272,12 +324,38 @@ def _with_others(look: Investigation, index: int) -> Hypothesis | None:
         for other in look.usable
         if look.groups[other].family != group.family
         and look.groups[other].kind == group.kind
+        and _related(look, group, look.groups[other])
         and abs(look.groups[other].onset - group.onset) <= window
     ]
     if not others:
         return None
     evidence = Evidence("others at once", {"jobs": [name_of(look, each) for each in others]})
     return Hypothesis("common cause", group.kind, {}, "possible", [evidence])
+
+
+def _after_template(look: Investigation, index: int) -> Hypothesis | None:
+    """Return that what a template renders may be the cause, if one was rendered again when it began.
+
+    The ring of a loop soon loses its template's event. Another task that reads the same may still show it.
+    """
+    group = look.groups[index]
+    if index not in look.usable or group.kind in NAMED_ERRORS:
+        return None
+    times, alloc = look.renders
+    first, last = group.earliest - SECOND, group.latest + SECOND
+    begin, end = np.searchsorted(times, [first, last])
+    families = look.case.instances.families
+    near = [
+        int(family)
+        for family in np.unique(look.case.instances.family[alloc[begin:end]])
+        if families[family][0] == families[group.family][0]
+    ]
+    if not near:
+        return None
+    at = times[begin:end][np.isin(look.case.instances.family[alloc[begin:end]], near)]
+    jobs = [families[family][1] for family in near]
+    evidence = Evidence("template rendered", {"jobs": jobs, "at": moment(int(at[0]))})
+    return Hypothesis("template", group.kind, job_of(look, group), "possible", [evidence])
 
 
 def _on_one_node(look: Investigation, group: Group) -> Hypothesis | None:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..stats import vocabulary
-from ._attempts import ENDS, kind_of_text
+from ._attempts import ENDS
 from ._changes import Ledger
 from ._failures import Case
 from ._groups import ONGOING, RECOVERED, SECOND, STOPPED, Jobs
@@ -33,18 +33,14 @@ def find_others(
     """
     return [
         *_lost_nodes(case, jobs, fail_now, limits),
-        *_reconnected(case),
+        *_reconnected(case, ledger),
         *_interrupted(case),
-        *_requests(case),
-        *_forced_kills(case),
-        *_migrations(case, ledger),
-        *_unexplained_restarts(case),
         *_never_started(case, jobs, in_groups, limits),
         *_unhealthy(case, in_groups),
     ]
 
 
-def _families(case: Case, alloc: Array) -> list[tuple[str, str]]:
+def families_of(case: Case, alloc: Array) -> list[tuple[str, str]]:
     return sorted({case.instances.families[each] for each in np.unique(case.instances.family[alloc])})
 
 
@@ -57,7 +53,7 @@ def _node_names(case: Case, alloc: Array) -> list[str]:
     return sorted(set(names))
 
 
-def _make(
+def make(
     case: Case, alloc: Array, cause: Cause, severity: str, state: str, times: Array, facts: dict[str, Any]
 ) -> Incident:
     known = times[times != NEVER]
@@ -66,7 +62,7 @@ def _make(
         state,
         cause,
         [cause],
-        _families(case, alloc),
+        families_of(case, alloc),
         _node_names(case, alloc),
         _ids(case, alloc),
         moment(int(known.min()) if len(known) else NEVER),
@@ -76,7 +72,7 @@ def _make(
     )
 
 
-def _alloc_keys(case: Case, alloc: Array) -> list[dict[str, Any]]:
+def alloc_keys(case: Case, alloc: Array) -> list[dict[str, Any]]:
     return [{"alloc_id": each} for each in _ids(case, alloc)[:MOST_KEYS]]
 
 
@@ -135,13 +131,13 @@ def _lost_node(
         "not_replaced": int(waiting.sum()),
         "out_of_reach": int(out_of_reach.sum()),
     }
-    evidence = Evidence("lost with node", facts, _alloc_keys(case, alloc))
+    evidence = Evidence("lost with node", facts, alloc_keys(case, alloc))
     cause = Cause("node", "lost", {"node_name": name}, "certain", [evidence])
     severity = "critical" if state == ONGOING and (serious or many) else "warning"
-    return _make(case, alloc, cause, severity, state, at, facts)
+    return make(case, alloc, cause, severity, state, at, facts)
 
 
-def _reconnected(case: Case) -> Iterator[Incident]:
+def _reconnected(case: Case, ledger: Ledger) -> Iterator[Incident]:
     """Yield nodes that were out of reach and came back while their allocations ran on."""
     events, instances = case.evidence.events, case.instances
     back = events["type"].eq("Reconnected").to_numpy(dtype=bool)
@@ -156,13 +152,16 @@ def _reconnected(case: Case) -> Iterator[Incident]:
     for each in np.unique(node[alloc]):
         mine = alloc[node[alloc] == each]
         facts = {
-            "node_name": names[each], "lost": len(mine), "jobs": len(_families(case, mine)),
+            "node_name": names[each], "lost": len(mine), "jobs": len(families_of(case, mine)),
             "replaced": 0, "running_again": len(mine), "not_replaced": 0, "out_of_reach": 0,
             "ran_on": len(mine),
         }  # fmt: skip
-        evidence = Evidence("reconnected", facts, _alloc_keys(case, mine))
+        evidence = Evidence("reconnected", facts, alloc_keys(case, mine))
         cause = Cause("node", "lost", {"node_name": names[each]}, "certain", [evidence])
-        yield _make(case, mine, cause, "warning", RECOVERED, at[node[alloc] == each], facts)
+        times = at[node[alloc] == each]
+        # the servers say when it was out of reach, the allocations when it came back
+        times = np.append(times, ledger.went_down(names[each], int(times.min())))
+        yield make(case, mine, cause, "warning", RECOVERED, times, facts)
 
 
 def _interrupted(case: Case) -> Iterator[Incident]:
@@ -179,155 +178,13 @@ def _interrupted(case: Case) -> Iterator[Incident]:
     for part in np.split(np.arange(len(alloc)), np.flatnonzero(begins)[1:]):
         name = names[node[alloc[part[0]]]]
         facts = {"node_name": name, "tasks": len(part)}
-        evidence = Evidence("started again", facts, _alloc_keys(case, alloc[part]))
+        evidence = Evidence("started again", facts, alloc_keys(case, alloc[part]))
         # a node that restarts and a client that lost its state look the same
         cause = Cause("node", "restart", {"node_name": name}, "possible", [evidence])
-        yield _make(case, alloc[part], cause, "info", RECOVERED, at[part], facts)
+        yield make(case, alloc[part], cause, "info", RECOVERED, at[part], facts)
 
 
-# Requests
-
-
-_REQUESTERS = {"operator": "operator", "template": "template", "vault": "secrets"}
-
-
-def _requests(case: Case) -> Iterator[Incident]:
-    """Yield restarts that somebody or something asked for, by who asked."""
-    ends = [ENDS.index("requested"), ENDS.index("forced")]
-    asked = case.attempts["end"].isin(ends) & (case.attempts["decision"] == 1)
-    attempts = case.attempts[asked & ~case.attempts["by_signal"]]
-    signals = case.attempts[case.attempts["by_signal"] & (case.attempts["end"] == ends[0])]
-    if attempts.empty and signals.empty:
-        return
-    text = attempts["text"].to_numpy()
-    by_text = {each: _requester(case.texts[each]) for each in np.unique(text).tolist()}
-    who = np.array([by_text[each] for each in text.tolist()], dtype=object)
-    silent = np.array([not case.texts[each] for each in text.tolist()], dtype=bool)
-    who = _as_the_others(who, attempts["owner"].to_numpy(), silent)
-    groups = {each: attempts[who == each] for each in dict.fromkeys(who.tolist())}
-    if len(signals):
-        groups["signal"] = signals
-    for requester, rows in groups.items():
-        alloc = rows["alloc"].to_numpy()
-        words = next((case.texts[each] for each in rows["text"].tolist() if case.texts[each]), None)
-        facts = {
-            "requester": requester,
-            "restarts": len(rows),
-            "tasks": int(rows["owner"].nunique()),
-            "reason": words,
-        }
-        evidence = Evidence("restart requested", facts, _alloc_keys(case, alloc))
-        kind = "operator" if requester == "signal" else requester
-        confidence = "unknown" if kind == "unknown" else "certain"
-        cause = Cause(kind, "requested restart", {}, confidence, [evidence])
-        yield _make(case, alloc, cause, "info", RECOVERED, rows["at"].to_numpy(), facts)
-
-
-def _as_the_others(who: Array, owner: Array, silent: Array) -> Array:
-    """Give restarts whose request the ring has lost to whoever asked for all others of the same task."""
-    table = pd.DataFrame({"owner": owner, "who": who})[~silent].drop_duplicates()
-    alone = table.drop_duplicates("owner", keep=False).set_index("owner")["who"]
-    known = alone.reindex(owner).to_numpy(dtype=object)
-    result: Array = np.where(silent & pd.notna(known), known, who)
-    return result
-
-
-def _requester(text: str) -> str:
-    """Return who asked for a restart, as a kind of cause; an unknown wording is "unknown"."""
-    known = vocabulary.REQUESTS.get(text)
-    if known:
-        return _REQUESTERS.get(known, known)
-    if text.lower().startswith("user requested"):
-        return "operator"
-    kind = kind_of_text(text)
-    return kind if kind in ("template", "secrets") else "unknown"
-
-
-def _forced_kills(case: Case) -> Iterator[Incident]:
-    attempts = case.attempts[case.attempts["end"] == ENDS.index("forced")]
-    for family, rows in attempts.groupby(case.instances.family[attempts["alloc"].to_numpy()]):
-        alloc = rows["alloc"].to_numpy()
-        namespace, job = case.instances.families[int(family)]
-        facts = {"kills": len(rows)}
-        evidence = Evidence("killed by force", facts, _alloc_keys(case, alloc))
-        subject = {"namespace": namespace, "job_id": job}
-        cause = Cause("kill timeout", "kill timeout", subject, "certain", [evidence])
-        yield _make(case, alloc, cause, "info", RECOVERED, rows["at"].to_numpy(), facts)
-
-
-_MIGRATED = "alloc is being migrated"
-
-
-def _migrations(case: Case, ledger: Ledger) -> Iterator[Incident]:
-    """Yield allocations that were moved: by a drain on record, or if their node keeps none.
-
-    Else perhaps by an operator.
-    """
-    rows = case.evidence.allocations
-    moved = rows["desired_description"].eq(_MIGRATED).to_numpy(dtype=bool) & ~case.instances.lost
-    if not moved.any():
-        return
-    node, names = case.nodes, case.node_names
-    stays = (
-        rows["desired_status"].eq("run") & rows["client_status"].isin(["running", "pending"])
-        & ~rows["job_type"].isin(vocabulary.NODE_BOUND_JOB_TYPES)
-    ).to_numpy(dtype=bool)  # fmt: skip
-    kept = np.bincount(node[stays], minlength=len(names))
-    stopped = rows["modified_at"].to_numpy()
-    on_record = np.zeros(len(rows), dtype=bool)
-    for each in np.unique(node[moved]):
-        mine = moved & (node == each)
-        on_record[mine] = ledger.was_drained(names[each], int(stopped[mine].max()))
-    drained = moved & (kept[node] == 0)
-    ways = (
-        (moved & on_record, "drain"),
-        (drained & ~on_record, "drain"),
-        (moved & ~drained & ~on_record, "operator"),
-    )
-    for mask, kind in ways:
-        alloc = np.flatnonzero(mask)
-        if not len(alloc):
-            continue
-        certain = bool(on_record[alloc].all())
-        off = [name for each in np.unique(node[alloc]) if (name := names[each])]
-        facts = {"moved": len(alloc), "jobs": len(_families(case, alloc)), "off": off, "drained": certain}
-        evidence = Evidence("moved", facts, _alloc_keys(case, alloc))
-        # without a drain on record: Nomad says "migrated" of both
-        cause = Cause(kind, "migration", {}, "certain" if certain else "possible", [evidence])
-        yield _make(case, alloc, cause, "info", RECOVERED, rows["modified_at"].to_numpy()[alloc], facts)
-
-
-# Counters, long waits, deployments
-
-
-def _unexplained_restarts(case: Case) -> Iterator[Incident]:
-    """Yield restarts that only the counter knows, of tasks whose ring shows no failure."""
-    failed = np.zeros(len(case.evidence.tasks), dtype=bool)
-    owners = case.failures["owner"].to_numpy()
-    failed[owners[owners >= 0]] = True
-    tasks = np.flatnonzero((case.lost_restarts > 0) & ~failed)
-    if not len(tasks):
-        return
-    alloc = case.evidence.tasks["alloc"].to_numpy()[tasks]
-    family = case.instances.family[alloc]
-    last = case.evidence.tasks["last_restart"].to_numpy()
-    created = case.evidence.allocations["created_at"].to_numpy()
-    for each in np.unique(family):
-        mine = tasks[family == each]
-        places = alloc[family == each]
-        known = last[mine][last[mine] != NEVER]
-        facts = {
-            "restarts": int(case.lost_restarts[mine].sum()),
-            "tasks": len(mine),
-            "since": moment(int(created[places].min())),
-            "until": moment(int(known.max()) if len(known) else NEVER),
-        }
-        evidence = Evidence("restarts not on record", facts, _alloc_keys(case, places))
-        namespace, job = case.instances.families[int(each)]
-        cause = Cause("unknown", None, {"namespace": namespace, "job_id": job}, "unknown", [evidence])
-        times = np.concatenate([created[places], known])
-        incident = _make(case, places, cause, "info", RECOVERED, times, facts)
-        yield incident
+# Long waits, deployments
 
 
 _PROGRESS = {"Downloading Artifacts": "artifact", "Driver": "driver", "Template": "template"}
@@ -357,20 +214,21 @@ def _never_started(case: Case, jobs: Jobs, in_groups: Array, limits: Thresholds)
             "longest": pd.Timedelta(int(age[alloc].max()), unit="ns"),
             "message": text,
         }
-        evidence = Evidence("never started", facts, _alloc_keys(case, alloc))
+        evidence = Evidence("never started", facts, alloc_keys(case, alloc))
         namespace, job = case.instances.families[int(each)]
         subject = {"namespace": namespace, "job_id": job}
         confidence = "unknown" if kind == "unknown" else "likely" if text else "possible"
         cause = Cause(kind, kind if kind != "unknown" else None, subject, confidence, [evidence])
         half = limits.critical_share * max(int(jobs.wanted[each]), 1)
         severity = "critical" if int(long[alloc].sum()) >= half else "warning"
-        yield _make(case, alloc, cause, severity, ONGOING, rows["created_at"].to_numpy()[alloc], facts)
+        yield make(case, alloc, cause, severity, ONGOING, rows["created_at"].to_numpy()[alloc], facts)
 
 
 def _lacks_data(case: Case) -> Array:
     """Return which allocations have a task whose last word is that its template misses something."""
     events = case.evidence.events
-    last = events.drop_duplicates("owner", keep="last")
+    # what its deployment says of it is no event of its start
+    last = events[~events["type"].eq("Alloc Unhealthy")].drop_duplicates("owner", keep="last")
     missing = last[last["type"].eq("Template") & last["text"].astype("str").str.startswith("Missing")]
     result = np.zeros(len(case.evidence.allocations), dtype=bool)
     result[case.evidence.tasks["alloc"].to_numpy()[missing["owner"]]] = True
@@ -384,7 +242,7 @@ def _waits_for(case: Case, alloc: Array) -> tuple[str, str | None]:
     mine = events[np.isin(events["owner"].to_numpy(), owners)]
     if mine.empty:
         return "unknown", None
-    last = mine.drop_duplicates("owner", keep="last")
+    last = mine[~mine["type"].eq("Alloc Unhealthy")].drop_duplicates("owner", keep="last")
     types = last["type"].astype("str")
     kinds = types.map(_PROGRESS).dropna()
     if kinds.empty:
@@ -419,7 +277,7 @@ def _unhealthy(case: Case, in_groups: Array) -> Iterator[Incident]:
         over = RECOVERED if np.any(mine & runs) else STOPPED
         state = ONGOING if runs[alloc].any() else over
         facts = {"unhealthy": len(alloc), "message": text_of.get(int(alloc[0]))}
-        evidence = Evidence("unhealthy deploy", facts, _alloc_keys(case, alloc))
+        evidence = Evidence("unhealthy deploy", facts, alloc_keys(case, alloc))
         namespace, job = case.instances.families[each]
         subject = {"namespace": namespace, "job_id": job}
         confidence = "likely" if by_check[alloc].all() else "possible"
@@ -433,12 +291,12 @@ def _unhealthy(case: Case, in_groups: Array) -> Iterator[Incident]:
                 "job_version": number, "unhealthy": len(alloc), "base_version": base,
                 "base_healthy": int((before & (version == base)).sum()),
             }  # fmt: skip
-            support = [Evidence("unhealthy version", compared, _alloc_keys(case, alloc)), evidence]
+            support = [Evidence("unhealthy version", compared, alloc_keys(case, alloc)), evidence]
             blamed = {**subject, "job_version": number}
             best = Cause("job version", "health check", blamed, "likely", support)
             causes.insert(0, best)
         times = rows["modified_at"].to_numpy()[alloc]
-        incident = _make(case, alloc, best, "warning", state, times, facts)
+        incident = make(case, alloc, best, "warning", state, times, facts)
         yield replace(incident, hypotheses=causes)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..snapshot.history import History
 from ..snapshot.snapshot import Snapshot
 from ..stats import vocabulary
 from ..tables import TABLES
@@ -21,6 +22,9 @@ Array = np.ndarray[Any, Any]
 
 NEVER = np.iinfo(np.int64).min
 """A missing time."""
+
+_COLLECTED = r'"how":"(?:collected|no longer listed)"'
+"""In the detail of a purge: perhaps nobody asked for it."""
 
 
 def _columns(table: str, *names: str, **kinds: str) -> tuple[Column, ...]:
@@ -114,6 +118,7 @@ def read_rows(snapshot: Snapshot) -> Rows:
     tasks, events = _number_tasks(tasks, events)
     if is_recorded(snapshot):
         allocations = _end_removed(allocations, tasks)
+    allocations = _stop_purged(allocations, snapshot.history)
     return Rows(allocations, tasks, events, _now(snapshot, allocations, events), unreadable)
 
 
@@ -137,6 +142,33 @@ def _end_removed(allocations: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame
     over = {"client_status": "complete", "desired_status": "stop"}
     values = {name: allocations[name].astype(object).mask(removed, value) for name, value in over.items()}
     return allocations.assign(**{name: column.astype("category") for name, column in values.items()})
+
+
+def _stop_purged(allocations: pd.DataFrame, history: History | None) -> pd.DataFrame:
+    """Return allocations in which those of a job that was purged are not wanted any more.
+
+    Nomad forgets the job, and lets its allocations read "run" for as long as they are kept.
+    """
+    if history is None:
+        return allocations
+    changes = history.changes
+    # A job that Nomad collects itself ended before: how it ended still counts.
+    purges = changes[(changes["kind"] == "purge") & ~changes["detail"].str.contains(_COLLECTED, na=False)]
+    names = ["namespace", "job_id"]
+    last = (
+        purges.assign(at=nanoseconds(purges["at"]), **purges[names].astype("str")).groupby(names)["at"].max()
+    )
+    if last.empty:
+        return allocations
+    jobs = pd.MultiIndex.from_frame(allocations[names].astype("str"))
+    purged_at = last.reindex(jobs).fillna(NEVER).to_numpy(dtype=np.int64)
+    purged = (allocations["created_at"].to_numpy() < purged_at) & (purged_at != NEVER)
+    if not purged.any():
+        return allocations
+    desired = allocations["desired_status"].astype(object)
+    return allocations.assign(
+        desired_status=desired.mask(purged & desired.eq("run"), "stop").astype("category")
+    )
 
 
 def _rows(table: pd.DataFrame, number: pd.Index[Any]) -> Array:

@@ -12,7 +12,6 @@ from .._utils.prose import Points
 from .._utils.text import visible
 from ..errors import ConfigError
 from ..snapshot.snapshot import Snapshot
-from ..snapshot.summary import SPAN
 from ..stats.replacements import count_broken_links
 from . import data_sentences as sentences
 from ._tables import is_recorded
@@ -160,12 +159,11 @@ def require_one_cluster(snapshot: Snapshot) -> None:
 
 def covered_window(snapshot: Snapshot) -> tuple[pd.Timestamp, pd.Timestamp]:
     """Return the first time in the tables, and when they were fetched (or the last time in them)."""
-    # in SQL, because the events table of a large cluster takes gigabytes
-    first_event, last_event = snapshot.sql(SPAN).iloc[0]
-    fetched = snapshot.info.get("finished_at")
-    changed = snapshot.sql("SELECT max(modified_at) FROM allocations").iloc[0, 0]
-    last = pd.Timestamp(fetched) if fetched else max(last_event, changed)
-    return first_event, last
+    first_event, last_event = snapshot._span
+    if fetched := snapshot.info.get("finished_at"):
+        return first_event, pd.Timestamp(fetched)
+    changed: Any = snapshot.sql("SELECT max(modified_at) FROM allocations").iloc[0, 0]
+    return first_event, max(last_event, changed)
 
 
 def tasks_without_all_events(snapshot: Snapshot) -> int:

@@ -40,6 +40,12 @@ def _placed(n: dict[str, Any]) -> str:
     return f"version {n['job_version']} was first placed"
 
 
+def _released(n: dict[str, Any]) -> str:
+    fail = "fails" if len(n["failing"]) == 1 else "fail"
+    how = f"{listed(n['failing'])} {fail} as well" if n["failing"] else "none of them fails"
+    return f"{listed(n['jobs'])} got a new version within {span(n['spread'])} of it; {how}."
+
+
 _EVIDENCE: dict[str, Any] = {
     "error": lambda n: (
         f'Nomad says: "{shortened(n["error"] or "no words")}" ({count(n["failures"], "times")}).'
@@ -61,7 +67,9 @@ _EVIDENCE: dict[str, Any] = {
         f"It began {'at least' if n.get('at_least') else 'only'} {span(n['delay'])} after {_placed(n)}."
     ),
     "began before version": lambda n: f"It began before {_placed(n)}.",
-    "change touches": lambda n: f"Version {n['job_version']} changed {listed(n['fields'])}.",
+    "change touches": lambda n: (
+        f"Version {n['job_version']} changed {listed(list(dict.fromkeys(n['fields'])))}."
+    ),
     "stable before": lambda n: f"A deployment of version {n['base_version']} had been healthy.",
     "later version well": lambda n: "A later version runs.",
     "ran well": lambda n: (
@@ -78,7 +86,8 @@ _EVIDENCE: dict[str, Any] = {
         f"what did not ({count(n['elsewhere'], 'allocations')}) was elsewhere."
     ),
     "others well on node": lambda n: (
-        f"{count(n['allocations'], 'allocations')} of other jobs run well on {n['node_name']}."
+        f"{count(n['allocations'], 'allocations')} of other jobs "
+        f"{'runs' if n['allocations'] == 1 else 'run'} well on {n['node_name']}."
     ),
     "node compared": lambda n: (
         f"On {n['node_name']} {n['failed']:,} of {count(n['placed'], 'placements')} failed, elsewhere "
@@ -120,12 +129,25 @@ _EVIDENCE: dict[str, Any] = {
     "killed by force": lambda n: f"SIGKILL after Nomad's request to stop ({count(n['kills'], 'times')}).",
     "moved": lambda n: (
         f"The servers moved {count(n['moved'], 'allocations')}"
-        f"{'; a drain of ' + listed(n['off']) + ' is on record' if n['drained'] else ''}."
+        f"{'; a drain of ' + listed(n['off']) + ' is on record' if n['drained'] else ''}"
+        f"{'; a request to stop each of them is on record' if n.get('one_by_one') else ''}."
+    ),
+    "purged": lambda n: f"A purge of {listed(n['jobs'])} is on record, and no allocation of it.",
+    "scaled to 0": lambda n: (
+        f"Version {n['job_version']} set the count of {listed([each['task_group'] for each in n['scaled']])} "
+        f"to 0{'; a scaling request is on record' if n['by_request'] else ''}."
+    ),
+    "released together": _released,
+    "template rendered": lambda n: (
+        f"A template of {listed(n['jobs'])} was rendered again at {n['at']:%H:%M:%S} UTC, "
+        "about when it began."
     ),
     "restarts not on record": lambda n: (
         f"The counter says {count(n['restarts'], 'restarts')} more than the events show."
     ),
-    "never started": lambda n: f"{count(n['waiting'], 'allocations')} have not started.",
+    "never started": lambda n: (
+        f"{count(n['waiting'], 'allocations')} {'has' if n['waiting'] == 1 else 'have'} not started."
+    ),
     "unhealthy deploy": lambda n: (
         f'The deployment says: "{n["message"]}".'
         if n["message"]
@@ -151,8 +173,10 @@ _EVIDENCE: dict[str, Any] = {
     "moved from node": lambda n: (
         f"{count(n['allocations'], 'allocations')} had to leave {listed(n['nodes'])}."
     ),
-    "constraint": lambda n: f"Version {n['job_version']} brought the constraint {listed(n['constraints'])}.",
-    "not placed": lambda n: f"The newest evaluation says: {n['lacking']}.",
+    "asked": lambda n: f"Version {n['job_version']} changed {listed(n['fields'])}: {listed(n['things'])}.",
+    "not placed": lambda n: (
+        f"The newest evaluation says: {n['lacking']}{' (' + listed(n['nodes']) + ')' if n['nodes'] else ''}."
+    ),
 }
 
 
@@ -160,8 +184,9 @@ def change(row: dict[str, Any]) -> str:
     """Return a row of the change ledger, with what it changed, as a line."""
     who = row.get("job_id") or row.get("node_name") or ""
     version = f" {row['version_after']}" if row.get("version_after") is not None else ""
-    fields = [f"{each['path']} {each['kind']}" for each in row.get("diff", ())]
-    what = f"{row['kind']}{version} of {who}"
+    fields = list(dict.fromkeys(f"{each['path']} {each['kind']}" for each in row.get("diff", ())))
+    deployed = f" (deployment {row['deployment']})" if row.get("deployment") else ""
+    what = f"{row['kind']}{version} of {who}{deployed}"
     early = row["before"] >= pd.Timedelta(0)
     bound = "at most " if row.get("at_most") else ""
     when = f"{bound}{span(abs(row['before']))} {'before' if early else 'after'}"

@@ -57,13 +57,21 @@ def title(incident: Story) -> str:
         return f"{who} {version} {_VERBS.get(cause.mechanism, 'fails')}"
     if cause.mechanism == "requested restart":
         return f"Restarts on request ({_REQUESTERS.get(facts['requester'], 'reason unknown')}): {who}"
+    if cause.mechanism == "purge":
+        return f"{who} was purged"
+    if cause.mechanism == "scale":
+        return f"{who} was scaled to 0"
+    if cause.mechanism == "migration" and facts.get("one_by_one"):
+        return f"{count(facts['moved'], 'allocations')} stopped and replaced (by an operator, one by one)"
     if cause.mechanism == "migration":
         off = f" off {listed(facts['off'])}" if facts["off"] else ""
         return f"{count(facts['moved'], 'allocations')} moved{off}{' (drained)' if facts['drained'] else ''}"
     if cause.kind == "kill timeout":
         return f"{who}: killed by force when stopped"
     if cause.kind == "placement":
-        return f"{who} cannot be placed"
+        if facts["running"] and not facts["running_newest"]:
+            return f"{who} version {facts['job_version']} cannot be placed"
+        return f"{who} cannot be placed{' in full' if facts['running'] else ''}"
     if "waiting" in facts:
         return f"{who} does not start"
     if "unhealthy" in facts:
@@ -152,34 +160,45 @@ def _how_often(incident: Story) -> str:
     if "deployment" in facts:
         return f'Nomad says: "{facts["reason"]}".' if facts["reason"] else "Its deployment failed."
     if facts.get("ran_on"):
-        return f"{count(facts['ran_on'], 'allocations')} ran on, and came back{_at(incident)}."
+        return f"{count(facts['ran_on'], 'allocations')} ran on, and came back{_back(incident)}."
     if "lost" in facts:
         lost = f"{count(facts['lost'], 'allocations')} of {count(facts['jobs'], 'jobs')}{_at(incident)}"
         return f"{lost}, {facts['running_again']:,} replaced and running."
     if "requester" in facts:
         reason = f" ({facts['reason']})" if facts["reason"] else ""
-        return f"{count(facts['restarts'], 'restarts')} of {count(facts['tasks'], 'tasks')}{reason}."
+        more = f" {facts['more']:,} more before them are not on record any more." if facts["more"] else ""
+        return f"{count(facts['restarts'], 'restarts')} of {count(facts['tasks'], 'tasks')}{reason}.{more}"
     if "restarts" in facts:
         restarts = f"{count(facts['restarts'], 'restarts')} of {count(facts['tasks'], 'tasks')}"
         return f"{restarts} are not on record any more."
     if "kills" in facts:
         return f"{count(facts['kills'], 'kills')}: the tasks did not stop within their kill timeout."
     if "moved" in facts:
-        return f"They are of {count(facts['jobs'], 'jobs')}."
+        return f"{'It is' if facts['moved'] == 1 else 'They are'} of {names(incident.jobs)}."
+    if "purged" in facts:
+        return "None of its allocations is left: how they ran is not on record."
+    if "scaled" in facts:
+        return _scaled(facts, incident)
     if "waiting" in facts:
-        words = f' "{facts["message"]}"' if facts["message"] else ""
-        return (
-            f"{count(facts['waiting'], 'allocations')} wait, the longest for {span(facts['longest'])}.{words}"
-        )
+        words = f' "{shortened(facts["message"])}".' if facts["message"] else ""
+        do = "waits" if facts["waiting"] == 1 else "wait, the longest"
+        return f"{count(facts['waiting'], 'allocations')} {do} for {span(facts['longest'])}.{words}"
     if "unhealthy" in facts:
         words = f': "{facts["message"]}"' if facts["message"] else ""
         return f"{count(facts['unhealthy'], 'allocations')} did not become healthy{words}."
     if "queued" in facts:
-        return f"{_queued(facts)}: {facts['lacking']}{_since_what(facts)}."
+        return f"{_queued(facts)}: {facts['lacking']}{_since_what(facts)}.{_asked(facts)}"
     if "node_name" in facts:
         again = f"{count(facts['tasks'], 'tasks')} started again{_at(incident)}"
         return f"{again}; the end of their runs is not on record."
     return ""
+
+
+def _scaled(facts: dict[str, Any], incident: Story) -> str:
+    """Return which groups were scaled to 0, from how many, when and how."""
+    groups = [f"group {each['task_group']} from {each['old']}" for each in facts["scaled"]]
+    how = "by a scaling request" if facts["by_request"] else f"by version {facts['job_version']}"
+    return f"{first_upper(listed(groups))}{_at(incident)}, {how}."
 
 
 def first_upper(text: str) -> str:
@@ -190,9 +209,20 @@ def first_upper(text: str) -> str:
 def _queued(facts: dict[str, Any]) -> str:
     queued, running = facts["queued"], facts["running"]
     if queued is None:
-        return "Waiting" if not running else f"{count(running, 'allocations')} run, others wait"
-    do = "waits" if queued == 1 else "wait"
-    return f"{queued:,} of {count(queued + running, 'allocations')} {do}"
+        return "Waiting" if not running else f"{count(running, 'instances')} run, others wait"
+    do, does = "waits" if queued == 1 else "wait", "runs" if running == 1 else "run"
+    waits = f"{queued:,} of {count(facts['instances_wanted'], 'instances')} {do}"
+    if running and not facts["running_newest"]:
+        versions = ", ".join(map(str, facts["versions_running"]))
+        return f"{waits} for version {facts['job_version']}, {running:,} {does} on in version {versions}"
+    return f"{waits}, {running:,} {does}" if running else waits
+
+
+def _asked(facts: dict[str, Any]) -> str:
+    """Return what a job asks for that its earlier versions did not."""
+    if not facts["asked"]:
+        return ""
+    return f" It asks for {listed(facts['asked'])} since version {facts['asked_since']}."
 
 
 def _since_what(facts: dict[str, Any]) -> str:
@@ -249,6 +279,10 @@ def _at(incident: Story) -> str:
     return f" at {clock(incident.began_at, incident.observed_at)} UTC"
 
 
+def _back(incident: Story) -> str:
+    return "" if incident.last_at is None else f" at {clock(incident.last_at, incident.observed_at)} UTC"
+
+
 def _since(incident: Story) -> str:
     if incident.began_at is None:
         return ""
@@ -273,6 +307,11 @@ def _state(incident: Story) -> str:
         return f"Nomad has given up on {facts['instances_bad']:,} of {wanted}: no retries are left."
     if incident.state == "stopped" and facts.get("ended_by"):
         return f"{_ENDED[facts['ended_by']]}."
+    if incident.state == "stopped" and facts.get("replaced_by") is not None:
+        since = span(facts["replaced_for"])
+        return f"Version {facts['replaced_by']} has replaced it, and runs (for {since} so far)."
+    if {"purged", "scaled"} & set(facts):
+        return ""
     if incident.state == "recovered" and facts.get("runs") and facts.get("failed_runs"):
         return "Its last run succeeded."  # of one run in three that fails, nothing else is known
     return {

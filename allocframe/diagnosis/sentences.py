@@ -217,7 +217,12 @@ WORDINGS["AF207"] = Wording("Without an explanation", _unexplained)
 def _requested(finding: Facts, times: Clock) -> str:
     facts = finding.facts
     if "moved" in facts:
-        return f"{count(facts['moved'], 'allocations')} of {count(facts['jobs'], 'jobs')} were moved."
+        what = "were stopped one by one" if facts.get("one_by_one") else "were moved"
+        return f"{count(facts['moved'], 'allocations')} of {count(facts['jobs'], 'jobs')} {what}."
+    if "purged" in facts:
+        return f"{count(facts['purged'], 'jobs')} purged, with all allocations."
+    if "scaled" in facts:
+        return f"{_job(finding.subject)} was scaled to 0 in version {facts['job_version']}."
     who = {"unknown": "for a reason not known"}.get(facts["requester"], f"by {facts['requester']}")
     return f"{count(facts['restarts'], 'restarts')} of {count(facts['tasks'], 'tasks')} requested {who}."
 

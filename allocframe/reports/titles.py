@@ -22,6 +22,8 @@ _PAST = {
     "kill timeout": "was killed by force",
     "requested restart": "was restarted",
     "migration": "was moved",
+    "purge": "was purged",
+    "scale": "was scaled to 0",
 }
 
 

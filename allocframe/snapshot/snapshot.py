@@ -317,6 +317,13 @@ class Snapshot:
         counts = self._store.query(COUNTS, self._schema)
         return {str(name): int(counts[name].iloc[0]) for name in counts}
 
+    @cached_property
+    def _span(self) -> tuple[pd.Timestamp, pd.Timestamp]:
+        """The first and the last time of an event."""
+        # in SQL, because the events table of a large cluster takes gigabytes
+        first, last = self.sql(SPAN).iloc[0]
+        return first, last
+
     def _select(self, name: str, columns: tuple[Column, ...]) -> pd.DataFrame:
         """Return only `columns`, made from those of a table; statistics need far less than all of it."""
         return self._store.frame(name, self._schema, columns)
@@ -365,7 +372,7 @@ class Snapshot:
         return format_title(self._counts)
 
     def _remarks(self) -> list[str]:
-        first, last = self.sql(SPAN).iloc[0]
+        first, last = self._span
         history = [] if self.history is None else self.history.describe()
         return [*list_remarks(self.info, first, last, self._conditions), *history, *self._hint_at_runs()]
 

@@ -53,6 +53,11 @@ def mark_events(events: nw.LazyFrame[Any], task_columns: list[str]) -> nw.LazyFr
         _killed_code(events).alias("_killed_for"),
         _signal_sent(events).alias("_signal_sent"),
         nw.when(kind == "Signaling").then(when).alias("_signaled"),
+        nw.when((kind == "Signaling") & (nw.col("message") == vocabulary.TEMPLATE_SIGNAL))
+        .then(nw.lit(_CODES["template"]))
+        .when(kind == "Signaling")
+        .then(nw.lit(_CODES["operator"]))
+        .alias("_signaled_by"),
         _oom_confirmed(events).alias("_oom"),
         nw.when(decided & (kind == "Restarting"))
         .then(nw.lit(RESTARTING))
@@ -149,7 +154,10 @@ def _signal_sent(events: nw.LazyFrame[Any]) -> nw.Expr:
     if "task_signal" not in events.collect_schema().names():
         return nw.when(nw.col("seq") < 0).then(nw.lit(0))
     number = nw.col("task_signal").replace_strict(
-        list(vocabulary.SIGNALS.values()), list(vocabulary.SIGNALS), default=None, return_dtype=nw.Int64
+        list(vocabulary.SIGNAL_NUMBERS),
+        list(vocabulary.SIGNAL_NUMBERS.values()),
+        default=None,
+        return_dtype=nw.Int64,
     )
     return nw.when(nw.col("type") == "Signaling").then(number)
 
@@ -224,6 +232,7 @@ def group_attempts(marked: nw.LazyFrame[Any], task_columns: list[str]) -> nw.Laz
         nw.col("_killed_for").min().alias("_killed_for"),
         nw.col("_signal_sent").max().alias("_signal_sent"),
         nw.col("_signaled").max().alias("_signaled"),
+        nw.col("_signaled_by").max().alias("_signaled_by"),
         nw.col("_killed_for_seq").min().alias("_killed_for_seq"),
         nw.col("_oom").max().alias("_oom"),
         nw.col("_next").max().alias("_next"),
@@ -237,7 +246,7 @@ def group_attempts(marked: nw.LazyFrame[Any], task_columns: list[str]) -> nw.Laz
     killed_first = nw.col("_killing_seq") < nw.col("_terminated_seq")
     ran = ~nw.col("started_us").is_null() | ~nw.col("_terminated_seq").is_null()
     killed_for, asked, requested = nw.col("_killed_for"), nw.col("_asked"), nw.col("_requested")
-    # ended by the signal that an operator sent through Nomad
+    # ended by the signal that an operator sent through Nomad, or Nomad for a template
     by_number = (nw.col("signal") == nw.col("_signal_sent")) | (
         nw.col("exit_code") == nw.col("_signal_sent") + vocabulary.SHELL_SIGNAL
     )
@@ -245,7 +254,7 @@ def group_attempts(marked: nw.LazyFrame[Any], task_columns: list[str]) -> nw.Laz
     after = nw.col("terminated_us") >= nw.col("_signaled")
     grouped = grouped.with_columns(
         _asked=nw.when(asked.is_null() & (by_number & soon & after).fill_null(value=False))
-        .then(nw.lit(_CODES["operator"]))
+        .then(nw.col("_signaled_by"))
         .otherwise(asked)
     )
     policy_decided = nw.col("_next") > 0
@@ -423,78 +432,3 @@ def _fold_runs(tasks: nw.LazyFrame[Any]) -> nw.LazyFrame[Any]:
     if "parent_job_id" in columns:
         parent = nw.coalesce(nw.col("parent_job_id").cast(nw.String), parent)
     return tasks.with_columns(job_id=parent)
-
-
-def cut_spans(
-    attempts: nw.LazyFrame[Any], tasks: nw.LazyFrame[Any], task_columns: list[str], observed_us: int
-) -> nw.LazyFrame[Any]:
-    """Return one row for each attempt that ran: `start_us`, `end_us`, and whether either is cut.
-
-    A run whose `Started` is gone from the ring begins with its first event that is left.
-    """
-    frame = attempts.join(tasks, on=task_columns, how="left")
-    columns = set(frame.collect_schema().names())
-    never = nw.when(
-        nw.col("events") < 0
-    )  # a typed column of missing values; not every engine casts a literal
-    for name in {"state", "client_status"} - columns:
-        frame = frame.with_columns(never.then(nw.lit("")).alias(name))
-    for name in {"started_at_us", "finished_at_us", "modified_at_us"} - columns:
-        frame = frame.with_columns(never.then(nw.col("first_us")).alias(name))
-    last = nw.col(ATTEMPT) == nw.col(ATTEMPT).max().over(*task_columns)
-    frame = frame.with_columns(
-        _last=last, _next_start=nw.when(nw.col("again") == 1).then(nw.col("started_us"))
-    )
-    frame = frame.with_columns(
-        _next_start=nw.col("_next_start").shift(-1).over(*task_columns, order_by=ATTEMPT)
-    )
-    started = frame.with_columns(start_us=_start_us(), left_truncated=nw.col("started_us").is_null())
-    started = started.filter(~nw.col("start_us").is_null())
-    ended_us = nw.coalesce("terminated_us", "killed_us")
-    lost = nw.col("client_status").is_in(list(vocabulary.LOST_STATUSES))
-    # without a state the allocation was gone before its end was seen
-    over = (nw.col("state") == "dead") | nw.col("state").is_null()
-    end_us = nw.coalesce(
-        ended_us,
-        # started again without an end: it ended before the node was back, or at the latest at the next start
-        nw.when(~nw.col("_next_start").is_null()).then(nw.coalesce("restored_us", "_next_start")),
-        nw.when(~nw.col("_last")).then(nw.col("last_us")),
-        nw.when(lost).then(nw.col("modified_at_us")),
-        nw.when(over).then(nw.coalesce("finished_at_us", "last_us")),
-        nw.when(nw.col("state") == "pending").then(nw.col("last_us")),
-        nw.lit(observed_us),
-    )
-    spans = started.with_columns(_end=end_us, _ended=~ended_us.is_null())
-    return spans.drop(*_DROPPED_COLUMNS, strict=False).with_columns(
-        end_us=nw.max_horizontal(
-            "_end", "start_us"
-        ),  # never before the start, even if the clock was set back
-        skewed=nw.col("_end") < nw.col("start_us"),
-        right_censored=~nw.col("_ended"),
-        lost=(~nw.col("_ended") & nw.col("_last") & lost).fill_null(value=False),
-    )
-
-
-_DROPPED_COLUMNS = (
-    "_signal_sent", "_signaled",
-    "_asked", "_requested", "_start_failed", "_hook_failed", "_hook_failed_seq", "_ended_by", "_killed_for",
-    "_killed_for_seq", "_killing_seq", "_terminated_seq", "_next", "_next_start", "again", "first_us",
-    "last_us", "started_us", "terminated_us", "killed_us", "restored_us", "first_seq", "events", "received",
-    "delayed", "_events", "_received", "restarts_seen", "modified_at_us", "started_at_us", "finished_at_us",
-    "restarts", "parent_job_id", "truncated",
-)  # fmt: skip
-"""Columns that spans are made of and that nothing reads afterwards."""
-
-
-def _start_us() -> nw.Expr:
-    """Return when a run began: at `Started`, else by its task state, else at its first event that is left."""
-    terminated = ~nw.col("terminated_us").is_null()
-    killed = ~nw.col("killed_us").is_null()
-    cut = nw.col("received") == 0
-    # the state holds the task's last start only, so it belongs to the last attempt
-    by_state = nw.when(nw.col("_last") & cut & ((nw.col("state") == "running") | killed)).then(
-        nw.col("started_at_us")
-    )
-    # only the first attempt of a ring can have lost its start
-    by_first_event = nw.when((terminated | killed) & cut & (nw.col(ATTEMPT) == 0)).then(nw.col("first_us"))
-    return nw.coalesce("started_us", by_state, by_first_event)

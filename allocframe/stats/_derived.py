@@ -26,8 +26,8 @@ from pandas.api.types import union_categoricals
 
 from .._utils.memory import release_memory
 from ..snapshot.snapshot import Snapshot
-from . import _attempts, _classify
-from ._source import TASK, Array, Source, SourceTables, collect, us
+from . import _attempts, _classify, _spans
+from ._source import TASK, Array, Source, SourceTables, collect, column_names, us
 
 
 class _Explained(NamedTuple):
@@ -98,7 +98,7 @@ class Derived:
 
     def name_tasks(self, rows: nw.LazyFrame[Any], *columns: str) -> nw.LazyFrame[Any]:
         """Return rows of events or spans with these columns of their tasks, if they lack them."""
-        have = rows.collect_schema().names()
+        have = column_names(rows)
         missing = [name for name in columns if name not in have]
         if not missing:
             return rows
@@ -144,10 +144,10 @@ class Derived:
     def spans(self) -> nw.LazyFrame[Any]:
         """One row for each attempt that ran. Those of a snapshot lack names, see `name_tasks`."""
         if not self._tables.from_snapshot:
-            return _attempts.cut_spans(self.attempts, self.tasks, self.task_columns, self.observed_us)
+            return _spans.cut_spans(self.attempts, self.tasks, self.task_columns, self.observed_us)
         tasks = self.tasks.select(TASK, *_OF_SPANS)
         parts = (
-            _attempts.cut_spans(attempts, tasks, self.task_columns, self.observed_us)
+            _spans.cut_spans(attempts, tasks, self.task_columns, self.observed_us)
             for attempts in _in_parts(self.attempts)
         )
         return _join_parts([part.drop(*_DROPPED_SPAN_COLUMNS).to_native() for part in parts])
@@ -256,7 +256,7 @@ _DROPPED_COLUMNS = (
 _DROPPED_ATTEMPT_COLUMNS = (
     "_terminated_seq", "_killing_seq", "_asked", "_requested", "_start_failed", "_hook_failed",
     "_hook_failed_seq", "_ended_by", "_killed_for", "_killed_for_seq", "first_seq", "killed_by_nomad",
-    "_signal_sent", "_signaled",
+    "_signal_sent", "_signaled", "_signaled_by",
 )  # fmt: skip
 _DROPPED_SPAN_COLUMNS = ("exit_code", "signal", "_oom", "_end", "_ended", "client_status")
 """Columns of a snapshot's events, attempts and spans that nothing reads later, or that their tasks have."""
@@ -283,8 +283,17 @@ def _explain(
         _failed=nw.col("failed"),
     )
     kept = ("_oom", "_decides")
-    helpers = [name for name in marked.collect_schema().names() if name.startswith("_") and name not in kept]
+    helpers = [name for name in column_names(marked) if name.startswith("_") and name not in kept]
     return _classify.explain(marked.drop(*helpers).join(causes, on=on, how="left")), attempts
+
+
+def explain_in_engine(source: Source) -> nw.LazyFrame[Any]:
+    """Return the explained events of DuckDB or Spark as a frame that their engine computes, however few."""
+    tables = SourceTables(source, fetch=False)
+    events = tables.read("events")
+    if events is None:
+        raise TypeError("the source has no events")  # SourceTables has refused it before
+    return _explain(events, tables.task_columns)[0]
 
 
 def _explain_part(part: nw.LazyFrame[Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -364,7 +373,7 @@ def _join_parts(frames: list[pd.DataFrame], task_order: Array | None = None) -> 
 
 def _extreme(frame: nw.LazyFrame[Any] | None, column: str, reduce: Any) -> int | None:
     """Return the smallest or largest value of a column; None if there is no such column or no value."""
-    if frame is None or column not in frame.collect_schema().names():
+    if frame is None or column not in column_names(frame):
         return None
     value: Any = collect(frame.select(reduce(nw.col(column)))).iloc[0, 0]
     return None if pd.isna(value) else int(value)

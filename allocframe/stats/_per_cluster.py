@@ -16,7 +16,7 @@ from pandas.api.types import union_categoricals
 
 from ..snapshot.snapshot import Snapshot
 from ._derived import share_derived
-from ._source import Source, collect, names
+from ._source import Source, collect, column_names, names
 
 CLUSTER = "cluster"
 
@@ -74,7 +74,7 @@ def split_clusters(source: Source) -> Mapping[str, Source] | None:
     if isinstance(source, Snapshot):
         return source.clusters or None
     tables = {name: frame for name, frame in _tables(source).items() if frame is not None}
-    with_cluster = [name for name, frame in tables.items() if CLUSTER in _columns(frame)]
+    with_cluster = [name for name, frame in tables.items() if CLUSTER in column_names(frame)]
     if not with_cluster:
         return None
     if len(with_cluster) < len(tables):
@@ -92,10 +92,6 @@ def split_clusters(source: Source) -> Mapping[str, Source] | None:
 
 def _tables(source: Source) -> Mapping[str, Any]:
     return source if isinstance(source, Mapping) else {"events": source}
-
-
-def _columns(frame: Any) -> list[str]:
-    return list(nw.from_native(frame).lazy().collect_schema().names())
 
 
 def _cluster_names(frame: Any) -> list[str]:

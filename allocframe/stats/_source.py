@@ -39,7 +39,10 @@ def _columns(table: str, *names: str) -> tuple[Column, ...]:
 TASK = "task_key"
 """Column that numbers the tasks of allocations in pandas: cheaper to group by than two texts."""
 
-_OOM = """CASE WHEN type = 'Terminated' THEN oom_killed OR details LIKE '%"exit_message":"OOM Killed"%' END"""
+OOM_DETAIL = '"exit_message":"OOM Killed"'
+"""What the details of an event hold if the driver reports an OOM kill only in its exit message."""
+
+_OOM = f"CASE WHEN type = 'Terminated' THEN oom_killed OR details LIKE '%{OOM_DETAIL}%' END"
 _MESSAGE = """CASE WHEN type IN ('Restart Signaled', 'Setup Failure', 'Task hook failed')
   OR type IN ('Killing', 'Killed') AND (fails_task OR message = 'allocation exceeded max_run_duration')
   THEN message END"""
@@ -78,6 +81,21 @@ Columns that only name a row are categories, which take a byte or two per row.
 """
 
 _TIMES = ("time", "created_at", "modified_at", "started_at", "finished_at")
+FETCHED_ROWS = 1_000_000
+"""So many events of DuckDB or Spark are fetched, and computed on here. For more, their engine computes.
+
+For fewer, an engine takes longer to plan the queries than pandas to answer them, and plans them again for
+each result.
+"""
+
+_NULLABLE = {
+    pa.int32(): pd.Int64Dtype(),
+    pa.int64(): pd.Int64Dtype(),
+    pa.uint64(): pd.UInt64Dtype(),
+    pa.bool_(): pd.BooleanDtype(),
+}
+"""Dtypes that keep whole numbers whole where some are missing."""
+
 _REQUIRED = {
     "alloc_id",
     "task",
@@ -100,6 +118,8 @@ class SourceTables:
     Parameters
     ----------
     source : Snapshot, events table, or mapping of tables
+    fetch : bool
+        Fetch small tables of DuckDB or Spark. Otherwise they stay in their engine, whatever their size.
 
     Raises
     ------
@@ -109,7 +129,7 @@ class SourceTables:
         A table holds a row twice, as after joining two snapshots.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, *, fetch: bool = True) -> None:
         self._frames: dict[str, nw.LazyFrame[Any]] = {}
         self._snapshot: weakref.ref[Snapshot] | None = None
         if isinstance(source, Snapshot):
@@ -123,12 +143,15 @@ class SourceTables:
             raise TypeError(
                 "source must be a Snapshot, an events table, or a mapping of tables with the key 'events'"
             )
-        self.eager = isinstance(events, pd.DataFrame)
-        if self.eager:
-            frames["events"] = _number_tasks(events)
-        self._frames = {name: _in_microseconds(frame) for name, frame in frames.items() if frame is not None}
-        _require_columns(self._frames["events"])
+        lazy = {name: _in_microseconds(frame) for name, frame in frames.items() if frame is not None}
+        _require_columns(lazy["events"])
+        if fetch and not isinstance(events, pd.DataFrame) and _is_small(lazy["events"]):
+            lazy = {name: _fetch(lazy[name], name) for name in _NEEDED if name in lazy}
+        self.eager = lazy["events"].implementation is nw.Implementation.PANDAS
+        self._frames = lazy
         _refuse_duplicates(self._frames)
+        if self.eager:
+            self._frames["events"] = _number_tasks(lazy["events"].collect().to_native())
 
     @property
     def from_snapshot(self) -> bool:
@@ -212,6 +235,18 @@ def pandas_table(source: Source, name: str, *columns: str) -> pd.DataFrame:
 def has_table(source: Source, name: str) -> bool:
     """Return whether `source` holds a table."""
     return isinstance(source, Snapshot) or _frames(source).get(name) is not None
+
+
+def of_pandas(source: Source) -> bool:
+    """Return whether `source` holds a table of events that is a DataFrame of pandas."""
+    return isinstance(_frames(source).get("events"), pd.DataFrame)
+
+
+def column_names(frame: Any) -> list[str]:
+    """Return the columns of a frame of any engine, or of narwhals."""
+    # narwhals would ask DuckDB for the types, too, and each time for its time zone
+    native = frame.to_native() if isinstance(frame, nw.LazyFrame) else frame
+    return [str(name) for name in native.columns]
 
 
 def collect(frame: nw.LazyFrame[Any]) -> pd.DataFrame:
@@ -311,11 +346,10 @@ def _frames(source: Source) -> dict[str, Any]:
     return {"events": source}
 
 
-def _number_tasks(events: pd.DataFrame) -> pd.DataFrame:
-    if not {"alloc_id", "task"} <= set(events.columns):
-        return events
+def _number_tasks(events: pd.DataFrame) -> nw.LazyFrame[Any]:
     keys = events.groupby(["alloc_id", "task"], sort=False, observed=True, dropna=False).ngroup()
-    return events.assign(**{TASK: keys.to_numpy()})
+    frame: nw.LazyFrame[Any] = nw.from_native(events.assign(**{TASK: keys.to_numpy()})).lazy()
+    return frame
 
 
 def _with_microseconds(frame: pd.DataFrame) -> pd.DataFrame:
@@ -328,7 +362,7 @@ def _in_microseconds(native: Any) -> nw.LazyFrame[Any]:
     if isinstance(native, pd.DataFrame):
         return nw.from_native(_with_microseconds(native)).lazy()
     implementation = nw.from_native(native).implementation
-    columns = list(nw.from_native(native).collect_schema().names())
+    columns = column_names(native)
     times = [name for name in _TIMES if name in columns]
     if implementation is nw.Implementation.DUCKDB:
         types = {name: str(type_) for name, type_ in zip(native.columns, native.types, strict=True)}
@@ -344,12 +378,35 @@ def _in_microseconds(native: Any) -> nw.LazyFrame[Any]:
     return frame
 
 
+def _is_small(events: nw.LazyFrame[Any]) -> bool:
+    return int(collect(events.select(nw.len().alias("rows")))["rows"].iloc[0]) <= FETCHED_ROWS
+
+
+def _fetch(frame: nw.LazyFrame[Any], table: str) -> nw.LazyFrame[Any]:
+    """Return those columns of a table in another engine that statistics need, as a frame of pandas."""
+    have = set(column_names(frame))
+    if "details" in have:
+        in_message = nw.col("details").str.contains(OOM_DETAIL, literal=True).fill_null(value=False)
+        frame = frame.with_columns(oom_killed=nw.col("oom_killed").fill_null(value=False) | in_message)
+    columns = {
+        f"{column.name}_us" if column.name in _TIMES else column.name: column
+        for column in (_ALLOC_ID, *_NEEDED[table])
+    }
+    rows: Any = (
+        frame.select(*(name for name in columns if name in have)).collect(backend="pyarrow").to_native()
+    )
+    found: pd.DataFrame = rows.to_pandas(types_mapper=_NULLABLE.get)
+    repeated = [name for name, column in columns.items() if column.kind == "category" and name in found]
+    fetched: nw.LazyFrame[Any] = nw.from_native(found.astype(dict.fromkeys(repeated, "category"))).lazy()
+    return fetched
+
+
 def _whole_us(times: pd.Series[Any]) -> pd.Series[Any]:
     return (times.astype("int64") // 1000).astype("Int64").mask(times.isna())
 
 
 def _require_columns(events: nw.LazyFrame[Any]) -> None:
-    missing = sorted(_REQUIRED - set(events.collect_schema().names()))
+    missing = sorted(_REQUIRED - set(column_names(events)))
     if missing:
         listed = ", ".join(name.removesuffix("_us") for name in missing)
         raise TypeError(f"the events table lacks the columns {listed}; pass the events of a Snapshot")
@@ -366,10 +423,14 @@ def _refuse_duplicates(frames: dict[str, nw.LazyFrame[Any]]) -> None:
     """Raise an error if a table holds a key twice: everything would count twice, and joins multiply it."""
     for name, keys in _KEYS.items():
         frame = frames.get(name)
-        if frame is None or not set(keys) <= set(frame.collect_schema().names()):
+        if frame is None or not set(keys) <= set(column_names(frame)):
             continue
-        counts = frame.select(*keys).group_by(*keys).agg(nw.len().alias("n")).filter(nw.col("n") > 1)
-        twice = collect(counts.head(1))
+        if frame.implementation is nw.Implementation.PANDAS:
+            rows = frame.collect().to_native()
+            twice = rows[rows.duplicated(keys)].head(1)
+        else:
+            counts = frame.select(*keys).group_by(*keys).agg(nw.len().alias("n")).filter(nw.col("n") > 1)
+            twice = collect(counts.head(1))
         if len(twice):
             key = ", ".join(str(value) for value in twice.iloc[0][keys])
             raise ValueError(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ._derived import Derived
-from ._source import collect
+from ._source import collect, column_names
 
 _US_PER_HOUR = 3_600_000_000
 
@@ -40,7 +40,7 @@ def task_life(derived: Derived, columns: list[str]) -> pd.DataFrame:
         nw.len().alias("_runs"),
     )
     more = ("created_at_us", "restarts", "truncated", "first_seen_us")
-    have = [name for name in more if name in derived.tasks.collect_schema().names()]
+    have = [name for name in more if name in column_names(derived.tasks)]
     tasks = derived.tasks.select(*dict.fromkeys([*derived.task_columns, *columns, *have]))
     rows = collect(
         tasks.join(counts, on=derived.task_columns, how="left").join(ran, on=derived.task_columns, how="left")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ._derived import derive
-from ._source import Source, collect
+from ._source import Source, collect, column_names
 from .runs import build_runs, find_slots
 from .vocabulary import CAUSES, FINISHED_STATUSES, LOST, LOST_STATUSES, STOPPING_STATUSES
 
@@ -32,7 +32,7 @@ def instance_tasks(source: Source, observed_at: pd.Timestamp | str | None = None
     nobody wants them to run on.
     """
     derived = derive(source, observed_at)
-    have = derived.tasks.collect_schema().names()
+    have = column_names(derived.tasks)
     dimensions = [name for name in _DIMENSIONS if name in have]
     tasks = collect(derived.tasks.select(*dict.fromkeys([*derived.task_columns, *_TASK, *dimensions])))
     for name in _DIMENSIONS:

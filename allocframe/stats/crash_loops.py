@@ -11,7 +11,7 @@ import pandas as pd
 from ._attempts import GAVE_UP, cause_name
 from ._derived import derive
 from ._per_cluster import per_cluster
-from ._source import Source, collect, times_from_us
+from ._source import Source, collect, column_names, times_from_us
 from .runs import build_runs, find_slots
 from .vocabulary import CAUSES, CRASH_CAUSES, STOPPING_STATUSES
 
@@ -179,7 +179,7 @@ def _crashes(source: Source, observed_at: pd.Timestamp | str | None) -> pd.DataF
     codes = [CAUSES.index(cause) for cause in CRASH_CAUSES]
     # without a decision of the restart policy, the task was done or Nomad ended it
     decided = derived.attempts.filter(nw.col("cause_code").is_in(codes) & (nw.col("_next") > 0))
-    have = derived.tasks.collect_schema().names()
+    have = column_names(derived.tasks)
     more = [name for name in ("restarts", "truncated") if name in have]
     names = derived.tasks.select(
         *dict.fromkeys([*derived.task_columns, "alloc_id", "task", *_DIMENSIONS, *more])
@@ -204,7 +204,7 @@ def _last_tasks(
 ) -> pd.DataFrame:
     """Return of each task of the slots its newest allocation: its version, and whether it is wanted."""
     derived = derive(source, observed_at)
-    have = derived.tasks.collect_schema().names()
+    have = column_names(derived.tasks)
     names = [name for name in ("client_status", "desired_status", "state", "created_at_us") if name in have]
     tasks = collect(
         derived.tasks.select(

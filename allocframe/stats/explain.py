@@ -11,9 +11,9 @@ import pandas as pd
 
 from ..snapshot.snapshot import Snapshot
 from . import _classify, vocabulary
-from ._derived import derive
+from ._derived import derive, explain_in_engine
 from ._per_cluster import per_cluster
-from ._source import TASK, Source, collect, look_up, pandas_table
+from ._source import TASK, Source, collect, column_names, look_up, of_pandas, pandas_table
 from .replacements import replacements
 
 _EVENT_KEY = ("namespace", "alloc_id", "task", "seq")
@@ -74,15 +74,14 @@ def explain_events(source: Source) -> Any:
     >>> set(explained.loc[explained["failure"], "cause"]) >= {"failure", "out of memory"}
     True
     """
-    derived = derive(source)
     if isinstance(source, Snapshot):
-        return _add_explanation(source.events, collect(derived.events.select(*_classify.EXPLANATION)))
-    events = derived.events
-    helpers = [
-        name for name in events.collect_schema().names() if name.startswith("_") or name.endswith("_us")
-    ]
+        events = derive(source).events
+        return _add_explanation(source.events, collect(events.select(*_classify.EXPLANATION)))
+    in_pandas = of_pandas(source)
+    events = derive(source).events if in_pandas else explain_in_engine(source)
+    helpers = [name for name in column_names(events) if name.startswith("_") or name.endswith("_us")]
     native = events.drop(*helpers, TASK, strict=False)
-    if derived.eager:
+    if in_pandas:
         return native.collect(backend="pandas").to_native().astype(dict.fromkeys(_classify.TEXTS, "str"))
     return native.to_native()
 

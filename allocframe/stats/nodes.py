@@ -13,7 +13,7 @@ from . import _confidence
 from . import _distributions as distributions
 from ._derived import derive
 from ._per_cluster import per_cluster
-from ._source import Source, collect, look_up, names, pandas_table, rank_texts, us
+from ._source import Source, collect, column_names, look_up, names, pandas_table, rank_texts, us
 from .replacements import replacements
 from .runs import build_runs, find_slots
 from .vocabulary import LOST_STATUSES, NODE_BOUND_JOB_TYPES
@@ -164,7 +164,7 @@ def _first_failures(source: Source, strata: list[str]) -> tuple[pd.DataFrame, li
         .agg(nw.col("time_us").min().alias("failed_us"))
     )
     columns = list(dict.fromkeys(["alloc_id", "task", "node_name", *strata, "first_seen_us"]))
-    have = derived.tasks.collect_schema().names()
+    have = column_names(derived.tasks)
     columns += [name for name in ("truncated", "created_at_us") if name in have]
     tasks = collect(
         derived.tasks.join(failed, on=derived.task_columns, how="left").select(*derived.task_columns, *[

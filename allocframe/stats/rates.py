@@ -13,7 +13,17 @@ import pandas as pd
 from . import _confidence, vocabulary
 from ._derived import Derived, derive
 from ._per_cluster import per_cluster
-from ._source import Source, collect, from_us, group_rows, names, pandas_table, times_from_us, us
+from ._source import (
+    Source,
+    collect,
+    column_names,
+    from_us,
+    group_rows,
+    names,
+    pandas_table,
+    times_from_us,
+    us,
+)
 from ._task_life import task_life
 from ._without_events import count_without_events
 
@@ -263,11 +273,7 @@ def _group_life(derived: Derived, by: list[str], measure: str) -> pd.DataFrame:
 
 
 def _check_columns(by: list[str], tasks: nw.LazyFrame[Any]) -> None:
-    columns = [
-        name
-        for name in tasks.collect_schema().names()
-        if not name.startswith("_") and not name.endswith("_us")
-    ]
+    columns = [name for name in column_names(tasks) if not name.startswith("_") and not name.endswith("_us")]
     for name in by:
         if name not in columns and name not in _EVENT_COLUMNS:
             allowed = ", ".join(sorted({*columns, *_EVENT_COLUMNS} - {"task_key"}))
@@ -380,7 +386,7 @@ def _counts(derived: Derived, counted: nw.Expr, by: list[str], window: _Window) 
     # of tasks, not of events, whose jobs are runs of their parents
     of_tasks = [name for name in by if name not in _EVENT_COLUMNS]
     named = derived.tasks.select(*dict.fromkeys([*derived.task_columns, *of_tasks, "known_from_us"]))
-    keep = [name for name in chosen.collect_schema().names() if name not in named.collect_schema().names()]
+    keep = [name for name in column_names(chosen) if name not in column_names(named)]
     chosen = chosen.select(*derived.task_columns, *keep).join(named, on=derived.task_columns, how="left")
     known = nw.col("known_from_us").is_null() | (when >= nw.col("known_from_us"))
     chosen = chosen.with_columns(_known=nw.when(known).then(nw.lit(1)).otherwise(nw.lit(0)))

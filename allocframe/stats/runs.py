@@ -12,7 +12,16 @@ from ..snapshot.snapshot import Snapshot
 from . import _attempts
 from ._derived import Derived, derive
 from ._per_cluster import per_cluster
-from ._source import Source, collect, has_table, look_up, pandas_table, rank_texts, times_from_us
+from ._source import (
+    Source,
+    collect,
+    column_names,
+    has_table,
+    look_up,
+    pandas_table,
+    rank_texts,
+    times_from_us,
+)
 from .replacements import SLOT_COLUMNS, slots
 from .vocabulary import LOST
 
@@ -89,7 +98,7 @@ def build_runs(source: Source, observed_at: pd.Timestamp | str | None = None) ->
 
 def _name_runs(source: Source, derived: Derived) -> pd.DataFrame:
     spans = derived.spans.with_columns(end=_attempts.cause_name(nw.col("cause_code")))
-    have = derived.tasks.collect_schema().names()
+    have = column_names(derived.tasks)
     rows = collect(derived.name_tasks(spans, *(name for name in _COLUMNS if name in have)))
     rows["end"] = rows["end"].astype("str")
     rows["end"] = rows["end"].mask(rows["lost"].astype(bool), LOST)

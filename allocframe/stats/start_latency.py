@@ -12,7 +12,7 @@ import pandas as pd
 from . import _distributions as distributions
 from ._derived import derive
 from ._per_cluster import per_cluster
-from ._source import Source, collect, names
+from ._source import Source, collect, column_names, names
 
 _TOTAL = "received to started"
 _PLACED = "placed to received"
@@ -51,7 +51,7 @@ def start_latency(source: Source, by: str | Iterable[str] = "job_id") -> pd.Data
     True
     """
     keys, derived = names(by), derive(source)
-    have = derived.tasks.collect_schema().names()
+    have = column_names(derived.tasks)
     created = [name for name in ("created_at_us",) if name in have]
     tasks = collect(
         derived.tasks.select(
@@ -158,7 +158,7 @@ def clock_offset(source: Source, *, limit: str = "2s") -> pd.DataFrame:
     """
     derived = derive(source)
     columns = ["offset", "median"]
-    if "created_at_us" not in derived.tasks.collect_schema().names():
+    if "created_at_us" not in column_names(derived.tasks):
         raise TypeError("source must hold the table 'allocations' with the column created_at")
     received = derived.events.filter(nw.col("type") == "Received").select(*derived.task_columns, "time_us")
     named = derived.tasks.select(

@@ -17,7 +17,7 @@ from typing import Literal
 import pandas as pd
 
 from .._utils.text import visible
-from ..errors import AllocframeError, NotNomad, PermissionDenied, Unsupported
+from ..errors import AllocframeError, PermissionDenied
 from ..nomad.blocking_query import BlockingIndex, Pace, read_timeout
 from ..nomad.config import Config
 from ..nomad.protocol import Query
@@ -28,7 +28,7 @@ from . import updates as stream_updates
 from .change import LOST_RIGHTS, Change, Checkpoint, Gap
 from .lister import Lister
 from .state import FindJobs, Frames, WatchState, find_jobs_in
-from .update_queue import ESTABLISH_TIMEOUT, Subscriber, Subscription, UpdateQueue
+from .update_queue import Subscriber, Subscription, UpdateQueue, explain_refusal
 from .updates import JobInfo, Update
 
 BATCH_PAUSE = 0.05
@@ -233,21 +233,15 @@ class Reflector:
         self._recovered()
 
     def _went_back(self, listed: dict[str, int], index: int | None) -> bool:
-        """Return whether the servers have forgotten changes that are in the state: they were restored.
-
-        Their index shows it only until it has passed the old one. Later, the rows show it.
-        """
-        if index is None:
-            return False
-        if index < self.index:
-            return True
-        if self.state.is_newer_than(listed, index):
-            return True
-        if self.synced:
-            return False  # while a stream is followed, a list may have changes that no event told of
-        with self.queue.changed:
-            replayed = list(self.queue.passed_over.items())
-        return self.state.lacks_known([*listed.items(), *replayed], self.index, self._hidden)
+        """Return whether the servers have forgotten changes that are in the state: they were restored."""
+        if index is None or index < self.index:
+            return index is not None
+        # Once the index has passed the old one, only the rows show it. While a stream is followed, a list may
+        # have changes that no event told of.
+        replayed = {} if self.synced else self.queue.passed()
+        return self.state.is_newer_than(listed, index) or (
+            not self.synced and self.state.lacks_known([listed, replayed], self.index, self._hidden)
+        )
 
     def _catch_up(self, stream: Subscription, store: PageStore, newest: int, index: int | None) -> None:
         """Apply the updates from before the list, which hold events that the list no longer has."""
@@ -289,31 +283,9 @@ class Reflector:
             return stream
         is_silent = stream.ended is None
         stream.close()
-        self.no_stream = self._explain_refusal(stream, is_silent=is_silent)
+        self.no_stream = explain_refusal(stream, is_silent=is_silent, probe=lambda: self.lister.index({}))
         self.subscriber.replace(None)
         return None
-
-    def _explain_refusal(self, stream: Subscription, *, is_silent: bool) -> str:
-        """Return why there is no stream, although the cluster can be listed.
-
-        Raises
-        ------
-        AllocframeError
-            The cluster cannot be reached at all.
-        """
-        refused = isinstance(stream.error, PermissionDenied | Unsupported | NotNomad)
-        if stream.error is not None and not refused and not is_silent:
-            raise stream.error
-        if is_silent:  # no probe: the whole list, which comes next, keeps to the client's own deadline
-            return f"it sent nothing within {ESTABLISH_TIMEOUT:g} s; a proxy may hold it back"
-        # Newer servers answer 200 and then end the stream. If listing works, the cluster is up and it was a
-        # refusal.
-        self.lister.index({})
-        if isinstance(stream.error, Unsupported):
-            return "this server has none"
-        if isinstance(stream.error, NotNomad):
-            return "a proxy refuses it"
-        return "the token may not subscribe"
 
     # Event stream
 

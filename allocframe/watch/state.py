@@ -146,7 +146,7 @@ class WatchState:
         )
 
     def lacks_known(
-        self, changes: Iterable[tuple[str, int]], index: int, hidden: Container[str | None]
+        self, changes: Iterable[dict[str, int]], index: int, hidden: Container[str | None]
     ) -> bool:
         """Return whether the state lacks one of some changes, although it includes all up to an index.
 
@@ -154,7 +154,8 @@ class WatchState:
         """
         return any(
             entry.modify_index < modified <= index and entry.namespace not in hidden
-            for alloc_id, modified in changes
+            for part in changes
+            for alloc_id, modified in part.items()
             if (entry := self.entries.get(alloc_id)) is not None
         )
 

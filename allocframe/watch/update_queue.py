@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from ..errors import AllocframeError, ConnectionFailed
+from ..errors import AllocframeError, ConnectionFailed, NotNomad, PermissionDenied, Unsupported
 from ..nomad.config import Config
 from ..nomad.event_stream import QUIET, EventStream
 from . import updates
@@ -113,6 +113,11 @@ class UpdateQueue:
         with self.changed:
             self.floor = floor
             self.passed_over.clear()
+
+    def passed(self) -> dict[str, int]:
+        """Return a copy of `passed_over`, which the stream's thread changes."""
+        with self.changed:
+            return dict(self.passed_over)
 
     def restart(self, floor: int) -> None:
         """Empty the queue for a new subscription."""
@@ -226,3 +231,26 @@ class Subscriber:
         """Close the current subscription and any that is opened later."""
         self.closed.set()
         self.replace(None)
+
+
+def explain_refusal(stream: Subscription, *, is_silent: bool, probe: Callable[[], object]) -> str:
+    """Return why there is no stream, although the cluster can be listed, which `probe` tries.
+
+    Raises
+    ------
+    AllocframeError
+        The cluster cannot be reached at all.
+    """
+    refused = isinstance(stream.error, PermissionDenied | Unsupported | NotNomad)
+    if stream.error is not None and not refused and not is_silent:
+        raise stream.error
+    if is_silent:  # no probe: the whole list, which comes next, keeps to the client's own deadline
+        return f"it sent nothing within {ESTABLISH_TIMEOUT:g} s; a proxy may hold it back"
+    # Newer servers answer 200 and then end the stream. If listing works, the cluster is up and it was a
+    # refusal.
+    probe()
+    if isinstance(stream.error, Unsupported):
+        return "this server has none"
+    if isinstance(stream.error, NotNomad):
+        return "a proxy refuses it"
+    return "the token may not subscribe"

@@ -117,3 +117,12 @@ def test_the_help_has_examples(tmp_path: Path) -> None:
     assert set(re.findall(r"--[a-z-]+", top)) == {"--version", "--help"}
     assert "allocframe fetch -o outage.allocframe" in run("fetch", "--help", cwd=tmp_path).stdout
     assert run("--version", cwd=tmp_path).stdout.strip() == af.__version__
+
+
+@pytest.mark.parametrize("command", [("diagnose",), ("report", "postmortem"), ("report", "cluster")])
+def test_a_file_without_its_option_is_answered_with_the_option(command: tuple[str, ...]) -> None:
+    result = run(*command, "outage.allocframe")
+    assert result.returncode == 2
+    assert "outage.allocframe" in result.stderr
+    assert "--from FILE" in result.stderr
+    assert f"(see: allocframe {' '.join(command)} --help)" in result.stderr

@@ -47,7 +47,7 @@ def test_what_had_changed_before_is_printed_with_the_incident(
     assert run(monkeypatch, "--from", str(REAL / "blind" / "nomad-2.0.5-prestart.allocframe")) == 4
     out = capsys.readouterr().out
     assert "  changed " in out
-    assert "before: job version 1 of shop: " in out
+    assert "before: job version 1 of shop (deployment failed): " in out
 
 
 def test_a_warning_is_3(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,7 @@ def test_the_summary_says_which_part_of_a_job_fails_and_how_many_of_its_instance
     canary = title_of("blind/nomad-2.0.5-canary-aborts")
     assert "/site version 1 (canary) crashes." in canary
     assert canary.endswith("Nomad has given up on 1 of 5 instances: no retries are left.")
-    assert "3 of 12 allocations wait: not enough memory on 1 node" in title_of(
+    assert "3 of 12 instances wait, 9 run: not enough memory on 1 node" in title_of(
         "blind/nomad-2.0.5-count-beyond-room"
     )
     assert title_of("blind/nomad-1.3.1-purged-in-loop").endswith(" The job was purged.")
@@ -145,7 +145,7 @@ def test_a_version_is_compared_only_where_and_since_the_one_before_failed() -> N
 
 def test_a_job_that_waits_for_room_says_what_took_it_and_what_it_lacks() -> None:
     assert "; it had to make room for vip" in title_of("blind/nomad-2.0.5-preempted")
-    assert "no node meets ${meta.gpu} = a100" in title_of("blind/nomad-2.0.5-no-gpu")
+    assert "It asks for ${meta.gpu} = a100 since version 1." in title_of("blind/nomad-2.0.5-no-gpu")
 
 
 def crashes(*times: float, run: float = 5, code: int = 1, signal: int = 0) -> list[dict[str, Any]]:

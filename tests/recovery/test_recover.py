@@ -634,6 +634,27 @@ def test_one_command_writes_the_postmortem_of_a_purged_job_from_a_log_alone(
     assert "checkout" not in text
 
 
+def test_an_allocation_whose_job_was_purged_while_it_waited_to_restart_is_not_wanted_any_more(
+    tmp_path: Path,
+) -> None:
+    """Nomad 2.0.5 lets it read "run", and its last event is a restart that never came."""
+    lines = []
+    for line in map(json.loads, log("2.0.5").splitlines()):
+        for update in (line.get("Body") or {}).get("Alloc") or []:
+            if update["ID"].startswith("487f91d4") and line["Index"] >= 359:
+                state = update["TaskStates"]["server"]
+                at = max(place for place, e in enumerate(state["Events"]) if e["Type"] == "Restarting")
+                killing = [e for e in state["Events"] if e["Type"] == "Killing"]
+                state["Events"] = state["Events"][: at + 1] + killing
+                state["State"] = "dead" if killing else "pending"
+        lines.append(json.dumps(line))
+    with af.recover(written(tmp_path, "\n".join(lines).encode())) as snap:
+        (mine,) = (i for i in af.diagnose(snap).incidents if "flaky" in str(i) and "crash" in str(i))
+        status = snap.allocations.set_index("job_id").loc["flaky", "desired_status"].tolist()
+    assert "run" in status, "the table is as the servers had it"
+    assert (mine.state, "The job was purged." in str(mine)) == ("stopped", True)
+
+
 class _temporary:  # noqa: N801 - used as a function
     """A file with some content, for property tests, which have no folder of their own."""
 

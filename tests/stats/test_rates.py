@@ -16,7 +16,8 @@ from tables import alloc, at, ended, engines, event, plain, restarting, snapshot
 
 import allocframe as af
 from allocframe import stats
-from allocframe.stats import _confidence
+from allocframe.stats import _confidence, _source
+from allocframe.stats._derived import derive
 
 HOUR = 3600
 
@@ -104,9 +105,10 @@ def both_engines(snap: af.Snapshot) -> Iterator[tuple[dict[str, pd.DataFrame], d
         yield both
 
 
-@pytest.mark.parametrize(
-    "by", ["job_id", ["node_name", "cause"], ["namespace", "job_version", "node_id"], []]
-)
+ALL_BY = ["job_id", ["node_name", "cause"], ["namespace", "job_version", "node_id"], []]
+
+
+@pytest.mark.parametrize("by", ALL_BY)
 def test_pandas_duckdb_and_a_snapshot_give_equal_rates(
     snap: af.Snapshot,
     both_engines: tuple[dict[str, pd.DataFrame], dict[str, Any]],
@@ -114,20 +116,25 @@ def test_pandas_duckdb_and_a_snapshot_give_equal_rates(
 ) -> None:
     order = [by] if isinstance(by, str) else by
     frames, relations = both_engines
-    rates = [stats.restarts, stats.failures]
-    if by == "job_id":  # these two differ from `failures` only in the events that they select
-        rates += [stats.oom_kills, stats.failed_starts]
-    for rate in rates:
+    for rate in (stats.restarts, stats.failures, stats.oom_kills, stats.failed_starts):
         by_pandas, by_duckdb = rate(frames, by=by), rate(relations, by=by)
         assert plain(by_pandas, *order) == plain(by_duckdb, *order)
         counted = ["count"] if by else ["count", "tasks"]
         assert rate(snap, by=by)[counted].sum().tolist() == by_pandas[counted].sum().tolist()
 
 
-def test_pandas_and_duckdb_cut_time_into_the_same_bins(
-    both_engines: tuple[dict[str, pd.DataFrame], dict[str, Any]],
+def test_tables_too_large_to_fetch_are_computed_on_by_duckdb_with_the_same_results(
+    both_engines: tuple[dict[str, pd.DataFrame], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    of_pandas, of_duckdb = (stats.restarts(tables, by="job_id", bin="1h") for tables in both_engines)
+    frames, relations = both_engines
+    monkeypatch.setattr(_source, "FETCHED_ROWS", len(frames["events"]) - 1)
+    large = dict(relations)
+    assert not derive(large).eager
+    assert derive(relations).eager
+    # rates differ only in the events that they select
+    for rate, by in zip((stats.restarts, stats.failures, stats.oom_kills), ALL_BY[1:], strict=True):
+        assert plain(rate(frames, by=by), *by) == plain(rate(large, by=by), *by)
+    of_pandas, of_duckdb = (stats.restarts(tables, by="job_id", bin="1h") for tables in (frames, large))
     assert plain(of_pandas, "bin", "job_id") == plain(of_duckdb, "bin", "job_id")
 
 

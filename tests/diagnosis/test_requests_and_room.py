@@ -1,0 +1,183 @@
+"""What was asked for and what found no room, in the words of who has to act on it."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import diagnosis as benchmark
+import pytest
+from tables import START, alloc, ended, event, restarting, snapshot, started
+
+import allocframe as af
+from allocframe.diagnosis.incident import Incident
+
+
+@cache
+def incidents_of(name: str) -> list[Incident]:
+    with af.load(benchmark.REAL / "blind" / f"nomad-{name}.allocframe") as snap:
+        return af.diagnose(snap).incidents
+
+
+def summary_of(name: str, place: int = 0) -> str:
+    return incidents_of(name)[place].summary
+
+
+def evidence_of(incident: Incident) -> list[str]:
+    return [each.text for cause in incident.hypotheses for each in cause.supporting]
+
+
+# Room
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (
+            "2.0.5-distinct-hosts-short",
+            "gossip cannot be placed in full. 2 of 5 instances wait, 3 run: an instance of it already "
+            "(distinct_hosts) on 3 nodes. It asks for 5 instances since version 1.",
+        ),
+        # the scheduler says no more than "computed class ineligible"
+        (
+            "1.3.1-volume-typo",
+            "tsdb cannot be placed. 3 of 3 instances wait: no node fits. It asks for volume scratsh since "
+            "version 2.",
+        ),
+        (
+            "2.0.5-port-reserved",
+            "edge version 1 cannot be placed. 1 of 1 instance waits for version 1, 1 runs on in version 0: "
+            "port http=21003 is taken on 1 node. It asks for port 21003 since version 1.",
+        ),
+        ("2.0.5-no-gpu", "no node fits. It asks for ${meta.gpu} = a100 since version 1."),
+    ],
+)
+def test_a_placement_says_what_is_asked_and_what_runs(name: str, told: str) -> None:
+    assert told in summary_of(name)
+
+
+def test_a_placement_names_the_nodes_that_were_looked_at() -> None:
+    (evidence, *_) = evidence_of(incidents_of("2.0.5-distinct-hosts-short")[0])
+    assert evidence.endswith("on 3 nodes (q-1, q-2, q-3).")
+
+
+# Stops, purges, scaling
+
+
+def test_a_job_whose_purge_took_all_traces_is_told() -> None:
+    (incident,) = incidents_of("2.0.5-purged-and-gone")
+    assert incident.summary == (
+        "purged-in-loop/temp was purged. None of its allocations is left: how they ran is not on record."
+    )
+    (finding,) = incident.findings
+    assert (finding.code, finding.summary) == ("AF208", "1 job purged, with all allocations.")
+
+
+def test_a_job_that_was_scaled_to_0_is_told_with_who_asked() -> None:
+    (incident,) = incidents_of("2.0.5-scaled-to-zero")
+    assert incident.summary == (
+        "scaled-to-zero/kiosk was scaled to 0. Group app from 3 at 13:39 UTC, by a scaling request."
+    )
+    assert incident.findings[0].summary == "kiosk (namespace scaled-to-zero) was scaled to 0 in version 1."
+
+
+def test_allocations_that_an_operator_stopped_were_not_moved_by_a_drain() -> None:
+    stopped = next(each for each in incidents_of("2.0.5-alloc-stop-in-crash") if "moved" in each.facts)
+    assert stopped.title == "2 allocations stopped and replaced (by an operator, one by one)"
+    assert (stopped.cause.kind, stopped.cause.confidence) == ("operator", "certain")
+
+
+# Templates
+
+
+def test_a_template_that_another_task_rendered_again_is_named_where_its_own_event_is_lost() -> None:
+    incident = incidents_of("2.0.5-variable-key-gone")[0]
+    assert ("template", "possible") in [(each.kind, each.confidence) for each in incident.hypotheses]
+    assert any(
+        text.startswith("A template of pulse, hup was rendered again") for text in evidence_of(incident)
+    )
+
+
+def test_a_program_that_its_template_s_signal_ends_did_not_crash() -> None:
+    ended_by_signal = incidents_of("2.0.5-variable-key-gone")[1]
+    assert ended_by_signal.title == "Restarts on request (template rendered again): variable-key-gone/hup"
+
+
+def test_restarts_by_a_template_that_go_on_are_told_with_those_that_the_ring_has_lost() -> None:
+    (incident,) = incidents_of("2.0.5-template-storm")
+    assert incident.summary.endswith("8 more before them are not on record any more. It goes on.")
+
+
+# Changes
+
+
+def test_jobs_that_got_a_new_version_together_are_told_with_those_of_them_that_fail() -> None:
+    east = incidents_of("2.0.5-release-train")[0]
+    assert "north, south, west got a new version within 2.5 s of it; north, south fail as well." in (
+        evidence_of(east)
+    )
+
+
+def test_a_deployment_is_told_with_its_version_and_not_again() -> None:
+    changes = incidents_of("2.0.5-release-train")[0].changes
+    assert [(each["kind"], each["version_after"], each["deployment"]) for each in changes[:2]] == [
+        ("job version", 1, "running"), ("job version", 0, "successful"),
+    ]  # fmt: skip
+    assert not [each for each in changes if each["kind"] == "deployment"]
+
+
+def test_the_loss_of_a_node_is_no_change_before_itself() -> None:
+    (incident,) = incidents_of("2.0.5-disconnect-reconnect")
+    assert "node down" not in [each["kind"] for each in incident.changes]
+    assert incident.began_at is not None
+    assert incident.last_at is not None
+    assert 9 < (incident.last_at - incident.began_at).total_seconds() < 12
+
+
+# Versions and namespaces
+
+
+def test_a_bad_version_that_a_later_one_has_replaced_does_not_go_on(tmp_path: Path) -> None:
+    """Version 2 has run for less than twice as long as version 1 did between two crashes."""
+
+    def placed(n: int, version: int, begin: float, *events: dict[str, object], **fields: object) -> object:
+        return alloc(
+            f"web-{n}-{version}", event("Received", begin), *events, JobID="web", Name=f"web.app[{n}]",
+            JobVersion=version, CreateTime=START + int(begin * 10**9), CreateIndex=int(begin) + 1, **fields,
+        )  # fmt: skip
+
+    over = {"ClientStatus": "complete", "DesiredStatus": "stop", "state": "dead"}
+    rows = [
+        placed(n, 0, 0, started(1), event("Killing", 600), event("Killed", 601), **over) for n in range(2)
+    ]
+    loop = [
+        row
+        for k in range(3)
+        for row in (started(602 + 21 * k), ended(622 + 21 * k, 1), restarting(622 + 21 * k))
+    ]
+    rows += [placed(n, 1, 601, *loop, event("Killing", 670), event("Killed", 671), **over) for n in range(2)]
+    rows += [placed(n, 2, 671, started(672)) for n in range(2)]
+    rows.append(alloc("steady", event("Received", 0), started(1), JobID="s", ModifyTime=START + 690 * 10**9))
+    (incident,) = af.diagnose(snapshot(tmp_path, *rows)).incidents
+    assert (incident.cause.kind, incident.cause.subject["job_version"]) == ("job version", 1)
+    assert (incident.severity, incident.state) == ("warning", "stopped")
+    assert incident.summary.endswith("Version 2 has replaced it, and runs (for 18.0 s so far).")
+
+
+def test_faults_of_several_namespaces_that_end_in_different_ways_are_not_joined() -> None:
+    joined = [each.jobs for each in incidents_of("2.0.5-many-teams") if len(each.jobs) > 1]
+    assert joined == [[("recovered-outage", job) for job in ("ingest", "notify", "score")]]
+
+
+def test_what_else_begins_in_other_namespaces_does_not_clear_a_bad_version() -> None:
+    blamed = {
+        each.jobs[0][1]
+        for each in incidents_of("2.0.5-many-teams")
+        if (each.cause.kind, each.cause.confidence) == ("job version", "likely")
+    }
+    assert blamed == {"auth", "catalog", "sensor"}
+
+
+def test_a_start_that_waits_for_a_template_is_told_also_after_its_deployment_failed() -> None:
+    (tax,) = [each for each in incidents_of("2.0.5-many-teams") if ("variable-missing", "tax") in each.jobs]
+    assert (tax.cause.kind, tax.title) == ("template", "variable-missing/tax does not start")
