@@ -52,9 +52,9 @@ def _waits_for(row: dict[Any, Any]) -> str | None:
     """Return what a deployment waits for: "promotion", its status if it is one that waits, else None."""
     if str(row["status"]) in _WAITS:
         return str(row["status"])
-    canaries, healthy = plain(row["canaries"]) or 0, plain(row["healthy"]) or 0
+    canaries, healthy = plain(row.get("canaries")) or 0, plain(row.get("healthy")) or 0
     by_hand = "manual promotion" in str(plain(row["status_description"]) or "")
-    is_open = str(row["status"]) == "running" and plain(row["promoted"]) is False
+    is_open = str(row["status"]) == "running" and plain(row.get("promoted")) is False
     return "promotion" if is_open and by_hand and 0 < canaries <= healthy else None
 
 
@@ -77,7 +77,7 @@ def _incident(case: Case, job: tuple[str, str], version: int, row: dict[Any, Any
         "running_newest": len(alloc),
         "running_older": int((runs & ~of_version).sum()),
         "desired": plain(row["desired"]),
-        "canaries": plain(row["canaries"]) or None,
+        "canaries": plain(row.get("canaries")) or None,
         # when it was paused is not on record: since then nothing was placed, and nothing became healthy
         "still_for": None if last is None else pd.Timestamp(case.now, tz="UTC") - last,
     }

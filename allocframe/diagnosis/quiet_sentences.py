@@ -15,7 +15,7 @@ def is_open(incident: Any) -> bool:
     facts = incident.facts
     if "scaled" in facts:  # a request to scale is everyday work; a deploy that does it may be a mistake
         return not facts["by_request"]
-    return incident.state == "ongoing" and any(name in facts for name in _NUMBERS)
+    return any(name in facts for name in _NUMBERS) and incident.state == "ongoing"
 
 
 def title(who: str, facts: Facts) -> str | None:
