@@ -70,6 +70,8 @@ def _finding(code: str, incident: Incident, facts: dict[str, Any]) -> Finding:
         namespace, job = incident.jobs[0]
         subject = {"namespace": namespace, "job_id": job, **subject}
     keys = [key for each in incident.cause.supporting for key in each.keys]
+    # the same rows may bear out several facts; pandas would take a millisecond to see that
+    once = {tuple(key.items()): key for key in keys}
     return Finding(
         code,
         facts.get("severity", incident.severity) if of_part else incident.severity,
@@ -78,5 +80,5 @@ def _finding(code: str, incident: Incident, facts: dict[str, Any]) -> Finding:
         began_at=incident.began_at,
         last_at=incident.last_at,
         observed_at=incident.observed_at,
-        evidence=pd.DataFrame(keys).drop_duplicates(ignore_index=True) if keys else pd.DataFrame(),
+        evidence=pd.DataFrame([*once.values()]),
     )

@@ -108,9 +108,11 @@ def by_mechanism(look: Investigation, group: Group) -> Hypothesis:
 
 def _by_memory(look: Investigation, group: Group) -> Hypothesis | None:
     """Return that memory may have run out, after a SIGKILL that nothing else explains."""
+    if group.kind != "killed":
+        return None
     rows = look.case.failures.iloc[group.rows]
     sigkill = (rows["signal"] == 9) | (rows["code"] == 137)
-    if group.kind != "killed" or not bool(sigkill.any()):
+    if not bool(sigkill.any()):
         return None
     told = int((sigkill & rows["told"]).sum())
     supporting = [Evidence("sigkill", {"failures": int(sigkill.sum())}, keys_of(look, group.rows))]
@@ -278,12 +280,11 @@ def _others_at(look: Investigation, index: int, test: VersionTest) -> list[int]:
     onset = max(group.onset, test.placed_at)
     return [
         other
-        for other in look.usable
+        for other in look.began_near(onset, window)
         if other not in look.deployed
         and not _begins_after(look, index, other, test)
         and (other not in look.joined or alike(look, group, look.groups[other]))
         and look.groups[other].family != group.family
-        and abs(look.groups[other].onset - onset) <= window
         and _related(look, group, look.groups[other])
         and (look.groups[other].kind == group.kind or look.groups[other].severity != "info")
     ]
@@ -321,11 +322,10 @@ def _with_others(look: Investigation, index: int) -> Hypothesis | None:
         return None
     others = [
         other
-        for other in look.usable
+        for other in look.began_near(group.onset, window)
         if look.groups[other].family != group.family
         and look.groups[other].kind == group.kind
         and _related(look, group, look.groups[other])
-        and abs(look.groups[other].onset - group.onset) <= window
     ]
     if not others:
         return None
