@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from ._deployments import REQUESTED
 from .finding import Finding, plain_facts
 from .incident import Incident
 
@@ -42,7 +43,7 @@ def code_incident(incident: Incident, loop: int) -> list[Finding]:
         return [_finding("AF203", incident, incident.facts)]
     if cause.kind == "placement":
         return []  # AF601 has one for each task group
-    if cause.mechanism in ("requested restart", "migration", "purge", "scale"):
+    if cause.mechanism in REQUESTED:
         return [_finding("AF208", incident, incident.facts)]
     return [_finding("AF207", incident, incident.facts)]
 

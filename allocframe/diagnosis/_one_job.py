@@ -183,7 +183,7 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
         against.append(Evidence("healthy deploy", {"job_version": test.version, "allocations": test.healthy}))
     others = _others_at(look, index, test)
     if others:
-        against.append(Evidence("others at once", {"jobs": [name_of(look, each) for each in others]}))
+        against.append(_at_once(look, others, max(group.onset, test.placed_at)))
     if not supporting:
         return None
     first_change = began_with and test.delay <= soon and not late and not others
@@ -329,7 +329,7 @@ def _with_others(look: Investigation, index: int) -> Hypothesis | None:
     ]
     if not others:
         return None
-    evidence = Evidence("others at once", {"jobs": [name_of(look, each) for each in others]})
+    evidence = _at_once(look, others, group.onset)
     return Hypothesis("common cause", group.kind, {}, "possible", [evidence])
 
 
@@ -356,6 +356,15 @@ def _after_template(look: Investigation, index: int) -> Hypothesis | None:
     jobs = [families[family][1] for family in near]
     evidence = Evidence("template rendered", {"jobs": jobs, "at": moment(int(at[0]))})
     return Hypothesis("template", group.kind, job_of(look, group), "possible", [evidence])
+
+
+def _at_once(look: Investigation, others: list[int], onset: int) -> Evidence:
+    """Return that other groups began about when one did, the first of them first."""
+    times: dict[str, int] = {}
+    for each in sorted(others, key=lambda index: look.groups[index].onset):
+        times.setdefault(name_of(look, each), look.groups[each].onset - onset)
+    apart = [length_of(time) for time in times.values()]
+    return Evidence("others at once", {"jobs": list(times), "apart": apart})
 
 
 def _on_one_node(look: Investigation, group: Group) -> Hypothesis | None:
