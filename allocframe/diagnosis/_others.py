@@ -227,7 +227,8 @@ def _never_started(case: Case, jobs: Jobs, in_groups: Array, limits: Thresholds)
 def _lacks_data(case: Case) -> Array:
     """Return which allocations have a task whose last word is that its template misses something."""
     events = case.evidence.events
-    last = events.drop_duplicates("owner", keep="last")
+    # what its deployment says of it is no event of its start
+    last = events[~events["type"].eq("Alloc Unhealthy")].drop_duplicates("owner", keep="last")
     missing = last[last["type"].eq("Template") & last["text"].astype("str").str.startswith("Missing")]
     result = np.zeros(len(case.evidence.allocations), dtype=bool)
     result[case.evidence.tasks["alloc"].to_numpy()[missing["owner"]]] = True
@@ -241,7 +242,7 @@ def _waits_for(case: Case, alloc: Array) -> tuple[str, str | None]:
     mine = events[np.isin(events["owner"].to_numpy(), owners)]
     if mine.empty:
         return "unknown", None
-    last = mine.drop_duplicates("owner", keep="last")
+    last = mine[~mine["type"].eq("Alloc Unhealthy")].drop_duplicates("owner", keep="last")
     types = last["type"].astype("str")
     kinds = types.map(_PROGRESS).dropna()
     if kinds.empty:

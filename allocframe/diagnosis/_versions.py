@@ -118,9 +118,8 @@ def _compare_each(
     order = table.sort_values(["at", "version"], kind="stable")["version"].drop_duplicates().tolist()
     before = dict(zip(order[1:], order, strict=False))
     failing = version[case.failures["alloc"].to_numpy()[group.rows]]
-    wanted = set(version[mine & case.instances.wanted].tolist())
-    # an older version that is placed beside a newer one that stays is what the newer one replaces
-    older = {each for each in order[1:] if each < before[each] and before[each] in wanted}
+    # an older version beside a newer one that fails as well is what the newer one replaces
+    older = {each for each in order[1:] if each < before[each] and np.any(failing == before[each])}
     blamed = [each for each in order[1:] if np.any(failing == each) and each not in older]
     return [_compare_version(case, group, version, attempts, each, before[each]) for each in blamed]
 

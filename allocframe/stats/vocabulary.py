@@ -26,6 +26,9 @@ SIGNAL_NUMBERS = {
 }  # fmt: skip
 """Numbers of the signals by their names, and by Go's words for them."""
 
+OWN_SIGNALS = (4, 5, 6, 7, 8, 11, 13, 14, 24, 25, 31)
+"""Signals by which a program ends through its own doing: SIGILL, SIGABRT, SIGSEGV, a limit of its own, ..."""
+
 TEMPLATE_SIGNAL = "Template re-rendered"
 """What Nomad says of a signal that it sent because a template was rendered again."""
 
@@ -172,6 +175,26 @@ KILLED_AS_FAILED = {
     "CSI plugin": "plugin",
 }
 """How the message of a `Killing` that fails the task begins, and the causes; otherwise "killed as failed"."""
+
+ERROR_WORDS = (
+    ("run duration", r"max_run_duration"),
+    # Nomad names the hook that failed
+    ("artifact", r'hook "artifacts?"'),
+    ("template", r'hook "template"|^template|\btemplate failed|template\)'),
+    ("secrets", r'hook "(?:vault|identity|consul|consul_si)[^"]*"'),
+    ("volume", r'hook "(?:csi|volume|volumes|host_volume)[^"]*"'),
+    ("driver", r'hook "(?:network|logmon|dispatch|task_dir|device)[^"]*"|driver config|initialize task'),
+    ("health check", r"^healthcheck: |^CSI plugin|plugin failed probe|plugin became unhealthy"),
+    ("secrets", r"\bvault\b|\bidentity\b|\bsecrets?\b|\btoken\b|\bSI token|^consul_si"),
+    ("volume", r"\bvolumes?\b|\bCSI\b|\bmount"),
+    ("artifact", r"\bartifact"),
+    ("template", r"\btemplate"),
+)
+"""How Nomad names what failed anywhere in a text, as kinds of causes, the more exact first.
+
+A diagnosis reads them; statistics, which name fewer causes, go by how a text begins (`FAILED_START_TEXTS`,
+`KILLED_AS_FAILED`). Both must say the same of the same text. No program's output is among these texts.
+"""
 
 RUN_DURATION = "allocation exceeded max_run_duration"
 """Message of `Killing` if the allocation ran longer than its group allows. It has no `fails_task`."""

@@ -176,3 +176,8 @@ def test_what_else_begins_in_other_namespaces_does_not_clear_a_bad_version() -> 
         if (each.cause.kind, each.cause.confidence) == ("job version", "likely")
     }
     assert blamed == {"auth", "catalog", "sensor"}
+
+
+def test_a_start_that_waits_for_a_template_is_told_also_after_its_deployment_failed() -> None:
+    (tax,) = [each for each in incidents_of("2.0.5-many-teams") if ("variable-missing", "tax") in each.jobs]
+    assert (tax.cause.kind, tax.title) == ("template", "variable-missing/tax does not start")
