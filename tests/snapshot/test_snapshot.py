@@ -48,20 +48,6 @@ def test_sql_reads_and_never_changes(snap: af.Snapshot, query: str) -> None:
         snap.sql(query)
 
 
-def test_counts_and_the_time_covered_are_those_of_sql_whatever_holds_the_tables(
-    snap: af.Snapshot, archive: af.Archive
-) -> None:
-    filtered = snap.filter(client_status="failed")
-    for snapshot in (snap, filtered, snap.filter(job_id="nobody"), archive.snapshot()):
-        for name in ("allocations", "events", "task_states"):
-            assert snapshot._counts[name] == snapshot.sql(f"SELECT count(*) AS n FROM {name}")["n"].iloc[0]
-        truncated = snapshot.sql("SELECT count(*) AS n FROM task_states WHERE events_truncated")
-        assert snapshot.info["tasks_truncated"] == truncated["n"].iloc[0]
-        span = snapshot.sql("SELECT min(time) AS first, max(time) AS last FROM events").iloc[0]
-        assert pd.Series(snapshot._span).equals(pd.Series([span["first"], span["last"]]))
-    assert 0 < len(filtered) < len(snap)
-
-
 def test_a_closed_snapshot_is_an_error_and_not_an_empty_one(snap: af.Snapshot, tmp_path: Path) -> None:
     closed = af.load(snap.save(tmp_path / "saved.allocframe"))
     known = closed.allocations
