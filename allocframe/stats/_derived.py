@@ -244,14 +244,7 @@ def _derive(source: Source, observed_at: pd.Timestamp | str | None) -> Derived:
 PART_ROWS = 100_000
 """Events, or attempts, taken at a time: the intermediate columns of all of them would double the peak."""
 
-_SMALL = {
-    "seq": "int32",
-    TASK: "int32",
-    "attempt": "int32",
-    "cause_code": "float32",
-    "killed_by_nomad": "bool",
-    "failure": "bool",
-}
+_SMALL = {"seq": "int32", TASK: "int32", "attempt": "int32", "cause_code": "float32"}
 _SMALL_ATTEMPTS = {
     TASK: "int32",
     "attempt": "int32",
