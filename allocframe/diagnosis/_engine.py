@@ -71,9 +71,9 @@ def investigate(
     incidents += find_others(case, jobs, in_groups, fail_now, limits, ledger)
     incidents += find_requests(case, ledger)
     incidents += find_waiting(case, evaluations, getattr(history, "nodes", None), ledger, limits)
-    incidents += find_absent(case, history, ledger, limits)
     incidents += find_quiet(case, jobs, in_groups, history, evaluations, incidents, limits, ledger)
     incidents += find_failed_deployments(case, history, incidents, limits)
+    incidents += find_absent(case, history, ledger, incidents, limits)
     incidents = attach_changes(ledger, incidents)
     observed = moment(case.now)
     incidents = [replace(incident, observed_at=observed) for incident in incidents]

@@ -231,6 +231,10 @@ def _requested(finding: Facts, times: Clock) -> str:
     if "moved" in facts:
         what = "were stopped one by one" if facts.get("one_by_one") else "were moved"
         return f"{count(facts['moved'], 'allocations')} of {count(facts['jobs'], 'jobs')} {what}."
+    if "stopped" in facts:
+        return f"{count(facts['stopped'], 'jobs')} {'purged' if facts['purge'] else 'stopped'}."
+    if "preempted" in facts:
+        return f"{count(facts['preempted'], 'allocations')} preempted and replaced."
     if "purged" in facts:
         return f"{count(facts['purged'], 'jobs')} purged, with all allocations."
     if "scaled" in facts:

@@ -57,6 +57,13 @@ STUCK = (
             "for 62.9 s; 2 of older versions run on.",
         ),
         (
+            "1.3.1-canary-forgotten",
+            "info",
+            "AF402",
+            "web version 1 waits for its promotion. 1 canary is healthy, and nobody has promoted it for "
+            "39.4 s; 2 of older versions run on.",
+        ),
+        (
             "2.0.5-group-at-zero",
             "info",
             "AF208",
