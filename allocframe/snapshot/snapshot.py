@@ -28,7 +28,7 @@ from ..tables import HISTORY, SNAPSHOT_TABLES, TABLES
 from ..tables.table import Column, Table
 from .diff import Diff, diff
 from .history import History, put_history, take_history
-from .summary import BY_STATUS, COUNTS, SPAN, format_title, list_remarks, render_html
+from .summary import BY_STATUS, count_rows, find_span, format_title, list_remarks, render_html
 
 
 class Snapshot:
@@ -314,15 +314,12 @@ class Snapshot:
     @cached_property
     def _counts(self) -> dict[str, int]:
         """The number of rows, by table. Counting is far cheaper than making the tables of a large cluster."""
-        counts = self._store.query(COUNTS, self._schema)
-        return {str(name): int(counts[name].iloc[0]) for name in counts}
+        return count_rows(self._store, self._schema)
 
     @cached_property
     def _span(self) -> tuple[pd.Timestamp, pd.Timestamp]:
         """The first and the last time of an event."""
-        # in SQL, because the events table of a large cluster takes gigabytes
-        first, last = self.sql(SPAN).iloc[0]
-        return first, last
+        return find_span(self._store, self._schema)
 
     def _select(self, name: str, columns: tuple[Column, ...]) -> pd.DataFrame:
         """Return only `columns`, made from those of a table; statistics need far less than all of it."""

@@ -6,16 +6,38 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from .._utils import html
 from .._utils.prose import count
 from .._utils.text import visible
+from ..store.store import Store
 
-COUNTS = """SELECT (SELECT count(*) FROM allocations) AS allocations, (SELECT count(*) FROM events) AS events,
-    count(*) AS task_states, count(*) FILTER (events_truncated) AS truncated FROM task_states"""
 BY_STATUS = """SELECT client_status, count(*) AS allocations FROM allocations WHERE client_status IS NOT NULL
     GROUP BY client_status ORDER BY allocations DESC, client_status"""
-SPAN = "SELECT min(time) AS first, max(time) AS last FROM events"
+
+
+def count_rows(store: Store, schema: str) -> dict[str, int]:
+    """Return the number of rows of the main tables, and of tasks whose events are truncated."""
+    counts = dict.fromkeys(("allocations", "events", "task_states", "truncated"), 0)
+    for name, column in (("allocations", "canary"), ("events", "seq"), ("task_states", "events_truncated")):
+        for part in store.scan(name, schema, (column,)):
+            counts[name] += len(part)
+            if name == "task_states":
+                counts["truncated"] += pc.sum(part[column]).as_py() or 0
+    return counts
+
+
+def find_span(store: Store, schema: str) -> tuple[pd.Timestamp, pd.Timestamp]:
+    """Return the first and the last time of an event; NaT without any."""
+    edges: list[int] = []
+    for part in store.scan("events", schema, ("time",)):
+        times: Any = pc.min_max(part["time"].cast(pa.int64()))
+        edges += [edge.as_py() for edge in times.values() if edge.is_valid]
+    if not edges:
+        return pd.NaT, pd.NaT  # type: ignore[return-value]
+    return pd.Timestamp(min(edges), tz="UTC"), pd.Timestamp(max(edges), tz="UTC")
 
 
 def format_title(counts: Mapping[str, int]) -> str:

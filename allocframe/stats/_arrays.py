@@ -173,8 +173,8 @@ def _read(of: Arrays, column: pd.Series[Any]) -> Values:
     # by the dtype, so that the dtypes of results do not depend on the data
     missing = NEVER if isinstance(dtype, np.dtype) and dtype.kind in "biu" else column.isna().to_numpy()
     if isinstance(dtype, pd.CategoricalDtype):
-        labels = np.asarray(dtype.categories.astype(object))
-        return Values(of, column.cat.codes.to_numpy(), missing, labels)
+        # columns that share their categories share them here, too
+        return Values(of, column.cat.codes.to_numpy(), missing, dtype.categories)
     kind = dtype.kind
     if kind == "O":  # text, or numbers of a frame that has missing ones
         kind = _KINDS.get(pd.api.types.infer_dtype(column), "O")
@@ -211,7 +211,9 @@ def _find(keys: list[tuple[Values, Values]]) -> Array:
     rows: Any = np.zeros(1, dtype=np.int64)
     among: Any = np.zeros(1, dtype=np.int64)
     for one, other in keys:
-        if one.labels is None or other.labels is None:
+        if one.labels is other.labels:  # numbers, or texts with the same numbers
+            mine, its = one.data, other.data
+        elif one.labels is None or other.labels is None:
             mine, its = numbers(one), numbers(other)
         else:
             mine = find_texts(one.labels, other.labels)[np.where(one.missing, -1, one.data)]

@@ -241,10 +241,10 @@ def _derive(source: Source, observed_at: pd.Timestamp | str | None) -> Derived:
     return derived
 
 
-PART_ROWS = 300_000
+PART_ROWS = 100_000
 """Events, or attempts, taken at a time: the intermediate columns of all of them would double the peak."""
 
-_SMALL = {"seq": "Int32", TASK: "int32", "attempt": "int32", "cause_code": "float32"}
+_SMALL = {"seq": "int32", TASK: "int32", "attempt": "int32", "cause_code": "float32"}
 _SMALL_ATTEMPTS = {
     TASK: "int32",
     "attempt": "int32",
@@ -332,6 +332,7 @@ def _explain_snapshot(tables: SourceTables) -> _Explained:
     """Explain the events of a snapshot while they are read: their raw rows are never all in memory."""
     parts: tuple[list[pd.DataFrame], ...] = ([], [], [])
     places: list[Array] = []
+    release_memory()  # a fetch leaves hundreds of megabytes
     for raw, place in tables.read_event_parts(PART_ROWS):
         arrays: Any = Arrays.of(raw)
         events, attempts = _explain(arrays, [TASK])
@@ -379,10 +380,13 @@ def _join_parts(frames: list[pd.DataFrame], task_order: Array | None = None) -> 
     for name in list(frames[0]):
         parts = [frame.pop(str(name)) for frame in frames]
         release_memory()  # what the columns before have left would come on top
-        if isinstance(parts[0].dtype, pd.CategoricalDtype) and any(
-            part.cat.categories is not parts[0].cat.categories for part in parts
-        ):
-            column = pd.Series(union_categoricals(parts, sort_categories=True))
+        dtype = parts[0].dtype
+        if isinstance(dtype, pd.CategoricalDtype):
+            if any(part.cat.categories is not dtype.categories for part in parts):
+                column = pd.Series(union_categoricals(parts, sort_categories=True))
+            else:  # pandas would make an object of each category to compare them
+                codes = np.concatenate([part.cat.codes for part in parts])
+                column = pd.Series(pd.Categorical.from_codes(codes, dtype=dtype, validate=False))
         else:
             column = pd.concat(parts, ignore_index=True)
         del parts

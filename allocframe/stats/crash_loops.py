@@ -11,7 +11,7 @@ import pandas as pd
 from ._attempts import GAVE_UP, cause_name
 from ._derived import derive
 from ._per_cluster import per_cluster
-from ._source import Source, collect, column_names, times_from_us
+from ._source import TASK, Source, collect, column_names, times_from_us
 from .runs import build_runs, find_slots
 from .vocabulary import CAUSES, CRASH_CAUSES, STOPPING_STATUSES
 
@@ -178,7 +178,9 @@ def _crashes(source: Source, observed_at: pd.Timestamp | str | None) -> pd.DataF
     derived = derive(source, observed_at)
     codes = [CAUSES.index(cause) for cause in CRASH_CAUSES]
     # without a decision of the restart policy, the task was done or Nomad ended it
-    decided = derived.attempts.filter(nw.col("cause_code").is_in(codes) & (nw.col("_next") > 0))
+    decided = derived.attempts.filter(nw.col("cause_code").is_in(codes) & (nw.col("_next") > 0)).select(
+        *derived.task_columns, "cause_code", "_next", "last_us", "exit_code", "delayed"
+    )
     have = column_names(derived.tasks)
     more = [name for name in ("restarts", "truncated") if name in have]
     names = derived.tasks.select(
@@ -192,8 +194,9 @@ def _crashes(source: Source, observed_at: pd.Timestamp | str | None) -> pd.DataF
     rows["slot"] = find_slots(source, rows)
     for name in ("task", "cause"):
         rows[name] = rows[name].astype("str")
-    rows["at"] = times_from_us(rows["last_us"])
-    rows["gave_up"] = rows["_next"] == GAVE_UP
+    rows["at"] = times_from_us(rows.pop("last_us"))
+    rows["gave_up"] = rows.pop("_next") == GAVE_UP
+    rows = rows.drop(columns=[TASK, "alloc_id", "cause_code"], errors="ignore")
     rows["restarts"] = rows["restarts"].astype("Int64").fillna(0).astype("int64") if "restarts" in rows else 0
     rows["truncated"] = rows["truncated"].fillna(value=False).astype(bool)
     return rows.sort_values([*_LOOP, "at"], kind="stable").reset_index(drop=True)

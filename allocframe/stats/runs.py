@@ -155,7 +155,7 @@ def find_slots(source: Source, rows: pd.DataFrame, *, fold_runs: bool = False) -
         slot = slots(allocations)
         namespace = allocations["namespace"].astype("str").fillna("")
         folded = slot.mask(child != parent, namespace + "/" + parent)
-        ids = allocations["alloc_id"].astype("str").to_numpy()
+        ids = pd.Index(allocations["alloc_id"].astype("str"))
         derived.slot_by_id = (slot.set_axis(ids), folded.set_axis(ids))
     found = look_up(rows["alloc_id"], derived.slot_by_id[int(fold_runs)]).astype("str")
     # the rule: every allocation has a name

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .._utils.memory import MANY_ROWS, release_memory
+from ..errors import AllocframeError
 from ..tables import SNAPSHOT_TABLES, TABLES
 from ..tables.table import Column, Table, cast_column
 from . import lenient_json
@@ -62,17 +64,8 @@ class PageStore:
 
     def __init__(self, capture: Capture, *, threads: int | None = None) -> None:
         self.capture = capture
-        self._con = duckdb.connect(
-            config={
-                "memory_limit": MEMORY_LIMIT,
-                "temp_directory": str(capture.folder / "spill"),
-                "autoinstall_known_extensions": False,
-                "autoload_known_extensions": False,
-                **({"threads": threads} if threads else {}),
-            }
-        )
-        self._con.execute("SET enable_progress_bar = false")
-        lock_files(self._con)  # its tables come from Arrow
+        self._threads = threads
+        self._is_closed = False
         self._lock = threading.RLock()
         self._names = itertools.count(1)
         self._next_page = 1 << 30
@@ -83,6 +76,22 @@ class PageStore:
         self._issues: list[tuple[str, int, lenient_json.Issue]] = []
         self._selected: dict[str, pa.Array[Any] | None] = {"main": None}
         self._order: tuple[int, np.ndarray[Any, Any], np.ndarray[Any, Any]] | None = None
+
+    @cached_property
+    def _con(self) -> duckdb.DuckDBPyConnection:
+        """The database that answers SQL, made when there is some: a small page is read in less time."""
+        connection = duckdb.connect(
+            config={
+                "memory_limit": MEMORY_LIMIT,
+                "temp_directory": str(self.capture.folder / "spill"),
+                "autoinstall_known_extensions": False,
+                "autoload_known_extensions": False,
+                **({"threads": self._threads} if self._threads else {}),
+            }
+        )
+        connection.execute("SET enable_progress_bar = false")
+        lock_files(connection)  # its tables come from Arrow
+        return connection
 
     def read(self, page: Page, body: bytes | None = None) -> list[str]:
         """Decode one page; return its allocation IDs. Pass `body` if it is in memory. Thread-safe.
@@ -133,11 +142,20 @@ class PageStore:
             self._issues += [(page.source, page.page, issue) for page in batch for issue in page.issues]
 
     def _flush(self) -> None:
-        """Build what `_defer` left."""
+        """Build what `_defer` left.
+
+        Raises
+        ------
+        AllocframeError
+            The store is closed: its tables would read as empty.
+        """
+        if self._is_closed:
+            raise AllocframeError("this snapshot is closed: only tables that were used before are left")
         with self._lock:
             pool, self._pool = self._pool, None
             if pool is not None:
                 pool.finish()
+                release_memory()  # what pages took would come on top of all that is made of their tables
             batch, self._pending = self._pending, []
             if batch:
                 self._append(batch)
@@ -212,10 +230,10 @@ class PageStore:
         `columns` replace the table's own and are computed from them. `only` holds the keys of rows to return.
         """
         table = TABLES[name].with_columns(columns)
-        if columns or only is not None:
-            arrays = self._computed(table, name, schema, only)
+        if only is None and all(column.sql == column.name for column in columns):
+            arrays = self._stored(name, schema, [*(column.name for column in table.columns), ALLOC_ROW])
         else:
-            arrays = self._stored(name, schema)
+            arrays = self._computed(table, name, schema, only)
         order = self._creation_order(arrays.pop(ALLOC_ROW, _NO_ROWS).to_numpy())
         frame = table.frame(arrays, order)
         if len(frame) >= MANY_ROWS:
@@ -246,11 +264,17 @@ class PageStore:
         with self._cursor(schema, (name,)) as cursor:
             return table.collect(_select(cursor, table, name, semi_join(cursor, only)))
 
-    def _stored(self, name: str, schema: str) -> dict[str, pa.ChunkedArray[Any]]:
-        """Return the columns of a stored table."""
-        self._flush()
-        rows = pa.concat_tables(self._segments.scan(name, selected=self._selected[schema]))
+    def _stored(
+        self, name: str, schema: str, columns: Sequence[str] | None
+    ) -> dict[str, pa.ChunkedArray[Any]]:
+        """Return the columns of a stored table: these, or all."""
+        rows = pa.concat_tables(self.scan(name, schema, columns))
         return dict(zip(rows.column_names, rows.columns, strict=True))
+
+    def scan(self, name: str, schema: str, columns: Sequence[str] | None) -> Iterator[pa.Table]:
+        """Yield a stored table in parts, in no order: these columns, or all."""
+        self._flush()
+        return self._segments.scan(name, columns, self._selected[schema])
 
     def _creation_order(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
         """Return the order of rows by the creation of their allocations; None if they have it already."""
@@ -391,7 +415,9 @@ class PageStore:
 
     def close(self) -> None:
         """Close the database, and forget the tables."""
-        self._con.close()
+        self._is_closed = True
+        if "_con" in self.__dict__:
+            self._con.close()
         if self._pool is not None:
             self._pool.close()
         self._segments.clear()

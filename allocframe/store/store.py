@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ class Store(Protocol):
     def parts(
         self, name: str, schema: str, columns: tuple[Column, ...], rows: int
     ) -> Iterator[tuple[pd.DataFrame, np.ndarray[Any, Any]]]: ...
+    def scan(self, name: str, schema: str, columns: Sequence[str]) -> Iterator[pa.Table | pa.RecordBatch]: ...
     def query(self, query: str, schema: str, *, allow_files: bool = False) -> pd.DataFrame: ...
     def narrow(self, schema: str, conditions: Iterable[tuple[str, Any]]) -> str: ...
     def split(self, schema: str, size: int) -> Iterator[str]: ...

@@ -6,7 +6,7 @@ import itertools
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import duckdb
@@ -151,6 +151,11 @@ class TableStore:
     def stream(self, name: str, schema: str = "main") -> pa.RecordBatchReader:
         """Return a table in batches."""
         return stream_table(self._con, name, schema)
+
+    def scan(self, name: str, schema: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield some columns of a table in batches, in no order."""
+        with self._con.cursor() as cursor:
+            yield from cursor.sql(f"SELECT {', '.join(columns)} FROM {schema}.{name}").to_arrow_reader()
 
     def query(self, query: str, schema: str = "main", *, allow_files: bool = False) -> pd.DataFrame:
         """Return the answer of one SELECT over the tables, or with `allow_files` over files, too."""

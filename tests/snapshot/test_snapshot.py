@@ -49,6 +49,16 @@ def test_sql_reads_and_never_changes(snap: af.Snapshot, query: str) -> None:
         snap.sql(query)
 
 
+def test_a_closed_snapshot_is_an_error_and_not_an_empty_one(snap: af.Snapshot, tmp_path: Path) -> None:
+    closed = af.load(snap.save(tmp_path / "saved.allocframe"))
+    known = closed.allocations
+    closed.close()
+    assert closed.allocations is known
+    for use in (lambda: closed.events, lambda: len(closed), lambda: closed.sql("SELECT 1 FROM events")):
+        with pytest.raises(af.AllocframeError, match="this snapshot is closed"):
+            use()
+
+
 def test_filter_narrows_every_table(snap: af.Snapshot) -> None:
     some = snap.filter(client_status=["failed", "lost"])
     ids = set(snap.allocations.query("client_status in ['failed', 'lost']")["alloc_id"])

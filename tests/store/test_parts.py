@@ -54,3 +54,17 @@ def test_the_parts_of_a_fetch_and_of_saved_tables_hold_the_rows_of_the_whole_tab
             by_place = pd.Series(allocations["alloc_id"].astype("str").to_numpy(), index=made_at)
             assert by_place[np.concatenate(places)].tolist() == joined["alloc_id"].tolist()
         saved.close()
+
+
+def test_counts_and_the_time_covered_are_those_of_sql_whatever_holds_the_tables(
+    snap: af.Snapshot, archive: af.Archive
+) -> None:
+    filtered = snap.filter(client_status="failed")
+    for snapshot in (snap, filtered, snap.filter(job_id="nobody"), archive.snapshot()):
+        for name in ("allocations", "events", "task_states"):
+            assert snapshot._counts[name] == snapshot.sql(f"SELECT count(*) AS n FROM {name}")["n"].iloc[0]
+        truncated = snapshot.sql("SELECT count(*) AS n FROM task_states WHERE events_truncated")
+        assert snapshot.info["tasks_truncated"] == truncated["n"].iloc[0]
+        span = snapshot.sql("SELECT min(time) AS first, max(time) AS last FROM events").iloc[0]
+        assert pd.Series(snapshot._span).equals(pd.Series([span["first"], span["last"]]))
+    assert 0 < len(filtered) < len(snap)
