@@ -1,4 +1,4 @@
-"""Jobs of which nothing runs because somebody wanted it so: purged with all traces, or scaled to 0."""
+"""Jobs of which nothing runs because somebody wanted it so: stopped, purged with all traces, scaled to 0."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..stats import vocabulary
 from ._changes import Job, Ledger
 from ._failures import Case
 from ._groups import STOPPED
@@ -16,30 +17,42 @@ from .finding import Thresholds
 from .incident import Cause, Evidence, Incident
 
 
-def find_absent(case: Case, ledger: Ledger, limits: Thresholds) -> Iterator[Incident]:
-    """Yield the jobs of which nothing runs, and of which no failure tells."""
+def find_absent(
+    case: Case, ledger: Ledger, incidents: list[Incident], limits: Thresholds
+) -> Iterator[Incident]:
+    """Yield the jobs of which nothing runs, and of which no incident tells why."""
     since = case.now - pd.Timedelta(limits.rare).value if case.now != NEVER else NEVER
-    yield from _purged(case, ledger, since)
-    yield from _scaled_to_zero(case, ledger, since)
+    told = {job for each in incidents if each.severity != "info" for job in each.jobs}
+    ended = {job: how for job, how in ledger.ended_since(since).items() if job not in told}
+    # runs are stopped and purged by the hundred
+    ended = {
+        job: how for job, how in ended.items() if "/dispatch-" not in job[1] and "/periodic-" not in job[1]
+    }
+    known, alive = set(case.instances.families), _alive(case)
+    gone = {job: at for job, (kind, at) in ended.items() if kind == "purge" and job not in known}
+    if gone:
+        evidence = Evidence("purged", {"jobs": [job for _, job in sorted(gone)]})
+        yield _absent(sorted(gone), "purge", evidence, gone.values(), {"purged": len(gone)})
+    for kind in ("operator stop", "purge"):
+        stopped = {
+            job: at for job, (how, at) in ended.items() if how == kind and job in known and job not in alive
+        }
+        if stopped:
+            facts = {"stopped": len(stopped), "purge": kind == "purge"}
+            evidence = Evidence("stopped", {"jobs": [job for _, job in sorted(stopped)], **facts})
+            yield _absent(sorted(stopped), "stop", evidence, stopped.values(), facts)
+    yield from _scaled_to_zero(case, ledger, alive, since)
 
 
-def _purged(case: Case, ledger: Ledger, since: int) -> Iterator[Incident]:
-    """Yield the jobs that were purged, and of which nothing is left to tell how they ran."""
-    known = set(case.instances.families)
-    gone = {job: at for job, at in ledger.purged_since(since).items() if job not in known}
-    # runs are purged by the hundred
-    gone = {job: at for job, at in gone.items() if "/dispatch-" not in job[1] and "/periodic-" not in job[1]}
-    if not gone:
-        return
-    jobs = sorted(gone)
-    evidence = Evidence("purged", {"jobs": [job for _, job in jobs]})
-    yield _absent(jobs, "purge", "certain", evidence, gone.values(), {"purged": len(jobs)})
+def _alive(case: Case) -> set[Job]:
+    """Return the jobs of which the servers want an allocation to run."""
+    wanted = ~case.evidence.allocations["desired_status"].isin(vocabulary.STOPPING_STATUSES)
+    runs = case.instances.wanted & wanted.to_numpy(dtype=bool)
+    return {case.instances.families[each] for each in np.unique(case.instances.family[runs])}
 
 
-def _scaled_to_zero(case: Case, ledger: Ledger, since: int) -> Iterator[Incident]:
+def _scaled_to_zero(case: Case, ledger: Ledger, alive: set[Job], since: int) -> Iterator[Incident]:
     """Yield the jobs whose newest version wants none of a group that ran before."""
-    runs = case.instances.wanted & case.evidence.allocations["desired_status"].eq("run").to_numpy(dtype=bool)
-    alive = {case.instances.families[each] for each in np.unique(case.instances.family[runs])}
     for job, version in ledger.newest_versions():
         at = ledger.submitted_at(job, version)
         if at < since or at == NEVER:
@@ -53,14 +66,14 @@ def _scaled_to_zero(case: Case, ledger: Ledger, since: int) -> Iterator[Incident
             facts = {
                 "scaled": groups, "job_version": version, "by_request": ledger.was_scaled(job, version),
             }  # fmt: skip
-            yield _absent([job], "scale", "certain", Evidence("scaled to 0", facts), [at], facts)
+            yield _absent([job], "scale", Evidence("scaled to 0", facts), [at], facts)
 
 
 def _absent(
-    jobs: list[Job], mechanism: str, confidence: str, evidence: Evidence, times: Any, facts: dict[str, Any]
+    jobs: list[Job], mechanism: str, evidence: Evidence, times: Any, facts: dict[str, Any]
 ) -> Incident:
     subject = {"namespace": jobs[0][0], "job_id": jobs[0][1]} if len(jobs) == 1 else {}
-    cause = Cause("operator", mechanism, subject, confidence, [evidence])
+    cause = Cause("operator", mechanism, subject, "certain", [evidence])
     known = sorted(int(each) for each in times)
     return Incident(
         "info", STOPPED, cause, [cause], jobs, [], [], moment(known[0]), moment(known[-1]), False, facts

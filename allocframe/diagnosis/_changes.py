@@ -215,20 +215,23 @@ class Ledger:
         pairs = zip(ids, kinds, strict=True)
         return {str(each) for each, kind in pairs if kind == "operator stop" and pd.notna(each)}
 
-    def purged_since(self, time: int) -> dict[Job, int]:
-        """Return the jobs that somebody purged since a time, with when, and that nobody has registered again.
+    def ended_since(self, time: int) -> dict[Job, tuple[str, int]]:
+        """Return the jobs that somebody stopped or purged since a time, how and when, and did not run again.
 
         Servers remove old jobs as well: only where an evaluation says so did somebody ask for it.
         """
-        found: dict[Job, int] = {}
+        found: dict[Job, tuple[str, int]] = {}
         for job, places in self._by_job.items():
-            kinds = [str(self._columns["kind"][each]) for each in places]
-            if "purge" in kinds:
-                last = len(kinds) - 1 - kinds[::-1].index("purge")
-                again = {"job version", "scale", "deployment", "dispatch"} & set(kinds[last + 1 :])
-                asked = "source" in self._columns and self._columns["source"][places[last]] == "evaluations"
-                if asked and not again and self._at[places[last]] >= time:
-                    found[job] = int(self._at[places[last]])
+            for place in reversed(places):
+                kind = str(self._columns["kind"][place])
+                if kind in ("job version", "scale", "deployment", "dispatch"):
+                    break
+                alone = "alloc_id" in self._columns and pd.notna(self._columns["alloc_id"][place])
+                asked = kind == "operator stop" and not alone
+                source = self._columns["source"][place] if "source" in self._columns else None
+                if (asked or (kind == "purge" and source == "evaluations")) and self._at[place] >= time:
+                    found[job] = kind, int(self._at[place])
+                    break
         return found
 
     def newest_versions(self) -> list[tuple[Job, int]]:

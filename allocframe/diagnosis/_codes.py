@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from ._deployments import REQUESTED
 from .finding import Finding, plain_facts
 from .incident import Incident
 
@@ -42,7 +43,7 @@ def code_incident(incident: Incident, loop: int) -> list[Finding]:
         return [_finding("AF203", incident, incident.facts)]
     if cause.kind == "placement":
         return []  # AF601 has one for each task group
-    if cause.mechanism in ("requested restart", "migration", "purge", "scale"):
+    if cause.mechanism in REQUESTED:
         return [_finding("AF208", incident, incident.facts)]
     return [_finding("AF207", incident, incident.facts)]
 
@@ -70,6 +71,8 @@ def _finding(code: str, incident: Incident, facts: dict[str, Any]) -> Finding:
         namespace, job = incident.jobs[0]
         subject = {"namespace": namespace, "job_id": job, **subject}
     keys = [key for each in incident.cause.supporting for key in each.keys]
+    # the same rows may bear out several facts; pandas would take a millisecond to see that
+    once = {tuple(key.items()): key for key in keys}
     return Finding(
         code,
         facts.get("severity", incident.severity) if of_part else incident.severity,
@@ -78,5 +81,5 @@ def _finding(code: str, incident: Incident, facts: dict[str, Any]) -> Finding:
         began_at=incident.began_at,
         last_at=incident.last_at,
         observed_at=incident.observed_at,
-        evidence=pd.DataFrame(keys).drop_duplicates(ignore_index=True) if keys else pd.DataFrame(),
+        evidence=pd.DataFrame([*once.values()]),
     )

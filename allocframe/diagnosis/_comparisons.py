@@ -158,9 +158,7 @@ def typical_run(case: Case, group: Group) -> int:
 
 def share_healthy(case: Case, group: Group) -> float:
     """Return the share of the failed allocations that their deployment had called healthy."""
-    alloc = np.unique(case.failures["alloc"].to_numpy()[group.rows])
-    healthy = case.evidence.allocations["deployment_healthy"].iloc[alloc].astype("boolean")
-    return float(healthy.fillna(False).mean())
+    return float(case.healthy[np.unique(case.failures["alloc"].to_numpy()[group.rows])].mean())
 
 
 def begins_with_placement(case: Case, jobs: Jobs, group: Group, limits: Thresholds) -> bool:

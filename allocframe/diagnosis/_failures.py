@@ -59,6 +59,13 @@ class Case:
         return self._named_nodes[0]
 
     @cached_property
+    def healthy(self) -> Array:
+        """Whether the deployment of each allocation has called it healthy."""
+        known = self.evidence.allocations["deployment_healthy"].astype("boolean").fillna(False)
+        result: Array = known.to_numpy(dtype=bool)
+        return result
+
+    @cached_property
     def node_names(self) -> list[str]:
         """The names of the nodes; "" is none."""
         return self._named_nodes[1]

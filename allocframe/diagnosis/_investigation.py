@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..stats import vocabulary
 from ._attempts import kind_of_text
 from ._changes import Ledger
 from ._comparisons import typical_run
 from ._failures import Case
 from ._groups import Group, Jobs
-from ._tables import NEVER, Array, categories, moment
+from ._tables import NEVER, Array, categories, moment, numbers
 from ._versions import VersionTest
 from .finding import Thresholds
 from .incident import CONFIDENCES, Cause, Hypothesis, Incident
@@ -57,6 +58,7 @@ class Investigation:
     joined: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self._in_order: tuple[list[int], list[int], Array] | None = None
         # plain arrays: taking a few rows of a frame for each of thousands of groups would cost seconds
         self.ids = self.case.evidence.allocations["alloc_id"].astype("str").to_numpy(dtype=object)
         self.tasks = self.case.evidence.tasks["task"].to_numpy()
@@ -68,9 +70,42 @@ class Investigation:
         self.task_groups, self.group_names = categories(rows["task_group"])
         pairs = np.unique(np.stack([self.case.instances.family, self.task_groups]), axis=1)
         self.groups_of = np.bincount(pairs[0], minlength=len(self.case.instances.families))
+        self._prepare_places()
         self.canary = rows["canary"].astype("boolean").fillna(False).to_numpy(dtype=bool)
         self.renders = self._find_renders()
         self.failures = {str(name): self.case.failures[name].to_numpy() for name in self.case.failures}
+
+    def _prepare_places(self) -> None:
+        """Put the allocations in order of their jobs, and note of each what many groups ask."""
+        rows, instances = self.case.evidence.allocations, self.case.instances
+        self._by_family = np.argsort(instances.family, kind="stable")
+        count = len(instances.families)
+        self._bounds = np.searchsorted(instances.family[self._by_family], np.arange(count + 1))
+        ended_well = rows["client_status"].isin(["running", "complete"]).to_numpy(dtype=bool)
+        self.runs_well = ended_well & instances.wanted
+        self.everywhere = rows["job_type"].isin(vocabulary.NODE_BOUND_JOB_TYPES).to_numpy(dtype=bool)
+        self.versions_of = numbers(rows["job_version"], -1)
+        created = rows["created_at"].to_numpy()
+        # by instance, of which an allocation may be the first
+        self.first_created = np.full(len(rows), np.iinfo(np.int64).max)
+        known = np.where(created == NEVER, np.iinfo(np.int64).max, created)
+        np.minimum.at(self.first_created, instances.lane, known)
+
+    def of_family(self, family: int) -> Array:
+        """Return the allocations of a job."""
+        part: Array = self._by_family[self._bounds[family] : self._bounds[family + 1]]
+        return part
+
+    def began_near(self, time: int, window: int) -> list[int]:
+        """Return the usable groups that began within some time of another."""
+        if self._in_order is None or self._in_order[0] is not self.usable:
+            order = sorted(self.usable, key=lambda index: self.groups[index].onset)
+            onsets = np.array([self.groups[index].onset for index in order], dtype=np.int64)
+            self._in_order = self.usable, order, onsets
+        _, order, onsets = self._in_order
+        first = int(np.searchsorted(onsets, time - window, side="left"))
+        last = int(np.searchsorted(onsets, time + window, side="right"))
+        return sorted(order[first:last])
 
     def _find_renders(self) -> tuple[Array, Array]:
         """Return when Nomad restarted or signaled tasks for a template, in order, and their allocations."""

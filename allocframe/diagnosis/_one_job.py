@@ -108,9 +108,11 @@ def by_mechanism(look: Investigation, group: Group) -> Hypothesis:
 
 def _by_memory(look: Investigation, group: Group) -> Hypothesis | None:
     """Return that memory may have run out, after a SIGKILL that nothing else explains."""
+    if group.kind != "killed":
+        return None
     rows = look.case.failures.iloc[group.rows]
     sigkill = (rows["signal"] == 9) | (rows["code"] == 137)
-    if group.kind != "killed" or not bool(sigkill.any()):
+    if not bool(sigkill.any()):
         return None
     told = int((sigkill & rows["told"]).sum())
     supporting = [Evidence("sigkill", {"failures": int(sigkill.sum())}, keys_of(look, group.rows))]
@@ -181,7 +183,7 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
         against.append(Evidence("healthy deploy", {"job_version": test.version, "allocations": test.healthy}))
     others = _others_at(look, index, test)
     if others:
-        against.append(Evidence("others at once", {"jobs": [name_of(look, each) for each in others]}))
+        against.append(_at_once(look, others, max(group.onset, test.placed_at)))
     if not supporting:
         return None
     first_change = began_with and test.delay <= soon and not late and not others
@@ -278,12 +280,11 @@ def _others_at(look: Investigation, index: int, test: VersionTest) -> list[int]:
     onset = max(group.onset, test.placed_at)
     return [
         other
-        for other in look.usable
+        for other in look.began_near(onset, window)
         if other not in look.deployed
         and not _begins_after(look, index, other, test)
         and (other not in look.joined or alike(look, group, look.groups[other]))
         and look.groups[other].family != group.family
-        and abs(look.groups[other].onset - onset) <= window
         and _related(look, group, look.groups[other])
         and (look.groups[other].kind == group.kind or look.groups[other].severity != "info")
     ]
@@ -321,15 +322,14 @@ def _with_others(look: Investigation, index: int) -> Hypothesis | None:
         return None
     others = [
         other
-        for other in look.usable
+        for other in look.began_near(group.onset, window)
         if look.groups[other].family != group.family
         and look.groups[other].kind == group.kind
         and _related(look, group, look.groups[other])
-        and abs(look.groups[other].onset - group.onset) <= window
     ]
     if not others:
         return None
-    evidence = Evidence("others at once", {"jobs": [name_of(look, each) for each in others]})
+    evidence = _at_once(look, others, group.onset)
     return Hypothesis("common cause", group.kind, {}, "possible", [evidence])
 
 
@@ -356,6 +356,15 @@ def _after_template(look: Investigation, index: int) -> Hypothesis | None:
     jobs = [families[family][1] for family in near]
     evidence = Evidence("template rendered", {"jobs": jobs, "at": moment(int(at[0]))})
     return Hypothesis("template", group.kind, job_of(look, group), "possible", [evidence])
+
+
+def _at_once(look: Investigation, others: list[int], onset: int) -> Evidence:
+    """Return that other groups began about when one did, the first of them first."""
+    times: dict[str, int] = {}
+    for each in sorted(others, key=lambda index: look.groups[index].onset):
+        times.setdefault(name_of(look, each), look.groups[each].onset - onset)
+    apart = [length_of(time) for time in times.values()]
+    return Evidence("others at once", {"jobs": list(times), "apart": apart})
 
 
 def _on_one_node(look: Investigation, group: Group) -> Hypothesis | None:

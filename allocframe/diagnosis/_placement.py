@@ -15,9 +15,10 @@ from ..stats.placement import placement_failures
 from ._asked import INELIGIBLE, asked_for
 from ._changes import Ledger
 from ._failures import Case
-from ._tables import Array, numbers
+from ._tables import NEVER, Array, numbers
 from .finding import Thresholds, plain
 from .incident import Cause, Evidence, Hypothesis, Incident
+from .incident_sentences import listed
 
 
 def find_waiting(
@@ -33,12 +34,44 @@ def find_waiting(
     known = evaluations.dropna(subset=["job_id"]).sort_values("created_at", kind="stable")
     waiting = known[known["status"].astype("str").eq("blocked")]
     failures = placement_failures(known)
-    for (namespace, job), rows in waiting.groupby(["namespace", "job_id"], observed=True, sort=False):
-        mine = failures[
-            (failures["namespace"].astype("str") == str(namespace))
-            & (failures["job_id"].astype("str") == str(job))
-        ]
-        yield _waiting(case, (str(namespace), str(job)), rows, mine, nodes, ledger, limits)
+    failures = failures.astype({"namespace": "str", "job_id": "str"})
+    by_job = dict(iter(failures.groupby(["namespace", "job_id"], sort=False)))
+    found: list[Incident] = []
+    for key, rows in waiting.groupby(["namespace", "job_id"], observed=True, sort=False):
+        job = str(key[0]), str(key[1])
+        mine = by_job.get(job, failures.iloc[:0])
+        found.append(_waiting(case, job, rows, mine, nodes, ledger, limits))
+    yield from _together(found, limits)
+
+
+def _together(found: list[Incident], limits: Thresholds) -> Iterator[Incident]:
+    """Yield one incident for several jobs that wait for the same, and the others as they are."""
+    by_obstacle: dict[str, list[Incident]] = {}
+    for each in found:
+        # what only one version of one job asks for is its own
+        what = "" if each.facts["asked"] else re.sub(r" on [\d,]+ nodes?\b", "", each.facts["lacking"])
+        by_obstacle.setdefault(what, []).append(each)
+    for what, members in by_obstacle.items():
+        if not what or what == _NO_WORDS or len(members) < limits.critical_jobs:
+            yield from members
+            continue
+        amounts = ("queued", "running", "running_newest", "instances_wanted", "evaluations")
+        facts = {name: sum(each.facts[name] or 0 for each in members) for name in amounts}
+        facts |= {"lacking": what, "asked": [], "job_version": None, "versions_running": []}
+        facts["nodes"] = sorted({name for each in members for name in each.facts["nodes"]})
+        keys = [key for each in members for key in each.cause.supporting[0].keys]
+        more = [text for each in members for text in each.cause.supporting[1:]]
+        cause = Cause("placement", "placement", {}, "certain", [Evidence("not placed", facts, keys), *more])
+        begins = [each.began_at for each in members if each.began_at is not None]
+        ends = [each.last_at for each in members if each.last_at is not None]
+        yield Incident(
+            "critical", "ongoing", cause, [cause], sorted(job for each in members for job in each.jobs),
+            began_at=min(begins, default=None), last_at=max(ends, default=None), facts=facts,
+        )  # fmt: skip
+
+
+_NO_WORDS = "no node fits"
+"""What is said where the scheduler names no obstacle: jobs may lack different things."""
 
 
 def _waiting(
@@ -51,16 +84,16 @@ def _waiting(
     limits: Thresholds,
 ) -> Incident:
     by_time = failures.sort_values("created_at", kind="stable")
-    newest = by_time.drop_duplicates("task_group", keep="last")
-    lacking = [text for row in newest.to_dict("records") if (text := _obstacles(row))]
+    newest = _newest_that_tells(by_time, ledger.submitted_at(job, ledger.newest_version(job) or 0))
+    lacking = [text for row in newest if (text := _obstacles(row))]
     # an evaluation that is blocked has no count; the one that made it has
     counted = by_time.dropna(subset=["queued"]).drop_duplicates("task_group", keep="last")
     queued = int(counted["queued"].sum()) if len(counted) else None
     allocs = _allocations(case, job)
-    asked = asked_for(job, _versions_placed(case, allocs), newest.to_dict("records"), ledger)
+    asked = asked_for(job, _versions_placed(case, allocs), newest, ledger)
     facts: dict[str, Any] = {
         "queued": queued or None,
-        "lacking": "; ".join(lacking) or "no node fits",
+        "lacking": "; ".join(lacking) or _no_node(rows),
         "evaluations": len(failures),
         **_running(case, allocs, asked.version),
         "job_version": asked.version,
@@ -92,6 +125,35 @@ def _waiting(
     )  # fmt: skip
 
 
+def _newest_that_tells(failures: pd.DataFrame, since: int) -> list[dict[Any, Any]]:
+    """Return the newest failure of each task group; of its newest version, the last that says why.
+
+    Where the scheduler has seen such a node before, it only says so.
+    """
+    found: dict[str, dict[Any, Any]] = {}
+    for row in failures.to_dict("records"):
+        at = row["created_at"]
+        current = since == NEVER or (pd.notna(at) and at.value >= since)
+        if str(row["task_group"]) not in found or (current and _obstacles(row)):
+            found[str(row["task_group"])] = row
+    return list(found.values())
+
+
+def _no_node(rows: pd.DataFrame) -> str:
+    """Return what there is to say where the scheduler names no obstacle."""
+    metrics = _metrics(rows)
+    if not metrics or any(each.get("NodesEvaluated") for each in metrics):
+        return _NO_WORDS
+    centers = sorted({center for each in metrics for center in each.get("NodesAvailable") or {}})
+    return f"no node is ready and eligible{f' in datacenter {listed(centers)}' if centers else ''}"
+
+
+def _metrics(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return what the newest of some evaluations counted, by task group."""
+    texts = rows["failed_task_groups"].dropna().astype("str").tolist()
+    return [each or {} for each in json.loads(texts[-1]).values()] if texts else []
+
+
 def _running(case: Case, allocs: Array, newest: int | None) -> dict[str, Any]:
     """Return how many allocations of a job run, how many of its newest version, and which versions do."""
     rows, wanted = case.evidence.allocations.iloc[allocs], case.instances.wanted[allocs]
@@ -113,14 +175,13 @@ def _versions_placed(case: Case, allocs: Array) -> list[int]:
 
 def _nodes_looked_at(rows: pd.DataFrame, nodes: pd.DataFrame | None) -> list[str]:
     """Return the names of the nodes that the scheduler looked at, if they are all of some datacenters."""
-    texts = rows["failed_task_groups"].dropna().astype("str").tolist()
-    if nodes is None or not texts:
+    metrics = _metrics(rows)
+    if nodes is None or not metrics:
         return []
     available: dict[str, int] = {}
-    evaluated = 0
-    for metrics in json.loads(texts[-1]).values():
-        available |= (metrics or {}).get("NodesAvailable") or {}
-        evaluated = max(evaluated, int((metrics or {}).get("NodesEvaluated") or 0))
+    for each in metrics:
+        available |= each.get("NodesAvailable") or {}
+    evaluated = max(int(each.get("NodesEvaluated") or 0) for each in metrics)
     usable = nodes["status"].astype("str").eq("ready") & nodes["eligibility"].astype("str").eq("eligible")
     known = nodes[usable & nodes["datacenter"].astype("str").isin(list(available))]
     names = sorted(known["node_name"].dropna().astype("str"))
@@ -185,3 +246,8 @@ def _circumstances(case: Case, allocs: Array, facts: dict[str, Any]) -> Iterator
         facts["moved_from"] = sorted(set(moved["node_name"].dropna().astype("str")))
         keys = [{"alloc_id": each} for each in moved["alloc_id"].astype("str").head(5)]
         yield Evidence("moved from node", {"nodes": facts["moved_from"], "allocations": len(moved)}, keys)
+    lost = rows[case.instances.final[allocs] & case.instances.lost[allocs] & case.instances.wanted[allocs]]
+    if len(lost):
+        facts["lost_with"] = sorted(set(lost["node_name"].dropna().astype("str")))
+        keys = [{"alloc_id": each} for each in lost["alloc_id"].astype("str").head(5)]
+        yield Evidence("lost from node", {"nodes": facts["lost_with"], "allocations": len(lost)}, keys)

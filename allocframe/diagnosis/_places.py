@@ -6,26 +6,20 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..stats import vocabulary
 from ._changes import AFTER
 from ._groups import Group
 from ._investigation import Investigation
-from ._tables import NEVER, Array, moment
+from ._tables import Array, moment
 from .incident import Evidence
 
 
 def where_it_shows(look: Investigation, groups: list[Group]) -> Iterator[Evidence]:
     """Yield what the failed allocations have in common that those which run well have not."""
-    failed = np.zeros(len(look.case.nodes), dtype=bool)
-    failed[look.failures["alloc"][np.concatenate([group.rows for group in groups])]] = True
-    families = {group.family for group in groups}
-    mine = np.isin(look.case.instances.family, list(families))
-    rows = look.case.evidence.allocations
-    well = (
-        mine & ~failed & look.case.instances.wanted
-        & rows["client_status"].isin(["running", "complete"]).to_numpy(dtype=bool)
-    )  # fmt: skip
-    if well.any():
+    failed = np.unique(look.failures["alloc"][np.concatenate([group.rows for group in groups])])
+    families = sorted({group.family for group in groups})
+    others = np.setdiff1d(np.concatenate([look.of_family(each) for each in families]), failed)
+    well = others[look.runs_well[others]]
+    if len(well):
         yield from _one_datacenter(look, failed, well)
         yield from _some_nodes(look, groups, failed, well)
         if len(families) == 1:
@@ -33,44 +27,37 @@ def where_it_shows(look: Investigation, groups: list[Group]) -> Iterator[Evidenc
 
 
 def _one_datacenter(look: Investigation, failed: Array, well: Array) -> Iterator[Evidence]:
-    def datacenters(mask: Array) -> set[str | None]:
-        names = (look.case.node_names[each] for each in np.unique(look.case.nodes[mask]))
+    def datacenters(allocs: Array) -> set[str | None]:
+        names = (look.case.node_names[each] for each in np.unique(look.case.nodes[allocs]))
         return {look.ledger.datacenters.get(name) for name in names}
 
     bad, good = datacenters(failed), datacenters(well)
     if len(bad) == 1 and None not in bad | good and not bad & good:
-        numbers = {"datacenter": bad.pop(), "failed": int(failed.sum()), "well": int(well.sum())}
+        numbers = {"datacenter": bad.pop(), "failed": len(failed), "well": len(well)}
         yield Evidence("only in datacenter", {**numbers, "well_in": sorted(map(str, good))})
 
 
 def _some_nodes(look: Investigation, groups: list[Group], failed: Array, well: Array) -> Iterator[Evidence]:
     """Yield that the jobs fail on some nodes and run well on others. One node may be a cause of its own."""
-    bad, good = (np.unique(look.case.nodes[mask]) for mask in (failed, well))
+    bad, good = (np.unique(look.case.nodes[allocs]) for allocs in (failed, well))
     names = look.case.node_names
     alone = len(bad) == 1 and sum(len(group.rows) for group in groups) >= look.limits.loop_restarts
-    if not np.isin(bad, good).any() and not alone and (failed.sum() > len(bad) or _everywhere(look, failed)):
-        numbers = {"failed": int(failed.sum()), "nodes": sorted(names[each] for each in bad)}
+    # jobs that run on every node: then each node tells
+    everywhere = bool(look.everywhere[failed].all())
+    if not np.isin(bad, good).any() and not alone and (len(failed) > len(bad) or everywhere):
+        numbers = {"failed": len(failed), "nodes": sorted(names[each] for each in bad)}
         well_on = sorted(names[each] for each in good)
-        yield Evidence("only on nodes", {**numbers, "well": int(well.sum()), "well_on": well_on})
-
-
-def _everywhere(look: Investigation, failed: Array) -> bool:
-    """Return whether these jobs run on every node: then each node tells."""
-    types = look.case.evidence.allocations["job_type"][failed]
-    return bool(types.isin(vocabulary.NODE_BOUND_JOB_TYPES).all())
+        yield Evidence("only on nodes", {**numbers, "well": len(well), "well_on": well_on})
 
 
 def _only_new_ones(look: Investigation, failed: Array, well: Array) -> Iterator[Evidence]:
     """Yield that all instances which fail were placed after all that run well: more of a job is too much."""
-    created = look.case.evidence.allocations["created_at"].to_numpy()
-    lane, number = look.case.instances.lane, look.case.evidence.allocations["job_version"]
-    bad = np.unique(lane[failed])
+    lane = look.case.instances.lane
+    bad, good = np.unique(lane[failed]), np.unique(lane[well])
     # an instance is as old as its first allocation
-    first = np.full(int(lane.max()) + 1, np.iinfo(np.int64).max)
-    np.minimum.at(first, lane, np.where(created == NEVER, np.iinfo(np.int64).max, created))
-    since, before = int(first[bad].min()), int(first[np.unique(lane[well])].max())
-    one_version = number[failed | well].nunique() == 1
+    since, before = int(look.first_created[bad].min()), int(look.first_created[good].max())
+    one_version = len(np.unique(look.versions_of[np.concatenate([failed, well])])) == 1
     later = before + AFTER.value < since != np.iinfo(np.int64).max
     if one_version and len(bad) > 1 and later:
-        numbers = {"new": len(bad), "old": len(np.unique(lane[well])), "since": moment(since)}
+        numbers = {"new": len(bad), "old": len(good), "since": moment(since)}
         yield Evidence("only new ones", numbers)

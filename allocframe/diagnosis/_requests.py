@@ -24,6 +24,7 @@ def find_requests(case: Case, ledger: Ledger) -> list[Incident]:
         *_restarts(case, told),
         *_forced_kills(case),
         *_migrations(case, ledger),
+        *_preempted(case),
         *_unexplained_restarts(case, told),
     ]
 
@@ -174,6 +175,25 @@ def _migrations(case: Case, ledger: Ledger) -> Iterator[Incident]:
         evidence = Evidence("moved", facts, alloc_keys(case, alloc))
         # without a drain on record: Nomad says "migrated" of both
         cause = Cause(kind, "migration", {}, "certain" if certain else "possible", [evidence])
+        yield make(case, alloc, cause, "info", RECOVERED, rows["modified_at"].to_numpy()[alloc], facts)
+
+
+def _preempted(case: Case) -> Iterator[Incident]:
+    """Yield the jobs that had to make room for others, and found some elsewhere."""
+    rows = case.evidence.allocations
+    taken = rows["preempted_by"].notna().to_numpy(dtype=bool) & (case.instances.successor >= 0)
+    if not taken.any():
+        return
+    job_of = dict(zip(rows["alloc_id"].astype("str"), rows["job_id"].astype("str"), strict=True))
+    for family in np.unique(case.instances.family[taken]):
+        alloc = np.flatnonzero(taken & (case.instances.family == family))
+        by = {job_of.get(each, "another job") for each in rows["preempted_by"].iloc[alloc].astype("str")}
+        namespace, job = case.instances.families[int(family)]
+        facts = {"preempted": len(alloc), "preempted_by": sorted(by)}
+        numbers = {"jobs": sorted(by), "allocations": len(alloc)}
+        evidence = Evidence("preempted", numbers, alloc_keys(case, alloc))
+        subject = {"namespace": namespace, "job_id": job}
+        cause = Cause("operator", "preemption", subject, "certain", [evidence])
         yield make(case, alloc, cause, "info", RECOVERED, rows["modified_at"].to_numpy()[alloc], facts)
 
 

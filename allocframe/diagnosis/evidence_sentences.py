@@ -40,6 +40,17 @@ def _placed(n: dict[str, Any]) -> str:
     return f"version {n['job_version']} was first placed"
 
 
+def _with_times(jobs: list[str], apart: list[pd.Timedelta]) -> list[str]:
+    """Return a few jobs with how long before or after another they began to fail, as counters tell."""
+    if len(jobs) > 3:
+        return jobs
+    return [
+        job if abs(time) < pd.Timedelta("2s")
+        else f"{job} (about {span(abs(time))} {'before' if time < pd.Timedelta(0) else 'after'})"
+        for job, time in zip(jobs, apart, strict=True)
+    ]  # fmt: skip
+
+
 def _released(n: dict[str, Any]) -> str:
     fail = "fails" if len(n["failing"]) == 1 else "fail"
     how = f"{listed(n['failing'])} {fail} as well" if n["failing"] else "none of them fails"
@@ -81,7 +92,9 @@ _EVIDENCE: dict[str, Any] = {
         f"Its deployment had called {count(n['allocations'], 'allocations')} of version {n['job_version']} "
         "healthy."
     ),
-    "others at once": lambda n: f"Other jobs began to fail within a minute of it: {listed(n['jobs'])}.",
+    "others at once": lambda n: (
+        f"Other jobs began to fail within a minute of it: {listed(_with_times(n['jobs'], n['apart']))}."
+    ),
     "only on node": lambda n: (
         f"What failed ({count(n['failed'], 'allocations')}) was on {n['node_name']}; "
         f"what did not ({count(n['elsewhere'], 'allocations')}) was elsewhere."
@@ -134,6 +147,16 @@ _EVIDENCE: dict[str, Any] = {
         f"{'; a request to stop each of them is on record' if n.get('one_by_one') else ''}."
     ),
     "purged": lambda n: f"A purge of {listed(n['jobs'])} is on record, and no allocation of it.",
+    "stopped": lambda n: (
+        f"A request to {'purge' if n['purge'] else 'stop'} {listed(n['jobs'])} is on record, "
+        "and nothing after it."
+    ),
+    "waits for promotion": lambda n: (
+        f"The deployment of version {n['job_version']} needs a promotion; its canaries are healthy."
+    ),
+    "lost from node": lambda n: (
+        f"{count(n['allocations'], 'allocations')} of it were lost with {listed(n['nodes'])}."
+    ),
     "scaled to 0": lambda n: (
         f"Version {n['job_version']} set the count of {listed([each['task_group'] for each in n['scaled']])} "
         f"to 0{'; a scaling request is on record' if n['by_request'] else ''}."

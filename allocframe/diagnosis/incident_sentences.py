@@ -58,7 +58,13 @@ def title(incident: Story) -> str:
     if cause.mechanism == "requested restart":
         return f"Restarts on request ({_REQUESTERS.get(facts['requester'], 'reason unknown')}): {who}"
     if cause.mechanism == "purge":
-        return f"{who} was purged"
+        return f"{who} {_were(incident)} purged"
+    if cause.mechanism == "stop":
+        return f"{who} {_were(incident)} {'purged' if facts['purge'] else 'stopped'}"
+    if cause.mechanism == "promotion":
+        return f"{who} version {facts['job_version']} waits for its promotion"
+    if cause.mechanism == "preemption":
+        return f"{who} had to make room for {listed(facts['preempted_by'])}"
     if cause.mechanism == "scale":
         return f"{who} was scaled to 0"
     if cause.mechanism == "migration" and facts.get("one_by_one"):
@@ -69,9 +75,12 @@ def title(incident: Story) -> str:
     if cause.kind == "kill timeout":
         return f"{who}: killed by force when stopped"
     if cause.kind == "placement":
-        if facts["running"] and not facts["running_newest"]:
+        if facts["running"] and not facts["running_newest"] and facts["job_version"] is not None:
             return f"{who} version {facts['job_version']} cannot be placed"
-        return f"{who} cannot be placed{' in full' if facts['running'] else ''}"
+        in_full = " in full" if facts["running"] else ""
+        if len(incident.jobs) > 1:
+            return f"{count(len(incident.jobs), 'jobs')} cannot be placed{in_full}: {who}"
+        return f"{who} cannot be placed{in_full}"
     if "waiting" in facts:
         return f"{who} does not start"
     if "unhealthy" in facts:
@@ -79,6 +88,10 @@ def title(incident: Story) -> str:
     if cause.kind == "unknown":
         return f"{who}: {'restarts' if 'restarts' in facts else 'failures'} of unknown cause"
     return f"{who}{part} {_VERBS.get(cause.kind, 'fails')}"
+
+
+def _were(incident: Story) -> str:
+    return "was" if len(incident.jobs) == 1 else "were"
 
 
 def _part_of_job(facts: dict[str, Any]) -> str:
@@ -175,6 +188,13 @@ def _how_often(incident: Story) -> str:
         return f"{count(facts['kills'], 'kills')}: the tasks did not stop within their kill timeout."
     if "moved" in facts:
         return f"{'It is' if facts['moved'] == 1 else 'They are'} of {names(incident.jobs)}."
+    if "stopped" in facts:
+        return f"Somebody asked for it{_at(incident)}."
+    if "canaries" in facts:
+        are = "canary is" if facts["canaries"] == 1 else "canaries are"
+        return f"{facts['canaries']:,} {are} healthy; deployed{_at(incident)}."
+    if "preempted" in facts:
+        return f"{count(facts['preempted'], 'allocations')} preempted{_at(incident)}, and replaced."
     if "purged" in facts:
         return "None of its allocations is left: how they ran is not on record."
     if "scaled" in facts:
@@ -212,7 +232,7 @@ def _queued(facts: dict[str, Any]) -> str:
         return "Waiting" if not running else f"{count(running, 'instances')} run, others wait"
     do, does = "waits" if queued == 1 else "wait", "runs" if running == 1 else "run"
     waits = f"{queued:,} of {count(facts['instances_wanted'], 'instances')} {do}"
-    if running and not facts["running_newest"]:
+    if running and not facts["running_newest"] and facts["job_version"] is not None:
         versions = ", ".join(map(str, facts["versions_running"]))
         return f"{waits} for version {facts['job_version']}, {running:,} {does} on in version {versions}"
     return f"{waits}, {running:,} {does}" if running else waits
@@ -230,6 +250,8 @@ def _since_what(facts: dict[str, Any]) -> str:
         return f"; it had to make room for {listed(facts['preempted_by'])}"
     if facts.get("moved_from"):
         return f"; it had to leave {listed(facts['moved_from'])}"
+    if facts.get("lost_with"):
+        return f"; it was lost with {listed(facts['lost_with'])}"
     return ""
 
 
@@ -310,7 +332,7 @@ def _state(incident: Story) -> str:
     if incident.state == "stopped" and facts.get("replaced_by") is not None:
         since = span(facts["replaced_for"])
         return f"Version {facts['replaced_by']} has replaced it, and runs (for {since} so far)."
-    if {"purged", "scaled"} & set(facts):
+    if {"purged", "scaled", "stopped", "canaries"} & set(facts):
         return ""
     if incident.state == "recovered" and facts.get("runs") and facts.get("failed_runs"):
         return "Its last run succeeded."  # of one run in three that fails, nothing else is known

@@ -219,6 +219,12 @@ def _requested(finding: Facts, times: Clock) -> str:
     if "moved" in facts:
         what = "were stopped one by one" if facts.get("one_by_one") else "were moved"
         return f"{count(facts['moved'], 'allocations')} of {count(facts['jobs'], 'jobs')} {what}."
+    if "stopped" in facts:
+        return f"{count(facts['stopped'], 'jobs')} {'purged' if facts['purge'] else 'stopped'}."
+    if "canaries" in facts:
+        return f"{_job(finding.subject)}: version {facts['job_version']} waits for its promotion."
+    if "preempted" in facts:
+        return f"{count(facts['preempted'], 'allocations')} preempted and replaced."
     if "purged" in facts:
         return f"{count(facts['purged'], 'jobs')} purged, with all allocations."
     if "scaled" in facts:

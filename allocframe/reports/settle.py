@@ -49,8 +49,10 @@ def _node(cause: Hypothesis, _: Incident) -> str:
     return f"nomad node status -verbose {_quote(cause.subject['node_name'])}"
 
 
-def _placement(cause: Hypothesis, _: Incident) -> str:
-    return _job(cause, "status -evals")
+def _placement(_: Hypothesis, incident: Incident) -> str:
+    # several jobs may wait for the same: the evaluations of one of them say for what
+    namespace, job = incident.jobs[0]
+    return f"nomad job status -evals -namespace {_quote(namespace)} {_quote(job)}"
 
 
 _BY_KIND = {"job version": _version, "node": _node, "placement": _placement}

@@ -24,6 +24,9 @@ _PAST = {
     "migration": "was moved",
     "purge": "was purged",
     "scale": "was scaled to 0",
+    "stop": "was stopped",
+    "promotion": "waits for its promotion",
+    "preemption": "had to make room",
 }
 
 

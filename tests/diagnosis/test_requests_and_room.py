@@ -56,6 +56,53 @@ def test_a_placement_says_what_is_asked_and_what_runs(name: str, told: str) -> N
     assert told in summary_of(name)
 
 
+def placed_by(tmp_path: Path, *failures: dict[str, object]) -> Incident:
+    """Return the incident of a job that waits, by what its evaluations say, the newest last."""
+    evaluations = af.tables.evaluations_frame(
+        [
+            {
+                "ID": f"e{n}", "Namespace": "default", "JobID": "big", "Type": "service", "Status": "blocked",
+                "TriggeredBy": "queued-allocs", "CreateTime": START + n * 10**9,
+                "QueuedAllocations": {"app": 2}, "FailedTGAllocs": {"app": failed},
+            }
+            for n, failed in enumerate(failures)
+        ]
+    )  # fmt: skip
+    snap = snapshot(tmp_path, alloc("a", event("Received", 0), started(1)))
+    (incident,) = af.diagnose(snap, evaluations=evaluations).incidents
+    return incident
+
+
+def test_jobs_that_wait_for_the_same_are_one_incident(tmp_path: Path) -> None:
+    evaluations = af.tables.evaluations_frame(
+        [
+            {
+                "ID": f"e{job}", "Namespace": "default", "JobID": job, "Type": "service", "Status": "blocked",
+                "TriggeredBy": "queued-allocs", "CreateTime": START, "QueuedAllocations": {"app": 2},
+                "FailedTGAllocs": {"app": {"NodesEvaluated": nodes, "DimensionExhausted": {what: nodes}}},
+            }
+            for job, what, nodes in [(job, "memory", 3) for job in "abc"] + [("d", "cpu", 1)]
+        ]
+    )  # fmt: skip
+    snap = snapshot(tmp_path, alloc("a", event("Received", 0), started(1)))
+    several, alone = af.diagnose(snap, evaluations=evaluations).incidents
+    assert several.summary == (
+        "3 jobs cannot be placed: a, b, c. 6 of 6 instances wait: not enough memory. It goes on."
+    )
+    assert (several.severity, alone.jobs) == ("critical", [("default", "d")])
+
+
+def test_the_last_evaluation_that_says_why_is_told_where_a_later_one_only_repeats(tmp_path: Path) -> None:
+    first = {"NodesEvaluated": 2, "ConstraintFiltered": {"${meta.gpu} = a100": 2}}
+    again = {"NodesEvaluated": 2, "ConstraintFiltered": {"computed class ineligible": 2}}
+    assert ": not ${meta.gpu} = a100 on 2 nodes." in placed_by(tmp_path, first, again).summary
+
+
+def test_a_datacenter_without_any_node_is_told(tmp_path: Path) -> None:
+    failed = {"NodesEvaluated": 0, "NodesAvailable": {"dc9": 0}}
+    assert "no node is ready and eligible in datacenter dc9" in placed_by(tmp_path, failed).summary
+
+
 def test_a_placement_names_the_nodes_that_were_looked_at() -> None:
     (evidence, *_) = evidence_of(incidents_of("2.0.5-distinct-hosts-short")[0])
     assert evidence.endswith("on 3 nodes (q-1, q-2, q-3).")
@@ -87,6 +134,19 @@ def test_allocations_that_an_operator_stopped_were_not_moved_by_a_drain() -> Non
     assert (stopped.cause.kind, stopped.cause.confidence) == ("operator", "certain")
 
 
+def test_a_job_that_was_stopped_is_told_unless_it_runs_again() -> None:
+    (incident,) = [each for each in incidents_of("2.0.5-many-teams") if each.cause.mechanism == "stop"]
+    assert incident.summary == "stop-start/legacy was stopped. Somebody asked for it at 10:28 UTC."
+    assert incident.findings[0].summary == "1 job stopped."
+
+
+def test_a_healthy_canary_that_nobody_has_promoted_is_told() -> None:
+    (incident,) = incidents_of("1.3.1-canary-forgotten")
+    assert incident.summary == (
+        "canary-forgotten/web version 1 waits for its promotion. 1 canary is healthy; deployed at 10:34 UTC."
+    )
+
+
 # Templates
 
 
@@ -106,6 +166,20 @@ def test_a_program_that_its_template_s_signal_ends_did_not_crash() -> None:
 def test_restarts_by_a_template_that_go_on_are_told_with_those_that_the_ring_has_lost() -> None:
     (incident,) = incidents_of("2.0.5-template-storm")
     assert incident.summary.endswith("8 more before them are not on record any more. It goes on.")
+
+
+def test_jobs_that_fail_about_then_are_told_with_how_long_before_or_after(tmp_path: Path) -> None:
+    """Three jobs, twelve seconds apart, in different ways: who began first matters."""
+    rows = [alloc("ok", event("Received", 0), started(1), JobID="ok", ModifyTime=START + 700 * 10**9)]
+    for name, begin, code in (("queue", 600, 20), ("ledger", 612, 21), ("mailer", 624, 22)):
+        loop = [started(1)]
+        for at in range(begin, 690, 8):
+            loop += [ended(at, code), restarting(at), started(at + 4)]
+        rows.append(alloc(name, event("Received", 0), *loop, JobID=name))
+    incidents = af.diagnose(snapshot(tmp_path, *rows)).incidents
+    ledger = next(each for each in incidents if each.jobs[0][1] == "ledger")
+    told = "queue (about 12.0 s before), mailer (about 12.0 s after)"
+    assert f"Other jobs began to fail within a minute of it: {told}." in evidence_of(ledger)
 
 
 # Changes
