@@ -39,6 +39,8 @@ class Investigation:
         The test of each group whose job has several versions.
     ledger : Ledger
         What had changed.
+    made_by : numpy.ndarray
+        The version that made each allocation: its own one, unless it was updated in place.
     usable : list of int
         Groups whose beginning says something: not at their job's first placement, and with a known time.
     deployed : set of int
@@ -53,6 +55,7 @@ class Investigation:
     limits: Thresholds
     versions: dict[int, VersionTest]
     ledger: Ledger
+    made_by: Array
     usable: list[int] = field(default_factory=list)
     deployed: set[int] = field(default_factory=set)
     joined: set[int] = field(default_factory=set)

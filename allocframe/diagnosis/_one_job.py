@@ -22,7 +22,7 @@ from ._investigation import (
     name_of,
 )
 from ._places import where_it_shows
-from ._tables import NEVER, moment, numbers
+from ._tables import NEVER, moment
 from ._versions import VersionTest
 from .finding import SEVERITIES
 from .incident import Evidence, Hypothesis, Incident
@@ -68,7 +68,7 @@ def _end_with_its_version(look: Investigation, group: Group, version: int) -> No
     """
     rows, instances = look.case.evidence.allocations, look.case.instances
     mine = (instances.family == group.family) & instances.wanted & instances.final
-    its = numbers(rows["job_version"], -1)
+    its = look.made_by
     failed = np.zeros(len(rows), dtype=bool)
     failed[look.failures["alloc"][group.rows]] = True
     runs = rows["client_status"].eq("running").to_numpy(dtype=bool)
@@ -178,6 +178,17 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
     if late:
         ran = {"ran_well": length_of(test.least_ran_well), "at_least": cut}
         against.append(Evidence("ran well", {**placed, **ran}))
+    # instances that had run for long and fall in one moment met something from outside
+    together = (
+        test.failed > 1 and 0 <= test.fell_within <= _MOMENT < test.ran_well and test.ran_well > 5 * run
+    )
+    if together:
+        fell = {
+            "instances": test.failed,
+            "spread": length_of(test.fell_within),
+            "ran": length_of(test.ran_well),
+        }
+        against.append(Evidence("fell together", {**placed, **fell}))
     against += _failing_rollbacks(look, group, test)
     if test.healthy:
         against.append(Evidence("healthy deploy", {"job_version": test.version, "allocations": test.healthy}))
@@ -186,7 +197,7 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
         against.append(_at_once(look, others, max(group.onset, test.placed_at)))
     if not supporting:
         return None
-    first_change = began_with and test.delay <= soon and not late and not others
+    first_change = began_with and test.delay <= soon and not (late or together or others)
     exposed = test.base_hours > 0 or test.base_starts > 0 or look.ledger.was_stable(job, test.base)
     enough = test.failures >= look.limits.version_tasks or bool(fields)
     sure = differs or (not test.base_failures and enough)
@@ -214,7 +225,7 @@ def _released_with(look: Investigation, group: Group, version: int) -> Evidence 
 def _failing_rollbacks(look: Investigation, group: Group, test: VersionTest) -> Iterator[Evidence]:
     """Yield the later versions that brought an older specification back, and fail all the same."""
     job = look.case.instances.families[group.family]
-    failing = numbers(look.case.evidence.allocations["job_version"], -1)[look.failures["alloc"][group.rows]]
+    failing = look.made_by[look.failures["alloc"][group.rows]]
     for each in np.unique(failing[failing >= test.version]).tolist():
         older = look.ledger.same_as(job, each)
         if older is not None and older < test.version:
@@ -224,7 +235,7 @@ def _failing_rollbacks(look: Investigation, group: Group, test: VersionTest) -> 
 def _onset_of_version(look: Investigation, group: Group, version: int) -> int:
     """Return when the allocations of a version began to fail; failures of older ones do not count."""
     rows = {name: look.failures[name][group.rows] for name in ("alloc", "at")}
-    of_version = numbers(look.case.evidence.allocations["job_version"], -1)[rows["alloc"]] == version
+    of_version = look.made_by[rows["alloc"]] == version
     known = rows["at"][of_version & (rows["at"] != NEVER)]
     return int(known.min()) if len(known) else NEVER
 
@@ -250,6 +261,9 @@ def _by_last_change(look: Investigation, group: Group) -> Hypothesis | None:
     subject = {**job_of(look, group), "job_version": version}
     return Hypothesis("job version", group.kind, subject, "possible", supporting)
 
+
+_MOMENT = 3 * SECOND
+"""Instances that fail within this time of each other failed in one moment."""
 
 _A_START = 5 * SECOND
 """A program that ran for longer than this and much longer than later had got over its start."""

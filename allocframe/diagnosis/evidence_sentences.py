@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any, Protocol
 
 import pandas as pd
@@ -86,6 +88,10 @@ _EVIDENCE: dict[str, Any] = {
     "ran well": lambda n: (
         f"Instances of version {n['job_version']} ran {'at least ' if n.get('at_least') else ''}"
         f"{span(n['ran_well'])} before they failed."
+    ),
+    "fell together": lambda n: (
+        f"{count(n['instances'], 'instances')} that had run for {span(n['ran'])} "
+        f"began to fail within {span(n['spread'])}."
     ),
     "healthy deploy": lambda n: (
         f"Its deployment had called {count(n['allocations'], 'allocations')} of version {n['job_version']} "
@@ -209,8 +215,17 @@ def change(row: dict[str, Any]) -> str:
     version = f" {row['version_after']}" if row.get("version_after") is not None else ""
     fields = list(dict.fromkeys(f"{each['path']} {each['kind']}" for each in row.get("diff", ())))
     deployed = f" (deployment {row['deployment']})" if row.get("deployment") else ""
-    what = f"{row['kind']}{version} of {who}{deployed}"
+    what = f"{row['kind']}{version} of {who}{_became(row)}{deployed}"
     early = row["before"] >= pd.Timedelta(0)
     bound = "at most " if row.get("at_most") else ""
     when = f"{bound}{span(abs(row['before']))} {'before' if early else 'after'}"
     return f"{when}: {what}{': ' if fields else ''}{listed(fields)}"
+
+
+def _became(row: dict[str, Any]) -> str:
+    """Return what a change of a node's eligibility, or its drain, came to, in Nomad's words."""
+    if row["kind"] not in ("eligibility", "drain") or not row.get("detail"):
+        return ""
+    words = str(json.loads(row["detail"]).get("message") or "")
+    short = re.sub(r"^Node (marked as |drain )?| for scheduling$", "", words)
+    return f" ({short})" if short else ""
