@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "tests" / "ui"))
 import labpage  # noqa: E402
 
 FOLDER = ROOT / "docs" / "pictures"
-SCREEN = {"width": 1360, "height": 1000}
+SCREEN = {"width": 1360, "height": 1300}
 
 
 def main() -> None:

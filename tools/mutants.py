@@ -56,6 +56,7 @@ ALSO = {
     "_utils": ("tests/reports/test_render.py", "tests/cli/test_cli.py"),
     "tables": ("tests/store/test_decode.py", "tests/snapshot/test_history.py", "tests/fetch/test_history.py"),
     "snapshot": ("tests/stats/test_parts.py",),
+    "diagnosis": ("tests/cli/test_diagnose_watch.py",),
     "cli": ("tests/recovery/test_recover.py", "tests/reports/test_reports.py"),
 }
 """Tests of other packages that hold a package to what it promises."""
@@ -116,6 +117,34 @@ EQUIVALENT = {
         "ready = self._wait(max(until - now, 0.0), reading)",
         "-1.0",
     ): "a wait of less than nothing is none",
+    (
+        "_US_PER_HOUR = 3_600_000_000",
+        "3600000001",
+    ): "one part in three thousand million is less than the last digit of any result",
+    (
+        'for group, part in table.groupby([*keys, "phase"], observed=True, dropna=False, sort=False)',
+        "True",
+    ): "what `sort` decides is sorted again; `dropna` has a test",
+    (
+        "if not len(times):",
+        "if False: return signaled >= 0",
+    ): "without events there is no exit, and what follows is empty, too",
+    (
+        "if not bad.any() or here.all() or not here.any():",
+        "if False: continue",
+    ): "a stratum in which nothing can differ adds the same to what is seen and to what is expected",
+    (
+        'if facts.get("groups_of_job", 1) > 1 and facts["task_group"]:',
+        "0",
+    ): "none is not more than one, either",
+    (
+        '"driver": ("Config", "Driver", "image", "User"),',
+        "'imageX'",
+    ): "the image of a task is in its Config",
+    (
+        "half = limits.critical_share * max(int(jobs.wanted[each]), 1)",
+        "0",
+    ): "what waits is wanted, so that the number is never below one",
     (
         'Column("alloc_id", parent("ID", text("ID")), "text", "the allocation"),',
         "'IDX'",

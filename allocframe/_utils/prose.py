@@ -38,6 +38,11 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
+def p_value(p: float) -> str:
+    """Return a p value: nobody decides by how far it is below 0.0001."""
+    return f"p = {p:.2g}" if p >= 1e-4 else "p < 0.0001"
+
+
 def span(length: pd.Timedelta) -> str:
     """Return a duration in seconds, minutes or hours."""
     seconds = length.total_seconds()

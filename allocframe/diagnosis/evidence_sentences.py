@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from .._utils.prose import clock, count, number, span
+from .._utils.prose import clock, count, p_value, span
 from .incident_sentences import ends, first_upper, listed, shortened
 
 
@@ -35,7 +35,7 @@ def _compared(n: dict[str, Any]) -> str:
     old = side(n["base_version"], n["base_failures"], n["base_hours"], n["base_starts"])
     where = f" on {n['node_name']}, where alone it failed" if n.get("node_name") else ""
     since = ", from its first failure on" if n.get("since_onset") else ""
-    return f"{first_upper(new)}; {old}{since}{where} (p = {number(n['p'])})."
+    return f"{first_upper(new)}; {old}{since}{where} ({p_value(n['p'])})."
 
 
 def _placed(n: dict[str, Any]) -> str:
@@ -56,7 +56,8 @@ def _with_times(jobs: list[str], apart: list[pd.Timedelta]) -> list[str]:
 def _released(n: dict[str, Any]) -> str:
     fail = "fails" if len(n["failing"]) == 1 else "fail"
     how = f"{listed(n['failing'])} {fail} as well" if n["failing"] else "none of them fails"
-    return f"{listed(n['jobs'])} got a new version within {span(n['spread'])} of it; {how}."
+    when = f"within {span(n['spread'])} of it" if n["spread"] >= pd.Timedelta("1s") else "at the same time"
+    return f"{listed(n['jobs'])} got a new version {when}; {how}."
 
 
 _EVIDENCE: dict[str, Any] = {
@@ -110,7 +111,7 @@ _EVIDENCE: dict[str, Any] = {
     ),
     "node compared": lambda n: (
         f"On {n['node_name']} {n['failed']:,} of {count(n['placed'], 'placements')} failed, elsewhere "
-        f"{n['failed_elsewhere']:,} of {n['placed_elsewhere']:,} (p = {number(n['p'])})."
+        f"{n['failed_elsewhere']:,} of {n['placed_elsewhere']:,} ({p_value(n['p'])})."
     ),
     "fault of node": lambda n: (
         f'{n["node_name"]} alone says: "{shortened(n["error"])}" ({count(n["jobs"], "jobs")}).'
@@ -126,12 +127,12 @@ _EVIDENCE: dict[str, Any] = {
     ),
     "begun together": lambda n: (
         f"{count(len(n['jobs']), 'jobs')} began to fail within {span(n['spread'])}: {listed(n['jobs'])} "
-        f"(p = {number(n['p'])})."
+        f"({p_value(n['p'])})."
     ),
     "failed together again": lambda n: (
         f"{count(len(n['jobs']), 'jobs')} failed together {len(n['times'])} times "
         f"({listed([f'{time:%H:%M:%S}' for time in n['times']])} UTC): {listed(n['jobs'])} "
-        f"(p = {number(n['p'])})."
+        f"({p_value(n['p'])})."
     ),
     "shared": lambda n: f"The errors of {count(len(n['jobs']), 'jobs')} name {n['what']}.",
     "not deployed": lambda n: f"These had not been deployed before: {listed(n['jobs'])}.",

@@ -85,9 +85,9 @@ def short(finding: Facts) -> str:
     return _of_cluster(finding, WORDINGS[finding.code].short(finding, Clock(finding.observed_at)))
 
 
-def long(finding: Facts, times: Clock | None = None) -> str:
+def long(finding: Facts) -> str:
     """Return a finding in full sentences."""
-    wording, times = WORDINGS[finding.code], times or Clock(finding.observed_at)
+    wording, times = WORDINGS[finding.code], Clock(finding.observed_at)
     sentences = [wording.short(finding, times), wording.more(finding, times) if wording.more else ""]
     return _of_cluster(finding, " ".join(filter(None, sentences)))
 

@@ -37,6 +37,12 @@ _NOMAD_WORDS = frozenset(
 """Nomad's own words, the same in every cluster: these stay."""
 
 _EXHAUSTED = re.compile(re.escape(vocabulary.EXHAUSTED) + r"\d+ in interval [0-9hms.]+ and mode is \"\w+\"")
+_RUN = re.compile(
+    r"(?P<job>.+)/(?:periodic-(?P<periodic>[0-9]{10})|dispatch-(?:.+-)?(?P<dispatched>[0-9]{10})-[0-9a-f]{8})",
+    re.DOTALL,
+)
+"""The ID of a run of a periodic or parameterized job; the prefix of a dispatch may be a name."""
+
 _SLOT_INDEX = re.compile(r"\[(\d+)\]\Z")
 _TEXTS = {
     "kill_reason": "KillReason", "kill_error": "KillError", "driver_error": "DriverError",
@@ -65,18 +71,25 @@ class _Names:
     """Replacements of names: equal names of a kind get equal ones, numbered in the order of first use."""
 
     def __init__(self) -> None:
-        self._replacements: dict[tuple[str, str], str] = {}
-        self._counts: dict[str, int] = {}
+        self._numbers: dict[str, dict[str, int]] = {}
 
     def __call__(self, kind: str, name: Any) -> str | None:
         if pd.isna(name):
             return None
-        if (kind, name) not in self._replacements:
-            number = self._counts[kind] = self._counts.get(kind, 0) + 1
-            self._replacements[kind, name] = (
-                f"{number:08x}-0000-0000-0000-000000000000" if kind.endswith("id") else f"{kind}-{number}"
+        if kind == "job" and (run := _RUN.fullmatch(name)):
+            # it still belongs to its job; its time is kept, as all times are
+            which = (
+                f"periodic-{run['periodic']}"
+                if run["periodic"]
+                else f"dispatch-{run['dispatched']}-{self._number('run', name):08x}"
             )
-        return self._replacements[kind, name]
+            return f"{self(kind, run['job'])}/{which}"
+        number = self._number(kind, name)
+        return f"{number:08x}-0000-0000-0000-000000000000" if kind.endswith("id") else f"{kind}-{number}"
+
+    def _number(self, kind: str, name: str) -> int:
+        known = self._numbers.setdefault(kind, {})
+        return known.setdefault(name, len(known) + 1)
 
     def word(self, kind: str, text: Any) -> str | None:
         """Keep one of Nomad's own words, and replace any other."""
@@ -165,6 +178,9 @@ def _allocation(row: dict[str, Any], names: _Names) -> dict[str, Any]:
         "Name": f"{job}.{group}[{index[1]}]" if index else names("name", row["name"]),
         "JobType": names.word("type", row["job_type"]), "JobVersion": row["job_version"],
         "NodeID": names("node_id", row["node_id"]), "NodeName": names("node", row["node_name"]),
+        "EvalID": names("eval_id", row["eval_id"]),
+        # it tells what waits to be rescheduled from what was given up
+        "FollowupEvalID": names("eval_id", row["followup_eval_id"]),
         "ClientStatus": names.word("status", row["client_status"]),
         "DesiredStatus": names.word("status", row["desired_status"]),
         "ClientDescription": names("text", row["client_description"]),

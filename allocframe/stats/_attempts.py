@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import narwhals as nw
-
 from . import vocabulary
+from ._expressions import nw
 
 ATTEMPT = "attempt"
 _CODES = {cause: code for code, cause in enumerate(vocabulary.CAUSES)}

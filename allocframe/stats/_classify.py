@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import narwhals as nw
-
 from . import _attempts, vocabulary
+from ._expressions import nw
 
 TEXTS = ("exit_meaning", "oom", "decision", "cause")
 """The columns of the explanation that hold text."""

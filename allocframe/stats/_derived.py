@@ -26,7 +26,9 @@ from pandas.api.types import union_categoricals
 
 from .._utils.memory import release_memory
 from ..snapshot.snapshot import Snapshot
-from . import _attempts, _classify, _spans
+from . import _attempts, _classify, _expressions, _spans
+from ._arrays import Arrays
+from ._expressions import InEngine
 from ._source import TASK, Array, Source, SourceTables, collect, column_names, us
 
 
@@ -80,10 +82,11 @@ class Derived:
         if self._tables.from_snapshot:
             return _explain_snapshot(self._tables)
         raw = self._raw_events()
-        rings = _attempts.describe_rings(raw, self.task_columns)
+        rings = _narwhals(_attempts.describe_rings(_computed(raw), self.task_columns))
         if not self.eager:
-            return _Explained(*_explain(raw, self.task_columns), rings)
-        parts = [_explain_part(part) for part in _in_parts(raw)]
+            explained, attempted = _explain(_computed(raw), self.task_columns)
+            return _Explained(_narwhals(explained), _narwhals(attempted), rings)
+        parts = [_explain_part(_computed(part)) for part in _in_parts(raw)]
         events, attempts = ([part[place] for part in parts] for place in (0, 1))
         del parts
         return _Explained(_join_parts(events), _join_parts(attempts), rings)
@@ -118,8 +121,13 @@ class Derived:
         if rings is None:
             raise AssertionError("the tasks are described only once")
         allocations, task_states = self._tables.read("allocations"), self._tables.read("task_states")
-        tasks = _attempts.describe_tasks(rings, allocations, task_states)
-        tasks = _attempts.add_known_from(tasks, self.attempts, self.task_columns)
+        described = _attempts.describe_tasks(
+            _computed(rings),
+            None if allocations is None else _computed(allocations),
+            None if task_states is None else _computed(task_states),
+        )
+        attempts: Any = _computed(self.attempts)
+        tasks = _narwhals(_attempts.add_known_from(described, attempts, self.task_columns))
         changed_us = _extreme(allocations, "modified_at_us", nw.Expr.max)
         has_task_states = task_states is not None
         del allocations, task_states, rings
@@ -144,13 +152,14 @@ class Derived:
     def spans(self) -> nw.LazyFrame[Any]:
         """One row for each attempt that ran. Those of a snapshot lack names, see `name_tasks`."""
         if not self._tables.from_snapshot:
-            return _spans.cut_spans(self.attempts, self.tasks, self.task_columns, self.observed_us)
-        tasks = self.tasks.select(TASK, *_OF_SPANS)
-        parts = (
-            _spans.cut_spans(attempts, tasks, self.task_columns, self.observed_us)
+            attempts, tasks = _computed(self.attempts), _computed(self.tasks)
+            return _narwhals(_spans.cut_spans(attempts, tasks, self.task_columns, self.observed_us))
+        tasks = _computed(self.tasks.select(TASK, *_OF_SPANS))
+        parts: Iterator[Any] = (
+            _spans.cut_spans(_computed(attempts), tasks, self.task_columns, self.observed_us)
             for attempts in _in_parts(self.attempts)
         )
-        return _join_parts([part.drop(*_DROPPED_SPAN_COLUMNS).to_native() for part in parts])
+        return _join_parts([part.drop(*_DROPPED_SPAN_COLUMNS).to_pandas() for part in parts])
 
     runs: pd.DataFrame
     """The rows of `stats.runs`, with times in microseconds; `runs.build_runs` makes them on first use."""
@@ -267,12 +276,23 @@ _OF_SPANS = (
 """Columns of tasks that tell when their last run began and ended."""
 
 
-def _explain(
-    events: nw.LazyFrame[Any], task_columns: list[str]
-) -> tuple[nw.LazyFrame[Any], nw.LazyFrame[Any]]:
+def _computed(frame: nw.LazyFrame[Any]) -> Any:
+    """Return a frame that computes the rules' expressions: of arrays for pandas, else by its engine."""
+    native = frame.to_native()
+    return Arrays.of(native) if isinstance(native, pd.DataFrame) else InEngine(frame)
+
+
+def _narwhals(frame: Any) -> nw.LazyFrame[Any]:
+    """Return what the rules have computed as a frame of narwhals."""
+    lazy: nw.LazyFrame[Any]
+    lazy = frame.frame if isinstance(frame, InEngine) else nw.from_native(frame.to_pandas()).lazy()
+    return lazy
+
+
+def _explain(events: Any, task_columns: list[str]) -> tuple[Any, Any]:
     """Number the attempts of events and say what each event means; return events and attempts."""
-    marked = _attempts.mark_events(events, task_columns)
-    attempts = _attempts.group_attempts(marked, task_columns)
+    marked: Any = _attempts.mark_events(events, task_columns)
+    attempts: Any = _attempts.group_attempts(marked, task_columns)
     on = [*task_columns, _attempts.ATTEMPT]
     causes = attempts.select(
         *on,
@@ -280,10 +300,10 @@ def _explain(
         "cause_code",
         "_killed_for_seq",
         "_hook_failed_seq",
-        _failed=nw.col("failed"),
+        _failed=_expressions.col("failed"),
     )
     kept = ("_oom", "_decides")
-    helpers = [name for name in column_names(marked) if name.startswith("_") and name not in kept]
+    helpers = [name for name in marked.collect_schema().names() if name.startswith("_") and name not in kept]
     return _classify.explain(marked.drop(*helpers).join(causes, on=on, how="left")), attempts
 
 
@@ -293,15 +313,19 @@ def explain_in_engine(source: Source) -> nw.LazyFrame[Any]:
     events = tables.read("events")
     if events is None:
         raise TypeError("the source has no events")  # SourceTables has refused it before
-    return _explain(events, tables.task_columns)[0]
+    return _narwhals(_explain(_computed(events), tables.task_columns)[0])
 
 
-def _explain_part(part: nw.LazyFrame[Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
+_CODES = ("cause_code", "_oom", "_next")
+"""Small numbers that may be missing: floats, as those of a snapshot."""
+
+
+def _explain_part(part: Arrays) -> tuple[pd.DataFrame, ...]:
     """Explain some of the events of pandas."""
-    events, attempts = (rows.to_native() for rows in _explain(part, [TASK]))
-    for name in _classify.TEXTS:  # a category takes one byte per row, a text twenty
-        events[name] = events[name].astype("category")
-    return events, attempts
+    events, attempts = (rows.to_pandas() for rows in _explain(part, [TASK]))
+    return tuple(
+        rows.astype({name: "float64" for name in _CODES if name in rows}) for rows in (events, attempts)
+    )
 
 
 def _explain_snapshot(tables: SourceTables) -> _Explained:
@@ -309,13 +333,14 @@ def _explain_snapshot(tables: SourceTables) -> _Explained:
     parts: tuple[list[pd.DataFrame], ...] = ([], [], [])
     places: list[Array] = []
     for raw, place in tables.read_event_parts(PART_ROWS):
-        lazy: nw.LazyFrame[Any] = nw.from_native(raw).lazy()
-        events, attempts = _explain_part(lazy)
-        parts[0].append(events.drop(columns=list(_DROPPED_COLUMNS)).astype(_SMALL))
-        parts[1].append(attempts.drop(columns=list(_DROPPED_ATTEMPT_COLUMNS)).astype(_SMALL_ATTEMPTS))
-        parts[2].append(collect(_attempts.describe_rings(lazy, [TASK])).astype({TASK: "int32"}))
+        arrays: Any = Arrays.of(raw)
+        events, attempts = _explain(arrays, [TASK])
+        rings: Any = _attempts.describe_rings(arrays, [TASK])
+        parts[0].append(events.drop(*_DROPPED_COLUMNS).to_pandas().astype(_SMALL))
+        parts[1].append(attempts.drop(*_DROPPED_ATTEMPT_COLUMNS).to_pandas().astype(_SMALL_ATTEMPTS))
+        parts[2].append(rings.to_pandas().astype({TASK: "int32"}))
         places.append(place)
-        del raw, lazy, events, attempts
+        del raw, arrays, events, attempts, rings
         release_memory()
     order = np.argsort(np.concatenate(places), kind="stable")
     return _Explained(*(_join_parts(frames, order) for frames in parts))
@@ -331,11 +356,10 @@ def _in_parts(rows: nw.LazyFrame[Any]) -> Iterator[nw.LazyFrame[Any]]:
         end = int(np.searchsorted(keys, keys[start + PART_ROWS]))
         if end == start:
             break  # a single task has more rows than that
-        # narwhals' windows need rows that are numbered from 0
-        yield nw.from_native(frame.iloc[start:end].reset_index(drop=True)).lazy()
+        yield nw.from_native(frame.iloc[start:end]).lazy()
         release_memory()
         start = end
-    yield nw.from_native(frame.iloc[start:].reset_index(drop=True)).lazy()
+    yield nw.from_native(frame.iloc[start:]).lazy()
 
 
 def _join_parts(frames: list[pd.DataFrame], task_order: Array | None = None) -> nw.LazyFrame[Any]:

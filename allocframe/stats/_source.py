@@ -167,7 +167,8 @@ class SourceTables:
     def fetched_us(self) -> int | None:
         """When the snapshot was fetched, if that is known."""
         snapshot = self._snapshot() if self._snapshot else None
-        finished_at = snapshot.info.get("finished_at") if snapshot is not None else None
+        # not `info`, which counts the rows, too
+        finished_at = snapshot._capture.info.get("finished_at") if snapshot is not None else None
         return us(finished_at) if finished_at else None
 
     def read(self, name: str) -> nw.LazyFrame[Any] | None:
@@ -216,7 +217,7 @@ class SourceTables:
         """Give the IDs of allocations the same categories in all tables, so that each text is kept once."""
         known = frame["alloc_id"].cat
         all_ids, _ = self._all_ids
-        codes = _places(known.categories, all_ids.categories)[known.codes.to_numpy()]
+        codes = find_texts(known.categories, all_ids.categories)[known.codes.to_numpy()]
         return frame.assign(alloc_id=pd.Categorical.from_codes(codes, dtype=all_ids, validate=False))
 
 
@@ -278,13 +279,13 @@ def times_from_us(values: pd.Series[Any]) -> pd.Series[Any]:
 def look_up(keys: pd.Series[Any], table: pd.Series[Any]) -> pd.Series[Any]:
     """Return the first value of `table` under each key, or missing. Unlike `map` it keeps the dtype."""
     if isinstance(keys.dtype, pd.CategoricalDtype):
-        places = _places(keys.cat.categories, table.index)[keys.cat.codes.to_numpy()]
+        places = find_texts(keys.cat.categories, table.index)[keys.cat.codes.to_numpy()]
     else:
-        places = _places(keys.astype("str"), table.index)[:-1]
+        places = find_texts(keys.astype("str"), table.index)[:-1]
     return table.reset_index(drop=True).reindex(places).set_axis(keys.index)
 
 
-def _places(texts: Any, among: Any) -> Array:
+def find_texts(texts: Any, among: Any) -> Array:
     """Return the place of each text, and last that of a missing one; -1 if it is not there.
 
     pandas would make an object of each text and keep them all with the index.

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import narwhals as nw
-
 from . import vocabulary
 from ._attempts import ATTEMPT
+from ._expressions import nw
 
 
 def cut_spans(

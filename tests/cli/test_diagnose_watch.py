@@ -145,7 +145,7 @@ def test_lines_for_programs_are_json(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_a_webhook_gets_each_incident_once_without_secrets(tmp_path: Path) -> None:
     words = 'download of "https://u:pa55word@files.example/a.tgz?sig=s1gnature" with t0ken-of-the-watch: 404'
-    with receiver(503, 429) as (address, taken):
+    with receiver(503, 429, 500) as (address, taken):  # the fourth try is the last
         Looks(tmp_path, [CALM, crashing(words=words)]).follow(hook(address))
     (news,) = taken
     assert news["text"].startswith("new     critical a cannot download its artifact.")

@@ -6,6 +6,7 @@ import html
 import json
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -13,6 +14,7 @@ from stories import captured
 from tables import alloc, ended, event, restarting, snapshot, started
 
 import allocframe as af
+from allocframe.diagnosis.incident_sentences import verdict
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +126,14 @@ def test_of_no_allocations_nothing_is_said(tmp_path: Path) -> None:
     assert repr(diagnosis).startswith("No allocation is in the evidence")
     assert diagnosis.to_frame().empty
     assert diagnosis.to_dict()["data_quality"]["coverage"][0]["allocations"] == 0
+
+
+def test_of_small_incidents_and_things_to_know_each_is_counted() -> None:
+    failed, noted = (SimpleNamespace(severity="info", facts=facts) for facts in ({"failures": 2}, {}))
+    past = "Nothing is wrong now: 1 small incident of the past, each told below."
+    assert verdict([failed], None, True) == past
+    assert verdict([failed, noted, noted], None, True) == f"{past} 2 things more to know."
+    assert verdict([noted], None, True).endswith(" on record is explained. 1 thing to know.")
 
 
 def test_an_incident_can_be_pickled(snap: af.Snapshot) -> None:

@@ -47,6 +47,7 @@ def test_a_summary_is_made_of_the_facts(tmp_path: Path) -> None:
         f"web, task server: 3 failures from {loop.began_at:%H:%M} to {loop.last_at:%H:%M} UTC: exit code 3, "
         "about 5.0 s after each start; 1 of 1 instance do not run well now."
     )
+    assert loop.description.startswith(loop.summary)
 
 
 def test_a_time_on_another_day_than_the_snapshots_has_a_date(tmp_path: Path) -> None:

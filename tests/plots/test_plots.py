@@ -23,7 +23,7 @@ from tables import alloc, at, ended, event, restarting, snapshot, started
 
 import allocframe as af
 from allocframe import plots, stats
-from allocframe.plots._style import BLUE, KIND_STYLES, RED
+from allocframe.plots._style import BLUE, KIND_STYLES, RED, use_time_axis
 
 HOSTILE = "<b>$\\frac{1}{0}$\x1b[31m‮"
 
@@ -219,6 +219,17 @@ def test_a_timeline_of_a_real_incident_says_it_in_its_title_and_shades_it() -> N
     lead = incidents[0].began_at - pd.Timestamp(start)
     assert lead / (pd.Timestamp(end) - incidents[0].began_at) == pytest.approx(0.2, abs=0.02)
     assert lanes(later)[0].startswith("crasher")
+
+
+@pytest.mark.parametrize(
+    ("hours", "said"), [(3, "1 Jun 2026"), (24 * 10, "2026"), (24 * 200, "2026"), (24 * 2000, "")]
+)
+def test_a_time_axis_says_once_what_its_labels_leave_out(hours: int, said: str) -> None:
+    _, ax = plt.subplots()
+    start = pd.Timestamp("2026-06-01T01:00")
+    ax.set_xlim(mdates.date2num([start, start + pd.Timedelta(hours=hours)]))
+    use_time_axis(ax)
+    assert drawn(ax).xaxis.get_offset_text().get_text() == said
 
 
 def test_runs_of_a_periodic_job_share_a_lane() -> None:

@@ -7,6 +7,7 @@ import hashlib
 import html
 import json
 import re
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ import pandas as pd
 import pytest
 from commands import run, run_as_process
 from stories import read, renamed, rows_of
-from tables import alloc
+from tables import alloc, ended, event, restarting, snapshot, started
 
 import allocframe as af
+from allocframe.reports import ledger
+from allocframe.reports.document import Table, walk
 from allocframe.reports.redact import redacted
+from allocframe.stats import vocabulary
 
 POLICY = re.compile(r"<meta [^>]*Content-Security-Policy[^>]*>")
 OURS = {
@@ -65,6 +69,9 @@ def test_a_report_has_its_sections_and_says_what_its_model_says(
     content = page.read_text()
     assert re.findall(r"<h2>(.*?)</h2>", content) == (TWELVE if kind == "postmortem" else CLUSTER)
     assert content.count("<img ") == (1 if kind == "postmortem" else 3)
+    if kind == "cluster":
+        note = "Deployments were not fetched: they are read off the allocations that are left."
+        assert (note in content) == (snapshots[story].history is None) is True
     if kind == "postmortem":
         document = af.postmortem(snapshots[story]).document
         assert re.findall(r"<h1>(.*?)</h1>", content) == [html.escape(document.title)]
@@ -129,6 +136,7 @@ def test_a_report_on_a_live_cluster_is_markdown_with_pictures_and_holds_neither_
     content = (tmp_path / "week.md").read_text()
     assert re.match(r"# .*\n\n\*\*Window:\*\* 20", content)
     assert "payments-api" not in content
+    assert "Servers remove deployments about an hour after they end." in content
     pictures = re.findall(r"!\[[^\]]+\]\((week_files/[^)]+)\)", content)
     assert "week_files/memory.png" in pictures, "measured: rightsizing"
     assert len(pictures) == 4
@@ -266,6 +274,32 @@ def test_what_notebooks_show_makes_no_element_of_names(
     assert [link for link in links if not link.startswith("#")] == []
 
 
+def test_a_change_names_three_fields_and_counts_the_others() -> None:
+    row = {"version_after": 3, "node_name": None}
+    for fields, changes in (
+        (["Count"], "; it changes Count"),
+        (["app server Image", "Count", "Env"], "; it changes Image, Count, Env"),
+        (["A", "B", "C", "D", "E"], "; it changes A, B, C and 2 more"),
+        ([], ""),
+    ):
+        told = ledger._sentence("job version", row, {"fields": fields}, "web")
+        assert told == f"web version 3 was submitted{changes}."
+
+
+def test_of_many_incidents_twenty_have_milestones_and_the_others_are_counted(tmp_path: Path) -> None:
+    rows = [
+        alloc(f"a{n}", event("Received", 0), *crashes, JobID=f"job-{n:02}", Name=f"job-{n:02}.app[0]",
+              state="pending")
+        for n in range(23)
+        for crashes in [[e for t in range(1, 60, 20) for at_crash in [100 * n + t]
+                         for e in (started(at_crash), ended(at_crash + 5), restarting(at_crash + 5))]]
+    ]  # fmt: skip
+    report = af.postmortem(snapshot(tmp_path, *rows))
+    [table] = [each for each in walk(report.document.section("milestones").blocks) if isinstance(each, Table)]
+    assert len(table.rows) == 20
+    assert table.note == "3 more incidents are under Causes"
+
+
 def canary(kind: str, name: str) -> str:
     return f"c4nary-{kind}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
@@ -287,6 +321,45 @@ def test_a_redacted_report_holds_nothing_of_the_original(tmp_path: Path) -> None
         assert "c4nary" not in content
         assert [identity for identity in identities if identity in content] == []
     assert re.search(r"job.{1,3}\d+ version 1 ", page.read_text())
+
+
+RENAMED = {
+    "allocations": ["alloc_id", "namespace", "name", "job_id", "parent_job_id", "run", "task_group",
+                    "node_id", "node_name", "eval_id", "followup_eval_id", "client_description",
+                    "previous_alloc_id", "next_alloc_id", "preempted_by"],
+    "task_states": ["alloc_id", "task"],
+    "events": ["alloc_id", "task", "message", "failed_sibling", "namespace", "job_id", "task_group",
+               "node_name", "kill_reason", "driver_error", "download_error", "setup_error"],
+    "reschedules": ["alloc_id", "prev_alloc_id", "prev_node_id"],
+}  # fmt: skip
+LEFT_OUT = {"details", "preempted_allocs", "desired_description"}
+
+
+@pytest.mark.parametrize(
+    "capture", ["nomad-1.3.1-nodeloss", "blind/nomad-2.0.5-preempted", "lab/nomad-2.0.5-dispatchfew"]
+)
+def test_redaction_keeps_everything_that_is_no_name(capture: str, tmp_path: Path) -> None:
+    snap = af.load(Path(__file__).parents[1] / "data" / "incidents" / f"{capture}.allocframe")
+    plain = af.load(redacted(snap, tmp_path / "plain.allocframe"))
+    for table, renamed_columns in RENAMED.items():
+        before, after = getattr(snap, table), getattr(plain, table)
+        kept = [name for name in before if name not in {*renamed_columns, *LEFT_OUT}]
+        rows = [sorted(map(str, frame[kept].itertuples(index=False))) for frame in (before, after)]
+        assert rows[0] == rows[1], table
+        # equal names stay equal, and what had none has none
+        for name in renamed_columns:
+            counts = [sorted(frame[name].value_counts()) for frame in (before, after)]
+            assert [n for n in counts[0] if n] == [n for n in counts[1] if n], (table, name)
+    words = [
+        sorted(each for each in frame["desired_description"].dropna() if each in vocabulary.STOP_REASONS)
+        for frame in (snap.allocations, plain.allocations)
+    ]
+    assert words[0] == words[1]
+    incidents, after = (af.diagnose(each).incidents for each in (snap, plain))
+    assert sorted(each.state for each in incidents) == sorted(each.state for each in after)
+    # a cause that only a message tells becomes unknown, and never another one
+    told = [Counter(each.cause.kind for each in some) for some in (incidents, after)]
+    assert told[1] - told[0] <= Counter(unknown=sum((told[0] - told[1]).values()))
 
 
 def test_redaction_keeps_different_names_different(snapshots: dict[str, af.Snapshot], tmp_path: Path) -> None:

@@ -142,9 +142,11 @@ def _keyed(rows: pd.DataFrame, cluster: str | None) -> pd.DataFrame:
     parent = rows["job_id"].str.replace(CHILD, "", regex=True)
     before = f"{cluster}: " if cluster else ""
     slot = rows["slot"].str.replace(r"^[^/]*/", "", regex=True)
+    namespace = rows["namespace"].fillna("unknown")  # else the jobs without one would be a single job
     return rows.assign(
+        namespace=namespace,
         job_name=before + parent,
-        job=before + rows["namespace"] + "/" + parent,
+        job=before + namespace + "/" + parent,
         lane_name=slot + " " + rows["task"],
     )
 
@@ -154,7 +156,7 @@ def _texts(events: pd.DataFrame) -> pd.Series[Any]:
     text = events["message"].astype("str").fillna("")
     meaning = events["exit_meaning"].astype("str")
     meaning = meaning.where(meaning.notna() & ~meaning.isin(["ok", "error", "unknown"]), "")
-    return text + (" · " + meaning).where(meaning.ne(""), "")
+    return (text + " · " + meaning).where(text.ne("") & meaning.ne(""), text + meaning)
 
 
 def _kinds(events: pd.DataFrame) -> pd.Series[Any]:

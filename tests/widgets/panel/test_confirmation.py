@@ -205,6 +205,13 @@ def test_a_request_that_makes_no_sense_is_objected_to(
     assert objection(request_, replace(ONE, **changes)) == expected
 
 
+def test_what_a_read_leaves_out_is_empty_and_not_guessed() -> None:
+    nothing = AllocationState("", "", "", "", "", "", "", 0)
+    assert AllocationState.from_json({}) == nothing
+    assert AllocationState.unread("one") == replace(nothing, alloc_id="one", name="one")
+    assert objection(STOP, nothing) == "it is being stopped already"
+
+
 def test_changes_between_two_reads_are_described() -> None:
     after = replace(
         ONE,

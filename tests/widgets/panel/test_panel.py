@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -584,17 +585,29 @@ def test_details_explain_events_and_show_log_lines_usage_and_the_chain(
     assert {task for task, _ in details["logs"]} == {"server", "log-shipper"}
     assert "MiB" in details["usage"][0][1]
     assert details["reading"] == ""
+    say(panel, "details", id=alloc.id)
+    panel.wait()
+    assert panel.widget.state["details"]["chain"] == [f"it was replaced by {alloc.next[:8]}"]
     say(panel, "details", id="")
     assert panel.widget.state["details"] is None
 
 
-def test_a_saved_notebook_shows_what_was_done(panel: af.ControlPanel, alloc: Alloc) -> None:
+def test_a_saved_notebook_shows_what_was_done(
+    cluster: sim.Cluster, panel: af.ControlPanel, alloc: Alloc, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert "Nothing was done." in saved_page("x", panel.log)
     ask(panel, "restart", alloc.id)
     confirm(panel)
     page = saved_page("x", panel.log)
     for text in ("restart", alloc.id[:8], html.escape(alloc.name), "running again after"):
         assert text in page
+    # what the cell keeps names no cluster
+    displayed: list[Any] = []
+    monkeypatch.setattr(panel._saved, "display", displayed.append)
+    panel._ipython_display_()
+    [bundle] = displayed
+    assert bundle["text/plain"] == "ControlPanel: run the cell to use it."
+    assert cluster.address not in json.dumps(bundle)
 
 
 # Errors
@@ -634,6 +647,17 @@ def test_a_lost_answer_is_reported_as_unknown_and_not_sent_again(monkeypatch: py
         assert sum(raw.startswith(b"POST") for raw in server.raw) == 1
         assert "no replacement within" in results(panel)
     assert af.read_audit()["result"].tolist() == ["unknown"]
+
+
+def test_that_the_outcome_cannot_be_read_is_told_when_its_time_is_over() -> None:
+    def fail(*_: Any) -> bool:
+        raise af.AllocframeError("nothing answers")
+
+    entry, client = SimpleNamespace(follow_up=""), SimpleNamespace()
+    assert not history._look(client, entry, fail, expired=False)  # type: ignore[arg-type]
+    assert entry.follow_up == ""
+    assert not history._look(client, entry, fail, expired=True)  # type: ignore[arg-type]
+    assert entry.follow_up == "what came of it could not be read: nothing answers"
 
 
 def test_after_a_refusal_no_other_task_is_signalled() -> None:

@@ -135,7 +135,10 @@ def test_a_page_gets_the_moment_that_it_asks_for_and_forged_messages_nothing(sna
     middle = (machine.begin + (machine.end - machine.begin) / 2).value // 1_000_000
     machine._handle_custom_msg({"type": "at", "at": middle}, [])
     machine._handle_custom_msg({"type": "at", "at": 1e18}, [])
-    for forged in (None, {"type": "at"}, {"type": "at", "at": "now"}, {"type": "at", "at": True}):
+    for forged in (
+        None, {"type": "at"}, {"type": "at", "at": "now"}, {"type": "at", "at": True},
+        {"type": "ping"}, {"type": "ping", "number": "3"}, {"number": 3},
+    ):  # fmt: skip
         machine._handle_custom_msg(forged, [])
     machine._handle_custom_msg({"type": "ping", "number": 3}, [])
     assert [message["at"] for message in sent[:2]] == [middle, machine.end.value // 1_000_000]

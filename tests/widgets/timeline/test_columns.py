@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from tables import alloc, ended, event, restarting, snapshot, started
 
 import allocframe as af
 from allocframe.stats import vocabulary
@@ -52,10 +53,33 @@ def test_every_event_is_on_the_lane_of_its_task_at_its_time(snap: af.Snapshot, d
         zip(told["alloc_id"], told["task"], told["type"].astype("str"), stamps, strict=True)
     )
     names = snap.allocations.set_index("alloc_id")["name"]
-    for lane, alloc in zip(lanes, allocs, strict=True):
-        job = str(names[alloc]).rpartition(".")[0]
+    for lane, alloc_id in zip(lanes, allocs, strict=True):
+        job = str(names[alloc_id]).rpartition(".")[0]
         folded = "/dispatch-" in job or "/periodic-" in job
-        assert lane.startswith(job.partition("/")[0] if folded else str(names[alloc]))
+        assert lane.startswith(job.partition("/")[0] if folded else str(names[alloc_id]))
+
+
+def test_an_event_says_its_message_and_what_its_exit_code_means(tmp_path: Path) -> None:
+    snap = snapshot(
+        tmp_path,
+        alloc("a", event("Received", 0, "Task received"), started(1), ended(9, 137, 9), restarting(9)),
+        alloc(
+            "b", event("Terminated", 9, "Exit Code: 137", exit_code=137, signal=9), JobID="x", Name="x.a[0]"
+        ),
+    )
+    events = timeline_columns(snap)["events"]
+    said = [events["texts"][number] for number in numbers(events, "text")]
+    assert said == ["Task received", "", "killed by SIGKILL", "", "Exit Code: 137 · killed by SIGKILL"]
+
+
+def test_jobs_without_a_namespace_are_jobs_of_their_own(tmp_path: Path) -> None:
+    rows = [
+        alloc(job, event("Received", 0), started(1), JobID=job, Name=f"{job}.app[0]", Namespace=None)
+        for job in ("api", "web")
+    ]
+    data = timeline_columns(snapshot(tmp_path, *rows))
+    assert data["jobs"] == {"name": ["api", "web"], "namespace": ["unknown", "unknown"]}
+    assert numbers(data["lanes"], "job").tolist() == [0, 1]
 
 
 def test_failures_requests_and_losses_are_those_of_the_statistics(
