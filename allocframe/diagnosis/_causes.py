@@ -42,7 +42,8 @@ def find_causes(
 ) -> list[Incident]:
     """Return the incidents that the groups of failures make."""
     made_by = ledger.made_by(case)
-    look = Investigation(case, jobs, groups, limits, compare_versions(case, groups, made_by), ledger, made_by)
+    look = Investigation(case, jobs, groups, limits, {}, ledger, made_by)
+    look.versions = compare_versions(case, groups, made_by, look.changed_groups)
     look.usable = _usable(look)
     taken: set[int] = set()
     incidents: list[Incident] = []
@@ -116,7 +117,7 @@ def _parts_on_node(look: Investigation, test: NodeTest, taken: set[int]) -> list
         look.groups.append(part)
         parts.append(len(look.groups) - 1)
     if parts:
-        look.versions = compare_versions(look.case, look.groups, look.made_by)
+        look.versions = compare_versions(look.case, look.groups, look.made_by, look.changed_groups)
     return parts
 
 

@@ -74,6 +74,10 @@ class Ledger:
         versions = getattr(history, "job_versions", None)
         self._submitted, self._stable, self._same_as = _versions(versions)
         self._newest = _newest(versions)
+        self._by_time: dict[Job, list[tuple[int, int]]] = {}
+        for (namespace, job, number), at in self._submitted.items():
+            if at != NEVER:
+                self._by_time.setdefault((namespace, job), []).append((number, at))
         self._releases = sorted(
             (at, namespace, job)
             for (namespace, job, version), at in self._submitted.items()
@@ -118,10 +122,7 @@ class Ledger:
         rows, instances = case.evidence.allocations, case.instances
         version = numbers(rows["job_version"], -1)
         created = rows["created_at"].to_numpy()
-        by_job: dict[Job, list[tuple[int, int]]] = {}
-        for (namespace, job, number), at in self._submitted.items():
-            if at != NEVER:
-                by_job.setdefault((namespace, job), []).append((number, at))
+        by_job = self._by_time
         jobs = {family: job for family, job in enumerate(instances.families) if len(by_job.get(job, ())) > 1}
         for place in np.flatnonzero(np.isin(instances.family, list(jobs)) & (created != NEVER)).tolist():
             job = jobs[int(instances.family[place])]
@@ -141,6 +142,11 @@ class Ledger:
                 break
             version -= 1
         return version
+
+    def version_at(self, job: Job, time: int) -> int | None:
+        """Return the newest version of a job that had been submitted at a time; None if no history tells."""
+        known = [(at, number) for number, at in self._by_time.get(job, ()) if at <= time + _PLANNED]
+        return max(known)[1] if known else None
 
     def was_stable(self, job: Job, version: int) -> bool:
         """Return whether a deployment of a version was healthy."""
@@ -225,6 +231,8 @@ class Ledger:
             change["at_most"] = incident.began_before and change["at"] <= begin
             if diff:
                 change["diff"] = diff
+            if version is not None and (same := self.same_as(job, int(version))) is not None:
+                change["same_as"] = same
             change["touches"] = touches
             # a first version and a node that came are seldom what it was
             dull = kind == "node up" or (kind in ("job version", "deployment") and not diff and not tried)

@@ -99,6 +99,12 @@ class Investigation:
         part: Array = self._by_family[self._bounds[family] : self._bounds[family + 1]]
         return part
 
+    def changed_groups(self, family: int, version: int) -> set[str]:
+        """Return the task groups that a version changed; none if it changed the job as a whole."""
+        fields = self.ledger.changed_fields(self.case.instances.families[family], version)
+        names = {field.get("task_group") for field in fields}
+        return set() if None in names else {str(name) for name in names}
+
     def began_near(self, time: int, window: int) -> list[int]:
         """Return the usable groups that began within some time of another."""
         if self._in_order is None or self._in_order[0] is not self.usable:
@@ -180,6 +186,8 @@ def make_incident(
     facts = dict(describe(look, groups[0]))
     for name in ("failures", "failures_seen", "instances", "instances_bad", "instances_wanted"):
         facts[name] = sum(describe(look, group)[name] for group in groups)
+    if len(groups) > 1:
+        facts |= _exits_of(look, groups)
     # a bound from the counter is not a time on record
     seen = [int(t) for group in groups if (t := _first_seen(look, group)) != NEVER]
     return Incident(
@@ -202,6 +210,20 @@ def make_incident(
             ],
         },
     )
+
+
+def _exits_of(look: Investigation, groups: list[Group]) -> dict[str, Any]:
+    """Return how the runs of several jobs ended, and after how long if they all ran for about as long."""
+    rows = np.concatenate([group.rows for group in groups])
+    pairs = zip(look.failures["code"][rows].tolist(), look.failures["signal"][rows].tolist(), strict=True)
+    ways = Counter(pairs).most_common()
+    exits = [{"exit_code": code, "signal": max(sig, 0), "times": n} for (code, sig), n in ways if code != -1]
+    runs = [each for group in groups if (each := describe(look, group)["median_run"]) is not None]
+    alike = bool(runs) and max(runs) <= max(1.5 * min(runs), pd.Timedelta("1s"))
+    return {
+        "exits": exits if len(exits) > 1 else None,
+        "median_run": sorted(runs)[len(runs) // 2] if alike else None,
+    }
 
 
 def _first_seen(look: Investigation, group: Group) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -47,6 +48,8 @@ class VersionTest:
     node : int or None
         The one node that all failures are on, if the version before ran there, too: then only runs there are
         compared, for elsewhere both may run well.
+    changed_groups : tuple of str
+        The task groups that alone are compared: the version changed no others, and they failed first.
     since_onset : bool
         Only what the version before ran from its first failure on is compared: it failed alike.
     """
@@ -72,6 +75,7 @@ class VersionTest:
     later_well: bool
     node: int | None = None
     since_onset: bool = False
+    changed_groups: tuple[str, ...] = ()
 
     def is_worse(self, level: float) -> bool:
         """Return whether the version fails more: not by chance, and at least twice as often."""
@@ -81,11 +85,15 @@ class VersionTest:
         return not times_run or self.failures * self.base_hours >= 2 * self.base_failures * self.hours
 
 
-def compare_versions(case: Case, groups: list[Group], version: Array) -> dict[int, VersionTest]:
+def compare_versions(
+    case: Case, groups: list[Group], version: Array, changed: Callable[[int, int], set[str]]
+) -> dict[int, VersionTest]:
     """Test, for each group whose job has several versions, each failing one against the one before it.
 
-    `version` is the one that made each allocation. Of several that fail, the one with the clearest
-    difference counts: a second bad version is no worse than the first, and a stray crash after a rollback says nothing.
+    `version` is the one that made each allocation, and `changed` says which task groups of a job a version
+    changed, if it did no more. Of several that fail, the one with the clearest
+    difference counts: a second bad version is no worse than the first, and a stray crash after a rollback
+    says nothing.
     """
     family = case.instances.family
     pairs = pd.DataFrame({"family": family, "version": version})
@@ -98,7 +106,7 @@ def compare_versions(case: Case, groups: list[Group], version: Array) -> dict[in
     if not tested:
         return {}
     attempts = _attempts_of(case, {groups[index].family for index in tested})
-    results = {index: _compare_each(case, groups[index], version, attempts) for index in tested}
+    results = {index: _compare_each(case, groups[index], version, attempts, changed) for index in tested}
     tests = max(sum(len(each) for each in results.values()), 1)
     return {
         index: replace(best, p=min(1.0, best.p * tests))
@@ -109,7 +117,11 @@ def compare_versions(case: Case, groups: list[Group], version: Array) -> dict[in
 
 
 def _compare_each(
-    case: Case, group: Group, version: Array, attempts: dict[int, pd.DataFrame]
+    case: Case,
+    group: Group,
+    version: Array,
+    attempts: dict[int, pd.DataFrame],
+    changed: Callable[[int, int], set[str]],
 ) -> list[VersionTest]:
     """Return the test of each failing version against the one that was placed before it."""
     mine = (case.instances.family == group.family) & (version >= 0)
@@ -122,7 +134,34 @@ def _compare_each(
     # an older version beside a newer one that fails as well is what the newer one replaces
     older = {each for each in order[1:] if each < before[each] and np.any(failing == before[each])}
     blamed = [each for each in order[1:] if np.any(failing == each) and each not in older]
-    return [_compare_version(case, group, version, attempts, each, before[each]) for each in blamed]
+    tests = []
+    for each in blamed:
+        names = changed(group.family, each)
+        part = _changed_part(case, group, names) if names else None
+        test = _compare_version(case, part or group, version, attempts, each, before[each])
+        tests.append(replace(test, changed_groups=tuple(sorted(names))) if part else test)
+    return tests
+
+
+def _changed_part(case: Case, group: Group, names: set[str]) -> Group | None:
+    """Return the failures in the task groups that a version changed, if the others failed no earlier.
+
+    What a version has not touched may fail because the rest of its job does.
+    """
+    alloc, owner = (case.failures[name].to_numpy()[group.rows] for name in ("alloc", "owner"))
+    mine = case.evidence.allocations["task_group"].iloc[alloc].isin(names).to_numpy(dtype=bool)
+    if not mine.any() or mine.all():
+        return None
+    onset = np.append(case.onset, NEVER)[owner]
+    known = onset != NEVER
+    if not (mine & known).any() or not (~mine & known).any():
+        return None
+    first = onset[mine & known].min() <= onset[~mine & known].min() + _CLIENTS_REPORT
+    return replace(group, rows=group.rows[mine]) if first else None
+
+
+_CLIENTS_REPORT = 10**9
+"""Clients of two nodes may tell of the same second in another order."""
 
 
 def _attempts_of(case: Case, families: set[int]) -> dict[int, pd.DataFrame]:

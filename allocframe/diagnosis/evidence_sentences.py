@@ -90,6 +90,9 @@ _EVIDENCE: dict[str, Any] = {
         f"Instances of version {n['job_version']} ran {'at least ' if n.get('at_least') else ''}"
         f"{span(n['ran_well'])} before they failed."
     ),
+    "changed group first": lambda n: (
+        f"Version {n['job_version']} changed group {listed(n['groups'])} alone, which failed first."
+    ),
     "fell together": lambda n: (
         f"{count(n['instances'], 'instances')} that had run for {span(n['ran'])} "
         f"began to fail within {span(n['spread'])}."
@@ -161,7 +164,8 @@ _EVIDENCE: dict[str, Any] = {
         f"The deployment of version {n['job_version']} needs a promotion; its canaries are healthy."
     ),
     "lost from node": lambda n: (
-        f"{count(n['allocations'], 'allocations')} of it were lost with {listed(n['nodes'])}."
+        f"{count(n['allocations'], 'allocations')} of it {'was' if n['allocations'] == 1 else 'were'} "
+        f"lost with {listed(n['nodes'])}."
     ),
     "scaled to 0": lambda n: (
         f"Version {n['job_version']} set the count of {listed([each['task_group'] for each in n['scaled']])} "
@@ -199,6 +203,11 @@ _EVIDENCE: dict[str, Any] = {
     "rollback fails": lambda n: (
         f"Version {n['job_version']}, which is version {n['same_as']} again, fails as well."
     ),
+    "left out": lambda n: f"The scheduler left out {listed(n['nodes'])}.",
+    "runs by version": lambda n: (
+        f"{n['failed']:,} of {count(n['runs'], 'runs')} of version {n['job_version']} failed, and "
+        f"{n['failed_others']:,} of {n['others']:,} of others (p {p_value(n['p'])})."
+    ),
     "preempted": lambda n: f"{listed(n['jobs'])} preempted {count(n['allocations'], 'allocations')} of it.",
     "moved from node": lambda n: (
         f"{count(n['allocations'], 'allocations')} had to leave {listed(n['nodes'])}."
@@ -215,8 +224,9 @@ def change(row: dict[str, Any]) -> str:
     who = row.get("job_id") or row.get("node_name") or ""
     version = f" {row['version_after']}" if row.get("version_after") is not None else ""
     fields = list(dict.fromkeys(f"{each['path']} {each['kind']}" for each in row.get("diff", ())))
+    again = f" (version {row['same_as']} again)" if row.get("same_as") is not None else ""
     deployed = f" (deployment {row['deployment']})" if row.get("deployment") else ""
-    what = f"{row['kind']}{version} of {who}{_became(row)}{deployed}"
+    what = f"{row['kind']}{version} of {who}{again}{_became(row)}{deployed}"
     early = row["before"] >= pd.Timedelta(0)
     bound = "at most " if row.get("at_most") else ""
     when = f"{bound}{span(abs(row['before']))} {'before' if early else 'after'}"
