@@ -122,16 +122,25 @@ class Ledger:
         rows, instances = case.evidence.allocations, case.instances
         version = numbers(rows["job_version"], -1)
         created = rows["created_at"].to_numpy()
-        by_job = self._by_time
-        jobs = {family: job for family, job in enumerate(instances.families) if len(by_job.get(job, ())) > 1}
-        for place in np.flatnonzero(np.isin(instances.family, list(jobs)) & (created != NEVER)).tolist():
-            job = jobs[int(instances.family[place])]
-            submitted = self.submitted_at(job, int(version[place]))
-            if submitted != NEVER and created[place] < submitted - _PLANNED:
-                older = [number for number, at in by_job[job] if at <= created[place] + _PLANNED]
-                older = [number for number in older if number < version[place]]
-                version[place] = max(older, default=version[place])
-            version[place] = self._before_scaling(job, int(version[place]))
+        several = [
+            family for family, job in enumerate(instances.families) if len(self._by_time.get(job, ())) > 1
+        ]
+        eligible = np.flatnonzero(np.isin(instances.family, several) & (created != NEVER))
+        order = eligible[np.lexsort((version[eligible], instances.family[eligible]))]
+        keys = np.stack([instances.family[order], version[order]])
+        for part in np.split(order, np.flatnonzero(np.any(np.diff(keys), axis=0)) + 1) if len(order) else ():
+            job, number = instances.families[int(instances.family[part[0]])], int(version[part[0]])
+            version[part] = self._before_scaling(job, number)
+            submitted = self.submitted_at(job, number)
+            if submitted == NEVER:
+                continue
+            for place in part[created[part] < submitted - _PLANNED].tolist():
+                older = [
+                    each
+                    for each, at in self._by_time[job]
+                    if at <= created[place] + _PLANNED and each < number
+                ]
+                version[place] = self._before_scaling(job, max(older, default=number))
         return version
 
     def _before_scaling(self, job: Job, version: int) -> int:

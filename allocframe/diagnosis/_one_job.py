@@ -183,15 +183,9 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
         ran = {"ran_well": length_of(test.least_ran_well), "at_least": cut}
         against.append(Evidence("ran well", {**placed, **ran}))
     # instances that had run for long and fall in one moment met something from outside
-    together = (
-        test.failed > 1 and 0 <= test.fell_within <= _MOMENT < test.ran_well and test.ran_well > 5 * run
-    )
+    together = test.failed > 1 and 0 <= test.fell_within <= _MOMENT and test.ran_well > max(_A_START, 5 * run)
     if together:
-        fell = {
-            "instances": test.failed,
-            "spread": length_of(test.fell_within),
-            "ran": length_of(test.ran_well),
-        }
+        fell = {"instances": test.failed, "spread": length_of(test.fell_within)}
         against.append(Evidence("fell together", {**placed, **fell}))
     against += _failing_rollbacks(look, group, test)
     if test.healthy:

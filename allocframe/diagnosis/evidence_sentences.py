@@ -94,8 +94,8 @@ _EVIDENCE: dict[str, Any] = {
         f"Version {n['job_version']} changed group {listed(n['groups'])} alone, which failed first."
     ),
     "fell together": lambda n: (
-        f"{count(n['instances'], 'instances')} that had run for {span(n['ran'])} "
-        f"began to fail within {span(n['spread'])}."
+        f"{count(n['instances'], 'instances')} of version {n['job_version']} began to fail within "
+        f"{'a moment' if n['spread'] < pd.Timedelta('50ms') else span(n['spread'])} of each other."
     ),
     "healthy deploy": lambda n: (
         f"Its deployment had called {count(n['allocations'], 'allocations')} of version {n['job_version']} "
@@ -206,7 +206,7 @@ _EVIDENCE: dict[str, Any] = {
     "left out": lambda n: f"The scheduler left out {listed(n['nodes'])}.",
     "runs by version": lambda n: (
         f"{n['failed']:,} of {count(n['runs'], 'runs')} of version {n['job_version']} failed, and "
-        f"{n['failed_others']:,} of {n['others']:,} of others (p {p_value(n['p'])})."
+        f"{n['failed_others']:,} of {n['others']:,} of others ({p_value(n['p'])})."
     ),
     "preempted": lambda n: f"{listed(n['jobs'])} preempted {count(n['allocations'], 'allocations')} of it.",
     "moved from node": lambda n: (
