@@ -122,10 +122,6 @@ EQUIVALENT = {
         "3600000001",
     ): "one part in three thousand million is less than the last digit of any result",
     (
-        'for group, part in table.groupby([*keys, "phase"], observed=True, dropna=False, sort=False)',
-        "True",
-    ): "what `sort` decides is sorted again; `dropna` has a test",
-    (
         "if not len(times):",
         "if False: return signaled >= 0",
     ): "without events there is no exit, and what follows is empty, too",

@@ -23,9 +23,6 @@ Array = np.ndarray[Any, Any]
 NEVER = np.iinfo(np.int64).min
 """A missing time."""
 
-_COLLECTED = r'"how":"(?:collected|no longer listed)"'
-"""In the detail of a purge: perhaps nobody asked for it."""
-
 
 def _columns(table: str, *names: str, **kinds: str) -> tuple[Column, ...]:
     """Return columns of a table by their names; a category is smaller than a text."""
@@ -145,30 +142,15 @@ def _end_removed(allocations: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame
 
 
 def _stop_purged(allocations: pd.DataFrame, history: History | None) -> pd.DataFrame:
-    """Return allocations in which those of a job that was purged are not wanted any more.
-
-    Nomad forgets the job, and lets its allocations read "run" for as long as they are kept.
-    """
-    if history is None:
+    """Return allocations in which those of a job that was purged are not wanted any more."""
+    if history is None or (last := history.purged_at()).empty:
         return allocations
-    changes = history.changes
-    # A job that Nomad collects itself ended before: how it ended still counts.
-    purges = changes[(changes["kind"] == "purge") & ~changes["detail"].str.contains(_COLLECTED, na=False)]
-    names = ["namespace", "job_id"]
-    last = (
-        purges.assign(at=nanoseconds(purges["at"]), **purges[names].astype("str")).groupby(names)["at"].max()
-    )
-    if last.empty:
-        return allocations
-    jobs = pd.MultiIndex.from_frame(allocations[names].astype("str"))
-    purged_at = last.reindex(jobs).fillna(NEVER).to_numpy(dtype=np.int64)
+    jobs = pd.MultiIndex.from_frame(allocations[["namespace", "job_id"]].astype("str"))
+    purged_at = nanoseconds(last.reindex(jobs))
     purged = (allocations["created_at"].to_numpy() < purged_at) & (purged_at != NEVER)
-    if not purged.any():
-        return allocations
     desired = allocations["desired_status"].astype(object)
-    return allocations.assign(
-        desired_status=desired.mask(purged & desired.eq("run"), "stop").astype("category")
-    )
+    stopped = desired.mask(purged & desired.eq("run"), "stop")
+    return allocations.assign(desired_status=stopped.astype("category"))
 
 
 def _rows(table: pd.DataFrame, number: pd.Index[Any]) -> Array:

@@ -32,6 +32,10 @@ _TIMES = {
 _VERSION = ["namespace", "job_id", "version"]
 
 
+_NOT_ASKED_FOR = r'"how":"(?:collected|no longer listed)"'
+"""In the detail of a purge: perhaps nobody asked for it."""
+
+
 class History:
     """What changed in a cluster, as far as Nomad still knew, and as far as the token could read it.
 
@@ -67,6 +71,27 @@ class History:
             frame.attrs = {"table": name, "key": list(table.key)}
             setattr(self, name, frame)
         self.notes: list[str] = list(notes)
+
+    def purged_at(self) -> pd.Series[Any]:
+        """Return when each job was last purged by hand, by namespace and job.
+
+        Nomad forgets such a job and lets its allocations read "run" for as long as they are kept. A job that
+        Nomad collects itself ended before, so it is left out.
+
+        Returns
+        -------
+        pandas.Series
+            Times in UTC, with the index (namespace, job_id).
+
+        Examples
+        --------
+        >>> len(client.history(namespace="*").purged_at())
+        0
+        """
+        purges = self.changes[self.changes["kind"] == "purge"]
+        purges = purges[~purges["detail"].str.contains(_NOT_ASKED_FOR, na=False)]
+        names = ["namespace", "job_id"]
+        return purges.astype(dict.fromkeys(names, "str")).groupby(names)["at"].max()
 
     @classmethod
     def from_json(

@@ -47,7 +47,18 @@ def instance_tasks(source: Source, observed_at: pd.Timestamp | str | None = None
     placed = tasks["created_at_us"].astype("Int64").fillna(tasks["first_seen_us"].astype("Int64"))
     tasks["placed_us"] = placed.astype("float64")
     tasks = tasks[~_is_done_hook(tasks)].sort_values(["lane", "placed_us"], kind="stable", ignore_index=True)
-    return _add_wanted(tasks, derived.observed_us)
+    return _add_wanted(tasks, _unwanted_from(source, tasks, derived.observed_us))
+
+
+def _unwanted_from(source: Source, tasks: pd.DataFrame, observed_us: int) -> pd.Series[Any]:
+    """Return from when on nobody wants each task: when its job was purged, else the end of observation."""
+    end = pd.Series(float(observed_us), index=tasks.index)
+    history = getattr(source, "history", None)
+    if history is None or (last := history.purged_at()).empty:
+        return end
+    jobs = pd.MultiIndex.from_frame(tasks[["namespace", "job_id"]].astype("str"))
+    purged = pd.Series(_microseconds(last.reindex(jobs)), index=tasks.index)
+    return end.mask(purged > tasks["placed_us"], np.fmin(purged, end))
 
 
 def _endings(derived: Any) -> pd.DataFrame:
@@ -94,8 +105,8 @@ def _is_done_hook(tasks: pd.DataFrame) -> pd.Series[Any]:
     return done.astype(bool)
 
 
-def _add_wanted(tasks: pd.DataFrame, observed_us: int) -> pd.DataFrame:
-    """Add from when until when each task was wanted."""
+def _add_wanted(tasks: pd.DataFrame, observed_us: pd.Series[Any]) -> pd.DataFrame:
+    """Add from when until when each task was wanted; `observed_us` ends it."""
     placed, last_end = tasks["placed_us"], tasks["last_end"]
     changed = tasks["modified_at_us"].astype("float64")
     next_placed = tasks.groupby("lane", sort=False)["placed_us"].shift(-1)
@@ -105,12 +116,11 @@ def _add_wanted(tasks: pd.DataFrame, observed_us: int) -> pd.DataFrame:
     finished, stopping = status.isin(FINISHED_STATUSES), desired.isin(STOPPING_STATUSES)
     is_batch, bound = tasks["job_type"].isin(_BATCH_TYPES), tasks["job_type"].isin(("system", "sysbatch"))
     ended = last_end.fillna(changed).fillna(placed)
-    until = pd.Series(float(observed_us), index=tasks.index)
-    until = until.mask(finished | stopping | tasks["last_kind"].isin(["stopped", "completed"]), ended)
+    until = observed_us.mask(finished | stopping | tasks["last_kind"].isin(["stopped", "completed"]), ended)
     # a service that failed or was lost is wanted until it is replaced, or until somebody stops its job
     still_wanted = (failed | lost) & ~is_batch & ~(lost & bound)
     stopped_later = failed & stopping & ~lost
-    until = until.mask(still_wanted, float(observed_us)).mask(still_wanted & stopped_later, changed)
+    until = until.mask(still_wanted, observed_us).mask(still_wanted & stopped_later, changed)
     until = until.mask((lost & bound) | (is_batch & (failed | lost)), ended)
     replaced = (failed | lost) & next_placed.notna()
     until = until.mask(replaced, next_placed)

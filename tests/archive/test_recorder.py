@@ -226,28 +226,31 @@ def test_a_lost_permission_is_told_and_waited_for(
         live.revoke(token)
         until(lambda: made.status == "cannot watch")
         assert "Permission denied" in (made.last_error or "")
+        journal = live.engine.keep_journal()
         crash(live, 2)
         live._access.grants[token] = grant
         until(lambda: made.status == "recording")
         until(lambda: caught_up(archive, live))
     assert sum(line.startswith("cannot watch") for line in said) == 1
+    assert set(journal) <= set(keys(archive.events()))
 
 
 def test_restarts_of_servers_and_leaderless_times_are_lived_through(
     live: af.sim.Cluster, viewer: af.Client, archive: af.Archive
 ) -> None:
-    with recording(viewer, archive):
+    with recording(viewer, archive) as (made, _):
         live.restart_servers(restored=True)
         crash(live)
         until(lambda: caught_up(archive, live))
         live.restart_servers()
         with live.without_leader():
             crash(live)
-            time.sleep(0.3)
+            until(lambda: made.last_error)
         until(lambda: caught_up(archive, live))
     assert len(gaps(archive)) >= 1
     with archive.snapshot() as snap:
-        assert len(snap) == len(live.state.allocs)
+        held = dict(zip(snap.allocations["alloc_id"], snap.allocations["modify_index"], strict=True))
+    assert held == {each.id: each.modify_index for each in live.state.allocs.values()}
 
 
 def test_a_quiet_cluster_still_shows_that_somebody_watches(
@@ -375,6 +378,21 @@ def heaps_of_threads(pid: int) -> int:
     )
 
 
+_HEAPS = """
+import threading, time
+held = threading.Barrier(5)
+def hold():
+    mine = [bytearray(2000) for _ in range(100)]
+    held.wait()
+    time.sleep(60)
+for _ in range(4):
+    threading.Thread(target=hold, daemon=True).start()
+held.wait()
+print(flush=True)
+time.sleep(60)
+"""
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, which is Linux's")
 def test_the_threads_of_the_command_share_their_heaps(live: af.sim.Cluster, tmp_path: Path) -> None:
     words = command(live, tmp_path / "archive", "--interval", "0.1")
@@ -384,6 +402,10 @@ def test_the_threads_of_the_command_share_their_heaps(live: af.sim.Cluster, tmp_
         found = heaps_of_threads(process.pid)
         process.terminate()
     assert found <= 1
+    with started([sys.executable, "-c", _HEAPS], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        assert heaps_of_threads(other.pid) > 1, "threads have heaps of their own unless it is forbidden"
 
 
 def test_a_recorder_that_was_killed_loses_nothing_that_was_committed(

@@ -6,7 +6,6 @@ import json
 import signal
 import socket
 import threading
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -153,16 +152,15 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize("call", ["allocations", "usage"])
 def test_ctrl_c_ends_reads_at_once_and_leaves_no_thread(call: str) -> None:
-    reached = threading.Event()
+    started = threading.Barrier(5)  # the four workers and this test
 
     def hang(connection: socket.socket) -> None:
         connection.sendall(http(b"", length=100))
-        reached.set()
+        started.wait(30)
         connection.recv(1)
 
     with serving(hang) as server, child(_INTERRUPTED, server.address, call, *IDS) as process:
-        assert reached.wait(30)
-        time.sleep(0.5)  # a signal that comes while threads start may not wake the main one of CPython
+        started.wait(30)  # a signal that comes while threads start may not wake the main one of CPython
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=20)
     assert said.split() == ["interrupted", "[]"]

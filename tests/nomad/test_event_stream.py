@@ -34,9 +34,12 @@ def test_a_stream_of_a_silent_server_ends_at_once_when_it_is_closed() -> None:
 
     with listening(handler) as address:
         config = Config.load(f"http://{address}", environ={})
-        stream = EventStream(config, {}, lambda line: None, lambda reason: None, quiet=20.0)
+        ends: list[str] = []
+        stream = EventStream(config, {}, lambda line: None, ends.append, quiet=20.0)
         stream.start()
         assert asked.wait(10)
         started = time.monotonic()
         stream.close()
         assert time.monotonic() - started < 5
+        assert ends == ["it was closed"]
+        assert "allocframe-stream" not in {thread.name for thread in threading.enumerate()}

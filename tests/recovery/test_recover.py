@@ -634,10 +634,8 @@ def test_one_command_writes_the_postmortem_of_a_purged_job_from_a_log_alone(
     assert "checkout" not in text
 
 
-def test_an_allocation_whose_job_was_purged_while_it_waited_to_restart_is_not_wanted_any_more(
-    tmp_path: Path,
-) -> None:
-    """Nomad 2.0.5 lets it read "run", and its last event is a restart that never came."""
+def ended_while_it_waits(status: str) -> bytes:
+    """Return the log with an allocation that waited for its restart when its job was purged."""
     lines = []
     for line in map(json.loads, log("2.0.5").splitlines()):
         for update in (line.get("Body") or {}).get("Alloc") or []:
@@ -647,12 +645,28 @@ def test_an_allocation_whose_job_was_purged_while_it_waited_to_restart_is_not_wa
                 killing = [e for e in state["Events"] if e["Type"] == "Killing"]
                 state["Events"] = state["Events"][: at + 1] + killing
                 state["State"] = "dead" if killing else "pending"
+                update["ClientStatus"] = status if killing else "pending"
         lines.append(json.dumps(line))
-    with af.recover(written(tmp_path, "\n".join(lines).encode())) as snap:
+    return "\n".join(lines).encode()
+
+
+def test_an_allocation_whose_job_was_purged_while_it_waited_to_restart_is_not_wanted_any_more(
+    tmp_path: Path,
+) -> None:
+    """Nomad 2.0.5 lets it read "run", and its last event is a restart that never came."""
+    with af.recover(written(tmp_path, ended_while_it_waits("complete"))) as snap:
         (mine,) = (i for i in af.diagnose(snap).incidents if "flaky" in str(i) and "crash" in str(i))
         status = snap.allocations.set_index("job_id").loc["flaky", "desired_status"].tolist()
     assert "run" in status, "the table is as the servers had it"
     assert (mine.state, "The job was purged." in str(mine)) == ("stopped", True)
+
+
+def test_a_purged_job_is_not_down_for_ever(tmp_path: Path) -> None:
+    with af.recover(written(tmp_path, ended_while_it_waits("failed"))) as snap:
+        purged_at = snap.history.purged_at()["default", "flaky"]
+        later = af.stats.availability(snap, by="job_id", observed_at=purged_at + pd.Timedelta("24h"))
+        down = later.set_index("job_id").loc["flaky", "down_hours"]
+    assert 0 < down < 0.1, "seconds of its crashes, and not the day after"
 
 
 class _temporary:  # noqa: N801 - used as a function
