@@ -27,7 +27,7 @@ SIGNAL_NUMBERS = {
 """Numbers of the signals by their names, and by Go's words for them."""
 
 OWN_SIGNALS = (4, 5, 6, 7, 8, 11, 13, 14, 24, 25, 31)
-"""Signals by which a program ends through its own doing, such as SIGSEGV, or SIGXCPU at a limit of its own."""
+"""Signals by which a program ends through its own doing: SIGSEGV, or SIGXCPU at a limit of its own."""
 
 TEMPLATE_SIGNAL = "Template re-rendered"
 """What Nomad says of a signal that it sent because a template was rendered again."""
