@@ -1,7 +1,7 @@
 """Benchmark of clusters of 10,000 to 1,000,000 allocations: download, tables, statistics, archive, others.
 
 Each contender runs in its own process, so that its peak memory is its own. The figures go into README.md and
-size.json, from which docs/size_pictures.py draws the pictures; those of sizes that are not measured stay.
+size.json, from which docs/size_pictures.py draws the pictures; those that are not measured stay.
 """
 
 from __future__ import annotations
@@ -195,12 +195,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("allocations", nargs="*", type=int, default=[10_000, 100_000, 1_000_000])
     rows: list[Row] = []
-    counts = parser.parse_args().allocations
-    for count in counts:
+    for count in parser.parse_args().allocations:
         for row in measure(count):
             rows.append(row)
             print(json.dumps(row), file=sys.stderr, flush=True)
-    rows += [row for row in json.loads(FIGURES.read_text())["rows"] if row["allocations"] not in counts]
+    measured = {(row["allocations"], row["step"]) for row in rows}
+    before = json.loads(FIGURES.read_text())["rows"]
+    rows += [row for row in before if (row["allocations"], row["step"]) not in measured]
+    rows.sort(key=lambda row: row["allocations"])
     FIGURES.write_text(
         json.dumps({"machine": f"{os.cpu_count()} cores, {platform.machine()}", "rows": rows}, indent=1)
         + "\n"

@@ -22,7 +22,8 @@ MARKS = "oXsDP^v"
 
 
 def lines(axes: Axes, rows: pd.DataFrame, column: str, title: str) -> None:
-    for place, (step, part) in enumerate(rows.groupby("step", sort=False)):
+    several = rows[rows.groupby("step")["allocations"].transform("size") > 1]  # one size makes no line
+    for place, (step, part) in enumerate(several.groupby("step", sort=False)):
         axes.plot(part["allocations"], part[column], label=step, color=CYCLE[place], marker=MARKS[place])
     axes.set_xscale("log")
     axes.set_xlabel("allocations")

@@ -159,13 +159,17 @@ class Derived:
             _spans.cut_spans(_computed(attempts), tasks, self.task_columns, self.observed_us)
             for attempts in _in_parts(self.attempts)
         )
-        return _join_parts([part.drop(*_DROPPED_SPAN_COLUMNS).to_pandas() for part in parts])
+        frames = [part.drop(*_DROPPED_SPAN_COLUMNS).to_pandas() for part in parts]
+        spans = _join_parts(frames)
+        if len(frames) > 1:
+            release_memory()
+        return spans
 
     runs: pd.DataFrame
     """The rows of `stats.runs`, with times in microseconds; `runs.build_runs` makes them on first use."""
 
     slot_by_id: tuple[pd.Series[Any], pd.Series[Any]]
-    """The slots of allocations by ID, and those with runs folded; `runs.find_slots` makes them."""
+    """The slots of allocations by ID, and those of runs, folded; `runs.find_slots` makes them."""
 
     @cached_property
     def observed_us(self) -> int:

@@ -14,8 +14,9 @@ import narwhals as nw
 import pandas as pd
 from pandas.api.types import union_categoricals
 
+from .._utils.memory import release_memory
 from ..snapshot.snapshot import Snapshot
-from ._derived import share_derived
+from ._derived import PART_ROWS, share_derived
 from ._source import Source, collect, column_names, names
 
 CLUSTER = "cluster"
@@ -36,7 +37,11 @@ def per_cluster(statistic: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(statistic)
     def for_each_cluster(*args: P.args, **kwargs: P.kwargs) -> R:
         with share_derived():
-            return split(*args, **kwargs)
+            result = split(*args, **kwargs)
+        source = args[0] if args else kwargs[first]
+        if isinstance(source, Snapshot) and source._counts["events"] > PART_ROWS:
+            release_memory()  # what this leaves would come on top of the next statistic
+        return result
 
     def split(*args: P.args, **kwargs: P.kwargs) -> R:
         call = signature.bind(*args, **kwargs)

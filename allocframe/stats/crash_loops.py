@@ -11,7 +11,7 @@ import pandas as pd
 from ._attempts import GAVE_UP, cause_name
 from ._derived import derive
 from ._per_cluster import per_cluster
-from ._source import TASK, Source, collect, column_names, times_from_us
+from ._source import TASK, Source, collect, column_names, rank_texts, times_from_us
 from .runs import build_runs, find_slots
 from .vocabulary import CAUSES, CRASH_CAUSES, STOPPING_STATUSES
 
@@ -115,10 +115,10 @@ def crash_loops(
         return _empty()
     # the last run of crashes without a long calm between; what came before it is another story
     at = crashes["at"]
-    calm = at.groupby(_keys(crashes), sort=False, dropna=False).diff() > _CALM
-    crashes["series"] = calm.groupby(_keys(crashes), dropna=False).cumsum()
-    looping = crashes.loc[evidence.index].groupby(_LOOP, sort=False, dropna=False)["series"].max()
-    last = looping.reindex(pd.MultiIndex.from_frame(crashes[_LOOP])).to_numpy()
+    calm = at.groupby(crashes["loop"]).diff() > _CALM
+    crashes["series"] = calm.groupby(crashes["loop"]).cumsum()
+    looping = crashes.loc[evidence.index].groupby("loop")["series"].max()
+    last = looping.reindex(crashes["loop"]).to_numpy()
     loops = _summarise(crashes[crashes["series"].to_numpy() == last])
     # what follows sorts texts, so it looks at the slots that loop alone
     task_runs = task_runs[task_runs["slot"].isin(loops["slot"])]
@@ -155,26 +155,22 @@ def _loop_evidence(
     exhausted = _ends_dense_series(gave_up, min_exhaustions, exhaustion_window)
     # of a ring that is cut: two crashes at the pace of a loop, and enough restarts by the counter
     pace = pd.Timedelta(window) / max(min_restarts - 1, 1)
-    pause = crashes["at"].groupby(_keys(crashes), sort=False, dropna=False).diff()
+    pause = crashes["at"].groupby(crashes["loop"]).diff()
     by_counter = (pause <= pace) & (crashes["restarts"] >= min_restarts) & crashes["truncated"]
     chosen = dense | by_counter
     chosen.loc[gave_up.index] |= exhausted
     return crashes[chosen]
 
 
-def _keys(crashes: pd.DataFrame) -> list[pd.Series[Any]]:
-    return [crashes[name] for name in _LOOP]
-
-
 def _ends_dense_series(crashes: pd.DataFrame, count: int, window: str) -> pd.Series[Any]:
     """Return which crashes are the last of `count` crashes of the same loop within `window`."""
     at = crashes["at"]
-    earlier = at.groupby(_keys(crashes), sort=False, dropna=False).shift(count - 1)
+    earlier = at.groupby(crashes["loop"]).shift(count - 1)
     return (at - earlier) <= pd.Timedelta(window)
 
 
 def _crashes(source: Source, observed_at: pd.Timestamp | str | None) -> pd.DataFrame:
-    """Return the attempts that ended in a crash, by slot and time."""
+    """Return the attempts that ended in a crash, by slot and time, with the number of their `_LOOP`."""
     derived = derive(source, observed_at)
     codes = [CAUSES.index(cause) for cause in CRASH_CAUSES]
     # without a decision of the restart policy, the task was done or Nomad ended it
@@ -199,7 +195,15 @@ def _crashes(source: Source, observed_at: pd.Timestamp | str | None) -> pd.DataF
     rows = rows.drop(columns=[TASK, "alloc_id", "cause_code"], errors="ignore")
     rows["restarts"] = rows["restarts"].astype("Int64").fillna(0).astype("int64") if "restarts" in rows else 0
     rows["truncated"] = rows["truncated"].fillna(value=False).astype(bool)
-    return rows.sort_values([*_LOOP, "at"], kind="stable").reset_index(drop=True)
+    # by the ranks of the different texts: pandas would make an object of each, for each use
+    version = rows["job_version"].to_numpy(dtype="float64", na_value=np.inf)
+    keys = (rank_texts(rows["slot"]), rank_texts(rows["task"]), version)
+    order = np.lexsort((rows["at"].astype("int64").to_numpy(), *keys[::-1]))
+    rows = rows.take(order).reset_index(drop=True)
+    begins = np.zeros(len(rows), dtype=bool)
+    for key in keys:
+        begins[1:] |= key[order][1:] != key[order][:-1]
+    return rows.assign(loop=np.cumsum(begins))
 
 
 def _last_tasks(
@@ -240,7 +244,7 @@ def _most_frequent(crashes: pd.DataFrame, name: str) -> pd.DataFrame:
 
 def _summarise(crashes: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each loop."""
-    pauses = crashes["at"].groupby(_keys(crashes), sort=False, dropna=False).diff()
+    pauses = crashes["at"].groupby(crashes["loop"]).diff()
     loops = crashes.assign(pause=pauses).groupby(_LOOP, sort=False, dropna=False).agg(
         namespace=("namespace", "last"), job_id=("job_id", "last"), task_group=("task_group", "last"),
         crashes=("at", "size"), exhaustions=("gave_up", "sum"), first_at=("at", "min"), last_at=("at", "max"),

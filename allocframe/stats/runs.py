@@ -8,9 +8,10 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
+from .._utils.memory import release_memory
 from ..snapshot.snapshot import Snapshot
 from . import _attempts
-from ._derived import Derived, derive
+from ._derived import PART_ROWS, Derived, derive
 from ._per_cluster import per_cluster
 from ._source import (
     Source,
@@ -93,6 +94,8 @@ def build_runs(source: Source, observed_at: pd.Timestamp | str | None = None) ->
     derived = derive(source, observed_at)
     if "runs" not in derived.__dict__:
         derived.runs = _name_runs(source, derived)
+        if len(derived.runs) > PART_ROWS:
+            release_memory()
     return derived.runs
 
 
@@ -154,9 +157,13 @@ def find_slots(source: Source, rows: pd.DataFrame, *, fold_runs: bool = False) -
         parent = child.str.replace(_attempts.CHILD, "", regex=True)
         slot = slots(allocations)
         namespace = allocations["namespace"].astype("str").fillna("")
-        folded = slot.mask(child != parent, namespace + "/" + parent)
+        is_run = (child != parent).to_numpy(dtype=bool)
+        folded = (namespace + "/" + parent)[is_run]
         ids = pd.Index(allocations["alloc_id"].astype("str"))
-        derived.slot_by_id = (slot.set_axis(ids), folded.set_axis(ids))
-    found = look_up(rows["alloc_id"], derived.slot_by_id[int(fold_runs)]).astype("str")
+        derived.slot_by_id = (slot.set_axis(ids), folded.set_axis(ids[is_run]))
+    slot, folded = derived.slot_by_id
+    found = look_up(rows["alloc_id"], slot).astype("str")
+    if fold_runs and len(folded):
+        found = look_up(rows["alloc_id"], folded).astype("str").fillna(found)
     # the rule: every allocation has a name
     return found.fillna(rows["alloc_id"].astype("str")) if found.hasnans else found

@@ -229,8 +229,11 @@ class PageStore:
 
         `columns` replace the table's own and are computed from them. `only` holds the keys of rows to return.
         """
+        self._flush()
         table = TABLES[name].with_columns(columns)
-        if only is None and all(column.sql == column.name for column in columns):
+        # SQL costs a small table more than it reads; of files it reads only the texts that rows have
+        is_plain = all(column.sql == column.name for column in columns)
+        if only is None and is_plain and not (columns and self._segments.has_files):
             arrays = self._stored(name, schema, [*(column.name for column in table.columns), ALLOC_ROW])
         else:
             arrays = self._computed(table, name, schema, only)

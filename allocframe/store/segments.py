@@ -59,6 +59,11 @@ class Segments:
         self._deleted: set[int] = set()
         self._lock = threading.RLock()
 
+    @property
+    def has_files(self) -> bool:
+        """Whether a part of the tables is on disk."""
+        return bool(self._files)
+
     def append(self, tables: dict[str, pa.Table]) -> None:
         """Add a part."""
         with self._lock:
