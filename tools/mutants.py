@@ -118,6 +118,22 @@ EQUIVALENT = {
         "-1.0",
     ): "a wait of less than nothing is none",
     (
+        "commands: typer.Typer = typer.Typer(invoke_without_command=True, callback=print_help, "
+        "rich_markup_mode=None)",
+        "0",
+    ): "both are false",
+    (
+        'if name in ("type", "text", "alloc_id", "task", "job_id", "namespace", "slot", "end")',
+        "'endX'",
+    ): "the codes of ends are the same, whatever dtype they are made from",
+    (
+        'age = np.maximum(restarting["time_us"].to_numpy(dtype="float64") - origin_us[row], 0) '
+        "/ _US_PER_HOUR",
+        "1",
+    ): "a microsecond is less than the last digit of any result",
+    ("PART_ROWS = 300_000", "299999"): "it decides how much is taken at a time, and nothing of the result",
+    ("return onsets.reset_index(drop=True)", "False"): "nothing reads the column that it would add",
+    (
         "_US_PER_HOUR = 3_600_000_000",
         "3600000001",
     ): "one part in three thousand million is less than the last digit of any result",
@@ -422,12 +438,17 @@ def tests_that_reach(file: Path, line: int, reach: dict[str, dict[int, list[str]
     inside = [node.lineno for node in statements if node.lineno > line]
     last = min([*inside, 1 + max(node.end_lineno or 0 for node in around if node.lineno == first)])
     by_line = reach.get(str(file), {})
+    if not any(_has_in_body(node, line) for node in around):
+        # What runs at import matters to every test that reaches the module, and a declaration to all.
+        return tuple(by_line.get(0) or reach[""][0])
     ran = [by_line[number] for number in range(first, last) if number in by_line]
-    if any(ran):
-        most = max(ran, key=len)
-        return tuple(most)
-    # What runs at import matters to every test that reaches the module, and a declaration to all.
-    return tuple(by_line.get(0) or reach[""][0]) if ran else ()
+    most = max(ran, key=len, default=[])
+    return tuple(most)
+
+
+def _has_in_body(node: ast.stmt, line: int) -> bool:
+    """Return whether a function has a line in its body: it runs when it is called, not at import."""
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.body[0].lineno <= line
 
 
 def _count_sampled_survivors(package: str, count: int) -> int:

@@ -14,6 +14,9 @@ from ._app import app
 
 __all__ = ["archive", "demo", "diagnose", "fetch", "record", "recover", "report", "run"]
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C. Versions of typer return it, raise Abort, or leave the interrupt alone."""
+
 
 def run() -> int:
     """Run one command.
@@ -21,12 +24,14 @@ def run() -> int:
     Returns
     -------
     int
-        The exit code: 0 for success, 1 for a failure, 2 for a wrong command line. Errors are one line on
-        stderr.
+        The exit code: 0 for success, 1 for a failure, 2 for a wrong command line, 130 after Ctrl-C. Errors
+        are one line on stderr.
     """
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         code = app(standalone_mode=False, prog_name="allocframe")
+        if code == INTERRUPTED:
+            return _interrupted()
         return code if isinstance(code, int) else 0
     except typer.Exit as end:
         return end.exit_code
@@ -34,13 +39,17 @@ def run() -> int:
         return _fail(error, 2)
     except (AllocframeError, OSError) as error:
         return _fail(error, 1)
-    except KeyboardInterrupt:
-        return _fail("interrupted; nothing was written", 1)
+    except (KeyboardInterrupt, typer.Abort):
+        return _interrupted()
     except Exception as error:
         # typer's usage errors have no public class that all its versions share, only this method.
         if not hasattr(error, "format_message"):
             raise
         return _fail(_explain_usage(error), 2)
+
+
+def _interrupted() -> int:
+    return _fail("interrupted: only what was reported as saved or written is whole", INTERRUPTED)
 
 
 def _explain_usage(error: Any) -> str:

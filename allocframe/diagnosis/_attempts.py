@@ -101,6 +101,7 @@ def read_attempts(evidence: Rows) -> pd.DataFrame:
     full_disk = last(is_type(*(name for name, cause in by_type if cause == "disk")))
     signaled = last(is_type("Signaling"))
     lost_task = last(is_type("Failed Restoring Task"))
+    hook = last(is_type(vocabulary.HOOK_FAILED))
 
     code = pick(numbers(events["exit_code"], -1), terminated, -1)
     signal = pick(numbers(events["signal"], -1), terminated, -1)
@@ -156,12 +157,15 @@ def read_attempts(evidence: Rows) -> pd.DataFrame:
     rule((started >= 0) & later, ENDS.index("interrupted"))
     rule(lost_task >= 0, ENDS.index("interrupted"))
 
+    # a script that fails names itself in its hook's words, and the kill for it does not
+    of_hook, of_kill = (by_text[pick(text, place, silent)] for place in (hook, fatal))
+    by_hook = (fatal >= 0) & (hook >= 0) & (of_hook == of_kill)
     cause = np.select(
         [
-            failed_start >= 0, overrun >= 0, fatal >= 0, asked >= 0, unhealthy_plugin >= 0, full_disk >= 0,
-            by_signal,
+            by_hook, failed_start >= 0, overrun >= 0, fatal >= 0, asked >= 0, unhealthy_plugin >= 0,
+            full_disk >= 0, by_signal,
         ],
-        [failed_start, overrun, fatal, asked, unhealthy_plugin, full_disk, signaled],
+        [hook, failed_start, overrun, fatal, asked, unhealthy_plugin, full_disk, signaled],
         default=gave_up,
     )  # fmt: skip
     over = np.select(

@@ -41,7 +41,9 @@ def find_causes(
     case: Case, jobs: Jobs, groups: list[Group], limits: Thresholds, ledger: Ledger
 ) -> list[Incident]:
     """Return the incidents that the groups of failures make."""
-    look = Investigation(case, jobs, groups, limits, compare_versions(case, groups), ledger)
+    made_by = ledger.made_by(case)
+    look = Investigation(case, jobs, groups, limits, {}, ledger, made_by)
+    look.versions = compare_versions(case, groups, made_by, look.changed_groups)
     look.usable = _usable(look)
     taken: set[int] = set()
     incidents: list[Incident] = []
@@ -115,7 +117,7 @@ def _parts_on_node(look: Investigation, test: NodeTest, taken: set[int]) -> list
         look.groups.append(part)
         parts.append(len(look.groups) - 1)
     if parts:
-        look.versions = compare_versions(look.case, look.groups)
+        look.versions = compare_versions(look.case, look.groups, look.made_by, look.changed_groups)
     return parts
 
 

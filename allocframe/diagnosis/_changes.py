@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ._failures import Case
-from ._tables import NEVER, nanoseconds, numbers
+from ._tables import NEVER, Array, nanoseconds, numbers
 from .finding import plain, plain_facts
 from .incident import Incident
 
@@ -28,6 +28,12 @@ DRAIN = pd.Timedelta("1h")
 
 RELEASE = pd.Timedelta("15s")
 """New versions of several jobs within this time are one release: a script submits one after the other."""
+
+TRIED = ("job version", "scale", "operator stop", "purge")
+"""What people do to a job that fails, and that is told with it."""
+
+_PLANNED = 2 * 10**9
+"""An allocation is planned within moments of the version that makes it, by clocks of the same servers."""
 
 MOST_CHANGES = 10
 
@@ -68,6 +74,10 @@ class Ledger:
         versions = getattr(history, "job_versions", None)
         self._submitted, self._stable, self._same_as = _versions(versions)
         self._newest = _newest(versions)
+        self._by_time: dict[Job, list[tuple[int, int]]] = {}
+        for (namespace, job, number), at in self._submitted.items():
+            if at != NEVER:
+                self._by_time.setdefault((namespace, job), []).append((number, at))
         self._releases = sorted(
             (at, namespace, job)
             for (namespace, job, version), at in self._submitted.items()
@@ -85,6 +95,7 @@ class Ledger:
                 self._by_job.setdefault((str(self._columns["namespace"][place]), str(job)), []).append(place)
             if pd.notna(node):
                 self._by_node.setdefault(str(node), []).append(place)
+        self._moved_from = _moved_from(case)
         self._fields = _fields_by_version(getattr(history, "job_changes", None))
         nodes = getattr(history, "nodes", None)
         known = [] if nodes is None else zip(nodes["node_name"], nodes["datacenter"], strict=True)
@@ -101,6 +112,50 @@ class Ledger:
     def submitted_at(self, job: Job, version: int) -> int:
         """Return when a version was submitted, `NEVER` if that is not known."""
         return self._submitted.get((*job, version), NEVER)
+
+    def made_by(self, case: Case) -> Array:
+        """Return the version that made each allocation, which is not its number after an update in place.
+
+        An allocation that is older than its version was made by an earlier one. Versions that differ in
+        counts alone are one: more instances are no other program.
+        """
+        rows, instances = case.evidence.allocations, case.instances
+        version = numbers(rows["job_version"], -1)
+        created = rows["created_at"].to_numpy()
+        several = [
+            family for family, job in enumerate(instances.families) if len(self._by_time.get(job, ())) > 1
+        ]
+        eligible = np.flatnonzero(np.isin(instances.family, several) & (created != NEVER))
+        order = eligible[np.lexsort((version[eligible], instances.family[eligible]))]
+        keys = np.stack([instances.family[order], version[order]])
+        for part in np.split(order, np.flatnonzero(np.any(np.diff(keys), axis=0)) + 1) if len(order) else ():
+            job, number = instances.families[int(instances.family[part[0]])], int(version[part[0]])
+            version[part] = self._before_scaling(job, number)
+            submitted = self.submitted_at(job, number)
+            if submitted == NEVER:
+                continue
+            for place in part[created[part] < submitted - _PLANNED].tolist():
+                older = [
+                    each
+                    for each, at in self._by_time[job]
+                    if at <= created[place] + _PLANNED and each < number
+                ]
+                version[place] = self._before_scaling(job, max(older, default=number))
+        return version
+
+    def _before_scaling(self, job: Job, version: int) -> int:
+        """Return the version that brought the specification of a version, but for its counts."""
+        while version > 0:
+            paths = {str(field["path"]) for field in self.changed_fields(job, version)}
+            if paths != {"Count"}:
+                break
+            version -= 1
+        return version
+
+    def version_at(self, job: Job, time: int) -> int | None:
+        """Return the newest version of a job that had been submitted at a time; None if no history tells."""
+        known = [(at, number) for number, at in self._by_time.get(job, ()) if at <= time + _PLANNED]
+        return max(known)[1] if known else None
 
     def was_stable(self, job: Job, version: int) -> bool:
         """Return whether a deployment of a version was healthy."""
@@ -162,7 +217,8 @@ class Ledger:
         jobs = set(incident.jobs)
         mechanism = incident.cause.mechanism or incident.cause.kind
         places = {place for job in jobs for place in self._by_job.get(job, ())}
-        places |= {place for node in incident.nodes for place in self._by_node.get(node, ())}
+        nodes = {*incident.nodes, *(node for job in jobs for node in self._moved_from.get(job, ()))}
+        places |= {place for node in nodes for place in self._by_node.get(node, ())}
         # what somebody stopped just then may be what this one needs
         nearby = (onset - STOPPED_NEARBY).value
         for namespace in {namespace for namespace, _ in jobs}:
@@ -170,10 +226,13 @@ class Ledger:
             places |= {place for place in stops if nearby <= self._at[place] <= begin.value}
         ranked = []
         for place in sorted(places):
-            if not first <= self._at[place] <= last or self._is_itself(place, incident):
-                continue
+            kind = str(self._columns["kind"][place])
             change = plain_facts({name: values[place] for name, values in self._columns.items()})
             job = (str(change.get("namespace")), str(change.get("job_id")))
+            # what was tried since is of the same job; what went before may be of its nodes
+            tried = job in jobs and kind in TRIED and self._at[place] > last
+            if self._is_itself(place, incident) or not (first <= self._at[place] <= last or tried):
+                continue
             version = change.get("version_after")
             diff = self._fields.get((*job, int(version)), []) if version is not None else []
             touches = version is not None and bool(self.fields_touching(job, int(version), mechanism))
@@ -181,11 +240,15 @@ class Ledger:
             change["at_most"] = incident.began_before and change["at"] <= begin
             if diff:
                 change["diff"] = diff
+            if version is not None and (same := self.same_as(job, int(version))) is not None:
+                change["same_as"] = same
             change["touches"] = touches
-            distance = max(onset - change["at"], pd.Timedelta(0))
-            ranked.append(((not touches, job not in jobs, distance), change))
+            # a first version and a node that came are seldom what it was
+            dull = kind == "node up" or (kind in ("job version", "deployment") and not diff and not tried)
+            distance = abs(onset - change["at"])
+            ranked.append(((not touches or tried, dull, tried, job not in jobs, distance), change))
         ranked.sort(key=lambda pair: pair[0])
-        return _with_deployments([change for _, change in ranked])[:MOST_CHANGES]
+        return _once(_with_deployments([change for _, change in ranked]))[:MOST_CHANGES]
 
     def _is_itself(self, place: int, incident: Incident) -> bool:
         """Return whether a row is the incident itself: the loss of the node that it tells of."""
@@ -254,6 +317,30 @@ class Ledger:
         near = self._releases[begin:end]
         others = [((name, other), time) for time, name, other in near if other != job[1]]
         return [each for each in others if each[0][0] == job[0]]
+
+
+def _moved_from(case: Case) -> dict[Job, set[str]]:
+    """Return the nodes that allocations of each job had to leave."""
+    moved = (
+        case.evidence.allocations["desired_description"].eq("alloc is being migrated").to_numpy(dtype=bool)
+    )
+    found: dict[Job, set[str]] = {}
+    for place in np.flatnonzero(moved).tolist():
+        job = case.instances.families[int(case.instances.family[place])]
+        found.setdefault(job, set()).add(case.node_names[int(case.nodes[place])])
+    return found
+
+
+def _once(changes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return changes without those that two sources tell of: the same thing at about the same time."""
+    kept: list[dict[str, Any]] = []
+    for each in changes:
+        names = ("kind", "namespace", "job_id", "node_name", "alloc_id", "version_after")
+        same = [other for other in kept if all(other.get(name) == each.get(name) for name in names)]
+        told = [other for other in same if abs(other["at"] - each["at"]) <= AFTER]
+        if not told or each["kind"] in ("eligibility", "drain"):
+            kept.append(each)
+    return kept
 
 
 def _with_deployments(changes: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -182,6 +182,9 @@ AT_ONCE = 10 * SECOND
 Onsets further apart may still have one cause. To be taken for one, they must fail alike.
 """
 
+_OF_ONE_MOMENT = 3 * SECOND // 2
+"""So close together jobs of any namespace begin to fail that lose one thing."""
+
 _UNLIKE = 4 * SECOND
 """What jobs that fail in different ways may have in common shows in all of them sooner."""
 
@@ -208,7 +211,8 @@ def compare_onsets(
     def linked(index: int, other: int) -> bool:
         families = case.instances.families
         near = families[groups[index].family][0] == families[groups[other].family][0]
-        return near or alike(index, other)
+        at_once = abs(groups[index].onset - groups[other].onset) <= _OF_ONE_MOMENT
+        return near or at_once or alike(index, other)
 
     by_kind: dict[str, list[int]] = {}
     for index in sorted(usable, key=lambda index: groups[index].onset):

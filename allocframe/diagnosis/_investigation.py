@@ -39,6 +39,8 @@ class Investigation:
         The test of each group whose job has several versions.
     ledger : Ledger
         What had changed.
+    made_by : numpy.ndarray
+        The version that made each allocation: its own one, unless it was updated in place.
     usable : list of int
         Groups whose beginning says something: not at their job's first placement, and with a known time.
     deployed : set of int
@@ -53,6 +55,7 @@ class Investigation:
     limits: Thresholds
     versions: dict[int, VersionTest]
     ledger: Ledger
+    made_by: Array
     usable: list[int] = field(default_factory=list)
     deployed: set[int] = field(default_factory=set)
     joined: set[int] = field(default_factory=set)
@@ -95,6 +98,12 @@ class Investigation:
         """Return the allocations of a job."""
         part: Array = self._by_family[self._bounds[family] : self._bounds[family + 1]]
         return part
+
+    def changed_groups(self, family: int, version: int) -> set[str]:
+        """Return the task groups that a version changed; none if it changed the job as a whole."""
+        fields = self.ledger.changed_fields(self.case.instances.families[family], version)
+        names = {field.get("task_group") for field in fields}
+        return set() if None in names else {str(name) for name in names}
 
     def began_near(self, time: int, window: int) -> list[int]:
         """Return the usable groups that began within some time of another."""
@@ -177,6 +186,8 @@ def make_incident(
     facts = dict(describe(look, groups[0]))
     for name in ("failures", "failures_seen", "instances", "instances_bad", "instances_wanted"):
         facts[name] = sum(describe(look, group)[name] for group in groups)
+    if len(groups) > 1:
+        facts |= _exits_of(look, groups)
     # a bound from the counter is not a time on record
     seen = [int(t) for group in groups if (t := _first_seen(look, group)) != NEVER]
     return Incident(
@@ -199,6 +210,20 @@ def make_incident(
             ],
         },
     )
+
+
+def _exits_of(look: Investigation, groups: list[Group]) -> dict[str, Any]:
+    """Return how the runs of several jobs ended, and after how long if they all ran for about as long."""
+    rows = np.concatenate([group.rows for group in groups])
+    pairs = zip(look.failures["code"][rows].tolist(), look.failures["signal"][rows].tolist(), strict=True)
+    ways = Counter(pairs).most_common()
+    exits = [{"exit_code": code, "signal": max(sig, 0), "times": n} for (code, sig), n in ways if code != -1]
+    runs = [each for group in groups if (each := describe(look, group)["median_run"]) is not None]
+    alike = bool(runs) and max(runs) <= max(1.5 * min(runs), pd.Timedelta("1s"))
+    return {
+        "exits": exits if len(exits) > 1 else None,
+        "median_run": sorted(runs)[len(runs) // 2] if alike else None,
+    }
 
 
 def _first_seen(look: Investigation, group: Group) -> int:

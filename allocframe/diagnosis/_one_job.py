@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from ..stats import _distributions as distributions
 from ._changes import AFTER
 from ._comparisons import typical_run
 from ._groups import ONGOING, SECOND, STOPPED, Group
@@ -22,7 +23,7 @@ from ._investigation import (
     name_of,
 )
 from ._places import where_it_shows
-from ._tables import NEVER, moment, numbers
+from ._tables import NEVER, moment
 from ._versions import VersionTest
 from .finding import SEVERITIES
 from .incident import Evidence, Hypothesis, Incident
@@ -44,7 +45,7 @@ def explain_group(look: Investigation, index: int) -> Incident:
     if node := _on_one_node(look, group):
         hypotheses.append(node)
     best = version if version and version.confidence == "likely" else hypotheses[0]
-    if best is version and group.state == ONGOING:
+    if best is version and index in look.versions and group.state == ONGOING:
         _end_with_its_version(look, group, look.versions[index].version)
     severity = group.severity
     if best is version and severity == "info":
@@ -53,7 +54,7 @@ def explain_group(look: Investigation, index: int) -> Incident:
     if group.state == STOPPED and group.last_at != NEVER:
         job = look.case.instances.families[group.family]
         incident.facts["ended_by"] = look.ledger.ended_by(job, group.last_at - AFTER.value)
-    if best is version and incident.began_at is not None:
+    if best is version and index in look.versions and incident.began_at is not None:
         # a stray failure of the version before is not its beginning
         placed_at = moment(look.versions[index].placed_at)
         if placed_at is not None and incident.began_at < placed_at:
@@ -68,7 +69,7 @@ def _end_with_its_version(look: Investigation, group: Group, version: int) -> No
     """
     rows, instances = look.case.evidence.allocations, look.case.instances
     mine = (instances.family == group.family) & instances.wanted & instances.final
-    its = numbers(rows["job_version"], -1)
+    its = look.made_by
     failed = np.zeros(len(rows), dtype=bool)
     failed[look.failures["alloc"][group.rows]] = True
     runs = rows["client_status"].eq("running").to_numpy(dtype=bool)
@@ -127,7 +128,7 @@ def _by_memory(look: Investigation, group: Group) -> Hypothesis | None:
 def by_version(look: Investigation, index: int) -> Hypothesis | None:
     test, group = look.versions.get(index), look.groups[index]
     if test is None:
-        return _by_last_change(look, group)
+        return _by_runs(look, group) or _by_last_change(look, group)
     if not test.failures:
         return None
     run = typical_run(look.case, group)
@@ -169,6 +170,9 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
     fields = look.ledger.fields_touching(job, test.version, group.kind)
     if fields and began_with:
         supporting.append(Evidence("change touches", {"job_version": test.version, "fields": fields}))
+    if test.changed_groups:
+        changed = {"job_version": test.version, "groups": list(test.changed_groups)}
+        supporting.append(Evidence("changed group first", changed))
     if released := _released_with(look, group, test.version):
         supporting.append(released)
     if test.later_well:
@@ -178,6 +182,11 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
     if late:
         ran = {"ran_well": length_of(test.least_ran_well), "at_least": cut}
         against.append(Evidence("ran well", {**placed, **ran}))
+    # instances that had run for long and fall in one moment met something from outside
+    together = test.failed > 1 and 0 <= test.fell_within <= _MOMENT and test.ran_well > max(_A_START, 5 * run)
+    if together:
+        fell = {"instances": test.failed, "spread": length_of(test.fell_within)}
+        against.append(Evidence("fell together", {**placed, **fell}))
     against += _failing_rollbacks(look, group, test)
     if test.healthy:
         against.append(Evidence("healthy deploy", {"job_version": test.version, "allocations": test.healthy}))
@@ -186,7 +195,7 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
         against.append(_at_once(look, others, max(group.onset, test.placed_at)))
     if not supporting:
         return None
-    first_change = began_with and test.delay <= soon and not late and not others
+    first_change = began_with and test.delay <= soon and not (late or together or others)
     exposed = test.base_hours > 0 or test.base_starts > 0 or look.ledger.was_stable(job, test.base)
     enough = test.failures >= look.limits.version_tasks or bool(fields)
     sure = differs or (not test.base_failures and enough)
@@ -214,7 +223,7 @@ def _released_with(look: Investigation, group: Group, version: int) -> Evidence 
 def _failing_rollbacks(look: Investigation, group: Group, test: VersionTest) -> Iterator[Evidence]:
     """Yield the later versions that brought an older specification back, and fail all the same."""
     job = look.case.instances.families[group.family]
-    failing = numbers(look.case.evidence.allocations["job_version"], -1)[look.failures["alloc"][group.rows]]
+    failing = look.made_by[look.failures["alloc"][group.rows]]
     for each in np.unique(failing[failing >= test.version]).tolist():
         older = look.ledger.same_as(job, each)
         if older is not None and older < test.version:
@@ -224,7 +233,7 @@ def _failing_rollbacks(look: Investigation, group: Group, test: VersionTest) -> 
 def _onset_of_version(look: Investigation, group: Group, version: int) -> int:
     """Return when the allocations of a version began to fail; failures of older ones do not count."""
     rows = {name: look.failures[name][group.rows] for name in ("alloc", "at")}
-    of_version = numbers(look.case.evidence.allocations["job_version"], -1)[rows["alloc"]] == version
+    of_version = look.made_by[rows["alloc"]] == version
     known = rows["at"][of_version & (rows["at"] != NEVER)]
     return int(known.min()) if len(known) else NEVER
 
@@ -249,6 +258,51 @@ def _by_last_change(look: Investigation, group: Group) -> Hypothesis | None:
         supporting.append(Evidence("stable before", {"base_version": base}))
     subject = {**job_of(look, group), "job_version": version}
     return Hypothesis("job version", group.kind, subject, "possible", supporting)
+
+
+_MOMENT = 3 * SECOND
+"""Instances that fail within this time of each other failed in one moment."""
+
+
+def _by_runs(look: Investigation, group: Group) -> Hypothesis | None:
+    """Return the version of a periodic or parameterized job whose runs fail, and those of others do not.
+
+    A run is a job of its own, and its version is its own: the time tells which version of the parent made it.
+    """
+    if not group.failed_runs:
+        return None
+    job = look.case.instances.families[group.family]
+    outcomes = look.jobs.outcomes.get(group.family, [])
+    created = look.case.evidence.allocations["created_at"].to_numpy()
+    mine = look.of_family(group.family)
+    made = dict(zip(look.case.instances.run[mine[::-1]].tolist(), created[mine[::-1]].tolist(), strict=True))
+    failing = set(look.case.instances.run[look.failures["alloc"][group.rows]].tolist())
+    runs: dict[int, int] = {}
+    failed: dict[int, int] = {}
+    for run, bad in outcomes:
+        version = look.ledger.version_at(job, made[run])
+        if version is not None:
+            runs[version] = runs.get(version, 0) + 1
+            failed[version] = failed.get(version, 0) + (bad and run in failing)
+    if len(runs) < 2:
+        return None
+    total, bad_ones = sum(runs.values()), sum(failed.values())
+    worst = max(failed, key=lambda version: failed[version] / runs[version])
+    p = distributions.hypergeom_sf(failed[worst] - 1, total, bad_ones, runs[worst]) * len(runs)
+    if p >= look.limits.level:
+        return None
+    counts = {
+        "job_version": worst, "runs": runs[worst], "failed": failed[worst], "others": total - runs[worst],
+        "failed_others": bad_ones - failed[worst], "p": min(1.0, float(p)),
+    }  # fmt: skip
+    supporting = [Evidence("runs by version", counts, keys_of(look, group.rows))]
+    if fields := look.ledger.fields_touching(job, worst, group.kind):
+        supporting.append(Evidence("change touches", {"job_version": worst, "fields": fields}))
+    # an outage while it was the newest looks the same, unless an older one ran well again after it
+    again = [each for each in runs if each > worst and look.ledger.same_as(job, each) is not None]
+    likely = bool(again) and not any(failed[each] for each in again) and failed[worst] == runs[worst]
+    subject = {**job_of(look, group), "job_version": worst}
+    return Hypothesis("job version", group.kind, subject, "likely" if likely else "possible", supporting)
 
 
 _A_START = 5 * SECOND

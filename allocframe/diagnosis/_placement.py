@@ -57,7 +57,7 @@ def _together(found: list[Incident], limits: Thresholds) -> Iterator[Incident]:
             continue
         amounts = ("queued", "running", "running_newest", "instances_wanted", "evaluations")
         facts = {name: sum(each.facts[name] or 0 for each in members) for name in amounts}
-        facts |= {"lacking": what, "asked": [], "job_version": None, "versions_running": []}
+        facts |= {"lacking": what, "asked": [], "left_out": [], "job_version": None, "versions_running": []}
         facts["nodes"] = sorted({name for each in members for name in each.facts["nodes"]})
         keys = [key for each in members for key in each.cause.supporting[0].keys]
         more = [text for each in members for text in each.cause.supporting[1:]]
@@ -100,8 +100,11 @@ def _waiting(
         "asked": asked.things,
         "asked_since": asked.since,
         "nodes": _nodes_looked_at(rows, nodes),
+        "left_out": _left_out(rows, nodes),
     }
     more = list(_circumstances(case, allocs, facts))
+    if facts["left_out"]:
+        more.append(Evidence("left out", {"nodes": [f"{node} ({why})" for node, why in facts["left_out"]]}))
     running = facts["running"]
     # an old version that cannot be replaced runs on: it waits for its update, and is not missing
     total = max((queued or 0) + facts["running_newest"], running)
@@ -119,10 +122,29 @@ def _waiting(
     times = (failures if len(failures) else rows)["created_at"].dropna()
     return Incident(
         "critical" if serious else "warning", "ongoing", cause, hypotheses, [job],
+        [node for node, _ in facts["left_out"]],
         began_at=plain(times.min()) if len(times) else None,
         last_at=plain(times.max()) if len(times) else None,
         facts=facts,
     )  # fmt: skip
+
+
+def _left_out(rows: pd.DataFrame, nodes: pd.DataFrame | None) -> list[tuple[str, str]]:
+    """Return the nodes of the same datacenters that take nothing now, and why: few of many are no news."""
+    if nodes is None:
+        return []
+    centers = {center for each in _metrics(rows) for center in each.get("NodesAvailable") or {}}
+    mine = nodes[nodes["datacenter"].astype("str").isin(centers)]
+    down = ~mine["status"].astype("str").eq("ready")
+    draining = mine["draining"].eq(True).fillna(False)
+    closed = ~mine["eligibility"].astype("str").eq("eligible")
+    why = np.select([down, draining, closed], ["down", "draining", "ineligible"], default="")
+    found = [(str(name), str(each)) for name, each in zip(mine["node_name"], why, strict=True) if each]
+    return sorted(found) if len(found) <= _MOST_LEFT_OUT else []
+
+
+_MOST_LEFT_OUT = 5
+"""More nodes that take nothing are how a large cluster is."""
 
 
 def _newest_that_tells(failures: pd.DataFrame, since: int) -> list[dict[Any, Any]]:

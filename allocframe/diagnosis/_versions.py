@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from ..stats import _distributions as distributions
 from ._attempts import ENDS, FAILURES
 from ._failures import Case
 from ._groups import Group
-from ._tables import NEVER, Array, numbers
+from ._tables import NEVER, Array
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,18 @@ class VersionTest:
     ran_well, least_ran_well : int
         How long its instances ran before they began to fail, and at the least.
     failed : int
-        Its allocations that failed.
+        Its instances that failed.
     healthy : int
-        Those of them that the deployment had called healthy.
+        Those of them whose first allocation to fail had been called healthy by the deployment.
+    fell_within : int
+        The time in which all its instances began to fail, at the most; -1 if that is not on record.
     later_well : bool
         A later version runs without this failure.
     node : int or None
         The one node that all failures are on, if the version before ran there, too: then only runs there are
         compared, for elsewhere both may run well.
+    changed_groups : tuple of str
+        The task groups that alone are compared: the version changed no others, and they failed first.
     since_onset : bool
         Only what the version before ran from its first failure on is compared: it failed alike.
     """
@@ -66,9 +71,11 @@ class VersionTest:
     least_ran_well: int
     failed: int
     healthy: int
+    fell_within: int
     later_well: bool
     node: int | None = None
     since_onset: bool = False
+    changed_groups: tuple[str, ...] = ()
 
     def is_worse(self, level: float) -> bool:
         """Return whether the version fails more: not by chance, and at least twice as often."""
@@ -78,14 +85,16 @@ class VersionTest:
         return not times_run or self.failures * self.base_hours >= 2 * self.base_failures * self.hours
 
 
-def compare_versions(case: Case, groups: list[Group]) -> dict[int, VersionTest]:
+def compare_versions(
+    case: Case, groups: list[Group], version: Array, changed: Callable[[int, int], set[str]]
+) -> dict[int, VersionTest]:
     """Test, for each group whose job has several versions, each failing one against the one before it.
 
-    Of several that fail, the one with the clearest difference counts: a second bad version is no worse than
-    the first, and a stray crash after a rollback says nothing.
+    `version` is the one that made each allocation, and `changed` says which task groups of a job a version
+    changed, if it did no more. Of several that fail, the one with the clearest
+    difference counts: a second bad version is no worse than the first, and a stray crash after a rollback
+    says nothing.
     """
-    rows = case.evidence.allocations
-    version = numbers(rows["job_version"], -1)
     family = case.instances.family
     pairs = pd.DataFrame({"family": family, "version": version})
     several = pairs[pairs["version"] >= 0].groupby("family")["version"].nunique()
@@ -97,7 +106,7 @@ def compare_versions(case: Case, groups: list[Group]) -> dict[int, VersionTest]:
     if not tested:
         return {}
     attempts = _attempts_of(case, {groups[index].family for index in tested})
-    results = {index: _compare_each(case, groups[index], version, attempts) for index in tested}
+    results = {index: _compare_each(case, groups[index], version, attempts, changed) for index in tested}
     tests = max(sum(len(each) for each in results.values()), 1)
     return {
         index: replace(best, p=min(1.0, best.p * tests))
@@ -108,7 +117,11 @@ def compare_versions(case: Case, groups: list[Group]) -> dict[int, VersionTest]:
 
 
 def _compare_each(
-    case: Case, group: Group, version: Array, attempts: dict[int, pd.DataFrame]
+    case: Case,
+    group: Group,
+    version: Array,
+    attempts: dict[int, pd.DataFrame],
+    changed: Callable[[int, int], set[str]],
 ) -> list[VersionTest]:
     """Return the test of each failing version against the one that was placed before it."""
     mine = (case.instances.family == group.family) & (version >= 0)
@@ -121,7 +134,34 @@ def _compare_each(
     # an older version beside a newer one that fails as well is what the newer one replaces
     older = {each for each in order[1:] if each < before[each] and np.any(failing == before[each])}
     blamed = [each for each in order[1:] if np.any(failing == each) and each not in older]
-    return [_compare_version(case, group, version, attempts, each, before[each]) for each in blamed]
+    tests = []
+    for each in blamed:
+        names = changed(group.family, each)
+        part = _changed_part(case, group, names) if names else None
+        test = _compare_version(case, part or group, version, attempts, each, before[each])
+        tests.append(replace(test, changed_groups=tuple(sorted(names))) if part else test)
+    return tests
+
+
+def _changed_part(case: Case, group: Group, names: set[str]) -> Group | None:
+    """Return the failures in the task groups that a version changed, if the others failed no earlier.
+
+    What a version has not touched may fail because the rest of its job does.
+    """
+    alloc, owner = (case.failures[name].to_numpy()[group.rows] for name in ("alloc", "owner"))
+    mine = case.evidence.allocations["task_group"].iloc[alloc].isin(names).to_numpy(dtype=bool)
+    if not mine.any() or mine.all():
+        return None
+    onset = np.append(case.onset, NEVER)[owner]
+    known = onset != NEVER
+    if not (mine & known).any() or not (~mine & known).any():
+        return None
+    first = onset[mine & known].min() <= onset[~mine & known].min() + _CLIENTS_REPORT
+    return replace(group, rows=group.rows[mine]) if first else None
+
+
+_CLIENTS_REPORT = 10**9
+"""Clients of two nodes may tell of the same second in another order."""
 
 
 def _attempts_of(case: Case, families: set[int]) -> dict[int, pd.DataFrame]:
@@ -175,7 +215,7 @@ def _compare_version(
         onset = int(created[created != NEVER].min()) if np.any(created != NEVER) else onset
         earliest = latest = onset
     healthy = rows["deployment_healthy"].astype("boolean").fillna(False).to_numpy(dtype=bool)
-    failed_allocs = np.unique(alloc[group.rows][failing == blamed])
+    failed_allocs = _first_of_lanes(case, alloc[group.rows][failing == blamed])
     later = mine & (version > blamed)
     later[np.unique(alloc[group.rows])] = False
     later_well = bool(np.any(later & rows["client_status"].eq("running").to_numpy(dtype=bool)))
@@ -185,7 +225,8 @@ def _compare_version(
     return VersionTest(
         blamed, base, p, new[0], old[0], new[1] / 3600e9, old[1] / 3600e9, new[2], old[2],
         placed_at, delay, least, most, ran, least_ran,
-        len(failed_allocs), int(healthy[failed_allocs].sum()), later_well, node, since_onset,
+        len(failed_allocs), int(healthy[failed_allocs].sum()), _fell_within(case, group, failing == blamed),
+        later_well, node, since_onset,
     )  # fmt: skip
 
 
@@ -252,6 +293,29 @@ def _onset_of(case: Case, group: Group, chosen: Array, times: Array | None = Non
     onsets = np.zeros(0, dtype=np.int64) if times is None else times[owners[owners >= 0]]
     both = np.concatenate([onsets[onsets != NEVER], seen[seen != NEVER]])
     return int(both.min()) if len(both) else NEVER
+
+
+def _fell_within(case: Case, group: Group, chosen: Array) -> int:
+    """Return the time between the first failures of instances whose rings show them; -1 if too few do."""
+    rows = group.rows[chosen]
+    alloc, owner, at = (case.failures[name].to_numpy()[rows] for name in ("alloc", "owner", "at"))
+    whole = (
+        (owner >= 0) & (case.lost_restarts[np.maximum(owner, 0)] == 0)
+        if len(case.lost_restarts)
+        else owner < 0
+    )
+    known = whole & (at != NEVER)
+    table = pd.DataFrame({"lane": case.instances.lane[alloc[known]], "at": at[known]})
+    first = table.groupby("lane")["at"].min()
+    return int(first.max() - first.min()) if len(first) > 1 else -1
+
+
+def _first_of_lanes(case: Case, alloc: Array) -> Array:
+    """Return the first of some allocations in each instance: its replacements begin after the trouble did."""
+    alloc = np.unique(alloc)  # in order of creation
+    _, first = np.unique(case.instances.lane[alloc], return_index=True)
+    chosen: Array = alloc[first]
+    return chosen
 
 
 def _ran_well(case: Case, group: Group, chosen: Array) -> tuple[int, int]:

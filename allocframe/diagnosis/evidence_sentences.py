@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any, Protocol
 
 import pandas as pd
@@ -88,6 +90,13 @@ _EVIDENCE: dict[str, Any] = {
         f"Instances of version {n['job_version']} ran {'at least ' if n.get('at_least') else ''}"
         f"{span(n['ran_well'])} before they failed."
     ),
+    "changed group first": lambda n: (
+        f"Version {n['job_version']} changed group {listed(n['groups'])} alone, which failed first."
+    ),
+    "fell together": lambda n: (
+        f"{count(n['instances'], 'instances')} of version {n['job_version']} began to fail within "
+        f"{'a moment' if n['spread'] < pd.Timedelta('50ms') else span(n['spread'])} of each other."
+    ),
     "healthy deploy": lambda n: (
         f"Its deployment had called {count(n['allocations'], 'allocations')} of version {n['job_version']} "
         "healthy."
@@ -155,7 +164,8 @@ _EVIDENCE: dict[str, Any] = {
         f"The deployment of version {n['job_version']} needs a promotion; its canaries are healthy."
     ),
     "lost from node": lambda n: (
-        f"{count(n['allocations'], 'allocations')} of it were lost with {listed(n['nodes'])}."
+        f"{count(n['allocations'], 'allocations')} of it {'was' if n['allocations'] == 1 else 'were'} "
+        f"lost with {listed(n['nodes'])}."
     ),
     "scaled to 0": lambda n: (
         f"Version {n['job_version']} set the count of {listed([each['task_group'] for each in n['scaled']])} "
@@ -193,6 +203,11 @@ _EVIDENCE: dict[str, Any] = {
     "rollback fails": lambda n: (
         f"Version {n['job_version']}, which is version {n['same_as']} again, fails as well."
     ),
+    "left out": lambda n: f"The scheduler left out {listed(n['nodes'])}.",
+    "runs by version": lambda n: (
+        f"{n['failed']:,} of {count(n['runs'], 'runs')} of version {n['job_version']} failed, and "
+        f"{n['failed_others']:,} of {n['others']:,} of others ({p_value(n['p'])})."
+    ),
     "preempted": lambda n: f"{listed(n['jobs'])} preempted {count(n['allocations'], 'allocations')} of it.",
     "moved from node": lambda n: (
         f"{count(n['allocations'], 'allocations')} had to leave {listed(n['nodes'])}."
@@ -209,9 +224,19 @@ def change(row: dict[str, Any]) -> str:
     who = row.get("job_id") or row.get("node_name") or ""
     version = f" {row['version_after']}" if row.get("version_after") is not None else ""
     fields = list(dict.fromkeys(f"{each['path']} {each['kind']}" for each in row.get("diff", ())))
+    again = f" (version {row['same_as']} again)" if row.get("same_as") is not None else ""
     deployed = f" (deployment {row['deployment']})" if row.get("deployment") else ""
-    what = f"{row['kind']}{version} of {who}{deployed}"
+    what = f"{row['kind']}{version} of {who}{again}{_became(row)}{deployed}"
     early = row["before"] >= pd.Timedelta(0)
     bound = "at most " if row.get("at_most") else ""
     when = f"{bound}{span(abs(row['before']))} {'before' if early else 'after'}"
     return f"{when}: {what}{': ' if fields else ''}{listed(fields)}"
+
+
+def _became(row: dict[str, Any]) -> str:
+    """Return what a change of a node's eligibility, or its drain, came to, in Nomad's words."""
+    if row["kind"] not in ("eligibility", "drain") or not row.get("detail"):
+        return ""
+    words = str(json.loads(row["detail"]).get("message") or "")
+    short = re.sub(r"^Node (marked as |drain )?| for scheduling$", "", words)
+    return f" ({short})" if short else ""

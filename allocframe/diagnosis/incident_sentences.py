@@ -54,7 +54,7 @@ def title(incident: Story) -> str:
     part = _part_of_job(facts)
     if cause.kind == "job version":
         version = f"version {cause.subject['job_version']}{part}"
-        return f"{who} {version} {_VERBS.get(cause.mechanism, 'fails')}"
+        return f"{who} {version} {_fails(cause.mechanism, facts)}"
     if cause.mechanism == "requested restart":
         return f"Restarts on request ({_REQUESTERS.get(facts['requester'], 'reason unknown')}): {who}"
     if cause.mechanism == "purge":
@@ -87,7 +87,14 @@ def title(incident: Story) -> str:
         return f"{who}: deployment unhealthy"
     if cause.kind == "unknown":
         return f"{who}: {'restarts' if 'restarts' in facts else 'failures'} of unknown cause"
-    return f"{who}{part} {_VERBS.get(cause.kind, 'fails')}"
+    return f"{who}{part} {_fails(cause.kind, facts)}"
+
+
+def _fails(mechanism: str, facts: dict[str, Any]) -> str:
+    """Return how a job fails, as a verb."""
+    if mechanism == "template" and "script" in (facts.get("error") or ""):
+        return "fails in the change script of its template"
+    return _VERBS.get(mechanism, "fails")
 
 
 def _were(incident: Story) -> str:
@@ -239,10 +246,14 @@ def _queued(facts: dict[str, Any]) -> str:
 
 
 def _asked(facts: dict[str, Any]) -> str:
-    """Return what a job asks for that its earlier versions did not."""
-    if not facts["asked"]:
-        return ""
-    return f" It asks for {listed(facts['asked'])} since version {facts['asked_since']}."
+    """Return what a job asks for that its earlier versions did not, and which nodes are closed to it."""
+    asked = out = ""
+    if facts["asked"]:
+        asked = f" It asks for {listed(facts['asked'])} since version {facts['asked_since']}."
+    if facts["left_out"]:
+        left = [f"{node} ({why})" for node, why in facts["left_out"]]
+        out = f" {listed(left)} {'takes' if len(left) == 1 else 'take'} nothing."
+    return f"{asked}{out}"
 
 
 def _since_what(facts: dict[str, Any]) -> str:

@@ -114,7 +114,7 @@ def _onsets(source: Source, quiet: pd.Timedelta, width_us: int) -> pd.DataFrame:
     )
     failed = derived.events.filter(nw.col("failure")).select(*derived.task_columns, "time_us", "cause")
     rows = collect(failed.join(named, on=derived.task_columns, how="left")).dropna(subset=["time_us"])
-    rows["job"] = rows["namespace"].astype("str") + "/" + rows["job_id"].astype("str")
+    rows["job"] = rows["namespace"].astype("str").fillna("") + "/" + rows["job_id"].astype("str")
     rows = rows.sort_values("time_us", kind="stable", ignore_index=True)
     rows["time_us"] = rows["time_us"].astype("int64")
     pause = rows.groupby("job")["time_us"].diff()
@@ -122,7 +122,7 @@ def _onsets(source: Source, quiet: pd.Timedelta, width_us: int) -> pd.DataFrame:
     cut_first = rows["truncated"].astype(bool) & (rows["time_us"] <= rows["first_seen_us"])
     # it ran well: a run of the job had lasted for a window by then
     runs = build_runs(source)
-    job = runs["namespace"].astype("str") + "/" + runs["job_id"].astype("str")
+    job = runs["namespace"].astype("str").fillna("") + "/" + runs["job_id"].astype("str")
     well_from = (runs["started_at"].astype("int64") // 1000 + width_us).where(
         runs["duration"] >= pd.Timedelta(width_us, unit="us")
     )

@@ -86,6 +86,19 @@ def test_errors_are_one_line_and_have_an_exit_code(
     assert process.stdout == ""
 
 
+def test_a_command_that_is_interrupted_says_in_one_line_what_can_be_used(
+    cluster: af.sim.Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(af.Client, "snapshot", interrupt)
+    process = run("fetch", "-o", "a.csv", cwd=tmp_path, NOMAD_ADDR=cluster.address, NOMAD_TOKEN=cluster.token)
+    assert (process.returncode, process.stdout) == (130, "")
+    said = "allocframe: interrupted: only what was reported as saved or written is whole\n"
+    assert process.stderr == said
+
+
 def test_a_token_that_sees_nothing_is_told_so_and_fails_a_strict_fetch(
     cluster: af.sim.Cluster, tmp_path: Path
 ) -> None:

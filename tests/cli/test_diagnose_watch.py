@@ -68,6 +68,8 @@ def receiver(*codes: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             code = answers.pop(0) if answers else 200
+            if self.headers["Content-Type"] != "application/json":
+                code = 415
             if code == 200:
                 taken.append(body)
             self.send_response(code)

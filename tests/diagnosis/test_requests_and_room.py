@@ -10,6 +10,7 @@ import pytest
 from tables import START, alloc, ended, event, restarting, snapshot, started
 
 import allocframe as af
+from allocframe.diagnosis.evidence_sentences import change as describe_change
 from allocframe.diagnosis.incident import Incident
 
 
@@ -108,6 +109,19 @@ def test_a_placement_names_the_nodes_that_were_looked_at() -> None:
     assert evidence.endswith("on 3 nodes (q-1, q-2, q-3).")
 
 
+def test_a_node_that_takes_nothing_is_told_with_what_made_it_so() -> None:
+    (incident,) = incidents_of("2.0.5-cordon-forgotten")
+    assert " z-2 (ineligible) takes nothing." in incident.summary
+    closed = [each for each in incident.changes if each["kind"] == "eligibility"]
+    assert [describe_change(each) for each in closed] == ["10.0 s before: eligibility of z-2 (ineligible)"]
+
+
+def test_a_placement_that_follows_from_a_lost_node_says_so() -> None:
+    lost, waits = incidents_of("1.3.1-lost-and-no-port")
+    assert lost.title == "Node w-2 lost"
+    assert "; it was lost with w-2." in waits.summary
+
+
 # Stops, purges, scaling
 
 
@@ -182,7 +196,23 @@ def test_jobs_that_fail_about_then_are_told_with_how_long_before_or_after(tmp_pa
     assert f"Other jobs began to fail within a minute of it: {told}." in evidence_of(ledger)
 
 
+def test_a_change_script_that_fails_is_named_with_its_exit() -> None:
+    assert summary_of("2.0.5-change-script-fails").startswith(
+        "change-script-fails/prices fails in the change script of its template. 2 failures in 2 instances at "
+        '16:36 UTC: "Template ran script /bin/sh with arguments [-c exit 1] on change but it exited with '
+    )
+
+
 # Changes
+
+
+def test_what_was_tried_since_is_told_and_a_revert_by_what_it_equals() -> None:
+    (tried,) = incidents_of("2.0.5-outage-then-two-fixes")
+    after = [each["version_after"] for each in tried.changes if each["before"].total_seconds() < 0]
+    assert after == [1, 2]
+    (reverted,) = [each for each in incidents_of("1.3.1-codec-reverted-by-hand") if each.changes]
+    told = [describe_change(each) for each in reverted.changes]
+    assert "13.9 s after: job version 2 of encode (version 0 again): Env[CODEC] edited" in told
 
 
 def test_jobs_that_got_a_new_version_together_are_told_with_those_of_them_that_fail() -> None:
@@ -236,6 +266,37 @@ def test_a_bad_version_that_a_later_one_has_replaced_does_not_go_on(tmp_path: Pa
     assert (incident.cause.kind, incident.cause.subject["job_version"]) == ("job version", 1)
     assert (incident.severity, incident.state) == ("warning", "stopped")
     assert incident.summary.endswith("Version 2 has replaced it, and runs (for 18.0 s so far).")
+
+
+def test_a_version_that_came_after_the_first_failure_is_not_blamed_for_what_it_took_over() -> None:
+    """Version 4 was an update in place: its number is on allocations that version 3 made."""
+    (incident,) = incidents_of("2.0.5-guilty-two-versions-ago")
+    assert [each.subject["job_version"] for each in incident.hypotheses if each.kind == "job version"] == [3]
+
+
+def test_instances_that_ran_for_long_and_fell_in_one_moment_have_no_version_to_blame() -> None:
+    (incident,) = incidents_of("2.0.5-two-policies-one-outage")
+    (version,) = [each for each in incident.hypotheses if each.kind == "job version"]
+    assert version.confidence == "possible"
+    against = [each.text for each in version.contradicting]
+    assert "Instances of version 1 ran at least 55.9 s before they failed." in against
+    assert "4 instances of version 1 began to fail within 0.2 s of each other." in against
+
+
+def test_the_group_that_a_version_changed_is_named_where_it_failed_before_the_others() -> None:
+    (incident,) = incidents_of("2.0.5-store-in-the-same-job")
+    assert "Version 1 changed group store alone, which failed first." in evidence_of(incident)
+
+
+def test_runs_are_counted_by_the_version_that_made_them() -> None:
+    incident = incidents_of("1.3.1-codec-reverted-by-hand")[0]
+    assert "6 of 6 runs of version 1 failed, and 0 of 14 of others (p < 0.0001)." in evidence_of(incident)
+
+
+def test_jobs_that_fall_in_one_moment_are_joined_across_namespaces_with_how_each_ended() -> None:
+    (incident,) = incidents_of("2.0.5-three-namespaces")
+    assert incident.jobs == [("n-mail", "mail"), ("n-pay", "pay"), ("n-ship", "ship")]
+    assert ": exit code 10 (6 times), exit code 20 (6 times), exit code 30 (6 times), " in incident.summary
 
 
 def test_faults_of_several_namespaces_that_end_in_different_ways_are_not_joined() -> None:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import shutil
-import socket
 import subprocess
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from agents import NOMAD, Agent, client, running, server, wait_for
 
 import allocframe as af
 
-NOMAD = shutil.which("nomad")
 pytestmark = [
     pytest.mark.skipif(
         NOMAD is None, reason="needs a nomad program on PATH: it runs an agent, and prints its log"
@@ -25,91 +20,25 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
-_AGENT = """
-bind_addr = "127.0.0.1"
-disable_update_check = true
-log_level = "ERROR"
-data_dir = "{data}"
-advertise {{
-  http = "127.0.0.1"
-  rpc  = "127.0.0.1"
-  serf = "127.0.0.1"
-}}
-ports {{
-  http = {http}
-  rpc  = {rpc}
-  serf = {serf}
-}}
-server {{
-  enabled = true
-  bootstrap_expect = 1
-{store}
-}}
-client {{
-  enabled = true
-  options = {{ "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean,consul,vault" }}
-}}
-plugin "raw_exec" {{
-  config {{ enabled = true }}
-}}
-"""
 _WAL = """  raft_logstore {
     backend = "wal"
   }"""
 Event = tuple[str, str, int, str]
 
 
-class Agent:
-    """A server and client with its files on disk, whose list of allocations is polled."""
+class Polled:
+    """A server and client, whose list of allocations is polled."""
 
-    def __init__(self, folder: Path, store: str) -> None:
-        self.data = folder / "data"
-        ports = []
-        for _ in range(3):
-            with socket.create_server(("127.0.0.1", 0)) as free:
-                ports.append(free.getsockname()[1])
-        self.address = f"http://127.0.0.1:{ports[0]}"
-        config = folder / "agent.hcl"
-        config.write_text(
-            _AGENT.format(data=self.data, http=ports[0], rpc=ports[1], serf=ports[2], store=store)
-        )
-        with (folder / "agent.log").open("w") as log:
-            self.process = subprocess.Popen(
-                [str(NOMAD), "agent", "-config", str(config)], stdout=log, stderr=log
-            )
+    def __init__(self, agent: Agent) -> None:
+        self.agent, self.data, self.address, self.call = agent, agent.data, agent.address, agent.call
         self.events: set[Event] = set()
-
-    def call(self, path: str, body: Any = None, method: str | None = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.address + path, data=data, method=method)
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            text = answer.read()
-        return json.loads(text) if text else None
 
     def poll(self, seconds: float) -> None:
         """Poll the list of allocations for some time, and keep every event that it shows."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            for row in self.call("/v1/allocations?namespace=*"):
-                for task, state in (row["TaskStates"] or {}).items():
-                    self.events |= {(row["ID"], task, e["Time"], e["Type"]) for e in state["Events"] or []}
+            self.events |= self.agent.events()
             time.sleep(0.3)
-
-    def wait_until_ready(self) -> None:
-        for _ in range(200):
-            with contextlib.suppress(OSError):
-                if any(node["Status"] == "ready" for node in self.call("/v1/nodes")):
-                    return
-            time.sleep(0.2)
-        raise AssertionError("the agent was not ready within 40 seconds")
-
-    def stop(self) -> None:
-        with contextlib.suppress(OSError):
-            for job in self.call("/v1/jobs") or []:
-                self.call(f"/v1/job/{job['ID']}?purge=true", method="DELETE")
-            time.sleep(1)  # so that no task outlives its agent
-        self.process.terminate()
-        self.process.wait(30)
 
 
 def crashing_job(name: str, seconds: float) -> dict[str, Any]:
@@ -134,20 +63,19 @@ def crashing_job(name: str, seconds: float) -> dict[str, Any]:
 
 
 @pytest.fixture(params=["bolt", "wal"])
-def agent(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Agent]:
+def agent(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Polled]:
     version = subprocess.run([str(NOMAD), "version"], capture_output=True, text=True, check=True).stdout
     if request.param == "wal" and " v1." in version:
         pytest.skip("this version has no write-ahead log")
-    running = Agent(tmp_path, _WAL if request.param == "wal" else "")
-    try:
-        running.wait_until_ready()
-        yield running
-    finally:
-        running.stop()
+    store = _WAL if request.param == "wal" else ""
+    with running(tmp_path / "agent", server(more=store) + client()) as started:
+        wait_for(started.is_ready)
+        yield Polled(started)
+        started.end_jobs()
 
 
 def test_a_copy_of_a_running_servers_folder_gives_back_every_polled_event(
-    agent: Agent, tmp_path: Path
+    agent: Polled, tmp_path: Path
 ) -> None:
     agent.call("/v1/jobs", crashing_job("checkout", 0.8))
     agent.poll(14)

@@ -6,6 +6,7 @@ import copy
 import gzip
 import json
 import pickle
+import re
 import stat
 from html.parser import HTMLParser
 from pathlib import Path
@@ -248,6 +249,7 @@ def test_no_name_of_the_cluster_becomes_markup(tmp_path: Path) -> None:
     assert tags.seen <= {"div", "strong", "table", "thead", "tbody", "tr", "th", "td", "ul", "li"}
     assert tags.attributes <= {"style"}
     assert "&lt;script&gt;" in snap._repr_html_()
+    assert re.findall(r"<th[^>]*>([^<]*)</th>", snap._repr_html_()) == ["client status", "allocations"]
 
 
 def test_control_and_bidi_characters_are_shown_not_obeyed(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from tables import alloc, as_frames, at, ended, event, gave_up, restarting, snap
 from allocframe import stats
 from allocframe.stats.changepoints import partition
 from allocframe.stats.estimators import mean_cumulative_of_rows
+from allocframe.stats.trends import has_ended
 
 
 def run_of(
@@ -78,6 +79,17 @@ def test_the_time_to_start_is_split_into_phases(tmp_path: Path) -> None:
     assert by_node[by_node["phase"] == "received to started"]["n"].tolist() == [4, 1]
 
 
+def test_more_may_be_gone_where_something_has_ended_or_follows_what_is_gone(tmp_path: Path) -> None:
+    running, ended_one = alloc("a"), alloc("b", ClientStatus="complete", Name="web.app[1]")
+    for rows, expected in (
+        ([running], False),
+        ([running, ended_one], True),
+        ([{**running, "PreviousAllocation": "gone"}], True),
+        ([running, alloc("c", PreviousAllocation="a")], False),
+    ):
+        assert has_ended(snapshot(tmp_path, *rows)) is expected
+
+
 def failing(job: str, second: float, *, number: int = 0, kind: str = "Terminated") -> dict[str, Any]:
     end = [ended(second)] if kind == "Terminated" else [event(kind, second)]
     events = [event("Received", 0), started(0), *end, restarting(second), started(second + 15)]
@@ -91,6 +103,8 @@ def test_jobs_that_begin_to_fail_within_a_minute_have_a_common_onset(tmp_path: P
     assert table["jobs"].tolist() == [4]
     assert table["job_ids"].item() == [f"default/svc-{n}" for n in range(4)]
     assert table["began_at"].item() == at(50_000)
+    nowhere = [{**row, "Namespace": None} for row in [*together, *apart]]
+    assert stats.common_onsets(snapshot(tmp_path, *nowhere))["jobs"].tolist() == [4]
     # each of the 7 jobs had half an onset more than those 3 of the others, over all of the time
     assert table["expected"].item() == pytest.approx(
         7 * 3.5 / 7 * 60 / (3600 * table["exposure_hours"].item())

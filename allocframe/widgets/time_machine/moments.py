@@ -45,7 +45,8 @@ class Moments:
         self.job_names: pd.Index[Any]
         self.nodes: np.ndarray[Any, Any]
         self.node_names: pd.Index[Any]
-        self.jobs, self.job_names = pd.factorize(self.allocs["namespace"] + "/" + self.allocs["job_id"])
+        namespace = self.allocs["namespace"].fillna("unknown")  # else its jobs would be left out
+        self.jobs, self.job_names = pd.factorize(namespace + "/" + self.allocs["job_id"])
         self.nodes, self.node_names = pd.factorize(self.allocs["node_name"])
         self.end: pd.Timestamp = _last_moment(snapshot)
         self._position, self._begin, self._until, self._state = _segments(snapshot, allocs, self.end.value)

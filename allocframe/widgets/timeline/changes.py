@@ -79,10 +79,11 @@ def change_row(
     """Return a row of the ledger as the timeline shows it. Its job is -1 if that has no lane."""
     before = f"{row['cluster']}: " if _given(row["cluster"]) else ""
     parent = re.sub(CHILD, "", str(row["job_id"])) if _given(row["job_id"]) else ""
+    namespace = row["namespace"] if _given(row["namespace"]) else "unknown"
     return {
         "at": number(row["at"]),
         "kind": str(row["kind"]),
-        "job": job_number.get(f"{before}{row['namespace']}/{parent}", -1),
+        "job": job_number.get(f"{before}{namespace}/{parent}", -1),
         "title": _change_title(row, before),
         "lines": _change_lines(row),
     }

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from tables import alloc, event, snapshot, started
 
 import allocframe as af
 from allocframe.widgets.time_machine.moments import STATES
@@ -117,6 +118,13 @@ def test_events_that_a_ring_has_lost_are_not_known() -> None:
     created = snap.allocations.set_index("alloc_id").at[cut, "created_at"]
     state = machine.at(created + pd.Timedelta("1s")).set_index("alloc_id")["state"]
     assert state[cut] == "not known"
+
+
+def test_jobs_without_a_namespace_are_counted(tmp_path: Path) -> None:
+    rows = [alloc(job, event("Received", 0), started(1), JobID=job, Namespace=None) for job in ("api", "web")]
+    machine = af.TimeMachine(snapshot(tmp_path, *rows))
+    jobs = machine.jobs(machine.end).set_index("job")["running"]
+    assert jobs.to_dict() == {"unknown/api": 1, "unknown/web": 1}
 
 
 def test_an_archive_can_be_opened_and_other_things_cannot() -> None:

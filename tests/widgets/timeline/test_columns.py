@@ -141,11 +141,13 @@ def test_changes_carry_what_was_changed() -> None:
     with af.sim.Cluster("mixed", allocations=100, seed=7) as cluster:
         client = af.Client(cluster.address, token=cluster.token)
         snap = client.snapshot(namespace="*", history=True)
-        changes = timeline_columns(snap)["changes"]
+        data = timeline_columns(snap)
+        changes = data["changes"]
         without = timeline_columns(client.snapshot(namespace="*"))
     ledger = snap.history.changes.dropna(subset=["at"])
     assert len(changes) == len(ledger)
     (deploy,) = [each for each in changes if each["title"] == "checkout: job version 0 → 1"]
+    assert data["jobs"]["name"][deploy["job"]] == "checkout"
     assert any(line.startswith("app server Config.image: ") and "→" in line for line in deploy["lines"])
     assert any("were not fetched" in note for note in without["notes"])
 
