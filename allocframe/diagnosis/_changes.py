@@ -301,13 +301,6 @@ class Ledger:
         """Return each job with its newest version."""
         return list(self._newest.items())
 
-    def was_scaled(self, job: Job, version: int) -> bool:
-        """Return whether a version was made by a request to scale."""
-        for place in self._by_job.get(job, ()):
-            if self._columns["kind"][place] == "scale" and self._columns["version_after"][place] == version:
-                return True
-        return False
-
     def released_with(self, job: Job, version: int) -> list[tuple[Job, int]]:
         """Return the jobs beside a job that got a new version about when it got one, with when."""
         at = self.submitted_at(job, version)

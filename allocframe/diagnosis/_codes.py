@@ -35,6 +35,8 @@ def code_incident(incident: Incident, loop: int) -> list[Finding]:
         return [_finding(code, incident, _numbers(incident)), *of_parts]
     if cause.kind == "common cause":
         return [_finding("AF501", incident, _numbers(incident)), *of_parts]
+    if quiet := _code_of_quiet(incident):
+        return [_finding(quiet, incident, incident.facts)]
     if cause.kind == "job version":
         return [_finding("AF401", incident, _numbers(incident)), *of_parts]
     if parts:
@@ -46,6 +48,23 @@ def code_incident(incident: Incident, loop: int) -> list[Finding]:
     if cause.mechanism in REQUESTED:
         return [_finding("AF208", incident, incident.facts)]
     return [_finding("AF207", incident, incident.facts)]
+
+
+def _code_of_quiet(incident: Incident) -> str | None:
+    """Return the code of what does not get on and has not failed; None for all else."""
+    return next((code for name, code in _QUIET.items() if name in incident.facts), None)
+
+
+_QUIET = {
+    "waiting": "AF209",
+    "undecided": "AF209",
+    "hanging": "AF210",
+    "no_run_for": "AF211",
+    "waits_for": "AF402",
+    "missing": "AF602",
+    "not_scheduled": "AF603",
+}
+"""Codes by the name of a fact."""
 
 
 def _code_of_part(part: dict[str, Any], loop: int) -> str:

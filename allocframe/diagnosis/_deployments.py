@@ -1,4 +1,4 @@
-"""Deployments that failed without any failure of a task, and those that wait for somebody's decision."""
+"""Deployments that failed without any failure of a task: something hung, or never became healthy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ._tables import numbers
 from .finding import Thresholds, plain
 from .incident import Cause, Evidence, Incident
 
-REQUESTED = ("requested restart", "migration", "preemption", "purge", "stop", "scale", "promotion")
+REQUESTED = ("requested restart", "migration", "preemption", "purge", "stop", "scale", "pause", "promotion")
 """Mechanisms of what somebody asked for: they explain no failure."""
 
 _MARGIN = pd.Timedelta("1min")
@@ -35,31 +35,6 @@ def find_failed_deployments(
         recent = known and now - ended <= pd.Timedelta(limits.rare)
         if recent and not _told(job, int(version), began, ended, incidents):
             yield _incident(case, job, int(version), began, ended, plain(row["status_description"]))
-
-
-def find_promotions(history: Any, incidents: list[Incident]) -> Iterator[Incident]:
-    """Yield the deployments whose canaries are healthy and wait for their promotion."""
-    table = getattr(history, "deployments", None)
-    needed = {"canaries", "healthy", "promoted", "create_index"}
-    if table is None or table.empty or not needed <= set(table.columns):
-        return
-    newest = table.sort_values("create_index", kind="stable").drop_duplicates(
-        ["namespace", "job_id"], keep="last"
-    )
-    canaries = newest["canaries"].fillna(0)
-    ready = (canaries > 0) & (newest["healthy"].fillna(0) >= canaries)
-    waits = newest["status"].astype("str").eq("running") & newest["promoted"].eq(False).fillna(False) & ready
-    loud = {job for each in incidents if each.severity != "info" for job in each.jobs}
-    for row in newest[waits].to_dict("records"):
-        job, version = (str(row["namespace"]), str(row["job_id"])), plain(row["job_version"])
-        if version is None or job in loud:
-            continue
-        facts = {"canaries": int(row["canaries"]), "job_version": int(version)}
-        evidence = Evidence("waits for promotion", facts)
-        subject = {"namespace": job[0], "job_id": job[1]}
-        cause = Cause("operator", "promotion", subject, "certain", [evidence])
-        began = plain(row["started_at"])
-        yield Incident("info", ONGOING, cause, [cause], [job], [], [], began, None, False, facts)
 
 
 def _told(

@@ -11,11 +11,12 @@ import pandas as pd
 from ._absent import find_absent
 from ._causes import find_causes
 from ._changes import Ledger, attach_changes
-from ._deployments import find_failed_deployments, find_promotions
+from ._deployments import find_failed_deployments
 from ._failures import Case
 from ._groups import GAVE_UP, ONGOING, describe_jobs, group_failures
 from ._others import find_others
 from ._placement import find_waiting
+from ._quiet import find_quiet
 from ._requests import find_requests
 from ._tables import moment
 from .finding import SEVERITIES, Thresholds
@@ -70,9 +71,9 @@ def investigate(
     incidents += find_others(case, jobs, in_groups, fail_now, limits, ledger)
     incidents += find_requests(case, ledger)
     incidents += find_waiting(case, evaluations, getattr(history, "nodes", None), ledger, limits)
+    incidents += find_quiet(case, jobs, in_groups, history, evaluations, incidents, limits, ledger)
     incidents += find_failed_deployments(case, history, incidents, limits)
-    incidents += find_promotions(history, incidents)
-    incidents += find_absent(case, ledger, incidents, limits)
+    incidents += find_absent(case, history, ledger, incidents, limits)
     incidents = attach_changes(ledger, incidents)
     observed = moment(case.now)
     incidents = [replace(incident, observed_at=observed) for incident in incidents]

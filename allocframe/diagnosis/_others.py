@@ -1,4 +1,4 @@
-"""Incidents that are not failures of tasks: losses, requests, kills by force, counters, long waits."""
+"""Incidents that are not failures of tasks: losses, requests, kills by force, counters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from ..stats import vocabulary
 from ._attempts import ENDS
@@ -35,7 +34,6 @@ def find_others(
         *_lost_nodes(case, jobs, fail_now, limits),
         *_reconnected(case, ledger),
         *_interrupted(case),
-        *_never_started(case, jobs, in_groups, limits),
         *_unhealthy(case, in_groups),
     ]
 
@@ -184,72 +182,7 @@ def _interrupted(case: Case) -> Iterator[Incident]:
         yield make(case, alloc[part], cause, "info", RECOVERED, at[part], facts)
 
 
-# Long waits, deployments
-
-
-_PROGRESS = {"Downloading Artifacts": "artifact", "Driver": "driver", "Template": "template"}
-"""Events of a start under way, by what it waits for."""
-
-
-def _never_started(case: Case, jobs: Jobs, in_groups: Array, limits: Thresholds) -> Iterator[Incident]:
-    """Yield allocations that have waited for their start for long, without any failure."""
-    rows = case.evidence.allocations
-    age = case.now - rows["created_at"].to_numpy()
-    long = age > pd.Timedelta(limits.stuck).value
-    told = (age > pd.Timedelta(limits.waiting).value) & _lacks_data(case)
-    waits = (
-        rows["client_status"].eq("pending").to_numpy(dtype=bool)
-        & rows["desired_status"].eq("run").to_numpy(dtype=bool)
-        & case.instances.final & ~in_groups
-        & (rows["created_at"].to_numpy() != NEVER) & (long | told)
-    )  # fmt: skip
-    places = np.flatnonzero(waits)
-    family = case.instances.family[places]
-    for each in np.unique(family):
-        alloc = places[family == each]
-        kind, text = _waits_for(case, alloc)
-        facts = {
-            "waiting": len(alloc),
-            "instances_wanted": int(jobs.wanted[each]),
-            "longest": pd.Timedelta(int(age[alloc].max()), unit="ns"),
-            "message": text,
-        }
-        evidence = Evidence("never started", facts, alloc_keys(case, alloc))
-        namespace, job = case.instances.families[int(each)]
-        subject = {"namespace": namespace, "job_id": job}
-        confidence = "unknown" if kind == "unknown" else "likely" if text else "possible"
-        cause = Cause(kind, kind if kind != "unknown" else None, subject, confidence, [evidence])
-        half = limits.critical_share * max(int(jobs.wanted[each]), 1)
-        severity = "critical" if int(long[alloc].sum()) >= half else "warning"
-        yield make(case, alloc, cause, severity, ONGOING, rows["created_at"].to_numpy()[alloc], facts)
-
-
-def _lacks_data(case: Case) -> Array:
-    """Return which allocations have a task whose last word is that its template misses something."""
-    events = case.evidence.events
-    # what its deployment says of it is no event of its start
-    last = events[~events["type"].eq("Alloc Unhealthy")].drop_duplicates("owner", keep="last")
-    missing = last[last["type"].eq("Template") & last["text"].astype("str").str.startswith("Missing")]
-    result = np.zeros(len(case.evidence.allocations), dtype=bool)
-    result[case.evidence.tasks["alloc"].to_numpy()[missing["owner"]]] = True
-    return result
-
-
-def _waits_for(case: Case, alloc: Array) -> tuple[str, str | None]:
-    """Return what the last event of these allocations says of the start under way."""
-    owners = np.flatnonzero(np.isin(case.evidence.tasks["alloc"].to_numpy(), alloc))
-    events = case.evidence.events
-    mine = events[np.isin(events["owner"].to_numpy(), owners)]
-    if mine.empty:
-        return "unknown", None
-    last = mine[~mine["type"].eq("Alloc Unhealthy")].drop_duplicates("owner", keep="last")
-    types = last["type"].astype("str")
-    kinds = types.map(_PROGRESS).dropna()
-    if kinds.empty:
-        return "unknown", None
-    kind = str(kinds.mode().iloc[0])
-    texts = last["text"].astype("str")[types.map(_PROGRESS).eq(kind) & last["text"].notna()]
-    return kind, str(texts.iloc[0]) if len(texts) else None
+# Deployments
 
 
 def _unhealthy(case: Case, in_groups: Array) -> Iterator[Incident]:

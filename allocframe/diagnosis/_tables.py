@@ -89,6 +89,8 @@ class Rows:
         When the snapshot was taken, or the last time in it.
     unreadable : int
         Allocations without an ID, of which nothing can be said.
+    partial : bool
+        Whether allocations were left out: one that is not here may still run.
     """
 
     allocations: pd.DataFrame
@@ -96,6 +98,7 @@ class Rows:
     events: pd.DataFrame
     now: int
     unreadable: int
+    partial: bool
 
 
 def read_rows(snapshot: Snapshot) -> Rows:
@@ -116,7 +119,14 @@ def read_rows(snapshot: Snapshot) -> Rows:
     if is_recorded(snapshot):
         allocations = _end_removed(allocations, tasks)
     allocations = _stop_purged(allocations, snapshot.history)
-    return Rows(allocations, tasks, events, _now(snapshot, allocations, events), unreadable)
+    now = _now(snapshot, allocations, events)
+    return Rows(allocations, tasks, events, now, unreadable, _is_partial(snapshot.info))
+
+
+def _is_partial(info: dict[str, Any]) -> bool:
+    """Return whether somebody asked for some allocations only, or some could not be read."""
+    asked = info.get("filtered") or {"prefix", "filter", "reverse"} & set(info.get("query", {}))
+    return bool(asked or info.get("source") == "reads" or info.get("complete") is False)
 
 
 def is_recorded(snapshot: Snapshot) -> bool:

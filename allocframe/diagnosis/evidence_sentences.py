@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from .._utils.prose import clock, count, p_value, span
+from . import quiet_sentences
 from .incident_sentences import ends, first_upper, listed, shortened
 
 
@@ -61,6 +62,7 @@ def _released(n: dict[str, Any]) -> str:
 
 
 _EVIDENCE: dict[str, Any] = {
+    **quiet_sentences.EVIDENCE,
     "error": lambda n: (
         f'Nomad says: "{shortened(n["error"] or "no words")}" ({count(n["failures"], "times")}).'
     ),
@@ -160,9 +162,6 @@ _EVIDENCE: dict[str, Any] = {
         f"A request to {'purge' if n['purge'] else 'stop'} {listed(n['jobs'])} is on record, "
         "and nothing after it."
     ),
-    "waits for promotion": lambda n: (
-        f"The deployment of version {n['job_version']} needs a promotion; its canaries are healthy."
-    ),
     "lost from node": lambda n: (
         f"{count(n['allocations'], 'allocations')} of it {'was' if n['allocations'] == 1 else 'were'} "
         f"lost with {listed(n['nodes'])}."
@@ -178,9 +177,6 @@ _EVIDENCE: dict[str, Any] = {
     ),
     "restarts not on record": lambda n: (
         f"The counter says {count(n['restarts'], 'restarts')} more than the events show."
-    ),
-    "never started": lambda n: (
-        f"{count(n['waiting'], 'allocations')} {'has' if n['waiting'] == 1 else 'have'} not started."
     ),
     "unhealthy deploy": lambda n: (
         f'The deployment says: "{n["message"]}".'

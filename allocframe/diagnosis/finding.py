@@ -70,7 +70,16 @@ class Thresholds:
     stuck
         An allocation that has waited so long for its start is worth a line.
     waiting
-        ... this long, if Nomad says that its template misses something: that may be about to come.
+        ... this long, if Nomad says that its template misses something: that may be about to come. A start
+        that is longer than usual is told from here on.
+    slow
+        What takes less is never called slow; nothing is said of a first start before.
+    longer, far_longer
+        A start or a run that takes so many times as long as the longest one before it is told; far longer is
+        a warning. Of runs whose lengths differ as much as those of real batch work (a log-normal with sigma
+        2), the next one is ten times as long as the longest of five in less than 1 % of cases.
+    runs_before
+        Runs that must have ended before one that takes far longer is a warning.
     """
 
     loop_restarts: int = 3
@@ -94,6 +103,10 @@ class Thresholds:
     rare: str = "24h"
     stuck: str = "10min"
     waiting: str = "30s"
+    slow: str = "60s"
+    longer: float = 3
+    far_longer: float = 10
+    runs_before: int = 5
 
 
 @dataclass(frozen=True)

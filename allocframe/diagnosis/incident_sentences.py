@@ -8,6 +8,7 @@ import pandas as pd
 
 from .._utils.prose import clock, count, span
 from ..stats.vocabulary import SIGNALS
+from . import quiet_sentences
 
 
 class Story(Protocol):
@@ -61,12 +62,12 @@ def title(incident: Story) -> str:
         return f"{who} {_were(incident)} purged"
     if cause.mechanism == "stop":
         return f"{who} {_were(incident)} {'purged' if facts['purge'] else 'stopped'}"
-    if cause.mechanism == "promotion":
-        return f"{who} version {facts['job_version']} waits for its promotion"
     if cause.mechanism == "preemption":
         return f"{who} had to make room for {listed(facts['preempted_by'])}"
     if cause.mechanism == "scale":
-        return f"{who} was scaled to 0"
+        groups = [str(each["task_group"]) for each in facts["scaled"]]
+        part = f" (group {listed(groups)})" if facts["others_run"] else ""
+        return f"{who}{part} was {'scaled' if facts['by_request'] else 'set'} to 0"
     if cause.mechanism == "migration" and facts.get("one_by_one"):
         return f"{count(facts['moved'], 'allocations')} stopped and replaced (by an operator, one by one)"
     if cause.mechanism == "migration":
@@ -81,8 +82,8 @@ def title(incident: Story) -> str:
         if len(incident.jobs) > 1:
             return f"{count(len(incident.jobs), 'jobs')} cannot be placed{in_full}: {who}"
         return f"{who} cannot be placed{in_full}"
-    if "waiting" in facts:
-        return f"{who} does not start"
+    if quiet := quiet_sentences.title(who, facts):
+        return quiet
     if "unhealthy" in facts:
         return f"{who}: deployment unhealthy"
     if cause.kind == "unknown":
@@ -197,19 +198,14 @@ def _how_often(incident: Story) -> str:
         return f"{'It is' if facts['moved'] == 1 else 'They are'} of {names(incident.jobs)}."
     if "stopped" in facts:
         return f"Somebody asked for it{_at(incident)}."
-    if "canaries" in facts:
-        are = "canary is" if facts["canaries"] == 1 else "canaries are"
-        return f"{facts['canaries']:,} {are} healthy; deployed{_at(incident)}."
     if "preempted" in facts:
         return f"{count(facts['preempted'], 'allocations')} preempted{_at(incident)}, and replaced."
     if "purged" in facts:
         return "None of its allocations is left: how they ran is not on record."
     if "scaled" in facts:
         return _scaled(facts, incident)
-    if "waiting" in facts:
-        words = f' "{shortened(facts["message"])}".' if facts["message"] else ""
-        do = "waits" if facts["waiting"] == 1 else "wait, the longest"
-        return f"{count(facts['waiting'], 'allocations')} {do} for {span(facts['longest'])}.{words}"
+    if quiet := quiet_sentences.numbers(facts, shortened):
+        return quiet
     if "unhealthy" in facts:
         words = f': "{facts["message"]}"' if facts["message"] else ""
         return f"{count(facts['unhealthy'], 'allocations')} did not become healthy{words}."
@@ -343,8 +339,8 @@ def _state(incident: Story) -> str:
     if incident.state == "stopped" and facts.get("replaced_by") is not None:
         since = span(facts["replaced_for"])
         return f"Version {facts['replaced_by']} has replaced it, and runs (for {since} so far)."
-    if {"purged", "scaled", "stopped", "canaries"} & set(facts):
-        return ""
+    if {"purged", "scaled", "stopped"} & set(facts) or quiet_sentences.title("", facts):
+        return ""  # that it goes on is said already
     if incident.state == "recovered" and facts.get("runs") and facts.get("failed_runs"):
         return "Its last run succeeded."  # of one run in three that fails, nothing else is known
     return {
@@ -382,7 +378,7 @@ def hypothesis(cause: Any) -> str:
         "health check": "a health check",
         "volume": "a volume",
         "run duration": "the longest run duration allowed",
-        "operator": "an operator",
+        "operator": "nobody has promoted it" if cause.mechanism == "promotion" else "an operator",
         "drain": "a drain",
         "placement": "no node has what it needs",
     }.get(cause.kind, "unknown")
@@ -419,6 +415,16 @@ def verdict(incidents: list[Any], account: Any, all_clear: bool) -> str:
     }
     if all_clear:
         info = levels["info"]
+        unsettled = [incident for incident in incidents if quiet_sentences.is_open(incident)]
+        if unsettled:
+            text = f"No failure is left unexplained, but {count(len(unsettled), 'things')}"
+            text += f" {'is' if len(unsettled) == 1 else 'are'} open: "
+            text += (
+                f"{'; '.join(each.title for each in unsettled[:2])}{'; ...' if len(unsettled) > 2 else ''}."
+            )
+            return text + (
+                f" {count(info - len(unsettled), 'things')} more to know." if info > len(unsettled) else ""
+            )
         failed = sum("failures" in incident.facts for incident in incidents)
         if failed:  # how they failed is known; whether it is explained is for people to say
             others = f" {count(info - failed, 'things')} more to know." if info > failed else ""

@@ -14,8 +14,9 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from .._utils.prose import clock, count, span
-from .incident_sentences import mechanism
+from .._utils.prose import clock, count
+from . import quiet_sentences
+from .incident_sentences import mechanism, shortened
 
 
 class Facts(Protocol):
@@ -205,13 +206,24 @@ def _unexplained(finding: Facts, times: Clock) -> str:
     facts = finding.facts
     if "restarts" in facts:
         return f"{_job(finding.subject)}: {count(facts['restarts'], 'restarts')} that no event explains."
-    if "waiting" in facts:
-        waits = f"{count(facts['waiting'], 'allocations')} have waited up to {span(facts['longest'])}"
-        return f"{_job(finding.subject)}: {waits} for their start."
     return f"{_job(finding.subject)}: {count(facts['unhealthy'], 'allocations')} run and are unhealthy."
 
 
 WORDINGS["AF207"] = Wording("Without an explanation", _unexplained)
+
+
+def _quiet(finding: Facts, times: Clock) -> str:
+    who = _job({**finding.subject, "job_version": None})
+    title = quiet_sentences.title(who, finding.facts)
+    return f"{title}. {quiet_sentences.numbers(finding.facts, shortened)}"
+
+
+WORDINGS["AF209"] = Wording("Start takes too long", _quiet)
+WORDINGS["AF210"] = Wording("Run does not end", _quiet)
+WORDINGS["AF211"] = Wording("Due runs are not made", _quiet)
+WORDINGS["AF402"] = Wording("Deployment waits for somebody", _quiet)
+WORDINGS["AF602"] = Wording("Instances are missing", _quiet)
+WORDINGS["AF603"] = Wording("Job is not scheduled", _quiet)
 
 
 def _requested(finding: Facts, times: Clock) -> str:
@@ -221,14 +233,14 @@ def _requested(finding: Facts, times: Clock) -> str:
         return f"{count(facts['moved'], 'allocations')} of {count(facts['jobs'], 'jobs')} {what}."
     if "stopped" in facts:
         return f"{count(facts['stopped'], 'jobs')} {'purged' if facts['purge'] else 'stopped'}."
-    if "canaries" in facts:
-        return f"{_job(finding.subject)}: version {facts['job_version']} waits for its promotion."
     if "preempted" in facts:
         return f"{count(facts['preempted'], 'allocations')} preempted and replaced."
     if "purged" in facts:
         return f"{count(facts['purged'], 'jobs')} purged, with all allocations."
     if "scaled" in facts:
-        return f"{_job(finding.subject)} was scaled to 0 in version {facts['job_version']}."
+        groups = ", ".join(str(each["task_group"]) for each in facts["scaled"])
+        part = f", group {groups}," if facts["others_run"] else ""
+        return f"{_job(finding.subject)}{part} was scaled to 0 in version {facts['job_version']}."
     who = {"unknown": "for a reason not known"}.get(facts["requester"], f"by {facts['requester']}")
     return f"{count(facts['restarts'], 'restarts')} of {count(facts['tasks'], 'tasks')} requested {who}."
 

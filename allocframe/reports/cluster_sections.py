@@ -15,6 +15,7 @@ from ..diagnosis.data_quality import covered_window, lower_bound_note, require_o
 from ..diagnosis.diagnose import Diagnosis, diagnose
 from ..diagnosis.incident import Incident
 from ..diagnosis.incident_sentences import names
+from ..diagnosis.quiet_sentences import is_open
 from ..errors import ConfigError
 from ..snapshot.snapshot import Snapshot
 from ..stats.availability import parse_target
@@ -34,6 +35,7 @@ from .document import (
 )
 from .impact import Instances, Job, Uptime, minutes
 from .pictures import draw
+from .titles import headline
 
 _MOST_INCIDENTS = 10
 _MOST_JOBS = 15
@@ -134,12 +136,18 @@ def gather(
 def _title(facts: ClusterFacts) -> str:
     total = _total(facts)
     if not facts.incidents:
-        return "Nothing stands out"
+        return headline([], _open(facts))
     critical = sum(each.severity == "critical" for each in facts.incidents)
     what = count(len(facts.incidents), "incidents") + (f", {critical:,} critical" if critical else "")
     if total.availability is None:
         return what
     return f"{what}; services were up {percent(total.availability)} of the time"
+
+
+def _open(facts: ClusterFacts) -> list[Incident]:
+    """Return what has not failed, and does not get on."""
+    quiet = [each for each in facts.diagnosis.incidents if is_open(each) and each.severity == "info"]
+    return [each for each in quiet if each.reaches_into(facts.since, facts.until)]
 
 
 def _total(facts: ClusterFacts) -> Uptime:
@@ -259,7 +267,11 @@ def _advice(incident: Incident) -> str:
 
 def _incidents(facts: ClusterFacts) -> Iterator[Block]:
     if not facts.incidents:
-        yield Paragraph("Nothing stands out: there was no incident above info.")
+        quiet = _open(facts)
+        what = "Nothing has failed, and this is open" if quiet else "Nothing stands out"
+        yield Paragraph(f"{what}: there was no incident above info.")
+        if quiet:
+            yield Bullets([each.summary for each in quiet[:_MOST_INCIDENTS]])
         return
     shown = facts.incidents[:_MOST_INCIDENTS]
     yield Bullets([(Strong(f"{each.severity}, {each.state}:"), f" {each.summary}") for each in shown])

@@ -11,6 +11,7 @@ from .._utils.prose import clock, count, number, percent, span
 from ..diagnosis.data_quality import lower_bound_note, unwatched_note
 from ..diagnosis.incident import Incident
 from ..diagnosis.incident_sentences import names
+from ..diagnosis.quiet_sentences import is_open
 from .document import (
     Block,
     Bullets,
@@ -63,7 +64,7 @@ def make_document(facts: Facts, lines: pd.DataFrame, logs: LogLines) -> Document
         Section("people", "For people to write", [_people(key) for key in _PEOPLE if key != "author"]),
         Section("evidence", "Evidence", list(describe_evidence(facts, logs))),
     ]
-    return Document("postmortem", headline(facts.incidents), _header(facts), sections)
+    return Document("postmortem", headline(facts.incidents, facts.minor), _header(facts), sections)
 
 
 _PEOPLE = {
@@ -124,14 +125,17 @@ def _glance(facts: Facts) -> Iterator[Block]:
 
 
 def _calm(facts: Facts) -> Iterator[Block]:
-    text = f"Nothing stands out from {clock(facts.since)} to {clock(facts.until, facts.since)} UTC."
+    is_quiet = any(is_open(each) for each in facts.minor)
+    what = "Nothing has failed, and something is open" if is_quiet else "Nothing stands out"
+    text = f"{what} from {clock(facts.since)} to {clock(facts.until, facts.since)} UTC."
     yield Paragraph(f"{text} There was {NO_INCIDENTS}.")
     account = facts.diagnosis.account
     if account.unexplained:
         yield Paragraph(f"{count(account.unexplained, 'failures')} or restarts have no explanation.")
     if facts.minor:
-        yield Paragraph("Small things, which every cluster has:")
-        yield Bullets([each.summary for each in facts.minor[:_MOST_IN_GLANCE]])
+        yield Paragraph("To know:" if is_quiet else "Small things, which every cluster has:")
+        first = sorted(facts.minor, key=lambda each: not is_open(each))
+        yield Bullets([each.summary for each in first[:_MOST_IN_GLANCE]])
     notes = [unwatched_note(facts.snapshot, facts.since, facts.until), lower_bound_note(facts.snapshot)]
     yield Paragraph(" ".join(filter(None, notes)) or "No event is known to be lost.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..diagnosis.incident import Incident
 from ..diagnosis.incident_sentences import names
+from ..diagnosis.quiet_sentences import is_open
 
 _MOST = 3
 
@@ -30,8 +31,17 @@ _PAST = {
 }
 
 
-def headline(incidents: list[Incident]) -> str:
-    """Return the title: what the worst incidents were.
+_OPEN = {
+    "health": "did not become healthy",
+    "hang": "did not end",
+    "missing": "had too few instances",
+    "not scheduled": "was not scheduled",
+}
+"""What did not get on, and had not failed."""
+
+
+def headline(incidents: list[Incident], minor: list[Incident] | None = None) -> str:
+    """Return the title: what the worst incidents were; of none, what does not get on without any failure.
 
     Examples
     --------
@@ -40,7 +50,9 @@ def headline(incidents: list[Incident]) -> str:
     'Nothing stands out'
     """
     if not incidents:
-        return "Nothing stands out"
+        titles = [each.title for each in minor or [] if is_open(each)]
+        more = f"; {len(titles) - _MOST:,} more" if len(titles) > _MOST else ""
+        return "; ".join(titles[:_MOST]) + more if titles else "Nothing stands out"
     phrases: list[str] = []
     deployed = [each for each in incidents if each.cause.kind == "job version"]
     for incident in incidents:
@@ -87,5 +99,7 @@ def _phrase(incident: Incident) -> str:
         what = f"{len(incident.jobs):,} jobs failed{f' ({shared})' if shared else ' at once'}"
         return f"{what}: {names(incident.jobs)}"
     past = _PAST.get(cause.mechanism or cause.kind, "failed")
+    if is_open(incident):
+        past = _OPEN.get(str(cause.mechanism), "did not start")
     many = len(incident.jobs) > 1
     return f"{who} {past.replace('was ', 'were ', 1).replace(' its ', ' their ') if many else past}"

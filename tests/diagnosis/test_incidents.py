@@ -106,7 +106,7 @@ def test_a_deployment_whose_crashes_are_told_is_not_told_again(tmp_path: Path) -
             {
                 "namespace": "default", "job_id": "web", "job_version": 1, "status": "failed",
                 "status_description": "Failed due to unhealthy allocations", "started_at": at(300),
-                "ended_at": at(400),
+                "ended_at": at(400), "desired": 2, "create_index": 9,
             }
         ]
     )  # fmt: skip

@@ -154,13 +154,6 @@ def test_a_job_that_was_stopped_is_told_unless_it_runs_again() -> None:
     assert incident.findings[0].summary == "1 job stopped."
 
 
-def test_a_healthy_canary_that_nobody_has_promoted_is_told() -> None:
-    (incident,) = incidents_of("1.3.1-canary-forgotten")
-    assert incident.summary == (
-        "canary-forgotten/web version 1 waits for its promotion. 1 canary is healthy; deployed at 10:34 UTC."
-    )
-
-
 # Templates
 
 

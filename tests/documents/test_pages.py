@@ -57,7 +57,8 @@ OTHERS = ("hcl", "ini", "nginx", "sql", "toml", "{eval-rst}", "{literalinclude} 
 
 NOMAD_COMMANDS = {
     ("alloc", "logs"), ("alloc", "status"), ("alloc", "checks"), ("node", "status"), ("node", "eligibility"),
-    ("job", "inspect"), ("job", "status"), ("job", "history"), ("job", "revert"),
+    ("job", "inspect"), ("job", "status"), ("job", "history"), ("job", "revert"), ("deployment", "status"),
+    ("eval", "status"),
 }  # fmt: skip
 ON_A_NODE = ("journalctl", "curl", "chronyc")
 """Commands of others that pages name. They are not run."""

@@ -1,0 +1,150 @@
+"""What does not get on and has not failed, in English: starts, runs, deployments, missing instances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .._utils.prose import count, span
+
+Facts = dict[str, Any]
+
+
+def is_open(incident: Any) -> bool:
+    """Return whether nothing failed, and something does not get on: no incident, and no plain all-clear."""
+    facts = incident.facts
+    if "scaled" in facts:  # a request to scale is everyday work; a deploy that does it may be a mistake
+        return not facts["by_request"]
+    return any(name in facts for name in _NUMBERS) and incident.state == "ongoing"
+
+
+def title(who: str, facts: Facts) -> str | None:
+    """Return what does not get on, in a few words; None if the facts are of something else."""
+    version = "" if facts.get("job_version") is None else f" version {facts['job_version']}"
+    if "waiting" in facts:
+        return f"{who}{version} does not start"
+    if "undecided" in facts:
+        return f"{who}{version} is not healthy yet"
+    if "waits_for" in facts:
+        return f"{who}{version} {_WAITS.get(facts['waits_for'], 'waits in its deployment')}"
+    if "hanging" in facts:
+        runs = "runs" if facts["of_runs"] else "instances"
+        return f"{who}: {count(facts['hanging'], runs)} {'does' if facts['hanging'] == 1 else 'do'} not end"
+    if "no_run_for" in facts:
+        return f"{who}: no new run"
+    if "missing" in facts:
+        return f"{who}: {count(facts['missing'], 'instances')} missing"
+    return f"{who} is not scheduled" if "not_scheduled" in facts else None
+
+
+_WAITS = {"promotion": "waits for its promotion", "paused": "is paused in its deployment"}
+
+
+def numbers(facts: Facts, shorten: Callable[[str], str]) -> str | None:
+    """Return the numbers behind a title, in one or two sentences; None if the facts are of something else."""
+    for name, write in _NUMBERS.items():
+        if name in facts:
+            text = write(facts)
+            words = facts.get("message") or (facts.get("words") if "not_scheduled" in facts else None)
+            return f'{text} Nomad says: "{shorten(words)}".' if words else text
+    return None
+
+
+def _waiting(facts: Facts) -> str:
+    n = facts["waiting"]
+    do = "has waited" if n == 1 else "have waited, the longest"
+    step = f" ({facts['step']})" if facts["step"] else ""
+    others = _others(facts, "started within")
+    serve = f" {facts['running']:,} {'runs' if facts['running'] == 1 else 'run'}." if facts["running"] else ""
+    return f"{_of(n, facts['instances_wanted'])} {do} for {span(facts['longest'])}{step}{others}.{serve}"
+
+
+def _undecided(facts: Facts) -> str:
+    n = facts["undecided"]
+    who = f"{_of(n, facts['instances_wanted'])} {'runs' if n == 1 else 'run'}"
+    others = _others(facts, "were healthy within" if facts["earlier"] > 1 else "was healthy within")
+    return f"{who} since {span(facts['longest'])} ago without being called healthy{others}."
+
+
+def _deployment(facts: Facts) -> str:
+    new, old = facts["running_newest"], facts["running_older"]
+    still = f" for {span(facts['still_for'])}" if facts["still_for"] is not None else ""
+    if facts["waits_for"] == "promotion":
+        n = facts["canaries"]
+        what, them = ("1 canary is", "it") if n == 1 else (f"{n:,} canaries are", "them")
+        text = f"{what} healthy, and nobody has promoted {them}{still}"
+    else:
+        of = f" of {facts['desired']:,}" if facts["desired"] is not None else ""
+        are = "is" if new == 1 else "are"
+        text = f"{new:,}{of} {are} of version {facts['job_version']}, and nothing has moved{still}"
+    return f"{text}; {old:,} of older versions {'runs' if old == 1 else 'run'} on." if old else f"{text}."
+
+
+def _hanging(facts: Facts) -> str:
+    runs = "runs" if facts["of_runs"] else "instances"
+    before = f"the {count(facts['runs_before'], runs)} that completed took {span(facts['longest_before'])}"
+    text = f"Running for {span(facts['running_for'])}; {before} at most"
+    text += f" (median {span(facts['median_before'])})."
+    return f"{text} Since the last one began {_due(facts)}." if facts["due"] else text
+
+
+def _no_run(facts: Facts) -> str:
+    return f"The last one was made {span(facts['no_run_for'])} ago; since then {_due(facts)}."
+
+
+def _missing(facts: Facts) -> str:
+    deployed = (
+        f"{count(facts['instances_wanted'], 'instances')} of version {facts['job_version']} were deployed"
+    )
+    run = "runs" if facts["running"] == 1 else "run"
+    return f"{deployed}, {facts['running']:,} {run}, and no evaluation waits to replace the others."
+
+
+def _not_scheduled(facts: Facts) -> str:
+    evaluation = f"Its newest evaluation ({facts['triggered_by']})"
+    if facts["not_scheduled"] == "failed":
+        return f"{evaluation} failed {span(facts['for'])} ago."
+    return f"{evaluation} has waited for a scheduler for {span(facts['for'])}."
+
+
+_NUMBERS: dict[str, Callable[[Facts], str]] = {
+    "waiting": _waiting,
+    "undecided": _undecided,
+    "waits_for": _deployment,
+    "hanging": _hanging,
+    "no_run_for": _no_run,
+    "missing": _missing,
+    "not_scheduled": _not_scheduled,
+}
+
+
+def _of(n: int, wanted: int) -> str:
+    return f"{n:,} of {count(wanted, 'instances')}" if n < wanted else count(n, "instances")
+
+
+def _due(facts: Facts) -> str:
+    were = "1 run was" if facts["due"] == 1 else f"{facts['due']:,} runs were"
+    return f"{were} due and not made (before, one every {span(facts['every'])})"
+
+
+def _others(facts: Facts, verb: str) -> str:
+    """Return how long those before took, as the middle of a sentence; empty if there are none."""
+    if not facts["earlier"]:
+        return "; none before it to compare with"
+    return f"; {facts['earlier']:,} before {verb} {span(facts['earlier_longest'])}"
+
+
+EVIDENCE: dict[str, Callable[[Facts], str]] = {
+    "never started": lambda n: (
+        f"{count(n['waiting'], 'allocations')} {'has' if n['waiting'] == 1 else 'have'} not started."
+    ),
+    "not healthy yet": lambda n: (
+        f"The deployment calls {count(n['undecided'], 'allocations')} neither healthy nor unhealthy."
+    ),
+    "deployment waits": lambda n: f'The deployment says: "{n["words"] or n["waits_for"]}".',
+    "far longer": _hanging,
+    "no new run": _no_run,
+    "missing": _missing,
+    "not scheduled": _not_scheduled,
+}
+"""Evidence of what does not get on, by its fact."""
