@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from ..reports import report as write_report
 from ..snapshot.io import load, read_json
 from ..snapshot.snapshot import Snapshot
-from ._app import app, print_help
+from ._app import AsJson, app, print_help, print_json
 
 if TYPE_CHECKING:
     from ..archive.archive import Archive
@@ -96,6 +96,7 @@ def postmortem(
         Path | None,
         typer.Option(metavar="FILE", help="An audit log of actions. By default, that of this machine."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write what happened, since when, to whom, why, and what is not known.
 
@@ -122,7 +123,7 @@ def postmortem(
             update=update,
             audit=audit,
         )
-    print(f"written to {path}")
+    _tell(path, as_json=as_json)
 
 
 @commands.command()
@@ -141,6 +142,7 @@ def cluster(
         typer.Option("--usage", help="Measure what tasks use, from the cluster of NOMAD_ADDR: rightsizing."),
     ] = False,
     slo: Slo = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write how the cluster is doing: availability, error budgets, failures, deployments, nodes, what to do.
 
@@ -153,7 +155,14 @@ def cluster(
         path = write_report(
             snap, "cluster", output=output, job=job, days=days, redact=redact, slo=slo, usage=samples
         )
-    print(f"written to {path}")
+    _tell(path, as_json=as_json)
+
+
+def _tell(path: Path, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"written_to": str(path)})
+    else:
+        print(f"written to {path}")
 
 
 def _measure(source: Snapshot | Archive, job: str | None) -> pd.DataFrame:

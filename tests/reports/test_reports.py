@@ -131,8 +131,9 @@ def test_a_report_on_a_live_cluster_is_markdown_with_pictures_and_holds_neither_
     cluster: af.sim.Cluster, tmp_path: Path
 ) -> None:
     settings = {"NOMAD_ADDR": cluster.address, "NOMAD_TOKEN": cluster.token}
-    done = run("report", "cluster", "-o", "week.md", "--job", "checkout", "--usage", cwd=tmp_path, **settings)
-    assert (done.returncode, done.stdout) == (0, "written to week.md\n"), done.stderr
+    options = ("--job", "checkout", "--usage", "--json")
+    done = run("report", "cluster", "-o", "week.md", *options, cwd=tmp_path, **settings)
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"written_to": "week.md"}), done.stderr
     content = (tmp_path / "week.md").read_text()
     assert re.match(r"# .*\n\n\*\*Window:\*\* 20", content)
     assert "payments-api" not in content
