@@ -82,20 +82,24 @@ def _fewer_than_deployed(
     rows, instances = case.evidence.allocations, case.instances
     alive = rows["client_status"].isin(["running", "pending"]).to_numpy(dtype=bool) & instances.wanted
     waiting = _waits(evaluations)
-    modified = rows["modified_at"].to_numpy()
+    # by job, once: a large cluster has thousands of deployments
+    number = {job: place for place, job in enumerate(instances.families)}
+    running = np.bincount(instances.family[alive], minlength=len(number))
+    changed = np.full(len(number), NEVER, dtype=np.int64)
+    np.maximum.at(changed, instances.family, rows["modified_at"].to_numpy())
     table = table.dropna(subset=["job_version", "desired"]).sort_values("create_index", kind="stable")
     for row in table.drop_duplicates(["namespace", "job_id"], keep="last").to_dict("records"):
         job, version = (str(row["namespace"]), str(row["job_id"])), int(row["job_version"])
         is_newest = ledger.newest_version(job) == version and str(row["status"]) == "successful"
-        if not is_newest or job in told or job in waiting or job not in instances.families:
+        if not is_newest or job in told or job in waiting or job not in number:
             continue
-        mine = instances.family == instances.families.index(job)
-        wanted, runs = int(row["desired"]), int((alive & mine).sum())
-        last = int(modified[mine].max())
+        wanted, runs = int(row["desired"]), int(running[number[job]])
+        last = int(changed[number[job]])
         # what replaces it may be about to come
         settled = last != NEVER and case.now - last > pd.Timedelta(limits.waiting).value
         if runs >= wanted or not settled or ledger.ended_by(job, ledger.submitted_at(job, version)):
             continue
+        mine = instances.family == number[job]
         gone = np.flatnonzero(mine & ~alive & instances.final & (numbers(rows["job_version"], -1) == version))
         facts = {
             "missing": wanted - runs, "instances_wanted": wanted, "running": runs, "job_version": version,

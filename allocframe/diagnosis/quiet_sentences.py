@@ -55,7 +55,11 @@ def _waiting(facts: Facts) -> str:
     do = "has waited" if n == 1 else "have waited, the longest"
     step = f" ({facts['step']})" if facts["step"] else ""
     others = _others(facts, "started within")
-    serve = f" {facts['running']:,} {'runs' if facts['running'] == 1 else 'run'}." if facts["running"] else ""
+    serve = (
+        f" {facts['running']:,} {'other runs' if facts['running'] == 1 else 'others run'}."
+        if facts["running"]
+        else ""
+    )
     return f"{_of(n, facts['instances_wanted'])} {do} for {span(facts['longest'])}{step}{others}.{serve}"
 
 
@@ -74,7 +78,7 @@ def _deployment(facts: Facts) -> str:
         what, them = ("1 canary is", "it") if n == 1 else (f"{n:,} canaries are", "them")
         text = f"{what} healthy, and nobody has promoted {them}{still}"
     else:
-        of = f" of {facts['desired']:,}" if facts["desired"] is not None else ""
+        of = f" of {count(facts['desired'], 'instances')}" if facts["desired"] is not None else ""
         are = "is" if new == 1 else "are"
         text = f"{new:,}{of} {are} of version {facts['job_version']}, and nothing has moved{still}"
     return f"{text}; {old:,} of older versions {'runs' if old == 1 else 'run'} on." if old else f"{text}."

@@ -26,8 +26,8 @@ def diagnosis_of(name: str) -> af.Diagnosis:
 # Captures of real agents
 
 PAUSED = (
-    "deployment-paused/menu version 1 is paused in its deployment. 1 of 4 is of version 1, and nothing has "
-    "moved for 50.4 s; 3 of older versions run on."
+    "deployment-paused/menu version 1 is paused in its deployment. 1 of 4 instances is of version 1, and "
+    "nothing has moved for 50.4 s; 3 of older versions run on."
 )
 STUCK = (
     "docs version 1 does not start. 1 of 2 instances has waited for 75.1 s (Downloading Artifacts); 2 before "
@@ -37,8 +37,8 @@ STUCK = (
 @pytest.mark.parametrize(
     ("name", "severity", "code", "told"),
     [
-        ("2.0.5-artifact-hangs", "warning", "AF209", f"{STUCK}started within 0.2 s. 1 runs."),
-        ("1.3.1-artifact-hangs", "warning", "AF209", f"{STUCK}started within 0.3 s. 1 runs."),
+        ("2.0.5-artifact-hangs", "warning", "AF209", f"{STUCK}started within 0.2 s. 1 other runs."),
+        ("1.3.1-artifact-hangs", "warning", "AF209", f"{STUCK}started within 0.3 s. 1 other runs."),
         (
             "2.0.5-nightly-hangs",
             "warning",
