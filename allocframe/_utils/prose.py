@@ -24,11 +24,11 @@ def clock(moment: pd.Timestamp, after: pd.Timestamp | None = None) -> str:
 
 def count(amount: int, noun: str) -> str:
     """Return a number with its noun, which is given in the plural."""
-    return (
-        f"{amount:,} {noun}"
-        if amount != 1
-        else f"1 {noun.removesuffix('es' if noun.endswith('shes') else 's')}"
-    )
+    if amount != 1:
+        return f"{amount:,} {noun}"
+    if noun.endswith("ies"):
+        return f"1 {noun.removesuffix('ies')}y"
+    return f"1 {noun.removesuffix('es' if noun.endswith('shes') else 's')}"
 
 
 def number(value: float) -> str:

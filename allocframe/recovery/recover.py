@@ -185,7 +185,7 @@ def _pages(replica: Replica) -> Iterator[bytes]:
 def _jobs(replica: Replica) -> Iterator[list[dict[str, Any]]]:
     """Yield the versions of each job. Servers mark those as stable that a deployment found healthy."""
     healthy = {
-        (deployment.get("Namespace"), deployment.get("JobID"), deployment.get("JobVersion"))
+        tuple(str(deployment.get(name)) for name in ("Namespace", "JobID", "JobVersion"))
         for deployment in replica.deployments.values()
         if deployment.get("Status") == "successful"
     }
@@ -193,7 +193,7 @@ def _jobs(replica: Replica) -> Iterator[list[dict[str, Any]]]:
         yield [
             {**spec, "Stable": spec.get("Stable") is True or key in healthy}
             for spec in versions
-            for key in [(spec.get("Namespace"), spec.get("ID"), spec.get("Version"))]
+            for key in [tuple(str(spec.get(name)) for name in ("Namespace", "ID", "Version"))]
         ]
 
 
@@ -243,7 +243,7 @@ def _info(replica: Replica, reader: Reader, files: list[str], incomplete: int, i
     if replica.unknown:
         names = ", ".join(name for name, _ in replica.unknown.most_common(_MOST_UNKNOWN))
         total = sum(replica.unknown.values())
-        notes.append(f"{count(total, 'entries')} of unknown commands were left out: {names}")
+        notes.append(f"{count(total, 'entries')} left out, because they are not understood: {names}")
     if issues:
         notes.append(f"{count(issues, 'values')} of the wrong type are missing")
     last = _isoformat(replica.last_time) or datetime.now(UTC).isoformat()

@@ -100,6 +100,14 @@ class Replica:
         command = entry.get("CommandType")
         if not isinstance(body, dict) or not isinstance(command, str):
             return True
+        try:
+            self._apply(command, body, index)
+        except (TypeError, ValueError, AttributeError, KeyError):
+            # Fields of other types than any server writes: the entry counts as one that is not understood.
+            self.unknown[command] += 1
+        return True
+
+    def _apply(self, command: str, body: JSON, index: int) -> None:
         for evaluation in _dicts([body.get("Eval"), *_list(body.get("Evals"))]):
             self.add_evaluation(evaluation, index)
         handle = self._commands.get(command)
@@ -107,7 +115,6 @@ class Replica:
             handle(body, index)
         elif command not in _NO_HISTORY:
             self.unknown[command] += 1
-        return True
 
     @property
     def entries(self) -> int:
@@ -350,8 +357,8 @@ class Replica:
         node = body.get("Node")
         if not isinstance(node, dict):
             return
-        is_new = node.get("ID") not in self.nodes
-        was_down = not is_new and self.nodes[str(node["ID"])].get("Status") == "down"
+        known = self.nodes.get(str(node.get("ID")))
+        is_new, was_down = known is None, known is not None and known.get("Status") == "down"
         self.add_node({**node, "Events": None}, index)
         message = "Node registered" if is_new else "Node re-registered" if was_down else None
         if message and isinstance(node.get("ID"), str):
