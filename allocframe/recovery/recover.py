@@ -243,7 +243,7 @@ def _info(replica: Replica, reader: Reader, files: list[str], incomplete: int, i
     if replica.unknown:
         names = ", ".join(name for name, _ in replica.unknown.most_common(_MOST_UNKNOWN))
         total = sum(replica.unknown.values())
-        notes.append(f"{count(total, 'entries')} left out, because they are not understood: {names}")
+        notes.append(f"{count(total, 'entries')} left out as not understood: {names}")
     if issues:
         notes.append(f"{count(issues, 'values')} of the wrong type are missing")
     last = _isoformat(replica.last_time) or datetime.now(UTC).isoformat()

@@ -234,8 +234,10 @@ class Reflector:
 
     def _went_back(self, listed: dict[str, int], index: int | None) -> bool:
         """Return whether the servers have forgotten changes that are in the state: they were restored."""
-        if index is None or index < self.index:
-            return index is not None
+        if index is None:
+            return False
+        if index < self.index:
+            return True
         # Once the index has passed the old one, only the rows show it. While a stream is followed, a list may
         # have changes that no event told of.
         replayed = {} if self.synced else self.queue.passed()

@@ -43,6 +43,11 @@ def test_sql_sees_the_same_tables(snap: af.Snapshot) -> None:
     assert last == snap.events["time"].max()
 
 
+def test_sql_tells_which_tables_there_are(snap: af.Snapshot) -> None:
+    names = snap.sql("SHOW TABLES")["name"].tolist()
+    assert {"allocations", "task_states", "events", "reschedules", "resources", "placement"} <= set(names)
+
+
 @pytest.mark.parametrize("query", ["DROP VIEW events", "DELETE FROM pages", "SELECT 1; SELECT 2", ""])
 def test_sql_reads_and_never_changes(snap: af.Snapshot, query: str) -> None:
     with pytest.raises(ValueError, match="one SELECT"):
