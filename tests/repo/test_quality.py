@@ -1,4 +1,4 @@
-"""The code is clean, modules stay short, and pages name files that exist. `make lint` checks the types, too."""
+"""The code is clean, modules stay short, and pages name files that exist. `make lint` checks types, too."""
 
 from __future__ import annotations
 
