@@ -76,11 +76,10 @@ _SCALARS: dict[wire_schema.Scalar, Any] = {
     wire_schema.FLOAT: float,
 }
 _ALLOCATION: Any = struct_type(wire_schema.ALLOCATION, wire_schema.EVENT)
-_EVENT: Any = struct_type(wire_schema.EVENT, wire_schema.DETAILS)
 _PAGE = msgspec.json.Decoder(list.__class_getitem__(_ALLOCATION))
 _RECORD = msgspec.json.Decoder(_ALLOCATION)
+_EVENT = msgspec.json.Decoder(struct_type(wire_schema.EVENT, wire_schema.DETAILS))
 _FITTED = msgspec.json.Decoder(struct_type(wire_schema.ALLOCATION, wire_schema.EVENT, with_nulls=True))
-_EVENTS = msgspec.json.Decoder(list.__class_getitem__(_EVENT))
 _RAW = msgspec.json.Decoder(msgspec.Raw)
 _RAW_PAGE = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -333,7 +332,7 @@ def _read_events(
     """
     found = find_templates(events)
     try:
-        templates = _EVENTS.decode(b"[" + b",".join(found.texts) + b"]")
+        templates = list(map(_EVENT.decode, found.texts))
         own_times = pa.array([template.Time for template in templates], pa.int64())
     except (*_ODD, OverflowError) as error:
         raise MisfitError from error

@@ -34,7 +34,7 @@ class Templates(NamedTuple):
 
     Attributes
     ----------
-    texts : list of bytes
+    texts : list
         The JSON of each different event. Its time is `SAME_TIME`, or its own if `has_time` is false.
     code : array
         For each event the place of its template.
@@ -44,7 +44,7 @@ class Templates(NamedTuple):
         Those times, in nanoseconds; 0 for the others.
     """
 
-    texts: list[bytes]
+    texts: list[Any]
     code: np.ndarray[Any, Any]
     has_time: np.ndarray[Any, Any]
     times: np.ndarray[Any, Any]
@@ -62,11 +62,16 @@ def find_templates(events: Sequence[Any]) -> Templates:
     code = np.empty(len(events), dtype=np.int32)
     has_time = np.zeros(len(events), dtype=bool)
     times = np.zeros(len(events), dtype=np.int64)
+    done = 0
     for start in range(0, len(events), _PART):
         part = slice(start, start + _PART)
         texts, part_code = _cut_times(events[part], has_time[part], times[part])
         code[part] = np.array([places.setdefault(text, len(places)) for text in texts])[part_code]
-    return Templates(list(places), code, has_time, times)
+        done = min(start + _PART, len(events))
+        if len(places) > done // 2:
+            break  # hardly any are equal: looking for more would cost more than decoding them
+    code[done:] = np.arange(len(places), len(places) + len(events) - done)
+    return Templates([*places, *events[done:]], code, has_time, times)
 
 
 def _cut_times(

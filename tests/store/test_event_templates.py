@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -126,3 +127,12 @@ def test_events_are_as_a_json_reader_finds_them(
         ]
     details = [None if pd.isna(text) else json.loads(text) for text in table["details"]]
     assert details == [event.get("Details") or None for event in events]
+
+
+def test_where_hardly_any_events_are_equal_the_search_for_more_ends() -> None:
+    count = 3 * _PART
+    events = [f'{{"Time":{NOW},"Type":"Started","StartDelay":{n}}}'.encode() for n in range(count)]
+    found = find_templates(events)
+    assert [bytes(text) for text in np.array(found.texts, dtype=object)[found.code][_PART:]] == events[_PART:]
+    assert found.has_time.sum() == _PART
+    assert found.times[:_PART].tolist() == [NOW] * _PART
