@@ -60,7 +60,6 @@ _NEEDED: dict[str, tuple[Column, ...]] = {
         _ALLOC_ID,
         *_columns(
             "allocations",
-            "name",
             "node_id",
             "parent_job_id",
             "job_type",
@@ -294,6 +293,11 @@ def find_texts(texts: Any, among: Any) -> Array:
     of_missing: Any = pc.index_in(pa.nulls(1, pa.large_string()), value_set=_as_text(among))
     found: Array = np.append(places.fill_null(-1).to_numpy(), of_missing.fill_null(-1).to_numpy())
     return found
+
+
+def are_among(texts: pd.Series[Any], others: Any) -> Array:
+    """Return which texts are among others: `Series.isin` of pandas takes forty times as long for texts."""
+    return np.asarray(find_texts(texts.astype("str"), others)[:-1] >= 0)
 
 
 def rank_texts(texts: pd.Series[Any]) -> Array:

@@ -1,13 +1,33 @@
-"""Modules stay short, and pages name files that exist. `make lint` runs the linters, types and contracts."""
+"""The code is clean, modules stay short, and pages name files that exist. `make lint` checks types, too."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
+TOOLS = {
+    "ruff check": ["-m", "ruff", "check", "."],
+    "ruff format": ["-m", "ruff", "format", "--check", "."],
+    "import contracts": [
+        "-c",
+        "from importlinter.cli import lint_imports_command; lint_imports_command()",
+        "--no-cache",
+    ],
+}
 MOST_LINES = 500
 """Lines of a module; the public face of the client may be longer."""
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_the_code_is_clean(tool: str) -> None:
+    command = [sys.executable, *TOOLS[tool]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_modules_have_at_most_500_lines() -> None:
