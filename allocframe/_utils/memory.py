@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 MANY_ROWS = 1_000_000
 """A table of this many rows is large: making it leaves memory worth giving back."""
@@ -31,6 +33,35 @@ def share_heaps() -> None:
     heaps do not add up.
     """
     _call_glibc("mallopt", _M_ARENA_MAX, 2)
+
+
+_returning = threading.Lock()
+_returners = 0
+_own_pool: Any = None
+
+
+@contextlib.contextmanager
+def return_memory() -> Iterator[None]:
+    """Let Arrow use the C library's memory in this block, and give back at its end what nobody uses.
+
+    Arrow's own pool keeps a few hundred megabytes of what was freed, whatever it is asked.
+    """
+    import pyarrow as pa
+
+    global _returners, _own_pool
+    with _returning:
+        if not _returners:
+            _own_pool = pa.default_memory_pool()
+            pa.set_memory_pool(pa.system_memory_pool())
+        _returners += 1
+    try:
+        yield
+    finally:
+        with _returning:
+            _returners -= 1
+            if not _returners:
+                pa.set_memory_pool(_own_pool)
+        release_memory()
 
 
 def _call_glibc(function: str, *arguments: int) -> None:

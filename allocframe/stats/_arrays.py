@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from ._expressions import Expr
 from ._source import Array, find_texts
-from ._values import NEVER, Groups, Reduced, Values, as_labels, numbers, put, reduce_groups
+from ._values import NEVER, Column, Groups, Reduced, Values, as_labels, numbers, put, reduce_groups
 
 
 class Arrays:
@@ -19,14 +19,14 @@ class Arrays:
     Parameters
     ----------
     columns : dict
-        `Values`, or an array of pandas that nobody has computed with, for each column.
+        `Column`, or an array of pandas that nobody has computed with, for each column.
     rows : int
     """
 
     def __init__(self, columns: dict[str, Any], rows: int) -> None:
         self.columns = columns
         self.rows = rows
-        self._read: dict[str, Values] = {}
+        self._read: dict[str, Column] = {}
         self._groups: dict[Any, Groups] = {}
 
     @classmethod
@@ -37,9 +37,7 @@ class Arrays:
     def to_pandas(self) -> pd.DataFrame:
         """Return a frame of pandas, numbered from 0; columns that were not computed are as they were."""
         columns = {
-            name: _to_array(column.full(), column.missing is not NEVER)
-            if isinstance(column, Values)
-            else column
+            name: _to_array(column) if isinstance(column, Column) else column
             for name, column in self.columns.items()
         }
         return pd.DataFrame(columns, index=pd.RangeIndex(self.rows), copy=False)
@@ -53,16 +51,17 @@ class Arrays:
         return list(self.columns)
 
     def with_columns(self, *values: Expr, **named: Expr) -> Arrays:
-        made = {one.name: one for one in (value.make(self) for value in values)}
-        made |= {name: value.make(self) for name, value in named.items()}
+        made = {one.name: one.column() for one in (value.make(self) for value in values)}
+        made |= {name: value.make(self).column() for name, value in named.items()}
         changed = Arrays({**self.columns, **made}, self.rows)
         changed._groups = self._groups
-        changed._read = {name: values for name, values in self._read.items() if name not in made}
+        changed._read = {name: column for name, column in self._read.items() if name not in made}
         return changed
 
     def select(self, *names: str, **named: Expr) -> Arrays:
         columns = {name: self.columns[name] for name in names}
-        return Arrays({**columns, **{name: value.make(self) for name, value in named.items()}}, self.rows)
+        made = {name: value.make(self).column() for name, value in named.items()}
+        return Arrays({**columns, **made}, self.rows)
 
     def drop(self, *names: str, **_: Any) -> Arrays:
         return self.select(*(name for name in self.columns if name not in names))
@@ -87,22 +86,21 @@ class Arrays:
         """Return these rows; -1 is one without any value."""
         if len(rows) == self.rows and np.array_equal(rows, np.arange(len(rows))):
             return self
-        taken = Arrays({}, len(rows))
-        for name, column in self.columns.items():
-            taken.columns[name] = (
-                column.take(rows, taken) if isinstance(column, Values) else _take(column, rows)
-            )
-        return taken
+        columns = {
+            name: column.take(rows) if isinstance(column, Column) else _take(column, rows)
+            for name, column in self.columns.items()
+        }
+        return Arrays(columns, len(rows))
 
     # What expressions are made of, as by the functions of narwhals.
 
     def col(self, name: str) -> Values:
         column = self.columns[name]
-        if not isinstance(column, Values):
+        if not isinstance(column, Column):
             if name not in self._read:
-                self._read[name] = _read(self, pd.Series(column, copy=False))
+                self._read[name] = _read(pd.Series(column, copy=False))
             column = self._read[name]
-        return Values(self, column.data, column.missing, column.labels)
+        return Values(self, *column)
 
     def lit(self, value: Any) -> Values:
         if isinstance(value, str):
@@ -152,7 +150,7 @@ class _Grouped:
             of = reduced.values.full()
             data, missing = reduce_groups(groups.sort(of.data), groups.sort(of.missing), groups, reduced.how)
             never = reduced.values.missing is NEVER
-            columns[reduced.name] = Values(result, data, NEVER if never else missing)
+            columns[reduced.name] = Column(data, NEVER if never else missing, None)
         return Arrays(columns, result.rows)
 
 
@@ -167,34 +165,34 @@ def _take(column: Any, rows: Array) -> Any:
 _KINDS = {"boolean": "b", "integer": "i", "floating": "f", "mixed-integer-float": "f"}
 
 
-def _read(of: Arrays, column: pd.Series[Any]) -> Values:
+def _read(column: pd.Series[Any]) -> Column:
     """Return a column of pandas as arrays."""
     dtype: Any = column.dtype
     # by the dtype, so that the dtypes of results do not depend on the data
     missing = NEVER if isinstance(dtype, np.dtype) and dtype.kind in "biu" else column.isna().to_numpy()
     if isinstance(dtype, pd.CategoricalDtype):
         # columns that share their categories share them here, too
-        return Values(of, column.cat.codes.to_numpy(), missing, dtype.categories)
+        return Column(column.cat.codes.to_numpy(), missing, dtype.categories)
     kind = dtype.kind
     if kind == "O":  # text, or numbers of a frame that has missing ones
         kind = _KINDS.get(pd.api.types.infer_dtype(column), "O")
     if kind in "biu":
         wanted: Any = np.bool_ if kind == "b" else np.int64
-        return Values(of, column.to_numpy(dtype=wanted, na_value=0), missing)
+        return Column(column.to_numpy(dtype=wanted, na_value=0), missing, None)
     if kind == "f":
-        return Values(of, column.to_numpy(dtype=np.float64, na_value=0.0), missing)
+        return Column(column.to_numpy(dtype=np.float64, na_value=0.0), missing, None)
     encoded: Any = pa.array(column, from_pandas=True).cast(pa.large_string()).dictionary_encode()
     one: Any = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
     codes = one.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    return Values(of, codes, missing, as_labels(one.dictionary.to_pylist()))
+    return Column(codes, missing, as_labels(one.dictionary.to_pylist()))
 
 
-def _to_array(values: Values, nullable: bool) -> Any:
-    """Return a full column as an array of pandas, of a dtype that keeps whole numbers whole."""
-    data, missing = values.data, values.missing
-    if values.labels is not None:
+def _to_array(column: Column) -> Any:
+    """Return a column as an array of pandas, of a dtype that keeps whole numbers whole."""
+    data, missing, nullable = column.data, column.missing, column.missing is not NEVER
+    if column.labels is not None:
         used, codes = np.unique(np.where(missing, -1, data), return_inverse=True)
-        labels = pd.Index(values.labels[used[used >= 0]], dtype="str")
+        labels = pd.Index(column.labels[used[used >= 0]], dtype="str")
         rank = np.append(np.argsort(np.argsort(labels)), -1)
         codes = rank[codes - int(used[:1].min(initial=0) < 0)]
         return pd.Categorical.from_codes(codes, categories=labels.sort_values())

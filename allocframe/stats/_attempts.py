@@ -346,7 +346,7 @@ DIMENSIONS = ("namespace", "job_id", "job_version", "task_group", "node_name")
 """Columns of the events table that describe the allocation of an event."""
 
 _ALLOCATION_COLUMNS = (
-    "name", "node_id", "parent_job_id", "job_type", "client_status", "desired_status", "created_at_us",
+    "node_id", "parent_job_id", "job_type", "client_status", "desired_status", "created_at_us",
     "modified_at_us",
 )  # fmt: skip
 CHILD = r"/(periodic-[0-9]+|dispatch-(.+-)?[0-9]+-[0-9a-f]{8})$"
@@ -374,9 +374,10 @@ def describe_rings(events: nw.LazyFrame[Any], task_columns: list[str]) -> nw.Laz
         *dict.fromkeys([*task_columns, "alloc_id", "task", *dimensions])
     )
     # every task begins with `Received`: a full ring without it has lost its first events
-    return named.join(rings, on=task_columns, how="left").with_columns(
+    described = named.join(rings, on=task_columns, how="left").with_columns(
         truncated=(nw.col("_events") >= RING_SIZE) & (nw.col("_received") == 0)
     )
+    return described.drop("_events", "_received")
 
 
 def describe_tasks(

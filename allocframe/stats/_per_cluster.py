@@ -8,13 +8,14 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, ParamSpec, TypeVar
 
 import narwhals as nw
 import pandas as pd
 from pandas.api.types import union_categoricals
 
-from .._utils.memory import release_memory
+from .._utils.memory import return_memory
 from ..snapshot.snapshot import Snapshot
 from ._derived import PART_ROWS, share_derived
 from ._source import Source, collect, column_names, names
@@ -36,12 +37,11 @@ def per_cluster(statistic: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(statistic)
     def for_each_cluster(*args: P.args, **kwargs: P.kwargs) -> R:
-        with share_derived():
-            result = split(*args, **kwargs)
-        source = args[0] if args else kwargs[first]
-        if isinstance(source, Snapshot) and source._counts["events"] > PART_ROWS:
-            release_memory()  # what this leaves would come on top of the next statistic
-        return result
+        source = args[0] if args else kwargs.get(first)
+        is_large = isinstance(source, Snapshot) and source._counts["events"] > PART_ROWS
+        # what a large one leaves would come on top of the next statistic
+        with return_memory() if is_large else nullcontext(), share_derived():
+            return split(*args, **kwargs)
 
     def split(*args: P.args, **kwargs: P.kwargs) -> R:
         call = signature.bind(*args, **kwargs)

@@ -60,7 +60,6 @@ _NEEDED: dict[str, tuple[Column, ...]] = {
         _ALLOC_ID,
         *_columns(
             "allocations",
-            "name",
             "node_id",
             "parent_job_id",
             "job_type",

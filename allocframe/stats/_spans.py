@@ -64,7 +64,7 @@ _DROPPED_COLUMNS = (
     "_asked", "_requested", "_start_failed", "_hook_failed", "_hook_failed_seq", "_ended_by", "_killed_for",
     "_killed_for_seq", "_killing_seq", "_terminated_seq", "_next", "_next_start", "again", "first_us",
     "last_us", "started_us", "terminated_us", "killed_us", "restored_us", "first_seq", "events", "received",
-    "delayed", "_events", "_received", "restarts_seen", "modified_at_us", "started_at_us", "finished_at_us",
+    "delayed", "restarts_seen", "modified_at_us", "started_at_us", "finished_at_us",
     "restarts", "parent_job_id", "truncated",
 )  # fmt: skip
 """Columns that spans are made of and that nothing reads afterwards."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -34,8 +34,29 @@ def _operator(compute: Callable[[Any, Any], Any]) -> Any:
     return compare_or_count
 
 
+class Column(NamedTuple):
+    """What a frame holds of a column: a value for each row, which are missing (or `NEVER`), and labels.
+
+    It does not refer to the frame that it was computed on, or the arrays of all frames before would be freed
+    late: a frame and its columns in a circle wait for Python's cycle collection.
+    """
+
+    data: Any
+    missing: Any
+    labels: Any
+
+    def take(self, rows: Array) -> Column:
+        """Return the values of these rows; -1 is missing."""
+        none = rows < 0
+        known = self.missing is NEVER and not none.any()
+        padded = self.data if len(self.data) else np.zeros(1, dtype=self.data.dtype)
+        full = np.broadcast_to(self.missing, len(self.data))
+        missing = NEVER if known else none | np.append(full, True)[rows]
+        return Column(padded[rows], missing, self.labels)
+
+
 class Values:
-    """One column: numbers, flags, or texts as the numbers of their labels; and which of them are missing."""
+    """A column to compute with: numbers, flags, or texts as their labels' numbers, and what is missing."""
 
     def __init__(self, of: Arrays, data: Any, missing: Any = NEVER, labels: Any = None) -> None:
         self.of = of
@@ -52,13 +73,10 @@ class Values:
         data, missing = (np.broadcast_to(array, self.of.rows) for array in (self.data, self.missing))
         return self._like(data, missing, self.labels)
 
-    def take(self, rows: Array, of: Arrays) -> Values:
-        """Return the values of these rows as those of another frame; -1 is missing."""
-        full, none = self.full(), rows < 0
-        known = self.missing is NEVER and not none.any()
-        padded = full.data if len(full.data) else np.zeros(1, dtype=full.data.dtype)
-        missing = NEVER if known else none | np.append(full.missing, True)[rows]
-        return Values(of, padded[rows], missing, self.labels)
+    def column(self) -> Column:
+        """Return them as a frame holds them."""
+        full = self.full()
+        return Column(full.data, NEVER if self.missing is NEVER else full.missing, self.labels)
 
     def _other(self, value: Any) -> Values:
         return value if isinstance(value, Values) else self.of.lit(value)

@@ -74,7 +74,7 @@ def outages(source: Source, *, observed_at: pd.Timestamp | str | None = None) ->
     )
     table["duration"] = table["ended_at"] - table["began_at"]
     ends = _ends_before(table, outage["lane"].to_numpy(), tasks, build_runs(source, observed_at))
-    table["cause"] = ends["end"].fillna(_FAILED_START).astype("str")
+    table["cause"] = ends["end"].astype("str").fillna(_FAILED_START)
     table["failure"] = ends["failure"].fillna(value=True).astype(bool) | (table["cause"] == LOST)
     table["open"] = outage["end"].to_numpy() >= observed
     return table.sort_values(["slot", "task", "began_at"], kind="stable", ignore_index=True)

@@ -8,15 +8,15 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
+from .._utils.memory import release_memory
 from ._attempts import GAVE_UP, cause_name
-from ._derived import derive
+from ._derived import PART_ROWS, derive
 from ._per_cluster import per_cluster
 from ._source import TASK, Source, collect, column_names, rank_texts, times_from_us
-from .runs import build_runs, find_slots
+from .runs import build_runs, categorise_slots
 from .vocabulary import CAUSES, CRASH_CAUSES, STOPPING_STATUSES
 
 _SLOT_TASK = ["slot", "task"]
-_LOOP = [*_SLOT_TASK, "job_version"]
 _CALM = pd.Timedelta("1h")
 """Crashes that are further apart belong to different loops."""
 
@@ -120,10 +120,13 @@ def crash_loops(
     looping = crashes.loc[evidence.index].groupby("loop")["series"].max()
     last = looping.reindex(crashes["loop"]).to_numpy()
     loops = _summarise(crashes[crashes["series"].to_numpy() == last])
+    if len(crashes) > PART_ROWS:
+        del crashes, evidence, at, calm, last
+        release_memory()  # or what follows would come on top
     # what follows sorts texts, so it looks at the slots that loop alone
-    task_runs = task_runs[task_runs["slot"].isin(loops["slot"])]
+    task_runs = _with_texts(task_runs[task_runs["slot"].isin(loops["slot"])])
     loops = loops.join(_run_lengths(task_runs), on=_SLOT_TASK, how="left")
-    loops = loops.join(_restarts_lost(source), on=_SLOT_TASK, how="left")
+    loops = loops.join(_restarts_lost(source, loops["slot"]), on=_SLOT_TASK, how="left")
     newest = _last_tasks(source, observed_at, loops["slot"])
     return _classify_loops(loops, task_runs, newest, pd.Timedelta(fast_below))
 
@@ -134,7 +137,7 @@ def looping_crashes(source: Source) -> pd.DataFrame:
     crashes = _crashes(source, None)
     if crashes.empty:
         return pd.DataFrame({"slot": [], "task": [], "at": pd.Series(dtype="datetime64[ns, UTC]")})
-    return _loop_evidence(crashes, 3, "10min", 2, "1h")[[*_SLOT_TASK, "at"]]
+    return _with_texts(_loop_evidence(crashes, 3, "10min", 2, "1h"))[[*_SLOT_TASK, "at"]]
 
 
 def looping_slots(source: Source, observed_at: pd.Timestamp | str | None = None) -> set[str]:
@@ -142,8 +145,14 @@ def looping_slots(source: Source, observed_at: pd.Timestamp | str | None = None)
     crashes = _crashes(source, observed_at)
     if crashes.empty:
         return set()
-    looping = _loop_evidence(crashes, 3, "10min", 2, "1h").drop_duplicates(_SLOT_TASK)
-    return set(looping["slot"] + "/" + looping["task"].astype("str"))
+    looping = _with_texts(_loop_evidence(crashes, 3, "10min", 2, "1h").drop_duplicates(_SLOT_TASK))
+    return set(looping["slot"] + "/" + looping["task"])
+
+
+def _with_texts(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return few of many rows with texts in the place of categories, by which pandas would group for all."""
+    texts = (*_SLOT_TASK, "namespace", "job_id", "task_group", "node_name", "cause", "end")
+    return rows.astype({name: "str" for name in texts if name in rows})
 
 
 def _loop_evidence(
@@ -170,7 +179,10 @@ def _ends_dense_series(crashes: pd.DataFrame, count: int, window: str) -> pd.Ser
 
 
 def _crashes(source: Source, observed_at: pd.Timestamp | str | None) -> pd.DataFrame:
-    """Return the attempts that ended in a crash, by slot and time, with the number of their `_LOOP`."""
+    """Return the attempts that ended in a crash, by slot and time.
+
+    The column `loop` numbers slots, tasks and versions.
+    """
     derived = derive(source, observed_at)
     codes = [CAUSES.index(cause) for cause in CRASH_CAUSES]
     # without a decision of the restart policy, the task was done or Nomad ended it
@@ -187,9 +199,7 @@ def _crashes(source: Source, observed_at: pd.Timestamp | str | None) -> pd.DataF
             cause=cause_name(nw.col("cause_code"))
         )
     )
-    rows["slot"] = find_slots(source, rows)
-    for name in ("task", "cause"):
-        rows[name] = rows[name].astype("str")
+    rows["slot"] = categorise_slots(source, rows)
     rows["at"] = times_from_us(rows.pop("last_us"))
     rows["gave_up"] = rows.pop("_next") == GAVE_UP
     rows = rows.drop(columns=[TASK, "alloc_id", "cause_code"], errors="ignore")
@@ -197,7 +207,7 @@ def _crashes(source: Source, observed_at: pd.Timestamp | str | None) -> pd.DataF
     rows["truncated"] = rows["truncated"].fillna(value=False).astype(bool)
     # by the ranks of the different texts: pandas would make an object of each, for each use
     version = rows["job_version"].to_numpy(dtype="float64", na_value=np.inf)
-    keys = (rank_texts(rows["slot"]), rank_texts(rows["task"]), version)
+    keys = (rows["slot"].cat.codes.to_numpy(), rank_texts(rows["task"]), version)
     order = np.lexsort((rows["at"].astype("int64").to_numpy(), *keys[::-1]))
     rows = rows.take(order).reset_index(drop=True)
     begins = np.zeros(len(rows), dtype=bool)
@@ -220,11 +230,10 @@ def _last_tasks(
             )
         )
     )
-    tasks["slot"] = find_slots(source, tasks)
-    tasks = tasks[tasks["slot"].isin(looping)].copy()
+    tasks["slot"] = categorise_slots(source, tasks)
+    tasks = _with_texts(tasks[tasks["slot"].isin(looping)])
     for name in ("client_status", "desired_status", "state"):
         tasks[name] = tasks[name].astype("str") if name in tasks else None
-    tasks["task"] = tasks["task"].astype("str")
     order = "created_at_us" if "created_at_us" in tasks else "first_seen_us"
     last = tasks.sort_values(order, kind="stable").drop_duplicates(_SLOT_TASK, keep="last")
     columns = {"job_version": "newest_version", "client_status": "status", "desired_status": "desired"}
@@ -234,30 +243,28 @@ def _last_tasks(
 _DIMENSIONS = ("namespace", "job_id", "task_group", "job_version", "node_name")
 
 
-def _most_frequent(crashes: pd.DataFrame, name: str) -> pd.DataFrame:
+def _most_frequent(crashes: pd.DataFrame, name: str) -> pd.Series[Any]:
     """Return the most frequent value of a column for each loop that has one."""
-    counts = crashes.groupby([*_LOOP, name], sort=True, observed=True, dropna=False).size().rename("n")
-    table = counts.reset_index().dropna(subset=[name])
-    first = table.sort_values("n", ascending=False, kind="stable").drop_duplicates(_LOOP)
-    return first[[*_LOOP, name]]
+    counts = crashes.groupby(["loop", name], sort=True, observed=True).size().rename("n").reset_index()
+    first = counts.sort_values("n", ascending=False, kind="stable").drop_duplicates("loop")
+    return first.set_index("loop")[name]
 
 
 def _summarise(crashes: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each loop."""
-    pauses = crashes["at"].groupby(crashes["loop"]).diff()
-    loops = crashes.assign(pause=pauses).groupby(_LOOP, sort=False, dropna=False).agg(
+    by_loop = crashes["loop"]
+    pauses = crashes["at"].groupby(by_loop).diff()
+    loops = crashes.assign(pause=pauses).groupby("loop").agg(
+        slot=("slot", "first"), task=("task", "first"), job_version=("job_version", "first"),
         namespace=("namespace", "last"), job_id=("job_id", "last"), task_group=("task_group", "last"),
         crashes=("at", "size"), exhaustions=("gave_up", "sum"), first_at=("at", "min"), last_at=("at", "max"),
         pause=("pause", "median"), delayed=("delayed", "max"), began_before=("truncated", "first"),
     )  # fmt: skip
-    nodes = crashes[[*_LOOP, "node_name"]].astype({"node_name": "str"}).drop_duplicates()
-    nodes = nodes.sort_values("node_name")
-    names = nodes.groupby(_LOOP, dropna=False)["node_name"].agg(list).rename("node_names").reset_index()
-    # by columns: of two indexes, a version that is missing matches none
-    loops = loops.reset_index().merge(names, on=_LOOP, how="left")
+    nodes = _with_texts(crashes[["loop", "node_name"]].drop_duplicates()).sort_values("node_name")
+    loops["node_names"] = nodes.groupby("loop")["node_name"].agg(list)
     for name in ("cause", "exit_code"):
-        loops = loops.merge(_most_frequent(crashes, name), on=_LOOP, how="left")
-    return loops
+        loops[name] = _most_frequent(crashes, name)
+    return _with_texts(loops.reset_index(drop=True))
 
 
 def _run_lengths(task_runs: pd.DataFrame) -> pd.DataFrame:
@@ -275,28 +282,25 @@ def _run_lengths(task_runs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _restarts_lost(source: Source) -> pd.Series[Any]:
-    """Return how many restarts of each task slot the rings have lost."""
+def _restarts_lost(source: Source, looping: pd.Series[Any]) -> pd.Series[Any]:
+    """Return how many restarts the rings have lost of each task of the slots."""
     derived = derive(source)
     if not derived.has_task_states:
         return pd.Series(
             dtype="Int64", name="restarts_lost", index=pd.MultiIndex.from_arrays([[], []], names=_SLOT_TASK)
         )
     tasks = collect(derived.tasks.filter(nw.col("truncated")))
-    slot = find_slots(source, tasks)
+    tasks["slot"] = categorise_slots(source, tasks)
+    tasks = _with_texts(tasks[tasks["slot"].isin(looping)])
     lost = (tasks["restarts"].astype("Int64") - tasks["restarts_seen"]).clip(lower=0)
-    return (
-        lost.groupby([slot.rename("slot"), tasks["task"].astype("str").rename("task")])
-        .sum()
-        .rename("restarts_lost")
-    )
+    return lost.groupby([tasks[name] for name in _SLOT_TASK]).sum().rename("restarts_lost")
 
 
 def _classify_loops(
     loops: pd.DataFrame, task_runs: pd.DataFrame, newest: pd.DataFrame, fast_below: pd.Timedelta
 ) -> pd.DataFrame:
     """Add `kind`, `state` and `resolved`."""
-    last_run = task_runs.groupby(_SLOT_TASK, observed=True).tail(1).astype(dict.fromkeys(_SLOT_TASK, "str"))
+    last_run = task_runs.groupby(_SLOT_TASK, observed=True).tail(1)
     last_run = last_run.set_index(_SLOT_TASK)[["end", "duration"]]
     last_run = last_run.rename(columns={"end": "last_end", "duration": "last_duration"})
     loops = loops.join(last_run, on=_SLOT_TASK, how="left").join(newest, on=_SLOT_TASK, how="left")

@@ -15,7 +15,7 @@ from ._derived import derive
 from ._per_cluster import per_cluster
 from ._source import Source, collect, column_names, look_up, names, pandas_table, rank_texts, us
 from .replacements import replacements
-from .runs import build_runs, find_slots
+from .runs import build_runs, categorise_slots
 from .vocabulary import LOST_STATUSES, NODE_BOUND_JOB_TYPES
 
 _LOST_COLUMNS = ("alloc_id", "client_status", "job_id", "job_type", "node_id", "node_name", "modified_at")
@@ -190,7 +190,7 @@ def _first_failures(source: Source, strata: list[str]) -> tuple[pd.DataFrame, li
         {
             "stratum": stratum,
             "node": rank_texts(tasks["node_name"]),
-            "slot": rank_texts(find_slots(source, tasks)),
+            "slot": categorise_slots(source, tasks).cat.codes.to_numpy(),
             "age": np.maximum((end - begin).to_numpy(), 1.0),
             "failed": tasks["failed_us"].notna().astype("int64").to_numpy(),
             "begin": begin.to_numpy(),

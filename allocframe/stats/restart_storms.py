@@ -12,9 +12,9 @@ import pandas as pd
 from . import _confidence
 from ._derived import derive
 from ._per_cluster import per_cluster
-from ._source import Source, collect, from_us, times_from_us
+from ._source import Source, collect, from_us, rank_texts, times_from_us
 from .crash_loops import looping_slots
-from .runs import build_runs, find_slots
+from .runs import build_runs, categorise_slots
 from .vocabulary import RESTART_DECISIONS
 
 _DIMENSIONS = ("node_name", "job_id", "job_version", "cause")
@@ -76,9 +76,11 @@ def restart_storms(
     True
     """
     events = _restarts_and_failures(source, observed_at)
-    onsets = events[~(events.groupby("slot_task", sort=False)["at"].diff() <= pd.Timedelta(quiet))]
+    onsets = events[~(events.groupby("slot_task", sort=False)["at"].diff() <= pd.Timedelta(quiet))].copy()
+    del events
     loops = looping_slots(source, observed_at)
-    onsets = onsets.assign(looping=onsets["slot_task"].isin(loops))
+    onsets["slot_task"] = onsets["slot"].astype("str") + "/" + onsets["task"].astype("str")
+    onsets["looping"] = onsets["slot_task"].isin(loops)
     width = pd.Timedelta(window)
     rows = []
     if len(onsets):
@@ -95,7 +97,10 @@ def restart_storms(
 
 
 def _restarts_and_failures(source: Source, observed_at: pd.Timestamp | str | None) -> pd.DataFrame:
-    """Return failures and all decisions of restart policies with their task slots, in the order of time."""
+    """Return failures and all decisions of restart policies in the order of time.
+
+    The column `slot_task` numbers the tasks of slots.
+    """
     derived = derive(source, observed_at)
     chosen = derived.events.filter(nw.col("failure") | nw.col("type").is_in(list(RESTART_DECISIONS))).select(
         *dict.fromkeys([*derived.task_columns, "time_us", "cause", "failure"])
@@ -103,8 +108,9 @@ def _restarts_and_failures(source: Source, observed_at: pd.Timestamp | str | Non
     dimensions = [name for name in _DIMENSIONS if name != "cause"]
     named = derived.tasks.select(*dict.fromkeys([*derived.task_columns, "alloc_id", "task", *dimensions]))
     rows = collect(chosen.join(named, on=derived.task_columns, how="left"))
-    slots = find_slots(source, rows, fold_runs=True)
-    rows["slot_task"] = slots + "/" + rows["task"].astype("str")
+    rows["slot"] = categorise_slots(source, rows, fold_runs=True)
+    task = rank_texts(rows["task"]) + 1  # 0 is a missing one
+    rows["slot_task"] = rows["slot"].cat.codes.to_numpy() * np.int64(task.max(initial=0) + 1) + task
     rows["at"] = times_from_us(rows["time_us"])
     return rows.dropna(subset=["at"]).sort_values("at", kind="stable").reset_index(drop=True)
 

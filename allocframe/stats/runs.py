@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import narwhals as nw
 import numpy as np
 import pandas as pd
 
@@ -24,7 +23,7 @@ from ._source import (
     times_from_us,
 )
 from .replacements import SLOT_COLUMNS, slots
-from .vocabulary import LOST
+from .vocabulary import CAUSES, LOST
 
 _COLUMNS = [
     "namespace", "job_id", "job_version", "task_group", "slot", "task", "alloc_id", "node_name", "attempt",
@@ -85,12 +84,13 @@ def runs(source: Source, *, observed_at: pd.Timestamp | str | None = None) -> pd
     >>> bool((runs["duration"] >= "0s").all())
     True
     """
-    rows = build_runs(source, observed_at).copy()
-    return rows.assign(alloc_id=rows["alloc_id"].astype("str")) if isinstance(source, Snapshot) else rows
+    rows = build_runs(source, observed_at)
+    texts = ["slot", "end", *(["alloc_id"] if isinstance(source, Snapshot) else [])]
+    return rows.astype(dict.fromkeys(texts, "str"))
 
 
 def build_runs(source: Source, observed_at: pd.Timestamp | str | None = None) -> pd.DataFrame:
-    """Return the rows of `runs`; those of a snapshot are made once. Nobody may change them."""
+    """Return the rows of `runs`, slots and ends as categories. They are made once: nobody may change them."""
     derived = derive(source, observed_at)
     if "runs" not in derived.__dict__:
         derived.runs = _name_runs(source, derived)
@@ -100,14 +100,9 @@ def build_runs(source: Source, observed_at: pd.Timestamp | str | None = None) ->
 
 
 def _name_runs(source: Source, derived: Derived) -> pd.DataFrame:
-    spans = derived.spans.with_columns(end=_attempts.cause_name(nw.col("cause_code")))
     have = column_names(derived.tasks)
-    rows = collect(derived.name_tasks(spans, *(name for name in _COLUMNS if name in have)))
-    rows["end"] = rows["end"].astype("str")
-    rows["end"] = rows["end"].mask(rows["lost"].astype(bool), LOST)
-    unended = rows["right_censored"].astype(bool) & ~rows["lost"].astype(bool)
-    running = unended & ~rows["state"].isin(["dead", "pending"]) & rows["_last"].astype(bool)
-    rows["end"] = rows["end"].mask(running, "running").fillna("unknown")
+    rows = collect(derived.name_tasks(derived.spans, *(name for name in _COLUMNS if name in have)))
+    rows["end"] = _name_ends(rows)
     rows["failure"] = rows["failed"].astype(bool)
     rows["started_at"], rows["ended_at"] = times_from_us(rows["start_us"]), times_from_us(rows["end_us"])
     rows["duration"] = rows["ended_at"] - rows["started_at"]
@@ -117,15 +112,29 @@ def _name_runs(source: Source, derived: Derived) -> pd.DataFrame:
         pd.Series(np.fmax(rows["start_us"].to_numpy(dtype="float64"), known_from), index=rows.index)
     )
     rows["cut"] = ~np.isnan(known_from)
-    rows["slot"] = find_slots(source, rows)
+    rows["slot"] = categorise_slots(source, rows)
     columns = [name for name in _COLUMNS if name in rows.columns]
     # by the ranks of the different texts: sorting all of them takes ten times as long
-    slot, task = rank_texts(rows["slot"]), rank_texts(rows["task"])
+    slot, task = rows["slot"].cat.codes.to_numpy(), rank_texts(rows["task"])
     order = np.lexsort((rows["start_us"].to_numpy(dtype="int64"), task, slot))
     # column by column, so that one of them at most is in memory twice
     return pd.DataFrame(
         {name: rows.pop(name).take(order).reset_index(drop=True) for name in columns}, copy=False
     )
+
+
+def _name_ends(rows: pd.DataFrame) -> pd.Series[Any]:
+    """Return how each run ended, as a category."""
+    names = [*CAUSES, LOST, "running"]
+    lost = rows["lost"].to_numpy(dtype=bool)
+    unended = rows["right_censored"].to_numpy(dtype=bool) & ~lost
+    running = (
+        unended & ~rows["state"].isin(["dead", "pending"]).to_numpy() & rows["_last"].to_numpy(dtype=bool)
+    )
+    code = rows["cause_code"].to_numpy(dtype="float64", na_value=names.index("unknown")).astype("int8")
+    code[lost], code[running] = names.index(LOST), names.index("running")
+    ends = pd.Categorical.from_codes(code, categories=pd.Index(names, dtype="str"))
+    return pd.Series(ends.reorder_categories(sorted(names)), index=rows.index)
 
 
 def slot_by_allocation(runs: pd.DataFrame) -> pd.Series[Any]:
@@ -148,22 +157,33 @@ def find_slots(source: Source, rows: pd.DataFrame, *, fold_runs: bool = False) -
 
     With `fold_runs`, the runs of a periodic or parameterized job are one slot: ``namespace/parent``.
     """
+    return categorise_slots(source, rows, fold_runs=fold_runs).astype("str")
+
+
+def categorise_slots(source: Source, rows: pd.DataFrame, *, fold_runs: bool = False) -> pd.Series[Any]:
+    """Return what `find_slots` does as sorted categories: four bytes for each row instead of forty."""
     derived = derive(source)
     if not has_table(source, "allocations"):
-        return rows["alloc_id"].astype("str")
+        return _as_category(rows["alloc_id"].astype("str"))
     if "slot_by_id" not in derived.__dict__:
         allocations = pandas_table(source, "allocations", *SLOT_COLUMNS)
         child = allocations["job_id"].astype("str")
         parent = child.str.replace(_attempts.CHILD, "", regex=True)
-        slot = slots(allocations)
+        slot = _as_category(slots(allocations))
         namespace = allocations["namespace"].astype("str").fillna("")
         is_run = (child != parent).to_numpy(dtype=bool)
         folded = (namespace + "/" + parent)[is_run]
         ids = pd.Index(allocations["alloc_id"].astype("str"))
         derived.slot_by_id = (slot.set_axis(ids), folded.set_axis(ids[is_run]))
     slot, folded = derived.slot_by_id
-    found = look_up(rows["alloc_id"], slot).astype("str")
+    found = look_up(rows["alloc_id"], slot)
     if fold_runs and len(folded):
-        found = look_up(rows["alloc_id"], folded).astype("str").fillna(found)
+        found = look_up(rows["alloc_id"], folded).astype("str").fillna(found.astype("str"))
     # the rule: every allocation has a name
-    return found.fillna(rows["alloc_id"].astype("str")) if found.hasnans else found
+    if found.hasnans:
+        found = found.astype("str").fillna(rows["alloc_id"].astype("str"))
+    return _as_category(found)
+
+
+def _as_category(texts: pd.Series[Any]) -> pd.Series[Any]:
+    return texts if isinstance(texts.dtype, pd.CategoricalDtype) else texts.astype("category")
