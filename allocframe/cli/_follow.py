@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._utils.prose import one_line
 from .._utils.text import visible
+from .._utils.threads import set_from_signal
 from ..errors import AllocframeError, ConfigError
 from ..nomad.config import Scrubber
 from ..nomad.retry import backoff
@@ -140,9 +141,11 @@ def _say(text: str) -> None:
 def until_signal() -> Iterator[threading.Event]:
     """Yield an event that SIGTERM or Ctrl-C sets."""
     stop = threading.Event()
-    before = {
-        number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)
-    }
+
+    def handle(*_: object) -> None:
+        set_from_signal(stop)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
     finally:

@@ -12,7 +12,6 @@ import secrets
 import shutil
 import tempfile
 import threading
-import weakref
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,6 +22,7 @@ from typing import Any, Literal, Self, cast, get_args
 
 import pyarrow as pa
 
+from .._utils.threads import finalize
 from ..errors import DecodeError
 from .json_files import extract_allocations
 
@@ -69,9 +69,7 @@ class Capture:
         self._pages: dict[int, Page] = {}
         self._next_number = 0
         self._lock = threading.Lock()
-        self._remove = (
-            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True) if temporary else None
-        )
+        self._remove = finalize(self, shutil.rmtree, folder, ignore_errors=True) if temporary else None
 
     @classmethod
     def create(cls, folder: Path | None = None) -> Self:
