@@ -46,6 +46,8 @@ class Rows:
         The rows that these belong to, with `parent_of`: the place of each row's parent.
     extra : mapping, optional
         Columns that the records do not hold, such as a task's name.
+    templates : Rows, optional
+        The different ones of these rows, with `template_of`: the place of each row's template.
     strict : bool
         Whether a value that does not fit raises `MisfitError`; if not, it is missing.
     """
@@ -56,12 +58,16 @@ class Rows:
         parent: Rows | None = None,
         parent_of: np.ndarray[Any, Any] | None = None,
         extra: Mapping[str, Any] | None = None,
+        templates: Rows | None = None,
+        template_of: np.ndarray[Any, Any] | None = None,
         *,
         strict: bool = True,
     ) -> None:
         self.records = records
         self.parent = parent
         self.parent_of = parent_of
+        self.templates = templates
+        self.template_of = template_of
         self.strict = strict
         self._columns: dict[Any, Any] = dict(extra or {})
 
@@ -303,6 +309,16 @@ def first_of(*readers: Reader) -> Reader:
     return lambda rows: coalesce(*(reader(rows) for reader in readers))
 
 
+def once_each(reader: Reader) -> Reader:
+    """Read a column of the rows' templates, and repeat it."""
+
+    def read(rows: Rows) -> Any:
+        values = reader(rows.templates) if rows.templates is not None else None
+        return None if values is None else repeat(values, rows.template_of)
+
+    return read
+
+
 def extra(name: str) -> Reader:
     """Read a column that the rows were made with."""
     return lambda rows: rows.once(name, lambda: None)
@@ -333,10 +349,10 @@ def flag(name: str) -> Reader:
     return lambda rows: numbers(rows.field(name), pa.bool_())
 
 
-def numbers(values: Sequence[Any], kind: pa.DataType) -> Any:
+def numbers(values: Sequence[Any] | pa.Array[Any], kind: pa.DataType) -> Any:
     """Return values as an array of a type; None if all are missing."""
     try:
-        array: Any = pa.array(values, kind)
+        array: Any = values if isinstance(values, pa.Array) else pa.array(values, kind)
     except (OverflowError, pa.ArrowInvalid) as error:
         raise MisfitError from error
     return None if array.null_count == len(array) else array
