@@ -14,6 +14,8 @@ import allocframe as af
 STEP = 19
 """Every so many instants one is tried: all of them would take a while, and are of a few kinds."""
 
+pytestmark = pytest.mark.timeout(60)
+
 
 def _read(client: af.Client) -> None:
     client._session.transport.get(f"/v1/allocation/{ROW['ID']}", {})
