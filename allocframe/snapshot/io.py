@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from .._utils.memory import keep_freed_memory
 from ..errors import ConfigError, DecodeError
 from ..store.capture import Capture, Page, find_files, load_capture, read_file
 from ..store.page_store import PageStore
@@ -98,7 +99,8 @@ def _read_files(store: PageStore, files: Sequence[Path], workers: int | None) ->
     """Capture and decode files; return the note on each."""
     processes = 0 if workers == 1 else count_processes()
     expected = total = sum(file.stat().st_size for file in files)
-    notes, size, unpacked = [], 0, 0
+    notes: list[str | None] = []
+    size = unpacked = 0
     for number, file in enumerate(files):
         if processes and expected > MANY_BYTES:
             store.use_processes()
@@ -119,6 +121,7 @@ def _capture_file(capture: Capture, file: Path, body: bytes) -> Page:
 @contextlib.contextmanager
 def _capturing(capture: Capture) -> Iterator[PageStore]:
     """Yield a store for the pages of a capture; on error, close both."""
+    keep_freed_memory()
     store = PageStore(capture)
     try:
         yield store
