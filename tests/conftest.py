@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import os
 import signal
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from allocframe.watch.change import Change
 SLOWEST = (
     "test_fault_proxy.py", "test_spark.py", "test_watch.py", "test_recorder.py", "test_panel.py",
     "test_pages.py", "test_findings.py", "test_notebooks.py", "test_terminal.py", "test_reports.py",
-    "test_from_archive.py", "test_examples.py", "test_archive_faults.py", "test_quality.py", "test_rates.py",
+    "test_from_archive.py", "test_examples.py", "test_archive_faults.py", "test_rates.py",
     "test_history.py", "test_fleet_commands.py", "test_archive.py", "test_decode.py", "test_fuzz.py",
     "test_resume.py", "test_screenshots.py", "test_dependencies.py", "test_site.py", "test_cli.py",
 )  # fmt: skip
@@ -61,18 +62,19 @@ def _ctrl_c() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _audit_logs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def _audit_logs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Iterator[Path]]:
     """Keep the audit log out of the caller's home, for servers that are started once, too."""
     folder = tmp_path_factory.mktemp("audit")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ALLOCFRAME_AUDIT", str(folder / "audit.jsonl"))
-        yield folder
+        yield (folder / str(number) / "audit.jsonl" for number in itertools.count())
 
 
 @pytest.fixture(autouse=True)
-def audit_log(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def audit_log(_audit_logs: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give each test an audit log of its own."""
-    path = tmp_path_factory.mktemp("audit") / "audit.jsonl"
+    path = next(_audit_logs)  # not mktemp: it looks through the folders of all tests before
+    path.parent.mkdir()
     monkeypatch.setenv("ALLOCFRAME_AUDIT", str(path))
     return path
 

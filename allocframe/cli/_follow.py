@@ -16,6 +16,7 @@ from typing import Any
 
 from .._utils.prose import one_line
 from .._utils.text import visible
+from .._utils.threads import set_from_signal
 from ..diagnosis.diagnose import diagnose
 from ..diagnosis.follow import IncidentTracker, News
 from ..errors import AllocframeError, ConfigError
@@ -136,9 +137,11 @@ def _say(text: str) -> None:
 def until_signal() -> Iterator[threading.Event]:
     """Yield an event that SIGTERM or Ctrl-C sets."""
     stop = threading.Event()
-    before = {
-        number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)
-    }
+
+    def handle(*_: object) -> None:
+        set_from_signal(stop)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
     finally:

@@ -11,7 +11,6 @@ import secrets
 import shutil
 import tempfile
 import threading
-import weakref
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +21,7 @@ from typing import Any, Literal, Self, cast, get_args
 
 import pyarrow as pa
 
+from .._utils.threads import finalize
 from ..errors import DecodeError
 
 FORMAT = 1
@@ -67,9 +67,7 @@ class Capture:
         self._pages: dict[int, Page] = {}
         self._next_number = 0
         self._lock = threading.Lock()
-        self._remove = (
-            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True) if temporary else None
-        )
+        self._remove = finalize(self, shutil.rmtree, folder, ignore_errors=True) if temporary else None
 
     @classmethod
     def create(cls, folder: Path | None = None) -> Self:
