@@ -146,8 +146,9 @@ $(VENV)/.lab: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[lab]'
 	@touch $@
 
+# What is imported is compiled then. To compile all of it beforehand takes longer.
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[all]' --group dev
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[all]' --group dev
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev

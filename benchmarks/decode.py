@@ -25,8 +25,9 @@ def with_msgspec(files: list[str]) -> int:
     import msgspec
 
     from allocframe.store.decode import struct_type
+    from allocframe.tables import wire_schema
 
-    decoder = msgspec.json.Decoder(list.__class_getitem__(struct_type(raw_details=False)))
+    decoder = msgspec.json.Decoder(list.__class_getitem__(struct_type(wire_schema.ALLOCATION)))
     return sum(len(decoder.decode(Path(file).read_bytes())) for file in files)
 
 

@@ -256,7 +256,8 @@ class Archive:
         prefilter = " AND ".join([*period, where(stored.items())])
 
         def query(connection: Connection) -> pd.DataFrame:
-            derive(connection, f"alloc_id IN (SELECT alloc_id FROM stored.events WHERE {prefilter})")
+            chosen = f"alloc_id IN (SELECT alloc_id FROM stored.events WHERE {prefilter})"
+            derive(connection, chosen, until="events")
             condition = " AND ".join([*period, where(columns.items())])
             return read_frame(
                 connection, EVENTS, f"FROM seen.events WHERE {condition} ORDER BY alloc_id, task, seq"
@@ -287,7 +288,7 @@ class Archive:
         condition = where(columns.items())
 
         def query(connection: Connection) -> pd.DataFrame:
-            derive(connection, tasks=False)
+            derive(connection, until="allocations")
             rest = f"FROM seen.allocations WHERE {condition} ORDER BY create_index, alloc_id"
             return read_frame(connection, ALLOCATIONS_SEEN, rest)
 
@@ -316,7 +317,7 @@ class Archive:
         needs_tasks = any(name in query.lower() for name in ("task_states", "events", "reschedules"))
 
         def derive_and_select(connection: Connection) -> pd.DataFrame:
-            derive(connection, tasks=needs_tasks)
+            derive(connection, until="reschedules" if needs_tasks else "allocations")
             if not allow_files:
                 folder = self._tables.folder
                 lock_files(connection, [] if folder is None else [str(folder)])
@@ -343,7 +344,7 @@ class Archive:
         """
 
         def query(connection: Connection) -> pd.DataFrame:
-            derive(connection)
+            derive(connection, until="missing")
             return read_frame(connection, COVERAGE, f"FROM ({QUERY}) ORDER BY alloc_id, task")
 
         return self._read(query)
@@ -360,7 +361,7 @@ class Archive:
         """
 
         def query(connection: Connection) -> pd.DataFrame:
-            derive(connection)
+            derive(connection, until="missing")
             return read_frame(connection, MISSING, f"FROM ({MISSING_QUERY}) ORDER BY alloc_id, task, until")
 
         return self._read(query)

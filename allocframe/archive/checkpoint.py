@@ -60,7 +60,7 @@ EMPTY_STATE = ArchiveState(None, None, LIVE.empty(), RECORDERS.empty())
 
 def read_state(connection: Connection) -> ArchiveState:
     """Return what the archive saw last."""
-    derive(connection, tasks=False)
+    derive(connection, until="allocations")
     live = read_frame(connection, LIVE, "FROM seen.allocations WHERE gone_at IS NULL ORDER BY alloc_id")
     last = "QUALIFY row_number() OVER (PARTITION BY recorder ORDER BY seen_at DESC, position DESC) = 1"
     recorders = read_frame(connection, RECORDERS, f"FROM stored.snapshots {last} ORDER BY seen_at")
@@ -74,7 +74,7 @@ def read_state(connection: Connection) -> ArchiveState:
 
 def read_live(connection: Connection, namespace: str) -> tuple[pd.DataFrame, pd.Timestamp | None]:
     """Return the live allocations of a namespace, as last seen, and the time of the last observation."""
-    derive(connection, tasks=False)
+    derive(connection, until="allocations")
     within = "true" if namespace == "*" else where([("namespace", namespace)])
     rows = read_frame(
         connection, ALLOCATIONS, f"FROM seen.allocations WHERE gone_at IS NULL AND {within} ORDER BY alloc_id"

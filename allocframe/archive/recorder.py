@@ -14,7 +14,7 @@ from typing import Literal
 import pandas as pd
 
 from .._utils.memory import release_memory
-from .._utils.threads import aborted_by
+from .._utils.threads import LONGEST_WAIT, aborted_by
 from ..client.client import Client
 from ..errors import AllocframeError, PermissionDenied
 from ..nomad.retry import backoff
@@ -384,7 +384,8 @@ def run_all(recorders: Mapping[str, Recorder], stop: threading.Event) -> None:
     }
     for thread in threads.values():
         thread.start()
-    stop.wait()
+    while not stop.wait(LONGEST_WAIT):
+        pass
     # First let them finish what they do. Then close the watches of those that still wait for their cluster.
     for close_watches in (False, True):
         if close_watches:

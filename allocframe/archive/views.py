@@ -253,7 +253,7 @@ def _load_observations(connection: Connection, rows: str, at: pd.Timestamp | Non
 
 
 @_as_decode_error()
-def derive(connection: Connection, condition: str = "true", *, tasks: bool = True) -> None:
+def derive(connection: Connection, condition: str = "true", *, until: str = "reschedules") -> None:
     """Create the tables that users query, in the schema `seen`.
 
     Parameters
@@ -261,16 +261,18 @@ def derive(connection: Connection, condition: str = "true", *, tasks: bool = Tru
     connection : Connection
     condition : str
         SQL over `seen.allocations` that chooses whose tasks, events and reschedules are derived.
-    tasks : bool
-        Derive anything but allocations.
+    until : str
+        The last table that is needed: those that come after it in the order above are left out.
     """
     connection.execute("CREATE SCHEMA seen")
     for name, body in _ALLOCATION_TABLES.items():
         connection.execute(f"CREATE TABLE seen.{name} AS {body}")
     connection.execute(f"CREATE TABLE seen.chosen AS SELECT alloc_id FROM seen.allocations WHERE {condition}")
     connection.execute("CREATE VIEW seen.snapshots AS SELECT * FROM stored.snapshots")
-    for name, body in _TASK_TABLES.items() if tasks else ():
-        connection.execute(f"CREATE {'VIEW' if name == 'events' else 'TABLE'} seen.{name} AS {body}")
+    names = ["allocations", *_TASK_TABLES]
+    for name in names[1 : names.index(until) + 1]:
+        kind = "VIEW" if name == "events" else "TABLE"
+        connection.execute(f"CREATE {kind} seen.{name} AS {_TASK_TABLES[name]}")
 
 
 def source(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .._utils.progress import Progress, shown
+from .._utils.threads import LONGEST_WAIT
 from ..errors import DecodeError
 from ..nomad import acl, protocol
 from ..nomad.paging import Pager, PageRequest
@@ -90,7 +91,7 @@ class ListFetcher:
             while not pager.done:
                 while len(running) < workers and (request := pager.next_request()) is not None:
                     running[pool.submit(self._fetch, pager.params(request))] = request
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                for future in wait(running, LONGEST_WAIT, FIRST_COMPLETED).done:
                     request, fetched = running.pop(future), future.result()
                     page = fetched.page
                     pager.received(request, fetched.ids, page.next_token, index=page.index, size=page.size)

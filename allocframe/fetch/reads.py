@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .._utils.progress import Progress, shown
+from .._utils.threads import LONGEST_WAIT
 from ..errors import AllocframeError, DecodeError, NotFound
 from ..nomad.config import Config
 from ..nomad.transport import Response, Transport, parse_allocation, request_pool
@@ -113,7 +114,7 @@ class AllocationReader:
                 while waiting and len(running) < workers and self._failures_in_a_row < MAX_FAILURES_IN_A_ROW:
                     alloc_id = waiting.pop()
                     running[pool.submit(self._read, alloc_id)] = alloc_id
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                for future in wait(running, LONGEST_WAIT, FIRST_COMPLETED).done:
                     self._record_outcome(running.pop(future), future.result)
                     done += 1
                 show(done, len(ids))

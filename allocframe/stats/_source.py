@@ -295,6 +295,11 @@ def find_texts(texts: Any, among: Any) -> Array:
     return found
 
 
+def are_among(texts: pd.Series[Any], others: Any) -> Array:
+    """Return which texts are among others: `Series.isin` of pandas takes forty times as long for texts."""
+    return np.asarray(find_texts(texts.astype("str"), others)[:-1] >= 0)
+
+
 def rank_texts(texts: pd.Series[Any]) -> Array:
     """Return the place of each text in the alphabet of the different ones; -1 for a missing one.
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from ._attempts import CHILD
 from ._derived import derive
-from ._source import Source, collect, has_table, pandas_table
+from ._source import Source, are_among, collect, has_table, pandas_table
 
 _COLUMNS = (
     "alloc_id", "namespace", "job_id", "parent_job_id", "job_version", "task_group", "node_name", "node_id",
@@ -29,7 +29,7 @@ def count_without_events(source: Source, by: list[str]) -> pd.DataFrame | None:
     derived = derive(source)
     failures = derived.name_tasks(derived.events.filter(nw.col("failure")), "alloc_id")
     told = collect(failures.select("alloc_id").unique())
-    table = table[~table["alloc_id"].astype("str").isin(told["alloc_id"].astype("str"))]
+    table = table[~are_among(table["alloc_id"], told["alloc_id"].astype("str"))]
     keys = table[by].astype("str")
     if "job_id" in by:
         parent = keys["job_id"].str.replace(CHILD, "", regex=True)

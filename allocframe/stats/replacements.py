@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ._per_cluster import per_cluster
-from ._source import Source, has_table, look_up, pandas_table
+from ._source import Source, are_among, has_table, look_up, pandas_table, rank_texts
 from .vocabulary import FINISHED_STATUSES, LOST_STATUSES, NODE_BOUND_JOB_TYPES, STOPPING_STATUSES
 
 SLOT_COLUMNS = (
@@ -63,7 +63,7 @@ def _lanes(table: pd.DataFrame) -> pd.Series[Any]:
     order = table[shared].assign(slot=codes[shared], blocks=blocks[shared].astype("int64"))
     order = order.sort_values(["slot", "created_at"], kind="stable")
     before = order.groupby("slot", sort=False)["blocks"].cumsum() - order["blocks"]
-    replaces_live = order["previous_alloc_id"].astype("str").isin(table["alloc_id"].astype("str")[blocks])
+    replaces_live = are_among(order["previous_alloc_id"], table["alloc_id"].astype("str")[blocks])
     lanes[order.index] = (before - replaces_live.astype("int64")).clip(lower=0)
     return lanes
 
@@ -136,9 +136,9 @@ def reschedule_chains(source: Source) -> pd.DataFrame:
     replaced_by = replacements({"allocations": allocations, "events": None})
     predecessors = pd.Series(ids.to_numpy(), index=replaced_by.to_numpy())
     predecessors = predecessors[predecessors.index.notna()]
-    is_known = named.isin(row_of_id.index)
+    is_known = are_among(named, row_of_id.index)
     previous = named.where(is_known, look_up(ids, predecessors))
-    linked = is_known | ids.isin(allocations["next_alloc_id"].dropna().astype("str"))
+    linked = is_known | are_among(ids, allocations["next_alloc_id"].dropna().astype("str"))
     parent = look_up(previous, row_of_id).fillna(-1).astype("int64").to_numpy()
     root, position = _roots(np.where(parent == np.arange(len(parent)), -1, parent))
     chains = allocations[
@@ -147,7 +147,7 @@ def reschedule_chains(source: Source) -> pd.DataFrame:
         chain_id=ids.to_numpy()[root],
         position=position,
         linked_by=pd.Series(np.where(linked, "link", "slot"), dtype="str").where(parent >= 0),
-        broken=(named.notna() & ~is_known).to_numpy(),
+        broken=named.notna().to_numpy() & ~is_known,
     )
     chains["length"] = chains.groupby("chain_id")["alloc_id"].transform("size")
     return chains.sort_values(["chain_id", "position"], kind="stable").reset_index(drop=True)
@@ -158,14 +158,17 @@ def count_broken_links(source: Source) -> int:
     allocations = pandas_table(source, "allocations", "alloc_id", "previous_alloc_id")
     ids = allocations["alloc_id"].astype("str")
     named = allocations["previous_alloc_id"].astype("str").fillna(_predecessors_by_tracker(source, ids))
-    return int((named.notna() & ~named.isin(ids)).sum())
+    return int((named.notna().to_numpy() & ~are_among(named, ids)).sum())
 
 
 def _predecessors_by_tracker(source: Source, ids: pd.Series[Any]) -> pd.Series[Any]:
     """Return the last predecessor that each allocation's reschedule tracker names."""
     if not has_table(source, "reschedules"):
         return pd.Series(np.nan, index=ids.index, dtype="str")
-    last = pandas_table(source, "reschedules").sort_values("seq").drop_duplicates("alloc_id", keep="last")
+    rows = pandas_table(source, "reschedules", "alloc_id", "seq", "prev_alloc_id")
+    alloc = rank_texts(rows["alloc_id"])
+    order = np.lexsort((rows["seq"].to_numpy(dtype="int64"), alloc))
+    last = rows.take(order[np.append(np.diff(alloc[order]) != 0, np.ones(min(len(rows), 1), dtype=bool))])
     by_id = last.set_index(last["alloc_id"].astype("str"))["prev_alloc_id"]
     return look_up(ids, by_id.astype("str"))
 

@@ -14,6 +14,7 @@ from ._derived import derive
 from ._per_cluster import per_cluster
 from ._source import (
     Source,
+    are_among,
     collect,
     from_us,
     groups,
@@ -123,7 +124,7 @@ def horizons(source: Source) -> pd.Series[Any]:
     observed = from_us(derive(source).observed_us)
     ids = allocations["alloc_id"].astype("str")
     previous = allocations["previous_alloc_id"].astype("str")
-    broken = previous.notna() & ~previous.isin(ids)
+    broken = previous.notna() & ~are_among(previous, ids)
     # failed allocations that wait for their reschedule are kept, however old they are
     ended = allocations["client_status"].isin(FINISHED_STATUSES)
     job = allocations["job_id"].astype("str").str.replace(_CHILD, "", regex=True)

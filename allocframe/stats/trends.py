@@ -12,7 +12,7 @@ from ..snapshot.snapshot import Snapshot
 from . import _confidence
 from ._derived import derive
 from ._per_cluster import per_cluster
-from ._source import Source, collect, from_us, has_table, names, pandas_table
+from ._source import Source, are_among, collect, from_us, has_table, names, pandas_table
 from .crash_loops import looping_crashes
 from .rates import failures, restarts
 from .vocabulary import FINISHED_STATUSES
@@ -192,7 +192,7 @@ def has_ended(source: Source) -> bool:
         return True
     allocations = pandas_table(source, "allocations", "alloc_id", "client_status", "previous_alloc_id")
     previous = allocations["previous_alloc_id"].dropna().astype("str")
-    gone = ~previous.isin(allocations["alloc_id"].astype("str"))
+    gone = ~are_among(previous, allocations["alloc_id"].astype("str"))
     return bool(allocations["client_status"].isin(FINISHED_STATUSES).any() or gone.any())
 
 

@@ -16,10 +16,13 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..tables import TABLES, wire_schema
 from ..tables.rows import TEXT, MisfitError, Rows, encode, repeat
 from . import lenient_json
+from .event_templates import SAME_TIME, find_templates
+from .json_files import is_plain_list
 
 ROW_BITS = 32
 """A row's number is that of its page, shifted by so many bits, plus the record's position in the page."""
@@ -28,32 +31,35 @@ ALLOC_ROW = "alloc_row"
 """The column that every stored table has besides its own: the number of its allocation's row."""
 
 
-def struct_type(*, with_nulls: bool = False, raw_details: bool = True) -> Any:
-    """Return the type that an allocation is decoded to.
+def struct_type(kind: wire_schema.WireType, *raw: wire_schema.WireType, with_nulls: bool = False) -> Any:
+    """Return the type that values of a kind are decoded to.
 
     Parameters
     ----------
+    kind : WireType
+    *raw : WireType
+        The kinds inside it that stay JSON.
     with_nulls : bool
         Whether lists may have nulls, as only the lenient reader writes them.
-    raw_details : bool
-        Whether the details of events stay JSON. They repeat, so only the different ones are decoded.
     """
-    return _type_of(wire_schema.ALLOCATION, "Allocation", with_nulls, raw_details)
+    return _type_of(kind, "Record", raw, with_nulls)
 
 
-def _type_of(kind: wire_schema.WireType, name: str, with_nulls: bool, raw_details: bool) -> Any:
+def _type_of(
+    kind: wire_schema.WireType, name: str, raw: tuple[wire_schema.WireType, ...], with_nulls: bool
+) -> Any:
+    if any(kind is stays for stays in raw):
+        return msgspec.Raw
     if isinstance(kind, wire_schema.Scalar):
         return _SCALARS[kind]
     if isinstance(kind, wire_schema.ListOf):
-        item = _type_of(kind.item, name, with_nulls, raw_details)
-        return list.__class_getitem__(item | None if with_nulls else item)
+        item = _type_of(kind.item, name, raw, with_nulls)
+        return list.__class_getitem__(item | None if with_nulls and item is not msgspec.Raw else item)
     if isinstance(kind, wire_schema.MapOf):
-        if kind.value is wire_schema.ANY_TEXT:
-            return msgspec.Raw if raw_details else dict[str, str | None]
-        return dict.__class_getitem__((str, _type_of(kind.value, name, with_nulls, raw_details) | None))
+        return dict.__class_getitem__((str, _type_of(kind.value, name, raw, with_nulls) | None))
     fields = []
     for inner, inner_kind in kind.fields.items():
-        inner_type = _type_of(inner_kind, inner, with_nulls, raw_details)
+        inner_type = _type_of(inner_kind, inner, raw, with_nulls)
         is_raw = inner_type is msgspec.Raw
         fields.append((inner, inner_type if is_raw else inner_type | None, _NULL if is_raw else None))
     # Without references in circles, the structs are no work for the garbage collector.
@@ -63,16 +69,18 @@ def _type_of(kind: wire_schema.WireType, name: str, with_nulls: bool, raw_detail
 _NULL = msgspec.Raw(b"null")
 _SCALARS: dict[wire_schema.Scalar, Any] = {
     wire_schema.TEXT: str,
+    wire_schema.ANY_TEXT: str,
     wire_schema.TIME: str,
     wire_schema.INT64: int,
     wire_schema.UINT64: int,
     wire_schema.BOOL: bool,
     wire_schema.FLOAT: float,
 }
-_ALLOCATION: Any = struct_type()
+_ALLOCATION: Any = struct_type(wire_schema.ALLOCATION, wire_schema.EVENT)
 _PAGE = msgspec.json.Decoder(list.__class_getitem__(_ALLOCATION))
 _RECORD = msgspec.json.Decoder(_ALLOCATION)
-_FITTED = msgspec.json.Decoder(struct_type(with_nulls=True))
+_EVENT = msgspec.json.Decoder(struct_type(wire_schema.EVENT, wire_schema.DETAILS))
+_FITTED = msgspec.json.Decoder(struct_type(wire_schema.ALLOCATION, wire_schema.EVENT, with_nulls=True))
 _RAW = msgspec.json.Decoder(msgspec.Raw)
 _RAW_PAGE = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -175,6 +183,21 @@ def decode_parts(body: bytes | memoryview, page: int, source: str) -> Iterator[R
             start += 1
         part.size = size
         yield part
+
+
+def decode_list(body: bytes, page: int, source: str) -> Iterable[Records] | None:
+    """Decode a file if it is one list of allocations, as nearly all are; else return None."""
+    if len(body) <= PART:
+        with contextlib.suppress(*_ODD):
+            records = _PAGE.decode(body)
+            if all(map(_is_sure, records)):
+                return [Records(page, source, body, records, range(len(records)))]
+    return decode_parts(body, page, source) if is_plain_list(body) else None
+
+
+def _is_sure(record: Any) -> bool:
+    """Return whether this is an allocation and no other object with an ID."""
+    return record.ID is not None and not (record.TaskGroup is None and record.ClientStatus is None)
 
 
 def split_records(body: bytes | memoryview, source: str) -> Iterable[Any]:
@@ -293,12 +316,49 @@ def _task_rows(allocations: Rows) -> dict[str, Rows]:
     parent_of, labels = _places(parents), encode(pa.array(names, TEXT))
     event_lists = [state.Events for state in states]
     counts = pa.array([len(events or ()) for events in event_lists], pa.int64())
-    tasks = Rows(
-        states, allocations, parent_of, {"task": labels, "event_count": counts}, strict=allocations.strict
-    )
+    if not allocations.strict:
+        event_lists = [_without_nulls(events) for events in event_lists]
     events, task_of, alloc_of, seq = _unnest(event_lists, parent_of)
-    named = {"task": repeat(labels, task_of), "seq": pa.array(seq, pa.int64())}
-    return {"tasks": tasks, "events": Rows(events, allocations, alloc_of, named, strict=allocations.strict)}
+    templates, template_of, times = _read_events(events, strict=allocations.strict)
+    is_first = seq == 0
+    begins = np.zeros(len(states), dtype=bool)
+    begins[task_of[is_first]] = templates.is_type(("Received",))[template_of[is_first]]
+    of_tasks = {"task": labels, "event_count": counts, "begins": begins}
+    of_events = {"task": repeat(labels, task_of), "seq": pa.array(seq, pa.int64()), "Time": times}
+    return {
+        "tasks": Rows(states, allocations, parent_of, of_tasks, strict=allocations.strict),
+        "events": Rows(events, allocations, alloc_of, of_events, templates, template_of),
+    }
+
+
+def _without_nulls(events: Sequence[msgspec.Raw] | None) -> list[msgspec.Raw | None]:
+    """Return events, with None for each that is null: only the lenient reader leaves any."""
+    return [None if bytes(event) == b"null" else event for event in events or ()]
+
+
+def _read_events(
+    events: Sequence[msgspec.Raw], *, strict: bool
+) -> tuple[Rows, np.ndarray[Any, Any], pa.Array[Any]]:
+    """Return the different events as templates, and the template and the time of each event.
+
+    Raises
+    ------
+    MisfitError
+        An event does not fit its type.
+    """
+    found = find_templates(events)
+    try:
+        templates = list(map(_EVENT.decode, found.texts))
+        own_times = pa.array([template.Time for template in templates], pa.int64())
+    except (*_ODD, OverflowError) as error:
+        raise MisfitError from error
+    own: Any = own_times.take(pa.array(found.code))
+    if not (found.has_time <= (own.fill_null(0).to_numpy() == SAME_TIME)).all():
+        raise MisfitError("Time")  # of two equal keys the last counts, and the one that was read is another
+    times: Any = pa.array(found.times)
+    if not found.has_time.all():
+        times = pc.if_else(pa.array(found.has_time), times, own)
+    return Rows(templates, strict=strict), found.code, times
 
 
 def _reschedule_rows(allocations: Rows) -> Rows:

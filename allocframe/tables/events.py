@@ -9,7 +9,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .allocations import ALLOCATIONS
-from .rows import TEXT, Reader, Rows, encode, extra, first_of, nanoseconds, numbers, parent, repeated
+from .rows import (
+    TEXT,
+    Reader,
+    Rows,
+    encode,
+    extra,
+    first_of,
+    nanoseconds,
+    numbers,
+    once_each,
+    parent,
+    repeated,
+)
 from .table import Column, Table
 
 KNOWN_TYPES = (
@@ -30,7 +42,7 @@ def _detail(key: str) -> Reader:
 
 def _text(key: str, flat: str) -> Reader:
     """Read a detail; older servers have only the deprecated flat field."""
-    return first_of(_detail(key), repeated(flat))
+    return once_each(first_of(_detail(key), repeated(flat)))
 
 
 def _message(rows: Rows) -> Any:
@@ -71,7 +83,7 @@ def _of_types(types: tuple[str, ...], key: str, flat: str, kind: pa.DataType) ->
                 there[places[valid]] = True
         return pa.array(values, kind, mask=~there) if there.any() else None
 
-    return read
+    return once_each(read)
 
 
 def _number(types: tuple[str, ...], key: str, flat: str) -> Reader:
@@ -122,10 +134,10 @@ EVENTS = Table(
         Column("task", extra("task"), "category", "the task"),
         Column("seq", extra("seq"), "int", "position among the events of its task, from 0"),
         Column("time", nanoseconds("Time"), "time", "when it happened, by the node's clock", "UTC"),
-        Column("type", repeated("Type"), "category", "Nomad's type of the event"),
+        Column("type", once_each(repeated("Type")), "category", "Nomad's type of the event"),
         Column(
             "message",
-            _message,
+            once_each(_message),
             "text",
             "Nomad's sentence about it; the wording differs between versions",
         ),
@@ -157,7 +169,7 @@ EVENTS = Table(
         Column("kill_reason", _text("kill_reason", "KillReason"), "text", "why it was killed"),
         Column(
             "kill_timeout",
-            _kill_timeout,
+            once_each(_kill_timeout),
             "duration",
             "time that the task has to exit by itself",
             "ns",
@@ -191,13 +203,15 @@ EVENTS = Table(
         ),
         Column(
             "vault_error",
-            first_of(_detail("vault_renewal_error"), _detail("vault_error"), repeated("VaultError")),
+            once_each(
+                first_of(_detail("vault_renewal_error"), _detail("vault_error"), repeated("VaultError"))
+            ),
             "text",
             "why its Vault token could not be renewed",
         ),
         Column(
             "task_signal",
-            first_of(_detail("task_signal"), _signal_sent, repeated("TaskSignal")),
+            once_each(first_of(_detail("task_signal"), _signal_sent, repeated("TaskSignal"))),
             "category",
             "signal that an operator or Nomad sent",
         ),
@@ -222,7 +236,7 @@ EVENTS = Table(
         ),
         Column(
             "details",
-            lambda rows: rows.details.as_json(),
+            once_each(lambda rows: rows.details.as_json()),
             "text",
             "all details, as JSON, sorted by name",
         ),
@@ -233,7 +247,7 @@ EVENTS = Table(
         Column("node_name", _of_allocation("node_name"), "category", "node of its allocation"),
         Column(
             "generic_source",
-            repeated("GenericSource"),
+            once_each(repeated("GenericSource")),
             "category",
             "what reported it, if it has no type of its own",
             derived="NULL",

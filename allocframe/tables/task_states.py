@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from .rows import Rows, extra, flag, parent, repeated, rfc3339, text, unsigned, whole
@@ -15,11 +14,8 @@ MAX_EVENTS = 10
 
 
 def _is_truncated(rows: Rows) -> Any:
-    full = np.flatnonzero(rows.once("event_count", tuple).to_numpy() >= MAX_EVENTS)
-    truncated = np.zeros(len(rows), dtype=bool)
-    first = [events[0] for events in rows.pick("Events", full)]
-    truncated[full] = [event is None or event.Type != "Received" for event in first]
-    return pa.array(truncated)
+    is_full = rows.once("event_count", tuple).to_numpy() >= MAX_EVENTS
+    return pa.array(is_full & ~rows.once("begins", tuple))
 
 
 TASK_STATES = Table(

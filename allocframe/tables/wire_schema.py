@@ -54,11 +54,12 @@ def _texts(*names: str) -> dict[str, WireType]:
     return dict.fromkeys(names, TEXT)
 
 
+DETAILS = MapOf(ANY_TEXT)
 EVENT = Struct(
     {
         "Type": TEXT,
         "Time": INT64,
-        "Details": MapOf(ANY_TEXT),
+        "Details": DETAILS,
         "ExitCode": INT64,
         "Signal": INT64,
         "FailsTask": BOOL,

@@ -70,7 +70,7 @@ def test_every_lane_is_there() -> None:
 
 def test_a_release_is_tested_and_checked_before_it_is_published_without_a_stored_token() -> None:
     release = jobs(ROOT / ".github/workflows/release.yml")
-    assert {"make test", "make package"} <= commands(release["build"])
+    assert {"make lint", "make test", "make package"} <= commands(release["build"])
     assert release["publish"]["needs"] == "build"
     assert release["publish"]["permissions"] == {"id-token": "write"}
     assert "secrets." not in (ROOT / ".github/workflows/release.yml").read_text()
