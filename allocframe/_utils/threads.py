@@ -11,8 +11,8 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import anyio
@@ -115,25 +115,6 @@ def _wait_for_item(items: queue.SimpleQueue[Any]) -> Any:
             return items.get(timeout=LONGEST_WAIT)
 
 
-class ThreadPool(ThreadPoolExecutor):
-    """Threads whose results the main thread can wait for without losing Ctrl-C; see `LONGEST_WAIT`."""
-
-    def map(self, fn: Callable[..., R], *iterables: Iterable[Any]) -> Iterator[R]:  # type: ignore[override]
-        futures = [self.submit(fn, *each) for each in zip(*iterables, strict=False)]
-
-        def results() -> Iterator[R]:
-            try:
-                for future in futures:
-                    while not future.done():
-                        wait([future], LONGEST_WAIT)
-                    yield future.result()
-            finally:
-                for future in futures:
-                    future.cancel()
-
-        return results()
-
-
 def set_from_signal(event: threading.Event) -> None:
     """Set an event from a signal handler.
 
@@ -146,19 +127,14 @@ def set_from_signal(event: threading.Event) -> None:
 def finalize(owner: object, function: Callable[..., object], *arguments: object, **more: object) -> Any:
     """Call a function when `owner` is gone, as `weakref.finalize` does, and lose no Ctrl-C meanwhile.
 
-    Python prints what is raised in a finalizer, and goes on. Ctrl-C is raised again when that is over.
-
-    Parameters
-    ----------
-    function : callable
-        Called once more if Ctrl-C interrupts it.
+    Python prints what is raised in a finalizer, and goes on. Ctrl-C is raised again when that is over. What
+    the function does is done to its end.
     """
 
     def call() -> None:
         try:
-            function(*arguments, **more)
+            away_from_signals(lambda: function(*arguments, **more), lambda: None)
         except KeyboardInterrupt:
-            function(*arguments, **more)
             _thread.start_new_thread(_interrupt_later, ())
 
     return weakref.finalize(owner, call)
