@@ -10,6 +10,7 @@ import _thread
 import contextlib
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Generic, Self, TypeVar
@@ -48,6 +49,40 @@ class Task(Generic[R]):
             del self  # the traceback holds this frame: a cycle would keep all its frames alive
 
 
+class _Crew:
+    """What the threads of a pool share with it. They do not hold the pool: it ends them when it is gone."""
+
+    def __init__(self) -> None:
+        self.threads: list[threading.Thread] = []
+        self.tasks: queue.SimpleQueue[Task[Any] | None] = queue.SimpleQueue()
+        self.finished: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self.running: set[Task[Any]] = set()
+        self.is_closed = False
+
+    def add_thread(self) -> None:
+        thread = threading.Thread(target=self._work, name="allocframe-pool", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no more threads
+            self._work()
+        else:
+            self.threads.append(thread)
+
+    def _work(self) -> None:
+        for task in iter(self.tasks.get, None):
+            # First this, then the look whether the pool is closed: `close` does it the other way round.
+            self.running.add(task)
+            if not self.is_closed:
+                task.run()
+            self.running.discard(task)
+            self.finished.put(None)
+        self.tasks.put(None)  # for the next thread
+
+    def end(self) -> None:
+        self.is_closed = True
+        self.tasks.put(None)
+
+
 class ThreadPool:
     """Some threads, which one thread gives tasks. At the end of the block, those that have begun have ended.
 
@@ -63,11 +98,8 @@ class ThreadPool:
     def __init__(self, workers: int) -> None:
         self._workers = workers
         self._started = 0
-        self._threads: list[threading.Thread] = []
-        self._tasks: queue.SimpleQueue[Task[Any] | None] = queue.SimpleQueue()
-        self._finished: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._running: set[Task[Any]] = set()
-        self._is_closed = False
+        self._crew = _Crew()
+        self._end = weakref.finalize(self, self._crew.end)  # where Ctrl-C comes before or in `close`
 
     def __enter__(self) -> Self:
         return self
@@ -79,10 +111,10 @@ class ThreadPool:
         """Let a thread call a function."""
         if self._started < self._workers:
             # Not here: starting a `Thread` takes many steps.
-            _thread.start_new_thread(self._add_thread, ())
+            _thread.start_new_thread(self._crew.add_thread, ())
             self._started += 1
         task = Task(partial(function, *arguments))
-        self._tasks.put(task)
+        self._crew.tasks.put(task)
         return task
 
     def map(self, function: Callable[..., R], *items: Iterable[Any]) -> Iterator[R]:
@@ -93,38 +125,18 @@ class ThreadPool:
     def wait(self) -> None:
         """Wait until a task is done, or for a moment: look which ones are, and call this again."""
         with contextlib.suppress(queue.Empty):
-            self._finished.get(timeout=LONGEST_WAIT)
+            self._crew.finished.get(timeout=LONGEST_WAIT)
 
     def close(self) -> None:
         """Drop the tasks that have not begun, and wait for the others. Can be called twice."""
-        self._is_closed = True
-        for _ in range(self._workers + 1):
-            self._tasks.put(None)
-        while self._running:
+        self._crew.end()
+        while self._crew.running:
             self.wait()
-        for thread in self._threads:
+        for thread in self._crew.threads:
             thread.join(LONGEST_WAIT)
+        self._end.detach()
 
     def _result(self, task: Task[R]) -> R:
         while not task.is_done:
             self.wait()
         return task.result()
-
-    def _add_thread(self) -> None:
-        thread = threading.Thread(target=self._work, name="allocframe-pool", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # the system has no more threads
-            self._work()
-        else:
-            self._threads.append(thread)
-
-    def _work(self) -> None:
-        for task in iter(self._tasks.get, None):
-            self._running.add(
-                task
-            )  # before the look whether this is closed: `close` does it the other way round
-            if not self._is_closed:
-                task.run()
-            self._running.discard(task)
-            self._finished.put(None)

@@ -52,7 +52,7 @@ def test_at_the_end_what_has_begun_has_ended_and_the_rest_never_begins() -> None
 
 
 @pytest.mark.timeout(60)
-def test_ctrl_c_at_any_instant_ends_the_pool() -> None:
+def test_ctrl_c_at_any_instant_ends_the_pool_and_its_threads() -> None:
     moment = 1
     while True:
         interrupted = contextlib.suppress(KeyboardInterrupt), ctrl_c_at(moment, "_utils/thread")
@@ -63,3 +63,7 @@ def test_ctrl_c_at_any_instant_ends_the_pool() -> None:
             break
         moment += 3
     assert moment > 30
+    end = time.monotonic() + 10
+    while [thread for thread in threading.enumerate() if thread.name == "allocframe-pool"]:
+        assert time.monotonic() < end
+        time.sleep(0.01)
