@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Generic, Self, TypeVar
 
-from .threads import LONGEST_WAIT
+from .interrupts import LONGEST_WAIT
 
 R = TypeVar("R")
 

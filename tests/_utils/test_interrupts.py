@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from interrupting import after_ctrl_c, hung_after
 
-from allocframe._utils import threads
+from allocframe._utils import interrupts
 
 
 @pytest.fixture(autouse=True)
@@ -28,20 +28,22 @@ def test_ctrl_c_between_the_last_look_for_signals_and_the_wait_ends_the_wait(
         def __init__(self) -> None:
             self.get = after_ctrl_c(super().get)
 
-    monkeypatch.setattr(threads.queue, "SimpleQueue", Items)
+    monkeypatch.setattr(interrupts.queue, "SimpleQueue", Items)
     ended = threading.Event()
     with hung_after(5) as hung, pytest.raises(KeyboardInterrupt):
-        threads.away_from_signals(lambda: ended.wait(20), ended.set)
+        interrupts.away_from_signals(lambda: ended.wait(20), ended.set)
     assert not hung
     assert ended.is_set()
 
 
 def test_what_runs_away_from_signals_returns_and_raises_as_if_called() -> None:
     where = []
-    assert threads.away_from_signals(lambda: where.append(threading.current_thread()) or 7, lambda: None) == 7
+    assert (
+        interrupts.away_from_signals(lambda: where.append(threading.current_thread()) or 7, lambda: None) == 7
+    )
     assert where != [threading.main_thread()]
     with pytest.raises(ZeroDivisionError):
-        threads.away_from_signals(lambda: 1 // 0, lambda: None)
+        interrupts.away_from_signals(lambda: 1 // 0, lambda: None)
 
 
 def test_ctrl_c_in_a_finalizer_is_raised_after_it_and_what_it_does_is_done() -> None:
@@ -56,7 +58,7 @@ def test_ctrl_c_in_a_finalizer_is_raised_after_it_and_what_it_does_is_done() -> 
         done.append(True)
 
     owners = [Owner()]
-    threads.finalize(owners[0], remove)
+    interrupts.finalize(owners[0], remove)
     with hung_after(5) as hung:
         owners.clear()
         with pytest.raises(KeyboardInterrupt):
@@ -68,5 +70,5 @@ def test_ctrl_c_in_a_finalizer_is_raised_after_it_and_what_it_does_is_done() -> 
 def test_a_signal_that_comes_within_an_event_sets_it() -> None:
     event = threading.Event()
     with event._cond:  # where a signal may interrupt the thread that waits
-        threads.set_from_signal(event)
+        interrupts.set_from_signal(event)
     assert event.wait(5)
