@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import labpage
 import pandas as pd
@@ -18,18 +19,38 @@ from playwright.sync_api import Browser
 import allocframe as af
 from allocframe.watch.change import Change
 
+BROWSER = (
+    "tests/ui/", "tests/reports/test_screenshots.py", "tests/reports/test_reports.py",
+    "tests/documents/test_site.py",
+)  # fmt: skip
+"""Tests that one worker runs, since a browser and a JupyterLab take seconds to start."""
+
 SLOWEST = (
-    "test_fault_proxy.py", "test_spark.py", "test_watch.py", "test_recorder.py", "test_panel.py",
-    "test_pages.py", "test_findings.py", "test_notebooks.py", "test_terminal.py", "test_reports.py",
-    "test_from_archive.py", "test_examples.py", "test_archive_faults.py", "test_rates.py",
-    "test_history.py", "test_fleet_commands.py", "test_archive.py", "test_decode.py", "test_fuzz.py",
-    "test_resume.py", "test_screenshots.py", "test_dependencies.py", "test_site.py", "test_cli.py",
+    "test_panel.py", "test_spark.py", "test_recorder.py", "test_notebooks.py", "test_pages.py",
+    "test_terminal.py", "test_hostile_peer.py", "test_incidents.py", "test_fault_proxy.py", "test_watch.py",
+    "test_archive_faults.py", "test_archive.py", "test_reports.py", "test_truth.py", "test_exec.py",
+    "test_hostile_files.py", "test_history.py", "test_past_history.py", "test_postmortem.py",
+    "test_examples.py", "test_canary.py", "test_recover.py", "test_fleet_commands.py", "test_site.py",
+    "test_per_cluster.py", "test_resume.py", "test_plots.py", "test_screenshots.py",
+    "test_from_archive.py", "test_object_store.py", "test_people.py",
 )  # fmt: skip
 """Files that take longest. They begin first, so that no worker has one left when the others have ended."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--deep", action="store_true", help="more seeds of every story: minutes more")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each worker one file after the other, and one of them all that need a browser."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class BrowserTogether(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "browser" if nodeid.startswith(BROWSER) else super()._split_scope(nodeid)
+
+    return BrowserTogether(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,6 +13,7 @@ from typing import Literal
 
 import pandas as pd
 
+from .._utils.interrupts import LONGEST_WAIT
 from .._utils.memory import release_memory
 from .._utils.threads import aborted_by
 from ..client.client import Client
@@ -384,7 +385,8 @@ def run_all(recorders: Mapping[str, Recorder], stop: threading.Event) -> None:
     }
     for thread in threads.values():
         thread.start()
-    stop.wait()
+    while not stop.wait(LONGEST_WAIT):
+        pass
     # First let them finish what they do. Then close the watches of those that still wait for their cluster.
     for close_watches in (False, True):
         if close_watches:

@@ -12,16 +12,18 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .._utils.interrupts import set_from_signal
 from .._utils.prose import one_line
 from .._utils.text import visible
-from ..diagnosis.diagnose import diagnose
-from ..diagnosis.follow import IncidentTracker, News
 from ..errors import AllocframeError, ConfigError
 from ..nomad.config import Scrubber
 from ..nomad.retry import backoff
 from ..snapshot.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from ..diagnosis.follow import News
 
 _TRIES = 4
 _TIMEOUT = 10.0
@@ -107,6 +109,9 @@ def follow(
     scrub: Scrubber,
 ) -> None:
     """Diagnose at every interval until `stop` is set, and tell what is new."""
+    from ..diagnosis.diagnose import diagnose
+    from ..diagnosis.follow import IncidentTracker
+
     tracker, trouble = IncidentTracker(), None
     while not stop.is_set():
         try:
@@ -136,9 +141,11 @@ def _say(text: str) -> None:
 def until_signal() -> Iterator[threading.Event]:
     """Yield an event that SIGTERM or Ctrl-C sets."""
     stop = threading.Event()
-    before = {
-        number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)
-    }
+
+    def handle(*_: object) -> None:
+        set_from_signal(stop)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
     finally:

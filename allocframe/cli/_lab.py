@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import MissingExtra
-from ..reports import NOTEBOOKS
 
 FOLDER = Path("allocframe-notebooks")
 DEMO = "ALLOCFRAME_DEMO"
@@ -74,6 +73,8 @@ def _run_lab(environment: dict[str, str], *, browser: bool) -> None:
 
 def _copy_notebooks() -> None:
     """Copy the notebooks that are not there yet. Existing ones are left alone: they may have been edited."""
+    from ..reports import NOTEBOOKS
+
     FOLDER.mkdir(exist_ok=True)
     docs = NOTEBOOKS.resolve().parent / "docs"
     if has_docs := docs.is_dir():  # in a clone; JupyterLab opens nothing outside its folder

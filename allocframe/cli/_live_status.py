@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from .._utils.interrupts import set_from_signal
 from .._utils.text import visible
 
 _WIDTH = 160
@@ -63,7 +64,7 @@ def stop_on_signal(recorders: Mapping[str, Any], status: LiveStatus) -> Iterator
         # The second signal: the user does not want to wait for a clean end.
         if stop.is_set():
             raise KeyboardInterrupt
-        stop.set()
+        set_from_signal(stop)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     thread = threading.Thread(

@@ -8,13 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from .. import stats
 from .._utils.prose import one_line
 from .._utils.text import visible
-from ..diagnosis.diagnose import diagnose
 from ..errors import ConfigError
 from ..snapshot.snapshot import Snapshot
-from ..stats.explain import select_explained_events
 
 
 def check_output(output: Path | None) -> None:
@@ -37,6 +34,8 @@ def write_snapshot(snap: Snapshot, output: Path | None) -> str | None:
 
 def summarize(snap: Snapshot) -> dict[str, Any]:
     """Return what `print_summary` prints, and more, as plain JSON."""
+    from ..diagnosis.diagnose import diagnose
+
     statuses = snap.sql("SELECT client_status, count(*) AS n FROM allocations GROUP BY 1 ORDER BY 2 DESC, 1")
     return {
         "info": snap.info,
@@ -63,12 +62,16 @@ def print_summary(snap: Snapshot) -> None:
     cluster = ["cluster"] if snap.clusters else []
     print_table("Restarts by job (allocations that Nomad still has)", _restarts(snap, cluster))
     print_table("Latest failures (UTC)", _latest_failures(snap, cluster))
+    from ..diagnosis.diagnose import diagnose
+
     print("\nDiagnosis")
     for line in diagnose(snap).lines():
         print(f"  {one_line(line)}")
 
 
 def _restarts(snap: Snapshot, cluster: list[str]) -> pd.DataFrame:
+    from .. import stats
+
     restarts = stats.restarts(snap, by=["namespace", "job_id"])
     columns = [*cluster, "namespace", "job_id", "counter", "count", "lost_to_ring"]
     top = restarts.loc[restarts["counter"] > 0, columns]
@@ -78,6 +81,8 @@ def _restarts(snap: Snapshot, cluster: list[str]) -> pd.DataFrame:
 
 
 def _latest_failures(snap: Snapshot, cluster: list[str]) -> pd.DataFrame:
+    from ..stats.explain import select_explained_events
+
     failures = select_explained_events(snap, "failure", [True], latest=8)
     failures = failures.sort_values("time", ascending=False, kind="stable").head(8)
     times = failures["time"].dt.strftime("%Y-%m-%d %H:%M:%S")

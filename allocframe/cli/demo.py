@@ -12,7 +12,6 @@ import typer
 
 from ..client.client import Client
 from ..errors import ConfigError
-from ..reports import missing_packages, report
 from ..snapshot.snapshot import Snapshot
 from ._app import app
 from ._lab import open_lab
@@ -57,6 +56,8 @@ def demo(
 
 
 def _write_postmortem(snap: Snapshot, output: Path) -> None:
+    from ..reports import missing_packages, report
+
     if missing_packages():
         print("for a postmortem as HTML: pip install 'allocframe[report]'")
         return

@@ -7,22 +7,22 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import pandas as pd
 import typer
 
 from .._utils.prose import one_line
 from ..client.client import Client
-from ..diagnosis.diagnose import Diagnosis
-from ..diagnosis.diagnose import diagnose as diagnose_snapshot
-from ..diagnosis.evidence_sentences import change as describe_change
 from ..errors import ConfigError, PermissionDenied
 from ..nomad.config import Config
 from ..snapshot.io import load, read_json
 from ..snapshot.snapshot import Snapshot
 from ._app import Address, Clusters, app, load_fleet
 from ._follow import Webhook, follow, until_signal
+
+if TYPE_CHECKING:
+    from ..diagnosis.diagnose import Diagnosis
 
 MOST_CHANGES = 3
 """Changes that are printed for each incident."""
@@ -68,6 +68,8 @@ def diagnose(
 
     Example: allocframe diagnose || mail -s "Nomad" oncall.
     """
+    from ..diagnosis.diagnose import diagnose as diagnose_snapshot
+
     if watch:
         _watch(source, archive, namespace, address, clusters, interval, webhook, as_json)
         return
@@ -161,6 +163,8 @@ def _incomplete(snap: Snapshot) -> Iterator[str]:
 
 
 def _print(diagnosis: Diagnosis, gaps: list[str], everything: bool) -> None:
+    from ..diagnosis.evidence_sentences import change as describe_change
+
     lines = diagnosis.lines(most=None if everything else 10)
     if not everything and len(diagnosis.incidents) > 10:
         lines[-1] += ": --all"

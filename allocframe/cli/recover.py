@@ -8,8 +8,6 @@ from typing import Annotated
 import typer
 
 from ..errors import ConfigError
-from ..recovery.recover import recover as recover_paths
-from ..reports import report as write_report
 from ._app import AsJson, app, print_json
 from ._summary import check_output, print_summary, summarize, write_snapshot
 from .fetch import Output
@@ -47,6 +45,9 @@ def recover(
 
     Example: allocframe recover /opt/nomad/data -o outage.allocframe --postmortem outage.html
     """
+    from ..recovery.recover import recover as recover_paths
+    from ..reports import report as write_report
+
     check_output(output)
     if job is not None and postmortem is None:
         raise ConfigError("--job needs --postmortem: everything that is known is recovered")

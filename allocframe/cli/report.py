@@ -15,7 +15,6 @@ from .._utils.prose import count
 from .._utils.text import visible
 from ..client.client import Client
 from ..errors import ConfigError
-from ..reports import report as write_report
 from ..snapshot.io import load, read_json
 from ..snapshot.snapshot import Snapshot
 from ._app import AsJson, app, print_help, print_json
@@ -105,6 +104,8 @@ def postmortem(
 
     Example: allocframe report postmortem --from outage.allocframe --slo 99.9% -o outage.html
     """
+    from ..reports import report as write_report
+
     with (
         _open_source(source, archive, cluster) as snap,
         Client() if logs else contextlib.nullcontext() as client,
@@ -150,6 +151,8 @@ def cluster(
 
     Example: allocframe report cluster --from monday.allocframe -o monday.html
     """
+    from ..reports import report as write_report
+
     with _open_source(source, archive, cluster) as snap:
         samples = _measure(snap, job) if usage else None
         path = write_report(

@@ -7,11 +7,11 @@
 from __future__ import annotations
 
 import contextlib
-import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from .._utils.interrupts import finalize
 from .._utils.text import visible
 from .._utils.validate import check_seconds
 from ..errors import AllocframeError, BadRequest, ConfigError, DecodeError, NotFound
@@ -63,7 +63,7 @@ class Session:
         self._timeout = float(timeout)
         self._retries = retries
         self._accessor: str | None = None
-        weakref.finalize(self, self.transport.close)
+        finalize(self, self.transport.close)
 
     def clone(self, *, region: str | None = None) -> Session:
         """Return a session with the same settings, perhaps for another region, and connections of its own."""

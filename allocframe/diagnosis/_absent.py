@@ -53,7 +53,7 @@ def _alive(case: Case) -> set[Job]:
 
 def _scaled_to_zero(case: Case, history: Any, ledger: Ledger, since: int) -> Iterator[Incident]:
     """Yield the jobs of which a version wants none of a group that ran before, and that has none now."""
-    alive, requests = _groups_alive(case), _scaling_requests(history)
+    alive, requests = groups_alive(case), scaling_requests(history)
     for job, newest in ledger.newest_versions():
         groups: dict[str, dict[str, Any]] = {}
         settled: set[str] = set()
@@ -77,7 +77,7 @@ def _scaled_to_zero(case: Case, history: Any, ledger: Ledger, since: int) -> Ite
             yield _at_zero(job, version, mine, (*job, version) in requests, others_run)
 
 
-def _scaling_requests(history: Any) -> set[tuple[str, str, int]]:
+def scaling_requests(history: Any) -> set[tuple[str, str, int]]:
     """Return the versions that a request to scale made, and no deploy: namespace, job and version."""
     versions, evaluations = (getattr(history, name, None) for name in ("job_versions", "evaluations"))
     if evaluations is None or versions is None or "job_modify_index" not in versions:
@@ -95,7 +95,7 @@ def _scaling_requests(history: Any) -> set[tuple[str, str, int]]:
     }
 
 
-def _groups_alive(case: Case) -> set[tuple[str, str, str]]:
+def groups_alive(case: Case) -> set[tuple[str, str, str]]:
     """Return the task groups of which allocations are wanted: namespace, job and group."""
     rows = case.evidence.allocations
     runs = case.instances.wanted & rows["desired_status"].eq("run").to_numpy(dtype=bool)

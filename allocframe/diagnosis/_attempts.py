@@ -197,17 +197,18 @@ def _boundaries(events: pd.DataFrame) -> tuple[Array, Array]:
     owner = events["owner"].to_numpy()
     if not len(owner):
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    names = events["type"].astype("str").to_numpy(dtype=object)
-    starts, restarts = names == "Started", names == "Restarting"
+    kinds, names = categories(events["type"])
+    starts, restarts, exit_follows = (
+        np.isin(names, types)[kinds] for types in (("Started",), ("Restarting",), ("Terminated", "Killed"))
+    )
     new_task = np.append(True, owner[1:] != owner[:-1])
     after_restart = np.append(False, restarts[:-1])
     # the exit that follows a request's `Restarting` belongs to the attempt that the request ended
-    exit_follows = np.isin(names, ("Terminated", "Killed"))
     begins = new_task | (after_restart & ~exit_follows)
     # a second start without an end: of each group, the first `Started` continues it, the others begin anew
     total = np.cumsum(starts)
     at_begin = np.where(begins, total - starts, 0)
-    rank = total - np.maximum.accumulate(at_begin)
+    rank: Array = total - np.maximum.accumulate(at_begin)
     begins |= starts & (rank > 1)
     return np.cumsum(begins) - 1, owner[begins]
 

@@ -57,10 +57,12 @@ def _code_of_quiet(incident: Incident) -> str | None:
 
 _QUIET = {
     "waiting": "AF209",
+    "blocked": "AF209",
     "undecided": "AF209",
     "hanging": "AF210",
     "no_run_for": "AF211",
     "waits_for": "AF402",
+    "gone": "AF403",
     "missing": "AF602",
     "not_scheduled": "AF603",
 }

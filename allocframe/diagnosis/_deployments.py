@@ -13,7 +13,17 @@ from ._tables import numbers
 from .finding import Thresholds, plain
 from .incident import Cause, Evidence, Incident
 
-REQUESTED = ("requested restart", "migration", "preemption", "purge", "stop", "scale", "pause", "promotion")
+REQUESTED = (
+    "requested restart",
+    "migration",
+    "preemption",
+    "purge",
+    "stop",
+    "scale",
+    "pause",
+    "promotion",
+    "withdrawal",
+)
 """Mechanisms of what somebody asked for: they explain no failure."""
 
 _MARGIN = pd.Timedelta("1min")

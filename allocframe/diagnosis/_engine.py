@@ -13,6 +13,7 @@ from ._causes import find_causes
 from ._changes import Ledger, attach_changes
 from ._deployments import find_failed_deployments
 from ._failures import Case
+from ._gone import find_gone
 from ._groups import GAVE_UP, ONGOING, describe_jobs, group_failures
 from ._others import find_others
 from ._placement import find_waiting
@@ -74,6 +75,7 @@ def investigate(
     incidents += find_quiet(case, jobs, in_groups, history, evaluations, incidents, limits, ledger)
     incidents += find_failed_deployments(case, history, incidents, limits)
     incidents += find_absent(case, history, ledger, incidents, limits)
+    incidents += find_gone(case, history, ledger, limits)
     incidents = attach_changes(ledger, incidents)
     observed = moment(case.now)
     incidents = [replace(incident, observed_at=observed) for incident in incidents]

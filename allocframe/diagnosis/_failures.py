@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
+from .._utils.memory import return_memory
+from ..snapshot.snapshot import Snapshot
 from ._attempts import ENDS, FAILURES, kind_of_text, read_attempts
 from ._clocks import set_clocks
 from ._instances import Instances, find_instances
@@ -75,12 +78,19 @@ class Case:
         return categories(self.evidence.allocations["node_name"])
 
 
-def build_case(snapshot: object) -> Case:
+_MANY_EVENTS = 100_000
+"""From so many on, what reading them leaves in memory is worth giving back."""
+
+
+def build_case(snapshot: Snapshot) -> Case:
     """Read a snapshot of one cluster and find everything in it that has to be explained."""
-    evidence = read_rows(snapshot)  # type: ignore[arg-type]
+    is_large = snapshot._counts["events"] > _MANY_EVENTS
+    with return_memory() if is_large else nullcontext():
+        evidence = read_rows(snapshot)
     set_clocks(evidence.allocations, evidence.tasks, evidence.events)
     instances = find_instances(evidence)
-    attempts = read_attempts(evidence)
+    with return_memory() if is_large else nullcontext():
+        attempts = read_attempts(evidence)
     attempts = attempts.assign(alloc=_of_tasks(evidence, attempts["owner"].to_numpy()))
     attempts["run"] = _run_lengths(evidence, attempts)
     _fill_starts(evidence, attempts)

@@ -101,7 +101,7 @@ def _hangs(case: Case, alloc: Array, age: Array, length: Array, usual: Usual, li
 # Runs that were due
 
 
-def _launches(case: Case, family: int) -> Array:
+def launches_of(case: Case, family: int) -> Array:
     """Return when the known runs of a periodic job were due, in nanoseconds since 1970."""
     rows = case.evidence.allocations
     jobs = rows["job_id"].iloc[np.flatnonzero(case.instances.family == family)].astype("str").unique()
@@ -111,7 +111,7 @@ def _launches(case: Case, family: int) -> Array:
 
 def _due(case: Case, family: int, fewest: int = _FEWEST_GAPS) -> tuple[int, pd.Timedelta] | None:
     """Return how many runs were due since the last one, and their distance; None if it is not regular."""
-    launches = _launches(case, family)
+    launches = launches_of(case, family)
     gaps = np.diff(launches)
     if len(gaps) < fewest or int(gaps.max() - gaps.min()) > SECOND:
         return None
@@ -140,7 +140,7 @@ def _no_new_runs(
         due = _due(case, family, _CALM_GAPS)
         if family in busy or newest is None or (*job, newest) in stopped or due is None:
             continue
-        last = int(_launches(case, family)[-1])
+        last = int(launches_of(case, family)[-1])
         late = due[0] >= _CALM_GAPS and case.now - last > pd.Timedelta(limits.slow).value
         if not late or ledger.ended_by(job, last) is not None:
             continue

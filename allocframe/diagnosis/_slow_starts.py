@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ._blocked_starts import PULL, find_blocked_starts
 from ._changes import Ledger
 from ._failures import Case
 from ._groups import ONGOING, Jobs
@@ -19,10 +20,6 @@ from .incident import Cause, Evidence, Hypothesis, Incident
 
 _PROGRESS = {"Downloading Artifacts": "artifact", "Driver": "driver", "Template": "template"}
 """Events of a start under way, by what it waits for."""
-
-_PULL = pd.Timedelta("5min")
-"""Docker gives up a pull of an image after this time. How long one takes depends on the node's cache, and not
-on how long earlier starts took."""
 
 _WHAT_HEALTHY_MEANS = ("Update.MinHealthyTime", "Update.HealthCheck", "Check", "Service")
 """Fields of a job that say when it is healthy: after such a change earlier times are no measure."""
@@ -40,7 +37,11 @@ def find_slow_starts(
     alive &= (rows["created_at"].to_numpy() != NEVER) & ~case.instances.lost
     status = rows["client_status"].astype("str").to_numpy(dtype=object)
     yield from _not_started(case, jobs, alive & (status == "pending"), limits, ledger)
-    yield from _not_healthy(case, jobs, alive & (status == "running"), limits, history, ledger)
+    runs = alive & (status == "running")
+    for incident, alloc in find_blocked_starts(case, runs, limits, ledger):
+        runs[alloc] = False
+        yield incident
+    yield from _not_healthy(case, jobs, runs, limits, history, ledger)
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def _not_started(
     for alloc in by_version(case, np.flatnonzero(waits & (stuck | told | slow))):
         kind, step, text = _waits_for(case, alloc)
         pulls = kind == "driver"
-        is_far = far[alloc] & (age[alloc] > _PULL.value) if pulls else far[alloc]
+        is_far = far[alloc] & (age[alloc] > PULL.value) if pulls else far[alloc]
         loud = stuck[alloc] | told[alloc] | is_far
         facts = {
             "waiting": len(alloc),

@@ -24,7 +24,7 @@ NEVER = np.iinfo(np.int64).min
 """A missing time."""
 
 
-def _columns(table: str, *names: str, **kinds: str) -> tuple[Column, ...]:
+def select_columns(table: str, *names: str, **kinds: str) -> tuple[Column, ...]:
     """Return columns of a table by their names; a category is smaller than a text."""
     columns = [column for column in TABLES[table].columns if column.name in names]
     return tuple(
@@ -33,7 +33,7 @@ def _columns(table: str, *names: str, **kinds: str) -> tuple[Column, ...]:
     )
 
 
-_ALLOCATIONS = _columns(
+_ALLOCATIONS = select_columns(
     "allocations",
     "alloc_id", "namespace", "name", "job_id", "parent_job_id", "job_type", "job_version", "task_group",
     "node_id", "node_name", "followup_eval_id", "client_status", "client_description", "desired_status",
@@ -41,7 +41,7 @@ _ALLOCATIONS = _columns(
     "previous_alloc_id", "next_alloc_id", "reschedule_count", "preempted_by", "created_at", "modified_at",
     client_description="category", desired_description="category",
 )  # fmt: skip
-_TASK_STATES = _columns(
+_TASK_STATES = select_columns(
     "task_states",
     "alloc_id", "task", "state", "failed", "restarts", "last_restart_at", "started_at", "finished_at",
     "events_truncated",
@@ -63,7 +63,7 @@ _OOM = """CASE WHEN type = 'Terminated'
   THEN coalesce(oom_killed, false) OR coalesce(details LIKE '%"exit_message":"OOM Killed"%', false) END"""
 _TOLD = "CASE WHEN type = 'Terminated' THEN oom_killed IS NOT NULL END"
 _EVENTS = (
-    *_columns(
+    *select_columns(
         "events", "alloc_id", "task", "seq", "time", "type", "exit_code", "signal", "restart_reason",
         "fails_task", "task_signal", alloc_id="category",
     ),

@@ -8,7 +8,7 @@ import pandas as pd
 
 from .._utils.prose import clock, count, span
 from ..stats.vocabulary import SIGNALS
-from . import quiet_sentences
+from . import gone_sentences, quiet_sentences
 
 
 class Story(Protocol):
@@ -126,6 +126,7 @@ _VERBS = {
     "volume": "cannot mount its volume",
     "run duration": "exceeds its longest run duration",
     "deployment": "fails to deploy",
+    "start": "does not start",
 }
 _PLURAL = {
     "crash": "crash",
@@ -204,6 +205,8 @@ def _how_often(incident: Story) -> str:
         return "None of its allocations is left: how they ran is not on record."
     if "scaled" in facts:
         return _scaled(facts, incident)
+    if "gone" in facts:
+        return gone_sentences.details(facts, _at(incident))
     if quiet := quiet_sentences.numbers(facts, shortened):
         return quiet
     if "unhealthy" in facts:
@@ -378,10 +381,16 @@ def hypothesis(cause: Any) -> str:
         "health check": "a health check",
         "volume": "a volume",
         "run duration": "the longest run duration allowed",
-        "operator": "nobody has promoted it" if cause.mechanism == "promotion" else "an operator",
+        "operator": _OPERATOR.get(str(cause.mechanism), "an operator"),
         "drain": "a drain",
         "placement": "no node has what it needs",
     }.get(cause.kind, "unknown")
+
+
+_OPERATOR = {
+    "promotion": "nobody has promoted it",
+    "withdrawal": "the job was changed so",
+}
 
 
 def not_known(incident: Story) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .._utils.prose import count, span
+from . import gone_sentences
 
 Facts = dict[str, Any]
 
@@ -15,13 +16,17 @@ def is_open(incident: Any) -> bool:
     facts = incident.facts
     if "scaled" in facts:  # a request to scale is everyday work; a deploy that does it may be a mistake
         return not facts["by_request"]
+    if "gone" in facts:
+        return True
     return any(name in facts for name in _NUMBERS) and incident.state == "ongoing"
 
 
 def title(who: str, facts: Facts) -> str | None:
     """Return what does not get on, in a few words; None if the facts are of something else."""
     version = "" if facts.get("job_version") is None else f" version {facts['job_version']}"
-    if "waiting" in facts:
+    if "gone" in facts:
+        return gone_sentences.title(who, facts)
+    if "waiting" in facts or "blocked" in facts:
         return f"{who}{version} does not start"
     if "undecided" in facts:
         return f"{who}{version} is not healthy yet"
@@ -61,6 +66,37 @@ def _waiting(facts: Facts) -> str:
         else ""
     )
     return f"{_of(n, facts['instances_wanted'])} {do} for {span(facts['longest'])}{step}{others}.{serve}"
+
+
+def _blocked(facts: Facts) -> str:
+    n, wanted = facts["blocked"], facts["instances_wanted"]
+    group = f" of group {facts['task_group']}" if facts["task_group"] else ""
+    where = f"{n:,} of {count(wanted, 'instances')}{group}" if n <= wanted else count(n, "instances")
+    tasks = facts["tasks"]
+    who = f"{'Task' if len(tasks) == 1 else 'Tasks'} {', '.join(tasks[:3])}"
+    waits = (
+        f"{who} {'has' if len(tasks) == 1 else 'have'} not started in {where} for {span(facts['longest'])}"
+    )
+    why = f": {_still_run(facts)}" if facts["behind"] else f" ({facts['step']})" if facts["step"] else ""
+    earlier = f" {_others(facts, 'started within')[2:].capitalize()}." if facts["earlier"] else ""
+    serve = _serve(facts["serving"])
+    return f"{waits}{why}.{earlier} {serve}"
+
+
+def _still_run(facts: Facts) -> str:
+    """Return which tasks do not end, with what is known of them."""
+    names = facts["behind"]
+    hooks = {facts["hooks"].get(each) for each in names}
+    hook = f"{hooks.pop()} " if len(hooks) == 1 and None not in hooks else ""
+    added = f", which version {facts['job_version']} added," if facts["added"] == names else ""
+    tasks, run = ("task", "runs") if len(names) == 1 else ("tasks", "run")
+    return f"{hook}{tasks} {', '.join(names[:3])}{added} still {run}"
+
+
+def _serve(serving: int) -> str:
+    if not serving:
+        return "No other instance runs."
+    return f"{serving:,} {'other runs' if serving == 1 else 'others run'}."
 
 
 def _undecided(facts: Facts) -> str:
@@ -113,6 +149,7 @@ def _not_scheduled(facts: Facts) -> str:
 
 _NUMBERS: dict[str, Callable[[Facts], str]] = {
     "waiting": _waiting,
+    "blocked": _blocked,
     "undecided": _undecided,
     "waits_for": _deployment,
     "hanging": _hanging,
@@ -138,10 +175,22 @@ def _others(facts: Facts, verb: str) -> str:
     return f"; {facts['earlier']:,} before {verb} {span(facts['earlier_longest'])}"
 
 
+def _behind(facts: Facts) -> str:
+    names = facts["behind"]
+    if names:
+        return f"; {', '.join(names[:3])} {'runs' if len(names) == 1 else 'run'}"
+    return f" ({facts['step']})" if facts["step"] else ""
+
+
 EVIDENCE: dict[str, Callable[[Facts], str]] = {
     "never started": lambda n: (
         f"{count(n['waiting'], 'allocations')} {'has' if n['waiting'] == 1 else 'have'} not started."
     ),
+    "blocked": lambda n: (
+        f"{count(n['blocked'], 'allocations')} {'has' if n['blocked'] == 1 else 'have'} not started "
+        f"{', '.join(n['tasks'][:3])}{_behind(n)}."
+    ),
+    "task added": lambda n: f"Version {n['job_version']} added task {', '.join(n['tasks'][:3])}.",
     "not healthy yet": lambda n: (
         f"The deployment calls {count(n['undecided'], 'allocations')} neither healthy nor unhealthy."
     ),
@@ -150,5 +199,6 @@ EVIDENCE: dict[str, Callable[[Facts], str]] = {
     "no new run": _no_run,
     "missing": _missing,
     "not scheduled": _not_scheduled,
+    "taken away": gone_sentences.evidence,
 }
 """Evidence of what does not get on, by its fact."""

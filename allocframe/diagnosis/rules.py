@@ -11,6 +11,7 @@ import pandas as pd
 from .. import stats
 from ..snapshot.snapshot import Snapshot
 from ._failures import Case, ends_before_starts
+from ._tables import select_columns
 from .finding import Finding, Thresholds, plain, plain_facts
 
 
@@ -63,20 +64,23 @@ def _finding(
     )
 
 
+# all columns of a million tasks would take half a gigabyte
+_TRUNCATED = select_columns("task_states", "alloc_id", "task", "events_truncated", alloc_id="category")
+
+
 @rule("AF101")
 def _truncated(sources: Sources) -> Iterator[Finding]:
-    tasks = sources.snapshot.task_states
-    truncated = tasks[tasks["events_truncated"]]
+    tasks = sources.snapshot._select("task_states", _TRUNCATED)
+    truncated = tasks[tasks["events_truncated"]].drop(columns="events_truncated")
     if len(truncated):
-        yield _finding(
-            "AF101", "info", {}, {"tasks_truncated": len(truncated), "tasks": len(tasks)}, truncated
-        )
+        facts = {"tasks_truncated": len(truncated), "tasks": len(tasks)}
+        yield _finding("AF101", "info", {}, facts, truncated.astype({"alloc_id": "str"}))
 
 
 @rule("AF102")
 def _incomplete(sources: Sources) -> Iterator[Finding]:
     snapshot = sources.snapshot
-    if len(snapshot) and snapshot.task_states.empty:
+    if len(snapshot) and not snapshot._counts["task_states"]:
         yield _finding("AF102", "warning", {}, {"reason": "no task states"})
     if snapshot.info.get("complete") is False:
         notes = snapshot.info.get("notes", [])

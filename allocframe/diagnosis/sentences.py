@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from .._utils.prose import clock, count
-from . import quiet_sentences
+from . import gone_sentences, quiet_sentences
 from .incident_sentences import mechanism, shortened
 
 
@@ -224,6 +224,15 @@ WORDINGS["AF211"] = Wording("Due runs are not made", _quiet)
 WORDINGS["AF402"] = Wording("Deployment waits for somebody", _quiet)
 WORDINGS["AF602"] = Wording("Instances are missing", _quiet)
 WORDINGS["AF603"] = Wording("Job is not scheduled", _quiet)
+
+
+def _gone(finding: Facts, times: Clock) -> str:
+    who = _job({**finding.subject, "job_version": None})
+    title = gone_sentences.title(who, finding.facts)
+    return f"{title}. {gone_sentences.details(finding.facts, f' at {times.at(finding.began_at)}')}"
+
+
+WORDINGS["AF403"] = Wording("A version took something away", _gone)
 
 
 def _requested(finding: Facts, times: Clock) -> str:

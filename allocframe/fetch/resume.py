@@ -11,13 +11,13 @@ import contextlib
 import json
 import os
 import shutil
-import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from .._utils.interrupts import finalize
 from .._utils.locks import lock_file
 from ..errors import AllocframeError, ConfigError
 from ..store.capture import Capture, Page
@@ -51,7 +51,7 @@ class ResumableCapture(Capture):
         self.finished: bool = False
         self.kept: bool = False
         resources = contextlib.ExitStack()
-        self._release = weakref.finalize(self, resources.close)
+        self._release = finalize(self, resources.close)
         with contextlib.ExitStack() as undo:
             undo.callback(self._release)
             resources.callback(os.close, _lock_folder(folder))

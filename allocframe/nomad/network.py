@@ -15,14 +15,17 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import httpcore
 import httpx
 
+from .._utils.interrupts import away_from_signals
 from .._utils.text import visible
 from .proxy import Proxy
+
+R = TypeVar("R")
 
 _KEEPALIVE = 5.0
 """Seconds that an idle connection is kept. A server may close it at any time."""
@@ -30,13 +33,48 @@ _KEEPALIVE = 5.0
 _MAX_PROXY_HEAD = 64 << 10
 
 
+class _Cutter:
+    """Cuts the connection that another thread uses."""
+
+    def __init__(self) -> None:
+        self._is_cut = False
+        self._stream: _Stream | None = None
+
+    def use(self, stream: _Stream) -> None:
+        """Let `cut` end what is read and written here from now on."""
+        self._stream = stream
+        if self._is_cut:  # asked after the line above, as `cut` does it the other way round
+            raise httpcore.ReadError("interrupted")
+
+    def cut(self) -> None:
+        self._is_cut = True
+        if self._stream is not None:
+            with contextlib.suppress(OSError):
+                self._stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+
+
 class _Clock(threading.local):
-    """The deadline of the request that the current thread is sending."""
+    """The deadline of the request that the current thread is sending, and who may end it."""
 
     deadline: float = math.inf
+    cutter: _Cutter | None = None
 
 
 _clock = _Clock()
+
+
+def interruptible(function: Callable[[], R]) -> R:
+    """Return what a function returns that sends and receives. Ctrl-C ends it at once, and breaks nothing."""
+    cutter = _Cutter()
+
+    def run() -> R:
+        before, _clock.cutter = _clock.cutter, cutter
+        try:
+            return function()
+        finally:
+            _clock.cutter = before
+
+    return away_from_signals(run, cutter.cut)
 
 
 @contextlib.contextmanager
@@ -79,9 +117,11 @@ class _Stream(httpcore.NetworkStream):
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        self._let_cut()
         return self._stream.read(max_bytes, _left(timeout, httpcore.ReadTimeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._let_cut()
         self._stream.write(buffer, _left(timeout, httpcore.WriteTimeout))
 
     def close(self) -> None:
@@ -90,8 +130,13 @@ class _Stream(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> _Stream:
+        self._let_cut()
         left = _left(timeout, httpcore.ConnectTimeout)
         return _Stream(self._stream.start_tls(ssl_context, server_hostname, left))
+
+    def _let_cut(self) -> None:
+        if _clock.cutter is not None:
+            _clock.cutter.use(self)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)

@@ -9,7 +9,6 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import httpx
 
 from .._utils.text import visible
+from .._utils.thread_pool import ThreadPool
 from ..errors import (
     AllocframeError,
     ConnectionFailed,
@@ -37,7 +37,7 @@ from .connection import (
     tls_hint,
     was_reset,
 )
-from .network import bounded
+from .network import bounded, interruptible
 from .protocol import Headers
 
 MAX_BODY = 1 << 30
@@ -174,7 +174,7 @@ class Transport:
         attempt = 0
         while True:
             try:
-                return send(deadline)
+                return interruptible(partial(send, deadline))
             except KeyboardInterrupt:
                 # Drop the libraries' frames from the traceback: their locals may hold the token.
                 raise KeyboardInterrupt from None
@@ -399,8 +399,9 @@ class Transport:
     def recover(self) -> None:
         """Make the transport usable again after an abort, once all requests have ended."""
         if self._client is not None:
-            self._client.close()
-            self._client = new_http_client(self._config)
+            # First the new one: Ctrl-C may break the old one while it is closed.
+            before, self._client = self._client, new_http_client(self._config)
+            before.close()
         self.sockets.clear()
 
     def count(self, **more: int) -> None:
@@ -412,8 +413,8 @@ class Transport:
     def close(self) -> None:
         """Close every connection. Can be called twice."""
         if self._client is not None:
-            self._client.close()
-            self._client = None
+            before, self._client = self._client, None
+            before.close()
 
     def counters(self) -> dict[str, int]:
         """Return the counts as a dictionary."""
@@ -441,13 +442,13 @@ def parse_allocation(alloc_id: str) -> Callable[[Response], dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def request_pool(transport: Transport, workers: int) -> Iterator[ThreadPoolExecutor]:
+def request_pool(transport: Transport, workers: int) -> Iterator[ThreadPool]:
     """Yield a thread pool; on error, cancel in-flight requests and reset the transport."""
-    with ThreadPoolExecutor(workers, "allocframe") as pool:
+    with ThreadPool(workers) as pool:
         try:
             yield pool
         except BaseException:
             transport.abort()
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.close()
             transport.recover()
             raise

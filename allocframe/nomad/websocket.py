@@ -9,12 +9,13 @@ import selectors
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpcore
 import httpx
 
+from .._utils.interrupts import LONGEST_WAIT
 from ..errors import AllocframeError, ConfigError, ConnectionFailed, MissingExtra, NotNomad
 from .config import Config, Scrubber
 from .connection import OpenSockets, Trace, is_tls_error, new_http_client, not_nomad_message, tls_hint
@@ -27,7 +28,7 @@ from .exec import (
     handshake,
     stdin_frames,
 )
-from .network import bounded
+from .network import bounded, interruptible
 from .protocol import error_for
 from .proxy import proxy_for
 
@@ -140,7 +141,8 @@ class WebSocket:
         """Read and write what is possible, and return the messages that are complete.
 
         Waits until something is possible, a frame may be sent for the first time, `wake` is called, or
-        `until`. Sends a heartbeat if nothing was sent for a while.
+        `until`, and for a moment at most: then call it again. Sends a heartbeat if nothing was sent for a
+        while.
 
         Parameters
         ----------
@@ -163,7 +165,7 @@ class WebSocket:
         until = min(until, self._last_sent + HEARTBEAT_EVERY)
         if now < self._refused_until and not self._is_answered:
             until = min(until, self._refused_until)
-        ready = self._wait(max(until - now, 0.0), reading)
+        ready = self._wait(min(max(until - now, 0.0), LONGEST_WAIT), reading)
         if ready & selectors.EVENT_WRITE:
             self._write()
         return self._read() if ready & selectors.EVENT_READ else []
@@ -329,8 +331,8 @@ def open_session(
     _check_proxy(config)
     with contextlib.ExitStack() as stack:
         try:
-            with bounded(time.monotonic() + seconds):
-                link = _open(config, request, seconds, trace, stack)
+            link, close = interruptible(lambda: _open(config, request, seconds, trace))
+            stack.callback(interruptible, close)
         except KeyboardInterrupt:
             # Without the libraries' frames, whose locals may hold the token.
             raise KeyboardInterrupt from None
@@ -347,25 +349,26 @@ def open_session(
 
 
 def _open(
-    config: Config, request: ExecRequest, seconds: float, trace: Trace | None, stack: contextlib.ExitStack
-) -> WebSocket:
-    """Ask the server to upgrade the connection. `stack` closes it."""
+    config: Config, request: ExecRequest, seconds: float, trace: Trace | None
+) -> tuple[WebSocket, Callable[[], None]]:
+    """Ask the server to upgrade the connection. Return the session, and what closes it."""
     frames = ClientProtocol(parse_uri("ws://nomad/"), max_size=_MAX_FRAME, logger=_SILENT)
     upgrade = {name: value for name, value in frames.connect().headers.raw_items() if name != "Host"}
     extensions: dict[str, Any] = {"trace": trace} if trace else {}
     if config.tls_server_name:
         extensions["sni_hostname"] = config.tls_server_name
-    client = stack.enter_context(new_http_client(config, tunnel=True))
-    response = stack.enter_context(
-        client.stream(
-            "GET", request.path, params=request.params, headers=upgrade, timeout=seconds,
-            extensions=extensions,
-        )
-    )  # fmt: skip
-    link = _start(config, request, frames, response)
-    stack.callback(link.close)
-    link.send(handshake(config.token.reveal()))
-    return link
+    with contextlib.ExitStack() as stack, bounded(time.monotonic() + seconds):
+        client = stack.enter_context(new_http_client(config, tunnel=True))
+        response = stack.enter_context(
+            client.stream(
+                "GET", request.path, params=request.params, headers=upgrade, timeout=seconds,
+                extensions=extensions,
+            )
+        )  # fmt: skip
+        link = _start(config, request, frames, response)
+        stack.callback(link.close)
+        link.send(handshake(config.token.reveal()))
+        return link, stack.pop_all().close
 
 
 def _start(

@@ -187,7 +187,8 @@ def _bad_now(incident: Incident) -> int:
         return 0  # runs that failed are over
     if "lost" in facts:
         return int(facts["lost"]) - int(facts["running_again"])
-    return int(facts.get("instances_bad") or facts.get("waiting") or facts.get("unhealthy") or 0)
+    names = ("instances_bad", "waiting", "blocked", "unhealthy")
+    return next((int(facts[name]) for name in names if facts.get(name)), 0)
 
 
 def _total(times: list[Uptime | None]) -> Uptime:

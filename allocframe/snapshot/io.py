@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+from .._utils.memory import keep_freed_memory
 from ..errors import ConfigError, DecodeError
-from ..store.capture import Capture, capture_files, load_capture
+from ..store.capture import Capture, Page, find_files, load_capture, read_file
 from ..store.page_store import PageStore
 from ..store.table_store import TableStore
 from ..store.worker_pool import MANY_BYTES, count_processes
@@ -83,12 +86,53 @@ def read_json(
     >>> af.read_json("*.json").allocations["client_status"].tolist()
     ['running']
     """
-    return _decode(capture_files(paths), workers)
+    with _capturing(Capture.create()) as store:
+        files = list(find_files(paths))
+        notes = [note for note in _read_files(store, files, workers) if note]
+        about = {"source": "files", "files": [str(file) for file in files], "complete": None}
+        store.capture.describe(**about, **({"notes": notes} if notes else {}))
+        store.drop_duplicates()
+    return Snapshot(store.capture, store)
+
+
+def _read_files(store: PageStore, files: Sequence[Path], workers: int | None) -> list[str | None]:
+    """Capture and decode files; return the note on each."""
+    processes = 0 if workers == 1 else count_processes()
+    expected = total = sum(file.stat().st_size for file in files)
+    notes: list[str | None] = []
+    size = unpacked = 0
+    for number, file in enumerate(files):
+        if processes and expected > MANY_BYTES:
+            store.use_processes()
+            pages = (_capture_file(store.capture, file, read_file(file)) for file in files[number:])
+            with ThreadPoolExecutor(1 + processes, "allocframe") as pool:
+                return [*notes, *pool.map(store.read_file, pages)]
+        body = read_file(file)
+        notes.append(store.read_file(_capture_file(store.capture, file, body), body))
+        size, unpacked = size + file.stat().st_size, unpacked + len(body)
+        expected = total * unpacked // max(size, 1)
+    return notes
+
+
+def _capture_file(capture: Capture, file: Path, body: bytes) -> Page:
+    return capture.add(body, path=file.name, params={}, source=str(file))
+
+
+@contextlib.contextmanager
+def _capturing(capture: Capture) -> Iterator[PageStore]:
+    """Yield a store for the pages of a capture; on error, close both."""
+    keep_freed_memory()
+    store = PageStore(capture)
+    try:
+        yield store
+    except BaseException:
+        store.close()
+        capture.close()
+        raise
 
 
 def _decode(capture: Capture, workers: int | None) -> Snapshot:
-    store = PageStore(capture)
-    try:
+    with _capturing(capture) as store:
         if workers != 1 and sum(page.size for page in capture.pages) > MANY_BYTES:
             store.use_processes()
             with ThreadPoolExecutor(1 + count_processes(), "allocframe") as pool:
@@ -99,10 +143,6 @@ def _decode(capture: Capture, workers: int | None) -> Snapshot:
         store.drop_duplicates()
         if (newest := capture.info.get("keep_newest")) is not None:
             store.keep_newest(newest)
-    except BaseException:
-        store.close()
-        capture.close()
-        raise
     return Snapshot(capture, store)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import glob
 import gzip
@@ -12,7 +11,6 @@ import secrets
 import shutil
 import tempfile
 import threading
-import weakref
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,8 +21,8 @@ from typing import Any, Literal, Self, cast, get_args
 
 import pyarrow as pa
 
+from .._utils.interrupts import finalize
 from ..errors import DecodeError
-from .json_files import extract_allocations
 
 FORMAT = 1
 """Version of the file that `Capture.save` writes."""
@@ -69,9 +67,7 @@ class Capture:
         self._pages: dict[int, Page] = {}
         self._next_number = 0
         self._lock = threading.Lock()
-        self._remove = (
-            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True) if temporary else None
-        )
+        self._remove = finalize(self, shutil.rmtree, folder, ignore_errors=True) if temporary else None
 
     @classmethod
     def create(cls, folder: Path | None = None) -> Self:
@@ -122,6 +118,11 @@ class Capture:
         with self._lock:
             self._pages.pop(page.number, None)
         self.file(page).unlink(missing_ok=True)
+
+    def rewrite(self, page: Page, body: bytes) -> None:
+        """Replace what a page holds."""
+        self.file(page).write_bytes(body)
+        self.update_size(page)
 
     def update_size(self, page: Page) -> None:
         """Note the size of a page whose file was written from outside."""
@@ -285,23 +286,16 @@ def _unpack(archive: zipfile.ZipFile, file: Path, capture: Capture) -> None:
     capture._next_number = max(pages, default=-1) + 1
 
 
-def capture_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Capture:
-    """Return a capture of JSON or NDJSON files, also .gz or .zst, that curl or the Nomad CLI printed."""
-    capture = Capture.create()
-    notes = []
-    with contextlib.ExitStack() as undo:
-        undo.callback(capture.close)
-        for file in _find_files(paths):
-            body, note = extract_allocations(_decompress(file.read_bytes(), file), str(file))
-            capture.add(body, path=file.name, params={}, source=str(file))
-            notes += [note] if note else []
-        undo.pop_all()
-    files = [page.source for page in capture.pages]
-    capture.describe(source="files", files=files, complete=None, **({"notes": notes} if notes else {}))
-    return capture
+def find_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
+    """Yield the files that paths and globs name.
 
-
-def _find_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
+    Raises
+    ------
+    FileNotFoundError
+        A path or glob matches no file.
+    DecodeError
+        A path is a folder.
+    """
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
     for path in paths:
@@ -318,8 +312,15 @@ def _find_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
         yield from files
 
 
-def _decompress(body: bytes, file: Path) -> bytes:
-    """Return the content of a file, which is compressed if it begins so."""
+def read_file(file: Path) -> bytes:
+    """Return the content of a file, unpacked if it is compressed.
+
+    Raises
+    ------
+    DecodeError
+        It cannot be unpacked.
+    """
+    body = file.read_bytes()
     try:
         if body.startswith(_GZIP_MAGIC):
             return gzip.decompress(body)

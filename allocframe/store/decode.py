@@ -22,6 +22,7 @@ from ..tables import TABLES, wire_schema
 from ..tables.rows import TEXT, MisfitError, Rows, encode, repeat
 from . import lenient_json
 from .event_templates import SAME_TIME, find_templates
+from .json_files import is_plain_list
 
 ROW_BITS = 32
 """A row's number is that of its page, shifted by so many bits, plus the record's position in the page."""
@@ -182,6 +183,21 @@ def decode_parts(body: bytes | memoryview, page: int, source: str) -> Iterator[R
             start += 1
         part.size = size
         yield part
+
+
+def decode_list(body: bytes, page: int, source: str) -> Iterable[Records] | None:
+    """Decode a file if it is one list of allocations, as nearly all are; else return None."""
+    if len(body) <= PART:
+        with contextlib.suppress(*_ODD):
+            records = _PAGE.decode(body)
+            if all(map(_is_sure, records)):
+                return [Records(page, source, body, records, range(len(records)))]
+    return decode_parts(body, page, source) if is_plain_list(body) else None
+
+
+def _is_sure(record: Any) -> bool:
+    """Return whether this is an allocation and no other object with an ID."""
+    return record.ID is not None and not (record.TaskGroup is None and record.ClientStatus is None)
 
 
 def split_records(body: bytes | memoryview, source: str) -> Iterable[Any]:

@@ -76,7 +76,7 @@ def extract_allocations(body: bytes, source: str) -> tuple[bytes, str | None]:
         return text, None
     if stripped[:1] not in (b"[", b"{"):
         raise _refuse(stripped, source)
-    if _is_plain_list(stripped):
+    if is_plain_list(stripped):
         return text, None
     found = _Found(stripped, source)
     values = list(_split_values(stripped, source))
@@ -105,7 +105,7 @@ def _to_utf8(body: bytes, source: str) -> bytes:
         raise DecodeError(f"{source} is damaged UTF-16: {error}. Save it again", file=source) from None
 
 
-def _is_plain_list(text: bytes) -> bool:
+def is_plain_list(text: bytes) -> bool:
     """Return whether this is one list of allocations, as nearly all files are."""
     try:
         records = _PEEK_PAGE.decode(text)

@@ -23,7 +23,8 @@ from ..tables import SNAPSHOT_TABLES, TABLES
 from ..tables.table import Column, Table, cast_column
 from . import lenient_json
 from .capture import Capture, Page
-from .decode import ALLOC_ROW, BATCH, ROW_BITS, Records, build_tables, decode_parts
+from .decode import ALLOC_ROW, BATCH, ROW_BITS, Records, build_tables, decode_list, decode_parts
+from .json_files import extract_allocations
 from .parts import cut_at_allocations
 from .segments import Segments
 from .sql import lock_files, select, select_with_files, semi_join, where
@@ -104,6 +105,30 @@ class PageStore:
         if self._pool is not None and (decoded := self._pool.read(page)) is not None:
             return decoded
         return self._read_here(page, body)
+
+    def read_file(self, page: Page, body: bytes | None = None) -> str | None:
+        """Decode a page that is a file as somebody saved it; return a note if some of it was left out.
+
+        Of a file that holds more than a list, the page keeps the allocations. Thread-safe.
+
+        Raises
+        ------
+        DecodeError
+            The file is not complete JSON, or holds something else.
+        """
+        if self._pool is not None and self._pool.read(page, is_file=True) is not None:
+            return None
+        if body is None:
+            body = self.capture.file(page).read_bytes()
+        parts, note = decode_list(body, page.number, page.source), None
+        if parts is None:
+            extracted, note = extract_allocations(body, page.source)
+            if extracted is not body:
+                self.capture.rewrite(page, extracted)
+            parts = decode_parts(extracted, page.number, page.source)
+        for records in parts:
+            self._defer(records)
+        return note
 
     def _read_here(self, page: Page, body: bytes | None = None) -> list[str]:
         if body is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import shutil
 import tempfile
-import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -15,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .._utils.interrupts import finalize
 from ..errors import DecodeError
 from ..tables import SNAPSHOT_TABLES, TABLES
 from ..tables.table import Column, Kind, Table
@@ -38,7 +38,7 @@ class TableStore:
 
     def __init__(self) -> None:
         spill = tempfile.mkdtemp(prefix="allocframe-")
-        self._remove = weakref.finalize(self, shutil.rmtree, spill, ignore_errors=True)
+        self._remove = finalize(self, shutil.rmtree, spill, ignore_errors=True)
         self._con = connect(spill)
         self._schemas = itertools.count(1)
         self._is_locked = False

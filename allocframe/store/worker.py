@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import DecodeError
-from .decode import BATCH, Records, build_tables, decode_parts
+from .decode import BATCH, Records, build_tables, decode_list, decode_parts
 from .segments import write_part
 
 FILE = 48 << 20
@@ -49,7 +49,11 @@ class Worker:
     def _read(self, request: dict[str, Any]) -> list[str]:
         ids: list[str] = []
         parts = []
-        for records in decode_parts(Path(request["file"]).read_bytes(), request["page"], request["source"]):
+        decode = decode_list if request["is_file"] else decode_parts
+        found = decode(Path(request["file"]).read_bytes(), request["page"], request["source"])
+        if found is None:
+            raise DecodeError("this is no list of allocations")
+        for records in found:
             ids += records.ids
             parts.append(records)
         # Only whole pages count: the parent reads one again that is not.

@@ -82,11 +82,11 @@ class WorkerPool:
         for process in self._processes:
             self._free.put(process)
 
-    def read(self, page: Page) -> list[str] | None:
+    def read(self, page: Page, *, is_file: bool = False) -> list[str] | None:
         """Decode a page in a process; return its IDs.
 
-        Return None if no process is free, or if the page is not whole. Then the caller decodes it, and raises
-        the error.
+        Return None if no process is free, if the page is not whole, or if it is a file that is no list of
+        allocations. Then the caller decodes it, and raises the error.
         """
         try:
             process = self._free.get_nowait()
@@ -94,7 +94,8 @@ class WorkerPool:
             return None
         try:
             source = page.source or page.file_name
-            answer = process.ask(page=page.number, source=source, file=str(self._capture.file(page)))
+            file = str(self._capture.file(page))
+            answer = process.ask(page=page.number, source=source, file=file, is_file=is_file)
         except (OSError, ValueError):
             self._replace(process)
             return None

@@ -72,14 +72,14 @@ class Column:
     def arrow(self) -> pa.DataType:
         return _ARROW[self.kind]
 
-    def series(self, values: pa.ChunkedArray[Any]) -> pd.Series[Any]:
-        """Return `values` as a Series of this column's dtype."""
+    def array(self, values: pa.ChunkedArray[Any]) -> Any:
+        """Return `values` as a pandas array of this column's dtype."""
         if self.kind == "category":
             return _categorical(values)
         values = cast_column(values, self.arrow)
         if self.kind in ("time", "duration"):
-            return values.to_pandas()
-        return pd.Series(_FROM_ARROW[self.kind].__from_arrow__(values))
+            return values.to_pandas().array
+        return _FROM_ARROW[self.kind].__from_arrow__(values)
 
 
 @dataclass(frozen=True)
@@ -147,16 +147,16 @@ class Table:
         `order` sorts the rows. The columns are removed from `columns` one by one, so that only one of them is
         in memory twice.
         """
-        series = {}
+        arrays = {}
         for column in self.columns:
             values = columns.pop(column.name)
             if order is None or values.null_count == len(values):
-                series[column.name] = column.series(values)
+                arrays[column.name] = column.array(values)
             elif column.kind == "text" and pa.types.is_dictionary(values.type):
-                series[column.name] = column.series(_take_texts(values, order))
+                arrays[column.name] = column.array(_take_texts(values, order))
             else:
-                series[column.name] = column.series(values).take(order).reset_index(drop=True)
-        return pd.DataFrame(series, copy=False)
+                arrays[column.name] = column.array(values).take(order)
+        return pd.DataFrame(arrays, copy=False)
 
     def with_columns(self, columns: tuple[Column, ...]) -> Table:
         """Return a table of the same rows with `columns`, made of this table's; without any, this table."""
@@ -211,23 +211,28 @@ def cast_column(values: Any, kind: pa.DataType) -> Any:
     return values.cast(kind)
 
 
-def _categorical(values: pa.ChunkedArray[Any]) -> pd.Series[Any]:
+def _categorical(values: pa.ChunkedArray[Any]) -> pd.Categorical:
     """Return repeated text as categories in alphabetical order, so that equal data give equal DataFrames."""
+    if values.null_count == len(values):
+        return pd.Categorical.from_codes(np.full(len(values), -1, np.int8), dtype=_NO_CATEGORIES)
     encoded: Any = pc.dictionary_encode(values).unify_dictionaries()
     chunks = encoded.chunks
-    labels: Any = chunks[0].dictionary.cast(pa.large_string()) if chunks else pa.array([], pa.large_string())
-    codes = [chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False) for chunk in chunks]
+    labels: Any = chunks[0].dictionary.cast(pa.large_string())
+    parts = [chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False) for chunk in chunks]
+    codes = np.concatenate(parts).astype(np.intp)  # other integers take three times as long to look up
     # A dictionary may have labels of rows that were filtered out.
     used = np.zeros(len(labels) + 1, dtype=bool)
-    for part in codes:
-        used[part] = True
+    used[codes] = True
     # Arrow sorts the bytes of UTF-8, whose order is that of the characters.
     order = pc.array_sort_indices(labels).to_numpy().astype(np.int64)
     order = order[used[order]]
-    rank = np.empty(len(labels) + 1, dtype=np.int32)
+    # pandas copies codes that could have fewer bytes
+    rank = np.empty(len(labels) + 1, dtype=np.min_scalar_type(-len(order) - 1))
     rank[order] = np.arange(len(order))
     rank[-1] = -1  # the code of NA is -1, which is the last place
     categories = _TEXT_DTYPE.__from_arrow__(labels.take(pa.array(order)))
     dtype = pd.CategoricalDtype(pd.Index(categories, dtype=_TEXT_DTYPE))
-    sorted_codes = rank[np.concatenate(codes)] if codes else np.empty(0, dtype=np.int32)
-    return pd.Series(pd.Categorical.from_codes(sorted_codes, dtype=dtype, validate=False))
+    return pd.Categorical.from_codes(rank[codes], dtype=dtype, validate=False)
+
+
+_NO_CATEGORIES = pd.CategoricalDtype(pd.Index([], dtype=_TEXT_DTYPE))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import threading
 import time
-import weakref
 from collections.abc import Iterator
 from typing import Self
 
+from .._utils.interrupts import finalize
 from ..errors import AllocframeError, ConfigError
 from ..nomad.config import Config
 from ..nomad.protocol import Query
@@ -68,7 +68,7 @@ class Watch:
         )
         self._change_count = 0
         self._lock = threading.RLock()
-        weakref.finalize(self, _end, self._reflector, transport)
+        finalize(self, _end, self._reflector, transport)
 
     def poll(self, timeout: float | None = None) -> Change | None:
         """Return the next change, or None if none comes in time.

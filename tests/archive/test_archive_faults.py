@@ -79,7 +79,7 @@ def is_whole(archive: af.Archive, count: int) -> bool:
 
 def test_row_50_an_appender_killed_at_any_instant_loses_at_most_its_last_step(tmp_path: Path) -> None:
     folder, rng, kept = tmp_path / "archive", Random(3), 0
-    for _ in range(3):
+    for _ in range(2):
         child = started(folder, "one", kept + 1, kept + 40)
         go(child)
         time.sleep(rng.uniform(0.02, 0.7))  # the instant of the kill: any will do
@@ -179,16 +179,16 @@ def test_row_51_a_full_disk_is_an_error_that_leaves_the_archive_as_it_was(
 
 def test_row_52_two_recorders_of_one_archive_keep_each_event_once(tmp_path: Path) -> None:
     folder = tmp_path / "archive"
-    children = [started(folder, "one", 1, 10), started(folder, "two", 4, 14)]
+    children = [started(folder, "one", 1, 6), started(folder, "two", 3, 9)]
     for child in children:
         go(child)
-    assert [len(ended(child)) for child in children] == [10, 11]
+    assert [len(ended(child)) for child in children] == [6, 7]
     archive = af.Archive(folder)
-    assert is_whole(archive, 14)
+    assert is_whole(archive, 9)
     assert sorted(archive.state().recorders["recorder"]) == ["one", "two"]
     archive.compact()
-    assert is_whole(archive, 14)
-    assert archive.info["tables"]["events"]["rows"] == 14
+    assert is_whole(archive, 9)
+    assert archive.info["tables"]["events"]["rows"] == 9
 
 
 def test_row_53_an_archive_of_schema_version_1_is_read_and_appended_to(
@@ -245,7 +245,7 @@ def test_row_53_an_archive_of_a_newer_version_is_refused(
 
 def test_row_54_an_archive_is_read_while_it_is_written_and_compacted(tmp_path: Path) -> None:
     folder = tmp_path / "archive"
-    child = started(folder, "one", 1, 20)
+    child = started(folder, "one", 1, 12)
     archive = af.Archive(folder)
     done = threading.Event()
     failed: list[BaseException] = []
@@ -276,9 +276,9 @@ def test_row_54_an_archive_is_read_while_it_is_written_and_compacted(tmp_path: P
         helper.join()
         said = ended(child)
     assert failed == []
-    assert said == list(range(1, 21))
+    assert said == list(range(1, 13))
     assert seen == sorted(seen)
-    assert is_whole(af.Archive(folder), 20)
+    assert is_whole(af.Archive(folder), 12)
 
 
 def test_files_are_readable_by_their_owner_only(
@@ -341,8 +341,10 @@ def test_a_path_that_delta_rs_cannot_take_is_refused_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 100, b'{"add":{"path":"x'])
-@pytest.mark.parametrize("name", ["events", "allocations", "snapshots"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("events", b""), ("allocations", b"\0" * 100), ("snapshots", b'{"add":{"path":"x'), ("snapshots", b"")],
+)
 def test_a_commit_that_a_power_loss_cut_is_an_error_and_is_repaired_to_the_last_whole_step(
     tmp_path: Path, versions: Versions, name: str, content: bytes
 ) -> None:

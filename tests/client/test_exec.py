@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import signal
 import threading
 import time
@@ -473,7 +474,9 @@ def test_ctrl_c_ends_commands_in_many_allocations_and_starts_no_further_one(clus
         while not log.exists() or log.read_text().count("\n") < 2:
             assert process.poll() is None
             time.sleep(0.01)
-        time.sleep(0.5)  # a signal that comes while threads start may not wake the main one of CPython
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=20)
-    assert output == "interrupted [] again\n ['unknown', 'unknown', 'done']\n"
+    # "failed": its connection was not open yet, so nothing was sent
+    assert re.fullmatch(
+        r"interrupted \[\] again\n \['(unknown|failed)', '(unknown|failed)', 'done'\]\n", output
+    )

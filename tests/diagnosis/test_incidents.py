@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,9 +18,16 @@ from allocframe.sim.scenarios import STORIES
 CASES = [pytest.param(file, truth, id=file.stem) for file, truth in benchmark.real_cases()]
 
 
+@cache
+def diagnosed(file: Path) -> af.Diagnosis:
+    """Return the diagnosis of a capture, made once for all tests."""
+    with af.load(file) as snap:
+        return af.diagnose(snap)
+
+
 @pytest.mark.parametrize(("file", "truth"), CASES)
 def test_an_incident_of_a_real_agent_is_named_right(file: Path, truth: dict[str, Any]) -> None:
-    verdict = benchmark.judge_real(file, truth)
+    verdict = benchmark.judge(diagnosed(file), truth)
     assert verdict.right, verdict
 
 
@@ -35,8 +43,7 @@ def test_over_many_seeds_stories_are_named_right_and_nothing_else_is_loud(
 
 
 def title_of(name: str) -> str:
-    with af.load(benchmark.REAL / f"{name}.allocframe") as snap:
-        return only(af.diagnose(snap)).summary
+    return str(only(diagnosed(benchmark.REAL / f"{name}.allocframe")).summary)
 
 
 def test_of_several_tasks_the_title_names_the_one_that_fails() -> None:
@@ -61,8 +68,7 @@ def test_the_summary_says_which_part_of_a_job_fails_and_how_many_of_its_instance
 
 def texts_of(name: str) -> list[str]:
     """Return the evidence for and against the causes of a capture."""
-    with af.load(benchmark.REAL / f"{name}.allocframe") as snap:
-        incidents = af.diagnose(snap).incidents
+    incidents = diagnosed(benchmark.REAL / f"{name}.allocframe").incidents
     causes = [cause for incident in incidents for cause in incident.hypotheses]
     return [each.text for cause in causes for each in [*cause.supporting, *cause.contradicting]]
 
@@ -129,8 +135,7 @@ def test_where_a_ring_is_cut_times_are_bounds() -> None:
     texts = texts_of("blind/nomad-2.0.5-canary-aborts")
     assert "It began at most 57.2 s after version 1 was first placed." in texts
     assert not [text for text in texts if " ran " in text and "before they failed" in text]
-    with af.load(benchmark.REAL / "blind" / "nomad-2.0.5-canary-aborts.allocframe") as snap:
-        changes = only(af.diagnose(snap)).changes
+    changes = only(diagnosed(benchmark.REAL / "blind" / "nomad-2.0.5-canary-aborts.allocframe")).changes
     assert all(change["at_most"] for change in changes)
 
 

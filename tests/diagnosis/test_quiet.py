@@ -47,6 +47,14 @@ STUCK = (
             "(median 1.0 s). Since the last one began 7 runs were due and not made (before, one "
             "every 10.0 s).",
         ),
+        (
+            "2.0.5-prestart-waits-for-ever",
+            "critical",
+            "AF209",
+            "desk version 1 does not start. Task main has not started in 2 of 2 instances for 65.0 s: "
+            "prestart task wait-db, which version 1 added, still runs. 2 before started within 0.3 s. No "
+            "other instance runs.",
+        ),
         ("2.0.5-deployment-paused", "info", "AF402", PAUSED),
         ("1.3.1-deployment-paused", "info", "AF402", PAUSED),
         (
@@ -86,6 +94,10 @@ def test_what_is_open_is_no_plain_all_clear(name: str) -> None:
         for report in (af.postmortem(snap).document, cluster_document(snap)):
             assert report.title == incident.title
             assert "Nothing stands out" not in " ".join(report.texts("glance"))
+
+
+def test_a_prestart_task_that_takes_as_long_as_ever_is_quiet() -> None:
+    assert diagnosis_of("2.0.5-slow-prestart-as-always").incidents == []
 
 
 def test_a_start_that_hangs_titles_its_postmortem_and_names_the_version_that_asks_for_it() -> None:
@@ -191,6 +203,88 @@ def test_an_instance_that_its_deployment_does_not_call_healthy_is_held_against_t
     new = instance("web", 1000, started(1001), n=2, JobVersion=1)
     history = af.History.from_json(jobs=[[spec(0), spec(1)]], deployments=[deployment()])
     assert told(tmp_path, *before, new, clock(1000 + waits), history=history) == expected
+
+
+def two_tasks(n: int, begin: float, *, old: bool, hook: str = "wait", begun: bool = False) -> dict[str, Any]:
+    """Return an instance whose task `hook` ended long ago, or still runs, before its main task."""
+    length = 1 if old else None
+    ends = [] if length is None else [event("Terminated", begin + 2, exit_code=0)]
+    first = {"State": "running" if length is None else "dead", "Events": [started(begin + 1), *ends]}
+    of_main = [event("Received", begin), *([event("Downloading Artifacts", begin + 1)] if begun else [])]
+    main = {"State": "pending", "Events": of_main}
+    if old:
+        main = {
+            "State": "running",
+            "Events": [*of_main, started(begin + 2)],
+            "StartedAt": at(begin + 2).isoformat(),
+        }
+    states = {hook: {**first, "StartedAt": at(begin + 1).isoformat()}, "main": main}
+    more = {**healthy(begin + 5)} if old else {"JobVersion": 1}
+    return {**instance("web", begin, n=n, **more), "TaskStates": states}
+
+
+def group_of(*tasks: str, env: str = "") -> dict[str, Any]:
+    hooks = {name: {"Lifecycle": {"Hook": "prestart"}, "Env": {"V": env}} for name in tasks if name != "main"}
+    made = [{"Name": name, "Driver": "exec", **hooks.get(name, {})} for name in tasks]
+    return {"TaskGroups": [{"Name": "app", "Count": 2, "Tasks": made}]}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "cause"),
+    [
+        (group_of("main"), group_of("wait", "main"), ("job version", "likely")),
+        (group_of("wait", "main", env="a"), group_of("wait", "main", env="b"), ("unknown", "unknown")),
+        (group_of("wait", "main"), {**group_of("wait", "main"), "Meta": {"a": "b"}}, ("unknown", "unknown")),
+    ],
+)
+def test_a_version_is_blamed_for_a_start_that_hangs_if_it_added_the_task_that_hangs(
+    tmp_path: Path, before: dict[str, Any], after: dict[str, Any], cause: tuple[str, str]
+) -> None:
+    old = [instance("web", 0, started(1), n=n, **healthy(5), DesiredStatus="stop") for n in range(2)]
+    for row in old:
+        row["TaskStates"] = {"main": {**row["TaskStates"]["server"], "StartedAt": at(1).isoformat()}}
+    new = [two_tasks(n, 1000, old=False) for n in range(2)]
+    history = af.History.from_json(jobs=[[spec(0, **before), spec(1, **after)]])
+    diagnosis = af.diagnose(snapshot(tmp_path, *old, *new, clock(1100)), history=history)
+    (incident,) = diagnosis.incidents
+    assert (incident.cause.kind, incident.cause.confidence, incident.severity) == (*cause, "critical")
+    assert "Task main has not started in 2 of 2 instances" in incident.summary
+    assert "task wait" in incident.summary
+
+
+@pytest.mark.parametrize(
+    ("waits", "others", "expected"),
+    [
+        (5, 0, []),
+        (40, 0, [("info", "AF209")]),
+        (90, 0, [("critical", "AF209")]),
+        (90, 1, [("warning", "AF209")]),
+    ],
+)
+def test_a_main_task_behind_another_one_is_held_against_those_before_it(
+    tmp_path: Path, waits: float, others: int, expected: list[tuple[str, str]]
+) -> None:
+    old = [two_tasks(n, 0, old=True) for n in range(2)]
+    for row in old[others:]:
+        row["DesiredStatus"] = "stop"
+    new = [two_tasks(n, 1000, old=False) for n in range(others, 2)]
+    assert told(tmp_path, *old, *new, clock(1000 + waits)) == expected
+
+
+def test_a_task_that_runs_at_the_end_is_not_said_to_wait(tmp_path: Path) -> None:
+    """Its name says nothing, and no allocation shows whether it comes first or last."""
+    rows = [two_tasks(n, 0, old=False, hook="server") for n in range(2)]
+    assert told(tmp_path, *rows, clock(5000)) == []
+
+
+def test_a_main_task_that_downloads_beside_a_sidecar_is_told_by_its_step(tmp_path: Path) -> None:
+    old = [{**two_tasks(n, 0, old=True), "DesiredStatus": "stop"} for n in range(2)]
+    new = [two_tasks(n, 1000, old=False, begun=True) for n in range(2)]
+    (incident,) = af.diagnose(snapshot(tmp_path, *old, *new, clock(1100))).incidents
+    assert (
+        "Task main has not started in 2 of 2 instances for 1.7 min (Downloading Artifacts)"
+        in incident.summary
+    )
 
 
 def run(n: int, begin: float, length: float | None, kind: str = "dispatch") -> dict[str, Any]:

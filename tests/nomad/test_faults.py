@@ -429,7 +429,7 @@ try:
 except KeyboardInterrupt:
     others = [t for t in threading.enumerate() if t is not threading.main_thread()]
     for thread in others:  # on a busy machine, one may be about to end
-        thread.join(2)
+        thread.join(10)
     alive = [thread.name for thread in others if thread.is_alive()]
     print("interrupted", alive, len(c.snapshot(progress=False)), flush=True)
 """

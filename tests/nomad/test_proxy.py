@@ -208,7 +208,7 @@ def test_kind_deadline_a_proxy_that_is_silent_or_trickles_does_not_outlast_it(
                 client.snapshot(progress=False)
             with pytest.raises(af.AllocframeError):
                 client.exec(ID, ["x"], task="t", timeout=0.5)
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 10  # a busy machine; it would never end
 
 
 def test_a_proxy_whose_answer_has_no_end_is_given_up_long_before_the_deadline(

@@ -17,39 +17,21 @@ ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_runs_and_shows_what_is_stored_in_it(name: str, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "nbval.plugin",
-        "--nbval",
-        "-q",
-        "-c",
-        os.devnull,
-        "-p",
-        "no:cacheprovider",
-    ]
-    command += [
-        f"--nbval-sanitize-with={Path(__file__).with_name('sanitize.cfg')}",
-        str(ROOT / "notebooks" / name),
-    ]
+@pytest.mark.timeout(600)
+def test_the_notebooks_run_and_show_what_is_stored_in_them(tmp_path: Path) -> None:
+    """One process runs them all: what nbval imports takes seconds. Each has a kernel of its own."""
+    command = [sys.executable, "-m", "pytest", "-p", "nbval.plugin", "--nbval", "-q", "-c", os.devnull]
+    command += ["-p", "no:cacheprovider", f"--nbval-sanitize-with={Path(__file__).with_name('sanitize.cfg')}"]
+    command += [str(ROOT / "notebooks" / name) for name in NAMES]
     settings = {
         "PYTHONSTARTUP": str(ROOT / "tests" / "helpers" / "fixed_clock.py"),
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # importing the others takes a second
         "TQDM_DISABLE": "1",  # a slow machine shows a progress bar, a fast one does not
     }
     done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env=os.environ | settings,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=170,
-    )
+        command, cwd=tmp_path, env=os.environ | settings, capture_output=True, text=True, check=False,
+        timeout=570,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 

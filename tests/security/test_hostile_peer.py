@@ -63,7 +63,7 @@ CALLS: dict[str, Callable[[af.Client], object]] = {
 }
 
 
-LIMIT = 4 * TIMEOUT + 4
+LIMIT = 4 * TIMEOUT + 12
 """Seconds that a call may take: up to four requests, and a busy machine."""
 
 
@@ -216,7 +216,7 @@ def test_kind_deadline_it_holds_while_a_name_is_looked_up(monkeypatch: pytest.Mo
             with pytest.raises((af.RequestTimeout, af.ConnectionFailed)):
                 act()
     ended.set()
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 15
 
 
 @pytest.mark.parametrize("answer", BROKEN.values(), ids=BROKEN)

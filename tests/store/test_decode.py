@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from allocframe.errors import DecodeError
 from allocframe.snapshot.io import read_json
 from allocframe.snapshot.snapshot import Snapshot
-from allocframe.store.decode import build_tables, decode_page
+from allocframe.store.decode import build_tables, decode_page, struct_type
 from allocframe.tables import SNAPSHOT_TABLES, TABLES, wire_schema
+from allocframe.tables.rows import Rows, parse_rfc3339, rfc3339
 
 
 def read(tmp_path: Path, *documents: Any, raw: bytes | None = None) -> Snapshot:
@@ -390,6 +391,26 @@ def test_times_in_rfc_3339_are_exact_or_missing(
     assert plain(snap.task_states["started_at"][0]) == expected
     unreadable = sent in ("yesterday", "9999-12-31T23:59:59Z")
     assert snap.issues["field"].tolist() == (["TaskStates.server.StartedAt"] if unreadable else [])
+
+
+_TaskState = struct_type(wire_schema.TASK_STATE)
+_like_a_time = st.builds(
+    lambda text, place, new: text[:place] + new + text[place + 1 :],
+    st.sampled_from(
+        ["2021-11-04T09:14:22Z", "2021-11-04T09:14:22.054814123Z", "2021-11-04T09:14:22.5+01:00"]
+    ),
+    st.integers(0, 30),
+    st.sampled_from(["", "0", "9", "00", "T", "t", "Z", " ", ".", ":", "é"]),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(texts=st.lists(_like_a_time | st.sampled_from([None, "", "0001-01-01T00:00:00Z"]), max_size=3))
+def test_times_are_read_together_as_each_is_alone(texts: list[str | None]) -> None:
+    states = [_TaskState(StartedAt=text) for text in texts]
+    column = rfc3339("StartedAt")(Rows(states, strict=False))
+    read = [None] * len(texts) if column is None else column.cast("int64").to_pylist()
+    assert read == [None if text is None or text[:4] == "0001" else parse_rfc3339(text) for text in texts]
 
 
 @pytest.mark.parametrize(

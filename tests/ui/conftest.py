@@ -1,4 +1,4 @@
-"""A JupyterLab for the whole run, and a page for each test."""
+"""A JupyterLab and a page with it for the whole run, and a notebook for each test."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import labpage
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, Page
 
 import allocframe as af
 
@@ -18,20 +18,24 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[labpage.Lab]:
 
 
 @pytest.fixture(scope="session")
-def profile(browser: Browser) -> Iterator[BrowserContext]:
-    """A profile for the whole run: each new one would fetch and compile all of JupyterLab again."""
-    with browser.new_context(viewport={"width": 1280, "height": 900}) as made:
-        yield made
+def tab(browser: Browser) -> Iterator[Page]:
+    """A page for JupyterLab: each new one would compile all of it again."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    yield page
+    page.close()
 
 
 @pytest.fixture
-def page(profile: BrowserContext) -> Iterator[Page]:
-    """A page on which no script may fail."""
+def page(tab: Page) -> Iterator[Page]:
+    """The page of JupyterLab, on which no script may fail."""
     errors: list[str] = []
-    page = profile.new_page()
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    yield page
-    page.close()
+
+    def note(error: object) -> None:
+        errors.append(str(error))
+
+    tab.on("pageerror", note)
+    yield tab
+    tab.remove_listener("pageerror", note)
     assert errors == []
 
 

@@ -67,6 +67,7 @@ def panel(cluster: af.sim.Cluster, notebook: OpenNotebook) -> Panel:
         "from allocframe.widgets.panel import work as module\n"
         "module.REFRESH_INTERVAL = 1.0\n"
         f"client = af.Client({cluster.address!r}, token={cluster.token!r})\n"
+        "if 'panel' in globals(): panel.close()\n"
         "panel = af.ControlPanel(client, namespace='*')\n"
         "panel"
     )

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
 
 import labpage
 import pytest
 from labpage import Notebook, Screen
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Page, expect
 
 import allocframe as af
 
@@ -22,9 +21,8 @@ terminal
 
 
 @pytest.fixture(scope="module")
-def notebook(browser: Browser, lab: labpage.Lab) -> Iterator[Notebook]:
-    """One notebook for all tests, because a kernel takes seconds to start."""
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
+def notebook(tab: Page, lab: labpage.Lab) -> Notebook:
+    """One notebook for all tests."""
     lab.notebook(
         "terminal.ipynb",
         "import time, allocframe as af",
@@ -32,10 +30,9 @@ def notebook(browser: Browser, lab: labpage.Lab) -> Iterator[Notebook]:
         labpage.busy_until("terminal-rests"),
         "terminal.transcript",
     )
-    notebook = Notebook(page, lab, "terminal.ipynb")
+    notebook = Notebook(tab, lab, "terminal.ipynb")
     notebook.run(0)
-    yield notebook
-    page.close()
+    return notebook
 
 
 def open_terminal(notebook: Notebook, cluster: af.sim.Cluster, token: str) -> Screen:
@@ -181,7 +178,7 @@ def test_two_views_show_the_same(screen: Screen) -> None:
 def test_a_flood_of_output_can_be_interrupted(screen: Screen) -> None:
     screen.type("yes\n")
     screen.shows("y\ny\ny")
-    time.sleep(2)
+    time.sleep(0.5)
     screen.page.keyboard.press("Control+C")
     screen.shows("^C")
     screen.type("echo calm again\n")

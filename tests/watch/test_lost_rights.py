@@ -62,9 +62,9 @@ def test_a_watch_keeps_what_the_token_may_no_longer_read_says_so_and_goes_on_whe
         assert first.full
         allow(cluster, token, "default")
         while watch.last_error is None or "platform" not in watch.last_error:
-            change = watch.poll(5)
+            change = watch.poll(20)
             assert change is None or change.removed.empty
-        told = change if change is not None and change.gap else watch.poll(5)
+        told = change if change is not None and change.gap else watch.poll(20)
         assert told is not None
         assert told.gap is not None
         assert told.gap.reason == "the token can no longer read namespace platform"

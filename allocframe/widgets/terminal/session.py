@@ -24,6 +24,9 @@ _INTERRUPT, _END_OF_INPUT = b"\x03", b"\x04"
 _EXIT_TIMEOUT = 3.0
 """Seconds for a command to end after Ctrl-C."""
 
+_AGAIN = 0.5
+"""Seconds until the end of input is sent again."""
+
 
 @dataclass(frozen=True)
 class SessionStatus:
@@ -175,7 +178,7 @@ class _Farewell:
     """What is sent at the end: the keys that end a program, and then its shell."""
 
     def __init__(self) -> None:
-        self._keys = deque([_INTERRUPT, _END_OF_INPUT])
+        self._key = _INTERRUPT
         self._next = 0.0
         self._until = math.inf
 
@@ -187,7 +190,9 @@ class _Farewell:
         """Send the next key if it is time; return when to call again."""
         now = time.monotonic()
         self._until = min(self._until, now + _EXIT_TIMEOUT)
-        if self._keys and now >= self._next and link.has_room:
-            link.send(exec.stdin_frame(self._keys.popleft()))
-            self._next = now + 0.1
-        return min(self._next, self._until) if self._keys and self._next > now else self._until
+        if now >= self._next and link.has_room:
+            link.send(exec.stdin_frame(self._key))
+            # Again and again: a shell loses what is typed while it takes the terminal back from its program.
+            self._next = now + (0.1 if self._key == _INTERRUPT else _AGAIN)
+            self._key = _END_OF_INPUT
+        return min(self._next, self._until) if self._next > now else self._until

@@ -111,7 +111,7 @@ def job(
     if kind == "service":
         spec.setdefault(
             "Update",
-            {"MaxParallel": 2, "MinHealthyTime": 3 * SECOND, "HealthyDeadline": 60 * SECOND,
+            {"MaxParallel": 2, "MinHealthyTime": HEALTHY, "HealthyDeadline": 60 * SECOND,
              "ProgressDeadline": 90 * SECOND},
         )  # fmt: skip
     return spec
@@ -126,6 +126,9 @@ def task(name: str, command: str, **more: Any) -> dict[str, Any]:
 
 
 WELL = "exec sleep 9999"
+HEALTHY = 8 * SECOND
+"""An agent on a busy machine calls a program healthy that ended after a second, if this is near a second."""
+
 RESCHEDULED = {"Unlimited": True, "Delay": 5 * SECOND, "DelayFunction": "constant"}
 
 
@@ -204,7 +207,7 @@ def incidents(folder: Path) -> list[Incident]:
     deaf = "trap '' INT TERM; while true; do sleep 0.2; done"
     artifact = {"Artifacts": [{"GetterSource": "http://127.0.0.1:9/app.tgz", "RelativeDest": "local/"}]}
     template = {"Templates": [{"EmbeddedTmpl": "{{ broken", "DestPath": "local/x"}]}
-    canary = {"MaxParallel": 1, "Canary": 1, "MinHealthyTime": 3 * SECOND, "HealthyDeadline": 30 * SECOND,
+    canary = {"MaxParallel": 1, "Canary": 1, "MinHealthyTime": HEALTHY, "HealthyDeadline": 30 * SECOND,
               "ProgressDeadline": 60 * SECOND}  # fmt: skip
     parameterized = {"ParameterizedJob": {"MetaOptional": ["code"], "Payload": "optional"}}
     run = {"kind": "batch", "count": 1, "attempts": 0, "mode": "fail", **parameterized}

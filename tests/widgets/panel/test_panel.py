@@ -534,7 +534,7 @@ def test_a_hung_server_can_be_given_up_and_the_panel_goes_on(
         assert "may still happen" in question(panel)
         assert not panel._executing
         panel.choose([])
-        panel.wait(5)  # a new thread works while the old one still hangs
+        panel.wait(30)  # a new thread works while the old one still hangs
     until(lambda: len(panel.log) == 1)
     assert panel.log["result"].tolist() == ["done"]  # it was sent, so its result is told
 
@@ -717,7 +717,7 @@ def test_the_kernel_stays_free_while_the_cluster_does_not_answer(
         panel.confirm()
         panel.refresh()
         panel.choose([])
-        assert time.monotonic() - started < 1.0
+        assert time.monotonic() - started < 5.0
         with pytest.raises(TimeoutError, match="still busy"):
             panel.wait(0.05)
         assert alloc.tasks["server"].restarts == 0
@@ -881,7 +881,7 @@ def test_without_ipywidgets_the_error_names_the_extra(monkeypatch: pytest.Monkey
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < end, "not reached"
         time.sleep(0.01)

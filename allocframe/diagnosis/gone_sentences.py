@@ -1,0 +1,86 @@
+"""What a version of a job took away, in English."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .._utils.prose import count, span
+
+Facts = dict[str, Any]
+
+
+def title(who: str, facts: Facts) -> str:
+    """Return what is no longer there, in a few words."""
+    parts = [_in_short(part) for part in facts["gone"]]
+    more = f" and {count(len(parts) - 3, 'things')} more" if len(parts) > 3 else ""
+    return f"{who} {', '.join(parts[:3])}{more}"
+
+
+def details(facts: Facts, at: str) -> str:
+    """Return which version did it and what it was like before; `at` says when, as " at 10:00 UTC"."""
+    texts = []
+    for place, part in enumerate(facts["gone"]):
+        did, before = _did(part), _before(part)
+        begin = f"Version {facts['job_version']} {did}{at}" if place == 0 else f"It {did}"
+        texts.append(f"{begin}; {before}." if before else f"{begin}.")
+    return " ".join(texts)
+
+
+def evidence(facts: Facts) -> str:
+    """Return what on record shows that a version took something away."""
+    fields = list(dict.fromkeys(facts["fields"]))
+    shown = ", ".join(fields[:5]) + (f" and {len(fields) - 5:,} more" if len(fields) > 5 else "")
+    return f"Version {facts['job_version']} changed {shown}; nothing on record failed with it."
+
+
+def _in_short(part: Facts) -> str:
+    what = part["what"]
+    if what == "nodes":
+        names = ", ".join(part["nodes"][:3])
+        more = f" and {len(part['nodes']) - 3:,} more nodes" if len(part["nodes"]) > 3 else ""
+        return f"{'no longer runs on' if part['everywhere'] else 'has moved off'} {names}{more}"
+    if what == "runs":
+        return "makes no more periodic runs"
+    if what == "count":
+        return f"wants {count(part['new'], 'instances')}, not {part['old']:,}"
+    if what == "check":
+        return f"no longer has check {part['name']}"
+    return f"no longer has {what} {part['name']}"
+
+
+def _did(part: Facts) -> str:
+    """Return what the version did, as the predicate of a sentence."""
+    what, group = part["what"], part.get("task_group")
+    if what == "nodes":
+        demands = ", ".join(part["demands"]) or "other nodes"
+        return f"asked for {demands}"
+    if what == "runs":
+        return "turned its periodic launch off"
+    if what == "count":
+        return f"set group {group} from {part['old']:,} to {count(part['new'], 'instances')}"
+    if what == "group":
+        return f"removed group {part['name']}"
+    if what == "check":
+        return f"removed check {part['name']} of service {part['service']}"
+    return f"removed {what} {part['name']} of group {group}"
+
+
+def _before(part: Facts) -> str:
+    """Return what it was like before, or what there is instead; empty if nothing is to be said."""
+    what, instead = part["what"], part.get("instead") or []
+    if what == "nodes":
+        nodes = ", ".join(part["nodes"][:3])
+        if part["everywhere"]:
+            return f"{nodes} {'is' if len(part['nodes']) == 1 else 'are'} ready and eligible"
+        return f"it runs on {', '.join(part['runs_on'][:3])} now"
+    if what == "runs":
+        if part["ago"] is None:
+            return ""
+        every = "" if part["every"] is None else f", and one every {span(part['every'])} before it"
+        return f"the last run was made {span(part['ago'])} ago{every}"
+    if what == "count":
+        return f"a scaling request had set it to {part['old']:,}" if part["was_scaled"] else ""
+    texts = [f"it had {count(part['instances'], 'instances')}"] if what == "group" else []
+    if instead:
+        texts.append(f"{', '.join(instead[:3])} {'is' if len(instead) == 1 else 'are'} new in it")
+    return "; ".join(texts)
