@@ -31,7 +31,7 @@ class Case:
         See `_attempts.read_attempts`, with `alloc` (row of the allocation) and `run` (length, -1 if unknown).
     failures : pandas.DataFrame
         One row per failure: alloc, owner (row of the task, -1 if the allocation failed before its tasks),
-        kind (position in `FAILURES`), at, text, code, signal, told, run, gave_up.
+        kind (position in `FAILURES`), started, at, text, code, signal, told, run, gave_up.
     lost_restarts : numpy.ndarray
         Restarts of each task that its counter knows and its ring does not show any more.
     onset : numpy.ndarray
@@ -101,7 +101,9 @@ def build_case(snapshot: Snapshot) -> Case:
     seen = np.bincount(told["owner"], told["restarts"], minlength=len(evidence.tasks))
     lost_restarts = np.maximum(evidence.tasks["restarts"].to_numpy() - seen.astype(np.int64), 0)
     silent_failures, texts = _failures_without_events(evidence, instances, failures, texts)
-    columns = ["alloc", "owner", "kind", "at", "text", "code", "signal", "told", "run", "gave_up"]
+    columns = [
+        "alloc", "owner", "kind", "started", "at", "text", "code", "signal", "told", "run", "gave_up",
+    ]  # fmt: skip
     failures = pd.concat([failures[columns], silent_failures[columns]], ignore_index=True)
     onset, earliest = _onsets(evidence, failures, lost_restarts)
     return Case(evidence, instances, attempts, failures, lost_restarts, onset, earliest, texts)
@@ -172,6 +174,7 @@ def _failures_without_events(
             "alloc": silent,
             "owner": np.full(len(silent), -1),
             "kind": kinds[words][silent],
+            "started": NEVER,
             "at": at[silent],
             "text": words[silent] + len(texts),
             "code": -1,

@@ -23,6 +23,7 @@ from ._investigation import (
     name_of,
 )
 from ._places import where_it_shows
+from ._rhythm import Rhythm, compare_rhythm
 from ._tables import NEVER, moment
 from ._versions import VersionTest
 from .finding import SEVERITIES
@@ -31,9 +32,17 @@ from .incident import Evidence, Hypothesis, Incident
 
 def explain_group(look: Investigation, index: int) -> Incident:
     group = look.groups[index]
+    rhythm = compare_rhythm(look.case, group.rows, look.limits.level)
+    if rhythm and rhythm.by_clock:
+        describe(look, group)["median_run"] = None  # how long they had run means nothing
     how = by_mechanism(look, group)
-    hypotheses = [replace(how, supporting=[*how.supporting, *where_it_shows(look, [group])])]
-    if memory := _by_memory(look, group):
+    told = _with_rhythm(rhythm) if rhythm and (rhythm.by_clock or group.kind == "killed") else []
+    by_clock = [each for each in told if each.fact == "ends by clock"]
+    by_age = [each for each in told if each.fact == "ends by age"]
+    shows = [*by_clock, *where_it_shows(look, [group])]
+    against = [*how.contradicting, *by_age]
+    hypotheses = [replace(how, supporting=[*how.supporting, *shows], contradicting=against)]
+    if memory := _by_memory(look, group, by_clock):
         hypotheses.append(memory)
     version = by_version(look, index)
     if version:
@@ -107,7 +116,23 @@ def by_mechanism(look: Investigation, group: Group) -> Hypothesis:
     return Hypothesis(group.kind, group.kind, subject, confidence, evidence)
 
 
-def _by_memory(look: Investigation, group: Group) -> Hypothesis | None:
+_AS_LONG = 1.5
+"""The first run is as long as the others if it took less than so many times as long, with its start."""
+
+
+def _with_rhythm(rhythm: Rhythm | None, *, from_first: bool = False) -> list[Evidence]:
+    """Return that ends keep to the clock, or to their own age, as evidence."""
+    if rhythm is None:
+        return []
+    numbers = {
+        "instances": rhythm.instances, "ends": rhythm.ends, "times": rhythm.rounds, "p": rhythm.p,
+        "apart": length_of(rhythm.apart), "youngest": length_of(rhythm.youngest),
+        "oldest": length_of(rhythm.oldest), "from_first": from_first,
+    }  # fmt: skip
+    return [Evidence("ends by clock" if rhythm.by_clock else "ends by age", numbers)]
+
+
+def _by_memory(look: Investigation, group: Group, by_clock: list[Evidence]) -> Hypothesis | None:
     """Return that memory may have run out, after a SIGKILL that nothing else explains."""
     if group.kind != "killed":
         return None
@@ -118,10 +143,10 @@ def _by_memory(look: Investigation, group: Group) -> Hypothesis | None:
     told = int((sigkill & rows["told"]).sum())
     supporting = [Evidence("sigkill", {"failures": int(sigkill.sum())}, keys_of(look, group.rows))]
     run = rows["run"][rows["run"] > 0]
-    if len(run) > 2 and float(run.std() / run.mean()) < 0.2:
+    if len(run) > 2 and float(run.std() / run.mean()) < 0.2 and not by_clock:
         supporting.append(Evidence("same length", {"median_run": length_of(int(run.median()))}))
     # measured: drivers without memory accounting say "false" whatever happened
-    against = [Evidence("driver denies oom", {"failures": told})] if told else []
+    against = [*by_clock, *([Evidence("driver denies oom", {"failures": told})] if told else [])]
     return Hypothesis("out of memory", "killed", job_of(look, group), "possible", supporting, against)
 
 
@@ -193,17 +218,32 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
     others = _others_at(look, index, test)
     if others:
         against.append(_at_once(look, others, max(group.onset, test.placed_at)))
+    rows = group.rows[look.made_by[look.failures["alloc"][group.rows]] == test.version]
+    rhythm = compare_rhythm(look.case, rows, look.limits.level)
     if not supporting:
         return None
+    outside = rhythm is not None and rhythm.by_clock
+    # each run ends so long after its start, the first one, too: it brought that along
+    by_age = rhythm is not None and not rhythm.by_clock and max(test.ran_well, test.delay) <= _AS_LONG * run
+    if outside:
+        against += _with_rhythm(rhythm)
+    elif by_age:
+        supporting += _with_rhythm(rhythm, from_first=True)
     first_change = began_with and test.delay <= soon and not (late or together or others)
     exposed = test.base_hours > 0 or test.base_starts > 0 or look.ledger.was_stable(job, test.base)
     enough = test.failures >= look.limits.version_tasks or bool(fields)
-    sure = differs or (not test.base_failures and enough)
-    likely = first_change and exposed and sure
+    # without a test, what came first needs more for it than the time, and nothing against it
+    more = not against and not _MORE_THAN_TIME.isdisjoint(each.fact for each in supporting)
+    sure = differs or (not test.base_failures and enough and (more or by_age))
+    likely = first_change and exposed and sure and not outside
     subject = {**job_of(look, group), "job_version": test.version}
     return Hypothesis(
         "job version", group.kind, subject, "likely" if likely else "possible", supporting, against
     )
+
+
+_MORE_THAN_TIME = {"change touches", "changed group first", "later version well"}
+"""What speaks for a version beside that failures began after it."""
 
 
 def _released_with(look: Investigation, group: Group, version: int) -> Evidence | None:

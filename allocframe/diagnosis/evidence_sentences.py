@@ -61,6 +61,17 @@ def _released(n: dict[str, Any]) -> str:
     return f"{listed(n['jobs'])} got a new version {when}; {how}."
 
 
+def _short(length: pd.Timedelta) -> str:
+    """Return a duration that may be too short for tenths of a second."""
+    milliseconds = length.total_seconds() * 1000
+    return f"{max(milliseconds, 1):.0f} ms" if milliseconds < 100 else span(length)
+
+
+def _to(n: dict[str, Any]) -> str:
+    youngest, oldest = span(n["youngest"]), span(n["oldest"])
+    return "" if youngest == oldest else f" to {oldest}"
+
+
 _EVIDENCE: dict[str, Any] = {
     **quiet_sentences.EVIDENCE,
     "error": lambda n: (
@@ -98,6 +109,16 @@ _EVIDENCE: dict[str, Any] = {
     "fell together": lambda n: (
         f"{count(n['instances'], 'instances')} of version {n['job_version']} began to fail within "
         f"{'a moment' if n['spread'] < pd.Timedelta('50ms') else span(n['spread'])} of each other."
+    ),
+    "ends by clock": lambda n: (
+        f"{count(n['instances'], 'instances')} ended in the same moment {n['times']:,} times (within "
+        f"{_short(n['apart'])}), at ages from {span(n['youngest'])} to {span(n['oldest'])} "
+        f"({p_value(n['p'])}): something outside them."
+    ),
+    "ends by age": lambda n: (
+        f"{count(n['ends'], 'runs')} of {count(n['instances'], 'instances')} ended at the same age "
+        f"({span(n['youngest'])}{_to(n)}), in moments up to {_short(n['apart'])} apart ({p_value(n['p'])}): "
+        f"they keep to their own start{', from the first one on' if n['from_first'] else ''}."
     ),
     "healthy deploy": lambda n: (
         f"Its deployment had called {count(n['allocations'], 'allocations')} of version {n['job_version']} "

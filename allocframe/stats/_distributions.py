@@ -36,6 +36,11 @@ def beta_ppf(q: Any, a: Any, b: Any) -> Any:
     return special.betaincinv(a, b, q)
 
 
+def f_sf(x: float, over: float, under: float) -> float:
+    """Return the probability that an F variable with these degrees of freedom is greater than `x`."""
+    return float(special.fdtrc(over, under, x))
+
+
 def binom_sf(k: Any, n: Any, p: Any) -> Any:
     """Return the probability of more than `k` successes in `n` trials."""
     k, n = np.asarray(k, dtype=float), np.asarray(n, dtype=float)

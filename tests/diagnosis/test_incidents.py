@@ -520,6 +520,70 @@ def test_a_version_that_ran_well_before_it_began_to_crash_is_only_possible(tmp_p
     assert {"ran well", "healthy deploy"} <= {each.fact for each in version.contradicting}
 
 
+def killed_together(*ages: float, apart: float, own: bool, start: float = 600) -> list[dict[str, Any]]:
+    """Return a version 0 that ran ten minutes, and three instances of version 1 that end several times.
+
+    By their `own` time each ends so long after its start; else all end at once, some milliseconds apart.
+    """
+    rows = [row for row in versions(well=1, healthy=True, start=start) if row["ID"].startswith("old")]
+    for n in range(3):
+        end, events = 0.0, [event("Received", start)]
+        for age in ages:
+            begin = end + apart * n
+            end = (begin if own else end) + age + (0.002 * n)
+            events += [
+                started(start + 2 + begin),
+                ended(start + 2 + end, 137, 9),
+                restarting(start + 2 + end),
+            ]
+        rows.append(
+            alloc(f"new{n}", *events, started(start + 2 + end), JobVersion=1, Name=f"web.app[{n}]",
+                  CreateIndex=2, CreateTime=START + int(start) * 10**9, DeploymentStatus={"Healthy": True})
+        )  # fmt: skip
+    return rows
+
+
+def version_of(incident: Any) -> Any:
+    return next((each for each in incident.hypotheses if each.kind == "job version"), None)
+
+
+def test_instances_that_end_at_once_at_different_ages_were_ended_from_outside(tmp_path: Path) -> None:
+    rows = killed_together(20, 13, 13, apart=0.1, own=False)
+    incident = only(af.diagnose(snapshot(tmp_path, *rows), history=history()))
+    assert (incident.cause.kind, incident.cause.confidence) == ("killed", "possible")
+    assert "3 instances ended in the same moment 3 times" in " ".join(
+        each.text for each in incident.cause.supporting
+    )
+    assert "after each start" not in incident.summary
+    version = version_of(incident)
+    assert version is None or version.confidence == "possible"
+    assert not any("about as long" in each.text for cause in incident.hypotheses for each in cause.supporting)
+
+
+def test_instances_that_end_at_one_age_in_different_moments_end_by_themselves(tmp_path: Path) -> None:
+    rows = killed_together(13, 13, 13, 13, apart=0.1, own=True)
+    incident = only(af.diagnose(snapshot(tmp_path, *rows), history=history()))
+    assert (incident.cause.kind, incident.cause.confidence) == ("job version", "likely")
+    assert "ends by age" in {each.fact for each in incident.cause.supporting}
+    outside = next(each for each in incident.hypotheses if each.kind == "killed")
+    assert [each.fact for each in outside.contradicting] == ["ends by age"]
+
+
+def test_instances_in_step_whose_first_run_is_longer_do_not_show_who_ends_them(tmp_path: Path) -> None:
+    rows = killed_together(20, 13, 13, apart=0, own=True)
+    incident = only(af.diagnose(snapshot(tmp_path, *rows), history=history()))
+    facts = {e.fact for each in incident.hypotheses for e in (*each.supporting, *each.contradicting)}
+    assert not {"ends by age", "ends by clock"} & facts
+
+
+def test_onset_alone_makes_a_version_that_was_healthy_no_more_than_possible(tmp_path: Path) -> None:
+    rows = killed_together(20, 13, 13, apart=0, own=True, start=25)
+    incident = only(af.diagnose(snapshot(tmp_path, *rows), history=history(submitted=24)))
+    version = version_of(incident)
+    assert [each.fact for each in version.supporting] == ["soon after version"]
+    assert version.confidence == "possible"
+
+
 def test_a_deploy_is_not_blamed_for_what_others_suffer_at_the_same_time(tmp_path: Path) -> None:
     incident = only(af.diagnose(snapshot(tmp_path, *versions(well=110, healthy=True, others=3))))
     assert (incident.cause.kind, incident.cause.confidence) == ("common cause", "likely")

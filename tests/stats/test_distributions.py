@@ -32,6 +32,9 @@ def test_tails_agree_far_out() -> None:
     np.testing.assert_allclose(ours.norm_sf(x), stats.norm.sf(x), rtol=1e-12)
     for df in (1, 4, 50):
         np.testing.assert_allclose(ours.chi2_sf(np.abs(x), df), stats.chi2.sf(np.abs(x), df), rtol=1e-10)
+    for over, under in ((1, 1), (11, 9), (5, 200)):
+        tails = [ours.f_sf(float(each), over, under) for each in np.abs(x)]
+        np.testing.assert_allclose(tails, stats.f.sf(np.abs(x), over, under), rtol=1e-10)
     k = np.array([-1, 0, 1, 5, 40])
     for mean in (0.01, 1.0, 12.5):
         np.testing.assert_allclose(ours.poisson_sf(k, mean), stats.poisson.sf(k, mean), rtol=1e-9)
