@@ -61,6 +61,13 @@ def _released(n: dict[str, Any]) -> str:
     return f"{listed(n['jobs'])} got a new version {when}; {how}."
 
 
+def _filtered_and_used(n: dict[str, Any]) -> str:
+    run = "runs" if len(n["nodes"]) == 1 else "run"
+    used = f"{count(n['instances'], 'instances')} of version {listed([str(each) for each in n['versions']])}"
+    where = f"{listed(n['nodes'])}, filtered out for the newest version, {run} {used}."
+    return f"{where} Nomad does not say by which constraint, driver or volume."
+
+
 _EVIDENCE: dict[str, Any] = {
     **quiet_sentences.EVIDENCE,
     "error": lambda n: (
@@ -198,6 +205,10 @@ _EVIDENCE: dict[str, Any] = {
     ),
     "rollback fails": lambda n: (
         f"Version {n['job_version']}, which is version {n['same_as']} again, fails as well."
+    ),
+    "filtered and used": _filtered_and_used,
+    "node changed": lambda n: (
+        f"{n['node']} changed {span(n['before'])} before: the servers looked at the job again for it."
     ),
     "left out": lambda n: f"The scheduler left out {listed(n['nodes'])}.",
     "runs by version": lambda n: (
