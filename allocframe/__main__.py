@@ -13,6 +13,9 @@ def main() -> None:
         if (error.name or "").startswith("allocframe"):
             raise
         sys.exit("allocframe: the command line needs typer: pip install 'allocframe[cli]'")
+    except KeyboardInterrupt:  # nothing has begun
+        print("allocframe: interrupted", file=sys.stderr)
+        sys.exit(130)
     sys.exit(run())
 
 

@@ -13,8 +13,9 @@ from typing import Literal
 
 import pandas as pd
 
+from .._utils.interrupts import LONGEST_WAIT
 from .._utils.memory import release_memory
-from .._utils.threads import LONGEST_WAIT, aborted_by
+from .._utils.threads import aborted_by
 from ..client.client import Client
 from ..errors import AllocframeError, PermissionDenied
 from ..nomad.retry import backoff

@@ -14,9 +14,9 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from .._utils.interrupts import set_from_signal
 from .._utils.prose import one_line
 from .._utils.text import visible
-from .._utils.threads import set_from_signal
 from ..errors import AllocframeError, ConfigError
 from ..nomad.config import Scrubber
 from ..nomad.retry import backoff

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from .._utils.interrupts import set_from_signal
 from .._utils.text import visible
-from .._utils.threads import set_from_signal
 
 _WIDTH = 160
 

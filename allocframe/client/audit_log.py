@@ -19,6 +19,7 @@ from typing import Any
 
 import pandas as pd
 
+from .._utils.interrupts import away_from_signals
 from .._utils.locks import lock_file
 from ..errors import AllocframeError, ApiError, ConfigError, ConnectionFailed
 from ..nomad.config import Scrubber
@@ -234,7 +235,14 @@ def _read_records(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _append(path: Path, record: dict[str, Any], scrub: Scrubber) -> None:
-    """Append one line and flush it to disk, or raise OSError."""
+    """Append one line and flush it to disk, or raise OSError.
+
+    Ctrl-C between two steps would leave the file locked, and the next action would wait for it for ever.
+    """
+    away_from_signals(lambda: _append_now(path, record, scrub), lambda: None)
+
+
+def _append_now(path: Path, record: dict[str, Any], scrub: Scrubber) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     line = scrub.text(json.dumps(record, ensure_ascii=True, default=str))
     file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)

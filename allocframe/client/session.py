@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from .._utils.interrupts import finalize
 from .._utils.text import visible
-from .._utils.threads import finalize
 from .._utils.validate import check_seconds
 from ..errors import AllocframeError, BadRequest, ConfigError, DecodeError, NotFound
 from ..nomad import acl, protocol

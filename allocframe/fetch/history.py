@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
 import pandas as pd
 
 from .._utils.prose import count
+from .._utils.thread_pool import ThreadPool
 from ..errors import AllocframeError, DecodeError
 from ..nomad.transport import Response, Transport, parse_json, request_pool
 from ..snapshot.history import History
@@ -104,7 +104,7 @@ class HistoryFetcher:
         except AllocframeError:
             return History({}, self.notes)
 
-    def list_all(self, pool: ThreadPoolExecutor) -> dict[str, list[JSON] | None]:
+    def list_all(self, pool: ThreadPool) -> dict[str, list[JSON] | None]:
         """Return the rows of each list, by its name; None if the token may not read it.
 
         Raises
@@ -131,7 +131,7 @@ class HistoryFetcher:
             return None
         return rows
 
-    def _list_each_namespace(self, pool: ThreadPoolExecutor, name: str) -> list[JSON] | None:
+    def _list_each_namespace(self, pool: ThreadPool, name: str) -> list[JSON] | None:
         """List every readable namespace by itself: Nomad 1.3 allows ``*`` to management tokens only."""
         try:
             namespaces = self._transport.get("/v1/namespaces", self._region, check=_parse_rows)
@@ -173,7 +173,7 @@ class HistoryFetcher:
                 "token lacks list-jobs"
             )
 
-    def read_versions(self, pool: ThreadPoolExecutor, jobs: Iterable[JSON]) -> Iterable[list[JSON]]:
+    def read_versions(self, pool: ThreadPool, jobs: Iterable[JSON]) -> Iterable[list[JSON]]:
         """Yield the known versions of each job.
 
         Runs of periodic and parameterized jobs have one version, and there may be very many: the list has
@@ -211,7 +211,7 @@ class HistoryFetcher:
         versions = answer.get("Versions") if isinstance(answer, dict) else answer
         return [version for version in versions or [] if isinstance(version, dict)]
 
-    def read_nodes(self, pool: ThreadPoolExecutor, nodes: Iterable[JSON]) -> Iterable[JSON]:
+    def read_nodes(self, pool: ThreadPool, nodes: Iterable[JSON]) -> Iterable[JSON]:
         """Yield the nodes of the list with their events, which only a full read has."""
         known = list(nodes)
         full = self._read_all(pool, known, self._node, "nodes")
@@ -223,7 +223,7 @@ class HistoryFetcher:
         return answer if isinstance(answer, dict) else {}
 
     def _read_all(
-        self, pool: ThreadPoolExecutor, items: Sequence[JSON], read: Callable[[JSON], Any], noun: str
+        self, pool: ThreadPool, items: Sequence[JSON], read: Callable[[JSON], Any], noun: str
     ) -> list[Any]:
         """Return what `read` gives for each item, None where it failed; note the failures."""
         errors: list[AllocframeError] = []

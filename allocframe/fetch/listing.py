@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from .._utils.progress import Progress, shown
-from .._utils.threads import LONGEST_WAIT
+from .._utils.thread_pool import Task
 from ..errors import DecodeError
 from ..nomad import acl, protocol
 from ..nomad.paging import Pager, PageRequest
@@ -87,12 +86,13 @@ class ListFetcher:
         pager = Pager(self._query)
         received = 0
         with shown(progress) as show, request_pool(self._transport, workers) as pool:
-            running: dict[Future[_FetchedPage], PageRequest] = {}
+            running: dict[Task[_FetchedPage], PageRequest] = {}
             while not pager.done:
                 while len(running) < workers and (request := pager.next_request()) is not None:
                     running[pool.submit(self._fetch, pager.params(request))] = request
-                for future in wait(running, LONGEST_WAIT, FIRST_COMPLETED).done:
-                    request, fetched = running.pop(future), future.result()
+                pool.wait()
+                for task in [task for task in running if task.is_done]:
+                    request, fetched = running.pop(task), task.result()
                     page = fetched.page
                     pager.received(request, fetched.ids, page.next_token, index=page.index, size=page.size)
                     received += page.size

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
 from datetime import UTC, datetime
 from typing import Any
 
 from .._utils.progress import Progress, shown
-from .._utils.threads import LONGEST_WAIT
+from .._utils.thread_pool import Task
 from ..errors import AllocframeError, DecodeError, NotFound
 from ..nomad.config import Config
 from ..nomad.transport import Response, Transport, parse_allocation, request_pool
@@ -108,14 +107,15 @@ class AllocationReader:
 
     def _read_all(self, ids: Sequence[str], workers: int, progress: Progress) -> None:
         waiting, done = list(reversed(ids)), 0
-        running: dict[Future[None], str] = {}
+        running: dict[Task[None], str] = {}
         with shown(progress) as show, request_pool(self._transport, workers) as pool:
             while running or (waiting and self._failures_in_a_row < MAX_FAILURES_IN_A_ROW):
                 while waiting and len(running) < workers and self._failures_in_a_row < MAX_FAILURES_IN_A_ROW:
                     alloc_id = waiting.pop()
                     running[pool.submit(self._read, alloc_id)] = alloc_id
-                for future in wait(running, LONGEST_WAIT, FIRST_COMPLETED).done:
-                    self._record_outcome(running.pop(future), future.result)
+                pool.wait()
+                for task in [task for task in running if task.is_done]:
+                    self._record_outcome(running.pop(task), task.result)
                     done += 1
                 show(done, len(ids))
         skipped = AllocframeError(f"not read, because {MAX_FAILURES_IN_A_ROW} reads in a row had failed")

@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from .._utils.interrupts import finalize
 from .._utils.locks import lock_file
-from .._utils.threads import finalize
 from ..errors import AllocframeError, ConfigError
 from ..store.capture import Capture, Page
 

@@ -21,8 +21,8 @@ from typing import Any, TypeVar
 import httpcore
 import httpx
 
+from .._utils.interrupts import away_from_signals
 from .._utils.text import visible
-from .._utils.threads import away_from_signals
 from .proxy import Proxy
 
 R = TypeVar("R")

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from .._utils.text import visible
-from .._utils.threads import ThreadPool
+from .._utils.thread_pool import ThreadPool
 from ..errors import (
     AllocframeError,
     ConnectionFailed,
@@ -444,11 +444,11 @@ def parse_allocation(alloc_id: str) -> Callable[[Response], dict[str, Any]]:
 @contextlib.contextmanager
 def request_pool(transport: Transport, workers: int) -> Iterator[ThreadPool]:
     """Yield a thread pool; on error, cancel in-flight requests and reset the transport."""
-    with ThreadPool(workers, "allocframe") as pool:
+    with ThreadPool(workers) as pool:
         try:
             yield pool
         except BaseException:
             transport.abort()
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.close()
             transport.recover()
             raise

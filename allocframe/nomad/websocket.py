@@ -15,7 +15,7 @@ from typing import Any
 import httpcore
 import httpx
 
-from .._utils.threads import LONGEST_WAIT
+from .._utils.interrupts import LONGEST_WAIT
 from ..errors import AllocframeError, ConfigError, ConnectionFailed, MissingExtra, NotNomad
 from .config import Config, Scrubber
 from .connection import OpenSockets, Trace, is_tls_error, new_http_client, not_nomad_message, tls_hint

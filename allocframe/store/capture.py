@@ -21,7 +21,7 @@ from typing import Any, Literal, Self, cast, get_args
 
 import pyarrow as pa
 
-from .._utils.threads import finalize
+from .._utils.interrupts import finalize
 from ..errors import DecodeError
 
 FORMAT = 1

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .._utils.threads import finalize
+from .._utils.interrupts import finalize
 from ..errors import DecodeError
 from ..tables import SNAPSHOT_TABLES, TABLES
 from ..tables.table import Column, Kind, Table

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from .._utils.threads import ThreadPool
+from .._utils.thread_pool import ThreadPool
 from ..errors import ApiError, NotFound, PermissionDenied
 from ..fetch.listing import ListFetcher
 from ..nomad import protocol
@@ -73,7 +73,7 @@ class Lister:
             return self._query.filter is None
 
         self.reads += len(ids)
-        with ThreadPool(WORKERS, "allocframe") as pool:
+        with ThreadPool(WORKERS) as pool:
             return [
                 alloc_id for alloc_id, hidden in zip(ids, pool.map(is_hidden, ids), strict=True) if hidden
             ]
@@ -91,5 +91,5 @@ class Lister:
         self.reads += len(ids)
         if not ids:
             return []
-        with ThreadPool(WORKERS, "allocframe") as pool:
+        with ThreadPool(WORKERS) as pool:
             return [row for row in pool.map(read_one, ids) if isinstance(row, dict)]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Self
 
-from .._utils.threads import finalize
+from .._utils.interrupts import finalize
 from ..errors import AllocframeError, ConfigError
 from ..nomad.config import Config
 from ..nomad.protocol import Query

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import run, run_as_process
 
 import allocframe as af
+from allocframe.__main__ import main
 
 
 def test_demo_prints_what_happened_and_saves_the_evidence(tmp_path: Path) -> None:
@@ -97,6 +100,22 @@ def test_a_command_that_is_interrupted_says_in_one_line_what_can_be_used(
     assert (process.returncode, process.stdout) == (130, "")
     said = "allocframe: interrupted: only what was reported as saved or written is whole\n"
     assert process.stderr == said
+
+
+def test_a_command_that_is_interrupted_while_it_loads_shows_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = builtins.__import__
+
+    def interrupt(name: str, *others: Any) -> Any:
+        if name == "cli":
+            raise KeyboardInterrupt
+        return found(name, *others)
+
+    monkeypatch.setattr(builtins, "__import__", interrupt)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert (end.value.code, capsys.readouterr().err) == (130, "allocframe: interrupted\n")
 
 
 def test_a_token_that_sees_nothing_is_told_so_and_fails_a_strict_fetch(
