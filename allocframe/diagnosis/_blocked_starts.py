@@ -64,9 +64,16 @@ def find_blocked_starts(
     never = never & (case.evidence.tasks["started"].to_numpy() == NEVER)
     if not np.any(never & look[alloc]):
         return
-    tasks = _read_tasks(case, never)
     groups, names = categories(rows["task_group"])
-    places = np.unique(alloc[never & look[alloc]])
+    hit = np.zeros(len(case.instances.families), dtype=bool)
+    hit[case.instances.family[alloc[never & look[alloc]]]] = True
+    tasks = _read_tasks(case, never, hit, groups)
+    # most tasks that wait are those that run at the end: of a large cluster there are many
+    told = [job in ledger.hooked for job in case.instances.families]
+    sure = tasks.begun | tasks.early | np.array(told, dtype=bool)[case.instances.family[alloc]]
+    places = np.unique(alloc[never & look[alloc] & sure])
+    if not len(places):
+        return
     version = numbers(rows["job_version"], -1)
     order = places[np.lexsort((version[places], groups[places], case.instances.family[places]))]
     same = np.stack([case.instances.family[order], groups[order], version[order]])
@@ -77,15 +84,15 @@ def find_blocked_starts(
             yield found, part
 
 
-def _read_tasks(case: Case, never: Array) -> _Tasks:
+def _read_tasks(case: Case, never: Array, hit: Array, groups: Array) -> _Tasks:
+    """Return the tasks, with the roles of those whose job may have a start that hangs."""
     rows, tasks, events = case.evidence.allocations, case.evidence.tasks, case.evidence.events
     alloc = tasks["alloc"].to_numpy()
-    group, _ = categories(rows["task_group"])
-    name, _ = pd.factorize(tasks["task"])
-    _, key = np.unique(
-        np.stack([case.instances.family[alloc], group[alloc], name]), axis=1, return_inverse=True
-    )
-    key = key.reshape(-1)
+    name, names = pd.factorize(tasks["task"])
+    pair = case.instances.family[alloc] * (int(groups.max()) + 1) + groups[alloc]
+    # tasks of other jobs are one and the same: nothing asks for them
+    joined = np.where(hit[case.instances.family[alloc]], pair * len(names) + name, -1)
+    _, key = np.unique(joined, return_inverse=True)
     owner, types = events["owner"].to_numpy(), events["type"]
     begun, killed = np.zeros(len(tasks), dtype=bool), np.zeros(len(tasks), dtype=bool)
     begun[owner[~types.isin(_OF_ANY_START).to_numpy(dtype=bool)]] = True

@@ -97,6 +97,11 @@ class Ledger:
                 self._by_node.setdefault(str(node), []).append(place)
         self._moved_from = _moved_from(case)
         self._fields = _fields_by_version(getattr(history, "job_changes", None))
+        self.hooked = {
+            (namespace, job)
+            for (namespace, job, _), fields in self._fields.items()
+            if any(each["path"] == "Lifecycle.Hook" for each in fields)
+        }
         nodes = getattr(history, "nodes", None)
         known = [] if nodes is None else zip(nodes["node_name"], nodes["datacenter"], strict=True)
         self.datacenters = {str(name): str(each) for name, each in known if pd.notna(name) and pd.notna(each)}

@@ -56,6 +56,9 @@ class _Look:
     def __init__(self, case: Case, history: Any, ledger: Ledger, since: int) -> None:
         self.case, self.ledger, self.since = case, ledger, since
         self.number = {job: place for place, job in enumerate(case.instances.families)}
+        # a large cluster has thousands of jobs
+        self.in_order = np.argsort(case.instances.family, kind="stable")
+        self.families = case.instances.family[self.in_order]
         self.alive, self.requests = groups_alive(case), scaling_requests(history)
         self.open_nodes, self.pools = _open_nodes(getattr(history, "nodes", None))
         rows = case.evidence.allocations
@@ -89,9 +92,10 @@ class _Look:
 
     def _allocations(self, job: Job) -> Array:
         place = self.number.get(job)
-        return (
-            np.zeros(0, dtype=int) if place is None else np.flatnonzero(self.case.instances.family == place)
-        )
+        if place is None:
+            return np.zeros(0, dtype=int)
+        begin, end = np.searchsorted(self.families, [place, place + 1])
+        return self.in_order[begin:end]
 
     def _groups_and_tasks(
         self,

@@ -13,7 +13,7 @@ import pandas as pd
 from .._utils.prose import count
 from ..stats.placement import placement_failures
 from ._asked import INELIGIBLE, asked_for
-from ._changes import Ledger
+from ._changes import BEFORE, Ledger
 from ._failures import Case
 from ._tables import NEVER, Array, numbers
 from .finding import Thresholds, plain
@@ -40,7 +40,8 @@ def find_waiting(
     for key, rows in waiting.groupby(["namespace", "job_id"], observed=True, sort=False):
         job = str(key[0]), str(key[1])
         mine = by_job.get(job, failures.iloc[:0])
-        found.append(_waiting(case, job, rows, mine, nodes, ledger, limits))
+        of_job = known[known["job_id"].eq(job[1]) & known["namespace"].eq(job[0])]
+        found.append(_waiting(case, job, rows, mine, nodes, of_job, ledger, limits))
     yield from _together(found, limits)
 
 
@@ -52,7 +53,7 @@ def _together(found: list[Incident], limits: Thresholds) -> Iterator[Incident]:
         what = "" if each.facts["asked"] else re.sub(r" on [\d,]+ nodes?\b", "", each.facts["lacking"])
         by_obstacle.setdefault(what, []).append(each)
     for what, members in by_obstacle.items():
-        if not what or what == _NO_WORDS or len(members) < limits.critical_jobs:
+        if not what or what.startswith(_NO_WORDS) or len(members) < limits.critical_jobs:
             yield from members
             continue
         amounts = ("queued", "running", "running_newest", "instances_wanted", "evaluations")
@@ -80,6 +81,7 @@ def _waiting(
     rows: pd.DataFrame,
     failures: pd.DataFrame,
     nodes: pd.DataFrame | None,
+    known: pd.DataFrame,
     ledger: Ledger,
     limits: Thresholds,
 ) -> Incident:
@@ -102,7 +104,17 @@ def _waiting(
         "nodes": _nodes_looked_at(rows, nodes),
         "left_out": _left_out(rows, nodes),
     }
+    groups = {str(row["task_group"]) for row in newest}
+    known_groups = set(case.evidence.allocations["task_group"].iloc[allocs].astype("str")) | groups
+    facts |= {
+        "task_group": next(iter(groups)) if len(groups) == 1 else None,
+        "groups_of_job": len(known_groups),
+    }
+    facts["filtered"] = _filtered_out(rows) if not lacking else 0
     more = list(_circumstances(case, allocs, facts))
+    if facts["filtered"]:
+        began = failures["created_at"].min() if len(failures) else rows["created_at"].min()
+        more += _of_filtered(case, allocs, facts, known, nodes, began)
     if facts["left_out"]:
         more.append(Evidence("left out", {"nodes": [f"{node} ({why})" for node, why in facts["left_out"]]}))
     running = facts["running"]
@@ -164,10 +176,57 @@ def _newest_that_tells(failures: pd.DataFrame, since: int) -> list[dict[Any, Any
 def _no_node(rows: pd.DataFrame) -> str:
     """Return what there is to say where the scheduler names no obstacle."""
     metrics = _metrics(rows)
+    if filtered := _filtered_out(rows):
+        return f"{_NO_WORDS}, {count(filtered, 'nodes')} filtered out"
     if not metrics or any(each.get("NodesEvaluated") for each in metrics):
         return _NO_WORDS
     centers = sorted({center for each in metrics for center in each.get("NodesAvailable") or {}})
-    return f"no node is ready and eligible{f' in datacenter {listed(centers)}' if centers else ''}"
+    pools = sorted({str(each["NodePool"]) for each in metrics if each.get("NodePool")} - {"default", "all"})
+    where = [f"datacenter {listed(centers)}"] if centers else []
+    where += [f"node pool {listed(pools)}"] if pools else []
+    return " in ".join(["no node is ready and eligible", *([" and ".join(where)] if where else [])])
+
+
+def _filtered_out(rows: pd.DataFrame) -> int:
+    """Return how many nodes the scheduler filtered out, if it did so with all that it looked at."""
+    metrics = _metrics(rows)
+    evaluated, filtered = (
+        max((int(each.get(name) or 0) for each in metrics), default=0)
+        for name in ("NodesEvaluated", "NodesFiltered")
+    )
+    return filtered if filtered == evaluated else 0
+
+
+def _of_filtered(
+    case: Case,
+    allocs: Array,
+    facts: dict[str, Any],
+    evaluations: pd.DataFrame,
+    nodes: pd.DataFrame | None,
+    began: Any,
+) -> Iterator[Evidence]:
+    """Yield that nodes which are filtered out run the job still, and when they had changed."""
+    rows, wanted = case.evidence.allocations.iloc[allocs], case.instances.wanted[allocs]
+    runs = rows["client_status"].eq("running").to_numpy(dtype=bool) & wanted
+    runs &= rows["node_name"].isin(facts["nodes"]).to_numpy(dtype=bool)
+    if nodes is None or not runs.any():
+        return
+    mine = rows[runs]
+    names = sorted(set(mine["node_name"].astype("str")))
+    facts["still_on"] = {
+        "nodes": names,
+        "instances": len(mine),
+        "versions": sorted({int(each) for each in numbers(mine["job_version"], -1) if each >= 0}),
+    }
+    keys = [{"alloc_id": each} for each in mine["alloc_id"].astype("str").head(5)]
+    yield Evidence("filtered and used", {**facts["still_on"]}, keys)
+    ids = dict(zip(nodes["node_id"].astype("str"), nodes["node_name"].astype("str"), strict=True))
+    updates = evaluations[evaluations["triggered_by"].astype("str").eq("node-update")]
+    for row in updates.sort_values("created_at", kind="stable").tail(1).to_dict("records"):
+        name, at = ids.get(str(row["node_id"])), row["created_at"]
+        if name in names and pd.notna(began) and at <= began <= at + BEFORE:
+            facts["node_changed"] = {"node": name, "before": began - at}
+            yield Evidence("node changed", {**facts["node_changed"]}, [{"eval_id": str(row["eval_id"])}])
 
 
 def _metrics(rows: pd.DataFrame) -> list[dict[str, Any]]:

@@ -72,6 +72,13 @@ def _to(n: dict[str, Any]) -> str:
     return "" if youngest == oldest else f" to {oldest}"
 
 
+def _filtered_and_used(n: dict[str, Any]) -> str:
+    run = "runs" if len(n["nodes"]) == 1 else "run"
+    used = f"{count(n['instances'], 'instances')} of version {listed([str(each) for each in n['versions']])}"
+    where = f"{listed(n['nodes'])}, filtered out for the newest version, {run} {used}."
+    return f"{where} Nomad does not say by which constraint, driver or volume."
+
+
 _EVIDENCE: dict[str, Any] = {
     **quiet_sentences.EVIDENCE,
     "error": lambda n: (
@@ -219,6 +226,10 @@ _EVIDENCE: dict[str, Any] = {
     ),
     "rollback fails": lambda n: (
         f"Version {n['job_version']}, which is version {n['same_as']} again, fails as well."
+    ),
+    "filtered and used": _filtered_and_used,
+    "node changed": lambda n: (
+        f"{n['node']} changed {span(n['before'])} before: the servers looked at the job again for it."
     ),
     "left out": lambda n: f"The scheduler left out {listed(n['nodes'])}.",
     "runs by version": lambda n: (

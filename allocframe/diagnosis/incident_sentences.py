@@ -76,6 +76,7 @@ def title(incident: Story) -> str:
     if cause.kind == "kill timeout":
         return f"{who}: killed by force when stopped"
     if cause.kind == "placement":
+        who += _part_of_job(facts)
         if facts["running"] and not facts["running_newest"] and facts["job_version"] is not None:
             return f"{who} version {facts['job_version']} cannot be placed"
         in_full = " in full" if facts["running"] else ""
@@ -202,7 +203,8 @@ def _how_often(incident: Story) -> str:
     if "preempted" in facts:
         return f"{count(facts['preempted'], 'allocations')} preempted{_at(incident)}, and replaced."
     if "purged" in facts:
-        return "None of its allocations is left: how they ran is not on record."
+        whose = "its" if facts["purged"] == 1 else "their"
+        return f"None of {whose} allocations is left: how they ran is not on record."
     if "scaled" in facts:
         return _scaled(facts, incident)
     if "gone" in facts:
@@ -252,6 +254,11 @@ def _asked(facts: dict[str, Any]) -> str:
     if facts["left_out"]:
         left = [f"{node} ({why})" for node, why in facts["left_out"]]
         out = f" {listed(left)} {'takes' if len(left) == 1 else 'take'} nothing."
+    if facts.get("still_on") and not facts["asked"]:
+        on, changed = facts["still_on"], facts.get("node_changed")
+        many = count(on["instances"], "instances")
+        asked = f" {many} {'runs' if on['instances'] == 1 else 'run'} on {listed(on['nodes'])} still"
+        asked += f"; {changed['node']} had changed {span(changed['before'])} before." if changed else "."
     return f"{asked}{out}"
 
 

@@ -211,9 +211,13 @@ def test_row_51_while_nothing_can_be_written_memory_is_bounded_and_the_gap_is_to
     monkeypatch.setattr(update_queue, "MAX_BYTES", 60_000)
     with recording(viewer, archive) as (made, _):
         full.set()
-        for which in range(20):
-            crash(live, 3, which)
-        until(lambda: made.watch is not None and made.watch.stats["overflows"] > 0)
+        which = itertools.cycle(range(20))
+
+        def has_overflowed() -> bool:
+            crash(live, 3, next(which))  # how much a recorder has taken before it is full varies
+            return made.watch is not None and made.watch.stats["overflows"] > 0
+
+        until(has_overflowed)
         assert sum(len(change.events) for change in made._uncommitted) < 1000
         live.restart_servers()  # which have kept nothing of what was dropped
         full.clear()

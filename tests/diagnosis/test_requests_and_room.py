@@ -42,15 +42,24 @@ def evidence_of(incident: Incident) -> list[str]:
         # the scheduler says no more than "computed class ineligible"
         (
             "1.3.1-volume-typo",
-            "tsdb cannot be placed. 3 of 3 instances wait: no node fits. It asks for volume scratsh since "
-            "version 2.",
+            "tsdb cannot be placed. 3 of 3 instances wait: no node fits, 1 node filtered out. It asks for "
+            "volume scratsh since version 2.",
         ),
         (
             "2.0.5-port-reserved",
             "edge version 1 cannot be placed. 1 of 1 instance waits for version 1, 1 runs on in version 0: "
             "port http=21003 is taken on 1 node. It asks for port 21003 since version 1.",
         ),
-        ("2.0.5-no-gpu", "no node fits. It asks for ${meta.gpu} = a100 since version 1."),
+        (
+            "2.0.5-zone-renamed",
+            "1 of 2 instances waits for version 1, 2 run on in version 0: no node fits, 1 node filtered out. "
+            "2 instances run on m-1 still; m-1 had changed 11.7 s before.",
+        ),
+        ("2.0.5-disk-typo", "archive (group cold) cannot be placed in full."),
+        (
+            "2.0.5-no-gpu",
+            "no node fits, 1 node filtered out. It asks for ${meta.gpu} = a100 since version 1.",
+        ),
     ],
 )
 def test_a_placement_says_what_is_asked_and_what_runs(name: str, told: str) -> None:

@@ -407,7 +407,8 @@ def test_row_17_without_an_index_that_can_be_read_it_polls_at_a_measured_pace(
             while time.monotonic() < end:
                 watch.poll(0.2)
             polls = (time.monotonic() - since) / 0.2
-            assert watch.stats["requests"] - before <= polls + 2
+            # the change and its list are requests of their own; without a pace there would be hundreds
+            assert watch.stats["requests"] - before <= polls + 5
             assert watch.stats["resets"] == 0
     finally:
         server.close()
