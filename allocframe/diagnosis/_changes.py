@@ -158,8 +158,11 @@ class Ledger:
         return version
 
     def version_at(self, job: Job, time: int) -> int | None:
-        """Return the newest version of a job that had been submitted at a time; None if no history tells."""
-        known = [(at, number) for number, at in self._by_time.get(job, ()) if at <= time + _PLANNED]
+        """Return the newest version of a job that had been submitted at a time; None if no history tells.
+
+        One server writes both times: what was made just before a version was not made by it.
+        """
+        known = [(at, number) for number, at in self._by_time.get(job, ()) if at <= time]
         return max(known)[1] if known else None
 
     def was_stable(self, job: Job, version: int) -> bool:

@@ -319,9 +319,12 @@ def _by_runs(look: Investigation, group: Group) -> Hypothesis | None:
     failing = set(look.case.instances.run[look.failures["alloc"][group.rows]].tolist())
     runs: dict[int, int] = {}
     failed: dict[int, int] = {}
+    good_first: dict[int, int] = {}
     for run, bad in outcomes:
         version = look.ledger.version_at(job, made[run])
         if version is not None:
+            if not bad and not failed.get(version):
+                good_first[version] = good_first.get(version, 0) + 1
             runs[version] = runs.get(version, 0) + 1
             failed[version] = failed.get(version, 0) + (bad and run in failing)
     if len(runs) < 2:
@@ -329,7 +332,8 @@ def _by_runs(look: Investigation, group: Group) -> Hypothesis | None:
     total, bad_ones = sum(runs.values()), sum(failed.values())
     worst = max(failed, key=lambda version: failed[version] / runs[version])
     p = distributions.hypergeom_sf(failed[worst] - 1, total, bad_ones, runs[worst]) * len(runs)
-    if p >= look.limits.level:
+    # one that ran well several times met something new
+    if p >= look.limits.level or good_first.get(worst, 0) > 1:
         return None
     counts = {
         "job_version": worst, "runs": runs[worst], "failed": failed[worst], "others": total - runs[worst],

@@ -153,6 +153,13 @@ def test_a_job_that_waits_for_room_says_what_took_it_and_what_it_lacks() -> None
     assert "It asks for ${meta.gpu} = a100 since version 1." in title_of("blind/nomad-2.0.5-no-gpu")
 
 
+def test_a_run_made_just_before_a_version_is_not_of_it() -> None:
+    texts = texts_of("blind/nomad-2.0.5-periodic-one-group")
+    assert "5 of 5 runs of version 1 failed, and 0 of 5 of others (p = 0.0079)." in texts
+    outage = texts_of("blind/nomad-2.0.5-periodic-outage-after-good-runs")
+    assert not [text for text in outage if "runs of" in text]
+
+
 def crashes(*times: float, run: float = 5, code: int = 1, signal: int = 0) -> list[dict[str, Any]]:
     """Return runs that start at these times and end after `run` seconds."""
     return [
