@@ -71,7 +71,9 @@ def compare_rhythm(case: Case, rows: Array, level: float) -> Rhythm | None:
     order = np.argsort(at, kind="stable")
     alloc, owner, at, started = (each[order] for each in (alloc, owner, at, started))
     number = _moments(at, owner)
-    together = np.bincount(number)[number] > 1 if len(number) else np.zeros(0, dtype=bool)
+    # tasks of one allocation end together whatever happens, so a moment needs several allocations
+    moments = np.unique(np.stack([number, alloc]), axis=1)[0]
+    together = np.bincount(moments)[number] > 1 if len(number) else np.zeros(0, dtype=bool)
     if not together.any() or together.mean() < _TOGETHER:
         return None
     alloc, at, started = alloc[together], at[together], started[together]

@@ -576,6 +576,18 @@ def test_instances_that_end_at_one_age_in_different_moments_end_by_themselves(tm
     assert [each.fact for each in outside.contradicting] == ["ends by age"]
 
 
+def test_tasks_of_one_allocation_that_end_together_tell_of_nothing_outside(tmp_path: Path) -> None:
+    rows = killed_together(20, 13, 13, apart=0.1, own=False)
+    first, second = (row for row in rows if row["ID"] in ("new0", "new1"))
+    first["TaskStates"]["log"] = second["TaskStates"].popitem()[1]
+    rows = [first, *(row for row in rows if not row["ID"].startswith("new"))]
+    diagnosis = af.diagnose(snapshot(tmp_path, *rows), history=history())
+    killed = [each for each in diagnosis.incidents if each.severity != "info"]
+    assert len(killed) == 1
+    facts = {e.fact for each in killed[0].hypotheses for e in (*each.supporting, *each.contradicting)}
+    assert "ends by clock" not in facts
+
+
 def test_instances_in_step_whose_first_run_is_longer_do_not_show_who_ends_them(tmp_path: Path) -> None:
     rows = killed_together(20, 13, 13, apart=0, own=True)
     incident = only(af.diagnose(snapshot(tmp_path, *rows), history=history()))
