@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ._changes import Job, Ledger
+from ._changes import Job, Ledger, tasks_added
 from ._failures import Case
 from ._groups import ONGOING
 from ._others import alloc_keys, make
@@ -144,12 +144,13 @@ def _of_group(
     serving = same & instances.wanted & rows["client_status"].eq("running").to_numpy(dtype=bool)
     serving[alloc] = False
     versions = numbers(rows["job_version"], -1)[instances.family == family]
+    brought = tasks_added(ledger.changed_fields(job, version), group)
     facts: dict[str, Any] = {
         "blocked": len(alloc),
         "tasks": sorted(set(names[waits])),
         "behind": blocking,
         "hooks": {each: hooks[each] for each in blocking if each in hooks},
-        "added": [each for each in blocking if _was_added(ledger, job, version, group, each)],
+        "added": [each for each in blocking if each in brought],
         "step": step,
         "task_group": group if len(set(rows["task_group"][instances.family == family])) > 1 else None,
         "instances_wanted": len(np.unique(instances.lane[same & instances.wanted])),
@@ -179,13 +180,6 @@ def _hooks(ledger: Ledger, job: Job, version: int, group: str) -> dict[str, str]
             if row["path"] == "Lifecycle.Hook" and row.get("task_group") == group and row["new"]:
                 found[str(row["task"])] = str(row["new"])
     return found
-
-
-def _was_added(ledger: Ledger, job: Job, version: int, group: str, task: str) -> bool:
-    """Return whether a version brought a task."""
-    fields = ledger.changed_fields(job, version)
-    mine = [row for row in fields if row.get("task_group") == group and row.get("task") == task]
-    return any(row["path"] == "Driver" and row["kind"] == "added" for row in mine)
 
 
 def _times_to_start(case: Case, tasks: _Tasks, keys: Array) -> Array:

@@ -422,6 +422,12 @@ def _fields_by_version(fields: pd.DataFrame | None) -> dict[Version, list[dict[s
     return found
 
 
+def tasks_added(fields: list[dict[str, Any]], group: str) -> list[str]:
+    """Return the tasks of a group that are new among the fields that a version changed: each has a driver."""
+    new = (row for row in fields if row["path"] == "Driver" and row["kind"] == "added")
+    return sorted(str(row["task"]) for row in new if str(row["task_group"]) == group)
+
+
 def _placements(case: Case) -> pd.DataFrame:
     """Return the first placements of new job versions: all that allocations tell of changes."""
     rows = case.evidence.allocations

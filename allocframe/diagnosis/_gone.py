@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..stats import vocabulary
 from ._absent import groups_alive, scaling_requests
-from ._changes import Job, Ledger
+from ._changes import Job, Ledger, tasks_added
 from ._failures import Case
 from ._groups import STOPPED
 from ._slow_runs import launches_of
@@ -36,6 +36,37 @@ class _Taken:
     parts: list[dict[str, Any]] = field(default_factory=list)
     alloc: list[int] = field(default_factory=list)
     nodes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What one version of a job changed, and when.
+
+    Attributes
+    ----------
+    fields : list of dict
+        See `Ledger.changed_fields`.
+    places : numpy.ndarray
+        Rows of the job's allocations.
+    settled : set
+        What newer versions took away or brought, which older ones say nothing of any more.
+    taken : _Taken
+        Where to note what it took away.
+    """
+
+    job: Job
+    version: int
+    at: int
+    fields: list[dict[str, Any]]
+    places: Array
+    settled: set[tuple[str, ...]]
+    taken: _Taken
+
+    def settle(self, *key: str) -> bool:
+        """Return whether no newer version has settled this; it is settled then."""
+        is_new = key not in self.settled
+        self.settled.add(key)
+        return is_new
 
 
 def find_gone(case: Case, history: Any, ledger: Ledger, limits: Thresholds) -> Iterator[Incident]:
@@ -81,11 +112,12 @@ class _Look:
             taken, undone = _Taken(), _Taken()
             # a rollback takes away what had been tried: that is no loss
             of_job = taken if self.ledger.same_as(job, version) is None else undone
-            self._groups_and_tasks(job, version, fields, settled, of_job, places)
-            self._counts(job, version, fields, settled, of_job)
-            _services(fields, settled, of_job)
-            self._nodes(fields, at, settled, of_job, places)
-            self._launches(job, fields, at, settled, taken)
+            change = _Change(job, version, at, fields, places, settled, of_job)
+            self._groups_and_tasks(change)
+            self._counts(change)
+            _services(change)
+            self._nodes(change)
+            self._launches(replace(change, taken=taken))
             if taken.parts:
                 found[version] = taken
         return found
@@ -97,39 +129,30 @@ class _Look:
         begin, end = np.searchsorted(self.families, [place, place + 1])
         return self.in_order[begin:end]
 
-    def _groups_and_tasks(
-        self,
-        job: Job,
-        version: int,
-        fields: list[dict[str, Any]],
-        settled: set[tuple[str, ...]],
-        taken: _Taken,
-        places: Array,
-    ) -> None:
+    def _groups_and_tasks(self, change: _Change) -> None:
         """Note groups, and tasks of groups that stay, which a version removed."""
         whole = {
             row["task_group"]
-            for row in fields
+            for row in change.fields
             if row["path"] == "Count" and row["kind"] in ("added", "removed")
         }
-        for row in fields:
+        for row in change.fields:
             group, task, kind = row.get("task_group"), row.get("task"), row["kind"]
             is_group = row["path"] == "Count" and task is None
             is_task = row["path"] == "Driver" and task is not None and group not in whole
             if kind not in ("added", "removed") or not (is_group or is_task):
                 continue
             key = ("group", str(group)) if is_group else ("task", str(group), str(task))
-            if key in settled:
+            if not change.settle(*key):
                 continue
-            settled.add(key)
-            if kind == "added" or (is_group and (*job, str(group)) in self.alive):
+            if kind == "added" or (is_group and (*change.job, str(group)) in self.alive):
                 continue
             what: dict[str, Any] = {"what": key[0], "name": key[-1], "task_group": str(group)}
             if is_group:
-                ran = self._of_group(places, str(group), version)
+                ran = self._of_group(change.places, str(group), change.version)
                 what["instances"] = len(np.unique(self.case.instances.lane[ran])) or int(row["old"])
-                taken.alloc += ran.tolist()
-            taken.parts.append({**what, "instead": _added_beside(fields, key)})
+                change.taken.alloc += ran.tolist()
+            change.taken.parts.append({**what, "instead": _added_beside(change.fields, key)})
 
     def _of_group(self, places: Array, group: str, version: int) -> Array:
         """Return the last allocations of a task group that older versions than one ran."""
@@ -140,38 +163,29 @@ class _Look:
         ]
         return found
 
-    def _counts(
-        self,
-        job: Job,
-        version: int,
-        fields: list[dict[str, Any]],
-        settled: set[tuple[str, ...]],
-        taken: _Taken,
-    ) -> None:
+    def _counts(self, change: _Change) -> None:
         """Note the groups of which a deploy wants fewer instances; a request to scale is everyday work."""
-        for row in fields:
-            key = ("count", str(row.get("task_group")))
-            if row["path"] != "Count" or key in settled:
+        job, version = change.job, change.version
+        for row in change.fields:
+            group = str(row.get("task_group"))
+            if row["path"] != "Count" or not change.settle("count", group):
                 continue
-            settled.add(key)
             old, new = (int(each) if str(each).isdigit() else None for each in (row["old"], row["new"]))
             # to 0 is told by itself
             if not old or not new or new >= old or (*job, version) in self.requests:
                 continue
-            part: dict[str, Any] = {"what": "count", "task_group": key[1], "old": old, "new": new}
+            part: dict[str, Any] = {"what": "count", "task_group": group, "old": old, "new": new}
             part["was_scaled"] = (*job, version - 1) in self.requests
-            taken.parts.append(part)
+            change.taken.parts.append(part)
 
-    def _launches(
-        self, job: Job, fields: list[dict[str, Any]], at: int, settled: set[tuple[str, ...]], taken: _Taken
-    ) -> None:
+    def _launches(self, change: _Change) -> None:
         """Note that a version turned a periodic job's launches off, with how often it ran before."""
-        for row in fields:
-            if row["path"] != "Periodic.Enabled" or ("runs",) in settled:
+        for row in change.fields:
+            if row["path"] != "Periodic.Enabled" or not change.settle("runs"):
                 continue
-            settled.add(("runs",))
-            launches = launches_of(self.case, self.number[job]) if job in self.number else np.zeros(0, int)
-            if str(row["new"]) == "true" or (len(launches) and launches[-1] > at + _SLACK):
+            family = self.number.get(change.job)
+            launches = np.zeros(0, int) if family is None else launches_of(self.case, family)
+            if str(row["new"]) == "true" or (len(launches) and launches[-1] > change.at + _SLACK):
                 continue
             gaps = np.diff(launches)
             part: dict[str, Any] = {"what": "runs", "runs_before": len(launches)}
@@ -179,22 +193,18 @@ class _Look:
             last = moment(int(launches[-1])) if len(launches) else None
             part["last_run"] = last
             part["ago"] = None if last is None else pd.Timestamp(self.case.now, tz="UTC") - last
-            taken.parts.append(part)
+            change.taken.parts.append(part)
 
-    def _nodes(
-        self,
-        fields: list[dict[str, Any]],
-        at: int,
-        settled: set[tuple[str, ...]],
-        taken: _Taken,
-        places: Array,
-    ) -> None:
+    def _nodes(self, change: _Change) -> None:
         """Note the nodes that a version's demands closed to its job; they are ready for others."""
-        demands = [row for row in fields if _DEMANDS.search(str(row["path"])) and row["new"] != row["old"]]
+        places, taken = change.places, change.taken
+        demands = [
+            row for row in change.fields if _DEMANDS.search(str(row["path"])) and row["new"] != row["old"]
+        ]
         if not demands or not len(places):
             return
         rows = self.case.evidence.allocations.iloc[places]
-        left, now = self._who_left(rows, places, at)
+        left, now = self._who_left(rows, places, change.at)
         everywhere = _everywhere(rows)
         for group in sorted(set(rows["task_group"].astype("str")[left])):
             mine = rows["task_group"].eq(group).to_numpy(dtype=bool)
@@ -206,9 +216,8 @@ class _Look:
                 # elsewhere any deploy may move a job: only its datacenters and pools say that this one did
                 asks = [row for row in asks if "Constraints[" not in str(row["path"])]
                 gone = {each for each in gone if self._place(each) not in map(self._place, runs_on)}
-            if not asks or not gone or not runs_on or ("nodes", group) in settled:
+            if not asks or not gone or not runs_on or not change.settle("nodes", group):
                 continue
-            settled.add(("nodes", group))
             which = mine & left & rows["node_name"].isin(gone).to_numpy(dtype=bool)
             taken.alloc += places[which].tolist()
             taken.nodes += sorted(gone)
@@ -244,44 +253,36 @@ def _everywhere(rows: pd.DataFrame) -> Array:
 
 def _added_beside(fields: list[dict[str, Any]], key: tuple[str, ...]) -> list[str]:
     """Return what a version added where it took something away: it may be the same under a new name."""
-    if key[0] == "group":
-        new = [row["task_group"] for row in fields if row["path"] == "Count" and row["kind"] == "added"]
-    else:
-        new = [
-            row["task"]
-            for row in fields
-            if row["path"] == "Driver" and row["kind"] == "added" and str(row["task_group"]) == key[1]
-        ]
+    if key[0] == "task":
+        return tasks_added(fields, key[1])
+    new = [row["task_group"] for row in fields if row["path"] == "Count" and row["kind"] == "added"]
     return sorted(map(str, new))
 
 
-def _services(fields: list[dict[str, Any]], settled: set[tuple[str, ...]], taken: _Taken) -> None:
+def _services(change: _Change) -> None:
     """Note services and checks that a version removed from groups and tasks that stay."""
     whole = {
         (row.get("task_group"), row.get("task"))
-        for row in fields
+        for row in change.fields
         if row["path"] in ("Count", "Driver") and row["kind"] == "removed"
     }
     found = []
-    for row in fields:
+    for row in change.fields:
         match = _PART.search(str(row["path"]))
         if match is None or row["kind"] == "edited":
             continue
         where = str(row.get("task_group")), str(row.get("task"))
-        key = ("service", *where, match[2], match[3] or "")
         gone_with = {(row.get("task_group"), row.get("task")), (row.get("task_group"), None)} & whole
-        if key in settled:
-            continue
-        settled.add(key)
-        if row["kind"] == "removed" and not gone_with:
+        is_new = change.settle("service", *where, match[2], match[3] or "")
+        if is_new and row["kind"] == "removed" and not gone_with:
             found.append((where, match[2], match[3]))
     services = {(where, service) for where, service, check in found if check is None}
     for where, service, check in found:
         if check is None:
-            taken.parts.append({"what": "service", "name": service, "task_group": where[0]})
+            change.taken.parts.append({"what": "service", "name": service, "task_group": where[0]})
         elif (where, service) not in services:
             part = {"what": "check", "name": check, "service": service, "task_group": where[0]}
-            taken.parts.append(part)
+            change.taken.parts.append(part)
 
 
 def _demands(fields: list[dict[str, Any]]) -> list[str]:
