@@ -36,9 +36,8 @@ def explain_group(look: Investigation, index: int) -> Incident:
     if rhythm and rhythm.by_clock:
         describe(look, group)["median_run"] = None  # how long they had run means nothing
     how = by_mechanism(look, group)
-    told = _with_rhythm(rhythm) if rhythm and (rhythm.by_clock or group.kind == "killed") else []
-    by_clock = [each for each in told if each.fact == "ends by clock"]
-    by_age = [each for each in told if each.fact == "ends by age"]
+    by_clock = [_of_rhythm(rhythm)] if rhythm and rhythm.by_clock else []
+    by_age = [_of_rhythm(rhythm)] if rhythm and not rhythm.by_clock and group.kind == "killed" else []
     shows = [*by_clock, *where_it_shows(look, [group])]
     against = [*how.contradicting, *by_age]
     hypotheses = [replace(how, supporting=[*how.supporting, *shows], contradicting=against)]
@@ -120,16 +119,14 @@ _AS_LONG = 1.5
 """The first run is as long as the others if it took less than so many times as long, with its start."""
 
 
-def _with_rhythm(rhythm: Rhythm | None, *, from_first: bool = False) -> list[Evidence]:
+def _of_rhythm(rhythm: Rhythm, *, from_first: bool = False) -> Evidence:
     """Return that ends keep to the clock, or to their own age, as evidence."""
-    if rhythm is None:
-        return []
     numbers = {
         "instances": rhythm.instances, "ends": rhythm.ends, "times": rhythm.rounds, "p": rhythm.p,
         "apart": length_of(rhythm.apart), "youngest": length_of(rhythm.youngest),
         "oldest": length_of(rhythm.oldest), "from_first": from_first,
     }  # fmt: skip
-    return [Evidence("ends by clock" if rhythm.by_clock else "ends by age", numbers)]
+    return Evidence("ends by clock" if rhythm.by_clock else "ends by age", numbers)
 
 
 def _by_memory(look: Investigation, group: Group, by_clock: list[Evidence]) -> Hypothesis | None:
@@ -218,17 +215,18 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
     others = _others_at(look, index, test)
     if others:
         against.append(_at_once(look, others, max(group.onset, test.placed_at)))
-    rows = group.rows[look.made_by[look.failures["alloc"][group.rows]] == test.version]
-    rhythm = compare_rhythm(look.case, rows, look.limits.level)
     if not supporting:
         return None
-    outside = rhythm is not None and rhythm.by_clock
-    # each run ends so long after its start, the first one, too: it brought that along
-    by_age = rhythm is not None and not rhythm.by_clock and max(test.ran_well, test.delay) <= _AS_LONG * run
-    if outside:
-        against += _with_rhythm(rhythm)
-    elif by_age:
-        supporting += _with_rhythm(rhythm, from_first=True)
+    rows = group.rows[look.made_by[look.failures["alloc"][group.rows]] == test.version]
+    rhythm = compare_rhythm(look.case, rows, look.limits.level)
+    outside = by_age = False
+    if rhythm and rhythm.by_clock:
+        outside = True
+        against.append(_of_rhythm(rhythm))
+    elif rhythm and max(test.ran_well, test.delay) <= _AS_LONG * run:
+        # each run ends so long after its start, the first one, too: it brought that along
+        by_age = True
+        supporting.append(_of_rhythm(rhythm, from_first=True))
     first_change = began_with and test.delay <= soon and not (late or together or others)
     exposed = test.base_hours > 0 or test.base_starts > 0 or look.ledger.was_stable(job, test.base)
     enough = test.failures >= look.limits.version_tasks or bool(fields)
