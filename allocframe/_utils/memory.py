@@ -49,12 +49,20 @@ _returners = 0
 _own_pool: Any = None
 
 
+WORTH_RETURNING = 100_000
+"""From so many events on, what is left of reading and computing on them is worth giving back."""
+
+
 @contextlib.contextmanager
-def return_memory() -> Iterator[None]:
+def return_memory(events: int) -> Iterator[None]:
     """Let Arrow use the C library's memory in this block, and give back at its end what nobody uses.
 
-    Arrow's own pool keeps a few hundred megabytes of what was freed, whatever it is asked.
+    Arrow's own pool keeps a few hundred megabytes of what was freed, whatever it is asked. For few events,
+    this does nothing.
     """
+    if events <= WORTH_RETURNING:
+        yield
+        return
     import pyarrow as pa
 
     global _returners, _own_pool

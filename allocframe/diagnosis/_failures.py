@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -78,18 +77,14 @@ class Case:
         return categories(self.evidence.allocations["node_name"])
 
 
-_MANY_EVENTS = 100_000
-"""From so many on, what reading them leaves in memory is worth giving back."""
-
-
 def build_case(snapshot: Snapshot) -> Case:
     """Read a snapshot of one cluster and find everything in it that has to be explained."""
-    is_large = snapshot._counts["events"] > _MANY_EVENTS
-    with return_memory() if is_large else nullcontext():
+    events = snapshot._counts["events"]
+    with return_memory(events):
         evidence = read_rows(snapshot)
     set_clocks(evidence.allocations, evidence.tasks, evidence.events)
     instances = find_instances(evidence)
-    with return_memory() if is_large else nullcontext():
+    with return_memory(events):
         attempts = read_attempts(evidence)
     attempts = attempts.assign(alloc=_of_tasks(evidence, attempts["owner"].to_numpy()))
     attempts["run"] = _run_lengths(evidence, attempts)

@@ -248,9 +248,10 @@ def _derive(source: Source, observed_at: pd.Timestamp | str | None) -> Derived:
 PART_ROWS = 100_000
 """Events, or attempts, taken at a time: the intermediate columns of all of them would double the peak."""
 
-_SMALL = {TASK: "int32", "cause_code": "float32"}
+_SMALL = {"seq": "int32", TASK: "int32", "attempt": "int32", "cause_code": "float32"}
 _SMALL_ATTEMPTS = {
     TASK: "int32",
+    "attempt": "int32",
     "cause_code": "float32",
     "events": "int32",
     "_oom": "float32",
@@ -340,24 +341,14 @@ def _explain_snapshot(tables: SourceTables) -> _Explained:
         arrays: Any = Arrays.of(raw)
         events, attempts = _explain(arrays, [TASK])
         rings: Any = _attempts.describe_rings(arrays, [TASK])
-        parts[0].append(_narrow(events.drop(*_DROPPED_COLUMNS).to_pandas(), _SMALL))
-        parts[1].append(_narrow(attempts.drop(*_DROPPED_ATTEMPT_COLUMNS).to_pandas(), _SMALL_ATTEMPTS))
+        parts[0].append(events.drop(*_DROPPED_COLUMNS).to_pandas().astype(_SMALL))
+        parts[1].append(attempts.drop(*_DROPPED_ATTEMPT_COLUMNS).to_pandas().astype(_SMALL_ATTEMPTS))
         parts[2].append(rings.to_pandas().astype({TASK: "int32"}))
         places.append(place)
         del raw, arrays, events, attempts, rings
         release_memory()
     order = np.argsort(np.concatenate(places), kind="stable")
     return _Explained(*(_join_parts(frames, order) for frames in parts))
-
-
-def _narrow(rows: pd.DataFrame, dtypes: dict[str, str]) -> pd.DataFrame:
-    """Return rows with narrower dtypes that hold the same values; rings are short, so positions are small."""
-    short = {
-        name: "int16" if not len(rows) or rows[name].max() < 2**15 else "int32"
-        for name in ("seq", "attempt")
-        if name in rows
-    }
-    return rows.astype({**dtypes, **short})
 
 
 def _in_parts(rows: nw.LazyFrame[Any]) -> Iterator[nw.LazyFrame[Any]]:

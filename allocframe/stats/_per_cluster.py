@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from typing import Any, ParamSpec, TypeVar
 
 import narwhals as nw
@@ -17,7 +16,7 @@ from pandas.api.types import union_categoricals
 
 from .._utils.memory import return_memory
 from ..snapshot.snapshot import Snapshot
-from ._derived import PART_ROWS, share_derived
+from ._derived import share_derived
 from ._source import Source, collect, column_names, names
 
 CLUSTER = "cluster"
@@ -38,9 +37,9 @@ def per_cluster(statistic: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(statistic)
     def for_each_cluster(*args: P.args, **kwargs: P.kwargs) -> R:
         source = args[0] if args else kwargs.get(first)
-        is_large = isinstance(source, Snapshot) and source._counts["events"] > PART_ROWS
+        events = source._counts["events"] if isinstance(source, Snapshot) else 0
         # what a large one leaves would come on top of the next statistic
-        with return_memory() if is_large else nullcontext(), share_derived():
+        with return_memory(events), share_derived():
             return split(*args, **kwargs)
 
     def split(*args: P.args, **kwargs: P.kwargs) -> R:

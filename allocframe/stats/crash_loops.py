@@ -151,7 +151,7 @@ def looping_slots(source: Source, observed_at: pd.Timestamp | str | None = None)
 
 def _with_texts(rows: pd.DataFrame) -> pd.DataFrame:
     """Return few of many rows with texts in the place of categories, by which pandas would group for all."""
-    texts = (*_SLOT_TASK, "namespace", "job_id", "task_group", "node_name", "cause", "end")
+    texts = (*_SLOT_TASK, "node_name", "cause", "end")
     return rows.astype({name: "str" for name in texts if name in rows})
 
 

@@ -126,3 +126,11 @@ def test_an_interrupted_stage_is_computed_again(
             af.stats.restarts(snap)
     expected = af.stats.restarts(frames)
     assert af.stats.restarts(snap)["count"].tolist() == expected["count"].tolist()
+
+
+def test_crash_loops_have_the_types_of_the_tables(in_parts: af.Snapshot) -> None:
+    loops, allocations = af.stats.crash_loops(in_parts), in_parts.allocations
+    assert len(loops)
+    for name in ("namespace", "job_id", "task_group"):
+        assert loops[name].dtype.name == allocations[name].dtype.name == "category"
+    assert af.stats.runs(in_parts)["attempt"].dtype == "int32"
