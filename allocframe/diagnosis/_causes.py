@@ -106,7 +106,7 @@ def _held_by_nodes(look: Investigation, tests: list[NodeTest]) -> dict[int, int]
     for test in tests:
         members = [index for index in test.groups if _runs_well_off(look, index, test.node)]
         if len({look.groups[index].family for index in members}) >= look.limits.critical_jobs:
-            held |= {index: test.node for index in members}
+            held |= dict.fromkeys(members, test.node)
     return held
 
 
