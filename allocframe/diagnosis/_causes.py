@@ -20,17 +20,20 @@ from ._comparisons import (
 )
 from ._failures import Case
 from ._groups import GAVE_UP, ONGOING, RECOVERED, STOPPED, Group, Jobs, judge, make_group
-from ._investigation import Investigation, describe, keys_of, length_of, make_incident, name_of
-from ._one_job import (
+from ._investigation import (
+    Investigation,
     alike,
-    begins_with_version,
-    by_mechanism,
-    by_version,
-    explain_group,
+    describe,
     fails_in_a_telling_way,
+    keys_of,
+    length_of,
+    make_incident,
+    name_of,
 )
+from ._one_job import by_mechanism, explain_group
 from ._places import where_it_shows
 from ._tables import NEVER, moment
+from ._version_cause import begins_with_version, by_version
 from ._versions import compare_versions
 from ._words import answered, fault_of_node, shared_thing
 from .finding import SEVERITIES, Thresholds

@@ -18,7 +18,7 @@ from ._groups import Group, Jobs
 from ._tables import NEVER, Array, categories, moment, numbers
 from ._versions import VersionTest
 from .finding import Thresholds
-from .incident import CONFIDENCES, Cause, Hypothesis, Incident
+from .incident import CONFIDENCES, Cause, Evidence, Hypothesis, Incident
 
 MOST_KEYS = 20
 """Keys kept of the rows behind a fact: enough to look at, and a mass failure stays small."""
@@ -253,3 +253,30 @@ def keys_of(look: Investigation, rows: Array) -> list[dict[str, Any]]:
         {"alloc_id": str(look.ids[alloc]), "task": str(look.tasks[owner]) if owner >= 0 else None}
         for alloc, owner in latest
     ]
+
+
+def alike(look: Investigation, group: Group, other: Group) -> bool:
+    """Return whether two groups fail in the same way: by kind, and by exit code or error."""
+    mine, its = describe(look, group), describe(look, other)
+    return all(mine[name] == its[name] for name in ("kind", "exit_code", "signal", "error"))
+
+
+def related(look: Investigation, group: Group, other: Group) -> bool:
+    """Return whether two jobs have more in common than the time: their namespace, or how they fail."""
+    families = look.case.instances.families
+    return families[group.family][0] == families[other.family][0] or alike(look, group, other)
+
+
+def fails_in_a_telling_way(look: Investigation, group: Group) -> bool:
+    """Return whether a group fails in another way than most programs do: they exit with 1."""
+    facts = describe(look, group)
+    return bool(facts["error"] or facts["signal"] or facts["exit_code"] not in (None, 0, 1))
+
+
+def began_at_once(look: Investigation, others: list[int], onset: int) -> Evidence:
+    """Return that other groups began about when one did, the first of them first."""
+    times: dict[str, int] = {}
+    for each in sorted(others, key=lambda index: look.groups[index].onset):
+        times.setdefault(name_of(look, each), look.groups[each].onset - onset)
+    apart = [length_of(time) for time in times.values()]
+    return Evidence("others at once", {"jobs": list(times), "apart": apart})
