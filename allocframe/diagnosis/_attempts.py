@@ -186,7 +186,7 @@ def read_attempts(evidence: Rows) -> pd.DataFrame:
             "at": pick(times, over, NEVER),
             "by_signal": by_signal,
             "decision": np.where(gave_up >= 0, 2, np.where(restarting >= 0, 1, 0)),
-            "restarts": np.bincount(attempt[is_type("Restarting")], minlength=count),
+            "restarts": np.bincount(attempt[is_type(vocabulary.RESTART)], minlength=count),
         }
     )
     return _merge_ends_of_requests(frame)

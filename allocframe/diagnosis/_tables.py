@@ -59,8 +59,8 @@ _MOST_TEXT = 400
 _TEXT = f"""CASE WHEN type NOT IN ({", ".join(f"'{name}'" for name in _SILENT)}) THEN
   left(coalesce(download_error, driver_error, setup_error, validation_error, vault_error,
                 kill_reason, restart_reason, message), {_MOST_TEXT}) END"""
-_OOM = """CASE WHEN type = 'Terminated'
-  THEN coalesce(oom_killed, false) OR coalesce(details LIKE '%"exit_message":"OOM Killed"%', false) END"""
+_OOM = f"""CASE WHEN type = 'Terminated'
+  THEN coalesce(oom_killed, false) OR coalesce(details LIKE '%{vocabulary.OOM_DETAIL}%', false) END"""
 _TOLD = "CASE WHEN type = 'Terminated' THEN oom_killed IS NOT NULL END"
 _EVENTS = (
     *select_columns(

@@ -113,7 +113,7 @@ def restarts(
     >>> bool((table["counter"] - table["lost_to_ring"] == table["count"]).all())
     True
     """
-    table = _rates(source, nw.col("type") == "Restarting", names(by), bin, since, until, "restarts")
+    table = _rates(source, nw.col("type") == vocabulary.RESTART, names(by), bin, since, until, "restarts")
     # the counter covers the whole life of a task and knows neither times nor causes
     comparable = bin is None and since is None and until is None and not set(names(by)) & set(_EVENT_COLUMNS)
     return _add_counter(table, source, names(by)) if comparable else table
