@@ -12,7 +12,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from ..tables import TABLES
 from .decode import ALLOC_ROW
@@ -145,6 +144,8 @@ class Segments:
             self._compact()
             relations: list[Any] = [pa.concat_tables([_empty(name), *(part[name] for part in self._memory)])]
             if self._files:
+                import pyarrow.dataset as ds  # here alone: it takes a while, and processes need none
+
                 relations.append(ds.dataset([str(part.files[name]) for part in self._files], format="ipc"))
         return relations
 
