@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from .._utils.memory import return_memory
+from .._utils.memory import give_back, return_memory
 from ..snapshot.snapshot import Snapshot
 from ._attempts import ENDS, FAILURES, kind_of_text, read_attempts
 from ._clocks import set_clocks
@@ -104,6 +104,7 @@ def build_case(snapshot: Snapshot) -> Case:
     ]  # fmt: skip
     failures = pd.concat([failures[columns], silent_failures[columns]], ignore_index=True)
     onset, earliest = _onsets(evidence, failures, lost_restarts)
+    give_back(events)
     return Case(evidence, instances, attempts, failures, lost_restarts, onset, earliest, texts)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .._utils.memory import give_back
 from ..snapshot.history import History
 from ..snapshot.snapshot import Snapshot
 from ..stats import vocabulary
@@ -119,8 +120,12 @@ def read_rows(snapshot: Snapshot) -> Rows:
     tasks, places = next(snapshot._select_parts("task_states", _TASK_STATES, sys.maxsize))
     tasks = tasks.assign(alloc=row_at[places])
     tasks = tasks[(tasks["alloc"] >= 0) & tasks["task"].notna()]
-    parts = snapshot._select_parts("events", _EVENTS, PART_ROWS)
-    tasks, events = _number_tasks(tasks, [_narrow(part, row_at[places]) for part, places in parts])
+    parts = []
+    for part, places in snapshot._select_parts("events", _EVENTS, PART_ROWS):
+        parts.append(_narrow(part, row_at[places]))
+        del part
+        give_back(PART_ROWS * len(parts))
+    tasks, events = _number_tasks(tasks, parts)
     if is_recorded(snapshot):
         allocations = _end_removed(allocations, tasks)
     allocations = _stop_purged(allocations, snapshot.history)
@@ -258,6 +263,8 @@ def _join_events(owner: Array, parts: list[pd.DataFrame]) -> pd.DataFrame:
     joined: dict[str, Any] = {"owner": owner if order is None else owner[order]}
     for name, column in columns:
         joined[name] = column.array if order is None else column.array.take(order)
+        del column
+        give_back(len(owner))
     return pd.DataFrame(joined, copy=False)
 
 
