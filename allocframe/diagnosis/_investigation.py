@@ -62,8 +62,9 @@ class Investigation:
 
     def __post_init__(self) -> None:
         self._in_order: tuple[list[int], list[int], Array] | None = None
+        # as objects, the IDs of a million allocations would take a hundred megabytes
+        self.ids = self.case.evidence.allocations["alloc_id"].array
         # plain arrays: taking a few rows of a frame for each of thousands of groups would cost seconds
-        self.ids = self.case.evidence.allocations["alloc_id"].astype("str").to_numpy(dtype=object)
         self.tasks = self.case.evidence.tasks["task"].to_numpy()
         names, _ = pd.factorize(self.tasks)
         family = self.case.instances.family[self.case.evidence.tasks["alloc"].to_numpy()]
@@ -119,12 +120,12 @@ class Investigation:
     def _find_renders(self) -> tuple[Array, Array]:
         """Return when Nomad restarted or signaled tasks for a template, in order, and their allocations."""
         events = self.case.evidence.events
-        asked = events["type"].isin(["Restart Signaled", "Signaling"]).to_numpy(dtype=bool)
-        codes, texts = categories(events["text"])
+        asked = events[events["type"].isin(["Restart Signaled", "Signaling"]).to_numpy(dtype=bool)]
+        codes, texts = categories(asked["text"])
         of_template = np.array([kind_of_text(text) == "template" for text in texts], dtype=bool)
-        places = np.flatnonzero(asked & of_template[codes])
-        times = events["time"].to_numpy()[places]
-        alloc = self.case.evidence.tasks["alloc"].to_numpy()[events["owner"].to_numpy()[places]]
+        asked = asked[of_template[codes]]
+        times = asked["time"].to_numpy()
+        alloc = self.case.evidence.tasks["alloc"].to_numpy()[asked["owner"].to_numpy()]
         order = np.argsort(times, kind="stable")
         return times[order], alloc[order]
 

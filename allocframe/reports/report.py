@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from .._utils.temporary import temporary_folder
 from .._utils.text import visible
 from ..client.audit_log import read_audit
 from ..client.client import Client
@@ -125,7 +125,7 @@ def report(
     if job is not None:
         snapshot = _of_job(snapshot, job)
         usage = None if usage is None else usage[usage["job_id"].astype("str") == job]
-    with tempfile.TemporaryDirectory(prefix="allocframe-") as folder:
+    with temporary_folder() as folder:
         if redact:
             snapshot = load(redacted(snapshot, Path(folder) / "evidence.allocframe"))
         if kind == "cluster":
