@@ -245,16 +245,16 @@ class Recorder:
         return self._history_watch is not None and self._history_watch.has_news
 
     def _take_history(self) -> None:
-        """Add what has changed beside the allocations to what is to be committed."""
+        """Add what has changed besides the allocations to what is to be committed."""
         if (watch := self._history_watch) is None:
             return
         self._uncommitted_history = _joined(self._uncommitted_history, watch.take())
         if watch.last_error != self._history_error:
             self._history_error = watch.last_error
             self._say(
-                f"jobs and nodes cannot be followed: {watch.last_error}"
+                f"cannot follow jobs and nodes: {watch.last_error}"
                 if watch.last_error
-                else "jobs and nodes are followed again"
+                else "following jobs and nodes again"
             )
 
     def _resume(self, stop: threading.Event) -> tuple[Checkpoint, Known | None] | None:
@@ -274,7 +274,7 @@ class Recorder:
 
     def _checkpoint(self, stop: threading.Event | None = None) -> Checkpoint:
         for file in self._archive.repair():
-            self._say(f"{file} was cut short by a power loss: its append is lost, and was set aside")
+            self._say(f"{file} was truncated by a power loss: it was set aside, and its append is lost")
         state = self._archive._state_until(stop)
         live = state.live
         if self._namespace != "*":

@@ -28,7 +28,8 @@ app.add_typer(commands, name="report", help="Write a postmortem or a cluster rep
 Source = Annotated[
     Path | None,
     typer.Option(
-        "--from", help="Evidence of `fetch`, or JSON of curl. By default, the cluster of NOMAD_ADDR."
+        "--from",
+        help="File written by `allocframe fetch`, or Nomad JSON saved with curl. Default: query NOMAD_ADDR.",
     ),
 ]
 Place = Annotated[

@@ -55,7 +55,7 @@ RECHECK = 2.0
 IN_FLIGHT = pd.Timedelta(seconds=1)
 """What happened this shortly before the last line may have been lost with the connection."""
 
-_FIRST_LIST = "the first look"
+_FIRST_LIST = "the first list"
 _INDEX_WENT_BACK = "the server's index went back: it was restored, or another one answered"
 
 Source = Literal["list", "stream", "blocking"]
