@@ -399,7 +399,7 @@ class Archive:
         Raises
         ------
         DecodeError
-            A file is damaged whose rows may count already: that was no power loss.
+            A file is damaged whose rows may count already: that was not a power loss.
 
         Examples
         --------
@@ -409,7 +409,7 @@ class Archive:
         return self._tables.repair()
 
     def compact(self) -> None:
-        """Merge the files of each day and remove duplicate rows. Recorders and readers can go on meanwhile.
+        """Merge the files of each day and remove duplicate rows, while recorders and readers keep working.
 
         This makes reading faster. Do it about every 500 appends.
 

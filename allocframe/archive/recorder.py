@@ -100,7 +100,7 @@ class Recorder:
     name : str, optional
         Name of the recorder in the archive, the same in every run; this machine's name if omitted.
     history : bool
-        Record what changes beside the allocations, too: jobs, deployments, nodes and evaluations.
+        Record also what changes besides the allocations: jobs, deployments, nodes and evaluations.
     say : callable
         Called with one line of text when a problem begins or ends.
     """
@@ -202,7 +202,7 @@ class Recorder:
         return totals
 
     def _list_history(self) -> HistoryChange | None:
-        """Return what has changed beside the allocations since it was last recorded."""
+        """Return what has changed besides the allocations since it was last recorded."""
         if not self._records_history:
             return None
         at = pd.Timestamp.now(tz="UTC")

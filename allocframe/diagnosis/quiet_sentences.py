@@ -170,7 +170,7 @@ def _earlier(facts: Facts, verb: str) -> str:
     """Return how long earlier instances took, as a clause; empty if there are none."""
     if not facts["earlier"]:
         return ""
-    return f"{count(facts['earlier'], 'earlier instances')} {verb} {span(facts['earlier_longest'])}"
+    return f"{count(facts['earlier'], 'earlier allocations')} {verb} {span(facts['earlier_longest'])}"
 
 
 def _behind(facts: Facts) -> str:

@@ -76,7 +76,7 @@ def cluster_document(
     Raises
     ------
     ConfigError
-        The snapshot is of several clusters, `since` is not a time, or `slo` is no availability.
+        The snapshot is of several clusters, `since` is not a time, or `slo` is not an availability.
     """
     facts = gather(snapshot, since, slo, usage)
     sections = [

@@ -119,7 +119,7 @@ def keep_copy(target: Path, *, updates: bool) -> None:
     why = (
         f"{target} was changed outside its sections for people, and the new report lacks these changes."
         if updates
-        else f"{target} was no report, or people had written into it; to keep their words, use update."
+        else f"{target} was not a report, or people had written into it. Use update to keep their words."
     )
     warnings.warn(f"{why} The old file is kept as {copy.name}.", stacklevel=4)
 

@@ -300,7 +300,7 @@ def _changes(facts: Facts) -> Iterator[Block]:
         # a deployment begins with its version; how it ended is in the timeline
         rows = [each for each in incident.changes if each["kind"] not in ("deployment", "dispatch")]
         if "lost" in incident.facts:
-            # a node is not lost because somebody changed a job on it, and its loss is no change before it
+            # a node is not lost because somebody changed a job on it, and its loss is not a change before it
             rows = [each for each in rows if not each.get("job_id") and each["kind"] != "node down"]
         if not rows:
             nothing.append(incident)

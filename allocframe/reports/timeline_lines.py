@@ -28,7 +28,7 @@ _SAME = pd.Timedelta("1min")
 """Servers note the loss of a node and of its allocations one after the other."""
 
 _STEP = pd.Timedelta("1s")
-"""Mitigated and recovered are told apart if so much lies between them."""
+"""Mitigated and recovered are two lines if at least this much time lies between them."""
 
 _BEGIN, _LOST, _SUSPECT, _HUMAN, _OVER, _MITIGATED, _SPREAD, _NEAR, _FAR = range(9)
 """What a line is about, the most important first."""

@@ -156,7 +156,7 @@ class Snapshot:
         Raises
         ------
         ValueError
-            The table has no such column, or the value of a time column is no time.
+            The table has no such column, or the value of a time column is not a time.
 
         Examples
         --------
@@ -218,7 +218,7 @@ class Snapshot:
         try:
             return self._capture.save(path)
         finally:
-            take_history(self._capture)  # these pages are no answers of Nomad
+            take_history(self._capture)  # these pages are not answers of Nomad
 
     def to_parquet(self, folder: str | os.PathLike[str]) -> Path:
         """Write each table as a Parquet file, and ``info.json``, to `folder`.

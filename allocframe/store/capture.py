@@ -208,7 +208,7 @@ def _checked_page(entry: Any) -> Page:
     if page.number >= 10**9 or page.kind not in get_args(Kind) or not isinstance(page.params, dict):
         raise ValueError("the kind of a page is unknown")
     if not all(isinstance(text, str) for text in (page.path, page.source, page.received_at)):
-        raise TypeError("the path, source or time of a page is no text")
+        raise TypeError("the path, source and time of a page must be text")
     return page
 
 
@@ -222,7 +222,7 @@ def _checked_info(info: Any) -> dict[str, Any]:
     if not all(isinstance(value, list) for value in (notes, filters, gaps)):
         raise TypeError("notes, filters and gaps must be lists")
     if not all(isinstance(note, str) for note in notes):
-        raise TypeError("a note is no text")
+        raise TypeError("notes must be text")
     times = [facts.get(name) for name in ("started_at", "finished_at", "recorded_since", "since", "at")]
     for time in [*times, *(gap[name] for gap in gaps for name in ("since", "until"))]:
         if time is not None:

@@ -107,7 +107,7 @@ def _find_times(
     shows when the template is decoded.
     """
     found = np.flatnonzero(text[: max(len(text) - _LONGEST, 0)] == _KEY[1]) - 1
-    for offset in (3, *range(len(_KEY))):  # many keys begin with T, few go on like this one
+    for offset in (3, *range(len(_KEY))):  # many keys begin with T, few continue like this one
         found = found[text[found + offset] == _KEY[offset]]
     event = np.searchsorted(ends, found, side="right")
     starts = found + len(_KEY)
@@ -117,7 +117,7 @@ def _find_times(
     windows = sliding_window_view(text, _DIGITS + 1)[starts].T
     digits, follows = np.ascontiguousarray(windows[:-1] - ord("0")), windows[-1]
     times = _POWERS @ digits
-    # what is no digit has become more than 9
+    # what is not a digit has become more than 9
     fits = (digits <= 9).all(axis=0) & (digits[0] > 0) & (times <= _LAST)
     fits &= (follows == ord(",")) | (follows == ord("}")) | (follows == ord("\n"))
     fits &= np.bincount(event, minlength=len(ends))[event] == 1

@@ -15,7 +15,7 @@ _RUN = f"(periodic-[0-9]+|dispatch-(?:.+-)?[0-9]+-{'[0-9a-f]' * 8})"
 
 
 def _from_child_id(job_id: str, group: int) -> str:
-    """Return the SQL of the parent's ID (group 1) or the run's name (group 2); NULL if it is no child's ID.
+    """Return the SQL of the parent's ID (group 1) or the run's name (group 2); NULL for other IDs.
 
     DuckDB and Spark both read it, so it has no backslash and no brace. The greedy first group finds the last
     run: the launches of a dispatched periodic job are children of that dispatch.

@@ -157,7 +157,7 @@ class Reflector:
                 raise
 
     def _back_off(self, error: Exception) -> None:
-        """Pause longer after each failure. A working stream goes on meanwhile, so nothing is lost."""
+        """Pause longer after each failure. A working stream continues meanwhile, so nothing is lost."""
         self.last_error = str(error)
         self.counts["failures"] += 1
         self._failures_in_a_row += 1
@@ -239,7 +239,7 @@ class Reflector:
         if index < self.index:
             return True
         # Once the index has passed the old one, only the rows show it. While a stream is followed, a list may
-        # have changes that no event told of.
+        # have changes that no event reported.
         replayed = {} if self.synced else self.queue.passed()
         return self.state.is_newer_than(listed, index) or (
             not self.synced and self.state.lacks_known([listed, replayed], self.index, self._hidden)

@@ -256,7 +256,7 @@ def test_row_54_an_archive_is_read_while_it_is_written_and_compacted(tmp_path: P
                 archive.compact()
             except FileNotFoundError:
                 continue  # the first append has not come yet
-            except BaseException as error:  # noqa: BLE001 - told below
+            except BaseException as error:  # noqa: BLE001 - reported below
                 failed.append(error)
 
     go(child)

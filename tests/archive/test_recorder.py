@@ -146,7 +146,7 @@ def test_it_goes_on_where_it_stopped(live: af.sim.Cluster, viewer: af.Client, ar
     crash(live, 6)
     with recording(viewer, archive) as (made, _):
         until_caught_up(archive, live)
-        assert made.counts.changes < len(live.state.allocs), "what had not changed was not told again"
+        assert made.counts.changes < len(live.state.allocs), "what had not changed was not reported again"
     assert set(journal) <= set(keys(archive.events()))
     assert gaps(archive).empty, "the server had kept what came meanwhile"
 

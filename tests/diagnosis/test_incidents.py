@@ -102,7 +102,7 @@ def test_a_deployment_that_failed_without_any_crash_is_no_all_clear() -> None:
 
 
 def test_a_deployment_whose_crashes_are_told_is_not_told_again(tmp_path: Path) -> None:
-    """Its ring is cut: the first crash left is of a time after the deployment failed."""
+    """Its events are truncated: the first crash left is of a time after the deployment failed."""
     rows = [place for place in versions(well=1) if place["ID"].startswith("new")]
     for row in rows:
         row["TaskStates"]["server"]["Restarts"] = 40

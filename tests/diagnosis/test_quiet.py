@@ -31,7 +31,7 @@ PAUSED = (
 )
 STUCK = (
     "docs version 1 does not start. 1 of 2 instances has waited for 75.1 s (Downloading Artifacts); "
-    "2 earlier instances "
+    "2 earlier allocations "
 )
 
 SERVES = "1 other instance is running."
@@ -55,7 +55,7 @@ SERVES = "1 other instance is running."
             "critical",
             "AF209",
             "desk version 1 does not start. Task main has not started in 2 of 2 instances for 65.0 s: "
-            "prestart task wait-db, which version 1 added, still runs. 2 earlier instances started "
+            "prestart task wait-db, which version 1 added, still runs. 2 earlier allocations started "
             "within 0.3 s. No other instance is running.",
         ),
         ("2.0.5-deployment-paused", "info", "AF402", PAUSED),

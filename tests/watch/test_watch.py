@@ -682,7 +682,7 @@ def test_a_restore_is_noticed_although_the_servers_have_passed_their_old_index(
             crash(live, 4)
         found = until(watch, lambda c: c.full and c.index >= live.state.index)
         held = {key for c in found for key in keys(c.new_events)}
-        assert set(journal) - held, "events were lost, so the gap must be told"
+        assert set(journal) - held, "events were lost, so the gap must be reported"
         assert (watch.stats["gaps"], watch.stats["resumed"]) == (2, 0)
         same(watch, viewer, namespace="*")
 
