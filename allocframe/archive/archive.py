@@ -386,7 +386,7 @@ class Archive:
             return EMPTY_STATE
 
     def repair(self) -> list[str]:
-        """Go back to the last whole step after a power loss: set commits aside that are cut short.
+        """Go back to the last whole step after a power loss: set truncated commits aside.
 
         A recorder does this when it starts. Only an append that had not ended is lost, because what it writes
         is synced to the disk before it counts.

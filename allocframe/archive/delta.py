@@ -89,7 +89,7 @@ class DeltaTables:
         """
         if torn := self._torn_files(name):
             raise DecodeError(
-                f"{torn[0]} is cut short: the machine lost its power, or the archive was copied while it was "
+                f"{torn[0]} is truncated: the machine lost its power, or the archive was copied while it was "
                 "written. Archive.repair() goes back to the last whole step",
                 file=str(torn[0]),
             )
@@ -146,7 +146,7 @@ class DeltaTables:
             while torn := self._torn_files(name, with_data=True):
                 if name != "snapshots" and torn[0].suffix == ".json" and self._may_count(torn[0]):
                     raise DecodeError(
-                        f"{torn[0]} or a data file that it names is cut short, and its rows may count. "
+                        f"{torn[0]} or a data file that it names is truncated, and its rows may count. "
                         "Restore them from a backup, or rename it to continue without these rows",
                         file=str(torn[0]),
                     )

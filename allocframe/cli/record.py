@@ -152,7 +152,7 @@ def _open_archive(place: str) -> Any:
     from .. import Archive  # its error names the extra if deltalake is missing
 
     if not place.strip():
-        raise ConfigError("--archive must not be empty. Name a folder, or the URL of an object store.")
+        raise ConfigError("--archive must not be empty. Name a folder, or the URL of an object store")
     return Archive(place)
 
 

@@ -210,5 +210,5 @@ def _open_source(
 def _one_cluster(snap: Snapshot, cluster: str) -> Snapshot:
     if cluster not in snap.clusters:
         names = ", ".join(map(visible, snap.clusters)) or "one without a name"
-        raise ConfigError(f"--cluster {visible(cluster)} is not in the evidence. Its clusters: {names}.")
+        raise ConfigError(f"--cluster {visible(cluster)} is not in the evidence. Its clusters: {names}")
     return snap.clusters[cluster]

@@ -257,7 +257,7 @@ def _check_settings(
     if redact and update is not None:
         raise ConfigError(
             "redact and update exclude each other: what people wrote cannot be redacted. "
-            "Write a redacted report under another name."
+            "Write a redacted report under another name"
         )
     if packages := missing_packages():
         raise MissingExtra(f"reports need {' and '.join(packages)}: pip install 'allocframe[report]'")

@@ -61,7 +61,7 @@ def timeline_lines(facts: Facts, stars: list[str]) -> pd.DataFrame:
     if unknown := sorted(set(stars) - set(frame["key"])):
         raise ConfigError(
             f"star must be the key of a line of the timeline, got {', '.join(unknown)}. "
-            "The keys stand in the folded table below the timeline."
+            "The keys are in the folded table below the timeline"
         )
     frame["starred"] = frame["key"].isin(stars)
     # chosen lines first, then by rank; of equal ones, the earlier

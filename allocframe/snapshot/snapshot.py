@@ -194,7 +194,7 @@ class Snapshot:
         True
         """
         if self.clusters or other.clusters:
-            raise ConfigError("diff must compare snapshots of one cluster. Choose one from .clusters.")
+            raise ConfigError("diff must compare snapshots of one cluster. Choose one from .clusters")
         return diff(self, other)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -284,7 +284,7 @@ class Snapshot:
     def __reduce__(self) -> Any:
         raise TypeError(
             "a Snapshot cannot be pickled or copied: it holds a database. Save it with snap.save(path), and "
-            "open that file with af.load(path). Its DataFrames can be pickled."
+            "open that file with af.load(path). Its DataFrames can be pickled"
         )
 
     def __len__(self) -> int:

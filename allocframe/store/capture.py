@@ -252,7 +252,7 @@ def load_capture(path: str | os.PathLike[str]) -> Capture:
             raise
         reason = f"{type(error).__name__}: {error}"
         raise DecodeError(
-            f"{file} is damaged, or allocframe did not save it ({reason}). For JSON use af.read_json().",
+            f"{file} is damaged, or allocframe did not save it ({reason}). For JSON use af.read_json()",
             file=str(file),
         ) from error
     except BaseException:
@@ -268,7 +268,7 @@ def _unpack(archive: zipfile.ZipFile, file: Path, capture: Capture) -> None:
         raise ValueError(f"its manifest is longer than {_LONGEST_MANIFEST:,} bytes")
     manifest = json.loads(text)
     if manifest["format"] > FORMAT:
-        raise DecodeError(f"{file} was written by a newer allocframe. Upgrade to read it.", file=str(file))
+        raise DecodeError(f"{file} was written by a newer allocframe. Upgrade to read it", file=str(file))
     pages = {page.number: page for page in map(_checked_page, manifest["pages"])}
     if len(pages) < len(manifest["pages"]):
         raise ValueError("two pages have the same number")
@@ -279,9 +279,7 @@ def _unpack(archive: zipfile.ZipFile, file: Path, capture: Capture) -> None:
             unpacked = pa.CompressedInputStream(cast(Any, packed), "zstd")
             _copy(unpacked, capture.file(page).open("wb"), limit=page.size)
         if capture.file(page).stat().st_size != page.size:
-            raise DecodeError(
-                f"{file}: page {page.number} is cut short. Copy the file again.", file=str(file)
-            )
+            raise DecodeError(f"{file}: page {page.number} is truncated. Copy the file again", file=str(file))
     capture._pages = pages
     capture._next_number = max(pages, default=-1) + 1
 

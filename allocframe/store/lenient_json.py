@@ -119,7 +119,7 @@ def _closing_bracket(text: bytes, start: int, file: str) -> int:
             depth -= 1
             if depth == 0:
                 return token.end()
-    raise DecodeError(f"{file} is cut short: {depth} brackets are still open at its end", file=file)
+    raise DecodeError(f"{file} is truncated: {depth} brackets are still open at its end", file=file)
 
 
 def _elements(inner: bytes, file: str) -> Iterator[bytes]:

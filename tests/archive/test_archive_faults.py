@@ -362,7 +362,7 @@ def test_a_commit_that_a_power_loss_cut_is_an_error_and_is_repaired_to_the_last_
     torn = max((folder / name / "_delta_log").glob("*.json"))
     torn.write_bytes(content)
     for read in (af.Archive(folder).events, af.Archive(folder).allocations, af.Archive(folder).snapshot):
-        with pytest.raises(af.DecodeError, match=r"is cut short.*Archive.repair"):
+        with pytest.raises(af.DecodeError, match=r"is truncated.*Archive.repair"):
             read()
     assert af.Archive(folder).repair() == [str(torn)]
     assert len(af.Archive(folder).events()) == before
