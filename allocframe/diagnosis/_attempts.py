@@ -6,7 +6,8 @@ rows are numbered already. One reader for both would be slower or know less. So 
 `stats/vocabulary`, and tests hold them to the same attempts, starts and ends on captures of real agents.
 
 An attempt ends with `Restarting`; a second `Started` begins one, too, because the client may have lost the
-end of the run before it (a reboot). Only the first attempt of a cut ring can lack its beginning.
+end of the run before it (a reboot). Only the first attempt in a truncated event history can
+lack its beginning.
 """
 
 from __future__ import annotations

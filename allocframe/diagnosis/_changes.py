@@ -30,7 +30,7 @@ RELEASE = pd.Timedelta("15s")
 """New versions of several jobs within this time are one release: a script submits one after the other."""
 
 TRIED = ("job version", "scale", "operator stop", "purge")
-"""What people do to a job that fails, and that is told with it."""
+"""What people do to a job that fails, and that is reported with it."""
 
 _PLANNED = 2 * 10**9
 """An allocation is planned within moments of the version that makes it, by clocks of the same servers."""
@@ -125,7 +125,7 @@ class Ledger:
         """Return the version that made each allocation, which is not its number after an update in place.
 
         An allocation that is older than its version was made by an earlier one. Versions that differ in
-        counts alone are one: more instances are no other program.
+        counts alone are one: more instances are the same program.
         """
         rows, instances = case.evidence.allocations, case.instances
         version = numbers(rows["job_version"], -1)
@@ -206,7 +206,7 @@ class Ledger:
         return [path for path in paths if any(part in path for part in parts)]
 
     def version_before(self, job: Job, time: int, within: int) -> tuple[int, int, int] | None:
-        """Return version, the one before it, and time of the last change of a job in a span before a time."""
+        """Return version, previous version and time of the last change of a job in a span before a time."""
         for place in reversed(self._by_job.get(job, ())):
             if self._at[place] > time or self._columns["kind"][place] != "job version":
                 continue
@@ -220,7 +220,7 @@ class Ledger:
 
     def near(self, incident: Incident) -> list[dict[str, Any]]:
         """Return the changes near the beginning of an incident, the most telling first."""
-        # where rings are cut it began between these two
+        # if the event history is truncated, it began between these two
         begin, onset = incident.began_at, incident.facts.get("estimated_onset") or incident.began_at
         if begin is None or onset is None:
             return []
@@ -322,7 +322,7 @@ class Ledger:
         return list(self._newest.items())
 
     def released_with(self, job: Job, version: int) -> list[tuple[Job, int]]:
-        """Return the jobs beside a job that got a new version about when it got one, with when."""
+        """Return the other jobs that got a new version at about the same time as a job, with the time."""
         at = self.submitted_at(job, version)
         if at == NEVER:
             return []
@@ -357,7 +357,7 @@ def _once(changes: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _with_deployments(changes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return changes in which each deployment is told with the version that it brought."""
+    """Return changes in which each deployment is joined to the version that it brought."""
     versions = {
         (each.get("namespace"), each.get("job_id"), each.get("version_after")): each
         for each in changes

@@ -62,7 +62,7 @@ def explain_group(look: Investigation, index: int) -> Incident:
         job = look.case.instances.families[group.family]
         incident.facts["ended_by"] = look.ledger.ended_by(job, group.last_at - AFTER.value)
     if best is version and index in look.versions and incident.began_at is not None:
-        # a stray failure of the version before is not its beginning
+        # a stray failure of the previous version is not its beginning
         placed_at = moment(look.versions[index].placed_at)
         if placed_at is not None and incident.began_at < placed_at:
             incident = replace(incident, began_at=placed_at + length_of(look.versions[index].delay))

@@ -51,10 +51,10 @@ _MOMENT = SECOND
 """Ends within this time of each other are of one moment: a signal is sent to one process after another."""
 
 _TOGETHER = 0.8
-"""So many of the ends must be of a moment with others: the rest may have another cause."""
+"""At least this share of the ends must share a moment with others; the rest may have another cause."""
 
 _CLEARLY = 10
-"""So many times as far as the ends of a moment the ages differ from one moment to another."""
+"""The ages at two moments must differ by this many times the spread of the ends within a moment."""
 
 _ALIKE = 0.1
 """Ages that differ by a smaller part are one age."""

@@ -22,7 +22,7 @@ _PROGRESS = {"Downloading Artifacts": "artifact", "Driver": "driver", "Template"
 """Events of a start under way, by what it waits for."""
 
 _WHAT_HEALTHY_MEANS = ("Update.MinHealthyTime", "Update.HealthCheck", "Check", "Service")
-"""Fields of a job that say when it is healthy: after such a change earlier times are no measure."""
+"""Fields of a job that say when it is healthy: after such a change, earlier times do not compare."""
 
 
 def find_slow_starts(

@@ -85,7 +85,7 @@ class Facts:
 
     @property
     def is_ongoing(self) -> bool:
-        """Whether an incident goes on, or Nomad gave up on it."""
+        """Whether an incident is ongoing, or Nomad gave up on it."""
         return any(each.state in ("ongoing", "gave up") for each in self.incidents)
 
 

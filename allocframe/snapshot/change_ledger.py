@@ -140,7 +140,7 @@ def _version_rows(frames: Mapping[str, pd.DataFrame]) -> Iterator[Row]:
             "detail": _version_detail(version, fields),
         }
         if row["kind"] == "operator stop" and version["submitted_at"] == submitted.get(job):
-            # Older servers keep the time of the version before; the evaluation of the stop has its own.
+            # Older servers keep the time of the previous version; the evaluation of the stop has its own.
             row["at"] = stops.get((*job, version["job_modify_index"]))
         submitted[job] = version["submitted_at"]
         yield row

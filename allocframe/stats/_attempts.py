@@ -20,7 +20,7 @@ _CODES = {cause: code for code, cause in enumerate(vocabulary.CAUSES)}
 RESTARTING, GAVE_UP = 1, 2
 """Values of the helper column `_next`: what the restart policy decided at the end of an attempt.
 
-A restart on request is no decision of the policy. A task that Nomad killed as failed is given up.
+A restart on request is not a decision of the policy. A task that Nomad killed as failed is given up.
 """
 
 
@@ -313,7 +313,7 @@ def _exited() -> nw.Expr:
 
 
 def _cause_code() -> nw.Expr:
-    """Return the number of the first cause that applies; missing while the attempt goes on."""
+    """Return the number of the first cause that applies; missing while the attempt is running."""
     exited, terminated = nw.col("_exited"), ~nw.col("_terminated_seq").is_null()
     stopped = nw.when(nw.col("killed_by_nomad") | ~nw.col("_killing_seq").is_null()).then(
         nw.lit(_CODES["stopped"])

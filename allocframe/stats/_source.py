@@ -79,7 +79,7 @@ Columns that only name a row are categories, which take a byte or two per row.
 
 _TIMES = ("time", "created_at", "modified_at", "started_at", "finished_at")
 FETCHED_ROWS = 1_000_000
-"""So many events of DuckDB or Spark are fetched, and computed on here. For more, their engine computes.
+"""Up to this many events are fetched from DuckDB or Spark and computed on here. For more, the engine does it.
 
 For fewer, an engine takes longer to plan the queries than pandas to answer them, and plans them again for
 each result.

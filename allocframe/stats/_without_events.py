@@ -1,4 +1,4 @@
-"""Allocations that failed before any event of a task: no rate can count them, so they are told beside it."""
+"""Allocations that failed before any event of a task: no rate can count them; they are reported apart."""
 
 from __future__ import annotations
 

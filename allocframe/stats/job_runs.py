@@ -142,8 +142,8 @@ def wasted_time(source: Source, by: str | Iterable[str] = "job_id") -> pd.DataFr
     pandas.DataFrame
         One row for each group, the one that wasted most first: the columns of `by`, runs, failed_runs,
         total_hours, wasted_hours, share (0 to 1), lower, upper (95 %, of a ratio of sums, by its linearised
-        variance; missing with fewer than two runs), and truncated_share (of runs in rings that are cut, which
-        have lost some). Work that a task had saved before it failed counts as wasted, too.
+        variance; missing with fewer than two runs), and truncated_share (of runs in truncated event
+        histories, which have lost some). Work that a task had saved before it failed counts as wasted, too.
 
     References
     ----------

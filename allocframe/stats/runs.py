@@ -70,8 +70,8 @@ def runs(source: Source, *, observed_at: pd.Timestamp | str | None = None) -> pd
             The ring of its task has lost events. Then only some of the task's runs are left, and the time
             that they cover depends on how often it fails.
         counted_from : datetime64[ns, UTC]
-            From when on this run counts as exposure: its start, or in a ring that is cut the oldest end that
-            is left. Rates count events from then on, and are right although the ring is cut.
+            From when on this run counts as exposure: its start, or in a truncated event history the oldest
+            end that is left. Rates count events from then on, and are right although events are lost.
 
     Raises
     ------

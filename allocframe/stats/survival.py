@@ -38,13 +38,15 @@ _US_PER_HOUR = 3_600_000_000
 def survival(source: Source, by: str | Iterable[str] = "job_version") -> pd.DataFrame:
     """Estimate how long runs last before they fail, by group.
 
-    The event is a failure. Runs that go on, or were stopped, restarted on request or lost with their node,
-    are censored.
+    The event is a failure. Runs that have not ended, or were stopped, restarted on request or lost with their
+    node, are censored.
 
-    Two things are hidden, and mended. A ring that is cut holds its last runs, and the open one among them is
-    longer than others because it was met by chance: of such rings the runs with both ends count. And servers
-    remove allocations some time after they ended, those that run stay: in groups that have lost allocations,
-    runs count from the *horizon* on, the oldest end that is still known (delayed entry).
+    Two biases are corrected:
+
+    - A truncated event history (Nomad keeps the last ten events of a task) holds a task's last runs. The open
+      one among them is longer than others because it was met by chance. Only its runs with both ends count.
+    - Servers remove allocations some time after they end, and keep those that run. In groups that have lost
+      allocations, runs count from the *horizon* on, the oldest end that is still known (delayed entry).
 
     Parameters
     ----------
@@ -56,10 +58,10 @@ def survival(source: Source, by: str | Iterable[str] = "job_version") -> pd.Data
     -------
     pandas.DataFrame
         For each group the rows of `kaplan_meier`: the columns of `by`, time (hours), at_risk, events,
-        censored, survival, lower, upper (95 %), runs, left_out (runs that are cut, open in a ring that is
-        cut, or ended before the horizon), and horizon_at (missing if nothing is hidden). `plots.survival`
-        draws it. Runs of one task that resemble each other more than those of others make the interval too
-        narrow.
+        censored, survival, lower, upper (95 %), runs, left_out (runs whose start is lost, open in a truncated
+        event history, or ended before the horizon), and horizon_at (missing if nothing is hidden).
+        `plots.survival` draws it. Runs of one task that resemble each other more than those of others make
+        the interval too narrow.
 
     Raises
     ------

@@ -23,7 +23,7 @@ _FILE_ROWS = 64 << 10
 """Rows that are written, and read, at a time."""
 
 _FEW_DELETED = 2000
-"""So many deleted rows may stay in memory, hidden, before the others are copied."""
+"""At most this many deleted rows stay in memory, hidden; beyond that, the other rows are copied."""
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Worker:
         decode = decode_list if request["is_file"] else decode_parts
         found = decode(Path(request["file"]).read_bytes(), request["page"], request["source"])
         if found is None:
-            raise DecodeError("this is no list of allocations")
+            raise DecodeError("the file is not a list of allocations")
         for records in found:
             ids += records.ids
             parts.append(records)

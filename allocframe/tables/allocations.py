@@ -12,7 +12,7 @@ from .table import Column, Table
 
 
 def _from_child_id(job_id: str, group: int) -> str:
-    """Return the SQL of the parent's ID (group 1) or the run's name (group 2); NULL if it is no child's ID.
+    """Return the SQL of the parent's ID (group 1) or the run's name (group 2); NULL for other IDs.
 
     DuckDB and Spark both read it, so it has no backslash and no brace.
     """

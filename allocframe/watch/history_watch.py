@@ -1,4 +1,4 @@
-"""Follow jobs, deployments, nodes and evaluations beside the allocations, in a thread of its own."""
+"""Follow jobs, deployments, nodes and evaluations besides the allocations, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _UNKNOWN = -1
 
 
 class HistoryWatch:
-    """Follows what changes in a cluster beside its allocations, from `start` until `close`.
+    """Follows what changes in a cluster besides its allocations, from `start` until `close`.
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ class HistoryWatch:
                 self._sync()
                 failures, self.last_error = 0, None
                 self._follow()
-            except Exception as error:  # noqa: BLE001 - the recorder goes on without it, and says so
+            except Exception as error:  # noqa: BLE001 - the recorder continues without it, and says so
                 if self._closed.is_set():
                     return
                 known = isinstance(error, AllocframeError)
@@ -293,7 +293,7 @@ class HistoryWatch:
         return not job.get("ParentID") and before[0] not in (_UNKNOWN, index[0])
 
     def _find_purged(self, listed: list[JSON] | None, namespaces: Iterable[str]) -> None:
-        """Report jobs that are gone although no event told it. When they went is not known.
+        """Report jobs that are gone although no event reported it. When they went is not known.
 
         A namespace of which nothing is listed may be hidden from the token: nothing there counts as gone.
         """
