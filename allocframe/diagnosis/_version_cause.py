@@ -19,7 +19,7 @@ from ._versions import VersionTest
 from .incident import Evidence, Hypothesis
 
 _AS_LONG = 1.5
-"""The first run is as long as the others if it took less than so many times as long, with its start."""
+"""The first run, with its start, is as long as the others if it took less than this many times as long."""
 
 
 _MOMENT = 3 * SECOND
@@ -79,7 +79,7 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
 
 
 _MORE_THAN_TIME = {"change touches", "changed group first", "later version well"}
-"""What speaks for a version, besides that failures began after it."""
+"""What speaks for a version, apart from failures that began after it."""
 
 
 def _compared(look: Investigation, group: Group, test: VersionTest) -> Evidence:
@@ -123,7 +123,7 @@ def _onset(look: Investigation, group: Group, test: VersionTest, differs: bool) 
     run = typical_run(look.case, group)
     soon = max(pd.Timedelta(look.limits.after_change).value, 3 * run)
     placed = {"job_version": test.version, "placed_at": moment(test.placed_at)}
-    # where rings are cut, the first failure left is not the first one: a bound is all that is known
+    # in a truncated event history, the first failure left is not the first one: only a bound is known
     cut = test.least_delay != test.most_delay
     at_most = placed | {"delay": length_of(test.most_delay), "at_most": cut}
     at_least = placed | {"delay": length_of(test.least_delay), "at_least": cut}
@@ -277,7 +277,7 @@ def _is_late(look: Investigation, test: VersionTest, run: int) -> bool:
 
 
 def begins_with_version(look: Investigation, index: int) -> bool:
-    """Return whether a group began right after a new version, which fails more than the one before."""
+    """Return whether a group began right after a new version, which fails more than the previous one."""
     test, group = look.versions[index], look.groups[index]
     run = typical_run(look.case, group)
     soon = max(pd.Timedelta(look.limits.after_change).value, 3 * run)
@@ -306,6 +306,6 @@ def _others_at(look: Investigation, index: int, test: VersionTest) -> list[int]:
 def _begins_after(look: Investigation, index: int, other: int, test: VersionTest) -> bool:
     """Return whether another job began later, and in another way, than a version that failed at once."""
     group, its = look.groups[index], look.groups[other]
-    # one that never became healthy fails since it was placed, whatever its cut ring shows
+    # one that never became healthy fails since it was placed, even if a truncated history shows later
     at_once = not test.healthy and not _is_late(look, test, typical_run(look.case, group))
     return at_once and its.onset > test.placed_at and not alike(look, group, its)

@@ -1,4 +1,4 @@
-"""A process that decodes pages beside its parent; `worker_pool` starts it.
+"""A process that decodes pages while its parent does, too; `worker_pool` starts it.
 
 It reads one request a line from its input, and answers each with a line. Decoding in threads would not help,
 since Python runs one at a time, and `multiprocessing` would run the user's script again.
