@@ -1,4 +1,7 @@
-"""The recorder: write the changes of a watch into an archive, for months, through any failure."""
+"""The recorder: write the changes of a watch into an archive, for months, through any failure.
+
+Where a gap begins and ends is decided by the watch (`watch.reflector`); this counts them.
+"""
 
 from __future__ import annotations
 

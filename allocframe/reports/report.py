@@ -173,8 +173,8 @@ class _Settings:
             raise ConfigError("redact and usage exclude each other: measured use names jobs and tasks")
         if self.redact and self.update is not None:
             raise ConfigError(
-                "redact and update exclude each other: what people wrote cannot be redacted. "
-                "Write a redacted report under another name."
+                "redact and update exclude each other: what people wrote cannot be redacted; "
+                "write a redacted report under another name"
             )
         if packages := missing_packages():
             raise MissingExtra(f"reports need {' and '.join(packages)}: pip install 'allocframe[report]'")
