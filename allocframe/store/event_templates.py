@@ -131,7 +131,7 @@ def _find_times(
     windows = sliding_window_view(text, _DIGITS + 1)[starts].T
     digits, follows = np.ascontiguousarray(windows[:-1] - ord("0")), windows[-1]
     times = _POWERS @ digits
-    # what is no digit has become more than 9
+    # what is not a digit has become more than 9
     fits = (digits <= 9).all(axis=0) & (digits[0] > 0) & (times <= _LAST)
     fits &= (follows == ord(",")) | (follows == ord("}")) | (follows == ord("\n"))
     return event[fits], starts[fits], times[fits].astype(np.int64)

@@ -1,4 +1,4 @@
-"""A process that decodes pages beside its parent; `worker_pool` starts it.
+"""A process that decodes pages while its parent does, too; `worker_pool` starts it.
 
 It reads one request a line from its input, and answers each with a line. Decoding in threads would not help,
 since Python runs one at a time, and `multiprocessing` would run the user's script again.
@@ -53,7 +53,7 @@ class Worker:
         decode = decode_list if request["is_file"] else decode_parts
         found = decode(Path(request["file"]).read_bytes(), request["page"], request["source"])
         if found is None:
-            raise DecodeError("this is no list of allocations")
+            raise DecodeError("the file is not a list of allocations")
         for records in found:
             ids += records.ids
             parts.append(records)

@@ -16,7 +16,7 @@ from typing import Any
 from .capture import Capture, Page
 
 MANY_BYTES = 200 << 20
-"""From so many bytes on, processes are worth their start, which takes half a second."""
+"""From this many bytes on, processes are worth their start, which takes half a second."""
 
 _MOST = 3
 
@@ -135,7 +135,7 @@ class WorkerPool:
     def read(self, page: Page, *, is_file: bool = False) -> list[str] | None:
         """Decode a page in a process; return its IDs.
 
-        Return None if no process is free, if the page is not whole, or if it is a file that is no list of
+        Return None if no process is free, if the page is not whole, or if it is a file that is not a list of
         allocations. Then the caller decodes it, and raises the error.
         """
         try:

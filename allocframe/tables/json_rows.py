@@ -45,7 +45,7 @@ def read_time(value: Any) -> int | None:
 
 
 def _positive(value: Any) -> int | None:
-    """Return a number of nanoseconds. A time of 0 is no time."""
+    """Return a number of nanoseconds. A time of 0 is missing."""
     is_whole = isinstance(value, int) and not isinstance(value, bool)
     return value if is_whole and 1 <= value < 2**63 else None
 
