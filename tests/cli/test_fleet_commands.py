@@ -198,7 +198,7 @@ def test_a_cluster_that_becomes_reachable_later_is_recorded(
     grant = eu._access.grants.pop(token)
     messages: list[str] = []
     with af.Client(eu.address, token=token) as client:
-        eu_recorder = Recorder(client, af.Archive(tmp_path / "eu"), interval=0.1, say=messages.append)
+        eu_recorder = Recorder(client, af.Archive(tmp_path / "eu"), interval=0.1, on_message=messages.append)
         stop = threading.Event()
         thread = threading.Thread(target=run_all, args=({"eu": eu_recorder}, stop))
         thread.start()
