@@ -93,7 +93,7 @@ def test_fetch_prints_and_saves_all_clusters(
     assert run(monkeypatch, "report", "cluster", "--from", saved, "-o", tmp_path / "x.md") == 2
     assert "a report covers one cluster" in capsys.readouterr().err
     assert run(monkeypatch, "report", "cluster", "--from", saved, "--cluster", "mars") == 2
-    assert "Its clusters: eu, us." in capsys.readouterr().err
+    assert "Its clusters: eu, us" in capsys.readouterr().err
     assert run(monkeypatch, "report", "cluster", "--cluster", "eu") == 2
     assert "--from" in capsys.readouterr().err
 
