@@ -31,7 +31,7 @@ test-midnight: $(VENV)/.dev system
 	CLOCK_OFFSET=$$((600 - $$(date +%s) % 86400)) PYTHONPATH=$(CURDIR)/tests/helpers/shifted_clock \
 	  $(TEST) -W "ignore:Module already imported:pytest.PytestAssertRewriteWarning"
 
-# With more seeds of every story, for a night.
+# With more seeds of every story, and the tests marked as deep, for a night.
 test-deep: $(VENV)/.dev system
 	$(TEST) --deep
 

@@ -38,7 +38,7 @@ SLOWEST = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--deep", action="store_true", help="more seeds of every story: minutes more")
+    parser.addoption("--deep", action="store_true", help="more seeds, and tests marked as deep: minutes")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -53,9 +53,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return BrowserTogether(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     place = {name: number for number, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
+    if not config.getoption("deep"):
+        skip = pytest.mark.skip(reason="shows more of what a cheaper test shows: --deep runs it")
+        for item in items:
+            if item.get_closest_marker("deep"):
+                item.add_marker(skip)
 
 
 def pytest_collection_finish() -> None:
