@@ -1,4 +1,7 @@
-"""The recorder: write the changes of a watch into an archive, for months, through any failure."""
+"""The recorder: write the changes of a watch into an archive, for months, through any failure.
+
+Where a gap begins and ends is decided by the watch (`watch.reflector`); this counts them.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +103,7 @@ class Recorder:
     name : str, optional
         Name of the recorder in the archive, the same in every run; this machine's name if omitted.
     history : bool
-        Record what changes beside the allocations, too: jobs, deployments, nodes and evaluations.
+        Record also what changes besides the allocations: jobs, deployments, nodes and evaluations.
     say : callable
         Called with one line of text when a problem begins or ends.
     """
@@ -202,7 +205,7 @@ class Recorder:
         return totals
 
     def _list_history(self) -> HistoryChange | None:
-        """Return what has changed beside the allocations since it was last recorded."""
+        """Return what has changed besides the allocations since it was last recorded."""
         if not self._records_history:
             return None
         at = pd.Timestamp.now(tz="UTC")
@@ -245,16 +248,16 @@ class Recorder:
         return self._history_watch is not None and self._history_watch.has_news
 
     def _take_history(self) -> None:
-        """Add what has changed beside the allocations to what is to be committed."""
+        """Add what has changed besides the allocations to what is to be committed."""
         if (watch := self._history_watch) is None:
             return
         self._uncommitted_history = _joined(self._uncommitted_history, watch.take())
         if watch.last_error != self._history_error:
             self._history_error = watch.last_error
             self._say(
-                f"jobs and nodes cannot be followed: {watch.last_error}"
+                f"cannot follow jobs and nodes: {watch.last_error}"
                 if watch.last_error
-                else "jobs and nodes are followed again"
+                else "following jobs and nodes again"
             )
 
     def _resume(self, stop: threading.Event) -> tuple[Checkpoint, Known | None] | None:
@@ -274,7 +277,7 @@ class Recorder:
 
     def _checkpoint(self, stop: threading.Event | None = None) -> Checkpoint:
         for file in self._archive.repair():
-            self._say(f"{file} was cut short by a power loss: its append is lost, and was set aside")
+            self._say(f"{file} was truncated by a power loss: it was set aside, and its append is lost")
         state = self._archive._state_until(stop)
         live = state.live
         if self._namespace != "*":

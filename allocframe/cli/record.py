@@ -34,7 +34,7 @@ def record(
     ] = 5.0,
     once: Annotated[bool, typer.Option("--once", help="List everything once and exit, for cron.")] = False,
     status: Annotated[
-        bool, typer.Option("--status", help="Print what the archive holds and if a recorder is alive.")
+        bool, typer.Option("--status", help="Print what the archive holds and whether a recorder is running.")
     ] = False,
     stream: Annotated[bool, typer.Option(help="Use the event stream if the token may.")] = True,
     history: Annotated[
@@ -55,7 +55,9 @@ def record(
     Example: allocframe record --archive /var/lib/nomad-archive
     """
     if as_json and not (once or status):
-        raise ConfigError("--json needs --status or --once: a recorder that goes on has nothing to print")
+        raise ConfigError(
+            "--json needs --status or --once: a recorder that keeps running has nothing to print"
+        )
     # It runs for months: memory that one thread frees must serve the others.
     share_heaps()
     fleet = load_fleet(address, clusters)
@@ -150,7 +152,7 @@ def _open_archive(place: str) -> Any:
     from .. import Archive  # its error names the extra if deltalake is missing
 
     if not place.strip():
-        raise ConfigError("--archive must not be empty. Name a folder, or the URL of an object store.")
+        raise ConfigError("--archive must not be empty. Name a folder, or the URL of an object store")
     return Archive(place)
 
 

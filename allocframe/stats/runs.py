@@ -9,7 +9,7 @@ import pandas as pd
 
 from .._utils.memory import release_memory
 from ..snapshot.snapshot import Snapshot
-from . import _attempts
+from ..tables.run_ids import RUN_SUFFIX
 from ._derived import PART_ROWS, Derived, derive
 from ._per_cluster import per_cluster
 from ._source import (
@@ -70,8 +70,8 @@ def runs(source: Source, *, observed_at: pd.Timestamp | str | None = None) -> pd
             The ring of its task has lost events. Then only some of the task's runs are left, and the time
             that they cover depends on how often it fails.
         counted_from : datetime64[ns, UTC]
-            From when on this run counts as exposure: its start, or in a ring that is cut the oldest end that
-            is left. Rates count events from then on, and are right although the ring is cut.
+            From when on this run counts as exposure: its start, or in a truncated event history the oldest
+            end that is left. Rates count events from then on, and are right although events are lost.
 
     Raises
     ------
@@ -168,7 +168,7 @@ def categorise_slots(source: Source, rows: pd.DataFrame, *, fold_runs: bool = Fa
     if "slot_by_id" not in derived.__dict__:
         allocations = pandas_table(source, "allocations", *SLOT_COLUMNS)
         child = allocations["job_id"].astype("str")
-        parent = child.str.replace(_attempts.CHILD, "", regex=True)
+        parent = child.str.replace(RUN_SUFFIX, "", regex=True)
         slot = _as_category(slots(allocations))
         namespace = allocations["namespace"].astype("str").fillna("")
         is_run = (child != parent).to_numpy(dtype=bool)

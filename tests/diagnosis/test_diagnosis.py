@@ -130,10 +130,10 @@ def test_of_no_allocations_nothing_is_said(tmp_path: Path) -> None:
 
 def test_of_small_incidents_and_things_to_know_each_is_counted() -> None:
     failed, noted = (SimpleNamespace(severity="info", facts=facts) for facts in ({"failures": 2}, {}))
-    past = "Nothing is wrong now: 1 small incident of the past, each told below."
+    past = "Nothing is wrong now. 1 past minor incident is listed below."
     assert verdict([failed], None, True) == past
-    assert verdict([failed, noted, noted], None, True) == f"{past} 2 things more to know."
-    assert verdict([noted], None, True).endswith(" on record is explained. 1 thing to know.")
+    assert verdict([failed, noted, noted], None, True) == f"{past} 2 more notes."
+    assert verdict([noted], None, True).endswith(" on record is explained. 1 note.")
 
 
 def test_an_incident_can_be_pickled(snap: af.Snapshot) -> None:

@@ -81,7 +81,7 @@ def test_a_watch_keeps_what_the_token_may_no_longer_read_says_so_and_goes_on_whe
             assert time.monotonic() < end
             change = watch.poll(0.5)
             gone |= set(change.removed["alloc_id"]) if change is not None else set()
-        assert gone == {removed}, "what was really removed meanwhile is told once it can be known"
+        assert gone == {removed}, "what was really removed meanwhile is reported once it can be known"
 
 
 def test_a_namespace_whose_allocations_were_all_removed_is_no_lost_right(cluster: af.sim.Cluster) -> None:
