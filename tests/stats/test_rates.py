@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats as reference
 from tables import alloc, at, ended, engines, event, plain, restarting, snapshot, started
 
 import allocframe as af
@@ -143,7 +142,7 @@ def test_events_alone_are_enough_for_a_rate(snap: af.Snapshot) -> None:
     assert table["count"].sum() == stats.failures(snap, by="job_id")["count"].sum()
 
 
-def test_failed_allocations_are_a_share_of_those_that_finished(tmp_path: Path) -> None:
+def test_failed_allocations_are_a_share_of_those_that_finished(tmp_path: Path, reference: Any) -> None:
     rows = [
         alloc(f"a{n}", ClientStatus=status)
         for n, status in enumerate(["failed", "complete", "complete", "lost", "running"])
@@ -157,7 +156,7 @@ def test_failed_allocations_are_a_share_of_those_that_finished(tmp_path: Path) -
 
 
 @given(st.integers(0, 500), st.floats(0.01, 1e4))
-def test_the_poisson_interval_is_exact(count: int, exposure: float) -> None:
+def test_the_poisson_interval_is_exact(reference: Any, count: int, exposure: float) -> None:
     rate, low, high = _confidence.poisson([count], [exposure])
     assert rate[0] == count / exposure
     assert reference.poisson.sf(count - 1, low[0] * exposure) == pytest.approx(
@@ -167,7 +166,9 @@ def test_the_poisson_interval_is_exact(count: int, exposure: float) -> None:
 
 
 @given(st.integers(0, 80), st.integers(0, 80), st.floats(0.1, 1e3), st.floats(0.1, 1e3))
-def test_the_rate_ratio_agrees_with_a_binomial_test(new: int, old: int, time: float, base: float) -> None:
+def test_the_rate_ratio_agrees_with_a_binomial_test(
+    reference: Any, new: int, old: int, time: float, base: float
+) -> None:
     ratio, low, high = (found[0] for found in _confidence.rate_ratio([new], [time], [old], [base]))
     if new + old == 0:
         assert pd.isna(ratio)

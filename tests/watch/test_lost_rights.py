@@ -42,7 +42,7 @@ def of(cluster: af.sim.Cluster, namespace: str) -> set[str]:
 
 
 def wait_for(reached: Callable[[], object]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not reached():
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -76,7 +76,7 @@ def test_a_watch_keeps_what_the_token_may_no_longer_read_says_so_and_goes_on_whe
         cluster.engine._remove(cluster.state.allocs[removed])
         allow(cluster, token, *BOTH)
         gone: set[str] = set()
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while watch.last_error is not None or not gone:
             assert time.monotonic() < end
             change = watch.poll(0.5)
