@@ -40,7 +40,7 @@ def _in_short(part: Facts) -> str:
         more = f" and {len(part['nodes']) - 3:,} more nodes" if len(part["nodes"]) > 3 else ""
         return f"{'no longer runs on' if part['everywhere'] else 'has moved off'} {names}{more}"
     if what == "runs":
-        return "makes no more periodic runs"
+        return "launches no more periodic runs"
     if what == "count":
         return f"wants {count(part['new'], 'instances')}, not {part['old']:,}"
     if what == "check":
@@ -76,8 +76,8 @@ def _before(part: Facts) -> str:
     if what == "runs":
         if part["ago"] is None:
             return ""
-        every = "" if part["every"] is None else f", and one every {span(part['every'])} before it"
-        return f"the last run was made {span(part['ago'])} ago{every}"
+        every = "" if part["every"] is None else f", and before that one every {span(part['every'])}"
+        return f"the last run was launched {span(part['ago'])} ago{every}"
     if what == "count":
         return f"a scaling request had set it to {part['old']:,}" if part["was_scaled"] else ""
     texts = [f"it had {count(part['instances'], 'instances')}"] if what == "group" else []

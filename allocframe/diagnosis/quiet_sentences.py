@@ -123,11 +123,11 @@ def _hanging(facts: Facts) -> str:
     before = f"the {count(facts['runs_before'], runs)} that completed took {span(facts['longest_before'])}"
     text = f"Running for {span(facts['running_for'])}; {before} at most"
     text += f" (median {span(facts['median_before'])})."
-    return f"{text} Since the last one began {_due(facts)}." if facts["due"] else text
+    return f"{text} Since the last one began, {_due(facts)}." if facts["due"] else text
 
 
 def _no_run(facts: Facts) -> str:
-    return f"The last one was made {span(facts['no_run_for'])} ago; since then {_due(facts)}."
+    return f"The last one was launched {span(facts['no_run_for'])} ago. Since then, {_due(facts)}."
 
 
 def _missing(facts: Facts) -> str:
@@ -163,7 +163,7 @@ def _of(n: int, wanted: int) -> str:
 
 def _due(facts: Facts) -> str:
     were = "1 run was" if facts["due"] == 1 else f"{facts['due']:,} runs were"
-    return f"{were} due and not made (before, one every {span(facts['every'])})"
+    return f"{were} due and not launched (before that, one every {span(facts['every'])})"
 
 
 def _earlier(facts: Facts, verb: str) -> str:
