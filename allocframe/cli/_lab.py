@@ -78,7 +78,6 @@ def _run_lab(environment: dict[str, str], *, browser: bool) -> None:
 
 def _copy_notebooks() -> None:
     """Copy the notebooks that are not there yet. Existing ones are left alone: they may have been edited."""
-
     FOLDER.mkdir(exist_ok=True)
     docs = NOTEBOOKS.resolve().parent / "docs"
     if has_docs := docs.is_dir():  # in a clone; JupyterLab opens nothing outside its folder
