@@ -7,6 +7,9 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+can_lock = fcntl is not None
+"""Whether `lock_file` does anything."""
+
 
 def lock_file(descriptor: int, *, wait: bool) -> None:
     """Hold an open file against other processes until it is closed; without ``fcntl`` do nothing.

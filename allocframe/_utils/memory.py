@@ -53,6 +53,12 @@ WORTH_RETURNING = 100_000
 """From this many events on, the memory that reading and computing on them leaves is worth giving back."""
 
 
+def give_back(events: int) -> None:
+    """Return to the system what nobody uses, if it is about enough events for that to be worth it."""
+    if events > WORTH_RETURNING:
+        release_memory()
+
+
 @contextlib.contextmanager
 def return_memory(events: int) -> Iterator[None]:
     """Let Arrow use the C library's memory in this block, and give back at its end what nobody uses.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
+from .._utils.temporary import temporary_folder
 from ..store.sql import quote, select
 from ..store.table_store import connect
 from ..tables import HISTORY, TABLES
@@ -118,7 +118,7 @@ def compact(tables: DeltaTables, stop: threading.Event | None = None) -> None:
     were.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix="allocframe-") as spill:
+        with temporary_folder() as spill:
             for name in tables.names():
                 for day, files in days(tables, name).items():
                     if files > 1:
@@ -133,7 +133,7 @@ def compact(tables: DeltaTables, stop: threading.Event | None = None) -> None:
 
 def retain(tables: DeltaTables, keep_days: int) -> None:
     """Remove all but the last `keep_days` days, except for rows that live allocations need."""
-    with tempfile.TemporaryDirectory(prefix="allocframe-") as spill:
+    with temporary_folder() as spill:
         last = read_archive(tables, lambda connection: _save_needs_of_live(connection, spill))
         if last is None:
             return

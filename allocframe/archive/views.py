@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -13,6 +12,7 @@ import duckdb
 import pandas as pd
 from deltalake import DeltaTable
 
+from .._utils.temporary import temporary_folder
 from .._utils.threads import aborted_by
 from ..errors import DecodeError
 from ..store.sql import quote
@@ -163,7 +163,7 @@ def read_archive(
 
     def attach_and_query() -> _T:
         with (
-            tempfile.TemporaryDirectory(prefix="allocframe-") as spill,
+            temporary_folder() as spill,
             connect(spill) as connection,
             interrupted_by(stop, connection),
         ):

@@ -13,13 +13,16 @@ lack its beginning.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ..stats import vocabulary
-from ._tables import NEVER, Array, Rows, categories, numbers
+from ..stats._derived import pop_columns
+from ._tables import NEVER, Array, Rows, categories
 
 FAILURES = (
     "crash", "killed", "out of memory", "artifact", "driver", "template", "secrets", "health check", "volume",
@@ -49,14 +52,42 @@ def kind_of_text(text: str, otherwise: str = "unknown") -> str:
 
 
 def read_attempts(evidence: Rows) -> pd.DataFrame:
-    """Return one row for each attempt of each task.
+    """Return one row for each attempt of each task, read from some of the events at a time.
 
     Columns: `owner` (row of its task), `end` (position in `ENDS`), `text` (position in the categories of the
     events' text, of what names the cause), `code` and `signal` (-1 if no process exited), `told` (the driver
     says whether memory ran out), `first`, `started`, `at` (times; `at` is that of its end), `requested_by`,
     `decision` (1 restarts, 2 gave up), `asked_restart`, `restarts` (events of that name).
     """
-    events = evidence.events
+    _, texts = categories(evidence.events["text"].iloc[:0])
+    words = _Words(_ends_by_text(texts), _says(texts, vocabulary.RUN_DURATION))
+    parts = [_read_part(evidence, part, words) for part in _cut(evidence.events)]
+    return pd.DataFrame({name: column.array for name, column in pop_columns(parts)}, copy=False)
+
+
+_PART = 1_000_000
+"""Events read at a time."""
+
+
+def _cut(events: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Yield about `_PART` events at a time without splitting a task."""
+    owner, start = events["owner"].to_numpy(), 0
+    while len(owner) - start > _PART:
+        end = int(np.searchsorted(owner, owner[start + _PART], side="right"))
+        yield events.iloc[start:end]
+        start = end
+    yield events.iloc[start:]
+
+
+@dataclass(frozen=True)
+class _Words:
+    """What each text means: the end that it names, and whether it says that a run took too long."""
+
+    ends: Array
+    overran: Array
+
+
+def _read_part(evidence: Rows, events: pd.DataFrame, words: _Words) -> pd.DataFrame:
     attempt, owner_of = _boundaries(events)
     count = len(owner_of)
     kinds, names = categories(events["type"])
@@ -88,9 +119,9 @@ def read_attempts(evidence: Rows) -> pd.DataFrame:
     begin, final = first(everything), last(everything)
     started, terminated = first(is_type("Started")), last(is_type("Terminated"))
     killing, killed = first(is_type("Killing")), last(is_type("Killed"))
-    fails = events["fails_task"].astype("boolean").fillna(False).to_numpy(dtype=bool)
+    fails = events["fails_task"].to_numpy()
     fatal = first(is_type("Killing", "Killed") & fails)
-    overrun = first(is_type("Killing", "Killed") & _says(texts, vocabulary.RUN_DURATION)[text])
+    overrun = first(is_type("Killing", "Killed") & words.overran[text])
     asked = last(is_type("Restart Signaled"))
     restarting, gave_up = last(is_type("Restarting")), last(is_type("Not Restarting"))
     reason, reasons = categories(events["restart_reason"])
@@ -104,11 +135,9 @@ def read_attempts(evidence: Rows) -> pd.DataFrame:
     lost_task = last(is_type("Failed Restoring Task"))
     hook = last(is_type(vocabulary.HOOK_FAILED))
 
-    code = pick(numbers(events["exit_code"], -1), terminated, -1)
-    signal = pick(numbers(events["signal"], -1), terminated, -1)
-    oom = pick(events["oom"].astype("boolean").fillna(False).to_numpy(dtype=bool), terminated, False)
-    told = pick(events["told"].astype("boolean").fillna(False).to_numpy(dtype=bool), terminated, False)
-    by_text = _ends_by_text(texts)
+    code, signal = (pick(events[name].to_numpy(), terminated, -1) for name in ("exit_code", "signal"))
+    oom, told = (pick(events[name].to_numpy(), terminated, False) for name in ("oom", "told"))
+    by_text = words.ends
     exits = terminated >= 0
     # before the exit: afterwards, or after the policy gave up, it is housekeeping
     before = exits & (killing >= 0) & (killing < terminated)
@@ -177,8 +206,8 @@ def read_attempts(evidence: Rows) -> pd.DataFrame:
     frame = pd.DataFrame(
         {
             "owner": owner_of,
-            "end": end,
-            "text": pick(text, cause, silent),
+            "end": end.astype(np.int8),
+            "text": pick(text, cause, silent).astype(np.int32),
             "code": code,
             "signal": signal,
             "told": told.astype(bool),
@@ -186,8 +215,8 @@ def read_attempts(evidence: Rows) -> pd.DataFrame:
             "started": pick(times, started, NEVER),
             "at": pick(times, over, NEVER),
             "by_signal": by_signal,
-            "decision": np.where(gave_up >= 0, 2, np.where(restarting >= 0, 1, 0)),
-            "restarts": np.bincount(attempt[is_type("Restarting")], minlength=count),
+            "decision": np.where(gave_up >= 0, 2, np.where(restarting >= 0, 1, 0)).astype(np.int8),
+            "restarts": np.bincount(attempt[is_type(vocabulary.RESTART)], minlength=count).astype(np.int32),
         }
     )
     return _merge_ends_of_requests(frame)

@@ -11,6 +11,9 @@ import pandas as pd
 
 from ._tables import NEVER, Array, categories
 
+_PART = 1_000_000
+"""Events looked at together: the times of all of them would take half a gigabyte."""
+
 _ROUNDING = 2 * 10**9
 """Clocks that differ by less are taken for equal: updates travel that long."""
 
@@ -38,19 +41,19 @@ def _offsets(
     allocations: pd.DataFrame, tasks: pd.DataFrame, events: pd.DataFrame, node: Array, nodes: int
 ) -> Array:
     """Return how far the clock of each node is ahead of the servers' (negative: behind), in nanoseconds."""
-    alloc = (
-        tasks["alloc"].to_numpy()[events["owner"].to_numpy()] if len(events) else np.zeros(0, dtype=np.int64)
-    )
-    created, modified = (allocations[name].to_numpy()[alloc] for name in ("created_at", "modified_at"))
-    time = events["time"].to_numpy()
-    received = events["type"].eq("Received").to_numpy(dtype=bool) & (created != NEVER) & (time != NEVER)
     # at most: the quickest that an allocation was received
     most = np.full(nodes, np.iinfo(np.int64).max)
-    np.minimum.at(most, node[alloc[received]], time[received] - created[received])
     # at least: an event that the servers knew of before it happened
     least = np.full(nodes, np.iinfo(np.int64).min)
-    known = (modified != NEVER) & (time != NEVER)
-    np.maximum.at(least, node[alloc[known]], time[known] - modified[known])
+    of_tasks = tasks["alloc"].to_numpy()
+    for start in range(0, len(events), _PART):
+        part = events.iloc[start : start + _PART]
+        alloc, time = of_tasks[part["owner"].to_numpy()], part["time"].to_numpy()
+        created, modified = (allocations[name].to_numpy()[alloc] for name in ("created_at", "modified_at"))
+        received = part["type"].eq("Received").to_numpy(dtype=bool) & (created != NEVER) & (time != NEVER)
+        np.minimum.at(most, node[alloc[received]], time[received] - created[received])
+        known = (modified != NEVER) & (time != NEVER)
+        np.maximum.at(least, node[alloc[known]], time[known] - modified[known])
     both = most != np.iinfo(np.int64).max
     behind = both & (most < -_ROUNDING)
     # a slow start looks like a clock that is ahead: only an event out of the future proves it

@@ -1,4 +1,7 @@
-"""The coded findings of an incident: the same facts under a code that stays the same."""
+"""The codes of incidents: the same facts under a code that stays the same.
+
+The rules of all other findings are in `rules`.
+"""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .._utils.memory import give_back
 from ._absent import find_absent
 from ._causes import find_causes
 from ._changes import Ledger, attach_changes
@@ -59,7 +60,9 @@ def investigate(
 ) -> tuple[list[Incident], Account]:
     """Return the incidents of one cluster, the worst first, and the account of what they explain."""
     jobs = describe_jobs(case)
+    give_back(len(case.evidence.events))
     groups = group_failures(case, jobs, limits)
+    give_back(len(case.evidence.events))
     in_groups = np.zeros(len(case.evidence.allocations), dtype=bool)
     hit = np.unique(case.instances.lane[case.failures["alloc"].to_numpy()])
     in_groups[np.isin(case.instances.lane, hit)] = True
@@ -80,7 +83,9 @@ def investigate(
     observed = moment(case.now)
     incidents = [replace(incident, observed_at=observed) for incident in incidents]
     incidents.sort(key=_rank)
-    return incidents, _settle(case, incidents)
+    account = _settle(case, incidents)
+    give_back(len(case.evidence.events))
+    return incidents, account
 
 
 def _rank(incident: Incident) -> tuple[int, int, int, int]:

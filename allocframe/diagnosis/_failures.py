@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from .._utils.memory import return_memory
+from .._utils.memory import give_back, return_memory
 from ..snapshot.snapshot import Snapshot
 from ._attempts import ENDS, FAILURES, kind_of_text, read_attempts
 from ._clocks import set_clocks
@@ -86,8 +86,11 @@ def build_case(snapshot: Snapshot) -> Case:
     instances = find_instances(evidence)
     with return_memory(events):
         attempts = read_attempts(evidence)
-    attempts = attempts.assign(alloc=_of_tasks(evidence, attempts["owner"].to_numpy()))
+    for name in _OF_ATTEMPTS:
+        del evidence.events[name]
+    attempts["alloc"] = _of_tasks(evidence, attempts["owner"].to_numpy())
     attempts["run"] = _run_lengths(evidence, attempts)
+    del attempts["first"]
     _fill_starts(evidence, attempts)
     _, texts = categories(evidence.events["text"])
     failures = attempts[attempts["end"] < len(FAILURES)]
@@ -101,7 +104,14 @@ def build_case(snapshot: Snapshot) -> Case:
     ]  # fmt: skip
     failures = pd.concat([failures[columns], silent_failures[columns]], ignore_index=True)
     onset, earliest = _onsets(evidence, failures, lost_restarts)
+    give_back(events)
     return Case(evidence, instances, attempts, failures, lost_restarts, onset, earliest, texts)
+
+
+_OF_ATTEMPTS = (
+    "restart_reason", "task_signal", "exit_code", "signal", "fails_task", "oom", "told",
+)  # fmt: skip
+"""Columns of events that nothing but attempts is made of."""
 
 
 def _of_tasks(evidence: Rows, owner: Array) -> Array:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..stats import vocabulary
+from ..tables.run_ids import is_run
 from ._absent import groups_alive, scaling_requests
 from ._changes import Job, Ledger, tasks_added
 from ._failures import Case
@@ -75,7 +76,7 @@ def find_gone(case: Case, history: Any, ledger: Ledger, limits: Thresholds) -> I
         return
     look = _Look(case, history, ledger, case.now - pd.Timedelta(limits.rare).value)
     for job, newest in ledger.newest_versions():
-        if "/dispatch-" in job[1] or "/periodic-" in job[1]:
+        if is_run(job[1]):
             continue
         for version, taken in sorted(look.taken_from(job, newest).items()):
             yield _incident(case, ledger, job, version, taken)

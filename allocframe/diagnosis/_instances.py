@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ..stats import vocabulary
+from ..stats._source import find_texts
 from ._tables import LOST_DESCRIPTIONS, Array, Rows, categories
 
 _INDEX = re.compile(r"\[(\d+)\]$")
@@ -62,13 +62,13 @@ def find_instances(evidence: Rows) -> Instances:
     """Put the allocations into their instances."""
     rows = evidence.allocations
     count = len(rows)
-    namespace, job = _texts(rows["namespace"]), _texts(rows["job_id"])
-    parent = _texts(rows["parent_job_id"])
-    base = np.where(parent == "", job, parent)
-    family, family_keys = pd.factorize(pd.MultiIndex.from_arrays([namespace, base]))
-    run, _ = pd.factorize(pd.MultiIndex.from_arrays([namespace, job]))
-    has_runs = np.zeros(len(family_keys), dtype=bool)
-    has_runs[family[parent != ""]] = True
+    (namespace, job, parent), texts = _number_texts(rows, "namespace", "job_id", "parent_job_id")
+    is_run = parent != texts.index("")
+    base = np.where(is_run, parent, job)
+    family, run = _number(namespace, base), _number(namespace, job)
+    _, first = np.unique(family, return_index=True)
+    has_runs = np.zeros(len(first), dtype=bool)
+    has_runs[family[is_run]] = True
     lost = rows["client_status"].isin(vocabulary.LOST_STATUSES).to_numpy(dtype=bool)
     runs = rows["client_status"].eq("running") & rows["desired_status"].eq("run")
     described = rows["desired_description"].isin(LOST_DESCRIPTIONS) & ~runs
@@ -76,10 +76,10 @@ def find_instances(evidence: Rows) -> Instances:
     lane, successor = _lanes(rows, run)
     final = successor < 0
     return Instances(
-        family.astype(np.int64),
-        [(str(key[0]), str(key[1])) for key in family_keys],
+        family,
+        [(texts[namespace[row]], texts[base[row]]) for row in first.tolist()],
         has_runs,
-        run.astype(np.int64),
+        run,
         lane,
         successor,
         lost,
@@ -88,9 +88,26 @@ def find_instances(evidence: Rows) -> Instances:
     )
 
 
-def _texts(values: pd.Series[Any]) -> Array:
-    codes, texts = categories(values)
-    return np.array(texts, dtype=object)[codes]
+def _number_texts(rows: pd.DataFrame, *names: str) -> tuple[list[Array], list[str]]:
+    """Return the number of each text of several columns, and the texts; a missing text is ""."""
+    known: dict[str, int] = {"": 0}
+    columns = []
+    for name in names:
+        codes, texts = categories(rows[name])
+        columns.append(np.array([known.setdefault(text, len(known)) for text in texts])[codes])
+    return columns, list(known)
+
+
+def _number(*columns: Array) -> Array:
+    """Return a number for each combination of numbers, in the order in which they come.
+
+    pandas would make a tuple of each to number them.
+    """
+    found = np.zeros(len(columns[0]), dtype=np.int64)
+    for column in columns:
+        least = int(column.min(initial=0))
+        found = pd.factorize(found * (int(column.max(initial=0)) - least + 1) + (column - least))[0]
+    return found.astype(np.int64)
 
 
 def _lanes(rows: pd.DataFrame, run: Array) -> tuple[Array, Array]:
@@ -104,11 +121,9 @@ def _lanes(rows: pd.DataFrame, run: Array) -> tuple[Array, Array]:
     node = np.where(everywhere, node, -1)
     # without an index each allocation stands for itself
     index = np.where(index < 0, -1 - np.arange(count), index)
-    slot = pd.factorize(pd.MultiIndex.from_arrays([run, group, index, node]))[0] if count else run
+    slot = _number(run, group, index, node)
     # each follows the one it replaces, else the one before it in its slot, unless that one lives on
-    number = pd.Series(np.arange(count), index=rows["alloc_id"].astype("str"))
-    previous = number.reindex(rows["previous_alloc_id"].astype("str")).to_numpy()
-    previous = np.where(np.isnan(previous), -1, previous).astype(np.int64)
+    previous = find_texts(rows["previous_alloc_id"], rows["alloc_id"])[:-1]
     linked = (previous >= 0) & (slot[previous] == slot)
     alive = (rows["client_status"].isin(["running", "pending"]) & rows["desired_status"].eq("run")).to_numpy(
         dtype=bool

@@ -71,7 +71,7 @@ def make(
 
 
 def alloc_keys(case: Case, alloc: Array) -> list[dict[str, Any]]:
-    return [{"alloc_id": each} for each in _ids(case, alloc)[:MOST_KEYS]]
+    return [{"alloc_id": each} for each in _ids(case, np.unique(alloc)[:MOST_KEYS])]
 
 
 # Nodes

@@ -173,8 +173,11 @@ def _lacks_data(case: Case) -> Array:
     """Return which allocations have a task whose last word is that its template misses something."""
     events = case.evidence.events
     # what its deployment says of it is not an event of its start
-    last = events[~events["type"].eq("Alloc Unhealthy")].drop_duplicates("owner", keep="last")
-    missing = last[last["type"].eq("Template") & last["text"].astype("str").str.startswith("Missing")]
+    of_start = np.flatnonzero(~events["type"].eq("Alloc Unhealthy").to_numpy(dtype=bool))
+    owner = events["owner"].to_numpy()[of_start]
+    last = events.iloc[of_start[np.append(owner[1:] != owner[:-1], True)[: len(owner)]]]
+    last = last[last["type"].eq("Template")]
+    missing = last[last["text"].astype("str").str.startswith("Missing")]
     result = np.zeros(len(case.evidence.allocations), dtype=bool)
     result[case.evidence.tasks["alloc"].to_numpy()[missing["owner"]]] = True
     return result

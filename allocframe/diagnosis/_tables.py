@@ -1,20 +1,25 @@
 """What the diagnosis reads of a snapshot: three narrow tables whose rows know each other by number.
 
-A large cluster has a million events. So the rows are numbers and categories, and everything that is made of
-them works on whole columns.
+A large cluster has ten million events. So the rows are numbers and categories, and everything that is made of
+them works on whole columns. The events are read in parts, so that what Nomad tells of them is never in memory
+as a whole.
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from .._utils.memory import give_back
 from ..snapshot.history import History
 from ..snapshot.snapshot import Snapshot
 from ..stats import vocabulary
+from ..stats._derived import PART_ROWS, pop_columns
+from ..stats._source import find_texts
 from ..tables import TABLES
 from ..tables.table import Column
 
@@ -43,9 +48,8 @@ _ALLOCATIONS = select_columns(
 )  # fmt: skip
 _TASK_STATES = select_columns(
     "task_states",
-    "alloc_id", "task", "state", "failed", "restarts", "last_restart_at", "started_at", "finished_at",
+    "task", "state", "failed", "restarts", "last_restart_at", "started_at", "finished_at",
     "events_truncated",
-    alloc_id="category",
 )  # fmt: skip
 _SILENT = (
     "Received", "Task Setup", "Started", "Terminated", "Restarting", "Downloading Artifacts",
@@ -59,13 +63,13 @@ _MOST_TEXT = 400
 _TEXT = f"""CASE WHEN type NOT IN ({", ".join(f"'{name}'" for name in _SILENT)}) THEN
   left(coalesce(download_error, driver_error, setup_error, validation_error, vault_error,
                 kill_reason, restart_reason, message), {_MOST_TEXT}) END"""
-_OOM = """CASE WHEN type = 'Terminated'
-  THEN coalesce(oom_killed, false) OR coalesce(details LIKE '%"exit_message":"OOM Killed"%', false) END"""
+_OOM = f"""CASE WHEN type = 'Terminated'
+  THEN coalesce(oom_killed, false) OR coalesce(details LIKE '%{vocabulary.OOM_DETAIL}%', false) END"""
 _TOLD = "CASE WHEN type = 'Terminated' THEN oom_killed IS NOT NULL END"
 _EVENTS = (
     *select_columns(
-        "events", "alloc_id", "task", "seq", "time", "type", "exit_code", "signal", "restart_reason",
-        "fails_task", "task_signal", alloc_id="category",
+        "events", "task", "seq", "time", "type", "exit_code", "signal", "restart_reason", "fails_task",
+        "task_signal",
     ),
     Column("text", _TEXT, "category", "Nomad's words, for events that have some"),
     Column("oom", _OOM, "bool", "whether the driver reports that memory ran out"),
@@ -84,7 +88,8 @@ class Rows:
     tasks : pandas.DataFrame
         One row for each task of an allocation; `alloc` is the row of its allocation.
     events : pandas.DataFrame
-        One row for each event; `owner` is the row of its task. Sorted by task and position.
+        One row for each event; `owner` is the row of its task. Sorted by task and position. Numbers that
+        are missing are -1.
     now : int
         When the snapshot was taken, or the last time in it.
     unreadable : int
@@ -104,18 +109,23 @@ class Rows:
 def read_rows(snapshot: Snapshot) -> Rows:
     """Read the tables of a snapshot of one cluster."""
     allocations = snapshot._select("allocations", _ALLOCATIONS)
-    named = allocations["alloc_id"].notna()
-    unreadable = int((~named).sum())
-    allocations = allocations[named].drop_duplicates("alloc_id", ignore_index=True)
+    ids = allocations["alloc_id"]
+    unreadable = int(ids.isna().sum())
+    if unreadable or not ids.is_unique:
+        allocations = allocations[ids.notna()].drop_duplicates("alloc_id", ignore_index=True)
     for name in ("created_at", "modified_at", "deployment_health_at"):
         allocations[name] = nanoseconds(allocations[name])
-    number = pd.Index(allocations["alloc_id"].astype("str"))
-    tasks = snapshot._select("task_states", _TASK_STATES)
-    events = snapshot._select("events", _EVENTS)
-    tasks, events = tasks.assign(alloc=_rows(tasks, number)), events.assign(alloc=_rows(events, number))
-    tasks = tasks[(tasks["alloc"] >= 0) & tasks["task"].notna()].drop(columns="alloc_id")
-    events = events[(events["alloc"] >= 0) & events["task"].notna()].drop(columns="alloc_id")
-    tasks, events = _number_tasks(tasks, events)
+    row_at = _rows_by_place(snapshot, find_texts(ids, allocations["alloc_id"])[:-1])
+    del ids
+    tasks, places = next(snapshot._select_parts("task_states", _TASK_STATES, sys.maxsize))
+    tasks = tasks.assign(alloc=row_at[places])
+    tasks = tasks[(tasks["alloc"] >= 0) & tasks["task"].notna()]
+    parts = []
+    for part, places in snapshot._select_parts("events", _EVENTS, PART_ROWS):
+        parts.append(_narrow(part, row_at[places]))
+        del part
+        give_back(PART_ROWS * len(parts))
+    tasks, events = _number_tasks(tasks, parts)
     if is_recorded(snapshot):
         allocations = _end_removed(allocations, tasks)
     allocations = _stop_purged(allocations, snapshot.history)
@@ -163,17 +173,45 @@ def _stop_purged(allocations: pd.DataFrame, history: History | None) -> pd.DataF
     return allocations.assign(desired_status=stopped.astype("category"))
 
 
-def _rows(table: pd.DataFrame, number: pd.Index[Any]) -> Array:
-    """Return the row of each one's allocation, -1 if there is none."""
-    ids = table["alloc_id"].astype("category")
-    rows = np.append(number.get_indexer(ids.cat.categories.astype("str")), -1)
-    found: Array = rows[ids.cat.codes.to_numpy()]
-    return found
+def _rows_by_place(snapshot: Snapshot, rows: Array) -> Array:
+    """Return the row of the allocation at each place by creation, -1 for none; `rows` are in that order."""
+    _, places = next(snapshot._select_parts("allocations", _NO_TEXT, sys.maxsize))
+    row_at = np.full(int(places.max(initial=-1)) + 1, -1, dtype=np.int32)
+    row_at[np.sort(places)] = rows
+    return row_at
 
 
-def _number_tasks(tasks: pd.DataFrame, events: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Give each task a number, also those of which there are only events."""
-    names = pd.Index(sorted({*tasks["task"].astype("str").unique(), *events["task"].astype("str").unique()}))
+_NO_TEXT = select_columns("allocations", "canary")
+"""The smallest column: only the places of allocations are asked for."""
+
+
+def _narrow(events: pd.DataFrame, alloc: Array) -> pd.DataFrame:
+    """Return some of the events in as few bytes as they need, in order of their position in each task."""
+    known = (alloc >= 0) & events["task"].notna().to_numpy()
+    columns = {
+        "seq": _small(numbers(events["seq"], 0)),  # the first one, see `_join_events`
+        "alloc": alloc,
+        "task": events["task"],
+        "time": nanoseconds(events["time"]),
+        **{name: events[name] for name in ("type", "text", "restart_reason", "task_signal")},
+        **{name: _small(numbers(events[name], -1)) for name in ("exit_code", "signal")},
+        **{name: _flags(events[name]) for name in ("fails_task", "oom", "told")},
+    }
+    rows = pd.DataFrame(columns, copy=False)
+    return rows if known.all() else rows[known]
+
+
+def _small(values: Array) -> Array:
+    """Return whole numbers in four bytes each, if all of them fit."""
+    limit = np.iinfo(np.int32)
+    fits = values.min(initial=0) >= limit.min and values.max(initial=0) <= limit.max
+    return values.astype(np.int32) if fits else values
+
+
+def _number_tasks(tasks: pd.DataFrame, parts: list[pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Give each task a number, also those of which there are only events; join the events."""
+    seen = {name for part in parts for name in part["task"].cat.categories}
+    names = pd.Index(sorted({*tasks["task"].astype("str").unique(), *map(str, seen)}))
 
     def keys(table: pd.DataFrame) -> Array:
         task = table["task"].astype("category")
@@ -181,8 +219,12 @@ def _number_tasks(tasks: pd.DataFrame, events: pd.DataFrame) -> tuple[pd.DataFra
         joined: Array = table["alloc"].to_numpy(dtype=np.int64) * max(len(names), 1) + codes
         return joined
 
-    task_keys, event_keys = keys(tasks), keys(events)
-    known, places = np.unique(np.concatenate([task_keys, event_keys]), return_inverse=True)
+    task_keys, event_keys = keys(tasks), [keys(part) for part in parts]
+    # the events of a task stand together, so that its number need not be looked up for each of them
+    begins = [np.append(True, each[1:] != each[:-1])[: len(each)] for each in event_keys]
+    heads = [each[begin] for each, begin in zip(event_keys, begins, strict=True)]
+    del event_keys
+    known, places = np.unique(np.concatenate([task_keys, *heads]), return_inverse=True)
     at = np.full(len(known), -1, dtype=np.int64)
     at[places[: len(tasks)]] = np.arange(len(tasks))
     numbered = tasks.take(np.where(at >= 0, at, 0)) if len(tasks) else tasks.reindex(range(len(known)))
@@ -190,7 +232,7 @@ def _number_tasks(tasks: pd.DataFrame, events: pd.DataFrame) -> tuple[pd.DataFra
     unseen = at < 0
     result = pd.DataFrame(
         {
-            "alloc": known // max(len(names), 1),
+            "alloc": (known // max(len(names), 1)).astype(np.int32),
             "task": names.to_numpy(dtype=object)[known % max(len(names), 1)] if len(known) else [],
             "state": numbered["state"].astype(object).where(~unseen, None),
             "failed": _flags(numbered["failed"]) & ~unseen,
@@ -202,13 +244,28 @@ def _number_tasks(tasks: pd.DataFrame, events: pd.DataFrame) -> tuple[pd.DataFra
             },
         }
     )
-    events = events.assign(owner=places[len(tasks) :], time=nanoseconds(events["time"]))
-    seq = numbers(events["seq"], 0)
-    owner = events["owner"].to_numpy()
+    rank = np.cumsum(np.concatenate(begins)) - 1
+    owner = places[len(tasks) :].astype(np.int32)[rank] if len(rank) else np.zeros(0, dtype=np.int32)
+    for part in parts:
+        del part["task"], part["alloc"]
+    return result, _join_events(owner, parts)
+
+
+def _join_events(owner: Array, parts: list[pd.DataFrame]) -> pd.DataFrame:
+    """Join parts of events, sorted by task and position; of their columns one at most is in memory twice."""
+    columns = pop_columns(parts)
+    _, seq = next(columns)
     step = np.diff(owner)
+    order = None
     if bool(np.any(step < 0)) or bool(np.any((step == 0) & (np.diff(seq) < 0))):
-        events = events.take(np.lexsort((seq, owner)))
-    return result, events.drop(columns=["task", "alloc"]).reset_index(drop=True)
+        order = np.lexsort((seq, owner))
+    del seq, step
+    joined: dict[str, Any] = {"owner": owner if order is None else owner[order]}
+    for name, column in columns:
+        joined[name] = column.array if order is None else column.array.take(order)
+        del column
+        give_back(len(owner))
+    return pd.DataFrame(joined, copy=False)
 
 
 def _now(snapshot: Snapshot, allocations: pd.DataFrame, events: pd.DataFrame) -> int:
@@ -245,8 +302,9 @@ def categories(values: pd.Series[Any]) -> tuple[Array, list[str]]:
     """Return the number of each text, and the texts; the number of a missing text is that of "", the last."""
     known = values.astype("category")
     texts = [str(text) for text in known.cat.categories]
-    codes = known.cat.codes.to_numpy().astype(np.int64)
-    return np.where(codes < 0, len(texts), codes), [*texts, ""]
+    codes = known.cat.codes.to_numpy().astype(np.int32)
+    codes[codes < 0] = len(texts)
+    return codes, [*texts, ""]
 
 
 LOST_DESCRIPTIONS = tuple(

@@ -1,4 +1,7 @@
-"""The rules of findings, one for each code: statistics of one cluster in, facts out."""
+"""The rules of findings about data and resources: statistics of one cluster in, facts out.
+
+The codes of incidents are in `_codes`.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from .. import stats
 from ..snapshot.snapshot import Snapshot
+from ..stats._derived import PART_ROWS, pop_columns
 from ._failures import Case, ends_before_starts
 from ._tables import select_columns
 from .finding import Finding, Thresholds, plain, plain_facts
@@ -64,17 +69,23 @@ def _finding(
     )
 
 
-# all columns of a million tasks would take half a gigabyte
-_TRUNCATED = select_columns("task_states", "alloc_id", "task", "events_truncated", alloc_id="category")
+_TRUNCATED = select_columns("task_states", "alloc_id", "task", "events_truncated")
 
 
 @rule("AF101")
 def _truncated(sources: Sources) -> Iterator[Finding]:
-    tasks = sources.snapshot._select("task_states", _TRUNCATED)
-    truncated = tasks[tasks["events_truncated"]].drop(columns="events_truncated")
-    if len(truncated):
-        facts = {"tasks_truncated": len(truncated), "tasks": len(tasks)}
-        yield _finding("AF101", "info", {}, facts, truncated.astype({"alloc_id": "str"}))
+    snapshot = sources.snapshot
+    # all columns of a million tasks would take half a gigabyte
+    parts, places = [], []
+    for rows, at in snapshot._select_parts("task_states", _TRUNCATED, PART_ROWS):
+        truncated = rows.pop("events_truncated").fillna(False).to_numpy(dtype=bool)
+        parts.append(rows[truncated])
+        places.append(at[truncated])
+    order = np.argsort(np.concatenate(places), kind="stable")
+    if len(order):
+        facts = {"tasks_truncated": len(order), "tasks": snapshot._counts["task_states"]}
+        evidence = pd.DataFrame({name: column.array.take(order) for name, column in pop_columns(parts)})
+        yield _finding("AF101", "info", {}, facts, evidence)
 
 
 @rule("AF102")

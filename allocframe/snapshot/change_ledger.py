@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ..tables import CHANGES, frame_of_rows
+from ..tables.run_ids import split_run_id
 
 MOST_PATHS = 40
 """Changed fields that a row names; `job_changes` has all of them."""
@@ -107,7 +108,8 @@ def _detail(**facts: Any) -> str | None:
 
 def is_dispatched(job_id: str | None) -> bool:
     """Return whether a job is a run that somebody dispatched."""
-    return "/dispatch-" in (job_id or "")
+    run = split_run_id(job_id)
+    return run is not None and run[1].startswith("dispatch-")
 
 
 def _version_rows(frames: Mapping[str, pd.DataFrame]) -> Iterator[Row]:

@@ -381,26 +381,33 @@ def _join_parts(frames: list[pd.DataFrame], task_order: Array | None = None) -> 
     if len(frames) == 1 and order is None:
         return nw.from_native(frames[0]).lazy()
     columns = {}
-    for name in list(frames[0]):
-        parts = [frame.pop(str(name)) for frame in frames]
-        release_memory()  # what the columns before have left would come on top
-        dtype = parts[0].dtype
-        if isinstance(dtype, pd.CategoricalDtype):
-            if any(part.cat.categories is not dtype.categories for part in parts):
-                column = pd.Series(union_categoricals(parts, sort_categories=True))
-            else:  # pandas would make an object of each category to compare them
-                codes = np.concatenate([part.cat.codes for part in parts])
-                column = pd.Series(pd.Categorical.from_codes(codes, dtype=dtype, validate=False))
-        else:
-            column = pd.concat(parts, ignore_index=True)
-        del parts
+    for name, column in pop_columns(frames):
         if order is not None and name == TASK:
             column = pd.Series(np.repeat(np.arange(len(counts), dtype=np.int32), counts))
         elif order is not None:
             column = column.take(order).reset_index(drop=True)
         columns[name] = column
-    release_memory()
+        del column
+        release_memory()  # what a column has left would come on top of the next one
     return nw.from_native(pd.DataFrame(columns, copy=False)).lazy()
+
+
+def pop_columns(frames: list[pd.DataFrame]) -> Iterator[tuple[str, pd.Series[Any]]]:
+    """Yield the columns of parts, joined and taken out of them: one of them at most is in memory twice."""
+    for name in map(str, list(frames[0])):
+        yield name, _join_column([frame.pop(name) for frame in frames])
+
+
+def _join_column(parts: list[pd.Series[Any]]) -> pd.Series[Any]:
+    """Return the parts of a column as one; categories are joined, in the order of the alphabet."""
+    dtype = parts[0].dtype
+    if not isinstance(dtype, pd.CategoricalDtype):
+        return pd.concat(parts, ignore_index=True)
+    if any(part.cat.categories is not dtype.categories for part in parts):
+        return pd.Series(union_categoricals(parts, sort_categories=True))
+    # pandas would make an object of each category to compare them
+    codes = np.concatenate([part.cat.codes for part in parts])
+    return pd.Series(pd.Categorical.from_codes(codes, dtype=dtype, validate=False))
 
 
 def _extreme(frame: nw.LazyFrame[Any] | None, column: str, reduce: Any) -> int | None:

@@ -8,6 +8,7 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
+from . import vocabulary
 from ._derived import Derived
 from ._source import collect, column_names
 
@@ -24,7 +25,7 @@ def task_life(derived: Derived, columns: list[str]) -> pd.DataFrame:
     counts = (
         derived.events.with_columns(
             _failures=nw.col("failure").cast(nw.Int64),
-            _restarts=(nw.col("type") == "Restarting").fill_null(value=False).cast(nw.Int64),
+            _restarts=(nw.col("type") == vocabulary.RESTART).fill_null(value=False).cast(nw.Int64),
             _policy=nw.col("decision").str.starts_with("within policy").fill_null(value=False).cast(nw.Int64),
         )
         .group_by(*derived.task_columns)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..tables.run_ids import RUN_SUFFIX
 from . import _confidence
 from . import _distributions as distributions
-from ._attempts import CHILD
 from ._derived import derive
 from ._per_cluster import per_cluster
 from ._source import Source, from_us, group_rows, look_up, names, pandas_table, us
@@ -59,7 +59,7 @@ def job_runs(source: Source) -> pd.DataFrame:
     """
     allocations = pandas_table(source, "allocations", *_ALLOCATIONS)
     child = allocations["job_id"].astype("str")
-    parent = child.str.replace(CHILD, "", regex=True)
+    parent = child.str.replace(RUN_SUFFIX, "", regex=True)
     table = allocations.assign(child=child, parent=parent, slot=slots(allocations))[
         (child != parent).to_numpy()
     ]

@@ -9,7 +9,7 @@ import pandas as pd
 
 from .._utils.memory import release_memory
 from ..snapshot.snapshot import Snapshot
-from . import _attempts
+from ..tables.run_ids import RUN_SUFFIX
 from ._derived import PART_ROWS, Derived, derive
 from ._per_cluster import per_cluster
 from ._source import (
@@ -168,7 +168,7 @@ def categorise_slots(source: Source, rows: pd.DataFrame, *, fold_runs: bool = Fa
     if "slot_by_id" not in derived.__dict__:
         allocations = pandas_table(source, "allocations", *SLOT_COLUMNS)
         child = allocations["job_id"].astype("str")
-        parent = child.str.replace(_attempts.CHILD, "", regex=True)
+        parent = child.str.replace(RUN_SUFFIX, "", regex=True)
         slot = _as_category(slots(allocations))
         namespace = allocations["namespace"].astype("str").fillna("")
         is_run = (child != parent).to_numpy(dtype=bool)

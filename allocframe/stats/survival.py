@@ -9,7 +9,8 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
-from ._attempts import CHILD as _CHILD
+from ..tables.run_ids import RUN_SUFFIX
+from . import vocabulary
 from ._derived import derive
 from ._per_cluster import per_cluster
 from ._source import (
@@ -129,7 +130,7 @@ def horizons(source: Source) -> pd.Series[Any]:
     broken = previous.notna() & ~are_among(previous, ids)
     # failed allocations that wait for their reschedule are kept, however old they are
     ended = allocations["client_status"].isin(FINISHED_STATUSES)
-    job = allocations["job_id"].astype("str").str.replace(_CHILD, "", regex=True)
+    job = allocations["job_id"].astype("str").str.replace(RUN_SUFFIX, "", regex=True)
     group = [allocations["namespace"].astype("str"), job, allocations["task_group"].astype("str")]
     hides = broken | ended | allocations["job_type"].isin(["batch", "sysbatch"])
     hidden = hides.groupby(group, dropna=False).transform("any")
@@ -188,7 +189,8 @@ def cumulative_restarts(source: Source, by: str | Iterable[str] = "job_version")
     until = np.full(len(tasks), np.nan)
     known = ~np.isnan(end_rows)
     until[end_rows[known].astype("int64")] = last_end.astype("int64").to_numpy()[known] / 1000
-    restarts = derived.name_tasks(derived.events.filter(nw.col("type") == "Restarting"), "alloc_id", "task")
+    events = derived.events.filter(nw.col("type") == vocabulary.RESTART)
+    restarts = derived.name_tasks(events, "alloc_id", "task")
     restarting = collect(restarts.select("alloc_id", "task", "time_us"))
     row = row_of_task.reindex(pd.MultiIndex.from_frame(_task_keys(restarting))).to_numpy(dtype="int64")
     origin_us = origin.to_numpy()

@@ -9,7 +9,6 @@ import json
 import os
 import secrets
 import shutil
-import tempfile
 import threading
 import zipfile
 import zlib
@@ -22,6 +21,7 @@ from typing import Any, Literal, Self, cast, get_args
 import pyarrow as pa
 
 from .._utils.interrupts import finalize
+from .._utils.temporary import make_folder, remove_folder
 from ..errors import DecodeError
 
 FORMAT = 1
@@ -67,7 +67,7 @@ class Capture:
         self._pages: dict[int, Page] = {}
         self._next_number = 0
         self._lock = threading.Lock()
-        self._remove = finalize(self, shutil.rmtree, folder, ignore_errors=True) if temporary else None
+        self._remove = finalize(self, remove_folder, folder) if temporary else None
 
     @classmethod
     def create(cls, folder: Path | None = None) -> Self:
@@ -76,7 +76,7 @@ class Capture:
             folder.parent.mkdir(parents=True, exist_ok=True)
             folder.mkdir(mode=0o700, exist_ok=True)  # evidence holds names and messages
             return cls(folder, temporary=False)
-        return cls(Path(tempfile.mkdtemp(prefix="allocframe-")), temporary=True)
+        return cls(make_folder(), temporary=True)
 
     @property
     def pages(self) -> list[Page]:

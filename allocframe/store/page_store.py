@@ -140,8 +140,8 @@ class PageStore:
         return ids
 
     def use_processes(self) -> None:
-        """Decode in other processes too, until the tables are used."""
-        with self._lock:
+        """Decode in other processes too, until the tables are used; in none if the system starts none."""
+        with self._lock, contextlib.suppress(OSError):
             if self._pool is None and (count := count_processes()):
                 folder = self.capture.folder / "tables"
                 self._pool = WorkerPool(self.capture, folder, self._adopt, self._read_here, count)
@@ -277,18 +277,30 @@ class PageStore:
         place of each row's allocation by creation.
         """
         table = TABLES[name].with_columns(columns)
-        with self._cursor(schema, (name,)) as cursor:
-            by_number, rank = self._ranks()
-            for batches in cut_at_allocations(_select(cursor, table, name), rows):
-                arrays = table.collect(batches)
-                numbers = arrays.pop(ALLOC_ROW, _NO_ROWS).to_numpy()
-                places = rank[np.searchsorted(by_number, numbers)] if len(numbers) else numbers
-                yield table.frame(arrays), places
+        by_number, rank = self._ranks()
+        for batches in cut_at_allocations(self._batches(table, name, schema), rows):
+            arrays = table.collect(batches)
+            numbers = arrays.pop(ALLOC_ROW, _NO_ROWS).to_numpy()
+            places = rank[np.searchsorted(by_number, numbers)] if len(numbers) else numbers
+            yield table.frame(arrays), places
+
+    def _batches(self, table: Table, name: str, schema: str) -> Iterator[pa.RecordBatch]:
+        """Yield columns that SQL computes of a stored table.
+
+        They come from one file after the other: Arrow reads ahead in all files that it is given at once, and
+        that takes most of a gigabyte.
+        """
+        self._flush()
+        for relation in self._segments.relations(name, apart=True):
+            with self._cursor(schema, (name,), relation) as cursor:
+                yield from _select(cursor, table, name)
 
     def _computed(
         self, table: Table, name: str, schema: str, only: pa.Table | None
     ) -> dict[str, pa.ChunkedArray[Any]]:
         """Return columns that SQL computes of a stored table."""
+        if only is None:
+            return table.collect(self._batches(table, name, schema))
         with self._cursor(schema, (name,)) as cursor:
             return table.collect(_select(cursor, table, name, semi_join(cursor, only)))
 
@@ -414,8 +426,13 @@ class PageStore:
             return select(cursor, query)
 
     @contextlib.contextmanager
-    def _cursor(self, schema: str, names: Iterable[str]) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Yield a connection that sees the stored tables of a schema, as ``stored_`` and the name."""
+    def _cursor(
+        self, schema: str, names: Iterable[str], relation: Any = None
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Yield a connection that sees the stored tables of a schema, as ``stored_`` and the name.
+
+        With a `relation` of `Segments.relations`, it sees only that part of a table.
+        """
         self._flush()
         selected = self._selected[schema]
         with self._con.cursor() as cursor:
@@ -423,7 +440,8 @@ class PageStore:
                 cursor.register("selected", pa.table({ALLOC_ROW: selected}))
             for name in names:
                 parts = []
-                for number, part in enumerate(self._segments.relations(name)):
+                relations = self._segments.relations(name) if relation is None else [relation]
+                for number, part in enumerate(relations):
                     cursor.register(f"part_{number}_{name}", part)
                     parts.append(f"FROM part_{number}_{name}")
                 only = "" if selected is None else f"SEMI JOIN selected USING ({ALLOC_ROW})"

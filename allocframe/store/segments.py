@@ -12,7 +12,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from ..tables import TABLES
 from .decode import ALLOC_ROW
@@ -139,13 +138,20 @@ class Segments:
                 table = table.filter(pc.is_in(table[ALLOC_ROW], selected)).select(names)
             yield table
 
-    def relations(self, name: str) -> list[Any]:
-        """Return what DuckDB can read a table from: the part in memory, and the files."""
+    def relations(self, name: str, *, apart: bool = False) -> list[Any]:
+        """Return what DuckDB can read a table from: the part in memory, and the files.
+
+        With `apart`, each file is a relation of its own.
+        """
         with self._lock:
             self._compact()
             relations: list[Any] = [pa.concat_tables([_empty(name), *(part[name] for part in self._memory)])]
             if self._files:
-                relations.append(ds.dataset([str(part.files[name]) for part in self._files], format="ipc"))
+                import pyarrow.dataset as ds  # here alone: it takes a while, and processes need none
+
+                files = [str(part.files[name]) for part in self._files]
+                groups = [[path] for path in files] if apart else [files]
+                relations += [ds.dataset(group, format="ipc") for group in groups]
         return relations
 
     def clear(self) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -15,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .._utils.interrupts import finalize
+from .._utils.temporary import make_folder, remove_folder
 from ..errors import DecodeError
 from ..tables import SNAPSHOT_TABLES, TABLES
 from ..tables.table import Column, Kind, Table
@@ -37,9 +36,9 @@ class TableStore:
     declared: ClassVar[Mapping[str, Table]] = TABLES
 
     def __init__(self) -> None:
-        spill = tempfile.mkdtemp(prefix="allocframe-")
-        self._remove = finalize(self, shutil.rmtree, spill, ignore_errors=True)
-        self._con = connect(spill)
+        spill = make_folder()
+        self._remove = finalize(self, remove_folder, spill)
+        self._con = connect(str(spill))
         self._schemas = itertools.count(1)
         self._is_locked = False
 

@@ -20,6 +20,7 @@ from ..nomad.retry import backoff
 from ..nomad.transport import Transport, request_pool
 from ..snapshot.history_tables import make_tables
 from ..tables import CHANGES, HISTORY, frame_of_rows
+from ..tables.run_ids import is_run
 from .change import HistoryChange
 from .history_updates import JSON, News
 from .row_filter import RowFilter
@@ -301,7 +302,7 @@ class HistoryWatch:
         rows = []
         for namespace, job_id in gone:
             del self._jobs[namespace, job_id]
-            if "/dispatch-" in job_id or "/periodic-" in job_id:
+            if is_run(job_id):
                 continue  # ended runs are removed all the time
             rows.append({
                 "kind": "purge", "namespace": namespace, "job_id": job_id, "source": "jobs",

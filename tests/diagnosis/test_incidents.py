@@ -655,6 +655,15 @@ def test_a_version_submitted_after_the_beginning_is_not_to_blame(tmp_path: Path)
     assert {each.kind for each in incident.hypotheses} == {"crash"}
 
 
+@pytest.mark.parametrize("version", ["1.3.1", "2.0.5"])
+def test_a_deploy_of_another_job_just_before_is_listed_where_no_cause_is_known(version: str) -> None:
+    file = benchmark.REAL / "blind" / f"nomad-{version}-upstream-redeployed.allocframe"
+    incident = only(diagnosed(file))
+    listed = {(change["kind"], change["job_id"], change.get("version_after")) for change in incident.changes}
+    assert ("job version", "catalog", 1) in listed
+    assert ("job version", "catalog", 0) not in listed  # a first version changes nothing
+
+
 def test_a_change_just_before_is_told_although_older_allocations_are_gone(tmp_path: Path) -> None:
     bad = [row for row in versions(well=1) if row["ID"].startswith("new")]
     snap = snapshot(tmp_path, *bad)

@@ -57,9 +57,8 @@ def test_no_error_text_ends_with_a_full_stop() -> None:
 
 
 def test_every_path_that_contributing_names_exists() -> None:
-    named = re.findall(
-        r"`((?:allocframe/|docs/|tests/|tools/)?[\w/]+(?:\.py|/))`", (ROOT / "CONTRIBUTING.md").read_text()
-    )
+    paths = r"`((?:allocframe/|docs/|tests/|tools/|js/)?[\w/]+(?:\.(?:py|js|css|md)|/))`"
+    named = re.findall(paths, (ROOT / "CONTRIBUTING.md").read_text())
     missing = [
         name for name in named if not (ROOT / name).exists() and not (ROOT / "allocframe" / name).exists()
     ]
