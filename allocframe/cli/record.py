@@ -36,7 +36,7 @@ def record(
     status: Annotated[
         bool, typer.Option("--status", help="Print what the archive holds and whether a recorder is running.")
     ] = False,
-    stream: Annotated[bool, typer.Option(help="Use the event stream if the token may.")] = True,
+    stream: Annotated[bool, typer.Option(help="Use the event stream if the token allows it.")] = True,
     history: Annotated[
         bool, typer.Option(help="Record versions of jobs, deployments, nodes and evaluations, too.")
     ] = True,

@@ -83,7 +83,7 @@ _MORE_THAN_TIME = {"change touches", "changed group first", "later version well"
 
 
 def _compared(look: Investigation, group: Group, test: VersionTest) -> Evidence:
-    """Return how often a version and the one before it failed."""
+    """Return how often a version and the previous one failed."""
     counts = {
         "job_version": test.version, "base_version": test.base, "failures": test.failures,
         "starts": test.starts, "base_failures": test.base_failures, "base_starts": test.base_starts,

@@ -50,7 +50,7 @@ def test_only_the_texts_that_every_server_understands_are_sent() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "5457f16d-0f87-8e6b-5e91-0c7da3a41eb", "../../v1/jobs", None, "a"])
-def test_what_is_no_allocation_id_never_gets_into_a_path(text: str) -> None:
+def test_what_is_not_an_allocation_id_never_gets_into_a_path(text: str) -> None:
     if text and len(text) == 35:
         assert protocol.check_alloc_id(text) == (text, False)
     else:
