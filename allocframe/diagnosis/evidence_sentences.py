@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from .._utils.prose import clock, count, p_value, span
+from .._utils.prose import clock, count, listed, p_value, span
 from . import quiet_sentences
-from .incident_sentences import ends, first_upper, listed, shortened
+from .incident_sentences import ends, first_upper, shortened
 
 
 class Fact(Protocol):

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from .._utils.prose import clock, count, span
+from .._utils.prose import clock, count, listed, span
 from ..stats.vocabulary import SIGNALS
 from . import gone_sentences, quiet_sentences
 
@@ -152,13 +152,8 @@ _REQUESTERS = {
 
 def names(jobs: list[tuple[str, str]]) -> str:
     """Return the names of jobs, three at most; the namespace where it is not the default."""
-    shown = [job if namespace in ("default", "") else f"{namespace}/{job}" for namespace, job in jobs[:3]]
-    return ", ".join(shown) + (f" and {len(jobs) - 3:,} more" if len(jobs) > 3 else "")
-
-
-def listed(things: list[str]) -> str:
-    """Return names with commas, five at most."""
-    return ", ".join(things[:5]) + (f" and {len(things) - 5:,} more" if len(things) > 5 else "")
+    full = (job if namespace in ("default", "") else f"{namespace}/{job}" for namespace, job in jobs)
+    return listed(full, 3)
 
 
 # Summaries
