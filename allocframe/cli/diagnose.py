@@ -166,7 +166,7 @@ def _incomplete(snap: Snapshot) -> Iterator[str]:
 def _print(diagnosis: Diagnosis, gaps: list[str], everything: bool) -> None:
     from ..diagnosis.evidence_sentences import change as describe_change
 
-    lines = diagnosis.lines(most=None if everything else 10)
+    lines = diagnosis.lines(limit=None if everything else 10)
     if not everything and len(diagnosis.incidents) > 10:
         lines[-1] += ": --all"
     for line in lines:

@@ -78,7 +78,7 @@ def record(
 
     live_status = LiveStatus()
     with Client(address) as client:
-        recorder = Recorder(client, destination, **settings, say=live_status.print)
+        recorder = Recorder(client, destination, **settings, on_message=live_status.print)
         if once:
             totals = dataclasses.asdict(recorder.once())
             if as_json:
@@ -110,7 +110,7 @@ def _record_fleet(
                 _print_status(state)
             return 0 if all(state["alive"] for state in states.values()) else 1
         recorders = {
-            name: Recorder(client, archives[name], **settings, say=live_status.printer(name))
+            name: Recorder(client, archives[name], **settings, on_message=live_status.printer(name))
             for name, client in fleet.clients.items()
         }
         if once:

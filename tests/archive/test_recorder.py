@@ -74,7 +74,7 @@ def recording(client: af.Client, archive: af.Archive, **more: Any) -> Iterator[t
     """Record in a thread, from the first commit on."""
     said: list[str] = []
     stop = threading.Event()
-    made = Recorder(client, archive, **{"interval": 0.1, **more}, say=said.append)
+    made = Recorder(client, archive, **{"interval": 0.1, **more}, on_message=said.append)
     thread = threading.Thread(target=made.run, args=(stop,))
     thread.start()
     try:

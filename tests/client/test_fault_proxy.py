@@ -346,7 +346,7 @@ def test_a_recorder_behind_a_bad_line_archives_each_event_once(live: af.sim.Clus
         through(live.address, *faults) as proxy,
         af.Client(proxy.address, token=live.token, timeout=10) as client,
     ):
-        recorder = Recorder(client, archive, interval=0.1, say=lambda text: None)
+        recorder = Recorder(client, archive, interval=0.1, on_message=lambda text: None)
         thread = threading.Thread(target=recorder.run, args=(stop,))
         thread.start()
         try:

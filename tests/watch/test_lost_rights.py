@@ -108,7 +108,7 @@ def test_a_recorder_marks_nothing_as_gone_in_a_namespace_it_may_no_longer_read(
     token, hidden = cluster.add_token(BOTH), of(cluster, "platform")
     archive, said, stop = af.Archive(tmp_path / "archive"), [], threading.Event()
     with af.Client(cluster.address, token=token) as client:
-        recording = Recorder(client, archive, interval=0.1, say=said.append)
+        recording = Recorder(client, archive, interval=0.1, on_message=said.append)
         thread = threading.Thread(target=recording.run, args=(stop,))
         thread.start()
         try:
@@ -141,7 +141,7 @@ def test_a_recorder_that_starts_after_the_policy_shrank_marks_nothing_as_gone(
     with af.Client(cluster.address, token=token) as client:
         Recorder(client, archive).once()
         allow(cluster, token, "default")
-        change = Recorder(client, archive, say=said.append).once()
+        change = Recorder(client, archive, on_message=said.append).once()
         assert change.removed == 0
         assert archive.allocations()["gone_at"].isna().all()
         assert "platform" in said[0]
