@@ -126,15 +126,26 @@ def test_tables_too_large_to_fetch_are_computed_on_by_duckdb_with_the_same_resul
     both_engines: tuple[dict[str, pd.DataFrame], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames, relations = both_engines
+    assert derive(relations).eager
     monkeypatch.setattr(_source, "FETCHED_ROWS", len(frames["events"]) - 1)
     large = dict(relations)
     assert not derive(large).eager
-    assert derive(relations).eager
     # rates differ only in the events that they select
     for rate, by in zip((stats.restarts, stats.failures, stats.oom_kills), ALL_BY[1:], strict=True):
         assert plain(rate(frames, by=by), *by) == plain(rate(large, by=by), *by)
     of_pandas, of_duckdb = (stats.restarts(tables, by="job_id", bin="1h") for tables in (frames, large))
     assert plain(of_pandas, "bin", "job_id") == plain(of_duckdb, "bin", "job_id")
+
+
+def test_a_statistic_that_is_not_made_for_an_engine_fetches_the_tables_that_it_needs(
+    both_engines: tuple[dict[str, pd.DataFrame], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames, relations = both_engines
+    monkeypatch.setattr(_source, "FETCHED_ROWS", 0)
+    columns = ["job_id", "task", "crashes"]
+    here, there = (stats.crash_loops(tables)[columns] for tables in (frames, dict(relations)))
+    assert len(here) > 0
+    assert plain(there, "job_id", "task", "crashes") == plain(here, "job_id", "task", "crashes")
 
 
 def test_events_alone_are_enough_for_a_rate(snap: af.Snapshot) -> None:
