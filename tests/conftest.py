@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import labpage
 import pandas as pd
 import pytest
@@ -45,6 +46,11 @@ SLOWEST = (
 
 Those of the browser (the first), of Spark and of the notebooks mostly wait for other processes.
 """
+
+
+# A busy machine takes longer for an example, which is no fault.
+hypothesis.settings.register_profile("any machine")
+hypothesis.settings.load_profile("any machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

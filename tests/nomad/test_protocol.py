@@ -321,7 +321,7 @@ def test_pages_of_shards_that_are_not_done_do_not_swell_the_estimate() -> None:
     assert pager.estimate == 10 * 256
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     count=st.integers(0, 120),
     per_page=st.integers(1, 30),
@@ -337,7 +337,7 @@ def test_any_table_on_any_server_is_walked_whole(
     assert set(got) == {identity for _, identity in rows if identity.startswith(prefix or "")}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data(), per_page=st.integers(1, 5))
 def test_rows_that_stay_are_found_while_others_come_and_go(data: st.DataObject, per_page: int) -> None:
     identities = uuids(80, seed=4)
