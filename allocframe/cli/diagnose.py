@@ -42,7 +42,7 @@ def diagnose(
         ),
     ] = None,
     archive: Annotated[
-        str | None, typer.Option("--archive", metavar="DIR", help="An archive of `allocframe record`.")
+        str | None, typer.Option("--archive", metavar="DIR", help="Archive written by `allocframe record`.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Print all incidents, not only ten.")] = False,
@@ -166,7 +166,7 @@ def _incomplete(snap: Snapshot) -> Iterator[str]:
 def _print(diagnosis: Diagnosis, gaps: list[str], everything: bool) -> None:
     from ..diagnosis.evidence_sentences import change as describe_change
 
-    lines = diagnosis.lines(most=None if everything else 10)
+    lines = diagnosis.lines(limit=None if everything else 10)
     if not everything and len(diagnosis.incidents) > 10:
         lines[-1] += ": --all"
     for line in lines:

@@ -47,6 +47,20 @@ class Investigation:
         Groups that began with a new version of their job, as if it were to blame.
     joined : set of int
         Groups that are parts of an incident of several jobs.
+    ids, task_groups, versions_of, canary, everywhere, runs_well
+        Of each allocation: its ID, the number of its task group (a place in `group_names`), its version,
+        whether it is a canary, whether its job runs on every node, and whether it is wanted and runs or is
+        complete.
+    first_created : numpy.ndarray
+        When the first allocation of each instance was created.
+    tasks : numpy.ndarray
+        The name of each task of an allocation.
+    tasks_of, groups_of : numpy.ndarray
+        How many tasks and task groups each job has.
+    renders : tuple of numpy.ndarray
+        When Nomad restarted or signaled tasks for a template, in order, and their allocations.
+    failures : dict of numpy.ndarray
+        The columns of the failures.
     """
 
     case: Case

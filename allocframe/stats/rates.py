@@ -86,7 +86,7 @@ def restarts(
             "events": nothing is lost, and the events seen are counted over the time that tasks ran.
             "counter": some event histories are truncated; the nodes' own count of restarts is taken for those
             tasks, over their life since they were created, less about the time that they were down.
-            "rings that are cut": the counter cannot tell (windows, bins, causes). Each truncated history
+            "truncated events": the counter cannot tell (windows, bins, causes). Each truncated history
             counts from its oldest end that is left. Tasks that fail more are known for a shorter time, so
             that the rate of a mixed group is nearer to that of its calm tasks.
         window_start, window_end : datetime64[ns, UTC]
@@ -423,11 +423,11 @@ def _add_intervals(
     joined["truncated"] = joined["truncated"].fillna(0)
     joined["exposure"] = joined["exposure"].fillna(0).astype("float64") / _US_PER_HOUR
     joined["counted"] = joined["counted"].fillna(0).astype("float64")
-    joined["basis"] = np.where(joined["truncated"] > 0, "rings that are cut", "events")
+    joined["basis"] = np.where(joined["truncated"] > 0, "truncated events", "events")
     if life is not None:
         joined = _prefer_counter(joined, life, by)
     # if all histories are truncated, the count was fixed and the time is random: chi-square with 2 n degrees
-    only_cut = joined["basis"].eq("rings that are cut") & (joined["truncated"] >= tasks) & (tasks > 0)
+    only_cut = joined["basis"].eq("truncated events") & (joined["truncated"] >= tasks) & (tasks > 0)
     rate, lower, upper = _confidence.poisson(joined["counted"], joined["exposure"], only_cut)
     table = joined[by].copy()
     if bin_keys:

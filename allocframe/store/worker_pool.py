@@ -16,7 +16,7 @@ from typing import Any
 from .capture import Capture, Page
 
 MANY_BYTES = 200 << 20
-"""From this many bytes on, processes are worth their start, which takes a fifth of a second of another core."""
+"""From this many bytes on, processes are worth their start: a fifth of a second of another core."""
 
 _MOST = 3
 
@@ -34,7 +34,7 @@ worker.main(folder)
 """
 """Starts a process without what the package imports at its top: pandas alone takes longer than all the rest.
 
-The package's folder comes last, so that nothing beside it is taken for a module of Python.
+The package's folder comes last, so that no file next to it is taken for a module of Python.
 """
 
 Take = Callable[[dict[str, Path], list[Any]], None]
@@ -42,7 +42,7 @@ Take = Callable[[dict[str, Path], list[Any]], None]
 
 
 def count_processes() -> int:
-    """Return how many processes can decode beside this one."""
+    """Return how many processes can decode in addition to this one."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(available - 1, _MOST)
 

@@ -244,7 +244,7 @@ ACTIONS: dict[str, Call] = {
 @pytest.mark.parametrize("after", [0, 60, 100_000])
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("name", ACTIONS)
-def test_a_change_behind_a_bad_line_is_made_once_or_not_at_all_and_told_so(
+def test_a_change_behind_a_bad_line_is_made_once_or_not_at_all_and_the_result_says_which(
     name: str, end: Any, after: int, live: af.sim.Cluster
 ) -> None:
     alloc = next(
@@ -346,7 +346,7 @@ def test_a_recorder_behind_a_bad_line_archives_each_event_once(live: af.sim.Clus
         through(live.address, *faults) as proxy,
         af.Client(proxy.address, token=live.token, timeout=10) as client,
     ):
-        recorder = Recorder(client, archive, interval=0.1, say=lambda text: None)
+        recorder = Recorder(client, archive, interval=0.1, on_message=lambda text: None)
         thread = threading.Thread(target=recorder.run, args=(stop,))
         thread.start()
         try:

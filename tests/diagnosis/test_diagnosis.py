@@ -95,7 +95,7 @@ def test_of_many_incidents_ten_are_shown_and_the_others_counted(tmp_path: Path) 
     assert len(lines) == 12
     assert lines[-1] == "and 3 more"
     assert "and 3 more" in diagnosis._repr_html_()
-    assert len(diagnosis.lines(most=None)) == 14
+    assert len(diagnosis.lines(limit=None)) == 14
 
 
 def test_several_clusters_are_diagnosed_each_by_itself(snap: af.Snapshot, tmp_path: Path) -> None:
