@@ -14,10 +14,15 @@ from typing import Any
 import labpage
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, settings
 from playwright.sync_api import Browser
 
 import allocframe as af
 from allocframe.watch.change import Change
+
+# A busy machine takes long to make an example and to run it, which says nothing of what is tested.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 TESTS = Path(__file__).parent
 
