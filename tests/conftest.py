@@ -11,18 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import labpage
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, settings
 from playwright.sync_api import Browser
 
 import allocframe as af
 from allocframe.watch.change import Change
-
-# A busy machine takes long to make an example and to run it, which says nothing of what is tested.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("patient")
 
 TESTS = Path(__file__).parent
 
@@ -50,6 +46,13 @@ SLOWEST = (
 
 Those of the browser (the first), of Spark and of the notebooks mostly wait for other processes.
 """
+
+
+# A busy machine takes longer to make an example and to run it, which is no fault.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -66,6 +66,11 @@ class Derived:
         self.eager = self._tables.eager
         self.task_columns = self._tables.task_columns
 
+    @property
+    def all_ids(self) -> pd.Index[Any] | None:
+        """The IDs of all allocations of a snapshot; rows of tasks name theirs by a position in it."""
+        return self._tables.all_ids
+
     def at(self, observed_at: pd.Timestamp | str) -> Derived:
         """Return these results as of another moment: stages 1 and 2 are shared, spans are cut anew."""
         self._explained, self._described  # noqa: B018 - computed here, so that the copy shares them

@@ -44,7 +44,7 @@ _OOM = f"CASE WHEN type = 'Terminated' THEN oom_killed OR details LIKE '%{vocabu
 _MESSAGE = f"""CASE WHEN type IN ('Restart Signaled', 'Setup Failure', 'Task hook failed')
   OR type IN ('Killing', 'Killed') AND (fails_task OR message = '{vocabulary.RUN_DURATION}')
   THEN message END"""
-_ALLOC_ID = Column("alloc_id", "alloc_id", "category", "the allocation")
+_ALLOC_ID = Column("alloc_id", "alloc_id", "text", "the allocation")
 _NEEDED: dict[str, tuple[Column, ...]] = {
     "events": (
         *_columns("events", "task", "seq", "time", "type", "exit_code", "signal", "restart_reason"),
@@ -54,27 +54,22 @@ _NEEDED: dict[str, tuple[Column, ...]] = {
         Column("fails_task", "fails_task", "bool", "whether this event fails the task"),
         Column("oom_killed", _OOM, "bool", "whether the driver reports it, by its flag or its exit message"),
     ),
-    "allocations": (
-        _ALLOC_ID,
-        *_columns(
-            "allocations",
-            "node_id",
-            "parent_job_id",
-            "job_type",
-            "client_status",
-            "desired_status",
-            "created_at",
-            "modified_at",
-        ),
+    "allocations": _columns(
+        "allocations",
+        "node_id",
+        "parent_job_id",
+        "job_type",
+        "client_status",
+        "desired_status",
+        "created_at",
+        "modified_at",
     ),
-    "task_states": (
-        _ALLOC_ID,
-        *_columns("task_states", "task", "state", "restarts", "started_at", "finished_at"),
-    ),
+    "task_states": _columns("task_states", "task", "state", "restarts", "started_at", "finished_at"),
 }
 """Columns read from a snapshot. Most of a snapshot's memory is text that no statistic reads.
 
-Columns that only name a row are categories, which take a byte or two per row.
+Columns that only name a row are categories, which take a byte or two per row. The IDs of allocations come
+from their places, see `_all_ids`.
 """
 
 _TIMES = ("time", "created_at", "modified_at", "started_at", "finished_at")
@@ -161,6 +156,11 @@ class SourceTables:
         return [TASK] if self.eager else ["alloc_id", "task"]
 
     @property
+    def all_ids(self) -> pd.Index[Any] | None:
+        """The IDs of the allocations of a snapshot, which are the categories of all its tables."""
+        return None if self._snapshot is None else self._all_ids[0].categories
+
+    @property
     def fetched_us(self) -> int | None:
         """When the snapshot was fetched, if that is known."""
         snapshot = self._snapshot() if self._snapshot else None
@@ -175,14 +175,16 @@ class SourceTables:
         """
         if self._snapshot is None:
             return self._frames.get(name)
-        return _in_microseconds(self._share_ids(self._living_snapshot()._select(name, _NEEDED[name])))
+        parts = self._living_snapshot()._select_parts(name, _NEEDED[name], sys.maxsize)
+        frame, places = next(parts)
+        frame["alloc_id"] = self._ids_at(places)
+        return _in_microseconds(frame)
 
     def read_event_parts(self, rows: int) -> Iterator[tuple[pd.DataFrame, Array]]:
         """Yield the events of a snapshot in parts of about `rows` rows that split no task.
 
         In each part the tasks are numbered. With it comes, for each task, its allocation's place by creation.
         """
-        all_ids, codes = self._all_ids
         count = 0
         for frame, places in self._living_snapshot()._select_parts("events", _NEEDED["events"], rows):
             # tasks are together in their allocation, so comparing neighbours is enough
@@ -192,30 +194,33 @@ class SourceTables:
             numbers = np.cumsum(begins, dtype=np.int32) + np.int32(count - 1)
             count += int(begins.sum())
             frame[TASK] = numbers
-            frame["alloc_id"] = pd.Categorical.from_codes(codes[places], dtype=all_ids, validate=False)
+            frame["alloc_id"] = self._ids_at(places)
             yield _with_microseconds(frame), places[begins]
 
     @cached_property
     def _all_ids(self) -> tuple[Any, Array]:
         """The categories of all allocations' IDs, and the number of the ID at each place by creation."""
         snapshot = self._living_snapshot()
-        ids, places = next(snapshot._select_parts("allocations", (_ALLOC_ID,), sys.maxsize))
+        rows, places = next(snapshot._select_parts("allocations", (_ALLOC_ID,), sys.maxsize))
+        different: Any = pc.unique(_as_text(rows["alloc_id"]).drop_null())
+        texts = different.take(pc.array_sort_indices(different))
         codes = np.full(int(places.max(initial=-1)) + 1, -1, dtype=np.int32)
-        codes[places] = ids["alloc_id"].cat.codes
-        return ids["alloc_id"].dtype, codes
+        codes[places] = find_texts(rows["alloc_id"], texts)[:-1]
+        ids = pd.Index(_ALLOC_ID.array(pa.chunked_array([texts])))
+        # they are known to differ: to check it, pandas would make an object of each, and keep them all
+        make_dtype: Any = getattr(pd.CategoricalDtype, "_from_fastpath", pd.CategoricalDtype)
+        return make_dtype(ids), codes
+
+    def _ids_at(self, places: Array) -> pd.Categorical:
+        """Return the IDs of the allocations at these places by creation: each text is kept once."""
+        all_ids, codes = self._all_ids
+        return pd.Categorical.from_codes(codes[places], dtype=all_ids, validate=False)
 
     def _living_snapshot(self) -> Snapshot:
         snapshot = self._snapshot() if self._snapshot else None
         if snapshot is None:
             raise ReferenceError("the snapshot of these statistics is gone")
         return snapshot
-
-    def _share_ids(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Give the IDs of allocations the same categories in all tables, so that each text is kept once."""
-        known = frame["alloc_id"].cat
-        all_ids, _ = self._all_ids
-        codes = find_texts(known.categories, all_ids.categories)[known.codes.to_numpy()]
-        return frame.assign(alloc_id=pd.Categorical.from_codes(codes, dtype=all_ids, validate=False))
 
 
 def pandas_table(source: Source, name: str, *columns: str) -> pd.DataFrame:
@@ -275,11 +280,22 @@ def times_from_us(values: pd.Series[Any]) -> pd.Series[Any]:
 
 def look_up(keys: pd.Series[Any], table: pd.Series[Any]) -> pd.Series[Any]:
     """Return the first value of `table` under each key, or missing. Unlike `map` it keeps the dtype."""
-    if isinstance(keys.dtype, pd.CategoricalDtype):
+    if isinstance(keys.dtype, pd.CategoricalDtype) and keys.cat.categories.array is table.index.array:
+        places = keys.cat.codes.to_numpy()  # both have the IDs of all allocations
+    elif isinstance(keys.dtype, pd.CategoricalDtype):
         places = find_texts(keys.cat.categories, table.index)[keys.cat.codes.to_numpy()]
     else:
         places = find_texts(keys.astype("str"), table.index)[:-1]
     return table.reset_index(drop=True).reindex(places).set_axis(keys.index)
+
+
+def take_rows(frame: pd.DataFrame, order: Array, columns: Iterable[Any] = ()) -> pd.DataFrame:
+    """Return columns (default: all) of rows in another order, taken out of `frame` one by one.
+
+    So one of them at most is in memory twice.
+    """
+    names = list(map(str, columns or frame))
+    return pd.DataFrame({name: frame.pop(name).array.take(order) for name in names}, copy=False)
 
 
 def find_texts(texts: Any, among: Any) -> Array:
@@ -287,9 +303,10 @@ def find_texts(texts: Any, among: Any) -> Array:
 
     pandas would make an object of each text and keep them all with the index.
     """
-    places: Any = pc.index_in(_as_text(texts), value_set=_as_text(among))
-    of_missing: Any = pc.index_in(pa.nulls(1, pa.large_string()), value_set=_as_text(among))
-    found: Array = np.append(places.fill_null(-1).to_numpy(), of_missing.fill_null(-1).to_numpy())
+    known = _as_text(among)
+    places: Any = pc.index_in(_as_text(texts), value_set=known)
+    of_missing = pc.index(known.is_null(), True).as_py() if known.null_count else -1
+    found: Array = np.append(places.fill_null(-1).to_numpy(), np.int32(of_missing))
     return found
 
 

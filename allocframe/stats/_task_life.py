@@ -22,10 +22,13 @@ def task_life(derived: Derived, columns: list[str]) -> pd.DataFrame:
     counts as failures as of those that are left. The task is taken to have run since its allocation was
     created, less its mean pause for each lost restart.
     """
+    is_restart = (nw.col("type") == vocabulary.RESTART).fill_null(value=False)
     counts = (
-        derived.events.with_columns(
+        # most events are neither, and counting them takes most of a gigabyte
+        derived.events.filter(nw.col("failure") | is_restart)
+        .with_columns(
             _failures=nw.col("failure").cast(nw.Int64),
-            _restarts=(nw.col("type") == vocabulary.RESTART).fill_null(value=False).cast(nw.Int64),
+            _restarts=is_restart.cast(nw.Int64),
             _policy=nw.col("decision").str.starts_with("within policy").fill_null(value=False).cast(nw.Int64),
         )
         .group_by(*derived.task_columns)
@@ -46,11 +49,14 @@ def task_life(derived: Derived, columns: list[str]) -> pd.DataFrame:
     rows = collect(
         tasks.join(counts, on=derived.task_columns, how="left").join(ran, on=derived.task_columns, how="left")
     )
-    return _extend(rows)
+    return _extend(rows, columns)
 
 
-def _extend(rows: pd.DataFrame) -> pd.DataFrame:
-    """Add restarts, failures and hours, with what the rings of truncated tasks have lost."""
+def _extend(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Return `columns`, restarts, failures and hours, with what the rings of truncated tasks have lost.
+
+    Beside them stays what the rings show: `_failures`, and `_up` in microseconds.
+    """
 
     def number(name: str, missing: float = 0.0) -> Any:
         if name not in rows.columns:
@@ -68,6 +74,6 @@ def _extend(rows: pd.DataFrame) -> pd.DataFrame:
     first = number("_first", np.nan)
     before = np.nan_to_num(first - number("created_at_us", np.nan))
     lost_up = np.where(cut, np.maximum(before - lost * pause, 0), 0)
-    return rows.assign(
+    return rows[[*columns, "_failures", "_up"]].assign(
         restarts=seen + lost, failures=failures + lost * of_policy, hours=(up + lost_up) / _US_PER_HOUR
     )

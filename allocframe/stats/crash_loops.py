@@ -12,11 +12,12 @@ from .._utils.memory import release_memory
 from ._attempts import GAVE_UP, cause_name
 from ._derived import PART_ROWS, derive
 from ._per_cluster import per_cluster
-from ._source import TASK, Source, collect, column_names, rank_texts, times_from_us
+from ._source import TASK, Source, collect, column_names, rank_texts, take_rows, times_from_us
 from .runs import build_runs, categorise_slots
 from .vocabulary import CAUSES, CRASH_CAUSES, STOPPING_STATUSES
 
 _SLOT_TASK = ["slot", "task"]
+_OF_RUNS = [*_SLOT_TASK, "left_truncated", "right_censored", "duration", "end"]
 _CALM = pd.Timedelta("1h")
 """Crashes that are further apart belong to different loops."""
 
@@ -124,7 +125,7 @@ def crash_loops(
         del crashes, evidence, at, calm, last
         release_memory()  # or what follows would come on top
     # what follows sorts texts, so it looks at the slots that loop alone
-    task_runs = _with_texts(task_runs[task_runs["slot"].isin(loops["slot"])])
+    task_runs = _with_texts(task_runs.loc[task_runs["slot"].isin(loops["slot"]), _OF_RUNS])
     loops = loops.join(_run_lengths(task_runs), on=_SLOT_TASK, how="left")
     loops = loops.join(_restarts_lost(source, loops["slot"]), on=_SLOT_TASK, how="left")
     newest = _last_tasks(source, observed_at, loops["slot"])
@@ -209,7 +210,7 @@ def _crashes(source: Source, observed_at: pd.Timestamp | str | None) -> pd.DataF
     version = rows["job_version"].to_numpy(dtype="float64", na_value=np.inf)
     keys = (rows["slot"].cat.codes.to_numpy(), rank_texts(rows["task"]), version)
     order = np.lexsort((rows["at"].astype("int64").to_numpy(), *keys[::-1]))
-    rows = rows.take(order).reset_index(drop=True)
+    rows = take_rows(rows, order)
     begins = np.zeros(len(rows), dtype=bool)
     for key in keys:
         begins[1:] |= key[order][1:] != key[order][:-1]
@@ -289,7 +290,8 @@ def _restarts_lost(source: Source, looping: pd.Series[Any]) -> pd.Series[Any]:
         return pd.Series(
             dtype="Int64", name="restarts_lost", index=pd.MultiIndex.from_arrays([[], []], names=_SLOT_TASK)
         )
-    tasks = collect(derived.tasks.filter(nw.col("truncated")))
+    columns = dict.fromkeys([*derived.task_columns, "alloc_id", "task", "restarts", "restarts_seen"])
+    tasks = collect(derived.tasks.filter(nw.col("truncated")).select(*columns))
     tasks["slot"] = categorise_slots(source, tasks)
     tasks = _with_texts(tasks[tasks["slot"].isin(looping)])
     lost = (tasks["restarts"].astype("Int64") - tasks["restarts_seen"]).clip(lower=0)

@@ -15,7 +15,7 @@ from ._derived import derive
 from ._per_cluster import per_cluster
 from ._source import Source, collect, column_names, look_up, names, pandas_table, rank_texts, us
 from .replacements import replacements
-from .runs import build_runs, categorise_slots
+from .runs import categorise_slots
 from .vocabulary import LOST_STATUSES, NODE_BOUND_JOB_TYPES
 
 _LOST_COLUMNS = ("alloc_id", "client_status", "job_id", "job_type", "node_id", "node_name", "modified_at")
@@ -164,26 +164,20 @@ def _first_failures(source: Source, strata: list[str]) -> tuple[pd.DataFrame, li
         .group_by(*derived.task_columns)
         .agg(nw.col("time_us").min().alias("failed_us"))
     )
-    columns = list(dict.fromkeys(["alloc_id", "task", "node_name", *strata, "first_seen_us"]))
+    ended = derived.spans.group_by(*derived.task_columns).agg(nw.col("end_us").max().alias("last_us"))
+    columns = list(dict.fromkeys(["alloc_id", "node_name", *strata, "first_seen_us"]))
     have = column_names(derived.tasks)
     columns += [name for name in ("truncated", "created_at_us") if name in have]
     tasks = collect(
-        derived.tasks.join(failed, on=derived.task_columns, how="left").select(*derived.task_columns, *[
-            name for name in columns if name not in derived.task_columns
-        ], "failed_us")
-    )  # fmt: skip
-    runs = build_runs(source)
-    keys = runs[["alloc_id", "task", "ended_at"]]
-    # those of a snapshot share their categories
-    texts = [name for name in ("alloc_id", "task") if keys[name].dtype != tasks[name].dtype]
-    tasks, keys = (rows.astype(dict.fromkeys(texts, "str")) for rows in (tasks, keys))
-    last = keys.groupby(["alloc_id", "task"], observed=True)["ended_at"].max().rename("last").reset_index()
-    tasks = tasks.merge(last, on=["alloc_id", "task"], how="left")
+        derived.tasks.select(*dict.fromkeys([*derived.task_columns, *columns]))
+        .join(failed, on=derived.task_columns, how="left")
+        .join(ended, on=derived.task_columns, how="left")
+    )
     seen = tasks["first_seen_us"].astype("float64")
     # by the node's own clock if its first event is left: the servers' may be seconds off
     placed = tasks["created_at_us"].astype("float64").fillna(seen) if "created_at_us" in tasks else seen
     begin = seen.where(~tasks["truncated"].astype(bool), placed)
-    last_us = tasks["last"].astype("int64").where(tasks["last"].notna()).astype("float64") / 1000
+    last_us = tasks["last_us"].astype("float64")
     end = tasks["failed_us"].astype("float64").fillna(last_us).fillna(float(derived.observed_us))
     stratum = tasks.groupby(strata, dropna=False, sort=False, observed=True).ngroup() if strata else 0
     # ranks of texts take a tenth of their memory and time
@@ -197,6 +191,8 @@ def _first_failures(source: Source, strata: list[str]) -> tuple[pd.DataFrame, li
             "begin": begin.to_numpy(),
         }
     )
+    node_names = sorted(tasks["node_name"].dropna().astype("str").unique())
+    del tasks, seen, placed, begin, last_us, end
     table = table[(table["node"] >= 0) & (table["slot"] >= 0)]
     # a slot that came to one node several times is one instance there: its ages follow each other
     keys_ = ["stratum", "node", "slot"]
@@ -210,7 +206,7 @@ def _first_failures(source: Source, strata: list[str]) -> tuple[pd.DataFrame, li
     # a program that crashes at the same point each time does so a little later on a busy node: ages that are
     # within a quarter of each other are equal, and so are all below 20 s
     steps = np.log(np.maximum(instances["age"] / 20e6, 1.0)) / np.log(1.25)
-    return instances.assign(age=np.ceil(steps)), sorted(tasks["node_name"].dropna().astype("str").unique())
+    return instances.assign(age=np.ceil(steps)), node_names
 
 
 def _expected_by_node(instances: pd.DataFrame) -> pd.DataFrame:

@@ -79,8 +79,10 @@ def restart_storms(
     onsets = events[~(events.groupby("slot_task", sort=False)["at"].diff() <= pd.Timedelta(quiet))].copy()
     del events
     loops = looping_slots(source, observed_at)
-    onsets["slot_task"] = onsets["slot"].astype("str") + "/" + onsets["task"].astype("str")
-    onsets["looping"] = onsets["slot_task"].isin(loops)
+    # each name once: of all onsets, they would take a hundred bytes each
+    different = onsets.drop_duplicates("slot_task")
+    names = different["slot"].astype("str") + "/" + different["task"].astype("str")
+    onsets["looping"] = onsets["slot_task"].isin(different["slot_task"][names.isin(loops)])
     width = pd.Timedelta(window)
     rows = []
     if len(onsets):
@@ -143,7 +145,7 @@ def _scan(
     `per_onset` is what each onset of the cluster makes likely in the window that begins with each onset.
     """
     at = onsets["at"].dt.tz_localize(None).to_numpy()
-    slot = onsets["slot_task"].astype("category").cat.codes.to_numpy()
+    slot, _ = pd.factorize(onsets["slot_task"])
     end = np.searchsorted(at, at + width.to_timedelta64(), side="right")
     distinct, free = _count_distinct(slot, end), np.ones(len(at), dtype=bool)
     storms: list[tuple[int, int, float, float]] = []

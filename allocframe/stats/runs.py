@@ -20,6 +20,7 @@ from ._source import (
     look_up,
     pandas_table,
     rank_texts,
+    take_rows,
     times_from_us,
 )
 from .replacements import SLOT_COLUMNS, slots
@@ -117,10 +118,7 @@ def _name_runs(source: Source, derived: Derived) -> pd.DataFrame:
     # by the ranks of the different texts: sorting all of them takes ten times as long
     slot, task = rows["slot"].cat.codes.to_numpy(), rank_texts(rows["task"])
     order = np.lexsort((rows["start_us"].to_numpy(dtype="int64"), task, slot))
-    # column by column, so that one of them at most is in memory twice
-    return pd.DataFrame(
-        {name: rows.pop(name).take(order).reset_index(drop=True) for name in columns}, copy=False
-    )
+    return take_rows(rows, order, columns)
 
 
 def _name_ends(rows: pd.DataFrame) -> pd.Series[Any]:
@@ -174,7 +172,10 @@ def categorise_slots(source: Source, rows: pd.DataFrame, *, fold_runs: bool = Fa
         is_run = (child != parent).to_numpy(dtype=bool)
         folded = (namespace + "/" + parent)[is_run]
         ids = pd.Index(allocations["alloc_id"].astype("str"))
-        derived.slot_by_id = (slot.set_axis(ids), folded.set_axis(ids[is_run]))
+        slot, folded = slot.set_axis(ids), folded.set_axis(ids[is_run])
+        if (all_ids := derived.all_ids) is not None:  # by which rows find theirs without a search
+            slot = look_up(pd.Series(all_ids), slot).set_axis(all_ids)
+        derived.slot_by_id = (slot, folded)
     slot, folded = derived.slot_by_id
     found = look_up(rows["alloc_id"], slot)
     if fold_runs and len(folded):

@@ -148,7 +148,7 @@ NODE_BOUND_JOB_TYPES = ("system", "sysbatch")
 
 HOOK_FAILED = "Task hook failed"
 """Event type of a hook that failed. Before `Started` it is a failed start. After it, it may be a script that
-is told of a re-rendered template, and the task runs on."""
+is told of a re-rendered template, and the task keeps running."""
 
 FAILED_STARTS = {
     "Failed Artifact Download": "artifact",

@@ -113,7 +113,9 @@ def running(cluster: sim.Cluster, tasks: int = 1) -> str:
     )
 
 
-def test_a_command_for_a_task_that_has_ended_is_told_so(cluster: sim.Cluster, client: af.Client) -> None:
+def test_a_command_for_a_task_that_has_ended_is_refused_with_the_reason(
+    cluster: sim.Cluster, client: af.Client
+) -> None:
     ended = next(a for a in cluster.state.allocs.values() if a.client_status == "complete")
     task = next(iter(ended.tasks))
     message = rf'Nomad answered 400: task "{task}" is not running\. Read the allocation again'
