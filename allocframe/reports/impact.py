@@ -24,8 +24,9 @@ from ..stats.vocabulary import LOST
 Job = tuple[str, str]
 _CLOCKS, _SOME_TIME = pd.Timedelta("1s"), pd.Timedelta("5s")
 _BATCH = ("batch", "sysbatch")
-_NONE = pd.Timedelta(0)
-_BUDGET_DAYS = pd.Timedelta("30D")
+_NONE = pd.Timedelta(0).as_unit("us")
+"""No time. In nanoseconds, the time of a hundred thousand instances would not fit: 292 years are the most."""
+_BUDGET_DAYS = pd.Timedelta("30D").as_unit("us")
 """Error budgets are kept by the month."""
 
 
@@ -280,7 +281,8 @@ class Instances:
 
 def _sum(times: pd.DataFrame, instances: Any) -> Uptime:
     mine = times[times.index.isin(instances)].sum()
-    return Uptime(*(pd.Timedelta(int(mine[name]), "us") for name in ("wanted", "down", "unknown")))
+    lengths = (np.timedelta64(int(mine[name]), "us") for name in ("wanted", "down", "unknown"))
+    return Uptime(*map(pd.Timedelta, lengths))
 
 
 def minutes(length: pd.Timedelta) -> str:

@@ -158,6 +158,9 @@ def find_slots(source: Source, rows: pd.DataFrame, *, fold_runs: bool = False) -
     return categorise_slots(source, rows, fold_runs=fold_runs).astype("str")
 
 
+_IS_RUN = _attempts.CHILD.replace("(", "(?:")  # pandas warns of groups that nothing takes
+
+
 def categorise_slots(source: Source, rows: pd.DataFrame, *, fold_runs: bool = False) -> pd.Series[Any]:
     """Return what `find_slots` does as sorted categories: four bytes for each row instead of forty."""
     derived = derive(source)
@@ -165,14 +168,14 @@ def categorise_slots(source: Source, rows: pd.DataFrame, *, fold_runs: bool = Fa
         return _as_category(rows["alloc_id"].astype("str"))
     if "slot_by_id" not in derived.__dict__:
         allocations = pandas_table(source, "allocations", *SLOT_COLUMNS)
-        child = allocations["job_id"].astype("str")
-        parent = child.str.replace(_attempts.CHILD, "", regex=True)
         slot = _as_category(slots(allocations))
-        namespace = allocations["namespace"].astype("str").fillna("")
-        is_run = (child != parent).to_numpy(dtype=bool)
-        folded = (namespace + "/" + parent)[is_run]
         ids = pd.Index(allocations["alloc_id"].astype("str"))
-        slot, folded = slot.set_axis(ids), folded.set_axis(ids[is_run])
+        is_run = allocations["job_id"].astype("str").str.contains(_IS_RUN, na=False).to_numpy(dtype=bool)
+        runs = allocations.loc[is_run, ["namespace", "job_id"]].astype("str")
+        del allocations
+        parent = runs["job_id"].str.replace(_attempts.CHILD, "", regex=True)
+        folded = (runs["namespace"].fillna("") + "/" + parent).set_axis(ids[is_run])
+        slot = slot.set_axis(ids)
         if (all_ids := derived.all_ids) is not None:  # by which rows find theirs without a search
             slot = look_up(pd.Series(all_ids), slot).set_axis(all_ids)
         derived.slot_by_id = (slot, folded)
