@@ -17,6 +17,7 @@ from ..diagnosis._tables import read_rows
 from ..diagnosis.disturbances import disturbances
 from ..diagnosis.incident import Incident
 from ..snapshot.snapshot import Snapshot
+from ..stats._source import look_up
 from ..stats._timeline import instance_tasks, segments, union_length
 from ..stats.runs import build_runs
 from ..stats.vocabulary import LOST
@@ -135,11 +136,9 @@ class Instances:
         )
         self._tasks = instance_tasks(snapshot)
         self._parts = segments(self._tasks, build_runs(snapshot))
-        owner = self._tasks["alloc_id"].reindex(self._parts["owner"]).to_numpy()
-        self._parts["alloc_id"] = owner
-        known = self.allocations["instance"].reindex(owner)
         # an allocation without an ID belongs to nothing
-        self._parts["instance"] = known.fillna(-1).to_numpy(dtype="int64")
+        known = look_up(self._tasks["alloc_id"], self.allocations["instance"]).fillna(-1)
+        self._parts["instance"] = known.to_numpy(dtype="int64")[self._parts["owner"].to_numpy()]
         self._disturbances = disturbances(snapshot)
 
     def of(self, incident: Incident) -> set[int]:
@@ -269,7 +268,7 @@ class Instances:
             return pd.Series(dtype="float64")
         hit = hit.assign(us=hit["at"].astype("datetime64[us, UTC]").astype("int64"))
         last = hit.sort_values("us").drop_duplicates("lane", keep="last")
-        parts = self._parts.merge(last[["lane", "us", "alloc_id"]], on="lane", suffixes=("", "_hit"))
+        parts = self._parts.merge(last[["lane", "us"]], on="lane")
         # clocks of events and of the table of runs agree to the microsecond
         after = parts[parts["up"] & (parts["begin"] >= parts["us"] - 1)].groupby("lane")["begin"].min()
         over = parts.groupby("lane")["end"].max()  # nobody wants it any more
