@@ -113,8 +113,7 @@ def _rows_at(
     if latest is not None:
         times = events["time_us"].iloc[positions].fillna(0).to_numpy(dtype=np.int64)
         positions = positions[np.argsort(-times, kind="stable")[:latest]]
-    chosen = derived.name_tasks(nw.from_native(events.iloc[positions]).lazy(), *_EVENT_KEY)
-    rows = collect(chosen)
+    rows = collect(derived.name_tasks(nw.from_native(events.iloc[positions]).lazy(), *_EVENT_KEY))
     return _add_explanation(
         snapshot._events_at(positions, rows[list(_EVENT_KEY)]), rows[list(_classify.EXPLANATION)]
     )
