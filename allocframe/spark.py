@@ -149,7 +149,7 @@ def _open_tables(session: SparkSession, root: str) -> dict[str, DataFrame]:
         if condition == "DATA_SOURCE_NOT_FOUND":
             raise MissingExtra(
                 "this Spark session has no Delta Lake. "
-                "Start it with the io.delta:delta-spark package of its version."
+                "Start it with the io.delta:delta-spark package of its version"
             ) from error
         if condition in ("PATH_NOT_FOUND", "DELTA_TABLE_NOT_FOUND", "DELTA_PATH_DOES_NOT_EXIST"):
             raise FileNotFoundError(f"there is no archive in {root}") from error

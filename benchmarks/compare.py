@@ -1,8 +1,9 @@
 """One table of everything that turns allocations into DataFrames, side by side in one run.
 
-Files to frames beside msgspec alone, which reads the same structs and keeps nothing: no decoder in Python is
-faster. Whole fetches beside a bare download and python-nomad with pandas. ``--before COMMIT`` adds allocframe
-as of that commit. Each contender runs in its own process, all of them in turn, several times.
+Files to frames, compared with msgspec alone, which reads the same structs and keeps nothing: no decoder in
+Python is faster. Whole fetches, compared with a bare download and python-nomad with pandas. ``--before
+COMMIT`` adds allocframe as of that commit. Each contender runs in its own process, all of them in turn,
+several times.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def _run(work: Callable[[Any], int], what: Any, modules: tuple[str, ...], folder
     before, started = os.times(), time.perf_counter()
     work(what)
     wall, after = time.perf_counter() - started, os.times()
-    # the largest process: those that decode beside this one are smaller
+    # the largest process: those that decode with this one are smaller
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     results.put(Figures(wall, sum(after[:4]) - sum(before[:4]), peak * 1024))
 

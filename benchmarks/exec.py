@@ -1,4 +1,4 @@
-"""Benchmark of exec beside `nomad alloc exec`, on a development agent of the `nomad` program on PATH."""
+"""Benchmark of exec and of `nomad alloc exec`, on a development agent of the `nomad` program on PATH."""
 
 from __future__ import annotations
 

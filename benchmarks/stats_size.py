@@ -1,7 +1,7 @@
 """Time and memory of every statistic on N allocations, without a server: benchmarks/stats_size.py [N].
 
 Each statistic runs in a process of its own, so that its peak is its own. The tables hold N allocations with
-nine events each: services that crash at random, a few of them in loops, with rings that are cut.
+nine events each: services that crash at random, a few of them in loops, with truncated event histories.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """CPU time of statistics on a small snapshot: benchmarks/stats_small.py [--beside FOLDER].
 
-A notebook pays it at each call. `FOLDER` is a checkout of another version, whose figures are printed beside.
+A notebook pays it at each call. `FOLDER` is a checkout of another version, whose figures are printed, too.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _table(now: dict[str, list[float]], before: dict[str, list[float]] | None) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--beside", type=Path, help="a checkout of the version before")
+    parser.add_argument("--beside", type=Path, help="a checkout of the previous version")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.measure:

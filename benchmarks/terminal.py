@@ -1,4 +1,4 @@
-"""Benchmark of the terminal in a notebook, beside JupyterLab's own: the echo of a key, 20 MB to the screen.
+"""Benchmark of the terminal in a notebook, and of JupyterLab's own: the echo of a key, 20 MB to the screen.
 
 Every part is real: JupyterLab in a headless browser, the kernel, Nomad's WebSocket, and a program in a
 pseudo-terminal. If a `nomad` program is on PATH, `nomad alloc exec` is measured, too, without a screen.

@@ -329,7 +329,7 @@ def show(title: str, figures: Figures) -> None:
     )
     print(f"  of these in the archive       {figures.archived:,}")
     for note in figures.notes:
-        print(f"  not told: {note}")
+        print(f"  not reported: {note}")
     print(f"  twice                         {figures.twice:,}")
     print(f"  in the archive, never emitted {figures.made_up:,}")
     if figures.kills:
@@ -344,10 +344,10 @@ def show(title: str, figures: Figures) -> None:
         )
         print(f"  of tasks called complete      {figures.called_complete:,}")
         print(
-            f"  of these moments not told     {figures.blind_untold:,} ({figures.gaps_told:,} gaps are told)"
+            f"  of these moments not reported {figures.blind_untold:,} ({figures.gaps_told:,} gaps reported)"
         )
     else:
-        print(f"  missing                       {figures.missing:,}, gaps told {figures.gaps_told:,}")
+        print(f"  missing                       {figures.missing:,}, gaps reported {figures.gaps_told:,}")
 
 
 def good(figures: Figures) -> bool:

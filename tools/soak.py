@@ -5,7 +5,7 @@ minutes hold as many of these rounds, in which its memory goes up and down, as h
 
 With 2,000 allocations, these make about a hundred changes a second. It prints the size now and then, and
 exits with 1 if the last third is larger than the middle one by more than the bound, if an event is missing
-without a gap that is told, or if one is there twice or was never emitted.
+without a gap that is reported, or if one is there twice or was never emitted.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def soak(
 
 
 def exact(figures: month.Figures) -> bool:
-    """Return whether every event is there once, and nothing else, unless a gap is told."""
+    """Return whether every event is there once, and nothing else, unless a gap is reported."""
     return not (figures.twice or figures.made_up or (figures.missing and not figures.gaps_told))
 
 
@@ -96,7 +96,7 @@ def main() -> int:
     print(
         f"{figures.emitted:,} events in {given.seconds:.0f} s: {figures.archived:,} archived, "
         f"{figures.missing:,} missing, {figures.twice:,} twice, {figures.made_up:,} made up, "
-        f"{figures.gaps_told:,} gaps told; {min(sizes):.0f} to {max(sizes):.0f} MB, last third {grown:+.0f}"
+        f"{figures.gaps_told:,} gaps; {min(sizes):.0f} to {max(sizes):.0f} MB, last third {grown:+.0f}"
     )
     return 0 if grown < BOUND_MB and exact(figures) else 1
 

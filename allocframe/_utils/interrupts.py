@@ -86,7 +86,7 @@ def set_from_signal(event: threading.Event) -> None:
 def finalize(owner: object, function: Callable[..., object], *arguments: object, **more: object) -> Any:
     """Call a function when `owner` is gone, as `weakref.finalize` does, and lose no Ctrl-C meanwhile.
 
-    Python prints what is raised in a finalizer, and goes on. Ctrl-C is raised again when that is over. What
+    Python prints what is raised in a finalizer, and continues. Ctrl-C is raised again when that is over. What
     the function does is done to its end.
     """
 

@@ -50,7 +50,7 @@ _own_pool: Any = None
 
 
 WORTH_RETURNING = 100_000
-"""From so many events on, what is left of reading and computing on them is worth giving back."""
+"""From this many events on, the memory that reading and computing on them leaves is worth giving back."""
 
 
 def give_back(events: int) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import html
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 _MAX_LENGTH = 200
@@ -28,6 +29,8 @@ def escaped(value: object) -> str:
 
 def without_formula(column: pd.Series[Any]) -> pd.Series[Any]:
     """Put an apostrophe before text that a spreadsheet would run as a formula."""
+    import pandas as pd
+
     if isinstance(column.dtype, pd.CategoricalDtype):
         column = column.astype(column.cat.categories.dtype)
     if not isinstance(column.dtype, pd.StringDtype):

@@ -44,7 +44,7 @@ async def wait_until_done(future: Future[Any]) -> None:
     call_soon = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
 
     def wake(_: Future[Any]) -> None:
-        with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody is waiting
             call_soon(finished.set)
 
     future.add_done_callback(wake)

@@ -42,7 +42,7 @@ def to_utc(
     Raises
     ------
     ConfigError
-        It is no time, or one that nanoseconds cannot hold.
+        It is not a time, or one that nanoseconds cannot hold.
 
     Examples
     --------

@@ -386,7 +386,7 @@ class Archive:
             return EMPTY_STATE
 
     def repair(self) -> list[str]:
-        """Go back to the last whole step after a power loss: set commits aside that are cut short.
+        """Go back to the last whole step after a power loss: set truncated commits aside.
 
         A recorder does this when it starts. Only an append that had not ended is lost, because what it writes
         is synced to the disk before it counts.
@@ -399,7 +399,7 @@ class Archive:
         Raises
         ------
         DecodeError
-            A file is damaged whose rows may count already: that was no power loss.
+            A file is damaged whose rows may count already: that was not a power loss.
 
         Examples
         --------
@@ -409,7 +409,7 @@ class Archive:
         return self._tables.repair()
 
     def compact(self) -> None:
-        """Merge the files of each day and remove duplicate rows. Recorders and readers can go on meanwhile.
+        """Merge the files of each day and remove duplicate rows, while recorders and readers keep working.
 
         This makes reading faster. Do it about every 500 appends.
 

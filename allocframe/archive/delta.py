@@ -89,7 +89,7 @@ class DeltaTables:
         """
         if torn := self._torn_files(name):
             raise DecodeError(
-                f"{torn[0]} is cut short: the machine lost its power, or the archive was copied while it was "
+                f"{torn[0]} is truncated: the machine lost its power, or the archive was copied while it was "
                 "written. Archive.repair() goes back to the last whole step",
                 file=str(torn[0]),
             )
@@ -139,15 +139,15 @@ class DeltaTables:
         Raises
         ------
         DecodeError
-            A commit is torn that may count already, so that it was no power loss.
+            A commit is torn that may count already, so that it was not a power loss.
         """
         repaired: list[str] = []
         for name in STORED:
             while torn := self._torn_files(name, with_data=True):
                 if name != "snapshots" and torn[0].suffix == ".json" and self._may_count(torn[0]):
                     raise DecodeError(
-                        f"{torn[0]} or a data file that it names is cut short, and its rows may count. "
-                        "Restore them from a backup, or rename it to go on without these rows",
+                        f"{torn[0]} or a data file that it names is truncated, and its rows may count. "
+                        "Restore them from a backup, or rename it to continue without these rows",
                         file=str(torn[0]),
                     )
                 for file in reversed(torn):  # so that no commit is ever missing between two others
@@ -355,7 +355,7 @@ def _is_commit(file: Path) -> bool:
     if not _is_json(file):
         return False
     root = file.parent.parent
-    # What somebody forged is no power loss: delta-rs, or `sources`, refuses it.
+    # What somebody forged is not a power loss: delta-rs, or `sources`, refuses it.
     with contextlib.suppress(
         ValueError, TypeError, KeyError, AttributeError, RecursionError, FileNotFoundError
     ):

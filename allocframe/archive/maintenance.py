@@ -114,7 +114,7 @@ _NEEDED = {
 def compact(tables: DeltaTables, stop: threading.Event | None = None) -> None:
     """Rewrite each day that has several files, without duplicate rows.
 
-    Readers and recorders can go on meanwhile. Once `stop` is set, it gives up, with some days left as they
+    Readers and recorders can continue meanwhile. Once `stop` is set, it gives up, with some days left as they
     were.
     """
     try:

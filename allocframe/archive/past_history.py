@@ -164,7 +164,7 @@ def _read_table(
 
 
 def _same_predecessor(table: Table) -> str:
-    """Return a condition on changed fields: all are those since the nearest version before that was known."""
+    """Return a condition on changed fields: they are those since the last known version."""
     if table.name != "job_changes":
         return ""
     return """QUALIFY version_before IS NOT DISTINCT FROM max(version_before)

@@ -1,4 +1,7 @@
-"""The recorder: write the changes of a watch into an archive, for months, through any failure."""
+"""The recorder: write the changes of a watch into an archive, for months, through any failure.
+
+Where a gap begins and ends is decided by the watch (`watch.reflector`); this counts them.
+"""
 
 from __future__ import annotations
 
@@ -100,8 +103,8 @@ class Recorder:
     name : str, optional
         Name of the recorder in the archive, the same in every run; this machine's name if omitted.
     history : bool
-        Record what changes beside the allocations, too: jobs, deployments, nodes and evaluations.
-    say : callable
+        Record also what changes besides the allocations: jobs, deployments, nodes and evaluations.
+    on_message : callable
         Called with one line of text when a problem begins or ends.
     """
 
@@ -115,7 +118,7 @@ class Recorder:
         stream: bool = True,
         name: str | None = None,
         history: bool = True,
-        say: Callable[[str], None] = lambda text: None,
+        on_message: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.counts: Counts = Counts()
         self.status: Status = "starting"
@@ -127,7 +130,7 @@ class Recorder:
         self.name: str = name or socket.gethostname()
         self._client, self._archive = client, archive
         self._namespace = namespace
-        self._interval, self._stream, self._say = interval, stream, say
+        self._interval, self._stream, self._on_message = interval, stream, on_message
         self._records_history = history
         self._history_watch: HistoryWatch | None = None
         self._history_error: str | None = None
@@ -149,7 +152,7 @@ class Recorder:
             The first list failed.
         """
         # Either may take minutes, and off a terminal nothing else is seen until both are done.
-        self._say("starting: reading the archive, then listing the cluster")
+        self._on_message("starting: reading the archive, then listing the cluster")
         resumed = self._resume(stop)
         if resumed is None:
             return
@@ -168,7 +171,9 @@ class Recorder:
                     self._add(self.watch.heartbeat())
                 if self._uncommitted and not self._commit():
                     count = len(self._uncommitted)
-                    self._say(f"stopped with {count} changes that could not be written: {self.last_error}")
+                    self._on_message(
+                        f"stopped with {count} changes that could not be written: {self.last_error}"
+                    )
                 if stop.is_set():
                     self.status = "stopped"
 
@@ -198,18 +203,18 @@ class Recorder:
                 history=self._list_history(),
             )
             if watch.last_error:
-                self._say(watch.last_error)
+                self._on_message(watch.last_error)
         return totals
 
     def _list_history(self) -> HistoryChange | None:
-        """Return what has changed beside the allocations since it was last recorded."""
+        """Return what has changed besides the allocations since it was last recorded."""
         if not self._records_history:
             return None
         at = pd.Timestamp.now(tz="UTC")
         try:
             history = self._client.history(namespace=self._namespace)
         except AllocframeError as error:
-            self._say(f"jobs and nodes could not be read: {error}")
+            self._on_message(f"jobs and nodes could not be read: {error}")
             return None
         return history_change(history, at, self._archive._known_history())
 
@@ -245,16 +250,16 @@ class Recorder:
         return self._history_watch is not None and self._history_watch.has_news
 
     def _take_history(self) -> None:
-        """Add what has changed beside the allocations to what is to be committed."""
+        """Add what has changed besides the allocations to what is to be committed."""
         if (watch := self._history_watch) is None:
             return
         self._uncommitted_history = _joined(self._uncommitted_history, watch.take())
         if watch.last_error != self._history_error:
             self._history_error = watch.last_error
-            self._say(
-                f"jobs and nodes cannot be followed: {watch.last_error}"
+            self._on_message(
+                f"cannot follow jobs and nodes: {watch.last_error}"
                 if watch.last_error
-                else "jobs and nodes are followed again"
+                else "following jobs and nodes again"
             )
 
     def _resume(self, stop: threading.Event) -> tuple[Checkpoint, Known | None] | None:
@@ -274,7 +279,9 @@ class Recorder:
 
     def _checkpoint(self, stop: threading.Event | None = None) -> Checkpoint:
         for file in self._archive.repair():
-            self._say(f"{file} was cut short by a power loss: its append is lost, and was set aside")
+            self._on_message(
+                f"{file} was truncated by a power loss: it was set aside, and its append is lost"
+            )
         state = self._archive._state_until(stop)
         live = state.live
         if self._namespace != "*":
@@ -321,7 +328,7 @@ class Recorder:
         if self.watch.no_stream != self._no_stream:
             self._no_stream = self.watch.no_stream
             reason = f"there is no event stream: {self._no_stream}. Blocking queries are sent instead"
-            self._say(reason if self._no_stream else "there is an event stream now")
+            self._on_message(reason if self._no_stream else "there is an event stream now")
 
     def _add(self, change: Change | None) -> None:
         if change is not None:
@@ -357,7 +364,7 @@ class Recorder:
         try:
             self._archive._compact_until(stop)
         except Exception as error:  # noqa: BLE001 - the recorded data is unharmed, and recording matters more
-            self._say(f"the archive could not be compacted: {error}")
+            self._on_message(f"the archive could not be compacted: {error}")
 
     def _back_off(self, reason: str) -> None:
         """Report that the archive cannot be used, and pause longer after each failure."""
@@ -368,7 +375,7 @@ class Recorder:
     def _set_status(self, status: Status, error: str | None) -> None:
         """Set the status. Say it only if it has changed, not after each retry."""
         if status != self.status:
-            self._say(f"{status}: {error}" if error else status)
+            self._on_message(f"{status}: {error}" if error else status)
         self.status, self.last_error = status, error
 
 

@@ -140,7 +140,7 @@ def describe(past: PastTables, location: str, at: pd.Timestamp | None, since: pd
     moment = at if at is not None else last
     gaps = past.gaps()
     current_gaps = gaps[(gaps["since"] < moment) & (moment < gaps["until"])]
-    # Observations go on while the token lacks rights, each at the end of such a gap.
+    # Observations continue while the token lacks rights, each at the end of such a gap.
     reason = before["gap_reason"].iloc[-1]
     lost_rights = not pd.isna(reason) and str(reason).startswith(LOST_RIGHTS) and not before["whole"].iloc[-1]
     notes = [f"as seen at {last:%Y-%m-%d %H:%M:%S} UTC, from an archive"]

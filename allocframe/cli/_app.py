@@ -1,4 +1,7 @@
-"""The command line application, and options that several commands share."""
+"""The command line application, and options that several commands share.
+
+A command is a file of its own in this folder, imported by `__init__`.
+"""
 
 from __future__ import annotations
 

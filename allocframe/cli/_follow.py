@@ -45,7 +45,7 @@ class Webhook:
     Raises
     ------
     ConfigError
-        It is no http or https address.
+        It is not an http or https address.
     """
 
     def __init__(self, url: str, scrub: Scrubber, wait: Callable[[float], object]) -> None:
@@ -76,7 +76,7 @@ class Webhook:
             if attempt < _TRIES:
                 self._wait(backoff(attempt, first=0.5))
         reason = visible(error.replace(self._url, "..."))
-        return f"the webhook at {self._host} did not take an incident: {reason}"
+        return f"cannot post an incident to the webhook at {self._host}: {reason}"
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -108,7 +108,7 @@ def follow(
     webhook: Webhook | None,
     scrub: Scrubber,
 ) -> None:
-    """Diagnose at every interval until `stop` is set, and tell what is new."""
+    """Diagnose at every interval until `stop` is set, and report what is new."""
     from ..diagnosis.diagnose import diagnose
     from ..diagnosis.follow import IncidentTracker
 
@@ -120,11 +120,11 @@ def follow(
                 news = tracker.update(diagnose(snapshot, evaluations=evaluations))
             trouble = None
         except (AllocframeError, OSError) as error:
-            # what goes on is not over because nobody can see it
+            # an incident does not end because nobody can see it
             news = []
             if str(error) != trouble:
                 trouble = str(error)
-                _say(f"cannot look: {scrubbed(trouble, scrub)}")
+                _say(f"cannot diagnose: {scrubbed(trouble, scrub)}")
         for each in news:
             plain = scrubbed(each.to_dict(), scrub)
             print(json.dumps(plain) if as_json else one_line(plain["text"]), flush=True)

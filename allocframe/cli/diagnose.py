@@ -1,4 +1,4 @@
-"""``allocframe diagnose``: what is wrong, how it stands and why; for people, cron and CI."""
+"""``allocframe diagnose``: what is wrong, its state and its causes; for people, cron and CI."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def diagnose(
     source: Annotated[
         Path | None,
         typer.Option(
-            "--from", help="Evidence of `fetch`, or JSON of curl. By default, the cluster of NOMAD_ADDR."
+            "--from",
+            help="File written by `allocframe fetch`, or Nomad JSON saved with curl. "
+            "Default: query NOMAD_ADDR.",
         ),
     ] = None,
     archive: Annotated[
@@ -46,21 +48,20 @@ def diagnose(
     everything: Annotated[bool, typer.Option("--all", help="Print all incidents, not only ten.")] = False,
     namespace: Annotated[str, typer.Option(help="Namespace, or * for all that the token may read.")] = "*",
     watch: Annotated[
-        bool, typer.Option("--watch", help="Go on, and print incidents that are new, changed or ended.")
+        bool, typer.Option("--watch", help="Keep running, and print incidents as they appear, change or end.")
     ] = False,
-    interval: Annotated[
-        float, typer.Option(help="With --watch: seconds from one look to the next.", min=0.1)
-    ] = 30.0,
+    interval: Annotated[float, typer.Option(help="With --watch: seconds between checks.", min=0.1)] = 30.0,
     webhook: Annotated[
         str | None, typer.Option(metavar="URL", help="With --watch: also post each as JSON to this address.")
     ] = None,
     address: Address = None,
     clusters: Clusters = None,
 ) -> None:
-    """Say what is wrong, how it stands and why, with the evidence.
+    """Say what is wrong, its state and its causes, with the evidence.
 
-    With --watch it says what goes on, and then, until SIGTERM or Ctrl-C, what is new, changed and over: of
-    the cluster, or of an archive that a recorder writes. With --json, each is a line of JSON.
+    With --watch it prints the ongoing incidents and then, until SIGTERM or Ctrl-C, each one that appears,
+    changes or ends, in the cluster or in an archive that a recorder writes. With --json, each is a line of
+    JSON.
 
     Exit code 0: nothing is wrong, every failure on record is explained, and the evidence is complete.
     3: warnings, unexplained failures, or incomplete evidence. 4: something critical. 1: an error.
@@ -96,7 +97,7 @@ def _watch(
     as_json: bool,
 ) -> None:
     if source is not None or clusters is not None or (archive is not None and address is not None):
-        raise ConfigError("--watch looks at one cluster, or at one archive: give only --address or --archive")
+        raise ConfigError("--watch follows one cluster or one archive: give only --address or --archive")
     scrub = Config.load(address).scrub
     with until_signal() as stop, contextlib.ExitStack() as stack:
         hook = Webhook(webhook, scrub, stop.wait) if webhook is not None else None
@@ -165,7 +166,7 @@ def _incomplete(snap: Snapshot) -> Iterator[str]:
 def _print(diagnosis: Diagnosis, gaps: list[str], everything: bool) -> None:
     from ..diagnosis.evidence_sentences import change as describe_change
 
-    lines = diagnosis.lines(most=None if everything else 10)
+    lines = diagnosis.lines(limit=None if everything else 10)
     if not everything and len(diagnosis.incidents) > 10:
         lines[-1] += ": --all"
     for line in lines:

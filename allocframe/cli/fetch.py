@@ -26,7 +26,7 @@ def fetch(
     output: Output = None,
     namespace: Annotated[str, typer.Option(help="Namespace, or * for all that the token may read.")] = "*",
     prefix: Annotated[
-        str | None, typer.Option(help="Only IDs that start so; an even number of digits.")
+        str | None, typer.Option(help="Only allocation IDs with this prefix; an even number of digits.")
     ] = None,
     filter: Annotated[  # noqa: A002 - Nomad calls it so
         str | None, typer.Option(help="Nomad filter expression, such as 'ClientStatus == \"failed\"'.")

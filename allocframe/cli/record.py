@@ -34,7 +34,7 @@ def record(
     ] = 5.0,
     once: Annotated[bool, typer.Option("--once", help="List everything once and exit, for cron.")] = False,
     status: Annotated[
-        bool, typer.Option("--status", help="Print what the archive holds and if a recorder is alive.")
+        bool, typer.Option("--status", help="Print what the archive holds and whether a recorder is running.")
     ] = False,
     stream: Annotated[bool, typer.Option(help="Use the event stream if the token may.")] = True,
     history: Annotated[
@@ -55,7 +55,9 @@ def record(
     Example: allocframe record --archive /var/lib/nomad-archive
     """
     if as_json and not (once or status):
-        raise ConfigError("--json needs --status or --once: a recorder that goes on has nothing to print")
+        raise ConfigError(
+            "--json needs --status or --once: a recorder that keeps running has nothing to print"
+        )
     # It runs for months: memory that one thread frees must serve the others.
     share_heaps()
     fleet = load_fleet(address, clusters)
@@ -76,7 +78,7 @@ def record(
 
     live_status = LiveStatus()
     with Client(address) as client:
-        recorder = Recorder(client, destination, **settings, say=live_status.print)
+        recorder = Recorder(client, destination, **settings, on_message=live_status.print)
         if once:
             totals = dataclasses.asdict(recorder.once())
             if as_json:
@@ -108,7 +110,7 @@ def _record_fleet(
                 _print_status(state)
             return 0 if all(state["alive"] for state in states.values()) else 1
         recorders = {
-            name: Recorder(client, archives[name], **settings, say=live_status.printer(name))
+            name: Recorder(client, archives[name], **settings, on_message=live_status.printer(name))
             for name, client in fleet.clients.items()
         }
         if once:
@@ -150,7 +152,7 @@ def _open_archive(place: str) -> Any:
     from .. import Archive  # its error names the extra if deltalake is missing
 
     if not place.strip():
-        raise ConfigError("--archive must not be empty. Name a folder, or the URL of an object store.")
+        raise ConfigError("--archive must not be empty. Name a folder, or the URL of an object store")
     return Archive(place)
 
 

@@ -52,7 +52,7 @@ def recover(
     if job is not None and postmortem is None:
         raise ConfigError("--job needs --postmortem: everything that is known is recovered")
     if archive is not None and archive.is_file():
-        raise ConfigError(f"--archive {archive} must be a folder, and is a file")
+        raise ConfigError(f"--archive {archive} must be a folder, got a file")
     with recover_paths(*paths, nomad=nomad) as snap:
         if not as_json:
             print_summary(snap)

@@ -28,7 +28,8 @@ app.add_typer(commands, name="report", help="Write a postmortem or a cluster rep
 Source = Annotated[
     Path | None,
     typer.Option(
-        "--from", help="Evidence of `fetch`, or JSON of curl. By default, the cluster of NOMAD_ADDR."
+        "--from",
+        help="File written by `allocframe fetch`, or Nomad JSON saved with curl. Default: query NOMAD_ADDR.",
     ),
 ]
 Place = Annotated[
@@ -209,5 +210,5 @@ def _open_source(
 def _one_cluster(snap: Snapshot, cluster: str) -> Snapshot:
     if cluster not in snap.clusters:
         names = ", ".join(map(visible, snap.clusters)) or "one without a name"
-        raise ConfigError(f"--cluster {visible(cluster)} is not in the evidence. Its clusters: {names}.")
+        raise ConfigError(f"--cluster {visible(cluster)} is not in the evidence. Its clusters: {names}")
     return snap.clusters[cluster]

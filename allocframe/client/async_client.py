@@ -1,4 +1,4 @@
-"""The client for asyncio and trio: the methods of `Client`, each in a thread while the event loop goes on.
+"""The client for asyncio and trio: the methods of `Client`, each in a thread while the event loop runs.
 
 There is no second implementation. Answers are decoded in threads anyway, and Nomad's rules (paging, retries,
 which change may be repeated) are hard enough to get right once. A new method of `Client` needs one
@@ -94,7 +94,7 @@ class _Call:
             self._client = client
 
     def abort(self) -> None:
-        """Shut down the sockets of reads under way. A change that was sent goes on, for the audit log."""
+        """Shut down the sockets of reads under way. A change that was sent is finished, for the audit log."""
         with self._lock:
             self._aborted = True
             if self._client is not None:
@@ -115,8 +115,8 @@ class AsyncClient:
     for their turn. A call returns what `Client` returns. A table of a `Snapshot` is built when it is first
     read, which takes a while if it is large: ``await asyncio.to_thread(lambda: snap.events)``.
 
-    Cancelling a call, by ``asyncio.timeout`` or ``task.cancel()``, aborts its requests; other calls go on. A
-    change (stop, signal, restart) that was already sent is not undone: `CancelledError` does not mean that
+    Cancelling a call, by ``asyncio.timeout`` or ``task.cancel()``, aborts its requests; other calls continue.
+    A change (stop, signal, restart) that was already sent is not undone: `CancelledError` does not mean that
     nothing happened. The audit log (`read_audit`) has the result, and `close` waits for it. A command that
     `exec` started may run on.
 

@@ -167,7 +167,7 @@ class Client:
             notebook. A callable gets the number of allocations so far and an estimate of the total, or None.
         resume : path, optional
             A folder that keeps the pages until the snapshot is closed. If this call is interrupted, even by
-            kill -9 or by an error inside ``with``, the same call goes on from there. A note in `info` then
+            kill -9 or by an error inside ``with``, the same call continues from there. A note in `info` then
             lists the times of the rows.
         history : bool
             Fetch what changed in the namespace, too, as `Snapshot.history`. What the token may not read is
@@ -317,7 +317,7 @@ class Client:
         Raises
         ------
         ConfigError
-            One of the texts is no ID; nothing was sent.
+            One of the texts is not an allocation ID; nothing was sent.
         AllocframeError
             None could be read, and not because they are gone.
 
@@ -426,7 +426,7 @@ class Client:
     def _watch_history(
         self, *, namespace: str, known: RowFilter, known_at: pd.Timestamp | None, stream: bool
     ) -> HistoryWatch:
-        """Follow what changes beside the allocations, for a recorder."""
+        """Follow what changes besides the allocations, for a recorder."""
         session = self._session
         return HistoryWatch(
             session.transport.clone(),

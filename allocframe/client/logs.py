@@ -36,7 +36,7 @@ MAX_BYTES = 64 << 20
 """The highest limit that a caller may set."""
 
 GROWTH = 32 << 20
-"""Bytes by which an answer may exceed the request, because the task goes on writing."""
+"""Bytes by which an answer may exceed the request, because the task keeps writing."""
 
 _FILE_NUMBER = re.compile(r"\.(\d{1,9})\Z")
 _FAR_NS = 300 * 10**9

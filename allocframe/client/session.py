@@ -104,7 +104,7 @@ class Session:
         Raises
         ------
         ConfigError
-            The text is no part of a UUID.
+            The text is not part of a UUID.
         NotFound
             No allocation has this prefix, or several do.
         """

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..stats import vocabulary
+from ..tables.run_ids import is_run
 from ._changes import Job, Ledger
 from ._failures import Case
 from ._groups import STOPPED
@@ -25,9 +26,7 @@ def find_absent(
     told = {job for each in incidents if each.severity != "info" for job in each.jobs}
     ended = {job: how for job, how in ledger.ended_since(since).items() if job not in told}
     # runs are stopped and purged by the hundred
-    ended = {
-        job: how for job, how in ended.items() if "/dispatch-" not in job[1] and "/periodic-" not in job[1]
-    }
+    ended = {job: how for job, how in ended.items() if not is_run(job[1])}
     known, alive = set(case.instances.families), _alive(case)
     gone = {job: at for job, (kind, at) in ended.items() if kind == "purge" and job not in known}
     if gone:

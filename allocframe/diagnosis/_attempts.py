@@ -6,7 +6,8 @@ rows are numbered already. One reader for both would be slower or know less. So 
 `stats/vocabulary`, and tests hold them to the same attempts, starts and ends on captures of real agents.
 
 An attempt ends with `Restarting`; a second `Started` begins one, too, because the client may have lost the
-end of the run before it (a reboot). Only the first attempt of a cut ring can lack its beginning.
+end of the run before it (a reboot). Only the first attempt in a truncated event history can
+lack its beginning.
 """
 
 from __future__ import annotations
@@ -215,7 +216,7 @@ def _read_part(evidence: Rows, events: pd.DataFrame, words: _Words) -> pd.DataFr
             "at": pick(times, over, NEVER),
             "by_signal": by_signal,
             "decision": np.where(gave_up >= 0, 2, np.where(restarting >= 0, 1, 0)).astype(np.int8),
-            "restarts": np.bincount(attempt[is_type("Restarting")], minlength=count).astype(np.int32),
+            "restarts": np.bincount(attempt[is_type(vocabulary.RESTART)], minlength=count).astype(np.int32),
         }
     )
     return _merge_ends_of_requests(frame)

@@ -162,7 +162,7 @@ def _of_group(
     }
     if step == "Driver" and age[alloc].max() <= PULL.value:
         far = False
-    # beside a task that has not started, others of its allocation may serve
+    # next to a task that has not started, others of its allocation may serve
     serves = alone and bool(np.any(runs & tasks.lasting[mine] & (hook == "")))
     is_service = str(rows["job_type"].iloc[alloc[0]]) in ("service", "system")
     nobody = is_service and not facts["serving"] and not serves

@@ -20,17 +20,20 @@ from ._comparisons import (
 )
 from ._failures import Case
 from ._groups import GAVE_UP, ONGOING, RECOVERED, STOPPED, Group, Jobs, judge, make_group
-from ._investigation import Investigation, describe, keys_of, length_of, make_incident, name_of
-from ._one_job import (
+from ._investigation import (
+    Investigation,
     alike,
-    begins_with_version,
-    by_mechanism,
-    by_version,
-    explain_group,
+    describe,
     fails_in_a_telling_way,
+    keys_of,
+    length_of,
+    make_incident,
+    name_of,
 )
+from ._one_job import by_mechanism, explain_group
 from ._places import where_it_shows
 from ._tables import NEVER, moment
+from ._version_cause import begins_with_version, by_version
 from ._versions import compare_versions
 from ._words import answered, fault_of_node, shared_thing
 from .finding import SEVERITIES, Thresholds
@@ -59,13 +62,17 @@ def find_causes(
     look.usable = _usable(look)
     # what begins with a deploy of its own has an explanation, unless others begin with it
     look.deployed = {index for index in look.versions if begins_with_version(look, index)}
+    held = _held_by_nodes(look, tests)
+    look.deployed -= set(held)
     usable = [index for index in look.usable if index not in taken | look.deployed]
 
     def same_way(index: int, other: int) -> bool:
-        return alike(look, groups[index], groups[other])
+        # what several programs lose with a node, each reports in its own way
+        on_one_node = index in held and held[index] == held.get(other)
+        return on_one_node or alike(look, groups[index], groups[other])
 
     def is_telling(index: int) -> bool:
-        return fails_in_a_telling_way(look, groups[index])
+        return index in held or fails_in_a_telling_way(look, groups[index])
 
     for onset in compare_onsets(case, jobs, groups, usable, limits, same_way, is_telling):
         if onset.p < limits.level:
@@ -91,6 +98,29 @@ def _usable(look: Investigation) -> list[int]:
         for index, group in enumerate(look.groups)
         if group.onset != NEVER and not begins_with_placement(look.case, look.jobs, group, look.limits)
     ]
+
+
+def _held_by_nodes(look: Investigation, tests: list[NodeTest]) -> dict[int, int]:
+    """Return, for each group whose job runs well elsewhere, the node on which it and other jobs fail.
+
+    A version that fails on one node and runs well on others is not why it fails, if other jobs fail there.
+    """
+    held: dict[int, int] = {}
+    for test in tests:
+        members = [index for index in test.groups if _runs_well_off(look, index, test.node)]
+        if len({look.groups[index].family for index in members}) >= look.limits.critical_jobs:
+            held |= dict.fromkeys(members, test.node)
+    return held
+
+
+def _runs_well_off(look: Investigation, index: int, node: int) -> bool:
+    """Return whether the version that fails on a node has an allocation elsewhere that runs well."""
+    group = look.groups[index]
+    failed = np.unique(look.failures["alloc"][group.rows])
+    mine = np.setdiff1d(look.of_family(group.family), failed)
+    mine = mine[look.runs_well[mine] & (look.case.nodes[mine] != node)]
+    on_node = failed[look.case.nodes[failed] == node]
+    return bool(np.isin(look.made_by[on_node], look.made_by[mine]).all())
 
 
 def _parts_on_node(look: Investigation, test: NodeTest, taken: set[int]) -> list[int]:

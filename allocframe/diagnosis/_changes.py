@@ -20,8 +20,8 @@ BEFORE = pd.Timedelta("30min")
 AFTER = pd.Timedelta("10s")
 """Clocks of servers and nodes differ by so much at least."""
 
-STOPPED_NEARBY = pd.Timedelta("1min")
-"""A job of the same namespace that was stopped this long before an incident is shown with it."""
+NEARBY = pd.Timedelta("1min")
+"""Another job of the namespace that was stopped or got a new version this long before is shown with it."""
 
 DRAIN = pd.Timedelta("1h")
 """The usual deadline of a drain: what moves later was moved by something else."""
@@ -30,7 +30,7 @@ RELEASE = pd.Timedelta("15s")
 """New versions of several jobs within this time are one release: a script submits one after the other."""
 
 TRIED = ("job version", "scale", "operator stop", "purge")
-"""What people do to a job that fails, and that is told with it."""
+"""What people do to a job that fails, and that is reported with it."""
 
 _PLANNED = 2 * 10**9
 """An allocation is planned within moments of the version that makes it, by clocks of the same servers."""
@@ -70,7 +70,7 @@ class Ledger:
         self._columns = {str(name): table[name].astype(object).to_numpy() for name in table.columns}
         self._by_job: dict[Job, list[int]] = {}
         self._by_node: dict[str, list[int]] = {}
-        self._stops: dict[str, list[int]] = {}
+        of_namespace: dict[str, list[int]] = {}
         versions = getattr(history, "job_versions", None)
         self._submitted, self._stable, self._same_as = _versions(versions)
         self._newest = _newest(versions)
@@ -89,12 +89,15 @@ class Ledger:
                 continue
             job, node = self._columns["job_id"][place], self._columns["node_name"][place]
             kind = self._columns["kind"][place]
-            if kind in ("operator stop", "purge") and pd.notna(job):
-                self._stops.setdefault(str(self._columns["namespace"][place]), []).append(place)
+            if pd.notna(job) and (kind in ("operator stop", "purge") or self._is_new_version(place)):
+                of_namespace.setdefault(str(self._columns["namespace"][place]), []).append(place)
             if pd.notna(job):
                 self._by_job.setdefault((str(self._columns["namespace"][place]), str(job)), []).append(place)
-            if pd.notna(node):
+            elif pd.notna(node):  # what was done to an allocation is its job's, not its node's
                 self._by_node.setdefault(str(node), []).append(place)
+        self._of_namespace = {
+            name: np.array(sorted(places, key=self._at.__getitem__)) for name, places in of_namespace.items()
+        }
         self._moved_from = _moved_from(case)
         self._fields = _fields_by_version(getattr(history, "job_changes", None))
         self.hooked = {
@@ -122,7 +125,7 @@ class Ledger:
         """Return the version that made each allocation, which is not its number after an update in place.
 
         An allocation that is older than its version was made by an earlier one. Versions that differ in
-        counts alone are one: more instances are no other program.
+        counts alone are one: more instances are the same program.
         """
         rows, instances = case.evidence.allocations, case.instances
         version = numbers(rows["job_version"], -1)
@@ -203,7 +206,7 @@ class Ledger:
         return [path for path in paths if any(part in path for part in parts)]
 
     def version_before(self, job: Job, time: int, within: int) -> tuple[int, int, int] | None:
-        """Return version, the one before it, and time of the last change of a job in a span before a time."""
+        """Return version, previous version and time of the last change of a job in a span before a time."""
         for place in reversed(self._by_job.get(job, ())):
             if self._at[place] > time or self._columns["kind"][place] != "job version":
                 continue
@@ -217,7 +220,7 @@ class Ledger:
 
     def near(self, incident: Incident) -> list[dict[str, Any]]:
         """Return the changes near the beginning of an incident, the most telling first."""
-        # where rings are cut it began between these two
+        # if the event history is truncated, it began between these two
         begin, onset = incident.began_at, incident.facts.get("estimated_onset") or incident.began_at
         if begin is None or onset is None:
             return []
@@ -227,11 +230,14 @@ class Ledger:
         places = {place for job in jobs for place in self._by_job.get(job, ())}
         nodes = {*incident.nodes, *(node for job in jobs for node in self._moved_from.get(job, ()))}
         places |= {place for node in nodes for place in self._by_node.get(node, ())}
-        # what somebody stopped just then may be what this one needs
-        nearby = (onset - STOPPED_NEARBY).value
-        for namespace in {namespace for namespace, _ in jobs}:
-            stops = self._stops.get(namespace, ())
-            places |= {place for place in stops if nearby <= self._at[place] <= begin.value}
+        # what somebody stopped or deployed just then may be what this one needs
+        explained = {"node_name", "job_version"} & set(incident.cause.subject)
+        namespaces = set() if explained else {namespace for namespace, _ in jobs}
+        for namespace in namespaces & set(self._of_namespace):
+            others = self._of_namespace[namespace]
+            first_near = np.searchsorted(self._at[others], (onset - NEARBY).value, side="left")
+            last_near = np.searchsorted(self._at[others], begin.value, side="right")
+            places |= set(others[first_near:last_near].tolist())
         ranked = []
         for place in sorted(places):
             kind = str(self._columns["kind"][place])
@@ -243,7 +249,8 @@ class Ledger:
                 continue
             version = change.get("version_after")
             diff = self._fields.get((*job, int(version)), []) if version is not None else []
-            touches = version is not None and bool(self.fields_touching(job, int(version), mechanism))
+            touching = self.fields_touching(job, int(version), mechanism) if version is not None else []
+            touches = job in jobs and bool(touching)
             change["before"] = begin - change["at"]
             change["at_most"] = incident.began_before and change["at"] <= begin
             if diff:
@@ -257,6 +264,11 @@ class Ledger:
             ranked.append(((not touches or tried, dull, tried, job not in jobs, distance), change))
         ranked.sort(key=lambda pair: pair[0])
         return _once(_with_deployments([change for _, change in ranked]))[:MOST_CHANGES]
+
+    def _is_new_version(self, place: int) -> bool:
+        """Return whether a row brought a version of a job that had one before."""
+        version = self._columns["version_after"][place] if "version_after" in self._columns else None
+        return bool(self._columns["kind"][place] == "job version" and pd.notna(version) and version > 0)
 
     def _is_itself(self, place: int, incident: Incident) -> bool:
         """Return whether a row is the incident itself: the loss of the node that it tells of."""
@@ -310,7 +322,7 @@ class Ledger:
         return list(self._newest.items())
 
     def released_with(self, job: Job, version: int) -> list[tuple[Job, int]]:
-        """Return the jobs beside a job that got a new version about when it got one, with when."""
+        """Return the other jobs that got a new version at about the same time as a job, with the time."""
         at = self.submitted_at(job, version)
         if at == NEVER:
             return []
@@ -345,7 +357,7 @@ def _once(changes: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _with_deployments(changes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return changes in which each deployment is told with the version that it brought."""
+    """Return changes in which each deployment is joined to the version that it brought."""
     versions = {
         (each.get("namespace"), each.get("job_id"), each.get("version_after")): each
         for each in changes

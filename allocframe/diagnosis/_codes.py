@@ -1,4 +1,7 @@
-"""The coded findings of an incident: the same facts under a code that stays the same."""
+"""The codes of incidents: the same facts under a code that stays the same.
+
+The rules of all other findings are in `rules`.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ def code_incident(incident: Incident, loop: int) -> list[Finding]:
 
 
 def _code_of_quiet(incident: Incident) -> str | None:
-    """Return the code of what does not get on and has not failed; None for all else."""
+    """Return the code of what is stuck and has not failed; None for all else."""
     return next((code for name, code in _QUIET.items() if name in incident.facts), None)
 
 

@@ -28,7 +28,8 @@ class NodeTest:
     groups : list of int
         Positions of the groups most of whose failures are there.
     p : float
-        Probability that chance puts so many failed placements on this node, for all nodes together.
+        Probability that chance alone puts at least `failed` failed placements on this node, corrected for
+        the number of nodes.
     failed, placed, failed_elsewhere, placed_elsewhere : int
         Placements of these jobs.
     instances : int
@@ -135,7 +136,7 @@ class OnsetTest:
     spread : int
         Time from the first onset to the last.
     p : float
-        Probability that chance brings so many onsets so close together.
+        Probability that chance alone brings this many onsets within `spread`.
     """
 
     groups: list[int]
@@ -183,13 +184,13 @@ Onsets further apart may still have one cause. To be taken for one, they must fa
 """
 
 _OF_ONE_MOMENT = 3 * SECOND // 2
-"""So close together jobs of any namespace begin to fail that lose one thing."""
+"""Jobs of any namespace that lose one thing begin to fail within this time."""
 
 _UNLIKE = 4 * SECOND
 """What jobs that fail in different ways may have in common shows in all of them sooner."""
 
 _MANY = 40
-"""So many onsets in one minute have one cause; no part of them is looked for."""
+"""This many onsets in one minute have one cause: they are not searched for smaller groups."""
 
 
 def compare_onsets(
@@ -341,7 +342,7 @@ class ReturnTest:
     times : list of int
         When each time began, as far as the rings show.
     p : float
-        Probability that chance lets so many spells of failures come so close together.
+        Probability that chance alone brings the spells of all these groups this close together.
     """
 
     groups: list[int]
@@ -350,7 +351,7 @@ class ReturnTest:
 
 
 _CALM = 5
-"""A spell of failures is over after so many times the usual gap between two of a task."""
+"""A spell of failures is over after a calm of this many times the usual gap between two of a task."""
 
 _MOST_SPELLS = 6
 """Of more spells chance brings some together."""

@@ -58,7 +58,7 @@ def _told(
     about = [each for each in incidents if job in each.jobs and each.cause.kind != "kill timeout"]
     about = [each for each in about if each.cause.mechanism not in REQUESTED]
     for each in about:
-        # one whose ring is cut may have begun long before the first event left
+        # one with a truncated event history may have begun long before the first event left
         end = None if each.began_before else ended + _MARGIN
         if each.reaches_into(began - _MARGIN, end) or each.cause.subject.get("job_version") == version:
             return True

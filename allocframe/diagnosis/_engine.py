@@ -109,7 +109,7 @@ def _settle(case: Case, incidents: list[Incident]) -> Account:
     alone = failed & (~explained | in_unknown)
     alloc = tasks["alloc"].to_numpy()
     lonely_tasks = failed_tasks & (~explained[alloc] | in_unknown[alloc]) & ~alone[alloc]
-    # a restart that the ring shows has its end; one that only the counter knows needs failures beside it
+    # a restart that the ring shows has its end; one that only the counter knows needs failures besides
     owners = case.failures["owner"].to_numpy()
     has_failure = np.zeros(len(tasks), dtype=bool)
     has_failure[owners[owners >= 0]] = True

@@ -32,7 +32,7 @@ class Case:
         One row per failure: alloc, owner (row of the task, -1 if the allocation failed before its tasks),
         kind (position in `FAILURES`), started, at, text, code, signal, told, run, gave_up.
     lost_restarts : numpy.ndarray
-        Restarts of each task that its counter knows and its ring does not show any more.
+        Restarts of each task that its counter knows and its ring no longer shows.
     onset : numpy.ndarray
         When the failures of each task began: the first one, or before it as often as the counter says.
     earliest : numpy.ndarray

@@ -1,4 +1,4 @@
-"""What a version of a job took away: nothing failed, and by a change on record it is no longer there."""
+"""What a version of a job removed: nothing failed, and by a change on record it is no longer there."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..stats import vocabulary
+from ..tables.run_ids import is_run
 from ._absent import groups_alive, scaling_requests
 from ._changes import Job, Ledger, tasks_added
 from ._failures import Case
@@ -31,7 +32,7 @@ _PART = re.compile(r"^(?:(.*)\bServices\[([^\]]*)\])(?:\.Checks\[([^\]]*)\])?\.N
 
 @dataclass
 class _Taken:
-    """What one version took away, as parts of a sentence's facts, and the allocations that ended with it."""
+    """What one version removed, as parts of a sentence's facts, and the allocations that ended with it."""
 
     parts: list[dict[str, Any]] = field(default_factory=list)
     alloc: list[int] = field(default_factory=list)
@@ -49,9 +50,9 @@ class _Change:
     places : numpy.ndarray
         Rows of the job's allocations.
     settled : set
-        What newer versions took away or brought, which older ones say nothing of any more.
+        What newer versions removed or added, so that older ones no longer count for it.
     taken : _Taken
-        Where to note what it took away.
+        Where to note what it removed.
     """
 
     job: Job
@@ -70,19 +71,19 @@ class _Change:
 
 
 def find_gone(case: Case, history: Any, ledger: Ledger, limits: Thresholds) -> Iterator[Incident]:
-    """Yield what versions of jobs took away, and no later version brought back."""
+    """Yield what versions of jobs removed, and no later version restored."""
     if case.now == NEVER or getattr(history, "job_changes", None) is None:
         return
     look = _Look(case, history, ledger, case.now - pd.Timedelta(limits.rare).value)
     for job, newest in ledger.newest_versions():
-        if "/dispatch-" in job[1] or "/periodic-" in job[1]:
+        if is_run(job[1]):
             continue
         for version, taken in sorted(look.taken_from(job, newest).items()):
             yield _incident(case, ledger, job, version, taken)
 
 
 class _Look:
-    """What is needed to see what versions took away."""
+    """What is needed to see what versions removed."""
 
     def __init__(self, case: Case, history: Any, ledger: Ledger, since: int) -> None:
         self.case, self.ledger, self.since = case, ledger, since
@@ -96,7 +97,7 @@ class _Look:
         self.runs = case.instances.wanted & rows["desired_status"].eq("run").to_numpy(dtype=bool)
 
     def taken_from(self, job: Job, newest: int) -> dict[int, _Taken]:
-        """Return what versions of a job took away and none brought back, by version."""
+        """Return what versions of a job removed and none restored, by version."""
         found: dict[int, _Taken] = {}
         settled: set[tuple[str, ...]] = set()
         places = self._allocations(job)
@@ -110,7 +111,7 @@ class _Look:
             if self.ledger.ended_by(job, at) is not None:
                 break
             taken, undone = _Taken(), _Taken()
-            # a rollback takes away what had been tried: that is no loss
+            # a rollback removes what had been tried: that is not a loss
             of_job = taken if self.ledger.same_as(job, version) is None else undone
             change = _Change(job, version, at, fields, places, settled, of_job)
             self._groups_and_tasks(change)
@@ -171,7 +172,7 @@ class _Look:
             if row["path"] != "Count" or not change.settle("count", group):
                 continue
             old, new = (int(each) if str(each).isdigit() else None for each in (row["old"], row["new"]))
-            # to 0 is told by itself
+            # to 0 is reported by itself
             if not old or not new or new >= old or (*job, version) in self.requests:
                 continue
             part: dict[str, Any] = {"what": "count", "task_group": group, "old": old, "new": new}
@@ -234,7 +235,7 @@ class _Look:
         now = self.runs[places] & rows["client_status"].isin(["running", "pending", "complete"]).to_numpy()
         ended = ~self.runs[places] | rows["client_status"].isin(["complete"]).to_numpy(dtype=bool)
         before = (created != NEVER) & (created < at - _SLACK) & (modified >= at - _SLACK)
-        # a finished run of an older version is no run of this one
+        # a finished run of an older version is not a run of this one
         done = rows["job_type"].eq("sysbatch").to_numpy(dtype=bool) & (created < at - _SLACK)
         # elsewhere the next allocation of an instance may be on another node
         last = self.case.instances.final[places] | ~_everywhere(rows)
@@ -252,7 +253,7 @@ def _everywhere(rows: pd.DataFrame) -> Array:
 
 
 def _added_beside(fields: list[dict[str, Any]], key: tuple[str, ...]) -> list[str]:
-    """Return what a version added where it took something away: it may be the same under a new name."""
+    """Return what a version added where it removed something: it may be the same under a new name."""
     if key[0] == "task":
         return tasks_added(fields, key[1])
     new = [row["task_group"] for row in fields if row["path"] == "Count" and row["kind"] == "added"]

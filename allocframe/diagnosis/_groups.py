@@ -387,7 +387,7 @@ def _task_states(case: Case, rows: pd.DataFrame, table: pd.DataFrame) -> Array:
 
 
 _OVER = 3
-"""A calm of so many times the mean gap between failures is no chance any more (p = 5 %)."""
+"""A calm of more than this many mean gaps between failures is unlikely to be chance (p = 5 %)."""
 
 
 def _goes_on(case: Case, group: Group, lanes: pd.DataFrame, times: Array, limits: Thresholds) -> bool:

@@ -18,7 +18,7 @@ from ._groups import Group, Jobs
 from ._tables import NEVER, Array, categories, moment, numbers
 from ._versions import VersionTest
 from .finding import Thresholds
-from .incident import CONFIDENCES, Cause, Hypothesis, Incident
+from .incident import CONFIDENCES, Cause, Evidence, Hypothesis, Incident
 
 MOST_KEYS = 20
 """Keys kept of the rows behind a fact: enough to look at, and a mass failure stays small."""
@@ -47,6 +47,20 @@ class Investigation:
         Groups that began with a new version of their job, as if it were to blame.
     joined : set of int
         Groups that are parts of an incident of several jobs.
+    ids, task_groups, versions_of, canary, everywhere, runs_well
+        Of each allocation: its ID, the number of its task group (a place in `group_names`), its version,
+        whether it is a canary, whether its job runs on every node, and whether it is wanted and runs or is
+        complete.
+    first_created : numpy.ndarray
+        When the first allocation of each instance was created.
+    tasks : numpy.ndarray
+        The name of each task of an allocation.
+    tasks_of, groups_of : numpy.ndarray
+        How many tasks and task groups each job has.
+    renders : tuple of numpy.ndarray
+        When Nomad restarted or signaled tasks for a template, in order, and their allocations.
+    failures : dict of numpy.ndarray
+        The columns of the failures.
     """
 
     case: Case
@@ -254,3 +268,30 @@ def keys_of(look: Investigation, rows: Array) -> list[dict[str, Any]]:
         {"alloc_id": str(look.ids[alloc]), "task": str(look.tasks[owner]) if owner >= 0 else None}
         for alloc, owner in latest
     ]
+
+
+def alike(look: Investigation, group: Group, other: Group) -> bool:
+    """Return whether two groups fail in the same way: by kind, and by exit code or error."""
+    mine, its = describe(look, group), describe(look, other)
+    return all(mine[name] == its[name] for name in ("kind", "exit_code", "signal", "error"))
+
+
+def related(look: Investigation, group: Group, other: Group) -> bool:
+    """Return whether two jobs have more in common than the time: their namespace, or how they fail."""
+    families = look.case.instances.families
+    return families[group.family][0] == families[other.family][0] or alike(look, group, other)
+
+
+def fails_in_a_telling_way(look: Investigation, group: Group) -> bool:
+    """Return whether a group fails in another way than most programs do: they exit with 1."""
+    facts = describe(look, group)
+    return bool(facts["error"] or facts["signal"] or facts["exit_code"] not in (None, 0, 1))
+
+
+def began_at_once(look: Investigation, others: list[int], onset: int) -> Evidence:
+    """Return that other groups began about when one did, the first of them first."""
+    times: dict[str, int] = {}
+    for each in sorted(others, key=lambda index: look.groups[index].onset):
+        times.setdefault(name_of(look, each), look.groups[each].onset - onset)
+    apart = [length_of(time) for time in times.values()]
+    return Evidence("others at once", {"jobs": list(times), "apart": apart})

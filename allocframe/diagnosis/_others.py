@@ -143,7 +143,7 @@ def _reconnected(case: Case, ledger: Ledger) -> Iterator[Incident]:
         return
     alloc = case.evidence.tasks["alloc"].to_numpy()[events["owner"].to_numpy()[back]]
     at = events["time"].to_numpy()[back]
-    keep = ~instances.lost[alloc]  # one that is out of reach again is told as such
+    keep = ~instances.lost[alloc]  # one that is out of reach again is reported as such
     alloc, first = np.unique(alloc[keep], return_index=True)
     at = at[keep][first]
     node, names = case.nodes, case.node_names

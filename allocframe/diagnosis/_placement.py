@@ -142,7 +142,7 @@ def _waiting(
 
 
 def _left_out(rows: pd.DataFrame, nodes: pd.DataFrame | None) -> list[tuple[str, str]]:
-    """Return the nodes of the same datacenters that take nothing now, and why: few of many are no news."""
+    """Return the nodes of the same datacenters that take nothing now, and why: a few of many are not news."""
     if nodes is None:
         return []
     centers = {center for each in _metrics(rows) for center in each.get("NodesAvailable") or {}}

@@ -1,4 +1,4 @@
-"""What is bad and makes no noise: nothing failed, and something does not get on."""
+"""What is bad and makes no noise: nothing failed, and something is stuck."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def find_quiet(
     limits: Thresholds,
     ledger: Ledger,
 ) -> list[Incident]:
-    """Return what does not get on: starts, runs, deployments, and instances that nobody makes.
+    """Return what is stuck: starts, runs, deployments, and instances that nobody makes.
 
     `in_groups` says which allocations belong to the incidents of failures already; `incidents` are those that
     are known without what is quiet.

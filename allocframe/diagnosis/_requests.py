@@ -83,10 +83,10 @@ def _goes_on(case: Case, times: Array) -> bool:
 
 
 _AGAIN = 4
-"""So many restarts on request are more than one change that several tasks follow."""
+"""At least this many restarts on request are more than one change that several tasks follow."""
 
 _OVER = 3
-"""A calm of so many times the mean gap between restarts is no chance any more (p = 5 %)."""
+"""A calm of more than this many mean gaps between restarts is unlikely to be chance (p = 5 %)."""
 
 
 def _lost_without_failures(case: Case) -> Array:
@@ -179,7 +179,7 @@ def _migrations(case: Case, ledger: Ledger) -> Iterator[Incident]:
 
 
 def _preempted(case: Case) -> Iterator[Incident]:
-    """Yield the jobs that had to make room for others, and found some elsewhere."""
+    """Yield the jobs that others preempted, and that were placed again elsewhere."""
     rows = case.evidence.allocations
     taken = rows["preempted_by"].notna().to_numpy(dtype=bool) & (case.instances.successor >= 0)
     if not taken.any():

@@ -14,7 +14,9 @@ import numpy as np
 from ..stats import _distributions as distributions
 from ._failures import Case
 from ._groups import SECOND
+from ._investigation import length_of
 from ._tables import NEVER, Array
+from .incident import Evidence
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,10 @@ _MOMENT = SECOND
 """Ends within this time of each other are of one moment: a signal is sent to one process after another."""
 
 _TOGETHER = 0.8
-"""So many of the ends must be of a moment with others: the rest may have another cause."""
+"""At least this share of the ends must share a moment with others; the rest may have another cause."""
 
 _CLEARLY = 10
-"""So many times as far as the ends of a moment the ages differ from one moment to another."""
+"""The ages at two moments must differ by this many times the spread of the ends within a moment."""
 
 _ALIKE = 0.1
 """Ages that differ by a smaller part are one age."""
@@ -125,3 +127,13 @@ def _spread(times: Array, number: Array) -> float:
     low = times.min()  # nanoseconds since 1970 would lose their digits
     mean = np.bincount(number, times - low) / count
     return float(np.sqrt(np.sum((times - low - mean[number]) ** 2) / (len(times) - len(count))))
+
+
+def as_evidence(rhythm: Rhythm, *, from_first: bool = False) -> Evidence:
+    """Return that ends keep to the clock, or to their own age, as evidence."""
+    numbers = {
+        "instances": rhythm.instances, "ends": rhythm.ends, "times": rhythm.rounds, "p": rhythm.p,
+        "apart": length_of(rhythm.apart), "youngest": length_of(rhythm.youngest),
+        "oldest": length_of(rhythm.oldest), "from_first": from_first,
+    }  # fmt: skip
+    return Evidence("ends by clock" if rhythm.by_clock else "ends by age", numbers)

@@ -22,10 +22,10 @@ _LAUNCH = re.compile(r"/periodic-(\d+)$")
 """The end of a periodic run's name: when it was due, in seconds since 1970."""
 
 _FEWEST_GAPS = 2
-"""So many equal gaps between runs show how often they are due; fewer may be chance."""
+"""At least this many equal gaps between runs show how often they are due; fewer may be chance."""
 
 _CALM_GAPS = 5
-"""Without any run under way, so many must be missing: schedules have nights and weekends."""
+"""If no run is under way, at least this many must be missing: schedules have nights and weekends."""
 
 
 def find_slow_runs(

@@ -22,7 +22,7 @@ _PROGRESS = {"Downloading Artifacts": "artifact", "Driver": "driver", "Template"
 """Events of a start under way, by what it waits for."""
 
 _WHAT_HEALTHY_MEANS = ("Update.MinHealthyTime", "Update.HealthCheck", "Check", "Service")
-"""Fields of a job that say when it is healthy: after such a change earlier times are no measure."""
+"""Fields of a job that say when it is healthy: after such a change, earlier times do not compare."""
 
 
 def find_slow_starts(
@@ -172,7 +172,7 @@ def _length(nanoseconds: Any) -> pd.Timedelta:
 def _lacks_data(case: Case) -> Array:
     """Return which allocations have a task whose last word is that its template misses something."""
     events = case.evidence.events
-    # what its deployment says of it is no event of its start
+    # what its deployment says of it is not an event of its start
     of_start = np.flatnonzero(~events["type"].eq("Alloc Unhealthy").to_numpy(dtype=bool))
     owner = events["owner"].to_numpy()[of_start]
     last = events.iloc[of_start[np.append(owner[1:] != owner[:-1], True)[: len(owner)]]]

@@ -63,8 +63,8 @@ _MOST_TEXT = 400
 _TEXT = f"""CASE WHEN type NOT IN ({", ".join(f"'{name}'" for name in _SILENT)}) THEN
   left(coalesce(download_error, driver_error, setup_error, validation_error, vault_error,
                 kill_reason, restart_reason, message), {_MOST_TEXT}) END"""
-_OOM = """CASE WHEN type = 'Terminated'
-  THEN coalesce(oom_killed, false) OR coalesce(details LIKE '%"exit_message":"OOM Killed"%', false) END"""
+_OOM = f"""CASE WHEN type = 'Terminated'
+  THEN coalesce(oom_killed, false) OR coalesce(details LIKE '%{vocabulary.OOM_DETAIL}%', false) END"""
 _TOLD = "CASE WHEN type = 'Terminated' THEN oom_killed IS NOT NULL END"
 _EVENTS = (
     *select_columns(
@@ -162,7 +162,7 @@ def _end_removed(allocations: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame
 
 
 def _stop_purged(allocations: pd.DataFrame, history: History | None) -> pd.DataFrame:
-    """Return allocations in which those of a job that was purged are not wanted any more."""
+    """Return allocations in which those of a job that was purged are no longer desired."""
     if history is None or (last := history.purged_at()).empty:
         return allocations
     jobs = pd.MultiIndex.from_frame(allocations[["namespace", "job_id"]].astype("str"))
@@ -288,7 +288,7 @@ def nanoseconds(times: pd.Series[Any]) -> Array:
 def numbers(values: pd.Series[Any], missing: int) -> Array:
     """Return whole numbers, with `missing` where there is none."""
     known = pd.to_numeric(values, errors="coerce").to_numpy(dtype="float64", na_value=np.nan)
-    # beyond 2**53 a float is no whole number any more, and no version or exit code is either
+    # beyond 2**53 a float no longer holds every whole number, and no version or exit code is as large
     plain: Array = np.where(np.abs(known) < 2**53, known, missing).astype(np.int64)
     return plain
 

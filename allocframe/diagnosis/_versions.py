@@ -1,4 +1,4 @@
-"""The exact test of a version of a job against the one before it."""
+"""The exact test of a version of a job against the previous one."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ._tables import NEVER, Array
 
 @dataclass(frozen=True)
 class VersionTest:
-    """How often a version fails, against the one before.
+    """How often a version fails, compared with the previous one.
 
     Attributes
     ----------
     version, base : int
-        The version that fails, and the one before it in the evidence.
+        The version that fails, and the previous one in the evidence.
     p : float
-        Probability of so many failures with the new version if both fail alike.
+        Probability of at least `failures` failures with the new version if both fail alike.
     failures, base_failures : int
         Failures by this mechanism.
     hours, base_hours : float
@@ -34,7 +34,7 @@ class VersionTest:
     placed_at : int
         When the version was first placed.
     delay, least_delay, most_delay : int
-        From then to its first failure; at the least and at the most, where rings are cut.
+        From then to its first failure; at the least and at the most, if event histories are truncated.
     ran_well, least_ran_well : int
         How long its instances ran before they began to fail, and at the least.
     failed : int
@@ -46,12 +46,12 @@ class VersionTest:
     later_well : bool
         A later version runs without this failure.
     node : int or None
-        The one node that all failures are on, if the version before ran there, too: then only runs there are
-        compared, for elsewhere both may run well.
+        The one node that all failures are on, if the previous version ran there, too. Then only runs there
+        are compared, for elsewhere both may run well.
     changed_groups : tuple of str
         The task groups that alone are compared: the version changed no others, and they failed first.
     since_onset : bool
-        Only what the version before ran from its first failure on is compared: it failed alike.
+        Only what the previous version ran from its first failure on is compared: it failed alike.
     """
 
     version: int
@@ -88,12 +88,11 @@ class VersionTest:
 def compare_versions(
     case: Case, groups: list[Group], version: Array, changed: Callable[[int, int], set[str]]
 ) -> dict[int, VersionTest]:
-    """Test, for each group whose job has several versions, each failing one against the one before it.
+    """Test, for each group whose job has several versions, each failing one against the previous one.
 
     `version` is the one that made each allocation, and `changed` says which task groups of a job a version
-    changed, if it did no more. Of several that fail, the one with the clearest
-    difference counts: a second bad version is no worse than the first, and a stray crash after a rollback
-    says nothing.
+    changed, if it did no more. Of several that fail, the one with the clearest difference counts: a second
+    bad version is not worse than the first, and a stray crash after a rollback says nothing.
     """
     family = case.instances.family
     pairs = pd.DataFrame({"family": family, "version": version})
@@ -231,7 +230,7 @@ def _compare_version(
 
 
 _A_LOOP = 3
-"""So many failures of the version before are no stray ones."""
+"""From this many failures on, the previous version fails as well: they are not stray ones."""
 
 
 def _only_node(case: Case, group: Group, version: Array, base: int) -> int | None:
@@ -338,7 +337,7 @@ def _ran_well(case: Case, group: Group, chosen: Array) -> tuple[int, int]:
 
 
 def _compare(new: tuple[int, float, int], old: tuple[int, float, int]) -> float:
-    """Return the probability of so many failures with the new version if both fail alike.
+    """Return the probability of at least as many failures with the new version if both fail alike.
 
     By time that tasks ran if both have run; by starts tried if one never ran.
     """

@@ -1,4 +1,4 @@
-"""Deployments that wait for somebody: paused, or with healthy canaries that nobody has promoted."""
+"""Deployments that wait for an operator: paused, or with healthy canaries that nobody has promoted."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .finding import plain
 from .incident import Cause, Evidence, Incident
 
 _WAITS = ("paused", "blocked", "pending")
-"""Statuses of deployments that go on only if somebody, or another region, does something."""
+"""Statuses of deployments that continue only if an operator, or another region, acts."""
 
 
 def find_waiting_deployments(
     case: Case, history: Any, incidents: list[Incident], ledger: Ledger
 ) -> Iterator[Incident]:
-    """Yield the deployments of newest versions that wait for somebody.
+    """Yield the deployments of newest versions that wait for an operator.
 
     Nobody should promote what fails: those canaries are left to the incident that tells of them.
     """

@@ -1,4 +1,4 @@
-"""What Nomad's errors name beside their kind: a thing that jobs share, a fault of the node, an answer."""
+"""What Nomad's errors name besides their kind: a thing that jobs share, a fault of the node, an answer."""
 
 from __future__ import annotations
 

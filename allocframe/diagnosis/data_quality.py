@@ -153,7 +153,7 @@ def require_one_cluster(snapshot: Snapshot) -> None:
         names = ", ".join(map(visible, snapshot.clusters))
         raise ConfigError(
             f"a report covers one cluster, got a snapshot of {len(snapshot.clusters)} ({names}). "
-            "Choose one with .clusters[NAME], or --cluster NAME."
+            "Choose one with .clusters[NAME], or --cluster NAME"
         )
 
 

@@ -113,8 +113,8 @@ class Diagnosis:
     def __repr__(self) -> str:
         return "\n".join(self.lines())
 
-    def lines(self, *, most: int | None = 10) -> list[str]:
-        """Return the diagnosis as lines of text: the verdict, then an incident a line, `most` of them.
+    def lines(self, *, limit: int | None = 10) -> list[str]:
+        """Return the diagnosis as lines of text: the verdict, then one incident a line, at most `limit`.
 
         Examples
         --------
@@ -122,7 +122,7 @@ class Diagnosis:
         >>> diagnosis.lines()[0] == diagnosis.summary
         True
         """
-        shown = self.incidents if most is None else self.incidents[:most]
+        shown = self.incidents if limit is None else self.incidents[:limit]
         lines = [self.summary]
         lines += [f"{incident.severity:8} {one_line(incident.summary)}" for incident in shown]
         if hidden := len(self.incidents) - len(shown):

@@ -82,10 +82,12 @@ def _filtered_and_used(n: dict[str, Any]) -> str:
 _EVIDENCE: dict[str, Any] = {
     **quiet_sentences.EVIDENCE,
     "error": lambda n: (
-        f'Nomad says: "{shortened(n["error"] or "no words")}" ({count(n["failures"], "times")}).'
+        f'Nomad says: "{shortened(n["error"])}" ({count(n["failures"], "times")}).'
+        if n["error"]
+        else f"Nomad gives no error text ({count(n['failures'], 'times')})."
     ),
     "oom killed": lambda n: f"The driver reports that memory ran out ({count(n['failures'], 'times')}).",
-    "failed without a word": lambda n: f"{count(n['failures'], 'failures')} without a reason on record.",
+    "failed without a word": lambda n: f"{count(n['failures'], 'failures')} with no reason on record.",
     "exits": lambda n: first_upper(f"{ends(n)}, {count(n['failures'], 'times')}."),
     "sigkill": lambda n: f"SIGKILL that Nomad did not send ({count(n['failures'], 'times')}).",
     "same length": lambda n: f"Each run lasted about as long ({span(n['median_run'])}).",
@@ -111,21 +113,21 @@ _EVIDENCE: dict[str, Any] = {
         f"{span(n['ran_well'])} before they failed."
     ),
     "changed group first": lambda n: (
-        f"Version {n['job_version']} changed group {listed(n['groups'])} alone, which failed first."
+        f"Version {n['job_version']} changed only group {listed(n['groups'])}, which failed first."
     ),
     "fell together": lambda n: (
         f"{count(n['instances'], 'instances')} of version {n['job_version']} began to fail within "
         f"{'a moment' if n['spread'] < pd.Timedelta('50ms') else span(n['spread'])} of each other."
     ),
     "ends by clock": lambda n: (
-        f"{count(n['instances'], 'instances')} ended in the same moment {n['times']:,} times (within "
-        f"{_short(n['apart'])}), at ages from {span(n['youngest'])} to {span(n['oldest'])} "
-        f"({p_value(n['p'])}): something outside them."
+        f"{n['times']:,} times, {count(n['instances'], 'instances')} ended within {_short(n['apart'])} of "
+        f"each other, at ages from {span(n['youngest'])} to {span(n['oldest'])} ({p_value(n['p'])}). "
+        "Something outside ended them."
     ),
     "ends by age": lambda n: (
         f"{count(n['ends'], 'runs')} of {count(n['instances'], 'instances')} ended at the same age "
-        f"({span(n['youngest'])}{_to(n)}), in moments up to {_short(n['apart'])} apart ({p_value(n['p'])}): "
-        f"they keep to their own start{', from the first one on' if n['from_first'] else ''}."
+        f"({span(n['youngest'])}{_to(n)}), at times up to {_short(n['apart'])} apart ({p_value(n['p'])}). "
+        f"Each end depends on its own start{', from the first run on' if n['from_first'] else ''}."
     ),
     "healthy deploy": lambda n: (
         f"Its deployment had called {count(n['allocations'], 'allocations')} of version {n['job_version']} "
@@ -171,7 +173,7 @@ _EVIDENCE: dict[str, Any] = {
     "not deployed": lambda n: f"These had not been deployed before: {listed(n['jobs'])}.",
     "lost with node": lambda n: f"{count(n['lost'], 'allocations')} were lost with {n['node_name']}.",
     "reconnected": lambda n: (
-        f"{n['node_name']} was out of reach and came back: {count(n['lost'], 'allocations')} ran on."
+        f"{n['node_name']} was unreachable; {count(n['lost'], 'allocations')} kept running, and reconnected."
     ),
     "started again": lambda n: (
         f"{count(n['tasks'], 'tasks')} on {n['node_name']} started a second time; no end is on record."
@@ -229,7 +231,7 @@ _EVIDENCE: dict[str, Any] = {
     ),
     "filtered and used": _filtered_and_used,
     "node changed": lambda n: (
-        f"{n['node']} changed {span(n['before'])} before: the servers looked at the job again for it."
+        f"{n['node']} changed {span(n['before'])} before, and the servers evaluated the job again."
     ),
     "left out": lambda n: f"The scheduler left out {listed(n['nodes'])}.",
     "runs by version": lambda n: (

@@ -24,62 +24,81 @@ KEY_COLUMNS = (
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The limits above which something becomes a finding.
+    """The limits above which something becomes a finding. Durations are texts that pandas reads, as "5min".
 
     Attributes
     ----------
-    loop_restarts, loop_window
-        A crash loop (AF201) has at least so many restarts within this time.
-    shared_jobs
-        If failed starts hit at least so many jobs, no single job or version is blamed.
-    storm_slots, storm_window
-        A restart storm (AF501) hits at least so many tasks within this time.
-    storm_explained_share
-        It is no storm if one job, or crash loops, account for at least this share of it.
-    version_tasks
-        A version (AF401) is blamed for at least so many failed tasks.
-    skewed_runs
-        AF104 needs at least so many runs that end before they start.
-    usage_samples
-        AF701 and AF702 need at least so many samples of a task.
-    tight_share, idle_share
-        The share of reserved memory from which it is tight (AF701), and below which it is idle (AF702).
-    critical_share
-        An incident is critical if at least this share of a job's instances, or of its runs, is hit: with half
-        of them down a service has lost its redundancy.
-    critical_jobs
-        An incident that goes on is critical if it hits at least so many jobs: no one of them is to blame.
-    failed_runs
-        Failed runs of a periodic or parameterized job are a warning if their share is surely (95 % lower
-        bound) above this one: below it, retries are usual.
-    together
-        Failures of several jobs that begin within this time may have one cause: clients report every fifth of
-        a second, restarts are delayed by up to 15 seconds, and clocks of nodes differ.
-    after_change
-        A failure that begins within this time of a change may come from it: longer than a start, a health
-        check's deadline and a cache together.
-    level
-        The family-wise error rate of the tests that make a cause likely: one wrong name in a hundred
+    loop_restarts : int, default 3
+        An instance that failed at least this often is in a crash loop (AF201). Nomad's ten events of a task
+        show about three crashes.
+    loop_window : str, default "10min"
+        No rule reads this limit.
+    shared_jobs : int, default 3
+        No rule reads this limit; `critical_jobs` takes its place.
+    storm_slots : int, default 8
+        No rule reads this limit; `stats.restart_storms` has its own.
+    storm_window : str, default "5min"
+        No rule reads this limit; `stats.restart_storms` has its own.
+    storm_explained_share : float, default 0.5
+        No rule reads this limit.
+    version_tasks : int, default 2
+        A version is blamed (AF401) without a statistical test only if it has at least this many failures or
+        changed a field that fits them. One failure may be chance.
+    skewed_runs : int, default 1
+        At least this many runs that end before they start show a clock that was set back (AF104). A clock
+        that only runs forward makes none.
+    usage_samples : int, default 10
+        A task needs at least this many samples for AF701 and AF702. Fewer may all miss its peak.
+    tight_share : float, default 0.9
+        A task that used at least this share of its reserved memory is close to the limit (AF701). Its next
+        peak may exceed it.
+    idle_share : float, default 0.25
+        A task that uses less than this share of its memory and of its CPU has far more than it needs
+        (AF702). With half the reservation, twice its use would still fit.
+    critical_share : float, default 0.5
+        An incident is critical if it hits at least this share of a job's instances or runs. With half of
+        them down, a service has lost its redundancy.
+    critical_jobs : int, default 3
+        At least this many jobs that fail together may have a common cause (AF501), and an ongoing incident
+        that hits as many is critical. No single job is to blame then.
+    failed_runs : float, default 0.1
+        Failed runs of a periodic or parameterized job are a warning if the 95 % lower bound of their share
+        is above this one. Below it, retries are usual.
+    together : str, default "60s"
+        Failures of several jobs that begin within this time may have one cause. Clients report every fifth
+        of a second, restarts are delayed by up to 15 seconds, and clocks of nodes differ.
+    after_change : str, default "5min"
+        A failure that begins within this time after a change may come from it. It covers a start, the
+        deadline of a health check and a cache together.
+    level : float, default 0.01
+        The family-wise error rate of the tests that make a cause "likely": one wrong name in a hundred
         snapshots.
-    calm
-        Failures with a longer calm between them (or ten times their usual distance, or twice their usual
-        run) are two incidents:
-        Nomad's longest delay between reschedules is an hour.
-    rare
-        An instance that runs for longer than this between two crashes has single failures, not a loop.
-    stuck
-        An allocation that has waited so long for its start is worth a line.
-    waiting
-        ... this long, if Nomad says that its template misses something: that may be about to come. A start
-        that is longer than usual is told from here on.
-    slow
-        What takes less is never called slow; nothing is said of a first start before.
-    longer, far_longer
-        A start or a run that takes so many times as long as the longest one before it is told; far longer is
-        a warning. Of runs whose lengths differ as much as those of real batch work (a log-normal with sigma
-        2), the next one is ten times as long as the longest of five in less than 1 % of cases.
-    runs_before
-        Runs that must have ended before one that takes far longer is a warning.
+    calm : str, default "1h"
+        Failures of a job with a longer calm between them are two incidents. It is longer for rare failures:
+        ten times their median distance, or twice their median run. Nomad's longest delay between
+        reschedules is an hour.
+    rare : str, default "24h"
+        Failures of an instance that runs for longer than this in between are single failures, not a loop.
+        Stops, removals and failed evaluations that are older are history.
+    stuck : str, default "10min"
+        An allocation that waits for its start for longer than this is a warning (AF209), whatever earlier
+        ones took. It is twice the time after which Docker gives up a pull.
+    waiting : str, default "30s"
+        A start that takes longer than this is a warning if Nomad says that a template misses something, and
+        info if it is `longer` than earlier ones. Before that, the missing value may be about to come. Missing
+        instances (AF602) are reported after this time without a change.
+    slow : str, default "60s"
+        A start without an earlier one to compare with is reported after this time. Nothing that takes less
+        is `far_longer` than usual, overdue (AF211) or unscheduled (AF603).
+    longer : float, default 3
+        A start is reported if it takes this many times as long as the longest earlier one.
+    far_longer : float, default 10
+        A start is a warning, and a run is reported (AF210), if it takes this many times as long as the
+        longest earlier one. If lengths of runs differ as much as those of real batch work (log-normal, sigma
+        2), a sixth run is ten times as long as the longest of five in less than 1 % of cases.
+    runs_before : int, default 5
+        A run that takes `far_longer` is a warning only if at least this many have ended before it. See
+        `far_longer` for the reason.
     """
 
     loop_restarts: int = 3

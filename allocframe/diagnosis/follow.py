@@ -20,7 +20,7 @@ class News:
     event : str
         "new", "changed" (its severity, state or cause) or "ended".
     incident : Incident
-        As it is now; of one that is no longer on record, as it was last.
+        As it is now; if it is no longer on record, as it was last.
     """
 
     event: str
@@ -41,7 +41,7 @@ class News:
 
 @dataclass
 class IncidentTracker:
-    """Compares each diagnosis with the one before it.
+    """Compares each diagnosis with the previous one.
 
     An incident is the same as an earlier one if it fails in the same way, on the same node if it is one of a
     node, and hits one of the same jobs: a common cause may spread, and a cause may become known later.
@@ -59,7 +59,7 @@ class IncidentTracker:
     going_on: list[Incident] = field(default_factory=list)
 
     def update(self, diagnosis: Diagnosis) -> list[News]:
-        """Return what is new since the last call; at the first one, all that goes on."""
+        """Return what is new since the last call; at the first one, all that is ongoing."""
         loud = [each for each in diagnosis.incidents if each.severity != "info"]
         now = [each for each in loud if each.state in GOES_ON]
         over = [each for each in diagnosis.incidents if each.state not in GOES_ON or each.severity == "info"]

@@ -1,4 +1,4 @@
-"""What a version of a job took away, in English."""
+"""What a version of a job removed, in English."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def details(facts: Facts, at: str) -> str:
 
 
 def evidence(facts: Facts) -> str:
-    """Return what on record shows that a version took something away."""
+    """Return the evidence on record that a version removed something."""
     fields = list(dict.fromkeys(facts["fields"]))
     shown = ", ".join(fields[:5]) + (f" and {len(fields) - 5:,} more" if len(fields) > 5 else "")
     return f"Version {facts['job_version']} changed {shown}; nothing on record failed with it."

@@ -107,7 +107,7 @@ class Incident:
     severity : str
         "critical", "warning" or "info".
     state : str
-        "ongoing", "gave up" (no retries left), "recovered" or "stopped" (not wanted any more).
+        "ongoing", "gave up" (no retries left), "recovered" or "stopped" (no longer desired).
     cause : Cause
         Why, as far as the evidence says.
     hypotheses : list of Hypothesis

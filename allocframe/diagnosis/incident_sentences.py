@@ -44,7 +44,7 @@ def title(incident: Story) -> str:
     if cause.kind == "node":
         node = f"Node {cause.subject['node_name']}"
         if cause.mechanism == "lost":
-            return f"{node} {'was out of reach' if facts.get('ran_on') else 'lost'}"
+            return f"{node} {'was unreachable' if facts.get('ran_on') else 'lost'}"
         if cause.mechanism == "restart":
             return f"{node} restarted, or its client"
         return f"{node}: {who} {_PLURAL.get(cause.mechanism, 'fail')} there"
@@ -63,7 +63,7 @@ def title(incident: Story) -> str:
     if cause.mechanism == "stop":
         return f"{who} {_were(incident)} {'purged' if facts['purge'] else 'stopped'}"
     if cause.mechanism == "preemption":
-        return f"{who} had to make room for {listed(facts['preempted_by'])}"
+        return f"{who} {_were(incident)} preempted by {listed(facts['preempted_by'])}"
     if cause.mechanism == "scale":
         groups = [str(each["task_group"]) for each in facts["scaled"]]
         part = f" (group {listed(groups)})" if facts["others_run"] else ""
@@ -183,21 +183,23 @@ def _how_often(incident: Story) -> str:
     if "deployment" in facts:
         return f'Nomad says: "{facts["reason"]}".' if facts["reason"] else "Its deployment failed."
     if facts.get("ran_on"):
-        return f"{count(facts['ran_on'], 'allocations')} ran on, and came back{_back(incident)}."
+        kept = f"{count(facts['ran_on'], 'allocations')} kept running while the node was unreachable"
+        return f"{kept}, and reconnected{_back(incident)}."
     if "lost" in facts:
         lost = f"{count(facts['lost'], 'allocations')} of {count(facts['jobs'], 'jobs')}{_at(incident)}"
         return f"{lost}, {facts['running_again']:,} replaced and running."
     if "requester" in facts:
         reason = f" ({facts['reason']})" if facts["reason"] else ""
-        more = f" {facts['more']:,} more before them are not on record any more." if facts["more"] else ""
+        are = "is" if facts["more"] == 1 else "are"
+        more = f" {facts['more']:,} earlier {are} no longer on record." if facts["more"] else ""
         return f"{count(facts['restarts'], 'restarts')} of {count(facts['tasks'], 'tasks')}{reason}.{more}"
     if "restarts" in facts:
         restarts = f"{count(facts['restarts'], 'restarts')} of {count(facts['tasks'], 'tasks')}"
-        return f"{restarts} are not on record any more."
+        return f"{restarts} {'is' if facts['restarts'] == 1 else 'are'} no longer on record."
     if "kills" in facts:
         return f"{count(facts['kills'], 'kills')}: the tasks did not stop within their kill timeout."
     if "moved" in facts:
-        return f"{'It is' if facts['moved'] == 1 else 'They are'} of {names(incident.jobs)}."
+        return f"{'It belongs' if facts['moved'] == 1 else 'They belong'} to {names(incident.jobs)}."
     if "stopped" in facts:
         return f"Somebody asked for it{_at(incident)}."
     if "preempted" in facts:
@@ -238,12 +240,13 @@ def _queued(facts: dict[str, Any]) -> str:
     queued, running = facts["queued"], facts["running"]
     if queued is None:
         return "Waiting" if not running else f"{count(running, 'instances')} run, others wait"
-    do, does = "waits" if queued == 1 else "wait", "runs" if running == 1 else "run"
+    do, does = "waits" if queued == 1 else "wait", "is" if running == 1 else "are"
     waits = f"{queued:,} of {count(facts['instances_wanted'], 'instances')} {do}"
     if running and not facts["running_newest"] and facts["job_version"] is not None:
         versions = ", ".join(map(str, facts["versions_running"]))
-        return f"{waits} for version {facts['job_version']}, {running:,} {does} on in version {versions}"
-    return f"{waits}, {running:,} {does}" if running else waits
+        newest = f"{waits} for version {facts['job_version']}"
+        return f"{newest}, {running:,} {does} still running version {versions}"
+    return f"{waits}, {running:,} {does} running" if running else waits
 
 
 def _asked(facts: dict[str, Any]) -> str:
@@ -257,14 +260,15 @@ def _asked(facts: dict[str, Any]) -> str:
     if facts.get("still_on") and not facts["asked"]:
         on, changed = facts["still_on"], facts.get("node_changed")
         many = count(on["instances"], "instances")
-        asked = f" {many} {'runs' if on['instances'] == 1 else 'run'} on {listed(on['nodes'])} still"
+        are = "is" if on["instances"] == 1 else "are"
+        asked = f" {many} {are} still running on {listed(on['nodes'])}"
         asked += f"; {changed['node']} had changed {span(changed['before'])} before." if changed else "."
     return f"{asked}{out}"
 
 
 def _since_what(facts: dict[str, Any]) -> str:
     if facts.get("preempted_by"):
-        return f"; it had to make room for {listed(facts['preempted_by'])}"
+        return f"; it was preempted by {listed(facts['preempted_by'])}"
     if facts.get("moved_from"):
         return f"; it had to leave {listed(facts['moved_from'])}"
     if facts.get("lost_with"):
@@ -350,14 +354,14 @@ def _state(incident: Story) -> str:
         since = span(facts["replaced_for"])
         return f"Version {facts['replaced_by']} has replaced it, and runs (for {since} so far)."
     if {"purged", "scaled", "stopped"} & set(facts) or quiet_sentences.title("", facts):
-        return ""  # that it goes on is said already
+        return ""  # the title says already that it is ongoing
     if incident.state == "recovered" and facts.get("runs") and facts.get("failed_runs"):
         return "Its last run succeeded."  # of one run in three that fails, nothing else is known
     return {
-        "ongoing": "It goes on.",
+        "ongoing": "It is ongoing.",
         "gave up": "Nomad has given up: no retries are left.",
         "recovered": "It has recovered." if {"failures", "lost", "deployment"} & set(facts) else "",
-        "stopped": "What failed is not wanted any more.",
+        "stopped": "What failed is no longer desired.",
     }[incident.state]
 
 
@@ -396,7 +400,7 @@ def hypothesis(cause: Any) -> str:
 
 _OPERATOR = {
     "promotion": "nobody has promoted it",
-    "withdrawal": "the job was changed so",
+    "withdrawal": "the new version of the job asks for it",
 }
 
 
@@ -438,15 +442,13 @@ def verdict(incidents: list[Any], account: Any, all_clear: bool) -> str:
             text += (
                 f"{'; '.join(each.title for each in unsettled[:2])}{'; ...' if len(unsettled) > 2 else ''}."
             )
-            return text + (
-                f" {count(info - len(unsettled), 'things')} more to know." if info > len(unsettled) else ""
-            )
+            return text + (f" {count(info - len(unsettled), 'more notes')}." if info > len(unsettled) else "")
         failed = sum("failures" in incident.facts for incident in incidents)
         if failed:  # how they failed is known; whether it is explained is for people to say
-            others = f" {count(info - failed, 'things')} more to know." if info > failed else ""
-            past = count(failed, "small incidents")
-            return f"Nothing is wrong now: {past} of the past, each told below.{others}"
-        noted = f" {count(info, 'things')} to know." if info else ""
+            others = f" {count(info - failed, 'more notes')}." if info > failed else ""
+            past = f"{count(failed, 'past minor incidents')} {'is' if failed == 1 else 'are'}"
+            return f"Nothing is wrong now. {past} listed below.{others}"
+        noted = f" {count(info, 'notes')}." if info else ""
         return f"All clear: every failure, loss and restart on record is explained.{noted}"
     if not account.allocations and not account.unreadable and not incidents:
         return "No allocation is in the evidence: nothing can be said."
@@ -454,7 +456,14 @@ def verdict(incidents: list[Any], account: Any, all_clear: bool) -> str:
     parts += [f"{levels['info']:,} info"] if levels["info"] or not parts else []
     text = f"{count(len(incidents), 'incidents')}: {', '.join(parts)}."
     if account.unexplained:
-        text += f" {count(account.unexplained, 'failures')} or restarts have no explanation."
+        text += f" {unexplained(account.unexplained)}"
     if account.unreadable:
         text += f" {count(account.unreadable, 'allocations')} could not be read."
     return text
+
+
+def unexplained(failures: int) -> str:
+    """Return how many failures or restarts no incident explains, as a sentence."""
+    if failures == 1:
+        return "1 failure or restart is unexplained."
+    return f"{failures:,} failures or restarts are unexplained."

@@ -1,4 +1,4 @@
-"""What does not get on and has not failed, in English: starts, runs, deployments, missing instances."""
+"""What is stuck and has not failed, in English: starts, runs, deployments, missing instances."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Facts = dict[str, Any]
 
 
 def is_open(incident: Any) -> bool:
-    """Return whether nothing failed, and something does not get on: no incident, and no plain all-clear."""
+    """Return whether nothing failed and something is stuck: no failure to report, and no plain all-clear."""
     facts = incident.facts
     if "scaled" in facts:  # a request to scale is everyday work; a deploy that does it may be a mistake
         return not facts["by_request"]
@@ -22,7 +22,7 @@ def is_open(incident: Any) -> bool:
 
 
 def title(who: str, facts: Facts) -> str | None:
-    """Return what does not get on, in a few words; None if the facts are of something else."""
+    """Return what is stuck, in a few words; None if the facts are of something else."""
     version = "" if facts.get("job_version") is None else f" version {facts['job_version']}"
     if "gone" in facts:
         return gone_sentences.title(who, facts)
@@ -59,13 +59,9 @@ def _waiting(facts: Facts) -> str:
     n = facts["waiting"]
     do = "has waited" if n == 1 else "have waited, the longest"
     step = f" ({facts['step']})" if facts["step"] else ""
-    others = _others(facts, "started within")
-    serve = (
-        f" {facts['running']:,} {'other runs' if facts['running'] == 1 else 'others run'}."
-        if facts["running"]
-        else ""
-    )
-    return f"{_of(n, facts['instances_wanted'])} {do} for {span(facts['longest'])}{step}{others}.{serve}"
+    earlier = _earlier(facts, "started within") or "no earlier one to compare with"
+    serve = f" {_serve(facts['running'])}" if facts["running"] else ""
+    return f"{_of(n, facts['instances_wanted'])} {do} for {span(facts['longest'])}{step}; {earlier}.{serve}"
 
 
 def _blocked(facts: Facts) -> str:
@@ -78,9 +74,8 @@ def _blocked(facts: Facts) -> str:
         f"{who} {'has' if len(tasks) == 1 else 'have'} not started in {where} for {span(facts['longest'])}"
     )
     why = f": {_still_run(facts)}" if facts["behind"] else f" ({facts['step']})" if facts["step"] else ""
-    earlier = f" {_others(facts, 'started within')[2:].capitalize()}." if facts["earlier"] else ""
-    serve = _serve(facts["serving"])
-    return f"{waits}{why}.{earlier} {serve}"
+    earlier = _earlier(facts, "started within")
+    return f"{waits}{why}. {f'{earlier}. ' if earlier else ''}{_serve(facts['serving'])}"
 
 
 def _still_run(facts: Facts) -> str:
@@ -95,15 +90,17 @@ def _still_run(facts: Facts) -> str:
 
 def _serve(serving: int) -> str:
     if not serving:
-        return "No other instance runs."
-    return f"{serving:,} {'other runs' if serving == 1 else 'others run'}."
+        return "No other instance is running."
+    return f"{count(serving, 'other instances')} {'is' if serving == 1 else 'are'} running."
 
 
 def _undecided(facts: Facts) -> str:
     n = facts["undecided"]
-    who = f"{_of(n, facts['instances_wanted'])} {'runs' if n == 1 else 'run'}"
-    others = _others(facts, "were healthy within" if facts["earlier"] > 1 else "was healthy within")
-    return f"{who} since {span(facts['longest'])} ago without being called healthy{others}."
+    run = "has been running for" if n == 1 else "have been running for up to"
+    who = f"{_of(n, facts['instances_wanted'])} {run} {span(facts['longest'])}"
+    were = "were healthy within" if facts["earlier"] > 1 else "was healthy within"
+    earlier = _earlier(facts, were) or "no earlier one to compare with"
+    return f"{who}, and the deployment has not marked {'it' if n == 1 else 'them'} healthy; {earlier}."
 
 
 def _deployment(facts: Facts) -> str:
@@ -117,7 +114,8 @@ def _deployment(facts: Facts) -> str:
         of = f" of {count(facts['desired'], 'instances')}" if facts["desired"] is not None else ""
         are = "is" if new == 1 else "are"
         text = f"{new:,}{of} {are} of version {facts['job_version']}, and nothing has moved{still}"
-    return f"{text}; {old:,} of older versions {'runs' if old == 1 else 'run'} on." if old else f"{text}."
+    on = f"; {old:,} of older versions {'is' if old == 1 else 'are'} still running" if old else ""
+    return f"{text}{on}."
 
 
 def _hanging(facts: Facts) -> str:
@@ -168,11 +166,11 @@ def _due(facts: Facts) -> str:
     return f"{were} due and not made (before, one every {span(facts['every'])})"
 
 
-def _others(facts: Facts, verb: str) -> str:
-    """Return how long those before took, as the middle of a sentence; empty if there are none."""
+def _earlier(facts: Facts, verb: str) -> str:
+    """Return how long earlier instances took, as a clause; empty if there are none."""
     if not facts["earlier"]:
-        return "; none before it to compare with"
-    return f"; {facts['earlier']:,} before {verb} {span(facts['earlier_longest'])}"
+        return ""
+    return f"{count(facts['earlier'], 'earlier allocations')} {verb} {span(facts['earlier_longest'])}"
 
 
 def _behind(facts: Facts) -> str:
@@ -201,4 +199,4 @@ EVIDENCE: dict[str, Callable[[Facts], str]] = {
     "not scheduled": _not_scheduled,
     "taken away": gone_sentences.evidence,
 }
-"""Evidence of what does not get on, by its fact."""
+"""Evidence of what is stuck, by its fact."""

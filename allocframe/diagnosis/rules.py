@@ -1,4 +1,7 @@
-"""The rules of findings, one for each code: statistics of one cluster in, facts out."""
+"""The rules of findings about data and resources: statistics of one cluster in, facts out.
+
+The codes of incidents are in `_codes`.
+"""
 
 from __future__ import annotations
 

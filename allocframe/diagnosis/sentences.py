@@ -209,7 +209,7 @@ def _unexplained(finding: Facts, times: Clock) -> str:
     return f"{_job(finding.subject)}: {count(facts['unhealthy'], 'allocations')} run and are unhealthy."
 
 
-WORDINGS["AF207"] = Wording("Without an explanation", _unexplained)
+WORDINGS["AF207"] = Wording("Unexplained failures or restarts", _unexplained)
 
 
 def _quiet(finding: Facts, times: Clock) -> str:
@@ -220,8 +220,8 @@ def _quiet(finding: Facts, times: Clock) -> str:
 
 WORDINGS["AF209"] = Wording("Start takes too long", _quiet)
 WORDINGS["AF210"] = Wording("Run does not end", _quiet)
-WORDINGS["AF211"] = Wording("Due runs are not made", _quiet)
-WORDINGS["AF402"] = Wording("Deployment waits for somebody", _quiet)
+WORDINGS["AF211"] = Wording("Periodic runs were not launched", _quiet)
+WORDINGS["AF402"] = Wording("Deployment waits for an operator", _quiet)
 WORDINGS["AF602"] = Wording("Instances are missing", _quiet)
 WORDINGS["AF603"] = Wording("Job is not scheduled", _quiet)
 
@@ -232,7 +232,7 @@ def _gone(finding: Facts, times: Clock) -> str:
     return f"{title}. {gone_sentences.details(finding.facts, f' at {times.at(finding.began_at)}')}"
 
 
-WORDINGS["AF403"] = Wording("A version took something away", _gone)
+WORDINGS["AF403"] = Wording("A version removed something in use", _gone)
 
 
 def _requested(finding: Facts, times: Clock) -> str:
@@ -250,7 +250,7 @@ def _requested(finding: Facts, times: Clock) -> str:
         groups = ", ".join(str(each["task_group"]) for each in facts["scaled"])
         part = f", group {groups}," if facts["others_run"] else ""
         return f"{_job(finding.subject)}{part} was scaled to 0 in version {facts['job_version']}."
-    who = {"unknown": "for a reason not known"}.get(facts["requester"], f"by {facts['requester']}")
+    who = {"unknown": "for an unknown reason"}.get(facts["requester"], f"by {facts['requester']}")
     return f"{count(facts['restarts'], 'restarts')} of {count(facts['tasks'], 'tasks')} requested {who}."
 
 
@@ -288,10 +288,10 @@ WORDINGS["AF303"] = Wording("Node restarted", _restarted_node)
 
 def _worse_version(finding: Facts, times: Clock) -> str:
     when = times.between(finding.began_at, finding.last_at)
-    return f"{_job_and_version(finding.subject)} fails and the version before did not, {when}."
+    return f"{_job_and_version(finding.subject)} fails and the previous version did not, {when}."
 
 
-WORDINGS["AF401"] = Wording("Version fails more than the one before", _worse_version)
+WORDINGS["AF401"] = Wording("Version fails more than the previous one", _worse_version)
 
 
 def _together(finding: Facts, times: Clock) -> str:

@@ -96,7 +96,7 @@ def bounded(deadline: float) -> Iterator[None]:
 
 
 def extend(seconds: float) -> None:
-    """Move the deadline of the current block to so many seconds from now."""
+    """Move the deadline of the current block to `seconds` from now."""
     _clock.deadline = time.monotonic() + seconds
 
 
@@ -192,7 +192,7 @@ class _Backend(httpcore.NetworkBackend):
 
 
 def _addresses(host: str, port: int, seconds: float | None) -> list[str]:
-    """Look a name up, for at most so many seconds. The operating system's own limit may be minutes."""
+    """Look a name up, for at most `seconds`. The operating system's own limit may be minutes."""
     with contextlib.suppress(ValueError):
         return [str(ipaddress.ip_address(host))]
     found: queue.SimpleQueue[Any] = queue.SimpleQueue()

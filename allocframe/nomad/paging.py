@@ -10,7 +10,7 @@ SHARDS = tuple(f"{byte:02x}" for byte in range(256))
 """ID prefixes that together cover every allocation. A prefix must have an even number of digits."""
 
 FEW_PAGES = 5
-"""A list of about so many pages is followed page by page; beyond it, shards in parallel are faster."""
+"""A list of about this many pages or fewer is read page by page; beyond it, parallel shards are faster."""
 
 PAGE_BYTES = 16 << 20
 """Bytes that a page after the first should have."""
@@ -56,7 +56,7 @@ class Pager:
     """The token after the first page, and the index of the server that gave it, until it is decided on."""
     _expected: int | None = None
     _probed: int | None = None
-    """Rows of the first shard, if it only told that the list is short."""
+    """Rows of the first shard, if it only showed that the list is short."""
     _pages_left: int = 2 * FEW_PAGES
 
     def __post_init__(self) -> None:

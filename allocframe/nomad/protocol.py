@@ -183,7 +183,7 @@ def error_for(method: str, path: str, status: int, text: str) -> AllocframeError
         return kind(status, text, method=method, path=path, hint=hint)
 
     if "failed to parse signed token" in text or "acl token lookup failed" in text:
-        return make(PermissionDenied, "NOMAD_TOKEN is no token of Nomad. Was it copied completely?")
+        return make(PermissionDenied, "NOMAD_TOKEN is not a Nomad token. Was it copied completely?")
     if status in (401, 403) or "Permission denied" in text or "ACL token" in text:
         return make(
             PermissionDenied, f"Set NOMAD_TOKEN to a token whose policy allows {_required_capability(path)}"

@@ -141,7 +141,7 @@ class Transport:
             The body holds data in base64; see `Scrubber.body`.
         """
         if not protocol.is_read(path):
-            raise AllocframeError(f"GET {path} is not on the list of requests that only read")
+            raise AllocframeError(f"GET {path} is not one of the read-only requests that allocframe may send")
         return self._retry(
             lambda deadline: self._get_once(path, params, deadline, check, max_bytes, base64), timeout
         )

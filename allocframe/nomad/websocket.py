@@ -64,7 +64,7 @@ _ROOM = 256 << 10
 """Bytes that may wait for the socket before `WebSocket.has_room` is false."""
 
 _MAX_UNSENT = 4 << 20
-"""A server that sends pings and reads no answer is given up at so many bytes."""
+"""If a server sends pings and does not read the answers, the session ends at this many unsent bytes."""
 
 _SILENT = logging.Logger("allocframe.websockets", logging.CRITICAL + 1)
 """A logger that no configuration can reach: at DEBUG, websockets would log the token's frame."""
@@ -239,7 +239,7 @@ class WebSocket:
                 if frame.fin:
                     complete.append(self._scrub.body(b"".join(self._parts), base64=True))
                     self._parts.clear()
-        if self._frames.parser_exc is not None:  # what comes is no WebSocket frame
+        if self._frames.parser_exc is not None:  # what comes is not a WebSocket frame
             self._has_ended = True
         self._is_answered |= bool(complete) or self._has_ended
         return complete
@@ -382,7 +382,7 @@ def _start(
     frames.receive_data(_head(response))
     if isinstance(frames.handshake_exc, InvalidHandshake):
         raise ConnectionFailed(
-            f"no exec session with {config.address}: the answer is no WebSocket: "
+            f"no exec session with {config.address}: the answer is not a WebSocket handshake: "
             f"{config.scrub.visible(frames.handshake_exc)}"
         )
     stream = response.extensions["network_stream"]

@@ -142,7 +142,7 @@ def require_table(table: object, plot: str, statistic: str) -> None:
     if not isinstance(table, pd.DataFrame):
         raise TypeError(
             f"plots.{plot} draws what stats.{statistic} returns, got a {type(table).__name__}. "
-            f"Use plots.{plot}(stats.{statistic}(snap))."
+            f"Use plots.{plot}(stats.{statistic}(snap))"
         )
 
 
@@ -152,7 +152,7 @@ def require_one_cluster(table: pd.DataFrame, plot: str) -> None:
     if len(clusters) > 1:
         raise ValueError(
             f"{plot} must be drawn for one cluster, got {', '.join(clusters)}. "
-            "Select one by the column 'cluster' or by .clusters[...]."
+            "Select one by the column 'cluster' or by .clusters[...]"
         )
 
 

@@ -56,7 +56,7 @@ def heatmap(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """
     require_table(table, "heatmap", "restarts")
     if "bin" not in table.columns:
-        raise ValueError("table must have a column 'bin'. Call the statistic with bin='15min', for example.")
+        raise ValueError("table must have a column 'bin'. Call the statistic with bin='15min', for example")
     keys = list(table.columns[: table.columns.get_loc("bin")])
     # what is empty cannot be seen, and most of a large table is
     counted = table[table["count"] > 0]

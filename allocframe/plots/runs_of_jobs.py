@@ -27,7 +27,7 @@ MAX_ROWS = 25
 
 
 def job_runs(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw how many runs of each periodic or parameterized job succeeded, failed or go on.
+    """Draw how many runs of each periodic or parameterized job succeeded, failed or are still running.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def job_runs(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Returns
     -------
     matplotlib Axes
-        Beside each bar stands the share that failed, with its 95 % interval, and how the last runs went.
+        Next to each bar stands the share that failed, with its 95 % interval, and how the last runs went.
 
     Examples
     --------
@@ -55,7 +55,7 @@ def job_runs(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     for name, colour, word in (
         ("failed", RED, "failed"),
         ("succeeded", BLUE, "succeeded"),
-        ("going_on", GREY, "going on"),
+        ("going_on", GREY, "still running"),
     ):
         counts = shown[name].to_numpy(float)
         ax.barh(y, counts, left=left, color=colour, height=0.7, label=f"{word} ({int(table[name].sum()):,})")

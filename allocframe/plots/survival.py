@@ -64,7 +64,7 @@ def survival(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         lasts = format_seconds(3600 * float(row["time"].iloc[0]))
         half = f"Half of the runs{f' of {label(who)}' if who else ''} last {lasts} at most"
     else:
-        half = "Most runs go on"
+        half = "Most runs are still running"
     write_title(ax, half, _hidden(ends))
     ax.set_ylabel("share of runs still running")
     ax.set_xlabel("time since the start of the run")
@@ -172,7 +172,7 @@ def _thinned(part: pd.DataFrame) -> pd.DataFrame:
 
 
 def _scale_time(ax: Axes, shown: pd.DataFrame) -> None:
-    """Use a logarithmic time axis if most events come early: crashes after seconds beside runs of weeks."""
+    """Use a logarithmic time axis if most events come early: crashes after seconds next to runs of weeks."""
     event_times = shown.loc[(shown["events"] > 0) & (shown["time"] > 0), "time"]
     longest = shown["time"].max()
     if len(event_times) and longest > _LOG_SCALE_FROM * event_times.median():

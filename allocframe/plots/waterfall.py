@@ -57,7 +57,7 @@ def waterfall(source: Any, job_id: str, *, namespace: str | None = None, ax: Axe
     if namespace is not None:
         runs = runs[runs["namespace"].astype("str") == namespace]
     if runs.empty:
-        raise ValueError(f"job_id must be a job of which a task ran, got {job_id!r}")
+        raise ValueError(f"job_id must be a job that has run a task, got {job_id!r}")
     require_one_cluster(runs, f"the waterfall of {job_id}")
     first_start = runs.groupby(runs["alloc_id"].astype("str"))["started_at"].min().sort_values(kind="stable")
     row_of_alloc = {alloc: row for row, alloc in enumerate(first_start.index)}

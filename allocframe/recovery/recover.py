@@ -50,7 +50,7 @@ def recover(
     Parameters
     ----------
     *paths : path
-        In any mix, told apart by their content: a server's data folder, which is copied first and read by the
+        In any mix, recognized by their content: a server's data folder, which is copied first and read by the
         ``nomad`` program; a file of ``nomad operator snapshot save``, which it reads, too; what ``nomad
         operator raft logs``, ``raft state`` or ``snapshot state`` printed, also compressed; debug bundles.
         All from the servers of one region.
@@ -73,7 +73,7 @@ def recover(
     ConfigError
         A folder has no server's files, they may not be read, or there is no nomad program.
     DecodeError
-        Something is no log, state or bundle, or nothing in it can be read.
+        A path is not a log, state or bundle, or nothing in it can be read.
 
     Examples
     --------

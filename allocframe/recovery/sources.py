@@ -1,4 +1,4 @@
-"""What was given to recover: told apart by content, opened and read piece by piece."""
+"""What was given to recover: recognized by content, opened and read piece by piece."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HEAD = 4096
 _STATE_LISTS = ("Allocs", "Evals", "Deployments", "Nodes", "Jobs", "JobVersions")
 _BUNDLE_LISTS = ("allocations", "evaluations", "deployments", "nodes")
 _LONGEST_LINE = 256 << 20
-"""Bytes. A longer line is no entry of a log."""
+"""Bytes. A longer line is not a log entry."""
 
 
 class Reader:
@@ -67,7 +67,7 @@ class Reader:
     def read_state(self, state: Any, name: str) -> None:
         """Read a state as the nomad program prints it."""
         if not isinstance(state, dict) or not any(part in state for part in _STATE_LISTS):
-            raise DecodeError(f"{name} is no state of a server", file=name)
+            raise DecodeError(f"{name} is not a server's state", file=name)
         self.kinds.add("state")
         replica = self.replica
         for spec in (*_rows(state, "JobVersions"), *_rows(state, "Jobs")):
@@ -95,7 +95,7 @@ class Reader:
         try:
             value = json.loads(stream.read())
         except (ValueError, RecursionError) as error:
-            raise DecodeError(f"{name} is no complete JSON: {error}", file=name) from None
+            raise DecodeError(f"{name} is not complete JSON: {error}", file=name) from None
         if isinstance(value, dict) and "LogType" in value:
             self.kinds.add("Raft log")
             self.replica.apply(value)
@@ -193,7 +193,7 @@ class Reader:
         except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
             self.notes.append(f"{file} is damaged: {error}. The rest of it is missing")
         if not self.kinds:
-            raise DecodeError(f"{file} is no debug bundle of Nomad", file=str(file))
+            raise DecodeError(f"{file} is not a Nomad debug bundle", file=str(file))
 
     def read_bundle_folder(self, folder: Path) -> None:
         """Read a debug bundle that was unpacked."""

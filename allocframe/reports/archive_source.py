@@ -123,7 +123,7 @@ def similar_incidents(
         ):
             continue
         if any(_is_same(old, new) for new in incidents):
-            continue  # it went on, and is described above
+            continue  # it continued, and is described above
         ended = instances.course(old).recovered_at
         described = {
             "at": old.began_at,

@@ -1,4 +1,4 @@
-"""Writes a document as Markdown, with its pictures beside it."""
+"""Writes a document as Markdown, with its pictures next to it."""
 
 from __future__ import annotations
 

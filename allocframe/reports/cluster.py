@@ -100,7 +100,7 @@ def _standing_out(snapshot: Snapshot, first: pd.Timestamp, last: pd.Timestamp) -
 
 
 _MOST_TITLES = 10
-"""A paragraph names so many incidents; the postmortem has all."""
+"""A paragraph names at most this many incidents; the postmortem has all."""
 
 
 _NEEDS_ARCHIVE = (
@@ -139,7 +139,7 @@ class Trends:
 
 
 def trends(snapshot: Snapshot, *, since: pd.Timestamp | str | None = None) -> Trends:
-    """Compare a period with the one before it, day by day and by job.
+    """Compare a period with the previous one, day by day and by job.
 
     Parameters
     ----------

@@ -76,7 +76,7 @@ def cluster_document(
     Raises
     ------
     ConfigError
-        The snapshot is of several clusters, `since` is not a time, or `slo` is no availability.
+        The snapshot is of several clusters, `since` is not a time, or `slo` is not an availability.
     """
     facts = gather(snapshot, since, slo, usage)
     sections = [
@@ -145,7 +145,7 @@ def _title(facts: ClusterFacts) -> str:
 
 
 def _open(facts: ClusterFacts) -> list[Incident]:
-    """Return what has not failed, and does not get on."""
+    """Return what has not failed and is stuck."""
     quiet = [each for each in facts.diagnosis.incidents if is_open(each) and each.severity == "info"]
     return [each for each in quiet if each.reaches_into(facts.since, facts.until)]
 

@@ -118,7 +118,7 @@ def _canary(incident: Incident) -> Iterator[str]:
     facts = incident.facts
     if incident.cause.kind == "job version" and facts.get("instances_bad") == 0 and facts.get("failures"):
         yield (
-            f"The version before went on running: version {incident.cause.subject['job_version']} of "
+            f"The previous version kept running: version {incident.cause.subject['job_version']} of "
             f"{names(incident.jobs)} hit {count(facts['instances'], 'instances')}."
         )
 

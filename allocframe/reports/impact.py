@@ -193,7 +193,7 @@ class Instances:
         )
 
     def uptime_by_job(self, begin: pd.Timestamp, end: pd.Timestamp) -> dict[Job, tuple[int, Uptime]]:
-        """Return instances and uptime of each job that is no batch job."""
+        """Return instances and uptime of each job that is not a batch job."""
         times = self._uptimes(begin, end)
         rows = self.allocations[~self.allocations["batch"] & ~self.allocations["has_runs"]]
         found = {}
@@ -271,7 +271,7 @@ class Instances:
         parts = self._parts.merge(last[["lane", "us"]], on="lane")
         # clocks of events and of the table of runs agree to the microsecond
         after = parts[parts["up"] & (parts["begin"] >= parts["us"] - 1)].groupby("lane")["begin"].min()
-        over = parts.groupby("lane")["end"].max()  # nobody wants it any more
+        over = parts.groupby("lane")["end"].max()  # it is no longer desired
         back = after.reindex(last["lane"]).fillna(over).to_numpy()
         instance = self.allocations["instance"].reindex(last["alloc_id"]).to_numpy()
         known = pd.Series(np.fmax(back, last["us"].to_numpy()), index=instance).dropna()

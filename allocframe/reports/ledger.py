@@ -110,7 +110,7 @@ def _rows(ledger: pd.DataFrame) -> list[Change]:
         values = {str(name): plain(value) for name, value in row.items()}
         kind, job = str(values["kind"]), values["job_id"]
         if kind in ("deployment", "dispatch"):
-            continue  # a deployment is told when it ends; runs are no changes
+            continue  # a deployment is reported when it ends; runs are not changes
         detail = json.loads(values["detail"]) if values.get("detail") else {}
         jobs = ((str(values["namespace"]), str(job)),) if job is not None else ()
         version = values["version_after"]

@@ -71,7 +71,7 @@ def read_written(path: Path) -> Written:
     if not found:
         raise ConfigError(
             f"update {path} must be a postmortem that allocframe wrote. It has no line such as "
-            "'<!-- people: lessons -->', so nothing was written."
+            "'<!-- people: lessons -->', so nothing was written"
         )
     keys = [match["key"] for match in found]
     if twice := sorted({key for key in keys if keys.count(key) > 1}):
@@ -80,7 +80,7 @@ def read_written(path: Path) -> Written:
     if lost := [key for key in opened if key not in keys]:
         raise ConfigError(
             f"update {path}: the section {lost[0]} has no end. Put back its line "
-            f"'<!-- end of people: {lost[0]} -->'."
+            f"'<!-- end of people: {lost[0]} -->'"
         )
     stars = _STARS.search(text)
     sections = {match["key"]: match["text"] for match in found}
@@ -119,7 +119,7 @@ def keep_copy(target: Path, *, updates: bool) -> None:
     why = (
         f"{target} was changed outside its sections for people, and the new report lacks these changes."
         if updates
-        else f"{target} was no report, or people had written into it; to keep their words, use update."
+        else f"{target} was not a report, or people had written into it. Use update to keep their words."
     )
     warnings.warn(f"{why} The old file is kept as {copy.name}.", stacklevel=4)
 

@@ -86,7 +86,7 @@ class Facts:
 
     @property
     def is_ongoing(self) -> bool:
-        """Whether an incident goes on, or Nomad gave up on it."""
+        """Whether an incident is ongoing, or Nomad gave up on it."""
         return any(each.state in ("ongoing", "gave up") for each in self.incidents)
 
 
@@ -180,9 +180,12 @@ class Postmortem:
     def milestones(self) -> pd.DataFrame:
         facts = self.facts
         rows = [
-            (each.title, each.state, each.began_at, human and human.at, *course.__dict__.values())
+            (
+                each.title, each.state, each.began_at, human and human.at, course.mitigated_at,
+                course.recovered_at,
+            )
             for each, human, course in zip(facts.incidents, facts.human, facts.courses, strict=True)
-        ]
+        ]  # fmt: skip
         times = ["began_at", "first_human_action_at", "mitigated_at", "recovered_at"]
         frame = pd.DataFrame(rows, columns=["incident", "state", *times])
         return frame.astype(
@@ -296,25 +299,26 @@ def gather(snapshot: Snapshot, start: pd.Timestamp, end: pd.Timestamp, audit: pd
     courses = [instances.course(each) for each in incidents]
     begin, over = _extent(incidents, courses, start, end)
     first = max(start, covered_window(snapshot)[0])
+    human = [
+        first_human_action(each, changes, course.recovered_at)
+        for each, course in zip(incidents, courses, strict=True)
+    ]
     return Facts(
-        snapshot,
-        diagnosis,
-        start,
-        end,
-        begin,
-        over,
-        incidents,
-        [each for each in near if each.severity == "info"],
-        instances.impact(incidents, first, begin, over),
-        courses,
-        [
-            first_human_action(each, changes, course.recovered_at)
-            for each, course in zip(incidents, courses, strict=True)
-        ],
-        changes,
-        instances,
-        snapshot.history is not None,
-        sum(each.kind == "audit log" for each in changes),
+        snapshot=snapshot,
+        diagnosis=diagnosis,
+        since=start,
+        until=end,
+        begin=begin,
+        end=over,
+        incidents=incidents,
+        minor=[each for each in near if each.severity == "info"],
+        jobs=instances.impact(incidents, first, begin, over),
+        courses=courses,
+        human=human,
+        changes=changes,
+        instances=instances,
+        versions_known=snapshot.history is not None,
+        audit_rows=sum(each.kind == "audit log" for each in changes),
     )
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from .._utils.prose import clock, count, number, percent, span
 from ..diagnosis.data_quality import lower_bound_note, unwatched_note
 from ..diagnosis.incident import Incident
-from ..diagnosis.incident_sentences import names
+from ..diagnosis.incident_sentences import names, unexplained
 from ..diagnosis.quiet_sentences import is_open
 from .document import (
     Block,
@@ -101,10 +101,10 @@ def _state(facts: Facts) -> str:
     states = [incident.state for incident in facts.incidents]
     if not states:
         return "no incident"
-    goes_on = sum(state in ("ongoing", "gave up") for state in states)
-    if not goes_on:
+    ongoing = sum(state in ("ongoing", "gave up") for state in states)
+    if not ongoing:
         return "over"
-    return "ongoing" if goes_on == len(states) else f"{goes_on:,} of {len(states):,} incidents ongoing"
+    return "ongoing" if ongoing == len(states) else f"{ongoing:,} of {len(states):,} incidents ongoing"
 
 
 # At a glance
@@ -131,9 +131,9 @@ def _calm(facts: Facts) -> Iterator[Block]:
     yield Paragraph(f"{text} There was {NO_INCIDENTS}.")
     account = facts.diagnosis.account
     if account.unexplained:
-        yield Paragraph(f"{count(account.unexplained, 'failures')} or restarts have no explanation.")
+        yield Paragraph(unexplained(account.unexplained))
     if facts.minor:
-        yield Paragraph("To know:" if is_quiet else "Small things, which every cluster has:")
+        yield Paragraph("Notes:" if is_quiet else "Minor incidents:")
         first = sorted(facts.minor, key=lambda each: not is_open(each))
         yield Bullets([each.summary for each in first[:_MOST_IN_GLANCE]])
     notes = [unwatched_note(facts.snapshot, facts.since, facts.until), lower_bound_note(facts.snapshot)]
@@ -146,7 +146,7 @@ def _numbers(facts: Facts) -> Iterator[Number]:
     began = f"since {clock(facts.begin, facts.until)} UTC{' or earlier' if earlier else ''}"
     ended = f"{clock(facts.begin, facts.until)} to {clock(facts.end, facts.begin)} UTC"
     yield Number(
-        span(facts.end - facts.begin), "duration", f"{began}; goes on" if facts.is_ongoing else ended
+        span(facts.end - facts.begin), "duration", f"{began}; ongoing" if facts.is_ongoing else ended
     )
     all_jobs = len(facts.instances.families)
     if jobs:
@@ -156,7 +156,7 @@ def _numbers(facts: Facts) -> Iterator[Number]:
         hit = sum(each.hit for each in jobs)
         of = sum(each.instances for each in jobs)
         noun = "runs hit" if all(each.has_runs for each in jobs) else "instances hit"
-        yield Number(f"{hit:,}", noun, f"of {of:,} that these jobs want")
+        yield Number(f"{hit:,}", noun, f"of {of:,} that these jobs should run")
     total = _total([each.during for each in jobs])
     if total.availability is not None:
         least = "at least " if total.unknown > pd.Timedelta(0) else ""
@@ -169,7 +169,7 @@ def _numbers(facts: Facts) -> Iterator[Number]:
     unknown = [each for each in incidents if each.state == "ongoing" and not _bad_now(each)]
     when = f"at {clock(facts.until, facts.begin)} UTC"
     if bad or not unknown:
-        yield Number(f"{bad:,}", "instances not well now", when)
+        yield Number(f"{bad:,}", "instances not running well now", when)
 
 
 def _before(before: Uptime | None, during: Uptime) -> str:
@@ -300,7 +300,7 @@ def _changes(facts: Facts) -> Iterator[Block]:
         # a deployment begins with its version; how it ended is in the timeline
         rows = [each for each in incident.changes if each["kind"] not in ("deployment", "dispatch")]
         if "lost" in incident.facts:
-            # a node is not lost because somebody changed a job on it, and its loss is no change before it
+            # a node is not lost because somebody changed a job on it, and its loss is not a change before it
             rows = [each for each in rows if not each.get("job_id") and each["kind"] != "node down"]
         if not rows:
             nothing.append(incident)
@@ -426,8 +426,8 @@ def _milestones(facts: Facts) -> Iterator[Block]:
         yield Paragraph("First human actions:")
         yield Bullets(acts)
     yield Paragraph(
-        "Mitigated: from then on at most half of the instances hit were down. Recovered: none was. "
-        "Human actions are those that Nomad or the audit log of this machine recorded."
+        "Mitigated: from then on, at most half of the instances hit were down. Recovered: from then on, "
+        "none was down. Human actions: those that Nomad or the audit log of this machine recorded."
     )
 
 

@@ -6,6 +6,7 @@ import difflib
 import importlib.util
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from ..archive.archive import Archive
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-"""The notebooks for people who want to go on from a report, and more."""
+"""The notebooks for people who want to continue from a report, and more."""
 
 _KINDS = ("postmortem", "cluster")
 _NEEDS = ("matplotlib", "scipy", "narwhals")
@@ -55,7 +56,6 @@ def report(
     update: str | os.PathLike[str] | None = None,
     audit: pd.DataFrame | str | os.PathLike[str] | None = None,
     usage: pd.DataFrame | None = None,
-    progress: bool = True,
 ) -> Path:
     """Write a report to send to people who were not there.
 
@@ -95,8 +95,6 @@ def report(
         redacted postmortem leaves it out.
     usage : pandas.DataFrame, optional
         The ``samples`` of `Client.usage`, for the rightsizing of a cluster report.
-    progress : bool
-        No longer used: a report takes a few seconds.
 
     Returns
     -------
@@ -117,9 +115,13 @@ def report(
     'outage.html'
     """
     target = _check_output(kind, update if output is None else output)
-    _check_settings(kind, source, since, until, days, client, usage, update, redact, list(star))
+    settings = _Settings(
+        source=source, kind=kind, since=since, until=until, days=days, redact=redact, client=client, slo=slo,
+        star=list(star), update=update, audit=audit, usage=usage,
+    )  # fmt: skip
+    settings.check()
     written = Written() if update is None else read_written(Path(update))
-    snapshot, since = _choose_snapshot(kind, source, since, until, days)
+    snapshot, since = _choose_snapshot(settings)
     if job is not None:
         snapshot = _of_job(snapshot, job)
         usage = None if usage is None else usage[usage["job_id"].astype("str") == job]
@@ -129,54 +131,79 @@ def report(
         if kind == "cluster":
             document = _cluster(snapshot, since, slo, usage)
         else:
-            stars = list(dict.fromkeys([*written.stars, *star]))
+            stars = list(dict.fromkeys([*written.stars, *settings.star]))
             written = Written(written.sections, stars, written.form)
-            document = _postmortem(
-                source,
-                snapshot,
-                since,
-                until,
-                slo,
-                stars,
-                _read_log(audit, redact),
-                redact,
-                client,
-                live=target.suffix == ".html",
-            )
+            document = _postmortem(settings, snapshot, stars, live=target.suffix == ".html")
         keep_copy(target, updates=update is not None and target.resolve() == Path(update).resolve())
         _write(document, written, target)
     return target
 
 
-def _postmortem(
-    source: Snapshot | Archive,
-    snapshot: Snapshot,
-    since: pd.Timestamp | str | None,
-    until: pd.Timestamp | str | None,
-    slo: float | str | None,
-    stars: list[str],
-    audit: pd.DataFrame | None,
-    redact: bool,
-    client: Client | None,
-    *,
-    live: bool,
-) -> Document:
+@dataclass(frozen=True)
+class _Settings:
+    """What `report` was asked for."""
+
+    source: Snapshot | Archive
+    kind: str
+    since: pd.Timestamp | str | None
+    until: pd.Timestamp | str | None
+    days: int | None
+    redact: bool
+    client: Client | None
+    slo: float | str | None
+    star: list[str]
+    update: str | os.PathLike[str] | None
+    audit: pd.DataFrame | str | os.PathLike[str] | None
+    usage: pd.DataFrame | None
+
+    def check(self) -> None:
+        """Raise ConfigError if settings exclude each other, MissingExtra if a package is missing."""
+        if self.kind == "cluster":
+            if self.since is not None or self.until is not None:
+                raise ConfigError("a cluster report covers the whole snapshot; leave out since and until")
+            if self.client is not None:
+                raise ConfigError("log lines are for a postmortem; leave out client")
+            if self.update is not None or self.star:
+                raise ConfigError("update and star are for a postmortem; leave them out")
+        elif self.usage is not None:
+            raise ConfigError("usage is for a cluster report; leave it out")
+        if self.days is not None and (self.kind != "cluster" or isinstance(self.source, Snapshot)):
+            raise ConfigError("days is for a cluster report from an archive; leave it out")
+        if self.redact and self.usage is not None:
+            raise ConfigError("redact and usage exclude each other: measured use names jobs and tasks")
+        if self.redact and self.update is not None:
+            raise ConfigError(
+                "redact and update exclude each other: what people wrote cannot be redacted; "
+                "write a redacted report under another name"
+            )
+        if packages := missing_packages():
+            raise MissingExtra(f"reports need {' and '.join(packages)}: pip install 'allocframe[report]'")
+
+    def read_log(self) -> pd.DataFrame | None:
+        """Return the audit log; none for a redacted report, since it holds names of people."""
+        if self.redact:
+            return None
+        return self.audit if isinstance(self.audit, pd.DataFrame) else read_audit(self.audit)
+
+
+def _postmortem(settings: _Settings, snapshot: Snapshot, stars: list[str], *, live: bool) -> Document:
     from .pictures import incident_picture
     from .postmortem import postmortem
 
     made = postmortem(
         snapshot,
-        since=since,
-        until=until,
-        client=None if redact else client,
-        slo=slo,
+        since=settings.since,
+        until=settings.until,
+        client=None if settings.redact else settings.client,
+        slo=settings.slo,
         star=stars,
-        audit=audit,
+        audit=settings.read_log(),
     )
     document = made.document
-    if not isinstance(source, Snapshot) and not redact:
-        document = made._with_similar(similar_incidents(source, made.incidents, made.facts.begin)).document
-    if client is not None and redact:
+    if not isinstance(settings.source, Snapshot) and not settings.redact:
+        similar = similar_incidents(settings.source, made.incidents, made.facts.begin)
+        document = made._with_similar(similar).document
+    if settings.client is not None and settings.redact:
         document = document.with_blocks("evidence", [Part("Log lines", [Paragraph(REDACTED)])])
     return document.with_blocks("timeline", [incident_picture(made, live=live)])
 
@@ -190,12 +217,6 @@ def _cluster(
     from .cluster_sections import cluster_document
 
     return cluster_document(snapshot, since=since, slo="99.9%" if slo is None else slo, usage=usage)
-
-
-def _read_log(audit: pd.DataFrame | str | os.PathLike[str] | None, redact: bool) -> pd.DataFrame | None:
-    if redact:
-        return None  # it holds names of people, and IDs that are replaced in the evidence
-    return audit if isinstance(audit, pd.DataFrame) else read_audit(audit)
 
 
 def _write(document: Document, written: Written, target: Path) -> None:
@@ -229,54 +250,15 @@ def _write(document: Document, written: Written, target: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _check_settings(
-    kind: str,
-    source: Snapshot | Archive,
-    since: pd.Timestamp | str | None,
-    until: pd.Timestamp | str | None,
-    days: int | None,
-    client: Client | None,
-    usage: pd.DataFrame | None,
-    update: str | os.PathLike[str] | None,
-    redact: bool,
-    star: list[str],
-) -> None:
-    if kind == "cluster":
-        if since is not None or until is not None:
-            raise ConfigError("a cluster report covers the whole snapshot; leave out since and until")
-        if client is not None:
-            raise ConfigError("log lines are for a postmortem; leave out client")
-        if update is not None or star:
-            raise ConfigError("update and star are for a postmortem; leave them out")
-    elif usage is not None:
-        raise ConfigError("usage is for a cluster report; leave it out")
-    if days is not None and (kind != "cluster" or isinstance(source, Snapshot)):
-        raise ConfigError("days is for a cluster report from an archive; leave it out")
-    if redact and usage is not None:
-        raise ConfigError("redact and usage exclude each other: measured use names jobs and tasks")
-    if redact and update is not None:
-        raise ConfigError(
-            "redact and update exclude each other: what people wrote cannot be redacted. "
-            "Write a redacted report under another name."
-        )
-    if packages := missing_packages():
-        raise MissingExtra(f"reports need {' and '.join(packages)}: pip install 'allocframe[report]'")
-
-
-def _choose_snapshot(
-    kind: str,
-    source: Snapshot | Archive,
-    since: pd.Timestamp | str | None,
-    until: pd.Timestamp | str | None,
-    days: int | None,
-) -> tuple[Snapshot, pd.Timestamp | str | None]:
+def _choose_snapshot(settings: _Settings) -> tuple[Snapshot, pd.Timestamp | str | None]:
     """Return the snapshot of a report and the start of its window."""
+    source, since = settings.source, settings.since
     if isinstance(source, Snapshot):
         require_one_cluster(source)
         return source, since
-    if kind == "cluster":
-        return snapshot_for_days(source, DAYS if days is None else days)
-    return snapshot_for_postmortem(source, since, until), since
+    if settings.kind == "cluster":
+        return snapshot_for_days(source, DAYS if settings.days is None else settings.days)
+    return snapshot_for_postmortem(source, since, settings.until), since
 
 
 def _check_output(kind: str, output: str | os.PathLike[str] | None) -> Path:

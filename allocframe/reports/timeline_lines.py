@@ -28,7 +28,7 @@ _SAME = pd.Timedelta("1min")
 """Servers note the loss of a node and of its allocations one after the other."""
 
 _STEP = pd.Timedelta("1s")
-"""Mitigated and recovered are told apart if so much lies between them."""
+"""Mitigated and recovered are two lines if at least this much time lies between them."""
 
 _BEGIN, _LOST, _SUSPECT, _HUMAN, _OVER, _MITIGATED, _SPREAD, _NEAR, _FAR = range(9)
 """What a line is about, the most important first."""
@@ -61,7 +61,7 @@ def timeline_lines(facts: Facts, stars: list[str]) -> pd.DataFrame:
     if unknown := sorted(set(stars) - set(frame["key"])):
         raise ConfigError(
             f"star must be the key of a line of the timeline, got {', '.join(unknown)}. "
-            "The keys stand in the folded table below the timeline."
+            "The keys are in the folded table below the timeline"
         )
     frame["starred"] = frame["key"].isin(stars)
     # chosen lines first, then by rank; of equal ones, the earlier

@@ -27,7 +27,7 @@ _PAST = {
     "scale": "was scaled to 0",
     "stop": "was stopped",
     "promotion": "waits for its promotion",
-    "preemption": "had to make room",
+    "preemption": "was preempted",
 }
 
 
@@ -37,11 +37,11 @@ _OPEN = {
     "missing": "had too few instances",
     "not scheduled": "was not scheduled",
 }
-"""What did not get on, and had not failed."""
+"""What was stuck, and had not failed."""
 
 
 def headline(incidents: list[Incident], minor: list[Incident] | None = None) -> str:
-    """Return the title: what the worst incidents were; of none, what does not get on without any failure.
+    """Return the title: what the worst incidents were; if there are none, what is stuck without a failure.
 
     Examples
     --------

@@ -89,7 +89,7 @@ class Story:
             self.engine.submit(_system("node-exporter"))
         report = _batch("nightly-report", max(batch, 1))
         self.engine.at(self.end - 40 * MINUTE, partial(self.engine.submit, report))
-        # And a restart by an operator, which is no failure.
+        # And a restart by an operator, which is not a failure.
         self.engine.at(self.end - 25 * MINUTE, self._operator_restart)
         # Even a healthy cluster has some crashes, so that an analysis must tell them from an incident.
         for _ in range(max(1, allocations // 50)):

@@ -200,7 +200,7 @@ class Cluster:
 
     def _engine_or_error(self) -> Engine:
         if self.engine is None:
-            raise ValueError("A recording does not change. Make a Cluster from a story instead.")
+            raise ValueError("a recording does not change. Make a Cluster from a story instead")
         return self.engine
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ..tables import CHANGES, frame_of_rows
+from ..tables.run_ids import split_run_id
 
 MOST_PATHS = 40
 """Changed fields that a row names; `job_changes` has all of them."""
@@ -107,7 +108,8 @@ def _detail(**facts: Any) -> str | None:
 
 def is_dispatched(job_id: str | None) -> bool:
     """Return whether a job is a run that somebody dispatched."""
-    return "/dispatch-" in (job_id or "")
+    run = split_run_id(job_id)
+    return run is not None and run[1].startswith("dispatch-")
 
 
 def _version_rows(frames: Mapping[str, pd.DataFrame]) -> Iterator[Row]:
@@ -138,7 +140,7 @@ def _version_rows(frames: Mapping[str, pd.DataFrame]) -> Iterator[Row]:
             "detail": _version_detail(version, fields),
         }
         if row["kind"] == "operator stop" and version["submitted_at"] == submitted.get(job):
-            # Older servers keep the time of the version before; the evaluation of the stop has its own.
+            # Older servers keep the time of the previous version; the evaluation of the stop has its own.
             row["at"] = stops.get((*job, version["job_modify_index"]))
         submitted[job] = version["submitted_at"]
         yield row

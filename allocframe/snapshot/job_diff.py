@@ -21,7 +21,7 @@ _BOOKKEEPING = frozenset({
     "Namespace", "NomadTokenID", "Stable", "Status", "StatusDescription", "SubmitTime", "Update",
     "VaultToken", "Version", "VersionTag",
 })  # fmt: skip
-"""Fields of a job that are no part of what its author wrote. `Update` is that of its groups."""
+"""Fields of a job that are not part of what its author wrote. `Update` is that of its groups."""
 
 _MAPS = frozenset({
     "Attributes", "CanaryMeta", "CanaryTaggedAddresses", "Env", "GetterHeaders", "GetterOptions", "Header",

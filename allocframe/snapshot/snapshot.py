@@ -156,7 +156,7 @@ class Snapshot:
         Raises
         ------
         ValueError
-            The table has no such column, or the value of a time column is no time.
+            The table has no such column, or the value of a time column is not a time.
 
         Examples
         --------
@@ -194,7 +194,7 @@ class Snapshot:
         True
         """
         if self.clusters or other.clusters:
-            raise ConfigError("diff must compare snapshots of one cluster. Choose one from .clusters.")
+            raise ConfigError("diff must compare snapshots of one cluster. Choose one from .clusters")
         return diff(self, other)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -218,7 +218,7 @@ class Snapshot:
         try:
             return self._capture.save(path)
         finally:
-            take_history(self._capture)  # these pages are no answers of Nomad
+            take_history(self._capture)  # these pages are not answers of Nomad
 
     def to_parquet(self, folder: str | os.PathLike[str]) -> Path:
         """Write each table as a Parquet file, and ``info.json``, to `folder`.
@@ -284,7 +284,7 @@ class Snapshot:
     def __reduce__(self) -> Any:
         raise TypeError(
             "a Snapshot cannot be pickled or copied: it holds a database. Save it with snap.save(path), and "
-            "open that file with af.load(path). Its DataFrames can be pickled."
+            "open that file with af.load(path). Its DataFrames can be pickled"
         )
 
     def __len__(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..tables.run_ids import RUN_SUFFIX
 from . import vocabulary
 from ._expressions import nw
 
@@ -19,7 +20,7 @@ _CODES = {cause: code for code, cause in enumerate(vocabulary.CAUSES)}
 RESTARTING, GAVE_UP = 1, 2
 """Values of the helper column `_next`: what the restart policy decided at the end of an attempt.
 
-A restart on request is no decision of the policy. A task that Nomad killed as failed is given up.
+A restart on request is not a decision of the policy. A task that Nomad killed as failed is given up.
 """
 
 
@@ -199,7 +200,7 @@ def _oom_confirmed(events: nw.LazyFrame[Any]) -> nw.Expr:
     """
     flag = nw.col("oom_killed").fill_null(value=False)
     if "details" in events.collect_schema().names():
-        in_message = nw.col("details").str.contains('"exit_message":"OOM Killed"', literal=True)
+        in_message = nw.col("details").str.contains(vocabulary.OOM_DETAIL, literal=True)
         flag = flag | in_message.fill_null(value=False)
     return nw.when((nw.col("type") == "Terminated") & flag).then(nw.lit(1))
 
@@ -312,7 +313,7 @@ def _exited() -> nw.Expr:
 
 
 def _cause_code() -> nw.Expr:
-    """Return the number of the first cause that applies; missing while the attempt goes on."""
+    """Return the number of the first cause that applies; missing while the attempt is running."""
     exited, terminated = nw.col("_exited"), ~nw.col("_terminated_seq").is_null()
     stopped = nw.when(nw.col("killed_by_nomad") | ~nw.col("_killing_seq").is_null()).then(
         nw.lit(_CODES["stopped"])
@@ -349,9 +350,6 @@ _ALLOCATION_COLUMNS = (
     "node_id", "parent_job_id", "job_type", "client_status", "desired_status", "created_at_us",
     "modified_at_us",
 )  # fmt: skip
-CHILD = r"/(periodic-[0-9]+|dispatch-(.+-)?[0-9]+-[0-9a-f]{8})$"
-"""What the job ID of a run of a periodic or parameterized job has after that of its parent."""
-
 RING_SIZE = 10
 """Events that Nomad keeps of each task; it drops older ones."""
 
@@ -428,7 +426,7 @@ def _fold_runs(tasks: nw.LazyFrame[Any]) -> nw.LazyFrame[Any]:
     columns = tasks.collect_schema().names()
     if "job_id" not in columns:
         return tasks
-    parent = nw.col("job_id").cast(nw.String).str.replace_all(CHILD, "")
+    parent = nw.col("job_id").cast(nw.String).str.replace_all(RUN_SUFFIX, "")
     if "parent_job_id" in columns:
         parent = nw.coalesce(nw.col("parent_job_id").cast(nw.String), parent)
     return tasks.with_columns(job_id=parent)

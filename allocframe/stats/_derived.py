@@ -3,7 +3,7 @@
     source ─1 explain─▶ events, attempts ─2 describe─▶ tasks ─3 cut─▶ spans ─4 name─▶ runs
 
 Each stage is computed on first use and kept. Each reads the raw tables that it needs and drops them when it
-ends, so that the raw rows of one stage are never in memory beside those of another. `runs`, made by
+ends, so that the raw rows of two stages are never in memory at once. `runs`, made by
 `runs.build_runs`, names rows by categories: a byte or two for each, where text takes twenty.
 
 The results for a snapshot are an attribute of it and are freed with it; those for other sources last for one
@@ -38,7 +38,7 @@ class _Explained(NamedTuple):
     events: nw.LazyFrame[Any]
     attempts: nw.LazyFrame[Any]
     rings: nw.LazyFrame[Any] | None
-    """One row for each task: what its events say of it. The next stage puts more beside it, and drops it."""
+    """One row for each task: what its events say of it. The next stage adds columns, and drops it."""
 
 
 class _Described(NamedTuple):

@@ -23,6 +23,7 @@ from .._utils.times import to_utc
 from ..snapshot.snapshot import Snapshot
 from ..tables import TABLES
 from ..tables.table import Column
+from . import vocabulary
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -39,12 +40,9 @@ def _columns(table: str, *names: str) -> tuple[Column, ...]:
 TASK = "task_key"
 """Column that numbers the tasks of allocations in pandas: cheaper to group by than two texts."""
 
-OOM_DETAIL = '"exit_message":"OOM Killed"'
-"""What the details of an event hold if the driver reports an OOM kill only in its exit message."""
-
-_OOM = f"CASE WHEN type = 'Terminated' THEN oom_killed OR details LIKE '%{OOM_DETAIL}%' END"
-_MESSAGE = """CASE WHEN type IN ('Restart Signaled', 'Setup Failure', 'Task hook failed')
-  OR type IN ('Killing', 'Killed') AND (fails_task OR message = 'allocation exceeded max_run_duration')
+_OOM = f"CASE WHEN type = 'Terminated' THEN oom_killed OR details LIKE '%{vocabulary.OOM_DETAIL}%' END"
+_MESSAGE = f"""CASE WHEN type IN ('Restart Signaled', 'Setup Failure', 'Task hook failed')
+  OR type IN ('Killing', 'Killed') AND (fails_task OR message = '{vocabulary.RUN_DURATION}')
   THEN message END"""
 _ALLOC_ID = Column("alloc_id", "alloc_id", "text", "the allocation")
 _NEEDED: dict[str, tuple[Column, ...]] = {
@@ -76,7 +74,7 @@ from their places, see `_all_ids`.
 
 _TIMES = ("time", "created_at", "modified_at", "started_at", "finished_at")
 FETCHED_ROWS = 1_000_000
-"""So many events of DuckDB or Spark are fetched, and computed on here. For more, their engine computes.
+"""Up to this many events are fetched from DuckDB or Spark and computed on here. For more, the engine does it.
 
 For fewer, an engine takes longer to plan the queries than pandas to answer them, and plans them again for
 each result.
@@ -408,8 +406,9 @@ def _fetch(frame: nw.LazyFrame[Any], table: str) -> nw.LazyFrame[Any]:
     """Return those columns of a table in another engine that statistics need, as a frame of pandas."""
     have = set(column_names(frame))
     if "details" in have:
-        in_message = nw.col("details").str.contains(OOM_DETAIL, literal=True).fill_null(value=False)
-        frame = frame.with_columns(oom_killed=nw.col("oom_killed").fill_null(value=False) | in_message)
+        in_message = nw.col("details").str.contains(vocabulary.OOM_DETAIL, literal=True)
+        flag = nw.col("oom_killed").fill_null(value=False) | in_message.fill_null(value=False)
+        frame = frame.with_columns(oom_killed=flag)
     columns = {
         f"{column.name}_us" if column.name in _TIMES else column.name: column
         for column in (_ALLOC_ID, *_NEEDED[table])

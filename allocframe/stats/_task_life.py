@@ -1,4 +1,4 @@
-"""Counts and exposure of each task over its whole life, by the nodes' counter where its ring is cut."""
+"""Counts and exposure of each task over its whole life, by the nodes' counter if its events are truncated."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
+from . import vocabulary
 from ._derived import Derived
 from ._source import collect, column_names
 
@@ -17,11 +18,11 @@ _US_PER_HOUR = 3_600_000_000
 def task_life(derived: Derived, columns: list[str]) -> pd.DataFrame:
     """Return one row for each task: `columns`, restarts, failures and hours of running over its life.
 
-    A ring that is cut has lost restarts, and the nodes' counter knows how many. As many of them count as
-    failures as of those that are left. The task is taken to have run since its allocation was created, less
-    its mean pause for each lost restart.
+    A truncated event history has lost restarts, and the nodes' counter knows how many. The same share of them
+    counts as failures as of those that are left. The task is taken to have run since its allocation was
+    created, less its mean pause for each lost restart.
     """
-    is_restart = (nw.col("type") == "Restarting").fill_null(value=False)
+    is_restart = (nw.col("type") == vocabulary.RESTART).fill_null(value=False)
     counts = (
         # most events are neither, and counting them takes most of a gigabyte
         derived.events.filter(nw.col("failure") | is_restart)

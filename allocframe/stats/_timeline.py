@@ -16,7 +16,7 @@ from .vocabulary import CAUSES, FINISHED_STATUSES, LOST, LOST_STATUSES, STOPPING
 _TASK = ["alloc_id", "task"]
 _BATCH_TYPES = ("batch", "sysbatch")
 _CONTINUES_US = 60_000_000
-"""A replacement that is placed within a minute of the end before it goes on with the same instance."""
+"""A replacement that is placed within a minute of the end before it continues the same instance."""
 
 _DIMENSIONS = (
     "namespace", "job_id", "job_version", "task_group", "node_name", "job_type", "client_status",
@@ -126,7 +126,7 @@ def _add_wanted(tasks: pd.DataFrame, observed_us: pd.Series[Any]) -> pd.DataFram
     until = until.mask(replaced, next_placed)
     before = until.groupby(tasks["lane"], sort=False).shift(1)
     follows = (placed - before) <= _CONTINUES_US
-    # the time to a first start is no outage, unless starts failed in it or none succeeded
+    # the time to a first start is not an outage, unless starts failed in it or none succeeded
     cut = tasks["truncated"].fillna(value=False).astype(bool)
     smooth = tasks["first_run"].notna() & ~(tasks["failed_starts"].fillna(0) > 0) & ~follows & ~cut
     wanted = placed.mask(smooth, tasks["first_run"])

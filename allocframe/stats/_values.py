@@ -162,7 +162,7 @@ class Values:
         return self._like(of_rows, self.missing)
 
     def then(self, value: Any) -> Values:
-        """Return `value` where these flags are true. `when` and `otherwise` go on with the other rows."""
+        """Return `value` where these flags are true. `when` and `otherwise` decide on the other rows."""
         chosen = self.data & ~self.missing
         value = self._other(value)
         found = value._like(value.data, value.missing | ~chosen, value.labels)

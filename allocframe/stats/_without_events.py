@@ -1,11 +1,11 @@
-"""Allocations that failed before any event of a task: no rate can count them, so they are told beside it."""
+"""Allocations that failed before any event of a task: no rate can count them; they are reported apart."""
 
 from __future__ import annotations
 
 import narwhals as nw
 import pandas as pd
 
-from ._attempts import CHILD
+from ..tables.run_ids import RUN_SUFFIX
 from ._derived import derive
 from ._source import Source, are_among, collect, has_table, pandas_table
 
@@ -32,7 +32,7 @@ def count_without_events(source: Source, by: list[str]) -> pd.DataFrame | None:
     table = table[~are_among(table["alloc_id"], told["alloc_id"].astype("str"))]
     keys = table[by].astype("str")
     if "job_id" in by:
-        parent = keys["job_id"].str.replace(CHILD, "", regex=True)
+        parent = keys["job_id"].str.replace(RUN_SUFFIX, "", regex=True)
         named = table["parent_job_id"].astype("str") if "parent_job_id" in table.columns else None
         keys["job_id"] = parent if named is None else named.fillna(parent)
     if not by:

@@ -53,7 +53,7 @@ def outages(source: Source, *, observed_at: pd.Timestamp | str | None = None) ->
         (of the allocation that should have run), began_at, ended_at (datetime64[ns, UTC]), duration
         (timedelta64[ns]), cause (the end of the run before it, or "failed start"), failure (bool: after a
         failure, a loss or a failed start; not after an end on request), and open (bool: no later start was
-        seen, and the outage lasts at least this long). Times whose events the rings have lost are no outages.
+        seen, and the outage lasts at least this long). Times whose events are lost are not outages.
 
     Examples
     --------

@@ -38,8 +38,8 @@ def changepoints(
         One row for each group and piece: the columns of `by`, began_at, ended_at, count, exposure_hours,
         rate_per_hour, lower, upper (exact 95 % Poisson), and ratio, ratio_lower, ratio_upper (of the rate to
         that of the piece before, exact conditional 95 %; missing for the first piece). One row means that
-        nothing has changed. Groups whose tasks never ran have no row. Where rings are cut, early pieces rest
-        on the tasks that are still known then.
+        nothing has changed. Groups whose tasks never ran have no row. If event histories are truncated, early
+        pieces rest on the tasks that are still known then.
 
     Notes
     -----

@@ -29,9 +29,9 @@ def common_onsets(
     """Find times at which several jobs began to fail together, against what chance gives.
 
     An onset is the first failure of a job after a quiet time. Not counted are failures of a job that had not
-    run well before (a job whose first placement fails has troubles of its own), the first event of a ring
-    that is cut (when it began is not known), and onsets by another mechanism than the majority's. The runs of
-    a periodic or parameterized job are one job.
+    run well before (a job whose first placement fails has troubles of its own), the first event of a
+    truncated event history (the true onset is not known), and onsets by another mechanism than the
+    majority's. The runs of a periodic or parameterized job are one job.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def common_onsets(
     -------
     pandas.DataFrame
         One row for each common onset, the one with most jobs first: began_at, ended_at (datetime64[ns, UTC]),
-        jobs (number), job_ids (list of "namespace/job"), expected (jobs in a window by chance), p (of so many
+        jobs (number), job_ids (list of "namespace/job"), expected (jobs in a window by chance), p (of as many
         jobs in one window, by each job's own rate of onsets outside of it, corrected for the number of
         windows), the most frequent cause and node_name with their shares of the jobs, and exposure_hours (the
         time in which onsets were looked for).

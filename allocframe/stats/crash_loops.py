@@ -40,10 +40,10 @@ def crash_loops(
 
     A crash is an end of a task by itself, or a failed start, after which its restart policy had to decide. A
     task slot (a task of an instance, across replacements) loops in a job version if it had `min_restarts`
-    crashes within `window`, or if `min_exhaustions` of its allocations gave up within `exhaustion_window`.
-    Where the ring is cut, the nodes' counter is evidence, too: a cycle of four events or more never shows
-    three crashes in ten events, but the pause between those that it shows and the restarts that it has lost
-    do.
+    crashes within `window`, or if `min_exhaustions` of its allocations gave up within `exhaustion_window`. If
+    the event history is truncated, the nodes' counter is evidence, too: a cycle of four events or more never
+    shows three crashes in ten events, but the pause between those that it shows and the restarts that it has
+    lost do.
 
     Parameters
     ----------
@@ -71,9 +71,9 @@ def crash_loops(
         kind : str
             "fast", "slow", or "delayed" (its policy waits for the next interval).
         state : str
-            "ongoing"; "gave up" (no restart and no replacement is left); "recovered" (its last run goes on
+            "ongoing"; "gave up" (no restart and no replacement is left); "recovered" (its last run still runs
             and has lasted three times as long as the median pause between crashes, or a batch task
-            completed); "stopped" (its allocation is not wanted any more, or a newer version took its place).
+            completed); "stopped" (its allocation is no longer desired, or a newer version took its place).
         resolved : bool
             The state is not "ongoing".
         crashes, exhaustions, restarts_lost : int
@@ -171,7 +171,7 @@ def _loop_evidence(
     dense = _ends_dense_series(crashes, min_restarts, window)
     gave_up = crashes[crashes["gave_up"]]
     exhausted = _ends_dense_series(gave_up, min_exhaustions, exhaustion_window)
-    # of a ring that is cut: two crashes at the pace of a loop, and enough restarts by the counter
+    # in a truncated event history: two crashes at the pace of a loop, and enough restarts by the counter
     pace = pd.Timedelta(window) / max(min_restarts - 1, 1)
     pause = crashes["at"].groupby(crashes["loop"]).diff()
     by_counter = (pause <= pace) & (crashes["restarts"] >= min_restarts) & crashes["truncated"]

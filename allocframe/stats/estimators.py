@@ -270,7 +270,7 @@ def _robust_variance(
     watched = np.flatnonzero(ends >= begins)
     shifted = np.concatenate([[0.0], np.cumsum(shift)])  # before each time, and after the last
     enters = np.searchsorted(time, begins)
-    leaves = np.searchsorted(time, ends, side="right")  # the first time at which it is not at risk any more
+    leaves = np.searchsorted(time, ends, side="right")  # the first time at which it is no longer at risk
     # events of one unit at one time are one jump
     keys, number = np.unique(units * np.int64(len(time)) + row, return_counts=True)
     unit, at = keys // len(time), keys % len(time)

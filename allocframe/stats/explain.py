@@ -120,7 +120,7 @@ def _rows_at(
 
 
 def _add_explanation(events: pd.DataFrame, explanation: pd.DataFrame) -> pd.DataFrame:
-    """Put the columns of an explanation beside the events, row by row."""
+    """Add the columns of an explanation to the events, row by row."""
     columns = explanation.astype(dict.fromkeys(_classify.TEXTS, "str")).set_axis(events.index)
     return events.assign(**{str(name): values for name, values in columns.items()})
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..tables.run_ids import RUN_SUFFIX
 from . import _confidence
 from . import _distributions as distributions
-from ._attempts import CHILD
 from ._derived import derive
 from ._per_cluster import per_cluster
 from ._source import Source, from_us, group_rows, look_up, names, pandas_table, us
@@ -59,7 +59,7 @@ def job_runs(source: Source) -> pd.DataFrame:
     """
     allocations = pandas_table(source, "allocations", *_ALLOCATIONS)
     child = allocations["job_id"].astype("str")
-    parent = child.str.replace(CHILD, "", regex=True)
+    parent = child.str.replace(RUN_SUFFIX, "", regex=True)
     table = allocations.assign(child=child, parent=parent, slot=slots(allocations))[
         (child != parent).to_numpy()
     ]
@@ -142,8 +142,8 @@ def wasted_time(source: Source, by: str | Iterable[str] = "job_id") -> pd.DataFr
     pandas.DataFrame
         One row for each group, the one that wasted most first: the columns of `by`, runs, failed_runs,
         total_hours, wasted_hours, share (0 to 1), lower, upper (95 %, of a ratio of sums, by its linearised
-        variance; missing with fewer than two runs), and truncated_share (of runs in rings that are cut, which
-        have lost some). Work that a task had saved before it failed counts as wasted, too.
+        variance; missing with fewer than two runs), and truncated_share (of runs in truncated event
+        histories, which have lost some). Work that a task had saved before it failed counts as wasted, too.
 
     References
     ----------

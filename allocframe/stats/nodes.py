@@ -21,7 +21,8 @@ from .vocabulary import LOST_STATUSES, NODE_BOUND_JOB_TYPES
 _LOST_COLUMNS = ("alloc_id", "client_status", "job_id", "job_type", "node_id", "node_name", "modified_at")
 
 _LEMON_P, _LEMON_FAILED_TASKS, _LEMON_RATIO = 0.01, 3, 2
-"""A lemon has a corrected p below the first, so many failed instances, and a ratio above the last."""
+"""A lemon has a corrected p below the first, at least as many failed instances as the second, and a ratio
+above the third."""
 
 
 @per_cluster
@@ -40,7 +41,7 @@ def blast_radius(source: Source) -> pd.DataFrame:
         at (first loss, by the servers' clock), lost (allocations), jobs, job_ids, replaced, unplaced (not
         replaced, though the job is not bound to that node), waiting (not started again yet, though the job is
         not bound to that node), median_to_start and p90_to_start (timedelta64[ns]; from the loss to the start
-        of the replacement's last task, over all that must start again; missing if so many still wait).
+        of the replacement's last task, over all that must start again; missing if too many still wait).
 
     Raises
     ------
@@ -155,7 +156,7 @@ def lemon_nodes(
 def _first_failures(source: Source, strata: list[str]) -> tuple[pd.DataFrame, list[str]]:
     """Return each instance on each node: its stratum, the time to its first failure there, and whether.
 
-    Beside it, the names of the nodes, which are numbered.
+    Also return the names of the nodes, which are numbered.
     """
     derived = derive(source)
     failed = (

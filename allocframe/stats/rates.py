@@ -84,11 +84,11 @@ def restarts(
             Share of the tasks that have lost events.
         basis : str
             "events": nothing is lost, and the events seen are counted over the time that tasks ran.
-            "counter": some rings are cut; the nodes' own count of restarts is taken for those tasks, over
-            their life since they were created, less about the time that they were down.
-            "rings that are cut": the counter cannot tell (windows, bins, causes). Each ring counts from its
-            oldest end that is left. Tasks that fail more are known for a shorter time, so that the rate of a
-            mixed group is nearer to that of its calm tasks.
+            "counter": some event histories are truncated; the nodes' own count of restarts is taken for those
+            tasks, over their life since they were created, less about the time that they were down.
+            "truncated events": the counter cannot tell (windows, bins, causes). Each truncated history
+            counts from its oldest end that is left. Tasks that fail more are known for a shorter time, so
+            that the rate of a mixed group is nearer to that of its calm tasks.
         window_start, window_end : datetime64[ns, UTC]
             The time that is counted.
         counter, lost_to_ring, unexplained : int
@@ -113,7 +113,7 @@ def restarts(
     >>> bool((table["counter"] - table["lost_to_ring"] == table["count"]).all())
     True
     """
-    table = _rates(source, nw.col("type") == "Restarting", names(by), bin, since, until, "restarts")
+    table = _rates(source, nw.col("type") == vocabulary.RESTART, names(by), bin, since, until, "restarts")
     # the counter covers the whole life of a task and knows neither times nor causes
     comparable = bin is None and since is None and until is None and not set(names(by)) & set(_EVENT_COLUMNS)
     return _add_counter(table, source, names(by)) if comparable else table
@@ -304,7 +304,7 @@ def _window(
 def _exposure(derived: Derived, by: list[str], window: _Window) -> pd.DataFrame:
     """Return the time that tasks ran and the number of tasks, by group and bin.
 
-    Of a ring that is cut, only the time counts from which on its events are known (see `add_known_from`).
+    Of a truncated event history, only the time counts in which its events are known (see `add_known_from`).
     """
     tasks = collect(derived.tasks.select(*dict.fromkeys([*derived.task_columns, *by, "truncated"])))
     tasks["group"], groups = _number_groups(tasks, by)
@@ -423,11 +423,11 @@ def _add_intervals(
     joined["truncated"] = joined["truncated"].fillna(0)
     joined["exposure"] = joined["exposure"].fillna(0).astype("float64") / _US_PER_HOUR
     joined["counted"] = joined["counted"].fillna(0).astype("float64")
-    joined["basis"] = np.where(joined["truncated"] > 0, "rings that are cut", "events")
+    joined["basis"] = np.where(joined["truncated"] > 0, "truncated events", "events")
     if life is not None:
         joined = _prefer_counter(joined, life, by)
-    # of rings that are all cut, the count was fixed and the time is random: chi-square with 2 n degrees
-    only_cut = joined["basis"].eq("rings that are cut") & (joined["truncated"] >= tasks) & (tasks > 0)
+    # if all histories are truncated, the count was fixed and the time is random: chi-square with 2 n degrees
+    only_cut = joined["basis"].eq("truncated events") & (joined["truncated"] >= tasks) & (tasks > 0)
     rate, lower, upper = _confidence.poisson(joined["counted"], joined["exposure"], only_cut)
     table = joined[by].copy()
     if bin_keys:
@@ -448,7 +448,7 @@ def _add_intervals(
 
 
 def _prefer_counter(joined: pd.DataFrame, life: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Take count and exposure of groups with cut rings from the nodes' counter."""
+    """Take count and exposure of groups with truncated event histories from the nodes' counter."""
     keyed = joined.merge(life, on=by, how="left") if by else joined.merge(life, how="cross")
     by_counter = (keyed["truncated"] > 0) & keyed["life_hours"].gt(0)
     return keyed.assign(

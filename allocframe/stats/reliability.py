@@ -40,9 +40,9 @@ def mtbf(
     -------
     pandas.DataFrame
         One row for each group, the one with most failures first: the columns of `by`, failures and
-        exposure_hours (over the life of the tasks; of rings that are cut by the nodes' counter, as in
+        exposure_hours (over the life of the tasks; by the nodes' counter if events are truncated, as in
         `failures`), mtbf_hours, lower and upper (hours, 95 %), trend (Laplace's statistic, each task in its
-        own window), trend_p, slots, and truncated_share (of runs in rings that are cut).
+        own window), trend_p, slots, and truncated_share (of runs in truncated event histories).
 
     References
     ----------
@@ -79,7 +79,7 @@ def _add_exposure(
     runs: pd.DataFrame,
     group: Any,
 ) -> None:
-    """Add failures and hours of each group: by its runs, and of cut rings by what the counter adds."""
+    """Add failures and hours of each group: of its runs, and what the counter adds for truncated tasks."""
     hours = runs["duration"].dt.total_seconds().to_numpy() / 3600
     derived = derive(source, observed_at)
     count, exposure = runs["failure"].to_numpy(dtype=float), hours

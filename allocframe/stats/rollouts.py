@@ -1,4 +1,4 @@
-"""Rollouts: whether a new version of a job fails more than the one before."""
+"""Rollouts: whether a new version of a job fails more than the previous one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _AGGREGATES = {name: "min" if name == "placed_at" else "sum" for name in _MEASUR
 
 @per_cluster
 def rollouts(source: Source, *, observed_at: pd.Timestamp | str | None = None) -> pd.DataFrame:
-    """Compare the failure rate of each version of a job with that of the version before.
+    """Compare the failure rate of each version of a job with that of the previous version.
 
     Parameters
     ----------
@@ -38,18 +38,18 @@ def rollouts(source: Source, *, observed_at: pd.Timestamp | str | None = None) -
         worst first.
 
         namespace, job_id, job_version, base_version, canary
-            The version, and the one before.
+            The version, and the previous one.
         placed_at : datetime64[ns, UTC]
             First allocation (or first event) of the version.
         tasks, failed_tasks, failures, exposure_hours
             A task counts once for each instance (slot), however often it was rescheduled; failed starts are
-            failures. Failures and exposure are those that are known: of a ring that is cut, from its oldest
-            end on.
+            failures. Failures and exposure are those that are known: of a truncated event history, from its
+            oldest end on.
         base_tasks, base_failed_tasks, base_failures, base_exposure_hours
-            The same for the version before.
+            The same for the previous version.
         ratio, lower, upper : float
-            Failure rate of the version over that of the one before, with its exact conditional 95 % interval.
-            Missing if neither failed or one did not run; infinite if only the new one failed.
+            Failure rate of the version over that of the previous one, with the exact conditional 95 %
+            interval. Missing if neither failed or one did not run; infinite if only the new one failed.
         share, share_lower, base_share, base_share_upper : float
             Share of instances that failed, with bounds of Wilson's 95 % interval. Unlike the rate, one
             looping task does not inflate it; but an old version had more time to fail than a new one. Where
@@ -75,7 +75,7 @@ def rollouts(source: Source, *, observed_at: pd.Timestamp | str | None = None) -
     """
     versions = _measure_versions(source, observed_at)
     canaries, others = versions[versions["canary"]], versions[~versions["canary"]]
-    # the version before is compared with all of its tasks: its canaries became ordinary ones
+    # the previous version is compared with all of its tasks: its canaries became ordinary ones
     whole = versions.drop(columns="canary").groupby(_VERSION, as_index=False, dropna=False).agg(_AGGREGATES)
     order = whole.sort_values(_VERSION).reset_index(drop=True)
     base = (
@@ -149,7 +149,7 @@ def _measure_versions(source: Source, observed_at: pd.Timestamp | str | None) ->
 def _exposure_hours(source: Source, observed_at: pd.Timestamp | str | None) -> pd.DataFrame:
     """Return the hours that each task of an allocation ran."""
     runs = build_runs(source, observed_at)
-    # of rings that are cut, what is counted with its events
+    # of truncated event histories, what is counted with their events
     counted = runs["ended_at"] - runs["counted_from"]
     counted = counted.mask(counted < pd.Timedelta(0), pd.Timedelta(0))
     durations = counted.groupby([runs["alloc_id"], runs["task"]], observed=True)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from .._utils.memory import release_memory
 from ..snapshot.snapshot import Snapshot
-from . import _attempts
+from ..tables.run_ids import RUN_SUFFIX
 from ._derived import PART_ROWS, Derived, derive
 from ._per_cluster import per_cluster
 from ._source import (
@@ -71,8 +71,8 @@ def runs(source: Source, *, observed_at: pd.Timestamp | str | None = None) -> pd
             The ring of its task has lost events. Then only some of the task's runs are left, and the time
             that they cover depends on how often it fails.
         counted_from : datetime64[ns, UTC]
-            From when on this run counts as exposure: its start, or in a ring that is cut the oldest end that
-            is left. Rates count events from then on, and are right although the ring is cut.
+            From when on this run counts as exposure: its start, or in a truncated event history the oldest
+            end that is left. Rates count events from then on, and are right although events are lost.
 
     Raises
     ------
@@ -158,7 +158,7 @@ def find_slots(source: Source, rows: pd.DataFrame, *, fold_runs: bool = False) -
     return categorise_slots(source, rows, fold_runs=fold_runs).astype("str")
 
 
-_IS_RUN = _attempts.CHILD.replace("(", "(?:")  # pandas warns of groups that nothing takes
+_IS_RUN = RUN_SUFFIX.replace("(", "(?:")  # pandas warns of groups that nothing takes
 
 
 def categorise_slots(source: Source, rows: pd.DataFrame, *, fold_runs: bool = False) -> pd.Series[Any]:
@@ -173,7 +173,7 @@ def categorise_slots(source: Source, rows: pd.DataFrame, *, fold_runs: bool = Fa
         is_run = allocations["job_id"].astype("str").str.contains(_IS_RUN, na=False).to_numpy(dtype=bool)
         runs = allocations.loc[is_run, ["namespace", "job_id"]].astype("str")
         del allocations
-        parent = runs["job_id"].str.replace(_attempts.CHILD, "", regex=True)
+        parent = runs["job_id"].str.replace(RUN_SUFFIX, "", regex=True)
         folded = (runs["namespace"].fillna("") + "/" + parent).set_axis(ids[is_run])
         slot = slot.set_axis(ids)
         if (all_ids := derived.all_ids) is not None:  # by which rows find theirs without a search

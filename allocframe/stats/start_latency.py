@@ -24,7 +24,8 @@ def start_latency(source: Source, by: str | Iterable[str] = "job_id") -> pd.Data
 
     A phase lasts from one event to the next: "Downloading Artifacts" until the download ends, "Driver" while
     an image is pulled. "received to started" is the whole on the node; "placed to received" is measured by
-    two clocks (see `clock_offset`). Tasks whose ring is cut have lost their start and are left out.
+    two clocks (see `clock_offset`). Tasks with a truncated event history have lost their start and are left
+    out.
 
     Parameters
     ----------
@@ -38,7 +39,7 @@ def start_latency(source: Source, by: str | Iterable[str] = "job_id") -> pd.Data
         One row for each group and phase, in order of the phases' medians: the columns of `by`, phase, n
         (tasks), p50, p50_lower, p50_upper, p95, p95_lower, p95_upper (timedelta64[ns]; 95 % intervals by
         order statistics, missing on a side that too few tasks reach), not_started (tasks that wait now), and
-        left_out (tasks whose ring is cut).
+        left_out (tasks with a truncated event history).
 
     References
     ----------

@@ -9,7 +9,8 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
-from ._attempts import CHILD as _CHILD
+from ..tables.run_ids import RUN_SUFFIX
+from . import vocabulary
 from ._derived import derive
 from ._per_cluster import per_cluster
 from ._source import (
@@ -37,13 +38,15 @@ _US_PER_HOUR = 3_600_000_000
 def survival(source: Source, by: str | Iterable[str] = "job_version") -> pd.DataFrame:
     """Estimate how long runs last before they fail, by group.
 
-    The event is a failure. Runs that go on, or were stopped, restarted on request or lost with their node,
-    are censored.
+    The event is a failure. Runs that have not ended, or were stopped, restarted on request or lost with their
+    node, are censored.
 
-    Two things are hidden, and mended. A ring that is cut holds its last runs, and the open one among them is
-    longer than others because it was met by chance: of such rings the runs with both ends count. And servers
-    remove allocations some time after they ended, those that run stay: in groups that have lost allocations,
-    runs count from the *horizon* on, the oldest end that is still known (delayed entry).
+    Two biases are corrected:
+
+    - A truncated event history (Nomad keeps the last ten events of a task) holds a task's last runs. The open
+      one among them is longer than others because it was met by chance. Only its runs with both ends count.
+    - Servers remove allocations some time after they end, and keep those that run. In groups that have lost
+      allocations, runs count from the *horizon* on, the oldest end that is still known (delayed entry).
 
     Parameters
     ----------
@@ -55,10 +58,10 @@ def survival(source: Source, by: str | Iterable[str] = "job_version") -> pd.Data
     -------
     pandas.DataFrame
         For each group the rows of `kaplan_meier`: the columns of `by`, time (hours), at_risk, events,
-        censored, survival, lower, upper (95 %), runs, left_out (runs that are cut, open in a ring that is
-        cut, or ended before the horizon), and horizon_at (missing if nothing is hidden). `plots.survival`
-        draws it. Runs of one task that resemble each other more than those of others make the interval too
-        narrow.
+        censored, survival, lower, upper (95 %), runs, left_out (runs whose start is lost, open in a truncated
+        event history, or ended before the horizon), and horizon_at (missing if nothing is hidden).
+        `plots.survival` draws it. Runs of one task that resemble each other more than those of others make
+        the interval too narrow.
 
     Raises
     ------
@@ -127,7 +130,7 @@ def horizons(source: Source) -> pd.Series[Any]:
     broken = previous.notna() & ~are_among(previous, ids)
     # failed allocations that wait for their reschedule are kept, however old they are
     ended = allocations["client_status"].isin(FINISHED_STATUSES)
-    job = allocations["job_id"].astype("str").str.replace(_CHILD, "", regex=True)
+    job = allocations["job_id"].astype("str").str.replace(RUN_SUFFIX, "", regex=True)
     group = [allocations["namespace"].astype("str"), job, allocations["task_group"].astype("str")]
     hides = broken | ended | allocations["job_type"].isin(["batch", "sysbatch"])
     hidden = hides.groupby(group, dropna=False).transform("any")
@@ -186,7 +189,8 @@ def cumulative_restarts(source: Source, by: str | Iterable[str] = "job_version")
     until = np.full(len(tasks), np.nan)
     known = ~np.isnan(end_rows)
     until[end_rows[known].astype("int64")] = last_end.astype("int64").to_numpy()[known] / 1000
-    restarts = derived.name_tasks(derived.events.filter(nw.col("type") == "Restarting"), "alloc_id", "task")
+    events = derived.events.filter(nw.col("type") == vocabulary.RESTART)
+    restarts = derived.name_tasks(events, "alloc_id", "task")
     restarting = collect(restarts.select("alloc_id", "task", "time_us"))
     row = row_of_task.reindex(pd.MultiIndex.from_frame(_task_keys(restarting))).to_numpy(dtype="int64")
     origin_us = origin.to_numpy()

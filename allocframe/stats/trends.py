@@ -115,11 +115,11 @@ def compare_periods(
         failures, exposure_hours, rate_per_hour
             For the period.
         failures_before, exposure_hours_before, rate_per_hour_before
-            For the one before.
+            For the previous period.
         ratio, lower, upper : float
-            The rate over the one before, with the exact conditional 95 % interval of the ratio of two Poisson
-            rates. Missing if a period has no exposure or nothing failed. Failures that cause each other make
-            the true interval wider.
+            The rate over the previous one, with the exact conditional 95 % interval of the ratio of two
+            Poisson rates. Missing if a period has no exposure or nothing failed. Failures that cause each
+            other make the true interval wider.
         sure : bool
             The interval does not contain 1.
         unknown : str

@@ -196,6 +196,12 @@ A diagnosis reads them; statistics, which name fewer causes, go by how a text be
 `KILLED_AS_FAILED`). Both must say the same of the same text. No program's output is among these texts.
 """
 
+OOM_DETAIL = '"exit_message":"OOM Killed"'
+"""What the details of an event hold if the driver reports an OOM kill only in its exit message."""
+
+RESTART = "Restarting"
+"""The event of one restart, whoever asked for it: a task that gives up has "Not Restarting" in its place."""
+
 RUN_DURATION = "allocation exceeded max_run_duration"
 """Message of `Killing` if the allocation ran longer than its group allows. It has no `fails_task`."""
 

@@ -208,7 +208,7 @@ def _checked_page(entry: Any) -> Page:
     if page.number >= 10**9 or page.kind not in get_args(Kind) or not isinstance(page.params, dict):
         raise ValueError("the kind of a page is unknown")
     if not all(isinstance(text, str) for text in (page.path, page.source, page.received_at)):
-        raise TypeError("the path, source or time of a page is no text")
+        raise TypeError("the path, source and time of a page must be text")
     return page
 
 
@@ -222,7 +222,7 @@ def _checked_info(info: Any) -> dict[str, Any]:
     if not all(isinstance(value, list) for value in (notes, filters, gaps)):
         raise TypeError("notes, filters and gaps must be lists")
     if not all(isinstance(note, str) for note in notes):
-        raise TypeError("a note is no text")
+        raise TypeError("notes must be text")
     times = [facts.get(name) for name in ("started_at", "finished_at", "recorded_since", "since", "at")]
     for time in [*times, *(gap[name] for gap in gaps for name in ("since", "until"))]:
         if time is not None:
@@ -252,7 +252,7 @@ def load_capture(path: str | os.PathLike[str]) -> Capture:
             raise
         reason = f"{type(error).__name__}: {error}"
         raise DecodeError(
-            f"{file} is damaged, or allocframe did not save it ({reason}). For JSON use af.read_json().",
+            f"{file} is damaged, or allocframe did not save it ({reason}). For JSON use af.read_json()",
             file=str(file),
         ) from error
     except BaseException:
@@ -268,7 +268,7 @@ def _unpack(archive: zipfile.ZipFile, file: Path, capture: Capture) -> None:
         raise ValueError(f"its manifest is longer than {_LONGEST_MANIFEST:,} bytes")
     manifest = json.loads(text)
     if manifest["format"] > FORMAT:
-        raise DecodeError(f"{file} was written by a newer allocframe. Upgrade to read it.", file=str(file))
+        raise DecodeError(f"{file} was written by a newer allocframe. Upgrade to read it", file=str(file))
     pages = {page.number: page for page in map(_checked_page, manifest["pages"])}
     if len(pages) < len(manifest["pages"]):
         raise ValueError("two pages have the same number")
@@ -279,9 +279,7 @@ def _unpack(archive: zipfile.ZipFile, file: Path, capture: Capture) -> None:
             unpacked = pa.CompressedInputStream(cast(Any, packed), "zstd")
             _copy(unpacked, capture.file(page).open("wb"), limit=page.size)
         if capture.file(page).stat().st_size != page.size:
-            raise DecodeError(
-                f"{file}: page {page.number} is cut short. Copy the file again.", file=str(file)
-            )
+            raise DecodeError(f"{file}: page {page.number} is truncated. Copy the file again", file=str(file))
     capture._pages = pages
     capture._next_number = max(pages, default=-1) + 1
 

@@ -25,7 +25,7 @@ from .event_templates import SAME_TIME, find_templates
 from .json_files import is_plain_list
 
 ROW_BITS = 32
-"""A row's number is that of its page, shifted by so many bits, plus the record's position in the page."""
+"""A row's number is that of its page, shifted by this many bits, plus the record's position in the page."""
 
 ALLOC_ROW = "alloc_row"
 """The column that every stored table has besides its own: the number of its allocation's row."""
@@ -62,7 +62,7 @@ def _type_of(
         inner_type = _type_of(inner_kind, inner, raw, with_nulls)
         is_raw = inner_type is msgspec.Raw
         fields.append((inner, inner_type if is_raw else inner_type | None, _NULL if is_raw else None))
-    # Without references in circles, the structs are no work for the garbage collector.
+    # Without references in circles, the structs give the garbage collector no work.
     return msgspec.defstruct(name, fields, gc=False)
 
 
@@ -95,7 +95,7 @@ PART = 32 << 20
 """Bytes of a page that are decoded at a time."""
 
 _FEW = 64
-"""If one of so many records does not fit, the lenient reader takes them all."""
+"""If one of at most this many records does not fit, the lenient reader takes them all."""
 
 
 @dataclass

@@ -165,7 +165,7 @@ class _Found:
     def _add(self, raw: bytes) -> None:
         fields = _fields(raw)
         if fields is None:
-            # The lenient reader names what is no object, and mends what msgspec refuses.
+            # The lenient reader names what is not an object, and repairs what msgspec refuses.
             self.has_objects = self.has_objects or raw.startswith(b"{")
             self.records.append(raw)
             return
@@ -182,7 +182,7 @@ class _Found:
         self.records.append(raw)
 
     def _unwrap(self, fields: dict[str, Any]) -> Iterator[list[Any]]:
-        """Yield the lists of allocations that an object holds, if it is no allocation itself."""
+        """Yield the lists of allocations that an object holds, if it is not an allocation itself."""
         if not fields:
             self._heartbeats += 1
             yield []
@@ -226,7 +226,7 @@ def _holds_allocations(value: Any) -> bool:
 
 
 def _name_other_kind(fields: dict[str, Any]) -> str | None:
-    """Return what an object is that is no allocation."""
+    """Return what an object is that is not an allocation."""
     if "ID" in fields and not _OF_ALLOCATIONS.isdisjoint(fields):
         return None
     for kind, marks in _OTHERS:
@@ -239,5 +239,5 @@ def _refuse(text: bytes, source: str, kind: str | None = None) -> DecodeError:
     excerpt = visible(repr(text[:_EXCERPT].decode(errors="replace")))
     if kind is None:
         kinds = (f"looks like {named}" for mark, named in _BEGINNINGS if text.startswith(mark))
-        kind = next(kinds, "is no JSON of allocations")
+        kind = next(kinds, "is not JSON with allocations")
     return DecodeError(f"{source}: {kind}. It begins with {excerpt}. {_EXPECTED}", file=source)

@@ -47,7 +47,7 @@ class _UnrepresentableNumber:
 def fit_record(raw: bytes, number: int, file: str) -> tuple[bytes | None, list[Issue]]:
     """Return a record as JSON of the declared types, and the values that did not fit.
 
-    Something else than an object is no allocation: then the record is None, and an issue says so.
+    Anything but an object is not an allocation: then the record is None, and an issue says so.
 
     Raises
     ------
@@ -119,7 +119,7 @@ def _closing_bracket(text: bytes, start: int, file: str) -> int:
             depth -= 1
             if depth == 0:
                 return token.end()
-    raise DecodeError(f"{file} is cut short: {depth} brackets are still open at its end", file=file)
+    raise DecodeError(f"{file} is truncated: {depth} brackets are still open at its end", file=file)
 
 
 def _elements(inner: bytes, file: str) -> Iterator[bytes]:

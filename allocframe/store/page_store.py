@@ -140,8 +140,8 @@ class PageStore:
         return ids
 
     def use_processes(self) -> None:
-        """Decode in other processes too, until the tables are used."""
-        with self._lock:
+        """Decode in other processes too, until the tables are used; in none if the system starts none."""
+        with self._lock, contextlib.suppress(OSError):
             if self._pool is None and (count := count_processes()):
                 folder = self.capture.folder / "tables"
                 self._pool = WorkerPool(self.capture, folder, self._adopt, self._read_here, count)

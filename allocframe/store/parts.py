@@ -20,7 +20,7 @@ def cut_at_allocations(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator
     for batch in batches:
         numbers = batch.column(ALLOC_ROW).to_numpy()
         begins, start = np.flatnonzero(numbers[1:] != numbers[:-1]) + 1, 0
-        # An allocation may go on in the next batch, so a part never ends with a batch.
+        # An allocation may continue in the next batch, so a part never ends with a batch.
         while (place := np.searchsorted(begins, start + max(rows - count, 1))) < len(begins):
             end = int(begins[place])
             yield [*pending, batch.slice(start, end - start)]

@@ -12,7 +12,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from ..tables import TABLES
 from .decode import ALLOC_ROW
@@ -24,7 +23,7 @@ _FILE_ROWS = 64 << 10
 """Rows that are written, and read, at a time."""
 
 _FEW_DELETED = 2000
-"""So many deleted rows may stay in memory, hidden, before the others are copied."""
+"""At most this many deleted rows stay in memory, hidden; beyond that, the other rows are copied."""
 
 
 @dataclass(frozen=True)
@@ -147,9 +146,12 @@ class Segments:
         with self._lock:
             self._compact()
             relations: list[Any] = [pa.concat_tables([_empty(name), *(part[name] for part in self._memory)])]
-            files = [str(part.files[name]) for part in self._files]
-            groups = [[path] for path in files] if apart else [files]
-            relations += [ds.dataset(group, format="ipc") for group in groups if group]
+            if self._files:
+                import pyarrow.dataset as ds  # here alone: it takes a while, and processes need none
+
+                files = [str(part.files[name]) for part in self._files]
+                groups = [[path] for path in files] if apart else [files]
+                relations += [ds.dataset(group, format="ipc") for group in groups]
         return relations
 
     def clear(self) -> None:

@@ -165,7 +165,7 @@ class TableStore:
             return select(cursor, query, schema)
 
     def _lock_files(self) -> None:
-        """Let no query reach a file any more: by now, the tables are in the database."""
+        """Let no query reach a file from now on: by now, the tables are in the database."""
         if not self._is_locked:
             lock_files(self._con)
             self._is_locked = True

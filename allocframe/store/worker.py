@@ -1,4 +1,4 @@
-"""A process that decodes pages beside its parent: ``python -m allocframe.store.worker FOLDER``.
+"""A process that decodes pages while its parent does, too; `worker_pool` starts it.
 
 It reads one request a line from its input, and answers each with a line. Decoding in threads would not help,
 since Python runs one at a time, and `multiprocessing` would run the user's script again.
@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from .._utils.memory import keep_freed_memory
 from ..errors import DecodeError
 from .decode import BATCH, Records, build_tables, decode_list, decode_parts
 from .segments import write_part
@@ -52,7 +53,7 @@ class Worker:
         decode = decode_list if request["is_file"] else decode_parts
         found = decode(Path(request["file"]).read_bytes(), request["page"], request["source"])
         if found is None:
-            raise DecodeError("this is no list of allocations")
+            raise DecodeError("the file is not a list of allocations")
         for records in found:
             ids += records.ids
             parts.append(records)
@@ -82,10 +83,21 @@ class Worker:
         return done
 
 
+class _NoPandas:
+    """A finder of modules that keeps Arrow from importing pandas, which it does to know its arrays."""
+
+    @staticmethod
+    def find_spec(name: str, *_: Any) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError(name)
+
+
 def main(folder: str) -> None:
     """Answer requests until the input ends."""
     # Structs make no circles, and looking for some takes a tenth of the time.
     gc.disable()
+    keep_freed_memory()
+    sys.meta_path.insert(0, _NoPandas)
     worker = Worker(Path(folder))
     for line in sys.stdin:
         try:
@@ -93,7 +105,3 @@ def main(folder: str) -> None:
         except DecodeError as error:
             answer = {"error": str(error)}
         print(json.dumps(answer), flush=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

@@ -15,9 +15,23 @@ from typing import Any
 from .capture import Capture, Page
 
 MANY_BYTES = 200 << 20
-"""From so many bytes on, processes are worth their start, which takes half a second."""
+"""From this many bytes on, processes are worth their start, which takes half a second."""
 
 _MOST = 3
+
+_START = """
+import sys, types
+package, folder = sys.argv[1:]
+sys.path.append(package.removesuffix("allocframe"))
+allocframe = sys.modules["allocframe"] = types.ModuleType("allocframe")
+allocframe.__path__ = [package]
+from allocframe.store import worker
+worker.main(folder)
+"""
+"""Starts a process without what the package imports at its top: pandas alone takes longer than all the rest.
+
+The package's folder comes last, so that nothing beside it is taken for a module of Python.
+"""
 
 Take = Callable[[dict[str, Path], list[Any]], None]
 """Takes the files of tables that a process wrote, and the issues of their pages."""
@@ -33,12 +47,12 @@ class _Process:
     """One process, and the pages whose tables it has not written yet."""
 
     def __init__(self, folder: Path) -> None:
-        package = str(Path(__file__).parents[2])
-        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+        package = str(Path(__file__).parents[1])
         self.unwritten: list[Page] = []
+        # -P: a `json.py` in the current folder is none of Python's. Ctrl-C is for this process alone.
         self._child: Any = subprocess.Popen(  # noqa: S603 - the command is this interpreter and this package
-            [sys.executable, "-m", "allocframe.store.worker", str(folder)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path},
+            [sys.executable, "-P", "-c", _START, package, str(folder)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
 
     def ask(self, **request: Any) -> dict[str, Any]:
@@ -85,7 +99,7 @@ class WorkerPool:
     def read(self, page: Page, *, is_file: bool = False) -> list[str] | None:
         """Decode a page in a process; return its IDs.
 
-        Return None if no process is free, if the page is not whole, or if it is a file that is no list of
+        Return None if no process is free, if the page is not whole, or if it is a file that is not a list of
         allocations. Then the caller decodes it, and raises the error.
         """
         try:

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pyarrow as pa
 
 from .rows import TEXT, Reader, Rows, flag, nanoseconds, numbers, repeated, rfc3339, text, unsigned
+from .run_ids import RUN, split_run_id
 from .table import Column, Table
-
-_RUN = f"(periodic-[0-9]+|dispatch-(?:.+-)?[0-9]+-{'[0-9a-f]' * 8})"
-"""How Nomad names the children of a periodic or parameterized job, after their parent's ID and a slash."""
 
 
 def _from_child_id(job_id: str, group: int) -> str:
-    """Return the SQL of the parent's ID (group 1) or the run's name (group 2); NULL if it is no child's ID.
+    """Return the SQL of the parent's ID (group 1) or the run's name (group 2); NULL for other IDs.
 
-    DuckDB and Spark both read it, so it has no backslash and no brace. The greedy first group finds the last
-    run: the launches of a dispatched periodic job are children of that dispatch.
+    DuckDB and Spark both read it, so it has no backslash and no brace.
     """
-    extract = f"nullif(regexp_extract({job_id}, '(?s)^(.+)/{_RUN}$', {group}), '')"
+    extract = f"nullif(regexp_extract({job_id}, '(?s)^(.+)/{RUN}$', {group}), '')"
     # Few job IDs have a slash, and looking for one costs far less than the pattern.
     return f"CASE WHEN contains({job_id}, '/') THEN {extract} END"
-
-
-_CHILD_ID = re.compile(r"(.+)/(periodic-[0-9]+|dispatch-(?:.+-)?[0-9]+-[0-9a-f]{8})", re.DOTALL)
 
 
 def _from_parent(group: int) -> Reader:
@@ -40,10 +33,10 @@ def _from_parent(group: int) -> Reader:
             if jobs is None:
                 return None
             labels = jobs.dictionary.to_pylist()
-            matches = [_CHILD_ID.fullmatch(label) if "/" in label else None for label in labels]
-            if not any(matches):
+            runs = [split_run_id(label) for label in labels]
+            if not any(runs):
                 return None
-            found = pa.array([match and match[group] for match in matches], TEXT)
+            found = pa.array([run and run[group - 1] for run in runs], TEXT)
             return found.take(jobs.indices).dictionary_encode()
         pairs = zip(rows.field("JobID"), rows.field("Job.ParentID"), strict=True)
         return pa.array([_child(job, parent)[group - 1] for job, parent in pairs], TEXT).dictionary_encode()
@@ -54,8 +47,7 @@ def _from_parent(group: int) -> Reader:
 def _child(job_id: str | None, parent: str | None) -> tuple[str | None, str | None]:
     """Return the parent's ID and the run's name."""
     if parent is None:
-        match = _CHILD_ID.fullmatch(job_id or "")
-        return (match[1], match[2]) if match else (None, None)
+        return split_run_id(job_id) or (None, None)
     if parent and job_id and job_id.startswith(f"{parent}/"):
         return parent, job_id[len(parent) + 1 :] or None
     return parent or None, None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from .json_rows import frame_of_rows
 from .table import Column, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 EVALUATIONS = Table(
     name="evaluations",

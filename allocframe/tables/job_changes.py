@@ -7,7 +7,7 @@ from .table import Column, Table
 JOB_CHANGES = Table(
     name="job_changes",
     key=("namespace", "job_id", "version", "job_modify_index", "task_group", "task", "path"),
-    doc="One row for each field that differs between a version of a job and the known version before it.",
+    doc="One row for each field that differs between a version of a job and the previous known version.",
     source="job_changes",
     columns=(
         Column("namespace", "namespace", "category", "namespace of the job"),

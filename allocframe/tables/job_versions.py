@@ -24,7 +24,7 @@ JOB_VERSIONS = Table(
             "changed_fields",
             "changed_fields",
             "uint",
-            "fields that differ from the known version before it; missing if there is none",
+            "fields that differ from the previous known version; missing if there is none",
         ),
         Column("same_as", "same_as", "uint", "the newest earlier version with the same specification"),
     ),

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 
 from .rows import parse_rfc3339
 from .table import Kind, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def frame_of_rows(table: Table, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -43,7 +45,7 @@ def read_time(value: Any) -> int | None:
 
 
 def _positive(value: Any) -> int | None:
-    """Return a number of nanoseconds. A time of 0 is no time."""
+    """Return a number of nanoseconds. A time of 0 is missing."""
     is_whole = isinstance(value, int) and not isinstance(value, bool)
     return value if is_whole and 1 <= value < 2**63 else None
 

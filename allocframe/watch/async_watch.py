@@ -102,7 +102,7 @@ class AsyncWatch:
         return await wait_for(start_thread(self._watch.heartbeat))
 
     async def snapshot(self) -> Snapshot:
-        """Return the present state, after the last change that was told, as a snapshot that later changes
+        """Return the present state, after the last change that was reported, as a snapshot that later changes
         leave alone; see `Watch`.
 
         Examples

@@ -1,4 +1,4 @@
-"""Follow jobs, deployments, nodes and evaluations beside the allocations, in a thread of its own."""
+"""Follow jobs, deployments, nodes and evaluations besides the allocations, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from ..nomad.retry import backoff
 from ..nomad.transport import Transport, request_pool
 from ..snapshot.history_tables import make_tables
 from ..tables import CHANGES, HISTORY, frame_of_rows
+from ..tables.run_ids import is_run
 from .change import HistoryChange
 from .history_updates import JSON, News
 from .row_filter import RowFilter
@@ -59,7 +60,7 @@ _UNKNOWN = -1
 
 
 class HistoryWatch:
-    """Follows what changes in a cluster beside its allocations, from `start` until `close`.
+    """Follows what changes in a cluster besides its allocations, from `start` until `close`.
 
     Parameters
     ----------
@@ -170,7 +171,7 @@ class HistoryWatch:
                 self._sync()
                 failures, self.last_error = 0, None
                 self._follow()
-            except Exception as error:  # noqa: BLE001 - the recorder goes on without it, and says so
+            except Exception as error:  # noqa: BLE001 - the recorder continues without it, and says so
                 if self._closed.is_set():
                     return
                 known = isinstance(error, AllocframeError)
@@ -292,7 +293,7 @@ class HistoryWatch:
         return not job.get("ParentID") and before[0] not in (_UNKNOWN, index[0])
 
     def _find_purged(self, listed: list[JSON] | None, namespaces: Iterable[str]) -> None:
-        """Report jobs that are gone although no event told it. When they went is not known.
+        """Report jobs that are gone although no event reported it. When they went is not known.
 
         A namespace of which nothing is listed may be hidden from the token: nothing there counts as gone.
         """
@@ -301,7 +302,7 @@ class HistoryWatch:
         rows = []
         for namespace, job_id in gone:
             del self._jobs[namespace, job_id]
-            if "/dispatch-" in job_id or "/periodic-" in job_id:
+            if is_run(job_id):
                 continue  # ended runs are removed all the time
             rows.append({
                 "kind": "purge", "namespace": namespace, "job_id": job_id, "source": "jobs",

@@ -55,7 +55,7 @@ RECHECK = 2.0
 IN_FLIGHT = pd.Timedelta(seconds=1)
 """What happened this shortly before the last line may have been lost with the connection."""
 
-_FIRST_LIST = "the first look"
+_FIRST_LIST = "the first list"
 _INDEX_WENT_BACK = "the server's index went back: it was restored, or another one answered"
 
 Source = Literal["list", "stream", "blocking"]
@@ -157,7 +157,7 @@ class Reflector:
                 raise
 
     def _back_off(self, error: Exception) -> None:
-        """Pause longer after each failure. A working stream goes on meanwhile, so nothing is lost."""
+        """Pause longer after each failure. A working stream continues meanwhile, so nothing is lost."""
         self.last_error = str(error)
         self.counts["failures"] += 1
         self._failures_in_a_row += 1
@@ -239,7 +239,7 @@ class Reflector:
         if index < self.index:
             return True
         # Once the index has passed the old one, only the rows show it. While a stream is followed, a list may
-        # have changes that no event told of.
+        # have changes that no event reported.
         replayed = {} if self.synced else self.queue.passed()
         return self.state.is_newer_than(listed, index) or (
             not self.synced and self.state.lacks_known([listed, replayed], self.index, self._hidden)

@@ -1,4 +1,4 @@
-"""What a saved notebook shows in place of a widget: a display beside it, which the live widget hides.
+"""What a saved notebook shows in place of a widget: a second display, which the live widget hides.
 
 The output that a cell saves is the one of the moment when it was shown. So the copy is an output of its own,
 which is replaced when something has happened. The widget's script hides it while the widget is there.

@@ -77,7 +77,7 @@ def is_whole(archive: af.Archive, count: int) -> bool:
     return bool(archive.coverage()["complete"].all())
 
 
-def test_row_50_an_appender_killed_at_any_instant_loses_at_most_its_last_step(tmp_path: Path) -> None:
+def test_an_appender_killed_at_any_instant_loses_at_most_its_last_step(tmp_path: Path) -> None:
     folder, rng, kept = tmp_path / "archive", Random(3), 0
     for _ in range(2):
         child = started(folder, "one", kept + 1, kept + 40)
@@ -102,7 +102,7 @@ def test_row_50_an_appender_killed_at_any_instant_loses_at_most_its_last_step(tm
 
 
 @pytest.mark.parametrize("table", ["allocations", "task_states", "events", "snapshots"])
-def test_row_50_what_was_written_before_a_crash_does_not_count(
+def test_what_was_written_before_a_crash_does_not_count(
     archive: af.Archive, versions: Versions, table: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive.append(versions.seen(5, added=[("a", 5)]))
@@ -125,7 +125,7 @@ def test_row_50_what_was_written_before_a_crash_does_not_count(
     assert is_whole(archive, 6)
 
 
-def test_row_50_rows_of_an_append_that_never_ended_are_cleared_away(
+def test_rows_of_an_append_that_never_ended_are_cleared_away(
     archive: af.Archive, versions: Versions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive.append(versions.seen(5, added=[("a", 5)]))
@@ -143,7 +143,7 @@ def _only(tables: delta.DeltaTables, table: str) -> Any:
     return lambda name, rows: append(name, rows) if name == table else None
 
 
-def test_row_51_a_full_disk_is_an_error_that_leaves_the_archive_as_it_was(
+def test_a_full_disk_is_an_error_that_leaves_the_archive_as_it_was(
     tmp_path: Path, versions: Versions
 ) -> None:
     disk = tmp_path / "disk"
@@ -177,7 +177,7 @@ def test_row_51_a_full_disk_is_an_error_that_leaves_the_archive_as_it_was(
         subprocess.run(["umount", "-l", disk], check=True)
 
 
-def test_row_52_two_recorders_of_one_archive_keep_each_event_once(tmp_path: Path) -> None:
+def test_two_recorders_of_one_archive_keep_each_event_once(tmp_path: Path) -> None:
     folder = tmp_path / "archive"
     children = [started(folder, "one", 1, 6), started(folder, "two", 3, 9)]
     for child in children:
@@ -191,9 +191,7 @@ def test_row_52_two_recorders_of_one_archive_keep_each_event_once(tmp_path: Path
     assert archive.info["tables"]["events"]["rows"] == 9
 
 
-def test_row_53_an_archive_of_schema_version_1_is_read_and_appended_to(
-    tmp_path: Path, versions: Versions
-) -> None:
+def test_an_archive_of_schema_version_1_is_read_and_appended_to(tmp_path: Path, versions: Versions) -> None:
     folder = shutil.copytree(GOLDEN, tmp_path / "archive")
     archive = af.Archive(folder)
     snap = archive.snapshot()
@@ -209,7 +207,7 @@ def test_row_53_an_archive_of_schema_version_1_is_read_and_appended_to(
     assert len(archive.events(alloc_id="a")) == 9
 
 
-def test_row_53_a_column_added_later_is_missing_in_what_was_written_before(
+def test_a_column_added_later_is_missing_in_what_was_written_before(
     tmp_path: Path, versions: Versions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = shutil.copytree(GOLDEN, tmp_path / "archive")
@@ -233,7 +231,7 @@ def _stored(archive: af.Archive, query: str) -> list[Any]:
     return read_archive(archive._tables, lambda connection: connection.sql(query).fetchall())
 
 
-def test_row_53_an_archive_of_a_newer_version_is_refused(
+def test_an_archive_of_a_newer_version_is_refused(
     tmp_path: Path, versions: Versions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = shutil.copytree(GOLDEN, tmp_path / "archive")
@@ -243,7 +241,7 @@ def test_row_53_an_archive_of_a_newer_version_is_refused(
             work()
 
 
-def test_row_54_an_archive_is_read_while_it_is_written_and_compacted(tmp_path: Path) -> None:
+def test_an_archive_is_read_while_it_is_written_and_compacted(tmp_path: Path) -> None:
     folder = tmp_path / "archive"
     child = started(folder, "one", 1, 12)
     archive = af.Archive(folder)
@@ -256,7 +254,7 @@ def test_row_54_an_archive_is_read_while_it_is_written_and_compacted(tmp_path: P
                 archive.compact()
             except FileNotFoundError:
                 continue  # the first append has not come yet
-            except BaseException as error:  # noqa: BLE001 - told below
+            except BaseException as error:  # noqa: BLE001 - reported below
                 failed.append(error)
 
     go(child)
@@ -362,7 +360,7 @@ def test_a_commit_that_a_power_loss_cut_is_an_error_and_is_repaired_to_the_last_
     torn = max((folder / name / "_delta_log").glob("*.json"))
     torn.write_bytes(content)
     for read in (af.Archive(folder).events, af.Archive(folder).allocations, af.Archive(folder).snapshot):
-        with pytest.raises(af.DecodeError, match=r"is cut short.*Archive.repair"):
+        with pytest.raises(af.DecodeError, match=r"is truncated.*Archive.repair"):
             read()
     assert af.Archive(folder).repair() == [str(torn)]
     assert len(af.Archive(folder).events()) == before

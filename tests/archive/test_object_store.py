@@ -63,7 +63,7 @@ def test_an_archive_in_an_object_store_keeps_what_two_writers_append_at_once_eac
         try:
             for step in steps[1:]:
                 archives[number].append(step, recorder=f"recorder {number}")
-        except BaseException as error:  # noqa: BLE001 - told below
+        except BaseException as error:  # noqa: BLE001 - reported below
             failed.append(error)
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(2)]

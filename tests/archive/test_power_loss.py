@@ -137,7 +137,7 @@ def test_a_hint_at_a_checkpoint_that_is_not_there_is_set_aside(tmp_path: Path, h
     archive.append(versions.seen(1, added=[("a", 1)]))
     file = tmp_path / "archive" / "events" / "_delta_log" / "_last_checkpoint"
     file.write_text(hint)
-    with pytest.raises(af.DecodeError, match="is cut short"):
+    with pytest.raises(af.DecodeError, match="is truncated"):
         archive.events()
     assert archive.repair() == [str(file)]
     assert len(archive.events()) == 1

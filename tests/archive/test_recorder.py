@@ -74,7 +74,7 @@ def recording(client: af.Client, archive: af.Archive, **more: Any) -> Iterator[t
     """Record in a thread, from the first commit on."""
     said: list[str] = []
     stop = threading.Event()
-    made = Recorder(client, archive, **{"interval": 0.1, **more}, say=said.append)
+    made = Recorder(client, archive, **{"interval": 0.1, **more}, on_message=said.append)
     thread = threading.Thread(target=made.run, args=(stop,))
     thread.start()
     try:
@@ -146,7 +146,7 @@ def test_it_goes_on_where_it_stopped(live: af.sim.Cluster, viewer: af.Client, ar
     crash(live, 6)
     with recording(viewer, archive) as (made, _):
         until_caught_up(archive, live)
-        assert made.counts.changes < len(live.state.allocs), "what had not changed was not told again"
+        assert made.counts.changes < len(live.state.allocs), "what had not changed was not reported again"
     assert set(journal) <= set(keys(archive.events()))
     assert gaps(archive).empty, "the server had kept what came meanwhile"
 
@@ -182,7 +182,7 @@ def test_two_recorders_on_one_archive_make_nothing_twice(
     assert set(archive.state().recorders["recorder"]) == {"one", "two"}
 
 
-def test_row_51_a_full_disk_is_told_and_waited_for_and_nothing_is_lost(
+def test_a_full_disk_is_reported_and_waited_for_and_nothing_is_lost(
     live: af.sim.Cluster, viewer: af.Client, archive: af.Archive, full: threading.Event
 ) -> None:
     with recording(viewer, archive) as (made, said):
@@ -200,7 +200,7 @@ def test_row_51_a_full_disk_is_told_and_waited_for_and_nothing_is_lost(
     assert gaps(archive).empty
 
 
-def test_row_51_while_nothing_can_be_written_memory_is_bounded_and_the_gap_is_told(
+def test_while_nothing_can_be_written_memory_is_bounded_and_the_gap_is_reported(
     live: af.sim.Cluster,
     viewer: af.Client,
     archive: af.Archive,

@@ -135,7 +135,7 @@ def test_what_goes_on_is_not_over_while_nobody_can_see_it(
     Looks(tmp_path, [CALM, crashing()], down, down, [CALM, crashing()]).follow()
     out, error = capsys.readouterr()
     assert len(out.splitlines()) == 1
-    assert error.splitlines() == ["cannot look: no answer to https://...@nomad.example?token=... down"]
+    assert error.splitlines() == ["cannot diagnose: no answer to https://...@nomad.example?token=... down"]
 
 
 def test_lines_for_programs_are_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,7 +170,7 @@ def test_a_webhook_that_refuses_is_given_up_and_its_address_kept_secret(
     assert all(0 < pause <= bound for pause, bound in zip(pauses, (0.5, 1, 2), strict=False))
     out, error = capsys.readouterr()
     assert len(out.splitlines()) == 1
-    assert error.splitlines() == [f"the webhook at 127.0.0.1 did not take an incident: HTTP {codes[0]}"]
+    assert error.splitlines() == [f"cannot post an incident to the webhook at 127.0.0.1: HTTP {codes[0]}"]
 
 
 def test_a_webhook_that_is_down_does_not_end_the_watch(
@@ -178,7 +178,7 @@ def test_a_webhook_that_is_down_does_not_end_the_watch(
 ) -> None:
     Looks(tmp_path, [CALM, crashing()]).follow(hook("http://127.0.0.1:9/s3cret-path"))
     error = capsys.readouterr().err
-    assert error.startswith("the webhook at 127.0.0.1 did not take an incident: ")
+    assert error.startswith("cannot post an incident to the webhook at 127.0.0.1: ")
     assert "s3cret" not in error
 
 

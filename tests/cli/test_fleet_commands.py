@@ -93,7 +93,7 @@ def test_fetch_prints_and_saves_all_clusters(
     assert run(monkeypatch, "report", "cluster", "--from", saved, "-o", tmp_path / "x.md") == 2
     assert "a report covers one cluster" in capsys.readouterr().err
     assert run(monkeypatch, "report", "cluster", "--from", saved, "--cluster", "mars") == 2
-    assert "Its clusters: eu, us." in capsys.readouterr().err
+    assert "Its clusters: eu, us" in capsys.readouterr().err
     assert run(monkeypatch, "report", "cluster", "--cluster", "eu") == 2
     assert "--from" in capsys.readouterr().err
 
@@ -198,7 +198,7 @@ def test_a_cluster_that_becomes_reachable_later_is_recorded(
     grant = eu._access.grants.pop(token)
     messages: list[str] = []
     with af.Client(eu.address, token=token) as client:
-        eu_recorder = Recorder(client, af.Archive(tmp_path / "eu"), interval=0.1, say=messages.append)
+        eu_recorder = Recorder(client, af.Archive(tmp_path / "eu"), interval=0.1, on_message=messages.append)
         stop = threading.Event()
         thread = threading.Thread(target=run_all, args=({"eu": eu_recorder}, stop))
         thread.start()

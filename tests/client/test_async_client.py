@@ -142,7 +142,7 @@ def test_one_client_serves_one_event_loop_after_the_other(live: af.sim.Cluster, 
         asyncio.run(client.snapshot())
 
 
-# The event loop goes on
+# The event loop keeps running
 
 
 async def ticks_while(work: Awaitable[Any], gate: Gate) -> tuple[int, Any]:

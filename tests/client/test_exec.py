@@ -177,9 +177,7 @@ def test_without_permission_or_in_a_read_only_client_nothing_is_run(cluster: sim
         reader.exec(identity, ["true"], task="x")
 
 
-def test_row_24_many_are_run_and_those_that_fail_are_rows_too(
-    cluster: sim.Cluster, client: af.Client
-) -> None:
+def test_many_are_run_and_those_that_fail_are_rows_too(cluster: sim.Cluster, client: af.Client) -> None:
     good = [
         a.id for a in cluster.state.allocs.values() if a.client_status == "running" and len(a.tasks) == 1
     ][:5]
@@ -215,7 +213,7 @@ def dropped(*frames: str) -> Callable[[ServerConnection], None]:
     return handler
 
 
-def test_row_46_a_drop_after_the_exit_is_an_end_and_before_it_a_loss() -> None:
+def test_a_drop_after_the_exit_is_an_end_and_before_it_a_loss() -> None:
     with scripted(dropped(out(b"all"), EXITED)) as address, af.Client(address) as client:
         assert client.exec(ID, ["x"], task="t").stdout == b"all"
     with (
@@ -340,7 +338,7 @@ def test_heartbeats_are_sent_while_a_command_is_silent(monkeypatch: pytest.Monke
         '{"exited": true, "result": {"exit_code": "x"}}',
     ],
 )
-def test_row_46_a_frame_that_is_none_is_an_error_that_shows_its_start(junk: str) -> None:
+def test_what_is_not_a_frame_is_an_error_that_shows_its_start(junk: str) -> None:
     with (
         scripted(dropped(junk)) as address,
         af.Client(address) as client,
@@ -349,7 +347,7 @@ def test_row_46_a_frame_that_is_none_is_an_error_that_shows_its_start(junk: str)
         client.exec(ID, ["x"], task="t")
 
 
-def test_row_46_split_characters_are_put_together() -> None:
+def test_split_characters_are_put_together() -> None:
     data = "é€😀".encode()
     frames = [out(data[n : n + 1]) for n in range(len(data))]
     with scripted(dropped(*frames, EXITED)) as address, af.Client(address) as client:
@@ -442,7 +440,7 @@ except KeyboardInterrupt:
 """
 
 
-def test_row_48_ctrl_c_ends_a_command_leaves_no_thread_and_the_next_call_works(cluster: sim.Cluster) -> None:
+def test_ctrl_c_ends_a_command_leaves_no_thread_and_the_next_call_works(cluster: sim.Cluster) -> None:
     alloc = running(cluster)
     log = audit_path()
     with child(_INTERRUPTED, cluster.address, cluster.token, alloc) as process:

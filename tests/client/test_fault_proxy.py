@@ -179,7 +179,7 @@ def test_a_line_that_always_breaks_ends_in_an_error_within_the_deadline(
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_row_8_on_a_line_on_which_anything_happens_a_result_is_the_right_one(
+def test_on_a_bad_line_a_call_returns_the_right_result_or_an_error(
     seed: int, still: af.sim.Cluster, chosen: tuple[str, str], expected: dict[str, Any]
 ) -> None:
     rng = random.Random(seed)
@@ -310,7 +310,7 @@ def test_a_watch_behind_a_bad_line_tells_each_event_once_and_ends_up_right(
     assert sorted(reported) == sorted(journal)
 
 
-def test_row_41_a_stream_that_goes_silent_half_open_is_left_for_another(
+def test_a_stream_that_goes_silent_half_open_is_left_for_another(
     live: af.sim.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("allocframe.watch.update_queue.QUIET", 0.5)
@@ -346,7 +346,7 @@ def test_a_recorder_behind_a_bad_line_archives_each_event_once(live: af.sim.Clus
         through(live.address, *faults) as proxy,
         af.Client(proxy.address, token=live.token, timeout=10) as client,
     ):
-        recorder = Recorder(client, archive, interval=0.1, say=lambda text: None)
+        recorder = Recorder(client, archive, interval=0.1, on_message=lambda text: None)
         thread = threading.Thread(target=recorder.run, args=(stop,))
         thread.start()
         try:

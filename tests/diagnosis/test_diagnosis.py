@@ -114,7 +114,7 @@ def test_of_many_incidents_ten_are_shown_and_the_others_counted(tmp_path: Path) 
     assert len(lines) == 12
     assert lines[-1] == "and 3 more"
     assert "and 3 more" in diagnosis._repr_html_()
-    assert len(diagnosis.lines(most=None)) == 14
+    assert len(diagnosis.lines(limit=None)) == 14
 
 
 def test_several_clusters_are_diagnosed_each_by_itself(snap: af.Snapshot, tmp_path: Path) -> None:
@@ -149,10 +149,10 @@ def test_of_no_allocations_nothing_is_said(tmp_path: Path) -> None:
 
 def test_of_small_incidents_and_things_to_know_each_is_counted() -> None:
     failed, noted = (SimpleNamespace(severity="info", facts=facts) for facts in ({"failures": 2}, {}))
-    past = "Nothing is wrong now: 1 small incident of the past, each told below."
+    past = "Nothing is wrong now. 1 past minor incident is listed below."
     assert verdict([failed], None, True) == past
-    assert verdict([failed, noted, noted], None, True) == f"{past} 2 things more to know."
-    assert verdict([noted], None, True).endswith(" on record is explained. 1 thing to know.")
+    assert verdict([failed, noted, noted], None, True) == f"{past} 2 more notes."
+    assert verdict([noted], None, True).endswith(" on record is explained. 1 note.")
 
 
 def test_an_incident_can_be_pickled(snap: af.Snapshot) -> None:

@@ -1,4 +1,4 @@
-"""What a version took away and nothing failed with: nodes, runs, groups, tasks, instances, services."""
+"""What a version removed and nothing failed with: nodes, runs, groups, tasks, instances, services."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_what_a_version_removed_is_told_until_a_later_one_brings_it_back(
     assert texts(tmp_path, WEB, versions(before, after)) == [told]
     assert texts(tmp_path, WEB, versions(before, after, {**after, **image})) == [told]
     assert texts(tmp_path, WEB, versions(before, after, {**before, **image})) == []
-    # a rollback takes away what had been tried
+    # a rollback removes what had been tried
     assert texts(tmp_path, WEB, versions(after, before, after)) == []
 
 

@@ -1,4 +1,4 @@
-"""Times that are zero, missing or before 1970 are told as unknown, and never end a report."""
+"""Times that are zero, missing or before 1970 are reported as unknown, and never end a report."""
 
 from __future__ import annotations
 

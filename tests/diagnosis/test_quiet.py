@@ -1,4 +1,4 @@
-"""What is bad and makes no noise: nothing fails, and something does not get on. And what is only usual."""
+"""What is bad and makes no noise: nothing fails, and something is stuck. And what is only usual."""
 
 from __future__ import annotations
 
@@ -27,18 +27,21 @@ def diagnosis_of(name: str) -> af.Diagnosis:
 
 PAUSED = (
     "deployment-paused/menu version 1 is paused in its deployment. 1 of 4 instances is of version 1, and "
-    "nothing has moved for 50.4 s; 3 of older versions run on."
+    "nothing has moved for 50.4 s; 3 of older versions are still running."
 )
 STUCK = (
-    "docs version 1 does not start. 1 of 2 instances has waited for 75.1 s (Downloading Artifacts); 2 before "
+    "docs version 1 does not start. 1 of 2 instances has waited for 75.1 s (Downloading Artifacts); "
+    "2 earlier allocations "
 )
+
+SERVES = "1 other instance is running."
 
 
 @pytest.mark.parametrize(
     ("name", "severity", "code", "told"),
     [
-        ("2.0.5-artifact-hangs", "warning", "AF209", f"{STUCK}started within 0.2 s. 1 other runs."),
-        ("1.3.1-artifact-hangs", "warning", "AF209", f"{STUCK}started within 0.3 s. 1 other runs."),
+        ("2.0.5-artifact-hangs", "warning", "AF209", f"{STUCK}started within 0.2 s. {SERVES}"),
+        ("1.3.1-artifact-hangs", "warning", "AF209", f"{STUCK}started within 0.3 s. {SERVES}"),
         (
             "2.0.5-nightly-hangs",
             "warning",
@@ -52,8 +55,8 @@ STUCK = (
             "critical",
             "AF209",
             "desk version 1 does not start. Task main has not started in 2 of 2 instances for 65.0 s: "
-            "prestart task wait-db, which version 1 added, still runs. 2 before started within 0.3 s. No "
-            "other instance runs.",
+            "prestart task wait-db, which version 1 added, still runs. 2 earlier allocations started "
+            "within 0.3 s. No other instance is running.",
         ),
         ("2.0.5-deployment-paused", "info", "AF402", PAUSED),
         ("1.3.1-deployment-paused", "info", "AF402", PAUSED),
@@ -62,14 +65,14 @@ STUCK = (
             "info",
             "AF402",
             "store version 1 waits for its promotion. 2 canaries are healthy, and nobody has promoted them "
-            "for 62.9 s; 2 of older versions run on.",
+            "for 62.9 s; 2 of older versions are still running.",
         ),
         (
             "1.3.1-canary-forgotten",
             "info",
             "AF402",
             "web version 1 waits for its promotion. 1 canary is healthy, and nobody has promoted it for "
-            "39.4 s; 2 of older versions run on.",
+            "39.4 s; 2 of older versions are still running.",
         ),
         (
             "2.0.5-group-at-zero",

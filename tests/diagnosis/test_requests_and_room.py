@@ -36,8 +36,8 @@ def evidence_of(incident: Incident) -> list[str]:
     [
         (
             "2.0.5-distinct-hosts-short",
-            "gossip cannot be placed in full. 2 of 5 instances wait, 3 run: an instance of it already "
-            "(distinct_hosts) on 3 nodes. It asks for 5 instances since version 1.",
+            "gossip cannot be placed in full. 2 of 5 instances wait, 3 are running: an instance of it "
+            "already (distinct_hosts) on 3 nodes. It asks for 5 instances since version 1.",
         ),
         # the scheduler says no more than "computed class ineligible"
         (
@@ -47,13 +47,13 @@ def evidence_of(incident: Incident) -> list[str]:
         ),
         (
             "2.0.5-port-reserved",
-            "edge version 1 cannot be placed. 1 of 1 instance waits for version 1, 1 runs on in version 0: "
-            "port http=21003 is taken on 1 node. It asks for port 21003 since version 1.",
+            "edge version 1 cannot be placed. 1 of 1 instance waits for version 1, 1 is still running "
+            "version 0: port http=21003 is taken on 1 node. It asks for port 21003 since version 1.",
         ),
         (
             "2.0.5-zone-renamed",
-            "1 of 2 instances waits for version 1, 2 run on in version 0: no node fits, 1 node filtered out. "
-            "2 instances run on m-1 still; m-1 had changed 11.7 s before.",
+            "1 of 2 instances waits for version 1, 2 are still running version 0: no node fits, 1 node "
+            "filtered out. 2 instances are still running on m-1; m-1 had changed 11.7 s before.",
         ),
         ("2.0.5-disk-typo", "archive (group cold) cannot be placed in full."),
         (
@@ -97,7 +97,7 @@ def test_jobs_that_wait_for_the_same_are_one_incident(tmp_path: Path) -> None:
     snap = snapshot(tmp_path, alloc("a", event("Received", 0), started(1)))
     several, alone = af.diagnose(snap, evaluations=evaluations).incidents
     assert several.summary == (
-        "3 jobs cannot be placed: a, b, c. 6 of 6 instances wait: not enough memory. It goes on."
+        "3 jobs cannot be placed: a, b, c. 6 of 6 instances wait: not enough memory. It is ongoing."
     )
     assert (several.severity, alone.jobs) == ("critical", [("default", "d")])
 
@@ -181,7 +181,7 @@ def test_a_program_that_its_template_s_signal_ends_did_not_crash() -> None:
 
 def test_restarts_by_a_template_that_go_on_are_told_with_those_that_the_ring_has_lost() -> None:
     (incident,) = incidents_of("2.0.5-template-storm")
-    assert incident.summary.endswith("8 more before them are not on record any more. It goes on.")
+    assert incident.summary.endswith("8 earlier are no longer on record. It is ongoing.")
 
 
 def test_jobs_that_fail_about_then_are_told_with_how_long_before_or_after(tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ def test_instances_that_ran_for_long_and_fell_in_one_moment_have_no_version_to_b
 
 def test_the_group_that_a_version_changed_is_named_where_it_failed_before_the_others() -> None:
     (incident,) = incidents_of("2.0.5-store-in-the-same-job")
-    assert "Version 1 changed group store alone, which failed first." in evidence_of(incident)
+    assert "Version 1 changed only group store, which failed first." in evidence_of(incident)
 
 
 def test_runs_are_counted_by_the_version_that_made_them() -> None:

@@ -112,7 +112,7 @@ def a_common_outage_seen_by_nodes_whose_clocks_differ_by_minutes() -> Scene:
 
 @scene
 def a_fix_that_does_not_help_is_not_to_blame() -> Scene:
-    """Version 1 brought the crash; version 2 was to mend it, and crashes as well."""
+    """Version 1 brought the crash; version 2 was to fix it, and crashes as well."""
     rows = [replaced("web", n, 600) for n in range(3)]
     for n in range(3):
         rows.append(replaced("web", n, 900, begin=600, JobVersion=1))

@@ -52,13 +52,6 @@ def test_the_audit_has_each_promise_and_each_fault_once() -> None:
     assert [line[0] for line in table_rows("Faults")] == [str(number) for number in range(1, 59)]
 
 
-def test_every_test_named_after_a_fault_is_in_its_row() -> None:
-    tests = {line[0]: line[-1] for line in table_rows("Faults")}
-    for file in (ROOT / "tests").rglob("test_*.py"):
-        for row, name in re.findall(r"^def (?=test_row_(\d+)_)(\w+)", file.read_text(), re.M):
-            assert f"::{name}`" in tests[row], f"{name} is not in row {row}"
-
-
 def test_every_statistic_and_plot_is_in_the_manual() -> None:
     page = (ROOT / "docs" / "statistics.md").read_text()
     missing = [name for module in (af.stats, af.plots) for name in module.__all__ if f"{name}" not in page]

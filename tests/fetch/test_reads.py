@@ -65,7 +65,7 @@ def test_no_secret_of_a_job_is_kept(client: af.Client, snap: af.Snapshot, tmp_pa
     pd.testing.assert_frame_equal(again.events, read.events)
 
 
-def test_row_21_those_that_are_gone_are_told_and_the_others_are_there(client: af.Client) -> None:
+def test_allocations_that_are_gone_are_reported_and_the_others_are_there(client: af.Client) -> None:
     with (
         af.sim.Cluster("crash_loop", allocations=30, seed=1) as cluster,
         af.Client(cluster.address, token=cluster.token) as c,
@@ -87,7 +87,7 @@ def test_row_21_those_that_are_gone_are_told_and_the_others_are_there(client: af
     ("status", "text"),
     [("404 Not Found", "No path to node"), ("500 Internal Server Error", "rpc error: odd")],
 )
-def test_row_23_reads_that_fail_do_not_lose_the_others(status: str, text: str) -> None:
+def test_reads_that_fail_do_not_lose_the_others(status: str, text: str) -> None:
     def answer(connection: socket.socket) -> None:
         number = int(server.requests[-1][-12:])
         if number % 5 == 3:

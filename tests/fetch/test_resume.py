@@ -1,4 +1,4 @@
-"""Walks that were interrupted go on from what they left, or say why they cannot."""
+"""Walks that were interrupted continue from what they left, or say why they cannot."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Broken(Exception):
 
 
 def interrupted(client: af.Client, folder: Path, after: int, **query: Any) -> None:
-    """Walk until so many allocations are there."""
+    """Walk until `after` allocations are there."""
 
     def stop(done: int, estimate: int | None) -> None:
         if done >= after:

@@ -46,7 +46,7 @@ def works(run: Run, rng: Any) -> Outcome:
 
 
 def watched(folder: Path, *, days: int, leak: tuple[int, int], blind: tuple[int, int]) -> list[Change]:
-    """Return what a watch would tell, every hour for so many days.
+    """Return what a watch would report, every hour for `days` days.
 
     `leak` and `blind` are hours before the end, the first and the last: a version of checkout leaks, and
     nobody watches.

@@ -5,4 +5,4 @@ The story of a simulated cluster ends at the present. If it began the day before
 
 import time_machine
 
-time_machine.travel("2026-11-24T16:10:00+00:00").start()  # from then on it goes on as usual
+time_machine.travel("2026-11-24T16:10:00+00:00").start()  # from then on it runs as usual

@@ -62,7 +62,7 @@ def after_ctrl_c(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def hung_after(seconds: float) -> Iterator[list[str]]:
-    """Press Ctrl-C again after so many seconds, and add to the list that this was necessary."""
+    """Press Ctrl-C again after `seconds`, and add to the list that this was necessary."""
     hung: list[str] = []
 
     def again() -> None:

@@ -118,7 +118,7 @@ def test_a_recorder_has_every_event_that_polling_saw_or_says_that_it_does_not(
     complete = coverage[coverage["complete"].fillna(value=False)]
     is_complete = set(zip(complete["alloc_id"], complete["task"], strict=True))
     assert {(alloc, task) for alloc, task, *_ in missing} & is_complete == set()
-    assert len(missing) <= len(cluster.seen) / 20, "what the servers still told came through"
+    assert len(missing) <= len(cluster.seen) / 20, "what the servers still reported came through"
     assert not archive.snapshot().allocations["client_status"].isin(["unknown"]).any()
 
 

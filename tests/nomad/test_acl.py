@@ -85,7 +85,9 @@ def test_what_the_token_is_decides_before_its_policies(
 ) -> None:
     def get(path: str) -> Any:
         if path != acl.TOKEN:
-            raise af.AllocframeError(f"GET {path} is not on the list of requests that only read")
+            raise af.AllocframeError(
+                f"GET {path} is not one of the read-only requests that allocframe may send"
+            )
         if isinstance(answer, Exception):
             raise answer
         return answer

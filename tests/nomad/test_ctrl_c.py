@@ -12,7 +12,7 @@ from interrupting import ctrl_c_at, hung_after
 import allocframe as af
 
 STEP = 19
-"""Every so many instants one is tried: all of them would take a while, and are of a few kinds."""
+"""One of this many instants is tried: all of them would take a while, and are of a few kinds."""
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -41,7 +41,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport.retry, "backoff", lambda attempt: 0.0)
 
 
-def test_row_1_a_refused_connection_names_the_address_and_the_variable() -> None:
+def test_a_refused_connection_names_the_address_and_the_variable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]
     with (
@@ -51,14 +51,14 @@ def test_row_1_a_refused_connection_names_the_address_and_the_variable() -> None
         c.snapshot()
 
 
-def test_row_2_a_connection_that_the_server_closed_is_opened_anew() -> None:
+def test_a_connection_that_the_server_closed_is_opened_anew() -> None:
     with serving(good(), reset, good()) as server, client(server) as c:
         assert len(c.snapshot(progress=False)) == 1
         assert len(c.snapshot(progress=False)) == 1
         assert c.counters["retries"] == 1
 
 
-def test_row_2_a_kept_connection_that_breaks_on_its_next_request_is_opened_anew_at_once(
+def test_a_kept_connection_that_breaks_on_its_next_request_is_opened_anew_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A pause beyond the deadline would end in an error: the repeat succeeds only because it does not wait.
@@ -72,19 +72,19 @@ def test_row_2_a_kept_connection_that_breaks_on_its_next_request_is_opened_anew_
 
 
 @pytest.mark.parametrize("cut", range(1, len(BODY), 9))
-def test_row_3_a_body_cut_anywhere_is_fetched_again(cut: int) -> None:
+def test_a_body_cut_anywhere_is_fetched_again(cut: int) -> None:
     with serving(http(BODY[:cut], length=len(BODY)), good()) as server:
         assert fetched(server) == 1
 
 
-def test_row_3_chunks_cut_short_are_fetched_again() -> None:
+def test_chunks_cut_short_are_fetched_again() -> None:
     chunk = http(b"%x\r\n%s\r\n" % (len(BODY), BODY), Transfer_Encoding="chunked")
     with serving(chunk, good()) as server:
         assert fetched(server) == 1
         assert len(server.requests) == 2
 
 
-def test_row_4_gzip_that_stops_early_with_a_fitting_length_is_fetched_again() -> None:
+def test_gzip_that_stops_early_with_a_fitting_length_is_fetched_again() -> None:
     rows = [{**ROW, "ID": str(n), "Name": os.urandom(8).hex()} for n in range(500)]
     data = gzip.compress(json.dumps(rows).encode())
     half = data[: len(data) // 2]
@@ -95,7 +95,7 @@ def test_row_4_gzip_that_stops_early_with_a_fitting_length_is_fetched_again() ->
         assert len(server.requests) == 2
 
 
-def test_row_5_gzip_with_a_wrong_checksum_is_fetched_again_then_an_error() -> None:
+def test_gzip_with_a_wrong_checksum_is_fetched_again_then_an_error() -> None:
     data = bytearray(gzip.compress(BODY))
     data[-8] ^= 0xFF
     broken = http(bytes(data), length=len(data), Content_Encoding="gzip")
@@ -106,14 +106,14 @@ def test_row_5_gzip_with_a_wrong_checksum_is_fetched_again_then_an_error() -> No
 
 
 @pytest.mark.parametrize("cut", [1, len(BODY) // 2, len(BODY) - 1])
-def test_row_6_a_body_that_ends_with_the_connection_too_early_is_fetched_again(cut: int) -> None:
+def test_a_body_that_ends_with_the_connection_too_early_is_fetched_again(cut: int) -> None:
     with serving(http(BODY[:cut]), http(BODY)) as server:
         assert fetched(server) == 1
     with serving(http(BODY[:cut])) as server, pytest.raises(af.AllocframeError):
         fetched(server)
 
 
-def test_row_7_a_decompression_bomb_ends_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decompression_bomb_ends_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "MAX_BODY", 1 << 20)
     with serving(packed(b"[" + b" " * (50 << 20) + b"]")) as server:
         tracemalloc.start()
@@ -125,7 +125,7 @@ def test_row_7_a_decompression_bomb_ends_in_an_error(monkeypatch: pytest.MonkeyP
             tracemalloc.stop()
 
 
-def test_row_8_a_body_that_trickles_in_ends_at_the_deadline_of_the_request() -> None:
+def test_a_body_that_trickles_in_ends_at_the_deadline_of_the_request() -> None:
     def trickle(connection: socket.socket) -> None:
         connection.sendall(http(b"[", length=10_000))
         while True:
@@ -136,7 +136,7 @@ def test_row_8_a_body_that_trickles_in_ends_at_the_deadline_of_the_request() -> 
         fetched(server, timeout=0.5)
 
 
-def test_row_9_a_server_that_hangs_after_the_headers_ends_at_the_deadline() -> None:
+def test_a_server_that_hangs_after_the_headers_ends_at_the_deadline() -> None:
     done = threading.Event()
 
     def hang(connection: socket.socket) -> None:
@@ -150,7 +150,7 @@ def test_row_9_a_server_that_hangs_after_the_headers_ends_at_the_deadline() -> N
 
 
 @pytest.mark.parametrize("status", ["502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout"])
-def test_row_10_a_burst_of_gateway_errors_is_waited_out_and_bounded(status: str) -> None:
+def test_a_burst_of_gateway_errors_is_waited_out_and_bounded(status: str) -> None:
     page = http(b"<html>sorry</html>", status, length=18, kind="text/html")
     with serving(page, page, good()) as server:
         assert fetched(server) == 1
@@ -161,7 +161,7 @@ def test_row_10_a_burst_of_gateway_errors_is_waited_out_and_bounded(status: str)
 
 
 @pytest.mark.parametrize("value", ["0", "garbage", formatdate(0, usegmt=True)])
-def test_row_11_and_12_429_is_waited_out_with_or_without_a_sound_retry_after(value: str) -> None:
+def test_status_429_is_waited_out_with_or_without_a_sound_retry_after(value: str) -> None:
     busy = http(b"too many", "429 Too Many Requests", length=8, kind="text/plain", Retry_After=value)
     with serving(busy, good()) as server:
         assert fetched(server) == 1
@@ -170,18 +170,18 @@ def test_row_11_and_12_429_is_waited_out_with_or_without_a_sound_retry_after(val
         fetched(server)
 
 
-def test_row_11_a_retry_after_beyond_the_deadline_is_not_waited_for() -> None:
+def test_a_retry_after_beyond_the_deadline_is_not_waited_for() -> None:
     busy = http(b"", "429 Too Many Requests", length=0, Retry_After="1000000000")
     with serving(busy) as server, pytest.raises(af.ApiError):
         fetched(server, timeout=1.0)
 
 
-def test_row_12_a_connection_closed_without_a_word_is_tried_again() -> None:
+def test_a_connection_closed_without_a_word_is_tried_again() -> None:
     with serving(reset, reset, good()) as server:
         assert fetched(server) == 1
 
 
-def test_row_13_a_leader_election_is_waited_out() -> None:
+def test_a_leader_election_is_waited_out() -> None:
     text = b"No cluster leader"
     election = http(text, "500 Internal Server Error", length=len(text), kind="text/plain")
     with serving(election, election, good()) as server:
@@ -191,7 +191,7 @@ def test_row_13_a_leader_election_is_waited_out() -> None:
 @pytest.mark.parametrize(
     "text", ["alloc lookup failed: index error: UUID must be 36 characters", "Permission denied"]
 )
-def test_row_14_a_500_for_bad_input_is_asked_once(text: str) -> None:
+def test_a_500_for_bad_input_is_asked_once(text: str) -> None:
     with serving(
         http(text.encode(), "500 Internal Server Error", length=len(text), kind="text/plain")
     ) as server:
@@ -200,7 +200,7 @@ def test_row_14_a_500_for_bad_input_is_asked_once(text: str) -> None:
         assert len(server.requests) == 1
 
 
-def test_row_15_a_login_page_with_200_is_not_nomad_and_its_excerpt_is_harmless() -> None:
+def test_a_login_page_with_200_is_not_nomad_and_its_excerpt_is_harmless() -> None:
     page = b"<html>\x1b[31m<script>alert(1)</script> please log in"
     with (
         serving(http(page, length=len(page), kind="text/html")) as server,
@@ -210,7 +210,7 @@ def test_row_15_a_login_page_with_200_is_not_nomad_and_its_excerpt_is_harmless()
     assert "\x1b" not in str(e.value)
 
 
-def test_row_15_a_redirect_is_not_followed() -> None:
+def test_a_redirect_is_not_followed() -> None:
     moved = http(b"", "307 Temporary Redirect", length=0, Location="http://evil.example/v1/allocations")
     with serving(moved) as server, client(server, token="canary") as c:
         with pytest.raises(af.NotNomad, match=r"evil\.example"):
@@ -218,7 +218,7 @@ def test_row_15_a_redirect_is_not_followed() -> None:
         assert len(server.requests) == 1
 
 
-def test_row_16_an_index_that_goes_back_during_a_walk_is_told() -> None:
+def test_an_index_that_goes_back_during_a_walk_is_reported() -> None:
     def page(connection: socket.socket) -> None:
         first = "prefix" not in server.requests[-1]
         more = {"X_Nomad_Nexttoken": "77777.5", "X_Nomad_Index": "900"} if first else {"X_Nomad_Index": "7"}
@@ -229,21 +229,21 @@ def test_row_16_an_index_that_goes_back_during_a_walk_is_told() -> None:
 
 
 @pytest.mark.parametrize("index", ["0", "abc", str(2**64), "-5"])
-def test_row_17_an_index_that_cannot_be_is_overlooked(index: str) -> None:
+def test_an_index_that_cannot_be_is_overlooked(index: str) -> None:
     with serving(good(X_Nomad_Index=index)) as server, client(server) as c:
         snap = c.snapshot(progress=False)
         told = 0 if index == "0" else None
         assert (len(snap), snap.info["index_first"], snap.info["index_last"]) == (1, told, told)
 
 
-def test_row_18_a_snapshot_asks_once_and_never_blocks() -> None:
+def test_a_snapshot_asks_once_and_never_blocks() -> None:
     with serving(good(X_Nomad_Index="7")) as server:
         assert fetched(server) == 1
         assert len(server.requests) == 1
         assert not any(word in server.requests[0] for word in ("index=", "wait="))
 
 
-def test_row_20_a_row_that_changes_between_two_pages_is_there_once_in_its_newest_form() -> None:
+def test_a_row_that_changes_between_two_pages_is_there_once_in_its_newest_form() -> None:
     def page(connection: socket.socket) -> None:
         target = server.requests[-1]
         old, new = {**ROW, "ModifyIndex": 5, "JobID": "old"}, {**ROW, "ModifyIndex": 6, "JobID": "new"}
@@ -258,7 +258,7 @@ def test_row_20_a_row_that_changes_between_two_pages_is_there_once_in_its_newest
         assert snap.info["duplicates"] == 1
 
 
-def test_row_21_an_allocation_that_is_gone_when_it_is_read_says_so_and_its_listed_row_stays() -> None:
+def test_an_allocation_that_is_gone_when_it_is_read_says_so_and_its_listed_row_stays() -> None:
     with (
         af.sim.Cluster("crash_loop", allocations=30, seed=1) as cluster,
         af.Client(cluster.address, token=cluster.token) as c,
@@ -271,7 +271,7 @@ def test_row_21_an_allocation_that_is_gone_when_it_is_read_says_so_and_its_liste
         assert done in set(snap.allocations["alloc_id"])
 
 
-def test_row_22_rows_removed_between_pages_cost_no_other_row() -> None:
+def test_rows_removed_between_pages_cost_no_other_row() -> None:
     with (
         af.sim.Cluster("calm", allocations=200, seed=3, version="1.3.1") as cluster,
         af.Client(cluster.address, token=cluster.token) as c,
@@ -290,7 +290,7 @@ def test_row_22_rows_removed_between_pages_cost_no_other_row() -> None:
         assert set(cluster.state.allocs) <= set(snap.allocations["alloc_id"]) <= before
 
 
-def test_row_23_a_node_that_cannot_be_reached_is_not_an_allocation_that_is_gone() -> None:
+def test_a_node_that_cannot_be_reached_is_not_an_allocation_that_is_gone() -> None:
     text = b"No path to node"
     with (
         serving(http(text, "404 Not Found", length=len(text), kind="text/plain")) as server,
@@ -301,7 +301,7 @@ def test_row_23_a_node_that_cannot_be_reached_is_not_an_allocation_that_is_gone(
         assert len(server.requests) == 1
 
 
-def test_row_25_permission_lost_in_the_middle_of_a_walk_leaves_no_partial_table() -> None:
+def test_permission_lost_in_the_middle_of_a_walk_leaves_no_partial_table() -> None:
     def page(connection: socket.socket) -> None:
         if "prefix=07" in server.requests[-1]:
             connection.sendall(http(b"Permission denied", "403 Forbidden", length=17, kind="text/plain"))
@@ -318,7 +318,7 @@ def test_row_25_permission_lost_in_the_middle_of_a_walk_leaves_no_partial_table(
         c.snapshot(per_page=1, progress=False)
 
 
-def test_row_37_two_documents_in_one_answer_are_not_taken_for_one() -> None:
+def test_two_documents_in_one_answer_are_not_taken_for_one() -> None:
     body = BODY + BODY
     with serving(good(body)) as server, pytest.raises(af.DecodeError):
         fetched(server)
@@ -346,7 +346,7 @@ def test_a_page_that_is_broken_among_small_ones_is_fetched_again() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_row_49_a_client_used_after_a_fork_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_used_after_a_fork_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(good()) as server, client(server) as c:
         monkeypatch.setattr(c._session.transport, "_pid", -1)
         with pytest.raises(af.AllocframeError, match="fork"):
@@ -372,7 +372,7 @@ print(len(client.snapshot(progress=False)), flush=True)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_row_49_in_a_real_fork_the_child_is_told_to_make_its_own_and_the_parent_goes_on() -> None:
+def test_in_a_real_fork_the_child_is_told_to_make_its_own_and_the_parent_keeps_working() -> None:
     with serving(good()) as server:
         command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _FORKED, server.address]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
@@ -381,7 +381,7 @@ def test_row_49_in_a_real_fork_the_child_is_told_to_make_its_own_and_the_parent_
     assert "before a fork" in lines[1]
 
 
-def test_row_49_a_client_serves_several_threads_and_a_running_event_loop() -> None:
+def test_a_client_serves_several_threads_and_a_running_event_loop() -> None:
     async def inside() -> int:
         return len(c.snapshot(progress=False))
 
@@ -435,7 +435,7 @@ except KeyboardInterrupt:
 """
 
 
-def test_row_48_ctrl_c_ends_a_walk_at_once_leaves_no_thread_and_the_next_call_works() -> None:
+def test_ctrl_c_ends_a_walk_at_once_leaves_no_thread_and_the_next_call_works() -> None:
     reached = threading.Event()
 
     def hang(connection: socket.socket) -> None:

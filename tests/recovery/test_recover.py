@@ -102,7 +102,7 @@ def test_allocations_are_as_the_event_stream_last_had_them(recovered: tuple[str,
     compared = 0
     for identity, one in streamed.items():
         if rows.loc[identity, "modify_index"] != one["ModifyIndex"]:
-            continue  # the log goes on where the stream ended
+            continue  # the log continues where the stream ended
         for field, column in fields.items():
             value = rows.loc[identity, column]
             assert (None if pd.isna(value) else value) == (one.get(field) or None), (identity, field)
@@ -162,7 +162,7 @@ def test_deployments_are_as_the_event_stream_last_had_them(recovered: tuple[str,
     rows = snap.history.deployments.set_index("deployment_id")
     for answer in changed.answers(version, "changes-deployments")[0]:
         if answer["JobID"] == "flaky":
-            continue  # it went on after the poll
+            continue  # it continued after the poll
         groups = answer["TaskGroups"].values()
         row = rows.loc[answer["ID"]]
         assert row["status"] == answer["Status"]
@@ -182,7 +182,7 @@ def test_evaluations_are_as_the_event_stream_last_had_them(recovered: tuple[str,
             if one and one["ModifyIndex"] <= snap.info["index_last"]:
                 streamed[one["ID"]] = one
     same = {identity for identity in streamed if rows.loc[identity, "status"] == streamed[identity]["Status"]}
-    # The log goes on where the stream ended.
+    # The log continues where the stream ended.
     later = {
         identity
         for identity in streamed
@@ -513,8 +513,8 @@ def test_versions_of_registrations_follow_from_those_that_are_known(
         (b"hello\n", "must be a printed Raft log or state"),
         (b"\x00\x01\x02", "must be a printed Raft log or state"),
         (b"[]", "no allocation"),
-        (b'{"a": 1}', "is no state of a server"),
-        (b"[1, 2", "is no complete JSON"),
+        (b'{"a": 1}', "is not a server's state"),
+        (b"[1, 2", "is not complete JSON"),
         (b'{"LogType": "LogNoop", "Index": 2}\n{"LogType": "LogNoop", "Index": 3}\n', "no allocation"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -37,10 +38,27 @@ def test_modules_have_at_most_500_lines() -> None:
     assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
 
 
+def text_of(node: ast.expr) -> str:
+    if isinstance(node, ast.JoinedStr):
+        return "".join(text_of(part) for part in node.values)
+    return str(node.value) if isinstance(node, ast.Constant) else "X"
+
+
+def test_no_error_text_ends_with_a_full_stop() -> None:
+    """Programs put it into lines of their own."""
+    raised = [
+        text_of(node.exc.args[0])
+        for path in (ROOT / "allocframe").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args
+    ]
+    assert len(raised) > 300
+    assert [text for text in raised if re.search(r"(?<!\.\.)\.$", text)] == []
+
+
 def test_every_path_that_contributing_names_exists() -> None:
-    named = re.findall(
-        r"`((?:allocframe/|docs/|tests/|tools/)?[\w/]+(?:\.py|/))`", (ROOT / "CONTRIBUTING.md").read_text()
-    )
+    paths = r"`((?:allocframe/|docs/|tests/|tools/|js/)?[\w/]+(?:\.(?:py|js|css|md)|/))`"
+    named = re.findall(paths, (ROOT / "CONTRIBUTING.md").read_text())
     missing = [
         name for name in named if not (ROOT / name).exists() and not (ROOT / "allocframe" / name).exists()
     ]

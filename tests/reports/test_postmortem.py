@@ -272,7 +272,7 @@ def test_what_somebody_did_is_the_first_human_action_and_only_if_it_is_about_the
 
 
 def test_evidence_that_is_taken_away_takes_its_sentences_with_it(tmp_path: Path) -> None:
-    """Mutations: without the version before, without events, without the lost allocations, without all."""
+    """Mutations: without the previous version, without events, without the lost allocations, without all."""
     _, rows = rows_of("mixed", allocations=80)
     whole = af.postmortem(read(tmp_path, rows))
     text = whole.to_markdown()

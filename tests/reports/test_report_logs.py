@@ -64,9 +64,7 @@ def test_a_report_shows_the_lines_and_a_redacted_one_says_that_they_are_left_out
     assert done.returncode == 0, done.stderr
     page = shown.read_text()
     assert page.index("<h2") < page.index("Log lines") < page.index("panic: runtime error")
-    redacted = af.report(
-        snap, output=tmp_path / "redacted.md", redact=True, client=client, progress=False
-    ).read_text()
+    redacted = af.report(snap, output=tmp_path / "redacted.md", redact=True, client=client).read_text()
     assert log_excerpts.REDACTED in redacted
     assert "panic: runtime error" not in redacted
 

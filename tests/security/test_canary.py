@@ -261,7 +261,7 @@ def test_an_archive_that_was_recorded_with_a_token_does_not_hold_it(
         af.Client(live.address, token=live.token) as client,
     ):
         archive, stop = af.Archive(tmp_path / "archive"), threading.Event()
-        recorder = Recorder(client, archive, interval=0.05, say=said.append)
+        recorder = Recorder(client, archive, interval=0.05, on_message=said.append)
         thread = threading.Thread(target=recorder.run, args=(stop,))
         thread.start()
         while not recorder.counts.commits:

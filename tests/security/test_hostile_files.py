@@ -196,7 +196,7 @@ def data_file(folder: Path, table: str = "events") -> Path:
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"junk" * 500], ids=["empty", "short", "junk"])
-def test_row_50_a_torn_data_file_is_an_error_that_names_it_and_never_a_short_table(
+def test_a_torn_data_file_is_an_error_that_names_it_and_never_a_short_table(
     folder: Path, call: Callable[[af.Archive], object], content: bytes
 ) -> None:
     data_file(folder).write_bytes(content)
@@ -204,7 +204,7 @@ def test_row_50_a_torn_data_file_is_an_error_that_names_it_and_never_a_short_tab
         call(af.Archive(folder))
 
 
-def test_row_50_a_data_file_cut_anywhere_is_never_read_as_a_shorter_one(folder: Path) -> None:
+def test_a_data_file_cut_anywhere_is_never_read_as_a_shorter_one(folder: Path) -> None:
     file, whole = data_file(folder), af.Archive(folder).events()
     data = file.read_bytes()
     for cut in range(0, len(data), max(len(data) // 20, 1)):
@@ -215,7 +215,7 @@ def test_row_50_a_data_file_cut_anywhere_is_never_read_as_a_shorter_one(folder: 
     pd.testing.assert_frame_equal(af.Archive(folder).events(), whole)
 
 
-def test_row_54_a_data_file_that_is_gone_is_an_error_that_names_it(folder: Path) -> None:
+def test_a_data_file_that_is_gone_is_an_error_that_names_it(folder: Path) -> None:
     data_file(folder).unlink()
     with pytest.raises(OSError, match="part-"):
         af.Archive(folder).events()

@@ -137,7 +137,7 @@ def test_a_change_of_counts_alone_is_a_scaling() -> None:
 
 
 def test_a_stopped_job_is_an_operator_stop_at_the_time_of_its_evaluation() -> None:
-    # Nomad 1.3 keeps the time of the version before.
+    # Nomad 1.3 keeps the time of the previous version.
     stopped = job(1, Stop=True, SubmitTime=job(0)["SubmitTime"])
     made = af.History.from_json(
         jobs=[[stopped, job(0)]], evaluations=[evaluation("job-deregister", 11, JobModifyIndex=11)]

@@ -96,7 +96,7 @@ class Elements(HTMLParser):
         self.attributes |= {name for name, _ in attrs}
 
 
-def test_row_31_hostile_names_are_harmless_in_every_view_and_whole_in_every_table(
+def test_hostile_names_are_harmless_in_every_view_and_whole_in_every_table(
     hostile: af.Snapshot,
 ) -> None:
     assert hostile.allocations["job_id"].tolist() == [HOSTILE, HOSTILE]
@@ -111,7 +111,7 @@ def test_row_31_hostile_names_are_harmless_in_every_view_and_whole_in_every_tabl
         assert not {name for name in elements.attributes if name.startswith("on")}, name
 
 
-def test_row_31_a_fetch_prints_hostile_names_as_text(
+def test_a_fetch_prints_hostile_names_as_text(
     hostile: af.Snapshot, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from allocframe.cli import _summary
@@ -126,7 +126,7 @@ def test_row_31_a_fetch_prints_hostile_names_as_text(
 
 
 @pytest.mark.parametrize("name", [*SNAPSHOT_TABLES, "issues"])
-def test_row_55_attributes_are_plain_json_so_that_pandas_keeps_them_in_parquet(
+def test_attributes_are_plain_json_so_that_pandas_keeps_them_in_parquet(
     name: str, snap: af.Snapshot, tmp_path: Path
 ) -> None:
     frame = getattr(snap, name)
@@ -137,7 +137,7 @@ def test_row_55_attributes_are_plain_json_so_that_pandas_keeps_them_in_parquet(
     assert pd.read_parquet(tmp_path / "x.parquet").attrs == frame.attrs
 
 
-def test_row_55_statistics_do_not_need_the_attributes_that_pandas_drops(snap: af.Snapshot) -> None:
+def test_statistics_do_not_need_the_attributes_that_pandas_drops(snap: af.Snapshot) -> None:
     bare = snap.events.copy()
     bare.attrs = {}
     pd.testing.assert_frame_equal(
@@ -146,7 +146,7 @@ def test_row_55_statistics_do_not_need_the_attributes_that_pandas_drops(snap: af
     )
 
 
-def test_row_36_nanoseconds_survive_every_way_out_and_back(tmp_path: Path) -> None:
+def test_nanoseconds_survive_every_way_out_and_back(tmp_path: Path) -> None:
     ns = 1_790_000_000_123_456_789
     event = {"Type": "Started", "Time": ns, "Details": {}}
     row = alloc("a", event, CreateTime=ns, ModifyTime=ns, CreateIndex=2**53 + 1, ModifyIndex=2**63 - 1)

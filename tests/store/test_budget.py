@@ -22,7 +22,7 @@ with af.read_json(sys.argv[2]) as snap:
 """
 
 
-def test_row_56_memory_stays_below_a_small_multiple_of_the_answers_and_time_is_seconds(
+def test_memory_stays_below_a_small_multiple_of_the_answers_and_time_is_seconds(
     tmp_path: Path,
 ) -> None:
     row = max(flatten.recorded_rows("2.0.5"), key=lambda row: len(json.dumps(row)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +49,27 @@ def same_tables(one: af.Snapshot, other: af.Snapshot) -> None:
 def test_processes_give_the_same_tables_and_issues_as_one_alone(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    asked: list[int] = []
     decoded: list[int] = []
     read = WorkerPool.read
 
     def note(pool: WorkerPool, page: worker_pool.Page, **options: bool) -> list[str] | None:
-        decoded.append(page.number)
-        return read(pool, page, **options)
+        asked.append(page.number)
+        ids = read(pool, page, **options)
+        if ids is not None:
+            decoded.append(page.number)
+        return ids
 
     monkeypatch.setattr(WorkerPool, "read", note)
+    # Beside a notebook there may be anything: no process takes it for a module.
+    monkeypatch.chdir(folder)
+    for module in ("json", "types", "msgspec", "allocframe"):
+        (folder / f"{module}.py").write_text("raise ImportError")
     with af.read_json(folder / "*.json", workers=1) as alone:
-        assert decoded == []
+        assert asked == []
         with af.read_json(folder / "*.json") as together:
-            assert sorted(decoded) == [0, 1, 2, 3, 4, 5]
+            assert sorted(asked) == [0, 1, 2, 3, 4, 5]
+            assert decoded
             same_tables(together, alone)
             assert len(together.issues) == 6
             path = together.save(folder / "saved.allocframe")
@@ -128,4 +138,11 @@ def test_a_fetch_of_many_bytes_decodes_in_processes_and_workers_1_does_not(
         assert pages == []
         together = client.snapshot(per_page=10)
         assert pages
+        same_tables(together, alone)
+
+
+@pytest.mark.usefixtures("_many")
+def test_without_another_process_this_one_decodes_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", str(folder / "no-python"))
+    with af.read_json(folder / "*.json") as together, af.read_json(folder / "*.json", workers=1) as alone:
         same_tables(together, alone)

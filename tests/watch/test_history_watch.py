@@ -149,7 +149,7 @@ def test_a_long_list_is_left_within_a_part_when_the_watch_is_closed(monkeypatch:
         while not made:
             assert time.monotonic() < end
             time.sleep(0.01)
-    assert len(made) < 20, "it would go on for ten seconds"
+    assert len(made) < 20, "it would run for ten seconds"
     assert set(made) == {2}
 
 

@@ -81,7 +81,7 @@ def test_a_watch_keeps_what_the_token_may_no_longer_read_says_so_and_goes_on_whe
             assert time.monotonic() < end
             change = watch.poll(0.5)
             gone |= set(change.removed["alloc_id"]) if change is not None else set()
-        assert gone == {removed}, "what was really removed meanwhile is told once it can be known"
+        assert gone == {removed}, "what was really removed meanwhile is reported once it can be known"
 
 
 def test_a_namespace_whose_allocations_were_all_removed_is_no_lost_right(cluster: af.sim.Cluster) -> None:
@@ -108,7 +108,7 @@ def test_a_recorder_marks_nothing_as_gone_in_a_namespace_it_may_no_longer_read(
     token, hidden = cluster.add_token(BOTH), of(cluster, "platform")
     archive, said, stop = af.Archive(tmp_path / "archive"), [], threading.Event()
     with af.Client(cluster.address, token=token) as client:
-        recording = Recorder(client, archive, interval=0.1, say=said.append)
+        recording = Recorder(client, archive, interval=0.1, on_message=said.append)
         thread = threading.Thread(target=recording.run, args=(stop,))
         thread.start()
         try:
@@ -141,7 +141,7 @@ def test_a_recorder_that_starts_after_the_policy_shrank_marks_nothing_as_gone(
     with af.Client(cluster.address, token=token) as client:
         Recorder(client, archive).once()
         allow(cluster, token, "default")
-        change = Recorder(client, archive, say=said.append).once()
+        change = Recorder(client, archive, on_message=said.append).once()
         assert change.removed == 0
         assert archive.allocations()["gone_at"].isna().all()
         assert "platform" in said[0]

@@ -375,9 +375,7 @@ def row(
     return alloc(identity, *events, ModifyIndex=index, JobVersion=4)
 
 
-def test_row_16_an_index_that_goes_back_is_met_with_a_whole_list(
-    live: af.sim.Cluster, viewer: af.Client
-) -> None:
+def test_an_index_that_goes_back_is_met_with_a_whole_list(live: af.sim.Cluster, viewer: af.Client) -> None:
     with viewer.watch(namespace="*", stream=False, wait=0.3) as watch:
         next(watch)
         live.restart_servers(restored=True)
@@ -390,7 +388,7 @@ def test_row_16_an_index_that_goes_back_is_met_with_a_whole_list(
 
 
 @pytest.mark.parametrize("header", [None, "0", "abc", str(2**64), "-1"])
-def test_row_17_without_an_index_that_can_be_read_it_polls_at_a_measured_pace(
+def test_without_an_index_that_can_be_read_it_polls_at_a_measured_pace(
     header: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reflector, "POLL", 0.2)
@@ -414,7 +412,7 @@ def test_row_17_without_an_index_that_can_be_read_it_polls_at_a_measured_pace(
         server.close()
 
 
-def test_row_18_queries_that_return_at_once_for_ever_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queries_that_return_at_once_for_ever_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reflector, "FLOOR", 0.5)
     server = StreamServer([row(5, started(0))], told())
     try:
@@ -428,7 +426,7 @@ def test_row_18_queries_that_return_at_once_for_ever_are_kept_apart(monkeypatch:
 
 
 @pytest.mark.parametrize("version", flatten.VERSIONS)
-def test_row_40_a_token_that_may_not_subscribe_is_recognised_by_one_probe(version: str) -> None:
+def test_a_token_that_may_not_subscribe_is_recognised_by_one_probe(version: str) -> None:
     with (
         af.sim.Cluster("calm", allocations=20, seed=1, version=version) as cluster,
         af.Client(cluster.address, token="00000000-0000-0000-0000-000000000000") as client,
@@ -442,7 +440,7 @@ def test_row_40_a_token_that_may_not_subscribe_is_recognised_by_one_probe(versio
 
 
 @pytest.mark.parametrize("end", ["200 and nothing", "403", "404"])
-def test_row_40_where_only_the_stream_is_refused_the_list_is_asked(end: str) -> None:
+def test_where_only_the_stream_is_refused_the_list_is_asked(end: str) -> None:
     def refuse(connection: Any) -> None:
         from faultserver import http
 
@@ -468,7 +466,7 @@ def test_row_40_where_only_the_stream_is_refused_the_list_is_asked(end: str) -> 
     [b'{"Index": 12, "Ev', b"event dropped from buffer\n", b'{"Events": []}\n', b""],
     ids=["half a line", "no JSON", "no index", "the end"],
 )
-def test_row_41_a_stream_that_breaks_is_opened_again_and_all_is_listed(broken: bytes) -> None:
+def test_a_stream_that_breaks_is_opened_again_and_all_is_listed(broken: bytes) -> None:
     moved = threading.Event()
     server = StreamServer(
         [row(5, started(0))],
@@ -490,7 +488,7 @@ def test_row_41_a_stream_that_breaks_is_opened_again_and_all_is_listed(broken: b
         server.close()
 
 
-def test_row_41_a_stream_that_falls_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_that_falls_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(update_queue, "QUIET", 0.3)
     server = StreamServer([row(5, started(0))], told({}, HOLD))
     try:
@@ -505,7 +503,7 @@ def test_row_41_a_stream_that_falls_silent_is_given_up(monkeypatch: pytest.Monke
         server.close()
 
 
-def test_row_41_replayed_and_reordered_indexes_change_nothing_twice() -> None:
+def test_replayed_and_reordered_indexes_change_nothing_twice() -> None:
     new = row(12, started(0), ended(1), restarting(2))
     server = StreamServer(
         [row(5, started(0))],
@@ -526,7 +524,7 @@ def test_row_41_replayed_and_reordered_indexes_change_nothing_twice() -> None:
         server.close()
 
 
-def test_row_42_an_allocation_that_was_never_listed_is_read_for_its_job() -> None:
+def test_an_allocation_that_was_never_listed_is_read_for_its_job() -> None:
     other = row(11, started(5), identity="11111111-0f87-8e6b-5e91-0c7da3a41eb7")
     ready = threading.Event()
     server = StreamServer([row(5, started(0))], told({}, ready, batch(11, other), HOLD), told({}, HOLD))
@@ -547,7 +545,7 @@ def test_row_42_an_allocation_that_was_never_listed_is_read_for_its_job() -> Non
         server.close()
 
 
-def test_row_43_a_slow_consumer_gets_what_still_fits_and_else_a_new_list(
+def test_a_slow_consumer_gets_what_still_fits_and_else_a_new_list(
     live: af.sim.Cluster, viewer: af.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(update_queue, "MAX_BYTES", 60_000)
@@ -565,7 +563,7 @@ def test_row_43_a_slow_consumer_gets_what_still_fits_and_else_a_new_list(
         same(watch, viewer, namespace="*")
 
 
-def test_row_44_servers_that_were_restored_to_low_indexes_are_followed(
+def test_servers_that_were_restored_to_low_indexes_are_followed(
     live: af.sim.Cluster, viewer: af.Client
 ) -> None:
     with viewer.watch(namespace="*") as watch:
@@ -584,7 +582,7 @@ def test_row_44_servers_that_were_restored_to_low_indexes_are_followed(
         same(watch, viewer, namespace="*")
 
 
-def test_row_45_events_of_a_node_whose_clock_is_wrong_are_told_in_the_order_of_indexes() -> None:
+def test_events_of_a_node_whose_clock_is_wrong_are_reported_in_the_order_of_indexes() -> None:
     early = row(11, started(0), ended(-5000))
     late = row(12, started(0), ended(-5000), restarting(-9000))
     server = StreamServer([row(5, started(0))], told({}, batch(11, early), batch(12, late), HOLD))
@@ -599,7 +597,7 @@ def test_row_45_events_of_a_node_whose_clock_is_wrong_are_told_in_the_order_of_i
         server.close()
 
 
-def test_row_51_a_full_disk_under_a_watch_is_waited_out_and_nothing_that_the_server_kept_is_lost(
+def test_a_full_disk_under_a_watch_is_waited_out_and_nothing_that_the_server_kept_is_lost(
     live: af.sim.Cluster, viewer: af.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full, add = threading.Event(), Capture.add
@@ -627,9 +625,7 @@ def test_row_51_a_full_disk_under_a_watch_is_waited_out_and_nothing_that_the_ser
     assert watch.stats["gaps"] == 0
 
 
-def test_row_48_ctrl_c_ends_a_watch_and_leaves_no_thread_and_the_client_usable(
-    viewer: af.Client, mode: str
-) -> None:
+def test_ctrl_c_ends_a_watch_and_leaves_no_thread_and_the_client_usable(viewer: af.Client, mode: str) -> None:
     import os
     import signal
 
@@ -682,7 +678,7 @@ def test_a_restore_is_noticed_although_the_servers_have_passed_their_old_index(
             crash(live, 4)
         found = until(watch, lambda c: c.full and c.index >= live.state.index)
         held = {key for c in found for key in keys(c.new_events)}
-        assert set(journal) - held, "events were lost, so the gap must be told"
+        assert set(journal) - held, "events were lost, so the gap must be reported"
         assert (watch.stats["gaps"], watch.stats["resumed"]) == (2, 0)
         same(watch, viewer, namespace="*")
 

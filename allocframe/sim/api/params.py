@@ -72,7 +72,7 @@ def page_size(text: str | None, version: str) -> int:
         return 0
     if re.fullmatch(r"-?\d+", text):
         return int(text)
-    # 1.3.1 silently ignores a page size that is no number.
+    # 1.3.1 silently ignores a page size that is not a number.
     if version == "1.3.1":
         return 0
     raise Refusal(400, "Expect a number for `per_page` query string parameter")

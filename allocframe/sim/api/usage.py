@@ -49,7 +49,7 @@ def resource_usage(alloc: Alloc, only: str | None, now_ns: int) -> dict[str, Any
 
 
 def node_usage(allocs: Iterable[Alloc], total: int, now_ns: int) -> dict[str, Any]:
-    """Return the usage of a node with some allocations and so many bytes of memory."""
+    """Return the usage of a node with some allocations and `total` bytes of memory."""
     tasks = [
         _task_usage(alloc, task, now_ns)
         for alloc in allocs

@@ -22,7 +22,7 @@ REPEAT_DELAY = 1.5
 """Seconds before a repeated question can be confirmed: an earlier click may have been for the first one."""
 
 ENDED = ("complete", "failed", "lost")
-"""Client statuses of an allocation that does not run any more."""
+"""Client statuses of an allocation that no longer runs."""
 _SIGNAL_EFFECTS = {
     "SIGKILL": "They end at once. Their restart policy decides what follows.",
     "SIGSTOP": "They are suspended until they get SIGCONT.",

@@ -160,7 +160,7 @@ class ControlPanel(PanelWork):
             missing = [visible(alloc_id) for alloc_id in alloc_ids if alloc_id not in self._table.rows]
             if missing:
                 names = ", ".join(missing[:5])
-                raise ConfigError(f"alloc_ids must be in the panel's table, got {names}. See panel.rows.")
+                raise ConfigError(f"alloc_ids must be in the panel's table, got {names}. See panel.rows")
             self._choose(alloc_ids)
 
     @property

@@ -107,7 +107,7 @@ class PanelWork(PanelState):
         try:
             for done, result in enumerate(execute(self._client, confirmation), 1):
                 changed += [result] if result.outcome == "changed" else []
-                self._history.add(result)  # also if nobody waits for it any more: it was sent
+                self._history.add(result)  # also if nobody waits for it any longer: it was sent
                 with self._lock:
                     if self._worker.is_given_up():
                         break

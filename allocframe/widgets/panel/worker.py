@@ -17,7 +17,7 @@ class Worker:
 
     Each runs in the context of the latest callback. Without that context, the front end would hold back what
     the thread sends until the running cell has ended. Python cannot interrupt a thread that waits for a
-    server, so `give_up` leaves it alone and goes on with another.
+    server, so `give_up` leaves it alone and continues with another.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Worker:
             return True
 
     def is_given_up(self) -> bool:
-        """Return, to a job, whether nobody waits for it any more."""
+        """Return, to a job, whether nobody waits for it any longer."""
         return self._closed or threading.current_thread() is not self._thread
 
     def wait(self, timeout: float) -> bool:

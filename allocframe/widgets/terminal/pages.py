@@ -40,7 +40,7 @@ def saved_page(title: str, message: str, transcript: str) -> str:
     lines = transcript[-_MOST_CHARACTERS:].splitlines()
     hidden = max(len(lines) - MOST_LINES, 0) or len(transcript) > _MOST_CHARACTERS
     note = f"<p>Only the last {min(len(lines), MOST_LINES)} lines are kept here.</p>" if hidden else ""
-    # A transcript has no control characters any more; `escaped` would cut it.
+    # A transcript no longer has control characters; `escaped` would cut it.
     text = html.escape("\n".join(lines[-MOST_LINES:]))
     return (
         f"<p><b>Terminal</b>: {escaped(title)} · {escaped(message)}. It works while its kernel runs.</p>"

@@ -168,7 +168,7 @@ class InputOrder:
         held[number] = data
         held_since = self._held_since.setdefault(view, now)
         if number > expected and (len(held) > MAX_HELD or now - held_since > HOLD_TIMEOUT):
-            expected = min(held)  # the missing piece will not come any more
+            expected = min(held)  # the missing piece will no longer come
         ready = []
         while expected in held:
             ready.append(held.pop(expected))

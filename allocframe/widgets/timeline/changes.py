@@ -12,7 +12,7 @@ import pandas as pd
 from ..._utils.text import visible
 from ...diagnosis.incident import Incident
 from ...snapshot.snapshot import Snapshot
-from ...stats._attempts import CHILD
+from ...tables.run_ids import RUN_SUFFIX
 
 _MOST_DIFF = 12
 
@@ -78,7 +78,7 @@ def change_row(
 ) -> dict[str, Any]:
     """Return a row of the ledger as the timeline shows it. Its job is -1 if that has no lane."""
     before = f"{row['cluster']}: " if _given(row["cluster"]) else ""
-    parent = re.sub(CHILD, "", str(row["job_id"])) if _given(row["job_id"]) else ""
+    parent = re.sub(RUN_SUFFIX, "", str(row["job_id"])) if _given(row["job_id"]) else ""
     namespace = row["namespace"] if _given(row["namespace"]) else "unknown"
     return {
         "at": number(row["at"]),

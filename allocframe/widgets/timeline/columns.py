@@ -16,8 +16,8 @@ from ...diagnosis.diagnose import Diagnosis, diagnose
 from ...diagnosis.incident import Incident
 from ...snapshot.snapshot import Snapshot
 from ...stats import vocabulary
-from ...stats._attempts import CHILD
 from ...stats.runs import find_slots
+from ...tables.run_ids import RUN_SUFFIX
 from .changes import change_row, clusters_of, read_changes
 
 KINDS = tuple(dict.fromkeys(vocabulary.CAUSE_KINDS.values()))
@@ -139,7 +139,7 @@ def _plain(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _keyed(rows: pd.DataFrame, cluster: str | None) -> pd.DataFrame:
-    parent = rows["job_id"].str.replace(CHILD, "", regex=True)
+    parent = rows["job_id"].str.replace(RUN_SUFFIX, "", regex=True)
     before = f"{cluster}: " if cluster else ""
     slot = rows["slot"].str.replace(r"^[^/]*/", "", regex=True)
     namespace = rows["namespace"].fillna("unknown")  # else the jobs without one would be a single job

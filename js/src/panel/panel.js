@@ -183,7 +183,7 @@ class Panel {
     const count = state.chosen.length;
     const more = count - state.names.length;
     const text = [...state.names, ...(more > 0 ? [`and ${more} more`] : [])].join(", ");
-    this.chosen.textContent = count ? `Chosen (${count}): ${text}` : "Nothing is chosen. Click a row; Ctrl or the box adds one.";
+    this.chosen.textContent = count ? `Chosen (${count}): ${text}` : "Nothing is chosen. Click a row; Ctrl-click or tick the box to add more.";
   }
 
   showFields(state) {

@@ -151,7 +151,7 @@ export class Table {
     for (const each of this.body.children) each.tabIndex = each === element ? 0 : -1;
   }
 
-  /** Choose a row: alone, with Ctrl or its box beside the others, with Shift up to it. */
+  /** Choose a row: alone; with Ctrl or its box, as well as the others; with Shift, all up to it. */
   click(event, id) {
     const n = this.list.findIndex((row) => row.id === id);
     if (n < 0 || performance.now() - this.reordered < SETTLE) return;

@@ -184,7 +184,7 @@ export class Picture {
     }
     if (!total) {
       if (!counts[start]) return;
-      context.fillStyle = theme.weak; // an event that is no failure: a small tick
+      context.fillStyle = theme.weak; // an event that is not a failure: a small tick
       context.fillRect(x + BIN / 2, y + ROW - 6, 1, 3);
       return;
     }

@@ -191,7 +191,7 @@ def _deployed(rng: np.random.Generator, job: str, rows: list[worlds.JSON]) -> li
 
 
 def deployments_that_fail(*, count: int, seed: int = 16) -> list[Result]:
-    """Return whether each deployment is told as it went, and how often the interval holds the true share."""
+    """Return whether each deployment is reported right, and how often the interval holds the true share."""
     rng = np.random.default_rng(seed)
     right = held = 0
     for batch in batches(count, TASKS):
@@ -205,7 +205,7 @@ def deployments_that_fail(*, count: int, seed: int = 16) -> list[Result]:
         held += int(((rates["lower"] <= FAILING) & (rates["upper"] >= FAILING)).sum())
     share = held / count
     return [
-        Result("deployments, from allocations", "each is told as it went", right / count, count, "1",
+        Result("deployments, from allocations", "each is reported as it went", right / count, count, "1",
                right == count),
         Result("change_failure_rate", "coverage of the failed share", share, count, "at least 0.93",
                share >= 0.93 - noise_of(count)),

@@ -37,7 +37,7 @@ class Result:
 
 
 def noise_of(done: int, share: float = 0.05) -> float:
-    """Return three standard deviations of a share that is measured on so many worlds."""
+    """Return three standard deviations of a share that is measured on `done` worlds."""
     return float(3 * np.sqrt(share * (1 - share) / done))
 
 

@@ -536,7 +536,7 @@ def test_a_hung_server_can_be_given_up_and_the_panel_goes_on(
         panel.choose([])
         panel.wait(30)  # a new thread works while the old one still hangs
     until(lambda: len(panel.log) == 1)
-    assert panel.log["result"].tolist() == ["done"]  # it was sent, so its result is told
+    assert panel.log["result"].tolist() == ["done"]  # it was sent, so its result is reported
 
 
 def test_giving_up_leaves_the_allocations_alone_that_come_after(

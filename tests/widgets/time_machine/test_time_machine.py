@@ -112,7 +112,7 @@ def test_a_failed_allocation_is_in_trouble_until_another_takes_its_place() -> No
 def test_events_that_a_ring_has_lost_are_not_known() -> None:
     snap = af.load(DATA / "incidents" / "nomad-1.3.1-crash1.allocframe")
     if not snap.task_states["events_truncated"].any():
-        pytest.skip("no ring is cut")
+        pytest.skip("no event history is truncated")
     machine = af.TimeMachine(snap)
     cut = snap.task_states.loc[snap.task_states["events_truncated"], "alloc_id"].iloc[0]
     created = snap.allocations.set_index("alloc_id").at[cut, "created_at"]
