@@ -35,19 +35,24 @@ REPEATS = 3
 ALLOCFRAME = "allocframe"
 BEFORE = "allocframe before"
 ONE_CORE = ", one core"
+ALL_CORES = ", every core"
+JSON_NORMALIZE = "json and json_normalize"
+PYTHON_NOMAD = "python-nomad and pandas"
+MOST = 400
+"""Megabytes from which on those two would need more memory than there is."""
 DECODERS: dict[str, Callable[[list[str]], int]] = {
     "msgspec alone": decode.with_msgspec,
-    ALLOCFRAME: decode.with_all_cores,
+    ALLOCFRAME + ALL_CORES: decode.with_all_cores,
     ALLOCFRAME + ONE_CORE: decode.with_one_process,
     BEFORE: decode.with_defaults,
-    "json and json_normalize": decode.with_json_normalize,
+    JSON_NORMALIZE: decode.with_json_normalize,
 }
 _ALLOCFRAME = ("allocframe.client.client", "allocframe.snapshot.snapshot")
 FETCHERS: dict[str, tuple[Callable[[str], int], tuple[str, ...]]] = {
     "bare download": (fetch.bare_download, ("httpx", "httpcore")),
     ALLOCFRAME: (fetch.with_allocframe, _ALLOCFRAME),
     BEFORE: (fetch.with_allocframe, _ALLOCFRAME),
-    "python-nomad and pandas": (fetch.with_python_nomad, ("nomad", "pandas")),
+    PYTHON_NOMAD: (fetch.with_python_nomad, ("nomad", "pandas")),
 }
 
 
@@ -109,25 +114,38 @@ def _cpu_of(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def _write_pages(folder: str, megabytes: int) -> int:
+    """Write the files in another process: memory of this one would count as that of each contender."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(decode.write_pages, (Path(folder), megabytes))
+
+
 def files_to_frames(megabytes: int, folders: dict[str, str]) -> Iterator[str]:
     """Yield the rows of the table for files."""
     contenders: Contenders = {
         name: (work, ()) for name, work in DECODERS.items() if name != BEFORE or name in folders
     }
+    if megabytes > MOST:
+        del contenders[JSON_NORMALIZE]
     with tempfile.TemporaryDirectory() as folder:
-        count = decode.write_pages(Path(folder), megabytes)
+        count = _write_pages(folder, megabytes)
         files = [str(file) for file in sorted(Path(folder).iterdir())]
         size = sum(Path(file).stat().st_size for file in files)
-        figures = _measure(contenders, files, folders, REPEATS)
+        figures = _measure(contenders, files, folders, _repeats(megabytes))
     head = f"files to frames, {size / 1e6:,.0f} MB, {count:,} allocations"
     yield from _rows(head, size, figures, "msgspec alone")
+
+
+def _repeats(megabytes: int) -> int:
+    return REPEATS if megabytes < 200 else 1
 
 
 def whole_fetch(megabytes: int, folders: dict[str, str]) -> Iterator[str]:
     """Yield the rows of the table for fetches."""
     contenders = {name: work for name, work in FETCHERS.items() if name != BEFORE or name in folders}
-    if megabytes > 400:
-        del contenders["python-nomad and pandas"]  # it would need more memory than there is
+    if megabytes > MOST:
+        del contenders[PYTHON_NOMAD]
     context = multiprocessing.get_context("spawn")
     ready = context.Queue()
     server = context.Process(target=fetch.serve, args=(megabytes, ready), daemon=True)
@@ -135,7 +153,7 @@ def whole_fetch(megabytes: int, folders: dict[str, str]) -> Iterator[str]:
     port, count, size = ready.get()
     try:
         before = _cpu_of(server.pid or 0)
-        repeats = REPEATS if megabytes < 200 else 1
+        repeats = _repeats(megabytes)
         figures = _measure(contenders, f"http://127.0.0.1:{port}", folders, repeats)
         served = (_cpu_of(server.pid or 0) - before) / repeats / len(contenders)
     finally:
@@ -175,7 +193,7 @@ def _checked_out(commit: str | None) -> Iterator[dict[str, str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--files", type=int, default=120, help="megabytes of files")
+    parser.add_argument("--files", type=int, nargs="*", default=[120, 1000], help="megabytes of files")
     parser.add_argument("--fetch", type=int, nargs="*", default=[40, 400], help="megabytes to fetch")
     parser.add_argument("--before", help="a commit to compare with")
     options = parser.parse_args()
@@ -187,7 +205,7 @@ def main() -> None:
     ]
     with _checked_out(options.before) as folders:
         for rows in (
-            files_to_frames(options.files, folders),
+            *(files_to_frames(size, folders) for size in options.files),
             *(whole_fetch(size, folders) for size in options.fetch),
         ):
             for line in rows:
