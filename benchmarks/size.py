@@ -85,8 +85,9 @@ def with_allocframe(address: str, steps: Steps) -> None:
         snap = steps.run("fetch, decode, repr", lambda: _fetch(client))
         steps.rows[-1]["tasks"] = snap.info["tasks"]
         steps.rows[-1]["bytes"] = client.counters["bytes_received"]
-        steps.run("statistics", lambda: _calculate_statistics(snap))
+        # a diagnosis leaves nothing with its snapshot, and statistics leave what they share
         steps.run("diagnose", lambda: af.diagnose(snap))
+        steps.run("statistics", lambda: _calculate_statistics(snap))
         with tempfile.TemporaryDirectory() as folder:
             archive = af.Archive(Path(folder) / "archive")
             steps.run("archive", lambda: archive.append(snap))

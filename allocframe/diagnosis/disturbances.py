@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from .. import stats
 from ..snapshot.snapshot import Snapshot
 from ..stats import explain, vocabulary
+from ..stats._source import pandas_table
 
 _COLUMNS = ["alloc_id", "task", "namespace", "job_id", "job_version", "node_name", "at", "cause"]
 
@@ -17,9 +17,11 @@ def disturbances(snapshot: Snapshot) -> pd.DataFrame:
     Columns: alloc_id, task (none for a lost allocation), namespace, job_id, job_version, node_name, at,
     cause.
     """
-    events = stats.explain_events(snapshot)
-    ended = explain.failures_and_requests(events).rename(columns={"time": "at"})
-    allocations = snapshot.allocations
+    ended = explain.select_failures_and_requests(snapshot).rename(columns={"time": "at"})
+    allocations = pandas_table(
+        snapshot, "allocations", "alloc_id", "namespace", "job_id", "job_version", "node_name", "modified_at",
+        "client_status",
+    )  # fmt: skip
     lost = allocations[allocations["client_status"].isin(vocabulary.LOST_STATUSES)]
     lost = lost.rename(columns={"modified_at": "at"}).assign(cause=vocabulary.LOST, task=None)
     # the two tables have categories of their own, which concat cannot join

@@ -377,9 +377,9 @@ def _failures(facts: ClusterFacts) -> Iterator[Block]:
         yield Paragraph("No failure is on record.")
         return
     yield draw("failures", "Failures by job, the largest first", plots.pareto, ranking)
-    events = facts.snapshot.events["time"]
-    first = since if since is not None else events.min()
-    last = max(events.max(), first)
+    first_event, last_event = facts.snapshot._span
+    first = since if since is not None else first_event
+    last = max(last_event, first)
     width = max((last - first) / 60, pd.Timedelta("1min")).ceil("1min")
     binned = stats.failures(facts.snapshot, by="job_id", bin=str(width), since=first, until=last + width)
     yield draw("failures-over-time", "Failures over time, a row for each job", plots.heatmap, binned)

@@ -17,6 +17,7 @@ from ..diagnosis._tables import read_rows
 from ..diagnosis.disturbances import disturbances
 from ..diagnosis.incident import Incident
 from ..snapshot.snapshot import Snapshot
+from ..stats._source import look_up
 from ..stats._timeline import instance_tasks, segments, union_length
 from ..stats.runs import build_runs
 from ..stats.vocabulary import LOST
@@ -24,8 +25,9 @@ from ..stats.vocabulary import LOST
 Job = tuple[str, str]
 _CLOCKS, _SOME_TIME = pd.Timedelta("1s"), pd.Timedelta("5s")
 _BATCH = ("batch", "sysbatch")
-_NONE = pd.Timedelta(0)
-_BUDGET_DAYS = pd.Timedelta("30D")
+_NONE = pd.Timedelta(0).as_unit("us")
+"""No time. In nanoseconds, the time of a hundred thousand instances would not fit: 292 years are the most."""
+_BUDGET_DAYS = pd.Timedelta("30D").as_unit("us")
 """Error budgets are kept by the month."""
 
 
@@ -134,11 +136,9 @@ class Instances:
         )
         self._tasks = instance_tasks(snapshot)
         self._parts = segments(self._tasks, build_runs(snapshot))
-        owner = self._tasks["alloc_id"].reindex(self._parts["owner"]).to_numpy()
-        self._parts["alloc_id"] = owner
-        known = self.allocations["instance"].reindex(owner)
         # an allocation without an ID belongs to nothing
-        self._parts["instance"] = known.fillna(-1).to_numpy(dtype="int64")
+        known = look_up(self._tasks["alloc_id"], self.allocations["instance"]).fillna(-1)
+        self._parts["instance"] = known.to_numpy(dtype="int64")[self._parts["owner"].to_numpy()]
         self._disturbances = disturbances(snapshot)
 
     def of(self, incident: Incident) -> set[int]:
@@ -268,7 +268,7 @@ class Instances:
             return pd.Series(dtype="float64")
         hit = hit.assign(us=hit["at"].astype("datetime64[us, UTC]").astype("int64"))
         last = hit.sort_values("us").drop_duplicates("lane", keep="last")
-        parts = self._parts.merge(last[["lane", "us", "alloc_id"]], on="lane", suffixes=("", "_hit"))
+        parts = self._parts.merge(last[["lane", "us"]], on="lane")
         # clocks of events and of the table of runs agree to the microsecond
         after = parts[parts["up"] & (parts["begin"] >= parts["us"] - 1)].groupby("lane")["begin"].min()
         over = parts.groupby("lane")["end"].max()  # it is no longer desired
@@ -280,7 +280,8 @@ class Instances:
 
 def _sum(times: pd.DataFrame, instances: Any) -> Uptime:
     mine = times[times.index.isin(instances)].sum()
-    return Uptime(*(pd.Timedelta(int(mine[name]), "us") for name in ("wanted", "down", "unknown")))
+    lengths = (np.timedelta64(int(mine[name]), "us") for name in ("wanted", "down", "unknown"))
+    return Uptime(*map(pd.Timedelta, lengths))
 
 
 def minutes(length: pd.Timedelta) -> str:

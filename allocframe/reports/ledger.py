@@ -14,6 +14,7 @@ from ..diagnosis.incident import Incident
 from ..diagnosis.incident_sentences import names
 from ..snapshot.history import History
 from ..snapshot.snapshot import Snapshot
+from ..stats.explain import select_explained_events
 
 _BY_PEOPLE = ("job version", "scale", "drain", "eligibility", "operator restart", "operator stop", "purge")
 _CLOCKS = pd.Timedelta("10s")
@@ -43,11 +44,16 @@ class Change:
         return self.node is not None and self.node in incident.nodes
 
 
+def _restart_requests(snapshot: Snapshot) -> pd.DataFrame:
+    """Return the events that the change ledger reads; all events of a large cluster take gigabytes."""
+    return select_explained_events(snapshot, "type", ["Restart Signaled"])
+
+
 def changes_of(snapshot: Snapshot, audit: pd.DataFrame | None) -> list[Change]:
     """Return everything that is known to have changed, in order of time."""
     history = snapshot.history
     if history is None:
-        known = History.from_json(allocations=snapshot.allocations, events=snapshot.events)
+        known = History.from_json(allocations=snapshot.allocations, events=_restart_requests(snapshot))
         found = [*_rows(known.changes), *_placements(snapshot)]
     else:
         found = _rows(history.changes)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 
-from .. import stats
 from .._utils.prose import Prose, count
 from .._utils.text import visible
 from ..client.client import Client
@@ -15,6 +14,7 @@ from ..client.logs import Logs
 from ..errors import AllocframeError
 from ..nomad.transport import request_pool
 from ..snapshot.snapshot import Snapshot
+from ..stats.explain import select_explained_events
 from .document import Block, Bullets, Command, Paragraph, Part
 
 MOST = 20
@@ -60,8 +60,8 @@ def _excerpt(logs: Logs | str) -> list[Block]:
 
 def log_lines(snapshot: Snapshot, client: Client, start: pd.Timestamp, end: pd.Timestamp) -> LogLines:
     """Read the lines around the last failure of each kind: each task of a job version, by each cause."""
-    events = stats.explain_events(snapshot)
-    failures = events[events["failure"].astype(bool) & events["time"].between(start, end)]
+    events = select_explained_events(snapshot, "failure", [True])
+    failures = events[events["time"].between(start, end)]
     newest_first = failures.sort_values("time").iloc[::-1]
     kinds = newest_first.drop_duplicates(_KIND)
     rows = kinds.head(MOST).to_dict("records")

@@ -22,6 +22,7 @@ from ..diagnosis.finding import Findings
 from ..diagnosis.incident import Incident
 from ..errors import ConfigError
 from ..snapshot.snapshot import Snapshot
+from ..stats._source import pandas_table
 from ..stats.availability import parse_target
 from .as_html import STYLE, render_body
 from .as_markdown import render_markdown
@@ -344,7 +345,7 @@ def window(
     ConfigError
         A time is not valid, or the window holds no task event.
     """
-    times = snapshot.events["time"].dropna()
+    times = pandas_table(snapshot, "events", "time")["time"].dropna()
     if times.empty:
         raise ConfigError(
             "the snapshot holds no task event, so there is nothing to report. "

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from .. import stats
 from ..diagnosis.incident import Hypothesis, Incident
+from ..stats.explain import select_explained_events
 from .document import Block, Bullets, Command, Fold, Paragraph, Part, Section, Strong, Table, Text
 from .factors import contributing_factors, lucky_breaks
 from .log_excerpts import NOT_ASKED, LogLines
@@ -121,8 +121,8 @@ def describe_evidence(facts: Facts, logs: LogLines) -> Iterator[Block]:
 
 
 def _failures(facts: Facts) -> pd.DataFrame:
-    events = stats.explain_events(facts.snapshot)
-    rows = events[events["failure"].astype(bool) & events["time"].between(facts.since, facts.until)]
+    events = select_explained_events(facts.snapshot, "failure", [True])
+    rows = events[events["time"].between(facts.since, facts.until)]
     columns = [
         "time",
         "namespace",

@@ -164,7 +164,7 @@ class Derived:
             _spans.cut_spans(_computed(attempts), tasks, self.task_columns, self.observed_us)
             for attempts in _in_parts(self.attempts)
         )
-        frames = [part.drop(*_DROPPED_SPAN_COLUMNS).to_pandas() for part in parts]
+        frames = [part.drop(*_DROPPED_SPAN_COLUMNS, strict=False).to_pandas() for part in parts]
         spans = _join_parts(frames)
         if len(frames) > 1:
             release_memory()
@@ -259,7 +259,6 @@ _SMALL_ATTEMPTS = {
     "attempt": "int32",
     "cause_code": "float32",
     "events": "int32",
-    "_oom": "float32",
     "_next": "float32",
     "again": "int8",
     "delayed": "int8",
@@ -269,12 +268,13 @@ _SMALL_ATTEMPTS = {
 
 _DROPPED_COLUMNS = (
     "exit_code", "signal", "restart_reason", "message", "oom_killed", "fails_task", "time", "_oom",
-    "_decides", "_failed", "_killed_for_seq", "_hook_failed_seq", "alloc_id", "task", *_attempts.DIMENSIONS,
+    "_decides", "_failed", "_killed_for_seq", "_hook_failed_seq", "alloc_id", "task", "task_signal",
+    *_attempts.DIMENSIONS,
 )  # fmt: skip
 _DROPPED_ATTEMPT_COLUMNS = (
     "_terminated_seq", "_killing_seq", "_asked", "_requested", "_start_failed", "_hook_failed",
     "_hook_failed_seq", "_ended_by", "_killed_for", "_killed_for_seq", "first_seq", "killed_by_nomad",
-    "_signal_sent", "_signaled", "_signaled_by",
+    "_signal_sent", "_signaled", "_signaled_by", "signal", "_oom",
 )  # fmt: skip
 _DROPPED_SPAN_COLUMNS = ("exit_code", "signal", "_oom", "_end", "_ended", "client_status")
 """Columns of a snapshot's events, attempts and spans that nothing reads later, or that their tasks have."""

@@ -58,10 +58,13 @@ def _extend(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     Beside them stays what the rings show: `_failures`, and `_up` in microseconds.
     """
 
+    kept = [*columns, "_failures", "_up"]
+
     def number(name: str, missing: float = 0.0) -> Any:
         if name not in rows.columns:
             return np.full(len(rows), missing)
-        return rows[name].astype("Float64").fillna(missing).to_numpy(dtype="float64")
+        values = rows[name] if name in kept else rows.pop(name)
+        return values.astype("Float64").fillna(missing).to_numpy(dtype="float64")
 
     seen, failures, up = number("_restarts"), number("_failures"), number("_up")
     cut = rows["truncated"].to_numpy(dtype=bool)
@@ -69,11 +72,11 @@ def _extend(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     # without a restart that is left, a lost one is taken for a failure: on request they are rare
     of_policy = np.where(seen > 0, number("_policy") / np.maximum(seen, 1), 1.0)
     pauses = np.maximum(number("_runs") - 1, 0)
-    down = np.maximum(number("_last") - number("_first") - up, 0)
-    pause = np.where(pauses > 0, down / np.maximum(pauses, 1), 0)
     first = number("_first", np.nan)
+    down = np.nan_to_num(np.maximum(number("_last") - first - up, 0))
+    pause = np.where(pauses > 0, down / np.maximum(pauses, 1), 0)
     before = np.nan_to_num(first - number("created_at_us", np.nan))
     lost_up = np.where(cut, np.maximum(before - lost * pause, 0), 0)
-    return rows[[*columns, "_failures", "_up"]].assign(
+    return rows[kept].assign(
         restarts=seen + lost, failures=failures + lost * of_policy, hours=(up + lost_up) / _US_PER_HOUR
     )

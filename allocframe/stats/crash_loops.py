@@ -111,21 +111,29 @@ def crash_loops(
     if crashes.empty:
         return _empty()
     limits = (min_restarts, window, min_exhaustions, exhaustion_window)
-    evidence = _loop_evidence(crashes, *limits)
+    evidence = _loop_evidence(crashes, *limits).index
     if evidence.empty:
         return _empty()
+    many = len(crashes) > PART_ROWS
     # the last run of crashes without a long calm between; what came before it is another story
     at = crashes["at"]
     calm = at.groupby(crashes["loop"]).diff() > _CALM
     crashes["series"] = calm.groupby(crashes["loop"]).cumsum()
-    looping = crashes.loc[evidence.index].groupby("loop")["series"].max()
+    looping = crashes.loc[evidence, ["loop", "series"]].groupby("loop")["series"].max()
     last = looping.reindex(crashes["loop"]).to_numpy()
-    loops = _summarise(crashes[crashes["series"].to_numpy() == last])
-    if len(crashes) > PART_ROWS:
-        del crashes, evidence, at, calm, last
+    crashes = crashes[crashes.pop("series").to_numpy() == last]
+    del evidence, at, calm, last
+    if many:
         release_memory()  # or what follows would come on top
-    # what follows sorts texts, so it looks at the slots that loop alone
-    task_runs = _with_texts(task_runs.loc[task_runs["slot"].isin(loops["slot"]), _OF_RUNS])
+    loops = _summarise(crashes)
+    del crashes
+    if many:
+        release_memory()
+    # what follows groups by names, so it looks at the slots that loop alone
+    task_runs = task_runs.loc[task_runs["slot"].isin(loops["slot"]), _OF_RUNS]
+    for name in _SLOT_TASK:
+        if isinstance(task_runs[name].dtype, pd.CategoricalDtype):
+            task_runs[name] = task_runs[name].cat.remove_unused_categories()
     loops = loops.join(_run_lengths(task_runs), on=_SLOT_TASK, how="left")
     loops = loops.join(_restarts_lost(source, loops["slot"]), on=_SLOT_TASK, how="left")
     newest = _last_tasks(source, observed_at, loops["slot"])
@@ -273,14 +281,17 @@ def _run_lengths(task_runs: pd.DataFrame) -> pd.DataFrame:
     crashed = task_runs[
         ~task_runs["right_censored"] & ~task_runs["left_truncated"] & task_runs["end"].isin(CRASH_CAUSES)
     ]
-    seconds = crashed.assign(seconds=crashed["duration"].dt.total_seconds()).groupby(_SLOT_TASK)["seconds"]
+    seconds = crashed.assign(seconds=crashed["duration"].dt.total_seconds()).groupby(
+        _SLOT_TASK, observed=True
+    )["seconds"]
     mean = seconds.mean()
-    return pd.DataFrame(
+    lengths = pd.DataFrame(
         {
             "median_run": pd.to_timedelta(seconds.median(), unit="s"),
             "run_cv": (seconds.std(ddof=1) / mean.where(mean > 0)).astype("Float64"),
         }
     )
+    return _with_texts(lengths.reset_index()).set_index(_SLOT_TASK)
 
 
 def _restarts_lost(source: Source, looping: pd.Series[Any]) -> pd.Series[Any]:
@@ -302,7 +313,7 @@ def _classify_loops(
     loops: pd.DataFrame, task_runs: pd.DataFrame, newest: pd.DataFrame, fast_below: pd.Timedelta
 ) -> pd.DataFrame:
     """Add `kind`, `state` and `resolved`."""
-    last_run = task_runs.groupby(_SLOT_TASK, observed=True).tail(1)
+    last_run = _with_texts(task_runs.groupby(_SLOT_TASK, observed=True).tail(1))
     last_run = last_run.set_index(_SLOT_TASK)[["end", "duration"]]
     last_run = last_run.rename(columns={"end": "last_end", "duration": "last_duration"})
     loops = loops.join(last_run, on=_SLOT_TASK, how="left").join(newest, on=_SLOT_TASK, how="left")

@@ -94,16 +94,26 @@ def select_explained_events(
 
     With `latest`, return only that many of them, newest first.
     """
+    events = collect(derive(snapshot).events)
+    return _rows_at(snapshot, events, events[column].isin(list(values)), latest)
+
+
+@per_cluster
+def select_failures_and_requests(snapshot: Snapshot) -> pd.DataFrame:
+    """Return the rows of `failures_and_requests` of a snapshot's events. The other rows are never built."""
+    events = collect(derive(snapshot).events)
+    return _rows_at(snapshot, events, _is_failure_or_request(events))
+
+
+def _rows_at(
+    snapshot: Snapshot, events: pd.DataFrame, chosen: pd.Series[Any], latest: int | None = None
+) -> pd.DataFrame:
     derived = derive(snapshot)
-    events = collect(
-        derived.events.select(*_classify.EXPLANATION, TASK, "seq", "time_us", _selected=nw.col(column))
-    )
-    positions = np.flatnonzero(events["_selected"].isin(list(values)).to_numpy(dtype=bool))
+    positions = np.flatnonzero(chosen.to_numpy(dtype=bool))
     if latest is not None:
         times = events["time_us"].iloc[positions].fillna(0).to_numpy(dtype=np.int64)
         positions = positions[np.argsort(-times, kind="stable")[:latest]]
-    chosen = derived.name_tasks(nw.from_native(events.iloc[positions]).lazy(), *_EVENT_KEY)
-    rows = collect(chosen)
+    rows = collect(derived.name_tasks(nw.from_native(events.iloc[positions]).lazy(), *_EVENT_KEY))
     return _add_explanation(
         snapshot._events_at(positions, rows[list(_EVENT_KEY)]), rows[list(_classify.EXPLANATION)]
     )
@@ -120,8 +130,12 @@ def failures_and_requests(events: pd.DataFrame) -> pd.DataFrame:
 
     Losses are not events of a task; plots and reports add them from runs or allocations.
     """
+    return events[_is_failure_or_request(events)]
+
+
+def _is_failure_or_request(events: pd.DataFrame) -> pd.Series[Any]:
     requested = (events["type"] == "Terminated") & events["cause"].isin(vocabulary.REQUEST_CAUSES)
-    return events[events["failure"].astype(bool) | requested]
+    return events["failure"].astype(bool) | requested
 
 
 @per_cluster

@@ -165,14 +165,15 @@ def categorise_slots(source: Source, rows: pd.DataFrame, *, fold_runs: bool = Fa
         return _as_category(rows["alloc_id"].astype("str"))
     if "slot_by_id" not in derived.__dict__:
         allocations = pandas_table(source, "allocations", *SLOT_COLUMNS)
+        slot = _as_category(slots(allocations))
+        ids = pd.Index(allocations["alloc_id"].astype("str"))
         child = allocations["job_id"].astype("str")
         parent = child.str.replace(RUN_SUFFIX, "", regex=True)
-        slot = _as_category(slots(allocations))
-        namespace = allocations["namespace"].astype("str").fillna("")
         is_run = (child != parent).to_numpy(dtype=bool)
-        folded = (namespace + "/" + parent)[is_run]
-        ids = pd.Index(allocations["alloc_id"].astype("str"))
-        slot, folded = slot.set_axis(ids), folded.set_axis(ids[is_run])
+        namespace = allocations["namespace"][is_run].astype("str").fillna("")
+        folded = (namespace + "/" + parent[is_run]).set_axis(ids[is_run])
+        del allocations, child, parent
+        slot = slot.set_axis(ids)
         if (all_ids := derived.all_ids) is not None:  # by which rows find theirs without a search
             slot = look_up(pd.Series(all_ids), slot).set_axis(all_ids)
         derived.slot_by_id = (slot, folded)

@@ -14,6 +14,7 @@ from stories import captured
 from tables import alloc, ended, event, restarting, snapshot, started
 
 import allocframe as af
+from allocframe.diagnosis import _attempts, _clocks, _tables, rules
 from allocframe.diagnosis.incident_sentences import verdict
 
 
@@ -41,6 +42,24 @@ def test_findings_are_those_of_the_incidents_and_of_the_data(snap: af.Snapshot) 
     of_data = [finding for finding in diagnosis.findings if finding.code.startswith("AF1")]
     assert len(diagnosis.findings) == len(of_incidents) + len(of_data)
     assert list(diagnosis.findings) == list(af.findings(snap))
+
+
+def test_a_diagnosis_that_reads_events_in_parts_says_the_same(
+    snap: af.Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = af.diagnose(snap)
+    for module, name, rows in (
+        (_tables, "PART_ROWS", 40),
+        (rules, "PART_ROWS", 20),
+        (_attempts, "_PART", 70),
+        (_clocks, "_PART", 30),
+    ):
+        monkeypatch.setattr(module, name, rows)
+    in_parts = af.diagnose(snap)
+    assert len(snap.events) > 200
+    assert in_parts.to_dict() == whole.to_dict()
+    for one, other in zip(in_parts.findings, whole.findings, strict=True):
+        pd.testing.assert_frame_equal(one.evidence, other.evidence)
 
 
 def test_an_incident_reaches_into_the_windows_that_it_touches(snap: af.Snapshot) -> None:

@@ -16,7 +16,7 @@ from tables import alloc, ended, event, restarting, snapshot, started
 import allocframe as af
 from allocframe._utils.prose import percent
 from allocframe.reports.document import Numbers, Table, plain, walk
-from allocframe.reports.impact import minutes
+from allocframe.reports.impact import Uptime, _sum, minutes
 from allocframe.sim.scenarios import STORIES, Cause
 
 DATA = Path(__file__).parents[1] / "data"
@@ -363,3 +363,12 @@ def test_a_window_without_evidence_is_an_error_that_says_what_there_is(
 def test_a_snapshot_without_events_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(af.ConfigError, match="holds no task event"):
         af.postmortem(snapshot(tmp_path, alloc("a")))
+
+
+def test_the_time_of_a_hundred_thousand_instances_is_counted() -> None:
+    month_us = 30 * 86_400 * 10**6
+    times = pd.DataFrame({"wanted": [month_us] * 100_000, "down": [0] * 100_000, "unknown": [0] * 100_000})
+    total = Uptime().plus(_sum(times, times.index)).plus(_sum(times, times.index))
+    assert total.wanted / pd.Timedelta("30D") == 200_000
+    assert total.availability == 1
+    assert total.budget_used(0.999, pd.Timedelta("30D")) == 0

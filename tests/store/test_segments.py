@@ -12,7 +12,7 @@ import pytest
 
 import allocframe as af
 from allocframe.store import page_store, segments
-from allocframe.tables import SNAPSHOT_TABLES
+from allocframe.tables import SNAPSHOT_TABLES, TABLES
 
 
 @pytest.fixture
@@ -66,6 +66,27 @@ def test_tables_on_disk_equal_tables_in_memory_in_frames_sql_filters_and_parts(
         assert {len(part["allocations"]) for part in parts[:-1]} == {7}
         events = pd.concat([part["events"].astype("str") for part in parts])
         assert sorted(events["alloc_id"]) == sorted(in_memory.events["alloc_id"].astype("str"))
+
+
+@pytest.mark.usefixtures("_no_memory")
+def test_statistics_read_one_file_at_a_time_and_all_rows(
+    pages: list[Path], in_memory: af.Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    dataset = segments.ds.dataset
+    monkeypatch.setattr(
+        segments.ds, "dataset", lambda files, **more: read.append(len(files)) or dataset(files, **more)
+    )
+    columns = tuple(column for column in TABLES["events"].columns if column.name in ("alloc_id", "seq"))
+    with af.read_json(pages) as snap:
+        parts = [part for part, _ in snap._select_parts("events", columns, 50)]
+    assert read == [1] * len(pages)
+    assert all(len(part) < 100 for part in parts)
+    rows = pd.concat([part.astype("str") for part in parts])
+    expected = in_memory.events[["alloc_id", "seq"]].astype("str")
+    assert sorted(rows.itertuples(index=False, name=None)) == sorted(
+        expected.itertuples(index=False, name=None)
+    )
 
 
 @pytest.mark.usefixtures("_no_memory")
