@@ -37,7 +37,7 @@ class Finder(doctest.DocTestFinder):
 def examples() -> list[doctest.DocTest]:
     finder = Finder(exclude_empty=True)
     tests = [test for module in modules() for test in finder.find(module)]
-    in_spark = "allocframe.spark."  # tests/test_spark.py has a session and runs its examples
+    in_spark = "allocframe.spark."  # tests/test_spark.py has a session and runs its examples, with --deep
     return [test for test in tests if test.examples and not test.name.startswith(in_spark)]
 
 
