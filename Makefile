@@ -4,9 +4,9 @@ BIN := $(VENV)/bin
 LOWEST := tests/repo/test_dependencies.py tests/stats/test_explain.py tests/stats/test_patterns.py tests/plots \
   tests/archive/test_archive.py
 COVERED := 85
-# Three workers for two cores, since many tests wait; file by file, the slowest first (tests/conftest.py).
+# Four workers for two cores, since many tests wait; file by file, the slowest first (tests/conftest.py).
 # Compiled files are kept, whatever the environment says: the tests start many processes.
-TEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=25
+TEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations=25
 
 .PHONY: help demo lab test test-midnight test-deep system js lint types coverage lowest package hooks bench diagnosis truth pictures notebooks docs month soak \
   fuzz mutants audit clean
@@ -31,7 +31,7 @@ test-midnight: $(VENV)/.dev system
 	CLOCK_OFFSET=$$((600 - $$(date +%s) % 86400)) PYTHONPATH=$(CURDIR)/tests/helpers/shifted_clock \
 	  $(TEST) -W "ignore:Module already imported:pytest.PytestAssertRewriteWarning"
 
-# With more seeds of every story, for a night.
+# With more seeds of every story, and the tests marked as deep, for a night.
 test-deep: $(VENV)/.dev system
 	$(TEST) --deep
 

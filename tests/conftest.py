@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import labpage
 import pandas as pd
 import pytest
@@ -19,6 +20,8 @@ from playwright.sync_api import Browser
 import allocframe as af
 from allocframe.watch.change import Change
 
+TESTS = Path(__file__).parent
+
 BROWSER = (
     "tests/ui/", "tests/reports/test_screenshots.py", "tests/reports/test_reports.py",
     "tests/documents/test_site.py",
@@ -26,19 +29,32 @@ BROWSER = (
 """Tests that one worker runs, since a browser and a JupyterLab take seconds to start."""
 
 SLOWEST = (
-    "test_panel.py", "test_spark.py", "test_recorder.py", "test_notebooks.py", "test_pages.py",
-    "test_terminal.py", "test_hostile_peer.py", "test_incidents.py", "test_fault_proxy.py", "test_watch.py",
-    "test_archive_faults.py", "test_archive.py", "test_reports.py", "test_truth.py", "test_exec.py",
-    "test_hostile_files.py", "test_history.py", "test_past_history.py", "test_postmortem.py",
-    "test_examples.py", "test_canary.py", "test_recover.py", "test_fleet_commands.py", "test_site.py",
-    "test_per_cluster.py", "test_resume.py", "test_plots.py", "test_screenshots.py",
-    "test_from_archive.py", "test_object_store.py", "test_people.py",
+    "ui/test_panel.py", "test_spark.py", "reports/test_notebooks.py", "diagnosis/test_incidents.py",
+    "archive/test_recorder.py", "documents/test_pages.py", "security/test_hostile_peer.py",
+    "client/test_fault_proxy.py", "watch/test_watch.py", "archive/test_archive.py",
+    "archive/test_archive_faults.py", "archive/test_past_history.py", "documents/test_examples.py",
+    "recovery/test_recover.py", "diagnosis/test_quiet.py", "reports/test_from_archive.py",
+    "reports/test_postmortem.py", "archive/test_history.py", "stats/test_truth.py",
+    "cli/test_fleet_commands.py", "widgets/panel/test_panel.py", "stats/test_per_cluster.py",
+    "stats/test_rates.py", "stats/test_empty.py", "stats/test_explain.py", "plots/test_plots.py",
+    "client/test_exec.py", "diagnosis/test_gone.py", "fetch/test_resume.py", "reports/test_people.py",
+    "security/test_canary.py", "diagnosis/test_requests_and_room.py", "stats/test_patterns.py",
+    "diagnosis/test_unseen.py", "archive/test_power_loss.py", "security/test_hostile_files.py",
+    "repo/test_dependencies.py", "archive/test_object_store.py", "reports/test_lab.py",
 )  # fmt: skip
-"""Files that take longest. They begin first, so that no worker has one left when the others have ended."""
+"""Files that take longest. They begin first, so that no worker has one left when the others have ended.
+
+Those of the browser (the first), of Spark and of the notebooks mostly wait for other processes.
+"""
+
+
+# A busy machine takes longer for an example, which is no fault.
+hypothesis.settings.register_profile("any machine")
+hypothesis.settings.load_profile("any machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--deep", action="store_true", help="more seeds of every story: minutes more")
+    parser.addoption("--deep", action="store_true", help="more seeds, and tests marked as deep: minutes")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -53,9 +69,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return BrowserTogether(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     place = {name: number for number, name in enumerate(SLOWEST)}
-    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+    items.sort(key=lambda item: place.get(item.path.relative_to(TESTS).as_posix(), len(place)))
+    if not config.getoption("deep"):
+        skip = pytest.mark.skip(reason="shows more of what a cheaper test shows: --deep runs it")
+        for item in items:
+            if item.get_closest_marker("deep"):
+                item.add_marker(skip)
 
 
 def pytest_collection_finish() -> None:

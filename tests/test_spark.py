@@ -84,9 +84,9 @@ def _started() -> Any:
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory, change: Change) -> af.Archive:
-    """Three days with more events than Nomad keeps, removed allocations, a gap, and duplicate rows."""
+    """Two days with more events than Nomad keeps, removed allocations, a gap, and duplicate rows."""
     folder = tmp_path_factory.mktemp("spark")
-    made = recorded(folder, watched(folder, days=3, leak=(40, 20), blind=(30, 26)))
+    made = recorded(folder, watched(folder, days=2, leak=(40, 20), blind=(30, 26)))
     made.append(change, recorder="one")
     made.append(change, recorder="two")
     gone = change.added[change.added["client_status"] == "running"].iloc[:3]
@@ -213,11 +213,11 @@ def test_what_an_append_left_that_was_cut_off_does_not_count(tables: dict[str, A
 @pytest.mark.parametrize(
     ("rate", "by"),
     [
-        (stats.restarts, "job_id"),
         (stats.failures, ["node_name", "cause"]),
-        (stats.oom_kills, []),
+        pytest.param(stats.restarts, "job_id", marks=pytest.mark.deep),
+        pytest.param(stats.oom_kills, [], marks=pytest.mark.deep),
     ],
-    ids=["restarts", "failures", "oom_kills"],
+    ids=["failures", "restarts", "oom_kills"],
 )
 def test_spark_duckdb_and_pandas_give_equal_rates(
     tables: dict[str, Any],
@@ -232,6 +232,7 @@ def test_spark_duckdb_and_pandas_give_equal_rates(
     assert plain(duck) == plain(here)
 
 
+@pytest.mark.deep
 def test_spark_cuts_time_into_the_same_bins(tables: dict[str, Any], frames: dict[str, pd.DataFrame]) -> None:
     asked = {"by": "job_id", "bin": "6h", "since": LAST - pd.Timedelta("2D"), "until": LAST}
     here, there = (
@@ -242,6 +243,7 @@ def test_spark_cuts_time_into_the_same_bins(tables: dict[str, Any], frames: dict
     assert plain(there) == plain(here)
 
 
+@pytest.mark.deep
 def test_spark_keeps_clusters_apart(tables: dict[str, Any], frames: dict[str, pd.DataFrame]) -> None:
     from pyspark.sql.functions import lit
 
@@ -262,6 +264,7 @@ def test_spark_explains_events_alike(tables: dict[str, Any], seen: af.Snapshot) 
     assert plain(there, "alloc_id", "task", "seq") == plain(here, "alloc_id", "task", "seq")
 
 
+@pytest.mark.deep
 def test_a_statistic_that_is_not_made_for_spark_fetches_the_tables_that_it_needs(
     tables: dict[str, Any], frames: dict[str, pd.DataFrame]
 ) -> None:
@@ -300,17 +303,26 @@ def _already_read(
 
 
 @pytest.mark.usefixtures("_already_read")
-def test_the_job_of_the_documents_writes_a_row_for_each_job_and_day(
-    session: Any, archive: af.Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: af.Snapshot
+def test_the_job_of_the_documents_writes_the_restarts_of_each_job_and_day_that_pandas_counts(
+    session: Any,
+    archive: af.Archive,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    frames: dict[str, pd.DataFrame],
 ) -> None:
     monkeypatch.setattr("sys.argv", ["restarts_by_day.py", archive._tables.location, str(tmp_path / "out")])
     monkeypatch.setattr(type(session), "stop", lambda self: None)
     runpy.run_path(str(ROOT / "docs" / "spark_job.py"), run_name="__main__")
     written = pd.read_parquet(tmp_path / "out")
-    assert written["count"].sum() == (seen.events["type"] == "Restarting").sum()
-    assert set(written["job_id"]) == set(seen.events["job_id"])
+    here = stats.restarts(frames, by=["namespace", "job_id"], bin="1D")
+    assert written["count"].sum() == (frames["events"]["type"] == "Restarting").sum() > 0
+    assert written["bin"].nunique() > 1
+    assert list(written) == list(here)
+    key = ("namespace", "job_id", "bin")
+    assert plain(_whole(written), *key) == plain(_whole(here), *key)
 
 
+@pytest.mark.deep
 def test_the_example_in_the_docstring_runs(
     session: Any, archive: af.Archive, request: pytest.FixtureRequest
 ) -> None:

@@ -6,6 +6,7 @@ What they hold after a large step would add to the peak of the next one.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import threading
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ def release_memory() -> None:
     _call_glibc("malloc_trim", 0)
 
 
+@functools.cache  # what it says below holds until the process ends
 def keep_freed_memory() -> None:
     """Let the C library keep a few dozen megabytes of what is freed, for what is allocated next.
 

@@ -31,6 +31,20 @@ def count(amount: int, noun: str) -> str:
     return f"1 {noun.removesuffix('es' if noun.endswith('shes') else 's')}"
 
 
+def listed(things: Iterable[str], limit: int = 5) -> str:
+    """Return things with commas, at most `limit` of them, and how many more there are.
+
+    Examples
+    --------
+    >>> from allocframe._utils.prose import listed
+    >>> listed("abcd", 3)
+    'a, b, c and 1 more'
+    """
+    things = list(things)
+    more = f" and {len(things) - limit:,} more" if len(things) > limit else ""
+    return ", ".join(things[:limit]) + more
+
+
 def number(value: float) -> str:
     """Return a number with three significant digits."""
     if abs(value) >= 1000:

@@ -16,7 +16,12 @@ from pathlib import Path
 
 from ..errors import MissingExtra
 
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+"""The notebooks that come with allocframe: a link to the project's own folder, or a copy in the wheel."""
+
 FOLDER = Path("allocframe-notebooks")
+"""Where the user gets copies of them."""
+
 DEMO = "ALLOCFRAME_DEMO"
 """Tells the notebooks that the cluster of NOMAD_ADDR is a simulated one, on which they may act."""
 
@@ -73,8 +78,6 @@ def _run_lab(environment: dict[str, str], *, browser: bool) -> None:
 
 def _copy_notebooks() -> None:
     """Copy the notebooks that are not there yet. Existing ones are left alone: they may have been edited."""
-    from ..reports import NOTEBOOKS
-
     FOLDER.mkdir(exist_ok=True)
     docs = NOTEBOOKS.resolve().parent / "docs"
     if has_docs := docs.is_dir():  # in a clone; JupyterLab opens nothing outside its folder

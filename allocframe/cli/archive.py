@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 commands: typer.Typer = typer.Typer(
     invoke_without_command=True,
     callback=print_help,
-    help="Inspect and maintain an archive of `allocframe record`.",
+    help="Inspect and maintain an archive written by `allocframe record`.",
 )
 app.add_typer(commands, name="archive")
 

@@ -42,7 +42,7 @@ def diagnose(
         ),
     ] = None,
     archive: Annotated[
-        str | None, typer.Option("--archive", metavar="DIR", help="An archive of `allocframe record`.")
+        str | None, typer.Option("--archive", metavar="DIR", help="Archive written by `allocframe record`.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Print all incidents, not only ten.")] = False,

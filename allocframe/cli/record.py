@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -13,6 +12,7 @@ import typer
 
 from .._utils.memory import share_heaps
 from .._utils.text import visible
+from .._utils.thread_pool import ThreadPool
 from ..client.client import Client
 from ..client.fleet import Fleet
 from ..errors import AllocframeError, ConfigError
@@ -36,7 +36,7 @@ def record(
     status: Annotated[
         bool, typer.Option("--status", help="Print what the archive holds and whether a recorder is running.")
     ] = False,
-    stream: Annotated[bool, typer.Option(help="Use the event stream if the token may.")] = True,
+    stream: Annotated[bool, typer.Option(help="Use the event stream if the token allows it.")] = True,
     history: Annotated[
         bool, typer.Option(help="Record versions of jobs, deployments, nodes and evaluations, too.")
     ] = True,
@@ -134,7 +134,7 @@ def _record_once(recorders: Mapping[str, Any], live_status: LiveStatus, *, as_js
             print_message(_describe(totals))
         return totals
 
-    with ThreadPoolExecutor(len(recorders), "allocframe-once") as pool:
+    with ThreadPool(len(recorders)) as pool:
         totals = dict(zip(recorders, pool.map(record_one, recorders), strict=True))
     if as_json:
         print_json({"clusters": totals})

@@ -41,7 +41,7 @@ def recover(
     """Recover what Nomad's servers still hold: purged jobs, collected allocations and events beyond ten.
 
     A server's folder is copied first, and only the copy is read. Without the nomad program, print the log
-    where there is one: nomad operator raft logs COPY > logs.ndjson.
+    on a machine that has it: nomad operator raft logs COPY > logs.ndjson.
 
     Example: allocframe recover /opt/nomad/data -o outage.allocframe --postmortem outage.html
     """

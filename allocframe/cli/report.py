@@ -33,7 +33,7 @@ Source = Annotated[
     ),
 ]
 Place = Annotated[
-    str | None, typer.Option("--archive", metavar="DIR", help="An archive of `allocframe record`.")
+    str | None, typer.Option("--archive", metavar="DIR", help="Archive written by `allocframe record`.")
 ]
 Output = Annotated[
     Path,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from .._utils.progress import Progress, shown
+from .._utils.thread_pool import Task, ThreadPool
 from .._utils.validate import check_count, check_name, check_seconds
 from ..errors import AllocframeError, ConfigError
 from ..nomad import protocol
@@ -26,9 +28,6 @@ MAX_CONNECTIONS_PER_ADDRESS = 64
 
 TIMEOUT = 900.0
 """Seconds that a cluster may take for a snapshot, unless the caller sets another limit."""
-
-_POLL_INTERVAL = 0.2
-"""Seconds between two looks at the clock and updates of the progress bar."""
 
 
 class Fleet:
@@ -249,31 +248,32 @@ class _FleetFetch:
     def _fetch_all(self, options: Mapping[str, Any], workers: int, progress: Progress) -> None:
         clusters_at = Counter(client._session.config.base_url for client in self._clients.values())
         deadline = time.monotonic() + self._timeout
-        running: dict[Future[Snapshot], str] = {}
-        with shown(progress) as show, ThreadPoolExecutor(len(self._clients), "allocframe-fleet") as pool:
+        running: dict[Task[Snapshot], str] = {}
+        with shown(progress) as show, ThreadPool(len(self._clients)) as pool:
             try:
                 for name, client in self._clients.items():
                     # Regions behind one address share its connections.
                     share = MAX_CONNECTIONS_PER_ADDRESS // clusters_at[client._session.config.base_url]
-                    future = pool.submit(
+                    fetch = partial(
                         client.snapshot,
                         **options,
                         workers=min(workers, max(share, 1)),
                         progress=self._counter(name),
                         resume=self._folders[name],
                     )
-                    running[future] = name
+                    running[pool.submit(fetch)] = name
                 while running:
-                    for future in wait(running, _POLL_INTERVAL, FIRST_COMPLETED).done:
-                        self._collect(running.pop(future), future)
+                    pool.wait()
+                    for task in [task for task in running if task.is_done]:
+                        self._collect(running.pop(task), task)
                     show(*self._total_progress())
                     if time.monotonic() > deadline:
                         self._abort(running.values())
             except BaseException:
                 self._abort(running.values())
-                for future in running:
-                    # A snapshot that is finished before the abort reaches it would never be closed.
-                    future.add_done_callback(_close_result)
+                pool.close()
+                # A snapshot that was finished before the abort reached it would never be closed.
+                _close_results(running)
                 for snapshot in self._snapshots.values():
                     snapshot.close()
                 raise
@@ -298,10 +298,10 @@ class _FleetFetch:
         label = f"allocations ({len(finished)} of {len(progress)} clusters)"
         return sum(done for done, _ in progress.values()), total, label
 
-    def _collect(self, name: str, future: Future[Snapshot]) -> None:
+    def _collect(self, name: str, task: Task[Snapshot]) -> None:
         """Keep a cluster's snapshot, or the reason why there is none."""
         try:
-            self._snapshots[name] = future.result()
+            self._snapshots[name] = task.result()
         except ConfigError:
             raise
         except AllocframeError as error:
@@ -316,6 +316,8 @@ class _FleetFetch:
             self._clients[name]._session.transport.abort()
 
 
-def _close_result(future: Future[Snapshot]) -> None:
-    if not future.cancelled() and future.exception() is None:
-        future.result().close()
+def _close_results(tasks: Iterable[Task[Snapshot]]) -> None:
+    for task in tasks:
+        if task.is_done:
+            with contextlib.suppress(Exception):
+                task.result().close()

@@ -22,7 +22,7 @@ def find_absent(
     case: Case, history: Any, ledger: Ledger, incidents: list[Incident], limits: Thresholds
 ) -> Iterator[Incident]:
     """Yield the jobs of which nothing runs, and of which no incident tells why."""
-    since = case.now - pd.Timedelta(limits.rare).value if case.now != NEVER else NEVER
+    since = case.now - pd.Timedelta(limits.history_age).value if case.now != NEVER else NEVER
     told = {job for each in incidents if each.severity != "info" for job in each.jobs}
     ended = {job: how for job, how in ledger.ended_since(since).items() if job not in told}
     # runs are stopped and purged by the hundred

@@ -58,7 +58,7 @@ def find_blocked_starts(
     """
     rows = case.evidence.allocations
     age = case.now - rows["created_at"].to_numpy()
-    look = runs & ~case.healthy & (age > pd.Timedelta(limits.waiting).value)
+    look = runs & ~case.healthy & (age > pd.Timedelta(limits.template_wait).value)
     alloc = case.evidence.tasks["alloc"].to_numpy()
     never = case.evidence.tasks["state"].eq("pending").to_numpy(dtype=bool)
     never = never & (case.evidence.tasks["started"].to_numpy() == NEVER)
@@ -196,11 +196,11 @@ def _times_to_start(case: Case, tasks: _Tasks, keys: Array) -> Array:
 
 def _how_late(age: int, took: Array, limits: Thresholds) -> tuple[bool, bool]:
     """Return whether a start takes longer than earlier ones, and whether far longer."""
-    slow, stuck = (pd.Timedelta(each).value for each in (limits.slow, limits.stuck))
+    slow, stuck = (pd.Timedelta(each).value for each in (limits.slow_start, limits.start_overdue))
     if not len(took):
         return age > slow, age > stuck
     longest = int(took.max())
-    return age > limits.longer * longest, age > limits.far_longer * longest and age > slow
+    return age > limits.slow_start_factor * longest, age > limits.outlier_factor * longest and age > slow
 
 
 def _step(case: Case, owners: Array) -> str | None:

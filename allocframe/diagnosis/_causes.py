@@ -55,7 +55,7 @@ def find_causes(
         incidents.append(_by_fault(look, node, members))
     tests = sorted(compare_nodes(case, groups), key=lambda test: test.p)
     for test in tests:
-        if test.p < limits.level and not taken & set(test.groups):
+        if test.p < limits.significance_level and not taken & set(test.groups):
             test = replace(test, groups=test.groups + _parts_on_node(look, test, taken))
             taken |= set(test.groups)
             incidents.append(_by_node(look, test))
@@ -75,7 +75,7 @@ def find_causes(
         return index in held or fails_in_a_telling_way(look, groups[index])
 
     for onset in compare_onsets(case, jobs, groups, usable, limits, same_way, is_telling):
-        if onset.p < limits.level:
+        if onset.p < limits.significance_level:
             onset = replace(onset, groups=onset.groups + _at_the_same_time(look, onset, taken))
             taken |= set(onset.groups)
             at_once = _one_node_at_once(look, onset, tests)
@@ -179,7 +179,7 @@ def _one_node_at_once(look: Investigation, onset: OnsetTest, tests: list[NodeTes
     if test is None:
         return None
     product = max(test.p * onset.p, np.finfo(float).tiny)
-    return test if product * (1 - np.log(product)) < look.limits.level else None
+    return test if product * (1 - np.log(product)) < look.limits.significance_level else None
 
 
 def _by_node(look: Investigation, test: NodeTest, onset: OnsetTest | None = None) -> Incident:

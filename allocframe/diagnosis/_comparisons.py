@@ -169,7 +169,7 @@ def begins_with_placement(case: Case, jobs: Jobs, group: Group, limits: Threshol
     """
     if share_healthy(case, group) >= limits.critical_share:
         return False
-    grace = max(pd.Timedelta(limits.together).value, 3 * typical_run(case, group))
+    grace = max(pd.Timedelta(limits.onset_window).value, 3 * typical_run(case, group))
     return settled_before(case, jobs, group) <= grace
 
 
@@ -236,7 +236,7 @@ def _of_one_kind(
     """Return the tests of groups that fail by one mechanism, which are in order of their onsets."""
     groups = rate.groups
     onsets = np.array([groups[index].onset for index in members])
-    ends = np.searchsorted(onsets, onsets + pd.Timedelta(limits.together).value, side="right").tolist()
+    ends = np.searchsorted(onsets, onsets + pd.Timedelta(limits.onset_window).value, side="right").tolist()
     taken: set[int] = set()
     found: list[OnsetTest] = []
 
@@ -270,7 +270,7 @@ def _near(
     members: list[int], onsets: Array, test: OnsetTest, groups: list[Group], limits: Thresholds
 ) -> list[int]:
     """Return the other onsets within the window about those of a test."""
-    window = pd.Timedelta(limits.together).value
+    window = pd.Timedelta(limits.onset_window).value
     begin, end = (groups[test.groups[place]].onset for place in (0, -1))
     first = int(np.searchsorted(onsets, end - window, side="left"))
     last = int(np.searchsorted(onsets, begin + window, side="right"))
@@ -384,7 +384,7 @@ def compare_returns(
         for place, index in enumerate(members):
             near = [each for each in members[place + 1 : place + 1 + _MANY] if each not in taken]
             tests = {each: min(1.0, pairs * chance(index, each)) for each in near if index not in taken}
-            part = [index, *(each for each, p in tests.items() if p < limits.level)]
+            part = [index, *(each for each, p in tests.items() if p < limits.significance_level)]
             if len({groups[each].family for each in part}) > 1:
                 taken |= set(part)
                 times = [min(spells[each][n] for each in part) for n in range(count)]

@@ -42,7 +42,7 @@ def find_failed_deployments(
         job, version = (str(row["namespace"]), str(row["job_id"])), plain(row["job_version"])
         began, ended = plain(row["started_at"]), plain(row["ended_at"])
         known = version is not None and began is not None and ended is not None
-        recent = known and now - ended <= pd.Timedelta(limits.rare)
+        recent = known and now - ended <= pd.Timedelta(limits.history_age)
         if recent and not _told(job, int(version), began, ended, incidents):
             yield _incident(case, job, int(version), began, ended, plain(row["status_description"]))
 

@@ -74,7 +74,7 @@ def find_gone(case: Case, history: Any, ledger: Ledger, limits: Thresholds) -> I
     """Yield what versions of jobs removed, and no later version restored."""
     if case.now == NEVER or getattr(history, "job_changes", None) is None:
         return
-    look = _Look(case, history, ledger, case.now - pd.Timedelta(limits.rare).value)
+    look = _Look(case, history, ledger, case.now - pd.Timedelta(limits.history_age).value)
     for job, newest in ledger.newest_versions():
         if is_run(job[1]):
             continue

@@ -174,7 +174,7 @@ def _split_at_calms(case: Case, rows: Array, limits: Thresholds) -> list[Array]:
     runs = case.failures["run"].to_numpy()[rows]
     runs = runs[runs >= 0]
     cycle = int(np.median(runs)) if len(runs) else 0
-    calm = max(pd.Timedelta(limits.calm).value, 10 * int(np.median(gaps)), 2 * cycle)
+    calm = max(pd.Timedelta(limits.incident_gap).value, 10 * int(np.median(gaps)), 2 * cycle)
     return np.split(rows, np.flatnonzero(gaps > calm) + 1)
 
 
@@ -291,11 +291,13 @@ def _lanes_now(case: Case, number: Array, limits: Thresholds) -> pd.DataFrame:
     replaced = by_lane["gave_up"].to_numpy(dtype=bool)
     ago = np.where(by_lane["last_at"] == NEVER, 0, case.now - by_lane["last_at"].to_numpy())
     never_ran = (cycle < 0) & (by_lane["count"].to_numpy() > 1)
-    late = ago > pd.Timedelta(limits.together).value
+    late = ago > pd.Timedelta(limits.onset_window).value
     absent = (status == "pending") & (replaced | never_ran | late)
     down = np.isin(state, (WAITING, ENDED)) | ((state == FAILING) & (often | absent))
     # between rare crashes an instance runs well; what fails once a day or less often is a single failure
-    slow, rare = (cycle > pd.Timedelta(each).value for each in (limits.calm, limits.rare))
+    slow, rare = (
+        cycle > pd.Timedelta(each).value for each in (limits.incident_gap, limits.single_failure_gap)
+    )
     by_lane["bad_now"] = down & ~((state == FAILING) & slow & (status != "pending"))
     by_lane["goes_on"] = (state == FAILING) & often & slow & ~rare
     by_lane["bad_ever"] = by_lane["bad_now"] | (often & ~rare) | replaced
@@ -401,7 +403,7 @@ def _goes_on(case: Case, group: Group, lanes: pd.DataFrame, times: Array, limits
     if not live or not most or len(known) < 2 * limits.loop_restarts:
         return False
     gap = (int(known[-1]) - int(known[0])) / (len(known) - 1)
-    often = gap * len(lanes) <= pd.Timedelta(limits.calm).value
+    often = gap * len(lanes) <= pd.Timedelta(limits.incident_gap).value
     # failures that all come at once are one, and it is over
     at_once = np.median(np.diff(known)) < gap / 10
     return bool(often and not at_once and case.now - int(known[-1]) <= _OVER * gap)
@@ -428,7 +430,7 @@ def _judge_instances(case: Case, group: Group, lanes: pd.DataFrame, times: Array
         group.severity = "critical" if serious else "warning"
         return
     known = times[times != NEVER]
-    close = len(known) > 1 and int(known.max() - known.min()) <= pd.Timedelta(limits.together).value
+    close = len(known) > 1 and int(known.max() - known.min()) <= pd.Timedelta(limits.onset_window).value
     all_at_once = close and len(lanes) >= max(half, 2)
     group.severity = "warning" if group.bad_ever >= half or all_at_once else "info"
     if np.all(np.isin(now, (DONE,))):
@@ -451,7 +453,9 @@ def _judge_runs(case: Case, jobs: Jobs, group: Group, lanes: pd.DataFrame, limit
     share = group.failed_runs / group.runs
     if share >= limits.critical_share and last_failed:
         group.severity = "critical"
-    elif share >= limits.critical_share or lower_bound(group.failed_runs, group.runs) > limits.failed_runs:
+    elif (
+        share >= limits.critical_share or lower_bound(group.failed_runs, group.runs) > limits.failed_run_share
+    ):
         group.severity = "warning"
     else:
         group.severity = "info"

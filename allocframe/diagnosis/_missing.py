@@ -47,8 +47,8 @@ def _not_scheduled(case: Case, evaluations: pd.DataFrame | None, limits: Thresho
     created = nanoseconds(last["created_at"])
     # a delayed reschedule waits for its time
     due = np.maximum(created, nanoseconds(last["wait_until"]))
-    late = case.now - due > pd.Timedelta(limits.slow).value
-    recent = case.now - created <= pd.Timedelta(limits.rare).value
+    late = case.now - due > pd.Timedelta(limits.slow_start).value
+    recent = case.now - created <= pd.Timedelta(limits.history_age).value
     stands = ((status == "pending") & late) | ((status == "failed") & recent)
     for row, at, is_failed in zip(
         last[stands].to_dict("records"), due[stands], status[stands] == "failed", strict=True
@@ -96,7 +96,7 @@ def _fewer_than_deployed(
         wanted, runs = int(row["desired"]), int(running[number[job]])
         last = int(changed[number[job]])
         # what replaces it may be about to come
-        settled = last != NEVER and case.now - last > pd.Timedelta(limits.waiting).value
+        settled = last != NEVER and case.now - last > pd.Timedelta(limits.template_wait).value
         if runs >= wanted or not settled or ledger.ended_by(job, ledger.submitted_at(job, version)):
             continue
         mine = instances.family == number[job]

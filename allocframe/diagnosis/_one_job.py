@@ -31,7 +31,7 @@ from .incident import Evidence, Hypothesis, Incident
 def explain_group(look: Investigation, index: int) -> Incident:
     """Return the incident of one group of failures, with all its possible causes, the likeliest first."""
     group = look.groups[index]
-    rhythm = compare_rhythm(look.case, group.rows, look.limits.level)
+    rhythm = compare_rhythm(look.case, group.rows, look.limits.significance_level)
     if rhythm and rhythm.by_clock:
         describe(look, group)["median_run"] = None  # how long they had run means nothing
     how = by_mechanism(look, group)
@@ -134,7 +134,7 @@ def _by_memory(look: Investigation, group: Group, by_clock: list[Evidence]) -> H
 
 
 def _with_others(look: Investigation, index: int) -> Hypothesis | None:
-    group, window = look.groups[index], pd.Timedelta(look.limits.together).value
+    group, window = look.groups[index], pd.Timedelta(look.limits.onset_window).value
     if index not in look.usable:
         return None
     others = [

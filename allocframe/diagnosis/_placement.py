@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .._utils.prose import count
+from .._utils.prose import count, listed
 from ..stats.placement import placement_failures
 from ._asked import INELIGIBLE, asked_for
 from ._changes import BEFORE, Ledger
@@ -18,7 +18,6 @@ from ._failures import Case
 from ._tables import NEVER, Array, numbers
 from .finding import Thresholds, plain
 from .incident import Cause, Evidence, Hypothesis, Incident
-from .incident_sentences import listed
 
 
 def find_waiting(

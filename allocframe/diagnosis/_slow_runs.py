@@ -41,8 +41,8 @@ def find_slow_runs(
     alive = batch & rows["desired_status"].eq("run").to_numpy(dtype=bool) & case.instances.final & ~in_groups
     runs = alive & rows["client_status"].eq("running").to_numpy(dtype=bool) & ~case.instances.lost
     # far longer alone: what takes three times as long is usual for batch work
-    late &= (usual.earlier >= 2) & (age > limits.far_longer * usual.longest)
-    late &= age > pd.Timedelta(limits.slow).value
+    late &= (usual.earlier >= 2) & (age > limits.outlier_factor * usual.longest)
+    late &= age > pd.Timedelta(limits.slow_start).value
     for alloc in by_family(case, np.flatnonzero(runs & late)):
         yield _hangs(case, alloc, age, length, usual, limits)
     pending = alive & rows["client_status"].eq("pending").to_numpy(dtype=bool)
@@ -92,7 +92,7 @@ def _hangs(case: Case, alloc: Array, age: Array, length: Array, usual: Usual, li
     namespace, job = instances.families[family]
     subject = {"namespace": namespace, "job_id": job}
     cause = Cause("unknown", "hang", subject, "unknown", [evidence])
-    enough = facts["of_runs"] and usual.earlier[longest] >= limits.runs_before
+    enough = facts["of_runs"] and usual.earlier[longest] >= limits.outlier_runs
     severity = "warning" if enough or facts["due"] >= 2 else "info"
     began = np.array([int(case.now - each) for each in age[alloc]], dtype=np.int64)
     return make(case, alloc, cause, severity, ONGOING, began, facts)
@@ -141,7 +141,7 @@ def _no_new_runs(
         if family in busy or newest is None or (*job, newest) in stopped or due is None:
             continue
         last = int(launches_of(case, family)[-1])
-        late = due[0] >= _CALM_GAPS and case.now - last > pd.Timedelta(limits.slow).value
+        late = due[0] >= _CALM_GAPS and case.now - last > pd.Timedelta(limits.slow_start).value
         if not late or ledger.ended_by(job, last) is not None:
             continue
         facts = {"no_run_for": pd.Timedelta(case.now - last, unit="ns"), "due": due[0], "every": due[1]}

@@ -81,8 +81,8 @@ def _not_started(
     rows = case.evidence.allocations
     age = case.now - rows["created_at"].to_numpy()
     usual = usual_of(case, _times_to_start(case))
-    stuck = age > pd.Timedelta(limits.stuck).value
-    told = (age > pd.Timedelta(limits.waiting).value) & _lacks_data(case)
+    stuck = age > pd.Timedelta(limits.start_overdue).value
+    told = (age > pd.Timedelta(limits.template_wait).value) & _lacks_data(case)
     slow, far = how_slow(age, usual, limits)
     for alloc in by_version(case, np.flatnonzero(waits & (stuck | told | slow))):
         kind, step, text = _waits_for(case, alloc)
@@ -119,10 +119,14 @@ def _of_version(
 
 def how_slow(age: Array, usual: Usual, limits: Thresholds) -> tuple[Array, Array]:
     """Return which take longer than usual, and which far longer; without a measure, which are slow."""
-    slow = pd.Timedelta(limits.slow).value
+    slow = pd.Timedelta(limits.slow_start).value
     some = usual.earlier > 0
-    longer = (age > limits.longer * usual.longest) & (age > pd.Timedelta(limits.waiting).value)
-    return np.where(some, longer, age > slow), some & (age > limits.far_longer * usual.longest) & (age > slow)
+    longer = (age > limits.slow_start_factor * usual.longest) & (
+        age > pd.Timedelta(limits.template_wait).value
+    )
+    return np.where(some, longer, age > slow), some & (age > limits.outlier_factor * usual.longest) & (
+        age > slow
+    )
 
 
 def by_version(case: Case, places: Array) -> Iterator[Array]:

@@ -43,7 +43,7 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
     if not test.failures:
         return None
     job = look.case.instances.families[group.family]
-    differs = test.is_worse(look.limits.level)
+    differs = test.is_worse(look.limits.significance_level)
     compared = _compared(look, group, test)
     onset = _onset(look, group, test, differs)
     others = _others_at(look, index, test)
@@ -59,7 +59,7 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
     if others:
         against.append(began_at_once(look, others, max(group.onset, test.placed_at)))
     rows = group.rows[look.made_by[look.failures["alloc"][group.rows]] == test.version]
-    rhythm = compare_rhythm(look.case, rows, look.limits.level)
+    rhythm = compare_rhythm(look.case, rows, look.limits.significance_level)
     by_clock = rhythm is not None and rhythm.by_clock
     # each run ends so long after its start, the first one, too: it brought that along
     by_age = not by_clock and rhythm is not None and max(test.ran_well, test.delay) <= _AS_LONG * onset.run
@@ -83,7 +83,7 @@ _MORE_THAN_TIME = {"change touches", "changed group first", "later version well"
 
 
 def _compared(look: Investigation, group: Group, test: VersionTest) -> Evidence:
-    """Return how often a version and the one before it failed."""
+    """Return how often a version and the previous one failed."""
     counts = {
         "job_version": test.version, "base_version": test.base, "failures": test.failures,
         "starts": test.starts, "base_failures": test.base_failures, "base_starts": test.base_starts,
@@ -121,7 +121,7 @@ class _Onset:
 def _onset(look: Investigation, group: Group, test: VersionTest, differs: bool) -> _Onset:
     """Compare when a group's failures began with when a version was placed, or changed in place."""
     run = typical_run(look.case, group)
-    soon = max(pd.Timedelta(look.limits.after_change).value, 3 * run)
+    soon = max(pd.Timedelta(look.limits.change_window).value, 3 * run)
     placed = {"job_version": test.version, "placed_at": moment(test.placed_at)}
     # in a truncated event history, the first failure left is not the first one: only a bound is known
     cut = test.least_delay != test.most_delay
@@ -209,7 +209,7 @@ def _by_last_change(look: Investigation, group: Group) -> Hypothesis | None:
     if group.onset == NEVER or group.began_before or look.case.instances.has_runs[group.family]:
         return None
     job = look.case.instances.families[group.family]
-    found = look.ledger.version_before(job, group.onset, pd.Timedelta(look.limits.after_change).value)
+    found = look.ledger.version_before(job, group.onset, pd.Timedelta(look.limits.change_window).value)
     if found is None:
         return None
     version, base, at = found
@@ -252,7 +252,7 @@ def _by_runs(look: Investigation, group: Group) -> Hypothesis | None:
     worst = max(failed, key=lambda version: failed[version] / runs[version])
     p = distributions.hypergeom_sf(failed[worst] - 1, total, bad_ones, runs[worst]) * len(runs)
     # one that ran well several times met something new
-    if p >= look.limits.level or good_first.get(worst, 0) > 1:
+    if p >= look.limits.significance_level or good_first.get(worst, 0) > 1:
         return None
     counts = {
         "job_version": worst, "runs": runs[worst], "failed": failed[worst], "others": total - runs[worst],
@@ -270,7 +270,7 @@ def _by_runs(look: Investigation, group: Group) -> Hypothesis | None:
 
 def _is_late(look: Investigation, test: VersionTest, run: int) -> bool:
     """Return whether a version ran well at first: then it met something new, and is not the first suspect."""
-    if test.ran_well > max(pd.Timedelta(look.limits.together).value, 5 * run):
+    if test.ran_well > max(pd.Timedelta(look.limits.onset_window).value, 5 * run):
         return True
     healthy = test.healthy >= look.limits.critical_share * test.failed
     return bool(test.healthy) and healthy and test.ran_well > max(_A_START, 5 * run)
@@ -280,8 +280,10 @@ def begins_with_version(look: Investigation, index: int) -> bool:
     """Return whether a group began right after a new version, which fails more than the previous one."""
     test, group = look.versions[index], look.groups[index]
     run = typical_run(look.case, group)
-    soon = max(pd.Timedelta(look.limits.after_change).value, 3 * run)
-    return test.delay <= soon and not _is_late(look, test, run) and test.is_worse(look.limits.level)
+    soon = max(pd.Timedelta(look.limits.change_window).value, 3 * run)
+    return (
+        test.delay <= soon and not _is_late(look, test, run) and test.is_worse(look.limits.significance_level)
+    )
 
 
 def _others_at(look: Investigation, index: int, test: VersionTest) -> list[int]:
@@ -289,7 +291,7 @@ def _others_at(look: Investigation, index: int, test: VersionTest) -> list[int]:
 
     Those that have a cause together already, and fail in another way, say nothing of this one.
     """
-    group, window = look.groups[index], pd.Timedelta(look.limits.together).value
+    group, window = look.groups[index], pd.Timedelta(look.limits.onset_window).value
     onset = max(group.onset, test.placed_at)
     return [
         other

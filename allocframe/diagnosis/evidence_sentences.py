@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from .._utils.prose import clock, count, p_value, span
+from .._utils.prose import clock, count, listed, p_value, span
 from . import quiet_sentences
-from .incident_sentences import ends, first_upper, listed, shortened
+from .incident_sentences import ends, first_upper, shortened
 
 
 class Fact(Protocol):
@@ -107,7 +107,7 @@ _EVIDENCE: dict[str, Any] = {
         f"Version {n['job_version']} changed {listed(list(dict.fromkeys(n['fields'])))}."
     ),
     "stable before": lambda n: f"A deployment of version {n['base_version']} had been healthy.",
-    "later version well": lambda n: "A later version runs.",
+    "later version well": lambda n: "A later version runs without this failure.",
     "ran well": lambda n: (
         f"Instances of version {n['job_version']} ran {'at least ' if n.get('at_least') else ''}"
         f"{span(n['ran_well'])} before they failed."
@@ -127,7 +127,7 @@ _EVIDENCE: dict[str, Any] = {
     "ends by age": lambda n: (
         f"{count(n['ends'], 'runs')} of {count(n['instances'], 'instances')} ended at the same age "
         f"({span(n['youngest'])}{_to(n)}), at times up to {_short(n['apart'])} apart ({p_value(n['p'])}). "
-        f"Each end depends on its own start{', from the first run on' if n['from_first'] else ''}."
+        f"Each run ends that long after its own start{', from the first run on' if n['from_first'] else ''}."
     ),
     "healthy deploy": lambda n: (
         f"Its deployment had called {count(n['allocations'], 'allocations')} of version {n['job_version']} "
@@ -145,7 +145,7 @@ _EVIDENCE: dict[str, Any] = {
         f"{'runs' if n['allocations'] == 1 else 'run'} well on {n['node_name']}."
     ),
     "node compared": lambda n: (
-        f"On {n['node_name']} {n['failed']:,} of {count(n['placed'], 'placements')} failed, elsewhere "
+        f"On {n['node_name']}, {n['failed']:,} of {count(n['placed'], 'placements')} failed; elsewhere, "
         f"{n['failed_elsewhere']:,} of {n['placed_elsewhere']:,} ({p_value(n['p'])})."
     ),
     "fault of node": lambda n: (
@@ -170,7 +170,7 @@ _EVIDENCE: dict[str, Any] = {
         f"({p_value(n['p'])})."
     ),
     "shared": lambda n: f"The errors of {count(len(n['jobs']), 'jobs')} name {n['what']}.",
-    "not deployed": lambda n: f"These had not been deployed before: {listed(n['jobs'])}.",
+    "not deployed": lambda n: f"No new version of {listed(n['jobs'])} had been deployed before it.",
     "lost with node": lambda n: f"{count(n['lost'], 'allocations')} were lost with {n['node_name']}.",
     "reconnected": lambda n: (
         f"{n['node_name']} was unreachable; {count(n['lost'], 'allocations')} kept running, and reconnected."
@@ -179,7 +179,8 @@ _EVIDENCE: dict[str, Any] = {
         f"{count(n['tasks'], 'tasks')} on {n['node_name']} started a second time; no end is on record."
     ),
     "restart requested": lambda n: (
-        f"{count(n['restarts'], 'restarts')} were requested{': ' + repr(n['reason']) if n['reason'] else ''}."
+        f"{count(n['restarts'], 'restarts')} {'was' if n['restarts'] == 1 else 'were'} requested"
+        f"{': ' + repr(n['reason']) if n['reason'] else ''}."
     ),
     "killed by force": lambda n: f"SIGKILL after Nomad's request to stop ({count(n['kills'], 'times')}).",
     "moved": lambda n: (

@@ -31,16 +31,6 @@ class Thresholds:
     loop_restarts : int, default 3
         An instance that failed at least this often is in a crash loop (AF201). Nomad's ten events of a task
         show about three crashes.
-    loop_window : str, default "10min"
-        No rule reads this limit.
-    shared_jobs : int, default 3
-        No rule reads this limit; `critical_jobs` takes its place.
-    storm_slots : int, default 8
-        No rule reads this limit; `stats.restart_storms` has its own.
-    storm_window : str, default "5min"
-        No rule reads this limit; `stats.restart_storms` has its own.
-    storm_explained_share : float, default 0.5
-        No rule reads this limit.
     version_tasks : int, default 2
         A version is blamed (AF401) without a statistical test only if it has at least this many failures or
         changed a field that fits them. One failure may be chance.
@@ -61,52 +51,48 @@ class Thresholds:
     critical_jobs : int, default 3
         At least this many jobs that fail together may have a common cause (AF501), and an ongoing incident
         that hits as many is critical. No single job is to blame then.
-    failed_runs : float, default 0.1
+    failed_run_share : float, default 0.1
         Failed runs of a periodic or parameterized job are a warning if the 95 % lower bound of their share
         is above this one. Below it, retries are usual.
-    together : str, default "60s"
+    onset_window : str, default "60s"
         Failures of several jobs that begin within this time may have one cause. Clients report every fifth
         of a second, restarts are delayed by up to 15 seconds, and clocks of nodes differ.
-    after_change : str, default "5min"
+    change_window : str, default "5min"
         A failure that begins within this time after a change may come from it. It covers a start, the
         deadline of a health check and a cache together.
-    level : float, default 0.01
+    significance_level : float, default 0.01
         The family-wise error rate of the tests that make a cause "likely": one wrong name in a hundred
         snapshots.
-    calm : str, default "1h"
+    incident_gap : str, default "1h"
         Failures of a job with a longer calm between them are two incidents. It is longer for rare failures:
         ten times their median distance, or twice their median run. Nomad's longest delay between
         reschedules is an hour.
-    rare : str, default "24h"
+    single_failure_gap : str, default "24h"
         Failures of an instance that runs for longer than this in between are single failures, not a loop.
-        Stops, removals and failed evaluations that are older are history.
-    stuck : str, default "10min"
+    history_age : str, default "24h"
+        Stops, removals, missing instances and failed evaluations that are older are history: people know.
+    start_overdue : str, default "10min"
         An allocation that waits for its start for longer than this is a warning (AF209), whatever earlier
         ones took. It is twice the time after which Docker gives up a pull.
-    waiting : str, default "30s"
+    template_wait : str, default "30s"
         A start that takes longer than this is a warning if Nomad says that a template misses something, and
-        info if it is `longer` than earlier ones. Before that, the missing value may be about to come. Missing
-        instances (AF602) are reported after this time without a change.
-    slow : str, default "60s"
+        info if it takes `slow_start_factor` times as long as earlier ones. Before that, the missing value may
+        be about to come. Missing instances (AF602) are reported after this time without a change.
+    slow_start : str, default "60s"
         A start without an earlier one to compare with is reported after this time. Nothing that takes less
-        is `far_longer` than usual, overdue (AF211) or unscheduled (AF603).
-    longer : float, default 3
+        is `outlier_factor` times as long as usual, overdue (AF211) or unscheduled (AF603).
+    slow_start_factor : float, default 3
         A start is reported if it takes this many times as long as the longest earlier one.
-    far_longer : float, default 10
+    outlier_factor : float, default 10
         A start is a warning, and a run is reported (AF210), if it takes this many times as long as the
         longest earlier one. If lengths of runs differ as much as those of real batch work (log-normal, sigma
         2), a sixth run is ten times as long as the longest of five in less than 1 % of cases.
-    runs_before : int, default 5
-        A run that takes `far_longer` is a warning only if at least this many have ended before it. See
-        `far_longer` for the reason.
+    outlier_runs : int, default 5
+        A run that takes so long is a warning only if at least this many have ended before it. See
+        `outlier_factor` for the reason.
     """
 
     loop_restarts: int = 3
-    loop_window: str = "10min"
-    shared_jobs: int = 3
-    storm_slots: int = 8
-    storm_window: str = "5min"
-    storm_explained_share: float = 0.5
     version_tasks: int = 2
     skewed_runs: int = 1
     usage_samples: int = 10
@@ -114,18 +100,19 @@ class Thresholds:
     idle_share: float = 0.25
     critical_share: float = 0.5
     critical_jobs: int = 3
-    failed_runs: float = 0.1
-    together: str = "60s"
-    after_change: str = "5min"
-    level: float = 0.01
-    calm: str = "1h"
-    rare: str = "24h"
-    stuck: str = "10min"
-    waiting: str = "30s"
-    slow: str = "60s"
-    longer: float = 3
-    far_longer: float = 10
-    runs_before: int = 5
+    failed_run_share: float = 0.1
+    onset_window: str = "60s"
+    change_window: str = "5min"
+    significance_level: float = 0.01
+    incident_gap: str = "1h"
+    single_failure_gap: str = "24h"
+    history_age: str = "24h"
+    start_overdue: str = "10min"
+    template_wait: str = "30s"
+    slow_start: str = "60s"
+    slow_start_factor: float = 3
+    outlier_factor: float = 10
+    outlier_runs: int = 5
 
 
 @dataclass(frozen=True)

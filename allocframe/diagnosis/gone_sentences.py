@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._utils.prose import count, span
+from .._utils.prose import count, listed, span
 
 Facts = dict[str, Any]
 
@@ -12,8 +12,7 @@ Facts = dict[str, Any]
 def title(who: str, facts: Facts) -> str:
     """Return what is no longer there, in a few words."""
     parts = [_in_short(part) for part in facts["gone"]]
-    more = f" and {count(len(parts) - 3, 'things')} more" if len(parts) > 3 else ""
-    return f"{who} {', '.join(parts[:3])}{more}"
+    return f"{who} {listed(parts, 3)}"
 
 
 def details(facts: Facts, at: str) -> str:
@@ -29,18 +28,15 @@ def details(facts: Facts, at: str) -> str:
 def evidence(facts: Facts) -> str:
     """Return the evidence on record that a version removed something."""
     fields = list(dict.fromkeys(facts["fields"]))
-    shown = ", ".join(fields[:5]) + (f" and {len(fields) - 5:,} more" if len(fields) > 5 else "")
-    return f"Version {facts['job_version']} changed {shown}; nothing on record failed with it."
+    return f"Version {facts['job_version']} changed {listed(fields)}; nothing on record failed with it."
 
 
 def _in_short(part: Facts) -> str:
     what = part["what"]
     if what == "nodes":
-        names = ", ".join(part["nodes"][:3])
-        more = f" and {len(part['nodes']) - 3:,} more nodes" if len(part["nodes"]) > 3 else ""
-        return f"{'no longer runs on' if part['everywhere'] else 'has moved off'} {names}{more}"
+        return f"{'no longer runs on' if part['everywhere'] else 'has moved off'} {listed(part['nodes'], 3)}"
     if what == "runs":
-        return "makes no more periodic runs"
+        return "launches no more periodic runs"
     if what == "count":
         return f"wants {count(part['new'], 'instances')}, not {part['old']:,}"
     if what == "check":
@@ -69,18 +65,18 @@ def _before(part: Facts) -> str:
     """Return what it was like before, or what there is instead; empty if nothing is to be said."""
     what, instead = part["what"], part.get("instead") or []
     if what == "nodes":
-        nodes = ", ".join(part["nodes"][:3])
+        nodes = listed(part["nodes"], 3)
         if part["everywhere"]:
             return f"{nodes} {'is' if len(part['nodes']) == 1 else 'are'} ready and eligible"
-        return f"it runs on {', '.join(part['runs_on'][:3])} now"
+        return f"it runs on {listed(part['runs_on'], 3)} now"
     if what == "runs":
         if part["ago"] is None:
             return ""
-        every = "" if part["every"] is None else f", and one every {span(part['every'])} before it"
-        return f"the last run was made {span(part['ago'])} ago{every}"
+        every = "" if part["every"] is None else f", and before that one every {span(part['every'])}"
+        return f"the last run was launched {span(part['ago'])} ago{every}"
     if what == "count":
         return f"a scaling request had set it to {part['old']:,}" if part["was_scaled"] else ""
     texts = [f"it had {count(part['instances'], 'instances')}"] if what == "group" else []
     if instead:
-        texts.append(f"{', '.join(instead[:3])} {'is' if len(instead) == 1 else 'are'} new in it")
+        texts.append(f"{listed(instead, 3)} {'is' if len(instead) == 1 else 'are'} new in it")
     return "; ".join(texts)

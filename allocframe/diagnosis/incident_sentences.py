@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from .._utils.prose import clock, count, span
+from .._utils.prose import clock, count, listed, span
 from ..stats.vocabulary import SIGNALS
 from . import gone_sentences, quiet_sentences
 
@@ -47,7 +47,8 @@ def title(incident: Story) -> str:
             return f"{node} {'was unreachable' if facts.get('ran_on') else 'lost'}"
         if cause.mechanism == "restart":
             return f"{node} restarted, or its client"
-        return f"{node}: {who} {_PLURAL.get(cause.mechanism, 'fail')} there"
+        fail = _fails(cause.mechanism, facts) if len(incident.jobs) == 1 else None
+        return f"{node}: {who} {fail or _PLURAL.get(cause.mechanism, 'fail')} there"
     if cause.kind == "common cause":
         shared = cause.subject.get("shared")
         what = _PLURAL.get(cause.mechanism, "fail")
@@ -151,13 +152,8 @@ _REQUESTERS = {
 
 def names(jobs: list[tuple[str, str]]) -> str:
     """Return the names of jobs, three at most; the namespace where it is not the default."""
-    shown = [job if namespace in ("default", "") else f"{namespace}/{job}" for namespace, job in jobs[:3]]
-    return ", ".join(shown) + (f" and {len(jobs) - 3:,} more" if len(jobs) > 3 else "")
-
-
-def listed(things: list[str]) -> str:
-    """Return names with commas, five at most."""
-    return ", ".join(things[:5]) + (f" and {len(things) - 5:,} more" if len(things) > 5 else "")
+    full = (job if namespace in ("default", "") else f"{namespace}/{job}" for namespace, job in jobs)
+    return listed(full, 3)
 
 
 # Summaries
@@ -183,8 +179,7 @@ def _how_often(incident: Story) -> str:
     if "deployment" in facts:
         return f'Nomad says: "{facts["reason"]}".' if facts["reason"] else "Its deployment failed."
     if facts.get("ran_on"):
-        kept = f"{count(facts['ran_on'], 'allocations')} kept running while the node was unreachable"
-        return f"{kept}, and reconnected{_back(incident)}."
+        return f"{count(facts['ran_on'], 'allocations')} kept running and reconnected{_back(incident)}."
     if "lost" in facts:
         lost = f"{count(facts['lost'], 'allocations')} of {count(facts['jobs'], 'jobs')}{_at(incident)}"
         return f"{lost}, {facts['running_again']:,} replaced and running."
@@ -226,7 +221,7 @@ def _how_often(incident: Story) -> str:
 
 def _scaled(facts: dict[str, Any], incident: Story) -> str:
     """Return which groups were scaled to 0, from how many, when and how."""
-    groups = [f"group {each['task_group']} from {each['old']}" for each in facts["scaled"]]
+    groups = [f"group {each['task_group']} from {each['old']} to 0" for each in facts["scaled"]]
     how = "by a scaling request" if facts["by_request"] else f"by version {facts['job_version']}"
     return f"{first_upper(listed(groups))}{_at(incident)}, {how}."
 
@@ -253,10 +248,10 @@ def _asked(facts: dict[str, Any]) -> str:
     """Return what a job asks for that its earlier versions did not, and which nodes are closed to it."""
     asked = out = ""
     if facts["asked"]:
-        asked = f" It asks for {listed(facts['asked'])} since version {facts['asked_since']}."
+        asked = f" Since version {facts['asked_since']} it asks for {listed(facts['asked'])}."
     if facts["left_out"]:
         left = [f"{node} ({why})" for node, why in facts["left_out"]]
-        out = f" {listed(left)} {'takes' if len(left) == 1 else 'take'} nothing."
+        out = f" {listed(left)} {'accepts' if len(left) == 1 else 'accept'} no allocations."
     if facts.get("still_on") and not facts["asked"]:
         on, changed = facts["still_on"], facts.get("node_changed")
         many = count(on["instances"], "instances")
@@ -409,7 +404,9 @@ def not_known(incident: Story) -> str:
     cause, who = incident.cause, names(incident.jobs)
     if cause.kind == "node":
         node = cause.subject["node_name"]
-        return f"why node {node} was lost" if cause.mechanism == "lost" else f"what is wrong with node {node}"
+        if cause.mechanism != "lost":
+            return f"what is wrong with node {node}"
+        return f"why node {node} was {'unreachable' if incident.facts.get('ran_on') else 'lost'}"
     if cause.kind == "common cause":
         return (
             "what these jobs have in common"
@@ -421,7 +418,10 @@ def not_known(incident: Story) -> str:
         "out of memory": f"whether {who} leaks, its limit is too low or its node was short of memory",
         "unknown": f"why {who} failed",
         "placement": f"when there will be room for {who}",
-    }.get(cause.kind, f"why {who} fails")
+        "kill timeout": f"why {who} did not stop in time",
+        "operator": "whether it was intended",
+        "drain": "why the node was drained",
+    }.get(cause.kind, f"why {who} {'fails' if len(incident.jobs) == 1 else 'fail'}")
 
 
 # The verdict

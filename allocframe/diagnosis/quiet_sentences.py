@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .._utils.prose import count, span
+from .._utils.prose import count, listed, span
 from . import gone_sentences
 
 Facts = dict[str, Any]
@@ -69,7 +69,7 @@ def _blocked(facts: Facts) -> str:
     group = f" of group {facts['task_group']}" if facts["task_group"] else ""
     where = f"{n:,} of {count(wanted, 'instances')}{group}" if n <= wanted else count(n, "instances")
     tasks = facts["tasks"]
-    who = f"{'Task' if len(tasks) == 1 else 'Tasks'} {', '.join(tasks[:3])}"
+    who = f"{'Task' if len(tasks) == 1 else 'Tasks'} {listed(tasks, 3)}"
     waits = (
         f"{who} {'has' if len(tasks) == 1 else 'have'} not started in {where} for {span(facts['longest'])}"
     )
@@ -85,7 +85,7 @@ def _still_run(facts: Facts) -> str:
     hook = f"{hooks.pop()} " if len(hooks) == 1 and None not in hooks else ""
     added = f", which version {facts['job_version']} added," if facts["added"] == names else ""
     tasks, run = ("task", "runs") if len(names) == 1 else ("tasks", "run")
-    return f"{hook}{tasks} {', '.join(names[:3])}{added} still {run}"
+    return f"{hook}{tasks} {listed(names, 3)}{added} still {run}"
 
 
 def _serve(serving: int) -> str:
@@ -123,11 +123,11 @@ def _hanging(facts: Facts) -> str:
     before = f"the {count(facts['runs_before'], runs)} that completed took {span(facts['longest_before'])}"
     text = f"Running for {span(facts['running_for'])}; {before} at most"
     text += f" (median {span(facts['median_before'])})."
-    return f"{text} Since the last one began {_due(facts)}." if facts["due"] else text
+    return f"{text} Since the last one began, {_due(facts)}." if facts["due"] else text
 
 
 def _no_run(facts: Facts) -> str:
-    return f"The last one was made {span(facts['no_run_for'])} ago; since then {_due(facts)}."
+    return f"The last one was launched {span(facts['no_run_for'])} ago. Since then, {_due(facts)}."
 
 
 def _missing(facts: Facts) -> str:
@@ -163,7 +163,7 @@ def _of(n: int, wanted: int) -> str:
 
 def _due(facts: Facts) -> str:
     were = "1 run was" if facts["due"] == 1 else f"{facts['due']:,} runs were"
-    return f"{were} due and not made (before, one every {span(facts['every'])})"
+    return f"{were} due and not launched (before that, one every {span(facts['every'])})"
 
 
 def _earlier(facts: Facts, verb: str) -> str:
@@ -176,7 +176,7 @@ def _earlier(facts: Facts, verb: str) -> str:
 def _behind(facts: Facts) -> str:
     names = facts["behind"]
     if names:
-        return f"; {', '.join(names[:3])} {'runs' if len(names) == 1 else 'run'}"
+        return f"; {listed(names, 3)} {'runs' if len(names) == 1 else 'run'}"
     return f" ({facts['step']})" if facts["step"] else ""
 
 
@@ -186,9 +186,9 @@ EVIDENCE: dict[str, Callable[[Facts], str]] = {
     ),
     "blocked": lambda n: (
         f"{count(n['blocked'], 'allocations')} {'has' if n['blocked'] == 1 else 'have'} not started "
-        f"{', '.join(n['tasks'][:3])}{_behind(n)}."
+        f"{listed(n['tasks'], 3)}{_behind(n)}."
     ),
-    "task added": lambda n: f"Version {n['job_version']} added task {', '.join(n['tasks'][:3])}.",
+    "task added": lambda n: f"Version {n['job_version']} added task {listed(n['tasks'], 3)}.",
     "not healthy yet": lambda n: (
         f"The deployment calls {count(n['undecided'], 'allocations')} neither healthy nor unhealthy."
     ),

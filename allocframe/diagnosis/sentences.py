@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from .._utils.prose import clock, count
+from .._utils.prose import clock, count, listed
 from . import gone_sentences, quiet_sentences
 from .incident_sentences import mechanism, shortened
 
@@ -114,10 +114,6 @@ def _job(subject: dict[str, Any]) -> str:
 def _job_and_version(subject: dict[str, Any], *remarks: str) -> str:
     version = "" if subject["job_version"] is None else f" version {subject['job_version']}"
     return f"{subject['job_id']}{version}{_namespace(subject, *remarks)}"
-
-
-def _first_names(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
 
 
 # The data
@@ -271,7 +267,7 @@ WORDINGS["AF301"] = Wording("Node lost", _lost_node)
 
 
 def _lemon(finding: Facts, times: Clock) -> str:
-    jobs = f"{count(len(finding.facts['jobs']), 'jobs')} ({_first_names(finding.facts['jobs'])})"
+    jobs = f"{count(len(finding.facts['jobs']), 'jobs')} ({listed(finding.facts['jobs'], 3)})"
     return f"Node {finding.subject['node_name']}: {jobs} fail there and run well elsewhere."
 
 
@@ -295,7 +291,7 @@ WORDINGS["AF401"] = Wording("Version fails more than the previous one", _worse_v
 
 
 def _together(finding: Facts, times: Clock) -> str:
-    jobs = f"{count(len(finding.facts['jobs']), 'jobs')} ({_first_names(finding.facts['jobs'])})"
+    jobs = f"{count(len(finding.facts['jobs']), 'jobs')} ({listed(finding.facts['jobs'], 3)})"
     shared = finding.subject.get("shared")
     what = f"share {shared}" if shared else "began to fail at once"
     return f"{jobs} {what}, {times.between(finding.began_at, finding.last_at)}."

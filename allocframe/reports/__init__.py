@@ -5,10 +5,9 @@ from __future__ import annotations
 from .cluster import Trends, cluster_summary, trends
 from .postmortem import Postmortem, postmortem
 from .render import format_table
-from .report import NOTEBOOKS, missing_packages, report
+from .report import missing_packages, report
 
 __all__ = [
-    "NOTEBOOKS",
     "Postmortem",
     "Trends",
     "cluster_summary",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from .._utils.prose import count
+from .._utils.prose import count, listed
 from ..diagnosis.finding import plain
 from ..diagnosis.incident import Incident
 from ..diagnosis.incident_sentences import names
@@ -139,12 +139,11 @@ def _sentence(kind: str, row: dict[str, Any], detail: dict[str, Any], who: str) 
         if detail.get("same_as") is not None:
             return f"{who} version {version} was submitted; it equals version {detail['same_as']}."
         fields = [str(each).rpartition(" ")[2] for each in detail.get("fields", [])]
-        more = f" and {len(fields) - 3:,} more" if len(fields) > 3 else ""
-        changed = f"; it changes {', '.join(fields[:3])}{more}" if fields else ""
+        changed = f"; it changes {listed(fields, 3)}" if fields else ""
         return f"{who} version {version} was submitted{changed}."
     if kind == "scale":
         counts = [f"{group} from {old} to {new}" for group, (old, new) in detail.get("counts", {}).items()]
-        return f"{who} was scaled{': ' if counts else ''}{', '.join(counts[:3])}."
+        return f"{who} was scaled{': ' if counts else ''}{listed(counts, 3)}."
     if kind == "operator restart":
         return f"Somebody restarted an allocation of {who}."
     if kind == "operator stop":

@@ -33,9 +33,6 @@ from .redact import redacted
 if TYPE_CHECKING:
     from ..archive.archive import Archive
 
-NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-"""The notebooks for people who want to continue from a report, and more."""
-
 _KINDS = ("postmortem", "cluster")
 _NEEDS = ("matplotlib", "scipy", "narwhals")
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .._utils.memory import keep_freed_memory
+from .._utils.thread_pool import ThreadPool
 from ..errors import ConfigError, DecodeError
 from ..store.capture import Capture, Page, find_files, load_capture, read_file
 from ..store.page_store import PageStore
 from ..store.table_store import TableStore
-from ..store.worker_pool import MANY_BYTES, count_processes
+from ..store.worker_pool import MANY_BYTES, count_processes, count_threads
 from .history import take_history
 from .multi_cluster import MultiSnapshot, combine_available
 from .snapshot import Snapshot
@@ -105,7 +105,7 @@ def _read_files(store: PageStore, files: Sequence[Path], workers: int | None) ->
         if processes and expected > MANY_BYTES:
             store.use_processes()
             pages = (_capture_file(store.capture, file, read_file(file)) for file in files[number:])
-            with ThreadPoolExecutor(1 + processes, "allocframe") as pool:
+            with ThreadPool(count_threads()) as pool:
                 return [*notes, *pool.map(store.read_file, pages)]
         body = read_file(file)
         notes.append(store.read_file(_capture_file(store.capture, file, body), body))
@@ -135,7 +135,7 @@ def _decode(capture: Capture, workers: int | None) -> Snapshot:
     with _capturing(capture) as store:
         if workers != 1 and sum(page.size for page in capture.pages) > MANY_BYTES:
             store.use_processes()
-            with ThreadPoolExecutor(1 + count_processes(), "allocframe") as pool:
+            with ThreadPool(count_threads()) as pool:
                 list(pool.map(store.read, capture.pages))
         else:
             for page in capture.pages:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import pandas as pd
 import pyarrow as pa
 
+from .._utils.interrupts import away_from_signals
 from .._utils.text import visible
 from .._utils.validate import check_name
 from ..errors import ConfigError
@@ -44,16 +45,21 @@ class MultiClusterStore(TableStore):
         super().__init__()
         self._snapshots = snapshots
         try:
-            for name in SNAPSHOT_TABLES:
-                for place, (cluster, snapshot) in enumerate(snapshots.items()):
-                    with snapshot._store.stream(name, snapshot._schema) as rows:
-                        self._con.register("more", rows)
-                        write = f"CREATE TABLE {name} AS" if place == 0 else f"INSERT INTO {name}"
-                        self._con.execute(f"{write} SELECT {quote(cluster)} AS cluster, * FROM more")
-                        self._con.unregister("more")
+            # DuckDB makes an error of its own of a Ctrl-C that comes while it reads rows from Python
+            away_from_signals(self._copy, self._con.interrupt)
         except BaseException:
             self.close()
             raise
+
+    def _copy(self) -> None:
+        """Copy the rows of every cluster."""
+        for name in SNAPSHOT_TABLES:
+            for place, (cluster, snapshot) in enumerate(self._snapshots.items()):
+                with snapshot._store.stream(name, snapshot._schema) as rows:
+                    self._con.register("more", rows)
+                    write = f"CREATE TABLE {name} AS" if place == 0 else f"INSERT INTO {name}"
+                    self._con.execute(f"{write} SELECT {quote(cluster)} AS cluster, * FROM more")
+                    self._con.unregister("more")
 
     def issues(self) -> pd.DataFrame:
         """Return the values of the wrong type in every cluster."""

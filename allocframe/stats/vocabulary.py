@@ -148,7 +148,7 @@ NODE_BOUND_JOB_TYPES = ("system", "sysbatch")
 
 HOOK_FAILED = "Task hook failed"
 """Event type of a hook that failed. Before `Started` it is a failed start. After it, it may be a script that
-is told of a re-rendered template, and the task runs on."""
+is told of a re-rendered template, and the task keeps running."""
 
 FAILED_STARTS = {
     "Failed Artifact Download": "artifact",
@@ -200,7 +200,7 @@ OOM_DETAIL = '"exit_message":"OOM Killed"'
 """What the details of an event hold if the driver reports an OOM kill only in its exit message."""
 
 RESTART = "Restarting"
-"""The event of one restart, whoever asked for it: a task that gives up has "Not Restarting" in its place."""
+"""The event of one restart, whoever asked for it. A task that gives up has "Not Restarting" in its place."""
 
 RUN_DURATION = "allocation exceeded max_run_duration"
 """Message of `Killing` if the allocation ran longer than its group allows. It has no `fails_task`."""

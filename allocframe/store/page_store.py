@@ -179,11 +179,14 @@ class PageStore:
         with self._lock:
             pool, self._pool = self._pool, None
             if pool is not None:
-                pool.finish()
+                pool.finish(self._append_pending)
                 release_memory()  # what pages took would come on top of all that is made of their tables
-            batch, self._pending = self._pending, []
-            if batch:
-                self._append(batch)
+            self._append_pending()
+
+    def _append_pending(self) -> None:
+        batch, self._pending = self._pending, []
+        if batch:
+            self._append(batch)
 
     def drop_duplicates(self) -> int:
         """Keep each allocation's row with the highest ModifyIndex; return the number of deleted rows."""

@@ -21,7 +21,7 @@ from ..errors import DecodeError
 from .decode import BATCH, Records, build_tables, decode_list, decode_parts
 from .segments import write_part
 
-FILE = 48 << 20
+FILE = 16 << 20
 """Bytes of tables that are written together."""
 
 

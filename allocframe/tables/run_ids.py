@@ -20,6 +20,7 @@ def split_run_id(job_id: str | None) -> tuple[str, str] | None:
 
     Examples
     --------
+    >>> from allocframe.tables.run_ids import split_run_id
     >>> split_run_id("backup/periodic-1764151200")
     ('backup', 'periodic-1764151200')
     >>> split_run_id("team/dispatch-desk")

@@ -65,6 +65,6 @@ NO_TIMES = [
 
 
 @pytest.mark.parametrize("moment", NO_TIMES)
-def test_what_is_no_time_is_an_error_that_names_the_argument(moment: object) -> None:
+def test_what_is_not_a_time_is_an_error_that_names_the_argument(moment: object) -> None:
     with pytest.raises(ConfigError, match="since must be a time such as 2026-11-24T09:30, 'yesterday 14:00'"):
         to_utc(moment, "since")  # type: ignore[arg-type]

@@ -243,7 +243,7 @@ def window(cut: int, anew: int) -> range:
 
 
 @settings(
-    max_examples=3, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck),
+    max_examples=3, derandomize=True, database=None, suppress_health_check=list(HealthCheck),
     phases=[Phase.generate],
 )  # fmt: skip
 @given(st.lists(lives(), min_size=20, max_size=20), st.data())

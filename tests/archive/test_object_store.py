@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from watched import Versions, history, ring
 
 import allocframe as af
 
-pytest.importorskip("moto.server", reason="needs moto, of the group dev")
+pytestmark = pytest.mark.skipif(find_spec("moto") is None, reason="needs moto, of the group dev")
 
 STEPS = 3
 

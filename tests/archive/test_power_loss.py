@@ -112,7 +112,7 @@ def _check(archive: af.Archive, kept: int) -> None:
     assert kept <= len(held) <= kept + 1
 
 
-def test_a_damaged_file_whose_rows_count_is_no_power_loss_and_is_never_set_aside(tmp_path: Path) -> None:
+def test_a_damaged_file_whose_rows_count_is_not_a_power_loss_and_is_never_set_aside(tmp_path: Path) -> None:
     events = history(3)
     (pages := tmp_path / "pages").mkdir()
     versions = Versions(pages, {("a", cut): {"events": ring(events, cut), "restarts": 0} for cut in (1, 2)})

@@ -118,7 +118,7 @@ def test_a_command_that_is_interrupted_while_it_loads_shows_no_traceback(
     assert (end.value.code, capsys.readouterr().err) == (130, "allocframe: interrupted\n")
 
 
-def test_a_token_that_sees_nothing_is_told_so_and_fails_a_strict_fetch(
+def test_a_token_that_sees_nothing_is_reported_and_fails_a_strict_fetch(
     cluster: af.sim.Cluster, tmp_path: Path
 ) -> None:
     settings = {"NOMAD_ADDR": cluster.address, "NOMAD_TOKEN": cluster.add_token(["nowhere"])}

@@ -32,20 +32,20 @@ def live() -> Iterator[af.sim.Cluster]:
 def threads() -> Iterator[None]:
     """No thread of ours is left behind."""
     yield
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while left := [thread.name for thread in threading.enumerate() if thread.name.startswith("allocframe")]:
         assert time.monotonic() < end, left
         time.sleep(0.02)
 
 
-def until(reached: Callable[[], Any], seconds: float = 30.0) -> None:
+def until(reached: Callable[[], Any], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not reached():
         assert time.monotonic() < end, "it did not come"
         time.sleep(0.01)
 
 
-async def soon(reached: Callable[[], Any], seconds: float = 30.0) -> None:
+async def soon(reached: Callable[[], Any], seconds: float = 60.0) -> None:
     async with asyncio.timeout(seconds):
         while not reached():
             await asyncio.sleep(0.01)

@@ -226,7 +226,7 @@ def test_an_action_that_was_done_stays_done_where_its_end_cannot_be_written(
     assert alloc.desired_status == "stop"
 
 
-def test_a_torn_line_is_left_out_and_told_and_does_not_swallow_the_next(
+def test_a_torn_line_is_left_out_and_reported_and_does_not_swallow_the_next(
     client: af.Client, alloc: Alloc, audit_log: Path
 ) -> None:
     client.restart(alloc.id)

@@ -244,7 +244,7 @@ ACTIONS: dict[str, Call] = {
 @pytest.mark.parametrize("after", [0, 60, 100_000])
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("name", ACTIONS)
-def test_a_change_behind_a_bad_line_is_made_once_or_not_at_all_and_told_so(
+def test_a_change_behind_a_bad_line_is_made_once_or_not_at_all_and_the_result_says_which(
     name: str, end: Any, after: int, live: af.sim.Cluster
 ) -> None:
     alloc = next(

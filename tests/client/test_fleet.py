@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import socket
 import threading
@@ -12,7 +13,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from faultserver import Counted, FaultServer, good, http, serving
+from faultserver import ROW, Counted, FaultServer, any_json, good, http, serving
+from interrupting import ctrl_c_at, hung_after
 
 import allocframe as af
 from allocframe.client import fleet as fleet_module
@@ -453,9 +455,33 @@ def test_each_cluster_goes_on_from_a_folder_of_its_own(fleet: af.Fleet, tmp_path
     assert not (folder / "eu").exists(), "what is done needs no folder"
 
 
+# Python drops what is raised in its own finalizers, such as those of weak sets of threads
+@pytest.mark.filterwarnings("ignore:Exception ignored in.*WeakSet:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.timeout(120)
+def test_ctrl_c_at_any_instant_ends_a_fetch_of_several_clusters_and_leaves_the_clients_usable() -> None:
+    moment = 1
+    with (
+        serving(any_json([dict(ROW)])) as server,
+        serving(any_json([dict(ROW)])) as other,
+        af.Fleet({"a": server.address, "b": other.address}) as fleet,
+    ):
+        fleet.snapshot().close()  # imports what it needs, which is no part of it later
+        while True:
+            with hung_after(5) as late, contextlib.suppress(KeyboardInterrupt), ctrl_c_at(moment) as seen:
+                fleet.snapshot().close()
+                if seen() >= moment:
+                    time.sleep(0.2)  # in a finalizer: it is raised when that is over
+            assert not late, moment
+            if seen() < moment:
+                break
+            moment += 401
+            fleet.snapshot().close()
+    assert moment > 5 * 401
+
+
 def test_a_report_is_of_one_cluster(both: af.MultiSnapshot, tmp_path: Path) -> None:
     for call in (
-        lambda: af.report(both, "cluster", output=tmp_path / "x.html", progress=False),
+        lambda: af.report(both, "cluster", output=tmp_path / "x.html"),
         lambda: af.postmortem(both),
         lambda: af.cluster_summary(both),
         lambda: af.trends(both),

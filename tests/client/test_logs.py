@@ -60,7 +60,7 @@ def test_without_a_time_the_last_lines_come(client: af.Client, snap: af.Snapshot
     assert data[at:].decode() == "".join(f"{line}\n" for line in result.frame["line"])
 
 
-def test_offsets_are_those_in_the_file_and_a_rotated_start_is_told() -> None:
+def test_offsets_are_those_in_the_file_and_a_rotated_start_is_reported() -> None:
     parts = [frame(b"old\nsplit li", "web.stdout.3"), frame(b"ne\nnew\n", "web.stdout.4")]
     tail = logs.parse_tail(b"".join(parts) + b"{}", 1000)
     assert [(line.file, line.offset, line.text) for line in tail.lines] == [

@@ -31,8 +31,8 @@ Row = dict[str, Any]
         ),
         (
             "2.0.5-periodic-switched-off",
-            "invoice makes no more periodic runs. Version 1 turned its periodic launch off at 19:55 UTC; the "
-            "last run was made 50.4 s ago, and one every 8.0 s before it.",
+            "invoice launches no more periodic runs. Version 1 turned its periodic launch off at 19:55 UTC; "
+            "the last run was launched 50.4 s ago, and before that one every 8.0 s.",
         ),
     ],
 )
@@ -235,7 +235,7 @@ def test_a_periodic_launch_that_was_turned_on_again_is_no_news(tmp_path: Path) -
     specs = [of_groups(group(), **each) for each in (on, off, {**on, "Meta": {"a": "b"}})]
     rows = [run(begin) for begin in (10, 40, 70)]
     assert texts(tmp_path, rows, versions(*specs[:2], job="night")) == [
-        "night makes no more periodic runs. Version 1 turned its periodic launch off at 14:15 UTC; the last "
-        "run was made 15.5 min ago, and one every 30.0 s before it."
+        "night launches no more periodic runs. Version 1 turned its periodic launch off at 14:15 UTC; the "
+        "last run was launched 15.5 min ago, and before that one every 30.0 s."
     ]
     assert texts(tmp_path, rows, versions(*specs, job="night")) == []

@@ -150,7 +150,7 @@ def test_a_version_is_compared_only_where_and_since_the_one_before_failed() -> N
 
 def test_a_job_that_waits_for_room_says_what_took_it_and_what_it_lacks() -> None:
     assert "; it was preempted by vip" in title_of("blind/nomad-2.0.5-preempted")
-    assert "It asks for ${meta.gpu} = a100 since version 1." in title_of("blind/nomad-2.0.5-no-gpu")
+    assert "Since version 1 it asks for ${meta.gpu} = a100." in title_of("blind/nomad-2.0.5-no-gpu")
 
 
 def test_a_run_made_just_before_a_version_is_not_of_it() -> None:

@@ -47,8 +47,8 @@ SERVES = "1 other instance is running."
             "warning",
             "AF210",
             "nightly: 1 run does not end. Running for 78.3 s; the 2 runs that completed took 1.0 s at most "
-            "(median 1.0 s). Since the last one began 7 runs were due and not made (before, one "
-            "every 10.0 s).",
+            "(median 1.0 s). Since the last one began, 7 runs were due and not launched (before that, "
+            "one every 10.0 s).",
         ),
         (
             "2.0.5-prestart-waits-for-ever",
@@ -78,7 +78,7 @@ SERVES = "1 other instance is running."
             "2.0.5-group-at-zero",
             "info",
             "AF208",
-            "site (group web) was set to 0. Group web from 3 at 16:38 UTC, by version 1.",
+            "site (group web) was set to 0. Group web from 3 to 0 at 16:38 UTC, by version 1.",
         ),
     ],
 )
@@ -373,5 +373,7 @@ def test_a_group_that_an_earlier_version_set_to_0_is_told_until_a_later_one_sets
     (incident,) = af.diagnose(
         snapshot(tmp_path, *rows), history=af.History.from_json(jobs=[specs[:3]])
     ).incidents
-    assert incident.summary == "web (group web) was set to 0. Group web from 3 at 14:13 UTC, by version 1."
+    assert (
+        incident.summary == "web (group web) was set to 0. Group web from 3 to 0 at 14:13 UTC, by version 1."
+    )
     assert told(tmp_path, *rows, history=af.History.from_json(jobs=[specs])) == []

@@ -37,18 +37,18 @@ def evidence_of(incident: Incident) -> list[str]:
         (
             "2.0.5-distinct-hosts-short",
             "gossip cannot be placed in full. 2 of 5 instances wait, 3 are running: an instance of it "
-            "already (distinct_hosts) on 3 nodes. It asks for 5 instances since version 1.",
+            "already (distinct_hosts) on 3 nodes. Since version 1 it asks for 5 instances.",
         ),
         # the scheduler says no more than "computed class ineligible"
         (
             "1.3.1-volume-typo",
-            "tsdb cannot be placed. 3 of 3 instances wait: no node fits, 1 node filtered out. It asks for "
-            "volume scratsh since version 2.",
+            "tsdb cannot be placed. 3 of 3 instances wait: no node fits, 1 node filtered out. Since "
+            "version 2 it asks for volume scratsh.",
         ),
         (
             "2.0.5-port-reserved",
             "edge version 1 cannot be placed. 1 of 1 instance waits for version 1, 1 is still running "
-            "version 0: port http=21003 is taken on 1 node. It asks for port 21003 since version 1.",
+            "version 0: port http=21003 is taken on 1 node. Since version 1 it asks for port 21003.",
         ),
         (
             "2.0.5-zone-renamed",
@@ -58,7 +58,7 @@ def evidence_of(incident: Incident) -> list[str]:
         ("2.0.5-disk-typo", "archive (group cold) cannot be placed in full."),
         (
             "2.0.5-no-gpu",
-            "no node fits, 1 node filtered out. It asks for ${meta.gpu} = a100 since version 1.",
+            "no node fits, 1 node filtered out. Since version 1 it asks for ${meta.gpu} = a100.",
         ),
     ],
 )
@@ -120,7 +120,7 @@ def test_a_placement_names_the_nodes_that_were_looked_at() -> None:
 
 def test_a_node_that_takes_nothing_is_told_with_what_made_it_so() -> None:
     (incident,) = incidents_of("2.0.5-cordon-forgotten")
-    assert " z-2 (ineligible) takes nothing." in incident.summary
+    assert " z-2 (ineligible) accepts no allocations." in incident.summary
     closed = [each for each in incident.changes if each["kind"] == "eligibility"]
     assert [describe_change(each) for each in closed] == ["10.0 s before: eligibility of z-2 (ineligible)"]
 
@@ -146,7 +146,7 @@ def test_a_job_whose_purge_took_all_traces_is_told() -> None:
 def test_a_job_that_was_scaled_to_0_is_told_with_who_asked() -> None:
     (incident,) = incidents_of("2.0.5-scaled-to-zero")
     assert incident.summary == (
-        "scaled-to-zero/kiosk was scaled to 0. Group app from 3 at 13:39 UTC, by a scaling request."
+        "scaled-to-zero/kiosk was scaled to 0. Group app from 3 to 0 at 13:39 UTC, by a scaling request."
     )
     assert incident.findings[0].summary == "kiosk (namespace scaled-to-zero) was scaled to 0 in version 1."
 

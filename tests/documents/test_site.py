@@ -36,7 +36,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert recipe
     output = tmp_path_factory.mktemp("site")
     command = [sys.executable, *recipe[1].split(), str(output)]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=150)
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=170)
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""
     return output

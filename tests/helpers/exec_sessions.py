@@ -39,7 +39,7 @@ def talk(cluster: sim.Cluster, identity: str, recorded: dict[str, Any], task: st
                 socket.send(json.dumps(sent))
         try:
             while True:
-                heard.append(json.loads(socket.recv(timeout=0.5)))
+                heard.append(json.loads(socket.recv(timeout=2)))
         except TimeoutError:
             pass  # as recorded: nothing ends before stdin is closed
         except ConnectionClosed as closed:

@@ -115,7 +115,7 @@ class FaultProxy:
         self._listener.close()
         self.break_all()
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
         for one in self._open:
             one.close()
@@ -130,7 +130,7 @@ def through(address: str, *faults: Fault) -> Iterator[FaultProxy]:
         proxy.close()
 
 
-def waited(seconds: float = 30.0) -> Iterator[None]:
+def waited(seconds: float = 60.0) -> Iterator[None]:
     """Yield until the time is over: for waiting on a condition."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -91,7 +91,7 @@ def told(*lines: dict[str, Any] | bytes | Hold | threading.Event) -> Script:
             if isinstance(line, Hold):
                 connection.recv(1)
             elif isinstance(line, threading.Event):
-                line.wait(30)
+                line.wait(60)
             else:
                 connection.sendall(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n")
 

@@ -9,7 +9,7 @@ from typing import Any
 import allocframe as af
 
 
-def eventually(condition: Callable[[], Any], timeout: float = 30.0) -> None:
+def eventually(condition: Callable[[], Any], timeout: float = 60.0) -> None:
     end = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < end, "not reached"

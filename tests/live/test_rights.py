@@ -123,7 +123,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
         process.wait(30)
 
 
-def test_a_policy_that_shrinks_under_a_recorder_removes_nothing_and_is_told(
+def test_a_policy_that_shrinks_under_a_recorder_removes_nothing_and_is_reported(
     agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recorder, "RESYNC_INTERVAL", 1.0)

@@ -61,7 +61,9 @@ def test_a_server_passes_actions_logs_and_commands_on_to_the_node(pair: Pair) ->
             client.exec(alloc, ["/bin/true"], task="nope", timeout=60)
 
 
-def test_a_command_for_an_allocation_that_has_ended_is_told_so_by_a_server_too(pair: Pair) -> None:
+def test_a_command_for_an_allocation_that_has_ended_is_refused_with_the_reason_by_a_server_too(
+    pair: Pair,
+) -> None:
     alloc = pair.run("ok", "batch", "true", "complete")
     with af.Client(pair.address) as client:
         for act in (
@@ -73,7 +75,7 @@ def test_a_command_for_an_allocation_that_has_ended_is_told_so_by_a_server_too(p
                 act()
 
 
-def test_what_is_asked_of_a_node_that_is_gone_is_told_as_that(pair: Pair) -> None:
+def test_a_request_to_a_node_that_is_gone_is_an_error_that_says_so(pair: Pair) -> None:
     alloc = pair.run("left", "service", "sleep 9999", "running")
     pair.node.send_signal(19)  # SIGSTOP: it is there, and silent
     try:

@@ -81,7 +81,7 @@ def test_skip_verify_is_honoured_with_a_warning(value: str) -> None:
         assert load("https://n.example", env={"NOMAD_SKIP_VERIFY": value}).verify is False
 
 
-def test_skip_verify_that_is_no_boolean_is_refused() -> None:
+def test_skip_verify_that_is_not_a_boolean_is_refused() -> None:
     with pytest.raises(ConfigError, match="NOMAD_SKIP_VERIFY"):
         load(env={"NOMAD_SKIP_VERIFY": "yes please"})
 

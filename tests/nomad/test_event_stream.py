@@ -35,11 +35,11 @@ def test_a_stream_of_a_silent_server_ends_at_once_when_it_is_closed() -> None:
     with listening(handler) as address:
         config = Config.load(f"http://{address}", environ={})
         ends: list[str] = []
-        stream = EventStream(config, {}, lambda line: None, ends.append, quiet=20.0)
+        stream = EventStream(config, {}, lambda line: None, ends.append, quiet=60.0)
         stream.start()
-        assert asked.wait(10)
+        assert asked.wait(60)
         started = time.monotonic()
         stream.close()
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 30
         assert ends == ["it was closed"]
         assert "allocframe-stream" not in {thread.name for thread in threading.enumerate()}

@@ -50,7 +50,7 @@ def test_only_the_texts_that_every_server_understands_are_sent() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "5457f16d-0f87-8e6b-5e91-0c7da3a41eb", "../../v1/jobs", None, "a"])
-def test_what_is_no_allocation_id_never_gets_into_a_path(text: str) -> None:
+def test_what_is_not_an_allocation_id_never_gets_into_a_path(text: str) -> None:
     if text and len(text) == 35:
         assert protocol.check_alloc_id(text) == (text, False)
     else:
@@ -321,7 +321,7 @@ def test_pages_of_shards_that_are_not_done_do_not_swell_the_estimate() -> None:
     assert pager.estimate == 10 * 256
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     count=st.integers(0, 120),
     per_page=st.integers(1, 30),
@@ -337,7 +337,7 @@ def test_any_table_on_any_server_is_walked_whole(
     assert set(got) == {identity for _, identity in rows if identity.startswith(prefix or "")}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data(), per_page=st.integers(1, 5))
 def test_rows_that_stay_are_found_while_others_come_and_go(data: st.DataObject, per_page: int) -> None:
     identities = uuids(80, seed=4)

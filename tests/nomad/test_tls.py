@@ -155,7 +155,7 @@ def plain_http(connection: socket.socket) -> None:
     connection.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n400 Bad Request")
 
 
-def test_https_to_a_plain_port_and_http_to_a_tls_port_are_told_as_that() -> None:
+def test_https_to_a_plain_port_and_http_to_a_tls_port_are_errors_that_say_so() -> None:
     with listening(plain_http) as address, af.Client(f"https://{address}") as client:
         for act in (lambda: client.snapshot(progress=False), lambda: client.restart(ROW["ID"])):
             with pytest.raises(af.ConnectionFailed, match="plain HTTP: then set NOMAD_ADDR to http://"):

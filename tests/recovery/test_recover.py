@@ -302,7 +302,7 @@ def test_logs_of_several_servers_in_any_order_are_one_log(tmp_path: Path) -> Non
         pd.testing.assert_frame_equal(left, right)
 
 
-@settings(deadline=None, max_examples=5, phases=[Phase.generate])
+@settings(max_examples=5, phases=[Phase.generate])
 @given(st.data())
 def test_a_log_cut_at_any_byte_gives_what_its_whole_entries_hold(data: st.DataObject) -> None:
     version = data.draw(st.sampled_from(changed.VERSIONS))
@@ -340,7 +340,7 @@ def test_entries_in_another_order_and_twice_give_the_same(seed: int) -> None:
             assert left["job_id"].tolist() == right["job_id"].tolist()
 
 
-@settings(deadline=None, max_examples=6, phases=[Phase.generate])
+@settings(max_examples=6, phases=[Phase.generate])
 @given(st.data())
 def test_damaged_lines_are_counted_and_the_others_read(data: st.DataObject) -> None:
     lines = log("1.3.1").splitlines()
@@ -367,7 +367,7 @@ def test_an_unknown_command_and_unknown_fields_are_told_and_do_no_harm(tmp_path:
         assert any("1 entry left out" in note or "QuantumRequestType" in note for note in snap.info["notes"])
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     st.sampled_from([
         "AllocClientUpdateRequestType", "ApplyPlanResultsRequestType", "JobRegisterRequestType",

@@ -66,7 +66,7 @@ def test_lab_serves_the_notebooks_to_kernels_that_find_the_cluster_and_ends_on_c
             assert settings["ALLOCFRAME_DEMO"], "the notebooks may act, since nothing is real"
             lab.send_signal(signal.SIGINT)
             output = lab.stderr.read()
-            assert lab.wait(30) == 0
+            assert lab.wait(60) == 0
             assert "Traceback" not in output
             assert not Path(f"/proc/{server}").exists()
         finally:
@@ -84,7 +84,7 @@ def _address_and_token(lines: Any) -> tuple[str, str]:
 def _get(url: str, token: str) -> Any:
     """Read from JupyterLab, which prints its address a moment before it listens."""
     request = urllib.request.Request(url, headers={"Authorization": f"token {token}"})
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from allocframe.reports import NOTEBOOKS
+from allocframe.cli._lab import NOTEBOOKS
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))

@@ -339,7 +339,7 @@ LEFT_OUT = {"details", "preempted_allocs", "desired_description"}
 @pytest.mark.parametrize(
     "capture", ["nomad-1.3.1-nodeloss", "blind/nomad-2.0.5-preempted", "lab/nomad-2.0.5-dispatchfew"]
 )
-def test_redaction_keeps_everything_that_is_no_name(capture: str, tmp_path: Path) -> None:
+def test_redaction_keeps_everything_that_is_not_a_name(capture: str, tmp_path: Path) -> None:
     snap = af.load(Path(__file__).parents[1] / "data" / "incidents" / f"{capture}.allocframe")
     plain = af.load(redacted(snap, tmp_path / "plain.allocframe"))
     for table, renamed_columns in RENAMED.items():

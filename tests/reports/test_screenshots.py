@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
-from nbconvert import HTMLExporter
 
 from allocframe.reports import NOTEBOOKS
 
@@ -61,6 +59,9 @@ def test_a_printed_report_cuts_nothing_off(reports: dict[tuple[str, str], Path],
 
 @pytest.mark.parametrize("name", [path.name for path in sorted(NOTEBOOKS.glob("*.ipynb"))])
 def test_a_notebook_is_drawn_for_people_to_look_at(name: str, tmp_path: Path, browser: Any) -> None:
+    import nbformat  # it takes seconds, so only the worker that draws imports it
+    from nbconvert import HTMLExporter
+
     stored = nbformat.read(NOTEBOOKS / name, as_version=4)
     page = tmp_path / "notebook.html"
     for cell in stored.cells:

@@ -18,13 +18,11 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import nbformat
 import pytest
 from children import child
 from crashing import crash
 from faultserver import any_json, good, http, reset, serving
 from IPython.core.ultratb import VerboseTB
-from nbclient import NotebookClient
 
 import allocframe as af
 from allocframe.__main__ import main
@@ -165,9 +163,9 @@ def test_an_interrupt_in_the_middle_of_a_call_shows_the_locals_of_libraries_and_
         connection.recv(1)
 
     with serving(hang) as server, child(_INTERRUPTED.format(call=call), server.address, CANARY) as process:
-        assert reached.wait(30)
+        assert reached.wait(60)
         process.send_signal(signal.SIGINT)
-        said, _ = process.communicate(timeout=30)
+        said, _ = process.communicate(timeout=60)
     assert "client = Client(" in said, "the locals are shown"
     assert CANARY not in said
 
@@ -215,6 +213,9 @@ def test_a_failing_test_of_a_user_run_with_showlocals_shows_no_token(tmp_path: P
 def test_a_saved_notebook_holds_no_token_neither_in_outputs_nor_in_tracebacks(
     cluster: af.sim.Cluster, tmp_path: Path
 ) -> None:
+    import nbformat  # it takes seconds, so only the worker that runs this imports it
+    from nbclient import NotebookClient
+
     cells = [
         "%xmode Verbose\nimport logging; logging.basicConfig(level=logging.DEBUG)",
         "import allocframe as af\nclient = af.Client()\nclient",

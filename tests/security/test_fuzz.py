@@ -139,7 +139,7 @@ def test_whatever_json_a_server_answers_a_call_ends_with_a_result_or_one_of_our_
 
 
 @pytest.mark.parametrize("code", ["1e999", "Infinity", "NaN", "1.5", "true", "null", '"0"'])
-def test_an_exit_code_that_is_no_whole_number_is_no_frame(code: str) -> None:
+def test_an_exit_code_that_is_not_a_whole_number_is_not_a_frame(code: str) -> None:
     session = _exec.ExecSession("/exec")
     with pytest.raises(af.ExecError, match="invalid frame"):
         session.receive(f'{{"exited": true, "result": {{"exit_code": {code}}}}}')

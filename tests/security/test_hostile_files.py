@@ -145,9 +145,7 @@ _INFO = (
 )
 
 
-@settings(
-    max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-)
+@settings(max_examples=40, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(told=st.dictionaries(st.sampled_from(_INFO), _json, max_size=3))
 def test_whatever_a_file_tells_of_its_source_it_is_shown_or_refused(
     saved: Path, told: dict[str, Any]
@@ -293,9 +291,7 @@ def test_a_mistake_in_ones_own_sql_is_not_called_damage(folder: Path) -> None:
         af.Archive(folder).sql("SELECT nothing FROM events")
 
 
-@settings(
-    max_examples=10, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-)
+@settings(max_examples=10, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_whatever_is_in_the_files_of_an_archive_it_is_read_or_an_error_of_ours(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

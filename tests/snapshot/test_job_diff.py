@@ -8,7 +8,7 @@ from typing import Any
 
 import changed
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from allocframe.snapshot.job_diff import Hasher, compare_jobs, digest_job
@@ -159,7 +159,6 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(
     st.dictionaries(st.text("ab", min_size=1, max_size=2), values),
     st.dictionaries(st.text("ab", min_size=1, max_size=2), values),

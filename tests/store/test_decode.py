@@ -404,7 +404,7 @@ _like_a_time = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(texts=st.lists(_like_a_time | st.sampled_from([None, "", "0001-01-01T00:00:00Z"]), max_size=3))
 def test_times_are_read_together_as_each_is_alone(texts: list[str | None]) -> None:
     states = [_TaskState(StartedAt=text) for text in texts]
@@ -545,9 +545,7 @@ _KEPT = ("ID", "Namespace", "JobID", "CreateIndex", "CreateTime", "TaskStates")
 _stub = st.fixed_dictionaries({}, optional={name: _of(wire_schema.ALLOCATION.fields[name]) for name in _KEPT})
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(rows=st.lists(_stub, max_size=4))
 def test_whatever_the_json_holds_no_row_is_lost_and_no_value_is_wrong(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]

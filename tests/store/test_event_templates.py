@@ -111,7 +111,7 @@ _event = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(events=st.lists(_event, max_size=6), indent=st.sampled_from([None, 0, 2]), twice=st.booleans())
 def test_events_are_as_a_json_reader_finds_them(
     tmp_path_factory: pytest.TempPathFactory, events: list[dict[str, Any]], indent: int | None, twice: bool

@@ -25,7 +25,7 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-TIMEOUT = 30.0
+TIMEOUT = 60.0
 PICTURES = Path(__file__).parent.parent.parent / "build" / "pictures"
 
 
@@ -91,7 +91,7 @@ def lab(folder: Path, *options: str) -> Iterator[Lab]:
         yield Lab(url, token, folder)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 def eventually(condition: Callable[[], Any], timeout: float = TIMEOUT) -> Any:

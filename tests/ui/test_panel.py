@@ -57,7 +57,7 @@ class Panel:
         return self.root.get_by_role("button", name=re.compile(f"^{name}")).first
 
     def shows(self, text: str) -> None:
-        expect(self.root.get_by_text(text).first).to_be_visible(timeout=20_000)
+        expect(self.root.get_by_text(text).first).to_be_visible(timeout=60_000)
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_a_stop_is_asked_confirmed_by_a_double_click_once_and_its_outcome_is_sho
     assert alloc.desired_status == "stop"
     assert len(cluster.state.evals) == evals + 1
     expect(panel.root.get_by_text("Nothing was done")).to_have_count(0)
-    expect(panel.row(alloc)).to_contain_text("complete", timeout=20_000)
+    expect(panel.row(alloc)).to_contain_text("complete", timeout=60_000)
     panel.notebook.picture("panel-done")
     assert "[['stop', 'done']]" in panel.notebook.run(2)
     # The copy for saved notebooks is there, with what was done, and hidden while the panel lives.

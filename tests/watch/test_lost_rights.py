@@ -42,14 +42,14 @@ def of(cluster: af.sim.Cluster, namespace: str) -> set[str]:
 
 
 def wait_for(reached: Callable[[], object]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not reached():
         assert time.monotonic() < end
         time.sleep(0.05)
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_watch_keeps_what_the_token_may_no_longer_read_says_so_and_goes_on_when_it_may_again(
+def test_a_watch_keeps_what_the_token_may_no_longer_read_says_so_and_continues_when_it_may_again(
     cluster: af.sim.Cluster, stream: bool
 ) -> None:
     token, hidden = cluster.add_token(BOTH), of(cluster, "platform")
@@ -76,7 +76,7 @@ def test_a_watch_keeps_what_the_token_may_no_longer_read_says_so_and_goes_on_whe
         cluster.engine._remove(cluster.state.allocs[removed])
         allow(cluster, token, *BOTH)
         gone: set[str] = set()
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while watch.last_error is not None or not gone:
             assert time.monotonic() < end
             change = watch.poll(0.5)
@@ -84,7 +84,7 @@ def test_a_watch_keeps_what_the_token_may_no_longer_read_says_so_and_goes_on_whe
         assert gone == {removed}, "what was really removed meanwhile is reported once it can be known"
 
 
-def test_a_namespace_whose_allocations_were_all_removed_is_no_lost_right(cluster: af.sim.Cluster) -> None:
+def test_a_namespace_whose_allocations_were_all_removed_is_not_a_lost_right(cluster: af.sim.Cluster) -> None:
     token = cluster.add_token(BOTH)
     with (
         af.Client(cluster.address, token=token) as client,

@@ -24,7 +24,7 @@ from allocframe.watch import state as watch_state
 TABLES = ("allocations", "task_states", "events", "reschedules")
 
 
-def until(watch: af.Watch, reached: Callable[[af.Change], bool], seconds: float = 30.0) -> list[af.Change]:
+def until(watch: af.Watch, reached: Callable[[af.Change], bool], seconds: float = 60.0) -> list[af.Change]:
     """Return the changes up to the first that is as wanted."""
     found, end = [], time.monotonic() + seconds
     while time.monotonic() < end:
@@ -226,7 +226,7 @@ def test_a_cluster_without_a_leader_is_waited_for(live: af.sim.Cluster, viewer: 
     with viewer.watch(namespace="*", stream=False, wait=0.2) as watch:
         next(watch)
         with live.without_leader():
-            end = time.monotonic() + 30
+            end = time.monotonic() + 60
             while watch.last_error is None and time.monotonic() < end:
                 assert watch.poll(0.3) is None
             assert "No cluster leader" in (watch.last_error or "")
@@ -311,7 +311,7 @@ def test_a_watch_that_is_closed_from_another_thread_ends_at_once(viewer: af.Clie
     timer.start()
     before = time.monotonic()
     assert list(watch) == []
-    assert time.monotonic() - before < 5
+    assert time.monotonic() - before < 30
     timer.join()
 
 
@@ -494,7 +494,7 @@ def test_a_stream_that_falls_silent_is_given_up(monkeypatch: pytest.MonkeyPatch)
     try:
         with af.Client(server.address) as client, client.watch() as watch:
             next(watch)
-            end = time.monotonic() + 20
+            end = time.monotonic() + 60
             while watch.stats["reconnects"] == 0 and time.monotonic() < end:
                 watch.poll(0.2)
             assert watch.stats["reconnects"] >= 1
@@ -553,7 +553,7 @@ def test_a_slow_consumer_gets_what_still_fits_and_else_a_new_list(
         next(watch)
         for which in range(12):
             crash(live, 2, which)
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while watch.stats["overflows"] == 0 and time.monotonic() < end:
             time.sleep(0.01)
         assert watch.stats["overflows"] >= 1
@@ -614,7 +614,7 @@ def test_a_full_disk_under_a_watch_is_waited_out_and_nothing_that_the_server_kep
         journal = live.engine.keep_journal()
         full.set()
         crash(live, 6)
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while watch.last_error is None and time.monotonic() < end:
             assert watch.poll(0.2) is None
         assert "No space left" in (watch.last_error or "")

@@ -881,7 +881,7 @@ def test_without_ipywidgets_the_error_names_the_extra(monkeypatch: pytest.Monkey
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, "not reached"
         time.sleep(0.01)

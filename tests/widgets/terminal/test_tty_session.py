@@ -41,7 +41,7 @@ def session_with(
         session.start()
         yield session, received, statuses
         session.close()
-        session.join(10)
+        session.join(60)
         assert not session._thread.is_alive()
 
 
