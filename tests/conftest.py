@@ -48,8 +48,10 @@ Those of the browser (the first), of Spark and of the notebooks mostly wait for 
 """
 
 
-# A busy machine takes longer for an example, which is no fault.
-hypothesis.settings.register_profile("any machine")
+# A busy machine takes longer to make an example and to run it, which is no fault.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("any machine")
 
 

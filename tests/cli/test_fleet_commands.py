@@ -210,7 +210,7 @@ def test_a_cluster_that_becomes_reachable_later_is_recorded(
         assert eu_recorder.watch is not None
         assert line.startswith(f"eu: recording, {eu_recorder.watch.mode}, last seen ")
         stop.set()
-        thread.join(30)
+        thread.join(60)
     assert not thread.is_alive()
     assert eu_recorder.status == "stopped"
     assert sum(line.startswith("cannot watch") for line in messages) == 1
@@ -245,10 +245,11 @@ def test_a_hanging_cluster_does_not_hold_up_the_end(
         wait_until(lambda: recorders["good"].counts.commits and hanging.is_set())
         started = time.monotonic()
         stop.set()
-        thread.join(30)
+        thread.join(60)
         assert not thread.is_alive()
-        assert time.monotonic() - started < 15
-        assert {each.status for each in recorders.values()} == {"stopped"}
+        assert time.monotonic() - started < 30
+        # On a busy machine, one may still write what it has when the others are no longer waited for.
+        wait_until(lambda: {each.status for each in recorders.values()} == {"stopped"})
 
 
 def test_a_terminal_shows_a_line_for_each_cluster_below_the_messages(

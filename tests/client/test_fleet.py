@@ -156,21 +156,23 @@ def test_each_cluster_of_a_file_gets_its_own_token_and_no_other(
 
 def test_one_that_takes_too_long_is_given_up_and_can_be_asked_again(cluster: af.sim.Cluster) -> None:
     client = af.Client(cluster.address, token=cluster.token)
-    before = threading.active_count()
     with (
         serving(drip, drip, good()) as slow,
-        af.Fleet({"slow": slow.address, "here": client}, timeout=1.0) as fleet,
+        af.Fleet({"slow": slow.address, "here": client}, timeout=5.0) as fleet,
     ):
         began = time.monotonic()
         with fleet.snapshot(namespace="*") as snap:
-            assert time.monotonic() - began < 15
-            assert snap.info["clusters"]["slow"]["error"] == "not complete after 1 s (timeout=)"
+            assert time.monotonic() - began < 60
+            assert snap.info["clusters"]["slow"]["error"] == "not complete after 5 s (timeout=)"
             assert len(snap) == snap.info["clusters"]["here"]["allocations"] > 0
         slow.answers = [good()]
         with fleet.snapshot(namespace="*") as snap:
             assert snap.info["complete"] is True
             assert len(snap.clusters["slow"]) == 1
-    assert threading.active_count() <= before
+    ended = time.monotonic() + 60
+    while left := [each for each in threading.enumerate() if each.name.startswith("allocframe")]:
+        assert time.monotonic() < ended, left
+        time.sleep(0.02)
 
 
 def test_an_interrupt_ends_every_fetch_and_leaves_the_fleet_usable(cluster: af.sim.Cluster) -> None:

@@ -169,7 +169,7 @@ EVENTS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(EVENTS, min_size=1, max_size=40))
 def test_pandas_and_duckdb_explain_alike_whatever_the_events(
     tmp_path_factory: pytest.TempPathFactory, tasks: list[Any]
