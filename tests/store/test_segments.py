@@ -8,6 +8,7 @@ from typing import Any
 
 import flatten
 import pandas as pd
+import pyarrow.dataset as ds
 import pytest
 
 import allocframe as af
@@ -73,9 +74,9 @@ def test_statistics_read_one_file_at_a_time_and_all_rows(
     pages: list[Path], in_memory: af.Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
-    dataset = segments.ds.dataset
+    dataset = ds.dataset
     monkeypatch.setattr(
-        segments.ds, "dataset", lambda files, **more: read.append(len(files)) or dataset(files, **more)
+        ds, "dataset", lambda files, **more: read.append(len(files)) or dataset(files, **more)
     )
     columns = tuple(column for column in TABLES["events"].columns if column.name in ("alloc_id", "seq"))
     with af.read_json(pages) as snap:
