@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from allocframe.reports import NOTEBOOKS
+from allocframe.cli._lab import NOTEBOOKS
 
 PICTURES = Path(__file__).parents[2] / "build" / "reports"
 
