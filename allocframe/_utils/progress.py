@@ -41,8 +41,8 @@ def shown(progress: Progress) -> Iterator[Show]:
 
         def show(done: int, estimate: int | None, of: str = "allocations") -> None:
             bar.total = max(estimate, done) if estimate is not None else None
-            bar.update(done - bar.n)
             bar.set_description_str(of, refresh=progress is True and of != bar.desc)
+            bar.update(done - bar.n)
 
         yield show
 

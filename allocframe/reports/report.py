@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from .._utils.progress import Progress, shown
 from .._utils.temporary import temporary_folder
 from .._utils.text import visible
 from ..client.audit_log import read_audit
@@ -53,6 +54,7 @@ def report(
     update: str | os.PathLike[str] | None = None,
     audit: pd.DataFrame | str | os.PathLike[str] | None = None,
     usage: pd.DataFrame | None = None,
+    progress: Progress = None,
 ) -> Path:
     """Write a report to send to people who were not there.
 
@@ -92,6 +94,9 @@ def report(
         redacted postmortem leaves it out.
     usage : pandas.DataFrame, optional
         The ``samples`` of `Client.usage`, for the rightsizing of a cluster report.
+    progress : bool or callable, optional
+        Whether to show which of three steps is under way; by default after a second, on a terminal or in a
+        notebook. A function is called with the number of steps that are done, and with three.
 
     Returns
     -------
@@ -118,21 +123,25 @@ def report(
     )  # fmt: skip
     settings.check()
     written = Written() if update is None else read_written(Path(update))
-    snapshot, since = _choose_snapshot(settings)
-    if job is not None:
-        snapshot = _of_job(snapshot, job)
-        usage = None if usage is None else usage[usage["job_id"].astype("str") == job]
-    with temporary_folder() as folder:
+    with shown(progress) as show, temporary_folder() as folder:
+        show(0, 3, "report: evidence")
+        snapshot, since = _choose_snapshot(settings)
+        if job is not None:
+            snapshot = _of_job(snapshot, job)
+            usage = None if usage is None else usage[usage["job_id"].astype("str") == job]
         if redact:
             snapshot = load(redacted(snapshot, Path(folder) / "evidence.allocframe"))
+        show(1, 3, "report: sections and pictures")
         if kind == "cluster":
             document = _cluster(snapshot, since, slo, usage)
         else:
             stars = list(dict.fromkeys([*written.stars, *settings.star]))
             written = Written(written.sections, stars, written.form)
             document = _postmortem(settings, snapshot, stars, live=target.suffix == ".html")
+        show(2, 3, "report: file")
         keep_copy(target, updates=update is not None and target.resolve() == Path(update).resolve())
         _write(document, written, target)
+        show(3, 3, "report: file")
     return target
 
 

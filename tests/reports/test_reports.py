@@ -116,6 +116,15 @@ def test_a_report_asks_for_nothing_and_holds_no_place_of_this_machine(
         assert "/tmp/" not in page.read_text()
 
 
+def test_a_report_shows_which_of_its_steps_is_under_way(
+    snapshots: dict[str, af.Snapshot], tmp_path: Path
+) -> None:
+    steps: list[tuple[int, int | None]] = []
+    snap = next(iter(snapshots.values()))
+    af.report(snap, "cluster", output=tmp_path / "a.md", progress=lambda done, of: steps.append((done, of)))
+    assert steps == [(0, 3), (1, 3), (2, 3), (3, 3)]
+
+
 def test_the_same_evidence_gives_the_same_report_byte_for_byte(
     snapshots: dict[str, af.Snapshot], reports: dict[tuple[str, str], Path], tmp_path: Path
 ) -> None:
