@@ -22,7 +22,7 @@ import pandas as pd
 
 from ..stats import vocabulary
 from ..stats._derived import pop_columns
-from ._tables import NEVER, Array, Rows, categories
+from ._tables import EVENTS_AT_ONCE, NEVER, Array, Rows, categories
 
 FAILURES = (
     "crash", "killed", "out of memory", "artifact", "driver", "template", "secrets", "health check", "volume",
@@ -65,15 +65,11 @@ def read_attempts(evidence: Rows) -> pd.DataFrame:
     return pd.DataFrame({name: column.array for name, column in pop_columns(parts)}, copy=False)
 
 
-_PART = 1_000_000
-"""Events read at a time."""
-
-
 def _cut(events: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    """Yield about `_PART` events at a time without splitting a task."""
+    """Yield about `EVENTS_AT_ONCE` events at a time without splitting a task."""
     owner, start = events["owner"].to_numpy(), 0
-    while len(owner) - start > _PART:
-        end = int(np.searchsorted(owner, owner[start + _PART], side="right"))
+    while len(owner) - start > EVENTS_AT_ONCE:
+        end = int(np.searchsorted(owner, owner[start + EVENTS_AT_ONCE], side="right"))
         yield events.iloc[start:end]
         start = end
     yield events.iloc[start:]

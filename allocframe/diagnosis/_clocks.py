@@ -9,10 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ._tables import NEVER, Array, categories
-
-_PART = 1_000_000
-"""Events looked at together: the times of all of them would take half a gigabyte."""
+from ._tables import EVENTS_AT_ONCE, NEVER, Array, categories
 
 _ROUNDING = 2 * 10**9
 """Clocks that differ by less are taken for equal: updates travel that long."""
@@ -46,8 +43,8 @@ def _offsets(
     # at least: an event that the servers knew of before it happened
     least = np.full(nodes, np.iinfo(np.int64).min)
     of_tasks = tasks["alloc"].to_numpy()
-    for start in range(0, len(events), _PART):
-        part = events.iloc[start : start + _PART]
+    for start in range(0, len(events), EVENTS_AT_ONCE):
+        part = events.iloc[start : start + EVENTS_AT_ONCE]
         alloc, time = of_tasks[part["owner"].to_numpy()], part["time"].to_numpy()
         created, modified = (allocations[name].to_numpy()[alloc] for name in ("created_at", "modified_at"))
         received = part["type"].eq("Received").to_numpy(dtype=bool) & (created != NEVER) & (time != NEVER)

@@ -77,6 +77,10 @@ _EVENTS = (
 )  # fmt: skip
 
 
+EVENTS_AT_ONCE = 1_000_000
+"""Events that are computed on together: what is made of ten million would take gigabytes."""
+
+
 @dataclass(frozen=True)
 class Rows:
     """The rows of one cluster, numbered.

@@ -19,6 +19,7 @@ from ..snapshot.snapshot import Snapshot
 from ..stats import vocabulary
 from ..store.capture import Capture
 from ..tables.events import KNOWN_TYPES
+from ..tables.run_ids import split_run_id
 from .redact_history import redacted_history
 
 _STATUSES = ("pending", "running", "complete", "failed", "lost", "unknown", "dead", "run", "stop", "evict")
@@ -37,11 +38,8 @@ _NOMAD_WORDS = frozenset(
 """Nomad's own words, the same in every cluster: these stay."""
 
 _EXHAUSTED = re.compile(re.escape(vocabulary.EXHAUSTED) + r"\d+ in interval [0-9hms.]+ and mode is \"\w+\"")
-_RUN = re.compile(
-    r"(?P<job>.+)/(?:periodic-(?P<periodic>[0-9]{10})|dispatch-(?:.+-)?(?P<dispatched>[0-9]{10})-[0-9a-f]{8})",
-    re.DOTALL,
-)
-"""The ID of a run of a periodic or parameterized job; the prefix of a dispatch may be a name."""
+_RUN = re.compile(r"periodic-([0-9]{10})|dispatch-(?:.+-)?([0-9]{10})-[0-9a-f]{8}", re.DOTALL)
+"""The name of a run, with its time in seconds since 1970; the prefix of a dispatch may be a name."""
 
 _SLOT_INDEX = re.compile(r"\[(\d+)\]\Z")
 _TEXTS = {
@@ -76,14 +74,13 @@ class _Names:
     def __call__(self, kind: str, name: Any) -> str | None:
         if pd.isna(name):
             return None
-        if kind == "job" and (run := _RUN.fullmatch(name)):
+        parts = split_run_id(name) if kind == "job" else None
+        if parts and (run := _RUN.fullmatch(parts[1])):
             # it still belongs to its job; its time is kept, as all times are
-            which = (
-                f"periodic-{run['periodic']}"
-                if run["periodic"]
-                else f"dispatch-{run['dispatched']}-{self._number('run', name):08x}"
-            )
-            return f"{self(kind, run['job'])}/{which}"
+            launched, dispatched = run.groups()
+            number = self._number("run", name) if dispatched else 0
+            which = f"dispatch-{dispatched}-{number:08x}" if dispatched else f"periodic-{launched}"
+            return f"{self(kind, parts[0])}/{which}"
         number = self._number(kind, name)
         return f"{number:08x}-0000-0000-0000-000000000000" if kind.endswith("id") else f"{kind}-{number}"
 

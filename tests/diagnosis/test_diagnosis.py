@@ -51,8 +51,8 @@ def test_a_diagnosis_that_reads_events_in_parts_says_the_same(
     for module, name, rows in (
         (_tables, "PART_ROWS", 40),
         (rules, "PART_ROWS", 20),
-        (_attempts, "_PART", 70),
-        (_clocks, "_PART", 30),
+        (_attempts, "EVENTS_AT_ONCE", 70),
+        (_clocks, "EVENTS_AT_ONCE", 30),
     ):
         monkeypatch.setattr(module, name, rows)
     in_parts = af.diagnose(snap)
