@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from .._utils.memory import keep_freed_memory
+from .._utils.memory import decoding
 from .._utils.thread_pool import ThreadPool
 from ..errors import ConfigError, DecodeError
 from ..store.capture import Capture, Page, find_files, load_capture, read_file
@@ -121,10 +121,10 @@ def _capture_file(capture: Capture, file: Path, body: bytes) -> Page:
 @contextlib.contextmanager
 def _capturing(capture: Capture) -> Iterator[PageStore]:
     """Yield a store for the pages of a capture; on error, close both."""
-    keep_freed_memory()
     store = PageStore(capture)
     try:
-        yield store
+        with decoding():
+            yield store
     except BaseException:
         store.close()
         capture.close()
