@@ -10,7 +10,7 @@ from pathlib import Path
 from .._utils.memory import decoding
 from .._utils.thread_pool import ThreadPool
 from ..errors import ConfigError, DecodeError
-from ..store.capture import Capture, Page, find_files, load_capture, read_file
+from ..store.capture import Capture, find_files, load_capture
 from ..store.page_store import PageStore
 from ..store.table_store import TableStore
 from ..store.worker_pool import MANY_BYTES, count_processes, count_threads
@@ -97,25 +97,21 @@ def read_json(
 
 def _read_files(store: PageStore, files: Sequence[Path], workers: int | None) -> list[str | None]:
     """Capture and decode files; return the note on each."""
+    capture = store.capture
+    pages = [capture.add(b"", path=file.name, params={}, source=str(file)) for file in files]
     processes = 0 if workers == 1 else count_processes()
     expected = total = sum(file.stat().st_size for file in files)
     notes: list[str | None] = []
     size = unpacked = 0
-    for number, file in enumerate(files):
+    for number, (file, page) in enumerate(zip(files, pages, strict=True)):
         if processes and expected > MANY_BYTES:
             store.use_processes()
-            pages = (_capture_file(store.capture, file, read_file(file)) for file in files[number:])
             with ThreadPool(count_threads()) as pool:
-                return [*notes, *pool.map(store.read_file, pages)]
-        body = read_file(file)
-        notes.append(store.read_file(_capture_file(store.capture, file, body), body))
-        size, unpacked = size + file.stat().st_size, unpacked + len(body)
+                return [*notes, *pool.map(store.read_file, pages[number:])]
+        notes.append(store.read_file(page))
+        size, unpacked = size + file.stat().st_size, unpacked + capture.file(page).stat().st_size
         expected = total * unpacked // max(size, 1)
     return notes
-
-
-def _capture_file(capture: Capture, file: Path, body: bytes) -> Page:
-    return capture.add(body, path=file.name, params={}, source=str(file))
 
 
 @contextlib.contextmanager
