@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from .._utils.csv_file import write_csv
-from .._utils.memory import MANY_ROWS
+from .._utils.memory import WORTH_RETURNING
 from .._utils.progress import Progress, shown
 from .._utils.prose import count
 from .._utils.text import visible, without_formula
@@ -343,7 +343,7 @@ class Snapshot:
 
         If the table is large and was not made yet, only these rows are made.
         """
-        if "events" in self.__dict__ or self._counts["events"] <= MANY_ROWS:
+        if "events" in self.__dict__ or self._counts["events"] <= WORTH_RETURNING:
             return self.events.iloc[places].reset_index(drop=True)
         keys = pd.DataFrame({name: keys[name].astype("str") for name in keys}).astype({"seq": "int64"})
         rows = self._store.frame(
