@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 import time
@@ -31,7 +32,9 @@ def shown(progress: Progress) -> Iterator[Show]:
         return
     # Off a terminal, in the log of a cron job, a bar is a page of half lines. A notebook draws its own.
     on_terminal = sys.stderr.isatty()
-    if progress is False or (progress is None and not on_terminal and not _in_notebook()):
+    # tqdm looks at this variable on terminals alone
+    is_off = progress is False or bool(os.environ.get("TQDM_DISABLE"))
+    if is_off or (progress is None and not on_terminal and not _in_notebook()):
         yield lambda done, estimate, of="": None
         return
     bar = _Bar(0 if progress else _DELAY)
@@ -97,6 +100,7 @@ def _new_bar(of: str, done: int, total: int | None) -> Any:
 def _in_notebook() -> bool:
     if "IPython" not in sys.modules:
         return False
+    import tqdm.auto  # noqa: F401 - without it, the next line warns
     from tqdm import autonotebook
 
     return autonotebook.tqdm.__module__ != "tqdm.std"

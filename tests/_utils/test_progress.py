@@ -24,6 +24,11 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.fixture(autouse=True)
+def _without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+
+
 def bars(progress: bool | None, monkeypatch: pytest.MonkeyPatch) -> int:
     """Return how many bars are made for a fetch."""
     made = []
@@ -84,6 +89,16 @@ def test_on_a_terminal_a_step_that_takes_long_is_shown_before_it_ends(
     assert "1/3" in written
     show(2, 3, "report: file")  # as a thread would that has not ended yet
     assert terminal.getvalue() == written
+
+
+def test_the_variable_that_turns_tqdm_off_is_obeyed_in_notebooks_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    assert bars(None, monkeypatch) == 0
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setattr(autonotebook, "tqdm", types.new_class("tqdm_notebook"))
+    assert bars(None, monkeypatch) == 0
 
 
 def to_csv(snap: af.Snapshot, folder: Path, progress: Any) -> None:
