@@ -107,6 +107,7 @@ class Ledger:
         }
         nodes = getattr(history, "nodes", None)
         known = [] if nodes is None else zip(nodes["node_name"], nodes["datacenter"], strict=True)
+        self.ready_since = _ready_since(nodes)
         self.datacenters = {str(name): str(each) for name, each in known if pd.notna(name) and pd.notna(each)}
 
     def _has_time_of_older_version(self, place: int) -> bool:
@@ -330,6 +331,15 @@ class Ledger:
         near = self._releases[begin:end]
         others = [((name, other), time) for time, name, other in near if other != job[1]]
         return [each for each in others if each[0][0] == job[0]]
+
+
+def _ready_since(nodes: pd.DataFrame | None) -> dict[str, int]:
+    """Return since when nodes are ready, by name."""
+    if nodes is None or nodes.empty:
+        return {}
+    ready = nodes[nodes["status"].astype("str").eq("ready")]
+    times = nanoseconds(ready["status_updated_at"]).tolist()
+    return dict(zip(ready["node_name"].astype("str"), times, strict=True))
 
 
 def _moved_from(case: Case) -> dict[Job, set[str]]:

@@ -199,8 +199,15 @@ def make_incident(
     onsets = [group.onset for group in groups if group.onset != NEVER]
     lasts = [group.last_at for group in groups if group.last_at != NEVER]
     facts = dict(describe(look, groups[0]))
-    for name in ("failures", "failures_seen", "instances", "instances_bad", "instances_wanted"):
+    for name in ("failures", "failures_seen"):
         facts[name] = sum(describe(look, group)[name] for group in groups)
+    facts["instances"] = len(np.unique(np.concatenate([group.lanes for group in groups])))
+    # the same instances of a job may fail in several ways
+    for name in ("instances_bad", "instances_wanted"):
+        by_job: dict[int, int] = {}
+        for group in groups:
+            by_job[group.family] = max(describe(look, group)[name], by_job.get(group.family, 0))
+        facts[name] = sum(by_job.values())
     if len(groups) > 1:
         facts |= _exits_of(look, groups)
     # a bound from the counter is not a time on record

@@ -164,6 +164,14 @@ _EVIDENCE: dict[str, Any] = {
     "fault of node": lambda n: (
         f'{n["node_name"]} alone says: "{shortened(n["error"])}" ({count(n["jobs"], "jobs")}).'
     ),
+    "ended with node": lambda n: (
+        f"{count(n['instances'], 'instances')} of {count(n['jobs'], 'jobs')} ended on {n['node_name']}"
+        f"{' within ' + _short(n['apart']) if n['instances'] > 1 else ' before that'}."
+    ),
+    "node back": lambda n: (
+        f"{n['node_name']} has been ready since {n['at']:%H:%M:%S} UTC, "
+        f"{span(max(n['after'], pd.Timedelta(0)))} after that."
+    ),
     "failed deployment": lambda n: (
         f"The deployment of version {n['job_version']} failed"
         f"{': ' + repr(n['reason']) if n['reason'] else ''}."
