@@ -275,6 +275,8 @@ _EVIDENCE: dict[str, Any] = {
 def change(row: dict[str, Any]) -> str:
     """Return a row of the change ledger, with what it changed, as a line."""
     who = row.get("job_id") or row.get("node_name") or ""
+    if row.get("elsewhere"):
+        who = f"{row['namespace']}/{who}"
     version = f" {row['version_after']}" if row.get("version_after") is not None else ""
     fields = list(dict.fromkeys(f"{each['path']} {each['kind']}" for each in row.get("diff", ())))
     again = f" (version {row['same_as']} again)" if row.get("same_as") is not None else ""
@@ -283,6 +285,7 @@ def change(row: dict[str, Any]) -> str:
     early = row["before"] >= pd.Timedelta(0)
     bound = "at most " if row.get("at_most") else ""
     when = f"{bound}{span(abs(row['before']))} {'before' if early else 'after'}"
+    when += ", as it ended" if row.get("at_recovery") else ""
     return f"{when}: {what}{': ' if fields else ''}{listed(fields)}"
 
 
