@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from .._utils.memory import decoding
 from .._utils.progress import Progress, shown
 from .._utils.thread_pool import Task
 from ..errors import DecodeError
@@ -74,7 +75,8 @@ class ListFetcher:
     def run(self, workers: int, progress: Progress) -> tuple[Capture, PageStore]:
         """Fetch with `workers` parallel requests; return the captured pages and the decoded store."""
         try:
-            self._fetch_all(workers, progress)
+            with decoding():
+                self._fetch_all(workers, progress)
         except BaseException:
             self._store.close()
             self._capture.close()

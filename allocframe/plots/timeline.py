@@ -91,7 +91,11 @@ def timeline(
     if lanes is not None and lanes not in _LANES:
         raise ValueError(f"lanes must be 'task', 'job' or 'node', got {lanes!r}")
     if incidents is None:
-        found = diagnose(source).incidents if isinstance(source, Snapshot) and not source.clusters else []
+        found = (
+            diagnose(source, progress=False).incidents
+            if isinstance(source, Snapshot) and not source.clusters
+            else []
+        )
         incidents = [each for each in found if each.severity != "info"]
     asked_start = None if since is None else to_utc(since, "since")
     asked_end = None if until is None else to_utc(until, "until")

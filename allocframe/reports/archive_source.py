@@ -110,7 +110,7 @@ def similar_incidents(
         earlier = archive.snapshot(begin, since=begin - _LOOK_BACK)
     except ValueError:
         return []  # the archive begins with these incidents
-    others = diagnose(earlier).incidents
+    others = diagnose(earlier, progress=False).incidents
     instances = Instances(earlier, others)
     found: list[tuple[int, int, dict[str, Any]]] = []
     for old in others:

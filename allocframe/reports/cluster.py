@@ -92,7 +92,7 @@ def _worst_jobs(snapshot: Snapshot, since: pd.Timestamp | str | None) -> str:
 def _standing_out(snapshot: Snapshot, first: pd.Timestamp, last: pd.Timestamp) -> str:
     incidents = [
         each
-        for each in diagnose(snapshot).incidents
+        for each in diagnose(snapshot, progress=False).incidents
         if each.severity != "info" and each.reaches_into(first, last)
     ]
     if not incidents:

@@ -131,7 +131,7 @@ def report(
             snapshot = _of_job(snapshot, job)
             usage = None if usage is None else usage[usage["job_id"].astype("str") == job]
         if redact:
-            snapshot = load(redacted(snapshot, Path(folder) / "evidence.allocframe"))
+            snapshot = load(redacted(snapshot, Path(folder) / "evidence.allocframe"), progress=False)
         show(1, 3, "report: sections and pictures")
         if kind == "cluster":
             document = _cluster(snapshot, since, slo, usage)

@@ -10,6 +10,7 @@ import gc
 import json
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pyarrow as pa
 
 from .._utils.memory import keep_freed_memory
 from ..errors import DecodeError
+from .capture import read_file
 from .decode import BATCH, Records, build_tables, decode_list, decode_parts
 from .segments import write_part
 
@@ -50,10 +52,19 @@ class Worker:
     def _read(self, request: dict[str, Any]) -> list[str]:
         ids: list[str] = []
         parts = []
-        decode = decode_list if request["is_file"] else decode_parts
-        found = decode(Path(request["file"]).read_bytes(), request["page"], request["source"])
-        if found is None:
-            raise DecodeError("the file is not a list of allocations")
+        page, source, file = request["page"], request["source"], Path(request["file"])
+        found: Iterable[Records] | None
+        if request["original"] is None:
+            found = decode_parts(file.read_bytes(), page, source)
+        else:
+            try:
+                body = read_file(Path(request["original"]))
+            except OSError as error:
+                raise DecodeError(str(error)) from error
+            found = decode_list(body, page, source)
+            if found is None:
+                raise DecodeError("the file is not a list of allocations")
+            file.write_bytes(body)
         for records in found:
             ids += records.ids
             parts.append(records)

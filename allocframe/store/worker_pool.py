@@ -133,7 +133,7 @@ class WorkerPool:
             self._free.put(process)
 
     def read(self, page: Page, *, is_file: bool = False) -> list[str] | None:
-        """Decode a page in a process; return its IDs.
+        """Decode a page in a process; return its IDs. If the page `is_file`, capture that file, too.
 
         Return None if no process is free, if the page is not whole, or if it is a file that is not a list of
         allocations. Then the caller decodes it, and raises the error.
@@ -154,7 +154,8 @@ class WorkerPool:
         try:
             source = page.source or page.file_name
             file = str(self._capture.file(page))
-            process.ask(note, page=page.number, source=source, file=file, is_file=is_file)
+            original = str(Path(source).absolute()) if is_file else None
+            process.ask(note, page=page.number, source=source, file=file, original=original)
         except (OSError, ValueError):
             self._replace(process)
             return None

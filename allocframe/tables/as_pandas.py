@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .table import Kind
+from .table import Kind, cast_column, missing
 
 _TEXT_DTYPE: Any = pd.StringDtype(storage="pyarrow", na_value=np.nan)
 _FROM_ARROW: dict[Kind, Any] = {
@@ -21,13 +21,30 @@ _FROM_ARROW: dict[Kind, Any] = {
 }
 
 
-def pandas_array(values: pa.ChunkedArray[Any], kind: Kind) -> Any:
-    """Return `values`, which have the Arrow type of `kind`, as an array of its dtype."""
+_PART = 64 << 10
+
+
+def pandas_array(values: pa.ChunkedArray[Any], kind: Kind, arrow: pa.DataType) -> Any:
+    """Return `values` as an array of the dtype of `kind`, whose Arrow type is `arrow`."""
     if kind == "category":
         return _categorical(values)
+    if kind in _FROM_ARROW and values.null_count == len(values):
+        return _without_values(_FROM_ARROW[kind], len(values))
+    values = cast_column(values, arrow)
     if kind in ("time", "duration"):
         return values.to_pandas().array
     return _FROM_ARROW[kind].__from_arrow__(values)
+
+
+def _without_values(dtype: Any, count: int) -> Any:
+    """Return a column without any value: most columns of events are, and memory for them would add up."""
+    if dtype is _TEXT_DTYPE:
+        part = missing(pa.large_string(), _PART)
+        parts = [part.slice(0, min(_PART, count - start)) for start in range(0, max(count, 1), _PART)]
+        return dtype.__from_arrow__(pa.chunked_array(parts, pa.large_string()))
+    # of zeros that nobody writes to, the system keeps none
+    zeros = np.zeros(count, dtype.numpy_dtype)
+    return dtype.construct_array_type()(zeros, np.ones(count, dtype=bool))
 
 
 def _categorical(values: pa.ChunkedArray[Any]) -> pd.Categorical:

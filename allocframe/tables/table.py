@@ -72,7 +72,7 @@ class Column:
         """Return `values` as a pandas array of this column's dtype."""
         from .as_pandas import pandas_array
 
-        return pandas_array(values if self.kind == "category" else cast_column(values, self.arrow), self.kind)
+        return pandas_array(values, self.kind, self.arrow)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 
+import pyarrow as pa
 import pytest
+
+from allocframe._utils.memory import decoding
 
 HEAPS = """
 import ctypes, sys, tempfile, threading
@@ -40,3 +44,24 @@ def test_threads_of_a_process_that_runs_for_months_share_two_heaps() -> None:
         for mode in ("shared", "separate")
     }
     assert heaps["shared"] <= 2 < heaps["separate"]
+
+
+def test_while_several_decode_arrow_uses_the_c_librarys_memory_and_afterwards_its_own_again() -> None:
+    own = pa.default_memory_pool().backend_name
+    assert own != "system"
+    first, second = decoding(), decoding()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert pa.default_memory_pool().backend_name == "system"
+    second.__exit__(None, None, None)
+    assert pa.default_memory_pool().backend_name == own
+    assert gc.isenabled()
+
+
+def test_an_error_while_decoding_leaves_python_and_arrow_as_they_were() -> None:
+    own = pa.default_memory_pool().backend_name
+    with pytest.raises(ZeroDivisionError), decoding():
+        _ = 1 / gc.isenabled()  # none looks for cycles here
+    assert gc.isenabled()
+    assert pa.default_memory_pool().backend_name == own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 import allocframe as af
 from allocframe.snapshot import io
 from allocframe.store import worker_pool
+from allocframe.store.page_store import PageStore
 from allocframe.store.worker_pool import WorkerPool
 from allocframe.tables import SNAPSHOT_TABLES
 
@@ -75,6 +77,39 @@ def test_processes_give_the_same_tables_and_issues_as_one_alone(
             path = together.save(folder / "saved.allocframe")
         with af.load(path) as loaded:
             same_tables(loaded, alone)
+
+
+@pytest.mark.usefixtures("_many")
+def test_processes_capture_the_files_that_they_decode(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bodies = {file.name: file.read_bytes() for file in sorted(folder.glob("*.json"))}
+    (folder / "page-1.json").unlink()
+    (folder / "page-1.json.gz").write_bytes(gzip.compress(bodies["page-1.json"]))
+    ndjson = b"\n".join(json.dumps(row).encode() for row in json.loads(bodies["page-2.json"]))
+    (folder / "page-2.json").write_bytes(ndjson)
+    monkeypatch.chdir(folder)
+    with af.read_json("page-*") as together, af.read_json("page-*", workers=1) as alone:
+        same_tables(together, alone)
+        captures = [
+            {page.path: (page.size, snap._capture.file(page).read_bytes()) for page in snap._capture.pages}
+            for snap in (together, alone)
+        ]
+    assert captures[0] == captures[1]
+    assert captures[0]["page-1.json.gz"] == (len(bodies["page-1.json"]), bodies["page-1.json"])
+    assert captures[0]["page-2.json"] == (len(ndjson), ndjson)
+
+
+@pytest.mark.usefixtures("_many")
+def test_a_file_that_is_gone_meanwhile_is_an_error_naming_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def use_processes(store: PageStore) -> None:
+        (folder / "page-4.json").unlink()
+        start(store)
+
+    start = PageStore.use_processes
+    monkeypatch.setattr(PageStore, "use_processes", use_processes)
+    with pytest.raises(FileNotFoundError, match=r"page-4\.json"):
+        af.read_json(folder / "*.json")
 
 
 @pytest.mark.usefixtures("_many")
