@@ -46,10 +46,10 @@ def with_all_cores(files: list[str]) -> int:
     return _frames(files)
 
 
-def _frames(files: list[str], **options: int) -> int:
+def _frames(files: list[str], workers: int | None = None) -> int:
     import allocframe as af
 
-    with af.read_json(files, **options) as snap:
+    with af.read_json(files, workers=workers) as snap:
         frames = [getattr(snap, name) for name in TABLES]
         return len(frames[0])
 

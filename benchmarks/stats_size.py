@@ -1,172 +1,205 @@
-"""Time and memory of every statistic on N allocations, without a server: benchmarks/stats_size.py [N].
+"""CPU time and memory of each statistic and plot: benchmarks/stats_size.py [--allocations N] [NAME ...].
 
-Each statistic runs in a process of its own, so that its peak is its own. The tables hold N allocations with
-nine events each: services that crash at random, a few of them in loops, with truncated event histories.
+A snapshot of recorded allocations, multiplied, is fetched once. Each function runs alone in a fork of this
+process: it computes everything that statistics share anew, and its peak is its own. The table goes into
+README.md if every function was measured.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
-import sys
+import argparse
+import io
+import os
+import pickle
+import re
 import time
+import traceback
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import serving
 
-START = 1_790_000_000_000_000_000
-SECOND = 1_000_000_000
+README = Path(__file__).parent / "README.md"
+SECONDS, GIGABYTES = 5, 1.5
+"""The goal for each of them at 100,000 allocations."""
 
-
-def tables(count: int, seed: int = 1) -> dict[str, pd.DataFrame]:
-    """Return allocations, task states and events of `count` allocations."""
-    rng = np.random.default_rng(seed)
-    ids = pd.Series([f"{number:08x}-0000-4000-8000-000000000000" for number in range(count)], dtype="str")
-    job = rng.integers(0, max(count // 50, 1), count)
-    created = START + (rng.random(count) * 6 * 86400 * SECOND).astype("int64")
-    node = rng.integers(0, max(count // 100, 1), count)
-
-    def category(prefix: str, codes: Any) -> Any:
-        names = pd.Index([f"{prefix}-{code}" for code in range(int(codes.max()) + 1)])
-        return pd.Categorical.from_codes(codes, categories=names)
-
-    def times(values: Any) -> pd.Series[Any]:
-        return pd.to_datetime(pd.Series(values), utc=True)
-
-    jobs, nodes, version = category("job", job), category("node", node), rng.integers(0, 3, count)
-    group = pd.Categorical(["app"] * count)
-    index = pd.Series(range(count)) // max(count // 50, 1)
-    names = pd.Series(jobs).astype(str) + ".app[" + index.astype(str) + "]"
-    allocations = pd.DataFrame(
-        {
-            "alloc_id": ids,
-            "namespace": pd.Categorical(["default"] * count),
-            "name": names,
-            "job_id": jobs,
-            "parent_job_id": pd.Series([None] * count, dtype="str"),
-            "run": pd.Series([None] * count, dtype="str"),
-            "job_type": pd.Categorical(["service"] * count),
-            "job_version": pd.array(version, dtype="UInt64"),
-            "task_group": group,
-            "node_id": nodes,
-            "node_name": nodes,
-            "eval_id": ids,
-            "client_status": pd.Categorical(np.where(rng.random(count) < 0.05, "failed", "running")),
-            "desired_status": pd.Categorical(["run"] * count),
-            "desired_description": pd.Series([None] * count, dtype="str"),
-            "deployment_healthy": pd.array([True] * count, dtype="boolean"),
-            "canary": pd.array([False] * count, dtype="boolean"),
-            "previous_alloc_id": pd.Series([None] * count, dtype="str"),
-            "next_alloc_id": pd.Series([None] * count, dtype="str"),
-            "preempted_by": pd.Series([None] * count, dtype="str"),
-            "followup_eval_id": pd.Series([None] * count, dtype="str"),
-            "created_at": times(created),
-            "modified_at": times(created + 86400 * SECOND),
-        }
-    )
-    cycle = ["Started", "Terminated", "Restarting"]
-    cut = rng.random(count) < 0.3
-    kinds = np.where(
-        cut[:, None], np.array([cycle * 3]), np.array([["Received", "Task Setup", *(cycle * 2), "Started"]])
-    )
-    gaps = rng.exponential(3 * 3600, (count, 9)) * np.isin(kinds, ["Terminated"]) + 5
-    at = created[:, None] + (np.cumsum(gaps, axis=1) * SECOND).astype("int64")
-    rows = np.repeat(np.arange(count), 9)
-    kind = pd.Categorical(kinds.ravel())
-    ended, restarts = kind == "Terminated", kind == "Restarting"
-    events = pd.DataFrame(
-        {
-            "alloc_id": ids.take(rows).reset_index(drop=True),
-            "task": pd.Categorical(["server"] * len(rows)),
-            "seq": pd.array(np.tile(np.arange(9), count), dtype="Int64"),
-            "time": times(at.ravel()),
-            "type": kind,
-            "message": pd.Series([None] * len(rows), dtype="str"),
-            "exit_code": pd.array(np.where(ended, 1, 0), dtype="Int64"),
-            "signal": pd.array(np.zeros(len(rows), dtype="int64"), dtype="Int64"),
-            "oom_killed": pd.array(np.zeros(len(rows), dtype=bool), dtype="boolean"),
-            "restart_reason": pd.Categorical(["Restart within policy" if one else None for one in restarts]),
-            "fails_task": pd.array(np.zeros(len(rows), dtype=bool), dtype="boolean"),
-            "namespace": pd.Categorical(["default"] * len(rows)),
-            "job_id": jobs[rows],
-            "job_version": pd.array(version[rows], dtype="UInt64"),
-            "task_group": group[rows],
-            "node_name": nodes[rows],
-        }
-    )
-    events.loc[~ended, ["exit_code", "signal", "oom_killed"]] = pd.NA
-    states = pd.DataFrame(
-        {
-            "alloc_id": ids,
-            "task": pd.Categorical(["server"] * count),
-            "state": pd.Categorical(["running"] * count),
-            "failed": pd.array(np.zeros(count, dtype=bool), dtype="boolean"),
-            "restarts": pd.array(np.where(cut, 20, 2), dtype="UInt64"),
-            "started_at": times(at[:, -1]),
-            "finished_at": times(np.full(count, np.datetime64("NaT", "ns"))),
-        }
-    )
-    return {"allocations": allocations, "task_states": states, "events": events}
+Call = Callable[[], Any]
 
 
-SKIPPED = {
-    "vocabulary",
-    "headroom",
-    "placement_failures",
-    "kaplan_meier",
-    "logrank",
-    "laplace",
-    "mean_cumulative",
-    "cumulative_incidence",
-    "explain_stops",
-    "start_latency",
-    "clock_offset",
-}
-
-
-def _run(name: str, count: int, results: Any) -> None:
+def statistics(snap: Any) -> Iterator[tuple[str, Callable[[], Call]]]:
+    """Yield each statistic, and what prepares its call; only the call is measured."""
     from allocframe import stats
 
-    source = tables(count)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    started = time.process_time()
-    options: dict[str, Any] = {"bin": "1h"} if name.endswith("(bin)") else {}
-    try:
-        getattr(stats, name.removesuffix(" (bin)"))(source, **options)
-        error = ""
-    except (ArithmeticError, LookupError, MemoryError, TypeError, ValueError) as problem:
-        error = f"{type(problem).__name__}: {problem}"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    results.put(
-        {
-            "statistic": name,
-            "cpu": time.process_time() - started,
-            "peak": peak,
-            "before": before,
-            "error": error,
-        }
+    def of_arrays(name: str, *columns: str) -> Call:
+        runs = stats.runs(snap)
+        runs["hours"] = runs["duration"].dt.total_seconds() / 3600
+        arrays = [runs[column].to_numpy() for column in columns]
+        del runs
+        return lambda: getattr(stats, name)(*arrays)
+
+    def mean_cumulative() -> Call:
+        runs = stats.runs(snap)
+        units, ages = runs["alloc_id"].tolist(), runs["duration"].dt.total_seconds().tolist()
+        until = dict(zip(units, ages, strict=True))
+        return lambda: stats.mean_cumulative(units, ages, until)
+
+    def laplace() -> Call:
+        times = snap.events["time"]
+        return lambda: stats.laplace(times, times.min(), times.max())
+
+    special: dict[str, Callable[[], Call]] = {
+        "kaplan_meier": lambda: of_arrays("kaplan_meier", "hours", "failure"),
+        "logrank": lambda: of_arrays("logrank", "hours", "failure", "job_id"),
+        "cumulative_incidence": lambda: of_arrays("cumulative_incidence", "hours", "end"),
+        "mean_cumulative": mean_cumulative,
+        "laplace": laplace,
+        "headroom": lambda: _with(samples(snap), stats.headroom),
+        "placement_failures": lambda: _with(evaluations(snap), stats.placement_failures),
+    }
+    for name in stats.__all__:
+        if name != "vocabulary":
+            yield f"stats.{name}", special.get(name, partial(_of_snapshot, getattr(stats, name), snap))
+    yield "stats.failures, by hour", lambda: lambda: stats.failures(snap, bin="1h")
+
+
+def plots(snap: Any) -> Iterator[tuple[str, Callable[[], Call]]]:
+    """Yield each plot, which draws the table that its statistic has returned, and makes a PNG."""
+    from allocframe import plots, stats
+
+    tables: dict[str, Call] = {
+        "heatmap": lambda: stats.failures(snap, bin="1h"),
+        "pareto": lambda: stats.failure_ranking(snap),
+        "funnel": lambda: stats.lemon_nodes(snap),
+        "start_latency": lambda: stats.start_latency(snap),
+        "headroom": lambda: stats.headroom(samples(snap)),
+        "timeline": lambda: snap,
+    }
+
+    def drawn(name: str) -> Call:
+        table = tables[name]() if name in tables else snap
+        if name == "waterfall":
+            job = snap.sql("SELECT job_id FROM allocations GROUP BY 1 ORDER BY count(*) DESC LIMIT 1")
+            return lambda: _draw(plots.waterfall, snap, str(job["job_id"].iloc[0]))
+        if name not in tables:
+            table = getattr(stats, name)(snap)
+        return lambda: _draw(getattr(plots, name), table)
+
+    for name in plots.__all__:
+        yield f"plots.{name}", partial(drawn, name)
+
+
+def others(snap: Any) -> Iterator[tuple[str, Callable[[], Call]]]:
+    """Yield what calls them: methods of tables, the diagnosis, the interactive timeline, the panel."""
+    import allocframe as af
+    from allocframe.widgets.panel.rows import make_rows
+
+    for name in ("explain", "restarts"):
+        yield f"snap.events.alloc.{name}", partial(lambda name: getattr(snap.events.alloc, name), name)
+    yield "snap.events.alloc.timeline", lambda: _with(snap.events, lambda rows: _draw(rows.alloc.timeline))
+    yield "diagnose", lambda: lambda: af.diagnose(snap)
+    yield "timeline (interactive)", lambda: lambda: af.timeline(snap)
+    yield "rows of a panel's refresh", lambda: lambda: make_rows(snap)
+
+
+def _of_snapshot(statistic: Callable[[Any], Any], snap: Any) -> Call:
+    return lambda: statistic(snap)
+
+
+def _with(table: Any, work: Callable[[Any], Any]) -> Call:
+    return lambda: work(table)
+
+
+def _draw(plot: Callable[..., Any], *args: Any) -> None:
+    plot(*args).figure.savefig(io.BytesIO(), format="png", dpi=150)
+
+
+def samples(snap: Any) -> pd.DataFrame:
+    """Return two made-up samples of each task, as `Client.usage` does."""
+    tasks: pd.DataFrame = snap.sql("SELECT alloc_id, task, a.namespace, job_id, task_group FROM task_states "
+                     "JOIN allocations a USING (alloc_id)")  # fmt: skip
+    rng, parts = np.random.default_rng(1), []
+    for number in range(2):
+        used = rng.random((2, len(tasks)))
+        at = pd.Timestamp("2026-11-01", tz="UTC") + pd.Timedelta(seconds=10 * number)
+        parts.append(
+            tasks.assign(
+                at=at, stale=False, cpu_mhz=500 * used[0], memory_mib=512 * used[1], cpu_requested_mhz=500.0,
+                memory_requested_mib=512.0,
+            )
+        )  # fmt: skip
+    return pd.concat(parts, ignore_index=True)
+
+
+def evaluations(snap: Any) -> pd.DataFrame:
+    """Return a made-up evaluation for each allocation, a tenth of which could not place a group."""
+    rows: pd.DataFrame = snap.sql(
+        "SELECT alloc_id AS eval_id, namespace, job_id, created_at FROM allocations"
     )
+    failed = '{"app":{"NodesEvaluated":3,"NodesFiltered":1,"DimensionExhausted":{"memory":2}}}'
+    return rows.assign(
+        triggered_by="job-register", status="blocked", queued='{"app":1}',
+        failed_task_groups=pd.Series(failed, index=rows.index).where(rows.index % 10 == 0),
+    )  # fmt: skip
+
+
+def measure(prepare: Callable[[], Call]) -> tuple[float, float, str]:
+    """Return CPU seconds, the peak of memory in bytes, and an error, of a call in a fork of this process."""
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(write, pickle.dumps(_measure_here(prepare)))
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as file:
+        answer = file.read()
+    os.waitpid(child, 0)
+    return pickle.loads(answer) if answer else (0.0, 0.0, "killed")
+
+
+def _measure_here(prepare: Callable[[], Call]) -> tuple[float, float, str]:
+    from allocframe._utils.memory import release_memory
+
+    try:
+        call = prepare()
+        release_memory()
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+        started = time.process_time()
+        call()
+        error = ""
+    except Exception as problem:  # noqa: BLE001 - it is in the table
+        traceback.print_exc()
+        started, error = time.process_time(), f"{type(problem).__name__}: {problem}"[:100]
+    status = Path("/proc/self/status").read_text()
+    return time.process_time() - started, int(status.partition("VmHWM:")[2].split()[0]) * 1024, error
 
 
 def main() -> None:
-    from allocframe import stats
+    import allocframe as af
 
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
-    wanted = sys.argv[2:] or [*(name for name in stats.__all__ if name not in SKIPPED), "failures (bin)"]
-    context = multiprocessing.get_context("spawn")
-    for name in wanted:
-        results = context.Queue()
-        process = context.Process(target=_run, args=(name, count, results))
-        process.start()
-        process.join()
-        if process.exitcode:
-            raise SystemExit(f"{name} ended with {process.exitcode}")
-        row = results.get()
-        print(
-            f"{row['statistic']:24} {row['cpu']:6.1f} s CPU {row['peak'] / 1e9:6.2f} GB peak {row['error']}",
-            flush=True,
-        )
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="only functions whose names contain one of these")
+    parser.add_argument("--allocations", type=int, default=100_000)
+    options = parser.parse_args()
+    with serving.served(options.allocations) as address, af.Client(address, timeout=600) as client:
+        snap = client.snapshot(namespace="*", progress=False)
+    events = f"{len(snap):,} allocations, {snap._counts['events']:,} events"
+    lines = [f"| {events} | CPU | peak memory |", "| --- | --- | --- |"]
+    for name, prepare in (*statistics(snap), *plots(snap), *others(snap)):
+        if options.names and not any(part in name for part in options.names):
+            continue
+        cpu, peak, error = measure(prepare)
+        over = error or " (over the goal)" * (cpu > SECONDS or peak > GIGABYTES * 1e9)
+        lines.append(f"| {name}{over and ' ' + over.strip()} | {cpu:.1f} s | {peak / 1e9:.2f} GB |")
+        print(lines[-1], flush=True)
+    snap.close()
+    if not options.names and options.allocations == parser.get_default("allocations"):
+        page, text = README.read_text(), "\n".join(lines)
+        marked = r"(?s)(<!-- functions -->\n).*(<!-- end functions -->)"
+        README.write_text(re.sub(marked, lambda match: match[1] + text + "\n" + match[2], page))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
+from .._utils.progress import Progress
 from .._utils.times import to_utc
 from ..snapshot.history import History
 from ..snapshot.snapshot import Snapshot
@@ -408,10 +409,16 @@ class Archive:
         """
         return self._tables.repair()
 
-    def compact(self) -> None:
+    def compact(self, *, progress: Progress = None) -> None:
         """Merge the files of each day and remove duplicate rows, while recorders and readers keep working.
 
         This makes reading faster. Do it about every 500 appends.
+
+        Parameters
+        ----------
+        progress : bool or callable, optional
+            Whether to show which table is being compacted; by default after a second, on a terminal or in a
+            notebook. A function is called with the number of tables that are done and of all.
 
         Examples
         --------
@@ -419,7 +426,7 @@ class Archive:
         >>> archive.info["tables"]["events"]["files"]
         1
         """
-        compact(self._tables)
+        compact(self._tables, progress=progress)
 
     def retain(self, days: int) -> None:
         """Remove all but the last `days` days.

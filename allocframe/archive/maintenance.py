@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
+from .._utils.progress import Progress, shown
 from .._utils.temporary import temporary_folder
 from ..store.sql import quote, select
 from ..store.table_store import connect
@@ -111,16 +112,18 @@ _NEEDED = {
 }
 
 
-def compact(tables: DeltaTables, stop: threading.Event | None = None) -> None:
+def compact(tables: DeltaTables, stop: threading.Event | None = None, *, progress: Progress = False) -> None:
     """Rewrite each day that has several files, without duplicate rows.
 
     Readers and recorders can continue meanwhile. Once `stop` is set, it gives up, with some days left as they
     were.
     """
     try:
-        with temporary_folder() as spill:
-            for name in tables.names():
+        with temporary_folder() as spill, shown(progress) as show:
+            names = tables.names()
+            for number, name in enumerate(names):
                 for day, files in days(tables, name).items():
+                    show(number, len(names), f"compacting {name}")
                     if files > 1:
                         _rewrite_day(tables, name, day, spill, _WITHOUT_DUPLICATES[name], stop)
                     if stop is not None and stop.is_set():

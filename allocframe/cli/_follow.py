@@ -117,7 +117,7 @@ def follow(
         try:
             snapshot, evaluations = look()
             with snapshot:
-                news = tracker.update(diagnose(snapshot, evaluations=evaluations))
+                news = tracker.update(diagnose(snapshot, evaluations=evaluations, progress=False))
             trouble = None
         except (AllocframeError, OSError) as error:
             # an incident does not end because nobody can see it

@@ -83,7 +83,7 @@ def build_case(snapshot: Snapshot) -> Case:
     with return_memory(events):
         evidence = read_rows(snapshot)
     set_clocks(evidence.allocations, evidence.tasks, evidence.events)
-    instances = find_instances(evidence)
+    instances = find_instances(evidence.allocations)
     with return_memory(events):
         attempts = read_attempts(evidence)
     for name in _OF_ATTEMPTS:

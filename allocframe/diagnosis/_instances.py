@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..stats import vocabulary
 from ..stats._source import find_texts
-from ._tables import LOST_DESCRIPTIONS, Array, Rows, categories
+from ._tables import LOST_DESCRIPTIONS, Array, categories
 
 _INDEX = re.compile(r"\[(\d+)\]$")
 _RESCHEDULED = "alloc was rescheduled because it failed"
@@ -58,9 +58,8 @@ class Instances:
     final: Array
 
 
-def find_instances(evidence: Rows) -> Instances:
+def find_instances(rows: pd.DataFrame) -> Instances:
     """Put the allocations into their instances."""
-    rows = evidence.allocations
     count = len(rows)
     (namespace, job, parent), texts = _number_texts(rows, "namespace", "job_id", "parent_job_id")
     is_run = parent != texts.index("")

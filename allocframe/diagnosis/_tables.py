@@ -110,15 +110,28 @@ class Rows:
     partial: bool
 
 
-def read_rows(snapshot: Snapshot) -> Rows:
-    """Read the tables of a snapshot of one cluster."""
+def read_allocations(snapshot: Snapshot) -> pd.DataFrame:
+    """Read the allocations of a snapshot of one cluster, as `Rows` has them."""
+    if is_recorded(snapshot):  # events tell which tasks they had
+        return read_rows(snapshot).allocations
+    return _stop_purged(_read_allocations(snapshot)[0], snapshot.history)
+
+
+def _read_allocations(snapshot: Snapshot) -> tuple[pd.DataFrame, pd.Series[str]]:
+    """Return the allocations that have an ID, once each, and the IDs in the table."""
     allocations = snapshot._select("allocations", _ALLOCATIONS)
     ids = allocations["alloc_id"]
-    unreadable = int(ids.isna().sum())
-    if unreadable or not ids.is_unique:
+    if ids.hasnans or not ids.is_unique:
         allocations = allocations[ids.notna()].drop_duplicates("alloc_id", ignore_index=True)
     for name in ("created_at", "modified_at", "deployment_health_at"):
         allocations[name] = nanoseconds(allocations[name])
+    return allocations, ids
+
+
+def read_rows(snapshot: Snapshot) -> Rows:
+    """Read the tables of a snapshot of one cluster."""
+    allocations, ids = _read_allocations(snapshot)
+    unreadable = int(ids.isna().sum())
     row_at = _rows_by_place(snapshot, find_texts(ids, allocations["alloc_id"])[:-1])
     del ids
     tasks, places = next(snapshot._select_parts("task_states", _TASK_STATES, sys.maxsize))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from .._utils.progress import Progress, Show, shown
 from .._utils.prose import as_html, one_line
 from ..snapshot.snapshot import Snapshot
 from ..stats._per_cluster import CLUSTER, part_of
@@ -158,6 +159,7 @@ def diagnose(
     evaluations: pd.DataFrame | None = None,
     usage: pd.DataFrame | None = None,
     thresholds: Thresholds | None = None,
+    progress: Progress = None,
 ) -> Diagnosis:
     """Return what went wrong in a snapshot, why, with evidence for and against, and how good the data is.
 
@@ -174,6 +176,10 @@ def diagnose(
         The ``samples`` of `Client.usage`, to find too little and too much reserved memory and CPU.
     thresholds : Thresholds, optional
         The limits above which something becomes a finding or an incident.
+    progress : bool or callable, optional
+        Whether to show which of three steps is under way; by default after a second, on a terminal or in a
+        notebook. A function is called with the number of steps that are done and with three; of several
+        clusters, with the numbers of clusters.
 
     Raises
     ------
@@ -189,11 +195,12 @@ def diagnose(
     True
     """
     limits = thresholds or Thresholds()
-    if not snapshot.clusters:
-        sources = Sources(snapshot, evaluations, usage, limits)
-        incidents, findings, account = _of_one_cluster(sources, history)
+    sources = Sources(snapshot, evaluations, usage, limits)
+    with shown(progress) as show:
+        if snapshot.clusters:
+            return _of_several_clusters(sources, history, show)
+        incidents, findings, account = _of_one_cluster(sources, history, show)
         return Diagnosis(incidents, _sorted(findings), data_quality(snapshot), account)
-    return _of_several_clusters(Sources(snapshot, evaluations, usage, limits), history)
 
 
 def findings(
@@ -202,6 +209,7 @@ def findings(
     evaluations: pd.DataFrame | None = None,
     usage: pd.DataFrame | None = None,
     thresholds: Thresholds | None = None,
+    progress: Progress = None,
 ) -> Findings:
     """Return the findings of a snapshot: ``diagnose(snapshot).findings``, with the same parameters.
 
@@ -211,31 +219,40 @@ def findings(
     >>> findings[0].severity
     'critical'
     """
-    return diagnose(snapshot, evaluations=evaluations, usage=usage, thresholds=thresholds).findings
+    return diagnose(
+        snapshot, evaluations=evaluations, usage=usage, thresholds=thresholds, progress=progress
+    ).findings
 
 
 def _sorted(findings: list[Finding]) -> Findings:
     return Findings(sorted(findings, key=lambda finding: (SEVERITIES.index(finding.severity), finding.code)))
 
 
-def _of_one_cluster(sources: Sources, history: Any) -> tuple[list[Incident], list[Finding], Account]:
+def _of_one_cluster(
+    sources: Sources, history: Any, show: Show | None = None
+) -> tuple[list[Incident], list[Finding], Account]:
     snapshot = sources.snapshot
     if history is None:
         history = getattr(snapshot, "history", None)
     evaluations = sources.evaluations
     if evaluations is None:
         evaluations = getattr(history, "evaluations", None)
+    show = show or (lambda done, total, of="": None)
+    show(0, 3, "diagnosis: failures")
     case = build_case(snapshot)
+    show(1, 3, "diagnosis: causes")
     sources = replace(sources, case=case)
     incidents, account = investigate(case, history, evaluations, sources.thresholds)
+    show(2, 3, "diagnosis: findings")
     observed_at = plain(covered_window(snapshot)[1])
     of_data = [replace(each, observed_at=observed_at) for rule in RULES.values() for each in rule(sources)]
     coded = [code_incident(incident, sources.thresholds.loop_restarts) for incident in incidents]
     incidents = [replace(incident, findings=codes) for incident, codes in zip(incidents, coded, strict=True)]
+    show(3, 3, "diagnosis: findings")
     return incidents, [*of_data, *(each for codes in coded for each in codes)], account
 
 
-def _of_several_clusters(sources: Sources, history: Any) -> Diagnosis:
+def _of_several_clusters(sources: Sources, history: Any, show: Show) -> Diagnosis:
     """Diagnose each cluster by itself: equal names in two of them are different things."""
     findings: list[Finding] = []
     incidents: list[Incident] = []
@@ -243,7 +260,9 @@ def _of_several_clusters(sources: Sources, history: Any) -> Diagnosis:
     for name, info in sources.snapshot.info["clusters"].items():
         if info["error"]:
             findings.append(missing_cluster(name, info["error"]))
-    for name, member in sources.snapshot.clusters.items():
+    clusters = sources.snapshot.clusters
+    for number, (name, member) in enumerate(clusters.items()):
+        show(number, len(clusters), f"diagnosis: {name}")
         evaluations, usage = (
             None if rows is None else _cluster_rows(rows, name)
             for rows in (sources.evaluations, sources.usage)

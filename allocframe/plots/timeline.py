@@ -9,15 +9,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from .. import stats
 from .._utils.prose import count
 from .._utils.times import to_utc
 from ..diagnosis.diagnose import diagnose
 from ..diagnosis.incident import Incident
 from ..snapshot.snapshot import Snapshot
 from ..stats import vocabulary
+from ..stats._per_cluster import per_cluster
+from ..stats._source import look_up
 from ..stats.explain import failures_and_requests
-from ..stats.runs import slots_of
+from ..stats.runs import build_runs, slot_by_allocation
 from ._style import (
     KIND_STYLES,
     LEGEND,
@@ -90,28 +91,38 @@ def timeline(
     if lanes is not None and lanes not in _LANES:
         raise ValueError(f"lanes must be 'task', 'job' or 'node', got {lanes!r}")
     if incidents is None:
-        found = diagnose(source).incidents if isinstance(source, Snapshot) and not source.clusters else []
+        found = (
+            diagnose(source, progress=False).incidents
+            if isinstance(source, Snapshot) and not source.clusters
+            else []
+        )
         incidents = [each for each in found if each.severity != "info"]
     asked_start = None if since is None else to_utc(since, "since")
     asked_end = None if until is None else to_utc(until, "until")
     incidents = [
         each for each in incidents if each.began_at is not None and each.reaches_into(asked_start, asked_end)
     ]
-    marks, runs = _disturbances_and_runs(source)
+    runs = _runs(source)
+    marks = _marks(source, runs)
     last: pd.Timestamp = asked_end or max(marks["at"].max(), runs["ended_at"].max())
     start: pd.Timestamp = asked_start or _opening(incidents, marks, last)
     before = int((marks["at"] < start).sum()) if since is None and pd.notna(start) else 0
     marks = marks[(marks["at"] >= start) & (marks["at"] <= last)]
     if marks.empty:
         return draw_empty(axes(ax, 2), "no failure, restart or loss in this window")
-    lane_column = _LANES[lanes] if lanes is not None else _choose_lanes(marks)
-    marks = marks.assign(lane=marks[lane_column].astype("str"), incident=_incident_of(marks, incidents))
+    lane_column = "slot_task" if lanes is None else _LANES[lanes]
+    lane = _lanes_of(marks, lane_column)
+    if lanes is None and lane.nunique() > MAX_LANES:
+        lane_column = "job_id"
+        lane = _lanes_of(marks, lane_column)
+    marks = marks.assign(lane=lane, incident=_incident_of(marks, incidents))
     order, owner = _order(marks)
     row_of_lane = {lane: row for row, lane in enumerate(order)}
     ax = axes(ax, 1.6 + 0.24 * len(order))
     if lane_column == "slot_task":
-        _draw_runs(ax, runs.assign(lane=runs["slot_task"]), row_of_lane, start, last)
-    shown = marks[marks["lane"].isin(order)]
+        inside = runs[(runs["ended_at"] >= start) & (runs["started_at"] <= last)]
+        _draw_runs(ax, inside.assign(lane=_lanes_of(inside, lane_column)), row_of_lane, start, last)
+    shown = marks[marks["lane"].isin(order)].astype({"lane": "str", "cause": "str"})
     _shade_incidents(ax, incidents, owner, start, last)
     _draw_marks(ax, shown, row_of_lane, start, last)
     ax.set_yticks(range(len(order)), [label(lane) for lane in order], fontsize=8)
@@ -136,15 +147,17 @@ def _opening(incidents: Sequence[Incident], marks: pd.DataFrame, last: pd.Timest
 
 def _incident_of(marks: pd.DataFrame, incidents: Sequence[Incident]) -> Any:
     """Return the number of the incident that each mark belongs to, the worst of several; else the last."""
-    number = {}
-    for index, incident in reversed(list(enumerate(incidents))):
-        number.update(dict.fromkeys(incident.alloc_ids, index))
-    return marks["alloc_id"].astype("str").map(number).fillna(len(incidents)).astype("int64").to_numpy()
+    ids = [alloc_id for incident in incidents for alloc_id in incident.alloc_ids]
+    index = np.repeat(np.arange(len(incidents)), [len(incident.alloc_ids) for incident in incidents])
+    by_id = pd.Series(index, index=pd.Index(ids, dtype="str"))
+    return look_up(marks["alloc_id"], by_id).fillna(len(incidents)).astype("int64").to_numpy()
 
 
 def _order(marks: pd.DataFrame) -> tuple[list[str], list[int]]:
     """Return the lanes from top to bottom, by incident and time, and the incident of each."""
-    by_lane = marks.groupby("lane").agg(incident=("incident", "min"), at=("at", "min"), n=("at", "size"))
+    by_lane = marks.groupby("lane", observed=True).agg(
+        incident=("incident", "min"), at=("at", "min"), n=("at", "size")
+    )
     kept = by_lane.sort_values(["incident", "n"], ascending=[True, False], kind="stable").head(MAX_LANES)
     kept = kept.sort_values(["incident", "at"], kind="stable")
     return kept.index.astype("str").tolist(), kept["incident"].tolist()
@@ -173,40 +186,43 @@ def _of_incident(incident: Incident) -> str:
     return f"{incident.title} {word} {incident.began_at or pd.NaT:%H:%M}"
 
 
-def _disturbances_and_runs(source: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return what is marked (failures, ends on request, losses) with its possible lanes, and the runs."""
-    runs = stats.runs(source)
-    runs["slot_task"] = _without_namespace(runs["slot"]) + " " + runs["task"].astype("str")
-    events = failures_and_requests(stats.explain_events(source)).copy()
-    events["slot_task"] = _without_namespace(slots_of(events, runs)) + " " + events["task"].astype("str")
-    lost = runs[runs["end"] == vocabulary.LOST]
-    lost = lost.assign(at=lost["ended_at"], cause=vocabulary.LOST)
-    # runs of a periodic or parameterized job are in the lane of their job
-    events, lost = (part.assign(job_id=_without_run(part["job_id"])) for part in (events, lost))
-    columns = ["at", "cause", "alloc_id", *_LANES.values()]
-    marks = [
-        part.assign(**{name: with_cluster(part, name) for name in _LANES.values()})[columns].astype(
-            {"alloc_id": "str"}
-        )
-        for part in (events.rename(columns={"time": "at"}), lost)
+@per_cluster
+def _runs(source: Any) -> pd.DataFrame:
+    """Return the runs, their names as categories: of a million allocations, texts take a gigabyte."""
+    return build_runs(source)[
+        ["slot", "task", "alloc_id", "job_id", "node_name", "started_at", "ended_at", "end"]
     ]
-    return (
-        pd.concat(marks, ignore_index=True).dropna(subset=["at"]),
-        runs.assign(slot_task=with_cluster(runs, "slot_task")),
-    )
 
 
-def _without_run(job: pd.Series[Any]) -> pd.Series[Any]:
-    return job.astype("str").str.replace(r"/(?:periodic|dispatch)-.*$", "", regex=True)
+def _marks(source: Any, runs: pd.DataFrame) -> pd.DataFrame:
+    """Return what is marked: failures, ends on request, losses. The slot of what never ran is missing."""
+    events = failures_and_requests(source)
+    events["slot"] = look_up(events["alloc_id"], slot_by_allocation(runs))
+    lost = runs[runs["end"] == vocabulary.LOST]
+    lost = lost.assign(at=lost["ended_at"], cause=vocabulary.LOST)[events.columns]
+    parts = [part for part in (events, lost) if len(part)] or [events]
+    return pd.concat(parts, ignore_index=True).dropna(subset=["at"])
 
 
-def _without_namespace(slot: pd.Series[Any]) -> pd.Series[Any]:
-    return slot.astype("str").str.replace(r"^[^/]*/", "", regex=True)
-
-
-def _choose_lanes(marks: pd.DataFrame) -> str:
-    """Return the column whose values are the lanes: tasks if there are few enough, else jobs."""
-    return "slot_task" if marks["slot_task"].nunique() <= MAX_LANES else "job_id"
+def _lanes_of(rows: pd.DataFrame, column: str) -> pd.Series[Any]:
+    """Return the lane of each row as a category. Its name is made once, and not for each row."""
+    own_id = rows["alloc_id"].where(rows["slot"].isna())
+    keys = {"slot": rows["slot"], "own_id": own_id, "task": rows["task"]}
+    if column != "slot_task":
+        keys = {column: rows[column]}
+    if "cluster" in rows:
+        keys["cluster"] = rows["cluster"]
+    table = pd.DataFrame(keys, copy=False)
+    number = table.groupby(list(keys), sort=False, observed=True, dropna=False).ngroup().to_numpy()
+    different = table[~pd.Series(number).duplicated().to_numpy()]
+    if column == "slot_task":
+        slot = different["slot"].astype("str").fillna(different["own_id"].astype("str"))
+        slot = slot.str.replace(r"^[^/]*/", "", regex=True)
+        different = different.assign(slot_task=slot + " " + different["task"].astype("str"))
+    names = with_cluster(different, column).astype("category")
+    dtype: Any = names.dtype
+    codes = names.cat.codes.to_numpy()[number]
+    return pd.Series(pd.Categorical.from_codes(codes, dtype=dtype), index=rows.index)
 
 
 def _shade_incidents(
@@ -240,9 +256,7 @@ def _shade_incidents(
 def _draw_runs(
     ax: Axes, runs: pd.DataFrame, row_of_lane: dict[str, int], start: pd.Timestamp, end: pd.Timestamp
 ) -> None:
-    shown = runs[
-        runs["lane"].isin(list(row_of_lane)) & (runs["ended_at"] >= start) & (runs["started_at"] <= end)
-    ]
+    shown = runs[runs["lane"].isin(list(row_of_lane))].astype({"lane": "str"})
     for lane, part in shown.groupby("lane"):
         left = days(part["started_at"].where(part["started_at"] > start, start))
         width = days(part["ended_at"].where(part["ended_at"] < end, end)) - left

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from .._utils.memory import without_cycle_collection
+from .._utils.progress import Progress, shown
 from .._utils.prose import count
 from ..errors import ConfigError, DecodeError
 from ..fetch.history import find_requests
@@ -39,7 +40,10 @@ _MOST_UNKNOWN = 5
 
 
 def recover(
-    *paths: str | os.PathLike[str], nomad: str | os.PathLike[str] | None = None, values: bool = False
+    *paths: str | os.PathLike[str],
+    nomad: str | os.PathLike[str] | None = None,
+    values: bool = False,
+    progress: Progress = None,
 ) -> Snapshot:
     """Read what Nomad's servers still hold, purged jobs and collected allocations included.
 
@@ -59,6 +63,9 @@ def recover(
         on PATH.
     values : bool
         Show values of job specifications that may be secret, instead of salted hashes.
+    progress : bool or callable, optional
+        Whether to show how many lines of logs are read; by default after a second, on a terminal or in a
+        notebook. A function is called with the number of lines and None.
 
     Returns
     -------
@@ -90,8 +97,8 @@ def recover(
     if not paths:
         raise ConfigError("recover needs a server's folder, a printed log or state, or a debug bundle")
     replica = Replica()
-    reader = Reader(replica)
-    with without_cycle_collection():
+    with shown(progress) as show, without_cycle_collection():
+        reader = Reader(replica, show)
         for path in paths:
             _read(Path(path), reader, nomad)
         if not len(replica.allocations):

@@ -14,6 +14,7 @@ from typing import IO, Any, cast
 
 import pyarrow as pa
 
+from .._utils.progress import Show
 from ..errors import DecodeError
 from .replica import Replica
 
@@ -25,9 +26,12 @@ _BUNDLE_LISTS = ("allocations", "evaluations", "deployments", "nodes")
 _LONGEST_LINE = 256 << 20
 """Bytes. A longer line is not a log entry."""
 
+_LINES_SHOWN = 200
+"""After so many lines the progress is shown again."""
+
 
 class Reader:
-    """Reads sources into a replica, and notes what it could not read.
+    """Reads sources into a replica, and notes what it could not read. `show` is told how many lines it read.
 
     Attributes
     ----------
@@ -37,8 +41,10 @@ class Reader:
         What was read: Raft log, state, debug bundle, event stream, list.
     """
 
-    def __init__(self, replica: Replica) -> None:
+    def __init__(self, replica: Replica, show: Show) -> None:
         self.replica = replica
+        self._show = show
+        self._lines_read = 0
         self.notes: list[str] = []
         self.kinds: set[str] = set()
 
@@ -108,6 +114,9 @@ class Reader:
         """Read entries or events, one a line. A damaged line is counted, and the next one is read."""
         damaged, last_line_is_damaged, understood = 0, False, 0
         for line in _lines(stream, name):
+            self._lines_read += 1
+            if self._lines_read % _LINES_SHOWN == 0:
+                self._show(self._lines_read, None, "lines")
             text = line.strip()
             if not text or text == b"{}":
                 continue

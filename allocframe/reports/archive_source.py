@@ -112,7 +112,7 @@ def similar_incidents(
         return []  # the archive begins with these incidents
     instances = Instances(earlier)
     found: list[tuple[int, int, dict[str, Any]]] = []
-    for old in diagnose(earlier).incidents:
+    for old in diagnose(earlier, progress=False).incidents:
         alike = max((_alike(old, new) for new in incidents), key=len)
         over = old.last_at is None or old.last_at < begin
         if (

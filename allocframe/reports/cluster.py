@@ -14,6 +14,7 @@ from .._utils.times import to_utc
 from ..diagnosis.data_quality import covered_window, lower_bound_note, require_one_cluster
 from ..diagnosis.diagnose import diagnose
 from ..snapshot.snapshot import Snapshot
+from ..stats._source import pandas_table
 from ..stats.vocabulary import FINISHED_STATUSES
 from .postmortem import NO_INCIDENTS
 
@@ -40,7 +41,9 @@ def cluster_summary(snapshot: Snapshot, *, since: pd.Timestamp | str | None = No
     """
     require_one_cluster(snapshot)
     first, last = covered_window(snapshot)
-    allocations = snapshot.allocations
+    allocations = pandas_table(
+        snapshot, "allocations", "namespace", "job_id", "node_name", "client_status", "modified_at"
+    )
     if since is not None:
         first = to_utc(since, "since")
         ended_before = allocations["client_status"].isin(FINISHED_STATUSES) & (
@@ -89,7 +92,7 @@ def _worst_jobs(snapshot: Snapshot, since: pd.Timestamp | str | None) -> str:
 def _standing_out(snapshot: Snapshot, first: pd.Timestamp, last: pd.Timestamp) -> str:
     incidents = [
         each
-        for each in diagnose(snapshot).incidents
+        for each in diagnose(snapshot, progress=False).incidents
         if each.severity != "info" and each.reaches_into(first, last)
     ]
     if not incidents:

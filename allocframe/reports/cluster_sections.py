@@ -112,7 +112,7 @@ def gather(
     first, last = covered_window(snapshot)
     counted = None if since is None else to_utc(since, "since")
     start = first if counted is None else counted
-    diagnosis = diagnose(snapshot, usage=usage)
+    diagnosis = diagnose(snapshot, usage=usage, progress=False)
     incidents = [
         each for each in diagnosis.incidents if each.severity != "info" and each.reaches_into(start, last)
     ]

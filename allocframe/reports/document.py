@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from .render import format_table
+from .render import count_left_out, format_table
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,14 @@ class Table:
     note: str = ""
 
     @classmethod
-    def of(cls, frame: pd.DataFrame, rows: int = 50) -> Table:
-        """Return a table of a DataFrame, as `format_table` shows it."""
+    def of(cls, frame: pd.DataFrame, rows: int = 50, *, among: int | None = None) -> Table:
+        """Return a table of a DataFrame, as `format_table` shows it.
+
+        If `frame` has only the first rows, `among` is how many there are.
+        """
         shown = format_table(frame, rows=rows)
-        return cls(shown.columns, [list(row) for row in shown.rows], shown.numeric, shown.left_out)
+        note = shown.left_out if among is None else count_left_out(among - len(shown))
+        return cls(shown.columns, [list(row) for row in shown.rows], shown.numeric, note)
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,13 @@ import numpy as np
 import pandas as pd
 
 from ..diagnosis._instances import find_instances
-from ..diagnosis._tables import read_rows
+from ..diagnosis._tables import Array, read_allocations
 from ..diagnosis.disturbances import disturbances
 from ..diagnosis.incident import Incident
 from ..snapshot.snapshot import Snapshot
-from ..stats._source import look_up
+from ..stats._source import find_texts
 from ..stats._timeline import instance_tasks, segments, union_length
 from ..stats.runs import build_runs
-from ..stats.vocabulary import LOST
 
 Job = tuple[str, str]
 _CLOCKS, _SOME_TIME = pd.Timedelta("1s"), pd.Timedelta("5s")
@@ -112,13 +111,18 @@ class Course:
 
 
 class Instances:
-    """The instances of a snapshot, and when each was up."""
+    """The instances of a snapshot, and when each was up.
+
+    Everything knows its allocation by the row in `allocations`: of a million, their IDs take a gigabyte if
+    each table has them.
+    """
 
     def __init__(self, snapshot: Snapshot) -> None:
-        rows = read_rows(snapshot)
-        found = find_instances(rows)
-        allocations = rows.allocations
+        allocations = read_allocations(snapshot)
+        found = find_instances(allocations)
         self.families: list[tuple[str, str]] = found.families
+        self._ids: pd.Series[str] = allocations["alloc_id"]
+        self._rows: dict[int, tuple[Incident, Array]] = {}
         self.allocations: pd.DataFrame = pd.DataFrame(
             {
                 "family": found.family,
@@ -127,31 +131,52 @@ class Instances:
                 "final": found.final,
                 "has_runs": found.has_runs[found.family],
                 "batch": allocations["job_type"].isin(_BATCH).to_numpy(dtype=bool),
-                "node": allocations["node_name"].astype("str").to_numpy(dtype=object),
+                "namespace": allocations["namespace"],
+                "node": allocations["node_name"],
                 "version": pd.to_numeric(allocations["job_version"]).to_numpy(
                     dtype="float64", na_value=np.nan
                 ),
-            },
-            index=pd.Index(allocations["alloc_id"].astype("str"), name="alloc_id"),
+                "created": allocations["created_at"],
+            }
         )
-        self._tasks = instance_tasks(snapshot)
-        self._parts = segments(self._tasks, build_runs(snapshot))
+        del allocations, found
+        tasks = instance_tasks(snapshot)
+        self._parts = segments(tasks, build_runs(snapshot))
+        alloc = self._rows_of_ids(tasks["alloc_id"])
         # an allocation without an ID belongs to nothing
-        known = look_up(self._tasks["alloc_id"], self.allocations["instance"]).fillna(-1)
-        self._parts["instance"] = known.to_numpy(dtype="int64")[self._parts["owner"].to_numpy()]
-        self._disturbances = disturbances(snapshot)
+        known = np.append(self.allocations["instance"].to_numpy(), -1)[alloc]
+        self._parts["instance"] = known[self._parts["owner"].to_numpy()]
+        del self._parts["owner"]
+        self._tasks = pd.DataFrame({"alloc": alloc, "task": tasks["task"], "lane": tasks["lane"]})
+        del tasks
+        rows = disturbances(snapshot)
+        rows["alloc"] = self._rows_of_ids(rows.pop("alloc_id"))
+        self._disturbances = rows[rows["alloc"] >= 0]
+
+    def _rows_of_ids(self, ids: pd.Series[Any]) -> Array:
+        """Return the row of each allocation in `allocations`, of categories; -1 if it is not there."""
+        rows: Array = find_texts(ids.cat.categories, self._ids)[ids.cat.codes.to_numpy()]
+        return rows
+
+    def _rows_of(self, incident: Incident) -> Array:
+        """Return the rows of an incident's allocations."""
+        key = id(incident)
+        if key not in self._rows:
+            found = find_texts(pd.Series(incident.alloc_ids, dtype="str"), self._ids)[:-1]
+            self._rows[key] = incident, found[found >= 0]  # with it, or its identity could be another's
+        return self._rows[key][1]
 
     def of(self, incident: Incident) -> set[int]:
         """Return the instances that an incident hit."""
-        rows = self.allocations.reindex(incident.alloc_ids).dropna(subset=["instance"])
-        return set(rows["instance"].astype("int64"))
+        return set(self.allocations["instance"].to_numpy()[self._rows_of(incident)].tolist())
 
-    def job_of(self, instance: int) -> Job:
-        """Return the job of an instance."""
-        return self.families[int(self._families()[instance])]
-
-    def _families(self) -> pd.Series[Any]:
-        return self.allocations.drop_duplicates("instance").set_index("instance")["family"]
+    def newest(self, incident: Incident) -> dict[str, str]:
+        """Return the newest allocation of an incident: its alloc_id, namespace and node_name."""
+        rows = np.sort(self._rows_of(incident))
+        created = self.allocations["created"].to_numpy()[rows]
+        row = rows[len(rows) - 1 - int(np.argmax(created[::-1]))]
+        namespace, node = (str(self.allocations[name].iloc[row]) for name in ("namespace", "node"))
+        return {"alloc_id": str(self._ids.iloc[row]), "namespace": namespace, "node_name": node}
 
     def impact(
         self,
@@ -169,7 +194,8 @@ class Instances:
         hit_rows = rows[rows["instance"].isin(hit)]
         families = list(dict.fromkeys(hit_rows["family"].tolist()))
         named = {job for incident in incidents for job in incident.jobs}
-        families += [n for n, job in enumerate(self.families) if job in named and n not in families]
+        seen = set(families)
+        families += [n for n, job in enumerate(self.families) if job in named and n not in seen]
         during, before = self._uptimes(begin, end), self._uptimes(first, begin)
         found = []
         for family in families:
@@ -203,29 +229,29 @@ class Instances:
             found[self.families[int(str(family))]] = (wanted["instance"].nunique(), uptime)
         return found
 
-    def _uptimes(self, begin: pd.Timestamp, end: pd.Timestamp) -> pd.DataFrame:
-        """Return microseconds wanted, down and unknown of each instance in a window."""
+    def _uptimes(self, begin: pd.Timestamp, end: pd.Timestamp) -> Array:
+        """Return microseconds wanted, down and unknown (rows) of each instance (columns) in a window."""
         first, last = begin.value // 1000, end.value // 1000
         parts = self._parts
-        parts = parts[(parts["instance"] >= 0) & (parts["end"] > first) & (parts["begin"] < last)]
-        low, high = parts["begin"].clip(lower=first).to_numpy(), parts["end"].clip(upper=last).to_numpy()
-        numbers, instances = pd.factorize(parts["instance"])
+        inside = (parts["instance"] >= 0) & (parts["end"] > first) & (parts["begin"] < last)
         unknown, up = parts["unknown"].to_numpy(dtype=bool), parts["up"].to_numpy(dtype=bool)
-        sums = {
-            name: union_length(numbers[rows], low[rows], high[rows], len(instances))
-            if rows.any()
-            else np.zeros(len(instances))
-            for name, rows in (("wanted", ~unknown), ("down", ~up & ~unknown), ("unknown", unknown))
-        }
-        return pd.DataFrame(sums, index=pd.Index(instances))
+        count = int(self.allocations["instance"].max()) + 1 if len(self.allocations) else 0
+        sums = np.zeros((3, count))
+        for number, chosen in enumerate((~unknown, ~up & ~unknown, unknown)):
+            rows = parts[inside & chosen]
+            low, high = rows["begin"].clip(lower=first), rows["end"].clip(upper=last)
+            if len(rows):
+                sums[number] = union_length(
+                    rows["instance"].to_numpy(), low.to_numpy(), high.to_numpy(), count
+                )
+        return sums
 
     def all_hit_at(self, incident: Incident) -> pd.Timestamp | None:
         """Return when the last of its instances failed for the first time, if it took some seconds."""
         if incident.began_before or incident.began_at is None or "lost" in incident.facts:
             return None
         rows = self._disturbances_of(incident)
-        instance = self.allocations["instance"].reindex(rows["alloc_id"].astype("str")).to_numpy()
-        first = rows.groupby(instance)["at"].min()
+        first = rows.groupby(self.allocations["instance"].to_numpy()[rows["alloc"]])["at"].min()
         if len(first) < 2 or len(first) < len(self.of(incident)):
             return None
         last = first.max()
@@ -233,9 +259,9 @@ class Instances:
 
     def _disturbances_of(self, incident: Incident) -> pd.DataFrame:
         """Return the failures of an incident, or its losses, from its beginning to its end."""
-        rows = self._disturbances
+        rows = _with(self._disturbances, "alloc", self._rows_of(incident))
         lost = incident.cause.kind == "node" and incident.cause.mechanism == "lost"
-        rows = rows[rows["alloc_id"].isin(incident.alloc_ids) & ((rows["cause"] == LOST) == lost)]
+        rows = rows[rows["lost"] == lost]
         if incident.began_at is not None:
             rows = rows[rows["at"] >= incident.began_at - _CLOCKS]
         if incident.last_at is not None:
@@ -256,31 +282,40 @@ class Instances:
 
     def _back(self, rows: pd.DataFrame) -> pd.Series[Any]:
         """Return when each instance was back after its last disturbance, in microseconds."""
-        lanes = self._tasks[["alloc_id", "task", "lane"]]
-        whole = rows["task"].isna() | (rows["cause"] == LOST)
+        lanes = _with(self._tasks, "alloc", rows["alloc"].to_numpy()).astype({"task": "str"})
+        rows = rows.astype({"task": "str"})
+        whole = rows["task"].isna() | rows["lost"]
         hit = pd.concat(
             [
-                rows[~whole].merge(lanes, on=["alloc_id", "task"]),
-                rows[whole].drop(columns="task").merge(lanes, on="alloc_id"),
+                rows[~whole].merge(lanes, on=["alloc", "task"]),
+                rows[whole].drop(columns="task").merge(lanes, on="alloc"),
             ]
         )
         if hit.empty:
             return pd.Series(dtype="float64")
         hit = hit.assign(us=hit["at"].astype("datetime64[us, UTC]").astype("int64"))
         last = hit.sort_values("us").drop_duplicates("lane", keep="last")
-        parts = self._parts.merge(last[["lane", "us"]], on="lane")
+        parts = _with(self._parts, "lane", last["lane"].to_numpy()).merge(last[["lane", "us"]], on="lane")
         # clocks of events and of the table of runs agree to the microsecond
         after = parts[parts["up"] & (parts["begin"] >= parts["us"] - 1)].groupby("lane")["begin"].min()
         over = parts.groupby("lane")["end"].max()  # it is no longer desired
         back = after.reindex(last["lane"]).fillna(over).to_numpy()
-        instance = self.allocations["instance"].reindex(last["alloc_id"]).to_numpy()
+        instance = self.allocations["instance"].to_numpy()[last["alloc"]]
         known = pd.Series(np.fmax(back, last["us"].to_numpy()), index=instance).dropna()
         return known.groupby(level=0).max()
 
 
-def _sum(times: pd.DataFrame, instances: Any) -> Uptime:
-    mine = times[times.index.isin(instances)].sum()
-    lengths = (np.timedelta64(int(mine[name]), "us") for name in ("wanted", "down", "unknown"))
+def _with(table: pd.DataFrame, column: str, numbers: Array) -> pd.DataFrame:
+    """Return the rows whose number, 0 or more, is one of some; quicker than looking each one up."""
+    values = table[column].to_numpy()
+    chosen = np.zeros(max(int(values.max(initial=0)), int(numbers.max(initial=0))) + 1, dtype=bool)
+    chosen[numbers] = True
+    rows: pd.DataFrame = table[chosen[values] & (values >= 0)]
+    return rows
+
+
+def _sum(times: Array, instances: Array) -> Uptime:
+    lengths = (np.timedelta64(int(total), "us") for total in times[:, instances].sum(axis=1))
     return Uptime(*map(pd.Timedelta, lengths))
 
 

@@ -14,6 +14,7 @@ from ..diagnosis.incident import Incident
 from ..diagnosis.incident_sentences import names
 from ..snapshot.history import History
 from ..snapshot.snapshot import Snapshot
+from ..stats._source import pandas_table
 from ..stats.explain import select_explained_events
 
 _BY_PEOPLE = ("job version", "scale", "drain", "eligibility", "operator restart", "operator stop", "purge")
@@ -53,7 +54,10 @@ def changes_of(snapshot: Snapshot, audit: pd.DataFrame | None) -> list[Change]:
     """Return everything that is known to have changed, in order of time."""
     history = snapshot.history
     if history is None:
-        known = History.from_json(allocations=snapshot.allocations, events=_restart_requests(snapshot))
+        allocations = pandas_table(
+            snapshot, "allocations", "alloc_id", "namespace", "job_id", "job_version", "node_name"
+        )
+        known = History.from_json(allocations=allocations, events=_restart_requests(snapshot))
         found = [*_rows(known.changes), *_placements(snapshot)]
     else:
         found = _rows(history.changes)
@@ -177,7 +181,8 @@ def _gather(changes: list[Change]) -> list[Change]:
 
 def _placements(snapshot: Snapshot) -> list[Change]:
     """Return the first placements of later versions: all that allocations tell of submitted versions."""
-    rows = snapshot.allocations[["namespace", "job_id", "job_version", "created_at"]].dropna()
+    columns = ("namespace", "job_id", "job_version", "created_at")
+    rows = pandas_table(snapshot, "allocations", *columns).dropna()
     first = rows.groupby(["namespace", "job_id", "job_version"], observed=True)["created_at"].min()
     placed = first.sort_values(kind="stable").reset_index()
     later = placed.duplicated(["namespace", "job_id"])
@@ -214,7 +219,7 @@ def _deployment_ends(deployments: pd.DataFrame) -> list[Change]:
 
 def _actions(snapshot: Snapshot, audit: pd.DataFrame) -> list[Change]:
     """Return the actions of the audit log on allocations of the evidence."""
-    mine = audit[audit["alloc_id"].isin(snapshot.allocations["alloc_id"].astype("str"))]
+    mine = audit[audit["alloc_id"].isin(pandas_table(snapshot, "allocations", "alloc_id")["alloc_id"])]
     mine = mine[mine["result"].isin(["done", "unknown"])].dropna(subset=["asked_at"])
     verbs = {"stop": "stopped", "restart": "restarted", "signal": "signalled", "exec": "ran a command in"}
     found = []

@@ -14,7 +14,7 @@ from ..client.logs import Logs
 from ..errors import AllocframeError
 from ..nomad.transport import request_pool
 from ..snapshot.snapshot import Snapshot
-from ..stats.explain import select_explained_events
+from ..stats.explain import newest_failures
 from .document import Block, Bullets, Command, Paragraph, Part
 
 MOST = 20
@@ -60,19 +60,16 @@ def _excerpt(logs: Logs | str) -> list[Block]:
 
 def log_lines(snapshot: Snapshot, client: Client, start: pd.Timestamp, end: pd.Timestamp) -> LogLines:
     """Read the lines around the last failure of each kind: each task of a job version, by each cause."""
-    events = select_explained_events(snapshot, "failure", [True])
-    failures = events[events["time"].between(start, end)]
-    newest_first = failures.sort_values("time").iloc[::-1]
-    kinds = newest_first.drop_duplicates(_KIND)
-    rows = kinds.head(MOST).to_dict("records")
+    newest = newest_failures(snapshot, start, end, MOST, kind=_KIND)
+    rows = newest.rows.to_dict("records")
     with request_pool(client._session.transport, _WORKERS) as pool:
         logs = list(pool.map(lambda row: _read(client, row), rows))
     note = (
-        f"There were {count(len(failures), 'failures')}. "
+        f"There were {count(newest.failures, 'failures')}. "
         "Shown are the log lines around the last one of each task, version and cause."
     )
-    if len(kinds) > len(rows):
-        note += f" {count(len(kinds) - len(rows), 'older kinds')} of failure were left out."
+    if newest.kinds > len(rows):
+        note += f" {count(newest.kinds - len(rows), 'older kinds')} of failure were left out."
     return LogLines(note, list(zip(map(_heading, rows), logs, strict=True)))
 
 

@@ -291,7 +291,7 @@ def _check_target(slo: float | str | None) -> float | None:
 
 def gather(snapshot: Snapshot, start: pd.Timestamp, end: pd.Timestamp, audit: pd.DataFrame | None) -> Facts:
     """Return the facts of a postmortem."""
-    diagnosis = diagnose(snapshot)
+    diagnosis = diagnose(snapshot, progress=False)
     near = [each for each in diagnosis.incidents if each.reaches_into(start, end)]
     incidents = [each for each in near if each.severity != "info"]
     instances = Instances(snapshot)

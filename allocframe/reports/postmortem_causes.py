@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import pandas as pd
-
 from ..diagnosis.incident import Hypothesis, Incident
-from ..stats.explain import select_explained_events
+from ..stats.explain import newest_failures
 from .document import Block, Bullets, Command, Fold, Paragraph, Part, Section, Strong, Table, Text
 from .factors import contributing_factors, lucky_breaks
 from .log_excerpts import NOT_ASKED, LogLines
@@ -47,7 +45,7 @@ def _cause(facts: Facts, number: int, incident: Incident, told: dict[str, str]) 
             hypothesis.subject.get("job_id") if len(incident.jobs) > 1 and head == "How it fails" else None
         )
         yield from _hypothesis(hypothesis, f"{head}, as seen in {of_one}" if of_one else head)
-    commands = settling_commands(incident, facts.snapshot)
+    commands = settling_commands(incident, facts.instances)
     settle = " This would settle it:" if commands else ""
     yield Paragraph((Strong("Not known:"), f" {incident.not_known}.{settle}"))
     if commands:
@@ -109,9 +107,10 @@ def describe_evidence(facts: Facts, logs: LogLines) -> Iterator[Block]:
     findings = facts.diagnosis.findings.to_frame()
     if len(findings):
         yield Fold(f"All findings ({len(findings):,})", [Table.of(findings, _MOST_ROWS)])
-    failed = _failures(facts)
-    if len(failed):
-        yield Fold(f"Failures whose events are on record ({len(failed):,})", [Table.of(failed, _MOST_ROWS)])
+    failed = newest_failures(facts.snapshot, facts.since, facts.until, _MOST_ROWS)
+    if failed.failures:
+        table = Table.of(failed.rows[_OF_FAILURES], _MOST_ROWS, among=failed.failures)
+        yield Fold(f"Failures whose events are on record ({failed.failures:,})", [table])
     if facts.snapshot.history is not None:
         rows = facts.snapshot.history.changes
         rows = rows[rows["at"].between(facts.since, facts.until)]
@@ -120,19 +119,6 @@ def describe_evidence(facts: Facts, logs: LogLines) -> Iterator[Block]:
             yield Fold(f"The change ledger ({len(rows):,} rows)", [Table.of(rows[kept], 4 * _MOST_ROWS)])
 
 
-def _failures(facts: Facts) -> pd.DataFrame:
-    events = select_explained_events(facts.snapshot, "failure", [True])
-    rows = events[events["time"].between(facts.since, facts.until)]
-    columns = [
-        "time",
-        "namespace",
-        "job_id",
-        "job_version",
-        "task",
-        "node_name",
-        "alloc_id",
-        "cause",
-        "message",
-    ]
-    failures: pd.DataFrame = rows.sort_values("time", ascending=False, kind="stable")[columns]
-    return failures
+_OF_FAILURES = [
+    "time", "namespace", "job_id", "job_version", "task", "node_name", "alloc_id", "cause", "message",
+]  # fmt: skip

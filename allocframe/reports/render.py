@@ -28,9 +28,7 @@ class FormattedTable:
         self.columns: list[str] = columns
         self.rows: list[list[str]] = rows
         self.numeric: list[bool] = numeric
-        self.left_out: str = (
-            f"{hidden:,} more row{'s are' if hidden > 1 else ' is'} not shown" if hidden else ""
-        )
+        self.left_out: str = count_left_out(hidden)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -70,6 +68,11 @@ class FormattedTable:
         rows = [[as_markdown(cell) for cell in row] for row in [self.columns, *self.rows]]
         lines = [f"| {' | '.join(row)} |" for row in [rows[0], rule, *rows[1:]]]
         return "\n".join(lines) + (f"\n\n{self.left_out}." if self.left_out else "")
+
+
+def count_left_out(hidden: int) -> str:
+    """Return the note below a table on the rows that it does not show; empty without any."""
+    return f"{hidden:,} more row{'s are' if hidden > 1 else ' is'} not shown" if hidden else ""
 
 
 def format_table(frame: pd.DataFrame, *, rows: int = 20) -> FormattedTable:

@@ -22,6 +22,7 @@ from ..errors import ConfigError, MissingExtra
 from ..snapshot.history import History
 from ..snapshot.io import load
 from ..snapshot.snapshot import Snapshot
+from ..stats._source import pandas_table
 from ..tables import HISTORY
 from .archive_source import DAYS, similar_incidents, snapshot_for_days, snapshot_for_postmortem
 from .as_html import render_html
@@ -130,7 +131,7 @@ def report(
             snapshot = _of_job(snapshot, job)
             usage = None if usage is None else usage[usage["job_id"].astype("str") == job]
         if redact:
-            snapshot = load(redacted(snapshot, Path(folder) / "evidence.allocframe"))
+            snapshot = load(redacted(snapshot, Path(folder) / "evidence.allocframe"), progress=False)
         show(1, 3, "report: sections and pictures")
         if kind == "cluster":
             document = _cluster(snapshot, since, slo, usage)
@@ -281,7 +282,8 @@ def _check_output(kind: str, output: str | os.PathLike[str] | None) -> Path:
 
 
 def _of_job(snapshot: Snapshot, job: str) -> Snapshot:
-    jobs = sorted(set(snapshot.allocations["job_id"].dropna().astype(str)))
+    names = pandas_table(snapshot, "allocations", "job_id")["job_id"].dropna()
+    jobs = sorted(set(names.astype(str)))
     if job not in jobs:
         close = difflib.get_close_matches(job, jobs, n=3, cutoff=0.5) or jobs[:3]
         hint = f"; did you mean {', '.join(map(visible, close))}?" if close else ""

@@ -7,29 +7,22 @@ import shlex
 from typing import Any
 
 from ..diagnosis.incident import Hypothesis, Incident
-from ..snapshot.snapshot import Snapshot
+from .impact import Instances
 
 _URL = re.compile(r"https?://[^\s\"'<>]+")
 
 
-def settling_commands(incident: Incident, snapshot: Snapshot) -> list[str]:
+def settling_commands(incident: Incident, instances: Instances) -> list[str]:
     """Return commands, two at most, whose answers would confirm or refute the cause of an incident."""
     mechanism = incident.cause.mechanism or incident.cause.kind
     commands = []
     if incident.cause.kind in _BY_KIND:
         commands.append(_BY_KIND[incident.cause.kind](incident.cause, incident))
     if mechanism in _BY_MECHANISM and incident.alloc_ids:
-        alloc = _newest(incident, snapshot)
+        # its node may still have the logs of the newest one
+        alloc = instances.newest(incident)
         commands.append(_BY_MECHANISM[mechanism](alloc, incident))
     return [command for command in dict.fromkeys(commands) if command][:2]
-
-
-def _newest(incident: Incident, snapshot: Snapshot) -> dict[str, str]:
-    """Return the newest allocation of an incident: its node may still have the logs."""
-    rows = snapshot.allocations
-    mine = rows[rows["alloc_id"].isin(incident.alloc_ids)].sort_values("created_at", kind="stable")
-    row = mine.iloc[-1]
-    return {name: str(row[name]) for name in ("alloc_id", "namespace", "node_name")}
 
 
 def _quote(text: object) -> str:

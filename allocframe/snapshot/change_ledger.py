@@ -227,11 +227,13 @@ def _stop_rows(
     frames: Mapping[str, pd.DataFrame], allocations: pd.DataFrame | None, listed: Collection[str] | None
 ) -> Iterator[Row]:
     """Yield the stops of allocations and jobs that evaluations tell of."""
-    placed = {} if allocations is None else _find_replaced(allocations)
+    evaluations = frames["evaluations"]
+    stops = evaluations.loc[evaluations["triggered_by"] == "alloc-stop", "eval_id"]
+    placed = {} if allocations is None or stops.empty else _find_replaced(allocations, set(stops))
     jobs: dict[tuple[Any, ...], set[Any]] = {}
     for version in records(frames["job_versions"]):
         jobs.setdefault((version["namespace"], version["job_id"]), set()).add(version["job_modify_index"])
-    for row in records(frames["evaluations"]):
+    for row in records(evaluations):
         job = row["namespace"], row["job_id"]
         known = {"at": row["created_at"], "namespace": job[0], "job_id": job[1], "source": "evaluations"}
         detail = _detail(triggered_by=row["triggered_by"], eval_id=row["eval_id"])
@@ -250,13 +252,16 @@ def _stop_rows(
             yield {**known, "kind": "purge" if was_purged else "operator stop", "detail": detail}
 
 
-def _find_replaced(allocations: pd.DataFrame) -> dict[str, list[str]]:
-    """Return the allocations that each evaluation replaced, as the old or the new allocation tells."""
+def _find_replaced(allocations: pd.DataFrame, evaluations: set[str]) -> dict[str, list[str]]:
+    """Return the allocations that each of some evaluations replaced, as the old or the new one tells."""
     replaced: dict[str, list[str]] = {}
-    rows = allocations[["alloc_id", "eval_id", "previous_alloc_id", "next_alloc_id"]].astype("object")
-    by_evaluation = dict(zip(rows["alloc_id"], rows["eval_id"], strict=True))
-    pairs = [(row.eval_id, row.previous_alloc_id) for row in rows.itertuples()]
-    pairs += [(by_evaluation.get(row.next_alloc_id), row.alloc_id) for row in rows.itertuples()]
+    new = allocations[allocations["eval_id"].isin(evaluations)]
+    new = new[["alloc_id", "eval_id", "previous_alloc_id"]].astype("object")
+    by_evaluation = dict(zip(new["alloc_id"], new["eval_id"], strict=True))
+    old = allocations[allocations["next_alloc_id"].isin(new["alloc_id"])]
+    old = old[["alloc_id", "next_alloc_id"]].astype("object")
+    pairs = [(row.eval_id, row.previous_alloc_id) for row in new.itertuples()]
+    pairs += [(by_evaluation.get(row.next_alloc_id), row.alloc_id) for row in old.itertuples()]
     for eval_id, alloc_id in dict.fromkeys(pairs):
         if isinstance(eval_id, str) and isinstance(alloc_id, str):
             replaced.setdefault(eval_id, []).append(alloc_id)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from .._utils.memory import decoding
+from .._utils.progress import Progress, Show, shown
 from .._utils.thread_pool import ThreadPool
 from ..errors import ConfigError, DecodeError
 from ..store.capture import Capture, find_files, load_capture
@@ -19,7 +20,7 @@ from .multi_cluster import MultiSnapshot, combine_available
 from .snapshot import Snapshot
 
 
-def load(path: str | os.PathLike[str], *, workers: int | None = None) -> Snapshot:
+def load(path: str | os.PathLike[str], *, workers: int | None = None, progress: Progress = None) -> Snapshot:
     """Open a file that `Snapshot.save` wrote; the tables are the same as then.
 
     Parameters
@@ -27,6 +28,9 @@ def load(path: str | os.PathLike[str], *, workers: int | None = None) -> Snapsho
     path : path
     workers : int, optional
         ``1`` decodes in this process alone. The default uses every core from 200 MB of JSON on.
+    progress : bool or callable, optional
+        Whether to show how many pages are read; by default after a second, on a terminal or in a notebook. A
+        function is called with the number of pages so far and of all.
 
     Raises
     ------
@@ -46,7 +50,9 @@ def load(path: str | os.PathLike[str], *, workers: int | None = None) -> Snapsho
         return _load_clusters(capture)
     history = take_history(capture)
     has_tables = any(page.kind == "table" for page in capture.pages)
-    snapshot = Snapshot(capture, TableStore.load(capture)) if has_tables else _decode(capture, workers)
+    snapshot = (
+        Snapshot(capture, TableStore.load(capture)) if has_tables else _decode(capture, workers, progress)
+    )
     snapshot.history = history
     try:
         for column, value in snapshot._capture.info.get("filters", []):
@@ -58,7 +64,10 @@ def load(path: str | os.PathLike[str], *, workers: int | None = None) -> Snapsho
 
 
 def read_json(
-    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, workers: int | None = None
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    workers: int | None = None,
+    progress: Progress = None,
 ) -> Snapshot:
     """Read allocations from JSON that curl or the Nomad CLI printed.
 
@@ -70,6 +79,9 @@ def read_json(
         state`` prints. ``.gz``, ``.zst`` and UTF-16 too.
     workers : int, optional
         ``1`` decodes in this process alone. The default uses every core from 200 MB of JSON on.
+    progress : bool or callable, optional
+        Whether to show how many files are read; by default after a second, on a terminal or in a notebook. A
+        function is called with the number of files so far and of all.
 
     Raises
     ------
@@ -86,16 +98,16 @@ def read_json(
     >>> af.read_json("*.json").allocations["client_status"].tolist()
     ['running']
     """
-    with _capturing(Capture.create()) as store:
+    with _capturing(Capture.create()) as store, shown(progress) as show:
         files = list(find_files(paths))
-        notes = [note for note in _read_files(store, files, workers) if note]
+        notes = [note for note in _read_files(store, files, workers, show) if note]
         about = {"source": "files", "files": [str(file) for file in files], "complete": None}
         store.capture.describe(**about, **({"notes": notes} if notes else {}))
         store.drop_duplicates()
     return Snapshot(store.capture, store)
 
 
-def _read_files(store: PageStore, files: Sequence[Path], workers: int | None) -> list[str | None]:
+def _read_files(store: PageStore, files: Sequence[Path], workers: int | None, show: Show) -> list[str | None]:
     """Capture and decode files; return the note on each."""
     capture = store.capture
     pages = [capture.add(b"", path=file.name, params={}, source=str(file)) for file in files]
@@ -104,10 +116,14 @@ def _read_files(store: PageStore, files: Sequence[Path], workers: int | None) ->
     notes: list[str | None] = []
     size = unpacked = 0
     for number, (file, page) in enumerate(zip(files, pages, strict=True)):
+        show(number, len(files), "files")
         if processes and expected > MANY_BYTES:
             store.use_processes()
             with ThreadPool(count_threads()) as pool:
-                return [*notes, *pool.map(store.read_file, pages[number:])]
+                for note in pool.map(store.read_file, pages[number:]):
+                    notes.append(note)
+                    show(len(notes), len(files), "files")
+            break
         notes.append(store.read_file(page))
         size, unpacked = size + file.stat().st_size, unpacked + capture.file(page).stat().st_size
         expected = total * unpacked // max(size, 1)
@@ -127,15 +143,15 @@ def _capturing(capture: Capture) -> Iterator[PageStore]:
         raise
 
 
-def _decode(capture: Capture, workers: int | None) -> Snapshot:
-    with _capturing(capture) as store:
-        if workers != 1 and sum(page.size for page in capture.pages) > MANY_BYTES:
+def _decode(capture: Capture, workers: int | None, progress: Progress) -> Snapshot:
+    pages = capture.pages
+    with _capturing(capture) as store, shown(progress) as show, contextlib.ExitStack() as stack:
+        each: Iterable[object] = map(store.read, pages)
+        if workers != 1 and sum(page.size for page in pages) > MANY_BYTES:
             store.use_processes()
-            with ThreadPool(count_threads()) as pool:
-                list(pool.map(store.read, capture.pages))
-        else:
-            for page in capture.pages:
-                store.read(page)
+            each = stack.enter_context(ThreadPool(count_threads())).map(store.read, pages)
+        for number, _ in enumerate(each, start=1):
+            show(number, len(pages), "pages")
         store.drop_duplicates()
         if (newest := capture.info.get("keep_newest")) is not None:
             store.keep_newest(newest)
@@ -155,7 +171,7 @@ def _load_clusters(capture: Capture) -> MultiSnapshot:
         for page in capture.pages:
             if page.kind != "cluster":
                 raise DecodeError("the file mixes clusters with other pages")
-            snapshots[page.path] = load(capture.file(page))
+            snapshots[page.path] = load(capture.file(page), progress=False)
         combined = combine_available(snapshots, capture.info["failed"])
         for column, value in capture.info["filters"]:
             combined = combined.filter(**{column: value})

@@ -15,7 +15,8 @@ import pandas as pd
 import pyarrow as pa
 
 from .._utils.csv_file import write_csv
-from .._utils.memory import MANY_ROWS
+from .._utils.memory import WORTH_RETURNING
+from .._utils.progress import Progress, shown
 from .._utils.prose import count
 from .._utils.text import visible, without_formula
 from .._utils.times import to_utc
@@ -233,13 +234,16 @@ class Snapshot:
             frame.to_parquet(target / f"{name}.parquet", index=False)
         return _protect(target)
 
-    def to_csv(self, folder: str | os.PathLike[str], *, safe: bool = True) -> Path:
+    def to_csv(self, folder: str | os.PathLike[str], *, safe: bool = True, progress: Progress = None) -> Path:
         """Write each table as a CSV file, and ``info.json``, to `folder`.
 
         Parameters
         ----------
         safe : bool
             Put an apostrophe before text that a spreadsheet would run as a formula.
+        progress : bool or callable, optional
+            Whether to show which table is being written; by default after a second, on a terminal or in a
+            notebook. A function is called with the number of tables that are written and of all.
 
         Examples
         --------
@@ -247,9 +251,12 @@ class Snapshot:
         ['events.csv']
         """
         target = self._make_folder(folder)
-        for name, frame in self._iter_tables():
-            written = frame.apply(without_formula) if safe and len(frame) else frame
-            write_csv(written, target / f"{name}.csv")
+        with shown(progress) as show:
+            total = len(SNAPSHOT_TABLES) + 1 + (0 if self.history is None else len(HISTORY))
+            for number, (name, frame) in enumerate(self._iter_tables()):
+                show(number, total, f"writing {name}")
+                written = frame.apply(without_formula) if safe and len(frame) else frame
+                write_csv(written, target / f"{name}.csv")
         return _protect(target)
 
     def _make_folder(self, folder: str | os.PathLike[str]) -> Path:
@@ -336,7 +343,7 @@ class Snapshot:
 
         If the table is large and was not made yet, only these rows are made.
         """
-        if "events" in self.__dict__ or self._counts["events"] <= MANY_ROWS:
+        if "events" in self.__dict__ or self._counts["events"] <= WORTH_RETURNING:
             return self.events.iloc[places].reset_index(drop=True)
         keys = pd.DataFrame({name: keys[name].astype("str") for name in keys}).astype({"seq": "int64"})
         rows = self._store.frame(

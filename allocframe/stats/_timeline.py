@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import narwhals as nw
 import numpy as np
 import pandas as pd
 
-from ._derived import derive
-from ._source import Source, collect, column_names
-from .runs import build_runs, find_slots
+from ._derived import PART_ROWS, derive
+from ._source import TASK, Array, Source, collect, column_names, find_texts
+from .runs import build_runs, categorise_slots
 from .vocabulary import CAUSES, FINISHED_STATUSES, LOST, LOST_STATUSES, STOPPING_STATUSES
 
 _TASK = ["alloc_id", "task"]
@@ -27,9 +28,9 @@ _DIMENSIONS = (
 def instance_tasks(source: Source, observed_at: pd.Timestamp | str | None = None) -> pd.DataFrame:
     """Return one row for each task of each allocation that should run: who it is, and when it was wanted.
 
-    Columns: the dimensions, slot, lane (number of slot and task), `wanted_us` and `unwanted_us`, `known_us`
-    (from when on its ring tells), runs, failed_starts. Hook tasks that ended as they should are left out:
-    nobody wants them to run on.
+    Columns: alloc_id, task and slot as categories, the dimensions, lane (number of slot and task),
+    `wanted_us` and `unwanted_us`, `known_us` (from when on its ring tells), runs, failed_starts. Hook tasks
+    that ended as they should are left out: nobody wants them to run on.
     """
     derived = derive(source, observed_at)
     have = column_names(derived.tasks)
@@ -38,12 +39,16 @@ def instance_tasks(source: Source, observed_at: pd.Timestamp | str | None = None
     for name in _DIMENSIONS:
         if name not in tasks:
             tasks[name] = pd.Series(pd.NA, index=tasks.index, dtype="object")
-    tasks = tasks.merge(_endings(derived), on=derived.task_columns, how="left")
+    tasks = tasks.merge(_endings(derived), on=derived.task_columns, how="left").drop(
+        columns=TASK, errors="ignore"
+    )
+    # numbers of names: of a million allocations, each column of texts takes some hundred megabytes
+    for name in _TASK:
+        tasks[name] = tasks[name].astype("category")
     runs = build_runs(source, observed_at)
-    tasks["alloc_id"], tasks["task"] = tasks["alloc_id"].astype("str"), tasks["task"].astype("str")
-    tasks = tasks.merge(_extent(runs), on=_TASK, how="left")
-    tasks["slot"] = find_slots(source, tasks)
-    tasks["lane"] = tasks.groupby(["slot", "task"], sort=False).ngroup()
+    tasks = tasks.join(_extent(runs, find_tasks(runs, tasks)))
+    tasks["slot"] = categorise_slots(source, tasks)
+    tasks["lane"] = pd.factorize(_pairs(tasks["slot"].cat.codes, tasks["task"].cat.codes))[0].astype(np.int32)
     placed = tasks["created_at_us"].astype("Int64").fillna(tasks["first_seen_us"].astype("Int64"))
     tasks["placed_us"] = placed.astype("float64")
     tasks = tasks[~_is_done_hook(tasks)].sort_values(["lane", "placed_us"], kind="stable", ignore_index=True)
@@ -77,16 +82,40 @@ def _endings(derived: Any) -> pd.DataFrame:
     return collect(starts.join(last, on=derived.task_columns, how="left"))
 
 
-def _extent(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return first start, last end and number of the runs of each task."""
-    whole = runs.assign(alloc_id=runs["alloc_id"].astype("str"), task=runs["task"].astype("str"))
-    extent = whole.groupby(_TASK, observed=True).agg(
+def find_tasks(rows: pd.DataFrame, tasks: pd.DataFrame) -> Array:
+    """Return the row in `tasks` of the task of each row, by alloc_id and task; -1 if it is not there."""
+    codes = []
+    for name in _TASK:
+        among, column = tasks[name], rows[name].astype("category")
+        number = column.cat.codes.to_numpy()
+        if column.cat.categories.array is not among.cat.categories.array:
+            number = find_texts(column.cat.categories, among.cat.categories)[number]
+        codes.append((number, among.cat.codes.to_numpy()))
+    (alloc, of_alloc), (task, of_task) = codes
+    known, wanted = _pairs(of_alloc, of_task), _pairs(alloc, task)
+    if not len(known):
+        return np.full(len(wanted), -1)
+    order = np.argsort(known, kind="stable")
+    at = order[np.minimum(np.searchsorted(known, wanted, sorter=order), len(order) - 1)]
+    found: Array = np.where(known[at] == wanted, at, -1)
+    return found
+
+
+def _pairs(one: Any, other: Any) -> Array:
+    """Return a number for each pair of numbers, of which the second ones are below 2**31."""
+    numbers: Array = (np.asarray(one, dtype=np.int64) << 32) + np.asarray(other, dtype=np.int64)
+    return numbers
+
+
+def _extent(runs: pd.DataFrame, task: Array) -> pd.DataFrame:
+    """Return first start, last end and number of the runs of each task, by its row."""
+    extent = runs[task >= 0].groupby(task[task >= 0]).agg(
         first_run=("started_at", "min"), last_end=("ended_at", "max"), runs=("slot", "size"),
         last_kind=("end", "last"),
     )  # fmt: skip
     for name in ("first_run", "last_end"):
         extent[name] = _microseconds(extent[name])
-    return extent.reset_index()
+    return extent
 
 
 def _microseconds(times: pd.Series[Any]) -> Any:
@@ -141,25 +170,52 @@ def segments(
 ) -> pd.DataFrame:
     """Return the timeline of each lane while it was wanted, cut where something changes.
 
-    Columns: lane, owner (row in `tasks` of the latest allocation), begin, end (in us), up, unknown.
+    `tasks` are sorted by lane. Columns: lane, owner (row in `tasks` of the latest allocation), begin, end (in
+    us), up, unknown.
     """
-    keys = tasks[_TASK].assign(lane=tasks["lane"].to_numpy())
-    ran = runs[[*_TASK, "started_at", "ended_at"]].astype(dict.fromkeys(_TASK, "str"))
-    ran = ran.merge(keys, on=_TASK, how="inner")
-    wanted = (tasks["wanted_us"].to_numpy(), tasks["unwanted_us"].to_numpy())
-    hidden = (wanted[0], np.clip(tasks["known_us"].to_numpy(), *wanted))
-    ups = (_microseconds(ran["started_at"]), _microseconds(ran["ended_at"]))
-    lane_of_task, lane_of_run = tasks["lane"].to_numpy(), ran["lane"].to_numpy()
+    lanes = tasks["lane"].to_numpy()
+    task = find_tasks(runs, tasks)
+    ran = np.flatnonzero(task >= 0)
+    ran = ran[np.argsort(task[ran], kind="stable")]
+    task = task[ran]
+    ups = [_microseconds(runs[name].take(ran)) for name in ("started_at", "ended_at")]
+    wanted = [tasks[name].to_numpy() for name in ("wanted_us", "unwanted_us")]
+    hidden = [wanted[0], np.clip(tasks["known_us"].to_numpy(), *wanted)]
+    found = []
+    # in parts of whole lanes: each change of a lane takes a hundred bytes on the way
+    for first, last in _cut_at_lanes(lanes):
+        part, of_runs = slice(first, last), slice(*np.searchsorted(task, [first, last]))
+        rows = [
+            (lanes[part], [times[part] for times in wanted]),
+            (lanes[task[of_runs]], [times[of_runs] for times in ups]),
+            (lanes[part], [times[part] for times in hidden]),
+        ]
+        found.append(_segments_of(rows, first, since, until))
+    return pd.concat(found, ignore_index=True)
+
+
+def _cut_at_lanes(lanes: Array) -> Iterator[tuple[int, int]]:
+    """Yield the first row and the end of parts of about `PART_ROWS` rows that split no lane."""
+    first = 0
+    while len(lanes) - first > PART_ROWS:
+        last = int(np.searchsorted(lanes, lanes[first + PART_ROWS], side="right"))
+        yield first, last
+        first = last
+    yield first, len(lanes)
+
+
+def _segments_of(
+    parts: list[tuple[Array, list[Array]]], first: int, since: float | None, until: float | None
+) -> pd.DataFrame:
+    """Return the timelines of some lanes: when each was wanted, up, hidden. Their first task is `first`."""
     rows = []
-    for column, lanes, (begins, ends) in (
-        (0, lane_of_task, wanted), (1, lane_of_run, ups), (2, lane_of_task, hidden),
-    ):  # fmt: skip
+    for column, (lanes, (begins, ends)) in enumerate(parts):
         begins = np.clip(begins, since, until) if (since, until) != (None, None) else begins
         ends = np.clip(ends, since, until) if (since, until) != (None, None) else ends
         longer = ends > begins
-        owner = np.flatnonzero(longer) if column == 0 else np.full(int(longer.sum()), -1)
+        owner = first + np.flatnonzero(longer) if column == 0 else np.full(int(longer.sum()), -1)
         for times, change in ((begins, 1), (ends, -1)):
-            changes = np.zeros((int(longer.sum()), 3), dtype="int64")
+            changes = np.zeros((int(longer.sum()), 3), dtype="int32")
             changes[:, column] = change
             by = owner if change == 1 else np.full(len(owner), -1)
             rows.append((lanes[longer], times[longer], changes, by))
@@ -174,7 +230,7 @@ def segments(
     up = state[:, 1] > 0
     return pd.DataFrame(
         {
-            "lane": lane[keep], "owner": latest[keep].astype("int64"), "begin": time[keep], "end": end[keep],
+            "lane": lane[keep], "owner": latest[keep].astype("int32"), "begin": time[keep], "end": end[keep],
             "up": up[keep], "unknown": ((state[:, 2] > 0) & ~up)[keep],
         }
     )  # fmt: skip

@@ -11,13 +11,16 @@ import pandas as pd
 from ._derived import derive
 from ._per_cluster import per_cluster
 from ._source import Source, group_rows, groups, names, times_from_us, us
-from ._timeline import instance_tasks, segments, union_length
+from ._timeline import find_tasks, instance_tasks, segments, union_length
 from .estimators import kaplan_meier
 from .runs import build_runs
 from .vocabulary import LOST
 
 _US_PER_HOUR = 3_600_000_000
 _OUTAGE = ["namespace", "job_id", "job_version", "task_group", "slot", "task", "alloc_id", "node_name"]
+_NAMES = ("alloc_id", "task", "slot")
+"""Columns that are categories inside, and texts in results."""
+
 _FAILED_START = "failed start"
 
 
@@ -69,6 +72,7 @@ def outages(source: Source, *, observed_at: pd.Timestamp | str | None = None) ->
     )
     observed = derive(source, observed_at).observed_us
     table = tasks[_OUTAGE].take(outage["owner"].to_numpy()).reset_index(drop=True)
+    table = table.astype(dict.fromkeys(_NAMES, "str"))
     table["began_at"], table["ended_at"] = (
         times_from_us(outage[name].reset_index(drop=True)) for name in ("begin", "end")
     )
@@ -82,10 +86,10 @@ def outages(source: Source, *, observed_at: pd.Timestamp | str | None = None) ->
 
 def _ends_before(table: pd.DataFrame, lane: Any, tasks: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """Return the end and failure of the last run in the lane that ended before each outage began."""
-    keys = ["alloc_id", "task"]
-    ran = runs[[*keys, "ended_at", "end", "failure"]].astype(dict.fromkeys(keys, "str"))
-    ran = ran.merge(tasks[[*keys, "lane"]], on=keys, how="inner").sort_values("ended_at", kind="stable")
-    wanted = pd.DataFrame({"lane": lane, "began_at": table["began_at"], "row": range(len(table))})
+    task = find_tasks(runs, tasks)
+    ran = runs.loc[task >= 0, ["ended_at", "end", "failure"]]
+    ran = ran.assign(lane=tasks["lane"].to_numpy()[task[task >= 0]]).sort_values("ended_at", kind="stable")
+    wanted = pd.DataFrame({"lane": lane, "began_at": table["began_at"], "row": np.arange(len(table))})
     joined = pd.merge_asof(
         wanted.sort_values("began_at", kind="stable"), ran[["lane", "ended_at", "end", "failure"]],
         left_on="began_at", right_on="ended_at", by="lane",
@@ -147,6 +151,7 @@ def availability(
     tasks = tasks.assign(group=group_rows(tasks, keys).ngroup())
     count = int(tasks["group"].max()) + 1 if len(tasks) else 0
     table = tasks.drop_duplicates("group").sort_values("group")[keys].reset_index(drop=True)
+    table = table.astype({name: "str" for name in _NAMES if name in keys})
     group = tasks["group"].to_numpy()[parts["owner"].to_numpy()] if len(parts) else np.zeros(0, dtype="int64")
     length = (parts["end"] - parts["begin"]).to_numpy() / _US_PER_HOUR
     up, unknown = parts["up"].to_numpy(), parts["unknown"].to_numpy()

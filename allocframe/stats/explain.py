@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import narwhals as nw
 import numpy as np
@@ -13,7 +13,17 @@ from ..snapshot.snapshot import Snapshot
 from . import _classify, vocabulary
 from ._derived import derive, explain_in_engine
 from ._per_cluster import per_cluster
-from ._source import TASK, Source, collect, column_names, look_up, of_pandas, pandas_table
+from ._source import (
+    TASK,
+    Array,
+    Source,
+    collect,
+    column_names,
+    look_up,
+    of_pandas,
+    pandas_table,
+    times_from_us,
+)
 from .replacements import replacements
 
 _EVENT_KEY = ("namespace", "alloc_id", "task", "seq")
@@ -95,24 +105,69 @@ def select_explained_events(
     With `latest`, return only that many of them, newest first.
     """
     events = collect(derive(snapshot).events)
-    return _rows_at(snapshot, events, events[column].isin(list(values)), latest)
-
-
-@per_cluster
-def select_failures_and_requests(snapshot: Snapshot) -> pd.DataFrame:
-    """Return the rows of `failures_and_requests` of a snapshot's events. The other rows are never built."""
-    events = collect(derive(snapshot).events)
-    return _rows_at(snapshot, events, _is_failure_or_request(events))
-
-
-def _rows_at(
-    snapshot: Snapshot, events: pd.DataFrame, chosen: pd.Series[Any], latest: int | None = None
-) -> pd.DataFrame:
-    derived = derive(snapshot)
-    positions = np.flatnonzero(chosen.to_numpy(dtype=bool))
+    positions = np.flatnonzero(events[column].isin(list(values)))
     if latest is not None:
         times = events["time_us"].iloc[positions].fillna(0).to_numpy(dtype=np.int64)
         positions = positions[np.argsort(-times, kind="stable")[:latest]]
+    return _rows_at(snapshot, events, positions)
+
+
+class NewestFailures(NamedTuple):
+    """The newest failures of a window."""
+
+    rows: pd.DataFrame
+    """Their rows of `explain_events`, newest first."""
+    failures: int
+    """How many failures there are in the window."""
+    kinds: int
+    """How many different kinds of them."""
+
+
+def newest_failures(
+    snapshot: Snapshot, since: pd.Timestamp, until: pd.Timestamp, most: int, *, kind: Sequence[str] = ()
+) -> NewestFailures:
+    """Return the `most` newest failures of a window of one cluster; with columns of a `kind`, one of each."""
+    events = collect(derive(snapshot).events)
+    positions = np.flatnonzero(events["failure"])
+    times = _times_at(snapshot, positions)
+    inside = times[times.between(since, until)].sort_values(ascending=False, kind="stable")
+    newest = positions[inside.index]
+    if kind:
+        columns = pandas_table(snapshot, "events", *(name for name in kind if name != "cause"))
+        kinds = columns.take(newest).assign(cause=events["cause"].to_numpy()[newest])
+        newest = newest[~kinds.duplicated(list(kind)).to_numpy()]
+    return NewestFailures(_rows_at(snapshot, events, newest[:most]), len(inside), len(newest))
+
+
+@per_cluster
+def failures_and_requests(source: Source) -> pd.DataFrame:
+    """Return the events that are failures, or ends of runs that somebody asked to restart, of those at hand.
+
+    Columns: alloc_id, task, job_id (the parent of a run), node_name, at, cause; of a snapshot as categories.
+    Losses are not events of a task; plots and reports add them from runs or allocations.
+    """
+    derived = derive(source)
+    requested = (nw.col("type") == "Terminated") & nw.col("cause").is_in(list(vocabulary.REQUEST_CAUSES))
+    chosen = nw.col("failure") | requested.fill_null(value=False)
+    columns = dict.fromkeys([*derived.task_columns, "time_us", "cause"])
+    rows = derived.events.filter(chosen).select(*columns)
+    found = collect(derived.name_tasks(rows, "alloc_id", "task", "job_id", "node_name"))
+    found["at"] = times_from_us(found.pop("time_us"))
+    if isinstance(source, Snapshot):  # whose times have nanoseconds
+        found["at"] = _times_at(
+            source, np.flatnonzero(collect(derived.events.select(chosen=chosen))["chosen"])
+        )
+    return found.drop(columns=TASK, errors="ignore")
+
+
+def _times_at(snapshot: Snapshot, positions: Array) -> pd.Series[Any]:
+    """Return the times of some events, which have nanoseconds; what is computed of them has not."""
+    times = pandas_table(snapshot, "events", "time")["time"]
+    return times.take(positions).reset_index(drop=True)
+
+
+def _rows_at(snapshot: Snapshot, events: pd.DataFrame, positions: Array) -> pd.DataFrame:
+    derived = derive(snapshot)
     rows = collect(derived.name_tasks(nw.from_native(events.iloc[positions]).lazy(), *_EVENT_KEY))
     return _add_explanation(
         snapshot._events_at(positions, rows[list(_EVENT_KEY)]), rows[list(_classify.EXPLANATION)]
@@ -123,19 +178,6 @@ def _add_explanation(events: pd.DataFrame, explanation: pd.DataFrame) -> pd.Data
     """Add the columns of an explanation to the events, row by row."""
     columns = explanation.astype(dict.fromkeys(_classify.TEXTS, "str")).set_axis(events.index)
     return events.assign(**{str(name): values for name, values in columns.items()})
-
-
-def failures_and_requests(events: pd.DataFrame) -> pd.DataFrame:
-    """Return the explained events that are failures, or ends of runs that somebody asked to restart.
-
-    Losses are not events of a task; plots and reports add them from runs or allocations.
-    """
-    return events[_is_failure_or_request(events)]
-
-
-def _is_failure_or_request(events: pd.DataFrame) -> pd.Series[Any]:
-    requested = (events["type"] == "Terminated") & events["cause"].isin(vocabulary.REQUEST_CAUSES)
-    return events["failure"].astype(bool) | requested
 
 
 @per_cluster

@@ -221,7 +221,8 @@ def failure_share(source: Source, by: str | Iterable[str] = "job_id") -> pd.Data
     >>> bool(table["share"].dropna().between(0, 1).all())
     True
     """
-    allocations = pandas_table(source, "allocations")
+    columns = dict.fromkeys([*names(by), "alloc_id", "client_status", "created_at"])
+    allocations = pandas_table(source, "allocations", *columns)
     status = allocations["client_status"]
     flagged = allocations.assign(
         failed=status == "failed", finished=status.isin(vocabulary.FINISHED_STATUSES)

@@ -128,7 +128,7 @@ def reschedule_chains(source: Source) -> pd.DataFrame:
     >>> int(chains["length"].max()) > 1
     True
     """
-    allocations = pandas_table(source, "allocations").reset_index(drop=True)
+    allocations = pandas_table(source, "allocations", *_REPLACEMENT_COLUMNS).reset_index(drop=True)
     ids = allocations["alloc_id"].astype("str")
     row_of_id = pd.Series(np.arange(len(ids)), index=ids.to_numpy())
     row_of_id = row_of_id[~row_of_id.index.duplicated()]

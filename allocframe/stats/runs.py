@@ -138,16 +138,7 @@ def _name_ends(rows: pd.DataFrame) -> pd.Series[Any]:
 def slot_by_allocation(runs: pd.DataFrame) -> pd.Series[Any]:
     """Return the slot of each allocation that ran, by its ID."""
     allocations = runs.drop_duplicates("alloc_id")
-    return allocations["slot"].set_axis(allocations["alloc_id"].astype("str").to_numpy())
-
-
-def slots_of(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.Series[Any]:
-    """Return the slot of the allocation of each row; the ID of an allocation that never ran."""
-    return (
-        look_up(rows["alloc_id"], slot_by_allocation(runs))
-        .astype("str")
-        .fillna(rows["alloc_id"].astype("str"))
-    )
+    return allocations["slot"].set_axis(pd.Index(allocations["alloc_id"].astype("str")))
 
 
 def find_slots(source: Source, rows: pd.DataFrame, *, fold_runs: bool = False) -> pd.Series[Any]:

@@ -228,7 +228,8 @@ def _node_loss_days(source: Source) -> pd.DataFrame:
         return pd.DataFrame(
             {"day": pd.Series(dtype="datetime64[ns, UTC]"), "node_name": pd.Series(dtype="str")}
         )
-    allocations = pandas_table(source, "allocations")
+    columns = ("client_status", "modified_at", "node_name")
+    allocations = pandas_table(source, "allocations", *columns)
     lost = allocations[allocations["client_status"] == "lost"]
     days = pd.DataFrame(
         {"day": lost["modified_at"].dt.floor("D"), "node_name": lost["node_name"].astype("str")}

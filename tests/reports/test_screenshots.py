@@ -25,9 +25,12 @@ def test_a_report_fits_the_screen_and_asks_the_network_for_nothing(
     tab.goto(page.as_uri(), wait_until="load")
     PICTURES.mkdir(parents=True, exist_ok=True)
     tab.screenshot(path=PICTURES / f"{story}-{kind}-{width}.png", full_page=True)
-    wide, broken, smallest = tab.evaluate(
+    wide, edges, broken, smallest = tab.evaluate(
         """[
             document.documentElement.scrollWidth,
+            ['.allocframe-report', 'footer'].map(
+                element => document.querySelector(element).getBoundingClientRect().left
+            ),
             [...document.images].filter(image => !image.naturalWidth).length,
             Math.min(...[...document.querySelectorAll('p, li, td, th')].map(
                 element => parseFloat(getComputedStyle(element).fontSize)
@@ -36,6 +39,7 @@ def test_a_report_fits_the_screen_and_asks_the_network_for_nothing(
     )
     tab.close()
     assert wide <= width
+    assert edges[0] == edges[1]
     assert broken == 0
     assert smallest >= 12
     assert [url for url in requests if not url.startswith("data:")] == [page.as_uri()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,8 +12,8 @@ from tables import as_frames
 
 import allocframe as af
 from allocframe.snapshot import snapshot as snapshot_module
-from allocframe.stats import _derived
-from allocframe.stats.explain import select_explained_events
+from allocframe.stats import _derived, _timeline
+from allocframe.stats.explain import newest_failures, select_explained_events
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,8 @@ def in_parts(cluster: af.sim.Cluster) -> Iterator[af.Snapshot]:
         client.snapshot(namespace="*") as snap,
     ):
         patch.setattr(_derived, "PART_ROWS", 300)
-        patch.setattr(snapshot_module, "MANY_ROWS", 10)
+        patch.setattr(_timeline, "PART_ROWS", 20)
+        patch.setattr(snapshot_module, "WORTH_RETURNING", 10)
         yield snap
 
 
@@ -81,6 +83,42 @@ def test_the_latest_events_come_first(in_parts: af.Snapshot, frames: dict[str, A
     from_frames = af.stats.explain_events(frames)
     last = from_frames[from_frames["failure"].fillna(value=False)].nlargest(5, "time")
     assert from_parts["time"].tolist() == last["time"].tolist()
+
+
+def test_the_newest_failures_of_a_window_are_those_of_all_rows(
+    in_parts: af.Snapshot, frames: dict[str, Any]
+) -> None:
+    rows = af.stats.explain_events(frames)
+    rows = rows[rows["failure"].astype(bool)].sort_values("time", ascending=False, kind="stable")
+    since, until = rows["time"].iloc[-3], rows["time"].iloc[2]
+    rows = rows[rows["time"].between(since, until)]
+    newest = newest_failures(in_parts, since, until, 4)
+    assert newest.rows["time"].tolist() == rows["time"].tolist()[:4]
+    assert newest.failures == newest.kinds == len(rows) > 4
+    kind = ["namespace", "job_id", "job_version", "task", "cause"]
+    of_each = newest_failures(in_parts, since, until, 1000, kind=kind)
+    expected = rows.drop_duplicates(kind)
+    assert of_each.rows["time"].tolist() == expected["time"].tolist()
+    assert (of_each.failures, of_each.kinds) == (len(rows), len(expected))
+    assert len(expected) < len(rows)
+
+
+def test_instances_are_down_for_the_same_time_in_parts(in_parts: af.Snapshot, frames: dict[str, Any]) -> None:
+    for statistic in (af.stats.outages, af.stats.availability):
+        from_parts, from_frames = statistic(in_parts), statistic(frames)
+        # frames do not tell when they were fetched
+        names = (
+            ["slot", "task", "alloc_id", "began_at"] if "began_at" in from_parts else ["job_id", "outages"]
+        )
+        assert from_parts[names].astype("str").equals(from_frames[names].astype("str"))
+
+
+def test_reports_of_a_large_snapshot_make_no_table_of_all_events_or_allocations(
+    in_parts: af.Snapshot, tmp_path: Path
+) -> None:
+    for kind in ("postmortem", "cluster"):
+        af.report(in_parts, kind, output=tmp_path / f"{kind}.md")
+    assert not {"events", "allocations"} & set(in_parts.__dict__)
 
 
 def test_findings_of_a_large_snapshot_make_no_table_of_all_events(in_parts: af.Snapshot) -> None:

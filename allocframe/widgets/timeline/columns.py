@@ -42,7 +42,7 @@ def timeline_columns(
     Numbers of many rows are arrays of little-endian integers in base64. Times are units of ``unit``
     milliseconds after ``base``. Events and runs are sorted by lane and time.
     """
-    diagnosis = diagnosis or diagnose(snapshot, history=history)
+    diagnosis = diagnosis or diagnose(snapshot, history=history, progress=False)
     parts = [_read_part(part, name) for name, part in clusters_of(snapshot).items()]
     events, runs = (pd.concat([part[n] for part in parts], ignore_index=True) for n in (0, 1))
     changes, notes = read_changes(snapshot, diagnosis.incidents, history)
