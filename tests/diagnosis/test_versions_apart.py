@@ -135,8 +135,8 @@ def test_too_few_runs_that_got_past_an_age_leave_a_version_possible() -> None:
     version = of_version(diagnosed("2.0.5-flapping-upstream-restarts-its-reader"))
     assert version.confidence == "possible"
     assert (
-        "3 of 3 runs of version 1 on record failed by the age of 7.0 s; 1 of 1 run of version 0 got past that "
-        "(p = 0.25): too few to be sure."
+        "3 of 3 runs of version 1 on record failed by the age of 7.0 s; 1 of 1 run of version 0 got past "
+        "that (p = 0.25): too few to be sure."
     ) in texts(version.supporting)
 
 
