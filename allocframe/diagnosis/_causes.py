@@ -47,7 +47,7 @@ def find_causes(
     """Return the incidents that the groups of failures make."""
     made_by = ledger.made_by(case)
     look = Investigation(case, jobs, groups, limits, {}, ledger, made_by)
-    look.versions = compare_versions(case, groups, made_by, look.changed_groups)
+    look.versions = compare_versions(case, groups, look.known_of_versions())
     look.usable = _usable(look)
     taken: set[int] = set()
     incidents: list[Incident] = []
@@ -154,7 +154,7 @@ def _parts_on_node(look: Investigation, test: NodeTest, taken: set[int]) -> list
         look.groups.append(part)
         parts.append(len(look.groups) - 1)
     if parts:
-        look.versions = compare_versions(look.case, look.groups, look.made_by, look.changed_groups)
+        look.versions = compare_versions(look.case, look.groups, look.known_of_versions())
     return parts
 
 

@@ -120,7 +120,7 @@ class Ledger:
         """Return the version that made each allocation, which is not its number after an update in place.
 
         An allocation that is older than its version was made by an earlier one. Versions that differ in
-        counts alone are one: more instances are the same program.
+        counts alone, or in nothing, are one: more instances are the same program.
         """
         rows, instances = case.evidence.allocations, case.instances
         version = numbers(rows["job_version"], -1)
@@ -150,7 +150,8 @@ class Ledger:
         """Return the version that brought the specification of a version, but for its counts."""
         while version > 0:
             paths = {str(field["path"]) for field in self.changed_fields(job, version)}
-            if paths != {"Count"}:
+            # 1.3.1 writes the new count into the version before, too: then both are equal
+            if paths != {"Count"} and self.same_as(job, version) != version - 1:
                 break
             version -= 1
         return version
@@ -189,6 +190,20 @@ class Ledger:
     def newest_version(self, job: Job) -> int | None:
         """Return the number of a job's newest version, None if no history tells."""
         return self._newest.get(job)
+
+    def same_program(self, job: Job, version: int) -> set[int]:
+        """Return a version with the later ones that brought all of it back, but for its counts."""
+        found, net = {version}, dict[tuple[Any, ...], list[Any]]()
+        for later in range(version + 1, (self.newest_version(job) or version) + 1):
+            fields = self.changed_fields(job, later)
+            if not fields and self.same_as(job, later) != later - 1:
+                break  # what it changed is not on record
+            for field in fields:
+                key = tuple(field.get(name) for name in ("task_group", "task", "path"))
+                net.setdefault(key, [field.get("old"), None])[1] = field.get("new")
+            if all(old == new or key[2] == "Count" for key, (old, new) in net.items()):
+                found.add(later)
+        return found
 
     def changed_fields(self, job: Job, version: int) -> list[dict[str, Any]]:
         """Return the fields that a version changed: task_group, task, path, kind, old and new."""

@@ -17,7 +17,7 @@ from ._comparisons import typical_run
 from ._failures import Case
 from ._groups import SECOND, Group, Jobs
 from ._tables import NEVER, Array, categories, moment, numbers
-from ._versions import VersionTest
+from ._versions import Known, VersionTest
 from .finding import Thresholds
 from .incident import CONFIDENCES, Cause, Evidence, Hypothesis, Incident
 
@@ -120,6 +120,32 @@ class Investigation:
         fields = self.ledger.changed_fields(self.case.instances.families[family], version)
         names = {field.get("task_group") for field in fields}
         return set() if None in names else {str(name) for name in names}
+
+    def known_of_versions(self) -> Known:
+        """Return what the tests of versions ask of this."""
+        return Known(self.made_by, self.changed_groups, self.rendered_before, self.same_program)
+
+    def same_program(self, family: int, version: int) -> set[int]:
+        """Return the versions of a job that are the same as one, but for counts, by their diffs."""
+        return self.ledger.same_program(self.case.instances.families[family], version)
+
+    def rendered_before(self, group: Group, base: int, version: int) -> int:
+        """Return when a template of a version was last rendered again before another; `NEVER` if it was not.
+
+        Only templates of the task groups that fail count: the others are not read there.
+        """
+        mine = self.of_family(group.family)
+        groups = np.unique(self.task_groups[self.failures["alloc"][group.rows]])
+        mine = mine[np.isin(self.task_groups[mine], groups)]
+        until = self.ledger.submitted_at(self.case.instances.families[group.family], version)
+        if until == NEVER:
+            created = self.case.evidence.allocations["created_at"].to_numpy()[
+                mine[self.made_by[mine] == version]
+            ]
+            until = int(created[created != NEVER].min(initial=np.iinfo(np.int64).max))
+        times, alloc = self.renders
+        times = times[(times <= until) & np.isin(alloc, mine[self.made_by[mine] == base])]
+        return int(times.max(initial=NEVER))
 
     def began_near(self, time: int, window: int) -> list[int]:
         """Return the usable groups that began within some time of another."""

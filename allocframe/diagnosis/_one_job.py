@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ._changes import AFTER
+from ._comparisons import typical_run
 from ._groups import ONGOING, SECOND, STOPPED, Group
 from ._investigation import (
     NAMED_ERRORS,
@@ -155,24 +156,47 @@ def _after_template(look: Investigation, index: int) -> Hypothesis | None:
 
     The ring of a loop soon loses its template's event. Another task that reads the same may still show it.
     """
-    group = look.groups[index]
-    if index not in look.usable or group.kind in NAMED_ERRORS:
+    group, test = look.groups[index], look.versions.get(index)
+    if group.kind in NAMED_ERRORS:
         return None
-    times, alloc = look.renders
-    first, last = group.earliest - SECOND, group.latest + SECOND
-    begin, end = np.searchsorted(times, [first, last])
     families = look.case.instances.families
-    near = [
-        int(family)
-        for family in np.unique(look.case.instances.family[alloc[begin:end]])
-        if families[family][0] == families[group.family][0]
-    ]
-    if not near:
+    found = {}
+    if test and test.ran_since >= 0:  # as good a suspect as the version
+        found[group.family] = test.rendered_at
+    elif index in look.usable:
+        found = _rendered_at_onset(look, group)
+    if not found:
         return None
-    at = times[begin:end][np.isin(look.case.instances.family[alloc[begin:end]], near)]
-    jobs = [families[family][1] for family in near]
-    evidence = Evidence("template rendered", {"jobs": jobs, "at": moment(int(at[0]))})
+    jobs = [families[family][1] for family in sorted(found)]
+    evidence = Evidence("template rendered", {"jobs": jobs, "at": moment(min(found.values()))})
     return Hypothesis("template", group.kind, job_of(look, group), "possible", [evidence])
+
+
+def _rendered_at_onset(look: Investigation, group: Group) -> dict[int, int]:
+    """Return the jobs of a group's namespace of which a template was rendered again as it began, and when."""
+    times, alloc = look.renders
+    # a run that fails with what was rendered lasts as long as those after it
+    most = pd.Timedelta(look.limits.change_window).value
+    reach = SECOND + min(3 * typical_run(look.case, group) // 2, most)
+    begin, end = np.searchsorted(times, [group.earliest - reach, group.latest + SECOND])
+    families = look.case.instances.families
+    of = look.case.instances.family[alloc]
+    found: dict[int, int] = {}
+    for family in np.unique(of[begin:end]).tolist():
+        at = times[begin:end][of[begin:end] == family]
+        if family != group.family:
+            at = at[at >= group.earliest - SECOND]
+            # one that is rendered again and again while this job falls and rises reads this job's service
+            since = times[(of == family) & (times >= group.earliest - SECOND)]
+            if np.sum(np.diff(since) > _SPLAY) >= 2:
+                continue
+        if len(at) and families[family][0] == families[group.family][0]:
+            found[family] = int(at[0])
+    return found
+
+
+_SPLAY = 5 * SECOND
+"""Nomad spreads the restarts for one change of a template over this time, by default."""
 
 
 def _on_one_node(look: Investigation, group: Group) -> Hypothesis | None:

@@ -3,10 +3,13 @@
 A signal, a dependency and a node hit all instances in one moment, however long each has run. A program that
 fails by itself fails so long after its own start. Instances that started together also end together in the
 second case, so that one moment says little: what tells is the spread of the ages against that of the moments.
+Something outside may also take one instance after the other, at an even pace: ends that come by themselves
+are not evenly spaced.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +38,12 @@ class Rhythm:
         The longest time between the first and the last end of a moment.
     youngest, oldest : int
         How long the runs had lasted.
+    pace : int
+        If they ended in turn: the usual time from one moment to the next; else 0.
+    once : bool
+        If they ended in turn: each of them ended once.
+    calm : int
+        If each ended once: how long none has ended since.
     """
 
     by_clock: bool
@@ -45,6 +54,9 @@ class Rhythm:
     apart: int
     youngest: int
     oldest: int
+    pace: int = 0
+    once: bool = False
+    calm: int = 0
 
 
 _MOMENT = SECOND
@@ -60,18 +72,97 @@ _ALIKE = 0.1
 """Ages that differ by a smaller part are one age."""
 
 
+_TURNS = 4
+"""Moments that make a row: of three, two gaps are soon alike."""
+
+
 def compare_rhythm(case: Case, rows: Array, level: float) -> Rhythm | None:
-    """Return how some failures of one job came, None if neither clock nor age stands out.
+    """Return how some failures of one job came, None if neither clock nor age stands out."""
+    ends = _known_ends(case, rows)
+    return _in_moments(case, ends, level) or _in_turn(case, ends, level)
+
+
+def _known_ends(case: Case, rows: Array) -> tuple[Array, ...]:
+    """Return allocation, task, time and start of the ends that have both times, in order of time."""
+    alloc, owner, at, started = (case.failures[name].to_numpy()[rows] for name in _COLUMNS)
+    known = np.flatnonzero((owner >= 0) & (at != NEVER) & (started != NEVER) & (at >= started))
+    order = known[np.argsort(at[known], kind="stable")]
+    return tuple(each[order] for each in (alloc, owner, at, started))
+
+
+def _in_turn(case: Case, ends: tuple[Array, ...], level: float) -> Rhythm | None:
+    """Return that instances ended one after the other, or some at a time, at an even pace; None if not.
+
+    Of ends that come by themselves after their starts, all gaps are at least a share s of their mean with
+    the probability (1 - s)^(k - 1), where k is the number of gaps (uniform spacings). Ends that follow starts
+    at an even pace are of one age, or of ages that differ less than the starts do.
+    """
+    alloc, owner, at, started = ends
+    if len(at) < _TURNS:
+        return None
+    lane = case.instances.lane[alloc]
+    first = np.zeros(len(at), dtype=bool)
+    first[np.unique(lane, return_index=True)[1]] = True
+    whole = not case.lost_restarts[owner].any()
+    chosen = [first] if whole else []
+    # what ends again and again at one age does that by itself, whatever took it the first time
+    if (again := (at - started)[~first]).size and np.subtract(*np.quantile(again, [0.75, 0.25])) > (
+        _ALIKE * float(np.median(again))
+    ):
+        chosen.append(np.ones(len(at), dtype=bool))
+    tests = [row for part in chosen for row in _rows_of(alloc[part], owner[part], at[part], started[part])]
+    best = min(tests, key=lambda row: row.p, default=None)
+    if best is None or best.p * len(tests) >= level:
+        return None
+    once = whole and bool(first.all())
+    calm = int(case.now - at[-1]) if once else 0
+    instances = len(np.unique(case.instances.lane[best.alloc]))
+    if instances < _TURNS:
+        return None
+    return Rhythm(
+        True, min(1.0, best.p * len(tests)), instances, len(best.alloc), best.turns, best.apart,
+        int(best.ages.min()), int(best.ages.max()), best.pace, once, calm,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Ends at an even pace: of which allocations and ages, in how many turns, and the longest turn."""
+
+    p: float
+    alloc: Array
+    ages: Array
+    turns: int
+    pace: int
+    apart: int
+
+
+def _rows_of(alloc: Array, owner: Array, at: Array, started: Array) -> Iterator[_Row]:
+    """Yield some ends as a row, one by one and several at a time, if their ages differ enough for one."""
+    ages = at - started
+    # tasks of one allocation end together
+    by_alloc = np.append(True, (alloc[1:] != alloc[:-1]) | (np.diff(at) > _MOMENT))
+    by_moment = np.append(True, np.diff(_moments(at, owner)) > 0)
+    for begins, least in ((by_alloc, 0), (by_moment, _MOMENT)):
+        # moments are no closer than that because they are made so: it says nothing
+        gaps = np.maximum(np.diff(at[begins]) - least, 0)
+        pace = int(np.median(np.diff(at[begins]))) if len(gaps) else 0
+        spread, differ = float(np.std(ages)), float(np.ptp(ages))
+        if len(gaps) + 1 < _TURNS or spread < pace or differ <= _ALIKE * float(np.median(ages)):
+            continue
+        share = min(float(gaps.min() * len(gaps) / max(gaps.sum(), 1)), 1.0)
+        apart = max(int(np.ptp(each)) for each in np.split(at, np.flatnonzero(begins)[1:]))
+        yield _Row((1 - share) ** (len(gaps) - 1), alloc, ages, len(gaps) + 1, pace, apart)
+
+
+def _in_moments(case: Case, known: tuple[Array, ...], level: float) -> Rhythm | None:
+    """Return how ends of several instances at a time came, None if neither clock nor age stands out.
 
     Of ends that follow their own starts, the moments are at least as spread as the ages, for the starts are
     spread as well. So the variance of all ages, over that of the ends within their moments, is at most F
     distributed; and the other way round for ends that follow the clock.
     """
-    alloc, owner, at, started = (case.failures[name].to_numpy()[rows] for name in _COLUMNS)
-    known = (owner >= 0) & (at != NEVER) & (started != NEVER) & (at >= started)
-    alloc, owner, at, started = (each[known] for each in (alloc, owner, at, started))
-    order = np.argsort(at, kind="stable")
-    alloc, owner, at, started = (each[order] for each in (alloc, owner, at, started))
+    alloc, owner, at, started = known
     number = _moments(at, owner)
     # tasks of one allocation end together whatever happens, so a moment needs several allocations
     moments = np.unique(np.stack([number, alloc]), axis=1)[0]
@@ -136,4 +227,8 @@ def as_evidence(rhythm: Rhythm, *, from_first: bool = False) -> Evidence:
         "apart": length_of(rhythm.apart), "youngest": length_of(rhythm.youngest),
         "oldest": length_of(rhythm.oldest), "from_first": from_first,
     }  # fmt: skip
+    if rhythm.pace:
+        turns = {"pace": length_of(rhythm.pace), "once": rhythm.once, "calm": length_of(rhythm.calm)}
+        numbers |= turns
+        return Evidence("ends in turn", numbers)
     return Evidence("ends by clock" if rhythm.by_clock else "ends by age", numbers)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ._attempts import ENDS
 from ._blocked_starts import PULL, find_blocked_starts
 from ._changes import Ledger
 from ._failures import Case
@@ -78,8 +79,8 @@ def _not_started(
     case: Case, jobs: Jobs, waits: Array, limits: Thresholds, ledger: Ledger
 ) -> Iterator[Incident]:
     """Yield the jobs with allocations that have waited for their start for too long, without any failure."""
-    rows = case.evidence.allocations
-    age = case.now - rows["created_at"].to_numpy()
+    since, again = _waits_since(case)
+    age = case.now - since
     usual = usual_of(case, _times_to_start(case))
     stuck = age > pd.Timedelta(limits.start_overdue).value
     told = (age > pd.Timedelta(limits.template_wait).value) & _lacks_data(case)
@@ -94,14 +95,33 @@ def _not_started(
             **_numbers(case, jobs, alloc, age, usual),
             "message": text,
             "step": step,
+            "again": int(again[alloc].sum()),
         }
         confidence = "unknown" if kind == "unknown" else "likely" if text else "possible"
         evidence = Evidence("never started", facts, alloc_keys(case, alloc))
         cause = Cause(kind, kind if kind != "unknown" else None, _job(case, alloc), confidence, [evidence])
         half = limits.critical_share * max(facts["instances_wanted"], 1)
         severity = "critical" if int(stuck[alloc].sum()) >= half else "warning" if loud.any() else "info"
-        incident = make(case, alloc, cause, severity, ONGOING, rows["created_at"].to_numpy()[alloc], facts)
+        incident = make(case, alloc, cause, severity, ONGOING, since[alloc], facts)
         yield replace(incident, hypotheses=[cause, *_of_version(case, alloc, kind, facts, ledger)])
+
+
+def _waits_since(case: Case) -> tuple[Array, Array]:
+    """Return since when each allocation waits, if it does, and whether a task that waits had run before.
+
+    One that has run waits from the end of its last run on, not from its creation.
+    """
+    created = case.evidence.allocations["created_at"].to_numpy()
+    tasks, alloc = case.evidence.tasks, case.evidence.tasks["alloc"].to_numpy()
+    ended = tasks["finished"].to_numpy().copy()
+    over = case.attempts[case.attempts["end"].ne(ENDS.index("running")).to_numpy(dtype=bool)]
+    np.maximum.at(ended, over["owner"].to_numpy(), over["at"].to_numpy())
+    ran = tasks["started"].to_numpy() != NEVER
+    since, again = created.copy(), np.zeros(len(created), dtype=bool)
+    known = ran & (created[alloc] != NEVER)
+    np.maximum.at(since, alloc[known], ended[known])
+    again[alloc[ran & tasks["state"].eq("pending").to_numpy(dtype=bool)]] = True
+    return since, again
 
 
 def _of_version(

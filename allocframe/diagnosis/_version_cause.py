@@ -15,7 +15,7 @@ from ._groups import SECOND, Group
 from ._investigation import Investigation, alike, began_at_once, job_of, keys_of, length_of, related
 from ._rhythm import as_evidence, compare_rhythm
 from ._tables import NEVER, moment
-from ._versions import VersionTest
+from ._versions import Cliff, VersionTest
 from .incident import Evidence, Hypothesis
 
 _AS_LONG = 1.5
@@ -53,6 +53,9 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
     if not supporting:
         return None
     against = [compared] if test.base_failures and not differs else []
+    apart = test.ran_since < 0  # else nothing parts the version from what a template rendered just before
+    if not apart:
+        against.append(_too_short(look, group, test))
     against += [*onset.against, *_failing_rollbacks(look, group, test)]
     if test.healthy:
         against.append(Evidence("healthy deploy", {"job_version": test.version, "allocations": test.healthy}))
@@ -62,7 +65,8 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
     rhythm = compare_rhythm(look.case, rows, look.limits.significance_level)
     by_clock = rhythm is not None and rhythm.by_clock
     # each run ends so long after its start, the first one, too: it brought that along
-    by_age = not by_clock and rhythm is not None and max(test.ran_well, test.delay) <= _AS_LONG * onset.run
+    from_first = max(test.ran_well, test.delay) <= _AS_LONG * onset.run
+    by_age = not by_clock and rhythm is not None and from_first
     if rhythm and by_clock:
         against.append(as_evidence(rhythm))
     elif rhythm and by_age:
@@ -72,14 +76,42 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
     enough = test.failures >= look.limits.version_tasks or bool(fields)
     # without a test, what came first needs more for it than the time, and nothing against it
     more = not against and not _MORE_THAN_TIME.isdisjoint(each.fact for each in supporting)
-    sure = differs or (not test.base_failures and enough and (more or by_age))
-    confidence = "likely" if came_first and exposed and sure and not by_clock else "possible"
+    cliff = test.cliff if apart and not differs and not by_clock else None
+    falls = cliff is not None and from_first and cliff.p_of_all < look.limits.significance_level
+    apart_by_age = cliff is not None and cliff.base_past and not (cliff.past or cliff.base_failed)
+    if cliff and cliff.failed > 1 and (falls or apart_by_age):
+        supporting.append(_cliff_told(look, test, cliff, falls))
+    sure = differs or falls or (not test.base_failures and enough and (more or by_age))
+    confidence = "likely" if came_first and exposed and sure and apart and not by_clock else "possible"
     subject = {**job_of(look, group), "job_version": test.version}
     return Hypothesis("job version", group.kind, subject, confidence, supporting, against)
 
 
 _MORE_THAN_TIME = {"change touches", "changed group first", "later version well"}
 """What speaks for a version, apart from failures that began after it."""
+
+
+def _cliff_told(look: Investigation, test: VersionTest, cliff: Cliff, falls: bool) -> Evidence:
+    """Return how many runs got past the age at which a version fails."""
+    numbers = {
+        "job_version": test.version, "base_versions": list(cliff.base_versions), "age": length_of(cliff.age),
+        "failed": cliff.failed, "runs": cliff.failed + cliff.past, "base_past": cliff.base_past,
+        "base_runs": cliff.base_past + cliff.base_failed, "whole": cliff.whole,
+        "p": cliff.p_of_all if falls else cliff.p, "few": not falls,
+    }  # fmt: skip
+    return Evidence("past the age", numbers)
+
+
+def _too_short(look: Investigation, group: Group, test: VersionTest) -> Evidence:
+    """Return that the previous version ran too shortly, with what its template rendered, to have failed."""
+    submitted = look.ledger.submitted_at(look.case.instances.families[group.family], test.version)
+    at = submitted if submitted != NEVER else test.placed_at
+    numbers = {
+        "job_version": test.version, "base_version": test.base, "rendered_at": moment(test.rendered_at),
+        "before": length_of(at - test.rendered_at), "ran": length_of(test.ran_since),
+        "run": length_of(typical_run(look.case, group)),
+    }  # fmt: skip
+    return Evidence("too short to compare", numbers)
 
 
 def _compared(look: Investigation, group: Group, test: VersionTest) -> Evidence:
@@ -90,6 +122,7 @@ def _compared(look: Investigation, group: Group, test: VersionTest) -> Evidence:
         "hours": test.hours, "base_hours": test.base_hours, "p": test.p,
         "node_name": None if test.node is None else look.case.node_names[test.node],
         "since_onset": test.since_onset,
+        "since_render": None if test.ran_since >= 0 else moment(test.rendered_at),
     }  # fmt: skip
     return Evidence("version compared", counts, keys_of(look, group.rows))
 

@@ -16,6 +16,35 @@ from ._tables import NEVER, Array
 
 
 @dataclass(frozen=True)
+class Cliff:
+    """Runs that failed at one age, and runs that got past it.
+
+    Attributes
+    ----------
+    age : int
+        The age of the oldest run that failed.
+    failed, past, base_failed, base_past : int
+        Runs on record of the version that fails, and of what ran before it (or again after it).
+    base_versions : tuple of int
+        The versions of those runs.
+    whole : bool
+        All runs of the version that fails are on record.
+    p, p_of_all : float
+        Probability of at least `failed` if both get past the age alike; and that of the least of all tests.
+    """
+
+    age: int
+    failed: int
+    past: int
+    base_failed: int
+    base_past: int
+    base_versions: tuple[int, ...]
+    whole: bool
+    p: float
+    p_of_all: float
+
+
+@dataclass(frozen=True)
 class VersionTest:
     """How often a version fails, compared with the previous one.
 
@@ -52,6 +81,13 @@ class VersionTest:
         The task groups that alone are compared: the version changed no others, and they failed first.
     since_onset : bool
         Only what the previous version ran from its first failure on is compared: it failed alike.
+    rendered_at : int
+        When a template of the previous version was last rendered again, if only what it ran since then is
+        compared; else `NEVER`.
+    ran_since : int
+        If that tells nothing, for no run of it was as long as one that fails: the longest; else -1.
+    cliff : Cliff or None
+        How many runs got past the age at which those of this version fail, if that is one age.
     """
 
     version: int
@@ -76,6 +112,9 @@ class VersionTest:
     node: int | None = None
     since_onset: bool = False
     changed_groups: tuple[str, ...] = ()
+    rendered_at: int = NEVER
+    ran_since: int = -1
+    cliff: Cliff | None = None
 
     def is_worse(self, level: float) -> bool:
         """Return whether the version fails more: not by chance, and at least twice as often."""
@@ -85,17 +124,36 @@ class VersionTest:
         return not times_run or self.failures * self.base_hours >= 2 * self.base_failures * self.hours
 
 
-def compare_versions(
-    case: Case, groups: list[Group], version: Array, changed: Callable[[int, int], set[str]]
-) -> dict[int, VersionTest]:
+@dataclass(frozen=True)
+class Known:
+    """What the tests of versions ask of other evidence.
+
+    Attributes
+    ----------
+    made_by : numpy.ndarray
+        The version that made each allocation.
+    changed : callable
+        Which task groups of a job a version changed, if it did no more.
+    rendered : callable
+        When a template of the allocations of a version was last rendered again, before another version.
+    same : callable
+        Which versions of a job are the same as one, but for counts: that one, and those that brought it back.
+    """
+
+    made_by: Array
+    changed: Callable[[int, int], set[str]]
+    rendered: Callable[[Group, int, int], int]
+    same: Callable[[int, int], set[int]]
+
+
+def compare_versions(case: Case, groups: list[Group], known: Known) -> dict[int, VersionTest]:
     """Test, for each group whose job has several versions, each failing one against the previous one.
 
-    `version` is the one that made each allocation, and `changed` says which task groups of a job a version
-    changed, if it did no more. Of several that fail, the one with the clearest difference counts: a second
+    Of several that fail, the one with the clearest difference counts: a second
     bad version is not worse than the first, and a stray crash after a rollback says nothing.
     """
     family = case.instances.family
-    pairs = pd.DataFrame({"family": family, "version": version})
+    pairs = pd.DataFrame({"family": family, "version": known.made_by})
     several = pairs[pairs["version"] >= 0].groupby("family")["version"].nunique()
     tested = [
         index
@@ -105,24 +163,26 @@ def compare_versions(
     if not tested:
         return {}
     attempts = _attempts_of(case, {groups[index].family for index in tested})
-    results = {index: _compare_each(case, groups[index], version, attempts, changed) for index in tested}
+    results = {index: _compare_each(case, groups[index], known, attempts) for index in tested}
     tests = max(sum(len(each) for each in results.values()), 1)
     return {
-        index: replace(best, p=min(1.0, best.p * tests))
+        index: replace(best, p=min(1.0, best.p * tests), cliff=_corrected(best.cliff, tests))
         for index, each in results.items()
         if each
         for best in [min(each, key=lambda test: (test.p, test.placed_at))]
     }
 
 
+def _corrected(cliff: Cliff | None, tests: int) -> Cliff | None:
+    # besides the test of rates, each may have been the one
+    return replace(cliff, p_of_all=min(1.0, 2 * cliff.p * tests)) if cliff else None
+
+
 def _compare_each(
-    case: Case,
-    group: Group,
-    version: Array,
-    attempts: dict[int, pd.DataFrame],
-    changed: Callable[[int, int], set[str]],
+    case: Case, group: Group, known: Known, attempts: dict[int, pd.DataFrame]
 ) -> list[VersionTest]:
     """Return the test of each failing version against the one that was placed before it."""
+    version = known.made_by
     mine = (case.instances.family == group.family) & (version >= 0)
     created = case.evidence.allocations["created_at"].to_numpy()
     table = pd.DataFrame({"version": version[mine], "at": created[mine]})
@@ -135,9 +195,9 @@ def _compare_each(
     blamed = [each for each in order[1:] if np.any(failing == each) and each not in older]
     tests = []
     for each in blamed:
-        names = changed(group.family, each)
+        names = known.changed(group.family, each)
         part = _changed_part(case, group, names) if names else None
-        test = _compare_version(case, part or group, version, attempts, each, before[each])
+        test = _compare_version(case, part or group, known, attempts, each, before[each])
         tests.append(replace(test, changed_groups=tuple(sorted(names))) if part else test)
     return tests
 
@@ -176,9 +236,9 @@ _Counts = tuple[int, float, int]
 
 
 def _compare_version(
-    case: Case, group: Group, version: Array, attempts: dict[int, pd.DataFrame], blamed: int, base: int
+    case: Case, group: Group, known_of: Known, attempts: dict[int, pd.DataFrame], blamed: int, base: int
 ) -> VersionTest:
-    rows = case.evidence.allocations
+    rows, version = case.evidence.allocations, known_of.made_by
     alloc, owner = case.failures["alloc"].to_numpy(), case.failures["owner"].to_numpy()
     failing = version[alloc[group.rows]]
     mine = case.instances.family == group.family
@@ -203,12 +263,30 @@ def _compare_version(
         p_since = _compare(new, failed_alike)
         if p_since > p:
             p, old, since_onset = p_since, failed_alike, True
+    rendered, ran_since = known_of.rendered(group, base, blamed), -1
+    if rendered != NEVER and part is not None and not old[0]:
+        # what it ran with what the template said before says nothing of what fails now
+        _, run = _ran(case, part[version[part["alloc"].to_numpy()] == base], rendered)
+        longest, failing_run = int(run.max()) if len(run) else 0, _typical(case, group, failing == blamed)
+        anew = _count(case, group, part, version, base, since=rendered)
+        p_anew = _compare(new, anew)
+        if longest < failing_run:
+            p, ran_since = 1.0, longest
+        elif p_anew > p:
+            p, old = p_anew, anew
+        else:
+            rendered = NEVER
+    else:
+        rendered = NEVER
     placed = rows["created_at"].to_numpy()[mine & (version == blamed)]
     placed_at = int(placed[placed != NEVER].min()) if np.any(placed != NEVER) else NEVER
     onset, earliest, latest = (
         _onset_of(case, group, failing == blamed, times) for times in (case.onset, case.earliest, None)
     )
     never_ran = bool((case.failures["run"].to_numpy()[group.rows][failing == blamed] < 0).all())
+    if never_ran and part is not None:  # what failed to start after it had run well is another matter
+        of_failed = part["alloc"].isin(alloc[group.rows][failing == blamed].tolist())
+        never_ran = not bool((part["run"][of_failed] > 0).any())
     if never_ran:  # then the wait before a failure is that of a start, and no time of running well
         created = rows["created_at"].to_numpy()[alloc[group.rows][failing == blamed]]
         onset = int(created[created != NEVER].min()) if np.any(created != NEVER) else onset
@@ -225,12 +303,43 @@ def _compare_version(
         blamed, base, p, new[0], old[0], new[1] / 3600e9, old[1] / 3600e9, new[2], old[2],
         placed_at, delay, least, most, ran, least_ran,
         len(failed_allocs), int(healthy[failed_allocs].sum()), _fell_within(case, group, failing == blamed),
-        later_well, node, since_onset,
+        later_well, node, since_onset, rendered_at=rendered, ran_since=ran_since,
+        cliff=_cliff(case, group, part, known_of, (blamed, base), rendered),
     )  # fmt: skip
 
 
 _A_LOOP = 3
 """From this many failures on, the previous version fails as well: they are not stray ones."""
+
+
+_ONE_AGE = 0.1
+"""Runs whose lengths differ by a smaller part end at one age."""
+
+
+def _cliff(
+    case: Case, group: Group, part: pd.DataFrame | None, known: Known, pair: tuple[int, int], since: int
+) -> Cliff | None:
+    """Return how many runs of two versions got past the age at which one fails; None if it is not one age.
+
+    A run that was stopped before that age says nothing. With `since`, only what ran from then on counts.
+    """
+    if part is None:
+        return None
+    blamed, base = pair
+    kind, version = FAILURES.index(group.kind), known.made_by[part["alloc"].to_numpy()]
+    new, old = part[version == blamed], part[np.isin(version, list(known.same(group.family, base)))]
+    failed = new["run"][(new["end"].to_numpy() == kind) & (new["started"].to_numpy() != NEVER)]
+    if not len(failed) or failed.min() <= 0 or np.ptp(failed) > _ONE_AGE * failed.median():
+        return None
+    age = int(failed.max())
+    old, run = _ran(case, old, since)
+    past, base_past = int((new["run"] > age).sum()), int((run > age).sum())
+    base_failed = int(((old["end"].to_numpy() == kind) & (run <= age)).sum())
+    whole = not case.lost_restarts[np.unique(new["owner"])].any()
+    bad, mine = len(failed) + base_failed, len(failed) + past
+    p = distributions.hypergeom_sf(len(failed) - 1, mine + base_failed + base_past, bad, mine)
+    of = tuple(sorted(set(known.made_by[old["alloc"].to_numpy()[(run > age).to_numpy()]].tolist())))
+    return Cliff(age, len(failed), past, base_failed, base_past, of, whole, float(p), float(p))
 
 
 def _only_node(case: Case, group: Group, version: Array, base: int) -> int | None:
@@ -251,16 +360,27 @@ def _count(
     if attempts is None:
         return failures, 0.0, failures
     kind = FAILURES.index(group.kind)
-    mine = attempts[version[attempts["alloc"].to_numpy()] == each]
-    run = mine["run"].clip(lower=0)
-    if since != NEVER:
-        over = mine["at"].where(mine["end"] != ENDS.index("running"), case.now)
-        run = run.clip(upper=(over - since).clip(lower=0))
-        mine, run = mine[over >= since], run[over >= since]
+    mine, run = _ran(case, attempts[version[attempts["alloc"].to_numpy()] == each], since)
     starts = max(failures, len(mine))
     failures = max(failures, int((mine["end"].to_numpy() == kind).sum()))
     more, hours = _out_of_the_rings(case, mine, kind, ran_before=since == NEVER)
     return failures + more, float(run.sum()) + hours, starts + more
+
+
+def _ran(case: Case, attempts: pd.DataFrame, since: int) -> tuple[pd.DataFrame, pd.Series[int]]:
+    """Return the attempts that were not over at a time, if one is given, and how long each ran since."""
+    run = attempts["run"].clip(lower=0)
+    if since == NEVER:
+        return attempts, run
+    over = attempts["at"].where(attempts["end"] != ENDS.index("running"), case.now)
+    run = run.clip(upper=(over - since).clip(lower=0))
+    return attempts[over >= since], run[over >= since]
+
+
+def _typical(case: Case, group: Group, chosen: Array) -> int:
+    """Return the median length of the chosen runs of a group, all of which failed; 0 if none ran."""
+    run = case.failures["run"].to_numpy()[group.rows][chosen]
+    return int(np.median(run[run >= 0])) if np.any(run >= 0) else 0
 
 
 def _out_of_the_rings(

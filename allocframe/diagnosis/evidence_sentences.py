@@ -36,6 +36,7 @@ def _compared(n: dict[str, Any]) -> str:
     old = side(n["base_version"], n["base_failures"], n["base_hours"], n["base_starts"])
     where = f" on {n['node_name']}, where alone it failed" if n.get("node_name") else ""
     since = ", from its first failure on" if n.get("since_onset") else ""
+    since = ", since its template was rendered again" if n.get("since_render") else since
     return f"{first_upper(new)}; {old}{since}{where} ({p_value(n['p'])})."
 
 
@@ -85,6 +86,24 @@ def _room_held(n: dict[str, Any]) -> str:
     return f"{who}: {'the longest ' if n['runs'] > 1 else ''}{ran}."
 
 
+def _in_turn(n: dict[str, Any]) -> str:
+    who = count(n["instances"], "instances")
+    by = "one by one" if n["times"] == n["ends"] else f"in {n['times']:,} turns"
+    what = f"{who} ended {'once each, ' if n['once'] else ''}{by}, every {span(n['pace'])}"
+    ages = f"at ages from {span(n['youngest'])} to {span(n['oldest'])}"
+    since = f", and none in the {span(n['calm'])} since" if n["calm"] > n["pace"] * n["times"] else ""
+    return f"{what}, {ages}{since} ({p_value(n['p'])}). Something outside made them end."
+
+
+def _past_the_age(n: dict[str, Any]) -> str:
+    of = "on record " if not n["whole"] else ""
+    new = f"{n['failed']:,} of {count(n['runs'], 'runs')} of version {n['job_version']} {of}"
+    versions = listed([str(each) for each in n["base_versions"]])
+    old = f"{n['base_past']:,} of {count(n['base_runs'], 'runs')} of version {versions} got past that"
+    few = ": too few to be sure" if n["few"] else ""
+    return f"{new}failed by the age of {span(n['age'])}; {old} ({p_value(n['p'])}){few}."
+
+
 def _filtered_and_used(n: dict[str, Any]) -> str:
     run = "runs" if len(n["nodes"]) == 1 else "run"
     used = f"{count(n['instances'], 'instances')} of version {listed([str(each) for each in n['versions']])}"
@@ -109,6 +128,12 @@ _EVIDENCE: dict[str, Any] = {
         "1.7, say so whatever happened."
     ),
     "version compared": _compared,
+    "too short to compare": lambda n: (
+        f"Its template was rendered again {span(n['before'])} before version {n['job_version']}. With that, "
+        f"version {n['base_version']} ran for {span(n['ran'])} at most, less than a run that fails "
+        f"({span(n['run'])}): nothing on record tells the two apart."
+    ),
+    "past the age": _past_the_age,
     "soon after version": lambda n: (
         f"It began {'at most ' if n.get('at_most') else ''}{span(n['delay'])} after {_placed(n)}."
     ),
@@ -135,8 +160,9 @@ _EVIDENCE: dict[str, Any] = {
     "ends by clock": lambda n: (
         f"{n['times']:,} times, {count(n['instances'], 'instances')} ended within {_short(n['apart'])} of "
         f"each other, at ages from {span(n['youngest'])} to {span(n['oldest'])} ({p_value(n['p'])}). "
-        "Something outside ended them."
+        "Something outside made them end."
     ),
+    "ends in turn": _in_turn,
     "ends by age": lambda n: (
         f"{count(n['ends'], 'runs')} of {count(n['instances'], 'instances')} ended at the same age "
         f"({span(n['youngest'])}{_to(n)}), at times up to {_short(n['apart'])} apart ({p_value(n['p'])}). "

@@ -27,7 +27,7 @@ def title(who: str, facts: Facts) -> str | None:
     if "gone" in facts:
         return gone_sentences.title(who, facts)
     if "waiting" in facts or "blocked" in facts:
-        return f"{who}{version} does not start"
+        return f"{who}{version} does not start{' again' if facts.get('again') else ''}"
     if "undecided" in facts:
         return f"{who}{version} is not healthy yet"
     if "waits_for" in facts:
@@ -196,7 +196,8 @@ def _behind(facts: Facts) -> str:
 
 EVIDENCE: dict[str, Callable[[Facts], str]] = {
     "never started": lambda n: (
-        f"{count(n['waiting'], 'allocations')} {'has' if n['waiting'] == 1 else 'have'} not started."
+        f"{count(n['waiting'], 'allocations')} {'has' if n['waiting'] == 1 else 'have'} not started"
+        f"{' since the last run ended' if n.get('again') else ''}."
     ),
     "blocked": lambda n: (
         f"{count(n['blocked'], 'allocations')} {'has' if n['blocked'] == 1 else 'have'} not started "
