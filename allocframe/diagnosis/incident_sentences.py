@@ -391,6 +391,8 @@ def hypothesis(cause: Any) -> str:
         return f"node {subject['node_name']}"
     if cause.kind == "placement" and cause.mechanism == "hang":
         return f"runs of {subject['job_id']} that do not end"
+    if cause.kind == "crash" and any(each.fact in _FROM_OUTSIDE for each in cause.supporting):
+        return "the program exits because of something outside it, which is not on record"
     if cause.kind == "common cause":
         return f"what these jobs share: {subject.get('shared', 'not identified')}"
     return {
@@ -410,6 +412,9 @@ def hypothesis(cause: Any) -> str:
         "placement": "no node has what it needs",
     }.get(cause.kind, "unknown")
 
+
+_FROM_OUTSIDE = ("ends by clock", "ends in turn")
+"""Evidence that instances ended because of something outside them, however long each had run."""
 
 _OPERATOR = {
     "promotion": "nobody has promoted it",
