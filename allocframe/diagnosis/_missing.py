@@ -99,7 +99,8 @@ def _fewer_than_wanted(
     alive |= status.eq("unknown").to_numpy(dtype=bool) & rows["desired_status"].eq("run").to_numpy(dtype=bool)
     version = numbers(rows["job_version"], -1)
     # a replacement has the version of its job, whatever the lost one had
-    open_ends = service & instances.final & instances.lost & ~alive
+    canary = rows["canary"].astype("boolean").fillna(False).to_numpy(dtype=bool)
+    open_ends = service & instances.final & instances.lost & ~alive & ~canary
     # by job, once: a large cluster has thousands
     size = len(instances.families)
     running = np.bincount(instances.family[alive & service], minlength=size)
@@ -112,27 +113,29 @@ def _fewer_than_wanted(
         newest = ledger.newest_version(job)
         if newest is None or job in told or job in waiting:
             continue
-        row = deployments.get(job)
-        if row is not None and int(row["job_version"]) == newest:
-            if str(row["status"]) not in _OVER:
-                continue
-            wanted, over = int(row["desired"]), plain(row["ended_at"])
-            ended, failed = NEVER if over is None else over.value, str(row["status"]) == "failed"
-        else:
-            of_newest = open_ends & (instances.family == family) & (version == newest)
-            wanted, ended, failed = int(running[family] + of_newest.sum()), NEVER, False
-        runs, last = int(running[family]), max(int(changed[family]), ended)
+        row = deployments.get(job, {})
+        row = row if row and int(row["job_version"]) == newest else {}
+        if row and str(row["status"]) not in _OVER:
+            continue
+        failed, ended = bool(row) and str(row["status"]) == "failed", plain(row.get("ended_at"))
+        # beside canaries that nobody promoted, what is wanted is still the older version
+        unpromoted = failed and plain(row.get("promoted")) is False
+        lost = open_ends & (instances.family == family) & (unpromoted | (version == newest))
+        desired = int(row["desired"]) if row and not unpromoted else 0
+        # of groups that its version left alone, a deployment does not tell
+        wanted = max(desired, int(running[family] + lost.sum()))
+        runs, last = int(running[family]), max(int(changed[family]), NEVER if ended is None else ended.value)
         # what replaces it may be about to come
         settled = last != NEVER and case.now - last > pd.Timedelta(limits.template_wait).value
         if runs >= wanted or not settled or _was_ended(job, newest, history, ledger):
             continue
         mine = instances.family == family
         gone = np.flatnonzero(mine & ~alive & instances.final & (open_ends | (version == newest)))
-        lost = gone[instances.lost[gone]]
-        lost_on = {case.node_names[each] for each in case.nodes[lost]} - {""}
+        lost_rows = gone[instances.lost[gone]]
+        lost_on = {case.node_names[each] for each in case.nodes[lost_rows]} - {""}
         facts = {
             "missing": wanted - runs, "instances_wanted": wanted, "running": runs, "job_version": newest,
-            "deployment_failed": failed, "lost_instances": len(lost), "lost_with": sorted(lost_on),
+            "deployment_failed": failed, "lost_instances": len(lost_rows), "lost_with": sorted(lost_on),
             "evaluated": evaluations is not None,
         }  # fmt: skip
         yield _missing(case, job, gone, last, facts, limits)

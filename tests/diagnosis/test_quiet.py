@@ -366,6 +366,17 @@ def test_what_a_lost_node_leaves_at_half_strength_is_missing_if_nothing_waits(
     assert ("has failed: Nomad places none for it" in missing.summary) == (status == "failed")
 
 
+def test_a_count_that_only_canaries_had_which_an_operator_turned_down_is_not_missed(tmp_path: Path) -> None:
+    """Version 1 asked for four; its canary's deployment was failed by hand, and two of version 0 serve."""
+    rows = [instance("web", 0, started(1), n=n) for n in range(2)]
+    words = {"StatusDescription": "Deployment marked as failed"}
+    turned_down = {**deployment("failed", DesiredTotal=4, DesiredCanaries=1, Promoted=False), **words}
+    for each, expected in ((turned_down, []), ({**deployment("failed", DesiredTotal=4), **words}, ["AF602"])):
+        history = af.History.from_json(jobs=[[spec(0), spec(1)]], deployments=[each])
+        codes = [code for _, code in told(tmp_path, *rows, clock(1300), history=history)]
+        assert [code for code in codes if code == "AF602"] == expected
+
+
 @pytest.mark.parametrize(
     "case",
     [
