@@ -14,7 +14,7 @@ from ._attempts import kind_of_text
 from ._changes import Ledger
 from ._comparisons import typical_run
 from ._failures import Case
-from ._groups import Group, Jobs
+from ._groups import SECOND, Group, Jobs
 from ._tables import NEVER, Array, categories, moment, numbers
 from ._versions import Known, VersionTest
 from .finding import Thresholds
@@ -198,16 +198,42 @@ def describe(look: Investigation, group: Group) -> dict[str, Any]:
         "exits": exits if len(exits) > 1 else None,
         "signal": next((signal for signal, _ in signals.most_common(1)), None),
         "median_run": length_of(run) if bool((rows["run"] >= 0).any()) else None,
+        **_range_of(rows["run"]),
         "error": error if group.kind in (*NAMED_ERRORS, "unknown") else None,
         "failures": group.total,
         "failures_seen": len(group.rows),
         "instances": len(group.lanes),
         "instances_bad": group.bad_now,
         "instances_wanted": group.wanted,
+        "instance": _one_instance(look, group, allocs),
         "runs": group.runs or None,
         "failed_runs": group.failed_runs if group.runs else None,
     }
     return group.facts
+
+
+_WIDE = 1.25
+"""Of runs that differ less, half of them, a median says enough; and of those that take a moment."""
+
+
+def _range_of(runs: Array) -> dict[str, pd.Timedelta | None]:
+    """Return the shortest and the longest of some runs whose lengths differ widely, else none of them."""
+    runs = runs[runs >= 0]
+    low, high = np.quantile(runs, [0.25, 0.75]) if len(runs) > 1 else (0, 0)
+    wide = high > _WIDE * low and low >= SECOND
+    return {
+        "shortest_run": length_of(int(runs.min())) if wide else None,
+        "longest_run": length_of(int(runs.max())) if wide else None,
+    }
+
+
+def _one_instance(look: Investigation, group: Group, allocs: Array) -> str | None:
+    """Return the name of the only one of several instances that fails, without its job's; else None."""
+    name = str(look.case.evidence.allocations["name"].iloc[int(allocs[-1])])
+    job = look.case.instances.families[group.family][1]
+    by_index = not look.everywhere[allocs].any() and not look.case.instances.has_runs[group.family]
+    alone = len(group.lanes) == 1 and group.wanted > 1 and by_index and name.startswith(f"{job}.")
+    return name.removeprefix(f"{job}.") if alone else None
 
 
 def make_incident(
@@ -230,7 +256,7 @@ def make_incident(
     if len(groups) > 1:
         facts |= _exits_of(look, groups)
     # a bound from the counter is not a time on record
-    seen = [int(t) for group in groups if (t := _first_seen(look, group)) != NEVER]
+    seen = [int(t) for group in groups if (t := first_seen(look, group)) != NEVER]
     return Incident(
         severity,
         state,
@@ -264,10 +290,14 @@ def _exits_of(look: Investigation, groups: list[Group]) -> dict[str, Any]:
     return {
         "exits": exits if len(exits) > 1 else None,
         "median_run": sorted(runs)[len(runs) // 2] if alike else None,
+        "shortest_run": None,
+        "longest_run": None,
+        "instance": None,
     }
 
 
-def _first_seen(look: Investigation, group: Group) -> int:
+def first_seen(look: Investigation, group: Group) -> int:
+    """Return when the first failure on record of a group was; `NEVER` if that is not known."""
     times = look.failures["at"][group.rows]
     known = times[times != NEVER]
     return int(known.min()) if len(known) else NEVER
