@@ -82,6 +82,7 @@ js:
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/compare.py
+	$(BIN)/python benchmarks/walk.py
 	$(BIN)/python benchmarks/explain.py
 	$(BIN)/python benchmarks/watch.py
 	$(BIN)/python benchmarks/exec.py

@@ -174,7 +174,7 @@ def _rows(head: str, size: int, figures: dict[str, Figures], limit: str) -> Iter
 
 
 @contextlib.contextmanager
-def _checked_out(commit: str | None) -> Iterator[dict[str, str]]:
+def checked_out(commit: str | None) -> Iterator[dict[str, str]]:
     """Yield the folders with allocframe: this one, and that of another commit."""
     here = str(Path(__file__).parent.parent)
     if commit is None:
@@ -203,7 +203,7 @@ def main() -> None:
         "| | time | CPU | MB/s | times the limit | peak memory |",
         "|" + " --- |" * 6,
     ]
-    with _checked_out(options.before) as folders:
+    with checked_out(options.before) as folders:
         for rows in (
             *(files_to_frames(size, folders) for size in options.files),
             *(whole_fetch(size, folders) for size in options.fetch),

@@ -23,7 +23,7 @@ from .append import append, complete_namespace, observed_at, snapshot_changes
 from .checkpoint import EMPTY_STATE, ArchiveState, read_live, read_state
 from .coverage import ALLOCATIONS_SEEN, COVERAGE, MISSING, MISSING_QUERY, QUERY
 from .delta import DeltaTables
-from .maintenance import compact, info, retain
+from .maintenance import compact, info, retain, sizes
 from .past_history import Known, history_change, read_history, read_known
 from .time_travel import PastTables, describe
 from .views import Connection, check_columns, derive, read_archive, read_frame, retry_reading
@@ -447,6 +447,10 @@ class Archive:
     def info(self) -> dict[str, Any]:
         """Times, recorders, gaps, and the size of each table, as plain JSON."""
         return info(self._tables)
+
+    def _sizes(self) -> dict[str, dict[str, Any]]:
+        """Return the size of each table, which `info` has as well."""
+        return sizes(self._tables)
 
 
 def _nonempty(changes: list[Change]) -> list[list[Change]]:

@@ -161,18 +161,6 @@ def info(tables: DeltaTables) -> dict[str, Any]:
     state, gaps = read_archive(
         tables, lambda connection: (read_state(connection), select(connection, "FROM stored.gaps"))
     )
-    sizes = {}
-    for name in tables.names():
-        actions = pa.table(tables.open(name).get_add_actions(flatten=True))
-        file_days = sorted(str(day) for day in actions["partition.day"].to_pylist())
-        sizes[name] = {
-            "days": len(set(file_days)),
-            "first_day": file_days[0] if file_days else None,
-            "last_day": file_days[-1] if file_days else None,
-            "files": len(file_days),
-            "rows": pc.sum(actions["num_records"]).as_py() or 0,
-            "bytes": pc.sum(actions["size_bytes"]).as_py() or 0,
-        }
     recorders = state.recorders
     return {
         "archive": tables.location,
@@ -188,8 +176,25 @@ def info(tables: DeltaTables) -> dict[str, Any]:
             )
         ),
         "gaps": gaps_to_json(gaps.tail(_MAX_GAPS)),
-        "tables": sizes,
+        "tables": sizes(tables),
     }
+
+
+def sizes(tables: DeltaTables) -> dict[str, dict[str, Any]]:
+    """Return the days, files, rows and bytes of each table."""
+    found = {}
+    for name in tables.names():
+        actions = pa.table(tables.open(name).get_add_actions(flatten=True))
+        file_days = sorted(str(day) for day in actions["partition.day"].to_pylist())
+        found[name] = {
+            "days": len(set(file_days)),
+            "first_day": file_days[0] if file_days else None,
+            "last_day": file_days[-1] if file_days else None,
+            "files": len(file_days),
+            "rows": pc.sum(actions["num_records"]).as_py() or 0,
+            "bytes": pc.sum(actions["size_bytes"]).as_py() or 0,
+        }
+    return found
 
 
 def _save_needs_of_live(connection: Connection, spill: str) -> Any:

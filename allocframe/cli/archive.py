@@ -69,7 +69,7 @@ def _open_archive(place: str) -> Archive:
 
 
 def _size(archive: Archive) -> dict[str, int]:
-    tables = archive.info["tables"].values()
+    tables = archive._sizes().values()  # `info` also reads what lives
     return {name: sum(table[name] for table in tables) for name in ("files", "bytes")}
 
 

@@ -23,8 +23,15 @@ REQUESTED = (
     "pause",
     "promotion",
     "withdrawal",
+    "failed by hand",
 )
 """Mechanisms of what somebody asked for: they explain no failure."""
+
+_BY_HAND = "Deployment marked as failed"
+"""What Nomad writes for `nomad deployment fail`, alone or before what it rolls back to.
+
+It has no other use: what Nomad itself ends is "Failed due to ..." or "Failed because of ...".
+"""
 
 _MARGIN = pd.Timedelta("1min")
 
@@ -79,11 +86,15 @@ def _incident(
     runs = mine & instances.wanted & rows["client_status"].eq("running").to_numpy(dtype=bool)
     waits = of_version & instances.wanted & rows["client_status"].eq("pending").to_numpy(dtype=bool)
     state = ONGOING if waits.any() else RECOVERED if runs.any() else STOPPED
-    facts = {"deployment": "failed", "reason": words, "job_version": version}
+    by_hand = (words or "").startswith(_BY_HAND)
+    facts = {"failed_by_hand" if by_hand else "deployment": "failed", "reason": words, "job_version": version}
     ids = rows["alloc_id"][of_version].astype("str").tolist()
     evidence = Evidence("failed deployment", facts, [{"alloc_id": each} for each in ids[:20]])
     subject = {"namespace": job[0], "job_id": job[1], "job_version": version}
+    nodes = sorted({case.node_names[each] for each in case.nodes[of_version]} - {""})
+    if by_hand:
+        cause = Cause("operator", "failed by hand", subject, "certain", [evidence])
+        return Incident("info", STOPPED, cause, [cause], [job], nodes, ids, ended, ended, False, facts)
     # by a version that hangs, or by what it waits for
     cause = Cause("job version", "deployment", subject, "possible", [evidence])
-    nodes = sorted({case.node_names[each] for each in case.nodes[of_version]} - {""})
     return Incident("warning", state, cause, [cause], [job], nodes, ids, began, ended, False, facts)

@@ -16,6 +16,7 @@ from ._deployments import find_failed_deployments
 from ._failures import Case
 from ._gone import find_gone
 from ._groups import GAVE_UP, ONGOING, describe_jobs, group_failures
+from ._held_room import join_hung_runs
 from ._others import find_others
 from ._placement import find_waiting
 from ._quiet import find_quiet
@@ -76,6 +77,7 @@ def investigate(
     incidents += find_requests(case, ledger)
     incidents += find_waiting(case, evaluations, getattr(history, "nodes", None), ledger, limits)
     incidents += find_quiet(case, jobs, in_groups, history, evaluations, incidents, limits, ledger)
+    incidents = join_hung_runs(case, incidents)
     incidents += find_failed_deployments(case, history, incidents, limits)
     incidents += find_absent(case, history, ledger, incidents, limits)
     incidents += find_gone(case, history, ledger, limits)

@@ -16,7 +16,7 @@ from ._absent import groups_alive, scaling_requests
 from ._changes import Job, Ledger, tasks_added
 from ._failures import Case
 from ._groups import STOPPED
-from ._slow_runs import launches_of
+from ._slow_runs import CALM_GAPS, launches_of, schedule_fields
 from ._tables import NEVER, Array, moment, numbers
 from .finding import Thresholds
 from .incident import Cause, Evidence, Incident
@@ -103,25 +103,26 @@ class _Look:
         places = self._allocations(job)
         for version in range(newest, -1, -1):
             at = self.ledger.submitted_at(job, version)
-            if at == NEVER or at < self.since:
+            if at == NEVER or at < min(self.since, self._since_for_schedules(job)):
                 break
             fields = self.ledger.changed_fields(job, version)
             if not fields:
                 continue
             if self.ledger.ended_by(job, at) is not None:
                 break
-            taken, undone = _Taken(), _Taken()
+            taken, undone = found.setdefault(version, _Taken()), _Taken()
             # a rollback removes what had been tried: that is not a loss
             of_job = taken if self.ledger.same_as(job, version) is None else undone
             change = _Change(job, version, at, fields, places, settled, of_job)
+            self._schedule(replace(change, taken=taken))
+            if at < self.since:
+                continue
             self._groups_and_tasks(change)
             self._counts(change)
             _services(change)
             self._nodes(change)
             self._launches(replace(change, taken=taken))
-            if taken.parts:
-                found[version] = taken
-        return found
+        return {version: taken for version, taken in found.items() if taken.parts}
 
     def _allocations(self, job: Job) -> Array:
         place = self.number.get(job)
@@ -184,17 +185,52 @@ class _Look:
         for row in change.fields:
             if row["path"] != "Periodic.Enabled" or not change.settle("runs"):
                 continue
-            family = self.number.get(change.job)
-            launches = np.zeros(0, int) if family is None else launches_of(self.case, family)
+            launches = self._launches_of(change.job)
             if str(row["new"]) == "true" or (len(launches) and launches[-1] > change.at + _SLACK):
                 continue
-            gaps = np.diff(launches)
-            part: dict[str, Any] = {"what": "runs", "runs_before": len(launches)}
-            part["every"] = pd.Timedelta(int(np.median(gaps)), unit="ns") if len(gaps) else None
-            last = moment(int(launches[-1])) if len(launches) else None
-            part["last_run"] = last
-            part["ago"] = None if last is None else pd.Timestamp(self.case.now, tz="UTC") - last
-            change.taken.parts.append(part)
+            change.taken.parts.append({"what": "runs", **self._rhythm(launches)})
+
+    def _schedule(self, change: _Change) -> None:
+        """Note that a periodic job has made no run for long since a version edited its schedule.
+
+        When the next one is due is not computed: a much rarer schedule looks the same as a mistake.
+        """
+        edited = schedule_fields(change.fields)
+        if not edited or not change.settle("schedule") or ("runs",) in change.settled:
+            return
+        launches = self._launches_of(change.job)
+        status = self.case.evidence.allocations["client_status"].iloc[change.places]
+        alive = self.runs[change.places] & status.isin(["running", "pending"]).to_numpy(dtype=bool)
+        # a run under way may be what the next one waits for
+        if len(launches) < 2 or self.case.evidence.partial or alive.any():
+            return
+        calm = self.case.now - max(int(launches[-1]), change.at)
+        if launches[-1] > change.at + _SLACK or calm <= CALM_GAPS * int(np.median(np.diff(launches))):
+            return
+        change.taken.parts.append({"what": "schedule", **self._rhythm(launches), "edits": _edits(edited)})
+
+    def _launches_of(self, job: Job) -> Array:
+        family = self.number.get(job)
+        return np.zeros(0, dtype=np.int64) if family is None else launches_of(self.case, family)
+
+    def _since_for_schedules(self, job: Job) -> int:
+        """Return since when an edited schedule is news: a daily job is missed after days."""
+        family = self.number.get(job)
+        if family is None or not self.case.instances.has_runs[family]:
+            return self.since
+        gaps = np.diff(self._launches_of(job))
+        return self.case.now - (2 * CALM_GAPS * int(np.median(gaps)) if len(gaps) else 0)
+
+    def _rhythm(self, launches: Array) -> dict[str, Any]:
+        """Return how often a periodic job ran, and when last."""
+        gaps = np.diff(launches)
+        last = moment(int(launches[-1])) if len(launches) else None
+        return {
+            "runs_before": len(launches),
+            "every": pd.Timedelta(int(np.median(gaps)), unit="ns") if len(gaps) else None,
+            "last_run": last,
+            "ago": None if last is None else pd.Timestamp(self.case.now, tz="UTC") - last,
+        }
 
     def _nodes(self, change: _Change) -> None:
         """Note the nodes that a version's demands closed to its job; they are ready for others."""
@@ -226,7 +262,7 @@ class _Look:
             part["everywhere"] = bool(everywhere[mine].all())
             part["instances"] = int(which.sum())
             part["runs_on"] = sorted(runs_on)
-            part["demands"] = _demands(asks)
+            part["demands"], part["no_longer"] = _demands(asks)
             taken.parts.append(part)
 
     def _who_left(self, rows: pd.DataFrame, places: Array, at: int) -> tuple[Array, Array]:
@@ -286,23 +322,39 @@ def _services(change: _Change) -> None:
             change.taken.parts.append(part)
 
 
-def _demands(fields: list[dict[str, Any]]) -> list[str]:
-    """Return what a version asks of nodes, in the words of a job's file."""
+def _edits(fields: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what of a schedule was edited: old and new values, of its times and of its time zone."""
+    found = []
+    for name, of_zone in (("schedule", False), ("time zone", True)):
+        mine = [row for row in fields if ("TimeZone" in str(row["path"])) == of_zone]
+        old, new = (
+            [str(row[side]) for row in mine if row[side] is not None and str(row[side])]
+            for side in ("old", "new")
+        )
+        if mine:
+            found.append({"name": name, "old": old, "new": new})
+    return found
+
+
+def _demands(fields: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
+    """Return what a version asks of nodes, and what it no longer asks, in the words of a job's file."""
     constraints: dict[str, dict[str, str]] = {}
-    others = []
+    others, dropped = [], []
     for row in fields:
         path, new = str(row["path"]), row["new"]
         found = re.search(r"^(.*Constraints\[[^\]]*\])\.(\w+)$", path)
         if found:
             constraints.setdefault(found[1], {})[found[2]] = "" if new is None else str(new)
+        elif "Datacenters" in path and new is None:
+            dropped.append(f"datacenter {row['old']}")
         elif "Datacenters" in path:
-            others.append(f"datacenter {new}" if new is not None else f"no datacenter {row['old']}")
+            others.append(f"datacenter {new}")
         elif path == "NodePool":
             others.append(f"node pool {new if new is not None else 'default'}")
     names = ("LTarget", "Operand", "RTarget")
     # a constraint of which one field was edited has only that one on record
     said = [" ".join(each[name] for name in names if each.get(name)) for each in constraints.values()]
-    return list(dict.fromkeys([f"constraint {each}" for each in said if each] + others))
+    return list(dict.fromkeys([f"constraint {each}" for each in said if each] + others)), dropped
 
 
 def _open_nodes(nodes: pd.DataFrame | None) -> tuple[set[str], dict[str, str]]:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ._changes import Ledger
+from ._changes import Job, Ledger
 from ._failures import Case
-from ._groups import ONGOING
+from ._groups import ONGOING, RECOVERED
 from ._others import alloc_keys
-from ._tables import NEVER, moment, nanoseconds, numbers
+from ._tables import NEVER, Array, moment, nanoseconds, numbers
 from .finding import Thresholds, plain
 from .incident import Cause, Evidence, Incident
 
@@ -29,12 +29,21 @@ def find_missing(
 
     Jobs of which an incident tells already are left to it.
     """
-    told = {job for each in incidents if each.severity != "info" for job in each.jobs}
+    told = {job for each in incidents if _explains(each) for job in each.jobs}
     waiting = list(_not_scheduled(case, evaluations, limits))
     yield from (each for each in waiting if each.jobs[0] not in told)
     told |= {job for each in waiting for job in each.jobs}
     if not case.evidence.partial:
-        yield from _fewer_than_deployed(case, history, evaluations, told, limits, ledger)
+        yield from _fewer_than_wanted(case, history, evaluations, told, limits, ledger)
+
+
+def _explains(incident: Incident) -> bool:
+    """Return whether an incident tells why instances do not run now.
+
+    One of a node tells of all that was on it, and not which job still lacks something.
+    """
+    of_node = incident.cause.kind == "node" and incident.cause.mechanism == "lost"
+    return incident.severity != "info" and incident.state != RECOVERED and not of_node
 
 
 def _not_scheduled(case: Case, evaluations: pd.DataFrame | None, limits: Thresholds) -> Iterator[Incident]:
@@ -67,55 +76,107 @@ def _not_scheduled(case: Case, evaluations: pd.DataFrame | None, limits: Thresho
         yield Incident("warning", ONGOING, cause, [cause], [job], [], [], when, when, False, facts)
 
 
-def _fewer_than_deployed(
+def _fewer_than_wanted(
     case: Case,
     history: Any,
     evaluations: pd.DataFrame | None,
-    told: set[tuple[str, str]],
+    told: set[Job],
     limits: Thresholds,
     ledger: Ledger,
 ) -> Iterator[Incident]:
-    """Yield the jobs whose newest version was deployed in full, and of which fewer instances are left."""
-    table = getattr(history, "deployments", None)
-    if table is None or table.empty or case.now == NEVER:
+    """Yield the jobs of which fewer instances run than their newest version wants, and no more are to come.
+
+    A deployment says how many it wants. Servers remove it after an hour: then those count that were lost and
+    not replaced.
+    """
+    if case.now == NEVER:
         return
     rows, instances = case.evidence.allocations, case.instances
-    alive = rows["client_status"].isin(["running", "pending"]).to_numpy(dtype=bool) & instances.wanted
+    service = rows["job_type"].eq("service").to_numpy(dtype=bool)
+    status = rows["client_status"]
+    # what is out of reach may come back, and its node's incident tells of it
+    alive = status.isin(["running", "pending"]).to_numpy(dtype=bool) & instances.wanted
+    alive |= status.eq("unknown").to_numpy(dtype=bool) & rows["desired_status"].eq("run").to_numpy(dtype=bool)
+    version = numbers(rows["job_version"], -1)
+    # a replacement has the version of its job, whatever the lost one had
+    open_ends = service & instances.final & instances.lost & ~alive
+    # by job, once: a large cluster has thousands
+    size = len(instances.families)
+    running = np.bincount(instances.family[alive & service], minlength=size)
+    changed = np.full(size, NEVER, dtype=np.int64)
+    np.maximum.at(changed, instances.family[service], rows["modified_at"].to_numpy()[service])
+    deployments = _newest_deployments(history)
     waiting = _waits(evaluations)
-    # by job, once: a large cluster has thousands of deployments
-    number = {job: place for place, job in enumerate(instances.families)}
-    running = np.bincount(instances.family[alive], minlength=len(number))
-    changed = np.full(len(number), NEVER, dtype=np.int64)
-    np.maximum.at(changed, instances.family, rows["modified_at"].to_numpy())
-    table = table.dropna(subset=["job_version", "desired"]).sort_values("create_index", kind="stable")
-    for row in table.drop_duplicates(["namespace", "job_id"], keep="last").to_dict("records"):
-        job, version = (str(row["namespace"]), str(row["job_id"])), int(row["job_version"])
-        is_newest = ledger.newest_version(job) == version and str(row["status"]) == "successful"
-        if not is_newest or job in told or job in waiting or job not in number:
+    for family in np.unique(instances.family[service]).tolist():
+        job = instances.families[family]
+        newest = ledger.newest_version(job)
+        if newest is None or job in told or job in waiting:
             continue
-        wanted, runs = int(row["desired"]), int(running[number[job]])
-        last = int(changed[number[job]])
+        row = deployments.get(job)
+        if row is not None and int(row["job_version"]) == newest:
+            if str(row["status"]) not in _OVER:
+                continue
+            wanted, over = int(row["desired"]), plain(row["ended_at"])
+            ended, failed = NEVER if over is None else over.value, str(row["status"]) == "failed"
+        else:
+            of_newest = open_ends & (instances.family == family) & (version == newest)
+            wanted, ended, failed = int(running[family] + of_newest.sum()), NEVER, False
+        runs, last = int(running[family]), max(int(changed[family]), ended)
         # what replaces it may be about to come
         settled = last != NEVER and case.now - last > pd.Timedelta(limits.template_wait).value
-        if runs >= wanted or not settled or ledger.ended_by(job, ledger.submitted_at(job, version)):
+        if runs >= wanted or not settled or _was_ended(job, newest, history, ledger):
             continue
-        mine = instances.family == number[job]
-        gone = np.flatnonzero(mine & ~alive & instances.final & (numbers(rows["job_version"], -1) == version))
+        mine = instances.family == family
+        gone = np.flatnonzero(mine & ~alive & instances.final & (open_ends | (version == newest)))
+        lost = gone[instances.lost[gone]]
+        lost_on = {case.node_names[each] for each in case.nodes[lost]} - {""}
         facts = {
-            "missing": wanted - runs, "instances_wanted": wanted, "running": runs, "job_version": version,
+            "missing": wanted - runs, "instances_wanted": wanted, "running": runs, "job_version": newest,
+            "deployment_failed": failed, "lost_instances": len(lost), "lost_with": sorted(lost_on),
+            "evaluated": evaluations is not None,
         }  # fmt: skip
-        evidence = Evidence("missing", facts, alloc_keys(case, gone))
-        subject = {"namespace": job[0], "job_id": job[1]}
-        cause = Cause("unknown", "missing", subject, "unknown", [evidence])
-        half = wanted - runs >= limits.critical_share * wanted
-        ids = rows["alloc_id"].iloc[gone].astype("str").tolist()
-        yield Incident(
-            "critical" if half else "warning", ONGOING, cause, [cause], [job], [], ids,
-            moment(last), moment(last), False, facts,
-        )  # fmt: skip
+        yield _missing(case, job, gone, last, facts, limits)
 
 
-def _waits(evaluations: pd.DataFrame | None) -> set[tuple[str, str]]:
+_OVER = ("successful", "failed")
+"""Statuses of deployments after which nothing more is to come of them."""
+
+
+def _newest_deployments(history: Any) -> dict[Job, dict[Any, Any]]:
+    """Return the newest deployment of each job."""
+    table = getattr(history, "deployments", None)
+    if table is None or table.empty:
+        return {}
+    table = table.dropna(subset=["job_version", "desired"]).sort_values("create_index", kind="stable")
+    rows = table.drop_duplicates(["namespace", "job_id"], keep="last").to_dict("records")
+    return {(str(row["namespace"]), str(row["job_id"])): row for row in rows}
+
+
+def _was_ended(job: Job, version: int, history: Any, ledger: Ledger) -> bool:
+    """Return whether somebody stopped or purged a job since its newest version."""
+    if ledger.ended_by(job, ledger.submitted_at(job, version)) is not None:
+        return True
+    table = history.job_versions
+    if "stopped" not in table:
+        return False
+    mine = table["namespace"].eq(job[0]) & table["job_id"].eq(job[1]) & table["version"].eq(version)
+    return bool(table["stopped"][mine].eq(True).fillna(False).any())
+
+
+def _missing(
+    case: Case, job: Job, gone: Array, last: int, facts: dict[str, Any], limits: Thresholds
+) -> Incident:
+    evidence = Evidence("missing", facts, alloc_keys(case, gone))
+    cause = Cause("unknown", "missing", {"namespace": job[0], "job_id": job[1]}, "unknown", [evidence])
+    half = facts["missing"] >= limits.critical_share * facts["instances_wanted"]
+    ids = case.evidence.allocations["alloc_id"].iloc[gone].astype("str").tolist()
+    return Incident(
+        "critical" if half else "warning", ONGOING, cause, [cause], [job], facts["lost_with"], ids,
+        moment(last), moment(last), False, facts,
+    )  # fmt: skip
+
+
+def _waits(evaluations: pd.DataFrame | None) -> set[Job]:
     """Return the jobs of which an evaluation is still to come: it will make what is missing."""
     if evaluations is None or evaluations.empty:
         return set()

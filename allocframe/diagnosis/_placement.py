@@ -12,8 +12,9 @@ import pandas as pd
 
 from .._utils.prose import count, listed
 from ..stats.placement import placement_failures
+from ..tables.run_ids import split_run_id
 from ._asked import INELIGIBLE, asked_for
-from ._changes import BEFORE, Ledger
+from ._changes import BEFORE, Job, Ledger
 from ._failures import Case
 from ._tables import NEVER, Array, numbers
 from .finding import Thresholds, plain
@@ -36,12 +37,22 @@ def find_waiting(
     failures = failures.astype({"namespace": "str", "job_id": "str"})
     by_job = dict(iter(failures.groupby(["namespace", "job_id"], sort=False)))
     found: list[Incident] = []
-    for key, rows in waiting.groupby(["namespace", "job_id"], observed=True, sort=False):
-        job = str(key[0]), str(key[1])
-        mine = by_job.get(job, failures.iloc[:0])
-        of_job = known[known["job_id"].eq(job[1]) & known["namespace"].eq(job[0])]
-        found.append(_waiting(case, job, rows, mine, nodes, of_job, ledger, limits))
+    for job, rows in _by_job(waiting).items():
+        each = set(rows["job_id"].astype("str"))
+        mine = [by_job[job[0], run] for run in sorted(each) if (job[0], run) in by_job]
+        its_failures = pd.concat(mine) if mine else failures.iloc[:0]
+        of_job = known[known["job_id"].isin(each) & known["namespace"].eq(job[0])]
+        found.append(_waiting(case, job, rows, its_failures, nodes, of_job, ledger, limits))
     yield from _together(found, limits)
+
+
+def _by_job(waiting: pd.DataFrame) -> dict[Job, pd.DataFrame]:
+    """Return the evaluations that wait, by job; the runs of a periodic or parameterized job are one."""
+    jobs = waiting["job_id"].astype("str").tolist()
+    runs = [split_run_id(job) for job in jobs]
+    parents = [job if run is None else run[0] for job, run in zip(jobs, runs, strict=True)]
+    keys = [waiting["namespace"].astype("str").to_numpy(), np.array(parents, dtype=object)]
+    return {(str(name), str(job)): rows for (name, job), rows in waiting.groupby(keys, sort=False)}
 
 
 def _together(found: list[Incident], limits: Thresholds) -> Iterator[Incident]:
@@ -57,6 +68,7 @@ def _together(found: list[Incident], limits: Thresholds) -> Iterator[Incident]:
             continue
         amounts = ("queued", "running", "running_newest", "instances_wanted", "evaluations")
         facts = {name: sum(each.facts[name] or 0 for each in members) for name in amounts}
+        facts |= {"runs_waiting": None, "asks": {}}
         facts |= {"lacking": what, "asked": [], "left_out": [], "job_version": None, "versions_running": []}
         facts["nodes"] = sorted({name for each in members for name in each.facts["nodes"]})
         keys = [key for each in members for key in each.cause.supporting[0].keys]
@@ -85,14 +97,20 @@ def _waiting(
     limits: Thresholds,
 ) -> Incident:
     by_time = failures.sort_values("created_at", kind="stable")
-    newest = _newest_that_tells(by_time, ledger.submitted_at(job, ledger.newest_version(job) or 0))
+    # a run has the version of its own, whichever its parent has
+    runs = sorted(set(rows["job_id"].astype("str")))
+    of_runs = runs != [job[1]]
+    named = (job[0], runs[-1])
+    newest = _newest_that_tells(by_time, ledger.submitted_at(named, ledger.newest_version(named) or 0))
     lacking = [text for row in newest if (text := _obstacles(row))]
     # an evaluation that is blocked has no count; the one that made it has
-    counted = by_time.dropna(subset=["queued"]).drop_duplicates("task_group", keep="last")
+    counted = by_time.dropna(subset=["queued"]).drop_duplicates(["job_id", "task_group"], keep="last")
     queued = int(counted["queued"].sum()) if len(counted) else None
     allocs = _allocations(case, job)
-    asked = asked_for(job, _versions_placed(case, allocs), newest, ledger)
+    asked = asked_for(named, _versions_placed(case, allocs), newest, ledger)
     facts: dict[str, Any] = {
+        "runs_waiting": len(runs) if of_runs else None,
+        "asks": _asks(rows),
         "queued": queued or None,
         "lacking": "; ".join(lacking) or _no_node(rows),
         "evaluations": len(failures),
@@ -121,7 +139,7 @@ def _waiting(
     total = max((queued or 0) + facts["running_newest"], running)
     facts["instances_wanted"] = total
     # without a number, none of its allocations may have found a place
-    serious = not queued or total - running >= limits.critical_share * total
+    serious = not queued or of_runs or total - running >= limits.critical_share * total
     keys = [{"eval_id": str(each)} for each in rows["eval_id"].tail(5)]
     subject = {"namespace": job[0], "job_id": job[1]}
     evidence = [Evidence("not placed", {**facts}, keys), *more]
@@ -232,6 +250,24 @@ def _metrics(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Return what the newest of some evaluations counted, by task group."""
     texts = rows["failed_task_groups"].dropna().astype("str").tolist()
     return [each or {} for each in json.loads(texts[-1]).values()] if texts else []
+
+
+_AMOUNTS = {"CPU": "cpu", "MemoryMB": "memory", "DiskMB": "disk"}
+
+
+def _asks(rows: pd.DataFrame) -> dict[str, int]:
+    """Return how much of what lacks one instance asks for, as "memory" in MB, if the scheduler says so."""
+    groups = _metrics(rows)
+    exhausted = [each.get("ResourcesExhausted") or {} for each in groups]
+    # tries of the same group that failed alike are added up
+    if len(groups) != 1 or not exhausted[0]:
+        return {}
+    tries = 1 + int(groups[0].get("CoalescedFailures") or 0)
+    total: dict[str, int] = {}
+    for task in exhausted[0].values():
+        for name, what in _AMOUNTS.items():
+            total[what] = total.get(what, 0) + int((task or {}).get(name) or 0)
+    return {what: amount // tries for what, amount in total.items() if amount}
 
 
 def _running(case: Case, allocs: Array, newest: int | None) -> dict[str, Any]:

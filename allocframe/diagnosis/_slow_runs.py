@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ._changes import Ledger
+from ._changes import Job, Ledger
 from ._failures import Case
 from ._groups import ONGOING, SECOND
 from ._others import alloc_keys, make
@@ -21,10 +21,13 @@ from .incident import Cause, Evidence, Incident
 _LAUNCH = re.compile(r"/periodic-(\d+)$")
 """The end of a periodic run's name: when it was due, in seconds since 1970."""
 
+_SCHEDULE = re.compile(r"^Periodic\.(Spec|Specs|TimeZone)\b")
+"""Fields of a job that say when its runs are due."""
+
 _FEWEST_GAPS = 2
 """At least this many equal gaps between runs show how often they are due; fewer may be chance."""
 
-_CALM_GAPS = 5
+CALM_GAPS = 5
 """If no run is under way, at least this many must be missing: schedules have nights and weekends."""
 
 
@@ -42,9 +45,11 @@ def find_slow_runs(
     runs = alive & rows["client_status"].eq("running").to_numpy(dtype=bool) & ~case.instances.lost
     # far longer alone: what takes three times as long is usual for batch work
     late &= (usual.earlier >= 2) & (age > limits.outlier_factor * usual.longest)
-    late &= age > pd.Timedelta(limits.slow_start).value
+    told = np.unique(case.instances.family[runs & late & (age > pd.Timedelta(limits.slow_start).value)])
+    # beside one that hangs, those that began later hang as well
+    late &= (age > pd.Timedelta(limits.template_wait).value) & np.isin(case.instances.family, told)
     for alloc in by_family(case, np.flatnonzero(runs & late)):
-        yield _hangs(case, alloc, age, length, usual, limits)
+        yield _hangs(case, alloc, age, length, usual, limits, ledger)
     pending = alive & rows["client_status"].eq("pending").to_numpy(dtype=bool)
     if not case.evidence.partial:
         yield from _no_new_runs(
@@ -71,13 +76,21 @@ def _lengths(case: Case) -> tuple[Array, Array]:
     return begin, np.where(known, np.maximum(end - np.where(known, begin, end), 0), -1)
 
 
-def _hangs(case: Case, alloc: Array, age: Array, length: Array, usual: Usual, limits: Thresholds) -> Incident:
+def _hangs(
+    case: Case,
+    alloc: Array,
+    age: Array,
+    length: Array,
+    usual: Usual,
+    limits: Thresholds,
+    ledger: Ledger,
+) -> Incident:
     rows, instances = case.evidence.allocations, case.instances
     longest = int(alloc[np.argmax(age[alloc])])
     family = int(instances.family[longest])
     same = (instances.family == family) & rows["task_group"].eq(rows["task_group"].iloc[longest]).to_numpy()
     before = length[same & (length >= 0)]
-    due = _due(case, family)
+    due = _due(case, family, ledger)
     facts: dict[str, Any] = {
         "hanging": len(alloc),
         "running_for": pd.Timedelta(int(age[longest]), unit="ns"),
@@ -109,9 +122,28 @@ def launches_of(case: Case, family: int) -> Array:
     return np.array(sorted(int(each[1]) * SECOND for each in found if each), dtype=np.int64)
 
 
-def _due(case: Case, family: int, fewest: int = _FEWEST_GAPS) -> tuple[int, pd.Timedelta] | None:
-    """Return how many runs were due since the last one, and their distance; None if it is not regular."""
+def schedule_fields(fields: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return those of the fields that a version changed which say when its runs are due."""
+    return [row for row in fields if _SCHEDULE.search(str(row["path"])) and row["old"] != row["new"]]
+
+
+def _schedule_since(ledger: Ledger, job: Job) -> int:
+    """Return when a version last changed the schedule of a job, `NEVER` if none on record did."""
+    for version in range(ledger.newest_version(job) or 0, 0, -1):
+        if schedule_fields(ledger.changed_fields(job, version)):
+            return ledger.submitted_at(job, version)
+    return NEVER
+
+
+def _due(
+    case: Case, family: int, ledger: Ledger, fewest: int = _FEWEST_GAPS
+) -> tuple[int, pd.Timedelta] | None:
+    """Return how many runs were due since the last one, and their distance; None if it is not regular.
+
+    Runs of an older schedule do not tell when those of a new one are due.
+    """
     launches = launches_of(case, family)
+    launches = launches[launches > _schedule_since(ledger, case.instances.families[family])]
     gaps = np.diff(launches)
     if len(gaps) < fewest or int(gaps.max() - gaps.min()) > SECOND:
         return None
@@ -137,11 +169,11 @@ def _no_new_runs(
     for family in np.flatnonzero(case.instances.has_runs).tolist():
         job = case.instances.families[family]
         newest = ledger.newest_version(job)
-        due = _due(case, family, _CALM_GAPS)
+        due = _due(case, family, ledger, CALM_GAPS)
         if family in busy or newest is None or (*job, newest) in stopped or due is None:
             continue
         last = int(launches_of(case, family)[-1])
-        late = due[0] >= _CALM_GAPS and case.now - last > pd.Timedelta(limits.slow_start).value
+        late = due[0] >= CALM_GAPS and case.now - last > pd.Timedelta(limits.slow_start).value
         if not late or ledger.ended_by(job, last) is not None:
             continue
         facts = {"no_run_for": pd.Timedelta(case.now - last, unit="ns"), "due": due[0], "every": due[1]}

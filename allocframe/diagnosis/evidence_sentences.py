@@ -97,6 +97,19 @@ def _past_the_age(n: dict[str, Any]) -> str:
     return f"{new}failed by the age of {span(n['age'])}; {old} ({p_value(n['p'])}){few}."
 
 
+_UNITS = {"cpu": "MHz of CPU", "memory": "MB of memory", "disk": "MB of disk"}
+
+
+def _room_held(n: dict[str, Any]) -> str:
+    held = listed([f"{amount:,} {_UNITS[name]}" for name, amount in n["holds"].items()])
+    what = f"hold {held} on {listed(n['nodes'])}" if held else f"are running on {listed(n['nodes'])}"
+    who = f"{count(n['runs'], 'allocations')} of {n['job_id']} {what}"
+    if n["runs"] == 1:
+        who = who.replace(" hold ", " holds ").replace(" are running ", " is running ")
+    ran = f"for {span(n['running_for'])} so far, where earlier ones took {span(n['longest_before'])} at most"
+    return f"{who}: {'the longest ' if n['runs'] > 1 else ''}{ran}."
+
+
 def _filtered_and_used(n: dict[str, Any]) -> str:
     run = "runs" if len(n["nodes"]) == 1 else "run"
     used = f"{count(n['instances'], 'instances')} of version {listed([str(each) for each in n['versions']])}"
@@ -170,7 +183,7 @@ _EVIDENCE: dict[str, Any] = {
     ),
     "only on node": lambda n: (
         f"What failed ({count(n['failed'], 'allocations')}) was on {n['node_name']}; "
-        f"what did not ({count(n['elsewhere'], 'allocations')}) was elsewhere."
+        f"{count(n['elsewhere'], 'allocations')} on other nodes did not fail."
     ),
     "others well on node": lambda n: (
         f"{count(n['allocations'], 'allocations')} of other jobs "
@@ -263,6 +276,7 @@ _EVIDENCE: dict[str, Any] = {
     "rollback fails": lambda n: (
         f"Version {n['job_version']}, which is version {n['same_as']} again, fails as well."
     ),
+    "room held": _room_held,
     "filtered and used": _filtered_and_used,
     "node changed": lambda n: (
         f"{n['node']} changed {span(n['before'])} before, and the servers evaluated the job again."

@@ -37,6 +37,8 @@ def _in_short(part: Facts) -> str:
         return f"{'no longer runs on' if part['everywhere'] else 'has moved off'} {listed(part['nodes'], 3)}"
     if what == "runs":
         return "launches no more periodic runs"
+    if what == "schedule":
+        return "has had no run since its schedule was edited"
     if what == "count":
         return f"wants {count(part['new'], 'instances')}, not {part['old']:,}"
     if what == "check":
@@ -48,10 +50,18 @@ def _did(part: Facts) -> str:
     """Return what the version did, as the predicate of a sentence."""
     what, group = part["what"], part.get("task_group")
     if what == "nodes":
-        demands = ", ".join(part["demands"]) or "other nodes"
-        return f"asked for {demands}"
+        asks, drops = part["demands"], [f"no longer asks for {each}" for each in part["no_longer"]]
+        return (
+            " and ".join([*([f"asked for {', '.join(asks)}"] if asks else []), *drops])
+            or "asked for other nodes"
+        )
     if what == "runs":
         return "turned its periodic launch off"
+    if what == "schedule":
+        edits = [
+            f"{each['name']} from {_quoted(each['old'])} to {_quoted(each['new'])}" for each in part["edits"]
+        ]
+        return f"changed its {listed(edits)}"
     if what == "count":
         return f"set group {group} from {part['old']:,} to {count(part['new'], 'instances')}"
     if what == "group":
@@ -59,6 +69,10 @@ def _did(part: Facts) -> str:
     if what == "check":
         return f"removed check {part['name']} of service {part['service']}"
     return f"removed {what} {part['name']} of group {group}"
+
+
+def _quoted(values: list[str]) -> str:
+    return listed([f'"{each}"' for each in values]) or "none"
 
 
 def _before(part: Facts) -> str:
@@ -69,7 +83,7 @@ def _before(part: Facts) -> str:
         if part["everywhere"]:
             return f"{nodes} {'is' if len(part['nodes']) == 1 else 'are'} ready and eligible"
         return f"it runs on {listed(part['runs_on'], 3)} now"
-    if what == "runs":
+    if what in ("runs", "schedule"):
         if part["ago"] is None:
             return ""
         every = "" if part["every"] is None else f", and before that one every {span(part['every'])}"

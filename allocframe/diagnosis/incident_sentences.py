@@ -69,6 +69,8 @@ def title(incident: Story) -> str:
         groups = [str(each["task_group"]) for each in facts["scaled"]]
         part = f" (group {listed(groups)})" if facts["others_run"] else ""
         return f"{who}{part} was {'scaled' if facts['by_request'] else 'set'} to 0"
+    if cause.mechanism == "failed by hand":
+        return f"{who}: an operator failed the deployment of version {facts['job_version']}"
     if cause.mechanism == "migration" and facts.get("one_by_one"):
         return f"{count(facts['moved'], 'allocations')} stopped and replaced (by an operator, one by one)"
     if cause.mechanism == "migration":
@@ -179,6 +181,8 @@ def _how_often(incident: Story) -> str:
         return first_upper(f"{failures}{where}{_since(incident)}{mechanism(facts)}.")
     if "deployment" in facts:
         return f'Nomad says: "{facts["reason"]}".' if facts["reason"] else "Its deployment failed."
+    if "failed_by_hand" in facts:
+        return f'Nomad says{_at(incident)}: "{facts["reason"]}".'
     if facts.get("ran_on"):
         return f"{count(facts['ran_on'], 'allocations')} kept running and reconnected{_back(incident)}."
     if "lost" in facts:
@@ -237,11 +241,20 @@ def _queued(facts: dict[str, Any]) -> str:
     if queued is None:
         return "Waiting" if not running else f"{count(running, 'instances')} run, others wait"
     do, does = "waits" if queued == 1 else "wait", "is" if running == 1 else "are"
+    if facts.get("runs_waiting"):
+        waits = f"{count(facts['runs_waiting'], 'runs')} {'waits' if facts['runs_waiting'] == 1 else 'wait'}"
+        return f"{waits}, {running:,} {does} running" if running else waits
     waits = f"{queued:,} of {count(facts['instances_wanted'], 'instances')} {do}"
     if running and not facts["running_newest"] and facts["job_version"] is not None:
         versions = ", ".join(map(str, facts["versions_running"]))
         newest = f"{waits} for version {facts['job_version']}"
         return f"{newest}, {running:,} {does} still running version {versions}"
+    if running + queued > facts["instances_wanted"] and 0 < facts["running_newest"] < running:
+        # the old version of what waits runs on
+        new, old = facts["running_newest"], running - facts["running_newest"]
+        are = "is" if new == 1 else "are"
+        it = f"{waits} for version {facts['job_version']}; {new:,} of it {are} running"
+        return f"{it}, and {old:,} of older versions"
     return f"{waits}, {running:,} {does} running" if running else waits
 
 
@@ -352,7 +365,7 @@ def _state(incident: Story) -> str:
     if incident.state == "stopped" and facts.get("replaced_by") is not None:
         since = span(facts["replaced_for"])
         return f"Version {facts['replaced_by']} has replaced it, and runs (for {since} so far)."
-    if {"purged", "scaled", "stopped"} & set(facts) or quiet_sentences.title("", facts):
+    if {"purged", "scaled", "stopped", "failed_by_hand"} & set(facts) or quiet_sentences.title("", facts):
         return ""  # the title says already that it is ongoing
     if incident.state == "recovered" and facts.get("runs") and facts.get("failed_runs"):
         return "Its last run succeeded."  # of one run in three that fails, nothing else is known
@@ -377,6 +390,8 @@ def hypothesis(cause: Any) -> str:
         return f"the change to version {subject['job_version']} of {subject['job_id']}"
     if cause.kind == "node":
         return f"node {subject['node_name']}"
+    if cause.kind == "placement" and cause.mechanism == "hang":
+        return f"runs of {subject['job_id']} that do not end"
     if cause.kind == "common cause":
         return f"what these jobs share: {subject.get('shared', 'not identified')}"
     return {
@@ -400,6 +415,7 @@ def hypothesis(cause: Any) -> str:
 _OPERATOR = {
     "promotion": "nobody has promoted it",
     "withdrawal": "the new version of the job asks for it",
+    "failed by hand": "an operator failed its deployment",
 }
 
 

@@ -121,7 +121,8 @@ def _deployment(facts: Facts) -> str:
 def _hanging(facts: Facts) -> str:
     runs = "runs" if facts["of_runs"] else "instances"
     before = f"the {count(facts['runs_before'], runs)} that completed took {span(facts['longest_before'])}"
-    text = f"Running for {span(facts['running_for'])}; {before} at most"
+    up_to = "up to " if facts["hanging"] > 1 else ""
+    text = f"Running for {up_to}{span(facts['running_for'])}; {before} at most"
     text += f" (median {span(facts['median_before'])})."
     return f"{text} Since the last one began, {_due(facts)}." if facts["due"] else text
 
@@ -131,11 +132,24 @@ def _no_run(facts: Facts) -> str:
 
 
 def _missing(facts: Facts) -> str:
-    deployed = (
-        f"{count(facts['instances_wanted'], 'instances')} of version {facts['job_version']} were deployed"
+    n, running = facts["missing"], facts["running"]
+    runs = (
+        f"{running:,} of {count(facts['instances_wanted'], 'instances')} {'runs' if running == 1 else 'run'}"
     )
-    run = "runs" if facts["running"] == 1 else "run"
-    return f"{deployed}, {facts['running']:,} {run}, and no evaluation waits to replace the others."
+    others = (
+        "the other was"
+        if n == 1
+        else f"the other {n:,} were"
+        if facts["lost_instances"] == n
+        else "others were"
+    )
+    where = f"; {others} lost with {listed(facts['lost_with'])}" if facts["lost_with"] else ""
+    if not facts["evaluated"]:
+        return f"{runs}{where}."
+    text = f"{runs}{where}, and no evaluation waits to replace {'it' if n == 1 else 'them'}."
+    if facts["deployment_failed"]:
+        text += f" The deployment of version {facts['job_version']} has failed: Nomad places none for it."
+    return text
 
 
 def _not_scheduled(facts: Facts) -> str:

@@ -242,6 +242,10 @@ def _requested(finding: Facts, times: Clock) -> str:
         return f"{count(facts['preempted'], 'allocations')} preempted and replaced."
     if "purged" in facts:
         return f"{count(facts['purged'], 'jobs')} purged, with all allocations."
+    if "failed_by_hand" in facts:
+        return (
+            f"An operator failed the deployment of version {facts['job_version']} of {_job(finding.subject)}."
+        )
     if "scaled" in facts:
         groups = ", ".join(str(each["task_group"]) for each in facts["scaled"])
         part = f", group {groups}," if facts["others_run"] else ""

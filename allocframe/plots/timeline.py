@@ -206,23 +206,25 @@ def _marks(source: Any, runs: pd.DataFrame) -> pd.DataFrame:
 
 def _lanes_of(rows: pd.DataFrame, column: str) -> pd.Series[Any]:
     """Return the lane of each row as a category. Its name is made once, and not for each row."""
-    own_id = rows["alloc_id"].where(rows["slot"].isna())
-    keys = {"slot": rows["slot"], "own_id": own_id, "task": rows["task"]}
-    if column != "slot_task":
-        keys = {column: rows[column]}
-    if "cluster" in rows:
-        keys["cluster"] = rows["cluster"]
-    table = pd.DataFrame(keys, copy=False)
-    number = table.groupby(list(keys), sort=False, observed=True, dropna=False).ngroup().to_numpy()
-    different = table[~pd.Series(number).duplicated().to_numpy()]
+    columns = ["slot", "alloc_id", "task"] if column == "slot_task" else [column]
+    keys = {name: _as_numbers(rows[name]) for name in [*columns, *(["cluster"] if "cluster" in rows else [])]}
     if column == "slot_task":
-        slot = different["slot"].astype("str").fillna(different["own_id"].astype("str"))
+        keys["alloc_id"] = keys["alloc_id"].where(rows["slot"].isna())
+    number = pd.DataFrame(keys).groupby(list(keys), sort=False, dropna=False).ngroup().to_numpy()
+    different = rows[~pd.Series(number).duplicated().to_numpy()]
+    if column == "slot_task":
+        slot = different["slot"].astype("str").fillna(different["alloc_id"].astype("str"))
         slot = slot.str.replace(r"^[^/]*/", "", regex=True)
         different = different.assign(slot_task=slot + " " + different["task"].astype("str"))
     names = with_cluster(different, column).astype("category")
     dtype: Any = names.dtype
     codes = names.cat.codes.to_numpy()[number]
     return pd.Series(pd.Categorical.from_codes(codes, dtype=dtype), index=rows.index)
+
+
+def _as_numbers(names: pd.Series[Any]) -> pd.Series[Any]:
+    """Return the numbers of categories: pandas would make an object of each name to group by it."""
+    return names.cat.codes if isinstance(names.dtype, pd.CategoricalDtype) else names
 
 
 def _shade_incidents(

@@ -110,9 +110,10 @@ def similar_incidents(
         earlier = archive.snapshot(begin, since=begin - _LOOK_BACK)
     except ValueError:
         return []  # the archive begins with these incidents
-    instances = Instances(earlier)
+    others = diagnose(earlier, progress=False).incidents
+    instances = Instances(earlier, others)
     found: list[tuple[int, int, dict[str, Any]]] = []
-    for old in diagnose(earlier, progress=False).incidents:
+    for old in others:
         alike = max((_alike(old, new) for new in incidents), key=len)
         over = old.last_at is None or old.last_at < begin
         if (

@@ -6,6 +6,7 @@ while a task of it that should run does not. Batch jobs have no availability: th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,8 @@ from ..diagnosis._tables import Array, read_allocations
 from ..diagnosis.disturbances import disturbances
 from ..diagnosis.incident import Incident
 from ..snapshot.snapshot import Snapshot
-from ..stats._source import find_texts
+from ..stats._derived import PART_ROWS, share_derived
+from ..stats._source import find_texts, take_rows
 from ..stats._timeline import instance_tasks, segments, union_length
 from ..stats.runs import build_runs
 
@@ -117,12 +119,13 @@ class Instances:
     each table has them.
     """
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, incidents: Sequence[Incident] = ()) -> None:
         allocations = read_allocations(snapshot)
         found = find_instances(allocations)
         self.families: list[tuple[str, str]] = found.families
         self._ids: pd.Series[str] = allocations["alloc_id"]
-        self._rows: dict[int, tuple[Incident, Array]] = {}
+        self._incidents: list[Incident] = []
+        self._rows: dict[int, Array] = {}
         self.allocations: pd.DataFrame = pd.DataFrame(
             {
                 "family": found.family,
@@ -140,15 +143,19 @@ class Instances:
             }
         )
         del allocations, found
-        tasks = instance_tasks(snapshot)
-        self._parts = segments(tasks, build_runs(snapshot))
+        with share_derived():
+            tasks = instance_tasks(snapshot)[
+                ["alloc_id", "task", "lane", "wanted_us", "unwanted_us", "known_us"]
+            ]
+            self._parts = segments(tasks, build_runs(snapshot))
         alloc = self._rows_of_ids(tasks["alloc_id"])
         # an allocation without an ID belongs to nothing
         known = np.append(self.allocations["instance"].to_numpy(), -1)[alloc]
-        self._parts["instance"] = known[self._parts["owner"].to_numpy()]
-        del self._parts["owner"]
+        self._parts["instance"] = known[self._parts.pop("owner").to_numpy()].astype(np.int32)
+        self._parts = take_rows(self._parts, np.argsort(self._parts["instance"].to_numpy(), kind="stable"))
         self._tasks = pd.DataFrame({"alloc": alloc, "task": tasks["task"], "lane": tasks["lane"]})
         del tasks
+        self._find(incidents)
         rows = disturbances(snapshot)
         rows["alloc"] = self._rows_of_ids(rows.pop("alloc_id"))
         self._disturbances = rows[rows["alloc"] >= 0]
@@ -158,13 +165,20 @@ class Instances:
         rows: Array = find_texts(ids.cat.categories, self._ids)[ids.cat.codes.to_numpy()]
         return rows
 
+    def _find(self, incidents: Sequence[Incident]) -> None:
+        """Find the rows of all allocations of some incidents at once: there may be a thousand."""
+        ids = [alloc_id for incident in incidents for alloc_id in incident.alloc_ids]
+        rows = find_texts(pd.Series(ids, dtype="str"), self._ids)[:-1]
+        ends = np.cumsum([len(incident.alloc_ids) for incident in incidents], dtype=np.int64)
+        for incident, part in zip(incidents, np.split(rows, ends), strict=False):  # the last part is empty
+            self._incidents.append(incident)  # kept, or its identity could become another's
+            self._rows[id(incident)] = part[part >= 0]
+
     def _rows_of(self, incident: Incident) -> Array:
         """Return the rows of an incident's allocations."""
-        key = id(incident)
-        if key not in self._rows:
-            found = find_texts(pd.Series(incident.alloc_ids, dtype="str"), self._ids)[:-1]
-            self._rows[key] = incident, found[found >= 0]  # with it, or its identity could be another's
-        return self._rows[key][1]
+        if id(incident) not in self._rows:
+            self._find([incident])
+        return self._rows[id(incident)]
 
     def of(self, incident: Incident) -> set[int]:
         """Return the instances that an incident hit."""
@@ -232,18 +246,20 @@ class Instances:
     def _uptimes(self, begin: pd.Timestamp, end: pd.Timestamp) -> Array:
         """Return microseconds wanted, down and unknown (rows) of each instance (columns) in a window."""
         first, last = begin.value // 1000, end.value // 1000
-        parts = self._parts
-        inside = (parts["instance"] >= 0) & (parts["end"] > first) & (parts["begin"] < last)
-        unknown, up = parts["unknown"].to_numpy(dtype=bool), parts["up"].to_numpy(dtype=bool)
         count = int(self.allocations["instance"].max()) + 1 if len(self.allocations) else 0
         sums = np.zeros((3, count))
-        for number, chosen in enumerate((~unknown, ~up & ~unknown, unknown)):
-            rows = parts[inside & chosen]
-            low, high = rows["begin"].clip(lower=first), rows["end"].clip(upper=last)
-            if len(rows):
-                sums[number] = union_length(
-                    rows["instance"].to_numpy(), low.to_numpy(), high.to_numpy(), count
-                )
+        for low in range(0, count, PART_ROWS):
+            edges = np.searchsorted(self._parts["instance"], [low, min(low + PART_ROWS, count)])
+            parts = self._parts.iloc[slice(*edges)]
+            parts = parts[(parts["end"] > first) & (parts["begin"] < last)]
+            unknown, up = parts["unknown"].to_numpy(dtype=bool), parts["up"].to_numpy(dtype=bool)
+            for number, chosen in enumerate((~unknown, ~up & ~unknown, unknown)):
+                rows = parts[chosen]
+                if len(rows):
+                    begins, ends = rows["begin"].clip(lower=first), rows["end"].clip(upper=last)
+                    instance = rows["instance"].to_numpy() - low
+                    lengths = union_length(instance, begins.to_numpy(), ends.to_numpy(), PART_ROWS)
+                    sums[number, low : low + PART_ROWS] = lengths[: count - low]
         return sums
 
     def all_hit_at(self, incident: Incident) -> pd.Timestamp | None:

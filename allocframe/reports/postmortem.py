@@ -294,7 +294,7 @@ def gather(snapshot: Snapshot, start: pd.Timestamp, end: pd.Timestamp, audit: pd
     diagnosis = diagnose(snapshot, progress=False)
     near = [each for each in diagnosis.incidents if each.reaches_into(start, end)]
     incidents = [each for each in near if each.severity != "info"]
-    instances = Instances(snapshot)
+    instances = Instances(snapshot, incidents)
     changes = [each for each in changes_of(snapshot, audit) if each.at <= end]
     courses = [instances.course(each) for each in incidents]
     begin, over = _extent(incidents, courses, start, end)

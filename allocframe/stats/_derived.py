@@ -13,7 +13,7 @@ call.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import union_categoricals
 
-from .._utils.memory import release_memory
+from .._utils.memory import MANY_ROWS, release_memory
 from ..snapshot.snapshot import Snapshot
 from . import _attempts, _classify, _expressions, _spans
 from ._arrays import Arrays
@@ -48,6 +48,15 @@ class _Described(NamedTuple):
     changed_us: int | None
     """The last change of any allocation."""
     has_task_states: bool
+
+
+class Part(NamedTuple):
+    """Some tasks, with the rows of the other results that are theirs."""
+
+    tasks: nw.LazyFrame[Any]
+    events: nw.LazyFrame[Any]
+    attempts: nw.LazyFrame[Any]
+    spans: nw.LazyFrame[Any]
 
 
 class Derived:
@@ -74,6 +83,8 @@ class Derived:
     def at(self, observed_at: pd.Timestamp | str) -> Derived:
         """Return these results as of another moment: stages 1 and 2 are shared, spans are cut anew."""
         self._explained, self._described  # noqa: B018 - computed here, so that the copy shares them
+        if _ATTEMPTS_OF_SPANS[0] not in column_names(self.attempts):  # what spans are cut of was given back
+            return Derived(self._tables.snapshot, observed_at)
         other = copy.copy(self)
         other._observed_at = observed_at
         for name in ("observed_us", "began_us", "spans", "runs"):
@@ -168,10 +179,29 @@ class Derived:
         spans = _join_parts(frames)
         if len(frames) > 1:
             release_memory()
+        if sum(map(len, frames)) > MANY_ROWS:
+            slim = self.attempts.drop(*_ATTEMPTS_OF_SPANS, strict=False)
+            self._explained = self._explained._replace(attempts=slim)
         return spans
 
+    def split(self) -> Iterator[Part]:
+        """Yield the tasks of a snapshot in parts, each with what is theirs; those of other sources together.
+
+        Of a million allocations, what is filtered or joined at once takes half a gigabyte.
+        """
+        whole = Part(self.tasks, self.events, self.attempts, self.spans)
+        if not self._tables.from_snapshot:
+            yield whole
+            return
+        frames = [each.to_native() for each in whole]
+        keys = [frame[TASK].to_numpy() for frame in frames]  # in order, from 0
+        for first in range(0, max(len(frames[0]), 1), PART_ROWS):
+            edges = [np.searchsorted(key, [first, first + PART_ROWS]) for key in keys]
+            rows = (frame.iloc[slice(*edge)] for frame, edge in zip(frames, edges, strict=True))
+            yield Part(*(nw.from_native(part).lazy() for part in rows))
+
     runs: pd.DataFrame
-    """The rows of `stats.runs`, with times in microseconds; `runs.build_runs` makes them on first use."""
+    """The rows of `stats.runs`; `runs.build_runs` makes them on first use, and of very many for each call."""
 
     slot_by_id: tuple[pd.Series[Any], pd.Series[Any]]
     """The slots of allocations by ID, and those of runs, folded; `runs.find_slots` makes them."""
@@ -207,7 +237,7 @@ class Derived:
         return self.events if self._tables.from_snapshot else self._raw_events()
 
 
-_SHARED: ContextVar[dict[Any, tuple[Source, Derived]] | None] = ContextVar("derived", default=None)
+_SHARED: ContextVar[dict[Any, Any] | None] = ContextVar("derived", default=None)
 
 
 @contextmanager
@@ -223,6 +253,16 @@ def share_derived() -> Iterator[None]:
         _SHARED.reset(token)
 
 
+def share(key: Any, make: Callable[[], Any]) -> Any:
+    """Return what `make` returns, which is kept until the statistic that is being computed returns."""
+    shared = _SHARED.get()
+    if shared is None:
+        return make()
+    if key not in shared:
+        shared[key] = make()
+    return shared[key]
+
+
 def derive(source: Source, observed_at: pd.Timestamp | str | None = None) -> Derived:
     """Return the staged results for `source` as of `observed_at`.
 
@@ -232,7 +272,8 @@ def derive(source: Source, observed_at: pd.Timestamp | str | None = None) -> Der
     key = (id(source), None if observed_at is None else us(observed_at))
     # the source is kept beside its results, so that no other can get its identity meanwhile
     if shared is not None and key in shared:
-        return shared[key][1]
+        found: Derived = shared[key][1]
+        return found
     derived = _derive(source, observed_at)
     if shared is not None and not (isinstance(source, Snapshot) and observed_at is None):
         shared[key] = (source, derived)
@@ -253,7 +294,10 @@ def _derive(source: Source, observed_at: pd.Timestamp | str | None) -> Derived:
 PART_ROWS = 100_000
 """Events, or attempts, taken at a time: the intermediate columns of all of them would double the peak."""
 
-_SMALL = {"seq": "int32", TASK: "int32", "attempt": "int32", "cause_code": "float32"}
+_SMALL = {TASK: "int32", "cause_code": "float16"}
+_SMALLEST = ("seq", "attempt")
+"""Columns of events that a byte holds, unless a history is long."""
+
 _SMALL_ATTEMPTS = {
     TASK: "int32",
     "attempt": "int32",
@@ -276,6 +320,11 @@ _DROPPED_ATTEMPT_COLUMNS = (
     "_hook_failed_seq", "_ended_by", "_killed_for", "_killed_for_seq", "first_seq", "killed_by_nomad",
     "_signal_sent", "_signaled", "_signaled_by", "signal", "_oom",
 )  # fmt: skip
+_ATTEMPTS_OF_SPANS = (
+    "first_us", "terminated_us", "killed_us", "restored_us", "again", "received", "events",
+)  # fmt: skip
+"""Columns of attempts that nothing but spans is made of."""
+
 _DROPPED_SPAN_COLUMNS = ("exit_code", "signal", "_oom", "_end", "_ended", "client_status")
 """Columns of a snapshot's events, attempts and spans that nothing reads later, or that their tasks have."""
 
@@ -346,7 +395,7 @@ def _explain_snapshot(tables: SourceTables) -> _Explained:
         arrays: Any = Arrays.of(raw)
         events, attempts = _explain(arrays, [TASK])
         rings: Any = _attempts.describe_rings(arrays, [TASK])
-        parts[0].append(events.drop(*_DROPPED_COLUMNS).to_pandas().astype(_SMALL))
+        parts[0].append(_shrink(events.drop(*_DROPPED_COLUMNS).to_pandas()))
         parts[1].append(attempts.drop(*_DROPPED_ATTEMPT_COLUMNS).to_pandas().astype(_SMALL_ATTEMPTS))
         parts[2].append(rings.to_pandas().astype({TASK: "int32"}))
         places.append(place)
@@ -354,6 +403,11 @@ def _explain_snapshot(tables: SourceTables) -> _Explained:
         release_memory()
     order = np.argsort(np.concatenate(places), kind="stable")
     return _Explained(*(_join_parts(frames, order) for frames in parts))
+
+
+def _shrink(events: pd.DataFrame) -> pd.DataFrame:
+    numbers = {name: pd.to_numeric(events[name], downcast="integer") for name in _SMALLEST}
+    return events.assign(**numbers).astype(_SMALL)
 
 
 def _in_parts(rows: nw.LazyFrame[Any]) -> Iterator[nw.LazyFrame[Any]]:

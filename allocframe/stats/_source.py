@@ -40,6 +40,9 @@ def _columns(table: str, *names: str) -> tuple[Column, ...]:
 TASK = "task_key"
 """Column that numbers the tasks of allocations in pandas: cheaper to group by than two texts."""
 
+NS = "ns"
+"""Column with the nanoseconds of a snapshot's times beyond whole microseconds."""
+
 _OOM = f"CASE WHEN type = 'Terminated' THEN oom_killed OR details LIKE '%{vocabulary.OOM_DETAIL}%' END"
 _MESSAGE = f"""CASE WHEN type IN ('Restart Signaled', 'Setup Failure', 'Task hook failed')
   OR type IN ('Killing', 'Killed') AND (fails_task OR message = '{vocabulary.RUN_DURATION}')
@@ -175,7 +178,7 @@ class SourceTables:
         """
         if self._snapshot is None:
             return self._frames.get(name)
-        parts = self._living_snapshot()._select_parts(name, _NEEDED[name], sys.maxsize)
+        parts = self.snapshot._select_parts(name, _NEEDED[name], sys.maxsize)
         frame, places = next(parts)
         frame["alloc_id"] = self._ids_at(places)
         return _in_microseconds(frame)
@@ -186,7 +189,7 @@ class SourceTables:
         In each part the tasks are numbered. With it comes, for each task, its allocation's place by creation.
         """
         count = 0
-        for frame, places in self._living_snapshot()._select_parts("events", _NEEDED["events"], rows):
+        for frame, places in self.snapshot._select_parts("events", _NEEDED["events"], rows):
             # tasks are together in their allocation, so comparing neighbours is enough
             begins = np.ones(len(frame), dtype=bool)
             tasks = frame["task"].cat.codes.to_numpy()
@@ -195,12 +198,13 @@ class SourceTables:
             count += int(begins.sum())
             frame[TASK] = numbers
             frame["alloc_id"] = self._ids_at(places)
+            frame[NS] = (frame["time"].astype("int64") % 1000).astype("int16")
             yield _with_microseconds(frame), places[begins]
 
     @cached_property
     def _all_ids(self) -> tuple[Any, Array]:
         """The categories of all allocations' IDs, and the number of the ID at each place by creation."""
-        snapshot = self._living_snapshot()
+        snapshot = self.snapshot
         rows, places = next(snapshot._select_parts("allocations", (_ALLOC_ID,), sys.maxsize))
         different: Any = pc.unique(_as_text(rows["alloc_id"]).drop_null())
         texts = different.take(pc.array_sort_indices(different))
@@ -216,7 +220,9 @@ class SourceTables:
         all_ids, codes = self._all_ids
         return pd.Categorical.from_codes(codes[places], dtype=all_ids, validate=False)
 
-    def _living_snapshot(self) -> Snapshot:
+    @property
+    def snapshot(self) -> Snapshot:
+        """The snapshot that the tables come from."""
         snapshot = self._snapshot() if self._snapshot else None
         if snapshot is None:
             raise ReferenceError("the snapshot of these statistics is gone")
@@ -278,6 +284,12 @@ def times_from_us(values: pd.Series[Any]) -> pd.Series[Any]:
     return pd.to_datetime(values.astype("Int64"), unit="us", utc=True).astype("datetime64[ns, UTC]")
 
 
+def exact_times(rows: pd.DataFrame) -> pd.Series[Any]:
+    """Return the times of events, with nanoseconds if the rows have them."""
+    ns = rows["time_us"].astype("Int64") * 1000 + (rows[NS].astype("Int64") if NS in rows else 0)
+    return pd.to_datetime(ns, unit="ns", utc=True).astype("datetime64[ns, UTC]")
+
+
 def look_up(keys: pd.Series[Any], table: pd.Series[Any]) -> pd.Series[Any]:
     """Return the first value of `table` under each key, or missing. Unlike `map` it keeps the dtype."""
     if isinstance(keys.dtype, pd.CategoricalDtype) and keys.cat.categories.array is table.index.array:
@@ -311,7 +323,13 @@ def find_texts(texts: Any, among: Any) -> Array:
 
 
 def are_among(texts: pd.Series[Any], others: Any) -> Array:
-    """Return which texts are among others: `Series.isin` of pandas takes forty times as long for texts."""
+    """Return which texts are among others, that are known.
+
+    `Series.isin` of pandas takes forty times as long for texts. For categories, it makes an object of each,
+    and keeps them all.
+    """
+    if isinstance(texts.dtype, pd.CategoricalDtype):
+        return np.asarray(find_texts(texts.cat.categories, others)[texts.cat.codes.to_numpy()] >= 0)
     return np.asarray(find_texts(texts.astype("str"), others)[:-1] >= 0)
 
 

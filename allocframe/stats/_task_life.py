@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from . import vocabulary
-from ._derived import Derived
+from ._derived import Derived, Part
 from ._source import collect, column_names
 
 _US_PER_HOUR = 3_600_000_000
@@ -22,21 +22,23 @@ def task_life(derived: Derived, columns: list[str]) -> pd.DataFrame:
     counts as failures as of those that are left. The task is taken to have run since its allocation was
     created, less its mean pause for each lost restart.
     """
+    lives = [_life_of_part(part, derived.task_columns, columns) for part in derived.split()]
+    return lives[0] if len(lives) == 1 else pd.concat(lives, ignore_index=True)
+
+
+def _life_of_part(part: Part, task_columns: list[str], columns: list[str]) -> pd.DataFrame:
     is_restart = (nw.col("type") == vocabulary.RESTART).fill_null(value=False)
     counts = (
-        # most events are neither, and counting them takes most of a gigabyte
-        derived.events.filter(nw.col("failure") | is_restart)
+        part.events.filter(nw.col("failure") | is_restart)
         .with_columns(
             _failures=nw.col("failure").cast(nw.Int64),
             _restarts=is_restart.cast(nw.Int64),
             _policy=nw.col("decision").str.starts_with("within policy").fill_null(value=False).cast(nw.Int64),
         )
-        .group_by(*derived.task_columns)
+        .group_by(*task_columns)
         .agg(*(nw.col(name).sum() for name in ("_failures", "_restarts", "_policy")))
     )
-    spans = derived.spans.with_columns(_length=nw.col("end_us") - nw.col("start_us")).group_by(
-        *derived.task_columns
-    )
+    spans = part.spans.with_columns(_length=nw.col("end_us") - nw.col("start_us")).group_by(*task_columns)
     ran = spans.agg(
         nw.col("_length").sum().alias("_up"),
         nw.col("start_us").min().alias("_first"),
@@ -44,11 +46,9 @@ def task_life(derived: Derived, columns: list[str]) -> pd.DataFrame:
         nw.len().alias("_runs"),
     )
     more = ("created_at_us", "restarts", "truncated", "first_seen_us")
-    have = [name for name in more if name in column_names(derived.tasks)]
-    tasks = derived.tasks.select(*dict.fromkeys([*derived.task_columns, *columns, *have]))
-    rows = collect(
-        tasks.join(counts, on=derived.task_columns, how="left").join(ran, on=derived.task_columns, how="left")
-    )
+    have = [name for name in more if name in column_names(part.tasks)]
+    tasks = part.tasks.select(*dict.fromkeys([*task_columns, *columns, *have]))
+    rows = collect(tasks.join(counts, on=task_columns, how="left").join(ran, on=task_columns, how="left"))
     return _extend(rows, columns)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ._derived import PART_ROWS, derive
-from ._source import TASK, Array, Source, collect, column_names, find_texts
+from ._source import TASK, Array, Source, collect, column_names, find_texts, take_rows
 from .runs import build_runs, categorise_slots
 from .vocabulary import CAUSES, FINISHED_STATUSES, LOST, LOST_STATUSES, STOPPING_STATUSES
 
@@ -29,30 +29,40 @@ def instance_tasks(source: Source, observed_at: pd.Timestamp | str | None = None
     """Return one row for each task of each allocation that should run: who it is, and when it was wanted.
 
     Columns: alloc_id, task and slot as categories, the dimensions, lane (number of slot and task),
-    `wanted_us` and `unwanted_us`, `known_us` (from when on its ring tells), runs, failed_starts. Hook tasks
-    that ended as they should are left out: nobody wants them to run on.
+    `wanted_us` and `unwanted_us`, `known_us` (from when on its ring tells). Hook tasks that ended as they
+    should are left out: nobody wants them to run on.
     """
     derived = derive(source, observed_at)
     have = column_names(derived.tasks)
     dimensions = [name for name in _DIMENSIONS if name in have]
-    tasks = collect(derived.tasks.select(*dict.fromkeys([*derived.task_columns, *_TASK, *dimensions])))
+    columns, keys = dict.fromkeys([*derived.task_columns, *_TASK, *dimensions]), derived.task_columns
+    tasks = pd.concat(
+        [
+            collect(part.tasks.select(*columns)).merge(_endings(part.attempts, keys), on=keys, how="left")
+            for part in derived.split()
+        ],
+        ignore_index=True,
+    )
     for name in _DIMENSIONS:
         if name not in tasks:
             tasks[name] = pd.Series(pd.NA, index=tasks.index, dtype="object")
-    tasks = tasks.merge(_endings(derived), on=derived.task_columns, how="left").drop(
-        columns=TASK, errors="ignore"
-    )
     # numbers of names: of a million allocations, each column of texts takes some hundred megabytes
     for name in _TASK:
         tasks[name] = tasks[name].astype("category")
     runs = build_runs(source, observed_at)
-    tasks = tasks.join(_extent(runs, find_tasks(runs, tasks)))
+    extent = _extent(runs, find_tasks(runs, tasks))
+    for name in map(str, list(extent)):
+        tasks[name] = extent.pop(name).reindex(tasks.index)
+    del runs
     tasks["slot"] = categorise_slots(source, tasks)
     tasks["lane"] = pd.factorize(_pairs(tasks["slot"].cat.codes, tasks["task"].cat.codes))[0].astype(np.int32)
     placed = tasks["created_at_us"].astype("Int64").fillna(tasks["first_seen_us"].astype("Int64"))
     tasks["placed_us"] = placed.astype("float64")
-    tasks = tasks[~_is_done_hook(tasks)].sort_values(["lane", "placed_us"], kind="stable", ignore_index=True)
-    return _add_wanted(tasks, _unwanted_from(source, tasks, derived.observed_us))
+    kept = np.flatnonzero(~_is_done_hook(tasks))
+    order = kept[np.lexsort([tasks[name].to_numpy()[kept] for name in ("placed_us", "lane")])]
+    tasks = take_rows(tasks, order, [name for name in tasks if name != TASK])
+    tasks = _add_wanted(tasks, _unwanted_from(source, tasks, derived.observed_us))
+    return tasks[[*_TASK, "slot", "lane", *_DIMENSIONS, "wanted_us", "unwanted_us", "known_us"]]
 
 
 def _unwanted_from(source: Source, tasks: pd.DataFrame, observed_us: int) -> pd.Series[Any]:
@@ -66,20 +76,17 @@ def _unwanted_from(source: Source, tasks: pd.DataFrame, observed_us: int) -> pd.
     return end.mask(purged > tasks["placed_us"], np.fmin(purged, end))
 
 
-def _endings(derived: Any) -> pd.DataFrame:
+def _endings(attempts: Any, task_columns: list[str]) -> pd.DataFrame:
     """Return of each task how its last attempt ended, and its starts that failed before the first run."""
-    attempts = derived.attempts
     numbers = [CAUSES.index(name) for name in ("artifact", "volume", "setup", "driver", "validation", "hook")]
     failed_start = nw.col("cause_code").is_in(numbers) & nw.col("started_us").is_null()
     marked = attempts.with_columns(
-        _last=nw.col("attempt").max().over(*derived.task_columns),
+        _last=nw.col("attempt").max().over(*task_columns),
         _failed_start=nw.when(failed_start.fill_null(value=False)).then(nw.lit(1)).otherwise(nw.lit(0)),
     )
-    starts = marked.group_by(*derived.task_columns).agg(nw.col("_failed_start").sum().alias("failed_starts"))
-    last = marked.filter(nw.col("attempt") == nw.col("_last")).select(
-        *derived.task_columns, "cause_code", "failed"
-    )
-    return collect(starts.join(last, on=derived.task_columns, how="left"))
+    starts = marked.group_by(*task_columns).agg(nw.col("_failed_start").sum().alias("failed_starts"))
+    last = marked.filter(nw.col("attempt") == nw.col("_last")).select(*task_columns, "cause_code", "failed")
+    return collect(starts.join(last, on=task_columns, how="left"))
 
 
 def find_tasks(rows: pd.DataFrame, tasks: pd.DataFrame) -> Array:
@@ -108,11 +115,11 @@ def _pairs(one: Any, other: Any) -> Array:
 
 
 def _extent(runs: pd.DataFrame, task: Array) -> pd.DataFrame:
-    """Return first start, last end and number of the runs of each task, by its row."""
-    extent = runs[task >= 0].groupby(task[task >= 0]).agg(
-        first_run=("started_at", "min"), last_end=("ended_at", "max"), runs=("slot", "size"),
-        last_kind=("end", "last"),
-    )  # fmt: skip
+    """Return first start and last end of the runs of each task, and how the last one ended, by its row."""
+    rows = runs.loc[task >= 0, ["started_at", "ended_at", "end"]]
+    extent = rows.groupby(task[task >= 0]).agg(
+        first_run=("started_at", "min"), last_end=("ended_at", "max"), last_kind=("end", "last")
+    )
     for name in ("first_run", "last_end"):
         extent[name] = _microseconds(extent[name])
     return extent

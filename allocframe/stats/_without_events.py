@@ -22,13 +22,14 @@ def count_without_events(source: Source, by: list[str]) -> pd.DataFrame | None:
     """
     if not has_table(source, "allocations") or not set(by) <= set(_COLUMNS):
         return None
-    table = pandas_table(source, "allocations", *_COLUMNS, "client_status")
+    needed = dict.fromkeys([*by, "alloc_id", "client_status", "parent_job_id"])
+    table = pandas_table(source, "allocations", *needed)
     if not {*by, "alloc_id", "client_status"} <= set(table.columns):
         return None
     table = table[table["client_status"].eq("failed").to_numpy(dtype=bool, na_value=False)]
     derived = derive(source)
-    failures = derived.name_tasks(derived.events.filter(nw.col("failure")), "alloc_id")
-    told = collect(failures.select("alloc_id").unique())
+    of_failures = derived.events.select(*derived.task_columns, "failure").filter(nw.col("failure")).unique()
+    told = collect(derived.name_tasks(of_failures, "alloc_id").select("alloc_id"))
     table = table[~are_among(table["alloc_id"], told["alloc_id"].astype("str"))]
     keys = table[by].astype("str")
     if "job_id" in by:

@@ -9,10 +9,19 @@ import numpy as np
 import pandas as pd
 
 from .._utils.memory import release_memory
-from ._attempts import GAVE_UP, cause_name
+from ._attempts import GAVE_UP
 from ._derived import PART_ROWS, derive
 from ._per_cluster import per_cluster
-from ._source import TASK, Source, collect, column_names, rank_texts, take_rows, times_from_us
+from ._source import (
+    TASK,
+    Source,
+    are_among,
+    collect,
+    column_names,
+    rank_texts,
+    take_rows,
+    times_from_us,
+)
 from .runs import build_runs, categorise_slots
 from .vocabulary import CAUSES, CRASH_CAUSES, STOPPING_STATUSES
 
@@ -106,7 +115,6 @@ def crash_loops(
     >>> set(loops["kind"]) <= {"fast", "slow", "delayed"}
     True
     """
-    task_runs = build_runs(source, observed_at)
     crashes = _crashes(source, observed_at)
     if crashes.empty:
         return _empty()
@@ -130,7 +138,8 @@ def crash_loops(
     if many:
         release_memory()
     # what follows groups by names, so it looks at the slots that loop alone
-    task_runs = task_runs.loc[task_runs["slot"].isin(loops["slot"]), _OF_RUNS]
+    task_runs = build_runs(source, observed_at)
+    task_runs = task_runs.loc[are_among(task_runs["slot"], loops["slot"]), _OF_RUNS]
     for name in _SLOT_TASK:
         if isinstance(task_runs[name].dtype, pd.CategoricalDtype):
             task_runs[name] = task_runs[name].cat.remove_unused_categories()
@@ -195,19 +204,25 @@ def _crashes(source: Source, observed_at: pd.Timestamp | str | None) -> pd.DataF
     derived = derive(source, observed_at)
     codes = [CAUSES.index(cause) for cause in CRASH_CAUSES]
     # without a decision of the restart policy, the task was done or Nomad ended it
-    decided = derived.attempts.filter(nw.col("cause_code").is_in(codes) & (nw.col("_next") > 0)).select(
-        *derived.task_columns, "cause_code", "_next", "last_us", "exit_code", "delayed"
-    )
+    decided = nw.col("cause_code").is_in(codes) & (nw.col("_next") > 0)
+    of_attempts = [*derived.task_columns, "cause_code", "_next", "last_us", "exit_code", "delayed"]
     have = column_names(derived.tasks)
     more = [name for name in ("restarts", "truncated") if name in have]
-    names = derived.tasks.select(
-        *dict.fromkeys([*derived.task_columns, "alloc_id", "task", *_DIMENSIONS, *more])
-    )
-    rows = collect(
-        decided.join(names, on=derived.task_columns, how="left").with_columns(
-            cause=cause_name(nw.col("cause_code"))
+    of_tasks = dict.fromkeys([*derived.task_columns, "alloc_id", "task", *_DIMENSIONS, *more])
+    parts = [
+        collect(
+            part.attempts.filter(decided)
+            .select(*of_attempts)
+            .join(part.tasks.select(*of_tasks), on=derived.task_columns, how="left")
         )
+        for part in derived.split()
+    ]
+    rows = parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
+    del parts
+    cause = pd.Categorical.from_codes(
+        rows["cause_code"].astype("int8"), categories=pd.Index(CAUSES, dtype="str")
     )
+    rows["cause"] = cause.reorder_categories(sorted(CAUSES))
     rows["slot"] = categorise_slots(source, rows)
     rows["at"] = times_from_us(rows.pop("last_us"))
     rows["gave_up"] = rows.pop("_next") == GAVE_UP
@@ -240,7 +255,7 @@ def _last_tasks(
         )
     )
     tasks["slot"] = categorise_slots(source, tasks)
-    tasks = _with_texts(tasks[tasks["slot"].isin(looping)])
+    tasks = _with_texts(tasks[are_among(tasks["slot"], looping)])
     for name in ("client_status", "desired_status", "state"):
         tasks[name] = tasks[name].astype("str") if name in tasks else None
     order = "created_at_us" if "created_at_us" in tasks else "first_seen_us"
@@ -304,7 +319,7 @@ def _restarts_lost(source: Source, looping: pd.Series[Any]) -> pd.Series[Any]:
     columns = dict.fromkeys([*derived.task_columns, "alloc_id", "task", "restarts", "restarts_seen"])
     tasks = collect(derived.tasks.filter(nw.col("truncated")).select(*columns))
     tasks["slot"] = categorise_slots(source, tasks)
-    tasks = _with_texts(tasks[tasks["slot"].isin(looping)])
+    tasks = _with_texts(tasks[are_among(tasks["slot"], looping)])
     lost = (tasks["restarts"].astype("Int64") - tasks["restarts_seen"]).clip(lower=0)
     return lost.groupby([tasks[name] for name in _SLOT_TASK]).sum().rename("restarts_lost")
 

@@ -14,19 +14,22 @@ from . import _classify, vocabulary
 from ._derived import derive, explain_in_engine
 from ._per_cluster import per_cluster
 from ._source import (
+    NS,
     TASK,
     Array,
     Source,
     collect,
     column_names,
+    exact_times,
     look_up,
     of_pandas,
     pandas_table,
-    times_from_us,
 )
 from .replacements import replacements
 
 _EVENT_KEY = ("namespace", "alloc_id", "task", "seq")
+_NUMBERS = {"attempt": "int32", "cause_code": "float32"}
+"""Dtypes of results, whatever those in which a snapshot's events are kept."""
 
 
 @per_cluster
@@ -129,7 +132,7 @@ def newest_failures(
     """Return the `most` newest failures of a window of one cluster; with columns of a `kind`, one of each."""
     events = collect(derive(snapshot).events)
     positions = np.flatnonzero(events["failure"])
-    times = _times_at(snapshot, positions)
+    times = exact_times(events.take(positions)).reset_index(drop=True)
     inside = times[times.between(since, until)].sort_values(ascending=False, kind="stable")
     newest = positions[inside.index]
     if kind:
@@ -149,21 +152,11 @@ def failures_and_requests(source: Source) -> pd.DataFrame:
     derived = derive(source)
     requested = (nw.col("type") == "Terminated") & nw.col("cause").is_in(list(vocabulary.REQUEST_CAUSES))
     chosen = nw.col("failure") | requested.fill_null(value=False)
-    columns = dict.fromkeys([*derived.task_columns, "time_us", "cause"])
-    rows = derived.events.filter(chosen).select(*columns)
+    times = [name for name in ("time_us", NS) if name in column_names(derived.events)]
+    rows = derived.events.filter(chosen).select(*dict.fromkeys([*derived.task_columns, *times, "cause"]))
     found = collect(derived.name_tasks(rows, "alloc_id", "task", "job_id", "node_name"))
-    found["at"] = times_from_us(found.pop("time_us"))
-    if isinstance(source, Snapshot):  # whose times have nanoseconds
-        found["at"] = _times_at(
-            source, np.flatnonzero(collect(derived.events.select(chosen=chosen))["chosen"])
-        )
-    return found.drop(columns=TASK, errors="ignore")
-
-
-def _times_at(snapshot: Snapshot, positions: Array) -> pd.Series[Any]:
-    """Return the times of some events, which have nanoseconds; what is computed of them has not."""
-    times = pandas_table(snapshot, "events", "time")["time"]
-    return times.take(positions).reset_index(drop=True)
+    found["at"] = exact_times(found)
+    return found.drop(columns=[TASK, *times], errors="ignore")
 
 
 def _rows_at(snapshot: Snapshot, events: pd.DataFrame, positions: Array) -> pd.DataFrame:
@@ -176,7 +169,8 @@ def _rows_at(snapshot: Snapshot, events: pd.DataFrame, positions: Array) -> pd.D
 
 def _add_explanation(events: pd.DataFrame, explanation: pd.DataFrame) -> pd.DataFrame:
     """Add the columns of an explanation to the events, row by row."""
-    columns = explanation.astype(dict.fromkeys(_classify.TEXTS, "str")).set_axis(events.index)
+    types = dict.fromkeys(_classify.TEXTS, "str") | _NUMBERS
+    columns = explanation.astype(types).set_axis(events.index)
     return events.assign(**{str(name): values for name, values in columns.items()})
 
 

@@ -159,26 +159,23 @@ def _first_failures(source: Source, strata: list[str]) -> tuple[pd.DataFrame, li
     Also return the names of the nodes, which are numbered.
     """
     derived = derive(source)
-    failed = (
-        derived.events.filter(nw.col("failure"))
-        .group_by(*derived.task_columns)
-        .agg(nw.col("time_us").min().alias("failed_us"))
-    )
-    ended = derived.spans.group_by(*derived.task_columns).agg(nw.col("end_us").max().alias("last_us"))
-    columns = list(dict.fromkeys(["alloc_id", "node_name", *strata, "first_seen_us"]))
+    columns = list(dict.fromkeys([*derived.task_columns, "alloc_id", "node_name", *strata, "first_seen_us"]))
     have = column_names(derived.tasks)
     columns += [name for name in ("truncated", "created_at_us") if name in have]
-    tasks = collect(
-        derived.tasks.select(*dict.fromkeys([*derived.task_columns, *columns]))
-        .join(failed, on=derived.task_columns, how="left")
-        .join(ended, on=derived.task_columns, how="left")
-    )
-    seen = tasks["first_seen_us"].astype("float64")
-    # by the node's own clock if its first event is left: the servers' may be seconds off
-    placed = tasks["created_at_us"].astype("float64").fillna(seen) if "created_at_us" in tasks else seen
-    begin = seen.where(~tasks["truncated"].astype(bool), placed)
-    last_us = tasks["last_us"].astype("float64")
-    end = tasks["failed_us"].astype("float64").fillna(last_us).fillna(float(derived.observed_us))
+    kept = list(dict.fromkeys(["alloc_id", "node_name", *strata]))
+    parts = []
+    for part in derived.split():
+        failed = (
+            part.events.filter(nw.col("failure"))
+            .group_by(*derived.task_columns)
+            .agg(nw.col("time_us").min().alias("failed_us"))
+        )
+        ended = part.spans.group_by(*derived.task_columns).agg(nw.col("end_us").max().alias("last_us"))
+        named = part.tasks.select(*columns).join(failed, on=derived.task_columns, how="left")
+        rows = collect(named.join(ended, on=derived.task_columns, how="left"))
+        parts.append(rows[kept].assign(**_ages(rows, derived.observed_us)))
+    tasks = parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
+    del parts, rows
     stratum = tasks.groupby(strata, dropna=False, sort=False, observed=True).ngroup() if strata else 0
     # ranks of texts take a tenth of their memory and time
     table = pd.DataFrame(
@@ -186,13 +183,12 @@ def _first_failures(source: Source, strata: list[str]) -> tuple[pd.DataFrame, li
             "stratum": stratum,
             "node": rank_texts(tasks["node_name"]),
             "slot": categorise_slots(source, tasks).cat.codes.to_numpy(),
-            "age": np.maximum((end - begin).to_numpy(), 1.0),
-            "failed": tasks["failed_us"].notna().astype("int64").to_numpy(),
-            "begin": begin.to_numpy(),
+            **{name: tasks.pop(name).to_numpy() for name in ("_age", "_failed", "_begin")},
         }
     )
+    table = table.rename(columns={"_age": "age", "_failed": "failed", "_begin": "begin"})
     node_names = sorted(tasks["node_name"].dropna().astype("str").unique())
-    del tasks, seen, placed, begin, last_us, end
+    del tasks
     table = table[(table["node"] >= 0) & (table["slot"] >= 0)]
     # a slot that came to one node several times is one instance there: its ages follow each other
     keys_ = ["stratum", "node", "slot"]
@@ -207,6 +203,18 @@ def _first_failures(source: Source, strata: list[str]) -> tuple[pd.DataFrame, li
     # within a quarter of each other are equal, and so are all below 20 s
     steps = np.log(np.maximum(instances["age"] / 20e6, 1.0)) / np.log(1.25)
     return instances.assign(age=np.ceil(steps)), node_names
+
+
+def _ages(tasks: pd.DataFrame, observed_us: int) -> dict[str, Any]:
+    """Return of each task when it began, the time to its first failure or its end, and whether it failed."""
+    seen = tasks["first_seen_us"].astype("float64")
+    # by the node's own clock if its first event is left: the servers' may be seconds off
+    placed = tasks["created_at_us"].astype("float64").fillna(seen) if "created_at_us" in tasks else seen
+    begin = seen.where(~tasks["truncated"].astype(bool), placed)
+    last_us = tasks["last_us"].astype("float64")
+    end = tasks["failed_us"].astype("float64").fillna(last_us).fillna(float(observed_us))
+    failed = tasks["failed_us"].notna().astype("int64")
+    return {"_age": np.maximum(end - begin, 1.0), "_failed": failed, "_begin": begin}
 
 
 def _expected_by_node(instances: pd.DataFrame) -> pd.DataFrame:

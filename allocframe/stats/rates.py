@@ -221,12 +221,11 @@ def failure_share(source: Source, by: str | Iterable[str] = "job_id") -> pd.Data
     >>> bool(table["share"].dropna().between(0, 1).all())
     True
     """
-    columns = dict.fromkeys([*names(by), "alloc_id", "client_status", "created_at"])
-    allocations = pandas_table(source, "allocations", *columns)
+    needed = ("alloc_id", "client_status", "created_at")
+    allocations = pandas_table(source, "allocations", *dict.fromkeys([*names(by), *needed]))
     status = allocations["client_status"]
-    flagged = allocations.assign(
-        failed=status == "failed", finished=status.isin(vocabulary.FINISHED_STATUSES)
-    )
+    finished = status.isin(vocabulary.FINISHED_STATUSES)
+    flagged = allocations.assign(failed=status == "failed", finished=finished)
     table: pd.DataFrame = group_rows(flagged, names(by)).agg(
         failed=("failed", "sum"),
         finished=("finished", "sum"),
@@ -383,20 +382,24 @@ def _counts(derived: Derived, counted: nw.Expr, by: list[str], window: _Window) 
     when = nw.col("time_us")
     # half open, so that no event lies in two windows; a window to the end of observation holds its last event
     last = when <= window.until if window.until >= derived.observed_us else when < window.until
-    chosen = derived.events.filter(counted & (when >= window.since) & last).with_columns(_all=nw.lit(1))
+    inside = counted & (when >= window.since) & last
     # of tasks, not of events, whose jobs are runs of their parents
     of_tasks = [name for name in by if name not in _EVENT_COLUMNS]
-    named = derived.tasks.select(*dict.fromkeys([*derived.task_columns, *of_tasks, "known_from_us"]))
-    keep = [name for name in column_names(chosen) if name not in column_names(named)]
-    chosen = chosen.select(*derived.task_columns, *keep).join(named, on=derived.task_columns, how="left")
+    keys = [*by, "_all", *([] if window.width is None else ["bin"])]
     known = nw.col("known_from_us").is_null() | (when >= nw.col("known_from_us"))
-    chosen = chosen.with_columns(_known=nw.when(known).then(nw.lit(1)).otherwise(nw.lit(0)))
-    keys = [*by, "_all"]
-    if window.width is not None:
-        chosen = chosen.with_columns(bin=(when - window.since) // window.width)
-        keys.append("bin")
-    counts = chosen.group_by(*keys).agg(nw.len().alias("count"), nw.col("_known").sum().alias("counted"))
-    return _with_text_keys(collect(counts).drop(columns="_all"), by)
+    found = []
+    for part in derived.split():
+        chosen = part.events.filter(inside).with_columns(_all=nw.lit(1))
+        named = part.tasks.select(*dict.fromkeys([*derived.task_columns, *of_tasks, "known_from_us"]))
+        keep = [name for name in column_names(chosen) if name not in column_names(named)]
+        chosen = chosen.select(*derived.task_columns, *keep).join(named, on=derived.task_columns, how="left")
+        chosen = chosen.with_columns(_known=nw.when(known).then(nw.lit(1)).otherwise(nw.lit(0)))
+        if window.width is not None:
+            chosen = chosen.with_columns(bin=(when - window.since) // window.width)
+        counts = chosen.group_by(*keys).agg(nw.len().alias("count"), nw.col("_known").sum().alias("counted"))
+        found.append(_with_text_keys(collect(counts), by))
+    rows = pd.concat(found).groupby(keys, dropna=False, sort=False, as_index=False).sum()
+    return rows.drop(columns="_all")
 
 
 def _join_counts(
@@ -464,18 +467,16 @@ def _add_counter(table: pd.DataFrame, source: Source, by: list[str]) -> pd.DataF
     derived = derive(source)
     if not derived.has_task_states:
         return table
-    tasks = collect(derived.tasks)
-    counter, seen = tasks["restarts"].fillna(0).astype("int64"), tasks["restarts_seen"].astype("int64")
-    truncated = tasks["truncated"].astype(bool)
+    columns = ("restarts", "restarts_seen", "truncated")
+    tasks = collect(derived.tasks.select(*dict.fromkeys([*by, *columns])))
+    counter, seen = (tasks[name].fillna(0).to_numpy(dtype="int64") for name in columns[:2])
+    truncated = tasks["truncated"].to_numpy(dtype=bool)
     # a whole ring has lost nothing: a difference there is an error of Nomad's or of these tables
-    lost = np.where(truncated, counter - seen, 0)
-    unexplained = np.where(truncated, 0, counter - seen)
-    numbers = _with_text_keys(tasks[by], by).assign(
-        counter=counter, lost_to_ring=lost, unexplained=unexplained
-    )
-    if not by:
-        return table.assign(**{str(name): value for name, value in numbers.sum().items()})
-    return table.merge(numbers.groupby(by, dropna=False, as_index=False).sum(), on=by, how="left")
+    lost, unexplained = (np.where(rows, counter - seen, 0) for rows in (truncated, ~truncated))
+    number, groups = _number_groups(tasks, by)
+    for name, values in (("counter", counter), ("lost_to_ring", lost), ("unexplained", unexplained)):
+        groups[name] = np.bincount(number, values, minlength=len(groups)).astype("int64")
+    return table.merge(groups, on=by, how="left") if by else pd.concat([table, groups], axis=1)
 
 
 def _add_without_events(table: pd.DataFrame, source: Source, by: list[str]) -> pd.DataFrame:

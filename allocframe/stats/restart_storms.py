@@ -12,7 +12,7 @@ import pandas as pd
 from . import _confidence
 from ._derived import derive
 from ._per_cluster import per_cluster
-from ._source import Source, collect, from_us, rank_texts, times_from_us
+from ._source import Source, collect, from_us, rank_texts, take_rows, times_from_us
 from .crash_loops import looping_slots
 from .runs import build_runs, categorise_slots
 from .vocabulary import RESTART_DECISIONS
@@ -104,17 +104,26 @@ def _restarts_and_failures(source: Source, observed_at: pd.Timestamp | str | Non
     The column `slot_task` numbers the tasks of slots.
     """
     derived = derive(source, observed_at)
-    chosen = derived.events.filter(nw.col("failure") | nw.col("type").is_in(list(RESTART_DECISIONS))).select(
-        *dict.fromkeys([*derived.task_columns, "time_us", "cause", "failure"])
+    is_one = nw.col("failure") | nw.col("type").is_in(list(RESTART_DECISIONS))
+    of_events = dict.fromkeys([*derived.task_columns, "time_us", "cause", "failure"])
+    of_tasks = dict.fromkeys(
+        [*derived.task_columns, "alloc_id", "task", *(name for name in _DIMENSIONS if name != "cause")]
     )
-    dimensions = [name for name in _DIMENSIONS if name != "cause"]
-    named = derived.tasks.select(*dict.fromkeys([*derived.task_columns, "alloc_id", "task", *dimensions]))
-    rows = collect(chosen.join(named, on=derived.task_columns, how="left"))
+    parts = [
+        collect(
+            part.events.filter(is_one & ~nw.col("time_us").is_null())
+            .select(*of_events)
+            .join(part.tasks.select(*of_tasks), on=derived.task_columns, how="left")
+        )
+        for part in derived.split()
+    ]
+    rows = parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
+    del parts
     rows["slot"] = categorise_slots(source, rows, fold_runs=True)
     task = rank_texts(rows["task"]) + 1  # 0 is a missing one
     rows["slot_task"] = rows["slot"].cat.codes.to_numpy() * np.int64(task.max(initial=0) + 1) + task
-    rows["at"] = times_from_us(rows["time_us"])
-    return rows.dropna(subset=["at"]).sort_values("at", kind="stable").reset_index(drop=True)
+    rows["at"] = times_from_us(rows.pop("time_us"))
+    return take_rows(rows, np.argsort(rows["at"].to_numpy(dtype="datetime64[ns]"), kind="stable"))
 
 
 def _expected_onsets(onsets: pd.DataFrame, runs: pd.DataFrame, width: pd.Timedelta) -> np.ndarray[Any, Any]:
@@ -123,9 +132,9 @@ def _expected_onsets(onsets: pd.DataFrame, runs: pd.DataFrame, width: pd.Timedel
     Slots live for different times, so the rate is that of onsets over the time that all slots were there, and
     a window expects it for each slot that is there then. Its own onsets are taken out by the caller.
     """
-    extent = runs.groupby(["slot", "task"], observed=True, sort=False).agg(
-        begin=("started_at", "min"), end=("ended_at", "max")
-    )
+    # by numbers: pandas would make an object of each name to group by it
+    keys = [runs["slot"].cat.codes.to_numpy(), rank_texts(runs["task"])]
+    extent = runs.groupby(keys, sort=False).agg(begin=("started_at", "min"), end=("ended_at", "max"))
     width_ns = width.as_unit("ns").value
     begin, end = (extent[name].astype("int64").to_numpy() for name in ("begin", "end"))
     at = onsets["at"].astype("int64").to_numpy()

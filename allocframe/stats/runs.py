@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .._utils.memory import release_memory
+from .._utils.memory import MANY_ROWS, release_memory
 from ..snapshot.snapshot import Snapshot
 from ..tables.run_ids import RUN_SUFFIX
-from ._derived import PART_ROWS, Derived, derive
+from ._derived import PART_ROWS, Derived, derive, share
 from ._per_cluster import per_cluster
 from ._source import (
     Source,
@@ -91,13 +91,19 @@ def runs(source: Source, *, observed_at: pd.Timestamp | str | None = None) -> pd
 
 
 def build_runs(source: Source, observed_at: pd.Timestamp | str | None = None) -> pd.DataFrame:
-    """Return the rows of `runs`, slots and ends as categories. They are made once: nobody may change them."""
+    """Return the rows of `runs`, slots and ends as categories. They are shared: nobody may change them.
+
+    Those of a million allocations take 200 MB, and are made anew for each statistic.
+    """
     derived = derive(source, observed_at)
-    if "runs" not in derived.__dict__:
-        derived.runs = _name_runs(source, derived)
-        if len(derived.runs) > PART_ROWS:
-            release_memory()
-    return derived.runs
+    if "runs" in derived.__dict__:
+        return derived.runs
+    found: pd.DataFrame = share((id(derived), "runs"), lambda: _name_runs(source, derived))
+    if len(found) > PART_ROWS:
+        release_memory()
+    if len(found) <= MANY_ROWS:
+        derived.runs = found
+    return found
 
 
 def _name_runs(source: Source, derived: Derived) -> pd.DataFrame:

@@ -183,8 +183,10 @@ class PageStore:
             pool, self._pool = self._pool, None
             if pool is not None:
                 pool.finish(self._append_pending)
-                release_memory()  # what pages took would come on top of all that is made of their tables
             self._append_pending()
+            if pool is not None:
+                self._segments.spill()  # a rest in memory would keep Arrow from returning what is free
+                release_memory()  # what pages took would come on top of all that is made of their tables
 
     def _append_pending(self) -> None:
         batch, self._pending = self._pending, []
@@ -290,8 +292,10 @@ class PageStore:
             places = rank[np.searchsorted(by_number, numbers)] if len(numbers) else numbers
             yield table.frame(arrays), places
 
-    def _batches(self, table: Table, name: str, schema: str) -> Iterator[pa.RecordBatch]:
-        """Yield columns that SQL computes of a stored table.
+    def _batches(
+        self, table: Table, name: str, schema: str, only: pa.Table | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield columns that SQL computes of a stored table; with `only`, of the rows that have these keys.
 
         They come from one file after the other: Arrow reads ahead in all files that it is given at once, and
         that takes most of a gigabyte.
@@ -299,16 +303,13 @@ class PageStore:
         self._flush()
         for relation in self._segments.relations(name, apart=True):
             with self._cursor(schema, (name,), relation) as cursor:
-                yield from _select(cursor, table, name)
+                yield from _select(cursor, table, name, semi_join(cursor, only))
 
     def _computed(
         self, table: Table, name: str, schema: str, only: pa.Table | None
     ) -> dict[str, pa.ChunkedArray[Any]]:
         """Return columns that SQL computes of a stored table."""
-        if only is None:
-            return table.collect(self._batches(table, name, schema))
-        with self._cursor(schema, (name,)) as cursor:
-            return table.collect(_select(cursor, table, name, semi_join(cursor, only)))
+        return table.collect(self._batches(table, name, schema, only))
 
     def _stored(
         self, name: str, schema: str, columns: Sequence[str] | None

@@ -70,11 +70,13 @@ class Segments:
             self._memory.append(tables)
             self.size += sum(map(_bytes_of, tables.values()))
             if self.size > LIMIT:
-                self._spill()
+                self.spill()
 
-    def _spill(self) -> None:
+    def spill(self) -> None:
         """Write what is in memory to files, one for each table, and forget it."""
         self._compact()
+        if not self._memory:
+            return
         self._folder.mkdir(parents=True, exist_ok=True)
         self.adopt(write_part(self._folder, f"{next(self._numbers):06d}", self._memory))
         self._memory, self.size = [], 0

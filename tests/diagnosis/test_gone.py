@@ -239,3 +239,44 @@ def test_a_periodic_launch_that_was_turned_on_again_is_no_news(tmp_path: Path) -
         "last run was launched 15.5 min ago, and before that one every 30.0 s."
     ]
     assert texts(tmp_path, rows, versions(*specs, job="night")) == []
+
+
+PERIODIC = {"Enabled": True, "Spec": "*/30 * * * * *"}
+
+
+@pytest.mark.parametrize(
+    ("after", "edit"),
+    [
+        ({"Spec": "0 3 1 1 *"}, 'schedule from "*/30 * * * * *" to "0 3 1 1 *"'),
+        ({"TimeZone": "Asia/Tokyo"}, 'time zone from none to "Asia/Tokyo"'),
+        (
+            {"Spec": "", "Specs": ["0 3 1 1 *", "0 4 1 1 *"]},
+            'schedule from "*/30 * * * * *" to "0 3 1 1 *", "0 4 1 1 *"',
+        ),
+    ],
+)
+def test_a_schedule_after_whose_edit_no_run_comes_is_told_after_five_gaps(
+    tmp_path: Path, after: dict[str, Any], edit: str
+) -> None:
+    def run(begin: int) -> Row:
+        done = {"ClientStatus": "complete", "state": "dead", "JobType": "batch"}
+        name = f"night/periodic-{START // SECOND + begin}"
+        return {**runs("night", begin, **done), "JobID": name, "Name": f"{name}.app[0]"}
+
+    before = {"Periodic": PERIODIC, "Type": "batch"}
+    edited = {"Periodic": {**PERIODIC, **after}, "Type": "batch"}
+    back = {**before, "Meta": {"a": "b"}}
+    rows = [run(begin) for begin in (10, 40, 70)]
+
+    def told(*specs: Row, until: float, more: int | None = None) -> list[str]:
+        found = [*rows, clock(until), *([] if more is None else [run(more)])]
+        jobs = versions(*(of_groups(group(), **each) for each in specs), job="night")
+        diagnosis = af.diagnose(snapshot(tmp_path, *found), history=af.History.from_json(jobs=[jobs]))
+        return [each.summary for each in diagnosis.incidents]
+
+    assert told(before, edited, until=249) == []
+    (text,) = told(before, edited, until=260)
+    assert f"Version 1 changed its {edit} at 14:15 UTC; the last run was launched " in text
+    assert text.endswith("and before that one every 30.0 s.")
+    assert told(before, edited, until=260, more=180) == []  # slower, and on purpose
+    assert [each for each in told(before, edited, back, until=260) if f"its {edit}" in each] == []

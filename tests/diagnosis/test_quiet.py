@@ -336,6 +336,53 @@ def test_instances_that_nobody_replaces_are_missing_except_in_a_part_of_a_snapsh
     assert af.diagnose(part, history=history).incidents == []
 
 
+def lost_one(status: str | None = "failed", *, evaluation: str = "complete", **fields: Any) -> dict[str, Any]:
+    """Return what a job of two tells after the node of one has gone: its rows, and its history."""
+    down = "alloc is lost since its node is down"
+    gone = {"ClientStatus": "lost", "DesiredStatus": "stop", "DesiredDescription": down, "NodeID": "n9"}
+    rows = [
+        instance("web", 1000, started(1001), n=0, **{"JobVersion": 1, **fields}),
+        instance("web", 1000, started(1001), n=1, **{"JobVersion": 1, **gone, **fields}),
+    ]
+    row = {
+        "ID": "e1", "Namespace": "default", "JobID": "web", "Type": "service", "Status": evaluation,
+        "TriggeredBy": "node-update", "CreateTime": START + 1100 * SECOND, "CreateIndex": 20,
+    }  # fmt: skip
+    deployments = [] if status is None else [deployment(status)]
+    history = af.History.from_json(jobs=[[spec(0), spec(1)]], deployments=deployments, evaluations=[row])
+    return {"rows": [*rows, clock(1300)], "history": history}
+
+
+@pytest.mark.parametrize("status", ["failed", "successful", None])
+def test_what_a_lost_node_leaves_at_half_strength_is_missing_if_nothing_waits(
+    tmp_path: Path, status: str | None
+) -> None:
+    """Servers forget deployments; the last evaluation may queue nothing after the deployment has failed."""
+    case = lost_one(status)
+    found = af.diagnose(snapshot(tmp_path, *case["rows"]), history=case["history"]).incidents
+    (missing,) = [each for each in found if each.cause.mechanism == "missing"]
+    assert missing.severity == "critical"
+    assert "1 of 2 instances runs; the other was lost with " in missing.summary
+    assert ("has failed: Nomad places none for it" in missing.summary) == (status == "failed")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        lost_one("running"),
+        lost_one(evaluation="blocked"),
+        lost_one(evaluation="pending"),
+        lost_one(JobType="system"),
+        lost_one(JobType="batch"),
+        lost_one(None, JobVersion=0),
+    ],
+    ids=["deployment runs", "waits for room", "waits", "system", "batch", "of an older version"],
+)
+def test_what_is_to_come_or_is_not_wanted_is_not_missing(tmp_path: Path, case: dict[str, Any]) -> None:
+    found = af.diagnose(snapshot(tmp_path, *case["rows"]), history=case["history"]).incidents
+    assert "missing" not in {each.cause.mechanism for each in found}
+
+
 @pytest.mark.parametrize(
     ("status", "age", "expected"),
     [("pending", 30, []), ("pending", 100, [("warning", "AF603")]), ("failed", 5, [("warning", "AF603")])],

@@ -134,6 +134,32 @@ def test_a_placement_that_follows_from_a_lost_node_says_so() -> None:
 # Stops, purges, scaling
 
 
+@pytest.mark.parametrize(("version", "waiting"), [("2.0.5", 7), ("1.3.1", 6)])
+def test_runs_that_wait_are_one_job_and_those_that_hang_are_named_with_what_they_hold(
+    version: str, waiting: int
+) -> None:
+    incidents = incidents_of(f"{version}-hung-runs-pile-up")
+    runs = next(each for each in incidents if [job for _, job in each.jobs] == ["tally"])
+    assert f"tally cannot be placed in full. {waiting} runs wait, 4 are running: not enough" in runs.summary
+    waits = [each for each in incidents if each.cause.kind == "placement"]
+    assert {job for each in waits for _, job in each.jobs} == {"tally", "desk"}
+    for each in waits:
+        (held,) = [cause for cause in each.hypotheses if cause.mechanism == "hang"]
+        assert held.confidence == "possible"
+        assert held.supporting[0].text.startswith("4 allocations of tally hold 800 MB of memory on f-1: ")
+    assert "tally: 4 runs do not end. Running for up to " in incidents[-1].summary
+
+
+def test_a_deployment_that_an_operator_failed_by_hand_is_no_alarm() -> None:
+    (incident,) = incidents_of("2.0.5-noise-canary-turned-down")
+    assert (incident.severity, [each.code for each in incident.findings]) == ("info", ["AF208"])
+    assert incident.summary.endswith(
+        "/web: an operator failed the deployment of version 2. "
+        'Nomad says at 02:32 UTC: "Deployment marked as failed".'
+    )
+    assert incident.findings[0].summary.startswith("An operator failed the deployment of version 2 of ")
+
+
 def test_a_job_whose_purge_took_all_traces_is_told() -> None:
     (incident,) = incidents_of("2.0.5-purged-and-gone")
     assert incident.summary == (
