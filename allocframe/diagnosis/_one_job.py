@@ -119,7 +119,7 @@ def by_mechanism(look: Investigation, group: Group) -> Hypothesis:
     return Hypothesis(group.kind, group.kind, subject, confidence, evidence)
 
 
-_OF_EXITS = ("exit_code", "signal", "exits", "median_run", "shortest_run", "longest_run", "failures")
+_OF_EXITS = ("exit_code", "signal", "exits", "median_run", "short_run", "long_run", "failures")
 
 
 def _by_memory(look: Investigation, group: Group, by_clock: list[Evidence]) -> Hypothesis | None:

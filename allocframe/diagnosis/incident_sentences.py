@@ -306,11 +306,11 @@ def ends(facts: dict[str, Any]) -> str:
         what = ", ".join(ways) + (", and others" if len(facts["exits"]) > 3 else "")
     else:
         what = _way(facts)
-    run, low, high = (facts.get(name) for name in ("median_run", "shortest_run", "longest_run"))
+    run, low, high = (facts.get(name) for name in ("median_run", "short_run", "long_run"))
     if run is None:
         return what
     if low is not None and high is not None:
-        return f"{what}, {span(low)} to {span(high)} after each start"
+        return f"{what}, mostly {span(low)} to {span(high)} after each start"
     return f"{what}, {_after(run, 'its' if facts['failures'] == 1 else 'each')}"
 
 

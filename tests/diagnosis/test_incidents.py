@@ -121,9 +121,8 @@ def test_a_deployment_whose_crashes_are_told_is_not_told_again(tmp_path: Path) -
 
 
 def test_runs_that_end_in_several_ways_are_counted_apart_and_nodes_are_named() -> None:
-    assert ": signal SIGSEGV (8 times), exit code 1 (7 times), exit code 2 (7 times), 20.0 s to 74.0 s" in (
-        title_of("blind/nomad-2.0.5-twelve-at-random")
-    )
+    ways = "signal SIGSEGV (8 times), exit code 1 (7 times), exit code 2 (7 times), mostly 26.0 s to 60.7 s"
+    assert ways in title_of("blind/nomad-2.0.5-twelve-at-random")
     assert (
         "What failed (6 allocations) was on x-1, x-2; 6 allocations on x-3, x-4 run or ended well."
         in texts_of("blind/nomad-2.0.5-rack-storage")
