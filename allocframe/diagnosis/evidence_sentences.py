@@ -73,6 +73,19 @@ def _to(n: dict[str, Any]) -> str:
     return "" if youngest == oldest else f" to {oldest}"
 
 
+_UNITS = {"cpu": "MHz of CPU", "memory": "MB of memory", "disk": "MB of disk"}
+
+
+def _room_held(n: dict[str, Any]) -> str:
+    held = listed([f"{amount:,} {_UNITS[name]}" for name, amount in n["holds"].items()])
+    what = f"hold {held} on {listed(n['nodes'])}" if held else f"are running on {listed(n['nodes'])}"
+    who = f"{count(n['runs'], 'allocations')} of {n['job_id']} {what}"
+    if n["runs"] == 1:
+        who = who.replace(" hold ", " holds ").replace(" are running ", " is running ")
+    ran = f"for {span(n['running_for'])} so far, where earlier ones took {span(n['longest_before'])} at most"
+    return f"{who}: {'the longest ' if n['runs'] > 1 else ''}{ran}."
+
+
 def _in_turn(n: dict[str, Any]) -> str:
     who = count(n["instances"], "instances")
     by = "one by one" if n["times"] == n["ends"] else f"in {n['times']:,} turns"
@@ -95,19 +108,6 @@ def _past_the_age(n: dict[str, Any]) -> str:
     old = f"{n['base_past']:,} of {count(n['base_runs'], 'runs')} of version {versions} got past that"
     few = ": too few to be sure" if n["few"] else ""
     return f"{new}failed by the age of {span(n['age'])}; {old} ({p_value(n['p'])}){few}."
-
-
-_UNITS = {"cpu": "MHz of CPU", "memory": "MB of memory", "disk": "MB of disk"}
-
-
-def _room_held(n: dict[str, Any]) -> str:
-    held = listed([f"{amount:,} {_UNITS[name]}" for name, amount in n["holds"].items()])
-    what = f"hold {held} on {listed(n['nodes'])}" if held else f"are running on {listed(n['nodes'])}"
-    who = f"{count(n['runs'], 'allocations')} of {n['job_id']} {what}"
-    if n["runs"] == 1:
-        who = who.replace(" hold ", " holds ").replace(" are running ", " is running ")
-    ran = f"for {span(n['running_for'])} so far, where earlier ones took {span(n['longest_before'])} at most"
-    return f"{who}: {'the longest ' if n['runs'] > 1 else ''}{ran}."
 
 
 def _filtered_and_used(n: dict[str, Any]) -> str:
