@@ -1,7 +1,7 @@
 """Time until something is there: the first answers of the command line, a notebook and a report.
 
-``--before COMMIT`` measures another version as well, in turn. Each step is a process of its own; the median
-of five counts. CPU seconds are those of that process, and of those that it starts.
+``--before PYTHON`` measures the version that another interpreter has, in turn. Each step is a process of its
+own; the median of three counts. CPU seconds are those of that process, and of those that it starts.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import compare
-
 README = Path(__file__).parent / "README.md"
-RUNS = 5
+RUNS = 3
 NOTEBOOK = """
 import allocframe as af
 with af.Client("{address}", token="{token}") as client:
@@ -36,12 +34,11 @@ with af.sim.Cluster("mixed", allocations=450, seed=7) as cluster:
 """
 
 
-def measure(root: Path, command: list[str], folder: Path) -> tuple[float, float, float]:
+def measure(python: str, command: list[str], folder: Path) -> tuple[float, float, float]:
     """Return seconds to the first line of an answer and to the end, and CPU seconds, of one process."""
-    environment = {**os.environ, "PYTHONPATH": str(root)}
     started = time.perf_counter()
     with subprocess.Popen(
-        [sys.executable, *command], cwd=folder, env=environment, stdout=subprocess.PIPE,
+        [python, *command], cwd=folder, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True,
     ) as child:  # fmt: skip
         assert child.stdout is not None
@@ -54,13 +51,12 @@ def measure(root: Path, command: list[str], folder: Path) -> tuple[float, float,
     return first, time.perf_counter() - started, used.ru_utime + used.ru_stime
 
 
-def table(roots: dict[str, Path]) -> str:
+def table(pythons: dict[str, str]) -> str:
     """Return the median of each step as Markdown; of the versions beside each other."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with subprocess.Popen(
             [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "PYTHONPATH": str(roots["now"])},
         ) as server:  # fmt: skip
             assert server.stdout is not None and server.stdin is not None  # noqa: PT018
             address, token = server.stdout.readline().split()
@@ -69,33 +65,33 @@ def table(roots: dict[str, Path]) -> str:
                 "`allocframe demo`, 400 allocations": ["-m", "allocframe", "demo"],
                 "first snapshot of a notebook": ["-c", NOTEBOOK.format(address=address, token=token)],
                 "`report postmortem`, 450 allocations": [
-                    "-m", "allocframe", "report", "postmortem", "--address", address, "-o", "post.html",
+                    "-m", "allocframe", "report", "postmortem", "-o", "post.html",
                 ],
             }  # fmt: skip
-            os.environ["NOMAD_TOKEN"] = token
+            os.environ |= {"NOMAD_ADDR": address, "NOMAD_TOKEN": token}
             found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
             for _ in range(RUNS):
                 for step, command in steps.items():
-                    for version, root in roots.items():
-                        found.setdefault((step, version), []).append(measure(root, command, folder))
+                    for version, python in pythons.items():
+                        found.setdefault((step, version), []).append(measure(python, command, folder))
             server.stdin.close()
-    lines = [f"| | {' | '.join(f'{version}: first line, end (CPU)' for version in roots)} |"]
-    lines.append("| --- |" + " --- |" * len(roots))
+    lines = [f"| | {' | '.join(f'{version}: first line, end (CPU)' for version in pythons)} |"]
+    lines.append("| --- |" + " --- |" * len(pythons))
     for step in steps:
         cells = []
-        for version in roots:
+        for version in pythons:
             first, end, cpu = (statistics.median(each) for each in zip(*found[step, version], strict=True))
-            cells.append(f"{first:.2f} s, {end:.2f} s ({cpu:.2f} s)")
+            line = f"{first:.2f} s, " if first else ""  # a notebook's cells print nothing
+            cells.append(f"{line}{end:.2f} s ({cpu:.2f} s)")
         lines.append(f"| {step} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--before", help="a commit to compare with")
-    with compare.checked_out(parser.parse_args().before) as folders:
-        names = {compare.ALLOCFRAME: "now", compare.BEFORE: "before"}
-        text = table({names[version]: Path(folder) for version, folder in folders.items()})
+    parser.add_argument("--before", help="an interpreter with another version")
+    before = parser.parse_args().before
+    text = table({"now": sys.executable} | ({"before": before} if before else {}))
     print(text)
     page = README.read_text()
     marked = r"(?s)(<!-- start -->\n).*(<!-- end start -->)"

@@ -30,6 +30,7 @@ from ._investigation import (
     make_incident,
     name_of,
 )
+from ._node_return import by_return, ended_before, evidence_of_return, killed_with_nodes
 from ._one_job import by_mechanism, explain_group
 from ._places import where_it_shows
 from ._tables import NEVER, moment
@@ -51,8 +52,14 @@ def find_causes(
     taken: set[int] = set()
     incidents: list[Incident] = []
     for node, members in _faulty_nodes(look):
+        ended = ended_before(look, node, members, taken)
+        taken |= {*members, *ended}
+        incidents.append(_by_fault(look, node, members, ended))
+    for node, members in killed_with_nodes(look, taken):
         taken |= set(members)
-        incidents.append(_by_fault(look, node, members))
+        cause = by_return(look, node, members)
+        how = by_mechanism(look, groups[members[0]])
+        incidents.append(_of_several(look, members, cause, [cause, how]))
     tests = sorted(compare_nodes(case, groups), key=lambda test: test.p)
     for test in tests:
         if test.p < limits.significance_level and not taken & set(test.groups):
@@ -235,14 +242,18 @@ def _faulty_nodes(look: Investigation) -> Iterable[tuple[int, list[int]]]:
             yield int(on[0]), members
 
 
-def _by_fault(look: Investigation, node: int, members: list[int]) -> Incident:
+def _by_fault(look: Investigation, node: int, members: list[int], ended: list[int]) -> Incident:
     groups = [look.groups[index] for index in members]
     keys = keys_of(look, np.concatenate([group.rows for group in groups]))
     name = look.case.node_names[node]
     error = describe(look, groups[0])["error"]
-    evidence = Evidence("fault of node", {"node_name": name, "error": error, "jobs": len(groups)}, keys)
-    cause = Hypothesis("node", groups[0].kind, {"node_name": name}, "certain", [evidence])
-    return _of_several(look, members, cause, [cause, by_mechanism(look, groups[0])])
+    jobs = len({group.family for group in groups})
+    evidence = [Evidence("fault of node", {"node_name": name, "error": error, "jobs": jobs}, keys)]
+    if ended:
+        evidence += evidence_of_return(look, node, ended)
+    evidence += where_it_shows(look, groups)
+    cause = Hypothesis("node", groups[0].kind, {"node_name": name}, "certain", evidence)
+    return _of_several(look, [*members, *ended], cause, [cause, by_mechanism(look, groups[0])])
 
 
 def _begun_together(look: Investigation, onset: OnsetTest) -> Incident:

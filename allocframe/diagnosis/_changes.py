@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ._failures import Case
+from ._other_changes import OtherChanges
 from ._tables import NEVER, Array, nanoseconds, numbers
 from .finding import plain, plain_facts
 from .incident import Incident
@@ -19,9 +20,6 @@ BEFORE = pd.Timedelta("30min")
 
 AFTER = pd.Timedelta("10s")
 """Clocks of servers and nodes differ by so much at least."""
-
-NEARBY = pd.Timedelta("1min")
-"""Another job of the namespace that was stopped or got a new version this long before is shown with it."""
 
 DRAIN = pd.Timedelta("1h")
 """The usual deadline of a drain: what moves later was moved by something else."""
@@ -70,7 +68,6 @@ class Ledger:
         self._columns = {str(name): table[name].astype(object).to_numpy() for name in table.columns}
         self._by_job: dict[Job, list[int]] = {}
         self._by_node: dict[str, list[int]] = {}
-        of_namespace: dict[str, list[int]] = {}
         versions = getattr(history, "job_versions", None)
         self._submitted, self._stable, self._same_as = _versions(versions)
         self._newest = _newest(versions)
@@ -84,20 +81,17 @@ class Ledger:
             if at != NEVER and version > 0 and not self._is_equal((namespace, job), version)
         )
         self._release_times = np.array([each[0] for each in self._releases], dtype=np.int64)
+        current: list[int] = []
         for place in range(len(table)):
             if self._has_time_of_older_version(place):
                 continue
+            current.append(place)
             job, node = self._columns["job_id"][place], self._columns["node_name"][place]
-            kind = self._columns["kind"][place]
-            if pd.notna(job) and (kind in ("operator stop", "purge") or self._is_new_version(place)):
-                of_namespace.setdefault(str(self._columns["namespace"][place]), []).append(place)
             if pd.notna(job):
                 self._by_job.setdefault((str(self._columns["namespace"][place]), str(job)), []).append(place)
             elif pd.notna(node):  # what was done to an allocation is its job's, not its node's
                 self._by_node.setdefault(str(node), []).append(place)
-        self._of_namespace = {
-            name: np.array(sorted(places, key=self._at.__getitem__)) for name, places in of_namespace.items()
-        }
+        self._others = OtherChanges(self._columns, self._at, current)
         self._moved_from = _moved_from(case)
         self._fields = _fields_by_version(getattr(history, "job_changes", None))
         self.hooked = {
@@ -107,6 +101,7 @@ class Ledger:
         }
         nodes = getattr(history, "nodes", None)
         known = [] if nodes is None else zip(nodes["node_name"], nodes["datacenter"], strict=True)
+        self.ready_since = _ready_since(nodes)
         self.datacenters = {str(name): str(each) for name, each in known if pd.notna(name) and pd.notna(each)}
 
     def _has_time_of_older_version(self, place: int) -> bool:
@@ -253,12 +248,11 @@ class Ledger:
         places |= {place for node in nodes for place in self._by_node.get(node, ())}
         # what somebody stopped or deployed just then may be what this one needs
         explained = {"node_name", "job_version"} & set(incident.cause.subject)
-        namespaces = set() if explained else {namespace for namespace, _ in jobs}
-        for namespace in namespaces & set(self._of_namespace):
-            others = self._of_namespace[namespace]
-            first_near = np.searchsorted(self._at[others], (onset - NEARBY).value, side="left")
-            last_near = np.searchsorted(self._at[others], begin.value, side="right")
-            places |= set(others[first_near:last_near].tolist())
+        others: list[int] = [] if explained else self._others.at_onset(jobs, onset.value, begin.value)
+        ends: list[int] = []
+        if incident.state == "recovered" and incident.last_at is not None and not explained:
+            ends = self._others.at_end(jobs, incident.last_at.value)
+        places |= {*others, *ends}
         ranked = []
         for place in sorted(places):
             kind = str(self._columns["kind"][place])
@@ -266,7 +260,8 @@ class Ledger:
             job = (str(change.get("namespace")), str(change.get("job_id")))
             # what was tried since is of the same job; what went before may be of its nodes
             tried = job in jobs and kind in TRIED and self._at[place] > last
-            if self._is_itself(place, incident) or not (first <= self._at[place] <= last or tried):
+            is_near = first <= self._at[place] <= last or place in others
+            if self._is_itself(place, incident) or not (is_near or tried or place in ends):
                 continue
             version = change.get("version_after")
             diff = self._fields.get((*job, int(version)), []) if version is not None else []
@@ -279,20 +274,15 @@ class Ledger:
             if version is not None and (same := self.same_as(job, int(version))) is not None:
                 change["same_as"] = same
             change["touches"] = touches
+            change["at_recovery"] = place in ends and not is_near
+            if change.get("job_id") and job[0] not in {namespace for namespace, _ in jobs}:
+                change["elsewhere"] = True
             # a first version and a node that came are seldom what it was
             dull = kind == "node up" or (kind in ("job version", "deployment") and not diff and not tried)
             distance = abs(onset - change["at"])
             ranked.append(((not touches or tried, dull, tried, job not in jobs, distance), change))
         ranked.sort(key=lambda pair: pair[0])
         return _once(_with_deployments([change for _, change in ranked]))[:MOST_CHANGES]
-
-    def _is_new_version(self, place: int) -> bool:
-        """Return whether a row brought a version of a job that had one before."""
-        version = self._columns["version_after"][place] if "version_after" in self._columns else None
-        if self._columns["kind"][place] != "job version" or pd.isna(version) or version <= 0:
-            return False
-        job = (str(self._columns["namespace"][place]), str(self._columns["job_id"][place]))
-        return not self._is_equal(job, int(version))
 
     def _is_itself(self, place: int, incident: Incident) -> bool:
         """Return whether a row is the incident itself: the loss of the node that it tells of."""
@@ -354,6 +344,15 @@ class Ledger:
         near = self._releases[begin:end]
         others = [((name, other), time) for time, name, other in near if other != job[1]]
         return [each for each in others if each[0][0] == job[0]]
+
+
+def _ready_since(nodes: pd.DataFrame | None) -> dict[str, int]:
+    """Return since when nodes are ready, by name."""
+    if nodes is None or nodes.empty:
+        return {}
+    ready = nodes[nodes["status"].astype("str").eq("ready")]
+    times = nanoseconds(ready["status_updated_at"]).tolist()
+    return dict(zip(ready["node_name"].astype("str"), times, strict=True))
 
 
 def _moved_from(case: Case) -> dict[Job, set[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -251,8 +252,15 @@ def make_incident(
     onsets = [group.onset for group in groups if group.onset != NEVER]
     lasts = [group.last_at for group in groups if group.last_at != NEVER]
     facts = dict(describe(look, groups[0]))
-    for name in ("failures", "failures_seen", "instances", "instances_bad", "instances_wanted"):
+    for name in ("failures", "failures_seen"):
         facts[name] = sum(describe(look, group)[name] for group in groups)
+    facts["instances"] = len(np.unique(np.concatenate([group.lanes for group in groups])))
+    # the same instances of a job may fail in several ways
+    for name in ("instances_bad", "instances_wanted"):
+        by_job: dict[int, int] = {}
+        for group in groups:
+            by_job[group.family] = max(describe(look, group)[name], by_job.get(group.family, 0))
+        facts[name] = sum(by_job.values())
     if len(groups) > 1:
         facts |= _exits_of(look, groups)
     # a bound from the counter is not a time on record
@@ -271,12 +279,36 @@ def make_incident(
         {
             **facts,
             "estimated_onset": moment(min(onsets, default=NEVER)),
+            "next_try": moment(_next_try(look, groups)),
             "parts": [
                 describe(look, g) | job_of(look, g) | {"state": g.state, "severity": g.severity}
                 for g in groups
             ],
         },
     )
+
+
+_DELAY = re.compile(r"Task restarting in (?:(\d+)h)?(?:(\d+)m)?(?:([\d.]+)s)?$")
+
+
+def _next_try(look: Investigation, groups: list[Group]) -> int:
+    """Return when the first of the tasks that failed starts again, if it waits for long; else `NEVER`.
+
+    Restart mode "delay" waits for the rest of its interval, by default half an hour.
+    """
+    owners = np.unique(np.concatenate([look.failures["owner"][group.rows] for group in groups]))
+    events = look.case.evidence.events
+    last = np.searchsorted(events["owner"].to_numpy(), owners[owners >= 0], side="right") - 1
+    its = events.iloc[last[last >= 0]]
+    waits = its[its["type"].eq("Restarting") & its["text"].notna()]
+    found = []
+    for time, text in zip(waits["time"].tolist(), waits["text"].tolist(), strict=True):
+        delay = _DELAY.search(str(text))
+        if delay and time != NEVER:
+            hours, minutes, seconds = (float(each or 0) for each in delay.groups())
+            found.append(int(time) + int((3600 * hours + 60 * minutes + seconds) * SECOND))
+    due = min((time for time in found if time > look.case.now), default=NEVER)
+    return due if due != NEVER and due - look.case.now > 60 * SECOND else NEVER
 
 
 def _exits_of(look: Investigation, groups: list[Group]) -> dict[str, Any]:

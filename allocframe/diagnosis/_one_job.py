@@ -40,6 +40,9 @@ def explain_group(look: Investigation, index: int) -> Incident:
     by_age = [as_evidence(rhythm)] if rhythm and not rhythm.by_clock and group.kind == "killed" else []
     shows = [*by_clock, *where_it_shows(look, [group])]
     against = [*how.contradicting, *by_age]
+    # that it exits is certain; that something outside made it is a test's answer
+    confidence = "likely" if by_clock and how.kind == "crash" else how.confidence
+    how = replace(how, confidence=confidence)
     hypotheses = [replace(how, supporting=[*how.supporting, *shows], contradicting=against)]
     if memory := _by_memory(look, group, by_clock):
         hypotheses.append(memory)

@@ -55,12 +55,13 @@ _SILENT = (
     "Received", "Task Setup", "Started", "Terminated", "Restarting", "Downloading Artifacts",
     "Building Task Directory",
 )  # fmt: skip
-"""Event types whose text says nothing beyond their other columns."""
+"""Event types whose text says nothing beyond their other columns, but for a long delay of a restart."""
 
 _MOST_TEXT = 400
 """Characters kept of a message: enough for an error's cause, and not a program's whole output."""
 
-_TEXT = f"""CASE WHEN type NOT IN ({", ".join(f"'{name}'" for name in _SILENT)}) THEN
+_TEXT = f"""CASE WHEN type = 'Restarting' AND restart_reason LIKE 'Exceeded allowed attempts, applying%'
+  THEN message WHEN type NOT IN ({", ".join(f"'{name}'" for name in _SILENT)}) THEN
   left(coalesce(download_error, driver_error, setup_error, validation_error, vault_error,
                 kill_reason, restart_reason, message), {_MOST_TEXT}) END"""
 _OOM = f"""CASE WHEN type = 'Terminated'

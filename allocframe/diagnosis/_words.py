@@ -29,7 +29,11 @@ _NODE_FAULTS = (
     ("memory", r"cannot allocate memory"),
     ("files", r"too many open files"),
     ("docker", r"cannot connect to the docker daemon|dial unix \S*docker\.sock"),
-    ("driver", r"driver \S+ (?:is )?(?:unhealthy|not healthy|not detected)"),
+    (
+        "driver",
+        r"driver \S+ (?:is )?(?:unhealthy|not healthy|not detected)|\braw_exec is disabled|driver not found"
+        r"|failed to (?:dispense|initialize) driver",
+    ),
 )
 _FAULTS = tuple((name, re.compile(words, re.IGNORECASE)) for name, words in _NODE_FAULTS)
 

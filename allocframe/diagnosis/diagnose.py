@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from .._utils.memory import give_back
 from .._utils.progress import Progress, Show, shown
 from .._utils.prose import as_html, one_line
 from ..snapshot.snapshot import Snapshot
@@ -200,6 +201,7 @@ def diagnose(
         if snapshot.clusters:
             return _of_several_clusters(sources, history, show)
         incidents, findings, account = _of_one_cluster(sources, history, show)
+        give_back(snapshot._counts["events"])
         return Diagnosis(incidents, _sorted(findings), data_quality(snapshot), account)
 
 

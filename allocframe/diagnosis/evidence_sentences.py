@@ -196,6 +196,14 @@ _EVIDENCE: dict[str, Any] = {
     "fault of node": lambda n: (
         f'{n["node_name"]} alone says: "{shortened(n["error"])}" ({count(n["jobs"], "jobs")}).'
     ),
+    "ended with node": lambda n: (
+        f"{count(n['instances'], 'instances')} of {count(n['jobs'], 'jobs')} ended on {n['node_name']}"
+        f"{' within ' + _short(n['apart']) if n['instances'] > 1 else ' before that'}."
+    ),
+    "node back": lambda n: (
+        f"{n['node_name']} has been ready since {n['at']:%H:%M:%S} UTC, "
+        f"{span(max(n['after'], pd.Timedelta(0)))} after that."
+    ),
     "failed deployment": lambda n: (
         f"The deployment of version {n['job_version']} failed"
         f"{': ' + repr(n['reason']) if n['reason'] else ''}."
@@ -300,6 +308,8 @@ _EVIDENCE: dict[str, Any] = {
 def change(row: dict[str, Any]) -> str:
     """Return a row of the change ledger, with what it changed, as a line."""
     who = row.get("job_id") or row.get("node_name") or ""
+    if row.get("elsewhere"):
+        who = f"{row['namespace']}/{who}"
     version = f" {row['version_after']}" if row.get("version_after") is not None else ""
     fields = list(dict.fromkeys(f"{each['path']} {each['kind']}" for each in row.get("diff", ())))
     again = f" (version {row['same_as']} again)" if row.get("same_as") is not None else ""
@@ -308,6 +318,7 @@ def change(row: dict[str, Any]) -> str:
     early = row["before"] >= pd.Timedelta(0)
     bound = "at most " if row.get("at_most") else ""
     when = f"{bound}{span(abs(row['before']))} {'before' if early else 'after'}"
+    when += ", as it ended" if row.get("at_recovery") else ""
     return f"{when}: {what}{': ' if fields else ''}{listed(fields)}"
 
 

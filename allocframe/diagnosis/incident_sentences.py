@@ -252,9 +252,9 @@ def _queued(facts: dict[str, Any]) -> str:
     if running + queued > facts["instances_wanted"] and 0 < facts["running_newest"] < running:
         # the old version of what waits runs on
         new, old = facts["running_newest"], running - facts["running_newest"]
-        are = "is" if new == 1 else "are"
-        it = f"{waits} for version {facts['job_version']}; {new:,} of it {are} running"
-        return f"{it}, and {old:,} of older versions"
+        newer = f"{new:,} {'is' if new == 1 else 'are'} running it"
+        older = "1 is running an older version" if old == 1 else f"{old:,} are running older versions"
+        return f"{waits} for version {facts['job_version']}, {newer}, {older}"
     return f"{waits}, {running:,} {does} running" if running else waits
 
 
@@ -356,7 +356,10 @@ def _state(incident: Story) -> str:
     if incident.state == "ongoing" and facts.get("instances_bad") and not facts.get("runs"):
         do = "does" if facts["instances_bad"] == 1 else "do"
         wanted = count(facts["instances_wanted"], "instances")
-        return f"{facts['instances_bad']:,} of {wanted} {do} not run well now."
+        again = ""
+        if facts.get("next_try") is not None:
+            again = f"; Nomad tries again at {clock(facts['next_try'], incident.observed_at)} UTC"
+        return f"{facts['instances_bad']:,} of {wanted} {do} not run well now{again}."
     if incident.state == "gave up" and facts.get("instances_bad") and not facts.get("runs"):
         wanted = count(facts["instances_wanted"], "instances")
         return f"Nomad has given up on {facts['instances_bad']:,} of {wanted}: no retries are left."
@@ -392,6 +395,8 @@ def hypothesis(cause: Any) -> str:
         return f"node {subject['node_name']}"
     if cause.kind == "placement" and cause.mechanism == "hang":
         return f"runs of {subject['job_id']} that do not end"
+    if cause.kind == "crash" and any(each.fact in _FROM_OUTSIDE for each in cause.supporting):
+        return "the program exits because of something outside it, which is not on record"
     if cause.kind == "common cause":
         return f"what these jobs share: {subject.get('shared', 'not identified')}"
     return {
@@ -411,6 +416,9 @@ def hypothesis(cause: Any) -> str:
         "placement": "no node has what it needs",
     }.get(cause.kind, "unknown")
 
+
+_FROM_OUTSIDE = ("ends by clock", "ends in turn")
+"""Evidence that instances ended because of something outside them, however long each had run."""
 
 _OPERATOR = {
     "promotion": "nobody has promoted it",

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .._utils.memory import give_back, return_memory
 from ..diagnosis._instances import find_instances
 from ..diagnosis._tables import Array, read_allocations
 from ..diagnosis.disturbances import disturbances
@@ -120,6 +121,7 @@ class Instances:
     """
 
     def __init__(self, snapshot: Snapshot, incidents: Sequence[Incident] = ()) -> None:
+        events = snapshot._counts["events"]
         allocations = read_allocations(snapshot)
         found = find_instances(allocations)
         self.families: list[tuple[str, str]] = found.families
@@ -143,10 +145,13 @@ class Instances:
             }
         )
         del allocations, found
-        with share_derived():
+        # each step leaves memory that would come on top of the next one
+        give_back(events)
+        with return_memory(events), share_derived():
             tasks = instance_tasks(snapshot)[
                 ["alloc_id", "task", "lane", "wanted_us", "unwanted_us", "known_us"]
             ]
+            give_back(events)
             self._parts = segments(tasks, build_runs(snapshot))
         alloc = self._rows_of_ids(tasks["alloc_id"])
         # an allocation without an ID belongs to nothing
@@ -156,9 +161,12 @@ class Instances:
         self._tasks = pd.DataFrame({"alloc": alloc, "task": tasks["task"], "lane": tasks["lane"]})
         del tasks
         self._find(incidents)
+        give_back(events)
         rows = disturbances(snapshot)
         rows["alloc"] = self._rows_of_ids(rows.pop("alloc_id"))
         self._disturbances = rows[rows["alloc"] >= 0]
+        del rows
+        give_back(events)
 
     def _rows_of_ids(self, ids: pd.Series[Any]) -> Array:
         """Return the row of each allocation in `allocations`, of categories; -1 if it is not there."""

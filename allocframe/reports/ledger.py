@@ -14,7 +14,7 @@ from ..diagnosis.incident import Incident
 from ..diagnosis.incident_sentences import names
 from ..snapshot.history import History
 from ..snapshot.snapshot import Snapshot
-from ..stats._source import pandas_table
+from ..stats._source import are_among, pandas_table
 from ..stats.explain import select_explained_events
 
 _BY_PEOPLE = ("job version", "scale", "drain", "eligibility", "operator restart", "operator stop", "purge")
@@ -219,7 +219,7 @@ def _deployment_ends(deployments: pd.DataFrame) -> list[Change]:
 
 def _actions(snapshot: Snapshot, audit: pd.DataFrame) -> list[Change]:
     """Return the actions of the audit log on allocations of the evidence."""
-    mine = audit[audit["alloc_id"].isin(pandas_table(snapshot, "allocations", "alloc_id")["alloc_id"])]
+    mine = audit[are_among(audit["alloc_id"], pandas_table(snapshot, "allocations", "alloc_id")["alloc_id"])]
     mine = mine[mine["result"].isin(["done", "unknown"])].dropna(subset=["asked_at"])
     verbs = {"stop": "stopped", "restart": "restarted", "signal": "signalled", "exec": "ran a command in"}
     found = []

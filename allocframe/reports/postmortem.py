@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from .._utils.memory import give_back
 from .._utils.prose import Points, Prose, clock
 from .._utils.times import to_utc
 from ..client.client import Client
@@ -296,6 +297,7 @@ def gather(snapshot: Snapshot, start: pd.Timestamp, end: pd.Timestamp, audit: pd
     incidents = [each for each in near if each.severity != "info"]
     instances = Instances(snapshot, incidents)
     changes = [each for each in changes_of(snapshot, audit) if each.at <= end]
+    give_back(snapshot._counts["events"])
     courses = [instances.course(each) for each in incidents]
     begin, over = _extent(incidents, courses, start, end)
     first = max(start, covered_window(snapshot)[0])

@@ -333,6 +333,7 @@ def _change(row: dict[str, Any]) -> Iterator[Block]:
     before = row["before"]
     bound = "at most " if row.get("at_most") else ""
     when = f", {bound}{span(before)} before" if before > pd.Timedelta(0) else ""
+    when = ", as it ended" if row.get("at_recovery") else when
     yield Paragraph(f"{row['at']:%H:%M:%S} UTC{when}: {what}.")
     diff = row.get("diff") or []
     if diff:

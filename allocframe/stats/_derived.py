@@ -177,9 +177,8 @@ class Derived:
         )
         frames = [part.drop(*_DROPPED_SPAN_COLUMNS, strict=False).to_pandas() for part in parts]
         spans = _join_parts(frames)
-        if len(frames) > 1:
-            release_memory()
         if sum(map(len, frames)) > MANY_ROWS:
+            release_memory()
             slim = self.attempts.drop(*_ATTEMPTS_OF_SPANS, strict=False)
             self._explained = self._explained._replace(attempts=slim)
         return spans
@@ -390,6 +389,7 @@ def _explain_snapshot(tables: SourceTables) -> _Explained:
     """Explain the events of a snapshot while they are read: their raw rows are never all in memory."""
     parts: tuple[list[pd.DataFrame], ...] = ([], [], [])
     places: list[Array] = []
+    many = tables.snapshot._counts["events"]
     release_memory()  # a fetch leaves hundreds of megabytes
     for raw, place in tables.read_event_parts(PART_ROWS):
         arrays: Any = Arrays.of(raw)
@@ -400,7 +400,7 @@ def _explain_snapshot(tables: SourceTables) -> _Explained:
         parts[2].append(rings.to_pandas().astype({TASK: "int32"}))
         places.append(place)
         del raw, arrays, events, attempts, rings
-        release_memory()
+        _release(many)
     order = np.argsort(np.concatenate(places), kind="stable")
     return _Explained(*(_join_parts(frames, order) for frames in parts))
 
@@ -421,7 +421,7 @@ def _in_parts(rows: nw.LazyFrame[Any]) -> Iterator[nw.LazyFrame[Any]]:
         if end == start:
             break  # a single task has more rows than that
         yield nw.from_native(frame.iloc[start:end]).lazy()
-        release_memory()
+        _release(len(keys))
         start = end
     yield nw.from_native(frame.iloc[start:]).lazy()
 
@@ -439,7 +439,7 @@ def _join_parts(frames: list[pd.DataFrame], task_order: Array | None = None) -> 
         order += np.arange(len(order))
     if len(frames) == 1 and order is None:
         return nw.from_native(frames[0]).lazy()
-    columns = {}
+    columns, rows = {}, sum(map(len, frames))
     for name, column in pop_columns(frames):
         if order is not None and name == TASK:
             column = pd.Series(np.repeat(np.arange(len(counts), dtype=np.int32), counts))
@@ -447,8 +447,14 @@ def _join_parts(frames: list[pd.DataFrame], task_order: Array | None = None) -> 
             column = column.take(order).reset_index(drop=True)
         columns[name] = column
         del column
-        release_memory()  # what a column has left would come on top of the next one
+        _release(rows)  # what a column has left would come on top of the next one
     return nw.from_native(pd.DataFrame(columns, copy=False)).lazy()
+
+
+def _release(rows: int) -> None:
+    """Give memory back between two steps if they are about very many rows; for fewer it only takes time."""
+    if rows > MANY_ROWS:
+        release_memory()
 
 
 def pop_columns(frames: list[pd.DataFrame]) -> Iterator[tuple[str, pd.Series[Any]]]:

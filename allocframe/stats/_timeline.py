@@ -9,6 +9,7 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
+from .._utils.memory import give_back
 from ._derived import PART_ROWS, derive
 from ._source import TASK, Array, Source, collect, column_names, find_texts, take_rows
 from .runs import build_runs, categorise_slots
@@ -43,6 +44,7 @@ def instance_tasks(source: Source, observed_at: pd.Timestamp | str | None = None
         ],
         ignore_index=True,
     )
+    give_back(len(tasks))
     for name in _DIMENSIONS:
         if name not in tasks:
             tasks[name] = pd.Series(pd.NA, index=tasks.index, dtype="object")
@@ -54,6 +56,7 @@ def instance_tasks(source: Source, observed_at: pd.Timestamp | str | None = None
     for name in map(str, list(extent)):
         tasks[name] = extent.pop(name).reindex(tasks.index)
     del runs
+    give_back(len(tasks))
     tasks["slot"] = categorise_slots(source, tasks)
     tasks["lane"] = pd.factorize(_pairs(tasks["slot"].cat.codes, tasks["task"].cat.codes))[0].astype(np.int32)
     placed = tasks["created_at_us"].astype("Int64").fillna(tasks["first_seen_us"].astype("Int64"))

@@ -12,7 +12,7 @@ from ._derived import derive
 from ._per_cluster import per_cluster
 from ._source import Source, group_rows, groups, names, times_from_us, us
 from ._timeline import find_tasks, instance_tasks, segments, union_length
-from .estimators import kaplan_meier
+from .estimators import survival_columns
 from .runs import build_runs
 from .vocabulary import LOST
 
@@ -340,16 +340,15 @@ def time_to_recover(
 
 def censored_quantiles(seconds: Any, ended: Any) -> tuple[float, float, float, float]:
     """Return the median, its 95 % interval and the 90th percentile of censored times; NaN if not reached."""
-    curve = kaplan_meier(seconds, ended)
-    time = curve["time"].to_numpy()
+    curve = survival_columns(seconds, ended)
 
-    def reached(survival: pd.Series[Any], level: float) -> float:
-        below = np.flatnonzero((survival <= level + 1e-12).to_numpy())
-        return float(time[below[0]]) if len(below) else float("nan")
+    def reached(survival: Any, level: float) -> float:
+        below = np.flatnonzero(survival <= level + 1e-12)
+        return float(curve["time"][below[0]]) if len(below) else float("nan")
 
     return (
         reached(curve["survival"], 0.5),
-        reached(curve["lower"].fillna(0), 0.5),
-        reached(curve["upper"].fillna(0), 0.5),
+        reached(np.nan_to_num(curve["lower"]), 0.5),
+        reached(np.nan_to_num(curve["upper"]), 0.5),
         reached(curve["survival"], 0.1),
     )

@@ -53,6 +53,13 @@ def kaplan_meier(
     >>> af.stats.kaplan_meier([1, 2, 3, 4], [True, False, True, True])["survival"].tolist()
     [1.0, 0.75, 0.75, 0.375, 0.0]
     """
+    return pd.DataFrame(survival_columns(durations, observed, entry))
+
+
+def survival_columns(
+    durations: ArrayLike, observed: ArrayLike, entry: ArrayLike | None = None
+) -> dict[str, Any]:
+    """Return the columns of `kaplan_meier`: a frame of each of a thousand groups takes a second."""
     time, at_risk, events, censored = _life_table(durations, observed, entry)
     with np.errstate(divide="ignore", invalid="ignore"):
         survival = np.cumprod(1 - events / np.maximum(at_risk, 1))
@@ -63,17 +70,15 @@ def kaplan_meier(
     # at 1 nothing has failed, and at 0 nobody is left: log(-log) is undefined at both
     inner = (survival > 0) & (survival < 1)
     edge = np.where(survival == 1, 1.0, np.nan)
-    return pd.DataFrame(
-        {
-            "time": time,
-            "at_risk": at_risk,
-            "events": events,
-            "censored": censored,
-            "survival": survival,
-            "lower": np.where(inner, lower, edge),
-            "upper": np.where(inner, upper, edge),
-        }
-    )
+    return {
+        "time": time,
+        "at_risk": at_risk,
+        "events": events,
+        "censored": censored,
+        "survival": survival,
+        "lower": np.where(inner, lower, edge),
+        "upper": np.where(inner, upper, edge),
+    }
 
 
 def _life_table(

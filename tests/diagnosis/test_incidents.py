@@ -120,6 +120,13 @@ def test_a_deployment_whose_crashes_are_told_is_not_told_again(tmp_path: Path) -
     assert not [title for title in told if "deploy" in title]
 
 
+@pytest.mark.parametrize(("version", "again"), [("1.3.1", "02:46"), ("2.0.5", "02:34")])
+def test_the_next_try_is_told_where_nomad_waits_for_minutes(version: str, again: str) -> None:
+    assert title_of(f"blind/nomad-{version}-delay-mode-sleeps").endswith(
+        f" 2 of 2 instances do not run well now; Nomad tries again at {again} UTC."
+    )
+
+
 def test_runs_that_end_in_several_ways_are_counted_apart_and_nodes_are_named() -> None:
     ways = "signal SIGSEGV (8 times), exit code 1 (7 times), exit code 2 (7 times), mostly 26.0 s to 60.7 s"
     assert ways in title_of("blind/nomad-2.0.5-twelve-at-random")

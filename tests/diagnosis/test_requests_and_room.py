@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import diagnosis as benchmark
+import pandas as pd
 import pytest
 from tables import START, alloc, ended, event, restarting, snapshot, started
+from tables import at as at_second
 
 import allocframe as af
 from allocframe.diagnosis.evidence_sentences import change as describe_change
@@ -241,6 +245,46 @@ def test_what_was_tried_since_is_told_and_a_revert_by_what_it_equals() -> None:
     (reverted,) = [each for each in incidents_of("1.3.1-codec-reverted-by-hand") if each.changes]
     told = [describe_change(each) for each in reverted.changes]
     assert "13.9 s after: job version 2 of encode (version 0 again): Env[CODEC] edited" in told
+
+
+def test_what_somebody_did_to_jobs_of_other_namespaces_is_told_at_the_beginning_and_at_the_end() -> None:
+    (incident,) = incidents_of("2.0.5-upstream-next-door-stopped")
+    told = [describe_change(each) for each in incident.changes]
+    assert told[1:3] == [
+        "at most 13.4 s before: operator stop 1 of n-platform/dns: Stop edited",
+        "11.6 s after, as it ended: job version 2 of n-platform/dns (version 0 again): Stop edited",
+    ]
+    assert {each.confidence for each in incident.hypotheses if each.kind == "job version"} == {"possible"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "expected"),
+    [
+        ("scale", {"version_after": 1}, 1),
+        ("operator stop", {"version_after": 1}, 1),
+        ("purge", {"version_after": None}, 1),
+        ("job version", {"version_after": 2}, 1),
+        ("job version", {"version_after": 0}, 0),
+        ("dispatch", {"version_after": 0}, 0),
+        ("deployment", {"version_after": 1}, 0),
+    ],
+)
+def test_of_other_jobs_only_what_changes_them_is_told_and_the_nearest_five(
+    tmp_path: Path, kind: str, fields: dict[str, Any], expected: int
+) -> None:
+    loop = [each for at in (600, 610, 620) for each in (ended(at), restarting(at), started(at + 2))]
+    rows = [alloc("bad", event("Received", 0), started(1), *loop)]
+    near = [
+        {
+            "namespace": f"team-{n}", "job_id": f"other-{n}", "kind": kind, "at": at_second(600 - 5 * n),
+            "node_name": None, "source": "job_versions", **fields,
+        }
+        for n in range(1, 20)
+    ]  # fmt: skip
+    history = SimpleNamespace(changes=pd.DataFrame(near))
+    incident = af.diagnose(snapshot(tmp_path, *rows), history=history).incidents[0]
+    told = [each["job_id"] for each in incident.changes]
+    assert told == ([f"other-{n}" for n in range(1, 6)] if expected else [])
 
 
 def test_jobs_that_got_a_new_version_together_are_told_with_those_of_them_that_fail() -> None:
