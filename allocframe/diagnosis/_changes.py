@@ -78,7 +78,7 @@ class Ledger:
         self._releases = sorted(
             (at, namespace, job)
             for (namespace, job, version), at in self._submitted.items()
-            if version > 0 and at != NEVER
+            if at != NEVER and version > 0 and not self._is_equal((namespace, job), version)
         )
         self._release_times = np.array([each[0] for each in self._releases], dtype=np.int64)
         current: list[int] = []
@@ -133,7 +133,7 @@ class Ledger:
         keys = np.stack([instances.family[order], version[order]])
         for part in np.split(order, np.flatnonzero(np.any(np.diff(keys), axis=0)) + 1) if len(order) else ():
             job, number = instances.families[int(instances.family[part[0]])], int(version[part[0]])
-            version[part] = self._before_scaling(job, number)
+            version[part] = self.brought_by(job, number)
             submitted = self.submitted_at(job, number)
             if submitted == NEVER:
                 continue
@@ -143,15 +143,19 @@ class Ledger:
                     for each, at in self._by_time[job]
                     if at <= created[place] + _PLANNED and each < number
                 ]
-                version[place] = self._before_scaling(job, max(older, default=number))
+                version[place] = self.brought_by(job, max(older, default=number))
         return version
 
-    def _before_scaling(self, job: Job, version: int) -> int:
+    def _is_equal(self, job: Job, version: int) -> bool:
+        """Return whether a version is the same as the one before it: 1.3.1 scales so."""
+        return self.same_as(job, version) == version - 1
+
+    def brought_by(self, job: Job, version: int) -> int:
         """Return the version that brought the specification of a version, but for its counts."""
         while version > 0:
             paths = {str(field["path"]) for field in self.changed_fields(job, version)}
             # 1.3.1 writes the new count into the version before, too: then both are equal
-            if paths != {"Count"} and self.same_as(job, version) != version - 1:
+            if paths != {"Count"} and not self._is_equal(job, version):
                 break
             version -= 1
         return version
@@ -196,7 +200,7 @@ class Ledger:
         found, net = {version}, dict[tuple[Any, ...], list[Any]]()
         for later in range(version + 1, (self.newest_version(job) or version) + 1):
             fields = self.changed_fields(job, later)
-            if not fields and self.same_as(job, later) != later - 1:
+            if not fields and not self._is_equal(job, later):
                 break  # what it changed is not on record
             for field in fields:
                 key = tuple(field.get(name) for name in ("task_group", "task", "path"))
@@ -223,6 +227,8 @@ class Ledger:
             if time - self._at[place] > within:
                 return None
             after, before = plain(self._columns["version_after"][place]), None
+            if after and self._is_equal(job, int(after)):
+                continue
             if "version_before" in self._columns:
                 before = plain(self._columns["version_before"][place])
             return (int(after), int(before), int(self._at[place])) if after and before is not None else None

@@ -199,16 +199,42 @@ def describe(look: Investigation, group: Group) -> dict[str, Any]:
         "exits": exits if len(exits) > 1 else None,
         "signal": next((signal for signal, _ in signals.most_common(1)), None),
         "median_run": length_of(run) if bool((rows["run"] >= 0).any()) else None,
+        **_range_of(rows["run"]),
         "error": error if group.kind in (*NAMED_ERRORS, "unknown") else None,
         "failures": group.total,
         "failures_seen": len(group.rows),
         "instances": len(group.lanes),
         "instances_bad": group.bad_now,
         "instances_wanted": group.wanted,
+        "instance": _one_instance(look, group, allocs),
         "runs": group.runs or None,
         "failed_runs": group.failed_runs if group.runs else None,
     }
     return group.facts
+
+
+_WIDE = 1.25
+"""Of runs that differ less, half of them, a median says enough; and of those that take a moment."""
+
+
+def _range_of(runs: Array) -> dict[str, pd.Timedelta | None]:
+    """Return between which lengths four of five runs are, if they differ widely; else none."""
+    runs = runs[runs >= 0]
+    low, high = np.quantile(runs, [0.25, 0.75]) if len(runs) > 1 else (0, 0)
+    if not (high > _WIDE * low and low >= SECOND):
+        return {"short_run": None, "long_run": None}
+    # lengths that were: of ten or fewer, the shortest and the longest
+    short, long = np.quantile(runs, 0.1, method="lower"), np.quantile(runs, 0.9, method="higher")
+    return {"short_run": length_of(int(short)), "long_run": length_of(int(long))}
+
+
+def _one_instance(look: Investigation, group: Group, allocs: Array) -> str | None:
+    """Return the name of the only one of several instances that fails, without its job's; else None."""
+    name = str(look.case.evidence.allocations["name"].iloc[int(allocs[-1])])
+    job = look.case.instances.families[group.family][1]
+    by_index = not look.everywhere[allocs].any() and not look.case.instances.has_runs[group.family]
+    alone = len(group.lanes) == 1 and group.wanted > 1 and by_index and name.startswith(f"{job}.")
+    return name.removeprefix(f"{job}.") if alone else None
 
 
 def make_incident(
@@ -238,7 +264,7 @@ def make_incident(
     if len(groups) > 1:
         facts |= _exits_of(look, groups)
     # a bound from the counter is not a time on record
-    seen = [int(t) for group in groups if (t := _first_seen(look, group)) != NEVER]
+    seen = [int(t) for group in groups if (t := first_seen(look, group)) != NEVER]
     return Incident(
         severity,
         state,
@@ -296,10 +322,14 @@ def _exits_of(look: Investigation, groups: list[Group]) -> dict[str, Any]:
     return {
         "exits": exits if len(exits) > 1 else None,
         "median_run": sorted(runs)[len(runs) // 2] if alike else None,
+        "short_run": None,
+        "long_run": None,
+        "instance": None,
     }
 
 
-def _first_seen(look: Investigation, group: Group) -> int:
+def first_seen(look: Investigation, group: Group) -> int:
+    """Return when the first failure on record of a group was; `NEVER` if that is not known."""
     times = look.failures["at"][group.rows]
     known = times[times != NEVER]
     return int(known.min()) if len(known) else NEVER

@@ -46,6 +46,9 @@ def explain_group(look: Investigation, index: int) -> Incident:
     hypotheses = [replace(how, supporting=[*how.supporting, *shows], contradicting=against)]
     if memory := _by_memory(look, group, by_clock):
         hypotheses.append(memory)
+    if by_clock and group.kind == "crash" and set(describe(look, group)["exit_codes"]) == {0}:
+        # a program that is asked to end by a signal ends with success
+        hypotheses.append(Hypothesis("killed", "crash", job_of(look, group), "possible", by_clock))
     version = by_version(look, index)
     if version:
         hypotheses.append(version)
@@ -112,11 +115,14 @@ def by_mechanism(look: Investigation, group: Group) -> Hypothesis:
     if group.kind == "unknown":
         evidence = [Evidence("failed without a word", {"failures": group.total, "error": error}, keys)]
         return Hypothesis("unknown", None, subject, "unknown", evidence)
-    exits = {name: facts[name] for name in ("exit_code", "signal", "exits", "median_run", "failures")}
+    exits = {name: facts[name] for name in _OF_EXITS}
     evidence = [Evidence("exits", exits, keys)]
     # who sent a signal is not on record
     confidence = "certain" if group.kind == "crash" else "possible"
     return Hypothesis(group.kind, group.kind, subject, confidence, evidence)
+
+
+_OF_EXITS = ("exit_code", "signal", "exits", "median_run", "short_run", "long_run", "failures")
 
 
 def _by_memory(look: Investigation, group: Group, by_clock: list[Evidence]) -> Hypothesis | None:

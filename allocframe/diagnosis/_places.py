@@ -8,7 +8,7 @@ import numpy as np
 
 from ._changes import AFTER
 from ._groups import Group
-from ._investigation import Investigation
+from ._investigation import Investigation, describe
 from ._tables import Array, moment
 from .incident import Evidence
 
@@ -24,6 +24,7 @@ def where_it_shows(look: Investigation, groups: list[Group]) -> Iterator[Evidenc
         yield from _some_nodes(look, groups, failed, well)
         if len(families) == 1:
             yield from _only_new_ones(look, failed, well)
+            yield from _one_everywhere(look, groups[0], failed)
 
 
 def _one_datacenter(look: Investigation, failed: Array, well: Array) -> Iterator[Evidence]:
@@ -48,6 +49,15 @@ def _some_nodes(look: Investigation, groups: list[Group], failed: Array, well: A
         numbers = {"failed": len(failed), "nodes": sorted(names[each] for each in bad)}
         well_on = sorted(names[each] for each in good)
         yield Evidence("only on nodes", {**numbers, "well": len(well), "well_on": well_on})
+
+
+def _one_everywhere(look: Investigation, group: Group, failed: Array) -> Iterator[Evidence]:
+    """Yield that one instance alone fails, in several versions or on several nodes: it is that one."""
+    versions = np.unique(look.made_by[failed])
+    nodes = [look.case.node_names[each] for each in np.unique(look.case.nodes[failed])]
+    name = describe(look, group)["instance"]
+    if name and (len(versions) > 1 or len(nodes) > 1):
+        yield Evidence("one instance", {"name": name, "versions": versions.tolist(), "nodes": sorted(nodes)})
 
 
 def _only_new_ones(look: Investigation, failed: Array, well: Array) -> Iterator[Evidence]:

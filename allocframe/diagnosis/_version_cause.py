@@ -12,7 +12,16 @@ from ..stats import _distributions as distributions
 from ._changes import AFTER
 from ._comparisons import typical_run
 from ._groups import SECOND, Group
-from ._investigation import Investigation, alike, began_at_once, job_of, keys_of, length_of, related
+from ._investigation import (
+    Investigation,
+    alike,
+    began_at_once,
+    first_seen,
+    job_of,
+    keys_of,
+    length_of,
+    related,
+)
 from ._rhythm import as_evidence, compare_rhythm
 from ._tables import NEVER, moment
 from ._versions import Cliff, VersionTest
@@ -20,6 +29,10 @@ from .incident import Evidence, Hypothesis
 
 _AS_LONG = 1.5
 """The first run, with its start, is as long as the others if it took less than this many times as long."""
+
+
+_FIRST_RUN = 2.5
+"""What was called healthy, and ran this many times as long as the runs after it, ran well at first."""
 
 
 _MOMENT = 3 * SECOND
@@ -158,7 +171,12 @@ def _onset(look: Investigation, group: Group, test: VersionTest, differs: bool) 
     placed = {"job_version": test.version, "placed_at": moment(test.placed_at)}
     # in a truncated event history, the first failure left is not the first one: only a bound is known
     cut = test.least_delay != test.most_delay
-    at_most = placed | {"delay": length_of(test.most_delay), "at_most": cut}
+    # the version before may have failed by then, too
+    seen = group_began - test.placed_at if (group_began := first_seen(look, group)) != NEVER else -1
+    at_most = placed | {
+        "delay": length_of(min(test.most_delay, seen) if cut and seen >= 0 else test.most_delay),
+        "at_most": cut,
+    }
     at_least = placed | {"delay": length_of(test.least_delay), "at_least": cut}
     began_with = differs or test.placed_at == NEVER or group.onset >= test.placed_at
     submitted = look.ledger.submitted_at(look.case.instances.families[group.family], test.version)
@@ -275,6 +293,7 @@ def _by_runs(look: Investigation, group: Group) -> Hypothesis | None:
     for run, bad in outcomes:
         version = look.ledger.version_at(job, made[run])
         if version is not None:
+            version = look.ledger.brought_by(job, version)
             if not bad and not failed.get(version):
                 good_first[version] = good_first.get(version, 0) + 1
             runs[version] = runs.get(version, 0) + 1
@@ -306,7 +325,7 @@ def _is_late(look: Investigation, test: VersionTest, run: int) -> bool:
     if test.ran_well > max(pd.Timedelta(look.limits.onset_window).value, 5 * run):
         return True
     healthy = test.healthy >= look.limits.critical_share * test.failed
-    return bool(test.healthy) and healthy and test.ran_well > max(_A_START, 5 * run)
+    return bool(test.healthy) and healthy and test.ran_well > max(_A_START, _FIRST_RUN * run)
 
 
 def begins_with_version(look: Investigation, index: int) -> bool:

@@ -95,6 +95,12 @@ def _in_turn(n: dict[str, Any]) -> str:
     return f"{what}, {ages}{since} ({p_value(n['p'])}). Something outside made them end."
 
 
+def _where_else(n: dict[str, Any]) -> list[str]:
+    versions, nodes = [str(each) for each in n["versions"]], n["nodes"]
+    of = [f"in versions {listed(versions)}"] if len(versions) > 1 else []
+    return of + ([f"on {listed(nodes)}"] if len(nodes) > 1 else [])
+
+
 def _past_the_age(n: dict[str, Any]) -> str:
     of = "on record " if not n["whole"] else ""
     new = f"{n['failed']:,} of {count(n['runs'], 'runs')} of version {n['job_version']} {of}"
@@ -274,6 +280,7 @@ _EVIDENCE: dict[str, Any] = {
         f"Only the {count(n['new'], 'instances')} placed since {clock(n['since'])} UTC fail; "
         f"the {n['old']:,} placed before run well."
     ),
+    "one instance": lambda n: f"It is {n['name']} each time, {' and '.join(_where_else(n))}.",
     "rollback fails": lambda n: (
         f"Version {n['job_version']}, which is version {n['same_as']} again, fails as well."
     ),

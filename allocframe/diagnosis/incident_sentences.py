@@ -175,7 +175,8 @@ def _how_often(incident: Story) -> str:
         least = "at least " if incident.began_before and facts["failures"] > 1 else ""
         hit, wanted = facts["instances"], facts["instances_wanted"]
         of = f"{hit:,} of " if hit < wanted else ""
-        where = f" in {of}{count(max(hit, wanted) if of else hit, 'instances')}"
+        which = f" ({facts['instance']})" if facts.get("instance") else ""
+        where = f" in {of}{count(max(hit, wanted) if of else hit, 'instances')}{which}"
         failures = f"{least}{count(facts['failures'], 'failures')}"
         return first_upper(f"{failures}{where}{_since(incident)}{mechanism(facts)}.")
     if "deployment" in facts:
@@ -305,9 +306,12 @@ def ends(facts: dict[str, Any]) -> str:
         what = ", ".join(ways) + (", and others" if len(facts["exits"]) > 3 else "")
     else:
         what = _way(facts)
-    run = facts.get("median_run")
-    after = "" if run is None else f", {_after(run, 'its' if facts['failures'] == 1 else 'each')}"
-    return f"{what}{after}"
+    run, low, high = (facts.get(name) for name in ("median_run", "short_run", "long_run"))
+    if run is None:
+        return what
+    if low is not None and high is not None:
+        return f"{what}, mostly {span(low)} to {span(high)} after each start"
+    return f"{what}, {_after(run, 'its' if facts['failures'] == 1 else 'each')}"
 
 
 def _way(facts: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import diagnosis as benchmark
 import numpy as np
+import pandas as pd
 import pytest
 from tables import START, alloc, ended, event, gave_up, restarting, snapshot, started
 
@@ -31,6 +32,10 @@ def of_version(diagnosis: af.Diagnosis) -> Any:
 
 def texts(evidence: list[Any]) -> list[str]:
     return [each.text for each in evidence]
+
+
+def title_of(name: str) -> str:
+    return str(diagnosed(name).incidents[0].summary)
 
 
 # Ends that walk over the instances of a job
@@ -156,6 +161,30 @@ def test_versions_that_are_the_same_but_for_counts_are_one(nomad: str) -> None:
     ) in texts(version.supporting)
 
 
+def after_a_deploy(well: float) -> list[Row]:
+    """Return instances of a healthy version that ran well for a while, and end 7 s after each start since.
+
+    Their rings show the last three ends of eight.
+    """
+    rows = fleet([[]] * 4)
+    for row in rows[1::2]:
+        ends = [300 + well + 12 * n for n in range(8)]
+        runs = [each for end in ends for each in (started(end - 7), ended(end, 3), restarting(end))][-9:]
+        row["TaskStates"]["server"] = {"State": "pending", "Restarts": 8, "Events": runs}
+        healthy = pd.Timestamp(START + 305 * 10**9, tz="UTC").isoformat()
+        row |= {"DeploymentStatus": {"Healthy": True, "Timestamp": healthy}, "ClientStatus": "pending"}
+        row["ModifyTime"] = START + int((ends[-1] + 1) * 10**9)
+    return rows
+
+
+@pytest.mark.parametrize(("well", "confidence"), [(7, "likely"), (23, "possible")])
+def test_a_version_that_ran_well_for_much_longer_than_it_does_now_met_something_new(
+    well: float, confidence: str, tmp_path: Path
+) -> None:
+    version = of_version(af.diagnose(snapshot(tmp_path, *after_a_deploy(well))))
+    assert version.confidence == confidence
+
+
 # A start that waits
 
 
@@ -197,3 +226,25 @@ def test_what_cannot_start_again_after_it_ran_began_no_earlier_than_that(tmp_pat
         "It began 50.0 s after version 1 was first placed.",
         "It began at most 51.0 s after version 1 was first placed.",
     ]
+
+
+# Which, and how long
+
+
+def test_the_instance_that_alone_fails_is_named_with_its_versions_and_nodes() -> None:
+    (incident, *_) = diagnosed("2.0.5-shard-three-follows").incidents
+    assert " failures in 1 of 5 instances (app[3]) since " in incident.summary
+    assert "It is app[3] each time, in versions 0, 1 and on s-1, s-2." in texts(incident.cause.supporting)
+
+
+def test_runs_whose_lengths_differ_widely_are_told_as_a_range() -> None:
+    assert ": exit code 0, mostly 11.0 s to 31.0 s after each start." in title_of(
+        "2.0.5-ends-at-random-since-v1"
+    )
+    assert ": exit code 36, about 5.0 s after each start." in title_of("2.0.5-variable-and-deploy-at-once")
+
+
+def test_a_version_began_to_fail_no_later_than_the_incident_of_it() -> None:
+    """Both versions of the rollout fail: the bound of one is no later than that of the other."""
+    texts_of = texts(of_version(diagnosed("2.0.5-outage-in-mid-rollout")).supporting)
+    assert "It began at most 18.4 s after version 1 was first placed." in texts_of
