@@ -33,6 +33,9 @@ from .worker_pool import WorkerPool, count_processes
 MEMORY_LIMIT = "500MB"
 """The memory that DuckDB may take for a query before it spills to the capture's folder."""
 
+HUGE_BYTES = 2 << 30
+"""Of this much JSON, memory counts for more than the second that giving it back and taking it again costs."""
+
 BATCH_ROWS = 100_000
 """Rows that are read from the database at a time."""
 
@@ -184,7 +187,7 @@ class PageStore:
             if pool is not None:
                 pool.finish(self._append_pending)
             self._append_pending()
-            if pool is not None:
+            if pool is not None and sum(page.size for page in self.capture.pages) > HUGE_BYTES:
                 self._segments.spill()  # a rest in memory would keep Arrow from returning what is free
                 release_memory()  # what pages took would come on top of all that is made of their tables
 
