@@ -267,9 +267,7 @@ class PageStore:
         """
         self._flush()
         table = TABLES[name].with_columns(columns)
-        # SQL costs a small table more than it reads; of files it reads only the texts that rows have
-        is_plain = all(column.sql == column.name for column in columns)
-        if only is None and is_plain and not (columns and self._segments.has_files):
+        if only is None and (not columns or self._needs_no_sql(columns)):
             arrays = self._stored(name, schema, [*(column.name for column in table.columns), ALLOC_ROW])
         else:
             arrays = self._computed(table, name, schema, only)
@@ -304,9 +302,20 @@ class PageStore:
         that takes most of a gigabyte.
         """
         self._flush()
+        if only is None and self._needs_no_sql(table.columns):
+            for part in self.scan(name, schema, [*(column.name for column in table.columns), ALLOC_ROW]):
+                yield from part.to_batches()
+            return
         for relation in self._segments.relations(name, apart=True):
             with self._cursor(schema, (name,), relation) as cursor:
                 yield from _select(cursor, table, name, semi_join(cursor, only))
+
+    def _needs_no_sql(self, columns: tuple[Column, ...]) -> bool:
+        """Return whether columns are read as they are stored.
+
+        SQL costs a small table more than it reads; of files it reads only the texts that rows have.
+        """
+        return not self._segments.has_files and all(column.sql == column.name for column in columns)
 
     def _computed(
         self, table: Table, name: str, schema: str, only: pa.Table | None
