@@ -30,7 +30,7 @@ import fetch
 
 README = Path(__file__).parent / "README.md"
 REPEATS = 3
-"""Runs of each contender with less than 200 MB; larger ones run once."""
+"""Runs of each contender."""
 
 ALLOCFRAME = "allocframe"
 BEFORE = "allocframe before"
@@ -86,12 +86,11 @@ def _measure(
     contenders: Contenders,
     what: Any,
     folders: dict[str, str],
-    repeats: int,
 ) -> dict[str, Figures]:
     """Return the medians of each contender; the largest peak."""
     context = multiprocessing.get_context("spawn")
     runs: dict[str, list[Figures]] = {name: [] for name in contenders}
-    for _ in range(repeats):
+    for _ in range(REPEATS):
         for name, (work, modules) in contenders.items():
             results = context.Queue()
             folder = folders.get(name, folders[ALLOCFRAME])
@@ -118,7 +117,9 @@ def _write_pages(folder: str, megabytes: int) -> int:
     """Write the files in another process: memory of this one would count as that of each contender."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
-        return pool.apply(decode.write_pages, (Path(folder), megabytes))
+        count = pool.apply(decode.write_pages, (Path(folder), megabytes))
+    os.sync()  # or the system would write them while they are read
+    return count
 
 
 def files_to_frames(megabytes: int, folders: dict[str, str]) -> Iterator[str]:
@@ -132,13 +133,9 @@ def files_to_frames(megabytes: int, folders: dict[str, str]) -> Iterator[str]:
         count = _write_pages(folder, megabytes)
         files = [str(file) for file in sorted(Path(folder).iterdir())]
         size = sum(Path(file).stat().st_size for file in files)
-        figures = _measure(contenders, files, folders, _repeats(megabytes))
+        figures = _measure(contenders, files, folders)
     head = f"files to frames, {size / 1e6:,.0f} MB, {count:,} allocations"
     yield from _rows(head, size, figures, "msgspec alone")
-
-
-def _repeats(megabytes: int) -> int:
-    return REPEATS if megabytes < 200 else 1
 
 
 def whole_fetch(megabytes: int, folders: dict[str, str]) -> Iterator[str]:
@@ -153,9 +150,8 @@ def whole_fetch(megabytes: int, folders: dict[str, str]) -> Iterator[str]:
     port, count, size = ready.get()
     try:
         before = _cpu_of(server.pid or 0)
-        repeats = _repeats(megabytes)
-        figures = _measure(contenders, f"http://127.0.0.1:{port}", folders, repeats)
-        served = (_cpu_of(server.pid or 0) - before) / repeats / len(contenders)
+        figures = _measure(contenders, f"http://127.0.0.1:{port}", folders)
+        served = (_cpu_of(server.pid or 0) - before) / REPEATS / len(contenders)
     finally:
         server.terminate()
     head = f"whole fetch, {size / 1e6:,.0f} MB, {count:,} allocations"
@@ -198,7 +194,7 @@ def main() -> None:
     parser.add_argument("--before", help="a commit to compare with")
     options = parser.parse_args()
     lines = [
-        f"{os.cpu_count()} cores, {platform.machine()}; median of {REPEATS} runs below 200 MB:",
+        f"{os.cpu_count()} cores, {platform.machine()}; median of {REPEATS} runs:",
         "",
         "| | time | CPU | MB/s | times the limit | peak memory |",
         "|" + " --- |" * 6,
