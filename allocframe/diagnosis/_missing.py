@@ -104,6 +104,7 @@ def _fewer_than_wanted(
     # by job, once: a large cluster has thousands
     size = len(instances.families)
     running = np.bincount(instances.family[alive & service], minlength=size)
+    has_lost = np.bincount(instances.family[open_ends], minlength=size) > 0
     changed = np.full(size, NEVER, dtype=np.int64)
     np.maximum.at(changed, instances.family[service], rows["modified_at"].to_numpy()[service])
     deployments = _newest_deployments(history)
@@ -120,7 +121,9 @@ def _fewer_than_wanted(
         failed, ended = bool(row) and str(row["status"]) == "failed", plain(row.get("ended_at"))
         # beside canaries that nobody promoted, what is wanted is still the older version
         unpromoted = failed and plain(row.get("promoted")) is False
-        lost = open_ends & (instances.family == family) & (unpromoted | (version == newest))
+        lost = np.zeros(0, dtype=bool)
+        if has_lost[family]:
+            lost = open_ends & (instances.family == family) & (unpromoted | (version == newest))
         desired = int(row["desired"]) if row and not unpromoted else 0
         # of groups that its version left alone, a deployment does not tell
         wanted = max(desired, int(running[family] + lost.sum()))

@@ -42,8 +42,8 @@ def explain_group(look: Investigation, index: int) -> Incident:
     against = [*how.contradicting, *by_age]
     # that it exits is certain; that something outside made it is a test's answer
     confidence = "likely" if by_clock and how.kind == "crash" else how.confidence
-    how = replace(how, confidence=confidence)
-    hypotheses = [replace(how, supporting=[*how.supporting, *shows], contradicting=against)]
+    supporting = [*how.supporting, *shows]
+    hypotheses = [replace(how, confidence=confidence, supporting=supporting, contradicting=against)]
     if memory := _by_memory(look, group, by_clock):
         hypotheses.append(memory)
     if by_clock and group.kind == "crash" and set(describe(look, group)["exit_codes"]) == {0}:
