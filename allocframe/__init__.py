@@ -8,7 +8,11 @@ snap = af.Client().snapshot(namespace="*")
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
+
+# Arrow reads this when it is imported. Of what is freed, its own allocator keeps hundreds of megabytes.
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 from . import accessor as _accessor  # noqa: F401 - registers .alloc on every DataFrame
 from ._version import __version__

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from .._utils.memory import give_back
+from .._utils.memory import return_memory
 from .._utils.progress import Progress, Show, shown
 from .._utils.prose import as_html, one_line
 from ..snapshot.snapshot import Snapshot
@@ -197,11 +197,10 @@ def diagnose(
     """
     limits = thresholds or Thresholds()
     sources = Sources(snapshot, evaluations, usage, limits)
-    with shown(progress) as show:
+    with shown(progress) as show, return_memory(snapshot._counts["events"]):
         if snapshot.clusters:
             return _of_several_clusters(sources, history, show)
         incidents, findings, account = _of_one_cluster(sources, history, show)
-        give_back(snapshot._counts["events"])
         return Diagnosis(incidents, _sorted(findings), data_quality(snapshot), account)
 
 
