@@ -68,6 +68,15 @@ class Case:
         return result
 
     @cached_property
+    def first_started(self) -> Array:
+        """When each task started first; `NEVER` if it never did, or if its event history lacks that start."""
+        first = np.full(len(self.evidence.tasks), NEVER, dtype=np.int64)
+        owner, index = np.unique(self.attempts["owner"].to_numpy(), return_index=True)
+        first[owner] = self.attempts["started"].to_numpy()[index]
+        result: Array = np.where(self.lost_restarts > 0, NEVER, first)
+        return result
+
+    @cached_property
     def node_names(self) -> list[str]:
         """The names of the nodes; "" is none."""
         return self._named_nodes[1]

@@ -438,21 +438,26 @@ def _first_of_lanes(case: Case, alloc: Array) -> Array:
 
 
 def _ran_well(case: Case, group: Group, chosen: Array) -> tuple[int, int]:
-    """Return the median time that instances ran before they began to fail, and at the least."""
+    """Return the median time that instances ran before they began to fail, and at the least.
+
+    It counts from their first start: to download an image may take minutes. If that start is not on record,
+    it counts from their placement.
+    """
     owners = np.unique(case.failures["owner"].to_numpy()[group.rows][chosen])
     owners = owners[owners >= 0]
     alloc = case.evidence.tasks["alloc"].to_numpy()[owners]
     created = case.evidence.allocations["created_at"].to_numpy()[alloc]
+    began = np.where(case.first_started[owners] != NEVER, case.first_started[owners], created)
     known = (created != NEVER) & (case.earliest[owners] != NEVER)
     if not known.any():
         return 0, 0
-    owners, created = owners[known], created[known]
+    owners, created, began = owners[known], created[known], began[known]
     # only the first allocation of each instance: its replacements begin after the trouble did
     order = np.argsort(created, kind="stable")
     first = ~pd.Series(case.instances.lane[alloc[known]][order]).duplicated().to_numpy()
-    least = (case.earliest[owners] - created)[order][first]
+    least = (case.earliest[owners] - began)[order][first]
     # what may have failed from its start on did not run well, whatever the pace of its failures says
-    likely = np.where(least > 0, (case.onset[owners] - created)[order][first], 0)
+    likely = np.where(least > 0, (case.onset[owners] - began)[order][first], 0)
     return int(max(np.median(likely), 0)), int(max(np.median(least), 0))
 
 

@@ -75,7 +75,7 @@ class PageStore:
         """Held by the thread that decodes: taking turns by Python's own lock takes a tenth longer."""
         self._names = itertools.count(1)
         self._next_page = 1 << 30
-        """The number of the next page without a file: rows that `put` adds come after those of pages."""
+        """The number of the next page without a file: rows of `put` come after those of pages."""
         self._pending: list[Records] = []
         self._pool: WorkerPool | None = None
         self._segments = Segments(capture.folder / "tables")
@@ -296,17 +296,18 @@ class PageStore:
     def _batches(
         self, table: Table, name: str, schema: str, only: pa.Table | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """Yield columns that SQL computes of a stored table; with `only`, of the rows that have these keys.
+        """Yield columns that SQL computes of a stored table; with `only`, of the rows with these keys.
 
-        They come from one file after the other: Arrow reads ahead in all files that it is given at once, and
-        that takes most of a gigabyte.
+        They come from one file after the other: read at once, they take most of a gigabyte.
         """
         self._flush()
         if only is None and self._needs_no_sql(table.columns):
             for part in self.scan(name, schema, [*(column.name for column in table.columns), ALLOC_ROW]):
                 yield from part.to_batches()
             return
-        for relation in self._segments.relations(name, apart=True):
+        parts = self._segments
+        found = parts.relations(name, apart=True) if only is None else parts.of_allocations(name, only)
+        for relation in found:
             with self._cursor(schema, (name,), relation) as cursor:
                 yield from _select(cursor, table, name, semi_join(cursor, only))
 

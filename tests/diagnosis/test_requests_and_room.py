@@ -351,7 +351,7 @@ def test_instances_that_ran_for_long_and_fell_in_one_moment_have_no_version_to_b
     (version,) = [each for each in incident.hypotheses if each.kind == "job version"]
     assert version.confidence == "possible"
     against = [each.text for each in version.contradicting]
-    assert "Instances of version 1 ran at least 55.9 s before they failed." in against
+    assert "Instances of version 1 ran at least 55.7 s before they failed." in against
     assert "4 instances of version 1 began to fail within 0.2 s of each other." in against
 
 

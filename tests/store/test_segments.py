@@ -91,6 +91,21 @@ def test_statistics_read_one_file_at_a_time_and_all_rows(
 
 
 @pytest.mark.usefixtures("_no_memory")
+@pytest.mark.parametrize("name", ["allocations", "task_states", "events"])
+def test_the_rows_of_some_allocations_are_the_same_on_disk_and_in_memory(
+    name: str, pages: list[Path], in_memory: af.Snapshot
+) -> None:
+    ids = in_memory.allocations["alloc_id"].iloc[::5].astype("str").tolist()
+    with af.read_json(pages) as snap:
+        rows = snap._rows_by_id(name, [*ids, "none"])
+        assert snap._rows_by_id(name, ["none"]).empty
+    everything = getattr(in_memory, name)
+    expected = everything[everything["alloc_id"].isin(ids)]
+    assert len(expected) >= len(ids)
+    same(rows, expected)
+
+
+@pytest.mark.usefixtures("_no_memory")
 def test_rows_on_disk_are_deleted_too(pages: list[Path], in_memory: af.Snapshot) -> None:
     with af.read_json([*pages, pages[0]]) as snap:
         assert len(snap) == len(in_memory)
