@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .._utils.memory import give_back
-from ._derived import PART_ROWS, derive
+from ._derived import PART_ROWS, derive, pop_columns
 from ._source import TASK, Array, Source, collect, column_names, find_texts, take_rows
 from .runs import build_runs, categorise_slots
 from .vocabulary import CAUSES, FINISHED_STATUSES, LOST, LOST_STATUSES, STOPPING_STATUSES
@@ -189,6 +189,7 @@ def segments(
     ran = ran[np.argsort(task[ran], kind="stable")]
     task = task[ran]
     ups = [_microseconds(runs[name].take(ran)) for name in ("started_at", "ended_at")]
+    del runs, ran  # made for this, and large
     wanted = [tasks[name].to_numpy() for name in ("wanted_us", "unwanted_us")]
     hidden = [wanted[0], np.clip(tasks["known_us"].to_numpy(), *wanted)]
     found = []
@@ -201,7 +202,7 @@ def segments(
             (lanes[part], [times[part] for times in hidden]),
         ]
         found.append(_segments_of(rows, first, since, until))
-    return pd.concat(found, ignore_index=True)
+    return pd.DataFrame(dict(pop_columns(found)), copy=False)
 
 
 def _cut_at_lanes(lanes: Array) -> Iterator[tuple[int, int]]:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ._per_cluster import per_cluster
-from ._source import Source, are_among, has_table, look_up, pandas_table, rank_texts
+from ._source import Array, Source, are_among, has_table, look_up, pandas_table, rank_texts
 from .vocabulary import FINISHED_STATUSES, LOST_STATUSES, NODE_BOUND_JOB_TYPES, STOPPING_STATUSES
 
 SLOT_COLUMNS = (
@@ -19,7 +19,7 @@ SLOT_COLUMNS = (
 
 
 def slots(allocations: pd.DataFrame) -> pd.Series[Any]:
-    """Return the slot of each allocation: the instance of its job that it is.
+    """Return the slot of each allocation, as sorted categories: the instance of its job that it is.
 
     A slot is a namespace, job, group and index, written as namespace and name (``default/web.app[0]``), with
     the node if the job runs on every node. The job is added only where two jobs have equal names
@@ -27,6 +27,37 @@ def slots(allocations: pd.DataFrame) -> pd.Series[Any]:
     time are instances of their own, ``default/web.app[0] #2``.
     """
     table = allocations.reindex(columns=[*SLOT_COLUMNS]).reset_index(drop=True)
+    # all allocations of a system job are called job.group[0]; the node tells them apart
+    table["everywhere"] = table["job_type"].isin(NODE_BOUND_JOB_TYPES)
+    table["node_id"] = table["node_id"].where(table["everywhere"])
+    kind, first = _kinds(table[["namespace", "name", "job_id", "task_group", "everywhere", "node_id"]])
+    text = _slot_texts(table.iloc[first])
+    code = np.append(pd.factorize(text)[0], -1)[kind]
+    lane = _lanes(table, code)
+    numbered = pd.DataFrame({"kind": kind, "lane": lane})
+    if not lane.any():
+        return _categories(text, kind, allocations.index)
+    which, first = _kinds(numbered)
+    different = numbered.iloc[first]
+    text = text.iloc[different["kind"]].reset_index(drop=True)
+    suffix = " #" + (different["lane"].reset_index(drop=True) + 1).astype("str")
+    text = text.mask(different["lane"].to_numpy() > 0, text + suffix)
+    return _categories(text, which, allocations.index)
+
+
+def _kinds(rows: pd.DataFrame) -> tuple[Array, Array]:
+    """Return the number of each row among the different ones, and where each of those is first."""
+    kind = np.zeros(len(rows), dtype=np.int64)
+    for name in rows:
+        codes = pd.factorize(rows[name])[0].astype(np.int64) + 1
+        kind = pd.factorize(kind * (codes.max(initial=0) + 1) + codes)[0]
+    first = np.empty(kind.max(initial=-1) + 1, dtype=np.int64)
+    first[kind[::-1]] = np.arange(len(kind) - 1, -1, -1)
+    return kind, first
+
+
+def _slot_texts(table: pd.DataFrame) -> pd.Series[Any]:
+    """Return the slot of rows as a text, without the number of instances that share it."""
     # What is missing is one value among others, or its rows would have no slot.
     name = table["namespace"].astype("str").fillna("") + "/" + table["name"].astype("str")
     job = table["job_id"].astype("str").fillna("")
@@ -36,31 +67,33 @@ def slots(allocations: pd.DataFrame) -> pd.Series[Any]:
     first_pair[code[::-1]] = pair[::-1]
     several = np.bincount(code + 1, weights=pair != first_pair[code], minlength=1)[code + 1] > 0
     name = name.mask(several & (code >= 0), name + " of " + job)
-    # all allocations of a system job are called job.group[0]; the node tells them apart
-    node_bound = table["job_type"].isin(NODE_BOUND_JOB_TYPES)
-    name = name.mask(node_bound, name + "@" + table["node_id"].astype("str"))
-    lane = _lanes(table.assign(slot=name.to_numpy()))
-    named = name.mask(lane > 0, name + " #" + (lane + 1).astype("str"))
-    return named.set_axis(allocations.index).rename("slot")
+    return name.mask(table["everywhere"], name + "@" + table["node_id"].astype("str"))
 
 
-def _lanes(table: pd.DataFrame) -> pd.Series[Any]:
+def _categories(texts: pd.Series[Any], kind: Array, index: pd.Index[Any]) -> pd.Series[Any]:
+    """Return the text of each row, by its number, as sorted categories."""
+    different = pd.Categorical(texts)
+    codes = np.append(different.codes, -1)[kind]
+    slot = pd.Categorical.from_codes(codes, categories=different.categories)
+    return pd.Series(slot, index=index, name="slot")
+
+
+def _lanes(table: pd.DataFrame, slot: Array) -> Array:
     """Return how many allocations of the same slot, older and no predecessor, still run and are wanted.
 
-    A canary and the allocation that it may replace are such a pair.
+    A canary and the allocation that it may replace are such a pair. `slot` is a number for each row, -1 for
+    an allocation without a name, which shares its slot with no other.
     """
     lost = table["client_status"].isin(LOST_STATUSES)
     live = ~table["client_status"].isin(FINISHED_STATUSES) & ~lost
     blocks = live & ~table["desired_status"].isin(STOPPING_STATUSES)
-    lanes = pd.Series(0, index=table.index)
-    codes = pd.factorize(table["slot"])[0]
-    # The code of an allocation without a name is -1: it shares its slot with no other.
-    several = np.bincount(codes + 1, minlength=1) > 1
-    blocked = np.bincount(codes + 1, blocks, minlength=1) > 0
-    shared = (codes >= 0) & several[codes + 1] & blocked[codes + 1]
-    if not shared.any():  # the rule: one allocation for each slot, and sorting texts takes long
+    lanes = np.zeros(len(table), dtype=np.int64)
+    several = np.bincount(slot + 1, minlength=1) > 1
+    blocked = np.bincount(slot + 1, blocks, minlength=1) > 0
+    shared = (slot >= 0) & several[slot + 1] & blocked[slot + 1]
+    if not shared.any():  # the rule: one allocation for each slot
         return lanes
-    order = table[shared].assign(slot=codes[shared], blocks=blocks[shared].astype("int64"))
+    order = table[shared].assign(slot=slot[shared], blocks=blocks[shared].astype("int64"))
     order = order.sort_values(["slot", "created_at"], kind="stable")
     before = order.groupby("slot", sort=False)["blocks"].cumsum() - order["blocks"]
     replaces_live = are_among(order["previous_alloc_id"], table["alloc_id"].astype("str")[blocks])
@@ -85,7 +118,10 @@ def replacements(source: Source) -> pd.Series[Any]:
     linked = linked.fillna(look_up(allocations["alloc_id"], by_back_link))
     order = allocations.assign(slot=slots(allocations)).sort_values(["slot", "created_at"], kind="stable")
     next_in_slot = (
-        order.groupby("slot", sort=False)["alloc_id"].shift(-1).reindex(allocations.index).astype("str")
+        order.groupby("slot", sort=False, observed=True)["alloc_id"]
+        .shift(-1)
+        .reindex(allocations.index)
+        .astype("str")
     )
     ended = allocations["client_status"].isin([*FINISHED_STATUSES, *LOST_STATUSES])
     stopping = allocations["desired_status"].isin(STOPPING_STATUSES)

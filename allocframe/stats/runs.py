@@ -162,7 +162,7 @@ def categorise_slots(source: Source, rows: pd.DataFrame, *, fold_runs: bool = Fa
         return _as_category(rows["alloc_id"].astype("str"))
     if "slot_by_id" not in derived.__dict__:
         allocations = pandas_table(source, "allocations", *SLOT_COLUMNS)
-        slot = _as_category(slots(allocations))
+        slot = slots(allocations)
         ids = pd.Index(allocations["alloc_id"].astype("str"))
         child = allocations["job_id"].astype("str")
         parent = child.str.replace(RUN_SUFFIX, "", regex=True)
