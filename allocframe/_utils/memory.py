@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import os
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,11 @@ MANY_ROWS = 1_000_000
 
 _M_ARENA_MAX = -8
 """The number of this setting in glibc's malloc.h."""
+
+_replacing = threading.Lock()
+_replacers = 0
+_own_pool: Any = None
+_heaps: int | None = None
 
 
 def release_memory() -> None:
@@ -37,13 +43,17 @@ def keep_freed_memory() -> None:
     bytearray(31 << 20)
 
 
-def share_heaps() -> None:
-    """Let the threads of this process share two heaps of the C library, instead of eight for each core.
+def share_heaps(most: int = 2) -> None:
+    """Let the threads of this process share two heaps of the C library, or `most`, not eight for each core.
 
-    This is for processes that run for months: other threads reuse what one has freed, and the holes in
-    heaps do not add up.
+    Other threads then reuse what one has freed, and the holes in heaps do not add up: those of a large
+    cluster's report take a tenth of its memory. Heaps that exist stay, and so does a lower number.
     """
-    _call_glibc("mallopt", _M_ARENA_MAX, 2)
+    global _heaps
+    with _replacing:
+        if _heaps is None or most < _heaps:
+            _heaps = most
+            _call_glibc("mallopt", _M_ARENA_MAX, most)
 
 
 WORTH_RETURNING = 100_000
@@ -81,13 +91,9 @@ def decoding() -> Iterator[None]:
     among records, which have none.
     """
     keep_freed_memory()
+    share_heaps(max(os.cpu_count() or 1, 2))
     with _without_arrows_pool(), without_cycle_collection():
         yield
-
-
-_replacing = threading.Lock()
-_replacers = 0
-_own_pool: Any = None
 
 
 @contextlib.contextmanager

@@ -65,3 +65,20 @@ def test_an_error_while_decoding_leaves_python_and_arrow_as_they_were() -> None:
         _ = 1 / gc.isenabled()  # none looks for cycles here
     assert gc.isenabled()
     assert pa.default_memory_pool().backend_name == own
+
+
+@pytest.mark.parametrize("chosen", [None, "default"])
+def test_arrow_takes_the_memory_of_the_c_library_unless_the_user_has_chosen(
+    chosen: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ARROW_DEFAULT_MEMORY_POOL", raising=False)
+    if chosen:
+        monkeypatch.setenv("ARROW_DEFAULT_MEMORY_POOL", chosen)
+    script = (
+        "import os, allocframe, pyarrow as pa\n"
+        "print(os.environ['ARROW_DEFAULT_MEMORY_POOL'], pa.default_memory_pool().backend_name)"
+    )
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    setting, pool = answer.stdout.split()
+    assert setting == (chosen or "system")
+    assert chosen or pool == "system"
