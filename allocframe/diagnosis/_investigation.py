@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -158,6 +159,23 @@ class Investigation:
         last = int(np.searchsorted(onsets, time + window, side="right"))
         return sorted(order[first:last])
 
+    @cached_property
+    def next_tries(self) -> Array:
+        """When each task starts again that waits for it now; else `NEVER`.
+
+        Restart mode "delay" waits for the rest of its interval, by default half an hour.
+        """
+        events = self.case.evidence.events
+        owner, times = events["owner"].to_numpy(), events["time"].to_numpy()
+        last = np.flatnonzero(np.append(owner[1:] != owner[:-1], True)) if len(owner) else owner
+        waits = last[events["type"].iloc[last].eq("Restarting").to_numpy(dtype=bool) & (times[last] != NEVER)]
+        codes, texts = categories(events["text"].iloc[waits])
+        due = times[waits] + np.array([_delay_of(text) for text in texts], dtype=np.int64)[codes]
+        tries: Array = np.full(len(self.case.evidence.tasks), NEVER, dtype=np.int64)
+        later = due > self.case.now
+        tries[owner[waits[later]]] = due[later]
+        return tries
+
     def _find_renders(self) -> tuple[Array, Array]:
         """Return when Nomad restarted or signaled tasks for a template, in order, and their allocations."""
         events = self.case.evidence.events
@@ -291,23 +309,18 @@ def make_incident(
 _DELAY = re.compile(r"Task restarting in (?:(\d+)h)?(?:(\d+)m)?(?:([\d.]+)s)?$")
 
 
-def _next_try(look: Investigation, groups: list[Group]) -> int:
-    """Return when the first of the tasks that failed starts again, if it waits for long; else `NEVER`.
+def _delay_of(text: str) -> int:
+    """Return how long the next start waits, by Nomad's words; 0 if they do not say."""
+    found = _DELAY.search(text)
+    hours, minutes, seconds = (float(each or 0) for each in found.groups()) if found else (0, 0, 0)
+    return int((3600 * hours + 60 * minutes + seconds) * SECOND)
 
-    Restart mode "delay" waits for the rest of its interval, by default half an hour.
-    """
-    owners = np.unique(np.concatenate([look.failures["owner"][group.rows] for group in groups]))
-    events = look.case.evidence.events
-    last = np.searchsorted(events["owner"].to_numpy(), owners[owners >= 0], side="right") - 1
-    its = events.iloc[last[last >= 0]]
-    waits = its[its["type"].eq("Restarting") & its["text"].notna()]
-    found = []
-    for time, text in zip(waits["time"].tolist(), waits["text"].tolist(), strict=True):
-        delay = _DELAY.search(str(text))
-        if delay and time != NEVER:
-            hours, minutes, seconds = (float(each or 0) for each in delay.groups())
-            found.append(int(time) + int((3600 * hours + 60 * minutes + seconds) * SECOND))
-    due = min((time for time in found if time > look.case.now), default=NEVER)
+
+def _next_try(look: Investigation, groups: list[Group]) -> int:
+    """Return when the first of the tasks that failed starts again, if it waits for long; else `NEVER`."""
+    owners = np.concatenate([look.failures["owner"][group.rows] for group in groups])
+    tries = look.next_tries[owners[owners >= 0]]
+    due = int(tries[tries != NEVER].min()) if np.any(tries != NEVER) else NEVER
     return due if due != NEVER and due - look.case.now > 60 * SECOND else NEVER
 
 
