@@ -68,6 +68,9 @@ _TOGETHER = 0.8
 _CLEARLY = 10
 """The ages at two moments must differ by this many times the spread of the ends within a moment."""
 
+_DISTINCT = 2
+"""Moments must be this many times as far from each other as the ends within one: they may be chance."""
+
 _ALIKE = 0.1
 """Ages that differ by a smaller part are one age."""
 
@@ -184,7 +187,9 @@ def _in_moments(case: Case, known: tuple[Array, ...], level: float) -> Rhythm | 
         vary = float(np.ptp(middle)) > max(_CLEARLY * max(apart), _ALIKE * float(np.median(ages)))
         # of runs whose length has changed for all of them, the ends still follow the starts in each moment
         own_ways = float(np.median([np.ptp(each) for each in by_moment])) > 2 * float(np.median(apart))
-        telling, freedom = vary and own_ways, (ends - 1, ends - rounds)
+        # of ends as close as moments are long, some share a moment whatever happens
+        distinct = (at[begins] - at[begins - 1]).min() > _DISTINCT * max(apart)
+        telling, freedom = vary and own_ways and distinct, (ends - 1, ends - rounds)
     else:
         telling = float(np.ptp(ages)) <= _ALIKE * float(np.median(ages))
         freedom = (ends - rounds, ends - 1)
