@@ -158,8 +158,12 @@ def typical_run(case: Case, group: Group) -> int:
 
 
 def share_healthy(case: Case, group: Group) -> float:
-    """Return the share of the failed allocations that their deployment had called healthy."""
-    return float(case.healthy[np.unique(case.failures["alloc"].to_numpy()[group.rows])].mean())
+    """Return the share of the instances that fail whose first allocation to fail had been called healthy.
+
+    Their replacements say nothing: whatever keeps them from running goes on.
+    """
+    first = case.instances.first_of_lanes(case.failures["alloc"].to_numpy()[group.rows])
+    return float(case.healthy[first].mean())
 
 
 def begins_with_placement(case: Case, jobs: Jobs, group: Group, limits: Thresholds) -> bool:

@@ -57,6 +57,13 @@ class Instances:
     wanted: Array
     final: Array
 
+    def first_of_lanes(self, alloc: Array) -> Array:
+        """Return the first of some allocations in each instance: later ones replaced what had failed."""
+        alloc = np.unique(alloc)  # in order of creation
+        _, first = np.unique(self.lane[alloc], return_index=True)
+        chosen: Array = alloc[first]
+        return chosen
+
 
 def find_instances(rows: pd.DataFrame) -> Instances:
     """Put the allocations into their instances."""

@@ -292,7 +292,7 @@ def _compare_version(
         onset = int(created[created != NEVER].min()) if np.any(created != NEVER) else onset
         earliest = latest = onset
     healthy = rows["deployment_healthy"].astype("boolean").fillna(False).to_numpy(dtype=bool)
-    failed_allocs = _first_of_lanes(case, alloc[group.rows][failing == blamed])
+    failed_allocs = case.instances.first_of_lanes(alloc[group.rows][failing == blamed])
     later = mine & (version > blamed)
     later[np.unique(alloc[group.rows])] = False
     later_well = bool(np.any(later & rows["client_status"].eq("running").to_numpy(dtype=bool)))
@@ -427,14 +427,6 @@ def _fell_within(case: Case, group: Group, chosen: Array) -> int:
     table = pd.DataFrame({"lane": case.instances.lane[alloc[known]], "at": at[known]})
     first = table.groupby("lane")["at"].min()
     return int(first.max() - first.min()) if len(first) > 1 else -1
-
-
-def _first_of_lanes(case: Case, alloc: Array) -> Array:
-    """Return the first of some allocations in each instance: its replacements begin after the trouble did."""
-    alloc = np.unique(alloc)  # in order of creation
-    _, first = np.unique(case.instances.lane[alloc], return_index=True)
-    chosen: Array = alloc[first]
-    return chosen
 
 
 def _ran_well(case: Case, group: Group, chosen: Array) -> tuple[int, int]:
