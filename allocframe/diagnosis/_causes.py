@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ._after_change import AfterChange, by_change, evidence_of_change, find_after_change
 from ._changes import Ledger
 from ._comparisons import (
     AT_ONCE,
@@ -91,6 +92,9 @@ def find_causes(
     for again in compare_returns(case, jobs, groups, usable, limits):
         taken |= set(again.groups)
         incidents.append(_returned_together(look, again))
+    for after in find_after_change(look, taken):
+        taken |= {fall.index for fall in after.falls}
+        incidents.append(_fallen_after_change(look, after))
     for members, what in _sharing_a_thing(look, taken):
         taken |= set(members)
         incidents.append(_by_shared_thing(look, members, what))
@@ -290,6 +294,18 @@ def _returned_together(look: Investigation, again: ReturnTest) -> Incident:
     evidence = [Evidence("failed together again", numbers, keys), *where_it_shows(look, groups)]
     cause = Hypothesis("common cause", groups[0].kind, {}, "likely", evidence)
     return _of_several(look, again.groups, cause, [cause, by_mechanism(look, groups[0])])
+
+
+def _fallen_after_change(look: Investigation, after: AfterChange) -> Incident:
+    members = [fall.index for fall in after.falls]
+    groups = [look.groups[index] for index in members]
+    evidence = [*evidence_of_change(look, after), *where_it_shows(look, groups)]
+    cause = Hypothesis("common cause", groups[0].kind, {}, "likely", evidence)
+    change = by_change(look, after)
+    hypotheses = [cause, *([change] if change else []), by_mechanism(look, groups[0])]
+    incident = _of_several(look, members, cause, hypotheses)
+    # what failed now and then before that is not its beginning
+    return replace(incident, began_at=moment(after.falls[0].first))
 
 
 def _one_node(look: Investigation, members: list[int]) -> Hypothesis | None:

@@ -91,7 +91,7 @@ class Ledger:
                 self._by_job.setdefault((str(self._columns["namespace"][place]), str(job)), []).append(place)
             elif pd.notna(node):  # what was done to an allocation is its job's, not its node's
                 self._by_node.setdefault(str(node), []).append(place)
-        self._others = OtherChanges(self._columns, self._at, current)
+        self.others = OtherChanges(self._columns, self._at, current)
         self._moved_from = _moved_from(case)
         self._fields = _fields_by_version(getattr(history, "job_changes", None))
         self.hooked = {
@@ -248,10 +248,10 @@ class Ledger:
         places |= {place for node in nodes for place in self._by_node.get(node, ())}
         # what somebody stopped or deployed just then may be what this one needs
         explained = {"node_name", "job_version"} & set(incident.cause.subject)
-        others: list[int] = [] if explained else self._others.at_onset(jobs, onset.value, begin.value)
+        others: list[int] = [] if explained else self.others.at_onset(jobs, onset.value, begin.value)
         ends: list[int] = []
         if incident.state == "recovered" and incident.last_at is not None and not explained:
-            ends = self._others.at_end(jobs, incident.last_at.value)
+            ends = self.others.at_end(jobs, incident.last_at.value)
         places |= {*others, *ends}
         ranked = []
         for place in sorted(places):

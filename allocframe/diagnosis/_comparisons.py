@@ -190,7 +190,7 @@ Onsets further apart may still have one cause. To be taken for one, they must fa
 _OF_ONE_MOMENT = 3 * SECOND // 2
 """Jobs of any namespace that lose one thing begin to fail within this time."""
 
-_UNLIKE = 4 * SECOND
+UNLIKE = 4 * SECOND
 """What jobs that fail in different ways may have in common shows in all of them sooner."""
 
 _MANY = 40
@@ -301,7 +301,7 @@ def _best_part(
         several = part[:end]
         spread = rate.groups[several[-1]].onset - rate.groups[several[0]].onset
         as_one = all(alike(several[0], each) for each in several[1:])
-        close = _could_be_at_once(rate.groups, several, AT_ONCE if as_one else _UNLIKE)
+        close = _could_be_at_once(rate.groups, several, AT_ONCE if as_one else UNLIKE)
         alone = not many and not close and not (as_one and telling(several[0]))
         if not alone and len({rate.groups[index].family for index in several}) >= limits.critical_jobs:
             test = OnsetTest(several, spread, rate.chance(several, spread))
@@ -318,21 +318,24 @@ class _Rates:
         self._watched = {family: case.now - int(jobs.first_created[family]) for family in self._onsets}
 
     def chance(self, part: list[int], spread: int) -> float:
-        """Return the probability that chance brings these onsets so close together.
-
-        If onsets were independent, each would fall anywhere in the time that its job has been watched. Of m
-        jobs, k have theirs within a window w with probability C(m, k) times k u^(k-1) - (k-1) u^k, where u is
-        the share of the window in that time (the range of uniform points).
-        """
+        """Return the probability that chance brings these onsets so close together."""
         width = max(spread, _CLIENTS_REPORT)
         families = {self.groups[index].family for index in part}
-        shares = sorted(
-            min(1.0, self._onsets[each] * width / max(self._watched[each], width)) for each in families
-        )
-        k = len(shares)
-        u = float(np.exp(np.mean(np.log(shares))))
-        chance = k * u ** (k - 1) - (k - 1) * u**k
-        return float(min(1.0, comb(len(self._onsets), k) * chance))
+        shares = [self._onsets[each] * width / max(self._watched[each], width) for each in families]
+        return chance_of_range(shares, len(self._onsets))
+
+
+def chance_of_range(shares: list[float], of: int) -> float:
+    """Return the probability that chance brings some of a number of onsets into one window.
+
+    If onsets were independent, each would fall anywhere in the time that its job has been watched. Of m
+    jobs, k have theirs within a window w with probability C(m, k) times k u^(k-1) - (k-1) u^k, where u is
+    the share of the window in that time (the range of uniform points).
+    """
+    k = len(shares)
+    u = float(np.exp(np.mean(np.log(sorted(min(1.0, share) for share in shares)))))
+    chance = k * u ** (k - 1) - (k - 1) * u**k
+    return float(min(1.0, comb(of, k) * chance))
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,14 @@ def _past_the_age(n: dict[str, Any]) -> str:
     return f"{new}failed by the age of {span(n['age'])}; {old} ({p_value(n['p'])}){few}."
 
 
+def _changed(n: dict[str, Any]) -> str:
+    """Return what had been done to another job."""
+    if n["job_version"] is not None:
+        return f"version {n['job_version']} of {n['changed_job']}"
+    done = {"scale": "scaled", "operator stop": "stopped", "purge": "purged"}
+    return f"{n['changed_job']} was {done.get(n['change'], 'changed')}"
+
+
 def _filtered_and_used(n: dict[str, Any]) -> str:
     run = "runs" if len(n["nodes"]) == 1 else "run"
     used = f"{count(n['instances'], 'instances')} of version {listed([str(each) for each in n['versions']])}"
@@ -222,6 +230,11 @@ _EVIDENCE: dict[str, Any] = {
         f"({listed([f'{time:%H:%M:%S}' for time in n['times']])} UTC): {listed(n['jobs'])} "
         f"({p_value(n['p'])})."
     ),
+    "fell after change": lambda n: (
+        f"{count(n['instances'], 'instances')} of {listed(n['jobs'])} had run well, and began to fail within "
+        f"{span(n['spread'])}, {_short(n['before'])} after {_changed(n)} ({p_value(n['p'])})."
+    ),
+    "changed just before": lambda n: f"{first_upper(_changed(n))} came {_short(n['before'])} before it.",
     "shared": lambda n: f"The errors of {count(len(n['jobs']), 'jobs')} name {n['what']}.",
     "not deployed": lambda n: f"No new version of {listed(n['jobs'])} had been deployed before it.",
     "lost with node": lambda n: f"{count(n['lost'], 'allocations')} were lost with {n['node_name']}.",
