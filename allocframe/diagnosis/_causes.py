@@ -32,8 +32,9 @@ from ._investigation import (
     name_of,
 )
 from ._node_return import by_return, ended_before, evidence_of_return, killed_with_nodes
-from ._one_job import by_mechanism, explain_group
+from ._one_job import by_mechanism, explain_group, how_it_shows
 from ._places import where_it_shows
+from ._rhythm import as_evidence, compare_rhythm, joined
 from ._tables import NEVER, moment
 from ._version_cause import begins_with_version, by_version
 from ._versions import compare_versions
@@ -89,7 +90,12 @@ def find_causes(
             at_once = _one_node_at_once(look, onset, tests)
             incidents.append(_by_node(look, at_once, onset) if at_once else _begun_together(look, onset))
     usable = [index for index in look.usable if index not in taken | look.deployed]
-    for again in compare_returns(case, jobs, groups, usable, limits):
+
+    def moments(index: int) -> tuple[int, ...]:
+        rhythm = compare_rhythm(case, groups[index].rows, limits.significance_level)
+        return rhythm.moments if rhythm else ()
+
+    for again in compare_returns(case, jobs, groups, usable, limits, moments):
         taken |= set(again.groups)
         incidents.append(_returned_together(look, again))
     for after in find_after_change(look, taken):
@@ -279,7 +285,7 @@ def _begun_together(look: Investigation, onset: OnsetTest) -> Incident:
     versions = [version for index in onset.groups if (version := by_version(look, index))]
     versions = [_less_than_likely(version) for version in versions]
     node = _one_node(look, onset.groups)
-    hypotheses = [cause, *versions, *([node] if node else []), by_mechanism(look, groups[0])]
+    hypotheses = [cause, *versions, *([node] if node else []), *how_it_shows(look, groups[0], [])]
     return _of_several(look, onset.groups, cause, hypotheses)
 
 
@@ -291,9 +297,15 @@ def _returned_together(look: Investigation, again: ReturnTest) -> Incident:
         "p": again.p,
     }
     keys = keys_of(look, np.concatenate([group.rows for group in groups]))
-    evidence = [Evidence("failed together again", numbers, keys), *where_it_shows(look, groups)]
+    rhythms = [compare_rhythm(look.case, group.rows, look.limits.significance_level) for group in groups]
+    by_clock = [each for each in rhythms if each and len(each.moments) == len(again.times)]
+    clock = [as_evidence(joined(by_clock))] if len(by_clock) == len(groups) else []
+    if clock:
+        for group in groups:
+            describe(look, group)["median_run"] = None  # how long they had run means nothing
+    evidence = [Evidence("failed together again", numbers, keys), *clock, *where_it_shows(look, groups)]
     cause = Hypothesis("common cause", groups[0].kind, {}, "likely", evidence)
-    return _of_several(look, again.groups, cause, [cause, by_mechanism(look, groups[0])])
+    return _of_several(look, again.groups, cause, [cause, *how_it_shows(look, groups[0], clock)])
 
 
 def _fallen_after_change(look: Investigation, after: AfterChange) -> Incident:

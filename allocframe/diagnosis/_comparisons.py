@@ -365,14 +365,21 @@ _MOST_SPELLS = 6
 
 
 def compare_returns(
-    case: Case, jobs: Jobs, groups: list[Group], usable: list[int], limits: Thresholds
+    case: Case,
+    jobs: Jobs,
+    groups: list[Group],
+    usable: list[int],
+    limits: Thresholds,
+    moments: Callable[[int], tuple[int, ...]],
 ) -> list[ReturnTest]:
     """Find groups of different jobs whose failures came in spells, each of them together.
 
     Each spell of one job falls anywhere in the time that it has been watched, if they are independent: into
-    the `distance` about one of the other's with the probability 2 distance / watched.
+    the `distance` about one of the other's with the probability 2 distance / watched. What comes at an even
+    pace has no calm: then `moments` says when several instances of a group ended at once.
     """
     spells = {index: _spells(case, groups[index]) for index in usable}
+    spells |= {index: list(moments(index)) for index, times in spells.items() if len(times) == 1}
     by_count: dict[tuple[str, int], list[int]] = {}
     for index, times in sorted(spells.items(), key=lambda item: item[1]):
         if 1 < len(times) <= _MOST_SPELLS:

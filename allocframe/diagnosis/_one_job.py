@@ -40,8 +40,8 @@ def explain_group(look: Investigation, index: int) -> Incident:
     by_age = [as_evidence(rhythm)] if rhythm and not rhythm.by_clock and group.kind == "killed" else []
     shows = [*by_clock, *where_it_shows(look, [group])]
     against = [*how.contradicting, *by_age]
-    # that it exits is certain; that something outside made it is a test's answer
-    confidence = "likely" if by_clock and how.kind == "crash" else how.confidence
+    # that it exits is certain; that something outside made it, or sent the signal, is a test's answer
+    confidence = "likely" if by_clock and how.kind in ("crash", "killed") else how.confidence
     supporting = [*how.supporting, *shows]
     hypotheses = [replace(how, confidence=confidence, supporting=supporting, contradicting=against)]
     if memory := _by_memory(look, group, by_clock):
@@ -65,6 +65,8 @@ def explain_group(look: Investigation, index: int) -> Incident:
     if best is version and severity == "info":
         severity = "warning"  # a deploy that failed is more than a single failure
     incident = make_incident(look, [index], best, hypotheses, severity, group.state)
+    if version and (of_runs := [each for each in version.supporting if each.fact == "runs by version"]):
+        incident.facts["runs_by_version"] = of_runs[0].numbers
     if group.state == STOPPED and group.last_at != NEVER:
         job = look.case.instances.families[group.family]
         incident.facts["ended_by"] = look.ledger.ended_by(job, group.last_at - AFTER.value)
@@ -120,6 +122,17 @@ def by_mechanism(look: Investigation, group: Group) -> Hypothesis:
     # who sent a signal is not on record
     confidence = "certain" if group.kind == "crash" else "possible"
     return Hypothesis(group.kind, group.kind, subject, confidence, evidence)
+
+
+def how_it_shows(look: Investigation, group: Group, by_clock: list[Evidence]) -> list[Hypothesis]:
+    """Return how a group fails that has a cause together with others: they are killed from outside.
+
+    Then what is left beside it is that memory ran out.
+    """
+    if group.kind != "killed":
+        return [by_mechanism(look, group)]
+    memory = _by_memory(look, group, by_clock)
+    return [memory] if memory else []
 
 
 _OF_EXITS = ("exit_code", "signal", "exits", "median_run", "short_run", "long_run", "failures")

@@ -44,6 +44,8 @@ class Rhythm:
         If they ended in turn: each of them ended once.
     calm : int
         If each ended once: how long none has ended since.
+    moments : tuple of int
+        When each moment began, if they ended in the same moments.
     """
 
     by_clock: bool
@@ -57,6 +59,7 @@ class Rhythm:
     pace: int = 0
     once: bool = False
     calm: int = 0
+    moments: tuple[int, ...] = ()
 
 
 _MOMENT = SECOND
@@ -168,8 +171,8 @@ def _in_moments(case: Case, known: tuple[Array, ...], level: float) -> Rhythm | 
     alloc, owner, at, started = known
     number = _moments(at, owner)
     # tasks of one allocation end together whatever happens, so a moment needs several allocations
-    moments = np.unique(np.stack([number, alloc]), axis=1)[0]
-    together = np.bincount(moments)[number] > 1 if len(number) else np.zeros(0, dtype=bool)
+    of_allocs = np.unique(np.stack([number, alloc]), axis=1)[0]
+    together = np.bincount(of_allocs)[number] > 1 if len(number) else np.zeros(0, dtype=bool)
     if not together.any() or together.mean() < _TOGETHER:
         return None
     alloc, at, started = alloc[together], at[together], started[together]
@@ -198,7 +201,10 @@ def _in_moments(case: Case, known: tuple[Array, ...], level: float) -> Rhythm | 
         return None
     instances = len(np.unique(case.instances.lane[alloc]))
     youngest, oldest = int(ages.min()), int(ages.max())
-    return Rhythm(own > clock, p, instances, ends, rounds, int(max(apart)), youngest, oldest)
+    moments = tuple(at[np.append(0, begins)].tolist()) if own > clock else ()
+    return Rhythm(
+        own > clock, p, instances, ends, rounds, int(max(apart)), youngest, oldest, moments=moments
+    )  # fmt: skip
 
 
 _COLUMNS = ("alloc", "owner", "at", "started")
@@ -223,6 +229,19 @@ def _spread(times: Array, number: Array) -> float:
     low = times.min()  # nanoseconds since 1970 would lose their digits
     mean = np.bincount(number, times - low) / count
     return float(np.sqrt(np.sum((times - low - mean[number]) ** 2) / (len(times) - len(count))))
+
+
+def joined(rhythms: list[Rhythm]) -> Rhythm:
+    """Return how the instances of several jobs ended that did so in the same moments."""
+    spans = [
+        (min(times), max(time + each.apart for time, each in zip(times, rhythms, strict=True)))
+        for times in zip(*(each.moments for each in rhythms), strict=True)
+    ]
+    return Rhythm(
+        True, max(each.p for each in rhythms), sum(each.instances for each in rhythms),
+        sum(each.ends for each in rhythms), len(spans), max(last - first for first, last in spans),
+        min(each.youngest for each in rhythms), max(each.oldest for each in rhythms),
+    )  # fmt: skip
 
 
 def as_evidence(rhythm: Rhythm, *, from_first: bool = False) -> Evidence:

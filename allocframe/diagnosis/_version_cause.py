@@ -303,12 +303,14 @@ def _by_runs(look: Investigation, group: Group) -> Hypothesis | None:
     total, bad_ones = sum(runs.values()), sum(failed.values())
     worst = max(failed, key=lambda version: failed[version] / runs[version])
     p = distributions.hypergeom_sf(failed[worst] - 1, total, bad_ones, runs[worst]) * len(runs)
+    # too few runs for a test may still part without an exception
+    parts = bad_ones == failed[worst] == runs[worst] > 1 and total - runs[worst] > 1
     # one that ran well several times met something new
-    if p >= look.limits.significance_level or good_first.get(worst, 0) > 1:
+    if good_first.get(worst, 0) > 1 or (p >= look.limits.significance_level and not parts):
         return None
     counts = {
         "job_version": worst, "runs": runs[worst], "failed": failed[worst], "others": total - runs[worst],
-        "failed_others": bad_ones - failed[worst], "p": min(1.0, float(p)),
+        "failed_others": bad_ones - failed[worst], "is_newest": worst == max(runs), "p": min(1.0, float(p)),
     }  # fmt: skip
     supporting = [Evidence("runs by version", counts, keys_of(look, group.rows))]
     if fields := look.ledger.fields_touching(job, worst, group.kind):

@@ -222,7 +222,7 @@ _EVIDENCE: dict[str, Any] = {
         f"{count(n['base_healthy'], 'allocations')} of version {n['base_version']} had."
     ),
     "begun together": lambda n: (
-        f"{count(len(n['jobs']), 'jobs')} began to fail within {span(n['spread'])}: {listed(n['jobs'])} "
+        f"{count(len(n['jobs']), 'jobs')} began to fail within {_short(n['spread'])}: {listed(n['jobs'])} "
         f"({p_value(n['p'])})."
     ),
     "failed together again": lambda n: (
@@ -232,7 +232,7 @@ _EVIDENCE: dict[str, Any] = {
     ),
     "fell after change": lambda n: (
         f"{count(n['instances'], 'instances')} of {listed(n['jobs'])} had run well, and began to fail within "
-        f"{span(n['spread'])}, {_short(n['before'])} after {_changed(n)} ({p_value(n['p'])})."
+        f"{_short(n['spread'])}, {_short(n['before'])} after {_changed(n)} ({p_value(n['p'])})."
     ),
     "changed just before": lambda n: f"{first_upper(_changed(n))} came {_short(n['before'])} before it.",
     "shared": lambda n: f"The errors of {count(len(n['jobs']), 'jobs')} name {n['what']}.",

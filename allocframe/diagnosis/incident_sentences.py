@@ -8,7 +8,7 @@ import pandas as pd
 
 from .._utils.prose import clock, count, listed, span
 from ..stats.vocabulary import SIGNALS
-from . import gone_sentences, quiet_sentences
+from . import gone_sentences, quiet_sentences, run_sentences
 
 
 class Story(Protocol):
@@ -170,7 +170,7 @@ def summary(incident: Story) -> str:
 def _how_often(incident: Story) -> str:
     facts = incident.facts
     if facts.get("runs"):
-        return f"{facts['failed_runs']:,} of {count(facts['runs'], 'runs')} failed{mechanism(facts)}."
+        return f"{run_sentences.failed(facts)}{mechanism(facts)}."
     if "failures" in facts:
         least = "at least " if incident.began_before and facts["failures"] > 1 else ""
         hit, wanted = facts["instances"], facts["instances_wanted"]
@@ -397,6 +397,8 @@ def hypothesis(cause: Any) -> str:
         return f"runs of {subject['job_id']} that do not end"
     if cause.kind == "crash" and any(each.fact in _FROM_OUTSIDE for each in cause.supporting):
         return "the program exits because of something outside it, which is not on record"
+    if cause.kind == "common cause" and cause.mechanism == "killed":
+        return "a signal from outside to all of these jobs; who sent it is not on record"
     if cause.kind == "common cause":
         return f"what these jobs share: {subject.get('shared', 'not identified')}"
     return {
@@ -435,14 +437,12 @@ def not_known(incident: Story) -> str:
         if cause.mechanism != "lost":
             return f"what is wrong with node {node}"
         return f"why node {node} was {'unreachable' if incident.facts.get('ran_on') else 'lost'}"
-    if cause.kind == "common cause":
-        return (
-            "what these jobs have in common"
-            if "shared" not in cause.subject
-            else f"why {cause.subject['shared']} failed"
-        )
+    if cause.kind == "common cause" and cause.mechanism != "killed":
+        shared = cause.subject.get("shared")
+        return f"why {shared} failed" if shared else "what these jobs have in common"
     return {
         "killed": f"who killed {who}",
+        "common cause": f"who killed {who}",
         "out of memory": f"whether {who} leaks, its limit is too low or its node was short of memory",
         "unknown": f"why {who} failed",
         "placement": f"when there will be room for {who}",
