@@ -11,7 +11,8 @@ import pandas as pd
 
 from ._failures import Case
 from ._other_changes import OtherChanges
-from ._tables import NEVER, Array, nanoseconds, numbers
+from ._placed_by import placed_by
+from ._tables import NEVER, Array, nanoseconds
 from .finding import plain, plain_facts
 from .incident import Incident
 
@@ -123,7 +124,7 @@ class Ledger:
         counts alone, or in nothing, are one: more instances are the same program.
         """
         rows, instances = case.evidence.allocations, case.instances
-        version = numbers(rows["job_version"], -1)
+        version = placed_by(case)
         created = rows["created_at"].to_numpy()
         several = [
             family for family, job in enumerate(instances.families) if len(self._by_time.get(job, ())) > 1
@@ -470,7 +471,7 @@ def _placements(case: Case) -> pd.DataFrame:
     table = pd.DataFrame(
         {
             "family": family,
-            "version": numbers(rows["job_version"], -1),
+            "version": placed_by(case),
             "at": rows["created_at"].to_numpy(),
         }
     )

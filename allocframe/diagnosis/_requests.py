@@ -11,7 +11,7 @@ from ..stats import vocabulary
 from ._attempts import ENDS, kind_of_text
 from ._changes import Ledger
 from ._failures import Case
-from ._groups import ONGOING, RECOVERED
+from ._groups import ONGOING, RECOVERED, SECOND
 from ._others import alloc_keys, families_of, make
 from ._tables import NEVER, Array, moment
 from .incident import Cause, Evidence, Incident
@@ -167,15 +167,41 @@ def _migrations(case: Case, ledger: Ledger) -> Iterator[Incident]:
             continue
         one_by_one = bool(alone[alloc].all())
         certain = bool(on_record[alloc].all()) or one_by_one
+        within = _left_at_once(case, alloc) if kind == "drain" and not certain else None
         off = [name for each in np.unique(node[alloc]) if (name := names[each])]
         facts = {
             "moved": len(alloc), "jobs": len(families_of(case, alloc)), "off": off,
             "drained": certain and not one_by_one, "one_by_one": one_by_one,
+            "left_within": within,
         }  # fmt: skip
         evidence = Evidence("moved", facts, alloc_keys(case, alloc))
         # without a drain on record: Nomad says "migrated" of both
-        cause = Cause(kind, "migration", {}, "certain" if certain else "possible", [evidence])
+        confidence = "certain" if certain else "possible" if within is None else "likely"
+        cause = Cause(kind, "migration", {}, confidence, [evidence])
         yield make(case, alloc, cause, "info", RECOVERED, rows["modified_at"].to_numpy()[alloc], facts)
+
+
+def _left_at_once(case: Case, alloc: Array) -> pd.Timedelta | None:
+    """Return within what time several jobs left a node, if that is as short as a drain makes it; else None.
+
+    Who stops allocations one by one needs longer. Of one job, a drain moves a few at a time: its first
+    allocation counts.
+    """
+    replaced = case.instances.successor[alloc]
+    created = case.evidence.allocations["created_at"].to_numpy()
+    at = np.where(replaced >= 0, created[np.maximum(replaced, 0)], NEVER)
+    longest = 0
+    for node in np.unique(case.nodes[alloc]):
+        mine = (case.nodes[alloc] == node) & (at != NEVER)
+        first = pd.Series(at[mine]).groupby(case.instances.family[alloc[mine]]).min()
+        if len(first) < 2 or first.max() - first.min() > _AT_ONCE:
+            return None
+        longest = max(longest, int(first.max() - first.min()))
+    return pd.Timedelta(longest, unit="ns")
+
+
+_AT_ONCE = SECOND
+"""A drain asks the jobs of a node to leave within this time."""
 
 
 def _preempted(case: Case) -> Iterator[Incident]:

@@ -44,6 +44,12 @@ def _placed(n: dict[str, Any]) -> str:
     return f"version {n['job_version']} was first placed"
 
 
+def _soon_after(n: dict[str, Any]) -> str:
+    if n["delay"] < pd.Timedelta("50ms"):  # "0.0 s" would read like an error
+        return f"It began as soon as {_placed(n)}."
+    return f"It began {'at most ' if n.get('at_most') else ''}{span(n['delay'])} after {_placed(n)}."
+
+
 def _with_times(jobs: list[str], apart: list[pd.Timedelta]) -> list[str]:
     """Return a few jobs with how long before or after another they began to fail, as counters tell."""
     if len(jobs) > 3:
@@ -110,6 +116,13 @@ def _past_the_age(n: dict[str, Any]) -> str:
     return f"{new}failed by the age of {span(n['age'])}; {old} ({p_value(n['p'])}){few}."
 
 
+def _left_within(n: dict[str, Any]) -> str:
+    within = n.get("left_within")
+    if within is None:
+        return ""
+    return f"; the {count(n['jobs'], 'jobs')} left {listed(n['off'])} within {_short(within)} of each other"
+
+
 def _changed(n: dict[str, Any]) -> str:
     """Return what had been done to another job."""
     if n["job_version"] is not None:
@@ -148,9 +161,7 @@ _EVIDENCE: dict[str, Any] = {
         f"({span(n['run'])}): nothing on record tells the two apart."
     ),
     "past the age": _past_the_age,
-    "soon after version": lambda n: (
-        f"It began {'at most ' if n.get('at_most') else ''}{span(n['delay'])} after {_placed(n)}."
-    ),
+    "soon after version": _soon_after,
     "long after version": lambda n: (
         f"It began {'at least' if n.get('at_least') else 'only'} {span(n['delay'])} after {_placed(n)}."
     ),
@@ -250,7 +261,7 @@ _EVIDENCE: dict[str, Any] = {
     ),
     "killed by force": lambda n: f"SIGKILL after Nomad's request to stop ({count(n['kills'], 'times')}).",
     "moved": lambda n: (
-        f"The servers moved {count(n['moved'], 'allocations')}"
+        f"The servers moved {count(n['moved'], 'allocations')}{_left_within(n)}"
         f"{'; a drain of ' + listed(n['off']) + ' is on record' if n['drained'] else ''}"
         f"{'; a request to stop each of them is on record' if n.get('one_by_one') else ''}."
     ),
