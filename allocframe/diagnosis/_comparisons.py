@@ -376,10 +376,12 @@ def compare_returns(
 
     Each spell of one job falls anywhere in the time that it has been watched, if they are independent: into
     the `distance` about one of the other's with the probability 2 distance / watched. What comes at an even
-    pace has no calm: then `moments` says when several instances of a group ended at once.
+    pace has no calm: then `moments` says when several instances of a group ended at once. With one pace, all
+    moments of two groups are as far apart as the first: only what is one moment for both counts.
     """
     spells = {index: _spells(case, groups[index]) for index in usable}
-    spells |= {index: list(moments(index)) for index, times in spells.items() if len(times) == 1}
+    paced = {index: list(moments(index)) for index, times in spells.items() if len(times) == 1}
+    spells |= paced
     by_count: dict[tuple[str, int], list[int]] = {}
     for index, times in sorted(spells.items(), key=lambda item: item[1]):
         if 1 < len(times) <= _MOST_SPELLS:
@@ -388,6 +390,8 @@ def compare_returns(
     def chance(index: int, other: int) -> float:
         count = len(spells[index])
         apart = max(abs(a - b) for a, b in zip(spells[index], spells[other], strict=True))
+        if apart > SECOND and not paced.keys().isdisjoint((index, other)):
+            return 1.0
         since = max(int(jobs.first_created[groups[each].family]) for each in (index, other))
         share = 2 * max(apart, _CLIENTS_REPORT) / max(case.now - since, 1)
         return min(1.0, factorial(count) * share**count)
