@@ -82,7 +82,8 @@ def find_after_change(look: Investigation, taken: set[int]) -> Iterator[AfterCha
             its = look.groups[other.index]
             if other.first - first.first > UNLIKE:
                 break
-            if its.kind == group.kind and its.family not in families and related(look, group, its):
+            is_new = other.index not in used and its.family not in families
+            if is_new and its.kind == group.kind and related(look, group, its):
                 members.append(other)
                 families.add(its.family)
         found = _with_change(look, members) if len(members) > 1 else None
@@ -105,16 +106,15 @@ def _fall_of(look: Investigation, index: int) -> Fall | None:
         return None
     if np.any(owner < 0) or look.case.lost_restarts[owner].any():
         return None  # the first failures are not on record
-    lanes = pd.DataFrame(
-        {
-            "lane": look.case.instances.lane[look.failures["alloc"][rows]],
-            "at": look.failures["at"][rows],
-            "run": look.failures["run"][rows],
-        }
-    ).sort_values(["lane", "at"])
-    again = lanes[lanes["lane"].duplicated()]
-    short = again.groupby("lane")["run"].last().median() if len(again) else 0
-    well = lanes[lanes["run"] > max(_A_START, _MUCH_LONGER * short)].groupby("lane")["at"].max()
+    lane, at = look.case.instances.lane[look.failures["alloc"][rows]], look.failures["at"][rows]
+    order = np.lexsort((at, lane))
+    lane, at, run = lane[order], at[order], look.failures["run"][rows][order]
+    ends = np.append(lane[1:] != lane[:-1], True)
+    later = run[ends & ~np.append(True, ends[:-1])]  # the newest of each instance that failed again
+    short = float(np.median(later)) if len(later) else 0
+    is_long = run > max(_A_START, _MUCH_LONGER * short)
+    lane, well = lane[is_long], at[is_long]
+    well = well[np.append(lane[1:] != lane[:-1], True)] if len(lane) else well
     first, last = (int(well.min()), int(well.max())) if len(well) else (NEVER, NEVER)
     most = look.limits.critical_share * max(group.wanted, 1)
     if len(well) < len(group.lanes) or len(well) < most or last - first > UNLIKE:
@@ -133,7 +133,7 @@ def _with_change(look: Investigation, falls: list[Fall]) -> AfterChange | None:
     change = look.ledger.others.last_before(jobs, first, AT_ONCE)
     if change is None:
         return None
-    width = last - change.at
+    width = max(last - change.at, SECOND // 5)  # clients report every fifth of a second
     watched = [look.case.now - int(look.jobs.first_created[group.family]) for group in groups]
     often = [_times_fallen(look, group) for group in groups]
     since = look.case.now - max(watched)

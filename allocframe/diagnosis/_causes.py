@@ -92,7 +92,10 @@ def find_causes(
     usable = [index for index in look.usable if index not in taken | look.deployed]
 
     def moments(index: int) -> tuple[int, ...]:
-        rhythm = compare_rhythm(case, groups[index].rows, limits.significance_level)
+        group = groups[index]
+        if min(len(group.lanes), len(group.rows) // 2) < 2:
+            return ()
+        rhythm = compare_rhythm(case, group.rows, limits.significance_level)
         return rhythm.moments if rhythm else ()
 
     for again in compare_returns(case, jobs, groups, usable, limits, moments):
