@@ -563,7 +563,7 @@ def version_of(incident: Any) -> Any:
 def test_instances_that_end_at_once_at_different_ages_were_ended_from_outside(tmp_path: Path) -> None:
     rows = killed_together(20, 13, 13, apart=0.1, own=False)
     incident = only(af.diagnose(snapshot(tmp_path, *rows), history=history()))
-    assert (incident.cause.kind, incident.cause.confidence) == ("killed", "possible")
+    assert (incident.cause.kind, incident.cause.confidence) == ("killed", "likely")
     assert "3 times, 3 instances ended within" in " ".join(each.text for each in incident.cause.supporting)
     assert "after each start" not in incident.summary
     version = version_of(incident)
