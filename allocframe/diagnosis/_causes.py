@@ -32,7 +32,7 @@ from ._investigation import (
     name_of,
 )
 from ._node_return import by_return, ended_before, evidence_of_return, killed_with_nodes
-from ._one_job import by_mechanism, explain_group, how_it_shows
+from ._one_job import by_mechanism, explain_group, how_they_show
 from ._places import where_it_shows
 from ._rhythm import as_evidence, compare_rhythm, joined
 from ._tables import NEVER, moment
@@ -288,7 +288,7 @@ def _begun_together(look: Investigation, onset: OnsetTest) -> Incident:
     versions = [version for index in onset.groups if (version := by_version(look, index))]
     versions = [_less_than_likely(version) for version in versions]
     node = _one_node(look, onset.groups)
-    hypotheses = [cause, *versions, *([node] if node else []), *how_it_shows(look, groups[0], [])]
+    hypotheses = [cause, *versions, *([node] if node else []), *how_they_show(look, groups, [])]
     return _of_several(look, onset.groups, cause, hypotheses)
 
 
@@ -308,7 +308,7 @@ def _returned_together(look: Investigation, again: ReturnTest) -> Incident:
             describe(look, group)["median_run"] = None  # how long they had run means nothing
     evidence = [Evidence("failed together again", numbers, keys), *clock, *where_it_shows(look, groups)]
     cause = Hypothesis("common cause", groups[0].kind, {}, "likely", evidence)
-    return _of_several(look, again.groups, cause, [cause, *how_it_shows(look, groups[0], clock)])
+    return _of_several(look, again.groups, cause, [cause, *how_they_show(look, groups, clock)])
 
 
 def _fallen_after_change(look: Investigation, after: AfterChange) -> Incident:
@@ -317,7 +317,7 @@ def _fallen_after_change(look: Investigation, after: AfterChange) -> Incident:
     evidence = [*evidence_of_change(look, after), *where_it_shows(look, groups)]
     cause = Hypothesis("common cause", groups[0].kind, {}, "likely", evidence)
     change = by_change(look, after)
-    hypotheses = [cause, *([change] if change else []), by_mechanism(look, groups[0])]
+    hypotheses = [cause, *([change] if change else []), *how_they_show(look, groups, [])]
     incident = _of_several(look, members, cause, hypotheses)
     # what failed now and then before that is not its beginning
     return replace(incident, began_at=moment(after.falls[0].first))

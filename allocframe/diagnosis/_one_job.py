@@ -44,7 +44,7 @@ def explain_group(look: Investigation, index: int) -> Incident:
     confidence = "likely" if by_clock and how.kind in ("crash", "killed") else how.confidence
     supporting = [*how.supporting, *shows]
     hypotheses = [replace(how, confidence=confidence, supporting=supporting, contradicting=against)]
-    if memory := _by_memory(look, group, by_clock):
+    if memory := _by_memory(look, [group], by_clock):
         hypotheses.append(memory)
     if by_clock and group.kind == "crash" and set(describe(look, group)["exit_codes"]) == {0}:
         # a program that is asked to end by a signal ends with success
@@ -124,36 +124,40 @@ def by_mechanism(look: Investigation, group: Group) -> Hypothesis:
     return Hypothesis(group.kind, group.kind, subject, confidence, evidence)
 
 
-def how_it_shows(look: Investigation, group: Group, by_clock: list[Evidence]) -> list[Hypothesis]:
-    """Return how a group fails that has a cause together with others: they are killed from outside.
+def how_they_show(look: Investigation, groups: list[Group], by_clock: list[Evidence]) -> list[Hypothesis]:
+    """Return how groups fail that have one cause; of what is killed at once, that memory may have run out.
 
-    Then what is left beside it is that memory ran out.
+    That they were killed from outside is what the cause itself says.
     """
-    if group.kind != "killed":
-        return [by_mechanism(look, group)]
-    memory = _by_memory(look, group, by_clock)
+    if groups[0].kind != "killed":
+        return [by_mechanism(look, groups[0])]
+    memory = _by_memory(look, groups, by_clock)
     return [memory] if memory else []
 
 
 _OF_EXITS = ("exit_code", "signal", "exits", "median_run", "short_run", "long_run", "failures")
 
 
-def _by_memory(look: Investigation, group: Group, by_clock: list[Evidence]) -> Hypothesis | None:
+def _by_memory(look: Investigation, groups: list[Group], by_clock: list[Evidence]) -> Hypothesis | None:
     """Return that memory may have run out, after a SIGKILL that nothing else explains."""
-    if group.kind != "killed":
+    if groups[0].kind != "killed":
         return None
-    rows = look.case.failures.iloc[group.rows]
+    places = np.concatenate([group.rows for group in groups])
+    rows = look.case.failures.iloc[places]
     sigkill = (rows["signal"] == 9) | (rows["code"] == 137)
     if not bool(sigkill.any()):
         return None
     told = int((sigkill & rows["told"]).sum())
-    supporting = [Evidence("sigkill", {"failures": int(sigkill.sum())}, keys_of(look, group.rows))]
+    supporting = [Evidence("sigkill", {"failures": int(sigkill.sum())}, keys_of(look, places))]
     run = rows["run"][rows["run"] > 0]
-    if len(run) > 2 and float(run.std() / run.mean()) < 0.2 and not by_clock:
+    # jobs that started together and are killed at once have run as long, whatever killed them
+    own = len(groups) == 1 and not by_clock
+    if own and len(run) > 2 and float(run.std() / run.mean()) < 0.2:
         supporting.append(Evidence("same length", {"median_run": length_of(int(run.median()))}))
     # measured: drivers without memory accounting say "false" whatever happened
     against = [*by_clock, *([Evidence("driver denies oom", {"failures": told})] if told else [])]
-    return Hypothesis("out of memory", "killed", job_of(look, group), "possible", supporting, against)
+    subject = job_of(look, groups[0]) if len(groups) == 1 else {}
+    return Hypothesis("out of memory", "killed", subject, "possible", supporting, against)
 
 
 def _with_others(look: Investigation, index: int) -> Hypothesis | None:

@@ -167,6 +167,7 @@ def test_jobs_that_end_in_the_same_moments_are_one_incident_killed_from_outside(
         "3 times, 4 instances ended within 0.6 s of each other, at ages from 8.6 s to 56.3 s (p < 0.0001). "
         "Something outside made them end."
     )
+    assert "SIGKILL that Nomad did not send (12 times)." in texts(incident)
 
 
 def test_jobs_that_are_killed_some_seconds_apart_are_two_incidents(tmp_path: Path) -> None:
