@@ -178,14 +178,17 @@ def _read_part(evidence: Rows, events: pd.DataFrame, words: _Words) -> pd.DataFr
     rule(exits, own_end)
     head = np.append(True, owner_of[1:] != owner_of[:-1]) if count else np.zeros(0, dtype=bool)
     rule(head & (restarting == begin) & (restarting >= 0), ENDS.index("cut"))
+    # a hook that fails before the start has no other word, and what the policy decides then says nothing
+    of_hook = by_text[pick(text, hook, silent)]
+    by_setup_hook = (end == ENDS.index("running")) & decided & (hook >= 0) & (started < 0)
+    rule(by_setup_hook, np.where(of_hook == ENDS.index("unknown"), ENDS.index("driver"), of_hook))
     rule(decided, ENDS.index("unknown"))
     later = np.append(owner_of[1:] == owner_of[:-1], False) if count else np.zeros(0, dtype=bool)
     rule((started >= 0) & later, ENDS.index("interrupted"))
     rule(lost_task >= 0, ENDS.index("interrupted"))
 
     # a script that fails names itself in its hook's words, and the kill for it does not
-    of_hook, of_kill = (by_text[pick(text, place, silent)] for place in (hook, fatal))
-    by_hook = (fatal >= 0) & (hook >= 0) & (of_hook == of_kill)
+    by_hook = by_setup_hook | (fatal >= 0) & (hook >= 0) & (of_hook == by_text[pick(text, fatal, silent)])
     cause = np.select(
         [
             by_hook, failed_start >= 0, overrun >= 0, fatal >= 0, asked >= 0, unhealthy_plugin >= 0,

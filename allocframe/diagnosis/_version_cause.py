@@ -43,6 +43,10 @@ _A_START = 5 * SECOND
 """A program that ran for longer than this and much longer than later had got over its start."""
 
 
+_TELLING = 0.05
+"""A version that never started is worth its numbers from here on; to be likely, it takes more."""
+
+
 def by_version(look: Investigation, index: int) -> Hypothesis | None:
     """Return that a version of its job brought a group's failures; None if nothing speaks for that.
 
@@ -61,7 +65,9 @@ def by_version(look: Investigation, index: int) -> Hypothesis | None:
     onset = _onset(look, group, test, differs)
     others = _others_at(look, index, test)
     fields = look.ledger.fields_touching(job, test.version, group.kind)
-    supporting = [compared] if differs else []
+    never_ran = not test.hours and not test.base_failures
+    telling = differs or (never_ran and test.p < _TELLING)
+    supporting = [compared] if telling else []
     supporting += onset.supporting + _what_else_fits(look, group, test, fields if onset.began_with else [])
     if not supporting:
         return None

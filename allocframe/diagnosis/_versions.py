@@ -361,7 +361,9 @@ def _count(
         return failures, 0.0, failures
     kind = FAILURES.index(group.kind)
     mine, run = _ran(case, attempts[version[attempts["alloc"].to_numpy()] == each], since)
-    starts = max(failures, len(mine))
+    # what is still on its way to its start has neither failed nor run
+    waits = (mine["end"].to_numpy() == ENDS.index("running")) & (mine["started"].to_numpy() == NEVER)
+    starts = max(failures, len(mine) - int(waits.sum()))
     failures = max(failures, int((mine["end"].to_numpy() == kind).sum()))
     more, hours = _out_of_the_rings(case, mine, kind, ran_before=since == NEVER)
     return failures + more, float(run.sum()) + hours, starts + more

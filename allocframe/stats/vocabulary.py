@@ -179,11 +179,15 @@ KILLED_AS_FAILED = {
 ERROR_WORDS = (
     ("run duration", r"max_run_duration"),
     # Nomad names the hook that failed
-    ("artifact", r'hook "artifacts?"'),
+    ("artifact", r'hook "artifacts?"|^artifacts?: '),
     ("template", r'hook "template"|^template|\btemplate failed|template\)'),
-    ("secrets", r'hook "(?:vault|identity|consul|consul_si)[^"]*"'),
-    ("volume", r'hook "(?:csi|volume|volumes|host_volume)[^"]*"'),
-    ("driver", r'hook "(?:network|logmon|dispatch|task_dir|device)[^"]*"|driver config|initialize task'),
+    ("secrets", r'hook "(?:vault|identity|consul|consul_si)[^"]*"|^(?:vault|identity|consul\w*|secrets): '),
+    ("volume", r'hook "(?:csi|volume|volumes|host_volume)[^"]*"|^volumes: '),
+    (
+        "driver",
+        r'hook "(?:network|logmon|dispatch|task_dir|device)[^"]*"|driver config|initialize task'
+        r"|^(?:validate|logmon|dispatch_payload|task_dir|devices): ",
+    ),
     ("health check", r"^healthcheck: |^CSI plugin|plugin failed probe|plugin became unhealthy"),
     ("secrets", r"\bvault\b|\bidentity\b|\bsecrets?\b|\btoken\b|\bSI token|^consul_si"),
     ("volume", r"\bvolumes?\b|\bCSI\b|\bmount"),
