@@ -103,6 +103,8 @@ class Ledger:
         nodes = getattr(history, "nodes", None)
         known = [] if nodes is None else zip(nodes["node_name"], nodes["datacenter"], strict=True)
         self.ready_since = _ready_since(nodes)
+        by_id = [] if nodes is None else zip(nodes["node_id"].astype("str"), nodes["status"], strict=True)
+        self.node_status = {node: str(status) for node, status in by_id}
         self.datacenters = {str(name): str(each) for name, each in known if pd.notna(name) and pd.notna(each)}
 
     def _has_time_of_older_version(self, place: int) -> bool:

@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 
 from ..stats import _distributions as distributions
+from ..tables.run_ids import split_run_id
 from ._attempts import ENDS, FAILURES
 from ._failures import Case
+from ._replacements import awaits_replacement
 from ._tables import NEVER, Array
 from .finding import Thresholds
 
@@ -42,8 +44,8 @@ class Group:
         When it began, as far as the counters tell, and between which times it did: `latest` is on record.
     last_at : int
         Its last failure.
-    began_before : bool
-        Older events are lost.
+    began_before, older_gone : bool
+        Older events are lost; allocations before the first one that failed are.
     bad_now : int
         Instances that do not run well now because of it.
     bad_ever : int
@@ -67,6 +69,7 @@ class Group:
     latest: int = NEVER
     last_at: int = NEVER
     began_before: bool = False
+    older_gone: bool = False
     bad_now: int = 0
     bad_ever: int = 0
     wanted: int = 0
@@ -114,7 +117,11 @@ def _run_outcomes(case: Case) -> dict[int, list[tuple[int, bool]]]:
     places = np.flatnonzero(instances.final & instances.has_runs[instances.family])
     status = rows["client_status"].astype("str").to_numpy(dtype=object)[places]
     # what waits to be rescheduled has not ended
-    waits = rows["followup_eval_id"].notna().to_numpy(dtype=bool)[places] & instances.wanted[places]
+    waits = (awaits_replacement(case) & instances.wanted)[places]
+    created = rows["created_at"].to_numpy()
+    first = np.full(int(instances.run.max(initial=0)) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(first, instances.run, np.where(created == NEVER, np.iinfo(np.int64).max, created))
+    begun = first[instances.run]  # a run that is retried began with its first try
     hard = np.zeros(len(rows), dtype=bool)
     hard[case.failures["alloc"][case.failures["gave_up"].to_numpy(dtype=bool)]] = True
     duration = case.failures["kind"].eq(FAILURES.index("run duration")).to_numpy(dtype=bool)
@@ -123,7 +130,7 @@ def _run_outcomes(case: Case) -> dict[int, list[tuple[int, bool]]]:
         {
             "family": instances.family[places],
             "run": instances.run[places],
-            "created": rows["created_at"].to_numpy()[places],
+            "created": begun[places],
             "failed": np.isin(status, ("failed", "lost")) & ~waits | hard[places] & (status == "complete"),
             "over": np.isin(status, ("complete", "failed", "lost")) & ~waits,
         }
@@ -201,7 +208,8 @@ def judge(case: Case, jobs: Jobs, groups: list[Group], limits: Thresholds) -> No
             setattr(group, name, int(begins.min()) if len(begins) else NEVER)
         group.latest = int(known.min()) if len(known) else NEVER
         group.last_at = int(known.max()) if len(known) else NEVER
-        group.began_before = bool(np.any(case.lost_restarts[seen])) or _lost_predecessor(case, group)
+        group.older_gone = _lost_predecessor(case, group)
+        group.began_before = bool(np.any(case.lost_restarts[seen])) or group.older_gone
         group.total = len(group.rows) + int(case.lost_restarts[seen].sum())
         group.wanted = int(jobs.wanted[group.family])
         group.bad_now = int(mine["bad_now"].sum())
@@ -342,7 +350,7 @@ def _task_states(case: Case, rows: pd.DataFrame, table: pd.DataFrame) -> Array:
     status = rows["client_status"].astype("str").to_numpy(dtype=object)[alloc]
     forever = rows["job_type"].isin(["service", "system"]).to_numpy(dtype=bool)[alloc]
     overran = table["overran"].to_numpy(dtype=bool)
-    followed = rows["followup_eval_id"].notna().to_numpy(dtype=bool)[alloc]
+    followed = awaits_replacement(case)[alloc]
     stops = ~rows["desired_status"].eq("run").to_numpy(dtype=bool)[alloc]
     wanted = case.instances.wanted[alloc]
     state = table["state"].astype(object).to_numpy()
@@ -459,6 +467,14 @@ def _judge_runs(case: Case, jobs: Jobs, group: Group, lanes: pd.DataFrame, limit
         group.severity = "warning"
     else:
         group.severity = "info"
+        if _is_dispatched(case, alloc):
+            group.state = GAVE_UP  # another run has other data: that it ends well mends nothing
+
+
+def _is_dispatched(case: Case, alloc: Array) -> bool:
+    """Return whether allocations are of runs that somebody dispatched, each with data of its own."""
+    run = split_run_id(str(case.evidence.allocations["job_id"].iloc[int(alloc[0])]))
+    return run is not None and run[1].startswith("dispatch-")
 
 
 def lower_bound(failed: int, total: int) -> float:

@@ -31,7 +31,7 @@ def find_others(
     them have not recovered.
     """
     return [
-        *_lost_nodes(case, jobs, fail_now, limits),
+        *_lost_nodes(case, jobs, fail_now, limits, ledger),
         *_reconnected(case, ledger),
         *_interrupted(case),
         *_unhealthy(case, in_groups),
@@ -77,7 +77,9 @@ def alloc_keys(case: Case, alloc: Array) -> list[dict[str, Any]]:
 # Nodes
 
 
-def _lost_nodes(case: Case, jobs: Jobs, fail_now: Array, limits: Thresholds) -> Iterator[Incident]:
+def _lost_nodes(
+    case: Case, jobs: Jobs, fail_now: Array, limits: Thresholds, ledger: Ledger
+) -> Iterator[Incident]:
     rows, instances = case.evidence.allocations, case.instances
     lost = np.flatnonzero(instances.lost)
     if not len(lost):
@@ -94,11 +96,29 @@ def _lost_nodes(case: Case, jobs: Jobs, fail_now: Array, limits: Thresholds) -> 
     lost, at = lost[order], at[order]
     begins = np.append(True, (np.diff(node[lost]) != 0) | (np.diff(at) > _ONE_EVENT))
     for part in np.split(np.arange(len(lost)), np.flatnonzero(begins)[1:]):
-        yield _lost_node(case, jobs, lost[part], at[part], fail_now, limits)
+        yield _lost_node(case, jobs, lost[part], at[part], fail_now, limits, ledger)
+
+
+def _is_back(case: Case, alloc: Array, at: Array, ledger: Ledger) -> bool | None:
+    """Return whether the node with which allocations were lost is back; None if nothing tells.
+
+    A list of nodes says it. Without one, a client that came back reports what became of what was lost, or
+    runs something new.
+    """
+    rows = case.evidence.allocations
+    told = ledger.node_status.get(str(rows["node_id"].iloc[int(alloc[0])]))
+    if told in ("ready", "down", "disconnected"):
+        return told == "ready"
+    if not rows["client_status"].iloc[alloc].isin(vocabulary.LOST_STATUSES).all():
+        return True
+    there = np.flatnonzero(case.nodes == case.nodes[alloc[0]])
+    new = there[rows["created_at"].to_numpy()[there] > int(at.max())]
+    runs = rows["client_status"].iloc[new].isin(["running", "complete", "failed"])
+    return True if runs.any() else None
 
 
 def _lost_node(
-    case: Case, jobs: Jobs, alloc: Array, at: Array, fail_now: Array, limits: Thresholds
+    case: Case, jobs: Jobs, alloc: Array, at: Array, fail_now: Array, limits: Thresholds, ledger: Ledger
 ) -> Incident:
     rows, instances = case.evidence.allocations, case.instances
     status = rows["client_status"].astype("str").to_numpy(dtype=object)
@@ -117,7 +137,8 @@ def _lost_node(
     ]
     serious = any(bad and bad >= limits.critical_share * wanted for bad, _, wanted in share)
     many = sum(1 for bad, _, _ in share if bad) >= limits.critical_jobs
-    state = ONGOING if (goes_on | out_of_reach).any() else RECOVERED
+    back = _is_back(case, alloc, at, ledger)
+    state = ONGOING if (goes_on | out_of_reach).any() or back is False else RECOVERED
     names = _node_names(case, alloc)
     name = names[0] if names else str(rows["node_id"].iloc[alloc[0]])
     facts = {
@@ -128,10 +149,11 @@ def _lost_node(
         "running_again": int(runs_again.sum()),
         "not_replaced": int(waiting.sum()),
         "out_of_reach": int(out_of_reach.sum()),
+        "back": back,
     }
     evidence = Evidence("lost with node", facts, alloc_keys(case, alloc))
     cause = Cause("node", "lost", {"node_name": name}, "certain", [evidence])
-    severity = "critical" if state == ONGOING and (serious or many) else "warning"
+    severity = "critical" if serious or many else "warning"
     return make(case, alloc, cause, severity, state, at, facts)
 
 
@@ -152,7 +174,7 @@ def _reconnected(case: Case, ledger: Ledger) -> Iterator[Incident]:
         facts = {
             "node_name": names[each], "lost": len(mine), "jobs": len(families_of(case, mine)),
             "replaced": 0, "running_again": len(mine), "not_replaced": 0, "out_of_reach": 0,
-            "ran_on": len(mine),
+            "ran_on": len(mine), "back": True,
         }  # fmt: skip
         evidence = Evidence("reconnected", facts, alloc_keys(case, mine))
         cause = Cause("node", "lost", {"node_name": names[each]}, "certain", [evidence])
