@@ -21,6 +21,7 @@ from ._others import find_others
 from ._placement import find_waiting
 from ._quiet import find_quiet
 from ._requests import find_requests
+from ._slow_health import under_way
 from ._tables import moment
 from .finding import SEVERITIES, Thresholds
 from .incident import STATES, Incident
@@ -38,6 +39,8 @@ class Account:
         How many of them belong to no incident and no request, or to one of unknown cause.
     unreadable : int
         Allocations without an ID, of which nothing can be said.
+    under_way : tuple of tuple
+        Namespace, job and version of each deployment that is under way.
     """
 
     allocations: int = 0
@@ -47,6 +50,7 @@ class Account:
     restarts: int = 0
     unexplained: int = 0
     unreadable: int = 0
+    under_way: tuple[tuple[str, str, int], ...] = ()
 
     def plus(self, other: Account) -> Account:
         """Return the sum of two clusters' accounts."""
@@ -85,7 +89,7 @@ def investigate(
     observed = moment(case.now)
     incidents = [replace(incident, observed_at=observed) for incident in incidents]
     incidents.sort(key=_rank)
-    account = _settle(case, incidents)
+    account = replace(_settle(case, incidents), under_way=under_way(history))
     give_back(len(case.evidence.events))
     return incidents, account
 

@@ -13,8 +13,8 @@ from ._changes import Job, Ledger
 from ._failures import Case
 from ._groups import ONGOING, SECOND
 from ._others import alloc_keys, make
-from ._slow_starts import Usual, by_family, how_slow, usual_of
 from ._tables import NEVER, Array, moment
+from ._usual import Usual, by_family, how_slow, usual_of
 from .finding import Thresholds
 from .incident import Cause, Evidence, Incident
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,15 +15,14 @@ from ._changes import Ledger
 from ._failures import Case
 from ._groups import ONGOING, Jobs
 from ._others import alloc_keys, make
-from ._tables import NEVER, Array, categories, numbers
+from ._slow_health import find_not_healthy
+from ._tables import NEVER, Array
+from ._usual import by_version, how_slow, job_of, numbers_of, usual_of
 from .finding import Thresholds
 from .incident import Cause, Evidence, Hypothesis, Incident
 
 _PROGRESS = {"Downloading Artifacts": "artifact", "Driver": "driver", "Template": "template"}
 """Events of a start under way, by what it waits for."""
-
-_WHAT_HEALTHY_MEANS = ("Update.MinHealthyTime", "Update.HealthCheck", "Check", "Service")
-"""Fields of a job that say when it is healthy: after such a change, earlier times do not compare."""
 
 
 def find_slow_starts(
@@ -42,26 +41,7 @@ def find_slow_starts(
     for incident, alloc in find_blocked_starts(case, runs, limits, ledger):
         runs[alloc] = False
         yield incident
-    yield from _not_healthy(case, jobs, runs, limits, history, ledger)
-
-
-@dataclass(frozen=True)
-class Usual:
-    """How long the earlier ones of each allocation's task group took: how many they are, and the longest."""
-
-    earlier: Array
-    longest: Array
-
-
-def usual_of(case: Case, took: Array) -> Usual:
-    """Return how long others of the same task group took, from the times that are known (else -1)."""
-    group, names = categories(case.evidence.allocations["task_group"])
-    key = case.instances.family * len(names) + group
-    size = int(key.max()) + 1 if len(key) else 0
-    known = took >= 0
-    longest = np.full(size, -1, dtype=np.int64)
-    np.maximum.at(longest, key[known], took[known])
-    return Usual(np.bincount(key[known], minlength=size)[key], longest[key])
+    yield from find_not_healthy(case, jobs, runs, limits, history, ledger)
 
 
 def _times_to_start(case: Case) -> Array:
@@ -92,14 +72,14 @@ def _not_started(
         loud = stuck[alloc] | told[alloc] | is_far
         facts = {
             "waiting": len(alloc),
-            **_numbers(case, jobs, alloc, age, usual),
+            **numbers_of(case, jobs, alloc, age, usual),
             "message": text,
             "step": step,
             "again": int(again[alloc].sum()),
         }
         confidence = "unknown" if kind == "unknown" else "likely" if text else "possible"
         evidence = Evidence("never started", facts, alloc_keys(case, alloc))
-        cause = Cause(kind, kind if kind != "unknown" else None, _job(case, alloc), confidence, [evidence])
+        cause = Cause(kind, kind if kind != "unknown" else None, job_of(case, alloc), confidence, [evidence])
         half = limits.critical_share * max(facts["instances_wanted"], 1)
         severity = "critical" if int(stuck[alloc].sum()) >= half else "warning" if loud.any() else "info"
         incident = make(case, alloc, cause, severity, ONGOING, since[alloc], facts)
@@ -133,64 +113,8 @@ def _of_version(
     if fields:
         evidence = Evidence("change touches", {"job_version": version, "fields": fields})
         yield Hypothesis(
-            "job version", kind, _job(case, alloc) | {"job_version": version}, "possible", [evidence]
+            "job version", kind, job_of(case, alloc) | {"job_version": version}, "possible", [evidence]
         )
-
-
-def how_slow(age: Array, usual: Usual, limits: Thresholds) -> tuple[Array, Array]:
-    """Return which take longer than usual, and which far longer; without a measure, which are slow."""
-    slow = pd.Timedelta(limits.slow_start).value
-    some = usual.earlier > 0
-    longer = (age > limits.slow_start_factor * usual.longest) & (
-        age > pd.Timedelta(limits.template_wait).value
-    )
-    return np.where(some, longer, age > slow), some & (age > limits.outlier_factor * usual.longest) & (
-        age > slow
-    )
-
-
-def by_version(case: Case, places: Array) -> Iterator[Array]:
-    """Yield allocations by their job and its version."""
-    family = case.instances.family[places]
-    version = numbers(case.evidence.allocations["job_version"].iloc[places], -1)
-    for each in sorted(set(zip(family.tolist(), version.tolist(), strict=True))):
-        yield places[(family == each[0]) & (version == each[1])]
-
-
-def by_family(case: Case, places: Array) -> Iterator[Array]:
-    """Yield allocations by their job."""
-    family = case.instances.family[places]
-    for each in np.unique(family):
-        yield places[family == each]
-
-
-def _numbers(case: Case, jobs: Jobs, alloc: Array, age: Array, usual: Usual) -> dict[str, Any]:
-    """Return the numbers that all who wait have: for how long, how long others took, what serves."""
-    rows, instances = case.evidence.allocations, case.instances
-    family = int(instances.family[alloc[0]])
-    version = int(numbers(rows["job_version"].iloc[alloc[:1]], -1)[0])
-    others = instances.family == family
-    several = bool(np.any(numbers(rows["job_version"], -1)[others] != version))
-    others &= instances.wanted & rows["client_status"].eq("running").to_numpy(dtype=bool)
-    others[alloc] = False
-    longest = int(alloc[np.argmax(age[alloc])])
-    return {
-        "instances_wanted": int(jobs.wanted[family]),
-        "longest": _length(age[longest]),
-        "earlier": int(usual.earlier[longest]),
-        "earlier_longest": _length(usual.longest[longest]) if usual.earlier[longest] else None,
-        "job_version": version if several else None,
-        "running": int(others.sum()),
-    }
-
-
-def _job(case: Case, alloc: Array) -> dict[str, Any]:
-    namespace, job = case.instances.families[int(case.instances.family[alloc[0]])]
-    return {"namespace": namespace, "job_id": job}
-
-
-def _length(nanoseconds: Any) -> pd.Timedelta:
-    return pd.Timedelta(int(nanoseconds), unit="ns")
 
 
 def _lacks_data(case: Case) -> Array:
@@ -222,54 +146,3 @@ def _waits_for(case: Case, alloc: Array) -> tuple[str, str | None, str | None]:
     kind = str(kinds.mode().iloc[0])
     texts = last["text"].astype("str")[types.map(_PROGRESS).eq(kind) & last["text"].notna()]
     return kind, str(types[types.map(_PROGRESS).eq(kind)].iloc[0]), str(texts.iloc[0]) if len(texts) else None
-
-
-# Health
-
-
-def _not_healthy(
-    case: Case, jobs: Jobs, runs: Array, limits: Thresholds, history: Any, ledger: Ledger
-) -> Iterator[Incident]:
-    """Yield the jobs whose deployment waits for allocations to become healthy for longer than usual.
-
-    That is a main task that waits for a prestart task, or a check that does not pass: Nomad says nothing of
-    it until the deadline.
-    """
-    table = getattr(history, "deployments", None)
-    if table is None or table.empty:
-        return
-    under_way = table[table["status"].astype("str").eq("running")].dropna(subset=["job_version"])
-    deployed = {
-        (str(namespace), str(job), int(version))
-        for namespace, job, version in zip(
-            under_way["namespace"], under_way["job_id"], under_way["job_version"], strict=True
-        )
-    }
-    if not deployed:
-        return
-    rows, families = case.evidence.allocations, case.instances.families
-    created, decided = rows["created_at"].to_numpy(), rows["deployment_health_at"].to_numpy()
-    healthy = rows["deployment_healthy"].astype("boolean")
-    known = healthy.fillna(False).to_numpy(dtype=bool) & (created != NEVER) & (decided != NEVER)
-    took = np.where(known, np.maximum(decided - np.where(known, created, decided), 0), -1)
-    usual, age = usual_of(case, took), case.now - created
-    late, far = how_slow(age, usual, limits)
-    late &= (usual.earlier > 0) | (age > _FIRST_HEALTH.value)
-    for alloc in by_version(case, np.flatnonzero(runs & healthy.isna().to_numpy(dtype=bool) & late)):
-        job = families[int(case.instances.family[alloc[0]])]
-        version = int(numbers(rows["job_version"].iloc[alloc[:1]], -1)[0])
-        if (*job, version) not in deployed:
-            continue
-        changed = [str(each["path"]) for each in ledger.changed_fields(job, version)]
-        comparable = not any(part in path for path in changed for part in _WHAT_HEALTHY_MEANS)
-        if not comparable and int(age[alloc].max()) <= _FIRST_HEALTH.value:
-            continue
-        facts = {"undecided": len(alloc), **_numbers(case, jobs, alloc, age, usual)}
-        evidence = Evidence("not healthy yet", facts, alloc_keys(case, alloc))
-        cause = Cause("unknown", "health", _job(case, alloc), "unknown", [evidence])
-        severity = "warning" if comparable and far[alloc].any() else "info"
-        yield make(case, alloc, cause, severity, ONGOING, created[alloc], facts)
-
-
-_FIRST_HEALTH = pd.Timedelta("5min")
-"""Without others to compare it with: Nomad's own default for the time until an allocation is healthy."""

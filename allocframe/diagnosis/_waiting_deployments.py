@@ -12,6 +12,7 @@ from ._changes import Ledger
 from ._failures import Case
 from ._groups import ONGOING
 from ._others import alloc_keys
+from ._slow_health import newest_deployments
 from ._tables import NEVER, moment, numbers
 from .finding import plain
 from .incident import Cause, Evidence, Incident
@@ -28,13 +29,8 @@ def find_waiting_deployments(
     Nobody should promote what fails: those canaries are left to the incident that tells of them.
     """
     failing = {alloc for each in incidents if each.severity != "info" for alloc in each.alloc_ids}
-    table = getattr(history, "deployments", None)
-    if table is None or table.empty:
-        return
-    table = table.dropna(subset=["job_version"]).sort_values("create_index", kind="stable")
-    for row in table.drop_duplicates(["namespace", "job_id"], keep="last").to_dict("records"):
-        job, version = (str(row["namespace"]), str(row["job_id"])), int(row["job_version"])
-        what = _waits_for(row)
+    for job, row in newest_deployments(history).items():
+        version, what = int(row["job_version"]), _waits_for(row)
         newest = ledger.newest_version(job)
         if what is None or newest not in (None, version) or job not in case.instances.families:
             continue

@@ -100,7 +100,15 @@ def _undecided(facts: Facts) -> str:
     who = f"{_of(n, facts['instances_wanted'])} {run} {span(facts['longest'])}"
     were = "were healthy within" if facts["earlier"] > 1 else "was healthy within"
     earlier = _earlier(facts, were) or "no earlier one to compare with"
-    return f"{who}, and the deployment has not marked {'it' if n == 1 else 'them'} healthy; {earlier}."
+    text = f"{who}, and the deployment has not marked {'it' if n == 1 else 'them'} healthy; {earlier}."
+    if facts["changed"]:
+        text += f" Version {facts['job_version']} changed {listed(facts['changed'], 3)}."
+    if facts["desired"] is None or facts["deployed_for"] is None:
+        return text
+    placed, healthy = facts["placed"] or 0, facts["healthy"] or 0
+    text += f" Its deployment has placed {placed:,} of {count(facts['desired'], 'instances')}, "
+    text += f"{healthy or 'none'} of them healthy, in {span(facts['deployed_for'])}"
+    return text + (f"; the last one needed {span(facts['last_took'])}." if facts["last_took"] else ".")
 
 
 def _deployment(facts: Facts) -> str:
