@@ -32,17 +32,18 @@ def count(amount: int, noun: str) -> str:
 
 
 def listed(things: Iterable[str], limit: int = 5) -> str:
-    """Return things with commas, at most `limit` of them, and how many more there are.
+    """Return things with commas, at most `limit`, and how many more there are; one more is written out.
 
     Examples
     --------
     >>> from allocframe._utils.prose import listed
-    >>> listed("abcd", 3)
-    'a, b, c and 1 more'
+    >>> listed("abcd", 3), listed("abcde", 3)
+    ('a, b, c, d', 'a, b, c and 2 more')
     """
     things = list(things)
-    more = f" and {len(things) - limit:,} more" if len(things) > limit else ""
-    return ", ".join(things[:limit]) + more
+    if len(things) <= limit + 1:  # its name takes no more room than "and 1 more"
+        return ", ".join(things)
+    return f"{', '.join(things[:limit])} and {len(things) - limit:,} more"
 
 
 def number(value: float) -> str:

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from ..stats import vocabulary
+from ..tables.run_ids import split_run_id
 from ._attempts import kind_of_text
 from ._changes import Ledger
-from ._comparisons import typical_run
 from ._failures import Case
 from ._groups import SECOND, Group, Jobs
 from ._tables import NEVER, Array, categories, moment, numbers
@@ -55,8 +55,8 @@ class Investigation:
         complete.
     first_created : numpy.ndarray
         When the first allocation of each instance was created.
-    tasks : numpy.ndarray
-        The name of each task of an allocation.
+    tasks, task_names : numpy.ndarray
+        The name of each task of an allocation, and its number, with -1 at the end for no task.
     tasks_of, groups_of : numpy.ndarray
         How many tasks and task groups each job has.
     renders : tuple of numpy.ndarray
@@ -83,6 +83,7 @@ class Investigation:
         # plain arrays: taking a few rows of a frame for each of thousands of groups would cost seconds
         self.tasks = self.case.evidence.tasks["task"].to_numpy()
         names, _ = pd.factorize(self.tasks)
+        self.task_names = np.append(names, -1)
         family = self.case.instances.family[self.case.evidence.tasks["alloc"].to_numpy()]
         pairs = np.unique(np.stack([family, names]), axis=1)
         self.tasks_of = np.bincount(pairs[0], minlength=len(self.case.instances.families))
@@ -196,14 +197,13 @@ def describe(look: Investigation, group: Group) -> dict[str, Any]:
     rows = {name: values[group.rows] for name, values in look.failures.items()}
     codes = Counter(code for code in rows["code"].tolist() if code != -1)
     signals = Counter(signal for signal in rows["signal"].tolist() if signal > 0)
-    run = typical_run(look.case, group)
     pairs = Counter(zip(rows["code"].tolist(), rows["signal"].tolist(), strict=True)).most_common()
     exits = [{"exit_code": code, "signal": max(sig, 0), "times": n} for (code, sig), n in pairs if code != -1]
     owners, allocs = rows["owner"], np.unique(rows["alloc"])
     in_groups = np.unique(look.task_groups[allocs])
     tasks = Counter(look.tasks[owners[owners >= 0]].tolist())
     errors = Counter(look.case.texts[text] for text in rows["text"].tolist())
-    error = next((text for text, _ in errors.most_common() if text), None)
+    error = next((words for text, _ in errors.most_common() if (words := text.strip())), None)
     group.facts = {
         "kind": group.kind,
         "task": next((name for name, _ in tasks.most_common(1)), None),
@@ -216,8 +216,7 @@ def describe(look: Investigation, group: Group) -> dict[str, Any]:
         "exit_codes": sorted(codes),
         "exits": exits if len(exits) > 1 else None,
         "signal": next((signal for signal, _ in signals.most_common(1)), None),
-        "median_run": length_of(run) if bool((rows["run"] >= 0).any()) else None,
-        **_range_of(rows["run"]),
+        **_lengths(look, rows),
         "error": error if group.kind in (*NAMED_ERRORS, "unknown") else None,
         "failures": group.total,
         "failures_seen": len(group.rows),
@@ -225,10 +224,38 @@ def describe(look: Investigation, group: Group) -> dict[str, Any]:
         "instances_bad": group.bad_now,
         "instances_wanted": group.wanted,
         "instance": _one_instance(look, group, allocs),
+        "only_node": _one_node(look, group, allocs),
         "runs": group.runs or None,
         "failed_runs": group.failed_runs if group.runs else None,
+        "failed_run": _one_run(look, group, allocs),
+        "older_gone": group.older_gone,
+        "began_about": moment(_began_about(look, group)),
     }
     return group.facts
+
+
+_AT_FIRST = 2.5
+"""Runs that end in a loop are another thing than what ran this many times as long before it."""
+
+
+def _lengths(look: Investigation, rows: dict[str, Array]) -> dict[str, pd.Timedelta | None]:
+    """Return how long the runs that failed took; those before the loop by themselves, if far longer.
+
+    The first failure of an instance ends a run that may have gone well for hours; what follows fails at once.
+    """
+    runs, owner = rows["run"], rows["owner"]
+    order = np.argsort(rows["at"], kind="stable")
+    lane, name = look.case.instances.lane[rows["alloc"]], look.task_names[owner]
+    first = np.zeros(len(runs), dtype=bool)
+    first[order[np.unique(np.stack([lane, name])[:, order], axis=1, return_index=True)[1]]] = True
+    whole = np.append(look.case.lost_restarts, 0)[owner] == 0
+    before, after = runs[first & whole & (runs >= 0)], runs[~first & (runs >= 0)]
+    if len(before) and len(after) and np.median(before) > _AT_FIRST * max(np.median(after), SECOND):
+        at_first = length_of(int(np.median(before)))
+        return {"median_run": length_of(int(np.median(after))), **_range_of(after), "first_run": at_first}
+    known = runs[runs >= 0]
+    median = length_of(int(np.median(known))) if len(known) else None
+    return {"median_run": median, **_range_of(runs), "first_run": None}
 
 
 _WIDE = 1.25
@@ -253,6 +280,37 @@ def _one_instance(look: Investigation, group: Group, allocs: Array) -> str | Non
     by_index = not look.everywhere[allocs].any() and not look.case.instances.has_runs[group.family]
     alone = len(group.lanes) == 1 and group.wanted > 1 and by_index and name.startswith(f"{job}.")
     return name.removeprefix(f"{job}.") if alone else None
+
+
+def _one_node(look: Investigation, group: Group, allocs: Array) -> str | None:
+    """Return the only one of several nodes on which a job fails that runs on every node; else None."""
+    nodes = np.unique(look.case.nodes[allocs])
+    several = len(np.unique(look.case.nodes[look.of_family(group.family)])) > 1
+    alone = len(nodes) == 1 and several and bool(look.everywhere[allocs].all())
+    return look.case.node_names[nodes[0]] or None if alone else None
+
+
+def _one_run(look: Investigation, group: Group, allocs: Array) -> str | None:
+    """Return the name of the only run of several that failed; else None."""
+    if group.failed_runs != 1 or group.runs < 2:
+        return None
+    failed = {run for run, bad in look.jobs.outcomes.get(group.family, []) if bad}
+    mine = [each for each in allocs.tolist() if int(look.case.instances.run[each]) in failed]
+    name = split_run_id(str(look.case.evidence.allocations["job_id"].iloc[mine[0]])) if mine else None
+    return name[1] if name else None
+
+
+def _began_about(look: Investigation, group: Group) -> int:
+    """Return when failures of which the first are off the record began, by their counter and their pace."""
+    owners = look.failures["owner"][group.rows]
+    owners, times = np.unique(owners[owners >= 0], return_counts=True)
+    onsets = look.case.onset[owners]
+    known = onsets != NEVER
+    if not group.began_before or not known.any():
+        return NEVER
+    first = np.argmin(np.where(known, onsets, np.iinfo(np.int64).max))
+    # one failure on record has no pace
+    return int(onsets[first]) if times[first] > 1 else NEVER
 
 
 def make_incident(
@@ -297,6 +355,8 @@ def make_incident(
         {
             **facts,
             "estimated_onset": moment(min(onsets, default=NEVER)),
+            "older_gone": any(group.older_gone for group in groups),
+            "began_about": moment(_first_about(look, groups)),
             "next_try": moment(_next_try(look, groups)),
             "parts": [
                 describe(look, g) | job_of(look, g) | {"state": g.state, "severity": g.severity}
@@ -304,6 +364,13 @@ def make_incident(
             ],
         },
     )
+
+
+def _first_about(look: Investigation, groups: list[Group]) -> int:
+    """Return when the first of some groups began by its counters; `NEVER` if one is on record before that."""
+    abouts = [about for group in groups if (about := _began_about(look, group)) != NEVER]
+    seen = [int(time) for group in groups if (time := first_seen(look, group)) != NEVER]
+    return min(abouts) if abouts and min(abouts) < min(seen) else NEVER
 
 
 _DELAY = re.compile(r"Task restarting in (?:(\d+)h)?(?:(\d+)m)?(?:([\d.]+)s)?$")
@@ -337,7 +404,9 @@ def _exits_of(look: Investigation, groups: list[Group]) -> dict[str, Any]:
         "median_run": sorted(runs)[len(runs) // 2] if alike else None,
         "short_run": None,
         "long_run": None,
+        "first_run": None,
         "instance": None,
+        "only_node": None,
     }
 
 

@@ -73,6 +73,9 @@ def explain_group(look: Investigation, index: int) -> Incident:
     if best is version and index in look.versions and incident.began_at is not None:
         # a stray failure of the previous version is not its beginning
         placed_at = moment(look.versions[index].placed_at)
+        about = incident.facts["began_about"]
+        if placed_at is not None and about is not None and about < placed_at:
+            incident.facts["began_about"] = None
         if placed_at is not None and incident.began_at < placed_at:
             incident = replace(incident, began_at=placed_at + length_of(look.versions[index].delay))
     return incident
@@ -135,7 +138,7 @@ def how_they_show(look: Investigation, groups: list[Group], by_clock: list[Evide
     return [memory] if memory else []
 
 
-_OF_EXITS = ("exit_code", "signal", "exits", "median_run", "short_run", "long_run", "failures")
+_OF_EXITS = ("exit_code", "signal", "exits", "median_run", "short_run", "long_run", "first_run", "failures")
 
 
 def _by_memory(look: Investigation, groups: list[Group], by_clock: list[Evidence]) -> Hypothesis | None:
@@ -148,7 +151,13 @@ def _by_memory(look: Investigation, groups: list[Group], by_clock: list[Evidence
     if not bool(sigkill.any()):
         return None
     told = int((sigkill & rows["told"]).sum())
-    supporting = [Evidence("sigkill", {"failures": int(sigkill.sum())}, keys_of(look, places))]
+    # without a signal, the program ended by itself with the code that shells give for a kill
+    by_signal = int((rows["signal"] == 9).sum())
+    supporting = [
+        Evidence(fact, {"failures": times}, keys_of(look, places))
+        for fact, times in (("sigkill", by_signal), ("exit like sigkill", int(sigkill.sum()) - by_signal))
+        if times
+    ]
     run = rows["run"][rows["run"] > 0]
     # jobs that started together and are killed at once have run as long, whatever killed them
     own = len(groups) == 1 and not by_clock

@@ -21,6 +21,7 @@ from .data_quality import DataQuality, covered_window, data_quality
 from .finding import SEVERITIES, Finding, Findings, Thresholds, json_facts, plain
 from .incident import Incident
 from .rules import RULES, Sources, missing_cluster
+from .verdict_sentences import verdict
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Diagnosis:
     @property
     def summary(self) -> str:
         """The verdict in one sentence."""
-        return sentences.verdict(self.incidents, self.account, self.all_clear)
+        return verdict(self.incidents, self.account, self.all_clear)
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per incident.

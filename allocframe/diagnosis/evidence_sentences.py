@@ -29,8 +29,9 @@ def evidence(fact: Fact) -> str:
 
 def _compared(n: dict[str, Any]) -> str:
     def side(version: int, failures: int, hours: float, starts: int) -> str:
-        ran = f"in {span(pd.Timedelta(hours=hours))} of running" if hours else f"in {count(starts, 'starts')}"
-        return f"version {version}: {count(failures, 'failures')} {ran}"
+        # what has run for no time was never started
+        ran = f"{span(pd.Timedelta(hours=hours))} of running" if hours else count(starts, "attempts")
+        return f"version {version}: {count(failures, 'failures')} in {ran}"
 
     new = side(n["job_version"], n["failures"], n["hours"], n["starts"])
     old = side(n["base_version"], n["base_failures"], n["base_hours"], n["base_starts"])
@@ -149,6 +150,10 @@ _EVIDENCE: dict[str, Any] = {
     "failed without a word": lambda n: f"{count(n['failures'], 'failures')} with no reason on record.",
     "exits": lambda n: first_upper(f"{ends(n)}, {count(n['failures'], 'times')}."),
     "sigkill": lambda n: f"SIGKILL that Nomad did not send ({count(n['failures'], 'times')}).",
+    "exit like sigkill": lambda n: (
+        f"Exit code 137 without a signal ({count(n['failures'], 'times')}): a container or a shell reports a "
+        "SIGKILL in this way."
+    ),
     "same length": lambda n: f"Each run lasted about as long ({span(n['median_run'])}).",
     "driver denies oom": lambda n: (
         f"The driver says oom_killed: false ({count(n['failures'], 'times')}); raw_exec, and servers before "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Protocol
 
 import pandas as pd
@@ -48,12 +49,14 @@ def title(incident: Story) -> str:
         if cause.mechanism == "restart":
             return f"{node} restarted, or its client"
         fail = _fails(cause.mechanism, facts) if len(incident.jobs) == 1 else None
-        return f"{node}: {who} {fail or _PLURAL.get(cause.mechanism, 'fail')} there"
+        return f"{node}: {who} {fail or _they_fail(cause.mechanism, facts)} there"
     if cause.kind == "common cause":
         shared = cause.subject.get("shared")
-        what = _PLURAL.get(cause.mechanism, "fail")
+        what = _they_fail(cause.mechanism, facts)
         return f"{count(len(incident.jobs), 'jobs')} {what}{f' ({shared})' if shared else ' at once'}: {who}"
     part = _part_of_job(facts)
+    if "undecided" in facts:
+        return str(quiet_sentences.title(who, facts))
     if cause.kind == "job version":
         version = f"version {cause.subject['job_version']}{part}"
         return f"{who} {version} {_fails(cause.mechanism, facts)}"
@@ -99,7 +102,23 @@ def _fails(mechanism: str, facts: dict[str, Any]) -> str:
     """Return how a job fails, as a verb."""
     if mechanism == "template" and "script" in (facts.get("error") or ""):
         return "fails in the change script of its template"
+    if mechanism == "driver" and _of_hook(facts.get("error")):
+        return "cannot be set up"
+    if mechanism == "killed" and not facts.get("signal"):
+        return f"ends with exit code {facts['exit_code']}"
     return _VERBS.get(mechanism, "fails")
+
+
+def _they_fail(mechanism: str, facts: dict[str, Any]) -> str:
+    """Return how several jobs fail, as a verb."""
+    if mechanism == "killed" and not any(each.get("signal") for each in facts.get("parts") or [facts]):
+        return f"end with exit code {facts['exit_code']}"
+    return _PLURAL.get(mechanism, "fail")
+
+
+def _of_hook(error: str | None) -> bool:
+    """Return whether an error begins with the name of the hook that failed: the driver was not asked yet."""
+    return re.match(r"[a-z_]+: ", error or "") is not None
 
 
 def _were(incident: Story) -> str:
@@ -170,12 +189,13 @@ def summary(incident: Story) -> str:
 def _how_often(incident: Story) -> str:
     facts = incident.facts
     if facts.get("runs"):
-        return f"{run_sentences.failed(facts)}{mechanism(facts)}."
+        return f"{run_sentences.failed(facts, for_good=incident.state == 'gave up')}{mechanism(facts)}."
     if "failures" in facts:
         least = "at least " if incident.began_before and facts["failures"] > 1 else ""
         hit, wanted = facts["instances"], facts["instances_wanted"]
         of = f"{hit:,} of " if hit < wanted else ""
         which = f" ({facts['instance']})" if facts.get("instance") else ""
+        which = f" (on {facts['only_node']})" if facts.get("only_node") else which
         where = f" in {of}{count(max(hit, wanted) if of else hit, 'instances')}{which}"
         failures = f"{least}{count(facts['failures'], 'failures')}"
         return first_upper(f"{failures}{where}{_since(incident)}{mechanism(facts)}.")
@@ -302,16 +322,18 @@ def shortened(text: str) -> str:
 def ends(facts: dict[str, Any]) -> str:
     """Return how the runs that failed ended, and after how long."""
     if facts.get("exits"):  # several ways: each with its number
-        ways = [f"{_way(each)} ({count(each['times'], 'times')})" for each in facts["exits"][:3]]
-        what = ", ".join(ways) + (", and others" if len(facts["exits"]) > 3 else "")
+        most = 4 if len(facts["exits"]) == 4 else 3  # "others" are never one
+        ways = [f"{_way(each)} ({count(each['times'], 'times')})" for each in facts["exits"][:most]]
+        what = ", ".join(ways) + (", and others" if len(facts["exits"]) > most else "")
     else:
         what = _way(facts)
     run, low, high = (facts.get(name) for name in ("median_run", "short_run", "long_run"))
     if run is None:
         return what
+    first = "" if facts.get("first_run") is None else f" (the first time after {span(facts['first_run'])})"
     if low is not None and high is not None:
-        return f"{what}, mostly {span(low)} to {span(high)} after each start"
-    return f"{what}, {_after(run, 'its' if facts['failures'] == 1 else 'each')}"
+        return f"{what}, mostly {span(low)} to {span(high)} after each start{first}"
+    return f"{what}, {_after(run, 'its' if facts['failures'] == 1 else 'each')}{first}"
 
 
 def _way(facts: dict[str, Any]) -> str:
@@ -338,15 +360,23 @@ def _back(incident: Story) -> str:
     return "" if incident.last_at is None else f" at {clock(incident.last_at, incident.observed_at)} UTC"
 
 
+_MUCH_EARLIER = pd.Timedelta("1min")
+"""From here on, when failures began by their counters is told, and not the first one left on record."""
+
+
 def _since(incident: Story) -> str:
     if incident.began_at is None:
         return ""
     earlier = " or earlier" if incident.began_before else ""
     word = "since" if incident.state == "ongoing" else "from"
     begin = clock(incident.began_at, incident.observed_at)
+    about = incident.facts.get("began_about")
+    if earlier and about is not None and incident.began_at - about >= _MUCH_EARLIER:
+        begin = f"about {clock(about, incident.observed_at)}"
+        earlier = " or earlier" if incident.facts["older_gone"] else ""
     if incident.state == "ongoing" or incident.last_at is None:
         return f" {word} {begin} UTC{earlier}"
-    if clock(incident.last_at) == clock(incident.began_at):
+    if clock(incident.last_at) == clock(incident.began_at) and not begin.startswith("about"):
         return f" at {begin} UTC{earlier}"
     return f" {word} {begin}{earlier} to {clock(incident.last_at, incident.began_at)} UTC"
 
@@ -363,6 +393,13 @@ def _state(incident: Story) -> str:
     if incident.state == "gave up" and facts.get("instances_bad") and not facts.get("runs"):
         wanted = count(facts["instances_wanted"], "instances")
         return f"Nomad has given up on {facts['instances_bad']:,} of {wanted}: no retries are left."
+    if incident.state == "gave up" and facts.get("runs"):
+        return f"Nomad does not try {'it' if facts['failed_runs'] == 1 else 'them'} again."
+    if "lost" in facts and facts["back"] is not True:
+        if facts["back"] is False:
+            return "The node is still down."
+        if incident.state == "recovered":
+            return "Whether the node is back is not on record."
     if incident.state == "stopped" and facts.get("ended_by"):
         return f"{_ENDED[facts['ended_by']]}."
     if incident.state == "stopped" and facts.get("replaced_by") is not None:
@@ -399,6 +436,8 @@ def hypothesis(cause: Any) -> str:
         return "the program exits because of something outside it, which is not on record"
     if cause.kind == "common cause" and cause.mechanism == "killed":
         return "a signal from outside to all of these jobs; who sent it is not on record"
+    if cause.kind == "driver" and any(_of_hook(each.numbers.get("error")) for each in cause.supporting):
+        return "a step before the start of the task"
     if cause.kind == "common cause":
         return f"what these jobs share: {subject.get('shared', 'not identified')}"
     return {
@@ -450,48 +489,3 @@ def not_known(incident: Story) -> str:
         "operator": "whether it was intended",
         "drain": "why the node was drained",
     }.get(cause.kind, f"why {who} {'fails' if len(incident.jobs) == 1 else 'fail'}")
-
-
-# The verdict
-
-
-def verdict(incidents: list[Any], account: Any, all_clear: bool) -> str:
-    """Return what the whole diagnosis says, in one sentence or two."""
-    levels = {
-        each: sum(incident.severity == each for incident in incidents)
-        for each in ("critical", "warning", "info")
-    }
-    if all_clear:
-        info = levels["info"]
-        unsettled = [incident for incident in incidents if quiet_sentences.is_open(incident)]
-        if unsettled:
-            text = f"No failure is left unexplained, but {count(len(unsettled), 'things')}"
-            text += f" {'is' if len(unsettled) == 1 else 'are'} open: "
-            text += (
-                f"{'; '.join(each.title for each in unsettled[:2])}{'; ...' if len(unsettled) > 2 else ''}."
-            )
-            return text + (f" {count(info - len(unsettled), 'more notes')}." if info > len(unsettled) else "")
-        failed = sum("failures" in incident.facts for incident in incidents)
-        if failed:  # how they failed is known; whether it is explained is for people to say
-            others = f" {count(info - failed, 'more notes')}." if info > failed else ""
-            past = f"{count(failed, 'past minor incidents')} {'is' if failed == 1 else 'are'}"
-            return f"Nothing is wrong now. {past} listed below.{others}"
-        noted = f" {count(info, 'notes')}." if info else ""
-        return f"All clear: every failure, loss and restart on record is explained.{noted}"
-    if not account.allocations and not account.unreadable and not incidents:
-        return "No allocation is in the evidence: nothing can be said."
-    parts = [f"{levels[each]:,} {each}" for each in ("critical", "warning") if levels[each]]
-    parts += [f"{levels['info']:,} info"] if levels["info"] or not parts else []
-    text = f"{count(len(incidents), 'incidents')}: {', '.join(parts)}."
-    if account.unexplained:
-        text += f" {unexplained(account.unexplained)}"
-    if account.unreadable:
-        text += f" {count(account.unreadable, 'allocations')} could not be read."
-    return text
-
-
-def unexplained(failures: int) -> str:
-    """Return how many failures or restarts no incident explains, as a sentence."""
-    if failures == 1:
-        return "1 failure or restart is unexplained."
-    return f"{failures:,} failures or restarts are unexplained."

@@ -7,8 +7,10 @@ from typing import Any
 from .._utils.prose import count
 
 
-def failed(facts: dict[str, Any]) -> str:
+def failed(facts: dict[str, Any], *, for_good: bool = False) -> str:
     """Return how many runs failed: of one version and of the others, if the version parts them.
+
+    With `for_good`, Nomad tries none of them again.
 
     Examples
     --------
@@ -19,7 +21,10 @@ def failed(facts: dict[str, Any]) -> str:
     """
     parts = facts.get("runs_by_version")
     if not parts:
-        return f"{facts['failed_runs']:,} of {count(facts['runs'], 'runs')} failed"
+        which = f" ({facts['failed_run']})" if facts.get("failed_run") else ""
+        where = f" on {facts['only_node']}" if facts.get("only_node") else ""
+        bad = f"{facts['failed_runs']:,} of {count(facts['runs'], 'runs')} failed"
+        return f"{bad}{' for good' * for_good}{which}{where}"
     since, before = ("since", "before") if parts["is_newest"] else ("of", "of others")
     bad = (
         f"{parts['failed']:,} of {count(parts['runs'], 'runs')} {since} version {parts['job_version']} failed"

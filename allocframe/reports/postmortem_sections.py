@@ -10,8 +10,9 @@ import pandas as pd
 from .._utils.prose import clock, count, number, percent, span
 from ..diagnosis.data_quality import lower_bound_note, unwatched_note
 from ..diagnosis.incident import Incident
-from ..diagnosis.incident_sentences import names, unexplained
+from ..diagnosis.incident_sentences import names
 from ..diagnosis.quiet_sentences import is_open
+from ..diagnosis.verdict_sentences import unexplained
 from .document import (
     Block,
     Bullets,

@@ -54,9 +54,9 @@ def headline(incidents: list[Incident], minor: list[Incident] | None = None) -> 
         more = f"; {len(titles) - _MOST:,} more" if len(titles) > _MOST else ""
         return "; ".join(titles[:_MOST]) + more if titles else "Nothing stands out"
     phrases: list[str] = []
-    deployed = [each for each in incidents if each.cause.kind == "job version"]
+    deployed = [each for each in incidents if each.cause.kind == "job version" and not is_open(each)]
     for incident in incidents:
-        if incident.cause.kind != "job version":
+        if incident not in deployed:
             phrases.append(_phrase(incident))
         elif incident is deployed[0]:
             jobs = list(dict.fromkeys(job for each in deployed for job in each.jobs))
@@ -99,6 +99,8 @@ def _phrase(incident: Incident) -> str:
         what = f"{len(incident.jobs):,} jobs failed{f' ({shared})' if shared else ' at once'}"
         return f"{what}: {names(incident.jobs)}"
     past = _PAST.get(cause.mechanism or cause.kind, "failed")
+    if cause.mechanism == "killed" and not incident.facts.get("signal"):
+        past = f"ended with exit code {incident.facts.get('exit_code')}"
     if is_open(incident):
         past = _OPEN.get(str(cause.mechanism), "did not start")
     many = len(incident.jobs) > 1
