@@ -15,7 +15,8 @@ from tables import alloc, ended, event, restarting, snapshot, started
 
 import allocframe as af
 from allocframe.diagnosis import _attempts, _clocks, _tables, rules
-from allocframe.diagnosis.incident_sentences import verdict
+from allocframe.diagnosis._engine import Account
+from allocframe.diagnosis.verdict_sentences import verdict
 
 
 @pytest.fixture(scope="module")
@@ -148,11 +149,14 @@ def test_of_no_allocations_nothing_is_said(tmp_path: Path) -> None:
 
 
 def test_of_small_incidents_and_things_to_know_each_is_counted() -> None:
-    failed, noted = (SimpleNamespace(severity="info", facts=facts) for facts in ({"failures": 2}, {}))
+    failed, noted = (
+        SimpleNamespace(severity="info", state="recovered", facts=facts) for facts in ({"failures": 2}, {})
+    )
+    none = Account()
     past = "Nothing is wrong now. 1 past minor incident is listed below."
-    assert verdict([failed], None, True) == past
-    assert verdict([failed, noted, noted], None, True) == f"{past} 2 more notes."
-    assert verdict([noted], None, True).endswith(" on record is explained. 1 note.")
+    assert verdict([failed], none, True) == past
+    assert verdict([failed, noted, noted], none, True) == f"{past} 2 more notes."
+    assert verdict([noted], none, True).endswith(" on record is explained. 1 note.")
 
 
 def test_an_incident_can_be_pickled(snap: af.Snapshot) -> None:

@@ -31,6 +31,18 @@ def test_an_incident_of_a_real_agent_is_named_right(file: Path, truth: dict[str,
     assert verdict.right, verdict
 
 
+@pytest.mark.parametrize(("file", "truth"), CASES)
+def test_the_verdict_and_the_incidents_never_contradict_each_other(file: Path, truth: dict[str, Any]) -> None:
+    del truth
+    diagnosis = diagnosed(file)
+    if diagnosis.summary.startswith(("Nothing is wrong now.", "All clear:")):
+        assert [each.summary for each in diagnosis.incidents if each.state == "ongoing"] == []
+    for each in diagnosis.incidents:
+        assert ("It is ongoing." in each.summary) <= (each.state == "ongoing")
+        assert ("It has recovered." in each.summary) <= (each.state == "recovered")
+        assert ("Nomad has given up" in each.summary) <= (each.state == "gave up")
+
+
 @pytest.mark.parametrize("story", list(STORIES))
 def test_over_many_seeds_stories_are_named_right_and_nothing_else_is_loud(
     story: str, pytestconfig: pytest.Config
