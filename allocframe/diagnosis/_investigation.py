@@ -245,9 +245,10 @@ def _lengths(look: Investigation, rows: dict[str, Array]) -> dict[str, pd.Timede
     """
     runs, owner = rows["run"], rows["owner"]
     order = np.argsort(rows["at"], kind="stable")
-    lane, name = look.case.instances.lane[rows["alloc"]], look.task_names[owner]
+    # an instance and a task, as one number
+    of = look.case.instances.lane[rows["alloc"]] * len(look.task_names) + look.task_names[owner] + 1
     first = np.zeros(len(runs), dtype=bool)
-    first[order[np.unique(np.stack([lane, name])[:, order], axis=1, return_index=True)[1]]] = True
+    first[order[np.unique(of[order], return_index=True)[1]]] = True
     whole = np.append(look.case.lost_restarts, 0)[owner] == 0
     before, after = runs[first & whole & (runs >= 0)], runs[~first & (runs >= 0)]
     if len(before) and len(after) and np.median(before) > _AT_FIRST * max(np.median(after), SECOND):
@@ -285,9 +286,10 @@ def _one_instance(look: Investigation, group: Group, allocs: Array) -> str | Non
 def _one_node(look: Investigation, group: Group, allocs: Array) -> str | None:
     """Return the only one of several nodes on which a job fails that runs on every node; else None."""
     nodes = np.unique(look.case.nodes[allocs])
-    several = len(np.unique(look.case.nodes[look.of_family(group.family)])) > 1
-    alone = len(nodes) == 1 and several and bool(look.everywhere[allocs].all())
-    return look.case.node_names[nodes[0]] or None if alone else None
+    if len(nodes) > 1 or not look.everywhere[allocs].all():
+        return None
+    elsewhere = look.case.nodes[look.of_family(group.family)] != nodes[0]
+    return look.case.node_names[nodes[0]] or None if elsewhere.any() else None
 
 
 def _one_run(look: Investigation, group: Group, allocs: Array) -> str | None:

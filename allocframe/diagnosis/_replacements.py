@@ -10,6 +10,9 @@ from ._tables import NEVER, Array, numbers
 _AS_LONG = 1.25
 """A pause that has lasted less than this many times the longest before it is not over."""
 
+_SERVERS_TAKE = 60 * 10**9
+"""However long the pauses are: servers make the evaluation for the next one within this time."""
+
 
 def awaits_replacement(case: Case) -> Array:
     """Return which failed allocations are to be replaced: by an evaluation, or by the pace of their job.
@@ -27,10 +30,11 @@ def awaits_replacement(case: Case) -> Array:
     np.maximum.at(last, case.failures["alloc"].to_numpy(), case.failures["at"].to_numpy())
     created, version = rows["created_at"].to_numpy(), numbers(rows["job_version"], -1)
     after = np.maximum(instances.successor, 0)
-    known = failed & (instances.successor >= 0) & (version[after] == version)
+    # what no evaluation had followed was replaced on request
+    known = failed & followed & (instances.successor >= 0) & (version[after] == version)
     known &= (last != NEVER) & (created[after] > last)
     pause = np.zeros(len(instances.families), dtype=np.int64)
     np.maximum.at(pause, instances.family[known], (created[after] - last)[known])
-    soon = case.now - last < _AS_LONG * pause[instances.family]
+    soon = case.now - last < np.minimum(_AS_LONG * pause[instances.family], _SERVERS_TAKE)
     followed |= open_ends & (last != NEVER) & soon
     return followed

@@ -245,6 +245,13 @@ def test_a_replacement_is_missing_only_after_the_usual_pause(
     assert only(tmp_path, *tries, clock(21 + after)).state == state
 
 
+def test_what_was_replaced_on_request_and_what_waits_for_minutes_is_given_up(tmp_path: Path) -> None:
+    by_hand = [failed_start(0, followed=False), failed_start(40, followed=False), clock(70)]
+    assert only(tmp_path, *by_hand).state == "gave up"
+    long = [failed_start(0, followed=True), failed_start(600, followed=False), clock(700)]
+    assert only(tmp_path, *long).state == "gave up"
+
+
 def test_without_an_earlier_replacement_no_pause_is_usual(tmp_path: Path) -> None:
     assert only(tmp_path, failed_start(0, followed=False), clock(3)).state == "gave up"
 
