@@ -251,7 +251,8 @@ def _lengths(look: Investigation, rows: dict[str, Array]) -> dict[str, pd.Timede
     first[order[np.unique(of[order], return_index=True)[1]]] = True
     whole = np.append(look.case.lost_restarts, 0)[owner] == 0
     before, after = runs[first & whole & (runs >= 0)], runs[~first & (runs >= 0)]
-    if len(before) and len(after) and np.median(before) > _AT_FIRST * max(np.median(after), SECOND):
+    most = 2 * len(before) > first.sum()  # else it is a stray failure
+    if most and len(after) and np.median(before) > _AT_FIRST * max(np.median(after), SECOND):
         at_first = length_of(int(np.median(before)))
         return {"median_run": length_of(int(np.median(after))), **_range_of(after), "first_run": at_first}
     known = runs[runs >= 0]

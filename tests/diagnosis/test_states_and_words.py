@@ -380,6 +380,13 @@ def test_the_run_before_a_loop_is_told_by_itself(tmp_path: Path) -> None:
     assert "exit code 7, about 2.0 s after each start." in alike.summary
 
 
+def test_one_stray_failure_after_hours_is_no_run_before_the_loops_of_others(tmp_path: Path) -> None:
+    loop = [each for t in (1, 5, 9) for each in (started(t), ended(t + 2, 7), restarting(t + 2))]
+    stray = [started(-3000), ended(3, 7), restarting(3), started(4), ended(6, 7), restarting(6), started(7)]
+    rows = [place("web", 0, -3001, *stray), *(place("web", n, 0, *loop) for n in (1, 2))]
+    assert "the first time" not in only(tmp_path, *rows).summary
+
+
 def test_in_an_incident_of_several_jobs_no_list_hides_one() -> None:
     with af.load(benchmark.REAL / "lab" / "nomad-2.0.5-dependency.allocframe") as snap:
         title = af.diagnose(snap).incidents[0].title
