@@ -217,6 +217,7 @@ def describe(look: Investigation, group: Group) -> dict[str, Any]:
         "exits": exits if len(exits) > 1 else None,
         "signal": next((signal for signal, _ in signals.most_common(1)), None),
         **_lengths(look, rows),
+        "runs_seen": seen if 2 * (seen := int((rows["run"] >= 0).sum())) < group.total else None,
         "error": error if group.kind in (*NAMED_ERRORS, "unknown") else None,
         "failures": group.total,
         "failures_seen": len(group.rows),
@@ -408,6 +409,7 @@ def _exits_of(look: Investigation, groups: list[Group]) -> dict[str, Any]:
         "short_run": None,
         "long_run": None,
         "first_run": None,
+        "runs_seen": None,
         "instance": None,
         "only_node": None,
     }

@@ -138,7 +138,10 @@ def how_they_show(look: Investigation, groups: list[Group], by_clock: list[Evide
     return [memory] if memory else []
 
 
-_OF_EXITS = ("exit_code", "signal", "exits", "median_run", "short_run", "long_run", "first_run", "failures")
+_OF_EXITS = (
+    "exit_code", "signal", "exits", "median_run", "short_run", "long_run", "first_run", "runs_seen",
+    "failures",
+)  # fmt: skip
 
 
 def _by_memory(look: Investigation, groups: list[Group], by_clock: list[Evidence]) -> Hypothesis | None:

@@ -254,6 +254,9 @@ def _compare_version(
         part = part[chosen]
     for each in (blamed, base):
         counts[each] = _count(case, group, part, version, each, since=NEVER)
+    if part is not None and _ends_by_itself(part[version[part["alloc"].to_numpy()] == base]):
+        # a step before the start succeeds or fails once for each start, however long it takes
+        counts = {each: (failed, 0.0, starts) for each, (failed, _, starts) in counts.items()}
     new, old = counts[blamed], counts[base]
     p, since_onset = _compare(new, old), False
     if old[0] >= _A_LOOP and part is not None:
@@ -306,6 +309,11 @@ def _compare_version(
         later_well, node, since_onset, rendered_at=rendered, ran_since=ran_since,
         cliff=_cliff(case, group, part, known_of, (blamed, base), rendered),
     )  # fmt: skip
+
+
+def _ends_by_itself(attempts: pd.DataFrame) -> bool:
+    """Return whether all runs are over and ended as they should."""
+    return len(attempts) > 0 and bool((attempts["end"] == ENDS.index("completed")).all())
 
 
 _A_LOOP = 3

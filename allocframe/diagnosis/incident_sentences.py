@@ -331,9 +331,16 @@ def ends(facts: dict[str, Any]) -> str:
     if run is None:
         return what
     first = "" if facts.get("first_run") is None else f" (the first time after {span(facts['first_run'])})"
+    start = "its start" if facts["failures"] == 1 else "each start"
+    if facts.get("runs_seen"):  # what most runs were is not known
+        start = (
+            "the only start on record"
+            if facts["runs_seen"] == 1
+            else (f"the {facts['runs_seen']:,} starts on record")
+        )
     if low is not None and high is not None:
-        return f"{what}, mostly {span(low)} to {span(high)} after each start{first}"
-    return f"{what}, {_after(run, 'its' if facts['failures'] == 1 else 'each')}{first}"
+        return f"{what}, mostly {span(low)} to {span(high)} after {start}{first}"
+    return f"{what}, {_after(run, start)}{first}"
 
 
 def _way(facts: dict[str, Any]) -> str:
@@ -341,13 +348,9 @@ def _way(facts: dict[str, Any]) -> str:
     return f"signal {SIGNALS.get(signal, signal)}" if signal else f"exit code {facts.get('exit_code')}"
 
 
-def _after(run: pd.Timedelta, which: str) -> str:
+def _after(run: pd.Timedelta, start: str) -> str:
     # "0.0 s" would read like an error
-    return (
-        f"about {span(run)} after {which} start"
-        if run >= pd.Timedelta("50ms")
-        else f"right after {which} start"
-    )
+    return f"about {span(run)} after {start}" if run >= pd.Timedelta("50ms") else f"right after {start}"
 
 
 def _at(incident: Story) -> str:

@@ -414,3 +414,22 @@ def test_a_job_that_runs_on_every_node_names_the_one_where_it_fails() -> None:
     assert incident_of("2.0.5-sysbatch-bad-mount").summary.startswith(
         "disk-audit crashes. 3 failures in 1 of 3 instances (on stor-3) at "
     )
+
+
+# Few of many runs on record
+
+
+def test_the_length_of_runs_is_told_of_those_on_record_if_most_are_not() -> None:
+    summaries = [each.summary for each in diagnosis_of("2.0.5-two-crashers-two-teams").incidents]
+    assert len(summaries) == 2
+    assert "about 15.0 s after the 3 starts on record" in " ".join(summaries)
+    assert "after each start" not in " ".join(summaries)
+
+
+def test_a_step_before_the_start_is_compared_by_its_starts_and_not_by_how_long_it_ran() -> None:
+    (incident,) = diagnosis_of("2.0.5-prestart-fails-in-v1").incidents
+    assert (incident.cause.kind, incident.cause.confidence) == ("job version", "likely")
+    evidence = [each.text for each in incident.cause.supporting]
+    assert (
+        "Version 1: 16 failures in 16 attempts; version 0: 0 failures in 2 attempts (p = 0.0065)." in evidence
+    )
