@@ -241,7 +241,9 @@ def test_runs_whose_lengths_differ_widely_are_told_as_a_range() -> None:
     assert ": exit code 0, mostly 11.0 s to 31.0 s after each start." in title_of(
         "2.0.5-ends-at-random-since-v1"
     )
-    assert ": exit code 36, about 5.0 s after the 15 starts on record." in title_of("2.0.5-variable-and-deploy-at-once")
+    assert ": exit code 36, about 5.0 s after the 15 starts on record." in title_of(
+        "2.0.5-variable-and-deploy-at-once"
+    )
 
 
 def test_a_version_began_to_fail_no_later_than_the_incident_of_it() -> None:
