@@ -47,16 +47,20 @@ def test_threads_of_a_process_that_runs_for_months_share_two_heaps() -> None:
 
 
 def test_while_several_decode_arrow_uses_the_c_librarys_memory_and_afterwards_its_own_again() -> None:
-    own = pa.default_memory_pool().backend_name
-    assert own != "system"
-    first, second = decoding(), decoding()
-    first.__enter__()
-    second.__enter__()
-    first.__exit__(None, None, None)
-    assert pa.default_memory_pool().backend_name == "system"
-    second.__exit__(None, None, None)
-    assert pa.default_memory_pool().backend_name == own
-    assert gc.isenabled()
+    before = pa.default_memory_pool()
+    own = next(name for name in pa.supported_memory_backends() if name != "system")
+    pa.set_memory_pool(getattr(pa, f"{own}_memory_pool")())
+    try:
+        first, second = decoding(), decoding()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert pa.default_memory_pool().backend_name == "system"
+        second.__exit__(None, None, None)
+        assert pa.default_memory_pool().backend_name == own
+        assert gc.isenabled()
+    finally:
+        pa.set_memory_pool(before)
 
 
 def test_an_error_while_decoding_leaves_python_and_arrow_as_they_were() -> None:
