@@ -85,6 +85,8 @@ class Month:
         self.journal = self.engine.keep_journal()
         self.emissions: list[Emission] = []
         self.unlucky: list[Any] = []
+        self.undone: set[Emitted] = set()
+        """What servers had forgotten when they were restored: nobody who had not seen it can know of it."""
 
     def turn(self, seconds: float) -> None:
         """Let time pass, and crash some tasks: half of them always the same, so that rings overflow often."""
@@ -228,7 +230,7 @@ def disturbed(allocations: int, turns: int, kills: int, folder: Path, *, every: 
                     # At times the machine is too busy to let the recorder run.
                     with _paused(process) if rng.random() < 0.2 else nullcontext():
                         month.turn(MONTH / turns)
-                        _disturb(figures, cluster, rng)
+                        _disturb(figures, month, rng)
                         month.turn(MONTH / turns)
                     time.sleep(rng.uniform(0.0, 0.2))
                 if number < kills:
@@ -276,13 +278,15 @@ def _held(archive: af.Archive) -> set[Emitted]:
         return set()
 
 
-def _disturb(figures: Figures, cluster: af.sim.Cluster, rng: Random) -> None:
+def _disturb(figures: Figures, month: Month, rng: Random) -> None:
     luck = rng.random()
     if luck < 0.04:
-        cluster.break_streams()
+        month.cluster.break_streams()
         figures.breaks += 1
     elif luck < 0.12:
-        cluster.restart_servers(restored=luck < 0.09)
+        held = rings(month.cluster)
+        month.cluster.restart_servers(restored=luck < 0.09)
+        month.undone |= held - rings(month.cluster)
         figures.restarts += 1
 
 
@@ -306,7 +310,8 @@ def _explain(figures: Figures, month: Month, missing: set[Emitted], archive: af.
         figures.blind_times += 1
         seen = pd.Timestamp(emission.ended, unit="s", tz="UTC")
         figures.called_complete += sum(
-            (alloc, task) in is_complete and seen < last_seen[alloc] for alloc, task, *_ in lost
+            (alloc, task) in is_complete and seen < last_seen[alloc]
+            for alloc, task, *_ in lost - month.undone
         )
         told = emission.began <= first or any(
             since - 0.5 <= emission.ended and emission.began <= until + 0.5 for since, until in spans
