@@ -10,10 +10,10 @@ import pandas as pd
 
 from ..stats import vocabulary
 from ..tables.run_ids import is_run
-from ._changes import Job, Ledger
+from ._changes import Ledger
 from ._failures import Case
 from ._groups import STOPPED
-from ._tables import NEVER, categories, moment
+from ._tables import NEVER, Job, categories, moment
 from .finding import Thresholds
 from .incident import Cause, Evidence, Incident
 

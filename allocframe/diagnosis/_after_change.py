@@ -8,18 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ._comparisons import AT_ONCE, UNLIKE, chance_of_range
+from ._comparisons import A_START, AT_ONCE, MUCH_LONGER, UNLIKE, chance_of_range
 from ._groups import SECOND, Group
 from ._investigation import NAMED_ERRORS, Investigation, keys_of, length_of, name_of, related
 from ._other_changes import Change
 from ._tables import NEVER, moment
 from .incident import Evidence, Hypothesis
-
-_A_START = 5 * SECOND
-"""A program that ran for longer than this and much longer than later had got over its start."""
-
-_MUCH_LONGER = 2.5
-"""So many times as long as the runs after it."""
 
 _LEAST = 3
 """Fewer instances that fall in one moment say too little."""
@@ -112,7 +106,7 @@ def _fall_of(look: Investigation, index: int) -> Fall | None:
     ends = np.append(lane[1:] != lane[:-1], True)
     later = run[ends & ~np.append(True, ends[:-1])]  # the newest of each instance that failed again
     short = float(np.median(later)) if len(later) else 0
-    is_long = run > max(_A_START, _MUCH_LONGER * short)
+    is_long = run > max(A_START, MUCH_LONGER * short)
     lane, well = lane[is_long], at[is_long]
     well = well[np.append(lane[1:] != lane[:-1], True)] if len(lane) else well
     first, last = (int(well.min()), int(well.max())) if len(well) else (NEVER, NEVER)

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ._changes import Job, Ledger, tasks_added
+from ._changes import Ledger, tasks_added
 from ._failures import Case
 from ._groups import ONGOING
 from ._others import alloc_keys, make
-from ._tables import NEVER, Array, categories, numbers
+from ._tables import NEVER, Array, Job, categories, numbers
 from .finding import Thresholds
 from .incident import Cause, Evidence, Incident
 

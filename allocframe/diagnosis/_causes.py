@@ -34,7 +34,7 @@ from ._investigation import (
 from ._node_return import by_return, ended_before, evidence_of_return, killed_with_nodes
 from ._one_job import by_mechanism, explain_group, how_they_show
 from ._places import where_it_shows
-from ._rhythm import as_evidence, compare_rhythm, joined
+from ._rhythm import as_evidence, joined, rhythm_of
 from ._tables import NEVER, moment
 from ._version_cause import begins_with_version, by_version
 from ._versions import compare_versions
@@ -95,7 +95,7 @@ def find_causes(
         group = groups[index]
         if min(len(group.lanes), len(group.rows) // 2) < 2:
             return ()
-        rhythm = compare_rhythm(case, group.rows, limits.significance_level)
+        rhythm = rhythm_of(look, index)
         return rhythm.moments if rhythm else ()
 
     for again in compare_returns(case, jobs, groups, usable, limits, moments):
@@ -300,7 +300,7 @@ def _returned_together(look: Investigation, again: ReturnTest) -> Incident:
         "p": again.p,
     }
     keys = keys_of(look, np.concatenate([group.rows for group in groups]))
-    rhythms = [compare_rhythm(look.case, group.rows, look.limits.significance_level) for group in groups]
+    rhythms = [rhythm_of(look, index) for index in again.groups]
     by_clock = [each for each in rhythms if each and len(each.moments) == len(again.times)]
     clock = [as_evidence(joined(by_clock))] if len(by_clock) == len(groups) else []
     if clock:

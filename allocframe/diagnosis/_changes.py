@@ -12,7 +12,7 @@ import pandas as pd
 from ._failures import Case
 from ._other_changes import OtherChanges
 from ._placed_by import placed_by
-from ._tables import NEVER, Array, nanoseconds
+from ._tables import NEVER, Array, Job, nanoseconds
 from .finding import plain, plain_facts
 from .incident import Incident
 
@@ -36,7 +36,6 @@ _PLANNED = 2 * 10**9
 
 MOST_CHANGES = 10
 
-Job = tuple[str, str]
 Version = tuple[str, str, int]
 
 _TOUCHES = {

@@ -46,6 +46,12 @@ class NodeTest:
     instances: int
 
 
+A_START = 5 * SECOND
+"""A program that ran for longer than this and much longer than later had got over its start."""
+
+MUCH_LONGER = 2.5
+"""What ran this many times as long as the runs after it had run well: they are another thing."""
+
 _MOSTLY = 0.8
 """A group belongs to a node if this share of its failures is there."""
 

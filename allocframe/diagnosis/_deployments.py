@@ -9,7 +9,7 @@ import pandas as pd
 
 from ._failures import Case
 from ._groups import ONGOING, RECOVERED, STOPPED
-from ._tables import numbers
+from ._tables import Job, numbers
 from .finding import Thresholds, plain
 from .incident import Cause, Evidence, Incident
 
@@ -26,6 +26,17 @@ REQUESTED = (
     "failed by hand",
 )
 """Mechanisms of what somebody asked for: they explain no failure."""
+
+
+def newest_deployments(history: Any, *needed: str) -> dict[Job, dict[Any, Any]]:
+    """Return the newest deployment of each job, of those that have these columns."""
+    table = getattr(history, "deployments", None)
+    if table is None or table.empty:
+        return {}
+    known = table.dropna(subset=["job_version", *needed]).sort_values("create_index", kind="stable")
+    rows = known.drop_duplicates(["namespace", "job_id"], keep="last").to_dict("records")
+    return {(str(row["namespace"]), str(row["job_id"])): row for row in rows}
+
 
 _BY_HAND = "Deployment marked as failed"
 """What Nomad writes for `nomad deployment fail`, alone or before what it rolls back to.

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from .._utils.memory import give_back, return_memory
+from .._utils.memory import give_back
 from ..snapshot.snapshot import Snapshot
 from ._attempts import ENDS, FAILURES, kind_of_text, read_attempts
 from ._clocks import set_clocks
@@ -89,12 +89,12 @@ class Case:
 def build_case(snapshot: Snapshot) -> Case:
     """Read a snapshot of one cluster and find everything in it that has to be explained."""
     events = snapshot._counts["events"]
-    with return_memory(events):
-        evidence = read_rows(snapshot)
+    evidence = read_rows(snapshot)
+    give_back(events)
     set_clocks(evidence.allocations, evidence.tasks, evidence.events)
     instances = find_instances(evidence.allocations)
-    with return_memory(events):
-        attempts = read_attempts(evidence)
+    attempts = read_attempts(evidence)
+    give_back(events)
     for name in _OF_ATTEMPTS:
         del evidence.events[name]
     attempts["alloc"] = _of_tasks(evidence, attempts["owner"].to_numpy())

@@ -13,11 +13,11 @@ import pandas as pd
 from ..stats import vocabulary
 from ..tables.run_ids import is_run
 from ._absent import groups_alive, scaling_requests
-from ._changes import Job, Ledger, tasks_added
+from ._changes import Ledger, tasks_added
 from ._failures import Case
 from ._groups import STOPPED
 from ._slow_runs import CALM_GAPS, launches_of, schedule_fields
-from ._tables import NEVER, Array, moment, numbers
+from ._tables import NEVER, Array, Job, moment, numbers
 from .finding import Thresholds
 from .incident import Cause, Evidence, Incident
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..stats import _distributions as distributions
+from ..stats._source import are_among
 from ..tables.run_ids import split_run_id
 from ._attempts import ENDS, FAILURES
 from ._failures import Case
@@ -89,12 +90,15 @@ class Jobs:
         Instances that each family wants now; for one that wants none, all it had.
     first_created : numpy.ndarray
         When the first allocation of each family was created.
+    awaits_replacement : numpy.ndarray
+        Whether each allocation is to be replaced.
     outcomes : dict
         For families with runs: the finished runs in order of creation, as (run, whether it failed).
     """
 
     wanted: Array
     first_created: Array
+    awaits_replacement: Array
     outcomes: dict[int, list[tuple[int, bool]]]
 
 
@@ -109,15 +113,16 @@ def describe_jobs(case: Case) -> Jobs:
     created = rows["created_at"].to_numpy()
     known = created != NEVER
     np.minimum.at(first, instances.family[known], created[known])
-    return Jobs(np.where(now > 0, now, ever), first, _run_outcomes(case))
+    awaits = awaits_replacement(case)
+    return Jobs(np.where(now > 0, now, ever), first, awaits, _run_outcomes(case, awaits))
 
 
-def _run_outcomes(case: Case) -> dict[int, list[tuple[int, bool]]]:
+def _run_outcomes(case: Case, awaits: Array) -> dict[int, list[tuple[int, bool]]]:
     instances, rows = case.instances, case.evidence.allocations
     places = np.flatnonzero(instances.final & instances.has_runs[instances.family])
     status = rows["client_status"].astype("str").to_numpy(dtype=object)[places]
     # what waits to be rescheduled has not ended
-    waits = (awaits_replacement(case) & instances.wanted)[places]
+    waits = (awaits & instances.wanted)[places]
     created = rows["created_at"].to_numpy()
     first = np.full(int(instances.run.max(initial=0)) + 1, np.iinfo(np.int64).max)
     np.minimum.at(first, instances.run, np.where(created == NEVER, np.iinfo(np.int64).max, created))
@@ -194,7 +199,8 @@ def judge(case: Case, jobs: Jobs, groups: list[Group], limits: Thresholds) -> No
     number = np.full(len(case.failures), -1, dtype=np.int64)
     for index, group in enumerate(groups):
         number[group.rows] = index
-    lanes = _lanes_now(case, number, limits)
+    lanes = _lanes_now(case, jobs, number, limits)
+    older_gone = _without_predecessor(case)
     by_group = dict(iter(lanes.groupby("group")))
     at, owner = case.failures["at"].to_numpy(), case.failures["owner"].to_numpy()
     for index, group in enumerate(groups):
@@ -208,7 +214,7 @@ def judge(case: Case, jobs: Jobs, groups: list[Group], limits: Thresholds) -> No
             setattr(group, name, int(begins.min()) if len(begins) else NEVER)
         group.latest = int(known.min()) if len(known) else NEVER
         group.last_at = int(known.max()) if len(known) else NEVER
-        group.older_gone = _lost_predecessor(case, group)
+        group.older_gone = bool(older_gone[case.failures["alloc"].to_numpy()[group.rows[0]]])
         group.began_before = bool(np.any(case.lost_restarts[seen])) or group.older_gone
         group.total = len(group.rows) + int(case.lost_restarts[seen].sum())
         group.wanted = int(jobs.wanted[group.family])
@@ -220,15 +226,14 @@ def judge(case: Case, jobs: Jobs, groups: list[Group], limits: Thresholds) -> No
             _judge_instances(case, group, mine, times, limits)
 
 
-def _lost_predecessor(case: Case, group: Group) -> bool:
-    """Return whether allocations before the first failure have been removed."""
-    first = case.failures["alloc"].to_numpy()[group.rows[0]]
+def _without_predecessor(case: Case) -> Array:
+    """Return which allocations replaced one that has been removed since."""
     rows = case.evidence.allocations
-    previous = rows["previous_alloc_id"].iloc[first]
-    return bool(pd.notna(previous)) and not bool(rows["alloc_id"].eq(previous).any())
+    replaced: Array = rows["previous_alloc_id"].notna().to_numpy(dtype=bool)
+    return replaced & ~are_among(rows["previous_alloc_id"], rows["alloc_id"])
 
 
-def _lanes_now(case: Case, number: Array, limits: Thresholds) -> pd.DataFrame:
+def _lanes_now(case: Case, jobs: Jobs, number: Array, limits: Thresholds) -> pd.DataFrame:
     """Return one row for each instance of each group: how often it failed, and how it is now."""
     failures, instances, rows = case.failures, case.instances, case.evidence.allocations
     alloc, owner = failures["alloc"].to_numpy(), failures["owner"].to_numpy()
@@ -277,7 +282,7 @@ def _lanes_now(case: Case, number: Array, limits: Thresholds) -> pd.DataFrame:
     )
     by_task = by_task.merge(now, on=["alloc", "name"], how="left")
     by_task["after"] = by_task["after"].astype("boolean").fillna(False).astype(bool)
-    by_task["now"] = _task_states(case, rows, by_task)
+    by_task["now"] = _task_states(case, jobs, rows, by_task)
     by_lane = (
         by_task.groupby(["group", "lane"], sort=False)
         .agg(
@@ -344,13 +349,13 @@ def _cycles(failures: pd.DataFrame, lane: Array, name: Array, lost: Array, numbe
     return run
 
 
-def _task_states(case: Case, rows: pd.DataFrame, table: pd.DataFrame) -> Array:
+def _task_states(case: Case, jobs: Jobs, rows: pd.DataFrame, table: pd.DataFrame) -> Array:
     """Return how the failed task of each instance is now."""
     alloc = table["alloc"].to_numpy()
     status = rows["client_status"].astype("str").to_numpy(dtype=object)[alloc]
     forever = rows["job_type"].isin(["service", "system"]).to_numpy(dtype=bool)[alloc]
     overran = table["overran"].to_numpy(dtype=bool)
-    followed = awaits_replacement(case)[alloc]
+    followed = jobs.awaits_replacement[alloc]
     stops = ~rows["desired_status"].eq("run").to_numpy(dtype=bool)[alloc]
     wanted = case.instances.wanted[alloc]
     state = table["state"].astype(object).to_numpy()

@@ -15,6 +15,7 @@ from ..stats import vocabulary
 from ..tables.run_ids import split_run_id
 from ._attempts import kind_of_text
 from ._changes import Ledger
+from ._comparisons import MUCH_LONGER
 from ._failures import Case
 from ._groups import SECOND, Group, Jobs
 from ._tables import NEVER, Array, categories, moment, numbers
@@ -75,6 +76,7 @@ class Investigation:
     usable: list[int] = field(default_factory=list)
     deployed: set[int] = field(default_factory=set)
     joined: set[int] = field(default_factory=set)
+    rhythms: dict[int, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._in_order: tuple[list[int], list[int], Array] | None = None
@@ -200,6 +202,7 @@ def describe(look: Investigation, group: Group) -> dict[str, Any]:
     pairs = Counter(zip(rows["code"].tolist(), rows["signal"].tolist(), strict=True)).most_common()
     exits = [{"exit_code": code, "signal": max(sig, 0), "times": n} for (code, sig), n in pairs if code != -1]
     owners, allocs = rows["owner"], np.unique(rows["alloc"])
+    runs_seen = int((rows["run"] >= 0).sum())
     in_groups = np.unique(look.task_groups[allocs])
     tasks = Counter(look.tasks[owners[owners >= 0]].tolist())
     errors = Counter(look.case.texts[text] for text in rows["text"].tolist())
@@ -217,7 +220,7 @@ def describe(look: Investigation, group: Group) -> dict[str, Any]:
         "exits": exits if len(exits) > 1 else None,
         "signal": next((signal for signal, _ in signals.most_common(1)), None),
         **_lengths(look, rows),
-        "runs_seen": seen if 2 * (seen := int((rows["run"] >= 0).sum())) < group.total else None,
+        "runs_seen": runs_seen if 2 * runs_seen < group.total else None,
         "error": error if group.kind in (*NAMED_ERRORS, "unknown") else None,
         "failures": group.total,
         "failures_seen": len(group.rows),
@@ -235,10 +238,6 @@ def describe(look: Investigation, group: Group) -> dict[str, Any]:
     return group.facts
 
 
-_AT_FIRST = 2.5
-"""Runs that end in a loop are another thing than what ran this many times as long before it."""
-
-
 def _lengths(look: Investigation, rows: dict[str, Array]) -> dict[str, pd.Timedelta | None]:
     """Return how long the runs that failed took; those before the loop by themselves, if far longer.
 
@@ -253,7 +252,7 @@ def _lengths(look: Investigation, rows: dict[str, Array]) -> dict[str, pd.Timede
     whole = np.append(look.case.lost_restarts, 0)[owner] == 0
     before, after = runs[first & whole & (runs >= 0)], runs[~first & (runs >= 0)]
     most = 2 * len(before) > first.sum()  # else it is a stray failure
-    if most and len(after) and np.median(before) > _AT_FIRST * max(np.median(after), SECOND):
+    if most and len(after) and np.median(before) > MUCH_LONGER * max(np.median(after), SECOND):
         at_first = length_of(int(np.median(before)))
         return {"median_run": length_of(int(np.median(after))), **_range_of(after), "first_run": at_first}
     known = runs[runs >= 0]

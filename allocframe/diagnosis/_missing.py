@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ._changes import Job, Ledger
+from ._changes import Ledger
+from ._deployments import newest_deployments
 from ._failures import Case
 from ._groups import ONGOING, RECOVERED
 from ._others import alloc_keys
-from ._tables import NEVER, Array, moment, nanoseconds, numbers
+from ._tables import NEVER, Array, Job, moment, nanoseconds, numbers
 from .finding import Thresholds, plain
 from .incident import Cause, Evidence, Incident
 
@@ -107,7 +108,7 @@ def _fewer_than_wanted(
     has_lost = np.bincount(instances.family[open_ends], minlength=size) > 0
     changed = np.full(size, NEVER, dtype=np.int64)
     np.maximum.at(changed, instances.family[service], rows["modified_at"].to_numpy()[service])
-    deployments = _newest_deployments(history)
+    deployments = newest_deployments(history, "desired")
     waiting = _waits(evaluations)
     for family in np.unique(instances.family[service]).tolist():
         job = instances.families[family]
@@ -146,16 +147,6 @@ def _fewer_than_wanted(
 
 _OVER = ("successful", "failed")
 """Statuses of deployments after which nothing more is to come of them."""
-
-
-def _newest_deployments(history: Any) -> dict[Job, dict[Any, Any]]:
-    """Return the newest deployment of each job."""
-    table = getattr(history, "deployments", None)
-    if table is None or table.empty:
-        return {}
-    table = table.dropna(subset=["job_version", "desired"]).sort_values("create_index", kind="stable")
-    rows = table.drop_duplicates(["namespace", "job_id"], keep="last").to_dict("records")
-    return {(str(row["namespace"]), str(row["job_id"])): row for row in rows}
 
 
 def _was_ended(job: Job, version: int, history: Any, ledger: Ledger) -> bool:

@@ -22,7 +22,7 @@ from ._investigation import (
     related,
 )
 from ._places import where_it_shows
-from ._rhythm import as_evidence, compare_rhythm
+from ._rhythm import as_evidence, rhythm_of
 from ._tables import NEVER, moment
 from ._version_cause import by_version
 from .finding import SEVERITIES
@@ -32,7 +32,7 @@ from .incident import Evidence, Hypothesis, Incident
 def explain_group(look: Investigation, index: int) -> Incident:
     """Return the incident of one group of failures, with all its possible causes, the likeliest first."""
     group = look.groups[index]
-    rhythm = compare_rhythm(look.case, group.rows, look.limits.significance_level)
+    rhythm = rhythm_of(look, index)
     if rhythm and rhythm.by_clock:
         describe(look, group)["median_run"] = None  # how long they had run means nothing
     how = by_mechanism(look, group)

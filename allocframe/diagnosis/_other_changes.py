@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..tables.run_ids import is_run
-from ._tables import Array
+from ._tables import Array, Job
 
 BEFORE_ONSET = pd.Timedelta("1min")
 """What was done to another job this long before an incident is shown with it."""
@@ -21,7 +21,6 @@ _MOST, _MOST_AT_END = 5, 2
 """In a large cluster somebody changes some job every few seconds: the nearest are shown."""
 
 Columns = dict[str, Array]
-Job = tuple[str, str]
 
 
 @dataclass(frozen=True)

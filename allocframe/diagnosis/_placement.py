@@ -14,9 +14,9 @@ from .._utils.prose import count, listed
 from ..stats.placement import placement_failures
 from ..tables.run_ids import split_run_id
 from ._asked import INELIGIBLE, asked_for
-from ._changes import BEFORE, Job, Ledger
+from ._changes import BEFORE, Ledger
 from ._failures import Case
-from ._tables import NEVER, Array, numbers
+from ._tables import NEVER, Array, Job, numbers
 from .finding import Thresholds, plain
 from .incident import Cause, Evidence, Hypothesis, Incident
 

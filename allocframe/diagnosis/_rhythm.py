@@ -17,7 +17,7 @@ import numpy as np
 from ..stats import _distributions as distributions
 from ._failures import Case
 from ._groups import SECOND
-from ._investigation import length_of
+from ._investigation import Investigation, length_of
 from ._tables import NEVER, Array
 from .incident import Evidence
 
@@ -80,6 +80,15 @@ _ALIKE = 0.1
 
 _TURNS = 4
 """Moments that make a row: of three, two gaps are soon alike."""
+
+
+def rhythm_of(look: Investigation, index: int) -> Rhythm | None:
+    """Return how all failures of a group came; computed once."""
+    if index not in look.rhythms:
+        rows = look.groups[index].rows
+        look.rhythms[index] = compare_rhythm(look.case, rows, look.limits.significance_level)
+    found: Rhythm | None = look.rhythms[index]
+    return found
 
 
 def compare_rhythm(case: Case, rows: Array, level: float) -> Rhythm | None:

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ._changes import Job, Ledger
+from ._changes import Ledger
+from ._deployments import newest_deployments
 from ._failures import Case
 from ._groups import ONGOING, Jobs
 from ._others import alloc_keys, make
-from ._tables import NEVER, Array, numbers
+from ._tables import NEVER, Array, Job, numbers
 from ._usual import by_version, how_slow, job_of, numbers_of, usual_of
 from .finding import Thresholds, plain
 from .incident import Cause, Evidence, Incident
@@ -25,16 +26,6 @@ _FIRST_HEALTH = pd.Timedelta("5min")
 
 _LATE_SHARE = 0.5
 """The share of its progress deadline after which a deployment is late, whatever it waits for."""
-
-
-def newest_deployments(history: Any) -> dict[Job, dict[Any, Any]]:
-    """Return the newest deployment of each job."""
-    table = getattr(history, "deployments", None)
-    if table is None or table.empty:
-        return {}
-    known = table.dropna(subset=["job_version"]).sort_values("create_index", kind="stable")
-    rows = known.drop_duplicates(["namespace", "job_id"], keep="last").to_dict("records")
-    return {(str(row["namespace"]), str(row["job_id"])): row for row in rows}
 
 
 def under_way(history: Any) -> tuple[tuple[str, str, int], ...]:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ._changes import Job, Ledger
+from ._changes import Ledger
 from ._failures import Case
 from ._groups import ONGOING, SECOND
 from ._others import alloc_keys, make
-from ._tables import NEVER, Array, moment
+from ._tables import NEVER, Array, Job, moment
 from ._usual import Usual, by_family, how_slow, usual_of
 from .finding import Thresholds
 from .incident import Cause, Evidence, Incident

@@ -25,6 +25,9 @@ from ..tables.table import Column
 
 Array = np.ndarray[Any, Any]
 
+Job = tuple[str, str]
+"""Namespace and job_id."""
+
 NEVER = np.iinfo(np.int64).min
 """A missing time."""
 

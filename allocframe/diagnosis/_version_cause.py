@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..stats import _distributions as distributions
 from ._changes import AFTER
-from ._comparisons import typical_run
+from ._comparisons import A_START, MUCH_LONGER, typical_run
 from ._groups import SECOND, Group
 from ._investigation import (
     Investigation,
@@ -31,16 +31,8 @@ _AS_LONG = 1.5
 """The first run, with its start, is as long as the others if it took less than this many times as long."""
 
 
-_FIRST_RUN = 2.5
-"""What was called healthy, and ran this many times as long as the runs after it, ran well at first."""
-
-
 _MOMENT = 3 * SECOND
 """Instances that fail within this time of each other failed in one moment."""
-
-
-_A_START = 5 * SECOND
-"""A program that ran for longer than this and much longer than later had got over its start."""
 
 
 _TELLING = 0.05
@@ -204,7 +196,7 @@ def _onset(look: Investigation, group: Group, test: VersionTest, differs: bool) 
         ran = {"ran_well": length_of(test.least_ran_well), "at_least": cut}
         against.append(Evidence("ran well", {**placed, **ran}))
     # instances that had run for long and fall in one moment met something from outside
-    together = test.failed > 1 and 0 <= test.fell_within <= _MOMENT and test.ran_well > max(_A_START, 5 * run)
+    together = test.failed > 1 and 0 <= test.fell_within <= _MOMENT and test.ran_well > max(A_START, 5 * run)
     if together:
         fell = {"instances": test.failed, "spread": length_of(test.fell_within)}
         against.append(Evidence("fell together", {**placed, **fell}))
@@ -333,7 +325,7 @@ def _is_late(look: Investigation, test: VersionTest, run: int) -> bool:
     if test.ran_well > max(pd.Timedelta(look.limits.onset_window).value, 5 * run):
         return True
     healthy = test.healthy >= look.limits.critical_share * test.failed
-    return bool(test.healthy) and healthy and test.ran_well > max(_A_START, _FIRST_RUN * run)
+    return bool(test.healthy) and healthy and test.ran_well > max(A_START, MUCH_LONGER * run)
 
 
 def begins_with_version(look: Investigation, index: int) -> bool:

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from ._changes import Ledger
+from ._deployments import newest_deployments
 from ._failures import Case
 from ._groups import ONGOING
 from ._others import alloc_keys
-from ._slow_health import newest_deployments
 from ._tables import NEVER, moment, numbers
 from .finding import plain
 from .incident import Cause, Evidence, Incident

@@ -332,12 +332,8 @@ def ends(facts: dict[str, Any]) -> str:
         return what
     first = "" if facts.get("first_run") is None else f" (the first time after {span(facts['first_run'])})"
     start = "its start" if facts["failures"] == 1 else "each start"
-    if facts.get("runs_seen"):  # what most runs were is not known
-        start = (
-            "the only start on record"
-            if facts["runs_seen"] == 1
-            else (f"the {facts['runs_seen']:,} starts on record")
-        )
+    if seen := facts.get("runs_seen"):  # what most runs were is not known
+        start = "the only start on record" if seen == 1 else f"the {seen:,} starts on record"
     if low is not None and high is not None:
         return f"{what}, mostly {span(low)} to {span(high)} after {start}{first}"
     return f"{what}, {_after(run, start)}{first}"

@@ -33,10 +33,7 @@ def slots(allocations: pd.DataFrame) -> pd.Series[Any]:
     kind, first = _kinds(table[["namespace", "name", "job_id", "task_group", "everywhere", "node_id"]])
     text = _slot_texts(table.iloc[first])
     code = np.append(pd.factorize(text)[0], -1)[kind]
-    lane = _lanes(table, code)
-    numbered = pd.DataFrame({"kind": kind, "lane": lane})
-    if not lane.any():
-        return _categories(text, kind, allocations.index)
+    numbered = pd.DataFrame({"kind": kind, "lane": _lanes(table, code)})
     which, first = _kinds(numbered)
     different = numbered.iloc[first]
     text = text.iloc[different["kind"]].reset_index(drop=True)
